@@ -1,0 +1,42 @@
+# Everything a person needs, on a machine with Python 3.11, make, git and a package index.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PORT ?= 3000
+SEED ?= 0
+VENV := .venv
+STAMP := $(VENV)/.complete
+
+export FUTURE_L1_HOME ?= $(CURDIR)/.future-l1
+export FUTURE_L1_PROFILE ?= demo
+export SEED
+
+.PHONY: setup demo reports test ui check bench clean
+
+$(STAMP): constraints.txt pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	touch $(STAMP)
+
+setup: $(STAMP)
+
+demo: $(STAMP)
+	$(VENV)/bin/future-l1 demo
+
+reports: $(STAMP)
+	$(VENV)/bin/future-l1 reports
+
+ui: $(STAMP)
+	$(VENV)/bin/future-l1 ui --port $(PORT)
+
+test: $(STAMP)
+	$(VENV)/bin/python -m pytest -q --ignore=tests/performance
+
+check: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/future-l1 check --profile demo --profile paper
+
+bench: $(STAMP)
+	$(VENV)/bin/python -m pytest -q tests/performance
+
+clean:
+	rm -rf $(FUTURE_L1_HOME)

@@ -1,0 +1,195 @@
+"""What the three GPU programs share: a JSON config, progress, metrics, a device lock and a result.
+
+A program is a module whose last lines are `if __name__ == "__main__": run_program(SftConfig, main)`. It is started as
+`python -m training.sft --config sft.json`, by hand or by Dagster's launcher, and leaves in its working folder
+
+    config.json     what it was asked (written by the launcher)
+    progress.json   {"done", "total", "what"}: where it is now
+    metrics.jsonl   {"step", name: value, ...}: one line a report; after a resumed run the last line of a step counts
+    result.json     what `main` returned, written last
+
+Under Dagster its log lines, progress and metrics also travel through Pipes.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
+from pydantic import BaseModel, ConfigDict
+
+from training.tether import die_with_parent
+
+PROGRESS = "progress.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+
+# Set by the launcher: the program belongs to it, ends with it, and leads its own process group.
+TETHERED = "FUTURE_L1_TETHERED"
+# Every event is a row in Dagster's database, and a line on a person's screen.
+SECONDS_BETWEEN_EVENTS = 10.0
+SECONDS_BETWEEN_FILES = 0.2
+
+
+class ProgramConfig(BaseModel):
+    """What every program is told: the folder to work and resume in, and the device to work on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    out: Path
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+Config = TypeVar("Config", bound=ProgramConfig)
+
+
+class Reporter:
+    """Tells people and Dagster how a program is doing; cheap enough to call at every step."""
+
+    def __init__(self, out: Path, pipes: PipesContext | None = None, quiet: bool = False) -> None:
+        self._out = out
+        self._pipes = pipes
+        self._quiet = quiet
+        self._last_file = 0.0
+        self._last_event = time.monotonic()
+        self._last_metrics: dict[str, Any] = {}
+
+    def log(self, message: str) -> None:
+        """One line for the log."""
+        if self._quiet:
+            return
+        print(message, flush=True)
+        if self._pipes is not None:
+            self._pipes.log.info(message)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """`done` of `total` steps of the activity `what`; the last one is always reported."""
+        if self._quiet:
+            return
+        now = time.monotonic()
+        if now - self._last_file >= SECONDS_BETWEEN_FILES or done >= total:
+            self._last_file = now
+            _write_json(self._out / PROGRESS, {"done": done, "total": total, "what": what})
+        if now - self._last_event >= SECONDS_BETWEEN_EVENTS:
+            self._last_event = now
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in self._last_metrics.items())
+            self.log(f"{what}: {done} of {total}" + (f" ({figures})" if figures else ""))
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line of figures to metrics.jsonl."""
+        if self._quiet:
+            return
+        self._last_metrics = dict(values)
+        with (self._out / METRICS).open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def read_metrics(out: Path) -> list[dict[str, float]]:
+    """The figures in a program's folder in order of step; of a step reported twice, the last report."""
+    path = out / METRICS
+    if not path.is_file():
+        return []
+    lines = [line for line in path.read_text().splitlines() if line.endswith("}")]  # a kill may cut the last one
+    by_step: dict[float, dict[str, float]] = {}
+    for record in map(json.loads, lines):
+        by_step.setdefault(record["step"], {}).update(record)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def read_progress(out: Path) -> tuple[int, int, str] | None:
+    """Where the program working in `out` says it is, or None before its first report."""
+    path = out / PROGRESS
+    if not path.is_file():
+        return None
+    progress = json.loads(path.read_text())
+    return progress["done"], progress["total"], progress["what"]
+
+
+def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Mapping[str, Any]]) -> None:
+    """Parse `--config FILE.json`, run `main` and write what it returns to `out/result.json`.
+
+    Ends with status 2 on a config that does not validate, 130 when interrupted and 143 when terminated; whatever
+    `main` left in `out` is there for the next start.
+    """
+    config = _parse(config_type)
+    if os.environ.get(TETHERED):
+        die_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    config.out.mkdir(parents=True, exist_ok=True)
+    first = int(os.environ.get("RANK", "0")) == 0
+    try:
+        with _pipes(first) as pipes, _device(config.device) as device:
+            reporter = Reporter(config.out, pipes, quiet=not first)
+            reporter.log(f"{main.__module__} on {device} in {config.out}")
+            result = main(config, reporter)
+            if first:
+                _write_json(config.out / RESULT, dict(result))
+    except KeyboardInterrupt:
+        print("interrupted; the next start goes on from the last checkpoint", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGINT)
+    finally:
+        _end_own_group()
+
+
+def _parse(config_type: type[Config]) -> Config:
+    parser = argparse.ArgumentParser(description=config_type.__doc__)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE.json")
+    path = parser.parse_args().config
+    try:
+        return config_type.model_validate_json(path.read_text())
+    except ValueError as error:
+        parser.exit(2, f"{path}: {error}\n")
+
+
+@contextmanager
+def _pipes(first: bool) -> Iterator[PipesContext | None]:
+    """Dagster Pipes where Dagster started us; only one of several ranks speaks."""
+    if not first or not PipesEnvVarParamsLoader().is_dagster_pipes_process():
+        yield None
+        return
+    with open_dagster_pipes() as pipes:
+        yield pipes
+
+
+@contextmanager
+def _device(device: str) -> Iterator[str]:
+    """Resolve "auto", and hold the device's lock for as long as the program lives.
+
+    A pool slot in Dagster is a count; this is what keeps two programs off one device. The lock goes with the process,
+    however it ends.
+    """
+    if device == "cpu":
+        yield device
+        return
+    import torch
+
+    if device == "auto" and not torch.cuda.is_available():
+        yield "cpu"
+        return
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    name = str(torch.cuda.get_device_properties(index).uuid)
+    with (Path(tempfile.gettempdir()) / f"future-l1-{name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield f"cuda:{index}"
+
+
+def _end_own_group() -> None:
+    """Leave no worker behind: when this program leads the group that the launcher made, end the rest of it."""
+    if os.environ.get(TETHERED) and os.getpgrp() == os.getpid():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(os.getpgrp(), signal.SIGTERM)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    fresh = path.with_name(f".{path.name}.fresh")
+    fresh.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    fresh.replace(path)
