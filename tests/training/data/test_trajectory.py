@@ -1,0 +1,161 @@
+"""Parsing a source row to a trajectory, or to the reason why it is none."""
+
+from typing import Any
+
+import dataframely as dy
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.data.trajectory import RejectedRow, TrajectoryTable, from_rows, parse_row, to_frame
+
+
+def twiff_row(**changes: Any) -> dict[str, Any]:
+    row = {
+        "video": "AAAAAAAAAAA_0.mp4",
+        "question": "frame_1\n<image>\nWhich colour is the marble on at step 2?\nA. red\nB. blue",
+        "answer": "First it rolls on. <rimage> Then it rolls on. <rimage> <ans>red</ans>",
+        "question_images_index": [1],
+        "reasoning_images_index": [2, 3],
+        "meta_data": {"classification": "Predictive", "start": "0:00:01.000", "end": "0:00:04.000"},
+    }
+    return row | changes
+
+
+def conversation_row(**changes: Any) -> dict[str, Any]:
+    row = {
+        "video": "AAAAAAAAAAA_0.mp4",
+        "conversations": [
+            {"from": "system", "value": "ignored"},
+            {"from": "human", "value": twiff_row()["question"]},
+            {"from": "gpt", "value": "THOUGHT 1: First it rolls on.\n<image>\nTHOUGHT 2: Then it rolls on.\n<image>"},
+        ],
+        "image": [1],
+        "reasoning_image": [2, 3],
+        "answer": "red",
+        "meta_data": twiff_row()["meta_data"],
+    }
+    return row | changes
+
+
+def reason_of(row: dict[str, Any]) -> str:
+    with pytest.raises(RejectedRow) as caught:
+        parse_row(row, "train-00000", 7)
+    assert caught.value.__notes__ == ["train-00000, row 7"]
+    return caught.value.reason
+
+
+def test_a_twiff_row_becomes_text_around_future_frames_and_a_short_answer() -> None:
+    trajectory = parse_row(twiff_row(), "train-00000", 0)
+    assert trajectory.reasoning == ("First it rolls on.", "Then it rolls on.", "")
+    assert (trajectory.observed, trajectory.future) == ((1,), (2, 3))
+    assert (trajectory.answer, trajectory.category) == ("red", "predictive")
+    assert (trajectory.source, trajectory.start, trajectory.end) == ("train-00000", "0:00:01.000", "0:00:04.000")
+
+
+def test_both_layouts_of_a_row_are_the_same_trajectory() -> None:
+    assert parse_row(conversation_row(), "s", 0) == parse_row(twiff_row(), "s", 0)
+
+
+def test_an_unconverted_twiff_turn_inside_conversations_is_read_as_twiff() -> None:
+    turns = [{"from": "human", "value": twiff_row()["question"]}, {"from": "gpt", "value": twiff_row()["answer"]}]
+    assert parse_row(conversation_row(conversations=turns, answer=None), "s", 0) == parse_row(twiff_row(), "s", 0)
+
+
+def test_text_after_the_last_future_frame_is_the_last_piece() -> None:
+    trajectory = parse_row(twiff_row(answer="<rimage>\n<rimage> So it is red. <ans> red </ans>\n"), "s", 0)
+    assert trajectory.reasoning == ("", "", "So it is red.")
+    assert trajectory.answer == "red"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"video": None}, "missing field"),
+        ({"video": ""}, "malformed field"),
+        ({"answer": 5}, "malformed field"),
+        ({"question_images_index": "[1]"}, "malformed field"),
+        ({"question": "a\0b <image>"}, "malformed field"),
+        ({"question": "frame_1\n<image>\n"}, "empty question"),
+        ({"answer": " "}, "empty answer"),
+        ({"answer": "x <rimage> y <rimage> <ans> </ans>"}, "empty answer"),
+        ({"answer": "x <rimage> y <rimage> red"}, "malformed answer"),
+        ({"answer": "x <rimage> y <rimage> <ans>red</ans> or not"}, "malformed answer"),
+        ({"reasoning_images_index": [0, 2]}, "key frame outside 1..8"),
+        ({"reasoning_images_index": [2, 9]}, "key frame outside 1..8"),
+        ({"reasoning_images_index": [2, 2.5]}, "key frame is not an integer"),
+        ({"reasoning_images_index": [2, None]}, "key frame is not an integer"),
+        ({"question_images_index": [True]}, "key frame is not an integer"),
+        ({"reasoning_images_index": []}, "no key frames"),
+        ({"reasoning_images_index": [2]}, "placeholder mismatch"),
+        ({"question_images_index": [1, 1]}, "placeholder mismatch"),
+        ({"question": "frame_1\n<image>\nWhat <rimage> now?"}, "placeholder mismatch"),
+        ({"answer": "<ans>no</ans> <rimage> <rimage> <ans>red</ans>"}, "placeholder mismatch"),
+        ({"question_images_index": [2]}, "future not after observed"),
+        ({"answer": "x <|latent_start|> <rimage> y <rimage> <ans>red</ans>"}, "control token in text"),
+        ({"question": "frame_1\n<image>\nSay <answer>A</answer>"}, "control token in text"),
+    ],
+)
+def test_a_bad_twiff_row_is_rejected_with_its_reason(changes: dict[str, Any], reason: str) -> None:
+    assert reason_of(twiff_row(**changes)) == reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"conversations": "text"}, "malformed field"),
+        ({"conversations": [{"from": "human", "value": "x"}]}, "missing field"),
+        ({"answer": None}, "missing field"),
+        ({"image": None}, "missing field"),
+        ({"reasoning_image": ["a.png", "b.png"]}, "key frame is not an integer"),
+    ],
+)
+def test_a_bad_conversation_row_is_rejected_with_its_reason(changes: dict[str, Any], reason: str) -> None:
+    assert reason_of(conversation_row(**changes)) == reason
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            name: st.one_of(st.none(), st.integers(), st.text(), st.lists(st.integers(-2, 10)), st.lists(st.floats()))
+            for name in (*twiff_row(), "conversations")
+            if name != "meta_data"
+        },
+    )
+)
+def test_whatever_a_row_holds_it_is_a_trajectory_or_a_rejected_row(changes: dict[str, Any]) -> None:
+    try:
+        trajectory = parse_row(twiff_row(**changes), "s", 0)
+    except RejectedRow:
+        return
+    to_frame([trajectory])  # what is accepted keeps the table's contract
+
+
+def test_the_row_id_depends_on_the_content_and_not_on_the_shard() -> None:
+    row_id = parse_row(twiff_row(), "s", 0).row_id
+    assert parse_row(twiff_row(), "other", 5).row_id == row_id
+    assert parse_row(twiff_row(reasoning_images_index=[2, 4]), "s", 0).row_id != row_id
+    assert parse_row(twiff_row(video="other.mp4"), "s", 0).row_id != row_id
+
+
+@pytest.mark.parametrize(
+    ("label", "category"),
+    [("Instructional", "instructional"), ("camera motion", "camera"), (None, "other"), ("weather", "other")],
+)
+def test_categories(label: str | None, category: str) -> None:
+    assert parse_row(twiff_row(meta_data={"classification": label}), "s", 0).category == category
+
+
+def test_trajectories_survive_the_table() -> None:
+    trajectories = [parse_row(twiff_row(), "s", 0), parse_row(twiff_row(video="b.mp4"), "s", 1)]
+    table = to_frame(trajectories)
+    assert from_rows(table.with_columns(extra=pl.lit(1))) == trajectories
+    assert to_frame([]).is_empty()
+
+
+def test_the_table_refuses_a_future_frame_that_was_observed() -> None:
+    table = to_frame([parse_row(twiff_row(), "s", 0)]).with_columns(observed=pl.lit([3], dtype=pl.List(pl.Int64)))
+    with pytest.raises(dy.exc.ValidationError, match="future_follows_observed"):
+        TrajectoryTable.validate(table)
