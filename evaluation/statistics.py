@@ -1,0 +1,133 @@
+"""Intervals and paired tests: no score is published without its n and one of these.  All intervals are 95 %."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+Z95 = NormalDist().inv_cdf(0.975)
+BOOTSTRAP_DRAWS = 4_000
+BOOTSTRAP_SEED = 20_260_605
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """`correct` of `n` with its Wilson interval; value and interval are None at n = 0, never 0."""
+
+    correct: int
+    n: int
+
+    @property
+    def value(self) -> float | None:
+        return self.correct / self.n if self.n else None
+
+    @property
+    def interval(self) -> Interval | None:
+        return wilson(self.correct, self.n)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"correct": self.correct, "n": self.n, "accuracy": self.value, "interval": _listed(self.interval)}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean of n values with its bootstrap interval; None at n = 0."""
+
+    mean: float | None
+    n: int
+    interval: Interval | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean, "n": self.n, "interval": _listed(self.interval)}
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Accuracy of b minus accuracy of a on the same n items.
+
+    `only_a`, `only_b`: items that only one of them gets right.  `interval` is Bonett and Price's (2012) adjusted Wald
+    interval for paired proportions; `p_value` is McNemar's exact two-sided test.
+    """
+
+    difference: float
+    n: int
+    only_a: int
+    only_b: int
+    interval: Interval
+    p_value: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"interval": list(self.interval)}
+
+
+def wilson(correct: int, n: int, z: float = Z95) -> Interval | None:
+    """Wilson score interval of a proportion, in [0, 1]; None without observations."""
+    if not 0 <= correct <= n:
+        raise ValueError(f"{correct} correct of {n}")
+    if n == 0:
+        return None
+    p = correct / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def wilson_columns(correct: str, n: str, prefix: str) -> list[pl.Expr]:
+    """The same interval for a whole table: columns `{prefix}_low` and `{prefix}_high`, null where n is 0."""
+    c, m, z2 = pl.col(correct).cast(pl.Float64), pl.col(n).cast(pl.Float64), Z95 * Z95
+    p = c / m
+    centre = (p + z2 / (2 * m)) / (1 + z2 / m)
+    half = Z95 / (1 + z2 / m) * (p * (1 - p) / m + z2 / (4 * m * m)).sqrt()
+    known = pl.when(pl.col(n) > 0)
+    return [
+        known.then((centre - half).clip(0.0, 1.0)).alias(f"{prefix}_low"),
+        known.then((centre + half).clip(0.0, 1.0)).alias(f"{prefix}_high"),
+    ]
+
+
+def bootstrap_mean(values: Sequence[float], seed: int = BOOTSTRAP_SEED, draws: int = BOOTSTRAP_DRAWS) -> Mean:
+    """The mean and its percentile-bootstrap interval; the seed is fixed, so a report can be repeated."""
+    x = np.asarray(values, dtype=np.float64)
+    if x.size == 0:
+        return Mean(None, 0, None)
+    if not np.isfinite(x).all():
+        raise ValueError("a mean of values that are not finite")
+    # A resample's mean depends only on how often each distinct value is drawn: exact, and far less work than indices.
+    distinct, counts = np.unique(x, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(x.size, counts / x.size, size=draws)
+    low, high = np.quantile(drawn @ distinct / x.size, [0.025, 0.975])
+    return Mean(float(x.mean()), int(x.size), (float(low), float(high)))
+
+
+def paired_difference(a: Sequence[bool], b: Sequence[bool]) -> PairedDifference:
+    """Compares two sets of verdicts on the same items, in the same order (b - a).  Raises ValueError when they differ
+    in length or are empty.
+    """
+    if len(a) != len(b) or not len(a):
+        raise ValueError(f"a paired comparison needs the same items on both sides; got {len(a)} and {len(b)}")
+    n = len(a)
+    only_a = sum(1 for x, y in zip(a, b, strict=True) if x and not y)
+    only_b = sum(1 for x, y in zip(a, b, strict=True) if y and not x)
+    p_a, p_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    centre, half = p_b - p_a, Z95 * math.sqrt((p_a + p_b - (p_b - p_a) ** 2) / (n + 2))
+    interval = max(-1.0, centre - half), min(1.0, centre + half)
+    return PairedDifference((only_b - only_a) / n, n, only_a, only_b, interval, mcnemar_exact(only_a, only_b))
+
+
+def mcnemar_exact(only_a: int, only_b: int) -> float:
+    """Two-sided exact p-value: the discordant items split as a fair coin would split them."""
+    n, smaller = only_a + only_b, min(only_a, only_b)
+    if n == 0:
+        return 1.0
+    log_terms = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(smaller + 1)]
+    tail = math.fsum(math.exp(term - n * math.log(2)) for term in log_terms)
+    return min(1.0, 2 * tail)
+
+
+def _listed(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)

@@ -1,0 +1,74 @@
+"""Intervals hold what they should: textbook values, bounds, symmetry, coverage of the point estimate."""
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation.statistics import Proportion, bootstrap_mean, mcnemar_exact, paired_difference, wilson, wilson_columns
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (51, 80, 0.528, 0.7343)],
+)
+def test_wilson_equals_published_values(correct: int, n: int, low: float, high: float) -> None:
+    assert wilson(correct, n) == pytest.approx((low, high), abs=5e-4)
+
+
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_contains_the_proportion_and_mirrors(counts: tuple[int, int]) -> None:
+    correct, n = counts
+    low, high = wilson(correct, n)
+    assert 0 <= low <= correct / n + 1e-12 and correct / n - 1e-12 <= high <= 1
+    assert wilson(n - correct, n) == pytest.approx((1 - high, 1 - low))
+
+
+def test_the_column_form_equals_the_scalar_form() -> None:
+    table = pl.DataFrame({"right": [0, 3, 8, 0], "asked": [8, 8, 8, 0]}).with_columns(
+        wilson_columns("right", "asked", "p")
+    )
+    for right, asked, low, high in table.iter_rows():
+        assert (low, high) == (pytest.approx(wilson(right, asked)) if asked else (None, None))
+
+
+def test_nothing_observed_is_no_score_rather_than_zero() -> None:
+    assert Proportion(0, 0).as_dict() == {"correct": 0, "n": 0, "accuracy": None, "interval": None}
+    assert bootstrap_mean([]).as_dict() == {"mean": None, "n": 0, "interval": None}
+
+
+def test_more_correct_than_asked_is_an_error() -> None:
+    with pytest.raises(ValueError, match="9 correct of 8"):
+        wilson(9, 8)
+
+
+def test_the_bootstrap_is_repeatable_and_near_the_normal_interval() -> None:
+    values = [0.0, 5.0] * 200
+    mean = bootstrap_mean(values)
+    assert mean == bootstrap_mean(values)
+    assert mean.interval == pytest.approx((2.5 - 0.245, 2.5 + 0.245), abs=0.02)
+    assert bootstrap_mean([3.0] * 20).interval == (3.0, 3.0)
+
+
+def test_a_mean_of_nan_is_refused() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        bootstrap_mean([1.0, float("nan")])
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
+def test_a_paired_difference_is_the_difference_of_accuracies_and_antisymmetric(pairs: list[tuple[bool, bool]]) -> None:
+    a, b = [x for x, _ in pairs], [y for _, y in pairs]
+    there, back = paired_difference(a, b), paired_difference(b, a)
+    assert there.difference == pytest.approx((sum(b) - sum(a)) / len(a))
+    assert there.interval == pytest.approx((-back.interval[1], -back.interval[0]))
+    assert there.p_value == back.p_value and 0 <= there.p_value <= 1
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "p"), [(0, 0, 1.0), (5, 5, 1.0), (0, 6, 0.03125), (2, 10, 0.03857)])
+def test_mcnemar_equals_the_binomial_tail(only_a: int, only_b: int, p: float) -> None:
+    assert mcnemar_exact(only_a, only_b) == pytest.approx(p, abs=1e-5)
+
+
+def test_a_comparison_of_different_items_is_an_error() -> None:
+    with pytest.raises(ValueError, match="same items"):
+        paired_difference([True], [True, False])
