@@ -1,0 +1,56 @@
+"""The three latent tokens, and the chat markers that a dialogue is built from."""
+
+from dataclasses import dataclass
+
+import torch
+
+LATENT, LATENT_START, LATENT_END = "<|latent|>", "<|latent_start|>", "<|latent_end|>"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Ids that the encoder and the decoder need, looked up, never assumed."""
+
+    latent: int
+    latent_start: int
+    latent_end: int
+    image: int
+    end_of_turn: int
+    pad: int
+
+    @property
+    def control(self) -> tuple[int, ...]:
+        """Markers that are neither text nor latents."""
+        return (self.latent_start, self.latent_end, self.end_of_turn)
+
+
+def lookup(tokenizer) -> Tokens:
+    """The ids of a tokenizer that already has the latent tokens.  Raises ValueError naming what is missing."""
+    names = (LATENT, LATENT_START, LATENT_END, "<|image_pad|>", "<|im_end|>", "<|endoftext|>")
+    vocabulary = tokenizer.get_vocab()
+    missing = [name for name in names if name not in vocabulary]
+    if missing:
+        raise ValueError(f"the tokenizer lacks {', '.join(missing)}: prepare the checkpoint with add_latent_tokens")
+    return Tokens(*(vocabulary[name] for name in names))
+
+
+def add_latent_tokens(model, tokenizer, seed: int = 0) -> Tokens:
+    """Adds the latent tokens (placeholder, start, end, in the release's order) and initialises their embedding rows.
+
+    Idempotent: tokens that the tokenizer already has keep their rows.  New rows are drawn with the mean and the
+    standard deviation of the trained rows, so that they neither stand out nor coincide (Qwen's spare rows do).
+    """
+    vocabulary = tokenizer.get_vocab()
+    new = [name for name in (LATENT, LATENT_START, LATENT_END) if name not in vocabulary]
+    trained = len(tokenizer)
+    tokenizer.add_tokens(new, special_tokens=False)
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
+    generator = torch.Generator().manual_seed(seed)
+    matrices = {id(e.weight): e.weight for e in (model.get_input_embeddings(), model.get_output_embeddings())}
+    with torch.no_grad():
+        for weight in matrices.values():
+            rows = weight[:trained].float()
+            fresh = torch.randn(len(new), weight.shape[1], generator=generator).to(weight.device)
+            weight[trained : trained + len(new)] = (rows.mean(0) + rows.std(0) * fresh).to(weight.dtype)
+    return lookup(tokenizer)

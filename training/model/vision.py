@@ -1,0 +1,121 @@
+"""Frames to vision features: one resize with a guaranteed cap, patches by the model's own processor, frozen features.
+
+The tower and the merger are frozen everywhere in this project, so the features of a frame are constants.  They are
+computed without gradients and kept in a bounded cache, by content: several passes over the same frames encode each once.
+"""
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+
+def fit_grid(height: int, width: int, low: int, high: int, tile: int) -> tuple[int, int]:
+    """The merged grid (rows, columns) of an image of height x width px, with low <= rows * columns <= high.
+
+    `tile` is the side of one merged token in px.  The aspect ratio is kept as well as whole tokens allow; `high` wins
+    over `low` and over the aspect ratio, whatever the image's shape (a strip of 3000x300 px never exceeds the cap).
+    """
+    if min(height, width) < 1 or not 1 <= low <= high:
+        raise ValueError(f"cannot fit an image of {height}x{width} px into {low}..{high} tokens")
+    rows, columns = max(1, round(height / tile)), max(1, round(width / tile))
+    if rows * columns > high:
+        scale = math.sqrt(high / (height * width))
+        rows, columns = max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+    elif rows * columns < low:
+        scale = math.sqrt(low / (height * width))
+        rows, columns = math.ceil(height * scale), math.ceil(width * scale)
+    rows = min(rows, high)  # only reached by strips, whose short side is one token
+    return rows, min(columns, high // rows)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """One frame as the tower takes it: pixels [patches, channels * time * patch * patch], grid [3] (t, h, w)."""
+
+    pixels: torch.Tensor
+    grid: torch.Tensor
+    key: str  # content hash
+
+    @property
+    def tokens(self) -> int:
+        """Merged vision tokens (for a merge size of 2)."""
+        return int(self.grid.prod()) // 4
+
+
+class Patcher:
+    """Resizes frames once and cuts them into patches with the checkpoint's own image processor."""
+
+    def __init__(self, image_processor) -> None:
+        self.processor = image_processor
+        self.tile = image_processor.patch_size * image_processor.merge_size
+
+    def __call__(self, frame: np.ndarray, low: int, high: int) -> Patches:
+        """uint8 RGB [H,W,3] to patches of low..high merged tokens."""
+        rows, columns = fit_grid(*frame.shape[:2], low, high, self.tile)
+        height, width = rows * self.tile, columns * self.tile
+        if frame.shape[:2] != (height, width):
+            frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
+        out = self.processor(Image.fromarray(frame), do_resize=False, return_tensors="pt")
+        key = hashlib.blake2b(frame.tobytes() + str(frame.shape).encode(), digest_size=16).hexdigest()
+        return Patches(out["pixel_values"], out["image_grid_thw"][0], key)
+
+
+class FrozenVision:
+    """Features of the frozen tower and merger, each distinct frame encoded once while the cache holds it.
+
+    A feature is (merged [k, D], deepstack tuple of [k, D]); cache_bytes bounds what is kept (0 keeps nothing).
+    """
+
+    def __init__(self, model, cache_bytes: int = 0, chunk: int = 256) -> None:
+        self.model, self.cache_bytes, self.chunk = model, cache_bytes, chunk
+        self._kept: OrderedDict[str, tuple[torch.Tensor, tuple[torch.Tensor, ...]]] = OrderedDict()
+        self._bytes = 0
+
+    @torch.no_grad()
+    def _encode(self, patches: Sequence[Patches]) -> list[tuple[torch.Tensor, tuple[torch.Tensor, ...]]]:
+        device = self.model.device
+        out = self.model.model.get_image_features(
+            torch.cat([p.pixels for p in patches]).to(device), torch.stack([p.grid for p in patches]).to(device)
+        )
+        return [(f, tuple(d[i] for d in out.deepstack_features)) for i, f in enumerate(out.pooler_output)]
+
+    def features(self, patches: Sequence[Patches]) -> list[tuple[torch.Tensor, tuple[torch.Tensor, ...]]]:
+        """Features of each frame, in order."""
+        found = {p.key: self._kept[p.key] for p in patches if p.key in self._kept}
+        missing = list({p.key: p for p in patches if p.key not in found}.values())
+        for start in range(0, len(missing), self.chunk):
+            part = missing[start : start + self.chunk]
+            found |= dict(zip([p.key for p in part], self._encode(part), strict=True))
+        for patch in missing:
+            self._keep(patch.key, found[patch.key])
+        return [found[p.key] for p in patches]
+
+    def _keep(self, key: str, feature: tuple[torch.Tensor, tuple[torch.Tensor, ...]]) -> None:
+        size = sum(t.numel() * t.element_size() for t in (feature[0], *feature[1]))
+        if size > self.cache_bytes:
+            return
+        while self._bytes + size > self.cache_bytes:
+            _, (old, deep) = self._kept.popitem(last=False)
+            self._bytes -= sum(t.numel() * t.element_size() for t in (old, *deep))
+        self._kept[key] = (feature[0].clone(), tuple(t.clone() for t in feature[1]))
+        self._bytes += size
+
+    def encoder_outputs(self, patches: Sequence[Patches]) -> dict[str, BaseModelOutputWithDeepstackFeatures] | None:
+        """The observed frames of a batch, as `mm_encoder_outputs` of transformers' forward."""
+        if not patches:
+            return None
+        features = self.features(patches)
+        layers = len(features[0][1])
+        return {
+            "image": BaseModelOutputWithDeepstackFeatures(
+                pooler_output=[f for f, _ in features],
+                deepstack_features=[[deep[i] for _, deep in features] for i in range(layers)],
+            )
+        }
