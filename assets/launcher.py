@@ -1,0 +1,182 @@
+"""Starts, watches and reliably stops a GPU program.
+
+Dagster's own subprocess client signals the direct child only, never kills, and frees the pool slot while a stubborn
+training or its grandchildren still hold the device. Here a program leads its own process group; when the step is
+cancelled or fails, the whole group gets INT (write a checkpoint and leave), TERM and KILL, each with a deadline, and
+the step ends only when nobody is left. A program whose step is killed outright ends itself (`training.tether`).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import dagster as dg
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from training.programs import RESULT, TETHERED, ProgramConfig, read_progress
+
+Progress = Callable[[int, int, str], None]
+Context = dg.OpExecutionContext | dg.AssetExecutionContext
+
+PROJECT = Path(__file__).resolve().parents[1]
+SECONDS_BETWEEN_LOOKS = 0.2
+LINES_KEPT = 40
+CONFIG_ERROR = 2
+
+
+class LaunchSettings(BaseModel):
+    """How programs are started on this machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    processes: Mapping[str, int] = {}
+    """Processes per program (`{"training.sft": 8}`); more than one goes through `accelerate launch`."""
+    accelerate_config: Path | None = None
+    """The file for `accelerate launch --config_file`: FSDP, precision, machines."""
+    environment: Mapping[str, str] = {}
+    """Variables to add; never secrets, which programs read from the environment they inherit."""
+    seconds_to_checkpoint: float = 120.0
+    """From INT to TERM: what a program needs to write its checkpoint."""
+    seconds_to_leave: float = 15.0
+    """From TERM to KILL."""
+
+
+def command_for(settings: LaunchSettings, module: str, config: Path) -> list[str]:
+    """The program's command line, behind the tether that ends it with its parent."""
+    processes = settings.processes.get(module, 1)
+    program = ["-m", module, "--config", str(config)]
+    if processes > 1:
+        options = ["--config_file", str(settings.accelerate_config)] if settings.accelerate_config else []
+        program = ["-m", "accelerate.commands.launch", "--num_processes", str(processes), *options, *program]
+    return [sys.executable, "-m", "training.tether", str(os.getpid()), sys.executable, *program]
+
+
+class Launcher:
+    """Runs programs for assets; `progress` hears where they are."""
+
+    def __init__(self, settings: LaunchSettings, progress: Progress) -> None:
+        self._settings = settings
+        self._progress = progress
+
+    def run(self, context: Context, module: str, config: ProgramConfig) -> dict[str, Any]:
+        """Run `module` on `config` to its end and return its result.
+
+        Raises dagster.Failure with the last lines of its stderr; without retries if the config was refused.
+        """
+        config.out.mkdir(parents=True, exist_ok=True)
+        (config.out / RESULT).unlink(missing_ok=True)
+        path = config.out / "config.json"
+        path.write_text(config.model_dump_json(indent=1))
+        command = command_for(self._settings, module, path)
+        with dg.open_pipes_session(
+            context=context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context,
+            context_injector=dg.PipesEnvContextInjector(),
+            message_reader=dg.PipesTempFileMessageReader(),
+        ) as session:
+            environment = {
+                **os.environ,
+                **self._settings.environment,
+                **session.get_bootstrap_env_vars(),
+                TETHERED: "1",
+                "PYTHONUNBUFFERED": "1",
+                "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            }
+            with self._group(command, environment) as (process, last_lines):
+                self._watch(process, config.out)
+        if process.returncode != 0:
+            raise dg.Failure(
+                f"{module} ended with status {process.returncode} in {config.out}:\n" + "\n".join(last_lines),
+                allow_retries=process.returncode != CONFIG_ERROR,
+            )
+        return json.loads((config.out / RESULT).read_text())
+
+    @contextmanager
+    def _group(
+        self, command: list[str], environment: Mapping[str, str]
+    ) -> Iterator[tuple[subprocess.Popen[str], deque[str]]]:
+        process = subprocess.Popen(
+            command, env=dict(environment), start_new_session=True, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+        assert process.stderr is not None
+        last_lines: deque[str] = deque(maxlen=LINES_KEPT)
+        copier = threading.Thread(target=_copy_lines, args=(process.stderr, last_lines), daemon=True)
+        copier.start()
+        try:
+            yield process, last_lines
+        finally:
+            with _no_further_interrupts():
+                end_group(process, self._settings.seconds_to_checkpoint, self._settings.seconds_to_leave)
+            copier.join()
+
+    def _watch(self, process: subprocess.Popen[str], out: Path) -> None:
+        seen = None
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_BETWEEN_LOOKS)
+            now = read_progress(out)
+            if now is not None and now != seen:
+                self._progress(*now)
+                seen = now
+            if process.returncode is not None:
+                return
+
+
+def end_group(process: subprocess.Popen[str], seconds_to_checkpoint: float, seconds_to_leave: float) -> None:
+    """End every process of the group that `process` leads, and return only when none is left.
+
+    A leader that has ended already gets no INT: it wrote what it had to write, and only stragglers remain.
+    """
+    steps = [(signal.SIGINT, seconds_to_checkpoint), (signal.SIGTERM, seconds_to_leave), (signal.SIGKILL, 60.0)]
+    for number, seconds in steps[1:] if process.poll() is not None else steps:
+        if not members(process.pid):
+            break
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        _wait_until(lambda: process.poll() is not None and not members(process.pid), seconds)
+    process.wait()
+
+
+def members(group: int) -> list[int]:
+    """The living processes of a process group (zombies hold nothing and count as ended)."""
+    living = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                living.append(process.pid)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return living
+
+
+def _wait_until(done: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not done() and time.monotonic() < deadline:
+        time.sleep(SECONDS_BETWEEN_LOOKS / 4)
+
+
+def _copy_lines(stream: IO[str], last_lines: deque[str]) -> None:
+    for line in stream:
+        sys.stderr.write(line)
+        last_lines.append(line.rstrip("\n"))
+
+
+@contextmanager
+def _no_further_interrupts() -> Iterator[None]:
+    """Let an impatient second Ctrl-C wait until the group is gone."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
