@@ -41,12 +41,13 @@ class Patches:
 
     pixels: torch.Tensor
     grid: torch.Tensor
+    merged_grid: tuple[int, int]  # rows, columns of merged tokens
     key: str  # content hash
 
     @property
     def tokens(self) -> int:
-        """Merged vision tokens (for a merge size of 2)."""
-        return int(self.grid.prod()) // 4
+        """Merged vision tokens."""
+        return self.merged_grid[0] * self.merged_grid[1]
 
 
 class Patcher:
@@ -64,7 +65,7 @@ class Patcher:
             frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
         out = self.processor(Image.fromarray(frame), do_resize=False, return_tensors="pt")
         key = hashlib.blake2b(frame.tobytes() + str(frame.shape).encode(), digest_size=16).hexdigest()
-        return Patches(out["pixel_values"], out["image_grid_thw"][0], key)
+        return Patches(out["pixel_values"], out["image_grid_thw"][0], (rows, columns), key)
 
 
 class FrozenVision:

@@ -1,0 +1,57 @@
+"""The one rendering of a trajectory: SFT, RL, curation and evaluation all see the same text around the same frames.
+
+User turn: the question's text pieces around its `<image>` markers, stripped, empty ones dropped, frames in their place.
+Assistant turn: `<reason>` text `</reason>` newline, then the future frame as a latent span and a newline, alternating as
+the annotation has them, and the answer in `<answer>` tags (reference/sft.md 2.3).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from training.data.text import control_in
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a frame stands in a dialogue: the `index`-th observed or future frame of its record."""
+
+    kind: Literal["observed", "future"]
+    index: int
+
+
+Piece = str | Slot
+
+
+def user_pieces(question: str, observed: int) -> list[Piece]:
+    """The user turn of a question with `observed` frames.
+
+    Raises ValueError when the markers do not match the frames, or the text carries control strings.
+    """
+    texts = [_plain(piece, "question").strip() for piece in question.split("<image>")]
+    if len(texts) - 1 != observed:
+        raise ValueError(f"the question has {len(texts) - 1} <image> markers for {observed} observed frames")
+    pieces: list[Piece] = []
+    for index, text in enumerate(texts):
+        pieces += ([text] if text else []) + ([Slot("observed", index)] if index < observed else [])
+    return pieces
+
+
+def assistant_pieces(reasoning: Sequence[str], answer: str, spans: bool = True) -> list[Piece]:
+    """The assistant turn; `reasoning` has one text before each future frame and one after the last ("" where none).
+
+    Without `spans` the frames are left out and the text stays: the text-only control.
+    """
+    pieces: list[Piece] = []
+    for index, text in enumerate(reasoning):
+        if thought := _plain(text, "reasoning").strip():
+            pieces.append(f"<reason>{thought}</reason>\n")
+        if spans and index < len(reasoning) - 1:
+            pieces += [Slot("future", index), "\n"]
+    return [*pieces, f"<answer>{_plain(answer, 'answer').strip()}</answer>"]
+
+
+def _plain(text: str, field: str) -> str:
+    if control := control_in(text):
+        raise ValueError(f"the {field} carries the control string {control}: reject the row, it cannot be rendered")
+    return text

@@ -1,0 +1,198 @@
+"""Batched decoding of interleaved text and latents.
+
+Rows in text mode and rows in latent mode share one forward per step: a row that emits `<|latent_start|>` feeds its own
+last hidden state back as its next input until its span ends.  A prompt is prefilled once, its cache repeated for every
+answer.  Names: B rows, S steps, D hidden size, P prompt length.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import DynamicCache
+
+from training.model.encoding import Encoded, collate
+from training.model.tokens import Tokens
+from training.model.vision import FrozenVision
+
+NEVER = -1e9  # the logit of a token that text mode may not emit
+
+# Replaces the vectors about to be fed: (vectors [B,D], index of the span [B], of the latent in it [B]) -> [B,D];
+# rows in text mode have -1 for the latent, and what is returned for them is ignored
+Intervention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn; temperature 0 is greedy.  `latent_std` is sigma of the Gaussian around the hidden state."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    latent_std: float = 0.0
+
+
+@dataclass(frozen=True)
+class Spans:
+    """The latent budget of a span (0: no span may be opened), and whether the model or the budget ends it."""
+
+    latents: int
+    end: Literal["model", "fixed"]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Answers of B rows, right-padded with the pad token.
+
+    ids, log_probs, sampled (a token that was drawn, so neither padding nor forced) [B,S]; latents [n,D] as they were
+    fed, in row-major order of `ids == latent`; latent_noise [n]: mean square of (latent - hidden state) / sigma, zero for
+    deterministic latents; finished [B]: ended the turn by itself.
+    """
+
+    ids: torch.Tensor
+    log_probs: torch.Tensor
+    sampled: torch.Tensor
+    latents: torch.Tensor
+    latent_noise: torch.Tensor
+    finished: torch.Tensor
+
+
+@torch.no_grad()
+def decode(
+    model,
+    vision: FrozenVision,
+    tokens: Tokens,
+    prompts: Sequence[Encoded],
+    sampling: Sampling,
+    spans: Spans,
+    repeat: int = 1,
+    generator: torch.Generator | None = None,
+    intervention: Intervention | None = None,
+) -> Decoded:
+    """`repeat` answers of each prompt, in the order of the prompts.
+
+    In latent mode the placeholder is forced until the model picks `<|latent_end|>` (after at least one latent) or the
+    budget is spent; then the end is forced, and whatever else was picked is discarded, an end of turn too.  In text mode
+    `<|latent|>` and `<|latent_end|>` are never emitted.  A span cut by `max_new_tokens` stays open.
+    """
+    if sampling.temperature > 0 and generator is None:
+        raise ValueError("sampling needs a generator, so that answers can be drawn again")
+    device = model.device
+    batch = collate(prompts, tokens.pad, side="left")
+    cache = DynamicCache(config=model.config.text_config)
+    padded = not bool(batch.mask.all())
+    mask = batch.mask.to(device) if padded else None
+    hidden = model.model(
+        input_ids=batch.ids.to(device),
+        attention_mask=mask,
+        position_ids=batch.positions.to(device),
+        mm_encoder_outputs=vision.encoder_outputs(batch.observed),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state[:, -1]
+    position = batch.positions[0, :, -1].to(device) + 1  # the last prompt token is text: its three axes agree
+    if repeat > 1:
+        cache.batch_repeat_interleave(repeat)
+        hidden, position = hidden.repeat_interleave(repeat, 0), position.repeat_interleave(repeat, 0)
+        mask = mask.repeat_interleave(repeat, 0) if mask is not None else None
+    machine = _Machine(tokens, spans, len(hidden), device)
+    embed = model.get_input_embeddings()
+    finish_every = 1 if device.type == "cpu" else 16  # looking at `done` waits for the device
+    out_ids, out_logp, out_sampled, out_fed, out_noise = [], [], [], [], []
+    for step in range(sampling.max_new_tokens):
+        logits = model.lm_head(hidden).float()
+        picked, log_prob = _pick(machine.forbid(logits), sampling, generator)
+        ids, sampled = machine.advance(picked)
+        latent = (ids == tokens.latent).unsqueeze(-1)
+        vectors, noise = hidden, torch.zeros(len(hidden), device=device)
+        if sampling.latent_std > 0:
+            draw = torch.randn(hidden.shape, generator=generator, device=device)
+            vectors, noise = hidden + sampling.latent_std * draw.to(hidden.dtype), draw.pow(2).mean(-1)
+        if intervention is not None:
+            vectors = intervention(vectors, machine.span, machine.slot - 1)
+        out_ids.append(ids)
+        out_logp.append(torch.where(sampled, log_prob, 0.0))
+        out_sampled.append(sampled)
+        out_fed.append(vectors)
+        out_noise.append(noise)
+        last = step == sampling.max_new_tokens - 1
+        if last or (step % finish_every == 0 and bool(machine.done.all())):
+            break
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        hidden = model.model.language_model(
+            inputs_embeds=torch.where(latent, vectors.to(hidden.dtype), embed(ids)).unsqueeze(1),
+            attention_mask=mask,
+            position_ids=(position + step).expand(3, -1).unsqueeze(-1),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+    ids = torch.stack(out_ids, 1)
+    latent = ids == tokens.latent
+    return Decoded(
+        ids=ids,
+        log_probs=torch.stack(out_logp, 1),
+        sampled=torch.stack(out_sampled, 1),
+        latents=torch.stack(out_fed, 1)[latent],
+        latent_noise=torch.stack(out_noise, 1)[latent],
+        finished=machine.done,
+    )
+
+
+def _pick(
+    logits: torch.Tensor, sampling: Sampling, generator: torch.Generator | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The next token [B] and its log-probability under the tempered distribution (before the top-p cut)."""
+    if sampling.temperature == 0:
+        log_probs = logits.log_softmax(-1)
+        picked = logits.argmax(-1)
+    else:
+        log_probs = (logits / sampling.temperature).log_softmax(-1)
+        probs = log_probs.exp()
+        if sampling.top_p < 1:
+            ordered, index = probs.sort(-1, descending=True)
+            beyond = ordered.cumsum(-1) - ordered >= sampling.top_p  # the first token is always kept
+            probs = torch.zeros_like(probs).scatter(-1, index, ordered.masked_fill(beyond, 0.0))
+        picked = torch.multinomial(probs, 1, generator=generator)[:, 0]
+    return picked, log_probs.gather(-1, picked.unsqueeze(-1))[:, 0]
+
+
+class _Machine:
+    """Which mode every row is in.
+
+    slot [B]: 0 outside and at the start of a span, else how many of its latents have been fed; span [B]: index of the
+    current or last span, -1 before the first; open [B]: `<|latent_start|>` was emitted, the end not yet; done [B].
+    """
+
+    def __init__(self, tokens: Tokens, spans: Spans, rows: int, device: torch.device) -> None:
+        self.tokens, self.spans = tokens, spans
+        self.slot = torch.zeros(rows, dtype=torch.long, device=device)
+        self.span = torch.full((rows,), -1, device=device)
+        self.open = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.done = torch.zeros(rows, dtype=torch.bool, device=device)
+
+    def forbid(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits [B,V] without what may not be emitted; inside a span the end token stays a choice."""
+        t = self.tokens
+        logits[:, t.latent] = NEVER
+        logits[:, t.latent_end] = logits[:, t.latent_end].where(self.open, NEVER)
+        if self.spans.latents == 0:
+            logits[:, t.latent_start] = NEVER
+        return logits
+
+    def advance(self, picked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens that are really emitted [B], and which of them were the model's own choice [B]."""
+        t = self.tokens
+        wants_out = self.open & (picked == t.latent_end) & (self.slot >= 1) & (self.spans.end == "model")
+        closing = wants_out | (self.open & (self.slot >= self.spans.latents))
+        feeding = self.open & ~closing
+        text = ~self.open & ~self.done
+        ids = torch.where(feeding, t.latent, torch.where(closing, t.latent_end, picked))
+        ids = torch.where(self.done, t.pad, ids)
+        entering = text & (ids == t.latent_start)
+        self.slot = torch.where(feeding, self.slot + 1, 0)
+        self.span = self.span + entering.long()
+        self.open = feeding | entering
+        self.done = self.done | (text & (ids == t.end_of_turn))
+        return ids, text | wants_out

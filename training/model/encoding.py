@@ -1,0 +1,157 @@
+"""Dialogues to tensors: token ids, labels, latent positions, rope positions and patches.
+
+Shapes: B rows, T tokens, D hidden size.  Labels and spans are found by the token positions of the assistant turn, never
+by searching the text: the system prompt may (and the paper's does) name the latent tags.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from transformers import Qwen3VLProcessor
+
+from training.data.dialogue import Piece, Slot
+from training.model.tokens import LATENT, LATENT_END, LATENT_START, lookup
+from training.model.vision import Patcher, Patches
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class FrameLimits:
+    """Merged vision tokens of an observed frame (least, most) and of a future frame (the latent budget L_max)."""
+
+    observed: tuple[int, int]
+    latents: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One dialogue: ids [T], labels [T] (IGNORE where nothing is learned), positions [3,T], and its frames' patches."""
+
+    ids: list[int]
+    labels: list[int]
+    positions: torch.Tensor
+    observed: list[Patches]
+    future: list[Patches] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded rows: ids, mask, labels [B,T], positions [3,B,T]; patches of all rows in order."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    observed: list[Patches]
+    future: list[Patches]
+
+
+class Encoder:
+    """Renders dialogues for one checkpoint's processor.
+
+    `span_end` says what ends a span: "model" (the end token is learned, as in the paper) or "fixed" (always after the
+    full budget, so the end token is forced and carries no label).
+    """
+
+    def __init__(
+        self,
+        processor: Qwen3VLProcessor,
+        limits: FrameLimits,
+        system: str | None,
+        span_end: Literal["model", "fixed"] = "model",
+    ) -> None:
+        self.tokenizer, self.limits, self.system, self.span_end = processor.tokenizer, limits, system, span_end
+        self.tokens = lookup(self.tokenizer)
+        self.patch = Patcher(processor.image_processor)
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def prompt_text(self, user: Sequence[str | Patches]) -> str:
+        """The prompt up to and including `<|im_start|>` of the assistant turn."""
+        turn = "".join(p if isinstance(p, str) else _image(p) for p in user)
+        system = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system is not None else ""
+        return f"{system}<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>"
+
+    def prompt(self, user: Sequence[str | Patches]) -> Encoded:
+        """A user turn ready to be answered; its pieces are text and patches in the order of the dialogue."""
+        observed = [p for p in user if not isinstance(p, str)]
+        ids = self._ids(self.prompt_text(user) + "assistant\n")
+        return Encoded(ids, [IGNORE] * len(ids), self._positions(ids, observed), observed)
+
+    def dialogue(
+        self, user: Sequence[Piece], assistant: Sequence[Piece], frames: dict[Slot, np.ndarray]
+    ) -> Encoded:
+        """A whole dialogue with labels.  Raises ValueError when a fixed span is not full."""
+        patches = {slot: self._frame(slot, frame) for slot, frame in frames.items()}
+        observed = [patches[p] for p in user if isinstance(p, Slot)]
+        future = [patches[p] for p in assistant if isinstance(p, Slot)]
+        prompt = self._ids(self.prompt_text([patches[p] if isinstance(p, Slot) else p for p in user]))
+        turn = "".join(self._span(patches[p]) if isinstance(p, Slot) else p for p in assistant)
+        ids = prompt + self._ids(f"assistant\n{turn}<|im_end|>\n")
+        start = len(prompt) + len(self._ids("assistant"))
+        unlabelled = {self.tokens.latent} | ({self.tokens.latent_end} if self.span_end == "fixed" else set())
+        labels = [IGNORE if t < start or i in unlabelled else i for t, i in enumerate(ids)]
+        return Encoded(ids, labels, self._positions(ids, observed), observed, future)
+
+    def _frame(self, slot: Slot, frame: np.ndarray) -> Patches:
+        return self.patch(frame, *self.limits.observed) if slot.kind == "observed" else self.future(frame)
+
+    def future(self, frame: np.ndarray) -> Patches:
+        """A future frame at latent size: never more than the budget, whatever its shape."""
+        return self.patch(frame, 1, self.limits.latents)
+
+    def _span(self, patches: Patches) -> str:
+        if self.span_end == "fixed" and patches.tokens != self.limits.latents:
+            raise ValueError(
+                f"a future frame gives {patches.tokens} latents, but spans are fixed at {self.limits.latents}: "
+                'use span_end "model" for frames of this shape'
+            )
+        return LATENT_START + LATENT * patches.tokens + LATENT_END
+
+    def _positions(self, ids: Sequence[int], observed: Sequence[Patches]) -> torch.Tensor:
+        """Rope positions [3,T]: an image spans its grid, everything else (latents too) one step each."""
+        return rope_positions(ids, self.tokens.image, [p.merged_grid for p in observed])
+
+
+def rope_positions(ids: Sequence[int], image: int, grids: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Qwen3-VL's interleaved M-RoPE positions [3,T] (t, h, w) of one row with images of the given merged grids.
+
+    An image starting at p has t = p, h = p.., w = p.. and moves on by its longer side (reference/sft.md, 4.2).
+    """
+    columns: list[np.ndarray] = []
+    position, t, remaining = 0, 0, iter(grids)
+    while t < len(ids):
+        if ids[t] == image:
+            rows, cols = next(remaining)
+            h, w = np.divmod(np.arange(rows * cols), cols)
+            columns.append(np.stack([np.zeros_like(h), h, w]) + position)
+            position, t = position + max(rows, cols), t + rows * cols
+        else:
+            columns.append(np.full((3, 1), position))
+            position, t = position + 1, t + 1
+    return torch.from_numpy(np.concatenate(columns, 1))
+
+
+def collate(rows: Sequence[Encoded], pad: int, side: Literal["left", "right"] = "right") -> Batch:
+    """Rows padded to one length on one side; padded positions are 0 and masked."""
+    width = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), width), pad)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    labels = torch.full((len(rows), width), IGNORE)
+    positions = torch.zeros(3, len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        at = slice(0, len(row.ids)) if side == "right" else slice(width - len(row.ids), width)
+        ids[i, at], mask[i, at], labels[i, at] = torch.tensor(row.ids), 1, torch.tensor(row.labels)
+        positions[:, i, at] = row.positions
+    return Batch(
+        ids, mask, labels, positions, [p for row in rows for p in row.observed], [p for row in rows for p in row.future]
+    )
+
+
+def _image(patches: Patches) -> str:
+    return f"<|vision_start|>{'<|image_pad|>' * patches.tokens}<|vision_end|>"
