@@ -1,8 +1,8 @@
 """The grammar of a response: (reason span?)+ answer.
 
-A reason and the answer hold plain, non-blank text and no marker; a span holds latents and nothing else; only white space
-may stand between blocks.  The release checks this with regular expressions over the text and accepts two answers, empty
-blocks, nested blocks and text inside a span (reference/rl.md 2.2); here each of those is malformed.
+A reason and the answer hold plain, non-blank text and no marker; a span holds latents and nothing else; only white
+space may stand between blocks.  The release checks this with regular expressions over the text and accepts two answers,
+empty blocks, nested blocks and text inside a span (reference/rl.md 2.2); here each of those is malformed.
 """
 
 import re

@@ -1,9 +1,9 @@
 """From a response to the letter of the option that it chose: four named parsers, and the parts they share.
 
 `release` and `release_direct` return what the public release's parsers return on every input, oddities included
-(reference/evaluation.md 1.5, 1.6); published numbers were made with them.  `option_text` is the demo's: the exact text of
-one option.  `strict` is anchored and reads only the last complete answer tag.  Each says which rule fired, so that an
-unparsed rate can be reported beside every accuracy.
+(reference/evaluation.md 1.5, 1.6); published numbers were made with them.  `option_text` is the demo's: the exact text
+of one option.  `strict` is anchored and reads only the last complete answer tag.  Each says which rule fired, so that
+an unparsed rate can be reported beside every accuracy.
 """
 
 import re
@@ -103,7 +103,7 @@ def option_text(text: str, options: Mapping[str, str]) -> Parsed:
 
 
 def strict(text: str) -> Parsed:
-    """The letter that the last complete answer tag states, in one of a few anchored forms: `C`, `(c)`, `C.`, `option C`,
+    """The letter that the last complete answer tag states in an anchored form: `C`, `(c)`, `C.`, `option C`,
     `the answer is C`, `\\boxed{C}`, `C. its text`.  A letter in the middle of a sentence is not an answer.
     """
     inner = answer_text(text)

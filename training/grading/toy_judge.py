@@ -1,0 +1,128 @@
+"""The demo's judge: a deterministic OpenAI-compatible server on loopback, so that the real client path is what runs.
+
+It understands nothing.  A verdict is "correct" when the normalised answer equals the normalised reference.  For
+TwiFF-Bench the chain scores 5 x smaller / larger of the numbers of reasoning steps in the response and in the reference
+(rounded), and the answer 5 or 0.  It reports itself as model `toy-judge`.
+"""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from training.grading.parsers import normalised
+
+MODEL = "toy-judge"
+
+
+def reply_to(user: str | Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The judgement of one user message: a verdict payload (a JSON string) or TwiFF-Bench's content parts."""
+    if isinstance(user, str):
+        asked = json.loads(user)
+        same = normalised(asked["reference"]) == normalised(asked["model_answer"])
+        return {"verdict": "correct" if same else "incorrect"}
+    sections = _sections([part["text"] if part["type"] == "text" else "<image>" for part in user])
+    reference, response = (
+        _steps(sections["Reference Reasoning Chain"]),
+        _steps(json.loads(sections["Model Response Reasoning Chain"])),
+    )
+    smaller, larger = sorted((reference, response))
+    answer = normalised(json.loads(sections["Model Response Answer"]))
+    right = bool(answer) and answer == normalised(sections["Ground Truth Answer"])
+    chain = round(5 * smaller / larger) if larger else 5
+    return {
+        "reasoning": f"{response} reasoning steps against {reference} in the reference",
+        "score": [chain, 5 if right else 0],
+    }
+
+
+@contextmanager
+def serve() -> Iterator[str]:
+    """Serves on a free loopback port while the context lasts; yields the base URL."""
+    server = _Server(("127.0.0.1", 0), _Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name=MODEL, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _steps(chain: str) -> int:
+    """Reasoning steps are the non-blank lines of a cleaned chain or, in a reference, the texts between its images."""
+    return sum(1 for piece in chain.replace("<image>", "\n").splitlines() if piece.strip())
+
+
+def _sections(texts: Sequence[str]) -> dict[str, str]:
+    """The payload's parts joined under their labels, which are parts of their own."""
+    found: dict[str, str] = {}
+    label = ""
+    for text in texts:
+        name = text.strip().removesuffix(":")
+        if text.strip().endswith(":") and name in LABELS:
+            label = name
+            found[label] = ""
+        elif label:
+            found[label] += text
+    return found
+
+
+LABELS = (
+    "Question",
+    "Reference Reasoning Chain",
+    "Ground Truth Answer",
+    "Model Response Reasoning Chain",
+    "Model Response Answer",
+)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection, address
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # keep-alive
+    wbufsize = -1  # headers and body in one packet
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path != "/v1/chat/completions":
+            self._send(404, {"error": {"message": f"no such path: {self.path}"}})
+            return
+        request = json.loads(body)
+        content = json.dumps(reply_to(request["messages"][-1]["content"]))
+        message = {"role": "assistant", "content": content}
+        self._send(
+            200,
+            {
+                "id": MODEL,
+                "object": "chat.completion",
+                "created": 0,
+                "model": MODEL,
+                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+            },
+        )
+
+    def _send(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+        self.wfile.flush()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent: the client counts its requests."""
