@@ -1,0 +1,38 @@
+"""The two conditions differ by the hint alone, and show exactly the frames that the trajectory names."""
+
+import polars as pl
+
+from assets.curation.prompts import PromptSettings, answer_prompts, prompts_hash
+from training.data.keyframes import key_frame_number
+
+
+def parts(rows: pl.DataFrame, condition: str, settings: PromptSettings, row: int) -> list[dict]:
+    return answer_prompts(rows, condition, settings)["content"].to_list()[row]
+
+
+def test_a_plain_prompt_shows_the_observed_frame_between_its_label_and_the_question(rows: pl.DataFrame) -> None:
+    label, image, question = parts(rows, "plain", PromptSettings(), 1)
+    assert (label["text"], question["text"]) == ("frame_1", "What happens?")
+    assert (image["path"], image["frames"]) == (rows["path"][1], [key_frame_number(24, 1)])
+
+
+def test_the_hint_adds_the_true_future_frames_after_the_observed_one_and_nothing_else(rows: pl.DataFrame) -> None:
+    settings = PromptSettings(hint_tokens=4)
+    plain, hinted = parts(rows, "plain", settings, 1), parts(rows, "hint", settings, 1)
+    assert hinted[:2] + hinted[4:] == plain
+    assert [p["frames"] for p in hinted[2:4]] == [[key_frame_number(24, 2)], [key_frame_number(24, 3)]]
+    assert [p["max_tokens"] for p in hinted if p["type"] == "image"] == [None, 4, 4]
+
+
+def test_prompt_ids_name_the_row_and_the_condition(rows: pl.DataFrame) -> None:
+    table = answer_prompts(rows, "hint", PromptSettings())
+    assert table["prompt_id"].to_list() == [f"{row_id}/hint" for row_id in rows["row_id"]]
+
+
+def test_an_instruction_follows_the_question(rows: pl.DataFrame) -> None:
+    assert parts(rows, "plain", PromptSettings(instruction="Answer in a tag."), 0)[-1]["text"] == "Answer in a tag."
+
+
+def test_the_hash_tells_settings_apart() -> None:
+    assert prompts_hash(PromptSettings()) == prompts_hash(PromptSettings())
+    assert len({prompts_hash(s) for s in (PromptSettings(), PromptSettings(hint_tokens=4))}) == 2

@@ -1,0 +1,53 @@
+"""Counts, not rates; pending instead of wrong; the histogram holds every scored row."""
+
+import polars as pl
+import pytest
+
+from assets.curation.visual_gain import gain_histogram, gain_report, verdicts, visual_gain
+
+
+def answers(**said: list[str]) -> pl.DataFrame:
+    """Answers by `r{row}_{condition}`, one per sample."""
+    told = [
+        (f"{int(name[1]):016x}/{name[3:]}", sample, text)
+        for name, texts in said.items()
+        for sample, text in enumerate(texts)
+    ]
+    return pl.DataFrame(told, schema=["prompt_id", "sample", "text"], orient="row")
+
+
+RIGHT, WRONG = "<answer>red</answer>", "<answer>blue</answer>"
+
+
+def test_gain_counts_the_answers_that_the_hint_makes_right(rows: pl.DataFrame) -> None:
+    told = answers(r0_plain=[RIGHT, WRONG], r0_hint=[RIGHT, RIGHT], r2_plain=[WRONG, WRONG], r2_hint=[RIGHT, WRONG])
+    chosen = rows.filter(pl.col("answer") != "it falls")
+    table = visual_gain(chosen, verdicts(chosen, told, "option_text", None), 2)
+    assert table.select("p_t", "p_v", "gain").rows() == [(1, 2, 1), (2, 1, -1)]
+    assert table["row_id"].to_list() == chosen["row_id"].to_list()
+    assert table.select("plain_low", "plain_high").row(0) == pytest.approx((0.0945, 0.9055), abs=1e-3)
+
+
+def test_an_unjudged_answer_makes_its_row_pending_and_is_kept_out_of_the_counts(rows: pl.DataFrame) -> None:
+    told = answers(r1_plain=["<answer>it rises</answer>", "<answer>it falls</answer>"], r1_hint=[RIGHT[:5]] * 2)
+    table = visual_gain(rows[1:2], verdicts(rows[1:2], told, "option_text", None), 2)
+    row = table.row(0, named=True)
+    assert (row["right_plain"], row["asked_plain"], row["asked_hint"], row["unjudged"]) == (1, 1, 2, 1)
+    assert row["p_t"] is None and row["p_v"] is None and row["gain"] is None
+
+
+def test_a_row_without_answers_is_pending(rows: pl.DataFrame) -> None:
+    told = answers(r0_plain=[RIGHT], r0_hint=[RIGHT])
+    table = visual_gain(rows, verdicts(rows, told, "option_text", None), 1)
+    assert table["gain"].to_list() == [0, None, None]
+    report = gain_report([table], 1)
+    assert (report["scored"], report["pending"], report["answers"]) == (1, 2, 2)
+
+
+def test_answers_to_unknown_rows_are_an_error(rows: pl.DataFrame) -> None:
+    with pytest.raises(ValueError, match="not in this shard"):
+        verdicts(rows, answers(r9_plain=[RIGHT]), "option_text", None)
+
+
+def test_the_histogram_has_every_gain_and_only_scored_rows() -> None:
+    assert gain_histogram(pl.Series([2, 2, -1, None]), 2) == {-2: 0, -1: 1, 0: 0, 1: 0, 2: 2}
