@@ -157,7 +157,7 @@ def _query(sql: str, files: Sequence[Path], settings: SelectionSettings | None, 
     if settings:
         values |= {"max_p_t": settings.max_p_t, "min_gain": settings.min_gain}
     with duckdb.connect() as connection:
-        return pl.DataFrame(connection.execute(sql, values).to_arrow_table())
+        return pl.DataFrame(connection.sql(sql, params=values).to_arrow_table())
 
 
 def _histogram(counts: pl.DataFrame) -> dict[str, int]:

@@ -1,0 +1,201 @@
+"""FutureBench: four-way multiple choice about what happens after (hop1-3) or between (hop5) the events that are seen.
+
+Scoring is separate from answering, so that stored answers can be scored again.  An item without an answer is missing
+and lowers the coverage; it is never counted as wrong.  The average is micro, over all answered items, as published
+(reference/evaluation.md 1.7).
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import dataframely as dy
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from evaluation.statistics import Proportion, bootstrap_mean
+from training.data.prompts import Part, frame, prompt_frame, text, video
+from training.data.trajectory import RejectedRow
+from training.data.video import UnreadableVideo, probe, resolve_clip
+from training.grading.parsers import ParserName, parse
+
+SPLITS = ("hop1", "hop2", "hop3", "hop5")
+LETTERS = "ABCD"
+SPAN_BINS = ("0", "1", "2", "3", ">3")
+_INLINE = (re.compile(r"\bA\)\s"), re.compile(r"\bD\)\s"))
+
+
+class FutureBenchSettings(BaseModel):
+    """The benchmark recipe: how an item is shown and which parser reads the answer.
+
+    `keyframes` shows the first observed frame as an image, as SFT rendered questions; `video32` is the paper's layout,
+    up to 32 frames of the observed part as one video before the text.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Literal["keyframes", "video32"] = "video32"
+    parser: ParserName = "strict"
+    videos: str = "first_part_video"
+    prefix: str = ""
+    suffix: str = "Reply with the letter of the one best option only, inside <answer> </answer>."
+
+
+class ItemTable(dy.Schema):
+    """One benchmark item; `problem` says why it cannot be asked."""
+
+    id = dy.String(primary_key=True)
+    question_type = dy.String()
+    question = dy.String()
+    options = dy.List(dy.String())
+    answer = dy.String()
+    path = dy.String(nullable=True)
+    frame_count = dy.Int64(nullable=True, min=2)  # where the layout needs it
+    problem = dy.String(nullable=True)
+
+    @dy.rule()
+    def an_item_can_be_shown_or_says_why_not(cls) -> pl.Expr:
+        return pl.col("path").is_not_null() ^ pl.col("problem").is_not_null()
+
+
+def items(source: Path, settings: FutureBenchSettings) -> pl.DataFrame:
+    """The items of `source/futurebench.json`; videos are looked up in the folder of observed parts."""
+    records = json.loads((source / "futurebench.json").read_text(encoding="utf-8"))
+    seen: Counter[str] = Counter()
+    rows = []
+    for number, record in enumerate(records):
+        name = str(record.get("id", number))
+        seen[name] += 1
+        unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
+        rows.append({"id": unique} | _item(record, settings, source / settings.videos))
+    return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
+
+
+def prompts(table: pl.DataFrame, settings: FutureBenchSettings) -> pl.DataFrame:
+    """The prompt table of the items that can be shown; ids are the items' ids."""
+    shown = table.filter(pl.col("problem").is_null())
+    return prompt_frame([(row["id"], _content(row, settings)) for row in shown.iter_rows(named=True)])
+
+
+def video_frame_numbers(frame_count: int, most: int = 32) -> list[int]:
+    """The release's video frames: an even number of them, at most `most`, evenly spaced over the whole clip
+    (reference/evaluation.md 1.4).  Raises ValueError for a clip of one frame.
+    """
+    wanted = max(2, 2 * (min(most, frame_count) // 2))
+    if frame_count < wanted:
+        raise ValueError(f"a clip of {frame_count} frames cannot be shown as a video of {wanted}")
+    return np.round(np.linspace(0, frame_count - 1, wanted)).astype(int).tolist()
+
+
+def graded(table: pl.DataFrame, answers: pl.DataFrame, parser: ParserName) -> pl.DataFrame:
+    """One row per answered item: what was parsed, by which rule, whether it is right, and what the answer cost."""
+    told = table.join(answers.filter(pl.col("sample") == 0), left_on="id", right_on="prompt_id", maintain_order="left")
+    read = [
+        parse(parser, response, dict(zip(LETTERS, options, strict=False)))
+        for response, options in told.select("text", "options").iter_rows()
+    ]
+    costs = ("text_tokens", "latent_tokens", "control_tokens", "prefill_seconds", "decode_seconds", "finished")
+    return told.select(
+        "id",
+        "question_type",
+        "answer",
+        "text",
+        pl.Series("parsed", [p.letter for p in read], pl.String),
+        pl.Series("rule", [p.rule for p in read], pl.String),
+        pl.col("spans").list.len().cast(pl.Int64).alias("spans"),
+        *costs,
+    ).with_columns((pl.col("parsed") == pl.col("answer")).fill_null(False).alias("correct"))
+
+
+def report(table: pl.DataFrame, answers: pl.DataFrame, settings: FutureBenchSettings) -> dict[str, Any]:
+    """Accuracy per split and micro average with Wilson intervals, unparsed answers, spans by depth, cost per answer."""
+    rows = graded(table, answers, settings.parser)
+    parsed = rows.filter(pl.col("parsed").is_not_null())
+    return {
+        "benchmark": "futurebench",
+        "parser": settings.parser,
+        "layout": settings.layout,
+        "items": table.height,
+        "answered": rows.height,
+        "missing": table.height - rows.height,
+        "problems": dict(table["problem"].drop_nulls().value_counts(sort=True).iter_rows()),
+        "splits": accuracy_by_split(rows),
+        "average": _accuracy(rows).as_dict(),
+        "among_parsed": _accuracy(parsed).as_dict(),
+        "unparsed": {"n": rows.height, "count": rows.height - parsed.height},
+        "rules": dict(rows["rule"].value_counts(sort=True).iter_rows()),
+        "parsers": {
+            name: _accuracy(scored).as_dict() | {"unparsed": scored["parsed"].null_count()}
+            for name in get_args(ParserName)
+            for scored in [graded(table, answers, name)]
+        },
+        "spans": {split: span_usage(rows.filter(pl.col("question_type") == split)) for split in SPLITS},
+        "cost": cost(rows),
+    }
+
+
+def accuracy_by_split(rows: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    return {split: _accuracy(rows.filter(pl.col("question_type") == split)).as_dict() for split in SPLITS}
+
+
+def span_usage(rows: pl.DataFrame) -> dict[str, Any]:
+    """Latent spans per answer, counted on generated tokens: mean with interval, and the share of each number."""
+    counted = Counter(str(n) if n <= 3 else ">3" for n in rows["spans"])
+    shares = {name: counted[name] / rows.height if rows.height else None for name in SPAN_BINS}
+    return bootstrap_mean(rows["spans"].to_list()).as_dict() | {"shares": shares}
+
+
+def cost(rows: pl.DataFrame) -> dict[str, Any]:
+    """Means per answer: tokens by kind, seconds of prefill and decoding; answers cut by the length limit."""
+    names = ("text_tokens", "latent_tokens", "control_tokens", "prefill_seconds", "decode_seconds")
+    return {name: rows[name].mean() for name in names} | {"cut_short": int((~rows["finished"]).sum()), "n": rows.height}
+
+
+def _accuracy(rows: pl.DataFrame) -> Proportion:
+    return Proportion(int(rows["correct"].sum()), rows.height)
+
+
+def _item(record: Mapping[str, Any], settings: FutureBenchSettings, videos: Path) -> dict[str, Any]:
+    qa = record.get("qa") or {}
+    question, answer = str(qa.get("Question", "")), str(qa.get("Answer", "")).strip().upper()
+    options = [str((qa.get("Options") or {}).get(letter, "")) for letter in LETTERS]
+    item = {
+        "question_type": str(record.get("question_type")),
+        "question": question,
+        "options": options,
+        "answer": answer,
+        "path": None,
+        "frame_count": None,
+        "problem": None,
+    }
+    if not question.strip() or not all(option.strip() for option in options):
+        return item | {"problem": "question or option missing"}
+    if answer not in tuple(LETTERS):
+        return item | {"problem": "reference is not one letter A-D"}
+    try:
+        # The name refers to the full video; the observed part has the same name in its own folder.
+        path = resolve_clip(str(record.get("video_path")).split("video_dataset/", 1)[-1], [videos])
+        frames = probe(path).frames if settings.layout == "video32" else None
+    except RejectedRow as rejected:
+        return item | {"problem": rejected.reason}
+    except UnreadableVideo:
+        return item | {"problem": "unreadable video"}
+    if frames is not None and frames < 2:
+        return item | {"problem": "video of a single frame"}
+    return item | {"path": str(path), "frame_count": frames}
+
+
+def _content(row: Mapping[str, Any], settings: FutureBenchSettings) -> list[Part]:
+    question = row["question"]
+    if not all(pattern.search(question) for pattern in _INLINE):
+        lines = (f"{letter}. {option}" for letter, option in zip(LETTERS, row["options"], strict=True))
+        question = "\n".join([question, *lines])
+    if settings.layout == "keyframes":
+        asked = "\n".join(piece for piece in (settings.prefix, question, settings.suffix) if piece)
+        return [text("frame_1"), frame(row["path"], 0), text(asked)]
+    numbers = video_frame_numbers(row["frame_count"])
+    return [video(row["path"], numbers), text(f"{settings.prefix}\n{question}\n{settings.suffix}")]
