@@ -1,0 +1,188 @@
+"""TwiFF-Bench: open and chosen answers with a reasoning chain, both scored 0 to 5 by a judge.
+
+Scores cover only what was judged: a report says how much that is, and is null rather than 0 where it is nothing.
+Against the release: all reference images are shown, the short answer is the ground truth (the whole text is an option),
+images travel as they are embedded, and the model's two texts are JSON strings (reference/evaluation.md 2.4).
+"""
+
+import base64
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import dataframely as dy
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from evaluation.cleanup import split_response, without_image_markers
+from evaluation.statistics import bootstrap_mean
+from training.data.dialogue import Slot, user_pieces
+from training.data.prompts import Part, image, prompt_frame, text
+from training.data.trajectory import IMAGE, RejectedRow, parse_row
+from training.grading.judge import SCORE_PROMPT, Judge, prompt_hash
+
+MARKS = ("cot", "answer", "average")
+
+
+class TwiffBenchSettings(BaseModel):
+    """The benchmark recipe: how an item is shown, and what the judge sees of it.
+
+    `interleaved` puts each image at its marker, as SFT rendered questions; `images_first` is the release's layout:
+    images, then the preamble, then the question.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Literal["interleaved", "images_first"] = "images_first"
+    preamble: str = ""
+    ground_truth: Literal["short", "whole"] = "short"
+    judge_sees_images: bool = True
+
+
+class ItemTable(dy.Schema):
+    """One benchmark item; `problem` says why it cannot be asked."""
+
+    id = dy.String(primary_key=True)
+    category = dy.String(nullable=True)
+    question = dy.String(nullable=True)
+    reasoning = dy.List(dy.String(), nullable=True)
+    answer = dy.String(nullable=True)
+    whole_answer = dy.String(nullable=True)
+    question_images = dy.List(dy.Binary(), nullable=True)
+    reasoning_images = dy.List(dy.Binary(), nullable=True)
+    problem = dy.String(nullable=True)
+
+
+class ScoreTable(dy.Schema):
+    """One answered item; both marks are null where the judge gave none."""
+
+    id = dy.String(primary_key=True)
+    category = dy.String()
+    cot = dy.Int64(nullable=True, min=0, max=5)
+    answer = dy.Int64(nullable=True, min=0, max=5)
+
+
+def items(source: Path) -> pl.DataFrame:
+    """The items of all `test-*.parquet` shards in `source`; ids are row numbers over the shards in order."""
+    shards = sorted(source.glob("test-*.parquet"))
+    if not shards:
+        raise ValueError(f"no test-*.parquet in {source}")
+    records = (record for shard in shards for record in pl.read_parquet(shard).iter_rows(named=True))
+    rows = [{"id": f"{number:05d}"} | _item(record, number) for number, record in enumerate(records)]
+    return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
+
+
+def prompts(table: pl.DataFrame, settings: TwiffBenchSettings) -> pl.DataFrame:
+    """The prompt table of the items that can be shown; ids are the items' ids."""
+    shown = table.filter(pl.col("problem").is_null())
+    return prompt_frame([(row["id"], _content(row, settings)) for row in shown.iter_rows(named=True)])
+
+
+def judged(table: pl.DataFrame, answers: pl.DataFrame, judge: Judge, settings: TwiffBenchSettings) -> pl.DataFrame:
+    """The judge's marks for every answered item."""
+    told = table.join(answers.filter(pl.col("sample") == 0), left_on="id", right_on="prompt_id", maintain_order="left")
+    payloads = [list(judge_payload(row, row["text"], judge, settings)) for row in told.iter_rows(named=True)]
+    marks = judge.scores(payloads)
+    return ScoreTable.validate(
+        told.select(
+            "id",
+            "category",
+            pl.Series("cot", [m and m.cot for m in marks], pl.Int64),
+            pl.Series("answer", [m and m.answer for m in marks], pl.Int64),
+        )
+    )
+
+
+def report(table: pl.DataFrame, scores: pl.DataFrame, settings: TwiffBenchSettings, judge: Judge) -> dict[str, Any]:
+    """Means with bootstrap intervals, overall and per category, with their coverage and who judged."""
+    settled = scores.filter(pl.col("cot").is_not_null())
+    status = "complete" if settled.height == table.height else "partial" if settled.height else "unjudged"
+    return {
+        "benchmark": "twiffbench",
+        "layout": settings.layout,
+        "status": status,
+        "coverage": {"items": table.height, "answered": scores.height, "judged": settled.height},
+        "problems": dict(table["problem"].drop_nulls().value_counts(sort=True).iter_rows()),
+        **means(settled),
+        "categories": {
+            category: means(settled.filter(pl.col("category") == category))
+            for category in settled["category"].unique().sort()
+        },
+        "judge": {
+            "model": judge.settings.model,
+            "prompt": prompt_hash(SCORE_PROMPT),
+            "sees_images": settings.judge_sees_images,
+            "ground_truth": settings.ground_truth,
+        },
+    }
+
+
+def means(settled: pl.DataFrame) -> dict[str, Any]:
+    """CoT, Answer and their average: the plain means over items, as published."""
+    table = settled.with_columns(((pl.col("cot") + pl.col("answer")) / 2).alias("average"))
+    return {mark: bootstrap_mean(table[mark].to_list()).as_dict() for mark in MARKS}
+
+
+def judge_payload(
+    row: Mapping[str, Any], response: str, judge: Judge, settings: TwiffBenchSettings
+) -> Iterator[dict[str, Any]]:
+    """The user message of reference/evaluation.md 2.4, in order."""
+    chain, answer = split_response(response)
+    yield _text("Question: ")
+    yield from _with_images(row["question"].split(IMAGE), row["question_images"], settings)
+    yield _text("\nReference Reasoning Chain: ")
+    yield from _with_images(row["reasoning"], row["reasoning_images"], settings)
+    yield _text("\nGround Truth Answer: ")
+    yield _text(row["answer"] if settings.ground_truth == "short" else row["whole_answer"])
+    yield _text("\nModel Response Reasoning Chain: ")
+    yield _text(judge.untrusted(chain))
+    yield _text("\nModel Response Answer: ")
+    yield _text(judge.untrusted(answer))
+
+
+def _with_images(texts: list[str], images: list[bytes], settings: TwiffBenchSettings) -> Iterator[dict[str, Any]]:
+    """Text pieces with an image after each but the last; only the text where the judge sees none."""
+    for number, piece in enumerate(texts):
+        if piece.strip():
+            yield _text(piece)
+        if number < len(images) and settings.judge_sees_images:
+            yield {"type": "image_url", "image_url": {"url": _data_url(images[number])}}
+        elif number < len(images):
+            yield _text("\n")
+
+
+def _text(value: str) -> dict[str, Any]:
+    return {"type": "text", "text": value}
+
+
+def _data_url(data: bytes) -> str:
+    kind = "png" if data.startswith(b"\x89PNG") else "webp" if data[8:12] == b"WEBP" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _item(record: Mapping[str, Any], number: int) -> dict[str, Any]:
+    try:
+        row = parse_row(record, "twiffbench", number)
+    except RejectedRow as rejected:
+        return {"problem": rejected.reason}
+    shown = [[i["bytes"] for i in record[name] or []] for name in ("question_images", "reasoning_images")]
+    if [len(images) for images in shown] != [len(row.observed), len(row.future)] or None in shown[0] + shown[1]:
+        return {"problem": "embedded images missing"}
+    return {
+        "category": row.category,
+        "question": row.question,
+        "reasoning": list(row.reasoning),
+        "answer": row.answer,
+        "whole_answer": record["answer"],
+        "question_images": shown[0],
+        "reasoning_images": shown[1],
+    }
+
+
+def _content(row: Mapping[str, Any], settings: TwiffBenchSettings) -> list[Part]:
+    images = [image(data) for data in row["question_images"]]
+    if settings.layout == "images_first":
+        asked = (settings.preamble, without_image_markers(row["question"]))
+        return [*images, text("\n\n".join(piece for piece in asked if piece))]
+    pieces = user_pieces(row["question"], len(images))
+    return [images[piece.index] if isinstance(piece, Slot) else text(piece) for piece in pieces]
