@@ -27,7 +27,7 @@ _ANSWER = re.compile(r"(?s)(.*)<ans>(.*)</ans>\s*")
 _DATA_MARKER = re.compile(r"(?i)</?r?image>|</?ans>|<video>")
 
 
-class RejectedRow(ValueError):
+class RejectedRow(ValueError):  # noqa: N818 - a row's fate, not a failure of the program
     """A source row that is not a trajectory: `reason` is a short class to count by, `detail` says what was found."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -168,6 +168,8 @@ def _build(
     if min(future) <= max(observed):
         raise RejectedRow("future not after observed", f"observed {list(observed)}, future {list(future)}")
     meta = row.get("meta_data") or {}
+    if not isinstance(meta, Mapping):
+        raise RejectedRow("malformed field", f"meta_data is {type(meta).__name__}, not a struct")
     return Trajectory(
         row_id=_row_id(video, question, pieces, answer, observed, future),
         source=source,

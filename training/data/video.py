@@ -17,7 +17,7 @@ from training.data.trajectory import RejectedRow
 READERS = ("decord", "pyav")
 
 
-class UnreadableVideo(ValueError):
+class UnreadableVideo(ValueError):  # noqa: N818 - a file's state, quarantined like a row
     """A file that neither reader can show as a video, with what each of them said."""
 
 

@@ -50,7 +50,7 @@ def test_pool_is_eight_ordered_frames_of_the_clip(frames: int) -> None:
     pool = key_frame_pool(frames)
     assert len(pool) == 8
     assert pool == sorted(pool)
-    assert 0 <= pool[0] and pool[-1] < frames
+    assert pool[0] >= 0 and pool[-1] < frames
 
 
 @given(st.integers(10, 100_000))

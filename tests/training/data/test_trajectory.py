@@ -77,6 +77,7 @@ def test_text_after_the_last_future_frame_is_the_last_piece() -> None:
         ({"answer": 5}, "malformed field"),
         ({"question_images_index": "[1]"}, "malformed field"),
         ({"question": "a\0b <image>"}, "malformed field"),
+        ({"meta_data": "Predictive"}, "malformed field"),
         ({"question": "frame_1\n<image>\n"}, "empty question"),
         ({"answer": " "}, "empty answer"),
         ({"answer": "x <rimage> y <rimage> <ans> </ans>"}, "empty answer"),
@@ -121,7 +122,6 @@ def test_a_bad_conversation_row_is_rejected_with_its_reason(changes: dict[str, A
         optional={
             name: st.one_of(st.none(), st.integers(), st.text(), st.lists(st.integers(-2, 10)), st.lists(st.floats()))
             for name in (*twiff_row(), "conversations")
-            if name != "meta_data"
         },
     )
 )

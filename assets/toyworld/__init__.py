@@ -1,0 +1,1 @@
+"""Writes the demo's source: a world with known dynamics, laid out as the real sources are."""
