@@ -236,6 +236,14 @@ class _Outage:
         self._failures = 0
 
 
+def read_scores(reply: str) -> Scores | None:
+    """The marks in a stored judge reply, or None where it does not follow the schema or leaves the range."""
+    try:
+        return Scores(*ScoreReply.model_validate_json(_bare(reply)).score)
+    except ValidationError:
+        return None
+
+
 def prompt_hash(prompt: str) -> str:
     """Sixteen hex digits of a judge prompt, for provenance."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]

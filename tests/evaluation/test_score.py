@@ -1,0 +1,77 @@
+"""Answers from anywhere are scored by line; a line that cannot be read is missing, never wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation.score import score_file
+
+
+def write(folder: Path, *lines: dict[str, Any] | str) -> Path:
+    path = folder / "answers.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n")
+    return path
+
+
+def answer(number: int, response: str, split: str = "hop1", **fields: Any) -> dict[str, Any]:
+    return {"id": number, "question_type": split, "answer": "B", "response": response} | fields
+
+
+def test_rows_splits_and_average_are_counts_with_intervals(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        answer(1, "<answer>(b)</answer>"),
+        answer(2, "<answer>Because</answer>", "hop2"),
+        answer(3, "<answer>B</answer>", "hop2"),
+    )
+    told = score_file("futurebench", path, "strict")
+    assert told["rows"][0] == {"id": 1, "parsed": "B", "rule": "letter", "correct": True}
+    assert (told["splits"]["hop2"]["correct"], told["splits"]["hop2"]["n"]) == (1, 2)
+    assert (told["average"]["correct"], told["average"]["n"], told["unparsed"]) == (2, 3, 1)
+    assert score_file("futurebench", path, "release")["average"]["correct"] == 2
+
+
+BAD_LINES = ["{", "[]", '{"question_type": "hop1"}', json.dumps(answer(7, "x", answer="B) no")), '{"id": 8}']
+
+
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_a_malformed_line_is_missing_with_its_number(tmp_path: Path, line: str) -> None:
+    path = write(tmp_path, answer(1, "<answer>B</answer>"), line, answer(2, "<answer>B</answer>"))
+    told = score_file("futurebench", path, "strict")
+    assert (told["average"]["correct"], told["average"]["n"], told["missing"]) == (2, 2, 1)
+    assert told["malformed"][0]["line"] == 2
+
+
+def test_bytes_that_are_not_text_are_a_malformed_line(tmp_path: Path) -> None:
+    path = write(tmp_path, answer(1, "<answer>B</answer>"))
+    path.write_bytes(path.read_bytes() + b'{"id": "\xff"}\n\n')
+    assert [line["line"] for line in score_file("futurebench", path, "strict")["malformed"]] == [2]
+
+
+def test_a_repeated_id_counts_once(tmp_path: Path) -> None:
+    told = score_file("futurebench", write(tmp_path, answer(1, "<answer>B</answer>"), answer(1, "")), "strict")
+    assert (told["average"]["n"], told["missing"]) == (1, 1)
+
+
+def test_option_text_needs_the_options(tmp_path: Path) -> None:
+    options = {"A": "red", "B": "blue"}
+    path = write(tmp_path, answer(1, "<answer>Blue</answer>", options=options), answer(2, "<answer>blue</answer>"))
+    told = score_file("futurebench", path, "option_text")
+    assert (told["average"]["correct"], told["average"]["n"], told["missing"]) == (1, 1, 1)
+
+
+def test_stored_judge_replies_become_means_with_coverage(tmp_path: Path) -> None:
+    def reply(number: int, text: str) -> dict[str, Any]:
+        return {"id": number, "category": "camera", "reply": text}
+
+    good, fenced = '{"reasoning": "", "score": [4, 5]}', '```json\n{"reasoning": "", "score": [2, 0]}\n```'
+    garbage = ['{"reasoning": "", "score": [9, 1]}', "[NaN, 3]", "great answer"]
+    path = write(tmp_path, reply(1, good), reply(2, fenced), *(reply(3 + i, text) for i, text in enumerate(garbage)))
+    told = score_file("twiffbench", path, "strict")
+    assert (told["cot"]["mean"], told["answer"]["mean"], told["average"]["n"]) == (3.0, 2.5, 2)
+    assert (told["status"], told["coverage"]) == ("partial", {"items": 5, "judged": 2})
+    assert told["categories"]["camera"]["cot"]["n"] == 2
+    nothing = score_file("twiffbench", write(tmp_path, reply(1, "5")), "strict")
+    assert (nothing["status"], nothing["average"]["mean"]) == ("unjudged", None)
