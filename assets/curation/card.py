@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+from assets.curation.selection import SelectionSettings
+
 GAIN_FIGURE = "gain_histogram.png"
 
 _HEAD = (
     """\
 ---
-pretty_name: {name}
+pretty_name: Future-L1-50K
 size_categories: [{size}]
 ---
 
-# {name}
+# Future-L1-50K
 
 {kept:,} video trajectories that a model could not answer from the observed frames and could once it was shown the \
 true future frames: visual-gain selection as in Future-L1 (arXiv 2606.05769, section 3.2). Made by the open Future-L1 \
@@ -40,14 +42,16 @@ trajectory |
 """
 
 
-def dataset_card(name: str, report: Mapping[str, Any], provenance: Mapping[str, str]) -> str:
-    """Markdown; `report` is `selection.selection_report`'s, `provenance` names versions, models and prompts."""
+def dataset_card(report: Mapping[str, Any], selection: SelectionSettings) -> str:
+    """Markdown; `report` is `selection.selection_report`'s."""
     kept = report["kept"]
     size = "n<1K" if kept < 1_000 else "1K<n<10K" if kept < 10_000 else "10K<n<100K"
     rejected = {reason.replace("_", " "): count for reason, count in report["rejected_by_reason"].items()}
     parts = [
-        _HEAD.format(name=name, size=size, kept=kept),
+        _HEAD.format(size=size, kept=kept),
         "## Selection",
+        f"Kept: p_t <= {selection.max_p_t} and p_v - p_t >= {selection.min_gain}, ranked by gain, at most"
+        f" {selection.top:,} rows.\n",
         _table(("rows", "count"), {"scored": report["scored"], "kept": kept, **rejected, "pending": report["pending"]}),
         "## Gain of the kept rows",
         _table(("gain", "rows"), report["gain_histogram_kept"]),
@@ -57,8 +61,6 @@ def dataset_card(name: str, report: Mapping[str, Any], provenance: Mapping[str, 
         _table(("future frames", "rows"), report["future_frames"], of=kept),
         "## Columns",
         _COLUMNS,
-        "## Provenance",
-        _table(("what", "value"), provenance),
     ]
     return "\n".join(parts)
 
