@@ -1,0 +1,1 @@
+"""Pulls TwiFF shards, resolves and probes their clips, and quarantines what is broken."""
