@@ -16,10 +16,12 @@ PART = pl.Struct(
         "text": pl.String,
         "path": pl.String,  # absolute path of the clip
         "frames": pl.List(pl.Int64),  # frame numbers; exactly one for an image
+        "reader": pl.String,  # the reader that probed the clip
         "data": pl.Binary,  # an encoded image instead of path and frames
         "max_tokens": pl.Int64,  # cap on merged vision tokens of this image; null: the job's limit
     }
 )
+FIELDS = [field.name for field in PART.fields]
 PROMPTS = {"prompt_id": pl.String, "content": pl.List(PART)}
 ANSWERS = {
     "prompt_id": pl.String,
@@ -39,7 +41,7 @@ Part = dict[str, Any]
 
 
 def _part(kind: str, **fields: Any) -> Part:
-    return {"type": kind, "text": None, "path": None, "frames": None, "data": None, "max_tokens": None} | fields
+    return dict.fromkeys(FIELDS) | {"type": kind} | fields
 
 
 def text(value: str) -> Part:
@@ -47,9 +49,9 @@ def text(value: str) -> Part:
     return _part("text", text=value)
 
 
-def frame(path: Path | str, number: int, max_tokens: int | None = None) -> Part:
+def frame(path: Path | str, number: int, max_tokens: int | None = None, reader: str = "decord") -> Part:
     """One frame of a clip as an image; `number` counts displayed frames from 0."""
-    return _part("image", path=str(path), frames=[number], max_tokens=max_tokens)
+    return _part("image", path=str(path), frames=[number], reader=reader, max_tokens=max_tokens)
 
 
 def image(data: bytes, max_tokens: int | None = None) -> Part:
@@ -57,9 +59,9 @@ def image(data: bytes, max_tokens: int | None = None) -> Part:
     return _part("image", data=data, max_tokens=max_tokens)
 
 
-def video(path: Path | str, numbers: Sequence[int]) -> Part:
+def video(path: Path | str, numbers: Sequence[int], reader: str = "decord") -> Part:
     """Frames of a clip as one video."""
-    return _part("video", path=str(path), frames=list(numbers))
+    return _part("video", path=str(path), frames=list(numbers), reader=reader)
 
 
 def prompt_frame(rows: Sequence[tuple[str, Sequence[Part]]]) -> pl.DataFrame:

@@ -5,6 +5,7 @@ last hidden state back as its next input until its span ends.  A prompt is prefi
 answer.  Names: B rows, S steps, D hidden size, P prompt length.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -47,7 +48,7 @@ class Decoded:
 
     ids, log_probs, sampled (a token that was drawn, so neither padding nor forced) [B,S]; latents [n,D] as they were
     fed, in row-major order of `ids == latent`; latent_noise [n]: mean square of (latent - hidden state) / sigma, zero for
-    deterministic latents; finished [B]: ended the turn by itself.
+    deterministic latents; finished [B]: ended the turn by itself.  The seconds are those of the whole batch.
     """
 
     ids: torch.Tensor
@@ -56,6 +57,8 @@ class Decoded:
     latents: torch.Tensor
     latent_noise: torch.Tensor
     finished: torch.Tensor
+    prefill_seconds: float
+    decode_seconds: float
 
 
 @torch.no_grad()
@@ -79,6 +82,7 @@ def decode(
     if sampling.temperature > 0 and generator is None:
         raise ValueError("sampling needs a generator, so that answers can be drawn again")
     device = model.device
+    started = _now(device)
     batch = collate(prompts, tokens.pad, side="left")
     cache = DynamicCache(config=model.config.text_config)
     padded = not bool(batch.mask.all())
@@ -92,6 +96,7 @@ def decode(
         use_cache=True,
     ).last_hidden_state[:, -1]
     position = batch.positions[0, :, -1].to(device) + 1  # the last prompt token is text: its three axes agree
+    prefilled = _now(device)
     if repeat > 1:
         cache.batch_repeat_interleave(repeat)
         hidden, position = hidden.repeat_interleave(repeat, 0), position.repeat_interleave(repeat, 0)
@@ -137,7 +142,16 @@ def decode(
         latents=torch.stack(out_fed, 1)[latent],
         latent_noise=torch.stack(out_noise, 1)[latent],
         finished=machine.done,
+        prefill_seconds=prefilled - started,
+        decode_seconds=_now(device) - prefilled,
     )
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a monotonic clock, after the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _pick(

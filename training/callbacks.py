@@ -1,0 +1,47 @@
+"""What both trainers tell: progress and metrics to the reporter, and the optimiser of a recipe in transformers' words."""
+
+from typing import Any
+
+from transformers import TrainerCallback
+
+from training.programs import Reporter
+from training.recipes import Optimiser
+
+
+class Reporting(TrainerCallback):
+    """Forwards a trainer's steps and logged figures."""
+
+    def __init__(self, reporter: Reporter, what: str) -> None:
+        self.reporter, self.what = reporter, what
+
+    def on_step_end(self, args, state, control, **_kwargs: Any) -> None:
+        """Progress after each optimiser step."""
+        self.reporter.progress(state.global_step, state.max_steps, self.what)
+
+    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **_kwargs: Any) -> None:
+        """Figures whenever the trainer logs them."""
+        figures = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        if figures:
+            self.reporter.metrics(state.global_step, figures)
+
+
+def optimiser_arguments(optimiser: Optimiser, steps: int) -> dict[str, Any]:
+    """TrainingArguments for AdamW, its schedule, logging and checkpoints."""
+    cosine = optimiser.schedule == "cosine"
+    return {
+        "learning_rate": optimiser.rate,
+        "adam_beta1": optimiser.betas[0],
+        "adam_beta2": optimiser.betas[1],
+        "weight_decay": optimiser.weight_decay,
+        "max_grad_norm": optimiser.clip_norm,
+        "warmup_steps": round(optimiser.warmup * steps),
+        "lr_scheduler_type": "cosine_with_min_lr" if cosine else "constant_with_warmup",
+        "lr_scheduler_kwargs": {"min_lr_rate": optimiser.floor} if cosine else {},
+        "logging_steps": 10,
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        "report_to": [],
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+    }

@@ -1,0 +1,54 @@
+"""Trajectory rows to encoded dialogues: the one place where training reads clips."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from training.data.dialogue import Slot, assistant_pieces, user_pieces
+from training.data.keyframes import key_frame_number
+from training.data.video import read_frames
+from training.model.encoding import Encoded, Encoder
+
+Row = Mapping[str, Any]  # the columns of TrajectoryTable with path, frame_count and reader
+
+
+class RowReader:
+    """Reads and encodes rows; with `keep`, each row's clip is decoded once and its dialogue stays in memory."""
+
+    def __init__(self, encoder: Encoder, keep: bool) -> None:
+        self.encoder, self.keep = encoder, keep
+        self._kept: dict[tuple[str, str], Encoded] = {}
+
+    def dialogue(self, row: Row, spans: bool) -> Encoded:
+        """The whole dialogue with labels; without `spans` the same text and no latents."""
+        return self._once(row, f"dialogue {spans}", lambda: self._dialogue(row, spans))
+
+    def prompt(self, row: Row) -> Encoded:
+        """The observed frames and the question, ready to be answered."""
+        return self._once(row, "prompt", lambda: self._prompt(row))
+
+    def _once(self, row: Row, what: str, build) -> Encoded:
+        key = (row["row_id"], what)
+        if key in self._kept:
+            return self._kept[key]
+        encoded = build()
+        if self.keep:
+            self._kept[key] = encoded
+        return encoded
+
+    def _dialogue(self, row: Row, spans: bool) -> Encoded:
+        user = user_pieces(row["question"], len(row["observed"]))
+        assistant = assistant_pieces(row["reasoning"], row["answer"], spans)
+        slots = [p for p in (*user, *assistant) if isinstance(p, Slot)]
+        return self.encoder.dialogue(user, assistant, self._frames(row, slots))
+
+    def _prompt(self, row: Row) -> Encoded:
+        user = user_pieces(row["question"], len(row["observed"]))
+        frames = self._frames(row, [p for p in user if isinstance(p, Slot)])
+        low, high = self.encoder.limits.observed
+        return self.encoder.prompt([self.encoder.patch(frames[p], low, high) if isinstance(p, Slot) else p for p in user])
+
+    def _frames(self, row: Row, slots: list[Slot]):
+        """The frames at the slots, in one read of the clip."""
+        key_frames = [row[slot.kind][slot.index] for slot in slots]
+        numbers = [key_frame_number(row["frame_count"], index) for index in key_frames]
+        return dict(zip(slots, read_frames(row["path"], numbers, row["reader"]), strict=True))

@@ -1,0 +1,76 @@
+"""`python -m training.rl --config rl.json`: an SFT checkpoint and questions to an LA-DAPO checkpoint."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from datasets import Dataset
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig
+
+from training.callbacks import Reporting, optimiser_arguments
+from training.grading.judge import Judge, JudgeSettings
+from training.model.checkpoint import load
+from training.model.rows import RowReader
+from training.programs import ProgramConfig, Reporter, run_program
+from training.recipes import RlRecipe
+from training.rl.reward_functions import reward_functions
+from training.rl.trainer import LatentGRPOTrainer
+
+
+class RlConfig(ProgramConfig):
+    """What to train on what.  data: parquet as for SFT; the judge grades open answers, without one they are unjudged."""
+
+    recipe: RlRecipe
+    data: Path
+    sft: Path
+    seed: int = 0
+    judge: JudgeSettings | None = None
+
+
+def main(config: RlConfig, reporter: Reporter) -> dict[str, Any]:
+    """Trains, resuming from what `out` holds, and leaves `out/checkpoint`."""
+    recipe = config.recipe
+    rows = pl.read_parquet(config.data).to_dicts()
+    if not rows:
+        raise ValueError(f"{config.data} holds no rows: curate first")
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
+    bundle = load(config.sft, device, dtype)
+    if bundle.teaching is None:
+        raise ValueError(f"{config.sft} was never taught latent spans: RL starts from an SFT checkpoint")
+    bundle.model.model.visual.requires_grad_(False)
+    reference = copy.deepcopy(bundle.model).requires_grad_(False).eval()
+    devices = int(torch.cuda.device_count() or 1) if cuda else 1
+    steps = recipe.steps or len(rows) // recipe.prompts * recipe.minibatches
+    trainer = LatentGRPOTrainer(
+        model=bundle.model,
+        reward_funcs=reward_functions(recipe, bundle.tokens, Judge(config.judge) if config.judge else None),
+        args=GRPOConfig(
+            output_dir=str(config.out / "steps"), max_steps=steps, num_generations=recipe.group,
+            per_device_train_batch_size=recipe.prompts * recipe.group // recipe.minibatches // devices,
+            steps_per_generation=recipe.minibatches, reward_weights=list(recipe.weights), beta=0.0,
+            max_completion_length=recipe.max_new_tokens, temperature=recipe.temperature, top_p=recipe.top_p,
+            activation_checkpointing=cuda, dataloader_num_workers=0, seed=config.seed, bf16=cuda, use_cpu=not cuda,
+            save_steps=recipe.save_every, **optimiser_arguments(recipe.optimiser, steps),
+        ),  # fmt: skip
+        train_dataset=Dataset.from_list([{"prompt": row["question"], "row": i} for i, row in enumerate(rows)]),
+        processing_class=bundle.processor.tokenizer,
+        callbacks=[Reporting(reporter, "RL")],
+        recipe=recipe,
+        bundle=bundle,
+        reference=reference,
+        rows=rows,
+        reader=RowReader(bundle.encoder(bundle.teaching), keep=recipe.cache_gib > 0),
+        vision=bundle.vision(int(recipe.cache_gib * 2**30)),
+    )
+    resume = get_last_checkpoint(config.out / "steps") if (config.out / "steps").is_dir() else None
+    trainer.train(resume_from_checkpoint=resume)
+    bundle.save(config.out / "checkpoint", bundle.teaching)
+    return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resume and Path(resume).name}
+
+
+if __name__ == "__main__":
+    run_program(RlConfig, main)

@@ -1,0 +1,98 @@
+"""Rewards as pure functions of a group of rollouts (paper Eq. 4-7).
+
+A rollout's latents are its spans: a list of tensors [K, D].  A group is the G answers to one prompt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+Spans = Sequence[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LatentRewards:
+    """Per rollout of a group: R_ctr and R_div as the paper has them (None where undefined), and what training pays."""
+
+    r_ctr: list[float | None]
+    r_div: list[float | None]
+    paid_ctr: list[float]
+    paid_div: list[float]
+
+
+def similarity(a: torch.Tensor, b: torch.Tensor) -> float:
+    """s_ij of two latent trajectories [T, D]: mean over the common steps of (1 + cosine) / 2, in [0, 1] (Eq. 4)."""
+    steps = min(len(a), len(b))
+    cosine = torch.nn.functional.cosine_similarity(a[:steps].float(), b[:steps].float(), dim=-1)
+    return float(((1 + cosine.clamp(-1, 1)) / 2).mean())
+
+
+def contrastive(
+    trajectories: Sequence[torch.Tensor | None], correct: Sequence[bool], tau: float
+) -> tuple[list[float | None], list[float]]:
+    """R_ctr of each rollout (Eq. 5): None without latents, positives or negatives; and what is paid.
+
+    Positives and negatives are the *other* right and wrong rollouts that have latents.  Paid in every case by one
+    bounded formula, e^{s+/tau} / (e^{s+/tau} + sum_neg e^{s/tau}), where a maximum over no positives adds nothing to
+    numerator and denominator, and the whole is 0 with neither, or without latents.
+    """
+    defined: list[float | None] = []
+    paid: list[float] = []
+    for i, anchor in enumerate(trajectories):
+        if anchor is None:
+            defined.append(None)
+            paid.append(0.0)
+            continue
+        others = [(similarity(anchor, z), correct[j]) for j, z in enumerate(trajectories) if j != i and z is not None]
+        weights = [(torch.tensor(s / tau).exp().item(), right) for s, right in others]
+        positive = max((w for w, right in weights if right), default=0.0)
+        negative = sum(w for w, right in weights if not right)
+        value = positive / (positive + negative) if positive + negative > 0 else 0.0
+        paid.append(value)
+        defined.append(value if positive and negative else None)
+    return defined, paid
+
+
+def diversity(spans: Spans) -> float | None:
+    """R_div of one rollout (Eq. 6): minus the mean squared cosine of adjacent span means, in [-1, 0]; None below two
+    spans."""
+    means = [span.float().mean(0) for span in spans if len(span)]
+    if len(means) < 2:
+        return None
+    cosines = [torch.nn.functional.cosine_similarity(a, b, dim=0) for a, b in zip(means, means[1:], strict=False)]
+    return -float(torch.stack(cosines).pow(2).mean())
+
+
+def latent_rewards(group: Sequence[Spans], correct: Sequence[bool], tau: float) -> LatentRewards:
+    """R_ctr and R_div of one group.
+
+    An undefined R_div is paid as the mean of the group's defined ones: no advantage over its siblings either way.
+    """
+    trajectories = [torch.cat(list(spans)) if sum(map(len, spans)) else None for spans in group]
+    r_ctr, paid_ctr = contrastive(trajectories, correct, tau)
+    r_div = [diversity(spans) for spans in group]
+    known = [value for value in r_div if value is not None]
+    neutral = sum(known) / len(known) if known else 0.0
+    return LatentRewards(r_ctr, r_div, paid_ctr, [neutral if value is None else value for value in r_div])
+
+
+def group_advantages(rewards: torch.Tensor, group: int) -> torch.Tensor:
+    """Group-normalised advantages [n] of rewards [n]; NaN marks unjudged rollouts, which get 0 and leave their group."""
+    grouped = rewards.view(-1, group)
+    known = ~grouped.isnan()
+    count = known.sum(1, keepdim=True)
+    mean = grouped.nansum(1, keepdim=True) / count.clamp(min=1)
+    deviation = torch.where(known, grouped - mean, 0.0)
+    std = (deviation.pow(2).sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    return torch.where(count >= 2, deviation / (std + 1e-4), 0.0).reshape(-1)
+
+
+def mixed_groups(correct: torch.Tensor, group: int, between: tuple[float, float]) -> torch.Tensor:
+    """Which groups [n / G] have a mean accuracy strictly inside `between`; correct [n] is 0 or 1, NaN for unjudged.
+
+    A group with fewer than two judged answers is never kept.
+    """
+    grouped = correct.view(-1, group)
+    mean = grouped.nanmean(1)
+    return (mean > between[0]) & (mean < between[1]) & ((~grouped.isnan()).sum(1) >= 2)

@@ -1,0 +1,83 @@
+"""Rollouts: what was sampled, kept so that it can be replayed exactly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from training.model.decode import NEVER, Decoded
+from training.model.encoding import IGNORE, Encoded
+from training.model.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled answer.
+
+    ids: completion without padding [T]; log_probs, sampled [T]; latents [n, D] in order, noise [n]; text: decoded with
+    special tokens, without the end of turn; row: the trajectory row that was asked.
+    """
+
+    row: dict[str, Any]
+    prompt: Encoded
+    ids: list[int]
+    text: str
+    log_probs: torch.Tensor
+    sampled: torch.Tensor
+    latents: torch.Tensor
+    noise: torch.Tensor
+    finished: bool
+
+    def spans(self, tokens: Tokens) -> list[torch.Tensor]:
+        """Latents of each span [K, D]."""
+        sizes: list[int] = []
+        for token in self.ids:
+            if token == tokens.latent_start:
+                sizes.append(0)
+            elif token == tokens.latent:
+                sizes[-1] += 1
+        return list(self.latents.split(sizes))
+
+
+def unpack(
+    rows: Sequence[dict[str, Any]], prompts: Sequence[Encoded], decoded: Decoded, tokens: Tokens, tokenizer
+) -> list[Rollout]:
+    """The rollouts of a decoded batch; `rows` and `prompts` name the prompt of each answer."""
+    latent = decoded.ids == tokens.latent
+    counts = latent.sum(1).tolist()
+    latents, noise = decoded.latents.split(counts), decoded.latent_noise.split(counts)
+    lengths = (decoded.ids != tokens.pad).sum(1).tolist()
+    rollouts = []
+    for i, length in enumerate(lengths):
+        ids = decoded.ids[i, :length].tolist()
+        text = tokenizer.decode([t for t in ids if t != tokens.end_of_turn], skip_special_tokens=False)
+        rollouts.append(
+            Rollout(
+                rows[i], prompts[i], ids, text, decoded.log_probs[i, :length], decoded.sampled[i, :length],
+                latents[i], noise[i], bool(decoded.finished[i]),
+            )  # fmt: skip
+        )
+    return rollouts
+
+
+def replayed(rollout: Rollout) -> Encoded:
+    """The rollout as one dialogue: the prompt's positions go on by one for every sampled or forced token."""
+    prompt = rollout.prompt
+    start = int(prompt.positions[0, -1]) + 1
+    positions = torch.arange(start, start + len(rollout.ids)).expand(3, -1)
+    ids = prompt.ids + rollout.ids
+    return Encoded(ids, [IGNORE] * len(ids), torch.cat([prompt.positions, positions], 1), prompt.observed)
+
+
+def token_log_probs(logits: torch.Tensor, ids: torch.Tensor, tokens: Tokens, temperature: float) -> torch.Tensor:
+    """Log-probabilities [n] of sampled tokens [n] from logits [n,V], under the decoder's own bans.
+
+    Text mode never emits `<|latent|>` or `<|latent_end|>`; an end that was sampled was sampled inside a span, where it
+    may be.  The top-p cut is left out, as in the decoder's record.
+    """
+    ban = torch.zeros_like(logits)
+    ban[:, tokens.latent] = NEVER
+    ban[:, tokens.latent_end] = torch.where(ids == tokens.latent_end, 0.0, NEVER)
+    log_probs = ((logits.float() + ban) / (temperature or 1.0)).log_softmax(-1)
+    return log_probs.gather(-1, ids.unsqueeze(-1))[:, 0]

@@ -1,0 +1,205 @@
+"""GRPOTrainer whose rollouts imagine.
+
+TRL keeps what it does well: sampling prompts in groups, buffering a generation batch over several optimiser steps,
+rewards across processes, accelerate, checkpoints.  Two seams are ours: `_generate_and_score_completions` (batched latent
+decoding, dynamic sampling) and `_compute_loss` (replay with the sampled latents).  TRL's own versions know neither
+latents nor videos; tests/training/rl holds both signatures to what trl 1.16 calls.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+from training.model.checkpoint import FutureL1
+from training.model.decode import Sampling, decode
+from training.model.encoding import collate
+from training.model.forward import last_hidden_state
+from training.model.rows import Row, RowReader
+from training.model.vision import FrozenVision
+from training.recipes import RlRecipe
+from training.rl.losses import Clip, gaussian_log_ratio, k3, policy_loss
+from training.rl.rewards import group_advantages, mixed_groups
+from training.rl.rollouts import Rollout, replayed, token_log_probs, unpack
+
+
+class LatentGRPOTrainer(GRPOTrainer):
+    """Trains on a dataset of {"prompt", "row"}; reward functions get the `rollout` of each answer."""
+
+    def __init__(
+        self,
+        *args: Any,
+        recipe: RlRecipe,
+        bundle: FutureL1,
+        reference: Any,
+        rows: Sequence[Row],
+        reader: RowReader,
+        vision: FrozenVision,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        local = self.args.per_device_train_batch_size * self.args.steps_per_generation
+        if local % self.num_generations:
+            raise ValueError(f"{local} answers a device do not hold whole groups of {self.num_generations}")
+        self.recipe, self.bundle, self.reference = recipe, bundle, reference
+        self.rows, self.reader, self.vision = rows, reader, vision
+        self._rollouts: list[Rollout] = []
+
+    # ---- rollouts
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Groups with both right and wrong answers, as many as `inputs` asks for where the rounds suffice.
+
+        Dynamic sampling: rounds of fresh prompts until enough groups are mixed; places that stay empty are filled with
+        unmixed groups, whose advantages are (nearly) zero, and are reported.
+        """
+        recipe, group = self.recipe, self.num_generations
+        wanted = len(inputs) // group
+        asked = [int(inputs[i * group]["row"]) for i in range(wanted)]
+        kept: list[tuple[list[Rollout], torch.Tensor]] = []
+        spare: list[tuple[list[Rollout], torch.Tensor]] = []
+        seen = 0
+        for turn in range(recipe.dynamic_rounds):
+            rollouts = self._roll_out(asked, turn)
+            rewards = self._rewards(rollouts)
+            mixed = mixed_groups(rewards[:, 0], group, recipe.keep_between).tolist()
+            for i, is_mixed in enumerate(mixed):
+                at = slice(i * group, (i + 1) * group)
+                (kept if is_mixed else spare).append((rollouts[at], rewards[at]))
+            seen += len(mixed)
+            if self._all_full(len(kept) >= wanted):
+                break
+            asked = self._more_prompts(wanted, turn)
+        self._metrics["train"]["groups/mixed_share"].append(len(kept) / seen)
+        self._metrics["train"]["groups/filled_up"].append(max(0, wanted - len(kept)) / wanted)
+        chosen = (kept + spare)[:wanted]
+        self._rollouts = [rollout for rollouts, _ in chosen for rollout in rollouts]
+        rewards = torch.cat([r for _, r in chosen])
+        weights = torch.tensor(recipe.weights, device=rewards.device)
+        advantages = group_advantages((rewards * weights).sum(1), group)
+        self._note(rewards)
+        tokens = torch.tensor(sum(int(r.sampled.sum()) for r in self._rollouts), device=self.accelerator.device)
+        return {
+            "rollout": torch.arange(len(self._rollouts), device=self.accelerator.device),
+            "advantages": advantages,
+            "num_items_in_batch": self.accelerator.gather(tokens).sum(),
+        }
+
+    def _roll_out(self, asked: Sequence[int], turn: int) -> list[Rollout]:
+        recipe, model = self.recipe, self.accelerator.unwrap_model(self.model)
+        rows = [self.rows[i] for i in asked]
+        prompts = [self.reader.prompt(row) for row in rows]
+        # a stream of its own for each step, round and process, so that a resumed run draws what it would have drawn
+        stream = (self.args.seed, self._step, turn, self.accelerator.process_index)
+        generator = torch.Generator(model.device).manual_seed(hash(stream) % 2**63)
+        sampling = Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p, recipe.latent_std)
+        was_training = model.training
+        model.eval()
+        decoded = decode(
+            model, self.vision, self.bundle.tokens, prompts, sampling, self.bundle.spans, self.num_generations, generator
+        )
+        model.train(was_training)
+        repeated = [i for i in range(len(rows)) for _ in range(self.num_generations)]
+        return unpack(
+            [dict(rows[i]) for i in repeated], [prompts[i] for i in repeated], decoded, self.bundle.tokens,
+            self.processing_class,
+        )  # fmt: skip
+
+    def _rewards(self, rollouts: Sequence[Rollout]) -> torch.Tensor:
+        """Rewards [n, functions] of this process's rollouts; NaN where a function could not judge."""
+        inputs = [{"rollout": rollout} for rollout in rollouts]
+        prompts, texts = [r.row["question"] for r in rollouts], [r.text for r in rollouts]
+        gathered = self._calculate_rewards(inputs, prompts, texts, [r.ids for r in rollouts])
+        first = self.accelerator.process_index * len(rollouts)
+        return gathered[first : first + len(rollouts)]
+
+    def _more_prompts(self, wanted: int, turn: int) -> list[int]:
+        stream = (self.args.seed, self._step, turn, self.accelerator.process_index, 1)
+        generator = torch.Generator().manual_seed(hash(stream) % 2**63)
+        return torch.randint(len(self.rows), (wanted,), generator=generator).tolist()
+
+    def _all_full(self, full: bool) -> bool:
+        """Whether every process has its groups: all go the same number of rounds."""
+        flag = torch.tensor(float(full), device=self.accelerator.device)
+        return bool(self.accelerator.gather(flag).min() > 0)
+
+    def _note(self, rewards: torch.Tensor) -> None:
+        metrics = self._metrics["train"]
+        for name, column in zip(self.reward_func_names, rewards.T, strict=True):
+            metrics[f"rewards/{name}"].append(column.nanmean().item())
+        metrics["completions/length"].append(sum(len(r.ids) for r in self._rollouts) / len(self._rollouts))
+        metrics["completions/finished"].append(sum(r.finished for r in self._rollouts) / len(self._rollouts))
+        spans = [r.ids.count(self.bundle.tokens.latent_start) for r in self._rollouts]
+        metrics["spans"].append(sum(spans) / len(spans))
+
+    # ---- loss
+
+    def _compute_loss(self, model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The policy loss of one micro-batch on replayed rollouts, with the anchor and the KL where the recipe asks."""
+        recipe, tokens = self.recipe, self.bundle.tokens
+        rollouts = [self._rollouts[i] for i in inputs["rollout"].tolist()]
+        batch = collate([replayed(r) for r in rollouts], tokens.pad)
+        device = self.accelerator.device
+        ids = batch.ids.to(device)
+        forward = {
+            "input_ids": ids,
+            "attention_mask": batch.mask.to(device),
+            "position_ids": batch.positions.to(device),
+            "mm_encoder_outputs": self.vision.encoder_outputs(batch.observed),
+        }
+        latent = ids == tokens.latent
+        before_latent = latent.roll(-1, 1)
+        latents = torch.cat([r.latents for r in rollouts]).to(device)
+        sampled = torch.zeros_like(ids, dtype=torch.bool)
+        for i, rollout in enumerate(rollouts):
+            start = len(rollout.prompt.ids)
+            sampled[i, start : start + len(rollout.ids)] = rollout.sampled.to(device)
+        before_sampled = sampled.roll(-1, 1)
+        old = torch.cat([r.log_probs[r.sampled] for r in rollouts]).to(device)
+        advantages = inputs["advantages"].unsqueeze(1).expand_as(ids)
+
+        states = last_hidden_state(model, forward, latent, latents)
+        head = self.accelerator.unwrap_model(model).lm_head
+        log_probs = token_log_probs(head(states[before_sampled]), ids[sampled], tokens, recipe.temperature)
+        log_ratio = log_probs - old
+        clip = Clip(recipe.clip_low, recipe.clip_high, recipe.dual_clip)
+        terms = policy_loss(log_ratio, advantages[sampled], clip)
+        reference = None
+        if recipe.anchor > 0 or recipe.kl > 0:
+            with torch.no_grad():
+                reference = last_hidden_state(self.reference, forward, latent, latents)
+        if recipe.kl > 0:
+            known = token_log_probs(
+                self.reference.lm_head(reference[before_sampled]), ids[sampled], tokens, recipe.temperature
+            )
+            divergence = k3(log_probs, known)
+            terms = terms + recipe.kl * divergence
+            self._metrics["train"]["kl"].append(divergence.mean().item())
+        loss = terms.sum() / self._normaliser(inputs)
+        if len(latents) and recipe.latent_std > 0:
+            noise = torch.cat([r.noise for r in rollouts]).to(device)
+            ratio = gaussian_log_ratio(latents, states[before_latent], noise, recipe.latent_std)
+            bounds = Clip(recipe.latent_clip, recipe.latent_clip, recipe.dual_clip)
+            loss = loss + policy_loss(ratio, advantages[latent], bounds).sum() / self._normaliser(inputs)
+        if len(latents) and recipe.anchor > 0:
+            drift = (states[before_latent].float() - reference[before_latent].float()).pow(2).mean()
+            loss = loss + recipe.anchor * drift / self.current_gradient_accumulation_steps
+            self._metrics["train"]["anchor"].append(drift.item())
+        self._watch(log_ratio.detach(), latents)
+        return loss
+
+    def _normaliser(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Sampled tokens of one optimiser step on this process: token-level means over the whole batch (DAPO)."""
+        share = self.current_gradient_accumulation_steps / self.args.steps_per_generation
+        return inputs["num_items_in_batch"].clamp(min=1) * share / self.accelerator.num_processes
+
+    def _watch(self, log_ratio: torch.Tensor, latents: torch.Tensor) -> None:
+        metrics = self._metrics["train"]
+        low, high = log_ratio.exp().quantile(torch.tensor([0.05, 0.95], device=log_ratio.device)).tolist()
+        metrics["ratio/p05"].append(low)
+        metrics["ratio/p95"].append(high)
+        if len(latents):
+            metrics["latent_norm"].append(latents.norm(dim=-1).mean().item())
+
+
