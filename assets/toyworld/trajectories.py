@@ -27,7 +27,7 @@ from training.data.world import (
     reasoning,
 )
 
-SHARD_SCHEMA = {
+SHARD_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "video": pl.String,
     "question": pl.String,
     "answer": pl.String,

@@ -106,8 +106,11 @@ def to_frame(trajectories: Iterable[Trajectory]) -> dy.DataFrame[TrajectoryTable
 def from_rows(table: pl.DataFrame) -> list[Trajectory]:
     """The trajectories of a table that has at least the columns of `TrajectoryTable`."""
     names = [f.name for f in fields(Trajectory)]
-    rows = table.select(names).iter_rows(named=True)
-    return [Trajectory(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in rows]
+    found = []
+    for row in table.select(names).iter_rows(named=True):
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
+        found.append(Trajectory(**values))
+    return found
 
 
 def _parse_twiff(row: Mapping[str, Any], source: str) -> Trajectory:
