@@ -23,7 +23,7 @@ import dagster as dg
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from training.programs import RESULT, TETHERED, ProgramConfig, read_progress
+from training.programs import RESULT, TETHERED, read_progress
 
 Progress = Callable[[int, int, str], None]
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
@@ -68,15 +68,16 @@ class Launcher:
         self._settings = settings
         self._progress = progress
 
-    def run(self, context: Context, module: str, config: ProgramConfig) -> dict[str, Any]:
-        """Run `module` on `config` to its end and return its result.
+    def run(self, context: Context, module: str, out: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Run `module` in the folder `out` to its end and return its result; `config` holds its other fields.
 
-        Raises dagster.Failure with the last lines of its stderr; without retries if the config was refused.
+        The program's own model of its config is beside its imports of torch, so it is the program that validates.
+        Raises dagster.Failure with the last lines of its stderr; without retries if it refused the config.
         """
-        config.out.mkdir(parents=True, exist_ok=True)
-        (config.out / RESULT).unlink(missing_ok=True)
-        path = config.out / "config.json"
-        path.write_text(config.model_dump_json(indent=1))
+        out.mkdir(parents=True, exist_ok=True)
+        (out / RESULT).unlink(missing_ok=True)
+        path = out / "config.json"
+        path.write_text(json.dumps({"out": str(out), **config}, indent=1))
         command = command_for(self._settings, module, path)
         with dg.open_pipes_session(
             context=context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context,
@@ -92,13 +93,13 @@ class Launcher:
                 "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             }
             with self._group(command, environment) as (process, last_lines):
-                self._watch(process, config.out)
+                self._watch(process, out)
         if process.returncode != 0:
             raise dg.Failure(
-                f"{module} ended with status {process.returncode} in {config.out}:\n" + "\n".join(last_lines),
+                f"{module} ended with status {process.returncode} in {out}:\n" + "\n".join(last_lines),
                 allow_retries=process.returncode != CONFIG_ERROR,
             )
-        return json.loads((config.out / RESULT).read_text())
+        return json.loads((out / RESULT).read_text())
 
     @contextmanager
     def _group(

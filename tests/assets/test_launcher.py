@@ -12,7 +12,6 @@ import psutil
 import pytest
 
 from assets.launcher import Launcher, LaunchSettings, command_for, end_group, members
-from training.programs import ProgramConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,26 +48,19 @@ if __name__ == "__main__":
 
 STEP = """
 import sys
+from pathlib import Path
 import dagster as dg
 from assets.launcher import Launcher, LaunchSettings
-from training.programs import ProgramConfig
-
-class Config(ProgramConfig):
-    deed: str
-    fifo: str
 
 @dg.asset
 def checkpoint(context: dg.AssetExecutionContext):
     settings = LaunchSettings(seconds_to_checkpoint=0.5, seconds_to_leave=0.5)
     out, deed, fifo = sys.argv[1:]
-    Launcher(settings, lambda *_: None).run(context, "deeds", Config(out=out, device="cpu", deed=deed, fifo=fifo))
+    config = {"device": "cpu", "deed": deed, "fifo": fifo}
+    Launcher(settings, lambda *_: None).run(context, "deeds", Path(out), config)
 
 dg.materialize([checkpoint], instance=dg.DagsterInstance.ephemeral())
 """
-
-
-class Config(ProgramConfig):
-    deed: str
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +76,7 @@ def run(out: Path, deed: str) -> tuple[dg.ExecuteInProcessResult, dict, list]:
     @dg.asset
     def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         launcher = Launcher(LaunchSettings(), lambda *progress: heard.append(progress))
-        results.update(launcher.run(context, "deeds", Config(out=out, device="cpu", deed=deed)))
+        results.update(launcher.run(context, "deeds", out, {"device": "cpu", "deed": deed})))
         return dg.MaterializeResult()
 
     ran = dg.materialize([checkpoint], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)

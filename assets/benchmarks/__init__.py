@@ -1,0 +1,1 @@
+"""Benchmarks: items, answers and reports of every model, latent necessity, and the comparison."""

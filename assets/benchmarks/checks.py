@@ -1,0 +1,141 @@
+"""What must hold of answers and reports before anybody quotes a number."""
+
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from assets.benchmarks.assets import (
+    FUTURE_ANSWERS,
+    FUTURE_ITEMS,
+    FUTURE_REPORT,
+    ITEM_TABLE,
+    REPORT,
+    TWIFF_ANSWERS,
+    TWIFF_ITEMS,
+    TWIFF_REPORT,
+)
+from assets.benchmarks.reports import NECESSITY
+from assets.partitions import Checkpoints
+from assets.store import AssetStore, read_json
+
+UNREADABLE_LIMIT = 0.01
+
+
+def benchmark_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]:
+    return [
+        _items_can_be_asked(FUTURE_ITEMS),
+        _items_can_be_asked(TWIFF_ITEMS),
+        _every_item_is_answered(FUTURE_ANSWERS, FUTURE_ITEMS, checkpoints),
+        _every_item_is_answered(TWIFF_ANSWERS, TWIFF_ITEMS, checkpoints),
+        _futurebench_adds_up(checkpoints),
+        _twiffbench_is_judged(checkpoints),
+        _latents_matter(checkpoints),
+    ]
+
+
+def _items_can_be_asked(key: str) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=dg.AssetKey(key.split("/")),
+        name="items_can_be_asked",
+        blocking=True,
+        description="Nearly every item of the benchmark has its question, its reference and its frames.",
+    )
+    def items_can_be_asked(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
+        counts = store.current(key).provenance["counts"]
+        share = counts["cannot_be_asked"] / max(1, counts["items"])
+        return dg.AssetCheckResult(
+            passed=counts["items"] > 0 and share <= UNREADABLE_LIMIT,
+            metadata={"items": counts["items"], "share": share, "problems": counts["problems"]},
+        )
+
+    return items_can_be_asked
+
+
+def _every_item_is_answered(key: str, items: str, checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=dg.AssetKey(key.split("/")),
+        name="every_item_is_answered",
+        partitions_def=checkpoints.model_partitions,
+        blocking=True,
+        description="Each item that can be asked has exactly one answer of the model.",
+    )
+    def every_item_is_answered(
+        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> dg.AssetCheckResult:
+        table = pl.read_parquet(store.current(items).file(ITEM_TABLE))
+        asked = set(table.filter(pl.col("problem").is_null())["id"])
+        missing = {}
+        for model in context.partition_keys:
+            answered = pl.read_parquet(store.current(key, model).file("answers.parquet"))["prompt_id"]
+            missing[model] = len(asked.symmetric_difference(answered)) + len(answered) - answered.n_unique()
+        return dg.AssetCheckResult(
+            passed=not any(missing.values()), metadata={"items": len(asked), "missing_or_repeated": missing}
+        )
+
+    return every_item_is_answered
+
+
+def _futurebench_adds_up(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=dg.AssetKey(FUTURE_REPORT.split("/")),
+        partitions_def=checkpoints.model_partitions,
+        description="The average is the micro average of the splits, and every answered item is in a split.",
+    )
+    def splits_add_up(
+        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> dg.AssetCheckResult:
+        wrong = []
+        for model in context.partition_keys:
+            report = read_json(store.current(FUTURE_REPORT, model).file(REPORT))
+            for count in ("correct", "n"):
+                if sum(split[count] for split in report["splits"].values()) != report["average"][count]:
+                    wrong.append(f"{model}: {count}")
+        return dg.AssetCheckResult(passed=not wrong, metadata={"wrong": ", ".join(wrong) or "none"})
+
+    return splits_add_up
+
+
+def _twiffbench_is_judged(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=dg.AssetKey(TWIFF_REPORT.split("/")),
+        partitions_def=checkpoints.model_partitions,
+        description="The judge gave marks to every answered item: the means are of the whole benchmark.",
+    )
+    def every_answer_is_judged(
+        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> dg.AssetCheckResult:
+        coverage = {
+            model: read_json(store.current(TWIFF_REPORT, model).file(REPORT))["coverage"]
+            for model in context.partition_keys
+        }
+        return dg.AssetCheckResult(
+            passed=all(one["judged"] == one["answered"] for one in coverage.values()), metadata={"coverage": coverage}
+        )
+
+    return every_answer_is_judged
+
+
+def _latents_matter(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=dg.AssetKey(NECESSITY.split("/")),
+        partitions_def=checkpoints.model_partitions,
+        description="Replacing the latents costs accuracy: a warning, since a model without that is a finding too.",
+    )
+    def latents_matter(
+        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> dg.AssetCheckResult:
+        reports: dict[str, Any] = {
+            model: read_json(store.current(NECESSITY, model).file(REPORT)) for model in context.partition_keys
+        }
+        costs = {
+            model: all(row["difference"]["interval"][1] < 0 for row in report["interventions"].values())
+            for model, report in reports.items()
+        }
+        return dg.AssetCheckResult(
+            passed=all(costs.values()),
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={model: report["verdict"] for model, report in reports.items()},
+        )
+
+    return latents_matter

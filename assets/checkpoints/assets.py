@@ -1,0 +1,158 @@
+"""`checkpoints/base`, `checkpoints/sft` and `checkpoints/rl`: op-backed assets that start the training programs."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets.curation.assets import RL_SETS, SFT_SETS
+from assets.launcher import Launcher
+from assets.partitions import Checkpoints
+from assets.resources import JudgeAccess
+from assets.settings import RlRun, SftRun
+from assets.store import AssetStore, batch_result, code_of, result_of
+from training.artifacts import Artifact, file_digest
+from training.programs import read_metrics
+
+BASE = "checkpoints/base"
+SFT = "checkpoints/sft"
+RL = "checkpoints/rl"
+MODEL = "model"
+"""The folder of an artifact that holds the checkpoint itself, as transformers writes it."""
+
+BASE_CODE = code_of("assets/checkpoints/assets.py")
+SFT_CODE = code_of("training/sft", "training/model", "training/data/dialogue.py", "training/data/keyframes.py",
+                   "training/data/video.py")  # fmt: skip
+RL_CODE = code_of("training/rl", "training/sft", "training/model", "training/grading", "training/data/dialogue.py",
+                  "training/data/keyframes.py", "training/data/video.py")  # fmt: skip
+TEAM = ["team:training"]
+
+
+def checkpoint_assets(
+    base: Path, sft: Mapping[str, SftRun], rl: Mapping[str, RlRun], checkpoints: Checkpoints, seed: int, device: str
+) -> list[dg.AssetsDefinition]:
+    return [_base(base), _sft(sft, checkpoints, seed, device), _rl(rl, checkpoints, seed, device)]
+
+
+def _base(base: Path) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=dg.AssetKey(BASE.split("/")),
+        group_name="checkpoints",
+        kinds={"transformers", "safetensors"},
+        owners=TEAM,
+        code_version=BASE_CODE,
+        description="The base model, resolved: every file hashed, and linked from the artifact.",
+    )
+    def checkpoints_base(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
+        files = sorted(path for path in base.rglob("*") if path.is_file())
+        if not any(path.name == "config.json" for path in files):
+            raise dg.Failure(f"no model at {base}: the profile's `base` must be a transformers folder",
+                             allow_retries=False)  # fmt: skip
+        hashes = {str(path.relative_to(base)): file_digest(path) for path in files}
+
+        def link(workspace: Path) -> dict[str, Any]:
+            (workspace / MODEL).unlink(missing_ok=True)
+            (workspace / MODEL).symlink_to(base.resolve(), target_is_directory=True)
+            return {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
+
+        return result_of(store.work(BASE, hashes, {}, BASE_CODE).do(link))
+
+    return checkpoints_base
+
+
+def _sft(runs: Mapping[str, SftRun], checkpoints: Checkpoints, seed: int, device: str) -> dg.AssetsDefinition:
+    @dg.op(
+        name="start_sft",
+        pool="gpu",
+        ins={"base": dg.In(dg.Nothing), "sets": dg.In(dg.Nothing)},
+        out={"checkpoint": dg.Out(dg.Nothing, code_version=SFT_CODE)},
+        description="Supervised fine-tuning on interleaved text and latents; resumes from its own last checkpoint.",
+    )
+    def start_sft(
+        context: dg.OpExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        name = context.partition_key
+        run, base, sets = runs[name], store.current(BASE), store.current(SFT_SETS)
+        config = {"recipe": run.recipe.model_dump(mode="json"), "seed": seed, "device": device}
+
+        def train(workspace: Path) -> dict[str, Any]:
+            inputs = {"data": str(sets.file(f"{run.data}.parquet")), "base": str(base.path / MODEL)}
+            result = launcher.run(context, "training.sft", workspace, {**config, **inputs})
+            return _finish(workspace, result)
+
+        inputs = {BASE: base.version, f"{SFT_SETS}/{run.data}": _set_version(sets, run.data)}
+        artifact = store.work(SFT, inputs, config, SFT_CODE, name).do(train)
+        yield batch_result(context, SFT, {name: artifact})
+
+    assets = dg.AssetsDefinition.from_op(
+        start_sft,
+        keys_by_input_name={"base": dg.AssetKey(BASE.split("/")), "sets": dg.AssetKey(SFT_SETS.split("/"))},
+        keys_by_output_name={"checkpoint": dg.AssetKey(SFT.split("/"))},
+        group_name="checkpoints",
+        partitions_def=checkpoints.sft_partitions,
+    )
+    return _owned(assets)
+
+
+def _rl(runs: Mapping[str, RlRun], checkpoints: Checkpoints, seed: int, device: str) -> dg.AssetsDefinition:
+    @dg.op(
+        name="start_rl",
+        pool="gpu",
+        ins={"sft": dg.In(dg.Nothing), "sets": dg.In(dg.Nothing)},
+        out={"checkpoint": dg.Out(dg.Nothing, code_version=RL_CODE)},
+        description="LA-DAPO and its ablations, from an SFT checkpoint; resumes from its own last checkpoint.",
+    )
+    def start_rl(
+        context: dg.OpExecutionContext,
+        store: dg.ResourceParam[AssetStore],
+        launcher: dg.ResourceParam[Launcher],
+        judge: dg.ResourceParam[JudgeAccess],
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        name = context.partition_key
+        run = runs[name]
+        sft, sets = store.current(SFT, run.start), store.current(RL_SETS)
+        config = {"recipe": run.recipe.model_dump(mode="json"), "seed": seed, "device": device}
+
+        def train(workspace: Path) -> dict[str, Any]:
+            with judge.settings() as address:
+                inputs = {
+                    "data": str(sets.file(f"{run.data}.parquet")),
+                    "sft": str(sft.path / MODEL),
+                    "judge": address.model_dump(mode="json") if address else None,
+                }
+                result = launcher.run(context, "training.rl", workspace, {**config, **inputs})
+            return _finish(workspace, result)
+
+        inputs = {f"{SFT}/{run.start}": sft.version, f"{RL_SETS}/{run.data}": _set_version(sets, run.data)}
+        work = store.work(RL, inputs, {**config, "judge": judge.name}, RL_CODE, name)
+        yield batch_result(context, RL, {name: work.do(train)})
+
+    assets = dg.AssetsDefinition.from_op(
+        start_rl,
+        keys_by_input_name={"sft": dg.AssetKey(SFT.split("/")), "sets": dg.AssetKey(RL_SETS.split("/"))},
+        keys_by_output_name={"checkpoint": dg.AssetKey(RL.split("/"))},
+        group_name="checkpoints",
+        partitions_def=checkpoints.rl_partitions,
+        partition_mappings={"sft": checkpoints.sft_to_rl()},
+    )
+    return _owned(assets)
+
+
+def _owned(assets: dg.AssetsDefinition) -> dg.AssetsDefinition:
+    return assets.map_asset_specs(lambda spec: spec.replace_attributes(owners=TEAM, kinds={"torch", "safetensors"}))
+
+
+def _set_version(sets: Artifact, name: str) -> str:
+    """A set's own bytes: a checkpoint does not change when only another set of the same artifact did."""
+    return str(sets.manifest["files"][f"{name}.parquet"]["sha256"])
+
+
+def _finish(workspace: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the checkpoint and the figures; what was only for resuming goes."""
+    shutil.rmtree(workspace / MODEL, ignore_errors=True)  # of a start that was killed right here
+    (workspace / "checkpoint").rename(workspace / MODEL)
+    shutil.rmtree(workspace / "steps", ignore_errors=True)
+    metrics = read_metrics(workspace)
+    return {**result, "last_metrics": metrics[-1] if metrics else {}}

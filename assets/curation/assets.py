@@ -1,0 +1,292 @@
+"""From rows to Future-L1-50K: answers with and without the hint, verdicts, visual gain, selection, and sets."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from assets.answering import CODE as ANSWERING_CODE
+from assets.answering import Asked, Job, answer_all
+from assets.curation.card import GAIN_FIGURE, dataset_card, gain_figure
+from assets.curation.prompts import CONDITIONS, answer_prompts, prompts_hash
+from assets.curation.selection import difference, random_set, rl_set, select, selection_report
+from assets.curation.visual_gain import gain_report, verdicts, visual_gain
+from assets.launcher import Launcher
+from assets.partitions import SHARDS, SHARDS_PER_RUN
+from assets.resources import JudgeAccess
+from assets.settings import CurationSettings
+from assets.store import AssetStore, batch_result, code_of, result_of
+from assets.trajectories.assets import CLIP_TABLE, CLIPS, ROWS, TRAJECTORIES
+from training.artifacts import Artifact
+from training.grading.judge import Judge
+
+BASE = "checkpoints/base"
+ANSWERS = "curation/answers"
+GAIN = "curation/visual_gain"
+CURATED = "curation/future_l1_50k"
+SFT_SETS = "curation/sft_sets"
+RL_SETS = "curation/rl_sets"
+HUB = "curation/hub"
+
+GAIN_TABLE = "visual_gain.parquet"
+VERDICT_TABLE = "verdicts.parquet"
+CURATED_TABLE = "future_l1_50k.parquet"
+CARD = "README.md"
+
+PROMPTS_CODE = code_of("assets/curation/prompts.py")
+GAIN_CODE = code_of("assets/curation/visual_gain.py", "training/grading", "evaluation/statistics.py")
+SELECTION_CODE = code_of("assets/curation/selection.py", "assets/curation/card.py")
+TEAM = ["team:curation"]
+
+
+def usable_rows(store: AssetStore, shard: str) -> pl.DataFrame:
+    """A shard's trajectories whose clip can be read, with `path`, `frame_count` and `reader`."""
+    clips = (
+        pl.scan_parquet(store.current(CLIPS, shard).file(CLIP_TABLE))
+        .filter(pl.col("reason").is_null())
+        .select("video", "path", pl.col("frames").alias("frame_count"), "reader")
+    )
+    rows = pl.scan_parquet(store.current(TRAJECTORIES, shard).file(ROWS))
+    return rows.join(clips, on="video", how="inner", maintain_order="left").collect()
+
+
+def curation_assets(settings: CurationSettings, seed: int, device: str) -> list[dg.AssetsDefinition]:
+    return [
+        _answers(settings, seed, device),
+        _visual_gain(settings),
+        _future_l1_50k(settings),
+        *_sets(settings, seed),
+        *([_hub(settings.hub)] if settings.hub else []),
+    ]
+
+
+def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDefinition:
+    code = f"{PROMPTS_CODE}-{ANSWERING_CODE}"
+
+    @dg.op(
+        name="answer_shards",
+        pool="gpu",
+        ins={"clips": dg.In(dg.Nothing), "base": dg.In(dg.Nothing)},
+        out={"answers": dg.Out(dg.Nothing, code_version=code)},
+        description="The base model answers each row several times, plainly and with the true future as the hint.",
+    )
+    def answer_shards(
+        context: dg.OpExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        base = store.current(BASE)
+        config = {
+            "answers": settings.answers.model_dump(mode="json"),
+            "prompts": prompts_hash(settings.prompts),
+            "seed": seed,
+        }
+        wanted = {}
+        for shard in context.partition_keys:
+            inputs = {
+                TRAJECTORIES: store.current(TRAJECTORIES, shard), CLIPS: store.current(CLIPS, shard), BASE: base,
+            }  # fmt: skip
+            wanted[shard] = Asked(
+                store.work(ANSWERS, inputs, config, code, shard),
+                [
+                    Job(condition, base.path / "model", _prompts(store, shard, condition), settings.answers, seed)
+                    for condition in CONDITIONS
+                ],
+            )
+        artifacts = answer_all(context, store, launcher, device, wanted)
+        yield batch_result(context, ANSWERS, artifacts, f"{CONDITIONS[0]}.parquet")
+
+    def _prompts(store: AssetStore, shard: str, condition: Any) -> Any:
+        return lambda: answer_prompts(usable_rows(store, shard), condition, settings.prompts)
+
+    answers = dg.AssetsDefinition.from_op(
+        answer_shards,
+        keys_by_input_name={"clips": dg.AssetKey(CLIPS.split("/")), "base": dg.AssetKey(BASE.split("/"))},
+        keys_by_output_name={"answers": dg.AssetKey(ANSWERS.split("/"))},
+        group_name="curation",
+        partitions_def=SHARDS,
+        backfill_policy=dg.BackfillPolicy.multi_run(SHARDS_PER_RUN),
+    )
+    return answers.map_asset_specs(lambda spec: spec.replace_attributes(owners=TEAM, kinds={"torch", "parquet"}))
+
+
+def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=dg.AssetKey(GAIN.split("/")),
+        deps=[dg.AssetKey(ANSWERS.split("/"))],
+        partitions_def=SHARDS,
+        backfill_policy=dg.BackfillPolicy.multi_run(SHARDS_PER_RUN),
+        group_name="curation",
+        kinds={"polars", "openai"},
+        owners=TEAM,
+        code_version=GAIN_CODE,
+        description="A verdict on each answer (the rule first, then the judge), and per row p_t, p_v and the gain.",
+    )
+    def curation_visual_gain(
+        context: dg.AssetExecutionContext,
+        store: dg.ResourceParam[AssetStore],
+        judge: dg.ResourceParam[JudgeAccess],
+    ) -> dg.MaterializeResult[None]:
+        def score(workspace: Path, shard: str, answers: Artifact) -> dict[str, Any]:
+            rows = usable_rows(store, shard)
+            told = pl.concat([pl.read_parquet(answers.file(f"{condition}.parquet")) for condition in CONDITIONS])
+            with judge.settings() as address:
+                graded = verdicts(rows, told, settings.parser, Judge(address) if address else None)
+            table = visual_gain(rows, graded, settings.answers.samples)
+            graded.write_parquet(workspace / VERDICT_TABLE)
+            table.write_parquet(workspace / GAIN_TABLE)
+            return gain_report([table], settings.answers.samples)
+
+        config = {"parser": settings.parser, "samples": settings.answers.samples, "judge": judge.name}
+        scored = {}
+        for shard in context.partition_keys:
+            answers = store.current(ANSWERS, shard)
+            work = store.work(GAIN, {ANSWERS: answers}, config, GAIN_CODE, shard)
+            scored[shard] = work.do(partial(score, shard=shard, answers=answers))
+        return batch_result(context, GAIN, scored, GAIN_TABLE)
+
+    return curation_visual_gain
+
+
+def scored_shards(context: dg.AssetExecutionContext, store: AssetStore) -> dict[str, Artifact]:
+    """The shards that have a visual gain; a failure if none has."""
+    names = sorted(context.instance.get_dynamic_partitions(str(SHARDS.name)))
+    scored = {name: store.current(GAIN, name) for name in names if store.has(GAIN, name)}
+    if not scored:
+        raise dg.Failure("no shard is scored: materialise curation/visual_gain first", allow_retries=False)
+    return scored
+
+
+def _gain_tables(scored: dict[str, Artifact]) -> list[Path]:
+    return [artifact.file(GAIN_TABLE) for artifact in scored.values()]
+
+
+def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=dg.AssetKey(CURATED.split("/")),
+        deps=[dg.AssetKey(GAIN.split("/"))],
+        group_name="curation",
+        kinds={"duckdb", "parquet"},
+        owners=TEAM,
+        code_version=SELECTION_CODE,
+        description="The rows that the hint makes answerable, ranked by gain, with the numbers that selected them.",
+    )
+    def curation_future_l1_50k(
+        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> dg.MaterializeResult[None]:
+        scored = scored_shards(context, store)
+
+        def publish(workspace: Path) -> dict[str, Any]:
+            files = _gain_tables(scored)
+            before = store.current(CURATED) if store.has(CURATED) else None
+            selected = select(files, settings.selection)
+            report = selection_report(files, settings.selection, selected)
+            if before is not None:
+                report["change"] = difference(selected, pl.read_parquet(before.file(CURATED_TABLE)))
+                report["change"]["before"] = before.version
+            selected.write_parquet(workspace / CURATED_TABLE)
+            (workspace / GAIN_FIGURE).write_bytes(gain_figure(report))
+            (workspace / CARD).write_text(dataset_card(report, settings.selection))
+            return {**report, "shards": len(scored)}
+
+        inputs = {f"{GAIN}/{shard}": artifact for shard, artifact in scored.items()}
+        work = store.work(CURATED, inputs, settings.selection.model_dump(mode="json"), SELECTION_CODE)
+        artifact = work.do(publish)
+        result = result_of(artifact, CURATED_TABLE, GAIN_FIGURE)
+        return result._replace(metadata={**(result.metadata or {}), "card": dg.MetadataValue.path(artifact.file(CARD))})
+
+    return curation_future_l1_50k
+
+
+def _sets(settings: CurationSettings, seed: int) -> list[dg.AssetsDefinition]:
+    @dg.asset(
+        key=dg.AssetKey(SFT_SETS.split("/")),
+        deps=[dg.AssetKey(CURATED.split("/")), dg.AssetKey(GAIN.split("/"))],
+        group_name="curation",
+        kinds={"duckdb", "parquet"},
+        owners=TEAM,
+        code_version=SELECTION_CODE,
+        description="What SFT trains on: future_l1, as many random rows, and future_l1 again for text-only training.",
+    )
+    def curation_sft_sets(
+        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> dg.MaterializeResult[None]:
+        scored, curated = scored_shards(context, store), store.current(CURATED)
+
+        def draw(workspace: Path) -> dict[str, Any]:
+            selected = pl.read_parquet(curated.file(CURATED_TABLE))
+            chance = random_set(_gain_tables(scored), selected.height, seed)
+            sets = {"future_l1": selected, "random": chance, "text_only": selected}
+            return _write_sets(workspace, sets, _gain_tables(scored))
+
+        inputs = {CURATED: curated} | {f"{GAIN}/{shard}": artifact for shard, artifact in scored.items()}
+        work = store.work(SFT_SETS, inputs, {"seed": seed}, SELECTION_CODE)
+        return result_of(work.do(draw), "future_l1.parquet")
+
+    @dg.asset(
+        key=dg.AssetKey(RL_SETS.split("/")),
+        deps=[dg.AssetKey(CURATED.split("/")), dg.AssetKey(GAIN.split("/"))],
+        group_name="curation",
+        kinds={"duckdb", "parquet"},
+        owners=TEAM,
+        code_version=SELECTION_CODE,
+        description="What RL trains on: retained rows drawn with a seed, on clips that SFT does not see.",
+    )
+    def curation_rl_sets(
+        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> dg.MaterializeResult[None]:
+        scored, curated = scored_shards(context, store), store.current(CURATED)
+
+        def draw(workspace: Path) -> dict[str, Any]:
+            selected = pl.read_parquet(curated.file(CURATED_TABLE))
+            files = _gain_tables(scored)
+            sets = {
+                name: rl_set(files, settings.selection, selected, rows, seed) for name, rows in settings.rl_sets.items()
+            }
+            return _write_sets(workspace, sets, files)
+
+        inputs = {CURATED: curated} | {f"{GAIN}/{shard}": artifact for shard, artifact in scored.items()}
+        config = {"seed": seed, "rows": settings.rl_sets, "selection": settings.selection.model_dump(mode="json")}
+        work = store.work(RL_SETS, inputs, config, SELECTION_CODE)
+        return result_of(work.do(draw), f"{next(iter(settings.rl_sets))}.parquet")
+
+    return [curation_sft_sets, curation_rl_sets]
+
+
+def _write_sets(workspace: Path, sets: dict[str, pl.DataFrame], scored: Sequence[Path]) -> dict[str, Any]:
+    """Each set with the reader that its clips need, which training reads and the published table does not carry."""
+    readers = pl.concat([pl.scan_parquet(path).select("row_id", "reader") for path in scored])
+    for name, table in sets.items():
+        table.lazy().join(readers, on="row_id", how="left", maintain_order="left").sink_parquet(
+            workspace / f"{name}.parquet"
+        )
+    return {"sets": {name: table.height for name, table in sets.items()}}
+
+
+def _hub(repository: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=dg.AssetKey(HUB.split("/")),
+        deps=[dg.AssetKey(CURATED.split("/"))],
+        group_name="curation",
+        kinds={"huggingface"},
+        owners=TEAM,
+        description="By hand only: pushes the current Future-L1-50K to a dataset hub, with the environment's token.",
+    )
+    def curation_hub(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
+        from huggingface_hub import HfApi
+
+        curated = store.current(CURATED)
+        api = HfApi()
+        api.create_repo(repository, repo_type="dataset", exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repository,
+            repo_type="dataset",
+            folder_path=curated.path,
+            commit_message=f"Future-L1-50K, version {curated.version}",
+        )
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(curated.version), metadata={"commit": dg.MetadataValue.url(commit.commit_url)}
+        )
+
+    return curation_hub

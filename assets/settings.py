@@ -1,0 +1,101 @@
+"""What the stages are told, as data: a profile is made of these, and no stage asks which profile it is in."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from assets.curation.prompts import PromptSettings
+from assets.curation.selection import SelectionSettings
+from evaluation.futurebench import FutureBenchSettings
+from evaluation.twiffbench import TwiffBenchSettings
+from training.grading.parsers import ParserName
+from training.recipes import RlRecipe, SftRecipe
+
+
+class Settings(BaseModel):
+    """Frozen, and no unknown fields: a misspelt line in an overlay is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceSettings(Settings):
+    """Where the sources are."""
+
+    trajectories: Path
+    """Folder of TwiFF shards, `*.parquet`."""
+    clips: tuple[Path, ...]
+    """Clip roots; a row's video must resolve inside one of them."""
+    futurebench: Path
+    """Folder with `futurebench.json` and `first_part_video/`."""
+    twiffbench: Path
+    """Folder with `test-*.parquet`."""
+    quarantine_limit: float = Field(default=0.05, ge=0, le=1)
+    """The share of rows in quarantine above which a check fails."""
+
+
+class AnswerSettings(Settings):
+    """How a model is asked: fields of an answering job."""
+
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int
+    batch_size: int
+    image_tokens: tuple[int, int]
+    """Least and most merged vision tokens of an image."""
+    system: str | None = None
+
+
+class CurationSettings(Settings):
+    prompts: PromptSettings
+    answers: AnswerSettings
+    parser: ParserName
+    selection: SelectionSettings
+    rl_sets: dict[str, int]
+    """RL sets by name: so many rows of the retained pool, on clips that SFT does not see."""
+    hub: str | None = None
+    """The dataset repository that `curation/hub` pushes to."""
+
+
+class SftRun(Settings):
+    """One SFT checkpoint: its recipe, and which of `curation/sft_sets` it trains on."""
+
+    recipe: SftRecipe
+    data: str
+
+
+class RlRun(Settings):
+    """One RL checkpoint: its recipe, which of `curation/rl_sets` it trains on, and the SFT run it starts from."""
+
+    recipe: RlRecipe
+    data: str
+    start: str
+
+
+class FutureBenchRun(Settings):
+    """FutureBench: how items are shown and read, and how models are asked."""
+
+    recipe: FutureBenchSettings
+    answers: AnswerSettings
+
+
+class TwiffBenchRun(Settings):
+    """TwiFF-Bench: the same."""
+
+    recipe: TwiffBenchSettings
+    answers: AnswerSettings
+
+
+class NecessitySettings(Settings):
+    """The latent-necessity experiment: interventions on `n` FutureBench items (None: all)."""
+
+    models: tuple[str, ...]
+    """The models that the whole plan asks; any other can be asked by hand."""
+    interventions: tuple[str, ...]
+    n: int | None
+
+
+class BenchmarkSettings(Settings):
+    futurebench: FutureBenchRun
+    twiffbench: TwiffBenchRun
+    necessity: NecessitySettings

@@ -1,0 +1,200 @@
+"""Artifacts as Dagster sees them: what is done already, data versions, provenance and metadata.
+
+An asset's function asks `AssetStore.work(...)` for its work, whose version is the hash of the inputs' versions, the
+configuration and the code. What is published already is not done again; the asset is re-emitted with the same data
+version, so Dagster sees that nothing changed.
+"""
+
+import base64
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from training.artifacts import CURRENT, Artifact, ArtifactStore, MissingArtifactError, digest, file_digest
+
+PROJECT = Path(__file__).resolve().parents[1]
+Counts = Mapping[str, Any]
+
+
+def name_of(key: str, partition: str | None = None) -> str:
+    """An artifact's name: its asset's key as stage/noun, and the partition."""
+    return key if partition is None else f"{key}/{partition}"
+
+
+def code_of(*paths: str) -> str:
+    """A version for the code in these files and packages of the project: the hash of their Python sources."""
+    sources: list[Path] = []
+    for path in paths:
+        found = [PROJECT / path] if path.endswith(".py") else sorted((PROJECT / path).rglob("*.py"))
+        if not found or not all(source.is_file() for source in found):
+            raise ValueError(f"no Python source at {path} in {PROJECT}")
+        sources += found
+    return digest({str(source.relative_to(PROJECT)): file_digest(source) for source in sources})
+
+
+@dataclass(frozen=True)
+class Work:
+    """One artifact to be: found if it was made before, else made once, whoever asks."""
+
+    store: ArtifactStore
+    name: str
+    version: str
+    inputs: Mapping[str, str]
+    config: Any
+    code: str
+
+    def found(self) -> Artifact | None:
+        """The published artifact, now current; or None."""
+        artifact = self.store.find(self.name, self.version)
+        if artifact is not None:
+            self.store.make_current(self.name, self.version)
+        return artifact
+
+    def do(self, make: Callable[[Path], Counts], spent_before: float = 0.0) -> Artifact:
+        """The published artifact, made now if need be: `make` fills the workspace and returns the counts to remember.
+
+        Several processes that want the same version take turns, and all but the first find it. `spent_before` are
+        seconds of this work that were spent elsewhere.
+        """
+        with self._workspace() as workspace:
+            if (artifact := self.found()) is not None:
+                return artifact
+            started = time.monotonic()
+            counts = make(workspace)
+            return self._publish(workspace, counts, spent_before + time.monotonic() - started)
+
+    def _publish(self, workspace: Path, counts: Counts, seconds: float) -> Artifact:
+        provenance = {
+            "inputs": dict(self.inputs),
+            "config": self.config,
+            "code": self.code,
+            "counts": dict(counts),
+            "seconds": round(seconds, 3),
+        }
+        artifact = self.store.publish(self.name, self.version, workspace, provenance)
+        self.store.make_current(self.name, self.version)
+        return artifact
+
+    @contextmanager
+    def _workspace(self) -> Iterator[Path]:
+        """The workspace under an OS lock on the folder itself, which goes with the process that holds it."""
+        workspace = self.store.workspace(self.name, self.version)
+        descriptor = os.open(workspace, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Whoever held the lock before may have published this very folder under its final name.
+            yield self.store.workspace(self.name, self.version)
+        finally:
+            os.close(descriptor)
+
+
+class AssetStore:
+    """The artifacts under a home folder, by asset key and partition, and room for work that is none yet."""
+
+    def __init__(self, home: Path) -> None:
+        self.artifacts = ArtifactStore(home / "artifacts")
+        self.scratch = home / "work"
+
+    def work(
+        self, key: str, inputs: Mapping[str, Artifact | str], config: Any, code: str, partition: str | None = None
+    ) -> Work:
+        """The artifact of `key` and `partition` made from these inputs (artifacts or versions)."""
+        versions = {name: found.version if isinstance(found, Artifact) else found for name, found in inputs.items()}
+        name = name_of(key, partition)
+        return Work(
+            self.artifacts,
+            name,
+            self.artifacts.version(name, versions, config, code),
+            versions,
+            config,
+            code,
+        )
+
+    def current(self, key: str, partition: str | None = None) -> Artifact:
+        """The current artifact of an asset; without one, a failure that says which asset to materialise."""
+        try:
+            return self.artifacts.current(name_of(key, partition))
+        except MissingArtifactError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+
+    def everything(self) -> dict[str, Artifact]:
+        """Every current artifact by its name, in order of name."""
+        root = self.artifacts.root
+        names = sorted(str(pointer.parent.relative_to(root)) for pointer in root.rglob(CURRENT) if pointer.is_symlink())
+        return {name: self.artifacts.current(name) for name in names}
+
+    def has(self, key: str, partition: str | None = None) -> bool:
+        pointer = self.artifacts.root.joinpath(*name_of(key, partition).split("/"), CURRENT)
+        return pointer.is_symlink()
+
+
+def metadata_of(artifact: Artifact, table: str | None = None, figure: str | None = None) -> dict[str, Any]:
+    """An artifact's metadata: where it is, its counts, its provenance, its main table's rows and columns, a figure."""
+    provenance = artifact.provenance
+    metadata: dict[str, Any] = {
+        "folder": dg.MetadataValue.path(artifact.path),
+        "version": artifact.version,
+        "seconds": provenance["seconds"],
+        "provenance": dg.MetadataValue.json({name: provenance[name] for name in ("inputs", "config", "code")}),
+        **{name: _metadata_value(value) for name, value in provenance["counts"].items()},
+    }
+    if table is not None:
+        path = artifact.file(table)
+        metadata["dagster/column_schema"] = dg.TableSchema(
+            [dg.TableColumn(name, str(dtype)) for name, dtype in pl.read_parquet_schema(path).items()]
+        )
+        metadata["dagster/row_count"] = pl.scan_parquet(path).select(pl.len()).collect().item()
+        metadata["dagster/uri"] = str(path)
+    if figure is not None:
+        png = base64.b64encode(artifact.file(figure).read_bytes()).decode()
+        metadata["figure"] = dg.MetadataValue.md(f"![{figure}](data:image/png;base64,{png})")
+    return metadata
+
+
+def result_of(artifact: Artifact, table: str | None = None, figure: str | None = None) -> dg.MaterializeResult[None]:
+    """What an asset of one artifact returns: its version as the data version, and its metadata."""
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(artifact.version), metadata=metadata_of(artifact, table, figure)
+    )
+
+
+def batch_result(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    key: str,
+    artifacts: Mapping[str, Artifact],
+    table: str | None = None,
+    figure: str | None = None,
+) -> dg.MaterializeResult[None]:
+    """What an asset returns that did several partitions in one run.
+
+    Metadata is each partition's own. Dagster has one data version for all partitions of one run, so it is the hash of
+    theirs (and a partition's own version where the run has one).
+    """
+    asset_key = dg.AssetKey(key.split("/"))
+    versions = {partition: artifact.version for partition, artifact in artifacts.items()}
+    for partition, artifact in artifacts.items():
+        context.add_asset_metadata(metadata_of(artifact, table, figure), asset_key=asset_key, partition_key=partition)
+    version = digest(versions) if len(versions) > 1 else next(iter(versions.values()))
+    return dg.MaterializeResult(asset_key=asset_key, data_version=dg.DataVersion(version))
+
+
+def _metadata_value(value: Any) -> Any:
+    return dg.MetadataValue.json(value) if isinstance(value, dict | list) else value
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A report, without NaN: what is not known is null."""
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,38 @@
+"""`toyworld/source`: the demo's source, written as the real ones are."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets.launcher import Progress
+from assets.store import AssetStore, code_of, result_of
+from assets.toyworld.source import SourceSizes, write_source
+
+SOURCE = "toyworld/source"
+CODE = code_of("assets/toyworld/source.py", "assets/toyworld/clips.py", "assets/toyworld/trajectories.py",
+               "assets/toyworld/broken.py", "assets/toyworld/benchmarks.py", "training/data/world.py",
+               "training/data/keyframes.py")  # fmt: skip
+
+
+def toyworld_assets(sizes: SourceSizes, seed: int) -> list[dg.AssetsDefinition]:
+    @dg.asset(
+        key=dg.AssetKey(SOURCE.split("/")),
+        group_name="toyworld",
+        kinds={"python", "parquet", "mp4"},
+        owners=["team:data"],
+        code_version=CODE,
+        description="Clips, TwiFF-shaped shards and both benchmarks of the marble ring, drawn from the profile's seed.",
+    )
+    def toyworld_source(
+        store: dg.ResourceParam[AssetStore], progress: dg.ResourceParam[Progress]
+    ) -> dg.MaterializeResult[None]:
+        def write(workspace: Path) -> dict[str, Any]:
+            report = write_source(workspace, seed, sizes, lambda done, total: progress(done, total, "clips"))
+            return asdict(report)
+
+        work = store.work(SOURCE, {}, {"seed": seed, "sizes": asdict(sizes)}, CODE)
+        return result_of(work.do(write))
+
+    return [toyworld_source]

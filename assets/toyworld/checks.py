@@ -1,0 +1,26 @@
+"""What must hold of the demo's source before anything is made of it."""
+
+import dagster as dg
+
+from assets.store import AssetStore
+from assets.toyworld.assets import SOURCE
+
+GUESSING_LIMIT = 0.60
+"""No rule that does not look ahead may come near what the models are meant to learn (reference: .566 at most)."""
+
+
+def toyworld_checks() -> list[dg.AssetChecksDefinition]:
+    @dg.asset_check(
+        asset=dg.AssetKey(SOURCE.split("/")),
+        blocking=True,
+        description="The four options do not give the answer away: no simple rule gets far on held-out boards.",
+    )
+    def options_do_not_leak(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
+        rules: dict[str, float] = store.current(SOURCE).provenance["counts"]["rules"]
+        best = max(rules, key=lambda rule: rules[rule])
+        return dg.AssetCheckResult(
+            passed=rules[best] <= GUESSING_LIMIT,
+            metadata={"best_rule": best, "accuracy": rules[best], "limit": GUESSING_LIMIT, "rules": rules},
+        )
+
+    return [options_do_not_leak]

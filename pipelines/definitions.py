@@ -1,0 +1,80 @@
+"""`build_definitions(profile)`: the one factory behind the UI, the command line and the tests."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from assets.benchmarks.assets import benchmark_assets
+from assets.benchmarks.checks import benchmark_checks
+from assets.benchmarks.reports import report_assets
+from assets.checkpoints.assets import checkpoint_assets
+from assets.checkpoints.checks import checkpoint_checks
+from assets.curation.assets import curation_assets
+from assets.curation.checks import curation_checks
+from assets.launcher import Launcher, Progress
+from assets.resources import JudgeAccess, LogProgress
+from assets.store import AssetStore
+from assets.toyworld.assets import SOURCE as TOYWORLD
+from assets.toyworld.assets import toyworld_assets
+from assets.toyworld.checks import toyworld_checks
+from assets.trajectories.assets import source_assets
+from assets.trajectories.checks import source_checks
+from pipelines.jobs import build_jobs
+from pipelines.profile import Profile, profile_from_environment
+from pipelines.schedules import build_schedules
+from pipelines.sensors import build_sensors
+
+# Backfill policies and partitioned checks are what Dagster calls beta and preview; the pin on dagster answers for them.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+
+def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.Definitions:
+    """Every asset, check, job, schedule and sensor of a profile; `progress` hears where long work is."""
+    checkpoints, seed, device = profile.checkpoints, profile.seed, profile.device
+    upstream = [dg.AssetKey(TOYWORLD.split("/"))] if profile.toyworld else []
+    return dg.Definitions(
+        assets=[
+            *(toyworld_assets(profile.toyworld, seed) if profile.toyworld else []),
+            *source_assets(profile.source, upstream),
+            *curation_assets(profile.curation, seed, device),
+            *checkpoint_assets(
+                profile.base,
+                {run.recipe.name: run for run in profile.sft},
+                {run.recipe.name: run for run in profile.rl},
+                checkpoints,
+                seed,
+                device,
+            ),
+            *benchmark_assets(profile.benchmarks, profile.source, checkpoints, upstream, seed, device),
+            *report_assets(profile.benchmarks, checkpoints, seed, device),
+        ],
+        asset_checks=[
+            *(toyworld_checks() if profile.toyworld else []),
+            *source_checks(profile.source),
+            *curation_checks(profile.curation),
+            *checkpoint_checks(checkpoints),
+            *benchmark_checks(checkpoints),
+        ],
+        jobs=build_jobs(profile),
+        schedules=build_schedules(),
+        sensors=build_sensors(profile.source),
+        resources=_resources(profile, progress or LogProgress()),
+    )
+
+
+def _resources(profile: Profile, progress: Progress) -> Mapping[str, Any]:
+    return {
+        "store": AssetStore(profile.home),
+        "launcher": Launcher(profile.launch, progress),
+        "judge": JudgeAccess(profile.judge, profile.toy_judge, profile.home / "judge" / "replies.jsonl"),
+        "progress": progress,
+    }
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """The definitions of the profile that the environment names."""
+    return build_definitions(profile_from_environment())

@@ -1,0 +1,110 @@
+"""Jobs by stage, and the order in which they make everything.
+
+A Dagster job holds one partitions definition besides unpartitioned assets, so "everything" is a plan: an ordered list
+of jobs with the partitions that each one needs. `future-l1 demo` runs it in process.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from assets.benchmarks.assets import (
+    FUTURE_ANSWERS,
+    FUTURE_ITEMS,
+    FUTURE_REPORT,
+    TWIFF_ANSWERS,
+    TWIFF_ITEMS,
+    TWIFF_REPORT,
+)
+from assets.benchmarks.reports import COMPARISON, NECESSITY
+from assets.checkpoints.assets import BASE, RL, SFT
+from assets.curation.assets import ANSWERS, CURATED, GAIN, HUB, RL_SETS, SFT_SETS
+from assets.toyworld.assets import SOURCE as TOYWORLD
+from assets.trajectories.assets import CLIPS, SOURCE, TRAJECTORIES
+from pipelines.profile import Profile
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One job: what it makes, and what a person would say it does."""
+
+    job: str
+    assets: tuple[str, ...]
+    says: str
+
+
+WRITE_SOURCE = Stage("write_source", (TOYWORLD,), "writing the toy world's clips, shards and benchmarks")
+OBSERVE = Stage("observe_source", (SOURCE,), "looking for shards")
+RESOLVE_BASE = Stage("resolve_base", (BASE,), "resolving the base model")
+INGEST = Stage("ingest", (TRAJECTORIES, CLIPS), "validating rows and probing clips")
+SCORE = Stage("score", (ANSWERS, GAIN), "answering with and without the hint, and judging")
+RECURATE = Stage("recurate", (CURATED, SFT_SETS, RL_SETS), "selecting by visual gain")
+PUBLISH = Stage("publish", (HUB,), "pushing to the hub")
+TRAIN_SFT = Stage("train_sft", (SFT,), "SFT")
+TRAIN_RL = Stage("train_rl", (RL,), "RL")
+EVALUATE = Stage(
+    "evaluate",
+    (FUTURE_ITEMS, TWIFF_ITEMS, FUTURE_ANSWERS, TWIFF_ANSWERS, FUTURE_REPORT, TWIFF_REPORT),
+    "answering and scoring both benchmarks",
+)
+INTERVENE = Stage("intervene", (NECESSITY,), "replacing latents")
+COMPARE = Stage("compare", (COMPARISON,), "comparing")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of the plan: a stage's job on these partitions (all shards where `shards`), or on none."""
+
+    stage: Stage
+    partitions: tuple[str, ...] = ()
+    shards: bool = False
+
+    @property
+    def says(self) -> str:
+        named = self.stage in (TRAIN_SFT, TRAIN_RL)
+        return f"{self.stage.says} {', '.join(self.partitions)}" if named else self.stage.says
+
+
+def stages(profile: Profile) -> list[Stage]:
+    """The stages that this profile has."""
+    return [
+        *([WRITE_SOURCE] if profile.toyworld else []),
+        *(OBSERVE, RESOLVE_BASE, INGEST, SCORE, RECURATE),
+        *([PUBLISH] if profile.curation.hub else []),
+        *(TRAIN_SFT, TRAIN_RL, EVALUATE, INTERVENE, COMPARE),
+    ]
+
+
+def plan(profile: Profile, necessity: Sequence[str] | None = None) -> list[Step]:
+    """Everything in order; latent necessity for the models that the profile names, or for `necessity`."""
+    checkpoints = profile.checkpoints
+    return [
+        *([Step(WRITE_SOURCE)] if profile.toyworld else []),
+        Step(OBSERVE),
+        Step(RESOLVE_BASE),
+        Step(INGEST, shards=True),
+        Step(SCORE, shards=True),
+        Step(RECURATE),
+        *(Step(TRAIN_SFT, (recipe,)) for recipe in checkpoints.sft),
+        *(Step(TRAIN_RL, (recipe,)) for recipe in checkpoints.rl),
+        Step(EVALUATE, checkpoints.models),
+        Step(INTERVENE, tuple(necessity or profile.benchmarks.necessity.models)),
+        Step(COMPARE),
+    ]
+
+
+def build_jobs(profile: Profile) -> "list[UnresolvedAssetJobDefinition]":
+    """One asset job per stage; asset checks run with the assets that they check."""
+    return [
+        dg.define_asset_job(
+            stage.job,
+            dg.AssetSelection.assets(*(dg.AssetKey(key.split("/")) for key in stage.assets)),
+            description=stage.says[0].upper() + stage.says[1:],
+        )
+        for stage in stages(profile)
+    ]

@@ -1,0 +1,224 @@
+"""The one dial: a profile says what is read, which models are made, how much of everything, and where it runs.
+
+A profile is data. Two presets are functions, `demo()` and `paper()`; a TOML file overlays one of them:
+
+    extends = "paper"
+    base = "/models/Qwen3-VL-8B-Instruct"
+    [source]
+    trajectories = "/data/twiff/train"
+
+Secrets are never here: the judge's key and the hub's token come from the environment of the process that uses them.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from assets.curation.prompts import PromptSettings
+from assets.curation.selection import SelectionSettings
+from assets.launcher import LaunchSettings
+from assets.partitions import BASE, Checkpoints
+from assets.settings import (
+    AnswerSettings,
+    BenchmarkSettings,
+    CurationSettings,
+    FutureBenchRun,
+    NecessitySettings,
+    RlRun,
+    Settings,
+    SftRun,
+    SourceSettings,
+    TwiffBenchRun,
+)
+from assets.store import PROJECT
+from assets.toyworld.source import SourceSizes
+from evaluation.futurebench import FutureBenchSettings
+from evaluation.twiffbench import TwiffBenchSettings
+from training import recipes, tiny
+from training.grading import toy_judge
+from training.grading.judge import JudgeSettings
+
+HOME_VARIABLE = "FUTURE_L1_HOME"
+PROFILE_VARIABLE = "FUTURE_L1_PROFILE"
+SEED_VARIABLE = "SEED"
+
+
+class Profile(Settings):
+    """Everything that a run of the lineage depends on, besides the code."""
+
+    name: str
+    home: Path
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    source: SourceSettings
+    toyworld: SourceSizes | None = None
+    """What the demo's own source holds; None where the source is a real one."""
+    base: Path
+    """The base model's folder, as transformers writes it."""
+    curation: CurationSettings
+    sft: tuple[SftRun, ...]
+    rl: tuple[RlRun, ...]
+    benchmarks: BenchmarkSettings
+    judge: JudgeSettings | None = None
+    toy_judge: bool = False
+    """Serve the demo's deterministic judge on loopback, in place of the judge's own address."""
+    launch: LaunchSettings = Field(default_factory=LaunchSettings)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(
+            sft=tuple(run.recipe.name for run in self.sft), rl={run.recipe.name: run.start for run in self.rl}
+        )
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "Profile":
+        sft = {run.recipe.name for run in self.sft}
+        models = [BASE, *(run.recipe.name for run in (*self.sft, *self.rl))]
+        if len(set(models)) < len(models):
+            raise ValueError(f"models must have different names; found {models}")
+        for run in self.rl:
+            if run.start not in sft:
+                raise ValueError(f"RL recipe {run.recipe.name!r} starts from {run.start!r}, which is no SFT recipe")
+            if run.data not in self.curation.rl_sets:
+                raise ValueError(f"RL recipe {run.recipe.name!r} reads {run.data!r}, which is no RL set")
+        unknown = set(self.benchmarks.necessity.models) - set(models)
+        if unknown:
+            raise ValueError(f"latent necessity names models that are not made: {sorted(unknown)}")
+        return self
+
+
+def demo(home: Path, seed: int = 0) -> Profile:
+    """A known world, a tiny Qwen3-VL, two CPU cores, minutes; nothing is downloaded. Also the tests' fixture."""
+    source = home / "artifacts" / "toyworld" / "source" / "current"
+    tokens = (4, 16)
+    greedy = AnswerSettings(max_new_tokens=48, batch_size=256, image_tokens=tokens)
+    return Profile(
+        name="demo",
+        home=home,
+        seed=seed,
+        device="cpu",
+        source=SourceSettings(
+            trajectories=source / "twiff",
+            clips=(source / "clips",),
+            futurebench=source / "futurebench",
+            twiffbench=source / "twiffbench",
+        ),
+        toyworld=SourceSizes(),
+        base=tiny.BASE,
+        curation=CurationSettings(
+            prompts=PromptSettings(hint_tokens=4),
+            answers=AnswerSettings(samples=8, temperature=1.0, max_new_tokens=8, batch_size=256, image_tokens=tokens),
+            parser="option_text",
+            selection=SelectionSettings(top=2400),
+            rl_sets={"twiff": 2400},
+        ),
+        sft=(
+            SftRun(recipe=recipes.demo_sft("text_only"), data="text_only"),
+            SftRun(recipe=recipes.demo_sft("future_l1"), data="future_l1"),
+        ),
+        rl=(RlRun(recipe=recipes.demo_rl("la_dapo"), data="twiff", start="future_l1"),),
+        benchmarks=BenchmarkSettings(
+            futurebench=FutureBenchRun(
+                recipe=FutureBenchSettings(layout="keyframes", parser="option_text", suffix=""), answers=greedy
+            ),
+            twiffbench=TwiffBenchRun(recipe=TwiffBenchSettings(layout="interleaved"), answers=greedy),
+            necessity=NecessitySettings(
+                models=("future_l1", "la_dapo"), interventions=("zeros", "noise", "other_item"), n=300
+            ),
+        ),
+        judge=JudgeSettings(base_url="http://127.0.0.1", model=toy_judge.MODEL, timeout=30.0),
+        toy_judge=True,
+        launch=LaunchSettings(
+            # Freed memory stays with the program: a forward pass takes 71 ms instead of 186.
+            environment={"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"},
+            seconds_to_checkpoint=20.0,
+        ),
+    )
+
+
+def paper(home: Path, seed: int = 0) -> Profile:
+    """TwiFF-2.7M, Panda-70M clips, Qwen3-VL-8B on eight GPUs, a judge behind an OpenAI-compatible server.
+
+    Data and models are looked for under `$FUTURE_L1_HOME/data` and `models`; an overlay names other places.
+    """
+    data = home / "data"
+    image_tokens = (196, 1568)
+    benchmark = {"system": recipes.SYSTEM, "image_tokens": image_tokens, "batch_size": 16}
+    return Profile(
+        name="paper",
+        home=home,
+        seed=seed,
+        device="cuda",
+        source=SourceSettings(
+            trajectories=data / "twiff",
+            clips=(data / "panda70m",),
+            futurebench=data / "futurebench",
+            twiffbench=data / "twiffbench",
+        ),
+        base=home / "models" / "Qwen3-VL-8B-Instruct",
+        curation=CurationSettings(
+            prompts=PromptSettings(instruction="Give the final answer inside <answer> </answer>."),
+            answers=AnswerSettings(
+                samples=8, temperature=1.0, max_new_tokens=1024, batch_size=128, image_tokens=image_tokens
+            ),
+            parser="strict",
+            selection=SelectionSettings(top=50_000),
+            rl_sets={"twiff_5k": 5_000, "twiff_10k": 10_000, "twiff_20k": 20_000},
+        ),
+        sft=tuple(SftRun(recipe=recipes.paper_sft(name), data=name) for name in recipes.SFT_NAMES["paper"]),
+        rl=tuple(
+            RlRun(recipe=recipes.paper_rl(name), data="twiff_10k", start="future_l1")
+            for name in recipes.RL_NAMES["paper"]
+        ),
+        benchmarks=BenchmarkSettings(
+            futurebench=FutureBenchRun(
+                recipe=FutureBenchSettings(), answers=AnswerSettings(max_new_tokens=2048, **benchmark)
+            ),
+            twiffbench=TwiffBenchRun(
+                recipe=TwiffBenchSettings(), answers=AnswerSettings(max_new_tokens=4096, **benchmark)
+            ),
+            necessity=NecessitySettings(
+                models=("future_l1", "la_dapo"), interventions=("zeros", "noise", "other_item"), n=None
+            ),
+        ),
+        judge=JudgeSettings(base_url="http://127.0.0.1:8000/v1", model="judge"),
+        launch=LaunchSettings(processes={"training.sft": 8, "training.rl": 8}, seconds_to_checkpoint=600.0),
+    )
+
+
+PRESETS = {"demo": demo, "paper": paper}
+
+
+def load_profile(named: str, home: Path, seed: int = 0) -> Profile:
+    """A preset by name, or the TOML overlay at a path; raises ValueError that says what is wrong with either."""
+    if named in PRESETS:
+        return PRESETS[named](home, seed)
+    path = Path(named)
+    if not path.is_file():
+        raise ValueError(f"no profile {named!r}: want {', '.join(PRESETS)} or the path of a TOML overlay")
+    overlay = tomllib.loads(path.read_text())
+    preset = overlay.pop("extends", None)
+    if preset not in PRESETS:
+        raise ValueError(f"{path}: `extends` must be one of {', '.join(PRESETS)}; found {preset!r}")
+    changed = _overlaid(PRESETS[preset](home, seed).model_dump(), {"name": path.stem, **overlay})
+    return Profile.model_validate(changed)
+
+
+def profile_from_environment() -> Profile:
+    """The profile that FUTURE_L1_PROFILE, FUTURE_L1_HOME and SEED name; demo, `.future-l1` and 0 by default."""
+    home = Path(os.environ.get(HOME_VARIABLE) or PROJECT / ".future-l1").resolve()
+    return load_profile(os.environ.get(PROFILE_VARIABLE) or "demo", home, int(os.environ.get(SEED_VARIABLE) or 0))
+
+
+def _overlaid(known: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are overlaid key by key; everything else, lists included, is replaced."""
+    merged = dict(known)
+    for name, value in overlay.items():
+        before = merged.get(name)
+        both = isinstance(value, Mapping) and isinstance(before, Mapping)
+        merged[name] = _overlaid(before, value) if both else value  # type: ignore[arg-type]
+    return merged
