@@ -54,7 +54,8 @@ class ItemTable(dy.Schema):
     options = dy.List(dy.String())
     answer = dy.String()
     path = dy.String(nullable=True)
-    frame_count = dy.Int64(nullable=True, min=2)  # where the layout needs it
+    frame_count = dy.Int64(nullable=True, min=1)
+    reader = dy.String(nullable=True)
     problem = dy.String(nullable=True)
 
     @dy.rule()
@@ -164,14 +165,8 @@ def _item(record: Mapping[str, Any], settings: FutureBenchSettings, videos: Path
     question, answer = str(qa.get("Question", "")), str(qa.get("Answer", "")).strip().upper()
     options = [str((qa.get("Options") or {}).get(letter, "")) for letter in LETTERS]
     item = {
-        "question_type": str(record.get("question_type")),
-        "question": question,
-        "options": options,
-        "answer": answer,
-        "path": None,
-        "frame_count": None,
-        "problem": None,
-    }
+        "question_type": str(record.get("question_type")), "question": question, "options": options, "answer": answer,
+    }  # fmt: skip
     if not question.strip() or not all(option.strip() for option in options):
         return item | {"problem": "question or option missing"}
     if answer not in tuple(LETTERS):
@@ -179,14 +174,14 @@ def _item(record: Mapping[str, Any], settings: FutureBenchSettings, videos: Path
     try:
         # The name refers to the full video; the observed part has the same name in its own folder.
         path = resolve_clip(str(record.get("video_path")).split("video_dataset/", 1)[-1], [videos])
-        frames = probe(path).frames if settings.layout == "video32" else None
+        found = probe(path)
     except RejectedRow as rejected:
         return item | {"problem": rejected.reason}
     except UnreadableVideo:
         return item | {"problem": "unreadable video"}
-    if frames is not None and frames < 2:
+    if settings.layout == "video32" and found.frames < 2:
         return item | {"problem": "video of a single frame"}
-    return item | {"path": str(path), "frame_count": frames}
+    return item | {"path": str(path), "frame_count": found.frames, "reader": found.reader}
 
 
 def _content(row: Mapping[str, Any], settings: FutureBenchSettings) -> list[Part]:
@@ -196,6 +191,6 @@ def _content(row: Mapping[str, Any], settings: FutureBenchSettings) -> list[Part
         question = "\n".join([question, *lines])
     if settings.layout == "keyframes":
         asked = "\n".join(piece for piece in (settings.prefix, question, settings.suffix) if piece)
-        return [text("frame_1"), frame(row["path"], 0), text(asked)]
+        return [text("frame_1"), frame(row["path"], 0, reader=row["reader"]), text(asked)]
     numbers = video_frame_numbers(row["frame_count"])
-    return [video(row["path"], numbers), text(f"{settings.prefix}\n{question}\n{settings.suffix}")]
+    return [video(row["path"], numbers, row["reader"]), text(f"{settings.prefix}\n{question}\n{settings.suffix}")]

@@ -6,7 +6,8 @@ of the question (the paper gives no prompts, reference/paper.md 1.1; these are o
 
 import hashlib
 import json
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +19,7 @@ from training.data.prompts import Part, frame, prompt_frame, text
 Condition = Literal["plain", "hint"]
 CONDITIONS: tuple[Condition, ...] = ("plain", "hint")
 PROMPTS_VERSION = "1"
+SHOWN = ("question", "observed", "future", "path", "frame_count", "reader")  # the columns that decide a prompt
 
 
 class PromptSettings(BaseModel):
@@ -32,15 +34,10 @@ class PromptSettings(BaseModel):
 def answer_prompts(rows: pl.DataFrame, condition: Condition, settings: PromptSettings) -> pl.DataFrame:
     """The prompt table of one condition; ids are `{row_id}/{condition}`.
 
-    `rows` has the trajectory's columns, `path` (absolute) and `frame_count` (displayed frames of the clip).
+    `rows` has the trajectory's columns and its clip's: `path` (absolute), `frame_count` (displayed), `reader`.
     """
-    names = ("row_id", "question", "observed", "future", "path", "frame_count")
-    return prompt_frame(
-        [
-            (prompt_id(row_id, condition), _content(question, path, count, observed, future, condition, settings))
-            for row_id, question, observed, future, path, count in rows.select(names).iter_rows()
-        ]
-    )
+    shown = rows.select("row_id", *SHOWN).iter_rows(named=True)
+    return prompt_frame([(prompt_id(row["row_id"], condition), _content(row, condition, settings)) for row in shown])
 
 
 def prompt_id(row_id: str, condition: Condition) -> str:
@@ -49,26 +46,20 @@ def prompt_id(row_id: str, condition: Condition) -> str:
 
 def prompts_hash(settings: PromptSettings) -> str:
     """Sixteen hex digits that change whenever a prompt would: the version, the settings, one row's rendering."""
-    sample = {
-        c: _content("frame_1\n<image>\nWhat next?", "clip.mp4", 100, [1], [2, 3], c, settings) for c in CONDITIONS
-    }
+    row = dict(zip(SHOWN, ("frame_1\n<image>\nWhat next?", [1], [2, 3], "clip.mp4", 100, "decord"), strict=True))
+    sample = {condition: _content(row, condition, settings) for condition in CONDITIONS}
     known = json.dumps([PROMPTS_VERSION, settings.model_dump(), sample], sort_keys=True)
     return hashlib.sha256(known.encode()).hexdigest()[:16]
 
 
-def _content(
-    question: str,
-    path: str,
-    frame_count: int,
-    observed: list[int],
-    future: list[int],
-    condition: Condition,
-    settings: PromptSettings,
-) -> list[Part]:
-    images = [[frame(path, key_frame_number(frame_count, k))] for k in observed]
+def _content(row: Mapping[str, Any], condition: Condition, settings: PromptSettings) -> list[Part]:
+    def key_frame(index: int, most: int | None = None) -> Part:
+        return frame(row["path"], key_frame_number(row["frame_count"], index), most, row["reader"])
+
+    images = [[key_frame(index)] for index in row["observed"]]
     if condition == "hint":
-        images[-1] += [frame(path, key_frame_number(frame_count, k), settings.hint_tokens) for k in future]
+        images[-1] += [key_frame(index, settings.hint_tokens) for index in row["future"]]
     parts: list[Part] = []
-    for piece in user_pieces(question, len(observed)):
+    for piece in user_pieces(row["question"], len(images)):
         parts += images[piece.index] if isinstance(piece, Slot) else [text(piece)]
     return [*parts, text(settings.instruction)] if settings.instruction else parts

@@ -1,9 +1,13 @@
 """FutureBench as published: prompts, parsers, micro average; missing is never wrong."""
 
+import functools
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import polars as pl
 import pytest
 
@@ -25,10 +29,24 @@ def record(number: int, split: str = "hop1", **fields: Any) -> dict[str, Any]:
     return item | fields
 
 
-def write(folder: Path, *records: dict[str, Any], videos: int = 10) -> Path:
+@functools.cache
+def clip(frames: int) -> bytes:
+    """A grey H.264 clip."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width = stream.height = 64
+        for shade in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 8 * shade, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def write(folder: Path, *records: dict[str, Any], video: bytes | None = None) -> Path:
     (folder / "first_part_video").mkdir()
-    for number in range(videos):
-        (folder / "first_part_video" / f"v{number}.mp4").write_bytes(b"")
+    for number in range(10):
+        (folder / "first_part_video" / f"v{number}.mp4").write_bytes(clip(7) if video is None else video)
     (folder / "futurebench.json").write_text(json.dumps(records))
     return folder
 
@@ -116,6 +134,15 @@ def test_split_accuracy_equals_the_release(case: dict[str, Any]) -> None:
     assert 100 * accuracy_by_split(table)[split]["accuracy"] == pytest.approx(case["output"])
 
 
-def test_a_broken_video_is_missing_in_the_video_layout(tmp_path: Path) -> None:
-    table = items(write(tmp_path, record(0)), FutureBenchSettings())
-    assert table["problem"].to_list() == ["unreadable video"]
+@pytest.mark.parametrize(
+    ("video", "problem"), [(b"not a video", "unreadable video"), (clip(1), "video of a single frame")]
+)
+def test_a_video_that_cannot_be_shown_is_missing(tmp_path: Path, video: bytes, problem: str) -> None:
+    assert items(write(tmp_path, record(0), video=video), FutureBenchSettings())["problem"].to_list() == [problem]
+
+
+def test_the_video_layout_shows_the_observed_part_before_the_text(tmp_path: Path) -> None:
+    settings = FutureBenchSettings(suffix="Letter only.")
+    shown, asked = prompts(items(write(tmp_path, record(0)), settings), settings)["content"].to_list()[0]
+    assert (shown["type"], shown["frames"]) == ("video", [0, 1, 2, 4, 5, 6])
+    assert asked["text"] == "\nWhich colour?\nA. red\nB. blue\nC. cyan\nD. pink\nLetter only."

@@ -24,11 +24,16 @@ def trajectory(number: int, **fields: Any) -> dict[str, Any]:
         "end": "0:00:03.000",
         "path": f"/clips/clip{number:07d}_0.mp4",
         "frame_count": 24,
+        "reader": "decord",
     }
     return row | fields
 
 
 def rows_of(*rows: dict[str, Any]) -> pl.DataFrame:
     """Trajectories with the columns that clip resolution adds."""
-    schema = dict(TrajectoryTable.create_empty().schema) | {"path": pl.String, "frame_count": pl.Int64}
+    schema = dict(TrajectoryTable.create_empty().schema) | {
+        "path": pl.String,
+        "frame_count": pl.Int64,
+        "reader": pl.String,
+    }
     return pl.DataFrame(list(rows), schema=schema)

@@ -36,3 +36,8 @@ def test_an_instruction_follows_the_question(rows: pl.DataFrame) -> None:
 def test_the_hash_tells_settings_apart() -> None:
     assert prompts_hash(PromptSettings()) == prompts_hash(PromptSettings())
     assert len({prompts_hash(s) for s in (PromptSettings(), PromptSettings(hint_tokens=4))}) == 2
+
+
+def test_frames_are_read_by_the_reader_that_the_clip_needs(rows: pl.DataFrame) -> None:
+    by_pyav = rows.with_columns(pl.lit("pyav").alias("reader"))
+    assert {p["reader"] for p in parts(by_pyav, "hint", PromptSettings(), 1) if p["type"] == "image"} == {"pyav"}
