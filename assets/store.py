@@ -168,7 +168,7 @@ def result_of(artifact: Artifact, table: str | None = None, figure: str | None =
 
 
 def batch_result(
-    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    context: dg.AssetExecutionContext,
     key: str,
     artifacts: Mapping[str, Artifact],
     table: str | None = None,

@@ -122,7 +122,7 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
         description="Every model answers both benchmarks, greedily.",
     )
     def answer_benchmarks(
-        context: dg.OpExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
+        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
     ) -> Iterator[dg.MaterializeResult[None]]:
         future_prompts = partial(_prompts, store, FUTURE_ITEMS, futurebench.prompts, settings.futurebench.recipe)
         twiff_prompts = partial(_prompts, store, TWIFF_ITEMS, twiffbench.prompts, settings.twiffbench.recipe)

@@ -69,7 +69,7 @@ def _latent_necessity(
         description="The same items answered with something else in place of the model's own latents.",
     )
     def intervene_on_latents(
-        context: dg.OpExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
+        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
     ) -> Iterator[dg.MaterializeResult[None]]:
         items = store.current(FUTURE_ITEMS)
         prompts = partial(_sampled_prompts, store, settings)

@@ -71,7 +71,7 @@ def _sft(runs: Mapping[str, SftRun], checkpoints: Checkpoints, seed: int, device
         description="Supervised fine-tuning on interleaved text and latents; resumes from its own last checkpoint.",
     )
     def start_sft(
-        context: dg.OpExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
+        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
     ) -> Iterator[dg.MaterializeResult[None]]:
         name = context.partition_key
         run, base, sets = runs[name], store.current(BASE), store.current(SFT_SETS)
@@ -105,7 +105,7 @@ def _rl(runs: Mapping[str, RlRun], checkpoints: Checkpoints, seed: int, device: 
         description="LA-DAPO and its ablations, from an SFT checkpoint; resumes from its own last checkpoint.",
     )
     def start_rl(
-        context: dg.OpExecutionContext,
+        context: dg.AssetExecutionContext,
         store: dg.ResourceParam[AssetStore],
         launcher: dg.ResourceParam[Launcher],
         judge: dg.ResourceParam[JudgeAccess],

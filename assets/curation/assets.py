@@ -74,7 +74,7 @@ def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDef
         description="The base model answers each row several times, plainly and with the true future as the hint.",
     )
     def answer_shards(
-        context: dg.OpExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
+        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
     ) -> Iterator[dg.MaterializeResult[None]]:
         base = store.current(BASE)
         config = {

@@ -1,0 +1,134 @@
+"""Runs a plan of jobs in this process, showing where it is: what `future-l1 demo` and its kin do.
+
+Steps whose artifacts are published already re-emit them, so running a plan again costs a moment a step and changes
+nothing. Dagster's own log, and what programs print, go to a file.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from assets.partitions import SHARDS
+from pipelines.definitions import build_definitions
+from pipelines.instance import DRIVER_TAG, driver_instance
+from pipelines.jobs import Step
+from pipelines.profile import Profile
+
+RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+LOG_LEVEL = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
+
+
+class StepFailedError(RuntimeError):
+    """A step of a plan failed; the message is the first cause."""
+
+
+@dataclass
+class Screen:
+    """Two bars: the step of the plan, and what is going on inside it."""
+
+    console: Console
+    bars: Progress = field(init=False)
+    _plan: TaskID = field(init=False)
+    _inside: TaskID = field(init=False)
+
+    def __post_init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bars = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self._plan = self.bars.add_task("starting", total=None)
+        self._inside = self.bars.add_task("", total=None, visible=False)
+
+    def step(self, number: int, total: int, says: str) -> None:
+        self.bars.update(self._plan, description=says, completed=number, total=total)
+        self.bars.reset(self._inside, visible=False)
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        self.bars.update(self._inside, description=f"  {what}", completed=done, total=total, visible=True)
+
+
+def run_plan(profile: Profile, steps: Sequence[Step], console: Console) -> list[str]:
+    """Run the steps in order; returns the asset checks that failed without stopping the plan.
+
+    Raises StepFailedError at the first step that fails; what was done until then is kept, and found by the next start.
+    """
+    profile.home.mkdir(parents=True, exist_ok=True)
+    log = profile.home / "runs.log"
+    warnings: list[str] = []
+    with _own_terminal(console) as terminal, driver_instance(profile.home) as instance:
+        screen = Screen(terminal)
+        definitions = build_definitions(profile, screen)
+        with _output_to(log), screen.bars:
+            for number, step in enumerate(steps):
+                screen.step(number, len(steps), step.says)
+                started = time.monotonic()
+                warnings += _run(definitions, instance, step, log)
+                terminal.print(f"[green]✓[/] {step.says}  [dim]{time.monotonic() - started:.1f} s[/]")
+    return warnings
+
+
+def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, log: Path) -> list[str]:
+    partitions = instance.get_dynamic_partitions(str(SHARDS.name)) if step.shards else step.partitions
+    tags = {DRIVER_TAG: "in process"}
+    if len(partitions) > 1:
+        tags |= dict(zip(RANGE_TAGS, (partitions[0], partitions[-1]), strict=True))
+    result = definitions.resolve_job_def(step.stage.job).execute_in_process(
+        instance=instance,
+        partition_key=partitions[0] if len(partitions) == 1 else None,
+        tags=tags,
+        run_config=LOG_LEVEL,
+        raise_on_error=False,
+    )
+    if not result.success:
+        raise StepFailedError(f"{step.says} failed: {_cause(result)}\nthe log is {log}")
+    return [
+        f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}"
+        for evaluation in result.get_asset_check_evaluations()
+        if not evaluation.passed
+    ]
+
+
+def _cause(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data and data.user_failure_data.description:
+                return data.user_failure_data.description
+            error = data.error.cause if data.error and data.error.cause else data.error
+            return error.message if error else str(event.message)
+    return "no step says why"
+
+
+@contextmanager
+def _own_terminal(console: Console) -> Iterator[Console]:
+    """A console on a duplicate of standard output, which stays where it is while output is redirected."""
+    sys.stdout.flush()
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1) as duplicate:
+        yield Console(
+            file=duplicate, force_terminal=console.is_terminal, width=console.width if console.is_terminal else 120
+        )
+
+
+@contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """Send this process's standard output and error, and so its children's, to the end of a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, descriptor in enumerate(kept, start=1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)

@@ -1,0 +1,49 @@
+"""The Dagster instance of a home folder, and putting right what a killed run left in it."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+from assets.store import PROJECT
+
+DRIVER_TAG = "future-l1/driver"
+UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+
+class AlreadyRunningError(ValueError):
+    """Another process is working on the same home folder."""
+
+
+def dagster_home(home: Path) -> Path:
+    """The instance's folder, with its dagster.yaml; processes find it by DAGSTER_HOME."""
+    folder = home / "dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "dagster.yaml").exists():
+        shutil.copyfile(PROJECT / "instance" / "dagster.yaml", folder / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(folder)
+    return folder
+
+
+@contextmanager
+def driver_instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    """The instance for runs in this process, one such process at a time.
+
+    A driver that was killed left its run "started" and its pool slot taken, and nobody else will tell: as its lock is
+    free, it is gone, so its runs have failed and its slots are given back.
+    """
+    folder = dagster_home(home)
+    with (folder / "driver.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlreadyRunningError(f"another future-l1 is working in {home}; wait for it or stop it") from error
+        with dg.DagsterInstance.get() as instance:
+            for run in instance.get_runs(dg.RunsFilter(tags={DRIVER_TAG: "in process"}, statuses=UNFINISHED)):
+                instance.report_run_failed(run, "the process that drove this run was killed")
+                instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            yield instance

@@ -1,0 +1,162 @@
+"""The numbers of a run: `summary.json`, and the same as tables on a terminal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from assets.benchmarks.reports import COMPARISON, PAGE, run_reports
+from assets.store import AssetStore, write_json
+from evaluation.futurebench import SPLITS
+from evaluation.report import RunReports
+from evaluation.twiffbench import MARKS
+from pipelines.profile import Profile
+
+SUMMARY = "summary.json"
+COLUMNS = (*SPLITS, "average")
+
+
+def roles(profile: Profile) -> dict[str, str]:
+    """Models by the part that they play: `rl` is the first RL run, `sft` the run that it starts from."""
+    parts = {model: model for model in profile.checkpoints.models}
+    for rl, start in list(profile.checkpoints.rl.items())[:1]:
+        parts |= {start: "sft", rl: "rl"}
+    return parts
+
+
+def summarise(profile: Profile, reports: RunReports) -> dict[str, Any]:
+    """What `summary.json` holds: counts and intervals, no number without its n."""
+    parts = roles(profile)
+    curation = {name: reports.curation[name] for name in ("scored", "kept", "rejected", "gain_histogram")}
+    return {
+        "profile": profile.name,
+        "seed": profile.seed,
+        "curation": curation,
+        "futurebench": {
+            parts[model]: {column: _counted(_split(report, column)) for column in COLUMNS}
+            for model, report in reports.futurebench.items()
+        },
+        "futurebench_among_options": {
+            parts[model]: _counted(report["among_parsed"]) for model, report in reports.futurebench.items()
+        },
+        "spans": {
+            parts[model]: {split: report["spans"][split]["mean"] for split in SPLITS}
+            for model, report in reports.futurebench.items()
+        },
+        "twiffbench": {
+            parts[model]: {mark: report[mark] for mark in MARKS} for model, report in reports.twiffbench.items()
+        },
+        "latent_necessity": {parts[model]: report for model, report in reports.necessity.items()},
+        "seconds": {**reports.seconds, "total": sum(reports.seconds.values())},
+    }
+
+
+def finish(profile: Profile, console: Console) -> Path:
+    """Write `summary.json` and print it as tables; returns its path."""
+    store = AssetStore(profile.home)
+    reports = run_reports(store, profile.checkpoints)
+    summary = summarise(profile, reports)
+    path = profile.home / SUMMARY
+    fresh = path.with_name(f".{SUMMARY}.fresh")
+    write_json(fresh, summary)
+    fresh.replace(path)
+    for table in tables(summary):
+        console.print(table)
+    page = store.current(COMPARISON).file(PAGE)
+    console.print(f"Report   {page}\nNumbers  {path}\nUI       make ui", soft_wrap=True, highlight=False)
+    return path
+
+
+def tables(summary: Mapping[str, Any]) -> list[Table]:
+    return [
+        _futurebench(summary),
+        _twiffbench(summary),
+        _necessity(summary["latent_necessity"]),
+        _curation(summary["curation"]),
+        _seconds(summary["seconds"]),
+    ]
+
+
+def _futurebench(summary: Mapping[str, Any]) -> Table:
+    table = _table(
+        "FutureBench, per cent right as generated (95 % interval; n)", "model", *COLUMNS, "of those naming an option"
+    )
+    for model, scores in summary["futurebench"].items():
+        cells = [_percent(scores[column]) for column in COLUMNS]
+        table.add_row(model, *cells, _percent(summary["futurebench_among_options"][model]))
+    table.add_section()
+    for model, means in summary["spans"].items():
+        table.add_row(f"[dim]spans, {model}[/]", *(f"[dim]{_number(means[split])}[/]" for split in SPLITS))
+    return table
+
+
+def _twiffbench(summary: Mapping[str, Any]) -> Table:
+    table = _table("TwiFF-Bench, 0 to 5 (95 % interval; n)", "model", *MARKS)
+    for model, means in summary["twiffbench"].items():
+        table.add_row(model, *(_mean(means[mark]) for mark in MARKS))
+    return table
+
+
+def _necessity(models: Mapping[str, Any]) -> Table:
+    table = _table(
+        "Do the latents matter? FutureBench with something else in their place", "model", "latents", "right", "change"
+    )
+    for model, report in models.items():
+        table.add_row(model, "own", _percent(report["own"]), "")
+        for name, row in report["interventions"].items():
+            low, high = (100 * bound for bound in row["difference"]["interval"])
+            change = f"{100 * row['difference']['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+            table.add_row("", name.replace("_", " "), _percent(row["accuracy"]), change)
+    return table
+
+
+def _curation(counts: Mapping[str, Any]) -> Table:
+    histogram = {int(gain): rows for gain, rows in counts["gain_histogram"].items()}
+    most = max(histogram.values(), default=1) or 1
+    title = f"Curation: {counts['scored']} rows scored, {counts['kept']} kept, {counts['rejected']} rejected"
+    table = _table(title, "gain", "rows", "")
+    for gain in sorted(histogram):
+        table.add_row(f"{gain:+d}", str(histogram[gain]), "█" * round(30 * histogram[gain] / most))
+    return table
+
+
+def _seconds(seconds: Mapping[str, float]) -> Table:
+    table = _table("Seconds of work per asset", "asset", "seconds")
+    for name, spent in seconds.items():
+        table.add_row(name, f"{spent:.1f}")
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
+    return table
+
+
+def _split(report: Mapping[str, Any], column: str) -> dict[str, Any]:
+    return report["average"] if column == "average" else report["splits"][column]
+
+
+def _counted(score: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: score[name] for name in ("correct", "n", "interval")}
+
+
+def _percent(score: Mapping[str, Any]) -> str:
+    if not score["n"]:
+        return "– (n 0)"
+    low, high = (100 * bound for bound in score["interval"])
+    return f"{100 * score['correct'] / score['n']:.1f} ({low:.0f}–{high:.0f}; {score['n']})"
+
+
+def _mean(score: Mapping[str, Any]) -> str:
+    if score["mean"] is None:
+        return "– (n 0)"
+    low, high = score["interval"]
+    return f"{score['mean']:.2f} ({low:.2f}–{high:.2f}; {score['n']})"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,0 +1,75 @@
+"""Dagster's webserver and daemon, together: started, seen to be healthy, and ended together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from assets.launcher import end_group
+from assets.store import PROJECT
+from pipelines.instance import dagster_home
+
+SECONDS_TO_HEALTH = 120.0
+SECONDS_TO_LEAVE = 15.0
+
+
+class UnhealthyError(RuntimeError):
+    """The webserver or the daemon did not come up, or ended by itself."""
+
+
+def serve(home: Path, host: str, port: int) -> None:
+    """Serve the UI until SIGINT or SIGTERM; leaves no process behind. Raises UnhealthyError if a part of it ends."""
+    dagster_home(home)
+    workspace = ["-w", str(PROJECT / "workspace.yaml")]
+    commands = [
+        ["-m", "dagster_webserver", "-h", host, "-p", str(port), *workspace],
+        ["-m", "dagster._daemon", "run", *workspace],
+    ]
+    children: list[subprocess.Popen[str]] = []
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for command in commands:
+            children.append(_start(command))
+        _wait_for_health(f"http://{host}:{port}/server_info", children)
+        print(f"Dagster is on http://{host}:{port} (Ctrl-C ends it)", flush=True)
+        while True:
+            _raise_if_ended(children)
+            time.sleep(1.0)
+    except KeyboardInterrupt:
+        print("ending", flush=True)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for child in children:
+            end_group(child, SECONDS_TO_LEAVE, SECONDS_TO_LEAVE)
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[str]:
+    """In a group of its own, which ends with us even if we are killed."""
+    tether = [sys.executable, "-m", "training.tether", str(os.getpid()), sys.executable]
+    return subprocess.Popen([*tether, *command], cwd=PROJECT, start_new_session=True, text=True)
+
+
+def _wait_for_health(url: str, children: Sequence[subprocess.Popen[str]]) -> None:
+    deadline = time.monotonic() + SECONDS_TO_HEALTH
+    while time.monotonic() < deadline:
+        _raise_if_ended(children)
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                json.load(answer)
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.3)
+    raise UnhealthyError(f"{url} did not answer within {SECONDS_TO_HEALTH:.0f} s")
+
+
+def _raise_if_ended(children: Sequence[subprocess.Popen[str]]) -> None:
+    for child in children:
+        if child.poll() is not None:
+            raise UnhealthyError(f"{child.args} ended with status {child.returncode}; its last lines are above")
