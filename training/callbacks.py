@@ -1,4 +1,4 @@
-"""What both trainers tell: progress and metrics to the reporter, and the optimiser of a recipe in transformers' words."""
+"""What both trainers tell: progress and metrics; and a recipe's optimiser in transformers' words."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ class Reporting(TrainerCallback):
     def __init__(self, reporter: Reporter, what: str) -> None:
         self.reporter, self.what = reporter, what
 
-    def on_step_end(self, args, state, control, **_kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
         """Progress after each optimiser step."""
         self.reporter.progress(state.global_step, state.max_steps, self.what)
 
-    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **_kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_kwargs: Any) -> None:
         """Figures whenever the trainer logs them."""
         figures = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
         if figures:

@@ -4,7 +4,7 @@ A recipe is data: what the program reads, how long it trains and with which loss
 (reference: Tables 8 and 9 of arXiv 2606.05769), `demo_*` what the toy world needs on two CPU cores, and why.
 """
 
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -87,6 +87,8 @@ class RlRecipe(BaseModel):
     save_every: int = 50
 
 
+Recipe = TypeVar("Recipe", SftRecipe, RlRecipe)
+
 SYSTEM = """You think in two modes, text and images, before you answer.
 - Text: put reasoning in words between <reason> and </reason>.
 - Images: imagine what the coming frames show between <|latent_start|> and <|latent_end|>.
@@ -122,7 +124,7 @@ def paper_sft(name: str) -> SftRecipe:
 
 
 def demo_rl(name: str) -> RlRecipe:
-    """The demo: deterministic latents held by an anchor to the SFT model, without which the text gradient ruins them."""
+    """The demo: deterministic latents held by an anchor to the SFT model; without it the text gradient ruins them."""
     recipe = RlRecipe(
         name="la_dapo", optimiser=Optimiser(rate=2e-4, betas=(0.9, 0.98)), steps=100, prompts=24, max_new_tokens=44,
         temperature=1.0, top_p=1.0, min_spans=0, parser="option_text", kl=0.0, anchor=1.0, dynamic_rounds=2,
@@ -134,7 +136,7 @@ def demo_rl(name: str) -> RlRecipe:
 def paper_rl(name: str) -> RlRecipe:
     """Table 9 and Table 4's ablations."""
     recipe = RlRecipe(name="la_dapo", optimiser=Optimiser(rate=1e-6, betas=(0.9, 0.999), weight_decay=0.01))
-    changes: dict[str, dict] = {
+    changes: dict[str, dict[str, Any]] = {
         "la_dapo": {},
         "grpo": {"weights": (0.9, 0.1, 0.0, 0.0), "dynamic_rounds": 1},
         "dapo": {"weights": (0.9, 0.1, 0.0, 0.0)},
@@ -144,7 +146,7 @@ def paper_rl(name: str) -> RlRecipe:
     return _pick(name, changes, recipe)
 
 
-def _pick(name: str, changes: dict[str, dict], recipe):
+def _pick(name: str, changes: dict[str, dict[str, Any]], recipe: Recipe) -> Recipe:
     if name not in changes:
         raise ValueError(f"no recipe {name!r}; there are {', '.join(changes)}")
     return recipe.model_copy(update={"name": name, **changes[name]})

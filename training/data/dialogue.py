@@ -1,8 +1,8 @@
 """The one rendering of a trajectory: SFT, RL, curation and evaluation all see the same text around the same frames.
 
 User turn: the question's text pieces around its `<image>` markers, stripped, empty ones dropped, frames in their place.
-Assistant turn: `<reason>` text `</reason>` newline, then the future frame as a latent span and a newline, alternating as
-the annotation has them, and the answer in `<answer>` tags (reference/sft.md 2.3).
+Assistant turn: `<reason>` text `</reason>` newline, then the future frame as a latent span and a newline, alternating
+as the annotation has them, and the answer in `<answer>` tags (reference/sft.md 2.3).
 """
 
 from collections.abc import Sequence

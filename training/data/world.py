@@ -112,7 +112,8 @@ def draw_questions(n: int, rng: np.random.Generator, split: Split, hops: Sequenc
         parts.append(drawn[ok])
         have += int(ok.sum())
     boards = Boards(*(np.concatenate([getattr(p.boards, f) for p in parts])[:n] for f in ("tiles", "pos", "direction")))
-    return Questions(boards, *(np.concatenate([getattr(p, f) for p in parts])[:n] for f in ("hop", "options", "answer")))
+    columns = (np.concatenate([getattr(p, f) for p in parts])[:n] for f in ("hop", "options", "answer"))
+    return Questions(boards, *columns)
 
 
 def render(tiles: np.ndarray, pos: np.ndarray, direction: np.ndarray) -> np.ndarray:

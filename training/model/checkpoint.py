@@ -1,6 +1,6 @@
 """A Future-L1 checkpoint: plain transformers folders whose config also holds the latent budget and how it was taught.
 
-Nothing needs remote code: any Qwen3-VL loader reads the weights, ours reads what decoding needs from `config.future_l1`.
+Nothing needs remote code: any Qwen3-VL loader reads the weights; what decoding needs is in `config.future_l1`.
 """
 
 from dataclasses import dataclass
@@ -49,7 +49,9 @@ class FutureL1:
         self.processor.save_pretrained(folder)
 
 
-def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0) -> FutureL1:
+def load(
+    folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
+) -> FutureL1:
     """Loads a checkpoint or a base model (whose latent tokens are then added, their rows drawn from `seed`).
 
     Raises ValueError when a taught checkpoint's tokenizer and config disagree about the latent tokens.
@@ -62,6 +64,6 @@ def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = 
     tokens = lookup(processor.tokenizer)
     if tokens.latent != model.config.latent_id:
         raise ValueError(
-            f"{folder}: <|latent|> is token {tokens.latent} in the tokenizer but {model.config.latent_id} in config.json"
+            f"{folder}: <|latent|> is {tokens.latent} in the tokenizer but {model.config.latent_id} in config.json"
         )
     return FutureL1(model, processor, tokens, Teaching(**stored))

@@ -26,7 +26,7 @@ Intervention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn; temperature 0 is greedy.  `latent_std` is sigma of the Gaussian around the hidden state."""
+    """How answers are drawn; temperature 0 is greedy.  `latent_std`: sigma of the Gaussian around the hidden state."""
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -47,8 +47,8 @@ class Decoded:
     """Answers of B rows, right-padded with the pad token.
 
     ids, log_probs, sampled (a token that was drawn, so neither padding nor forced) [B,S]; latents [n,D] as they were
-    fed, in row-major order of `ids == latent`; latent_noise [n]: mean square of (latent - hidden state) / sigma, zero for
-    deterministic latents; finished [B]: ended the turn by itself.  The seconds are those of the whole batch.
+    fed, in row-major order of `ids == latent`; latent_noise [n]: mean square of (latent - hidden state) / sigma, zero
+    for deterministic latents; finished [B]: ended the turn by itself.  The seconds are those of the whole batch.
     """
 
     ids: torch.Tensor
@@ -76,8 +76,8 @@ def decode(
     """`repeat` answers of each prompt, in the order of the prompts.
 
     In latent mode the placeholder is forced until the model picks `<|latent_end|>` (after at least one latent) or the
-    budget is spent; then the end is forced, and whatever else was picked is discarded, an end of turn too.  In text mode
-    `<|latent|>` and `<|latent_end|>` are never emitted.  A span cut by `max_new_tokens` stays open.
+    budget is spent; then the end is forced, and whatever else was picked is discarded, an end of turn too.  In text
+    mode `<|latent|>` and `<|latent_end|>` are never emitted.  A span cut by `max_new_tokens` stays open.
     """
     if sampling.temperature > 0 and generator is None:
         raise ValueError("sampling needs a generator, so that answers can be drawn again")

@@ -1,7 +1,9 @@
 """Trajectory rows to encoded dialogues: the one place where training reads clips."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from training.data.dialogue import Slot, assistant_pieces, user_pieces
 from training.data.keyframes import key_frame_number
@@ -26,7 +28,7 @@ class RowReader:
         """The observed frames and the question, ready to be answered."""
         return self._once(row, "prompt", lambda: self._prompt(row))
 
-    def _once(self, row: Row, what: str, build) -> Encoded:
+    def _once(self, row: Row, what: str, build: Callable[[], Encoded]) -> Encoded:
         key = (row["row_id"], what)
         if key in self._kept:
             return self._kept[key]
@@ -45,9 +47,10 @@ class RowReader:
         user = user_pieces(row["question"], len(row["observed"]))
         frames = self._frames(row, [p for p in user if isinstance(p, Slot)])
         low, high = self.encoder.limits.observed
-        return self.encoder.prompt([self.encoder.patch(frames[p], low, high) if isinstance(p, Slot) else p for p in user])
+        shown = {slot: self.encoder.patch(frame, low, high) for slot, frame in frames.items()}
+        return self.encoder.prompt([shown[p] if isinstance(p, Slot) else p for p in user])
 
-    def _frames(self, row: Row, slots: list[Slot]):
+    def _frames(self, row: Row, slots: list[Slot]) -> dict[Slot, np.ndarray]:
         """The frames at the slots, in one read of the clip."""
         key_frames = [row[slot.kind][slot.index] for slot in slots]
         numbers = [key_frame_number(row["frame_count"], index) for index in key_frames]

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 
 @contextmanager
-def splice_latents(model, mask: torch.Tensor, latents: torch.Tensor) -> Iterator[None]:
+def splice_latents(model: Any, mask: torch.Tensor, latents: torch.Tensor) -> Iterator[None]:
     """Within the context, the model's input embeddings at `mask` [B,T] are `latents` [n,D], in row-major order.
 
     Positions, DeepStack, attention masks, gradient checkpointing, PEFT and TRL's fused head see ordinary token ids;
@@ -17,7 +18,7 @@ def splice_latents(model, mask: torch.Tensor, latents: torch.Tensor) -> Iterator
     if positions != len(latents):
         raise ValueError(f"{len(latents)} latents for {positions} latent positions")
 
-    def put(_module, _args, embeddings: torch.Tensor) -> torch.Tensor:
+    def put(_module: Any, _args: Any, embeddings: torch.Tensor) -> torch.Tensor:
         return embeddings.masked_scatter(mask.unsqueeze(-1), latents.to(embeddings.dtype))
 
     handle = model.get_input_embeddings().register_forward_hook(put)

@@ -15,6 +15,7 @@ class Tokens:
     latent_start: int
     latent_end: int
     image: int
+    video: int
     end_of_turn: int
     pad: int
 
@@ -26,7 +27,7 @@ class Tokens:
 
 def lookup(tokenizer) -> Tokens:
     """The ids of a tokenizer that already has the latent tokens.  Raises ValueError naming what is missing."""
-    names = (LATENT, LATENT_START, LATENT_END, "<|image_pad|>", "<|im_end|>", "<|endoftext|>")
+    names = (LATENT, LATENT_START, LATENT_END, "<|image_pad|>", "<|video_pad|>", "<|im_end|>", "<|endoftext|>")
     vocabulary = tokenizer.get_vocab()
     missing = [name for name in names if name not in vocabulary]
     if missing:

@@ -21,7 +21,7 @@ from training.rl.trainer import LatentGRPOTrainer
 
 
 class RlConfig(ProgramConfig):
-    """What to train on what.  data: parquet as for SFT; the judge grades open answers, without one they are unjudged."""
+    """What to train on what.  data: parquet as for SFT; without a judge, open answers stay unjudged."""
 
     recipe: RlRecipe
     data: Path
@@ -49,13 +49,24 @@ def main(config: RlConfig, reporter: Reporter) -> dict[str, Any]:
         model=bundle.model,
         reward_funcs=reward_functions(recipe, bundle.tokens, Judge(config.judge) if config.judge else None),
         args=GRPOConfig(
-            output_dir=str(config.out / "steps"), max_steps=steps, num_generations=recipe.group,
+            output_dir=str(config.out / "steps"),
+            max_steps=steps,
+            num_generations=recipe.group,
             per_device_train_batch_size=recipe.prompts * recipe.group // recipe.minibatches // devices,
-            steps_per_generation=recipe.minibatches, reward_weights=list(recipe.weights), beta=0.0,
-            max_completion_length=recipe.max_new_tokens, temperature=recipe.temperature, top_p=recipe.top_p,
-            activation_checkpointing=cuda, dataloader_num_workers=0, seed=config.seed, bf16=cuda, use_cpu=not cuda,
-            save_steps=recipe.save_every, **optimiser_arguments(recipe.optimiser, steps),
-        ),  # fmt: skip
+            steps_per_generation=recipe.minibatches,
+            reward_weights=list(recipe.weights),
+            beta=0.0,
+            max_completion_length=recipe.max_new_tokens,
+            temperature=recipe.temperature,
+            top_p=recipe.top_p,
+            activation_checkpointing=cuda,
+            dataloader_num_workers=0,
+            seed=config.seed,
+            bf16=cuda,
+            use_cpu=not cuda,
+            save_steps=recipe.save_every,
+            **optimiser_arguments(recipe.optimiser, steps),
+        ),
         train_dataset=Dataset.from_list([{"prompt": row["question"], "row": i} for i, row in enumerate(rows)]),
         processing_class=bundle.processor.tokenizer,
         callbacks=[Reporting(reporter, "RL")],

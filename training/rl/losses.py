@@ -28,9 +28,7 @@ def k3(log_probs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return difference.exp() - difference - 1
 
 
-def gaussian_log_ratio(
-    latents: torch.Tensor, means: torch.Tensor, old_noise: torch.Tensor, std: float
-) -> torch.Tensor:
+def gaussian_log_ratio(latents: torch.Tensor, means: torch.Tensor, old_noise: torch.Tensor, std: float) -> torch.Tensor:
     """log N(z; mu, sigma) - log N(z; mu_old, sigma), divided by the hidden size; latents, means [n,D] -> [n].
 
     `old_noise` [n] is the mean square of (z - mu_old) / sigma that the decoder recorded.  Dividing by the size is a

@@ -5,6 +5,7 @@ A rollout's latents are its spans: a list of tensors [K, D].  A group is the G a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -60,7 +61,7 @@ def diversity(spans: Spans) -> float | None:
     means = [span.float().mean(0) for span in spans if len(span)]
     if len(means) < 2:
         return None
-    cosines = [torch.nn.functional.cosine_similarity(a, b, dim=0) for a, b in zip(means, means[1:], strict=False)]
+    cosines = [torch.nn.functional.cosine_similarity(a, b, dim=0) for a, b in pairwise(means)]
     return -float(torch.stack(cosines).pow(2).mean())
 
 
@@ -78,7 +79,7 @@ def latent_rewards(group: Sequence[Spans], correct: Sequence[bool], tau: float) 
 
 
 def group_advantages(rewards: torch.Tensor, group: int) -> torch.Tensor:
-    """Group-normalised advantages [n] of rewards [n]; NaN marks unjudged rollouts, which get 0 and leave their group."""
+    """Group-normalised advantages [n] of rewards [n]; NaN marks unjudged ones, which get 0 and leave their group."""
     grouped = rewards.view(-1, group)
     known = ~grouped.isnan()
     count = known.sum(1, keepdim=True)

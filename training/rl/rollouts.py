@@ -41,7 +41,7 @@ class Rollout:
 
 
 def unpack(
-    rows: Sequence[dict[str, Any]], prompts: Sequence[Encoded], decoded: Decoded, tokens: Tokens, tokenizer
+    rows: Sequence[dict[str, Any]], prompts: Sequence[Encoded], decoded: Decoded, tokens: Tokens, tokenizer: Any
 ) -> list[Rollout]:
     """The rollouts of a decoded batch; `rows` and `prompts` name the prompt of each answer."""
     latent = decoded.ids == tokens.latent
@@ -54,9 +54,16 @@ def unpack(
         text = tokenizer.decode([t for t in ids if t != tokens.end_of_turn], skip_special_tokens=False)
         rollouts.append(
             Rollout(
-                rows[i], prompts[i], ids, text, decoded.log_probs[i, :length], decoded.sampled[i, :length],
-                latents[i], noise[i], bool(decoded.finished[i]),
-            )  # fmt: skip
+                rows[i],
+                prompts[i],
+                ids,
+                text,
+                decoded.log_probs[i, :length],
+                decoded.sampled[i, :length],
+                latents[i],
+                noise[i],
+                bool(decoded.finished[i]),
+            )
         )
     return rollouts
 

@@ -1,9 +1,9 @@
 """GRPOTrainer whose rollouts imagine.
 
 TRL keeps what it does well: sampling prompts in groups, buffering a generation batch over several optimiser steps,
-rewards across processes, accelerate, checkpoints.  Two seams are ours: `_generate_and_score_completions` (batched latent
-decoding, dynamic sampling) and `_compute_loss` (replay with the sampled latents).  TRL's own versions know neither
-latents nor videos; tests/training/rl holds both signatures to what trl 1.16 calls.
+rewards across processes, accelerate, checkpoints.  Two seams are ours: `_generate_and_score_completions` (batched
+latent decoding, dynamic sampling) and `_compute_loss` (replay with the sampled latents).  TRL's own versions know
+neither latents nor videos; tests/training/rl holds both signatures to what trl 1.16 calls.
 """
 
 from collections.abc import Sequence
@@ -97,7 +97,14 @@ class LatentGRPOTrainer(GRPOTrainer):
         was_training = model.training
         model.eval()
         decoded = decode(
-            model, self.vision, self.bundle.tokens, prompts, sampling, self.bundle.spans, self.num_generations, generator
+            model,
+            self.vision,
+            self.bundle.tokens,
+            prompts,
+            sampling,
+            self.bundle.spans,
+            self.num_generations,
+            generator,
         )
         model.train(was_training)
         repeated = [i for i in range(len(rows)) for _ in range(self.num_generations)]
@@ -135,7 +142,7 @@ class LatentGRPOTrainer(GRPOTrainer):
 
     # ---- loss
 
-    def _compute_loss(self, model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The policy loss of one micro-batch on replayed rollouts, with the anchor and the KL where the recipe asks."""
         recipe, tokens = self.recipe, self.bundle.tokens
         rollouts = [self._rollouts[i] for i in inputs["rollout"].tolist()]
@@ -165,10 +172,9 @@ class LatentGRPOTrainer(GRPOTrainer):
         log_ratio = log_probs - old
         clip = Clip(recipe.clip_low, recipe.clip_high, recipe.dual_clip)
         terms = policy_loss(log_ratio, advantages[sampled], clip)
-        reference = None
-        if recipe.anchor > 0 or recipe.kl > 0:
-            with torch.no_grad():
-                reference = last_hidden_state(self.reference, forward, latent, latents)
+        with torch.no_grad():
+            bound = recipe.anchor > 0 or recipe.kl > 0
+            reference = last_hidden_state(self.reference, forward, latent, latents) if bound else states.detach()
         if recipe.kl > 0:
             known = token_log_probs(
                 self.reference.lm_head(reference[before_sampled]), ids[sampled], tokens, recipe.temperature
@@ -201,5 +207,3 @@ class LatentGRPOTrainer(GRPOTrainer):
         metrics["ratio/p95"].append(high)
         if len(latents):
             metrics["latent_norm"].append(latents.norm(dim=-1).mean().item())
-
-

@@ -9,11 +9,11 @@ from datasets import Dataset
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig as TrlConfig
 
-from training.programs import ProgramConfig, Reporter, run_program
-from training.recipes import SftRecipe
 from training.callbacks import Reporting, optimiser_arguments
 from training.model.checkpoint import load
 from training.model.rows import RowReader
+from training.programs import ProgramConfig, Reporter, run_program
+from training.recipes import SftRecipe
 from training.sft.draws import draw_rows
 from training.sft.trainer import Collator, LatentSFTTrainer
 
@@ -45,12 +45,20 @@ def main(config: SftConfig, reporter: Reporter) -> dict[str, Any]:
     trainer = LatentSFTTrainer(
         model=bundle.model,
         args=TrlConfig(
-            output_dir=str(config.out / "steps"), max_steps=steps, per_device_train_batch_size=recipe.batch,
-            gradient_accumulation_steps=recipe.accumulation, dataloader_num_workers=recipe.workers,
-            dataset_kwargs={"skip_prepare_dataset": True}, max_length=None, activation_checkpointing=cuda,
-            seed=config.seed, bf16=cuda, use_cpu=not cuda, save_steps=recipe.save_every,
+            output_dir=str(config.out / "steps"),
+            max_steps=steps,
+            per_device_train_batch_size=recipe.batch,
+            gradient_accumulation_steps=recipe.accumulation,
+            dataloader_num_workers=recipe.workers,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            activation_checkpointing=cuda,
+            seed=config.seed,
+            bf16=cuda,
+            use_cpu=not cuda,
+            save_steps=recipe.save_every,
             **optimiser_arguments(recipe.optimiser, steps),
-        ),  # fmt: skip
+        ),
         train_dataset=Dataset.from_list([{"row": row, "spans": spans} for row, spans in draws]),
         data_collator=Collator(rows, reader),
         processing_class=bundle.processor.tokenizer,
@@ -66,7 +74,7 @@ def main(config: SftConfig, reporter: Reporter) -> dict[str, Any]:
     return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resume and Path(resume).name}
 
 
-def freeze_vision(model) -> None:
+def freeze_vision(model: Any) -> None:
     """The tower, its merger and DeepStack's mergers learn nothing: latent targets are constants (paper, Table 8)."""
     model.model.visual.requires_grad_(False)
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-
 Draw = tuple[int, bool]  # a row, and whether it keeps its latent spans
 
 

@@ -1,8 +1,8 @@
 """SFTTrainer with the latent loss.
 
-Differs from TRL's in three places only: rows come as drawn (no sampler of its own), frames and latents enter through the
-frozen vision features and the splice, and the loss adds lambda * MSE between the state one position before each latent
-and the features of the true future frame (paper Eq. 1-3; both terms are means, as in the release).
+Differs from TRL's in three places only: rows come as drawn (no sampler of its own), frames and latents enter through
+the frozen vision features and the splice, and the loss adds lambda * MSE between the state one position before each
+latent and the features of the true future frame (paper Eq. 1-3; both terms are means, as in the release).
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,9 @@ class LatentSFTTrainer(SFTTrainer):
     def _get_eval_sampler(self, dataset: Any) -> SequentialSampler:
         return SequentialSampler(dataset)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> torch.Tensor:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         """CE + lambda * MSE of one micro-batch; a batch without latents has CE alone."""
         batch: Batch = inputs["batch"]
         ids, labels = inputs["input_ids"], inputs["labels"]

@@ -7,6 +7,7 @@ feature variance and makes reading robust; a small penalty keeps the features' m
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,12 +45,21 @@ class Lesson:
         return dict(self.processor.image_processor(flat, do_resize=False, return_tensors="pt"))
 
     def states(
-        self, ids: torch.Tensor, images: dict[str, torch.Tensor], positions: torch.Tensor | None = None, mask=None
+        self,
+        ids: torch.Tensor,
+        images: dict[str, torch.Tensor],
+        positions: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Last hidden states [B,T,D] of ids [B,T]."""
         kinds = (ids == self.image_id).int()
         return self.model.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, mm_token_type_ids=kinds, use_cache=False, **images
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            mm_token_type_ids=kinds,
+            use_cache=False,
+            **images,
         ).last_hidden_state
 
 
@@ -64,9 +74,10 @@ def drill_loss(lesson: Lesson, boards: world.Boards, frames: np.ndarray, rng: np
     n = len(boards)
     word = {w: lesson.ids(w)[0] for w in (*world.COLOURS, "white", "black", *map(str, range(world.N_TILES)))}
     prefix = lesson.ids(f"<|im_start|>user\nframe_1{image_text(frames)}")
-    questions = [lesson.ids(f"{TILE_DRILL}{k}") for k in range(world.N_TILES)] + [lesson.ids(f"{d}\n") for d in MARBLE_DRILLS]
+    asked = [f"{TILE_DRILL}{k}" for k in range(world.N_TILES)] + [f"{drill}\n" for drill in MARBLE_DRILLS]
+    questions = [lesson.ids(text) for text in asked]
     assert all(len(q) == 2 for q in questions), questions
-    ids = torch.tensor(prefix + sum(questions, [])).expand(n, -1)
+    ids = torch.tensor(prefix + [token for question in questions for token in question]).expand(n, -1)
     colours = torch.tensor([word[c] for c in world.COLOURS])[torch.from_numpy(boards.tiles)]
     pos = torch.from_numpy(boards.pos)
     places = torch.tensor([word[str(k)] for k in range(world.N_TILES)])[pos]
@@ -76,7 +87,7 @@ def drill_loss(lesson: Lesson, boards: world.Boards, frames: np.ndarray, rng: np
     owner = torch.cat([torch.full((len(prefix),), -1), torch.arange(DRILLS).repeat_interleave(2)])
     visible = torch.ones(len(owner), len(owner)).tril().bool() & ((owner[:, None] == owner) | (owner[None] == -1))
     images = lesson.images([frames], rng)
-    row = torch.tensor([prefix + [0, 0]])
+    row = torch.tensor([[*prefix, 0, 0]])
     positions, _ = lesson.model.model.get_rope_index(
         row, (row == lesson.image_id).int(), image_grid_thw=images["image_grid_thw"][:1]
     )
@@ -107,7 +118,9 @@ def question_batch(
         asked = world.question_text(category, hop, (hop + 1, int(later[i])) if known else None)
         asked += world.options_text(questions.options[i]) if options else ""
         answer = f"<answer>{world.COLOURS[questions.answer[i]]}</answer>"
-        rows.append(lesson.ids(f"<|im_start|>user\n{shown}{asked}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>"))
+        rows.append(
+            lesson.ids(f"<|im_start|>user\n{shown}{asked}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>")
+        )
     return torch.tensor(rows), lesson.images(frames, rng)
 
 
@@ -136,7 +149,7 @@ def train(
     pools = [world.draw_questions(8000, rng, "base", hops=[hop]) for hop in range(4)]
     level, squares = 0.0, []
 
-    def disturb(_module, _args, features: torch.Tensor) -> torch.Tensor:
+    def disturb(_module: Any, _args: Any, features: torch.Tensor) -> torch.Tensor:
         squares.append(features.pow(2).mean(-1).flatten())
         return features + level * torch.randn_like(features)
 
@@ -149,7 +162,8 @@ def train(
             group["lr"] = rate * min(1.0, (step + 1) / 20) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * share)))
         squares.clear()
         full, small = (world.draw_boards(batch, rng, "base") for _ in range(2))
-        loss = drill_loss(lesson, full, full.frames(0), rng) + drill_loss(lesson, small, downscale(small.frames(0)), rng)
+        loss = drill_loss(lesson, full, full.frames(0), rng)
+        loss = loss + drill_loss(lesson, small, downscale(small.frames(0)), rng)
         drills = loss.item()
         asked = 0.0
         if share > 0.25:
