@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from evaluation import interventions
 from training.data.prompts import ANSWERS, Part
-from training.data.video import UnreadableVideo, read_frames
+from training.data.video import UnreadableVideo, frame_rate, read_frames
 from training.model.checkpoint import FutureL1, load
 from training.model.decode import Decoded, Sampling, decode
 from training.model.encoding import Encoded, Encoder
@@ -31,7 +31,8 @@ from training.programs import ProgramConfig, Reporter, run_program
 class AnswerJob(BaseModel):
     """One table of prompts for one checkpoint; the answers go to `{out}/{name}.parquet`.
 
-    batch_size counts answers in flight; image_tokens: least and most merged tokens of an image without its own cap.
+    batch_size counts answers in flight; image_tokens: least and most merged tokens of an image, and of
+    a video's frame pair, without its own cap.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -161,14 +162,19 @@ def _encode(encoder: Encoder, content: Sequence[Part]) -> Encoded:
     low, high = encoder.limits.observed
     pieces = []
     for part in content:
-        if part["type"] == "text":
-            pieces.append(part["text"])
-            continue
-        if part["type"] != "image":
-            raise ValueError(f"a prompt part of type {part['type']!r}: only text and image are known")
         cap = part["max_tokens"] or high
-        image = _decoded_image(part["data"]) if part["data"] else frames[part["path"], part["frames"][0]]
-        pieces.append(encoder.patch(image, min(low, cap), cap))
+        match part["type"]:
+            case "text":
+                pieces.append(part["text"])
+            case "image":
+                image = _decoded_image(part["data"]) if part["data"] else frames[part["path"], part["frames"][0]]
+                pieces.append(encoder.patch(image, min(low, cap), cap))
+            case "video":
+                shown = [frames[part["path"], number] for number in part["frames"]]
+                fps = frame_rate(part["path"])
+                pieces += encoder.patch_video(shown, part["frames"], fps, min(low, cap), cap)
+            case unknown:
+                raise ValueError(f"a prompt part of type {unknown!r}: there are text, image and video")
     return encoder.prompt(pieces)
 
 
@@ -211,7 +217,8 @@ def _spans(generated: Sequence[int], latent: int, start: int) -> list[int]:
 
 def _length(prompt: dict[str, Any]) -> tuple[int, int, str]:
     content = prompt["content"]
-    return sum(p["type"] != "text" for p in content), sum(len(p["text"] or "") for p in content), prompt["prompt_id"]
+    frames = sum(len(p["frames"] or (1,)) for p in content if p["type"] != "text")
+    return frames, sum(len(p["text"] or "") for p in content), prompt["prompt_id"]
 
 
 def _unreadable(target: Path) -> int:

@@ -33,7 +33,9 @@ class FutureBenchSettings(BaseModel):
     """The benchmark recipe: how an item is shown and which parser reads the answer.
 
     `keyframes` shows the first observed frame as an image, as SFT rendered questions; `video32` is the paper's layout,
-    up to 32 frames of the observed part as one video before the text.
+    up to `video_frames` frames of the observed part as one video before the text, each frame pair at most
+    `video_tokens` merged tokens.  The release bounds video frames by 768 * 32 * 32 px from above, and from below like
+    images (reference/evaluation.md 1.4).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +43,8 @@ class FutureBenchSettings(BaseModel):
     layout: Literal["keyframes", "video32"] = "video32"
     parser: ParserName = "strict"
     videos: str = "first_part_video"
+    video_frames: int = 32
+    video_tokens: int = 768
     prefix: str = ""
     suffix: str = "Reply with the letter of the one best option only, inside <answer> </answer>."
 
@@ -192,5 +196,6 @@ def _content(row: Mapping[str, Any], settings: FutureBenchSettings) -> list[Part
     if settings.layout == "keyframes":
         asked = "\n".join(piece for piece in (settings.prefix, question, settings.suffix) if piece)
         return [text("frame_1"), frame(row["path"], 0, reader=row["reader"]), text(asked)]
-    numbers = video_frame_numbers(row["frame_count"])
-    return [video(row["path"], numbers, row["reader"]), text(f"{settings.prefix}\n{question}\n{settings.suffix}")]
+    numbers = video_frame_numbers(row["frame_count"], settings.video_frames)
+    shown = video(row["path"], numbers, row["reader"], settings.video_tokens)
+    return [shown, text(f"{settings.prefix}\n{question}\n{settings.suffix}")]

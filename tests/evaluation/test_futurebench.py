@@ -144,5 +144,11 @@ def test_a_video_that_cannot_be_shown_is_missing(tmp_path: Path, video: bytes, p
 def test_the_video_layout_shows_the_observed_part_before_the_text(tmp_path: Path) -> None:
     settings = FutureBenchSettings(suffix="Letter only.")
     shown, asked = prompts(items(write(tmp_path, record(0)), settings), settings)["content"].to_list()[0]
-    assert (shown["type"], shown["frames"]) == ("video", [0, 1, 2, 4, 5, 6])
+    assert (shown["type"], shown["frames"], shown["max_tokens"]) == ("video", [0, 1, 2, 4, 5, 6], 768)
     assert asked["text"] == "\nWhich colour?\nA. red\nB. blue\nC. cyan\nD. pink\nLetter only."
+
+
+def test_the_recipe_bounds_how_much_of_a_video_is_shown(tmp_path: Path) -> None:
+    settings = FutureBenchSettings(video_frames=4, video_tokens=16)
+    shown, _ = prompts(items(write(tmp_path, record(0)), settings), settings)["content"].to_list()[0]
+    assert (shown["frames"], shown["max_tokens"]) == ([0, 2, 4, 6], 16)

@@ -18,7 +18,7 @@ PART = pl.Struct(
         "frames": pl.List(pl.Int64),  # frame numbers; exactly one for an image
         "reader": pl.String,  # the reader that probed the clip
         "data": pl.Binary,  # an encoded image instead of path and frames
-        "max_tokens": pl.Int64,  # cap on merged vision tokens of this image; null: the job's limit
+        "max_tokens": pl.Int64,  # cap on merged vision tokens of this image or frame pair; null: the job's limit
     }
 )
 FIELDS = [field.name for field in PART.fields]
@@ -59,9 +59,9 @@ def image(data: bytes, max_tokens: int | None = None) -> Part:
     return _part("image", data=data, max_tokens=max_tokens)
 
 
-def video(path: Path | str, numbers: Sequence[int], reader: str = "decord") -> Part:
-    """Frames of a clip as one video."""
-    return _part("video", path=str(path), frames=list(numbers), reader=reader)
+def video(path: Path | str, numbers: Sequence[int], reader: str = "decord", max_tokens: int | None = None) -> Part:
+    """Frames of a clip as one video, shown in pairs; `max_tokens` caps each pair."""
+    return _part("video", path=str(path), frames=list(numbers), reader=reader, max_tokens=max_tokens)
 
 
 def prompt_frame(rows: Sequence[tuple[str, Sequence[Part]]]) -> pl.DataFrame:

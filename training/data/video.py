@@ -63,6 +63,23 @@ def read_frames(path: Path | str, numbers: Sequence[int], reader: str) -> list[n
     return [frames[number] for number in numbers]
 
 
+def frame_rate(path: Path | str) -> float:
+    """A readable clip's frames per second, from its container.
+
+    Raises UnreadableVideo where none is written: timestamps would be guesses.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            rate = container.streams.video[0].average_rate
+    except av.FFmpegError as error:
+        raise UnreadableVideo(f"{path}: {_first_line(error)}") from error
+    if not rate:
+        raise UnreadableVideo(f"{path} has no frame rate, so its frames have no times: show it as images")
+    return float(rate)
+
+
 def resolve_clip(name: str, roots: Sequence[Path]) -> Path:
     """The clip file that a row names, inside one of `roots` (searched in order).
 

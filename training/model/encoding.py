@@ -14,7 +14,7 @@ from transformers import Qwen3VLProcessor
 
 from training.data.dialogue import Piece, Slot
 from training.model.tokens import LATENT, LATENT_END, LATENT_START, lookup
-from training.model.vision import Patcher, Patches
+from training.model.vision import Patcher, Patches, VideoPatcher
 
 IGNORE = -100
 
@@ -67,25 +67,24 @@ class Encoder:
         self.tokenizer, self.limits, self.system, self.span_end = processor.tokenizer, limits, system, span_end
         self.tokens = lookup(self.tokenizer)
         self.patch = Patcher(processor.image_processor)
+        self.patch_video = VideoPatcher(processor.video_processor)
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def prompt_text(self, user: Sequence[str | Patches]) -> str:
         """The prompt up to and including `<|im_start|>` of the assistant turn."""
-        turn = "".join(p if isinstance(p, str) else _image(p) for p in user)
+        turn = "".join(p if isinstance(p, str) else _placeholder(p) for p in user)
         system = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system is not None else ""
         return f"{system}<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>"
 
     def prompt(self, user: Sequence[str | Patches]) -> Encoded:
-        """A user turn ready to be answered; its pieces are text and patches in the order of the dialogue."""
+        """A user turn ready to be answered; its pieces are text, images and frame pairs in order."""
         observed = [p for p in user if not isinstance(p, str)]
         ids = self._ids(self.prompt_text(user) + "assistant\n")
         return Encoded(ids, [IGNORE] * len(ids), self._positions(ids, observed), observed)
 
-    def dialogue(
-        self, user: Sequence[Piece], assistant: Sequence[Piece], frames: dict[Slot, np.ndarray]
-    ) -> Encoded:
+    def dialogue(self, user: Sequence[Piece], assistant: Sequence[Piece], frames: dict[Slot, np.ndarray]) -> Encoded:
         """A whole dialogue with labels.  Raises ValueError when a fixed span is not full."""
         patches = {slot: self._frame(slot, frame) for slot, frame in frames.items()}
         observed = [patches[p] for p in user if isinstance(p, Slot)]
@@ -114,19 +113,24 @@ class Encoder:
         return LATENT_START + LATENT * patches.tokens + LATENT_END
 
     def _positions(self, ids: Sequence[int], observed: Sequence[Patches]) -> torch.Tensor:
-        """Rope positions [3,T]: an image spans its grid, everything else (latents too) one step each."""
-        return rope_positions(ids, self.tokens.image, [p.merged_grid for p in observed])
+        """Rope positions [3,T]: an image or frame pair spans its grid, everything else (latents too) one step each."""
+        return rope_positions(ids, (self.tokens.image, self.tokens.video), [p.merged_grid for p in observed])
 
 
-def rope_positions(ids: Sequence[int], image: int, grids: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Qwen3-VL's interleaved M-RoPE positions [3,T] (t, h, w) of one row with images of the given merged grids.
+def rope_positions(ids: Sequence[int], pads: tuple[int, int], grids: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Qwen3-VL's interleaved M-RoPE positions [3,T] (t, h, w) of one row.
 
-    An image starting at p has t = p, h = p.., w = p.. and moves on by its longer side (reference/sft.md, 4.2).
+    pads: the placeholder ids of images and of videos; grids: the merged grids of images and frame pairs, in order.  One
+    that starts at p has t = p, h = p.., w = p.. and moves on by its longer side (reference/sft.md, 4.2).  Raises
+    ValueError when the placeholders are not those of the grids: some text carries one.
     """
+    found, expected = sum(i in pads for i in ids), sum(rows * cols for rows, cols in grids)
+    if found != expected:
+        raise ValueError(f"{found} vision placeholders, but the {len(grids)} frames given need {expected}")
     columns: list[np.ndarray] = []
     position, t, remaining = 0, 0, iter(grids)
     while t < len(ids):
-        if ids[t] == image:
+        if ids[t] in pads:
             rows, cols = next(remaining)
             h, w = np.divmod(np.arange(rows * cols), cols)
             columns.append(np.stack([np.zeros_like(h), h, w]) + position)
@@ -153,5 +157,8 @@ def collate(rows: Sequence[Encoded], pad: int, side: Literal["left", "right"] = 
     )
 
 
-def _image(patches: Patches) -> str:
-    return f"<|vision_start|>{'<|image_pad|>' * patches.tokens}<|vision_end|>"
+def _placeholder(patches: Patches) -> str:
+    """An image's tokens; a frame pair's follow its time (reference/evaluation.md 1.4)."""
+    if patches.seconds is None:
+        return f"<|vision_start|>{'<|image_pad|>' * patches.tokens}<|vision_end|>"
+    return f"<{patches.seconds:.1f} seconds><|vision_start|>{'<|video_pad|>' * patches.tokens}<|vision_end|>"

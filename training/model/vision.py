@@ -1,7 +1,10 @@
-"""Frames to vision features: one resize with a guaranteed cap, patches by the model's own processor, frozen features.
+"""Frames to vision features: one resize with a guaranteed cap, patches by the model's own processors, frozen features.
+
+Qwen3-VL takes a video two frames at a time: the tower attends within a pair, and each pair has its own timestamp,
+placeholder and rope positions.  So here a frame pair is what an image is, with a time.
 
 The tower and the merger are frozen everywhere in this project, so the features of a frame are constants.  They are
-computed without gradients and kept in a bounded cache, by content: several passes over the same frames encode each once.
+computed without gradients and kept in a bounded cache, by content: passes over the same frames encode each once.
 """
 
 import hashlib
@@ -14,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+from transformers.video_utils import VideoMetadata
 
 
 def fit_grid(height: int, width: int, low: int, high: int, tile: int) -> tuple[int, int]:
@@ -37,12 +41,14 @@ def fit_grid(height: int, width: int, low: int, high: int, tile: int) -> tuple[i
 
 @dataclass(frozen=True)
 class Patches:
-    """One frame as the tower takes it: pixels [patches, channels * time * patch * patch], grid [3] (t, h, w)."""
+    """An image or a video's frame pair, as the tower takes it: pixels [patches, channels * 2 * patch * patch], grid [3]
+    (1, h, w)."""
 
     pixels: torch.Tensor
     grid: torch.Tensor
     merged_grid: tuple[int, int]  # rows, columns of merged tokens
     key: str  # content hash
+    seconds: float | None = None  # when a frame pair is shown; None: an image
 
     @property
     def tokens(self) -> int:
@@ -60,12 +66,55 @@ class Patcher:
     def __call__(self, frame: np.ndarray, low: int, high: int) -> Patches:
         """uint8 RGB [H,W,3] to patches of low..high merged tokens."""
         rows, columns = fit_grid(*frame.shape[:2], low, high, self.tile)
-        height, width = rows * self.tile, columns * self.tile
-        if frame.shape[:2] != (height, width):
-            frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
+        frame = _resized(frame, rows * self.tile, columns * self.tile)
         out = self.processor(Image.fromarray(frame), do_resize=False, return_tensors="pt")
-        key = hashlib.blake2b(frame.tobytes() + str(frame.shape).encode(), digest_size=16).hexdigest()
-        return Patches(out["pixel_values"], out["image_grid_thw"][0], (rows, columns), key)
+        return Patches(out["pixel_values"], out["image_grid_thw"][0], (rows, columns), _key(frame))
+
+
+class VideoPatcher:
+    """The same for frames of one video, in pairs, with the checkpoint's own video processor."""
+
+    def __init__(self, video_processor) -> None:
+        self.processor = video_processor
+        self.tile = video_processor.patch_size * video_processor.merge_size
+
+    def __call__(
+        self, frames: Sequence[np.ndarray], numbers: Sequence[int], fps: float, low: int, high: int
+    ) -> list[Patches]:
+        """uint8 RGB frames of one size, with their numbers in the clip, to pairs of low..high merged tokens each.
+
+        A last frame without a partner is its own.  A pair's time is the mean of its two frames' times.
+        """
+        if len(frames) % 2:
+            frames, numbers = [*frames, frames[-1]], [*numbers, numbers[-1]]
+        rows, columns = fit_grid(*frames[0].shape[:2], low, high, self.tile)
+        video = np.stack([_resized(frame, rows * self.tile, columns * self.tile) for frame in frames])
+        out = self.processor(
+            video,
+            do_resize=False,
+            do_sample_frames=False,
+            cap_pixels_per_frame=False,  # sizes are settled; unset, the processor warns (transformers 5.23)
+            video_metadata=VideoMetadata(total_num_frames=len(video), fps=fps, frames_indices=list(numbers)),
+            return_tensors="pt",
+        )
+        _, height, width = out["video_grid_thw"][0].tolist()
+        grid = torch.tensor([1, height, width])
+        pixels = out["pixel_values_videos"].split(height * width)
+        times = [(first / fps + second / fps) / 2 for first, second in zip(numbers[::2], numbers[1::2], strict=True)]
+        return [
+            Patches(pixels[i], grid, (rows, columns), _key(video[2 * i : 2 * i + 2]), seconds)
+            for i, seconds in enumerate(times)
+        ]
+
+
+def _resized(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    if frame.shape[:2] == (height, width):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _key(pixels: np.ndarray) -> str:
+    return hashlib.blake2b(pixels.tobytes() + str(pixels.shape).encode(), digest_size=16).hexdigest()
 
 
 class FrozenVision:
@@ -110,13 +159,15 @@ class FrozenVision:
 
     def encoder_outputs(self, patches: Sequence[Patches]) -> dict[str, BaseModelOutputWithDeepstackFeatures] | None:
         """The observed frames of a batch, as `mm_encoder_outputs` of transformers' forward."""
-        if not patches:
-            return None
-        features = self.features(patches)
-        layers = len(features[0][1])
-        return {
-            "image": BaseModelOutputWithDeepstackFeatures(
-                pooler_output=[f for f, _ in features],
-                deepstack_features=[[deep[i] for _, deep in features] for i in range(layers)],
-            )
-        }
+        outputs = {}
+        for kind, shown in (
+            ("image", [p for p in patches if p.seconds is None]),
+            ("video", [p for p in patches if p.seconds is not None]),
+        ):
+            if shown:
+                features = self.features(shown)
+                outputs[kind] = BaseModelOutputWithDeepstackFeatures(
+                    pooler_output=[f for f, _ in features],
+                    deepstack_features=[list(layer) for layer in zip(*(deep for _, deep in features), strict=True)],
+                )
+        return outputs or None

@@ -1,6 +1,7 @@
 """Reading clips: real footage, hidden pre-roll, broken files, and where a row's clip name may lead."""
 
 import importlib.util
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -9,7 +10,7 @@ import pytest
 
 from training.data.keyframes import key_frame_pool
 from training.data.trajectory import RejectedRow
-from training.data.video import UnreadableVideo, VideoInfo, probe, read_frames, resolve_clip
+from training.data.video import UnreadableVideo, VideoInfo, frame_rate, probe, read_frames, resolve_clip
 
 
 def footage(name: str) -> Path:
@@ -55,6 +56,7 @@ def cut_without_reencoding(source: Path, path: Path, hidden: int) -> Path:
 @pytest.mark.parametrize(("name", "info"), REAL.items())
 def test_real_footage_is_probed(name: str, info: VideoInfo) -> None:
     assert probe(footage(name)) == info
+    assert frame_rate(footage(name)) == info.fps
 
 
 def test_both_readers_show_the_same_key_frames_of_real_footage() -> None:
@@ -105,6 +107,20 @@ def test_a_container_whose_frames_cannot_be_decoded_is_unreadable(tmp_path: Path
     path.write_bytes(content)
     with pytest.raises(UnreadableVideo):
         probe(path)
+
+
+def test_a_clip_without_a_frame_rate_has_no_timestamps(tmp_path: Path) -> None:
+    path = tmp_path / "still.mkv"
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 64, 64, "yuvj420p", Fraction(1, 1000)
+    frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24").reformat(format="yuvj420p")
+    with av.open(str(path), "w") as container:
+        stream = container.add_mux_stream("mjpeg", width=64, height=64, time_base=encoder.time_base)
+        for packet in encoder.encode(frame) + encoder.encode(None):
+            packet.pts, packet.stream = 0, stream
+            container.mux(packet)
+    with pytest.raises(UnreadableVideo, match="no frame rate"):
+        frame_rate(path)
 
 
 def test_a_clip_name_resolves_in_the_first_root_that_has_it(tmp_path: Path) -> None:
