@@ -80,12 +80,16 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
 
 
 def _futurebench(summary: Mapping[str, Any]) -> Table:
+    """As generated; the last column counts only answers that name one of the options."""
+    models = summary["futurebench"]
+    sizes = next(iter(models.values()), {})
+    heads = [f"{column}\nn {sizes[column]['n']}" for column in sizes]
     table = _table(
-        "FutureBench, per cent right as generated (95 % interval; n)", "model", *COLUMNS, "of those naming an option"
+        "FutureBench: per cent right as generated (95 % interval)", "model", *heads, "if an option\nis named"
     )
-    for model, scores in summary["futurebench"].items():
-        cells = [_percent(scores[column]) for column in COLUMNS]
-        table.add_row(model, *cells, _percent(summary["futurebench_among_options"][model]))
+    for model, scores in models.items():
+        named = summary["futurebench_among_options"][model]
+        table.add_row(model, *(_percent(scores[column]) for column in COLUMNS), f"{_percent(named)} n {named['n']}")
     table.add_section()
     for model, means in summary["spans"].items():
         table.add_row(f"[dim]spans, {model}[/]", *(f"[dim]{_number(means[split])}[/]" for split in SPLITS))
@@ -93,18 +97,25 @@ def _futurebench(summary: Mapping[str, Any]) -> Table:
 
 
 def _twiffbench(summary: Mapping[str, Any]) -> Table:
-    table = _table("TwiFF-Bench, 0 to 5 (95 % interval; n)", "model", *MARKS)
-    for model, means in summary["twiffbench"].items():
+    models = summary["twiffbench"]
+    sizes = next(iter(models.values()), {})
+    heads = [f"{mark}\nn {sizes[mark]['n']}" for mark in sizes]
+    table = _table("TwiFF-Bench: marks from 0 to 5 (95 % interval)", "model", *heads)
+    for model, means in models.items():
         table.add_row(model, *(_mean(means[mark]) for mark in MARKS))
     return table
 
 
 def _necessity(models: Mapping[str, Any]) -> Table:
     table = _table(
-        "Do the latents matter? FutureBench with something else in their place", "model", "latents", "right", "change"
+        "Do the latents matter? The same items with something else in their place",
+        "model",
+        "latents",
+        "right",
+        "change",
     )
     for model, report in models.items():
-        table.add_row(model, "own", _percent(report["own"]), "")
+        table.add_row(model, "own", _percent(report["own"]), f"n {report['own']['n']}")
         for name, row in report["interventions"].items():
             low, high = (100 * bound for bound in row["difference"]["interval"])
             change = f"{100 * row['difference']['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
@@ -146,16 +157,16 @@ def _counted(score: Mapping[str, Any]) -> dict[str, Any]:
 
 def _percent(score: Mapping[str, Any]) -> str:
     if not score["n"]:
-        return "– (n 0)"
+        return "–"
     low, high = (100 * bound for bound in score["interval"])
-    return f"{100 * score['correct'] / score['n']:.1f} ({low:.0f}–{high:.0f}; {score['n']})"
+    return f"{100 * score['correct'] / score['n']:.1f} ({low:.0f}–{high:.0f})"
 
 
 def _mean(score: Mapping[str, Any]) -> str:
     if score["mean"] is None:
-        return "– (n 0)"
+        return "–"
     low, high = score["interval"]
-    return f"{score['mean']:.2f} ({low:.2f}–{high:.2f}; {score['n']})"
+    return f"{score['mean']:.2f} ({low:.2f}–{high:.2f})"
 
 
 def _number(value: float | None) -> str:
