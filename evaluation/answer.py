@@ -21,7 +21,7 @@ from evaluation import interventions
 from training.data.prompts import ANSWERS, Part
 from training.data.video import UnreadableVideo, frame_rate, read_frames
 from training.model.checkpoint import FutureL1, load
-from training.model.decode import Decoded, Sampling, decode
+from training.model.decode import Decoded, Intervention, Sampling, decode
 from training.model.encoding import Encoded, Encoder
 from training.model.teaching import Teaching
 from training.model.vision import FrozenVision
@@ -72,7 +72,7 @@ def main(config: AnswerConfig, reporter: Reporter) -> dict[str, Any]:
                 bundles = {job.checkpoint: _load(job.checkpoint, config)}  # one model in memory at a time
             _answer(job, *bundles[job.checkpoint], target, reporter)
         table = pl.read_parquet(target)
-        seconds = table["prefill_seconds"].sum() + table["decode_seconds"].sum()
+        seconds = float(table.select(pl.sum("prefill_seconds") + pl.sum("decode_seconds")).item())
         result[job.name] = {"answers": table.height, "seconds": seconds, "unreadable": _unreadable(target)}
     return result
 
@@ -104,9 +104,9 @@ def _answer(job: AnswerJob, bundle: FutureL1, vision: FrozenVision, target: Path
             _write(pl.DataFrame(rows, schema=ANSWERS), part)
         reporter.progress(number + 1, len(batches), f"answers {job.name}")
     tables = [pl.read_parquet(part) for part in sorted(parts.glob("*.parquet"))] or [pl.DataFrame(schema=ANSWERS)]
-    failed = [pl.read_parquet(part) for part in sorted(parts.glob("*.failed"))]
-    if failed:
-        _write(pl.concat(failed), target.with_suffix(".failed"))
+    failures = [pl.read_parquet(part) for part in sorted(parts.glob("*.failed"))]
+    if failures:
+        _write(pl.concat(failures), target.with_suffix(".failed"))
     _write(pl.concat(tables).sort("prompt_id", "sample"), target)
     for part in parts.iterdir():
         part.unlink()
@@ -131,7 +131,7 @@ def _answer_batch(
 
 
 def _decode(job: AnswerJob, bundle: FutureL1, vision: FrozenVision, encoded: list[Encoded], number: int) -> Decoded:
-    def draw(intervention=None) -> Decoded:
+    def draw(intervention: Intervention | None = None) -> Decoded:
         generator = torch.Generator(bundle.model.device).manual_seed(job.seed * 1_000_003 + number)
         sampling = Sampling(job.max_new_tokens, job.temperature, job.top_p)
         return decode(

@@ -22,8 +22,8 @@ PART = pl.Struct(
     }
 )
 FIELDS = [field.name for field in PART.fields]
-PROMPTS = {"prompt_id": pl.String, "content": pl.List(PART)}
-ANSWERS = {
+PROMPTS: dict[str, Any] = {"prompt_id": pl.String, "content": pl.List(PART)}
+ANSWERS: dict[str, Any] = {
     "prompt_id": pl.String,
     "sample": pl.Int64,
     "text": pl.String,  # decoded with special tokens kept, without the end of turn

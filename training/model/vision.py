@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
+from transformers import Qwen2VLImageProcessor, Qwen3VLForConditionalGeneration, Qwen3VLVideoProcessor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 from transformers.video_utils import VideoMetadata
 
@@ -59,13 +60,13 @@ class Patches:
 class Patcher:
     """Resizes frames once and cuts them into patches with the checkpoint's own image processor."""
 
-    def __init__(self, image_processor) -> None:
+    def __init__(self, image_processor: Qwen2VLImageProcessor) -> None:
         self.processor = image_processor
         self.tile = image_processor.patch_size * image_processor.merge_size
 
     def __call__(self, frame: np.ndarray, low: int, high: int) -> Patches:
         """uint8 RGB [H,W,3] to patches of low..high merged tokens."""
-        rows, columns = fit_grid(*frame.shape[:2], low, high, self.tile)
+        rows, columns = fit_grid(frame.shape[0], frame.shape[1], low, high, self.tile)
         frame = _resized(frame, rows * self.tile, columns * self.tile)
         out = self.processor(Image.fromarray(frame), do_resize=False, return_tensors="pt")
         return Patches(out["pixel_values"], out["image_grid_thw"][0], (rows, columns), _key(frame))
@@ -74,7 +75,7 @@ class Patcher:
 class VideoPatcher:
     """The same for frames of one video, in pairs, with the checkpoint's own video processor."""
 
-    def __init__(self, video_processor) -> None:
+    def __init__(self, video_processor: Qwen3VLVideoProcessor) -> None:
         self.processor = video_processor
         self.tile = video_processor.patch_size * video_processor.merge_size
 
@@ -87,7 +88,7 @@ class VideoPatcher:
         """
         if len(frames) % 2:
             frames, numbers = [*frames, frames[-1]], [*numbers, numbers[-1]]
-        rows, columns = fit_grid(*frames[0].shape[:2], low, high, self.tile)
+        rows, columns = fit_grid(frames[0].shape[0], frames[0].shape[1], low, high, self.tile)
         video = np.stack([_resized(frame, rows * self.tile, columns * self.tile) for frame in frames])
         out = self.processor(
             video,
@@ -123,7 +124,7 @@ class FrozenVision:
     A feature is (merged [k, D], deepstack tuple of [k, D]); cache_bytes bounds what is kept (0 keeps nothing).
     """
 
-    def __init__(self, model, cache_bytes: int = 0, chunk: int = 256) -> None:
+    def __init__(self, model: Qwen3VLForConditionalGeneration, cache_bytes: int = 0, chunk: int = 256) -> None:
         self.model, self.cache_bytes, self.chunk = model, cache_bytes, chunk
         self._kept: OrderedDict[str, tuple[torch.Tensor, tuple[torch.Tensor, ...]]] = OrderedDict()
         self._bytes = 0

