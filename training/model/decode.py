@@ -77,9 +77,10 @@ def decode(
 
     In latent mode the placeholder is forced until the model picks `<|latent_end|>` (after at least one latent) or the
     budget is spent; then the end is forced, and whatever else was picked is discarded, an end of turn too.  In text
-    mode `<|latent|>` and `<|latent_end|>` are never emitted.  A span cut by `max_new_tokens` stays open.
+    mode the placeholders and `<|latent_end|>` are never emitted, and the padding token ends the turn as Qwen's generation
+    config has it, without a trace in the record.  A span cut by `max_new_tokens` stays open.
     """
-    if sampling.temperature > 0 and generator is None:
+    if (sampling.temperature > 0 or sampling.latent_std > 0) and generator is None:
         raise ValueError("sampling needs a generator, so that answers can be drawn again")
     device = model.device
     started = _now(device)
@@ -189,7 +190,7 @@ class _Machine:
     def forbid(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits [B,V] without what may not be emitted; inside a span the end token stays a choice."""
         t = self.tokens
-        logits[:, t.latent] = NEVER
+        logits[:, list(t.placeholders)] = NEVER
         logits[:, t.latent_end] = logits[:, t.latent_end].where(self.open, NEVER)
         if self.spans.latents == 0:
             logits[:, t.latent_start] = NEVER
@@ -208,5 +209,5 @@ class _Machine:
         self.slot = torch.where(feeding, self.slot + 1, 0)
         self.span = self.span + entering.long()
         self.open = feeding | entering
-        self.done = self.done | (text & (ids == t.end_of_turn))
+        self.done = self.done | (text & ((ids == t.end_of_turn) | (ids == t.pad)))
         return ids, text | wants_out

@@ -24,6 +24,11 @@ class Tokens:
         """Markers that are neither text nor latents."""
         return (self.latent_start, self.latent_end, self.end_of_turn)
 
+    @property
+    def placeholders(self) -> tuple[int, ...]:
+        """Tokens that stand for vectors: no text may hold them."""
+        return (self.latent, self.image, self.video)
+
 
 def lookup(tokenizer) -> Tokens:
     """The ids of a tokenizer that already has the latent tokens.  Raises ValueError naming what is missing."""

@@ -80,11 +80,11 @@ def replayed(rollout: Rollout) -> Encoded:
 def token_log_probs(logits: torch.Tensor, ids: torch.Tensor, tokens: Tokens, temperature: float) -> torch.Tensor:
     """Log-probabilities [n] of sampled tokens [n] from logits [n,V], under the decoder's own bans.
 
-    Text mode never emits `<|latent|>` or `<|latent_end|>`; an end that was sampled was sampled inside a span, where it
+    Text mode never emits a placeholder or `<|latent_end|>`; an end that was sampled was sampled inside a span, where it
     may be.  The top-p cut is left out, as in the decoder's record.
     """
     ban = torch.zeros_like(logits)
-    ban[:, tokens.latent] = NEVER
+    ban[:, list(tokens.placeholders)] = NEVER
     ban[:, tokens.latent_end] = torch.where(ids == tokens.latent_end, 0.0, NEVER)
     log_probs = ((logits.float() + ban) / (temperature or 1.0)).log_softmax(-1)
     return log_probs.gather(-1, ids.unsqueeze(-1))[:, 0]

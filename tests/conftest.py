@@ -1,0 +1,67 @@
+"""Models and toy rows that several rooms' tests share; libraries are imported by the tests that ask for them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from training.model.checkpoint import FutureL1
+    from training.model.encoding import Encoder
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Twenty-four rows of the training split, hops 1, 2, 3 in turn."""
+    from tests.toy import toy_rows
+
+    return toy_rows(tmp_path_factory.mktemp("clips"), [1, 2, 3] * 8)
+
+
+@pytest.fixture(scope="session")
+def data(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows as the training programs read them."""
+    from tests.toy import write_rows
+
+    return write_rows(rows, tmp_path_factory.mktemp("rows") / "rows.parquet")
+
+
+@pytest.fixture(scope="session")
+def base() -> "FutureL1":
+    """The tiny base that ships with the project; tests must not change its weights."""
+    from training.model.checkpoint import load
+    from training.tiny import BASE
+
+    return load(BASE)
+
+
+@pytest.fixture(scope="session")
+def taught_folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that knows the format and little else: a few dozen steps on the rows."""
+    from tests.toy import sft_recipe
+    from training.programs import Reporter
+    from training.recipes import Optimiser
+    from training.sft.__main__ import SftConfig, main
+    from training.tiny import BASE
+
+    out = tmp_path_factory.mktemp("taught")
+    recipe = sft_recipe(
+        steps=60, batch=12, span_share=(0.7, 0.7, 0.7), bucket=True, optimiser=Optimiser(rate=3e-3, betas=(0.9, 0.98))
+    )
+    main(SftConfig(out=out, device="cpu", recipe=recipe, data=data, base=BASE), Reporter(out, quiet=True))
+    return out / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def taught(taught_folder: Path) -> "FutureL1":
+    """The taught checkpoint, loaded; tests must not change its weights."""
+    from training.model.checkpoint import load
+
+    return load(taught_folder)
+
+
+@pytest.fixture(scope="session")
+def encoder(taught: "FutureL1") -> "Encoder":
+    """The encoder of the taught checkpoint."""
+    assert taught.teaching is not None
+    return taught.encoder(taught.teaching)

@@ -1,0 +1,63 @@
+"""Rows of the toy world with real clips, and small recipes: what the tests of model, training and answering share."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from assets.toyworld.clips import FRAMES, ClipJob, write_batch
+from training.data import world
+from training.model.teaching import Teaching
+from training.recipes import Optimiser, SftRecipe
+
+TEACHING = Teaching(observed_tokens=(4, 16), latents=4, span_end="fixed", system=None)
+
+
+def toy_rows(folder: Path, hops: list[int], seed: int = 0, split: world.Split = "train") -> list[dict[str, Any]]:
+    """One row per hop, each with a clip of its own: TrajectoryTable's columns, path, frame_count and reader."""
+    rng = np.random.default_rng(seed)
+    parts = [world.draw_questions(1, rng, split, hops=[hop]) for hop in hops]
+    rows, clips = [], []
+    for number, (hop, asked) in enumerate(zip(hops, parts, strict=True)):
+        name = f"clip{seed}_{number:03d}.mp4"
+        category = world.CATEGORIES[number % 3]
+        board = asked.boards
+        clips.append(ClipJob(folder / name, tuple(board.tiles[0].tolist()), int(board.pos[0]), int(board.direction[0])))
+        rows.append(
+            {
+                "row_id": f"{seed:08x}{number:08x}",
+                "source": "toy",
+                "video": name,
+                "question": f"frame_1\n<image>\n{world.question_text(category, hop)}"
+                + world.options_text(asked.options[0].tolist()),
+                "reasoning": [*world.reasoning(hop), ""],
+                "answer": world.COLOURS[asked.answer[0]],
+                "observed": [1],
+                "future": list(range(2, hop + 2)),
+                "category": category,
+                "start": None,
+                "end": None,
+                "path": str(folder / name),
+                "frame_count": FRAMES,
+                "reader": "decord",
+            }
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_batch(clips)
+    return rows
+
+
+def write_rows(rows: list[dict[str, Any]], path: Path) -> Path:
+    """The rows as the parquet table that the training programs read."""
+    pl.DataFrame(rows).write_parquet(path)
+    return path
+
+
+def sft_recipe(**changes: Any) -> SftRecipe:
+    """Four draws a step, all with spans, no own states."""
+    defaults: dict[str, Any] = {
+        "name": "test", "teaching": TEACHING, "optimiser": Optimiser(rate=1e-3), "batch": 4, "steps": 4,
+        "latent_weight": 1.0, "cache_gib": 0.1,
+    }  # fmt: skip
+    return SftRecipe(**{**defaults, **changes})

@@ -1,0 +1,244 @@
+"""Batched decoding: which tokens may be emitted when, and that a batch changes nothing for its rows."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from training.model import decode as decoding
+from training.model.checkpoint import FutureL1
+from training.model.decode import Decoded, Sampling, Spans, decode
+from training.model.encoding import Encoded, Encoder
+from training.model.rows import RowReader
+from training.rl.rollouts import unpack
+
+GREEDY = Sampling(max_new_tokens=40)
+FIXED = Spans(4, "fixed")
+
+
+@pytest.fixture(scope="module")
+def prompts(encoder: Encoder, rows: list[dict[str, Any]]) -> list[Encoded]:
+    """Prompts of different lengths, some in the middle of an answer: their rows are in different modes at once."""
+    reader = RowReader(encoder, keep=True)
+
+    def begun(row: dict[str, Any], text: str) -> Encoded:
+        prompt = reader.prompt(row)
+        ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+        start = int(prompt.positions.max()) + 1
+        positions = torch.arange(start, start + len(ids)).expand(3, -1)
+        return replace(
+            prompt, ids=prompt.ids + ids, labels=prompt.labels + [-100] * len(ids),
+            positions=torch.cat([prompt.positions, positions], 1),
+        )  # fmt: skip
+
+    unasked = {**rows[4], "row_id": "f" * 16, "question": rows[4]["question"].split("\nA.")[0]}
+    first, then = "<reason>First it rolls on.</reason>\n", "<reason>Then it rolls on.</reason>\n"
+    return [
+        reader.prompt(rows[0]), reader.prompt(unasked), begun(rows[1], first), begun(rows[2], first + then),
+        begun(rows[3], first + "<answer>"), reader.prompt(rows[5]),
+    ]  # fmt: skip
+
+
+@contextmanager
+def prefers(bundle: FutureL1, *wanted: int) -> Iterator[None]:
+    """Within the context the model wants one of these tokens, whatever it sees (the first most)."""
+
+    def lift(_module: Any, _args: Any, logits: torch.Tensor) -> torch.Tensor:
+        logits = logits.clone()
+        for rank, token in enumerate(wanted):
+            logits[..., token] += 1000.0 - rank
+        return logits
+
+    hook = bundle.model.lm_head.register_forward_hook(lift)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@pytest.fixture
+def answer(taught: FutureL1, prompts: list[Encoded]) -> Callable[..., Decoded]:
+    def run(sampling: Sampling = GREEDY, spans: Spans = FIXED, asked: Any = None, **options: Any) -> Decoded:
+        return decode(taught.model, taught.vision(), taught.tokens, asked or prompts[:1], sampling, spans, **options)
+
+    return run
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], None]:
+    """Makes every row pick these tokens one after the other, the last for ever."""
+
+    def script(picks: list[int]) -> None:
+        remaining = list(picks)
+
+        def pick(logits: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            token = remaining.pop(0) if len(remaining) > 1 else remaining[0]
+            return torch.full((len(logits),), token), torch.zeros(len(logits))
+
+        monkeypatch.setattr(decoding, "_pick", pick)
+
+    return script
+
+
+def kept(ids: list[int], pad: int) -> list[int]:
+    return [i for i in ids if i != pad]
+
+
+# ---- a batch changes nothing for its rows
+
+
+def test_a_batch_decodes_as_its_rows_alone(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
+    batch = answer(asked=prompts)
+    lengths, modes = {len(p.ids) for p in prompts}, batch.ids == taught.tokens.latent
+    assert len(lengths) > 3, "rows must need padding"
+    assert (modes.any(0) & ~modes.all(0)).any(), "some step must mix text and latent mode"
+    latents = batch.latents.split(modes.sum(1).tolist())
+    for i, prompt in enumerate(prompts):
+        alone = answer(asked=[prompt])
+        ids = kept(batch.ids[i].tolist(), taught.tokens.pad)
+        assert ids == kept(alone.ids[0].tolist(), taught.tokens.pad)
+        torch.testing.assert_close(latents[i], alone.latents, atol=1e-4, rtol=0)
+        torch.testing.assert_close(batch.log_probs[i, : len(ids)], alone.log_probs[0, : len(ids)], atol=1e-4, rtol=0)
+        assert batch.finished[i] == alone.finished[0]
+
+
+def test_one_prefill_repeated_is_as_many_prefills(answer: Any, prompts: list[Encoded]) -> None:
+    shared = answer(asked=prompts[:3], repeat=3)
+    separate = answer(asked=[p for p in prompts[:3] for _ in range(3)])
+    assert torch.equal(shared.ids, separate.ids)
+    torch.testing.assert_close(shared.latents, separate.latents, atol=1e-4, rtol=0)
+
+
+# ---- spans
+
+
+def test_every_fixed_span_is_full_and_ends(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
+    t = taught.tokens
+    for spans in (Spans(4, "fixed"), Spans(2, "fixed")):
+        batch = answer(spans=spans, asked=prompts)
+        for row in batch.ids.tolist():
+            for at in (i for i, token in enumerate(row) if token == t.latent_start):
+                assert row[at + 1 : at + 2 + spans.latents] == [t.latent] * spans.latents + [t.latent_end]
+        assert (batch.ids == t.latent_start).any()
+
+
+def test_the_model_may_end_a_span_but_not_an_empty_one(answer: Any, taught: FutureL1) -> None:
+    t = taught.tokens
+    with prefers(taught, t.latent_end, t.latent_start):
+        batch = answer(Sampling(12), Spans(4, "model"))
+    assert batch.ids[0].tolist() == [t.latent_start, t.latent, t.latent_end] * 4
+    assert batch.sampled[0].tolist() == [True, False, True] * 4
+
+
+def test_the_budget_ends_a_span_that_the_model_does_not(answer: Any, taught: FutureL1) -> None:
+    t = taught.tokens
+    with prefers(taught, t.latent_start):
+        batch = answer(Sampling(10), Spans(3, "model"))
+    span = [t.latent_start, t.latent, t.latent, t.latent, t.latent_end]
+    assert batch.ids[0].tolist() == span * 2
+    assert batch.sampled[0].tolist() == [True, False, False, False, False] * 2
+    assert (batch.log_probs[0][~batch.sampled[0]] == 0).all(), "forced tokens were not drawn"
+
+
+def test_an_end_of_turn_inside_a_span_is_discarded(answer: Any, taught: FutureL1, scripted: Any) -> None:
+    t = taught.tokens
+    scripted([t.latent_start, t.end_of_turn])
+    batch = answer(Sampling(12), Spans(2, "model"))
+    assert batch.ids[0].tolist() == [t.latent_start, t.latent, t.latent, t.latent_end, t.end_of_turn]
+    assert batch.finished.tolist() == [True]
+
+
+def test_without_a_budget_no_span_is_opened(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
+    with prefers(taught, taught.tokens.latent_start):
+        batch = answer(Sampling(12), Spans(0, "model"), asked=prompts)
+    assert not torch.isin(batch.ids, torch.tensor([taught.tokens.latent_start, taught.tokens.latent])).any()
+    assert len(batch.latents) == 0
+
+
+def test_text_mode_emits_neither_placeholders_nor_end(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
+    t = taught.tokens
+    banned = (t.latent, t.latent_end, t.image, t.video)
+    with prefers(taught, *banned):
+        for sampling in (Sampling(8), Sampling(8, temperature=2.0)):
+            generator = torch.Generator().manual_seed(0)
+            batch = answer(sampling, Spans(0, "model"), asked=prompts, generator=generator)
+            assert not torch.isin(batch.ids, torch.tensor(banned)).any()
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 6])
+def test_a_span_cut_by_the_length_stays_open_and_well_formed(answer: Any, taught: FutureL1, length: int) -> None:
+    t = taught.tokens
+    with prefers(taught, t.latent_start):
+        batch = answer(Sampling(length))
+    whole = [t.latent_start, t.latent, t.latent, t.latent, t.latent, t.latent_end]
+    assert batch.ids[0].tolist() == whole[:length]
+    assert not batch.finished[0]
+    assert len(batch.latents) == whole[:length].count(t.latent)
+    (rollout,) = unpack([{}], [None], batch, t, taught.processor.tokenizer)  # type: ignore[list-item]
+    assert [len(span) for span in rollout.spans(t)] == [len(batch.latents)]
+
+
+def test_a_padding_token_in_text_ends_the_turn(answer: Any, taught: FutureL1, scripted: Any) -> None:
+    """Qwen's generation config lists it as an end, and padding after it could not be told from it."""
+    scripted([10, taught.tokens.pad, 11])
+    batch = answer(Sampling(6))
+    (rollout,) = unpack([{}], [None], batch, taught.tokens, taught.processor.tokenizer)  # type: ignore[list-item]
+    assert rollout.ids == [10]
+    assert rollout.finished
+
+
+# ---- drawing
+
+
+def test_sampling_needs_a_generator(answer: Any) -> None:
+    with pytest.raises(ValueError, match="needs a generator"):
+        answer(Sampling(4, temperature=1.0))
+
+
+def test_random_latents_need_one_too(answer: Any) -> None:
+    with pytest.raises(ValueError, match="needs a generator"):
+        answer(Sampling(4, latent_std=0.1))
+
+
+def test_the_same_generator_draws_the_same_answers(answer: Any, prompts: list[Encoded]) -> None:
+    sampling = Sampling(30, temperature=1.5, top_p=0.95, latent_std=0.2)
+    first, again, other = (
+        answer(sampling, asked=prompts, repeat=2, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first.ids, again.ids) and torch.equal(first.latents, again.latents)
+    assert first.ids.shape != other.ids.shape or not torch.equal(first.ids, other.ids)
+
+
+def test_the_siblings_of_a_prompt_differ(answer: Any, prompts: list[Encoded]) -> None:
+    batch = answer(Sampling(30, temperature=2.0), asked=prompts[:1], repeat=8, generator=torch.Generator().manual_seed(0))
+    assert len({tuple(row) for row in batch.ids.tolist()}) > 1
+
+
+def test_a_tiny_nucleus_is_greedy(answer: Any, prompts: list[Encoded]) -> None:
+    nucleus = Sampling(30, temperature=1.0, top_p=1e-6)
+    drawn = answer(nucleus, asked=prompts, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(drawn.ids, answer(Sampling(30), asked=prompts).ids)
+
+
+def test_latent_noise_is_around_the_hidden_state(answer: Any, taught: FutureL1) -> None:
+    with prefers(taught, taught.tokens.latent_start):
+        plain = answer(Sampling(2))
+        noisy = answer(Sampling(2, latent_std=0.3), generator=torch.Generator().manual_seed(0))
+    assert (plain.latent_noise == 0).all()
+    # the first latent of both follows the same states, so their difference is the noise that was recorded
+    recorded = ((noisy.latents[0] - plain.latents[0]) / 0.3).pow(2).mean()
+    torch.testing.assert_close(noisy.latent_noise[0], recorded, atol=1e-4, rtol=0)
+    assert 0.5 < float(recorded) < 2
+
+
+def test_what_follows_the_end_of_a_turn_is_padding(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
+    batch = answer(Sampling(40, temperature=1.0), asked=prompts, generator=torch.Generator().manual_seed(3))
+    assert batch.finished.any()
+    for row, sampled, finished in zip(batch.ids.tolist(), batch.sampled.tolist(), batch.finished.tolist(), strict=True):
+        if finished:
+            end = row.index(taught.tokens.end_of_turn)
+            assert set(row[end + 1 :]) <= {taught.tokens.pad}
+            assert sampled[end] and not any(sampled[end + 1 :])

@@ -1,0 +1,105 @@
+"""The heart of the suite: what was decoded step by step is what one parallel pass over the record computes."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from training.model.checkpoint import FutureL1
+from training.model.decode import Sampling, Spans, decode
+from training.model.encoding import Encoder, collate
+from training.model.forward import last_hidden_state
+from training.model.rows import RowReader
+from training.rl.losses import gaussian_log_ratio
+from training.rl.rollouts import Rollout, replayed, token_log_probs, unpack
+
+SETTINGS = {
+    "greedy": (Sampling(40), Spans(4, "fixed")),
+    "sampled": (Sampling(40, temperature=1.3, top_p=0.97), Spans(4, "fixed")),
+    "noisy latents": (Sampling(40, temperature=0.8, latent_std=0.25), Spans(4, "fixed")),
+    "spans ended by the model": (Sampling(40, temperature=3.0), Spans(3, "model")),
+    "cut short": (Sampling(11, temperature=1.0), Spans(4, "fixed")),
+}
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def decoded(
+    request: pytest.FixtureRequest, taught: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]
+) -> tuple[list[Rollout], Sampling]:
+    """Four answers to each of four prompts of unlike lengths."""
+    sampling, spans = SETTINGS[request.param]
+    reader = RowReader(encoder, keep=False)
+    asked = [*rows[:3], {**rows[3], "question": rows[3]["question"].split("\nA.")[0]}]
+    prompts = [reader.prompt(row) for row in asked]
+    answers = decode(
+        taught.model, taught.vision(), taught.tokens, prompts, sampling, spans, 4, torch.Generator().manual_seed(0)
+    )
+    indices = [i for i in range(4) for _ in range(4)]
+    rollouts = unpack(
+        [asked[i] for i in indices], [prompts[i] for i in indices], answers, taught.tokens, taught.processor.tokenizer
+    )
+    assert sum(len(r.latents) for r in rollouts) > 0
+    return rollouts, sampling
+
+
+def replay(taught: FutureL1, rollouts: list[Rollout]) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids [B,T] and last hidden states [B,T,D] of one pass over all rollouts."""
+    batch = collate([replayed(r) for r in rollouts], taught.tokens.pad)
+    inputs = {
+        "input_ids": batch.ids,
+        "attention_mask": batch.mask,
+        "position_ids": batch.positions,
+        "mm_encoder_outputs": taught.vision().encoder_outputs(batch.observed),
+    }
+    latents = torch.cat([r.latents for r in rollouts])
+    with torch.no_grad():
+        return batch.ids, last_hidden_state(taught.model, inputs, batch.ids == taught.tokens.latent, latents)
+
+
+def test_latents_are_the_states_that_the_replay_computes(taught: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
+    rollouts, sampling = decoded
+    ids, states = replay(taught, rollouts)
+    means = states[(ids == taught.tokens.latent).roll(-1, 1)]
+    latents, noise = torch.cat([r.latents for r in rollouts]), torch.cat([r.noise for r in rollouts])
+    if sampling.latent_std == 0:
+        torch.testing.assert_close(latents, means, atol=1e-4, rtol=0)
+    else:
+        ratio = gaussian_log_ratio(latents, means, noise, sampling.latent_std)
+        torch.testing.assert_close(ratio, torch.zeros_like(ratio), atol=1e-4, rtol=0)
+        assert (latents - means).abs().max() > 0.1
+
+
+def test_log_probabilities_are_those_of_the_replay(taught: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
+    rollouts, sampling = decoded
+    ids, states = replay(taught, rollouts)
+    for row, rollout in enumerate(rollouts):
+        places = len(rollout.prompt.ids) + rollout.sampled.nonzero()[:, 0]
+        with torch.no_grad():
+            logits = taught.model.lm_head(states[row, places - 1])
+        found = token_log_probs(logits, ids[row, places], taught.tokens, sampling.temperature)
+        torch.testing.assert_close(found, rollout.log_probs[rollout.sampled], atol=1e-4, rtol=0)
+
+
+def test_the_record_is_complete(taught: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
+    t = taught.tokens
+    for rollout in decoded[0]:
+        assert len(rollout.ids) == len(rollout.log_probs) == len(rollout.sampled)
+        assert t.pad not in rollout.ids
+        assert rollout.ids.count(t.latent) == len(rollout.latents) == sum(len(s) for s in rollout.spans(t))
+        assert rollout.finished or rollout.ids[-1] != t.end_of_turn
+        forced = {i for i, drawn in zip(rollout.ids, rollout.sampled.tolist(), strict=True) if not drawn}
+        assert forced <= {t.latent, t.latent_end}
+
+
+def test_a_static_placeholder_would_not_pass(taught: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
+    """The release's replay feeds the placeholder's embedding: the test above must be able to see that."""
+    rollouts, _ = decoded
+    ids, states = replay(taught, rollouts)
+    batch = collate([replayed(r) for r in rollouts], taught.tokens.pad)
+    with torch.no_grad():
+        static = taught.model.model(
+            input_ids=ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False,
+            mm_encoder_outputs=taught.vision().encoder_outputs(batch.observed),
+        ).last_hidden_state  # fmt: skip
+    ends = ids == taught.tokens.latent_end
+    assert not torch.allclose(static[ends], states[ends], atol=1e-2)
