@@ -1,11 +1,17 @@
-"""What both trainers tell: progress and metrics; and a recipe's optimiser in transformers' words."""
+"""What both trainers share: progress and metrics, where to go on, and a recipe's optimiser in transformers' words."""
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from training.programs import Reporter
 from training.recipes import Optimiser
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 class Reporting(TrainerCallback):
@@ -23,6 +29,20 @@ class Reporting(TrainerCallback):
         figures = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
         if figures:
             self.reporter.metrics(state.global_step, figures)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The latest whole checkpoint of a trainer, or None; one that a kill cut short lacks the state, written last."""
+    numbered = sorted((int(found[1]), path) for path in folder.glob("*") if (found := _CHECKPOINT.fullmatch(path.name)))
+    return next((str(path) for _, path in reversed(numbered) if _has_state(path)), None)
+
+
+def _has_state(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return True
 
 
 def optimiser_arguments(optimiser: Optimiser, steps: int) -> dict[str, Any]:

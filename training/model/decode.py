@@ -77,8 +77,8 @@ def decode(
 
     In latent mode the placeholder is forced until the model picks `<|latent_end|>` (after at least one latent) or the
     budget is spent; then the end is forced, and whatever else was picked is discarded, an end of turn too.  In text
-    mode the placeholders and `<|latent_end|>` are never emitted, and the padding token ends the turn as Qwen's generation
-    config has it, without a trace in the record.  A span cut by `max_new_tokens` stays open.
+    mode the placeholders and `<|latent_end|>` are never emitted, and the padding token ends the turn (Qwen's generation
+    config has it so) without a trace in the record.  A span cut by `max_new_tokens` stays open.
     """
     if (sampling.temperature > 0 or sampling.latent_std > 0) and generator is None:
         raise ValueError("sampling needs a generator, so that answers can be drawn again")

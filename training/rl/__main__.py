@@ -7,10 +7,9 @@ from typing import Any
 import polars as pl
 import torch
 from datasets import Dataset
-from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
-from training.callbacks import Reporting, optimiser_arguments
+from training.callbacks import Reporting, last_checkpoint, optimiser_arguments
 from training.grading.judge import Judge, JudgeSettings
 from training.model.checkpoint import load
 from training.model.rows import RowReader
@@ -77,7 +76,7 @@ def main(config: RlConfig, reporter: Reporter) -> dict[str, Any]:
         reader=RowReader(bundle.encoder(bundle.teaching), keep=recipe.cache_gib > 0),
         vision=bundle.vision(int(recipe.cache_gib * 2**30)),
     )
-    resume = get_last_checkpoint(config.out / "steps") if (config.out / "steps").is_dir() else None
+    resume = last_checkpoint(config.out / "steps")
     trainer.train(resume_from_checkpoint=resume)
     bundle.save(config.out / "checkpoint", bundle.teaching)
     return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resume and Path(resume).name}

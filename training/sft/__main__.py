@@ -6,10 +6,9 @@ from typing import Any
 import polars as pl
 import torch
 from datasets import Dataset
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig as TrlConfig
 
-from training.callbacks import Reporting, optimiser_arguments
+from training.callbacks import Reporting, last_checkpoint, optimiser_arguments
 from training.model.checkpoint import load
 from training.model.rows import RowReader
 from training.programs import ProgramConfig, Reporter, run_program
@@ -68,7 +67,7 @@ def main(config: SftConfig, reporter: Reporter) -> dict[str, Any]:
         latent_weight=recipe.latent_weight,
         own_state=recipe.own_state,
     )
-    resume = get_last_checkpoint(config.out / "steps") if (config.out / "steps").is_dir() else None
+    resume = last_checkpoint(config.out / "steps")
     trainer.train(resume_from_checkpoint=resume)
     bundle.save(config.out / "checkpoint", recipe.teaching)
     return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resume and Path(resume).name}

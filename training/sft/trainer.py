@@ -54,8 +54,8 @@ class LatentSFTTrainer(SFTTrainer):
     def _get_train_sampler(self, *_args: Any) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
 
-    def _get_eval_sampler(self, dataset: Any) -> SequentialSampler:
-        return SequentialSampler(dataset)
+    def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
+        return SequentialSampler(eval_dataset)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

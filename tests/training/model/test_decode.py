@@ -213,7 +213,8 @@ def test_the_same_generator_draws_the_same_answers(answer: Any, prompts: list[En
 
 
 def test_the_siblings_of_a_prompt_differ(answer: Any, prompts: list[Encoded]) -> None:
-    batch = answer(Sampling(30, temperature=2.0), asked=prompts[:1], repeat=8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    batch = answer(Sampling(30, temperature=2.0), asked=prompts[:1], repeat=8, generator=generator)
     assert len({tuple(row) for row in batch.ids.tolist()}) > 1
 
 

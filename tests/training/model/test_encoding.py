@@ -71,7 +71,7 @@ def test_a_fixed_span_must_be_full(base: FutureL1) -> None:
     strip = FRAMES | {FUTURE: np.zeros((16, 96, 3), np.uint8)}
     assert len(with_teaching(base, span_end="model").dialogue(USER, ASSISTANT, strip).ids) > 0
     square_budget = with_teaching(base, latents=5)
-    with pytest.raises(ValueError, match='gives 4 latents, but spans are fixed at 5.*use span_end "model"'):
+    with pytest.raises(ValueError, match=r'gives 4 latents, but spans are fixed at 5.*use span_end "model"'):
         square_budget.dialogue(USER, ASSISTANT, FRAMES)
 
 

@@ -21,7 +21,10 @@ from training.model.teaching import Teaching
 PARITY = Path(__file__).parents[2] / "data" / "parity"
 EXPECTED = json.loads((PARITY / "expected.json").read_text())
 RECORD = json.loads((PARITY / "records.json").read_text())[0]
-THOUGHTS = ("The ball starts on the left and rolls to the right.", "In the next view it is near the middle, so it goes on.")
+THOUGHTS = (
+    "The ball starts on the left and rolls to the right.",
+    "In the next view it is near the middle, so it goes on.",
+)
 
 
 @pytest.fixture(scope="module")

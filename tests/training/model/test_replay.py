@@ -56,7 +56,7 @@ def replay(taught: FutureL1, rollouts: list[Rollout]) -> tuple[torch.Tensor, tor
         return batch.ids, last_hidden_state(taught.model, inputs, batch.ids == taught.tokens.latent, latents)
 
 
-def test_latents_are_the_states_that_the_replay_computes(taught: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
+def test_latents_are_the_states_of_the_replay(taught: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
     rollouts, sampling = decoded
     ids, states = replay(taught, rollouts)
     means = states[(ids == taught.tokens.latent).roll(-1, 1)]

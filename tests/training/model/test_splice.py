@@ -11,13 +11,15 @@ from training.model.splice import splice_latents
 @pytest.fixture
 def ids(base: FutureL1) -> torch.Tensor:
     t = base.tokens
-    rows = [[10, t.latent_start, t.latent, t.latent, t.latent_end, 12], [10, 11, t.latent_start, t.latent, t.latent_end, 12]]
-    return torch.tensor(rows)
+    two = [10, t.latent_start, t.latent, t.latent, t.latent_end, 12]
+    one = [10, 11, t.latent_start, t.latent, t.latent_end, 12]
+    return torch.tensor([two, one])
 
 
 def forward(bundle: FutureL1, ids: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
     positions = torch.arange(ids.shape[1]).expand(3, len(ids), -1)
-    return last_hidden_state(bundle.model, {"input_ids": ids, "position_ids": positions}, ids == bundle.tokens.latent, latents)
+    inputs = {"input_ids": ids, "position_ids": positions}
+    return last_hidden_state(bundle.model, inputs, ids == bundle.tokens.latent, latents)
 
 
 def test_the_model_sees_the_vectors_and_the_rest_unchanged(base: FutureL1, ids: torch.Tensor) -> None:

@@ -1,0 +1,199 @@
+"""The SFT loss against straight-line code that shares nothing with it, and what gradients may touch."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+from trl import SFTConfig as TrlConfig
+
+from tests.toy import TEACHING
+from training.data.keyframes import key_frame_number
+from training.data.video import read_frames
+from training.model.checkpoint import FutureL1, load
+from training.model.rows import RowReader
+from training.sft import trainer as trainer_module
+from training.sft.__main__ import freeze_vision
+from training.sft.trainer import Collator, LatentSFTTrainer
+from training.tiny import BASE
+
+Draw = tuple[int, bool]
+BATCHES: dict[str, list[Draw]] = {
+    "one future frame": [(0, True)],
+    "two future frames": [(1, True)],
+    "three future frames": [(2, True)],
+    "no latents": [(0, False), (1, False)],
+    "all kinds at once": [(0, True), (1, False), (2, True), (4, True), (3, False)],
+}
+
+
+@pytest.fixture(scope="module")
+def student() -> FutureL1:
+    bundle = load(BASE)
+    freeze_vision(bundle.model)
+    return bundle
+
+
+@pytest.fixture(scope="module")
+def trainer(
+    student: FutureL1, rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> LatentSFTTrainer:
+    arguments = TrlConfig(
+        output_dir=str(tmp_path_factory.mktemp("trainer")), max_steps=100, use_cpu=True, bf16=False, report_to=[],
+        dataset_kwargs={"skip_prepare_dataset": True}, max_length=None, remove_unused_columns=False,
+        activation_checkpointing=False,
+    )  # fmt: skip
+    return LatentSFTTrainer(
+        model=student.model,
+        args=arguments,
+        train_dataset=Dataset.from_list([{"row": 0, "spans": True}]),
+        data_collator=Collator(rows, RowReader(student.encoder(TEACHING), keep=True)),
+        processing_class=student.processor.tokenizer,
+        vision=student.vision(2**24),
+        tokens=student.tokens,
+        latent_weight=0.3,
+        own_state=None,
+    )
+
+
+def collated(trainer: LatentSFTTrainer, draws: list[Draw]) -> dict[str, Any]:
+    return trainer.data_collator([{"row": row, "spans": spans} for row, spans in draws])
+
+
+def naive_loss(bundle: FutureL1, rows: list[dict[str, Any]], draws: list[Draw], weight: float) -> torch.Tensor:
+    """CE + weight * MSE, one row after the other, logits everywhere, everything by hand."""
+    model, tokenizer = bundle.model, bundle.processor.tokenizer
+    cross_entropies: list[torch.Tensor] = []
+    squares: list[torch.Tensor] = []
+
+    def features(row: dict[str, Any], key_frame: int, side: int) -> torch.Tensor:
+        (frame,) = read_frames(row["path"], [key_frame_number(row["frame_count"], key_frame)], "decord")
+        image = Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC)
+        pixels = bundle.processor.image_processor(image, do_resize=False, return_tensors="pt")
+        with torch.no_grad():
+            return model.model.get_image_features(pixels["pixel_values"], pixels["image_grid_thw"]).pooler_output[0]
+
+    for number, spans in draws:
+        row = rows[number]
+        question = row["question"].replace("frame_1\n<image>\n", "")
+        seen = "<|vision_start|>" + "<|image_pad|>" * 16 + "<|vision_end|>"
+        prompt = f"<|im_start|>user\nframe_1{seen}{question}<|im_end|>\n<|im_start|>assistant"
+        answer = "\n"
+        for thought in row["reasoning"][:-1]:
+            answer += f"<reason>{thought}</reason>\n"
+            if spans:
+                answer += "<|latent_start|>" + "<|latent|>" * 4 + "<|latent_end|>\n"
+        answer += f"<answer>{row['answer']}</answer><|im_end|>\n"
+        ids = tokenizer(prompt + answer, add_special_tokens=False)["input_ids"]
+        begin = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+
+        embeddings = list(model.get_input_embeddings()(torch.tensor(ids)))
+        image = iter(features(row, row["observed"][0], 64))
+        future = [f for key_frame in row["future"] for f in features(row, key_frame, 32)] if spans else []
+        latents = iter(future)
+        for t, token in enumerate(ids):
+            if token == bundle.tokens.image:
+                embeddings[t] = next(image)
+            if token == bundle.tokens.latent:
+                embeddings[t] = next(latents)
+        positions, _ = model.model.get_rope_index(
+            torch.tensor([ids]),
+            torch.tensor([[int(token == bundle.tokens.image) for token in ids]]),
+            image_grid_thw=torch.tensor([[1, 8, 8]]),
+        )
+        states = model.model.language_model(
+            inputs_embeds=torch.stack(embeddings)[None], position_ids=positions, use_cache=False
+        ).last_hidden_state[0]
+        log_probs = model.lm_head(states).log_softmax(-1)
+        latents = iter(future)
+        for t in range(1, len(ids)):
+            if t >= begin and ids[t] not in (bundle.tokens.latent, bundle.tokens.latent_end):
+                cross_entropies.append(-log_probs[t - 1, ids[t]])
+            if ids[t] == bundle.tokens.latent:
+                squares.append((states[t - 1] - next(latents)).pow(2).mean())
+    loss = torch.stack(cross_entropies).mean()
+    return loss + weight * torch.stack(squares).mean() if squares else loss
+
+
+@pytest.mark.parametrize("draws", BATCHES.values(), ids=BATCHES)
+def test_the_loss_is_the_papers(
+    trainer: LatentSFTTrainer, student: FutureL1, rows: list[dict[str, Any]], draws: list[Draw]
+) -> None:
+    with torch.no_grad():
+        found = trainer.compute_loss(student.model, collated(trainer, draws))
+        expected = naive_loss(student, rows, draws, 0.3)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_gradients_reach_the_language_model_and_nothing_that_sees(trainer: LatentSFTTrainer, student: FutureL1) -> None:
+    student.model.zero_grad()
+    trainer.compute_loss(student.model, collated(trainer, BATCHES["all kinds at once"])).backward()
+    learning = {name for name, p in student.model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    student.model.zero_grad()
+    assert learning
+    assert not any(name.startswith("model.visual") for name in learning)
+    assert any("layers.0.self_attn.q_proj" in name for name in learning)
+
+
+def test_figures_are_reported(trainer: LatentSFTTrainer, student: FutureL1) -> None:
+    trainer._metrics["eval"].clear()
+    student.model.eval()
+    with torch.no_grad():
+        loss = trainer.compute_loss(student.model, collated(trainer, BATCHES["one future frame"]))
+    figures = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
+    assert set(figures) == {"ce", "token_accuracy", "latent_mse", "latent_skill"}
+    assert figures["ce"] + 0.3 * figures["latent_mse"] == pytest.approx(float(loss), abs=1e-5)
+
+
+@pytest.fixture
+def fed(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The latents that each pass was fed."""
+    seen: list[torch.Tensor] = []
+    inner = trainer_module.last_hidden_state
+
+    def watched(model: Any, inputs: dict[str, Any], latent: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        seen.append(latents)
+        return inner(model, inputs, latent, latents)
+
+    monkeypatch.setattr(trainer_module, "last_hidden_state", watched)
+    return seen
+
+
+def test_own_states_replace_the_latent_inputs_late_and_only_them(
+    trainer: LatentSFTTrainer, student: FutureL1, fed: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "own_state", (0.5, 0.8))
+    student.model.train()
+    trainer.state.max_steps = 100
+    inputs = collated(trainer, BATCHES["two future frames"])
+    targets = torch.cat([f for f, _ in trainer.vision.features(inputs["batch"].future)])
+    with torch.no_grad():
+        trainer.state.global_step = 20
+        early = trainer.compute_loss(student.model, inputs)
+        trainer.state.global_step = 90
+        late = trainer.compute_loss(student.model, inputs)
+    trainer.state.global_step = 0
+    student.model.eval()
+    first, before, own = fed
+    assert torch.equal(first, targets) and torch.equal(before, targets)
+    assert own.shape == targets.shape and not torch.allclose(own, targets, atol=0.1)
+    assert not torch.isclose(early, late)
+
+
+def test_own_states_come_in_growing_shares(
+    trainer: LatentSFTTrainer, student: FutureL1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "own_state", (0.25, 0.75))
+    student.model.train()
+    trainer.state.max_steps = 2000
+    feeds = []
+    for step in range(2000):
+        trainer.state.global_step = step
+        feeds.append(trainer._feeds_own_states())
+    trainer.state.global_step, trainer.state.max_steps = 0, 100
+    student.model.eval()
+    quarters = np.array(feeds).reshape(4, 500).mean(1)
+    assert quarters[0] == 0 and quarters[3] == 1
+    assert quarters[1:3] == pytest.approx([0.25, 0.75], abs=0.07)
