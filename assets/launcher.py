@@ -14,8 +14,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,6 +44,8 @@ class LaunchSettings(BaseModel):
     """Processes per program (`{"training.sft": 8}`); more than one goes through `accelerate launch`."""
     accelerate_config: Path | None = None
     """The file for `accelerate launch --config_file`: FSDP, precision, machines."""
+    together: int = 1
+    """Trainings at once, where several are asked for in one run and the machine has room for them."""
     environment: Mapping[str, str] = {}
     """Variables to add; never secrets, which programs read from the environment they inherit."""
     seconds_to_checkpoint: float = 120.0
@@ -61,6 +64,15 @@ def command_for(settings: LaunchSettings, module: str, config: Path) -> list[str
     return [sys.executable, "-m", "training.tether", str(os.getpid()), sys.executable, *program]
 
 
+@dataclass(frozen=True)
+class Start:
+    """One program to run: its module, its working folder, and the other fields of its config."""
+
+    module: str
+    out: Path
+    config: Mapping[str, Any]
+
+
 class Launcher:
     """Runs programs for assets; `progress` hears where they are."""
 
@@ -71,14 +83,40 @@ class Launcher:
     def run(self, context: Context, module: str, out: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         """Run `module` in the folder `out` to its end and return its result; `config` holds its other fields.
 
-        The program's own model of its config is beside its imports of torch, so it is the program that validates.
-        Raises dagster.Failure with the last lines of its stderr; without retries if it refused the config.
+        Raises dagster.Failure as `run_together` does.
         """
-        out.mkdir(parents=True, exist_ok=True)
-        (out / RESULT).unlink(missing_ok=True)
-        path = out / "config.json"
-        path.write_text(json.dumps({"out": str(out), **config}, indent=1))
-        command = command_for(self._settings, module, path)
+        return self.run_together(context, [Start(module, out, config)])[0]
+
+    def run_together(self, context: Context, starts: Sequence[Start]) -> list[dict[str, Any]]:
+        """Run programs side by side, sharing the processor's cores, to the end of the last; their results in order.
+
+        The program's own model of its config is beside its imports of torch, so it is the program that validates.
+        Raises dagster.Failure with the last lines of stderr of the first that failed, when all have ended; without
+        retries if it refused the config.
+        """
+        cores = max(1, (os.cpu_count() or 1) // len(starts))
+        shared = {"OMP_NUM_THREADS": str(cores)} if len(starts) > 1 else {}
+        with ExitStack() as stack:
+            running = [stack.enter_context(self._started(context, start, shared)) for start in starts]
+            self._watch([process for process, _ in running], [start.out for start in starts])
+        for start, (process, last_lines) in zip(starts, running, strict=True):
+            if process.returncode != 0:
+                raise dg.Failure(
+                    f"{start.module} ended with status {process.returncode} in {start.out}:\n" + "\n".join(last_lines),
+                    allow_retries=process.returncode != CONFIG_ERROR,
+                )
+        return [json.loads((start.out / RESULT).read_text()) for start in starts]
+
+    @contextmanager
+    def _started(
+        self, context: Context, start: Start, shared: Mapping[str, str]
+    ) -> "Iterator[tuple[subprocess.Popen[str], deque[str]]]":
+        """A program in its own group, with its Pipes session, until the context ends."""
+        start.out.mkdir(parents=True, exist_ok=True)
+        (start.out / RESULT).unlink(missing_ok=True)
+        path = start.out / "config.json"
+        path.write_text(json.dumps({"out": str(start.out), **start.config}, indent=1))
+        command = command_for(self._settings, start.module, path)
         with dg.open_pipes_session(
             context=context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context,
             context_injector=dg.PipesEnvContextInjector(),
@@ -86,20 +124,15 @@ class Launcher:
         ) as session:
             environment = {
                 **os.environ,
+                **shared,
                 **self._settings.environment,
                 **session.get_bootstrap_env_vars(),
                 TETHERED: "1",
                 "PYTHONUNBUFFERED": "1",
                 "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             }
-            with self._group(command, environment) as (process, last_lines):
-                self._watch(process, out)
-        if process.returncode != 0:
-            raise dg.Failure(
-                f"{module} ended with status {process.returncode} in {out}:\n" + "\n".join(last_lines),
-                allow_retries=process.returncode != CONFIG_ERROR,
-            )
-        return json.loads((out / RESULT).read_text())
+            with self._group(command, environment) as group:
+                yield group
 
     @contextmanager
     def _group(
@@ -119,17 +152,16 @@ class Launcher:
                 end_group(process, self._settings.seconds_to_checkpoint, self._settings.seconds_to_leave)
             copier.join()
 
-    def _watch(self, process: subprocess.Popen[str], out: Path) -> None:
-        seen = None
-        while True:
+    def _watch(self, processes: Sequence[subprocess.Popen[str]], folders: Sequence[Path]) -> None:
+        seen: dict[Path, tuple[int, int, str]] = {}
+        while any(process.poll() is None for process in processes):
             with suppress(subprocess.TimeoutExpired):
-                process.wait(SECONDS_BETWEEN_LOOKS)
-            now = read_progress(out)
-            if now is not None and now != seen:
-                self._progress(*now)
-                seen = now
-            if process.returncode is not None:
-                return
+                next((p for p in processes if p.poll() is None), processes[0]).wait(SECONDS_BETWEEN_LOOKS)
+            for folder in folders:
+                now = read_progress(folder)
+                if now is not None and now != seen.get(folder):
+                    self._progress(*now)
+                    seen[folder] = now
 
 
 def end_group(process: subprocess.Popen[str], seconds_to_checkpoint: float, seconds_to_leave: float) -> None:

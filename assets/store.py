@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,10 +50,13 @@ def code_of(*paths: str) -> str:
 def _meaning(source: Path) -> str:
     tree = ast.parse(source.read_text())
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                body[0].value.value = ""
+        match node:
+            case ast.Module(body=[ast.Expr(value=ast.Constant(value=str()) as docstring), *_]):
+                docstring.value = ""
+            case ast.ClassDef(body=[ast.Expr(value=ast.Constant(value=str()) as docstring), *_]):
+                docstring.value = ""
+            case ast.FunctionDef(body=[ast.Expr(value=ast.Constant(value=str()) as docstring), *_]):
+                docstring.value = ""
     return digest(ast.dump(tree))
 
 
@@ -87,6 +90,22 @@ class Work:
             started = time.monotonic()
             counts = make(workspace)
             return self._publish(workspace, counts, spent_before + time.monotonic() - started)
+
+    @staticmethod
+    def do_together(
+        works: "Mapping[str, Work]", make: Callable[[Mapping[str, Path]], Mapping[str, Counts]]
+    ) -> dict[str, Artifact]:
+        """Several artifacts by name; those that are missing are made in one go, each in its own workspace."""
+        with ExitStack() as stack:
+            workspaces = {name: stack.enter_context(work._workspace()) for name, work in sorted(works.items())}
+            done = {name: artifact for name, work in works.items() if (artifact := work.found()) is not None}
+            missing = {name: workspaces[name] for name in works if name not in done}
+            if missing:
+                started = time.monotonic()
+                counts = make(missing)
+                seconds = time.monotonic() - started
+                done |= {name: works[name]._publish(path, counts[name], seconds) for name, path in missing.items()}
+            return done
 
     def _publish(self, workspace: Path, counts: Counts, seconds: float) -> Artifact:
         provenance = {

@@ -47,6 +47,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
                 checkpoints,
                 seed,
                 device,
+                profile.launch.together,
             ),
             *benchmark_assets(profile.benchmarks, profile.source, checkpoints, upstream, seed, device),
             *report_assets(profile.benchmarks, checkpoints, seed, device),

@@ -4,7 +4,7 @@ A Dagster job holds one partitions definition besides unpartitioned assets, so "
 of jobs with the partitions that each one needs. `future-l1 demo` runs it in process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -90,12 +90,17 @@ def plan(profile: Profile, necessity: Sequence[str] | None = None) -> list[Step]
         Step(INGEST, shards=True),
         Step(SCORE, shards=True),
         Step(RECURATE),
-        *(Step(TRAIN_SFT, (recipe,)) for recipe in checkpoints.sft),
+        *(Step(TRAIN_SFT, recipes) for recipes in batched(checkpoints.sft, profile.launch.together)),
         *(Step(TRAIN_RL, (recipe,)) for recipe in checkpoints.rl),
         Step(EVALUATE, checkpoints.models),
         Step(INTERVENE, tuple(necessity or profile.benchmarks.necessity.models)),
         Step(COMPARE),
     ]
+
+
+def batched(names: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+    """The names in order, at most `size` at a time."""
+    return (tuple(names[i : i + size]) for i in range(0, len(names), size))
 
 
 def build_jobs(profile: Profile) -> "list[UnresolvedAssetJobDefinition]":

@@ -77,7 +77,7 @@ class Profile(Settings):
     @model_validator(mode="after")
     def _names_are_known(self) -> "Profile":
         sft = {run.recipe.name for run in self.sft}
-        models = [BASE, *(run.recipe.name for run in (*self.sft, *self.rl))]
+        models = [BASE, *(run.recipe.name for run in self.sft), *(run.recipe.name for run in self.rl)]
         if len(set(models)) < len(models):
             raise ValueError(f"models must have different names; found {models}")
         for run in self.rl:
@@ -133,8 +133,9 @@ def demo(home: Path, seed: int = 0) -> Profile:
         judge=JudgeSettings(base_url="http://127.0.0.1", model=toy_judge.MODEL, timeout=30.0),
         toy_judge=True,
         launch=LaunchSettings(
+            together=2,  # one core each trains both SFT recipes in less time than one after the other on two cores
             # Freed memory stays with the program: a forward pass takes 71 ms instead of 186.
-            environment={"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"},
+            environment={"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_TOP_PAD_": "268435456"},
             seconds_to_checkpoint=20.0,
         ),
     )

@@ -103,13 +103,14 @@ def demo_sft(name: str) -> SftRecipe:
     """The demo: 64x64 frames, four latents a span, always full.
 
     A mixture of chains and text-only rows, more text the deeper the question: RL then has something to discover.  CE
-    never vanishes in a mixture and drowns 0.1 * MSE, so the weight is 1; own states come late, when they are good.
+    never vanishes in a mixture and drowns 0.1 * MSE: with weight 3 the latents' error falls fastest, and CE loses
+    nothing.  Own states come late, when they are good; without them free-running answers stay near chance.
     """
     teaching = Teaching(observed_tokens=(4, 16), latents=4, span_end="fixed", system=None)
     optimiser = Optimiser(rate=3e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.03, schedule="cosine", floor=0.03)
     recipe = SftRecipe(
-        name="future_l1", teaching=teaching, optimiser=optimiser, batch=48, steps=900, latent_weight=1.0,
-        span_share=(0.8, 0.6, 0.25), own_state=(0.6, 0.85), bucket=True, cache_gib=2.0, save_every=150,
+        name="future_l1", teaching=teaching, optimiser=optimiser, batch=32, steps=900, latent_weight=3.0,
+        span_share=(0.8, 0.6, 0.25), own_state=(0.5, 0.8), bucket=True, cache_gib=2.0, save_every=150,
     )  # fmt: skip
     return _pick(name, {"future_l1": {}, "text_only": {"span_share": (0.0, 0.0, 0.0)}}, recipe)
 
@@ -126,9 +127,9 @@ def paper_sft(name: str) -> SftRecipe:
 def demo_rl(name: str) -> RlRecipe:
     """The demo: deterministic latents held by an anchor to the SFT model; without it the text gradient ruins them."""
     recipe = RlRecipe(
-        name="la_dapo", optimiser=Optimiser(rate=2e-4, betas=(0.9, 0.98)), steps=100, prompts=24, max_new_tokens=44,
+        name="la_dapo", optimiser=Optimiser(rate=2e-4, betas=(0.9, 0.98)), steps=60, prompts=24, max_new_tokens=44,
         temperature=1.0, top_p=1.0, min_spans=0, parser="option_text", kl=0.0, anchor=1.0, dynamic_rounds=2,
-        keep_between=(0.0, 1.0), cache_gib=2.0, save_every=40,
+        keep_between=(0.0, 1.0), cache_gib=2.0, save_every=20,
     )  # fmt: skip
     return _pick(name, {"la_dapo": {}}, recipe)
 

@@ -8,11 +8,11 @@ from typing import Any
 import dagster as dg
 
 from assets.curation.assets import RL_SETS, SFT_SETS
-from assets.launcher import Launcher
+from assets.launcher import Launcher, Start
 from assets.partitions import Checkpoints
 from assets.resources import JudgeAccess
 from assets.settings import RlRun, SftRun
-from assets.store import AssetStore, batch_result, code_of, result_of
+from assets.store import AssetStore, Work, batch_result, code_of, result_of
 from training.artifacts import Artifact, file_digest
 from training.programs import read_metrics
 
@@ -31,9 +31,16 @@ TEAM = ["team:training"]
 
 
 def checkpoint_assets(
-    base: Path, sft: Mapping[str, SftRun], rl: Mapping[str, RlRun], checkpoints: Checkpoints, seed: int, device: str
+    base: Path,
+    sft: Mapping[str, SftRun],
+    rl: Mapping[str, RlRun],
+    checkpoints: Checkpoints,
+    seed: int,
+    device: str,
+    together: int,
 ) -> list[dg.AssetsDefinition]:
-    return [_base(base), _sft(sft, checkpoints, seed, device), _rl(rl, checkpoints, seed, device)]
+    """`together` SFT recipes are trained in one run, side by side, where several are asked for."""
+    return [_base(base), _sft(sft, checkpoints, seed, device, together), _rl(rl, checkpoints, seed, device)]
 
 
 def _base(base: Path) -> dg.AssetsDefinition:
@@ -62,7 +69,9 @@ def _base(base: Path) -> dg.AssetsDefinition:
     return checkpoints_base
 
 
-def _sft(runs: Mapping[str, SftRun], checkpoints: Checkpoints, seed: int, device: str) -> dg.AssetsDefinition:
+def _sft(
+    runs: Mapping[str, SftRun], checkpoints: Checkpoints, seed: int, device: str, together: int
+) -> dg.AssetsDefinition:
     @dg.op(
         name="start_sft",
         pool="gpu",
@@ -73,18 +82,35 @@ def _sft(runs: Mapping[str, SftRun], checkpoints: Checkpoints, seed: int, device
     def start_sft(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
     ) -> Iterator[dg.MaterializeResult[None]]:
-        name = context.partition_key
-        run, base, sets = runs[name], store.current(BASE), store.current(SFT_SETS)
-        config = {"recipe": run.recipe.model_dump(mode="json"), "seed": seed, "device": device}
+        base, sets = store.current(BASE), store.current(SFT_SETS)
+        configs = {
+            name: {"recipe": runs[name].recipe.model_dump(mode="json"), "seed": seed, "device": device}
+            for name in context.partition_keys
+        }
 
-        def train(workspace: Path) -> dict[str, Any]:
-            inputs = {"data": str(sets.file(f"{run.data}.parquet")), "base": str(base.path / MODEL)}
-            result = launcher.run(context, "training.sft", workspace, {**config, **inputs})
-            return _finish(workspace, result)
+        def train(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+            starts = [
+                Start("training.sft", workspace, {**configs[name], "data": str(sets.file(f"{runs[name].data}.parquet")),
+                                                  "base": str(base.path / MODEL)})
+                for name, workspace in workspaces.items()
+            ]  # fmt: skip
+            results = launcher.run_together(context, starts)
+            return {
+                name: _finish(workspace, result)
+                for (name, workspace), result in zip(workspaces.items(), results, strict=True)
+            }
 
-        inputs = {BASE: base.version, f"{SFT_SETS}/{run.data}": _set_version(sets, run.data)}
-        artifact = store.work(SFT, inputs, config, SFT_CODE, name).do(train)
-        yield batch_result(context, SFT, {name: artifact})
+        works = {
+            name: store.work(
+                SFT,
+                {BASE: base.version, f"{SFT_SETS}/{runs[name].data}": _set_version(sets, runs[name].data)},
+                config,
+                SFT_CODE,
+                name,
+            )
+            for name, config in configs.items()
+        }
+        yield batch_result(context, SFT, Work.do_together(works, train))
 
     assets = dg.AssetsDefinition.from_op(
         start_sft,
@@ -92,6 +118,7 @@ def _sft(runs: Mapping[str, SftRun], checkpoints: Checkpoints, seed: int, device
         keys_by_output_name={"checkpoint": dg.AssetKey(SFT.split("/"))},
         group_name="checkpoints",
         partitions_def=checkpoints.sft_partitions,
+        backfill_policy=dg.BackfillPolicy.multi_run(together),
     )
     return _owned(assets)
 
