@@ -158,7 +158,11 @@ def collate(rows: Sequence[Encoded], pad: int, side: Literal["left", "right"] = 
 
 
 def _placeholder(patches: Patches) -> str:
-    """An image's tokens; a frame pair's follow its time (reference/evaluation.md 1.4)."""
+    """An image's tokens; a frame pair's follow its time (reference/evaluation.md 1.4).
+
+    Nothing stands around the video as a whole: transformers 4.57, which Qwen3-VL was released with, replaces the chat
+    template's markers, while 5.23 leaves them there.
+    """
     if patches.seconds is None:
         return f"<|vision_start|>{'<|image_pad|>' * patches.tokens}<|vision_end|>"
     return f"<{patches.seconds:.1f} seconds><|vision_start|>{'<|video_pad|>' * patches.tokens}<|vision_end|>"
