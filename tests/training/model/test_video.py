@@ -1,9 +1,12 @@
 """The video route against transformers itself: its processor's text and pixels, its rope index, its forward pass."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from transformers import BatchFeature
+from transformers import BatchFeature, Qwen3VLForConditionalGeneration
 from transformers.video_utils import VideoMetadata
 
 from training.model.checkpoint import FutureL1
@@ -14,6 +17,15 @@ FPS = 29.97
 NUMBERS = [0, 7, 13, 20, 26, 33]
 SHAPE = (48, 80, 3)  # 3 x 5 merged tokens of the tiny base
 QUESTION = "Which colour is the marble on at step 1?"
+
+
+@pytest.fixture(scope="module")
+def deep(base: FutureL1) -> FutureL1:
+    """An untrained model of the same size with DeepStack after both layers of its tower, as the real ones have it."""
+    config = copy.deepcopy(base.model.config)
+    config.vision_config.deepstack_visual_indexes = [0, 1]
+    torch.manual_seed(0)
+    return replace(base, model=Qwen3VLForConditionalGeneration(config).eval())
 
 
 @pytest.fixture
@@ -54,7 +66,11 @@ def test_a_pair_is_timed_by_the_mean_of_its_frames(encoder: Encoder) -> None:
     assert "<0.5 seconds><|vision_start|>" in encoder.prompt_text(shown)
 
 
-def test_images_and_videos_stand_where_transformers_puts_them(base: FutureL1, encoder: Encoder) -> None:
+@pytest.mark.parametrize("name", ["base", "deep"])
+def test_images_and_videos_stand_where_transformers_puts_them(
+    name: str, encoder: Encoder, request: pytest.FixtureRequest
+) -> None:
+    base: FutureL1 = request.getfixturevalue(name)
     picture, shown = frames(1)[0], frames(6)
     ours = encoder.prompt(["frame_1", encoder.patch(picture, 4, 16), *pairs(encoder, shown, NUMBERS), QUESTION])
     text = (
@@ -77,16 +93,18 @@ def test_images_and_videos_stand_where_transformers_puts_them(base: FutureL1, en
     torch.testing.assert_close(fed.logits, whole.logits)
 
 
-def test_the_features_of_pairs_are_those_of_the_video(base: FutureL1, encoder: Encoder) -> None:
+def test_the_features_of_pairs_are_those_of_the_video(deep: FutureL1, encoder: Encoder) -> None:
     shown = pairs(encoder, frames(6), NUMBERS)
     _, height, width = shown[0].grid.tolist()
     with torch.no_grad():
-        whole = base.model.model.get_video_features(
+        whole = deep.model.model.get_video_features(
             torch.cat([p.pixels for p in shown]), torch.tensor([[len(shown), height, width]])
         )
-    ours = base.vision().encoder_outputs(shown)
+    ours = deep.vision().encoder_outputs(shown)
     assert ours is not None and set(ours) == {"video"}
     torch.testing.assert_close(torch.cat(ours["video"].pooler_output), whole.pooler_output[0])
+    for layer, expected in zip(ours["video"].deepstack_features, whole.deepstack_features, strict=True):
+        torch.testing.assert_close(torch.cat(layer), expected[0])
 
 
 def test_a_pair_shown_twice_is_encoded_once(base: FutureL1, encoder: Encoder, monkeypatch) -> None:
