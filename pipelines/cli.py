@@ -131,7 +131,7 @@ def _run(profile: Profile, steps: list[Step]) -> None:
         failed_checks = run_plan(profile, steps, CONSOLE)
     except (AlreadyRunningError, StepFailedError) as error:
         raise click.ClickException(str(error)) from error
-    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
+    except KeyboardInterrupt as error:
         raise click.ClickException("stopped; the same command goes on from here") from error
     for failed in failed_checks:
         CONSOLE.print(f"[yellow]![/] the check {failed} failed")

@@ -86,7 +86,10 @@ def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, 
         raise_on_error=False,
     )
     if not result.success:
-        raise StepFailedError(f"{step.says} failed: {_cause(result)}\nthe log is {log}")
+        cause = _cause(result)
+        if dg.DagsterExecutionInterruptedError.__name__ in cause:
+            raise KeyboardInterrupt
+        raise StepFailedError(f"{step.says} failed: {cause}\nthe log is {log}")
     return [
         f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}"
         for evaluation in result.get_asset_check_evaluations()

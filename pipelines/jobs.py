@@ -93,7 +93,10 @@ def plan(profile: Profile, necessity: Sequence[str] | None = None) -> list[Step]
         *(Step(TRAIN_SFT, recipes) for recipes in batched(checkpoints.sft, profile.launch.together)),
         *(Step(TRAIN_RL, (recipe,)) for recipe in checkpoints.rl),
         Step(EVALUATE, checkpoints.models),
-        Step(INTERVENE, tuple(necessity or profile.benchmarks.necessity.models)),
+        *(
+            Step(INTERVENE, models)
+            for models in consecutive(necessity or profile.benchmarks.necessity.models, checkpoints.models)
+        ),
         Step(COMPARE),
     ]
 
@@ -101,6 +104,17 @@ def plan(profile: Profile, necessity: Sequence[str] | None = None) -> list[Step]
 def batched(names: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
     """The names in order, at most `size` at a time."""
     return (tuple(names[i : i + size]) for i in range(0, len(names), size))
+
+
+def consecutive(wanted: Sequence[str], known: Sequence[str]) -> list[tuple[str, ...]]:
+    """The wanted names in the order of `known`, cut where it has others between them: one run takes one range."""
+    ranges: list[tuple[str, ...]] = [()]
+    for name in known:
+        if name in wanted:
+            ranges[-1] = (*ranges[-1], name)
+        else:
+            ranges.append(())
+    return [names for names in ranges if names]
 
 
 def build_jobs(profile: Profile) -> "list[UnresolvedAssetJobDefinition]":

@@ -82,7 +82,7 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
 def _futurebench(summary: Mapping[str, Any]) -> Table:
     """As generated; the last column counts only answers that name one of the options."""
     models = summary["futurebench"]
-    sizes = next(iter(models.values()), {})
+    sizes: Mapping[str, Any] = next(iter(models.values()), {})
     heads = [f"{column}\nn {sizes[column]['n']}" for column in sizes]
     table = _table(
         "FutureBench: per cent right as generated (95 % interval)", "model", *heads, "if an option\nis named"
@@ -98,7 +98,7 @@ def _futurebench(summary: Mapping[str, Any]) -> Table:
 
 def _twiffbench(summary: Mapping[str, Any]) -> Table:
     models = summary["twiffbench"]
-    sizes = next(iter(models.values()), {})
+    sizes: Mapping[str, Any] = next(iter(models.values()), {})
     heads = [f"{mark}\nn {sizes[mark]['n']}" for mark in sizes]
     table = _table("TwiFF-Bench: marks from 0 to 5 (95 % interval)", "model", *heads)
     for model, means in models.items():

@@ -72,4 +72,4 @@ def _wait_for_health(url: str, children: Sequence[subprocess.Popen[str]]) -> Non
 def _raise_if_ended(children: Sequence[subprocess.Popen[str]]) -> None:
     for child in children:
         if child.poll() is not None:
-            raise UnhealthyError(f"{child.args} ended with status {child.returncode}; its last lines are above")
+            raise UnhealthyError(f"{child.args!r} ended with status {child.returncode}; its last lines are above")

@@ -127,19 +127,19 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
         future_prompts = partial(_prompts, store, FUTURE_ITEMS, futurebench.prompts, settings.futurebench.recipe)
         twiff_prompts = partial(_prompts, store, TWIFF_ITEMS, twiffbench.prompts, settings.twiffbench.recipe)
         benchmarks = [
-            (FUTURE_ANSWERS, FUTURE_ITEMS, future_prompts, settings.futurebench, future_code),
-            (TWIFF_ANSWERS, TWIFF_ITEMS, twiff_prompts, settings.twiffbench, twiff_code),
+            (FUTURE_ANSWERS, FUTURE_ITEMS, future_prompts, settings.futurebench.answers, future_code),
+            (TWIFF_ANSWERS, TWIFF_ITEMS, twiff_prompts, settings.twiffbench.answers, twiff_code),
         ]
         wanted = {}
         for model in context.partition_keys:
             name, partition = checkpoints.artifact(model)
             checkpoint = store.current(name, partition)
-            for key, items, prompts, run, code in benchmarks:
+            for key, items, prompts, asked, code in benchmarks:
                 inputs = {items: store.current(items), "checkpoint": checkpoint}
-                config = {"answers": run.answers.model_dump(mode="json"), "seed": seed}
+                config = {"answers": asked.model_dump(mode="json"), "seed": seed}
                 wanted[f"{key}/{model}"] = Asked(
                     store.work(key, inputs, config, code, model),
-                    [Job("answers", checkpoint.path / MODEL, prompts, run.answers, seed)],
+                    [Job("answers", checkpoint.path / MODEL, prompts, asked, seed)],
                 )
         artifacts = answer_all(context, store, launcher, device, wanted)
         for key, *_ in benchmarks:

@@ -48,16 +48,24 @@ def _training_went_well(key: str, partitions: dg.StaticPartitionsDefinition) -> 
     def training_went_well(
         context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.AssetCheckResult:
-        artifact = store.current(key, context.partition_key)
-        metrics: dict[str, float] = artifact.provenance["counts"]["last_metrics"]
-        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-        budget = latent_budget(artifact)
+        artifacts = {recipe: store.current(key, recipe) for recipe in context.partition_keys}
+        problems = {recipe: _problems(artifact) for recipe, artifact in artifacts.items()}
         return dg.AssetCheckResult(
-            passed=bool(metrics) and not broken and budget is not None,
-            metadata={"latents_per_span": str(budget), "not_finite": broken, **metrics},
+            passed=not any(problems.values()),
+            metadata={
+                "problems": problems,
+                "last_figures": {name: one.provenance["counts"]["last_metrics"] for name, one in artifacts.items()},
+            },
         )
 
     return training_went_well
+
+
+def _problems(artifact: Artifact) -> list[str]:
+    metrics: dict[str, float] = artifact.provenance["counts"]["last_metrics"]
+    problems = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    problems += [] if metrics else ["the training reported no figures"]
+    return problems + ([] if latent_budget(artifact) else ["the checkpoint's config has no latent budget"])
 
 
 def latent_budget(artifact: Artifact) -> int | None:

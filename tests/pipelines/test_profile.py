@@ -1,0 +1,67 @@
+"""A profile is data: presets, overlays, and errors that say what is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.profile import demo, load_profile, paper, profile_from_environment
+
+ROOT = Path(__file__).parents[2]
+
+
+def overlay(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_an_overlay_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    text = 'extends = "demo"\n[curation.selection]\ntop = 7\n[launch.processes]\n"training.rl" = 2\n'
+    changed, preset = load_profile(overlay(tmp_path, text), tmp_path), demo(tmp_path)
+    assert changed.name == "mine"
+    assert changed.curation.selection.top == 7
+    assert changed.curation.selection.max_p_t == preset.curation.selection.max_p_t
+    assert changed.launch.processes == {"training.rl": 2}
+    assert changed.sft == preset.sft
+    assert changed.toyworld == preset.toyworld
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('extends = "demo"\n[curation.selection]\ntpo = 7\n', "tpo"),
+        ('extends = "demmo"\n', "demmo"),
+        ("seed = 3\n", "extends"),
+        ('extends = "demo"\n[benchmarks.necessity]\nmodels = ["nobody"]\n', "nobody"),
+        ('extends = "demo"\n[curation.rl_sets]\nother = 5\n[[rl]]\ndata = "missing"\nstart = "future_l1"\n', "rl"),
+    ],
+)
+def test_a_wrong_overlay_is_refused_by_name(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        load_profile(overlay(tmp_path, text), tmp_path)
+
+
+def test_an_unknown_profile_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"demo, paper or the path"):
+        load_profile("tiny", tmp_path)
+
+
+def test_the_examples_in_the_repository_load(tmp_path: Path) -> None:
+    examples = sorted((ROOT / "profiles").glob("*.toml"))
+    assert examples
+    for path in examples:
+        assert load_profile(str(path), tmp_path).name == path.stem
+
+
+def test_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUTURE_L1_HOME", str(tmp_path))
+    monkeypatch.setenv("FUTURE_L1_PROFILE", "paper")
+    monkeypatch.setenv("SEED", "7")
+    chosen = profile_from_environment()
+    assert (chosen.name, chosen.home, chosen.seed) == ("paper", tmp_path, 7)
+
+
+def test_the_papers_numbers_are_the_papers(tmp_path: Path) -> None:
+    profile = paper(tmp_path)
+    selection = profile.curation.selection
+    assert (profile.curation.answers.samples, selection.max_p_t, selection.min_gain, selection.top) == (8, 6, 2, 50_000)
