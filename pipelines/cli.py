@@ -13,6 +13,7 @@ from pipelines.definitions import build_definitions
 from pipelines.driver import StepFailedError, run_plan
 from pipelines.instance import AlreadyRunningError
 from pipelines.jobs import RECURATE, TRAIN_RL, TRAIN_SFT, Step, plan
+from pipelines.picture import mermaid
 from pipelines.profile import PROFILE_VARIABLE, Profile, load_profile, profile_from_environment
 from pipelines.summary import finish
 
@@ -101,6 +102,12 @@ def serve_ui(host: str, port: int) -> None:
         dagster_ui.serve(_profile().home, host, port)
     except dagster_ui.UnhealthyError as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.command()
+def picture() -> None:
+    """Print the lineage as a Mermaid flowchart; the README's is this one."""
+    click.echo(mermaid(build_definitions(_profile())))
 
 
 @main.command()

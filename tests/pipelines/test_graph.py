@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.definitions import build_definitions
 from pipelines.jobs import consecutive, plan
+from pipelines.picture import mermaid
 from pipelines.profile import Profile, demo, paper
 
 ROOT = Path(__file__).parents[2]
@@ -166,3 +167,7 @@ def test_imports_go_one_way() -> None:
                 line.split()[1] for line in source.read_text().splitlines() if line.startswith(("import ", "from "))
             ]
             assert not later & {name.split(".")[0] for name in imports}, source
+
+
+def test_the_readme_shows_the_lineage_as_it_is(definitions: dg.Definitions) -> None:
+    assert mermaid(definitions) in (ROOT / "README.md").read_text()
