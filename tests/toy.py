@@ -9,7 +9,7 @@ import polars as pl
 from assets.toyworld.clips import FRAMES, ClipJob, write_batch
 from training.data import world
 from training.model.teaching import Teaching
-from training.recipes import Optimiser, SftRecipe
+from training.recipes import Optimiser, RlRecipe, SftRecipe
 
 TEACHING = Teaching(observed_tokens=(4, 16), latents=4, span_end="fixed", system=None)
 
@@ -61,3 +61,13 @@ def sft_recipe(**changes: Any) -> SftRecipe:
         "latent_weight": 1.0, "cache_gib": 0.1,
     }  # fmt: skip
     return SftRecipe(**{**defaults, **changes})
+
+
+def rl_recipe(**changes: Any) -> RlRecipe:
+    """Four prompts of four answers, two optimiser steps on each rollout batch."""
+    defaults: dict[str, Any] = {
+        "name": "test", "optimiser": Optimiser(rate=1e-3), "steps": 2, "prompts": 4, "group": 4, "max_new_tokens": 40,
+        "temperature": 1.0, "top_p": 1.0, "min_spans": 0, "parser": "option_text", "kl": 0.0, "dynamic_rounds": 1,
+        "keep_between": (0.0, 1.0), "cache_gib": 0.1,
+    }  # fmt: skip
+    return RlRecipe(**{**defaults, **changes})

@@ -63,7 +63,7 @@ def main(config: RlConfig, reporter: Reporter) -> dict[str, Any]:
             seed=config.seed,
             bf16=cuda,
             use_cpu=not cuda,
-            save_steps=recipe.save_every,
+            save_steps=-(-recipe.save_every // recipe.minibatches) * recipe.minibatches,  # between rollout batches
             **optimiser_arguments(recipe.optimiser, steps),
         ),
         train_dataset=Dataset.from_list([{"prompt": row["question"], "row": i} for i, row in enumerate(rows)]),

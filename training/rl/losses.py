@@ -25,7 +25,7 @@ def policy_loss(log_ratio: torch.Tensor, advantages: torch.Tensor, clip: Clip) -
 def k3(log_probs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """The low-variance estimate of KL(policy || reference) per token: e^d - d - 1 with d = reference - policy."""
     difference = (reference - log_probs).clamp(-20, 20)
-    return difference.exp() - difference - 1
+    return difference.expm1() - difference
 
 
 def gaussian_log_ratio(latents: torch.Tensor, means: torch.Tensor, old_noise: torch.Tensor, std: float) -> torch.Tensor:

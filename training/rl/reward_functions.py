@@ -36,7 +36,7 @@ def reward_functions(recipe: RlRecipe, tokens: Tokens, judge: Judge | None) -> l
         return [
             latent_rewards(
                 [r.spans(tokens) for r in rollout[i : i + group]],
-                [value == 1.0 for value in values[i : i + group]],
+                [None if value is None else value == 1.0 for value in values[i : i + group]],
                 recipe.temperature_ctr,
             )
             for i in range(0, len(rollout), group)

@@ -3,6 +3,7 @@
 A rollout's latents are its spans: a list of tensors [K, D].  A group is the G answers to one prompt.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,13 +31,13 @@ def similarity(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def contrastive(
-    trajectories: Sequence[torch.Tensor | None], correct: Sequence[bool], tau: float
+    trajectories: Sequence[torch.Tensor | None], correct: Sequence[bool | None], tau: float
 ) -> tuple[list[float | None], list[float]]:
     """R_ctr of each rollout (Eq. 5): None without latents, positives or negatives; and what is paid.
 
-    Positives and negatives are the *other* right and wrong rollouts that have latents.  Paid in every case by one
-    bounded formula, e^{s+/tau} / (e^{s+/tau} + sum_neg e^{s/tau}), where a maximum over no positives adds nothing to
-    numerator and denominator, and the whole is 0 with neither, or without latents.
+    Positives and negatives are the *other* right and wrong rollouts that have latents; an unjudged one (None) is
+    neither.  Paid in every case by one bounded formula, e^{s+/tau} / (e^{s+/tau} + sum_neg e^{s/tau}), where a maximum
+    over no positives adds nothing to numerator and denominator, and the whole is 0 with neither, or without latents.
     """
     defined: list[float | None] = []
     paid: list[float] = []
@@ -45,10 +46,10 @@ def contrastive(
             defined.append(None)
             paid.append(0.0)
             continue
-        others = [(similarity(anchor, z), correct[j]) for j, z in enumerate(trajectories) if j != i and z is not None]
-        weights = [(torch.tensor(s / tau).exp().item(), right) for s, right in others]
+        others = [(z, right) for j, (z, right) in enumerate(zip(trajectories, correct, strict=True)) if j != i]
+        weights = [(math.exp(similarity(anchor, z) / tau), right) for z, right in others if z is not None]
         positive = max((w for w, right in weights if right), default=0.0)
-        negative = sum(w for w, right in weights if not right)
+        negative = sum(w for w, right in weights if right is False)
         value = positive / (positive + negative) if positive + negative > 0 else 0.0
         paid.append(value)
         defined.append(value if positive and negative else None)
@@ -65,7 +66,7 @@ def diversity(spans: Spans) -> float | None:
     return -float(torch.stack(cosines).pow(2).mean())
 
 
-def latent_rewards(group: Sequence[Spans], correct: Sequence[bool], tau: float) -> LatentRewards:
+def latent_rewards(group: Sequence[Spans], correct: Sequence[bool | None], tau: float) -> LatentRewards:
     """R_ctr and R_div of one group.
 
     An undefined R_div is paid as the mean of the group's defined ones: no advantage over its siblings either way.

@@ -91,7 +91,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         rows = [self.rows[i] for i in asked]
         prompts = [self.reader.prompt(row) for row in rows]
         # a stream of its own for each step, round and process, so that a resumed run draws what it would have drawn
-        stream = (self.args.seed, self._step, turn, self.accelerator.process_index)
+        stream = (self.args.seed, self.state.global_step, turn, self.accelerator.process_index)
         generator = torch.Generator(model.device).manual_seed(hash(stream) % 2**63)
         sampling = Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p, recipe.latent_std)
         was_training = model.training
@@ -122,7 +122,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         return gathered[first : first + len(rollouts)]
 
     def _more_prompts(self, wanted: int, turn: int) -> list[int]:
-        stream = (self.args.seed, self._step, turn, self.accelerator.process_index, 1)
+        stream = (self.args.seed, self.state.global_step, turn, self.accelerator.process_index, 1)
         generator = torch.Generator().manual_seed(hash(stream) % 2**63)
         return torch.randint(len(self.rows), (wanted,), generator=generator).tolist()
 

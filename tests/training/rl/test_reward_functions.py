@@ -1,0 +1,80 @@
+"""The four rewards as TRL calls them: one value a rollout, None where nobody could judge."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.toy import rl_recipe
+from training.model.checkpoint import FutureL1
+from training.rl.reward_functions import reward_functions
+from training.rl.rollouts import Rollout
+
+ASKED = "frame_1\n<image>\nWhich colour?\nA. red\nB. blue\nC. green\nD. pink"
+OPEN = "frame_1\n<image>\nWhich colour?"
+SPAN = "<|latent_start|>" + "<|latent|>" * 2 + "<|latent_end|>\n"
+THOUGHT = "<reason>First it rolls on.</reason>\n"
+
+
+@pytest.fixture
+def rollout(base: FutureL1) -> Any:
+    def make(text: str, question: str = ASKED, latent: float = 1.0, finished: bool = True) -> Rollout:
+        ids = base.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        latents = torch.full((ids.count(base.tokens.latent), 4), latent)
+        latents[:, 0] = 1.0
+        nothing = torch.zeros(len(ids))
+        row = {"question": question, "answer": "red"}
+        return Rollout(row, None, ids, text, nothing, nothing.bool(), latents, latents[:, 0], finished)  # type: ignore[arg-type]
+
+    return make
+
+
+def rewards(base: FutureL1, rollouts: list[Rollout], **changes: Any) -> list[list[float | None]]:
+    functions = reward_functions(rl_recipe(group=len(rollouts), **changes), base.tokens, None)
+    return [function(rollout=rollouts, prompts=[], completions=[]) for function in functions]
+
+
+def test_they_come_in_the_order_of_the_weights(base: FutureL1) -> None:
+    names = [function.__name__ for function in reward_functions(rl_recipe(), base.tokens, None)]
+    assert names == ["accuracy", "format", "r_ctr", "r_div"]
+
+
+def test_right_and_well_formed_are_paid_apart(base: FutureL1, rollout: Any) -> None:
+    right, wrong = "<answer>red</answer>", "<answer>blue</answer>"
+    group = [rollout(THOUGHT + SPAN + right), rollout(THOUGHT + wrong), rollout(right), rollout(THOUGHT + "red")]
+    accuracy, form, _, _ = rewards(base, group)
+    assert accuracy == [1.0, 0.0, 1.0, 0.0]
+    assert form == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_the_form_may_ask_for_spans_and_for_an_end(base: FutureL1, rollout: Any) -> None:
+    answer = "<answer>red</answer>"
+    group = [
+        rollout(THOUGHT + SPAN + answer),
+        rollout(THOUGHT + answer),
+        rollout(THOUGHT + SPAN + answer, finished=False),
+    ]
+    assert rewards(base, group, min_spans=1)[1] == [1.0, 0.0, 0.0]
+
+
+def test_an_open_answer_without_a_judge_is_unjudged_and_contrasts_with_nobody(base: FutureL1, rollout: Any) -> None:
+    answers = ("red", "something reddish", "")
+    group = [
+        rollout(f"{THOUGHT}{SPAN}<answer>{a}</answer>", OPEN, latent)
+        for a, latent in zip(answers, (1, 1, -1), strict=True)
+    ]
+    accuracy, _, r_ctr, _ = rewards(base, group)
+    assert accuracy == [1.0, None, 0.0]
+    judged = [group[0], group[2]]
+    assert [r_ctr[0], r_ctr[2]] == rewards(base, judged)[2]
+
+
+def test_groups_do_not_see_each_other(base: FutureL1, rollout: Any) -> None:
+    group = [
+        rollout(f"{THOUGHT}{SPAN}<answer>{a}</answer>", latent=z) for a, z in (("red", 1), ("red", 0.5), ("blue", -1))
+    ]
+    other = [replace(r, latents=-r.latents) for r in group]
+    functions = reward_functions(rl_recipe(group=3), base.tokens, None)
+    together = [function(rollout=group + other) for function in functions]
+    assert [values[:3] for values in together] == rewards(base, group)

@@ -1,0 +1,322 @@
+"""LA-DAPO on TRL's trainer: what it may rely on, its first step, its loss, and a run that is killed."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from torch.distributions import Normal
+from trl import GRPOTrainer
+
+from tests.toy import rl_recipe, toy_rows, write_rows
+from training.model.checkpoint import FutureL1, load
+from training.programs import Reporter, read_metrics
+from training.recipes import RlRecipe
+from training.rl.__main__ import RlConfig, main
+from training.rl.rollouts import replayed
+from training.rl.trainer import LatentGRPOTrainer
+from training.tiny import BASE
+
+
+def config(out: Path, data: Path, sft: Path, recipe: RlRecipe) -> RlConfig:
+    out.mkdir(parents=True, exist_ok=True)
+    return RlConfig(out=out, device="cpu", recipe=recipe, data=data, sft=sft)
+
+
+@pytest.fixture
+def built(
+    monkeypatch: pytest.MonkeyPatch, data: Path, taught_folder: Path, tmp_path: Path
+) -> Callable[..., LatentGRPOTrainer]:
+    """The trainer that the program would train, ready for its first rollout batch."""
+
+    def build(**changes: Any) -> LatentGRPOTrainer:
+        found: list[LatentGRPOTrainer] = []
+        monkeypatch.setattr(LatentGRPOTrainer, "train", lambda self, **_: found.append(self))
+        main(config(tmp_path, data, taught_folder, rl_recipe(**changes)), Reporter(tmp_path, quiet=True))
+        trainer = found[0]
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.model.train()
+        return trainer
+
+    return build
+
+
+def roll_out(trainer: LatentGRPOTrainer, prompts: int = 4) -> dict[str, torch.Tensor]:
+    inputs = [{"prompt": "", "row": row} for row in range(prompts) for _ in range(trainer.num_generations)]
+    return trainer._generate_and_score_completions(inputs)
+
+
+# ---- what trl 1.16 calls
+
+
+def test_the_seams_are_those_of_trl() -> None:
+    assert trl.__version__.startswith("1.16.")
+    for name in ("_generate_and_score_completions", "_compute_loss"):
+        ours, theirs = (inspect.signature(getattr(c, name)).parameters for c in (LatentGRPOTrainer, GRPOTrainer))
+        assert list(ours) == list(theirs), name
+    signature = inspect.signature(GRPOTrainer._calculate_rewards)
+    assert list(signature.parameters) == ["self", "inputs", "prompts", "completions", "completion_ids_list"]
+
+
+def test_trl_still_buffers_and_calls_as_we_rely_on() -> None:
+    prepare = inspect.getsource(GRPOTrainer._prepare_inputs)
+    assert "self._generate_and_score_completions(generation_batch)" in prepare
+    assert "shuffle_sequence_dict(generation_batch)" in prepare
+    assert "split_tensor_dict(generation_batch, self.args.steps_per_generation)" in prepare
+    assert "return self._compute_loss(model, inputs)" in inspect.getsource(GRPOTrainer.compute_loss)
+    assert "RepeatSampler" in inspect.getsource(GRPOTrainer._get_train_sampler)
+    made = inspect.getsource(GRPOTrainer.__init__)
+    assert "self.reward_func_names" in made and "self._metrics = {" in made
+
+
+# ---- the first step
+
+
+def test_the_replay_begins_at_the_decoders_probabilities(
+    built: Any, data: Path, taught_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the program's own path: ratio 1 on the first minibatch, and no longer on the second."""
+    ratios: list[torch.Tensor] = []
+    monkeypatch.setattr(LatentGRPOTrainer, "_watch", lambda self, log_ratio, latents: ratios.append(log_ratio))
+    recipe = rl_recipe(steps=4, temperature=1.3)
+    main(config(tmp_path, data, taught_folder, recipe), Reporter(tmp_path, quiet=True))
+    first, second, third, fourth = ratios
+    assert first.abs().max() < 1e-4
+    assert second.abs().max() > 1e-3
+    assert third.abs().max() < 1e-4, "a fresh rollout batch comes from the policy as it is"
+    assert fourth.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("latent_std", [0.0, 0.2])
+def test_the_first_loss_is_the_mean_advantage_of_the_drawn_actions(built: Any, latent_std: float) -> None:
+    trainer = built(anchor=1.0, kl=0.1, latent_std=latent_std)
+    batch = roll_out(trainer)
+    total = int(batch["num_items_in_batch"])
+    assert total == sum(int(r.sampled.sum()) for r in trainer._rollouts)
+    expected, found = 0.0, 0.0
+    for rollout, advantage in zip(trainer._rollouts, batch["advantages"].tolist(), strict=True):
+        actions = int(rollout.sampled.sum()) + (len(rollout.latents) if latent_std else 0)
+        expected -= advantage * actions / total
+    for half in (slice(0, 8), slice(8, 16)):
+        part = {name: value[half] if value.ndim else value for name, value in batch.items()}
+        found += float(trainer._compute_loss(trainer.model, part).detach()) / 2
+    # the policy is the SFT model still: neither anchor nor KL costs anything
+    assert found == pytest.approx(expected, abs=2e-4)
+    assert trainer._metrics["train"]["anchor"][-1] == pytest.approx(0, abs=1e-6)
+    assert trainer._metrics["train"]["kl"][-1] == pytest.approx(0, abs=1e-6)
+
+
+def naive_loss(
+    trainer: LatentGRPOTrainer, bundle: FutureL1, reference: FutureL1, advantages: list[float], recipe: RlRecipe
+) -> float:
+    """The whole loss of a rollout batch, rollout by rollout and token by token."""
+    t = bundle.tokens
+    actions = sum(int(r.sampled.sum()) for r in trainer._rollouts)
+    policy, latent_terms, drifts = 0.0, 0.0, []
+    for rollout, advantage in zip(trainer._rollouts, advantages, strict=True):
+        encoded = replayed(rollout)
+        embeddings = list(bundle.model.get_input_embeddings()(torch.tensor(encoded.ids)))
+        image = bundle.vision().features(encoded.observed)[0][0]
+        for token, vectors in ((t.image, image), (t.latent, rollout.latents)):
+            places = [i for i, found in enumerate(encoded.ids) if found == token]
+            for place, vector in zip(places, vectors, strict=True):
+                embeddings[place] = vector
+        states, known = (
+            m.model.model.language_model(
+                inputs_embeds=torch.stack(embeddings)[None], position_ids=encoded.positions[:, None], use_cache=False
+            ).last_hidden_state[0]
+            for m in (bundle, reference)
+        )
+        start, latents = len(rollout.prompt.ids), iter(zip(rollout.latents, rollout.noise, strict=True))
+        for k, token in enumerate(rollout.ids):
+            here = start + k - 1
+            if token == t.latent:
+                z, noise = next(latents)
+                drifts.append((states[here] - known[here]).pow(2).mean())
+                old = -0.5 * float(noise)  # log density of the draw under the decoder, a constant left out
+                new = float(Normal(0.0, 1.0).log_prob((z - states[here]) / recipe.latent_std).mean())
+                constant = float(Normal(0.0, 1.0).log_prob(torch.zeros(())))
+                ratio = torch.tensor(new - constant - old).exp()
+                bounded = ratio.clamp(1 - recipe.latent_clip, 1 + recipe.latent_clip)
+                latent_terms += float(-min(ratio * advantage, bounded * advantage))
+            if not rollout.sampled[k]:
+                continue
+            banned = [t.latent, t.image, t.video] + ([] if token == t.latent_end else [t.latent_end])
+            ours, theirs = (m.model.lm_head(s[here]).clone() for m, s in ((bundle, states), (reference, known)))
+            for logits in (ours, theirs):
+                logits[banned] = -1e9
+            ours, theirs = (float((x / recipe.temperature).log_softmax(-1)[token]) for x in (ours, theirs))
+            ratio = torch.tensor(ours - float(rollout.log_probs[k])).exp()
+            bounded = ratio.clamp(1 - recipe.clip_low, 1 + recipe.clip_high)
+            term = float(-min(ratio * advantage, bounded * advantage))
+            term = min(term, -advantage * recipe.dual_clip) if advantage < 0 else term
+            gap = torch.tensor(theirs - ours)
+            policy += term + recipe.kl * float(gap.exp() - gap - 1)
+    return (policy + latent_terms) / actions + recipe.anchor * float(torch.stack(drifts).mean())
+
+
+def test_the_loss_of_a_moved_policy_is_the_papers(built: Any, taught_folder: Path) -> None:
+    recipe = rl_recipe(anchor=0.7, kl=0.05, latent_std=0.2, minibatches=1, temperature=0.9, latent_clip=0.02)
+    trainer = built(anchor=0.7, kl=0.05, latent_std=0.2, minibatches=1, temperature=0.9, latent_clip=0.02)
+    batch = roll_out(trainer)
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in trainer.model.named_parameters():
+            if "visual" not in name:
+                weight += 0.01 * torch.randn(weight.shape, generator=g)
+        found = float(trainer._compute_loss(trainer.model, batch))
+        expected = naive_loss(trainer, trainer.bundle, load(taught_folder), batch["advantages"].tolist(), recipe)
+        still = -sum(
+            a * int(r.sampled.sum()) for r, a in zip(trainer._rollouts, batch["advantages"].tolist(), strict=True)
+        )
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert abs(found - still / int(batch["num_items_in_batch"])) > 1e-2, "the policy must have moved"
+
+
+def test_gradients_leave_the_tower_and_the_reference_alone(built: Any) -> None:
+    trainer = built(anchor=1.0)
+    batch = roll_out(trainer)
+    with torch.no_grad():
+        trainer.model.lm_head.weight *= 1.01
+    trainer._compute_loss(trainer.model, batch).backward()
+    learning = {name for name, p in trainer.model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert any("language_model" in name for name in learning)
+    assert not any("visual" in name for name in learning)
+    assert all(p.grad is None for p in trainer.reference.parameters())
+
+
+# ---- groups
+
+
+def scripted_rewards(
+    trainer: LatentGRPOTrainer, monkeypatch: pytest.MonkeyPatch, rounds: list[list[list[int]]]
+) -> None:
+    """Accuracies of the groups of each round; format, R_ctr and R_div are 0."""
+    remaining = iter(rounds)
+
+    def rewards(rollouts: Any) -> torch.Tensor:
+        accuracy = torch.tensor(next(remaining), dtype=torch.float).flatten()
+        return torch.stack([accuracy, *[torch.zeros(len(accuracy))] * 3], 1)
+
+    monkeypatch.setattr(trainer, "_rewards", rewards)
+
+
+def test_fresh_prompts_replace_groups_of_one_verdict(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = built(dynamic_rounds=3)
+    asked: list[list[int]] = []
+    roll = trainer._roll_out
+    monkeypatch.setattr(trainer, "_roll_out", lambda rows, turn: asked.append(list(rows)) or roll(rows, turn))
+    all_right, mixed = [1, 1, 1, 1], [1, 0, 0, 0]
+    scripted_rewards(trainer, monkeypatch, [[mixed, all_right, all_right, mixed], [mixed, all_right, mixed, mixed]])
+    batch = roll_out(trainer)
+    assert len(asked) == 2, "two rounds filled four places"
+    assert asked[0] == [0, 1, 2, 3]
+    rows_kept = [r.row["row_id"] for r in trainer._rollouts[::4]]
+    expected = [trainer.rows[i]["row_id"] for i in (asked[0][0], asked[0][3], asked[1][0], asked[1][2])]
+    assert rows_kept == expected
+    assert batch["advantages"].view(4, 4)[:, 0].min() > 1
+    assert trainer._metrics["train"]["groups/filled_up"] == [0]
+
+
+def test_places_that_stay_empty_are_filled_and_reported(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = built(dynamic_rounds=2)
+    wrong, mixed = [0, 0, 0, 0], [1, 0, 0, 0]
+    scripted_rewards(trainer, monkeypatch, [[wrong, wrong, mixed, wrong], [wrong] * 4])
+    batch = roll_out(trainer)
+    assert len(trainer._rollouts) == 16
+    assert batch["advantages"].view(4, 4).abs().sum(1).gt(0).tolist() == [True, False, False, False]
+    assert trainer._metrics["train"]["groups/filled_up"] == [0.75]
+    assert trainer._metrics["train"]["groups/mixed_share"] == [1 / 8]
+
+
+def test_unjudged_answers_have_no_advantage(
+    built: Any, taught_folder: Path, tmp_path: Path, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Open questions and no judge: all that is not an exact match is unjudged, and nothing is graded as wrong."""
+    trainer = built()
+    trainer.rows = [
+        {**row, "row_id": f"{i:016x}", "question": row["question"].split("\nA.")[0]} for i, row in enumerate(rows)
+    ]
+    batch = roll_out(trainer)
+    assert torch.isfinite(batch["advantages"]).all()
+    unjudged = [
+        i
+        for i, r in enumerate(trainer._rollouts)
+        if r.text.count("</answer>") == 1 and f"<answer>{r.row['answer']}</answer>" not in r.text
+    ]
+    assert unjudged and batch["advantages"][unjudged].abs().max() == 0
+    assert torch.isfinite(trainer._compute_loss(trainer.model, batch))
+
+
+# ---- the program
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, taught_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("rl")
+    result = main(config(out, data, taught_folder, KILLABLE), Reporter(out))
+    assert result == {"steps": 4, "rows": 24, "recipe": "test", "resumed_from": None}
+    return out
+
+
+KILLABLE = rl_recipe(steps=4, anchor=1.0, dynamic_rounds=2, save_every=1)
+
+
+def test_it_learns_and_tells(run: Path, taught_folder: Path) -> None:
+    before, after = load(taught_folder), load(run / "checkpoint")
+    assert after.teaching == before.teaching
+    moved = {n for n, w in after.model.state_dict().items() if not torch.equal(w, before.model.state_dict()[n])}
+    assert moved and not any("visual" in name for name in moved)
+    assert all(torch.isfinite(w).all() for w in after.model.state_dict().values())
+    assert read_metrics(run)[-1]["step"] == 4
+
+
+class Killed(Exception):  # noqa: N818 - an event, not an error
+    """Stands for a SIGKILL: nothing of the program runs after it."""
+
+
+class KilledAt(Reporter):
+    """A reporter under which the program dies at a step."""
+
+    def __init__(self, out: Path, step: int) -> None:
+        super().__init__(out, quiet=True)
+        self.step = step
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        if done == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_killed_run_goes_on_to_the_same_weights(
+    run: Path, data: Path, taught_folder: Path, tmp_path: Path, step: int
+) -> None:
+    with pytest.raises(Killed):
+        main(config(tmp_path, data, taught_folder, KILLABLE), KilledAt(tmp_path, step))
+    result = main(config(tmp_path, data, taught_folder, KILLABLE), Reporter(tmp_path, quiet=True))
+    assert result["resumed_from"] == "checkpoint-2", "checkpoints are made between rollout batches"
+    whole, resumed = load(run / "checkpoint").model.state_dict(), load(tmp_path / "checkpoint").model.state_dict()
+    for name, weight in whole.items():
+        torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)
+
+
+def test_rl_starts_from_a_taught_checkpoint(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="was never taught latent spans"):
+        main(config(tmp_path, data, BASE, rl_recipe()), Reporter(tmp_path, quiet=True))
+
+
+def test_no_rows_is_a_users_mistake(taught_folder: Path, tmp_path: Path) -> None:
+    import polars as pl
+
+    empty = write_rows(toy_rows(tmp_path / "clips", [1]), tmp_path / "rows.parquet")
+    pl.read_parquet(empty).clear().write_parquet(empty)
+    with pytest.raises(ValueError, match="holds no rows: curate first"):
+        main(config(tmp_path, empty, taught_folder, rl_recipe()), Reporter(tmp_path, quiet=True))
+
+
+def test_groups_must_be_whole_on_a_device(data: Path, taught_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"divisible|whole groups"):
+        main(config(tmp_path, data, taught_folder, rl_recipe(prompts=3, minibatches=5)), Reporter(tmp_path, quiet=True))
