@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from evaluation import interventions
 from training.data.prompts import ANSWERS, Part
-from training.data.video import UnreadableVideo, frame_rate, read_frames
+from training.data.video import FrameShelf, UnreadableVideo, frame_rate
 from training.model.checkpoint import FutureL1, load
 from training.model.decode import Decoded, Intervention, Sampling, decode
 from training.model.encoding import Encoded, Encoder
@@ -56,6 +56,7 @@ class AnswerConfig(ProgramConfig):
 
     jobs: list[AnswerJob]
     vision_cache_gib: float = 0.5
+    frames_cache_gib: float = 0.5
 
 
 def main(config: AnswerConfig, reporter: Reporter) -> dict[str, Any]:
@@ -65,12 +66,13 @@ def main(config: AnswerConfig, reporter: Reporter) -> dict[str, Any]:
         raise ValueError(f"jobs must have different names; found {names}")
     result: dict[str, Any] = {}
     bundles: dict[Path, tuple[FutureL1, FrozenVision]] = {}
+    shelf = FrameShelf(int(config.frames_cache_gib * 2**30))
     for job in sorted(config.jobs, key=lambda j: (str(j.checkpoint), j.name)):
         target = config.out / f"{job.name}.parquet"
         if not target.exists():
             if job.checkpoint not in bundles:
                 bundles = {job.checkpoint: _load(job.checkpoint, config)}  # one model in memory at a time
-            _answer(job, *bundles[job.checkpoint], target, reporter)
+            _answer(job, *bundles[job.checkpoint], shelf, target, reporter)
         table = pl.read_parquet(target)
         seconds = float(table.select(pl.sum("prefill_seconds") + pl.sum("decode_seconds")).item())
         result[job.name] = {"answers": table.height, "seconds": seconds, "unreadable": _unreadable(target)}
@@ -83,7 +85,9 @@ def _load(checkpoint: Path, config: AnswerConfig) -> tuple[FutureL1, FrozenVisio
     return bundle, bundle.vision(int(config.vision_cache_gib * 2**30))
 
 
-def _answer(job: AnswerJob, bundle: FutureL1, vision: FrozenVision, target: Path, reporter: Reporter) -> None:
+def _answer(
+    job: AnswerJob, bundle: FutureL1, vision: FrozenVision, shelf: FrameShelf, target: Path, reporter: Reporter
+) -> None:
     teaching = bundle.teaching or Teaching(
         observed_tokens=job.image_tokens, latents=0, span_end="model", system=job.system
     )
@@ -97,7 +101,7 @@ def _answer(job: AnswerJob, bundle: FutureL1, vision: FrozenVision, target: Path
     for number, batch in enumerate(batches):
         part = parts / f"{number:06d}.parquet"
         if not part.exists():
-            rows, failed = _answer_batch(job, bundle, vision, encoder, batch, number)
+            rows, failed = _answer_batch(job, bundle, vision, encoder, shelf, batch, number)
             _write(
                 pl.DataFrame(failed, schema={"prompt_id": pl.String, "reason": pl.String}), part.with_suffix(".failed")
             )
@@ -114,13 +118,19 @@ def _answer(job: AnswerJob, bundle: FutureL1, vision: FrozenVision, target: Path
 
 
 def _answer_batch(
-    job: AnswerJob, bundle: FutureL1, vision: FrozenVision, encoder: Encoder, batch: Sequence[dict], number: int
+    job: AnswerJob,
+    bundle: FutureL1,
+    vision: FrozenVision,
+    encoder: Encoder,
+    shelf: FrameShelf,
+    batch: Sequence[dict],
+    number: int,
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Answers of one batch, and the prompts whose frames could not be read, with the reason."""
     ids, encoded, failed = [], [], []
     for prompt in batch:
         try:
-            encoded.append(_encode(encoder, prompt["content"]))
+            encoded.append(_encode(encoder, prompt["content"], shelf))
             ids.append(prompt["prompt_id"])
         except (UnreadableVideo, ValueError, OSError) as error:
             failed.append({"prompt_id": prompt["prompt_id"], "reason": str(error)})
@@ -148,7 +158,7 @@ def _decode(job: AnswerJob, bundle: FutureL1, vision: FrozenVision, encoded: lis
     return draw(interventions.other_item(draw(), bundle.tokens.latent, bundle.spans.latents))
 
 
-def _encode(encoder: Encoder, content: Sequence[Part]) -> Encoded:
+def _encode(encoder: Encoder, content: Sequence[Part], shelf: FrameShelf) -> Encoded:
     """A prompt's content with its frames read, each clip once."""
     wanted: dict[tuple[str, str], list[int]] = defaultdict(list)
     for part in content:
@@ -157,7 +167,7 @@ def _encode(encoder: Encoder, content: Sequence[Part]) -> Encoded:
     frames = {
         (path, number): frame
         for (path, reader), numbers in wanted.items()
-        for number, frame in zip(numbers, read_frames(path, numbers, reader), strict=True)
+        for number, frame in zip(numbers, shelf.read(path, numbers, reader), strict=True)
     }
     low, high = encoder.limits.observed
     pieces = []

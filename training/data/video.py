@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.bounded import BoundedCache
 from training.data.keyframes import key_frame_pool
 from training.data.trajectory import RejectedRow
 
@@ -78,6 +79,22 @@ def frame_rate(path: Path | str) -> float:
     if not rate:
         raise UnreadableVideo(f"{path} has no frame rate, so its frames have no times: show it as images")
     return float(rate)
+
+
+class FrameShelf:
+    """Reads frames and keeps the latest within a bound: prompts about one clip need not open it again."""
+
+    def __init__(self, limit: int) -> None:
+        self._kept: BoundedCache[np.ndarray] = BoundedCache(limit)
+
+    def read(self, path: str, numbers: Sequence[int], reader: str) -> list[np.ndarray]:
+        """As `read_frames`."""
+        found = {number: self._kept.get(f"{path} {number}") for number in numbers}
+        missing = [number for number, frame in found.items() if frame is None]
+        for number, frame in zip(missing, read_frames(path, missing, reader), strict=True):
+            found[number] = frame
+            self._kept.put(f"{path} {number}", frame, frame.nbytes)
+        return [frame for number in numbers if (frame := found[number]) is not None]
 
 
 def resolve_clip(name: str, roots: Sequence[Path]) -> Path:

@@ -9,7 +9,6 @@ computed without gradients and kept in a bounded cache, by content: passes over 
 
 import hashlib
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,8 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessor, Qwen3VLForConditionalGeneration, Qwen3VLVideoProcessor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 from transformers.video_utils import VideoMetadata
+
+from training.bounded import BoundedCache
 
 
 def fit_grid(height: int, width: int, low: int, high: int, tile: int) -> tuple[int, int]:
@@ -42,11 +43,10 @@ def fit_grid(height: int, width: int, low: int, high: int, tile: int) -> tuple[i
 
 @dataclass(frozen=True)
 class Patches:
-    """An image or a video's frame pair, as the tower takes it: pixels [patches, channels * 2 * patch * patch], grid [3]
-    (1, h, w)."""
+    """An image or a video's frame pair at its final size; cut into patches only where its features are not known."""
 
-    pixels: torch.Tensor
-    grid: torch.Tensor
+    frames: np.ndarray  # uint8 [1 or 2, H, W, 3]
+    processor: Qwen2VLImageProcessor | Qwen3VLVideoProcessor
     merged_grid: tuple[int, int]  # rows, columns of merged tokens
     key: str  # content hash
     seconds: float | None = None  # when a frame pair is shown; None: an image
@@ -56,24 +56,43 @@ class Patches:
         """Merged vision tokens."""
         return self.merged_grid[0] * self.merged_grid[1]
 
+    @property
+    def grid(self) -> torch.Tensor:
+        """The tower's grid [3] (1, h, w) in patches."""
+        merge = self.processor.merge_size
+        return torch.tensor([1, self.merged_grid[0] * merge, self.merged_grid[1] * merge])
+
+    @property
+    def pixels(self) -> torch.Tensor:
+        """What the tower takes: [patches, channels * 2 * patch * patch], by the checkpoint's own processor."""
+        if self.seconds is None:
+            return self.processor(Image.fromarray(self.frames[0]), do_resize=False, return_tensors="pt")["pixel_values"]
+        return self.processor(
+            self.frames,
+            do_resize=False,
+            do_sample_frames=False,
+            cap_pixels_per_frame=False,  # sizes are settled; unset, the processor warns (transformers 5.23)
+            video_metadata=VideoMetadata(total_num_frames=2, fps=1.0, frames_indices=[0, 1]),
+            return_tensors="pt",
+        )["pixel_values_videos"]
+
 
 class Patcher:
-    """Resizes frames once and cuts them into patches with the checkpoint's own image processor."""
+    """Resizes frames, once."""
 
     def __init__(self, image_processor: Qwen2VLImageProcessor) -> None:
         self.processor = image_processor
         self.tile = image_processor.patch_size * image_processor.merge_size
 
     def __call__(self, frame: np.ndarray, low: int, high: int) -> Patches:
-        """uint8 RGB [H,W,3] to patches of low..high merged tokens."""
+        """uint8 RGB [H,W,3] to an image of low..high merged tokens."""
         rows, columns = fit_grid(frame.shape[0], frame.shape[1], low, high, self.tile)
-        frame = _resized(frame, rows * self.tile, columns * self.tile)
-        out = self.processor(Image.fromarray(frame), do_resize=False, return_tensors="pt")
-        return Patches(out["pixel_values"], out["image_grid_thw"][0], (rows, columns), _key(frame))
+        frames = _resized(frame, rows * self.tile, columns * self.tile)[None]
+        return Patches(frames, self.processor, (rows, columns), _key(frames))
 
 
 class VideoPatcher:
-    """The same for frames of one video, in pairs, with the checkpoint's own video processor."""
+    """The same for frames of one video, in pairs."""
 
     def __init__(self, video_processor: Qwen3VLVideoProcessor) -> None:
         self.processor = video_processor
@@ -90,21 +109,11 @@ class VideoPatcher:
             frames, numbers = [*frames, frames[-1]], [*numbers, numbers[-1]]
         rows, columns = fit_grid(frames[0].shape[0], frames[0].shape[1], low, high, self.tile)
         video = np.stack([_resized(frame, rows * self.tile, columns * self.tile) for frame in frames])
-        out = self.processor(
-            video,
-            do_resize=False,
-            do_sample_frames=False,
-            cap_pixels_per_frame=False,  # sizes are settled; unset, the processor warns (transformers 5.23)
-            video_metadata=VideoMetadata(total_num_frames=len(video), fps=fps, frames_indices=list(numbers)),
-            return_tensors="pt",
-        )
-        _, height, width = out["video_grid_thw"][0].tolist()
-        grid = torch.tensor([1, height, width])
-        pixels = out["pixel_values_videos"].split(height * width)
+        pairs = [video[i : i + 2] for i in range(0, len(video), 2)]
         times = [(first / fps + second / fps) / 2 for first, second in zip(numbers[::2], numbers[1::2], strict=True)]
         return [
-            Patches(pixels[i], grid, (rows, columns), _key(video[2 * i : 2 * i + 2]), seconds)
-            for i, seconds in enumerate(times)
+            Patches(pair, self.processor, (rows, columns), _key(pair), seconds)
+            for pair, seconds in zip(pairs, times, strict=True)
         ]
 
 
@@ -118,6 +127,9 @@ def _key(pixels: np.ndarray) -> str:
     return hashlib.blake2b(pixels.tobytes() + str(pixels.shape).encode(), digest_size=16).hexdigest()
 
 
+Feature = tuple[torch.Tensor, tuple[torch.Tensor, ...]]
+
+
 class FrozenVision:
     """Features of the frozen tower and merger, each distinct frame encoded once while the cache holds it.
 
@@ -125,38 +137,29 @@ class FrozenVision:
     """
 
     def __init__(self, model: Qwen3VLForConditionalGeneration, cache_bytes: int = 0, chunk: int = 256) -> None:
-        self.model, self.cache_bytes, self.chunk = model, cache_bytes, chunk
-        self._kept: OrderedDict[str, tuple[torch.Tensor, tuple[torch.Tensor, ...]]] = OrderedDict()
-        self._bytes = 0
+        self.model, self.chunk = model, chunk
+        self._kept: BoundedCache[Feature] = BoundedCache(cache_bytes)
 
     @torch.no_grad()
-    def _encode(self, patches: Sequence[Patches]) -> list[tuple[torch.Tensor, tuple[torch.Tensor, ...]]]:
+    def _encode(self, patches: Sequence[Patches]) -> list[Feature]:
         device = self.model.device
         out = self.model.model.get_image_features(
             torch.cat([p.pixels for p in patches]).to(device), torch.stack([p.grid for p in patches]).to(device)
         )
         return [(f, tuple(d[i] for d in out.deepstack_features)) for i, f in enumerate(out.pooler_output)]
 
-    def features(self, patches: Sequence[Patches]) -> list[tuple[torch.Tensor, tuple[torch.Tensor, ...]]]:
+    def features(self, patches: Sequence[Patches]) -> list[Feature]:
         """Features of each frame, in order."""
-        found = {p.key: self._kept[p.key] for p in patches if p.key in self._kept}
+        found = {p.key: kept for p in patches if (kept := self._kept.get(p.key)) is not None}
         missing = list({p.key: p for p in patches if p.key not in found}.values())
         for start in range(0, len(missing), self.chunk):
             part = missing[start : start + self.chunk]
-            found |= dict(zip([p.key for p in part], self._encode(part), strict=True))
-        for patch in missing:
-            self._keep(patch.key, found[patch.key])
+            for patch, (merged, deep) in zip(part, self._encode(part), strict=True):
+                # clones: a view would keep the features of the whole chunk alive
+                feature = merged.clone(), tuple(layer.clone() for layer in deep)
+                found[patch.key] = feature
+                self._kept.put(patch.key, feature, sum(t.numel() * t.element_size() for t in (merged, *deep)))
         return [found[p.key] for p in patches]
-
-    def _keep(self, key: str, feature: tuple[torch.Tensor, tuple[torch.Tensor, ...]]) -> None:
-        size = sum(t.numel() * t.element_size() for t in (feature[0], *feature[1]))
-        if size > self.cache_bytes:
-            return
-        while self._bytes + size > self.cache_bytes:
-            _, (old, deep) = self._kept.popitem(last=False)
-            self._bytes -= sum(t.numel() * t.element_size() for t in (old, *deep))
-        self._kept[key] = (feature[0].clone(), tuple(t.clone() for t in feature[1]))
-        self._bytes += size
 
     def encoder_outputs(self, patches: Sequence[Patches]) -> dict[str, BaseModelOutputWithDeepstackFeatures] | None:
         """The observed frames of a batch, as `mm_encoder_outputs` of transformers' forward."""
