@@ -28,7 +28,8 @@ def noise(generator: torch.Generator) -> Intervention:
 def other_item(plain: Decoded, latent_id: int, budget: int) -> Intervention:
     """The latents of the next answer of the batch (of those that have any), at the same span and place.
 
-    `plain` are the same rows' answers with their own latents.  A donor with fewer spans lends its last one.
+    `plain` are the same rows' answers with their own latents.  A donor with fewer spans lends its last one, a
+    shorter span its last latent.
     """
     is_latent = plain.ids == latent_id
     starts = is_latent & ~is_latent.roll(1, 1)
@@ -40,6 +41,8 @@ def other_item(plain: Decoded, latent_id: int, budget: int) -> Intervention:
     first = is_latent.long().cumsum(1) - 1
     place = first[is_latent] - (first.masked_fill(~starts, -1).cummax(1).values)[is_latent]
     store[row_of, span_of, place] = plain.latents
+    lengths = store.new_zeros(store.shape[:2], dtype=torch.long)
+    lengths.index_put_((row_of, span_of), torch.ones_like(row_of), accumulate=True)
     donors = counts.nonzero()[:, 0]
 
     def replace(vectors: torch.Tensor, span: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
@@ -48,6 +51,7 @@ def other_item(plain: Decoded, latent_id: int, budget: int) -> Intervention:
         rows = torch.arange(len(vectors), device=vectors.device)
         position = torch.searchsorted(donors, rows, right=True) % len(donors)  # the next row that has latents
         donor = donors[position]
-        return store[donor, torch.minimum(span.clamp(min=0), counts[donor] - 1), slot.clamp(0, budget - 1)]
+        lent = torch.minimum(span.clamp(min=0), counts[donor] - 1)
+        return store[donor, lent, torch.minimum(slot.clamp(min=0), lengths[donor, lent] - 1)]
 
     return replace

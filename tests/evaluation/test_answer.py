@@ -1,0 +1,217 @@
+"""The answering program: tables in, tables out, through kills, unreadable clips and several jobs."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from evaluation import answer as program
+from evaluation.answer import AnswerConfig, AnswerJob, main
+from training.data import prompts
+from training.data.keyframes import key_frame_number
+from training.data.prompts import ANSWERS
+from training.data.video import read_frames
+from training.model.checkpoint import FutureL1
+from training.model.decode import Sampling, decode
+from training.model.encoding import Encoder
+from training.model.rows import RowReader
+from training.programs import Reporter
+from training.tiny import BASE
+
+UNTIMED = [name for name in ANSWERS if not name.endswith("_seconds")]
+
+
+def content(row: dict[str, Any]) -> list[prompts.Part]:
+    """The user turn as SFT renders it."""
+    number = key_frame_number(row["frame_count"], 1)
+    asked = row["question"].replace("frame_1\n<image>\n", "")
+    return [prompts.text("frame_1"), prompts.frame(row["path"], number, reader=row["reader"]), prompts.text(asked)]
+
+
+@pytest.fixture(scope="session")
+def asked(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve rows as prompts."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.parquet"
+    prompts.prompt_frame([(row["row_id"], content(row)) for row in rows[:12]]).write_parquet(path)
+    return path
+
+
+@pytest.fixture
+def job(taught_folder: Path, asked: Path) -> Any:
+    def make(**changes: Any) -> AnswerJob:
+        defaults: dict[str, Any] = {
+            "name": "answers", "checkpoint": taught_folder, "prompts": asked, "max_new_tokens": 40, "batch_size": 8,
+            "image_tokens": (4, 16), "system": None,
+        }  # fmt: skip
+        return AnswerJob(**{**defaults, **changes})
+
+    return make
+
+
+def run(out: Path, *jobs: AnswerJob, reporter: Reporter | None = None) -> dict[str, Any]:
+    out.mkdir(parents=True, exist_ok=True)
+    return main(AnswerConfig(out=out, device="cpu", jobs=list(jobs)), reporter or Reporter(out, quiet=True))
+
+
+def test_every_prompt_is_answered_with_its_counts(job: Any, tmp_path: Path, asked: Path, taught: FutureL1) -> None:
+    result = run(tmp_path, job())
+    table = pl.read_parquet(tmp_path / "answers.parquet")
+    assert dict(table.schema) == ANSWERS
+    assert table["prompt_id"].to_list() == sorted(pl.read_parquet(asked)["prompt_id"])
+    assert result["answers"]["answers"] == 12 and result["answers"]["unreadable"] == 0
+    assert result["answers"]["seconds"] > 0
+    t = taught.tokens
+    for row in table.iter_rows(named=True):
+        kept = [i for i in row["tokens"] if i != t.end_of_turn]
+        assert row["text"] == taught.processor.tokenizer.decode(kept, skip_special_tokens=False)
+        assert row["text_tokens"] + row["latent_tokens"] + row["control_tokens"] == len(row["tokens"])
+        assert row["latent_tokens"] == row["text"].count("<|latent|>") == sum(row["spans"])
+        assert len(row["spans"]) == row["text"].count("<|latent_start|>")
+        assert row["finished"] == (row["tokens"][-1] == t.end_of_turn)
+    assert table["latent_tokens"].sum() > 0
+
+
+def test_the_model_is_asked_as_it_was_taught(
+    job: Any, tmp_path: Path, taught: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]
+) -> None:
+    run(tmp_path, job())
+    answers = dict(pl.read_parquet(tmp_path / "answers.parquet").select("prompt_id", "tokens").iter_rows())
+    reader = RowReader(encoder, keep=False)
+    expected = decode(
+        taught.model,
+        taught.vision(),
+        taught.tokens,
+        [reader.prompt(row) for row in rows[:12]],
+        Sampling(40),
+        taught.spans,
+    )
+    for row, ids in zip(rows, expected.ids.tolist(), strict=False):
+        assert answers[row["row_id"]] == [i for i in ids if i != taught.tokens.pad]
+
+
+def test_samples_are_numbered_and_drawn_again_alike(job: Any, tmp_path: Path) -> None:
+    tables = []
+    for place, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(tmp_path / place, job(samples=3, temperature=1.5, seed=seed))
+        tables.append(pl.read_parquet(tmp_path / place / "answers.parquet").select(UNTIMED))
+    assert tables[0].equals(tables[1])
+    assert not tables[0].equals(tables[2])
+    assert tables[0].height == 36
+    assert tables[0].group_by("prompt_id").agg(pl.col("sample").sort())["sample"].to_list() == [[0, 1, 2]] * 12
+
+
+class Killed(Exception):  # noqa: N818 - an event, not an error
+    """Stands for a SIGKILL: nothing of the program runs after it."""
+
+
+class KilledAfter(Reporter):
+    """A reporter under which the program dies after a number of batches."""
+
+    def __init__(self, out: Path, batches: int) -> None:
+        super().__init__(out, quiet=True)
+        self.batches = batches
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        if done == self.batches:
+            raise Killed
+
+
+def test_a_killed_run_ends_with_the_same_table(job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = job(samples=2, temperature=1.2)  # four prompts a batch, three batches
+    run(tmp_path / "whole", drawn)
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", drawn, reporter=KilledAfter(tmp_path / "cut", 2))
+    assert not (tmp_path / "cut" / "answers.parquet").exists()
+    again: list[int] = []
+    inner = program._answer_batch
+    monkeypatch.setattr(program, "_answer_batch", lambda *a: again.append(a[-1]) or inner(*a))
+    run(tmp_path / "cut", drawn)
+    assert again == [2], "batches that were answered are not asked again"
+    whole, resumed = (pl.read_parquet(tmp_path / name / "answers.parquet").select(UNTIMED) for name in ("whole", "cut"))
+    assert whole.equals(resumed)
+    assert not (tmp_path / "cut" / "answers.parts").exists()
+
+
+def test_a_finished_job_is_not_redone(job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(tmp_path, job())
+    monkeypatch.setattr(program, "load", None)
+    assert run(tmp_path, job()) == first
+
+
+def test_an_unreadable_prompt_is_told_and_the_rest_answered(
+    job: Any, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a video")
+    spoiled = [
+        ("broken", content({**rows[0], "path": str(broken)})),
+        ("missing", content({**rows[0], "path": str(tmp_path / "missing.mp4")})),
+        ("beyond", [prompts.frame(rows[0]["path"], 999)]),
+        ("not an image", [prompts.image(b"not an image")]),
+        ("a placeholder", [*content(rows[0]), prompts.text("<|image_pad|>")]),
+    ]
+    table = prompts.prompt_frame([*spoiled, *((row["row_id"], content(row)) for row in rows[:3])])
+    table.write_parquet(tmp_path / "prompts.parquet")
+    result = run(tmp_path / "out", job(prompts=tmp_path / "prompts.parquet", batch_size=2))
+    assert result["answers"]["answers"] == 3
+    assert result["answers"]["unreadable"] == 5
+    failed = pl.read_parquet(tmp_path / "out" / "answers.failed")
+    assert set(failed["prompt_id"]) == {name for name, _ in spoiled}
+    assert failed["reason"].str.len_chars().min() > 10
+
+
+def test_images_travel_as_clips_or_as_bytes(job: Any, rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    row = rows[0]
+    shown = content(row)
+    (frame,) = read_frames(row["path"], shown[1]["frames"], row["reader"])
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(frame)).save(buffer, "PNG")
+    table = prompts.prompt_frame([("clip", shown), ("bytes", [shown[0], prompts.image(buffer.getvalue()), shown[2]])])
+    table.write_parquet(tmp_path / "prompts.parquet")
+    run(tmp_path / "out", job(prompts=tmp_path / "prompts.parquet"))
+    answers = pl.read_parquet(tmp_path / "out" / "answers.parquet")
+    assert answers["tokens"][0].to_list() == answers["tokens"][1].to_list()
+
+
+def test_the_base_answers_without_spans_and_sees_its_hints(
+    job: Any, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    def with_hints(row: dict[str, Any]) -> list[prompts.Part]:
+        frame_1, observed, asked = content(row)
+        numbers = [key_frame_number(row["frame_count"], index) for index in row["future"]]
+        hints = [prompts.frame(row["path"], n, max_tokens=4, reader=row["reader"]) for n in numbers]
+        return [frame_1, observed, *hints, asked]
+
+    for name, make in (("plain", content), ("hint", with_hints)):
+        prompts.prompt_frame([(row["row_id"], make(row)) for row in rows]).write_parquet(tmp_path / f"{name}.parquet")
+    jobs = [
+        job(name=name, checkpoint=BASE, prompts=tmp_path / f"{name}.parquet", max_new_tokens=8)
+        for name in ("plain", "hint")
+    ]
+    run(tmp_path, *[j.model_copy(update={"name": f"{j.name}_answers"}) for j in jobs])
+    right = {}
+    for name in ("plain", "hint"):
+        answers = pl.read_parquet(tmp_path / f"{name}_answers.parquet")
+        assert answers["latent_tokens"].sum() == 0
+        texts = dict(answers.select("prompt_id", "text").iter_rows())
+        right[name] = sum(f"<answer>{row['answer']}</answer>" in texts[row["row_id"]] for row in rows)
+    assert right["hint"] >= 20 > 12 >= right["plain"]
+
+
+def test_interventions_are_jobs_like_others(job: Any, tmp_path: Path) -> None:
+    names = ("none", "zeros", "noise", "other_item")
+    run(tmp_path, *(job(name=name, intervention=name) for name in names))
+    tables = {name: pl.read_parquet(tmp_path / f"{name}.parquet") for name in names}
+    for name, table in tables.items():
+        assert table["prompt_id"].equals(tables["none"]["prompt_id"])
+        begun = [row["text"].split("<|latent_end|>")[0] for row in table.iter_rows(named=True)]
+        assert begun == [row["text"].split("<|latent_end|>")[0] for row in tables["none"].iter_rows(named=True)], name
+
+
+def test_two_jobs_of_one_name_are_a_users_mistake(job: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="different names"):
+        run(tmp_path, job(), job())
