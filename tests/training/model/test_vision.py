@@ -24,7 +24,7 @@ def test_no_shape_exceeds_the_cap(height: int, width: int, low: int, more: int, 
 def test_turning_a_frame_turns_its_grid(height: int, width: int, low: int, more: int) -> None:
     rows, columns = fit_grid(height, width, low, low + more, 32)
     free = fit_grid(height, width, low, 10**9, 32)  # where the cap cuts what `low` asked for, it cuts columns first
-    if (rows, columns) == free or low == 1 and rows < low + more and columns < low + more:
+    if (rows, columns) == free or (low == 1 and rows < low + more and columns < low + more):
         assert fit_grid(width, height, low, low + more, 32) == (columns, rows)
 
 
