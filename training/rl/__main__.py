@@ -1,6 +1,7 @@
 """`python -m training.rl --config rl.json`: an SFT checkpoint and questions to an LA-DAPO checkpoint."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def main(config: RlConfig, reporter: Reporter) -> dict[str, Any]:
         raise ValueError(f"{config.sft} was never taught latent spans: RL starts from an SFT checkpoint")
     bundle.model.model.visual.requires_grad_(False)
     reference = copy.deepcopy(bundle.model).requires_grad_(False).eval()
-    devices = int(torch.cuda.device_count() or 1) if cuda else 1
+    devices = int(os.environ.get("WORLD_SIZE", "1"))
     steps = recipe.steps or len(rows) // recipe.prompts * recipe.minibatches
     trainer = LatentGRPOTrainer(
         model=bundle.model,
@@ -78,7 +79,8 @@ def main(config: RlConfig, reporter: Reporter) -> dict[str, Any]:
     )
     resume = last_checkpoint(config.out / "steps")
     trainer.train(resume_from_checkpoint=resume)
-    bundle.save(config.out / "checkpoint", bundle.teaching)
+    if trainer.is_world_process_zero():
+        bundle.save(config.out / "checkpoint", bundle.teaching)
     return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resume and Path(resume).name}
 
 

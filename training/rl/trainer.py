@@ -52,7 +52,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         """Groups with both right and wrong answers, as many as `inputs` asks for where the rounds suffice.
 
         Dynamic sampling: rounds of fresh prompts until enough groups are mixed; places that stay empty are filled with
-        unmixed groups, whose advantages are (nearly) zero, and are reported.
+        unmixed groups, which count for nothing, and are reported.  One round means no dynamic sampling.
         """
         recipe, group = self.recipe, self.num_generations
         wanted = len(inputs) // group
@@ -78,6 +78,8 @@ class LatentGRPOTrainer(GRPOTrainer):
         rewards = torch.cat([r for _, r in chosen])
         weights = torch.tensor(recipe.weights, device=rewards.device)
         advantages = group_advantages((rewards * weights).sum(1), group)
+        if recipe.dynamic_rounds > 1:
+            advantages[len(kept) * group :] = 0.0  # normalisation would blow up an unmixed group's tiny differences
         self._note(rewards)
         tokens = torch.tensor(sum(int(r.sampled.sum()) for r in self._rollouts), device=self.accelerator.device)
         return {

@@ -1,5 +1,6 @@
 """`python -m training.sft --config sft.json`: a base checkpoint and curated rows to a Future-L1 checkpoint."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def main(config: SftConfig, reporter: Reporter) -> dict[str, Any]:
     bundle = load(config.base, "cuda" if cuda else "cpu", torch.bfloat16 if cuda else torch.float32, config.seed)
     freeze_vision(bundle.model)
     reader = RowReader(bundle.encoder(recipe.teaching), keep=recipe.cache_gib > 0)
-    devices = int(torch.cuda.device_count() or 1) if cuda else 1
+    devices = int(os.environ.get("WORLD_SIZE", "1"))
     per_step = recipe.batch * recipe.accumulation
     steps = recipe.steps or -(-len(rows) * recipe.epochs // (per_step * devices))
     depths = [len(row["future"]) for row in rows]
@@ -69,7 +70,8 @@ def main(config: SftConfig, reporter: Reporter) -> dict[str, Any]:
     )
     resume = last_checkpoint(config.out / "steps")
     trainer.train(resume_from_checkpoint=resume)
-    bundle.save(config.out / "checkpoint", recipe.teaching)
+    if trainer.is_world_process_zero():
+        bundle.save(config.out / "checkpoint", recipe.teaching)
     return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resume and Path(resume).name}
 
 
