@@ -5,7 +5,7 @@ import dagster as dg
 
 def mermaid(definitions: dg.Definitions) -> str:
     """A flowchart of all assets, one subgraph a group; partitioned assets are drawn as stacks."""
-    nodes = sorted(definitions.resolve_asset_graph().asset_nodes, key=lambda node: node.key.path)
+    nodes = sorted(definitions.resolve_asset_graph().asset_nodes, key=lambda node: node.key.to_user_string())
     lines = ["flowchart LR"]
     for group in dict.fromkeys(str(node.group_name) for node in nodes):
         lines.append(f"  subgraph {group}")

@@ -11,7 +11,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from assets.launcher import Launcher, LaunchSettings, command_for, end_group, members
+from assets.launcher import Launcher, LaunchSettings, Start, command_for, end_group, members
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +76,7 @@ def run(out: Path, deed: str) -> tuple[dg.ExecuteInProcessResult, dict, list]:
     @dg.asset
     def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         launcher = Launcher(LaunchSettings(), lambda *progress: heard.append(progress))
-        results.update(launcher.run(context, "deeds", out, {"device": "cpu", "deed": deed})))
+        results.update(launcher.run(context, "deeds", out, {"device": "cpu", "deed": deed}))
         return dg.MaterializeResult()
 
     ran = dg.materialize([checkpoint], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
@@ -89,6 +89,34 @@ def test_a_program_runs_reports_and_returns_its_result(tmp_path: Path) -> None:
     assert results == {"counted": 2}
     assert heard[-1] == (1, 2, "counting")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["deed"] == "count"
+
+
+def test_programs_side_by_side_return_their_results_in_order(tmp_path: Path) -> None:
+    results: list[dict] = []
+
+    @dg.asset
+    def checkpoints(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        starts = [Start("deeds", tmp_path / name, {"device": "cpu", "deed": "count"}) for name in ("one", "two")]
+        results.extend(Launcher(LaunchSettings(), lambda *_: None).run_together(context, starts))
+        return dg.MaterializeResult()
+
+    assert dg.materialize([checkpoints], instance=dg.DagsterInstance.ephemeral()).success
+    assert results == [{"counted": 2}, {"counted": 2}]
+    assert {json.loads((tmp_path / name / "progress.json").read_text())["done"] for name in ("one", "two")} == {1}
+
+
+def test_a_config_that_is_refused_is_not_tried_again(tmp_path: Path) -> None:
+    tries: list[int] = []
+
+    @dg.asset(retry_policy=dg.RetryPolicy(max_retries=2))
+    def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        tries.append(context.retry_number)
+        config = {"device": "cpu", "deed": "count", "unknown": 1}
+        Launcher(LaunchSettings(), lambda *_: None).run(context, "deeds", tmp_path / "out", config)
+        return dg.MaterializeResult()
+
+    assert not dg.materialize([checkpoint], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False).success
+    assert tries == [0]
 
 
 def test_a_failure_says_what_the_program_said(tmp_path: Path) -> None:
