@@ -1,7 +1,8 @@
 """Asks models through the answering program: many prompt tables, one start, one artifact for each table asked for.
 
 Importing torch and loading a model costs more than many a table takes, so whatever a run still needs goes into one
-program. What was published before is not asked again; what a killed run had finished is not either.
+program, or into as many as the machine runs side by side. What was published before is not asked again; what a killed
+run had finished is not either.
 """
 
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from assets.launcher import Context, Launcher
+from assets.launcher import Context, Launcher, Start
 from assets.settings import AnswerSettings
 from assets.store import AssetStore, Work, code_of
 from training.artifacts import Artifact, digest
@@ -45,7 +46,7 @@ class Asked:
 def answer_all(
     context: Context, store: AssetStore, launcher: Launcher, device: str, wanted: Mapping[str, Asked]
 ) -> dict[str, Artifact]:
-    """The artifacts that are wanted, by their names; what is missing is made by one program."""
+    """The artifacts that are wanted, by their names; what is missing is made in one go."""
     found = {name: asked.work.found() for name, asked in wanted.items()}
     missing = {name: asked for name, asked in wanted.items() if found[name] is None}
     if missing:
@@ -57,7 +58,8 @@ def answer_all(
 
 
 def _run(context: Context, launcher: Launcher, device: str, folder: Path, missing: Mapping[str, Asked]) -> None:
-    (folder / "prompts").mkdir(parents=True, exist_ok=True)
+    for name in ("prompts", "answers"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     jobs = []
     for name, asked in missing.items():
         for job in asked.jobs:
@@ -73,10 +75,21 @@ def _run(context: Context, launcher: Launcher, device: str, folder: Path, missin
                     **job.settings.model_dump(mode="json"),
                 }
             )
+    jobs.sort(key=lambda job: (job["checkpoint"], job["name"]))  # a program loads few checkpoints
+    size = -(-len(jobs) // launcher.together)
+    shares = [jobs[i : i + size] for i in range(0, len(jobs), size)]
+    starts = [
+        Start(
+            PROGRAM,
+            folder / "programs" / str(i),
+            {"jobs": share, "device": device, "answers": str(folder / "answers")},
+        )
+        for i, share in enumerate(shares)
+    ]
     started = time.monotonic()
-    result = launcher.run(context, PROGRAM, folder, {"jobs": jobs, "device": device})
+    results = launcher.run_together(context, starts)
     spent = time.monotonic() - started
-    own = {job["name"]: result[job["name"]]["seconds"] for job in jobs}
+    own = {name: told["seconds"] for result in results for name, told in result.items()}
     total = sum(own.values()) or 1.0
     (folder / "seconds").mkdir(exist_ok=True)
     for name, seconds in own.items():
@@ -89,7 +102,7 @@ def _publish(asked: Asked, folder: Path, name: str) -> Artifact:
     def take(workspace: Path) -> dict[str, Any]:
         counts: dict[str, Any] = {"answers": 0, "unfinished": 0, "latent_tokens": 0, "text_tokens": 0}
         for job in asked.jobs:
-            answers = pl.read_parquet(folder / f"{_file(name, job)}.parquet")
+            answers = pl.read_parquet(folder / "answers" / f"{_file(name, job)}.parquet")
             answers.write_parquet(workspace / f"{job.name}.parquet")
             counts["answers"] += answers.height
             counts["unfinished"] += answers.height - int(answers["finished"].sum())

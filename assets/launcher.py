@@ -45,7 +45,7 @@ class LaunchSettings(BaseModel):
     accelerate_config: Path | None = None
     """The file for `accelerate launch --config_file`: FSDP, precision, machines."""
     together: int = 1
-    """Trainings at once, where several are asked for in one run and the machine has room for them."""
+    """Programs side by side, where a run has work for several and the machine has room for them."""
     environment: Mapping[str, str] = {}
     """Variables to add; never secrets, which programs read from the environment they inherit."""
     seconds_to_checkpoint: float = 120.0
@@ -79,6 +79,11 @@ class Launcher:
     def __init__(self, settings: LaunchSettings, progress: Progress) -> None:
         self._settings = settings
         self._progress = progress
+
+    @property
+    def together(self) -> int:
+        """How many programs this machine runs side by side."""
+        return self._settings.together
 
     def run(self, context: Context, module: str, out: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         """Run `module` in the folder `out` to its end and return its result; `config` holds its other fields.

@@ -29,7 +29,7 @@ from training.programs import ProgramConfig, Reporter, run_program
 
 
 class AnswerJob(BaseModel):
-    """One table of prompts for one checkpoint; the answers go to `{out}/{name}.parquet`.
+    """One table of prompts for one checkpoint; the answers go to `{answers}/{name}.parquet`.
 
     batch_size counts answers in flight; image_tokens: least and most merged tokens of an image, and of
     a video's frame pair, without its own cap.
@@ -55,6 +55,7 @@ class AnswerConfig(ProgramConfig):
     """What to answer."""
 
     jobs: list[AnswerJob]
+    answers: Path | None = None  # where the tables go, shared by programs side by side; None: `out`
     vision_cache_gib: float = 0.5
     frames_cache_gib: float = 0.5
 
@@ -68,7 +69,7 @@ def main(config: AnswerConfig, reporter: Reporter) -> dict[str, Any]:
     bundles: dict[Path, tuple[FutureL1, FrozenVision]] = {}
     shelf = FrameShelf(int(config.frames_cache_gib * 2**30))
     for job in sorted(config.jobs, key=lambda j: (str(j.checkpoint), j.name)):
-        target = config.out / f"{job.name}.parquet"
+        target = (config.answers or config.out) / f"{job.name}.parquet"
         if not target.exists():
             if job.checkpoint not in bundles:
                 bundles = {job.checkpoint: _load(job.checkpoint, config)}  # one model in memory at a time

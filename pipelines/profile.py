@@ -107,11 +107,11 @@ def demo(home: Path, seed: int = 0) -> Profile:
             futurebench=source / "futurebench",
             twiffbench=source / "twiffbench",
         ),
-        toyworld=SourceSizes(),
+        toyworld=SourceSizes(rows_per_shard=1500),
         base=tiny.BASE,
         curation=CurationSettings(
             prompts=PromptSettings(hint_tokens=4),
-            answers=AnswerSettings(samples=8, temperature=1.0, max_new_tokens=8, batch_size=256, image_tokens=tokens),
+            answers=AnswerSettings(samples=8, temperature=1.0, max_new_tokens=6, batch_size=256, image_tokens=tokens),
             parser="option_text",
             selection=SelectionSettings(top=2400),
             rl_sets={"twiff": 2400},

@@ -127,9 +127,9 @@ def paper_sft(name: str) -> SftRecipe:
 def demo_rl(name: str) -> RlRecipe:
     """The demo: deterministic latents held by an anchor to the SFT model; without it the text gradient ruins them."""
     recipe = RlRecipe(
-        name="la_dapo", optimiser=Optimiser(rate=2e-4, betas=(0.9, 0.98)), steps=60, prompts=24, max_new_tokens=44,
+        name="la_dapo", optimiser=Optimiser(rate=2e-4, betas=(0.9, 0.98)), steps=48, prompts=24, max_new_tokens=44,
         temperature=1.0, top_p=1.0, min_spans=0, parser="option_text", kl=0.0, anchor=1.0, dynamic_rounds=2,
-        keep_between=(0.0, 1.0), cache_gib=2.0, save_every=20,
+        keep_between=(0.0, 1.0), cache_gib=2.0, save_every=16,
     )  # fmt: skip
     return _pick(name, {"la_dapo": {}}, recipe)
 

@@ -89,12 +89,13 @@ class FrameShelf:
 
     def read(self, path: str, numbers: Sequence[int], reader: str) -> list[np.ndarray]:
         """As `read_frames`."""
-        found = {number: self._kept.get(f"{path} {number}") for number in numbers}
-        missing = [number for number, frame in found.items() if frame is None]
+        keys = {number: f"{reader} {path} {number}" for number in numbers}
+        found = {number: kept for number, key in keys.items() if (kept := self._kept.get(key)) is not None}
+        missing = [number for number in keys if number not in found]
         for number, frame in zip(missing, read_frames(path, missing, reader), strict=True):
             found[number] = frame
-            self._kept.put(f"{path} {number}", frame, frame.nbytes)
-        return [frame for number in numbers if (frame := found[number]) is not None]
+            self._kept.put(keys[number], frame, frame.nbytes)
+        return [found[number] for number in numbers]
 
 
 def resolve_clip(name: str, roots: Sequence[Path]) -> Path:

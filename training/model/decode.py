@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, Qwen3VLForConditionalGeneration
 
 from training.model.encoding import Encoded, collate
 from training.model.tokens import Tokens
@@ -63,7 +63,7 @@ class Decoded:
 
 @torch.no_grad()
 def decode(
-    model,
+    model: Qwen3VLForConditionalGeneration,
     vision: FrozenVision,
     tokens: Tokens,
     prompts: Sequence[Encoded],

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration
 
 LATENT, LATENT_START, LATENT_END = "<|latent|>", "<|latent_start|>", "<|latent_end|>"
 
@@ -30,7 +31,7 @@ class Tokens:
         return (self.latent, self.image, self.video)
 
 
-def lookup(tokenizer) -> Tokens:
+def lookup(tokenizer: PreTrainedTokenizerBase) -> Tokens:
     """The ids of a tokenizer that already has the latent tokens.  Raises ValueError naming what is missing."""
     names = (LATENT, LATENT_START, LATENT_END, "<|image_pad|>", "<|video_pad|>", "<|im_end|>", "<|endoftext|>")
     vocabulary = tokenizer.get_vocab()
@@ -40,7 +41,9 @@ def lookup(tokenizer) -> Tokens:
     return Tokens(*(vocabulary[name] for name in names))
 
 
-def add_latent_tokens(model, tokenizer, seed: int = 0) -> Tokens:
+def add_latent_tokens(
+    model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, seed: int = 0
+) -> Tokens:
     """Adds the latent tokens (placeholder, start, end, in the release's order) and initialises their embedding rows.
 
     Idempotent: tokens that the tokenizer already has keep their rows.  New rows are drawn with the mean and the
