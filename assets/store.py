@@ -95,7 +95,10 @@ class Work:
     def do_together(
         works: "Mapping[str, Work]", make: Callable[[Mapping[str, Path]], Mapping[str, Counts]]
     ) -> dict[str, Artifact]:
-        """Several artifacts by name; those that are missing are made in one go, each in its own workspace."""
+        """Several artifacts by name; those that are missing are made in one go, each in its own workspace.
+
+        The time is shared out equally.
+        """
         with ExitStack() as stack:
             workspaces = {name: stack.enter_context(work._workspace()) for name, work in sorted(works.items())}
             done = {name: artifact for name, work in works.items() if (artifact := work.found()) is not None}
@@ -103,7 +106,7 @@ class Work:
             if missing:
                 started = time.monotonic()
                 counts = make(missing)
-                seconds = time.monotonic() - started
+                seconds = (time.monotonic() - started) / len(missing)
                 done |= {name: works[name]._publish(path, counts[name], seconds) for name, path in missing.items()}
             return done
 
