@@ -16,6 +16,8 @@ from assets.store import PROJECT
 from pipelines.instance import dagster_home
 
 SECONDS_TO_HEALTH = 120.0
+LOCATIONS = """{workspaceOrError {... on Workspace {locationEntries {
+    locationOrLoadError {__typename ... on PythonError {message}}}}}}"""
 SECONDS_TO_LEAVE = 15.0
 
 
@@ -36,7 +38,7 @@ def serve(home: Path, host: str, port: int) -> None:
     try:
         for command in commands:
             children.append(_start(command))
-        _wait_for_health(f"http://{host}:{port}/server_info", children)
+        _wait_for_health(f"http://{host}:{port}/graphql", children)
         print(f"Dagster is on http://{host}:{port} (Ctrl-C ends it)", flush=True)
         while True:
             _raise_if_ended(children)
@@ -57,16 +59,26 @@ def _start(command: Sequence[str]) -> subprocess.Popen[str]:
 
 
 def _wait_for_health(url: str, children: Sequence[subprocess.Popen[str]]) -> None:
+    """Until the webserver answers and has loaded the definitions: it serves an empty workspace before, and also after
+    a failure to load them."""
     deadline = time.monotonic() + SECONDS_TO_HEALTH
+    question = urllib.request.Request(
+        url, data=json.dumps({"query": LOCATIONS}).encode(), headers={"Content-Type": "application/json"}
+    )
+    seen = "no answer"
     while time.monotonic() < deadline:
         _raise_if_ended(children)
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                json.load(answer)
+            with urllib.request.urlopen(question, timeout=5) as answer:
+                entries = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
+            loaded = [entry["locationOrLoadError"] or {} for entry in entries]
+            if loaded and all(location.get("__typename") == "RepositoryLocation" for location in loaded):
                 return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.3)
-    raise UnhealthyError(f"{url} did not answer within {SECONDS_TO_HEALTH:.0f} s")
+            seen = "; ".join(location.get("message", "still loading") for location in loaded)
+        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            seen = str(error)
+        time.sleep(0.3)
+    raise UnhealthyError(f"{url} did not show the definitions within {SECONDS_TO_HEALTH:.0f} s: {seen}")
 
 
 def _raise_if_ended(children: Sequence[subprocess.Popen[str]]) -> None:
