@@ -208,22 +208,11 @@ def _rows(job: AnswerJob, bundle: FutureL1, ids: Sequence[str], decoded: Decoded
             "text_tokens": len(kept) - latents - control,
             "latent_tokens": latents,
             "control_tokens": control,
-            "spans": _spans(kept, tokens.latent, tokens.latent_start),
+            "spans": tokens.span_sizes(kept),
             "finished": bool(decoded.finished[row]),
             "prefill_seconds": decoded.prefill_seconds / answers,
             "decode_seconds": decoded.decode_seconds / answers,
         }
-
-
-def _spans(generated: Sequence[int], latent: int, start: int) -> list[int]:
-    """Latents of each span, an open last one included."""
-    spans: list[int] = []
-    for token in generated:
-        if token == start:
-            spans.append(0)
-        elif token == latent:
-            spans[-1] += 1
-    return spans
 
 
 def _length(prompt: dict[str, Any]) -> tuple[int, int, str]:

@@ -1,5 +1,6 @@
 """The three latent tokens, and the chat markers that a dialogue is built from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,16 @@ class Tokens:
     def placeholders(self) -> tuple[int, ...]:
         """Tokens that stand for vectors: no text may hold them."""
         return (self.latent, self.image, self.video)
+
+    def span_sizes(self, generated: Sequence[int]) -> list[int]:
+        """Latents of each span of an answer, an open last one included."""
+        sizes: list[int] = []
+        for token in generated:
+            if token == self.latent_start:
+                sizes.append(0)
+            elif token == self.latent:
+                sizes[-1] += 1
+        return sizes
 
 
 def lookup(tokenizer: PreTrainedTokenizerBase) -> Tokens:

@@ -31,13 +31,7 @@ class Rollout:
 
     def spans(self, tokens: Tokens) -> list[torch.Tensor]:
         """Latents of each span [K, D]."""
-        sizes: list[int] = []
-        for token in self.ids:
-            if token == tokens.latent_start:
-                sizes.append(0)
-            elif token == tokens.latent:
-                sizes[-1] += 1
-        return list(self.latents.split(sizes))
+        return list(self.latents.split(tokens.span_sizes(self.ids)))
 
 
 def unpack(
