@@ -7,19 +7,19 @@ of the question (the paper gives no prompts, reference/paper.md 1.1; these are o
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+from evaluation.curtailment import CONDITIONS, Condition
 from training.data.dialogue import Slot, user_pieces
 from training.data.keyframes import key_frame_number
 from training.data.prompts import Part, frame, prompt_frame, text
 
-Condition = Literal["plain", "hint"]
-CONDITIONS: tuple[Condition, ...] = ("plain", "hint")
 PROMPTS_VERSION = "1"
 SHOWN = ("question", "observed", "future", "path", "frame_count", "reader")  # the columns that decide a prompt
+KEY_DIGITS = 32
 
 
 class PromptSettings(BaseModel):
@@ -31,17 +31,24 @@ class PromptSettings(BaseModel):
     instruction: str = ""
 
 
-def answer_prompts(rows: pl.DataFrame, condition: Condition, settings: PromptSettings) -> pl.DataFrame:
-    """The prompt table of one condition; ids are `{row_id}/{condition}`.
+def answer_prompts(rows: pl.DataFrame, settings: PromptSettings) -> pl.DataFrame:
+    """The prompt table of both conditions; ids are `{row_id}/{condition}`.
 
-    `rows` has the trajectory's columns and its clip's: `path` (absolute), `frame_count` (displayed), `reader`.
+    `rows` has the trajectory's columns and its clip's: `path` (absolute), `frame_count` (displayed), `reader`,
+    `sha256`.  The column `key` is a hash of what a prompt shows, wherever the clip lies: the ledger knows it by that.
     """
-    shown = rows.select("row_id", *SHOWN).iter_rows(named=True)
-    return prompt_frame([(prompt_id(row["row_id"], condition), _content(row, condition, settings)) for row in shown])
+    ids, keys, contents = [], [], []
+    for row in rows.select("row_id", "sha256", *SHOWN).iter_rows(named=True):
+        for condition in CONDITIONS:
+            content = _content(row, condition, settings)
+            ids.append(f"{row['row_id']}/{condition}")
+            keys.append(_key([part | {"path": row["sha256"]} if part["path"] else part for part in content]))
+            contents.append(content)
+    return prompt_frame(list(zip(ids, contents, strict=True))).with_columns(pl.Series("key", keys, pl.String))
 
 
-def prompt_id(row_id: str, condition: Condition) -> str:
-    return f"{row_id}/{condition}"
+def _key(content: list[Part]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
 
 
 def prompts_hash(settings: PromptSettings) -> str:

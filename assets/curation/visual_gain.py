@@ -1,16 +1,18 @@
 """Visual gain: how many of a row's answers become right when the probe model is shown the true future.
 
 p_t and p_v count correct answers without and with the hint (the paper's 8 + 8); gain = p_v - p_t (paper, section 3.2).
-A row with an answer that no judge could settle, or with fewer answers than asked for, is pending: its p_t, p_v and gain
-are null, never lower.
+A row that was cut short, because it could not be kept any more, has bounds of its gain instead.  A row with an answer
+that no judge could settle, or that could not be asked, is pending: its p_t, p_v and gain are null, never lower.
 """
 
+import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import dataframely as dy
 import polars as pl
 
-from assets.curation.prompts import CONDITIONS
+from evaluation.curtailment import CONDITIONS, GainRule
 from evaluation.statistics import wilson_columns
 from training.grading.grade import Answered, grade
 from training.grading.judge import Judge
@@ -29,17 +31,23 @@ class VerdictTable(dy.Schema):
 
 
 class GainTable(dy.Schema):
-    """The numbers that select a row; right and asked count settled answers per condition."""
+    """The numbers that select a row; right and asked count settled verdicts, answers what was generated."""
 
     row_id = dy.String(primary_key=True)
     right_plain = dy.Int64(min=0)
     asked_plain = dy.Int64(min=0)
+    answers_plain = dy.Int64(min=0)
     right_hint = dy.Int64(min=0)
     asked_hint = dy.Int64(min=0)
+    answers_hint = dy.Int64(min=0)
     unjudged = dy.Int64(min=0)
     p_t = dy.Int64(nullable=True, min=0)
     p_v = dy.Int64(nullable=True, min=0)
     gain = dy.Int64(nullable=True)
+    gain_low = dy.Int64()
+    gain_high = dy.Int64()
+    audited = dy.Bool()
+    fate = dy.String(check=lambda f: f.is_in(["complete", "cut", "pending"]))
     plain_low = dy.Float64(nullable=True, min=0, max=1)
     plain_high = dy.Float64(nullable=True, min=0, max=1)
     hint_low = dy.Float64(nullable=True, min=0, max=1)
@@ -48,6 +56,14 @@ class GainTable(dy.Schema):
     @dy.rule()
     def gain_is_the_difference(cls) -> pl.Expr:
         return pl.col("gain").eq_missing(pl.col("p_v") - pl.col("p_t"))
+
+    @dy.rule()
+    def the_gain_lies_within_its_bounds(cls) -> pl.Expr:
+        return pl.col("gain").is_null() | pl.col("gain").is_between("gain_low", "gain_high")
+
+    @dy.rule()
+    def only_complete_rows_have_counts(cls) -> pl.Expr:
+        return (pl.col("fate") == "complete") == pl.col("gain").is_not_null()
 
 
 def verdicts(rows: pl.DataFrame, answers: pl.DataFrame, parser: ParserName, judge: Judge | None) -> pl.DataFrame:
@@ -72,7 +88,13 @@ def verdicts(rows: pl.DataFrame, answers: pl.DataFrame, parser: ParserName, judg
     )
 
 
-def visual_gain(rows: pl.DataFrame, graded: pl.DataFrame, answers_per_condition: int) -> pl.DataFrame:
+def verdict_digest(graded: pl.DataFrame) -> str:
+    """The version of a table of verdicts: it changes when a judge settles what it could not before."""
+    columns = graded.select("row_id", "condition", "sample", "verdict", "graded_by")
+    return hashlib.sha256(columns.write_csv().encode()).hexdigest()[:16]
+
+
+def visual_gain(rows: pl.DataFrame, graded: pl.DataFrame, rule: GainRule) -> pl.DataFrame:
     """`rows` with the columns of `GainTable`: one row per trajectory, in the order given."""
     settled = pl.col("verdict") != "unjudged"
     columns = [
@@ -81,24 +103,50 @@ def visual_gain(rows: pl.DataFrame, graded: pl.DataFrame, answers_per_condition:
         for name, expression in (
             ("right", ((pl.col("verdict") == "correct") & (pl.col("condition") == condition)).sum()),
             ("asked", (settled & (pl.col("condition") == condition)).sum()),
+            ("answers", (pl.col("condition") == condition).sum()),
         )
     ]
     counts = graded.group_by("row_id").agg(*columns, (~settled).sum().cast(pl.Int64).alias("unjudged"))
-    names = [name for name in GainTable.column_names() if name != "row_id"]
     table = rows.join(counts, on="row_id", how="left", maintain_order="left").with_columns(
-        pl.col("right_plain", "asked_plain", "right_hint", "asked_hint", "unjudged").fill_null(0)
+        pl.col(*(f"{name}_{c}" for name in ("right", "asked", "answers") for c in CONDITIONS), "unjudged").fill_null(0)
     )
-    complete = pl.all_horizontal(pl.col(f"asked_{c}") == answers_per_condition for c in CONDITIONS)
-    table = table.with_columns(
+    return _scored(table, rule)
+
+
+def given_gain(rows: pl.DataFrame, rule: GainRule) -> pl.DataFrame:
+    """As `visual_gain` for rows that bring their own counts, `given_p_t` and `given_p_v`; others are pending."""
+    known = pl.col("given_p_t").is_not_null() & pl.col("given_p_v").is_not_null()
+    table = rows.with_columns(
+        pl.col("given_p_t").fill_null(0).alias("right_plain"),
+        pl.col("given_p_v").fill_null(0).alias("right_hint"),
+        *(pl.when(known).then(rule.samples).otherwise(0).cast(pl.Int64).alias(f"asked_{c}") for c in CONDITIONS),
+        *(pl.lit(0, pl.Int64).alias(name) for name in ("answers_plain", "answers_hint", "unjudged")),
+    )
+    return _scored(table, rule)
+
+
+def _scored(table: pl.DataFrame, rule: GainRule) -> pl.DataFrame:
+    """Counts per condition to p_t, p_v and gain, or to bounds and what became of the row."""
+    low = pl.col("right_hint") - pl.col("right_plain") - (rule.samples - pl.col("asked_plain"))
+    high = pl.col("right_hint") + (rule.samples - pl.col("asked_hint")) - pl.col("right_plain")
+    complete = pl.all_horizontal(pl.col(f"asked_{c}") == rule.samples for c in CONDITIONS)
+    against = (pl.col("right_plain") > rule.max_p_t) | (high < rule.min_gain)
+    audited = pl.Series("audited", [rule.audited(row_id) for row_id in table["row_id"]], pl.Boolean)
+    scored = table.with_columns(
         pl.when(complete).then(pl.col("right_plain")).alias("p_t"),
         pl.when(complete).then(pl.col("right_hint")).alias("p_v"),
+        low.alias("gain_low"),
+        high.alias("gain_high"),
+        audited,
+        pl.when(complete).then(pl.lit("complete")).when(against).then(pl.lit("cut")).otherwise(pl.lit("pending"))
+        .alias("fate"),
     ).with_columns(
         (pl.col("p_v") - pl.col("p_t")).alias("gain"),
         *wilson_columns("right_plain", "asked_plain", "plain"),
         *wilson_columns("right_hint", "asked_hint", "hint"),
-    )
-    GainTable.validate(table.select("row_id", *names))
-    return table
+    )  # fmt: skip
+    GainTable.validate(scored.select(GainTable.column_names()))
+    return scored
 
 
 def gain_histogram(gains: pl.Series, answers_per_condition: int) -> dict[int, int]:
@@ -107,17 +155,24 @@ def gain_histogram(gains: pl.Series, answers_per_condition: int) -> dict[int, in
     return {g: counted.get(g, 0) for g in range(-answers_per_condition, answers_per_condition + 1)}
 
 
-def gain_report(tables: Sequence[pl.DataFrame], answers_per_condition: int) -> dict[str, object]:
-    """Counts over shards: rows scored and pending, verdicts of the answers, the gain histogram, mean p_t and p_v."""
+def gain_report(tables: Sequence[pl.DataFrame], rule: GainRule) -> dict[str, Any]:
+    """Counts over shards: what became of the rows, answers generated and saved, and the audited rows' histogram."""
     table = pl.concat([t.select(GainTable.column_names()) for t in tables])
-    histogram = gain_histogram(table["gain"], answers_per_condition)
+    audited = table.filter("audited")
+    generated = pl.col("answers_plain") + pl.col("answers_hint")
+    cut = table.filter(pl.col("fate") == "cut")
+    decided = table.filter(pl.col("fate") != "pending").height
     return {
         "rows": table.height,
-        "scored": table["gain"].count(),
-        "pending": table["gain"].null_count(),
-        "answers": int(table.select(pl.sum_horizontal(pl.sum("asked_plain", "asked_hint", "unjudged"))).item()),
+        "scored": decided,
+        "complete": table.filter(pl.col("fate") == "complete").height,
+        "cut": cut.height,
+        "pending": table.height - decided,
+        "generations": int(table.select(generated.sum()).item()),
+        "generations_saved": int(cut.select((len(CONDITIONS) * rule.samples - generated).sum()).item()),
         "unjudged": int(table["unjudged"].sum()),
-        "mean_p_t": table["p_t"].mean(),
-        "mean_p_v": table["p_v"].mean(),
-        "gain_histogram": {str(g): n for g, n in histogram.items()},
+        "audited": audited.height,
+        "mean_p_t": audited["p_t"].mean(),
+        "mean_p_v": audited["p_v"].mean(),
+        "gain_histogram": {str(g): n for g, n in gain_histogram(audited["gain"], rule.samples).items()},
     }

@@ -7,7 +7,8 @@ from training.data.keyframes import key_frame_number
 
 
 def parts(rows: pl.DataFrame, condition: str, settings: PromptSettings, row: int) -> list[dict]:
-    return answer_prompts(rows, condition, settings)["content"].to_list()[row]
+    table = answer_prompts(rows, settings)
+    return dict(table.select("prompt_id", "content").iter_rows())[f"{rows['row_id'][row]}/{condition}"]
 
 
 def test_a_plain_prompt_shows_the_observed_frame_between_its_label_and_the_question(rows: pl.DataFrame) -> None:
@@ -25,8 +26,25 @@ def test_the_hint_adds_the_true_future_frames_after_the_observed_one_and_nothing
 
 
 def test_prompt_ids_name_the_row_and_the_condition(rows: pl.DataFrame) -> None:
-    table = answer_prompts(rows, "hint", PromptSettings())
-    assert table["prompt_id"].to_list() == [f"{row_id}/hint" for row_id in rows["row_id"]]
+    table = answer_prompts(rows, PromptSettings())
+    assert table["prompt_id"].to_list() == [f"{row_id}/{c}" for row_id in rows["row_id"] for c in ("plain", "hint")]
+
+
+def test_a_prompts_key_is_what_it_shows_and_not_where_the_clip_lies(rows: pl.DataFrame) -> None:
+    def keys(rows: pl.DataFrame, settings: PromptSettings = PromptSettings()) -> list[str]:  # noqa: B008 - frozen
+        return answer_prompts(rows, settings)["key"].to_list()
+
+    known = keys(rows)
+    assert len(set(known)) == len(known) == 6
+    assert keys(rows.with_columns(pl.lit("/elsewhere.mp4").alias("path"))) == known
+    for changed in (
+        keys(rows.with_columns(pl.lit("f" * 64).alias("sha256"))),
+        keys(rows.with_columns(pl.lit(99).alias("frame_count"))),
+        keys(rows, PromptSettings(instruction="Answer in a tag.")),
+    ):
+        assert not set(changed) & set(known)
+    hinted = keys(rows, PromptSettings(hint_tokens=4))
+    assert [a == b for a, b in zip(hinted, known, strict=True)] == [True, False] * 3
 
 
 def test_an_instruction_follows_the_question(rows: pl.DataFrame) -> None:

@@ -1,0 +1,82 @@
+"""Exact curtailment: which answers can still change whether a row is kept, and which of them to ask for next.
+
+A row is kept if p_t <= max_p_t and p_v - p_t >= min_gain, p_t and p_v being counts of right answers out of `samples`
+without and with the hint (the paper, section 3.2).  A right plain answer and a wrong hinted answer both speak against
+it, so a row is settled as soon as its plain answers are too often right, or the right plain and the wrong hinted ones
+are together more than samples - min_gain.  Nothing is estimated: the rows that are kept, and their counts, are those
+of asking everything.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Condition = Literal["plain", "hint"]
+CONDITIONS: tuple[Condition, ...] = ("plain", "hint")
+
+
+class GainRule(BaseModel):
+    """What keeps a row, and in which portions its answers are asked for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int = Field(default=8, ge=1)
+    max_p_t: int = Field(default=6, ge=0)
+    min_gain: int = 2
+    round: int = Field(default=4, ge=1)
+    """Answers of a row and condition that are asked for at a time: they share a prefill, or a request."""
+    audit: float = Field(default=0.01, ge=0, le=1)
+    """The share of rows, drawn by their id, that is answered in full whatever the outcome; 1: no curtailment."""
+
+    @model_validator(mode="after")
+    def _some_row_could_be_kept(self) -> "GainRule":
+        if self.min_gain > self.samples:
+            raise ValueError(f"no row can gain {self.min_gain} right answers of {self.samples}")
+        return self
+
+    def audited(self, row_id: str) -> bool:
+        """Whether the row belongs to the audit sample, which stands for all rows: a function of its id alone."""
+        drawn = int.from_bytes(hashlib.sha256(f"audit:{row_id}".encode()).digest()[:8], "big")
+        return drawn < self.audit * 2**64
+
+
+@dataclass
+class Tally:
+    """What is known of a row under one condition: answers there are, and how many of them are right and wrong.
+
+    An answer that no judge could settle is neither.
+    """
+
+    answers: int = 0
+    right: int = 0
+    wrong: int = 0
+
+
+def settled_against(rule: GainRule, plain: Tally, hint: Tally) -> bool:
+    """Whether the row cannot be kept any more, whatever its other answers will be."""
+    return plain.right > rule.max_p_t or rule.samples - hint.wrong - plain.right < rule.min_gain
+
+
+def wanted(rule: GainRule, plain: Tally, hint: Tally, in_full: bool) -> Mapping[Condition, int]:
+    """How many further answers to ask for now, per condition; nothing once the row is settled or complete.
+
+    The condition is the one that is expected to settle the row with fewer answers (its rate so far, by Laplace's rule
+    of succession); a row that only complete counts can decide is asked for all that is left.
+    """
+    left: dict[Condition, int] = {"plain": rule.samples - plain.answers, "hint": rule.samples - hint.answers}
+    if in_full:
+        return left
+    if settled_against(rule, plain, hint):
+        return dict.fromkeys(CONDITIONS, 0)
+    either = rule.samples - rule.min_gain + 1 - hint.wrong - plain.right
+    saturated = rule.max_p_t + 1 - plain.right
+    if saturated > left["plain"] and either > left["plain"] + left["hint"]:
+        return left
+    need: dict[Condition, int] = {"plain": min(saturated, either), "hint": either}
+    rate = {"plain": (plain.right + 1) / (plain.answers + 2), "hint": (hint.wrong + 1) / (hint.answers + 2)}
+    open_conditions = [condition for condition in CONDITIONS if left[condition]]
+    chosen = min(open_conditions, key=lambda condition: need[condition] / rate[condition])
+    return {c: min(rule.round, need[c], left[c]) if c == chosen else 0 for c in CONDITIONS}
