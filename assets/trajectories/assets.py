@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import dagster as dg
@@ -13,8 +13,11 @@ from assets.partitions import SHARDS, SHARDS_PER_RUN
 from assets.settings import SourceSettings
 from assets.store import AssetStore, batch_result, code_of
 from assets.trajectories.clips import resolve_clips
-from assets.trajectories.validate import pull_shard
-from training.artifacts import Artifact, digest, file_digest
+from assets.trajectories.locations import local_path
+from assets.trajectories.shards import Listing, Shard
+from assets.trajectories.sources import Source, open_source
+from assets.trajectories.validate import write_shard
+from training.artifacts import CURRENT, Artifact, digest
 
 SOURCE = "twiff/source"
 TRAJECTORIES = "twiff/trajectories"
@@ -24,20 +27,27 @@ ROWS = "trajectories.parquet"
 CLIP_TABLE = "clips.parquet"
 QUARANTINE = "quarantine.parquet"
 
-TRAJECTORIES_CODE = code_of("assets/trajectories/validate.py", "training/data/trajectory.py", "training/data/text.py")
+TRAJECTORIES_CODE = code_of("assets/trajectories/validate.py", "assets/trajectories/reading.py",
+                            "training/data/trajectory.py", "training/data/text.py")  # fmt: skip
 CLIPS_CODE = code_of("assets/trajectories/clips.py", "training/data/video.py")
 
 
-def shard_files(settings: SourceSettings) -> dict[str, Path]:
-    """The source's shards by name; a failure that names the folder if there is none."""
-    folder = settings.trajectories
-    files = {path.stem: path for path in sorted(folder.glob("*.parquet"))} if folder.is_dir() else {}
-    if not files:
-        raise dg.Failure(
-            f"no TwiFF shard (*.parquet) in {folder}: download them, or materialise toyworld/source in the demo",
-            allow_retries=False,
-        )
-    return files
+def list_source(settings: SourceSettings) -> tuple[Source, Listing]:
+    """The source and its shards; a failure that says what to do if there is none."""
+    try:
+        source = open_source(settings.trajectories)
+        return source, source.listing()
+    except ValueError as error:
+        raise dg.Failure(f"{error} (in the demo, materialise toyworld/source)", allow_retries=False) from error
+
+
+def retire(store: AssetStore, shard: str) -> None:
+    """A shard that the source no longer has is no longer current: its rows must not count as repeated elsewhere.
+
+    What was made of it stays in the store, and is found again if the shard comes back.
+    """
+    for key in (TRAJECTORIES, CLIPS):
+        store.artifacts.root.joinpath(*key.split("/"), shard, CURRENT).unlink(missing_ok=True)
 
 
 def source_assets(settings: SourceSettings, upstream: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
@@ -53,20 +63,24 @@ def source_assets(settings: SourceSettings, upstream: list[dg.AssetKey]) -> list
             )
         ]
     )
-    def twiff_source(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
-        files = shard_files(settings)
-        for vanished in set(context.instance.get_dynamic_partitions(str(SHARDS.name))) - set(files):
+    def twiff_source(
+        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> Iterator[dg.ObserveResult]:
+        source, found = list_source(settings)
+        for vanished in set(context.instance.get_dynamic_partitions(str(SHARDS.name))) - set(found.shards):
             context.instance.delete_dynamic_partition(str(SHARDS.name), vanished)
-        context.instance.add_dynamic_partitions(str(SHARDS.name), list(files))
-        shards = {name: file_digest(path)[:16] for name, path in files.items()}
+            retire(store, vanished)
+        context.instance.add_dynamic_partitions(str(SHARDS.name), list(found.shards))
+        versions = {name: source.version(shard) for name, shard in found.shards.items()}
         yield dg.ObserveResult(
             asset_key=dg.AssetKey(SOURCE.split("/")),
-            data_version=dg.DataVersion(digest(shards)),
+            data_version=dg.DataVersion(digest(versions)),
             metadata={
-                "folder": dg.MetadataValue.path(settings.trajectories.resolve()),
-                "shards": len(shards),
-                "bytes": sum(path.stat().st_size for path in files.values()),
-                "versions": dg.MetadataValue.json(shards),
+                "source": settings.trajectories,
+                "revision": found.revision,
+                "shards": len(versions),
+                "bytes": sum(shard.bytes for shard in found.shards.values()),
+                "versions": dg.MetadataValue.json({name: version[:24] for name, version in versions.items()}),
             },
         )
 
@@ -86,20 +100,21 @@ def source_assets(settings: SourceSettings, upstream: list[dg.AssetKey]) -> list
         store: dg.ResourceParam[AssetStore],
         progress: dg.ResourceParam[Progress],
     ) -> dg.MaterializeResult[None]:
-        files = shard_files(settings)
+        source, found = list_source(settings)
 
-        def pull(workspace: Path, path: Path) -> dict[str, Any]:
-            rows, quarantine = pull_shard(path)
-            rows.write_parquet(workspace / ROWS)
-            quarantine.write_parquet(workspace / QUARANTINE)
-            return {"rows": rows.height, "quarantined": quarantine.height, "reasons": _reasons(quarantine)}
+        def pull(workspace: Path, shard: Shard) -> dict[str, Any]:
+            with source.fetch(shard, store.scratch / "shards") as path:
+                counts = write_shard(path, shard.name, workspace / ROWS, workspace / QUARANTINE)
+            return {**counts, "revision": found.revision}
 
         pulled = {}
-        for done, shard in enumerate(context.partition_keys):
+        for done, name in enumerate(context.partition_keys):
             progress(done, len(context.partition_keys), "shards pulled")
-            path = files[shard]
-            work = store.work(TRAJECTORIES, {SOURCE: file_digest(path)}, {"shard": path.name}, TRAJECTORIES_CODE, shard)
-            pulled[shard] = work.do(partial(pull, path=path))
+            if (shard := found.shards.get(name)) is None:
+                raise dg.Failure(f"{settings.trajectories} has no shard {name!r} any more", allow_retries=False)
+            config = {"shard": PurePosixPath(shard.file).name}
+            work = store.work(TRAJECTORIES, {SOURCE: source.version(shard)}, config, TRAJECTORIES_CODE, name)
+            pulled[name] = work.do(partial(pull, shard=shard))
         return batch_result(context, TRAJECTORIES, pulled, ROWS)
 
     @dg.asset(
@@ -118,13 +133,15 @@ def source_assets(settings: SourceSettings, upstream: list[dg.AssetKey]) -> list
         store: dg.ResourceParam[AssetStore],
         progress: dg.ResourceParam[Progress],
     ) -> dg.MaterializeResult[None]:
-        roots = [root.resolve() for root in settings.clips]
+        paths = {root: local_path(root) for root in settings.clips}
+        roots = [root if (path := paths[root]) is None else str(path.resolve()) for root in settings.clips]
 
         def resolve(workspace: Path, trajectories: Artifact) -> dict[str, Any]:
             clips, quarantine = resolve_clips(
-                pl.read_parquet(trajectories.file(ROWS)),
+                pl.read_parquet(trajectories.file(ROWS), columns=["row_id", "source", "video", "start", "end"]),
                 roots,
                 lambda done, total: progress(done, total, "clips probed"),
+                cache=store.scratch / "clips",
             )
             clips.write_parquet(workspace / CLIP_TABLE)
             quarantine.write_parquet(workspace / QUARANTINE)
@@ -132,20 +149,23 @@ def source_assets(settings: SourceSettings, upstream: list[dg.AssetKey]) -> list
             return {
                 "clips": clips.height,
                 "usable": usable.height,
-                "readers": dict(usable["reader"].value_counts(sort=True).iter_rows()),
+                "bytes": int(usable["bytes"].sum()),
+                "readers": _counts(usable["reader"]),
+                "by_alias": usable["alias"].count(),
                 "rows_without_clip": quarantine.height,
-                "reasons": _reasons(quarantine),
+                "reasons": _counts(quarantine["reason"]),
             }
 
         resolved = {}
         for shard in context.partition_keys:
             rows = store.current(TRAJECTORIES, shard)
-            work = store.work(CLIPS, {TRAJECTORIES: rows}, {"roots": [str(root) for root in roots]}, CLIPS_CODE, shard)
+            work = store.work(CLIPS, {TRAJECTORIES: rows}, {"roots": roots}, CLIPS_CODE, shard)
             resolved[shard] = work.do(partial(resolve, trajectories=rows))
         return batch_result(context, CLIPS, resolved, CLIP_TABLE)
 
     return [twiff_source, twiff_trajectories, twiff_clips]
 
 
-def _reasons(quarantine: pl.DataFrame) -> dict[str, int]:
-    return dict(quarantine["reason"].value_counts(sort=True).iter_rows())
+def _counts(values: pl.Series) -> dict[str, int]:
+    """How often each value is there, the most frequent first."""
+    return dict(values.value_counts(sort=True).iter_rows())

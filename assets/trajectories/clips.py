@@ -1,26 +1,32 @@
 """The clips that trajectories name: found inside their root, probed and hashed, or quarantined with a reason."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import dataframely as dy
 import polars as pl
 
+from assets.trajectories.roots import ClipRoot, find_clip, open_root
 from assets.trajectories.validate import Quarantine, quarantine_table, quarantined
-from training.data.trajectory import RejectedRow
-from training.data.video import UnreadableVideo, probe, resolve_clip
+from training.artifacts import file_digest
+from training.data.trajectory import RejectedRow, clip_interval
+from training.data.video import UnreadableVideo, probe
 
 READERS_AT_ONCE = 4  # probing waits for storage; both readers release Python's lock
 
 
 class ClipTable(dy.Schema):
-    """One clip a row: where it is, its displayed frames and size, the reader that shows it; or why it is unusable."""
+    """One clip a row: where it is, its displayed frames and size, the reader that shows it; or why it is unusable.
+
+    `alias` is the name under which the clip was found, where that is not the rows' own.
+    """
 
     video = dy.String(primary_key=True)
+    alias = dy.String(nullable=True)
     path = dy.String(nullable=True)
+    bytes = dy.Int64(nullable=True, min=0)
     frames = dy.Int64(nullable=True, min=1)
     fps = dy.Float64(nullable=True)
     width = dy.Int64(nullable=True, min=1)
@@ -36,18 +42,25 @@ class ClipTable(dy.Schema):
 
 
 def resolve_clips(
-    rows: pl.DataFrame, roots: Sequence[Path], progress: Callable[[int, int], None] = lambda done, total: None
+    rows: pl.DataFrame,
+    roots: Sequence[Path | str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    cache: Path | None = None,
 ) -> tuple[dy.DataFrame[ClipTable], dy.DataFrame[Quarantine]]:
     """The clips that the trajectories in `rows` name, each probed once, and the rows whose clip cannot be used.
 
-    `progress(done, total)` counts clips.
+    `roots` are folders or fsspec URLs; clips from the latter are kept under `cache`.  `progress(done, total)` counts
+    clips.  Raises what a remote root raises that cannot be asked: then nobody knows which clips it has.
     """
-    videos = rows["video"].unique(maintain_order=True).to_list()
+    opened = [open_root(root, cache) for root in roots]
+    videos = rows.group_by("video", maintain_order=True).agg(
+        pl.struct("start", "end").filter(pl.col("start").is_not_null() & pl.col("end").is_not_null()).first()
+    )
     found: list[dict[str, Any]] = []
     with ThreadPoolExecutor(READERS_AT_ONCE) as pool:
-        for clip in pool.map(lambda video: _clip(video, roots), videos):
+        for clip in pool.map(lambda row: _clip(row[0], row[1], opened), videos.iter_rows()):
             found.append(clip)
-            progress(len(found), len(videos))
+            progress(len(found), videos.height)
     clips = ClipTable.validate(pl.DataFrame(found, schema=ClipTable.create_empty().schema))
     unusable = rows.join(clips.filter(pl.col("reason").is_not_null()), on="video", how="inner", maintain_order="left")
     return clips, quarantine_table(
@@ -58,13 +71,20 @@ def resolve_clips(
     )
 
 
-def _clip(video: str, roots: Sequence[Path]) -> dict[str, Any]:
+def alias_of(video: str, start: str, end: str) -> str | None:
+    """The other name that clips go by, `{youtube id}-{start}-{end}.mp4`; None where it is the same or unknown."""
+    youtube = clip_interval(video, None, None).video_id
+    alias = PurePosixPath(video).parent / f"{youtube}-{start}-{end}.mp4"
+    return str(alias) if youtube is not None and str(alias) != video else None
+
+
+def _clip(video: str, times: dict[str, str] | None, roots: Sequence[ClipRoot]) -> dict[str, Any]:
+    clip: dict[str, Any] = {"video": video}
     try:
-        path = resolve_clip(video, roots)
+        path, alias = _found(video, times, roots)
     except RejectedRow as reject:
-        return {"video": video, "reason": reject.reason, "detail": reject.detail}
-    with path.open("rb") as file:
-        clip = {"video": video, "path": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return clip | {"reason": reject.reason, "detail": reject.detail}
+    clip |= {"alias": alias, "path": str(path), "bytes": path.stat().st_size, "sha256": file_digest(path)}
     try:
         info = probe(path)
     except UnreadableVideo as unreadable:
@@ -76,3 +96,17 @@ def _clip(video: str, roots: Sequence[Path]) -> dict[str, Any]:
         "height": info.height,
         "reader": info.reader,
     }
+
+
+def _found(video: str, times: dict[str, str] | None, roots: Sequence[ClipRoot]) -> tuple[Path, str | None]:
+    """The clip's file, and its alias if it was found by that."""
+    try:
+        return find_clip(video, roots), None
+    except RejectedRow as reject:
+        alias = alias_of(video, **times) if times and reject.reason == "missing clip" else None
+        if alias is None:
+            raise
+        try:
+            return find_clip(alias, roots), alias
+        except RejectedRow:
+            raise RejectedRow(reject.reason, f"{reject.detail}, nor is {alias!r}") from None

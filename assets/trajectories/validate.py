@@ -1,17 +1,36 @@
-"""One TwiFF shard to validated trajectories and a quarantine: every row ends in one of the two tables."""
+"""One shard to validated trajectories and a quarantine: every row ends in one of the two tables."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import dataframely as dy
+import numpy as np
 import polars as pl
 
-from training.data.trajectory import RejectedRow, Trajectory, TrajectoryTable, parse_row, to_frame
+from assets.trajectories.reading import Numbered, read_rows
+from training.data.trajectory import (
+    GIVEN_SAMPLES,
+    RejectedRow,
+    Trajectory,
+    TrajectoryTable,
+    given_counts,
+    parse_row,
+)
 
-TWIFF_COLUMNS = ("video", "question", "answer", "question_images_index", "reasoning_images_index")
-CONVERSATION_COLUMNS = ("video", "conversations", "image", "reasoning_image")
-OPTIONAL_COLUMNS = ("meta_data", "answer")  # besides these, shards may embed images, which nothing here reads
-META_FIELDS = ("classification", "start", "end")
+
+class PulledTable(TrajectoryTable):
+    """Trajectories as they are pulled, with the counts that an already selected set brings (null elsewhere)."""
+
+    given_p_t = dy.Int64(nullable=True, min=0, max=GIVEN_SAMPLES)
+    given_p_v = dy.Int64(nullable=True, min=0, max=GIVEN_SAMPLES)
+
+    @dy.rule()
+    def both_counts_are_given_or_neither(cls) -> pl.Expr:
+        return pl.col("given_p_t").is_null() == pl.col("given_p_v").is_null()
 
 
 class Quarantine(dy.Schema):
@@ -28,25 +47,87 @@ class Quarantine(dy.Schema):
         return pl.col("row").is_not_null() | pl.col("row_id").is_not_null()
 
 
-def pull_shard(path: Path) -> tuple[dy.DataFrame[TrajectoryTable], dy.DataFrame[Quarantine]]:
-    """The trajectories of one parquet shard (TwiFF-2.7M or Future-L1-50K layout), and its quarantine.
+@dataclass
+class FirstRows:
+    """Where each row_id was first seen: 16 bytes a row, in two sorted arrays."""
 
-    A bad row never stops the others.  Raises ValueError, naming the file, if the shard is in neither layout.
+    _ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    _rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """The number of the row that has each id, -1 where none has."""
+        if not len(self._ids):
+            return np.full(len(ids), -1)
+        at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+        return np.where(self._ids[at] == ids, self._rows[at], -1)
+
+    def add(self, ids: np.ndarray, rows: np.ndarray) -> None:
+        """Remembers ids that are not there yet."""
+        order = np.argsort(ids)
+        at = np.searchsorted(self._ids, ids[order])
+        self._ids = np.insert(self._ids, at, ids[order])
+        self._rows = np.insert(self._rows, at, rows[order])
+
+
+def read_shard(path: Path, source: str) -> Iterator[tuple[dy.DataFrame[PulledTable], dy.DataFrame[Quarantine]]]:
+    """The trajectories of a shard, and its quarantine, a batch at a time; `source` is the shard's name in both.
+
+    A bad row never stops the others, and of equal rows the first is kept.  Raises ValueError, naming the file, if it
+    is no shard or corrupt.
     """
-    trajectories: dict[str, Trajectory] = {}
-    first_rows: dict[str, int] = {}
-    rejected: list[dict[str, Any]] = []
-    for number, row in enumerate(_read(path).iter_rows(named=True)):
-        try:
-            trajectory = parse_row(row, path.stem, number)
-            if trajectory.row_id in trajectories:
-                raise RejectedRow("repeated row", f"has the same content as row {first_rows[trajectory.row_id]}")
-        except RejectedRow as reject:
-            rejected.append(quarantined(path.stem, reject, row=number))
-        else:
-            trajectories[trajectory.row_id] = trajectory
-            first_rows[trajectory.row_id] = number
-    return to_frame(trajectories.values()), quarantine_table(rejected)
+    seen = FirstRows()
+    for batch in read_rows(path):
+        yield _validated(batch, source, seen)
+
+
+def pull_shard(path: Path) -> tuple[dy.DataFrame[PulledTable], dy.DataFrame[Quarantine]]:
+    """`read_shard` at once, for a shard that fits into memory."""
+    batches = list(read_shard(path, path.stem))
+    rows = pl.concat([PulledTable.create_empty(), *(rows for rows, _ in batches)])
+    rejected = pl.concat([Quarantine.create_empty(), *(rejected for _, rejected in batches)])
+    return PulledTable.cast(rows), Quarantine.cast(rejected)
+
+
+def write_shard(path: Path, source: str, rows_file: Path, quarantine_file: Path) -> dict[str, Any]:
+    """`read_shard` to two parquet files, in memory that does not grow with the shard; returns what there was of what.
+
+    The counts are `rows` and `quarantined`, and by kind `categories` and `reasons`, the most frequent first.
+    """
+    reasons, categories = Counter[str](), Counter[str]()
+    with TableWriter(rows_file, PulledTable) as rows_table, TableWriter(quarantine_file, Quarantine) as rejected_table:
+        for rows, rejected in read_shard(path, source):
+            rows_table.write(rows)
+            rejected_table.write(rejected)
+            categories.update(rows["category"])
+            reasons.update(rejected["reason"])
+    return {
+        "rows": categories.total(),
+        "quarantined": reasons.total(),
+        "categories": dict(categories.most_common()),
+        "reasons": dict(reasons.most_common()),
+    }
+
+
+class TableWriter:
+    """Writes a table to parquet a batch at a time; without a batch, an empty table of the schema."""
+
+    def __init__(self, path: Path, schema: type[dy.Schema]) -> None:
+        import pyarrow.parquet as pq
+
+        columns = schema.create_empty().to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+        self._file = pq.ParquetWriter(path, columns, compression="zstd")
+
+    def write(self, batch: pl.DataFrame) -> None:
+        if batch.height:
+            self._file.write_table(batch.to_arrow(compat_level=pl.CompatLevel.oldest()))
+
+    def __enter__(self) -> "TableWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
 
 def quarantined(source: str, reject: RejectedRow, row: int | None = None, row_id: str | None = None) -> dict[str, Any]:
@@ -58,20 +139,35 @@ def quarantine_table(rows: list[dict[str, Any]]) -> dy.DataFrame[Quarantine]:
     return Quarantine.validate(pl.DataFrame(rows, schema=Quarantine.create_empty().schema))
 
 
-def _read(path: Path) -> pl.DataFrame:
-    """The columns that a trajectory is made of; of `meta_data` only three fields, and no embedded image."""
-    try:
-        schema = pl.read_parquet_schema(path)
-    except (pl.exceptions.ComputeError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as parquet: {error}") from error
-    layouts = (CONVERSATION_COLUMNS, TWIFF_COLUMNS)
-    layout = next((columns for columns in layouts if set(columns) <= set(schema)), None)
-    if layout is None:
-        needed = " or ".join(str(list(columns)) for columns in layouts)
-        raise ValueError(f"{path} is not a TwiFF shard: it has columns {sorted(schema)}, a shard needs {needed}")
-    columns = {name: pl.col(name) for name in (*layout, *OPTIONAL_COLUMNS) if name in schema}
-    meta = schema.get("meta_data")
-    if isinstance(meta, pl.Struct):
-        known = [pl.col("meta_data").struct.field(f.name) for f in meta.fields if f.name in META_FIELDS]
-        columns["meta_data"] = (pl.struct(known) if known else pl.lit(None)).alias("meta_data")
-    return pl.scan_parquet(path).select(columns.values()).collect()
+def _validated(
+    batch: Iterable[Numbered], source: str, seen: FirstRows
+) -> tuple[dy.DataFrame[PulledTable], dy.DataFrame[Quarantine]]:
+    parsed: list[tuple[int, Trajectory, tuple[int | None, int | None]]] = []
+    rejected: dict[int, RejectedRow] = {}
+    for number, row in batch:
+        try:
+            parsed.append((number, *_parsed(row, source, number)))
+        except RejectedRow as reject:
+            rejected[number] = reject
+
+    ids = np.array([int(trajectory.row_id, 16) for _, trajectory, _ in parsed], np.uint64)
+    first = seen.find(ids)
+    kept: dict[int, int] = {}  # the ids of this batch, and the rows that have them
+    accepted: list[dict[str, Any]] = []
+    for (number, trajectory, (p_t, p_v)), row_id, before in zip(parsed, ids.tolist(), first.tolist(), strict=True):
+        original = before if before >= 0 else kept.setdefault(row_id, number)
+        if original == number:
+            accepted.append({**vars(trajectory), "given_p_t": p_t, "given_p_v": p_v})
+        else:
+            rejected[number] = RejectedRow("repeated row", f"has the same content as row {original}")
+    seen.add(np.fromiter(kept, np.uint64, len(kept)), np.fromiter(kept.values(), np.int64, len(kept)))
+    rows = PulledTable.validate(pl.DataFrame(accepted, schema=PulledTable.create_empty().schema))
+    return rows, quarantine_table([quarantined(source, rejected[number], row=number) for number in sorted(rejected)])
+
+
+def _parsed(
+    row: Mapping[str, Any] | RejectedRow, source: str, number: int
+) -> tuple[Trajectory, tuple[int | None, int | None]]:
+    if isinstance(row, RejectedRow):
+        raise row
+    return parse_row(row, source, number), given_counts(row)

@@ -1,14 +1,17 @@
 """The trajectory: one validated row of TwiFF, from observed frames through imagined ones to an answer.
 
-`parse_row` is the only way in.  It reads both published layouts, TwiFF-2.7M (`question`, `answer` with `<rimage>` and
-`<ans>`) and Future-L1-50K (`conversations`), to the same record, and says of every other row why it is rejected.
+`parse_row` is the only way in.  It reads the published layouts to the same record and says of every other row why it is
+rejected: TwiFF-2.7M (`question`, `answer` with `<rimage>` and `<ans>`), Future-L1-50K (`conversations`, `image`,
+`reasoning_image`), and TwiFF's training JSONL (`conversations`, `frames`, `recon_frames`, `<ans>` inside the turn).
 """
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import PurePosixPath
 from typing import Any
 
 import dataframely as dy
@@ -19,12 +22,20 @@ from training.data.text import control_in
 
 IMAGE = "<image>"
 CATEGORIES = ("instructional", "predictive", "camera", "other")
+GIVEN_SAMPLES = 8
+"""Answers a condition behind the counts that Future-L1-50K brings."""
+GIVEN_COLUMNS = ("correct_in_8_base", "correct_in_8_hint", "gain")
 
 _FUTURE_MARKER = re.compile(r"<r?image>")  # TwiFF writes <rimage>, Future-L1-50K <image>
 _THOUGHT_PREFIX = re.compile(r"THOUGHT\s*\d+:[ \t]*")
 _FRAME_LABEL = re.compile(r"frame_\d+")
 _ANSWER = re.compile(r"(?s)(.*)<ans>(.*)</ans>\s*")
 _DATA_MARKER = re.compile(r"(?i)</?r?image>|</?ans>|<video>")
+_CATEGORY_PREFIXES = {"instruct": "instructional", "predict": "predictive", "camera": "camera"}
+_TIME = r"(?:(?:\d{1,4}:)?\d{1,2}:)?\d{1,7}(?:\.\d{1,9})?"  # 0:04:09.165, 4:09.165, 249.165
+_CLIP_NAME = re.compile(
+    rf"(?P<id>[A-Za-z0-9_-]{{11}})(?:-(?P<start>{_TIME})-(?P<end>{_TIME})|[-_].*)?(?:\.[A-Za-z]\w{{1,4}})?", re.DOTALL
+)
 
 
 class RejectedRow(ValueError):  # noqa: N818 - a row's fate, not a failure of the program
@@ -85,8 +96,29 @@ class TrajectoryTable(dy.Schema):
         return pl.col("question").str.count_matches(IMAGE, literal=True) == pl.col("observed").list.len()
 
 
+@dataclass(frozen=True)
+class ClipInterval:
+    """What a clip is a piece of: a YouTube id, and seconds from that video's start.  What is not known is None."""
+
+    video_id: str | None
+    start: float | None
+    end: float | None
+
+
+def clip_interval(video: str, start: str | None, end: str | None) -> ClipInterval:
+    """Where a row's clip lies in its source video.
+
+    `video` is the clip's name, `{11-character id}_{clip}.mp4` or `{id}-{start}-{end}.mp4`; `start` and `end` are the
+    row's own times ("0:04:09.165"), used where the name has none.  Times that do not follow one another are no times.
+    """
+    name = _CLIP_NAME.fullmatch(PurePosixPath(video).name)
+    if name is None:
+        return ClipInterval(None, *_interval(start, end))
+    return ClipInterval(name["id"], *_interval(name["start"] or start, name["end"] or end))
+
+
 def parse_row(row: Mapping[str, Any], source: str, number: int) -> Trajectory:
-    """The trajectory in one source row (TwiFF-2.7M or Future-L1-50K layout).
+    """The trajectory in one source row, in any of the layouts.
 
     `source` is the shard's name and `number` the row in it, for messages.  Raises RejectedRow with a reason.
     """
@@ -95,6 +127,23 @@ def parse_row(row: Mapping[str, Any], source: str, number: int) -> Trajectory:
     except RejectedRow as rejected:
         rejected.add_note(f"{source}, row {number}")
         raise
+
+
+def given_counts(row: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """p_t and p_v that an already selected row brings (`correct_in_8_base`, `correct_in_8_hint`); None without them.
+
+    Whole numbers that are stored as floats count, and NaN is null: that is how a column of integers with nulls is
+    often written.  Raises RejectedRow for counts that cannot be, or a `gain` that is not their difference.
+    """
+    p_t, p_v, gain = (_count(row, name) for name in GIVEN_COLUMNS)
+    if p_t is None and p_v is None:
+        return None, None
+    if p_t is None or p_v is None or not (0 <= p_t <= GIVEN_SAMPLES and 0 <= p_v <= GIVEN_SAMPLES):
+        detail = f"{p_t} right without and {p_v} with the hint, of {GIVEN_SAMPLES} each"
+        raise RejectedRow("impossible counts", detail)
+    if gain is not None and gain != p_v - p_t:
+        raise RejectedRow("impossible counts", f"gain is {gain}, and {p_v} - {p_t} is {p_v - p_t}")
+    return p_t, p_v
 
 
 def to_frame(trajectories: Iterable[Trajectory]) -> dy.DataFrame[TrajectoryTable]:
@@ -141,8 +190,8 @@ def _parse_conversation(row: Mapping[str, Any], source: str) -> Trajectory:
         question=_turn(row, "human"),
         reasoning=reasoning,
         answer=_text({"answer": answer}, "answer"),
-        observed=_indices(row, "image"),
-        future=_indices(row, "reasoning_image"),
+        observed=_indices(row, "image" if "image" in row else "frames"),
+        future=_indices(row, "reasoning_image" if "reasoning_image" in row else "recon_frames"),
     )
 
 
@@ -183,8 +232,8 @@ def _build(
         observed=observed,
         future=future,
         category=_category(meta.get("classification")),
-        start=_optional_text(meta.get("start")),
-        end=_optional_text(meta.get("end")),
+        start=_time(meta, "start"),
+        end=_time(meta, "end"),
     )
 
 
@@ -213,8 +262,18 @@ def _text(row: Mapping[str, Any], name: str) -> str:
         raise RejectedRow("missing field", f"{name} is absent")
     if not isinstance(value, str):
         raise RejectedRow("malformed field", f"{name} is {type(value).__name__}, not text")
+    return _clean(name, value)
+
+
+def _clean(name: str, value: str) -> str:
+    """Text that every table and file system can hold: JSON escapes can say what UTF-8 cannot."""
     if "\0" in value:
         raise RejectedRow("malformed field", f"{name} holds a NUL character")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise RejectedRow("malformed field", f"{name} holds half a character (a lone surrogate)") from None
     return value
 
 
@@ -236,7 +295,7 @@ def _indices(row: Mapping[str, Any], name: str) -> tuple[int, ...]:
         raise RejectedRow("malformed field", f"{name} is {type(values).__name__}, not a list")
     for value in values:
         if not isinstance(value, int) or isinstance(value, bool):
-            raise RejectedRow("key frame is not an integer", f"{name} holds {value!r}")
+            raise RejectedRow("key frame is not an integer", f"{name} holds {value!r:.60}")
         if not 1 <= value <= KEY_FRAMES:
             raise RejectedRow("key frame outside 1..8", f"{name} holds {value}")
     if not values:
@@ -247,14 +306,44 @@ def _indices(row: Mapping[str, Any], name: str) -> tuple[int, ...]:
 
 
 def _category(label: Any) -> str:
-    """One of CATEGORIES; TwiFF's exact labels are not published, so the word decides."""
-    words = str(label).lower()
-    stems = {"instructional": "instruct", "predictive": "predict", "camera": "camera"}
-    return next((category for category, stem in stems.items() if stem in words), "other")
+    """One of CATEGORIES, by how the label begins: TwiFF's exact labels are not published."""
+    words = label.strip().lower() if isinstance(label, str) else ""
+    return next((name for prefix, name in _CATEGORY_PREFIXES.items() if words.startswith(prefix)), "other")
 
 
-def _optional_text(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _time(meta: Mapping[str, Any], name: str) -> str | None:
+    value = meta.get(name)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, Mapping | list | bytes):
+        raise RejectedRow("malformed field", f"{name} is {type(value).__name__}, not a time")
+    return _clean(name, str(value))
+
+
+def _count(row: Mapping[str, Any], name: str) -> int | None:
+    value = row.get(name)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise RejectedRow("impossible counts", f"{name} is {value!r}, not a whole number")
+    return int(value)
+
+
+def _interval(start: str | None, end: str | None) -> tuple[float | None, float | None]:
+    """Two times in seconds, None for what is no time; neither if they do not follow one another."""
+    first, last = _seconds(start), _seconds(end)
+    if first is not None and last is not None and first >= last:
+        return None, None
+    return first, last
+
+
+def _seconds(time: str | None) -> float | None:
+    if time is None or re.fullmatch(_TIME, time.strip()) is None:
+        return None
+    seconds = 0.0
+    for part in time.strip().split(":"):
+        seconds = 60 * seconds + float(part)
+    return seconds
 
 
 def _brief(text: str) -> str:

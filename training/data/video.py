@@ -98,14 +98,19 @@ class FrameShelf:
         return [found[number] for number in numbers]
 
 
+def check_clip_name(name: str) -> None:
+    """Raises RejectedRow for a name that no file system takes."""
+    if not name.strip() or "\0" in name or any(len(part.encode()) > 255 for part in Path(name).parts):
+        raise RejectedRow("malformed clip name", repr(name[:80]))
+
+
 def resolve_clip(name: str, roots: Sequence[Path]) -> Path:
     """The clip file that a row names, inside one of `roots` (searched in order).
 
     Raises RejectedRow: names come from untrusted rows, so a path that leaves its root, by `..`, by being absolute or
     through a link, is rejected even where such a file exists.
     """
-    if not name.strip() or "\0" in name or any(len(part.encode()) > 255 for part in Path(name).parts):
-        raise RejectedRow("malformed clip name", repr(name[:80]))
+    check_clip_name(name)
     inside = False
     for root in (Path(root).resolve() for root in roots):
         candidate = (root / name).resolve()

@@ -1,36 +1,35 @@
 """Pulling a shard: every row becomes a trajectory or a quarantined row with its reason."""
 
+import gzip
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from assets.toyworld.broken import FAULTS
 from assets.toyworld.trajectories import Mix, draw_shard
-from assets.trajectories.validate import Quarantine, pull_shard, quarantined
-from training.data.trajectory import RejectedRow, TrajectoryTable, from_rows
+from assets.trajectories import reading
+from assets.trajectories.validate import (
+    FirstRows,
+    PulledTable,
+    Quarantine,
+    pull_shard,
+    quarantined,
+    read_shard,
+    write_shard,
+)
+from tests.assets.trajectories.shard_rows import published_row, twiff_row, upstream_row, write
+from training.data.trajectory import RejectedRow, from_rows
 
 CLIP_REASONS = {"path outside clip root", "missing clip", "unreadable clip"}  # found when clips are resolved
-
-
-def twiff_row(**changes: Any) -> dict[str, Any]:
-    row = {
-        "video": "AAAAAAAAAAA_0.mp4",
-        "question": "frame_1\n<image>\nWhat happens?",
-        "answer": "It rolls. <rimage> <ans>it stops</ans>",
-        "question_images_index": [1],
-        "reasoning_images_index": [4],
-        "meta_data": {"Process": "p", "Summary": "s", "classification": "Camera", "start": "0", "end": "1"},
-    }
-    return row | changes
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    pl.DataFrame(rows).write_parquet(path)
-    return path
 
 
 def test_each_fault_is_caught_with_its_reason_and_no_row_is_lost(tmp_path: Path) -> None:
@@ -40,7 +39,7 @@ def test_each_fault_is_caught_with_its_reason_and_no_row_is_lost(tmp_path: Path)
     expected = Counter(fault.reason for fault in FAULTS.values() if fault.reason not in CLIP_REASONS)
     assert dict(quarantine["reason"].value_counts().iter_rows()) == expected
     assert rows.height + quarantine.height == 80
-    assert TrajectoryTable.is_valid(rows) and Quarantine.is_valid(quarantine)
+    assert PulledTable.is_valid(rows) and Quarantine.is_valid(quarantine)
     assert set(quarantine["source"]) == {"train-00000-of-00001"}
 
 
@@ -62,27 +61,17 @@ def test_of_two_equal_rows_the_first_stays(tmp_path: Path) -> None:
     assert quarantine.select("row", "reason", "detail").row(0) == (2, "repeated row", "has the same content as row 0")
 
 
-def test_the_published_layout_is_pulled_to_the_same_trajectories(tmp_path: Path) -> None:
-    row = twiff_row()
-    published = {
-        "video": row["video"],
-        "conversations": [
-            {"from": "human", "value": row["question"]},
-            {"from": "gpt", "value": "THOUGHT 1: It rolls. <image>"},
-        ],
-        "image": [1],
-        "reasoning_image": [4],
-        "answer": "it stops",
-        "meta_data": row["meta_data"],
-        "gain": 5,
-    }
-    pulled = [pull_shard(write(tmp_path / "s.parquet", [one]))[0] for one in (row, published)]
-    assert from_rows(pulled[0]) == from_rows(pulled[1])
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_every_layout_and_file_is_pulled_to_the_same_trajectories(tmp_path: Path, suffix: str) -> None:
+    layouts = [twiff_row(), published_row(), upstream_row()]
+    pulled = [pull_shard(write(tmp_path / f"s{suffix}", [row]))[0] for row in layouts]
+    assert from_rows(pulled[0]) == from_rows(pulled[1]) == from_rows(pulled[2])
+    assert [rows.row(0)[-2:] for rows in pulled] == [(None, None), (1, 6), (None, None)]
 
 
 def test_embedded_images_and_unknown_columns_are_not_read(tmp_path: Path) -> None:
     rows, _ = pull_shard(write(tmp_path / "s.parquet", [twiff_row(question_images=[{"bytes": b"x"}], extra=1)]))
-    assert rows.columns == TrajectoryTable.column_names()
+    assert rows.columns == PulledTable.column_names()
 
 
 @pytest.mark.parametrize("meta", [None, {"other": 1}, {"classification": None}])
@@ -101,6 +90,168 @@ def test_a_shard_without_rows_gives_two_empty_tables(tmp_path: Path) -> None:
     pl.DataFrame([twiff_row()]).clear().write_parquet(tmp_path / "s.parquet")
     rows, quarantine = pull_shard(tmp_path / "s.parquet")
     assert rows.is_empty() and quarantine.is_empty()
+
+
+def test_the_validation_split_is_pulled_without_reading_the_images_that_it_embeds(tmp_path: Path) -> None:
+    path = tmp_path / "val-00000-of-00001.parquet"
+    row = twiff_row(
+        question_images=[{"bytes": b"\xff\xd8" * 200_000}], reasoning_images=[{"bytes": b"\xff\xd8" * 200_000}]
+    )
+    pl.DataFrame([row]).write_parquet(path, compression="uncompressed")
+    content, images = path.read_bytes(), pq.ParquetFile(path).metadata.row_group(0)
+    spoilt = bytearray(content)
+    for column in (images.column(number) for number in range(images.num_columns)):
+        if column.path_in_schema.startswith(("question_images.", "reasoning_images.")):
+            begin = column.dictionary_page_offset or column.data_page_offset
+            spoilt[begin : begin + column.total_compressed_size] = b"\0" * column.total_compressed_size
+    path.write_bytes(spoilt)  # whoever reads them now fails
+    with pytest.raises(OSError, match=r"."):
+        pq.read_table(path)
+    assert pull_shard(path)[0].height == 1
+
+
+@pytest.mark.parametrize(
+    ("indices", "reasons"),
+    [
+        (pa.array([[1], [1]], pa.list_(pa.int32())), []),
+        (pa.array([[1], [1]], pa.large_list(pa.uint8())), []),
+        (pa.array([[1], [1]], pa.list_(pa.int64(), 1)), []),
+        (pa.array([[1.0], [1.5]], pa.list_(pa.float64())), ["key frame is not an integer"] * 2),
+        (pa.array([["1"], ["frame"]]), ["key frame is not an integer"] * 2),
+        (pa.array(["[1]", None]), ["malformed field", "missing field"]),
+        (pa.array([1, 1]), ["malformed field"] * 2),
+        (pa.nulls(2), ["missing field"] * 2),
+    ],
+    ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
+)
+def test_a_column_of_another_type_works_or_rejects_its_rows_one_by_one(
+    tmp_path: Path, indices: pa.Array, reasons: list[str]
+) -> None:
+    table = pl.DataFrame([twiff_row(), twiff_row(video="b.mp4")]).to_arrow()
+    number = table.schema.get_field_index("question_images_index")
+    pq.write_table(table.set_column(number, "question_images_index", indices), tmp_path / "s.parquet")
+    rows, quarantine = pull_shard(tmp_path / "s.parquet")
+    assert quarantine["reason"].to_list() == reasons
+    assert rows.height == 2 - len(reasons)
+
+
+def test_text_that_is_not_utf8_costs_its_own_row_only(tmp_path: Path) -> None:
+    table = pl.DataFrame([twiff_row(video=name) for name in ("a.mp4", "b.mp4", "c.mp4")]).to_arrow()
+    raw = pa.array([b"a.mp4", b"\xff\xfe.mp4", b"c.mp4"]).view(pa.string())
+    pq.write_table(table.set_column(0, "video", raw), tmp_path / "s.parquet")
+    rows, quarantine = pull_shard(tmp_path / "s.parquet")
+    assert rows["video"].to_list() == ["a.mp4", "c.mp4"]
+    assert quarantine.select("row", "reason").rows() == [(1, "unreadable row")]
+
+
+def test_a_malformed_line_costs_its_own_row_only(tmp_path: Path) -> None:
+    lines = [
+        json.dumps(twiff_row(video="a.mp4")).encode(),
+        b'{"video": "b.mp4", ',
+        b"",
+        b"[1, 2]",
+        b'{"video": "\xff"}',
+        b"[" * 100_000,
+        json.dumps(twiff_row(video="c.mp4")).encode() + b"\r",
+        json.dumps(twiff_row(video="d.mp4")).encode(),
+    ]
+    (tmp_path / "s.jsonl").write_bytes(b"\n".join(lines))
+    (tmp_path / "s.jsonl.gz").write_bytes(gzip.compress(b"\n".join(lines)))
+    for name in ("s.jsonl", "s.jsonl.gz"):
+        rows, quarantine = pull_shard(tmp_path / name)
+        assert rows["video"].to_list() == ["a.mp4", "c.mp4", "d.mp4"]
+        assert quarantine.select("row", "reason").rows() == [(row, "unreadable row") for row in (1, 3, 4, 5)]
+        assert quarantine["detail"][0].startswith("line 2: ")
+
+
+def test_a_line_that_is_too_long_is_passed_over_without_being_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LONGEST_RECORD", 2000)
+    monkeypatch.setattr(reading, "CHUNK", 100)
+    long = twiff_row(question="x" * 5000)
+    rows, quarantine = pull_shard(write(tmp_path / "s.jsonl", [twiff_row(), long, twiff_row(video="b.mp4")]))
+    assert rows["video"].to_list() == ["AAAAAAAAAAA_0.mp4", "b.mp4"]
+    assert quarantine.select("row", "detail").rows() == [(1, "line 2 is longer than 2000 bytes")]
+
+
+def test_half_a_character_in_an_escape_is_a_rejected_row(tmp_path: Path) -> None:
+    line = json.dumps(twiff_row(answer="x <rimage> <ans>HALF</ans>")).replace("HALF", "\\ud83d")
+    (tmp_path / "s.jsonl").write_text(line)
+    assert pull_shard(tmp_path / "s.jsonl")[1]["reason"].to_list() == ["malformed field"]
+
+
+@pytest.mark.parametrize("chunk", [7, 2**20])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_json_file_is_a_list_or_a_record_or_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, indent: int | None
+) -> None:
+    monkeypatch.setattr(reading, "CHUNK", chunk)
+    path, rows = tmp_path / "s.json", [twiff_row(), twiff_row(video="b.mp4"), twiff_row(video="c].mp4")]
+    for content in (json.dumps(rows, indent=indent), "\n".join(json.dumps(row) for row in rows)):
+        path.write_text(content)
+        assert pull_shard(path)[0]["video"].to_list() == [row["video"] for row in rows]
+    path.write_text(json.dumps(rows[0], indent=indent))
+    assert pull_shard(path)[0]["video"].to_list() == [rows[0]["video"]]
+    path.write_text(json.dumps([rows[0], 5, rows[1]], indent=indent))
+    assert pull_shard(path)[1].select("row", "reason").rows() == [(1, "unreadable row")]
+    path.write_text("[]")
+    assert pull_shard(path)[0].is_empty()
+
+
+@pytest.mark.parametrize("spoil", [lambda text: text[:-40], lambda text: text.replace("}, {", "} x {")])
+def test_a_json_list_that_breaks_off_is_a_damaged_file(tmp_path: Path, spoil: Any) -> None:
+    (tmp_path / "s.json").write_text(spoil(json.dumps([twiff_row(), twiff_row(video="b.mp4")])))
+    with pytest.raises(ValueError, match=r"s\.json: record 2 is not JSON"):
+        pull_shard(tmp_path / "s.json")
+
+
+def test_a_compressed_file_that_was_cut_is_named(tmp_path: Path) -> None:
+    content = gzip.compress("".join(json.dumps(twiff_row(video=f"{n}.mp4")) + "\n" for n in range(5000)).encode())
+    (tmp_path / "s.jsonl.gz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"s\.jsonl\.gz cannot be read to its end"):
+        pull_shard(tmp_path / "s.jsonl.gz")
+
+
+def test_a_shard_is_written_in_batches_as_it_would_be_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [twiff_row(video=f"{number % 7}.mp4") for number in range(20)]
+    rows[3] = twiff_row(question_images_index=[9])
+    rows[12] = twiff_row(meta_data={"classification": "weather"}, video="w.mp4")
+    path = write(tmp_path / "s.parquet", rows)
+    at_once = pull_shard(path)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 3)
+    assert len(list(read_shard(path, "s"))) == 7
+    counts = write_shard(path, "s", tmp_path / "rows.parquet", tmp_path / "quarantine.parquet")
+    written = pl.read_parquet(tmp_path / "rows.parquet"), pl.read_parquet(tmp_path / "quarantine.parquet")
+    assert written[0].equals(at_once[0]) and written[1].equals(at_once[1])
+    assert counts == {
+        "rows": 8,
+        "quarantined": 12,
+        "categories": {"camera": 7, "other": 1},
+        "reasons": {"repeated row": 11, "key frame outside 1..8": 1},
+    }
+    assert written[1].row(-1)[-1] == "has the same content as row 5"
+
+
+def test_a_shard_without_rows_is_written_as_two_empty_tables(tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text("")
+    counts = write_shard(tmp_path / "s.jsonl", "s", tmp_path / "rows.parquet", tmp_path / "quarantine.parquet")
+    assert (counts["rows"], counts["quarantined"]) == (0, 0)
+    assert PulledTable.is_valid(pl.read_parquet(tmp_path / "rows.parquet"))
+    assert Quarantine.is_valid(pl.read_parquet(tmp_path / "quarantine.parquet"))
+
+
+@given(st.lists(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 9), unique=True, max_size=6), max_size=6))
+def test_first_rows_are_found_again(batches: list[list[int]]) -> None:
+    seen, expected, number = FirstRows(), dict[int, int](), 0
+    for batch in batches:
+        ids = np.array(batch, np.uint64)
+        assert seen.find(ids).tolist() == [expected.get(row_id, -1) for row_id in batch]
+        fresh = [row_id for row_id in batch if row_id not in expected]
+        rows = {row_id: number + i for i, row_id in enumerate(fresh)}
+        seen.add(np.array(fresh, np.uint64), np.array(list(rows.values()), np.int64))
+        expected |= rows
+        number += len(batch)
 
 
 def test_another_table_and_a_file_that_is_none_are_named(tmp_path: Path) -> None:

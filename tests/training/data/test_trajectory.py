@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.trajectory import RejectedRow, TrajectoryTable, from_rows, parse_row, to_frame
+from training.data.trajectory import (
+    ClipInterval,
+    RejectedRow,
+    TrajectoryTable,
+    clip_interval,
+    from_rows,
+    given_counts,
+    parse_row,
+    to_frame,
+)
 
 
 def twiff_row(**changes: Any) -> dict[str, Any]:
@@ -63,6 +72,74 @@ def test_an_unconverted_twiff_turn_inside_conversations_is_read_as_twiff() -> No
     assert parse_row(conversation_row(conversations=turns, answer=None), "s", 0) == parse_row(twiff_row(), "s", 0)
 
 
+def test_twiffs_own_training_files_are_the_same_trajectory() -> None:
+    turns = [{"from": "human", "value": twiff_row()["question"]}, {"from": "gpt", "value": twiff_row()["answer"]}]
+    row = {"frames": [1], "recon_frames": [2, 3], "conversations": turns}
+    row |= {name: twiff_row()[name] for name in ("video", "meta_data")}
+    assert parse_row(row, "s", 0) == parse_row(twiff_row(), "s", 0)
+    assert reason_of(row | {"recon_frames": [2, 9]}) == "key frame outside 1..8"
+    assert reason_of(row | {"frames": None}) == "missing field"
+
+
+@pytest.mark.parametrize(
+    ("given", "counts"),
+    [
+        ({}, (None, None)),
+        ({"gain": 3}, (None, None)),
+        ({"correct_in_8_base": 2, "correct_in_8_hint": 8, "gain": 6}, (2, 8)),
+        ({"correct_in_8_base": 6, "correct_in_8_hint": 2}, (6, 2)),
+        ({"correct_in_8_base": 2.0, "correct_in_8_hint": 8.0, "gain": float("nan")}, (2, 8)),
+        ({"correct_in_8_base": float("nan"), "correct_in_8_hint": None}, (None, None)),
+    ],
+)
+def test_the_counts_that_a_selected_row_brings(given: dict[str, Any], counts: tuple[Any, Any]) -> None:
+    assert given_counts(given) == counts
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"correct_in_8_base": 2, "correct_in_8_hint": 9},
+        {"correct_in_8_base": -1, "correct_in_8_hint": 8},
+        {"correct_in_8_base": 2},
+        {"correct_in_8_base": 2, "correct_in_8_hint": 8, "gain": 5},
+        {"correct_in_8_base": 2, "correct_in_8_hint": 2.5},
+        {"correct_in_8_base": "2", "correct_in_8_hint": "8"},
+        {"correct_in_8_base": True, "correct_in_8_hint": 8},
+        {"correct_in_8_base": float("inf"), "correct_in_8_hint": 8},
+    ],
+)
+def test_counts_that_cannot_be_are_a_rejected_row(given: dict[str, Any]) -> None:
+    with pytest.raises(RejectedRow) as caught:
+        given_counts(given)
+    assert caught.value.reason == "impossible counts"
+
+
+@pytest.mark.parametrize(
+    ("video", "start", "end", "interval"),
+    [
+        ("-0AAhXT99Zw-0:04:09.165-0:04:57.213.mp4", None, None, ("-0AAhXT99Zw", 249.165, 297.213)),
+        ("-0AAhXT99Zw-0:04:09.165-0:04:57.213", "0", "1", ("-0AAhXT99Zw", 249.165, 297.213)),
+        ("part/_-AAhXT99Zw_12.mp4", "0:00:01.5", "1:00:04", ("_-AAhXT99Zw", 1.5, 3604.0)),
+        ("AAAAAAAAAAA.mkv", "59.5", "1:01", ("AAAAAAAAAAA", 59.5, 61.0)),
+        ("AAAAAAAAAAA_0.mp4", "0:00:01", None, ("AAAAAAAAAAA", 1.0, None)),
+        ("AAAAAAAAAAA_0.mp4", "0:00:05", "0:00:02", ("AAAAAAAAAAA", None, None)),
+        ("AAAAAAAAAAA_0.mp4", "nan", "-1", ("AAAAAAAAAAA", None, None)),
+        ("bigbuckbunny.mp4", "0:00:01", "0:00:02", (None, 1.0, 2.0)),
+        ("bikes.mp4", None, None, (None, None, None)),
+        ("", None, None, (None, None, None)),
+    ],
+)
+def test_a_clip_is_an_interval_of_a_video(video: str, start: Any, end: Any, interval: tuple[Any, ...]) -> None:
+    assert clip_interval(video, start, end) == ClipInterval(*interval)
+
+
+@given(st.text(), st.none() | st.text(), st.none() | st.text(alphabet="0123456789:."))
+def test_whatever_a_clip_is_called_its_interval_is_one_or_unknown(video: str, start: Any, end: Any) -> None:
+    found = clip_interval(video, start, end)
+    assert found.start is None or found.end is None or found.start < found.end
+
+
 def test_text_after_the_last_future_frame_is_the_last_piece() -> None:
     trajectory = parse_row(twiff_row(answer="<rimage>\n<rimage> So it is red. <ans> red </ans>\n"), "s", 0)
     assert trajectory.reasoning == ("", "", "So it is red.")
@@ -96,6 +173,10 @@ def test_text_after_the_last_future_frame_is_the_last_piece() -> None:
         ({"question_images_index": [2]}, "future not after observed"),
         ({"answer": "x <|latent_start|> <rimage> y <rimage> <ans>red</ans>"}, "control token in text"),
         ({"question": "frame_1\n<image>\nSay <answer>A</answer>"}, "control token in text"),
+        ({"answer": "x <rimage> y <rimage> <ans>red<|im_end|></ans>"}, "control token in text"),
+        ({"question": "frame_1\n<image>\nHalf of \ud83d?"}, "malformed field"),
+        ({"meta_data": {"start": ["0:00:01"]}}, "malformed field"),
+        ({"meta_data": {"start": "0\0"}}, "malformed field"),
     ],
 )
 def test_a_bad_twiff_row_is_rejected_with_its_reason(changes: dict[str, Any], reason: str) -> None:
@@ -142,9 +223,18 @@ def test_the_row_id_depends_on_the_content_and_not_on_the_shard() -> None:
 
 @pytest.mark.parametrize(
     ("label", "category"),
-    [("Instructional", "instructional"), ("camera motion", "camera"), (None, "other"), ("weather", "other")],
+    [
+        ("Instructional", "instructional"),
+        (" INSTRUCT", "instructional"),
+        ("predict the outcome", "predictive"),
+        ("camera motion", "camera"),
+        ("moving camera", "other"),
+        ("weather", "other"),
+        (None, "other"),
+        (7, "other"),
+    ],
 )
-def test_categories(label: str | None, category: str) -> None:
+def test_a_category_is_told_by_how_its_label_begins(label: Any, category: str) -> None:
     assert parse_row(twiff_row(meta_data={"classification": label}), "s", 0).category == category
 
 

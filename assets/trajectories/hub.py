@@ -1,0 +1,143 @@
+"""Shards of a dataset repository on a Hugging Face hub, at one commit, resumed where a download broke off, and checked.
+
+`huggingface_hub.hf_hub_download` would start over after a kill (2.4: its temporary file is one process's own); its own
+`http_get`, which this uses, goes on from a partial file.
+"""
+
+import glob
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from assets.trajectories.locations import fixed_part, hub_location
+from assets.trajectories.shards import DamagedShardError, Listing, Shard, downloaded, listed
+from training.artifacts import file_digest
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, RepoFile
+
+WAITS = (1, 2, 4, 8)  # seconds, before asking a hub again that answered 429 or 5xx
+
+T = TypeVar("T")
+
+
+class HubSource:
+    """The files of a repository that `hf://datasets/ORG/NAME@REVISION/files*` names, everything in it by default.
+
+    A `.json` file counts only where it is named: repositories keep settings in such files.  HF_ENDPOINT and HF_TOKEN
+    are read from the environment when the source is opened (the library reads them once, when it is imported).
+    """
+
+    def __init__(self, location: str) -> None:
+        self._hub = hub_location(location)
+        self._endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+        self._token = os.environ.get("HF_TOKEN") or False  # False: none that somebody left on this machine either
+        self._commit: str | None = None
+
+    def listing(self) -> Listing:
+        from huggingface_hub import RepoFile
+
+        commit, pattern = self._resolved(), self._hub.files
+        api = self._api()
+        entries = self._patiently(
+            lambda: list(api.list_repo_tree(self._hub.repo, recursive=True, revision=commit, repo_type="dataset"))
+        )
+        files = [(entry.path, _stamp(entry), entry.size) for entry in entries if isinstance(entry, RepoFile)]
+        if any(file == pattern for file, _, _ in files):
+            root, files = str(Path(pattern).parent).removeprefix("."), [entry for entry in files if entry[0] == pattern]
+        elif glob.has_magic(pattern):
+            root, files = fixed_part(pattern), [entry for entry in files if _matches(entry[0], pattern)]
+        else:
+            root = f"{pattern}/" if pattern else ""
+            files = [entry for entry in files if entry[0].startswith(root) and not entry[0].endswith(".json")]
+        where = f"{self._hub.repo}/{pattern} at {self._hub.revision} on {self._endpoint}"
+        return listed(where, root, files, commit)
+
+    def version(self, shard: Shard) -> str:
+        return shard.stamp.removeprefix("sha256:")  # then it is that of a local copy, too
+
+    @contextmanager
+    def fetch(self, shard: Shard, scratch: Path) -> Iterator[Path]:
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.file_download import http_get
+        from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+
+        disable_progress_bars("huggingface_hub.http_get")
+        url = hf_hub_url(
+            self._hub.repo, shard.file, repo_type="dataset", revision=self._resolved(), endpoint=self._endpoint
+        )
+        # A file that is compressed on its way cannot be resumed.
+        headers = build_hf_headers(token=self._token) | {"Accept-Encoding": "identity"}
+
+        def go_on(partial: Path) -> None:
+            with partial.open("ab", buffering=0) as file:
+                if file.tell() > shard.bytes:
+                    file.truncate(0)
+                http_get(url, file, resume_size=file.tell(), headers=headers, expected_size=shard.bytes)
+
+        def download(partial: Path) -> None:
+            self._patiently(lambda: go_on(partial))
+            if (address := _address(partial, shard.stamp)) != shard.stamp:
+                raise DamagedShardError(f"{url} came as {address} where the hub lists {shard.stamp}: start again")
+
+        yield downloaded(shard, scratch, download)
+
+    def _api(self) -> "HfApi":
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=self._endpoint, token=self._token)
+
+    def _resolved(self) -> str:
+        """The commit that the revision is, asked once: one source is one commit."""
+        if self._commit is None:
+            api = self._api()
+            info = self._patiently(lambda: api.dataset_info(self._hub.repo, revision=self._hub.revision))
+            if not info.sha:
+                raise ValueError(f"{self._endpoint} does not say which commit {self._hub.revision} is: is it a hub?")
+            self._commit = info.sha
+        return self._commit
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """What a hub answers that may be busy; ValueError for what no patience helps against."""
+        from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+        hub = self._hub
+        for wait in (*WAITS, None):
+            try:
+                return ask()
+            except RevisionNotFoundError as error:
+                raise ValueError(f"{hub.repo} on {self._endpoint} has no revision {hub.revision!r}") from error
+            except RepositoryNotFoundError as error:  # a gated one too
+                why = "HF_TOKEN may not read it" if self._token else "if it is private or gated, set HF_TOKEN"
+                raise ValueError(f"{self._endpoint} shows no dataset {hub.repo}: {why}") from error
+            except HfHubHTTPError as error:
+                busy = error.response.status_code == 429 or error.response.status_code >= 500
+                if not busy or wait is None:
+                    raise
+                time.sleep(wait)
+        raise AssertionError("the last try returns or raises")
+
+
+def _stamp(entry: "RepoFile") -> str:
+    """A file's content address: the SHA-256 of a large file, git's own hash of a small one."""
+    return f"sha256:{entry.lfs.sha256}" if entry.lfs else f"git:{entry.blob_id}"
+
+
+def _address(file: Path, stamp: str) -> str:
+    """A local file's content address, of the same kind as the stamp."""
+    if stamp.startswith("sha256:"):
+        return f"sha256:{file_digest(file)}"
+    git = hashlib.sha1(f"blob {file.stat().st_size}\0".encode(), usedforsecurity=False)
+    with file.open("rb") as content:
+        return f"git:{hashlib.file_digest(content, lambda: git).hexdigest()}"
+
+
+def _matches(path: str, pattern: str) -> bool:
+    from fsspec.utils import glob_translate
+
+    return re.fullmatch(glob_translate(pattern), path) is not None

@@ -1,0 +1,216 @@
+"""A Hugging Face hub on loopback, served from a folder, for the real `huggingface_hub` client.
+
+It speaks what pulling a dataset needs: which commit a revision is, a commit's files (in pages), and the files, small
+ones from the hub itself and large ones by a redirect to a second server that must not see the token.  The folder is
+`ORG/NAME/COMMIT/...` with `ORG/NAME/refs.json`.  Faults are asked for by the tests.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+PAGE = 3  # files a page of a listing
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: `start` is where the wanted range of bytes begins, `token` what it was authorised with."""
+
+    method: str
+    path: str
+    start: int
+    token: str | None
+
+
+@dataclass
+class Hub:
+    """A running hub: its address, what it was asked, and the faults that it is to have."""
+
+    root: Path
+    url: str = ""
+    storage: str = ""
+    asked: list[Asked] = field(default_factory=list)
+    private: dict[str, str] = field(default_factory=dict)
+    """Repositories by the token that may read them."""
+    busy: int = 0
+    """So many requests are answered 503."""
+    cuts: list[int] = field(default_factory=list)
+    """Each of the next downloads of a large file breaks off after so many bytes."""
+    stall_after: int | None = None
+    """Downloads of large files stop after so many bytes, say so by `stalled`, and go on when `released`."""
+    spoilt: bool = False
+    """Large files come with one byte changed."""
+    stalled: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def commit(self, repo: str, folder: Path, branch: str = "main") -> str:
+        """Makes what is in a folder now the newest commit of a branch."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        listing = [(str(path.relative_to(folder)), hashlib.sha1(path.read_bytes()).hexdigest()) for path in files]
+        commit = hashlib.sha1(json.dumps([repo, listing]).encode()).hexdigest()
+        home = self.root / repo
+        shutil.copytree(folder, home / commit, dirs_exist_ok=True)
+        (home / "refs.json").write_text(json.dumps(self.refs(repo) | {branch: commit}))
+        return commit
+
+    def refs(self, repo: str) -> dict[str, str]:
+        refs = self.root / repo / "refs.json"
+        return json.loads(refs.read_text()) if refs.is_file() else {}
+
+    def downloads(self) -> list[Asked]:
+        """The requests that asked for the content of a large file."""
+        return [asked for asked in self.asked if asked.method == "GET" and asked.path.startswith("/lfs/")]
+
+
+@contextmanager
+def serve(root: Path) -> Iterator[Hub]:
+    """A hub of the repositories under `root`, for as long as the context lasts."""
+    hub = Hub(root)
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub)) for _ in range(2)]
+    hub.url, hub.storage = (f"http://127.0.0.1:{server.server_port}" for server in servers)
+    threads = [threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True) for server in servers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield hub
+    finally:
+        hub.released.set()
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+        for thread in threads:
+            thread.join()
+
+
+def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+            start = int(wanted[1]) if wanted else 0
+            authorised = self.headers.get("Authorization")
+            token = authorised.removeprefix("Bearer ") if authorised else None
+            hub.asked.append(Asked(self.command, url.path, start, token))
+            if hub.busy:
+                hub.busy -= 1
+                self._answer(503, b"come back later")
+            elif url.path.startswith("/lfs/"):
+                self._large(Path(unquote(url.path.removeprefix("/lfs/"))), start)
+            elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/(revision|tree)/([^/]+)", url.path):
+                self._about(match[1], match[2], unquote(match[3]), parse_qs(url.query), token)
+            elif match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", url.path):
+                self._file(match[1], unquote(match[2]), unquote(match[3]), start, token)
+            else:
+                self._answer(404, b"no such page")
+
+        def _about(self, repo: str, what: str, revision: str, query: dict[str, list[str]], token: str | None) -> None:
+            folder = self._folder(repo, revision, token)
+            if folder is None:
+                return
+            if what == "revision":
+                self._json({"id": repo, "sha": folder.name, "private": repo in hub.private})
+                return
+            files = [_entry(folder, path) for path in sorted(folder.rglob("*"))]
+            begin = int(query.get("cursor", ["0"])[0])
+            rest = len(files) > begin + PAGE
+            following = f"{hub.url}/api/datasets/{repo}/tree/{folder.name}?recursive=True&cursor={begin + PAGE}"
+            self._json(files[begin : begin + PAGE], {"Link": f'<{following}>; rel="next"'} if rest else {})
+
+        def _file(self, repo: str, revision: str, name: str, start: int, token: str | None) -> None:
+            folder = self._folder(repo, revision, token)
+            if folder is None:
+                return
+            file = folder / name
+            if not file.is_file():
+                self._answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": folder.name})
+            elif (entry := _entry(folder, file)).get("lfs"):
+                place = f"{hub.storage}/lfs/{quote(str(file.relative_to(hub.root)))}"
+                linked = {"X-Linked-Etag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(entry["size"])}
+                self._answer(302, b"", {"Location": place, "X-Repo-Commit": folder.name, **linked})
+            else:
+                self._content(file.read_bytes(), start, {"ETag": f'"{entry["oid"]}"', "X-Repo-Commit": folder.name})
+
+        def _folder(self, repo: str, revision: str, token: str | None) -> Path | None:
+            """A commit's folder; None after an answer that says why not."""
+            refs = hub.refs(repo)
+            if not refs or (repo in hub.private and hub.private[repo] != token):
+                self._answer(401 if refs else 404, b"", {"X-Error-Code": "RepoNotFound"})
+                return None
+            folder = hub.root / repo / refs.get(revision, revision)
+            if not folder.is_dir():
+                self._answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
+                return None
+            return folder
+
+        def _large(self, place: Path, start: int) -> None:
+            content = (hub.root / place).read_bytes()
+            if hub.spoilt:
+                content = bytes([content[0] ^ 1]) + content[1:]
+            if hub.cuts:
+                self._content(content, start, {}, hub.cuts.pop(0))
+            elif hub.stall_after is not None:
+                self._content(content, start, {}, hub.stall_after, stall=True)
+            else:
+                self._content(content, start, {})
+
+        def _content(
+            self, content: bytes, start: int, headers: dict[str, str], limit: int | None = None, stall: bool = False
+        ) -> None:
+            body = content[start:]
+            if start:
+                headers |= {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+            self.send_response(206 if start else 200)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            self.wfile.write(body[:limit])
+            self.wfile.flush()
+            if stall:
+                hub.stalled.set()
+                hub.released.wait()
+            if limit is not None:
+                self.close_connection = True  # before all of it was sent
+
+        def _json(self, value: Any, headers: dict[str, str] | None = None) -> None:
+            self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
+
+        def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+    return Handler
+
+
+def _entry(folder: Path, path: Path) -> dict[str, Any]:
+    """A file or folder as a hub lists it; parquet and compressed files are large ones, whatever their size."""
+    name = str(path.relative_to(folder))
+    if path.is_dir():
+        return {"type": "directory", "path": name, "oid": hashlib.sha1(name.encode()).hexdigest(), "size": 0}
+    content = path.read_bytes()
+    git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    entry: dict[str, Any] = {"type": "file", "path": name, "oid": git, "size": len(content)}
+    if path.suffix in (".parquet", ".gz"):
+        entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+    return entry
