@@ -1,11 +1,13 @@
 """What the stages are told, as data: a profile is made of these, and no stage asks which profile it is in."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from assets.curation.prompts import PromptSettings
 from assets.curation.selection import SelectionSettings
+from assets.trajectories.locations import checked
 from evaluation.futurebench import FutureBenchSettings
 from evaluation.twiffbench import TwiffBenchSettings
 from training.grading.parsers import ParserName
@@ -21,10 +23,11 @@ class Settings(BaseModel):
 class SourceSettings(Settings):
     """Where the sources are."""
 
-    trajectories: Path
-    """Folder of TwiFF shards, `*.parquet`."""
-    clips: tuple[Path, ...]
-    """Clip roots; a row's video must resolve inside one of them."""
+    trajectories: Annotated[str, BeforeValidator(checked)]
+    """TwiFF shards (parquet, JSON lines, JSON): a folder, an fsspec URL or `hf://datasets/ORG/NAME@REVISION`, and in
+    each of them, with a pattern after it, some of the files."""
+    clips: tuple[Annotated[str, BeforeValidator(checked)], ...]
+    """Clip roots, folders or fsspec URLs; a row's video must lead inside one of them. The first that has it counts."""
     futurebench: Path
     """Folder with `futurebench.json` and `first_part_video/`."""
     twiffbench: Path
