@@ -1,0 +1,244 @@
+"""What a big run of curation costs: answers, tokens, GPU-hours, judge calls and money, disk; with each assumption.
+
+Answers and requests come from a population (assets/curation/population.py) and the rule; the rest is arithmetic on
+quantities that each say where they come from.  A request prefills its prompt once, for all the answers it asks for.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from assets.curation.population import Asked, Population, expected_answers
+from evaluation.curtailment import CONDITIONS, Condition, GainRule
+from training.grading.parsers import answer_text
+
+GIVEN = "given"
+_LINE_BYTES = 330  # of a ledger line besides the answer's text and token ids
+_RATES = ("answers_per_second", "prefill_per_second", "decode_per_second", "gpus")
+_SHARES = ("judge_share", "judge_distinct")
+_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Quantity(_Frozen):
+    """A number, and where it comes from: assumed, measured, or given."""
+
+    value: float
+    source: str
+
+
+def _assumed(value: float, why: str) -> Quantity:
+    return Quantity(value=value, source=f"assumed: {why}")
+
+
+class PlanAssumptions(_Frozen):
+    """What a plan needs to know besides the rule and the population; the defaults are for the paper's setting."""
+
+    plain_tokens: Quantity = _assumed(980, "one observed frame of 1280x720 (880 merged tokens) and 100 of text")
+    """Prompt tokens without the hint."""
+    hint_tokens: Quantity = _assumed(2230, "the same and 1.42 future frames a row (the paper's figure 6)")
+    """Prompt tokens with the hint."""
+    answer_tokens: Quantity = _assumed(289, "Qwen3-VL-8B on FutureBench (the paper, table 7)")
+    """Completion tokens of an answer."""
+    answers_per_second: Quantity | None = None
+    """Per GPU; where it is known, tokens per second are not looked at."""
+    prefill_per_second: Quantity = _assumed(20_000, "prompt tokens per GPU; 8.8 G parameters at 40 % of 989 TFLOP/s")
+    decode_per_second: Quantity = _assumed(5_000, "completion tokens per GPU, about 128 answers at a time")
+    gpus: Quantity = _assumed(8, "one node")
+    judge_share: Quantity = _assumed(0.9, "answers that no rule settles; TwiFF's questions are open-ended")
+    judge_distinct: Quantity = _assumed(0.7, "different texts among those; the same text is judged once")
+    judge_prompt_tokens: Quantity = _assumed(350, "the judge's instructions, a question and two short answers")
+    judge_answer_tokens: Quantity = _assumed(10, "a verdict in JSON, no thinking")
+    price_in: Quantity | None = None
+    """Of a million prompt tokens of the judge."""
+    price_out: Quantity | None = None
+    """Of a million completion tokens of the judge."""
+    ledger_bytes: Quantity = _assumed(11, "per token of an answer: its text and its token ids in JSON")
+    table_bytes: Quantity = _assumed(5.5, "per token of an answer: answers and verdicts in parquet")
+    row_bytes: Quantity = _assumed(1_000, "a row's question, reasoning and counts in parquet")
+    verdict_bytes: Quantity = _assumed(300, "a reply in the judge's ledger")
+    clip_bytes: Quantity = _assumed(7e5, "Panda-70M at 360 px, 1.6 TB for 2.4 M clips; at most one a row")
+
+    @model_validator(mode="after")
+    def _each_can_be(self) -> "PlanAssumptions":
+        for name, found in self:
+            if found is not None and name in _RATES and not 0 < found.value < inf:
+                raise ValueError(f"{name} must be more than 0; found {found.value}")
+            if found is not None and not 0 <= found.value <= (1 if name in _SHARES else inf):
+                raise ValueError(f"{name} must be 0 or more{', at most 1' * (name in _SHARES)}; found {found.value}")
+        return self
+
+    def given(self, **values: float | None) -> "PlanAssumptions":
+        """With other values; None leaves a field as it is.  Raises ValueError for one that cannot be."""
+        found = {name: Quantity(value=value, source=GIVEN) for name, value in values.items() if value is not None}
+        return self.model_validate({**dict(self), **found})
+
+    def measured(self, answers: Sequence[Path], verdicts: Sequence[Path], at_once: float = 1.0) -> "PlanAssumptions":
+        """With what earlier runs show: tokens of an answer, answers per second, what went to the judge.
+
+        `answers` and `verdicts` are tables of curation/answers and curation/visual_gain; `at_once` requests were in
+        flight per GPU, 1 where the model ran locally, since its answers carry their share of their batch's seconds.
+        """
+        found = {}
+        told = pl.scan_parquet(list(answers)).select(
+            pl.len().alias("n"),
+            pl.sum_horizontal("text_tokens", "latent_tokens", "control_tokens").mean().alias("tokens"),
+            (pl.sum("prefill_seconds") + pl.sum("decode_seconds")).alias("seconds"),
+        )
+        n, tokens, seconds = told.collect().row(0)
+        if n:
+            found["answer_tokens"] = Quantity(value=tokens, source=f"measured on {n:,} answers")
+        if n and seconds:
+            found["answers_per_second"] = Quantity(value=at_once * n / seconds, source=f"measured on {n:,} answers")
+        graded = pl.scan_parquet(list(verdicts)).select("row_id", "text", "graded_by").collect()
+        judged = graded.filter(pl.col("graded_by") == "judge")
+        if graded.height:
+            share = judged.height / graded.height
+            found["judge_share"] = Quantity(value=share, source=f"measured on {graded.height:,} verdicts")
+        if judged.height:
+            distinct = len({(row_id, answer_text(text)) for row_id, text, _ in judged.iter_rows()})
+            source = f"measured on {judged.height:,} verdicts of the judge"
+            found["judge_distinct"] = Quantity(value=distinct / judged.height, source=source)
+        return self.model_validate({**dict(self), **found})
+
+
+class Cost(_Frozen):
+    """What one way of asking costs, for all rows."""
+
+    answers: float
+    requests: float
+    prompt_tokens: float
+    completion_tokens: float
+    gpu_hours: float
+    wall_hours: float
+    judge_calls: float
+    judge_prompt_tokens: float
+    judge_completion_tokens: float
+    judge_cost: float | None
+    ledger_bytes: float
+    table_bytes: float
+    clip_bytes: float
+
+
+class Plan(_Frozen):
+    """The estimate: with curtailment, and with every answer asked for."""
+
+    rows: int
+    rule: GainRule
+    population: str
+    kept: float
+    """The share of rows that the rule keeps, before the cut at the top."""
+    saved: float
+    """The share of answers that curtailment does not ask for, the audit included."""
+    saved_between: tuple[float, float]
+    """Its 95 % interval if the population was observed, else its extremes under other assumptions."""
+    curtailed: Cost
+    full: Cost
+    assumptions: PlanAssumptions
+
+    def lines(self) -> list[tuple[str, str, str]]:
+        """A table: what, with curtailment, with every answer asked for."""
+        shown = [
+            ("answers", "answers", ""), ("requests (prefills)", "requests", ""), ("prompt tokens", "prompt_tokens", ""),
+            ("completion tokens", "completion_tokens", ""), ("GPU-hours", "gpu_hours", ""),
+            (f"hours on {self.assumptions.gpus.value:g} GPUs", "wall_hours", ""), ("judge calls", "judge_calls", ""),
+            ("judge prompt tokens", "judge_prompt_tokens", ""),
+            ("judge completion tokens", "judge_completion_tokens", ""), ("judge's price", "judge_cost", ""),
+            ("disk: ledgers", "ledger_bytes", "B"), ("disk: tables", "table_bytes", "B"),
+            ("disk: clips", "clip_bytes", "B"),
+        ]  # fmt: skip
+        return [
+            (name, _brief(getattr(self.curtailed, field), unit), _brief(getattr(self.full, field), unit))
+            for name, field, unit in shown
+        ]
+
+    def assumed(self) -> list[tuple[str, str, str]]:
+        """A table: what, its value, where it comes from."""
+        rule, (low, high) = self.rule, self.saved_between
+        saved = f"{100 * self.saved:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+        known = [
+            ("rows", f"{self.rows:,}", GIVEN),
+            ("rule", f"p_t ≤ {rule.max_p_t}, gain ≥ {rule.min_gain} of {rule.samples} + {rule.samples}", "profile"),
+            ("round, audit", f"{rule.round} answers, {100 * rule.audit:g} %", "profile"),
+            ("rows the rule keeps", f"{100 * self.kept:.1f} %", self.population),
+            ("answers saved", saved, "computed from the population and the rule"),
+        ]
+        rest = {name.replace("_", " "): getattr(self.assumptions, name) for name in PlanAssumptions.model_fields}
+        return known + [(name, _brief(found.value), found.source) for name, found in rest.items() if found]
+
+
+def estimate(rows: int, rule: GainRule, population: Population, assumptions: PlanAssumptions) -> Plan:
+    """What `rows` rows of this population cost.
+
+    Raises ValueError for no rows, or for a population of other numbers of answers than the rule asks for.
+    """
+    if rows < 1:
+        raise ValueError(f"a plan is for at least one row; found {rows}")
+    if population.samples != rule.samples:
+        raise ValueError(
+            f"the rule asks for {rule.samples} answers a condition, the population was counted with"
+            f" {population.samples}: plan with as many"
+        )
+    asked = expected_answers(rule)
+    full = expected_answers(rule.model_copy(update={"audit": 1.0}))
+    share = asked.all_answers / (len(CONDITIONS) * rule.samples)
+    low, high = population.between(share)
+    return Plan(
+        rows=rows,
+        rule=rule,
+        population=population.source,
+        kept=population.kept(rule),
+        saved=1 - population.mean(share),
+        saved_between=(1 - high, 1 - low),
+        curtailed=_cost(rows, population, asked, assumptions),
+        full=_cost(rows, population, full, assumptions),
+        assumptions=assumptions,
+    )
+
+
+def _cost(rows: int, population: Population, asked: Asked, known: PlanAssumptions) -> Cost:
+    def total(per_row: Mapping[Condition, np.ndarray]) -> dict[Condition, float]:
+        return {condition: rows * population.mean(values) for condition, values in per_row.items()}
+
+    answers, requests = sum(total(asked.answers).values()), total(asked.requests)
+    prompt = requests["plain"] * known.plain_tokens.value + requests["hint"] * known.hint_tokens.value
+    completion = answers * known.answer_tokens.value
+    if known.answers_per_second:
+        seconds = answers / known.answers_per_second.value
+    else:
+        seconds = prompt / known.prefill_per_second.value + completion / known.decode_per_second.value
+    calls = answers * known.judge_share.value * known.judge_distinct.value
+    judge_in, judge_out = calls * known.judge_prompt_tokens.value, calls * known.judge_answer_tokens.value
+    cost = None
+    if known.price_in and known.price_out:
+        cost = (judge_in * known.price_in.value + judge_out * known.price_out.value) / 1e6
+    return Cost(
+        answers=answers,
+        requests=sum(requests.values()),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        gpu_hours=seconds / 3600,
+        wall_hours=seconds / 3600 / known.gpus.value,
+        judge_calls=calls,
+        judge_prompt_tokens=judge_in,
+        judge_completion_tokens=judge_out,
+        judge_cost=cost,
+        ledger_bytes=answers * _LINE_BYTES + completion * known.ledger_bytes.value + calls * known.verdict_bytes.value,
+        table_bytes=completion * known.table_bytes.value + rows * known.row_bytes.value,
+        clip_bytes=rows * known.clip_bytes.value,
+    )
+
+
+def _brief(value: float | None, unit: str = "") -> str:
+    """Three digits and a unit; a dash for what is not known."""
+    if value is None:
+        return "-"
+    size, prefix = next(((size, prefix) for size, prefix in _UNITS if value >= size), (1.0, ""))
+    return " ".join(filter(None, (f"{value / size:.3g}", prefix + unit)))
