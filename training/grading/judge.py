@@ -10,19 +10,26 @@ carry a chat template's control tokens.
 import asyncio
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from training.appendlog import AppendLog
+from training.endpoint import (
+    BaseUrl,
+    Completion,
+    EndpointDownError,
+    EndpointSettings,
+    MalformedError,
+    Pool,
+    plain_text,
+    preflight,
+)
 from training.grading.rule import Verdict
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
 
 KEY_VARIABLES = ("FUTURE_L1_JUDGE_API_KEY", "OPENAI_API_KEY")
 
@@ -54,7 +61,7 @@ class JudgeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    base_url: str
+    base_url: BaseUrl
     model: str
     concurrency: int = Field(default=32, ge=1)
     timeout: float = Field(default=120.0, gt=0)  # seconds for one attempt
@@ -62,6 +69,7 @@ class JudgeSettings(BaseModel):
     max_tokens: int = Field(default=1024, ge=16)
     answer_limit: int = Field(default=4_000, ge=1)  # characters of a model's text that the judge sees
     cache: Path | None = None
+    price_per_million: tuple[float, float] | None = None  # of prompt and of completion tokens, in any currency
 
 
 class Triple(NamedTuple):
@@ -92,27 +100,41 @@ class ScoreReply(BaseModel):
     score: Annotated[list[Annotated[int, Field(ge=0, le=5)]], Field(min_length=2, max_length=2)]
 
 
-class JudgeRefusesError(ValueError):
-    """The endpoint will never answer as configured: a wrong URL, model name or key."""
-
-
 class _Request(NamedTuple):
     system: str
     user: Any  # a string, or a list of content parts
     reply: type[BaseModel]
 
     def key(self, model: str) -> str:
-        known = json.dumps([model, self.system, self.user, self.reply.model_json_schema()], sort_keys=True)
+        known = json.dumps([model, self.system, self.user, _schema(self.reply)], sort_keys=True)
         return hashlib.sha256(known.encode()).hexdigest()
 
 
 class Judge:
-    """Asks the endpoint, at most `concurrency` requests at a time; `counts` says what was asked, cached and failed."""
+    """Asks the endpoint, at most `concurrency` requests at a time; `counts` says what was asked, cached and failed.
 
-    def __init__(self, settings: JudgeSettings) -> None:
-        self.settings = settings
+    `on_outage`: what a server that is gone means.  "raise" EndpointDownError, where verdicts decide what is kept;
+    "unjudged" for everything that it did not answer, where a report says how much was judged.  Either way what it
+    answered before is kept.  A server that refuses every request always raises EndpointRefusesError.
+    """
+
+    def __init__(self, settings: JudgeSettings, on_outage: Literal["raise", "unjudged"] = "unjudged") -> None:
+        self.settings, self.on_outage = settings, on_outage
         self.counts: Counter[str] = Counter()
-        self._known = dict(_read_cache(settings.cache)) if settings.cache else {}
+        self._known: dict[str, dict[str, Any]] = {}
+        self._log = AppendLog(settings.cache) if settings.cache else None
+
+    def preflight(self) -> None:
+        """Raises EndpointRefusesError or EndpointDownError where the judge cannot be used, within seconds."""
+        preflight((self.settings.base_url,), self.settings.model, KEY_VARIABLES, "judge")
+
+    @property
+    def cost(self) -> float | None:
+        """What the tokens of this object's requests cost; None without prices."""
+        if self.settings.price_per_million is None:
+            return None
+        prompt, completion = self.settings.price_per_million
+        return (self.counts["prompt_tokens"] * prompt + self.counts["completion_tokens"] * completion) / 1e6
 
     def verdicts(self, triples: Sequence[Triple]) -> list[Verdict]:
         """One verdict per triple, in order; "unjudged" where the judge could not say."""
@@ -136,104 +158,64 @@ class Judge:
 
     def _replies(self, requests: Sequence[_Request]) -> list[dict[str, Any] | None]:
         keys = [request.key(self.settings.model) for request in requests]
+        self._recall()
         asked = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._known}
         self.counts["cached"] += len(set(keys)) - len(asked)
         if asked:
-            asyncio.run(self._ask_all(asked))
+            try:
+                asyncio.run(self._ask_all(asked))
+            except EndpointDownError:
+                if self.on_outage == "raise":
+                    raise
+            finally:
+                judged = sum(key in self._known for key in asked)
+                self.counts.update(judged=judged, unjudged=len(asked) - judged)
+                if self._log:
+                    self._log.close()
         return [self._known.get(key) for key in keys]
 
+    def _recall(self) -> None:
+        """Takes over the replies that were stored since, by this process or another."""
+        for record in self._log.records() if self._log else ():
+            if isinstance(record.get("key"), str) and isinstance(record.get("reply"), dict):
+                self._known[record["key"]] = record["reply"]
+
     async def _ask_all(self, requests: Mapping[str, _Request]) -> None:
-        queue = iter(requests.items())
-        workers = min(self.settings.concurrency, len(requests))
-        log = _open_cache(self.settings.cache) if self.settings.cache else None
-        outage = _Outage(workers)
-        try:
-            async with _client(self.settings) as client, asyncio.TaskGroup() as group:
-                for _ in range(workers):
-                    group.create_task(self._work(client, queue, log, outage))
-        except* JudgeRefusesError as refused:
-            raise refused.exceptions[0] from None
-        finally:
-            if log:
-                log.close()
+        shared = self.settings.model_dump(include={"model", "concurrency", "timeout", "retries"})
+        settings = EndpointSettings(base_urls=(self.settings.base_url,), **shared)
+        pool = Pool(settings, KEY_VARIABLES, "judge", self.counts)
 
-    async def _work(
-        self, client: "AsyncOpenAI", queue: Iterator[tuple[str, _Request]], log: Any, out: "_Outage"
-    ) -> None:
-        for key, request in queue:
-            reply = None if out.lasts else await self._ask(client, request, out)
-            self.counts["unjudged" if reply is None else "judged"] += 1
-            if reply is None:
-                continue
-            self._known[key] = reply
-            if log:
-                line = {"key": key, "model": self.settings.model, "prompt": prompt_hash(request.system), "reply": reply}
-                log.write(json.dumps(line) + "\n")
-                log.flush()
+        async def ask(key: str) -> None:
+            self._recall()
+            if key not in self._known:
+                self._keep(key, requests[key], await self._ask(pool, requests[key]))
 
-    async def _ask(self, client: "AsyncOpenAI", request: _Request, outage: "_Outage") -> dict[str, Any] | None:
-        """The validated reply, or None.  The client itself retries what is transient (429 with Retry-After, 5xx,
-        timeouts, lost connections); a reply outside the schema is asked for again, warmer, since greedy decoding would
-        repeat it.
-        """
-        import openai
-        from openai.types.chat import ChatCompletion
+        await pool.run(list(requests), ask)
 
-        for attempt in range(self.settings.retries + 1):
-            self.counts["requests"] += 1
+    async def _ask(self, pool: Pool, request: _Request) -> dict[str, Any]:
+        """The validated reply; one outside the schema is asked for again, warmer: greedy decoding would repeat it."""
+
+        def body(malformed: int) -> dict[str, Any]:
+            return {
+                "messages": [{"role": "system", "content": request.system}, {"role": "user", "content": request.user}],
+                "temperature": 0.5 if malformed else 0.0,
+                "max_tokens": self.settings.max_tokens,
+                "response_format": _response_format(request.reply),
+            }
+
+        def accept(completion: Completion) -> dict[str, Any]:
             try:
-                completion = await client.chat.completions.create(
-                    model=self.settings.model,
-                    messages=[{"role": "system", "content": request.system}, {"role": "user", "content": request.user}],
-                    temperature=0.0 if attempt == 0 else 0.5,
-                    max_tokens=self.settings.max_tokens,
-                    response_format=_response_format(request.reply),
-                )
-            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-                where = f"judge {self.settings.model!r} at {self.settings.base_url}"
-                raise JudgeRefusesError(
-                    f"{where} refuses every request ({error}); check its URL, model name and key"
-                ) from None
-            except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError):
-                self.counts["unreachable"] += 1
-                outage.failed()
-                return None
-            except json.JSONDecodeError:  # of the body itself
-                outage.answered()
-                self.counts["malformed"] += 1
-                continue
-            except openai.APIError:  # this request is refused (too long, filtered, ...): asking again would not help
-                self.counts["refused"] += 1
-                return None
-            outage.answered()
-            if isinstance(completion, ChatCompletion) and completion.choices:  # the client validates no fields
-                if completion.usage:
-                    self.counts["prompt_tokens"] += completion.usage.prompt_tokens
-                    self.counts["completion_tokens"] += completion.usage.completion_tokens
-                try:
-                    return request.reply.model_validate_json(_bare(completion.choices[0].message.content)).model_dump()
-                except ValidationError:
-                    pass
-            self.counts["malformed"] += 1
-        return None
+                return request.reply.model_validate_json(_bare(completion.choices[0].message.content)).model_dump()
+            except ValidationError:
+                raise MalformedError("a reply outside the schema") from None
 
+        return await pool.complete(body, accept)
 
-class _Outage:
-    """Lasts once as many requests in a row as there are workers found no server: the rest are not tried."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._failures = 0
-
-    @property
-    def lasts(self) -> bool:
-        return self._failures >= max(self._limit, 3)
-
-    def failed(self) -> None:
-        self._failures += 1
-
-    def answered(self) -> None:
-        self._failures = 0
+    def _keep(self, key: str, request: _Request, reply: dict[str, Any]) -> None:
+        self._known[key] = reply
+        if self._log:
+            prompt = prompt_hash(request.system)
+            self._log.append({"key": key, "model": self.settings.model, "prompt": prompt, "reply": reply})
 
 
 def read_scores(reply: str) -> Scores | None:
@@ -249,40 +231,18 @@ def prompt_hash(prompt: str) -> str:
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
-def api_key(base_url: str) -> str:
-    """The judge's key from the environment; a server on loopback needs none.  Raises ValueError without one."""
-    for variable in KEY_VARIABLES:
-        if os.environ.get(variable):
-            return os.environ[variable]
-    if _is_loopback(base_url):
-        return "loopback"
-    raise ValueError(f"no key for the judge at {base_url}: set {' or '.join(KEY_VARIABLES)} in the environment")
+@cache
+def _schema(reply: type[BaseModel]) -> dict[str, Any]:
+    return reply.model_json_schema()
 
 
-def _client(settings: JudgeSettings) -> "AsyncOpenAI":
-    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-
-    return AsyncOpenAI(
-        base_url=settings.base_url,
-        api_key=api_key(settings.base_url),
-        timeout=settings.timeout,
-        max_retries=settings.retries,
-        # A proxy from the environment must not see, or break, requests that stay on this machine.
-        http_client=DefaultAsyncHttpxClient(trust_env=not _is_loopback(settings.base_url)),
-    )
-
-
-def _is_loopback(base_url: str) -> bool:
-    return urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")
-
-
-def _response_format(reply: type[BaseModel]) -> Any:
-    schema = {"name": reply.__name__, "strict": True, "schema": reply.model_json_schema()}
+def _response_format(reply: type[BaseModel]) -> dict[str, Any]:
+    schema = {"name": reply.__name__, "strict": True, "schema": _schema(reply)}
     return {"type": "json_schema", "json_schema": schema}
 
 
 def _escaped(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("<", "\\u003c")
+    return json.dumps(plain_text(text), ensure_ascii=False).replace("<", "\\u003c")
 
 
 def _bare(content: str | None) -> str:
@@ -291,25 +251,3 @@ def _bare(content: str | None) -> str:
     if stripped.startswith("```") and stripped.endswith("```"):
         stripped = stripped.strip("`").removeprefix("json")
     return stripped
-
-
-def _read_cache(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The stored replies; a line torn by a crash is passed over, and its question asked again."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                record = json.loads(line)
-                yield record["key"], record["reply"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
-
-
-def _open_cache(path: Path) -> Any:
-    """Opened for appending, on a fresh line even where a crash left half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as log:
-        if log.tell() and (log.seek(-1, os.SEEK_END), log.read())[1] != b"\n":
-            log.write(b"\n")
-    return path.open("a", encoding="utf-8")
