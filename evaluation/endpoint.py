@@ -27,6 +27,7 @@ from evaluation.requests import Answer, Asking, Refused, Request
 from training.data.prompts import Part
 from training.data.video import FrameShelf
 from training.endpoint import (
+    ENDPOINT_KEYS,
     Choice,
     Completion,
     EndpointSettings,
@@ -36,7 +37,6 @@ from training.endpoint import (
     preflight,
 )
 
-KEY_VARIABLES = ("FUTURE_L1_ENDPOINT_API_KEY", "OPENAI_API_KEY")
 TILE = 32  # px a side of one merged vision token: Qwen3-VL's patches of 16 px, merged 2 x 2
 JPEG_QUALITY = 95
 ANSWERS_AHEAD = 256  # answers that wait for a slow reader before requests do
@@ -57,7 +57,7 @@ class EndpointBackend:
 
     def preflight(self) -> None:
         """Raises EndpointRefusesError or EndpointDownError where no answer can be had, within seconds."""
-        preflight(self.settings.base_urls, self.settings.model, KEY_VARIABLES, "endpoint")
+        preflight(self.settings.base_urls, self.settings.model, ENDPOINT_KEYS, "endpoint")
 
     def answer(
         self, checkpoint: Path | None, asking: Asking, intervention: str, requests: Sequence[Request]
@@ -77,7 +77,7 @@ class EndpointBackend:
     async def _answer_all(
         self, asking: Asking, requests: Sequence[Request], put: Callable[[Answer | Refused], Awaitable[None]]
     ) -> None:
-        pool = Pool(self.settings, KEY_VARIABLES, "endpoint")
+        pool = Pool(self.settings, ENDPOINT_KEYS, "endpoint")
         todo = [(request, list(request.samples)) for request in requests]
         with Renderer(asking, self._frames_cache_bytes) as renderer:
 

@@ -27,6 +27,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
+ENDPOINT_KEYS = ("FUTURE_L1_ENDPOINT_API_KEY", "OPENAI_API_KEY")
+JUDGE_KEYS = ("FUTURE_L1_JUDGE_API_KEY", "OPENAI_API_KEY")
+
 PAUSE = 0.5  # seconds before the second try, twice as long before each further one
 LONGEST_PAUSE = 30.0
 LONGEST_TOLD = 120.0  # seconds; a server that says to wait longer is not waited for

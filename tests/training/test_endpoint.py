@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from tests.served import Served, closed_url, completion, served, user_text
 from training import endpoint
 from training.endpoint import (
+    ENDPOINT_KEYS,
     Completion,
     EndpointDownError,
     EndpointRefusesError,
@@ -26,7 +27,7 @@ from training.endpoint import (
     preflight,
 )
 
-KEYS = ("FUTURE_L1_ENDPOINT_API_KEY", "OPENAI_API_KEY")
+KEYS = ENDPOINT_KEYS
 SECRET = "sk-of-nobody-0123456789"
 Left = list[tuple[str, UnansweredError]]
 

@@ -20,18 +20,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.appendlog import AppendLog
 from training.endpoint import (
+    JUDGE_KEYS,
     BaseUrl,
     Completion,
     EndpointDownError,
     EndpointSettings,
     MalformedError,
     Pool,
+    Usage,
     plain_text,
     preflight,
 )
 from training.grading.rule import Verdict
-
-KEY_VARIABLES = ("FUTURE_L1_JUDGE_API_KEY", "OPENAI_API_KEY")
 
 VERDICT_PROMPT = """\
 You grade answers. The user message is one JSON object with three strings: "question", "reference" (the only standard \
@@ -126,7 +126,7 @@ class Judge:
 
     def preflight(self) -> None:
         """Raises EndpointRefusesError or EndpointDownError where the judge cannot be used, within seconds."""
-        preflight((self.settings.base_url,), self.settings.model, KEY_VARIABLES, "judge")
+        preflight((self.settings.base_url,), self.settings.model, JUDGE_KEYS, "judge")
 
     @property
     def cost(self) -> float | None:
@@ -183,17 +183,18 @@ class Judge:
     async def _ask_all(self, requests: Mapping[str, _Request]) -> None:
         shared = self.settings.model_dump(include={"model", "concurrency", "timeout", "retries"})
         settings = EndpointSettings(base_urls=(self.settings.base_url,), **shared)
-        pool = Pool(settings, KEY_VARIABLES, "judge", self.counts)
+        pool = Pool(settings, JUDGE_KEYS, "judge", self.counts)
 
         async def ask(key: str) -> None:
             self._recall()
             if key not in self._known:
-                self._keep(key, requests[key], await self._ask(pool, requests[key]))
+                self._keep(key, requests[key], *await self._ask(pool, requests[key]))
 
         await pool.run(list(requests), ask)
 
-    async def _ask(self, pool: Pool, request: _Request) -> dict[str, Any]:
-        """The validated reply; one outside the schema is asked for again, warmer: greedy decoding would repeat it."""
+    async def _ask(self, pool: Pool, request: _Request) -> tuple[dict[str, Any], Usage | None]:
+        """The validated reply, and its tokens; one outside the schema is asked for again, warmer, since greedy decoding
+        would repeat it."""
 
         def body(malformed: int) -> dict[str, Any]:
             return {
@@ -203,19 +204,21 @@ class Judge:
                 "response_format": _response_format(request.reply),
             }
 
-        def accept(completion: Completion) -> dict[str, Any]:
+        def accept(completion: Completion) -> tuple[dict[str, Any], Usage | None]:
             try:
-                return request.reply.model_validate_json(_bare(completion.choices[0].message.content)).model_dump()
+                reply = request.reply.model_validate_json(_bare(completion.choices[0].message.content))
             except ValidationError:
                 raise MalformedError("a reply outside the schema") from None
+            return reply.model_dump(), completion.usage
 
         return await pool.complete(body, accept)
 
-    def _keep(self, key: str, request: _Request, reply: dict[str, Any]) -> None:
+    def _keep(self, key: str, request: _Request, reply: dict[str, Any], usage: Usage | None) -> None:
         self._known[key] = reply
         if self._log:
-            prompt = prompt_hash(request.system)
-            self._log.append({"key": key, "model": self.settings.model, "prompt": prompt, "reply": reply})
+            about = {"model": self.settings.model, "prompt": prompt_hash(request.system)}
+            used = usage.model_dump() if usage else {}
+            self._log.append({"key": key, **about, **used, "reply": reply})
 
 
 def read_scores(reply: str) -> Scores | None:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from tests.served import closed_url, completion, served
 from training import endpoint
+from training.appendlog import AppendLog
 from training.endpoint import EndpointDownError, EndpointRefusesError
 from training.grading.grade import Answered, Graded, grade
-from training.grading.judge import VERDICT_PROMPT, Judge, JudgeSettings, Scores, Triple
+from training.grading.judge import VERDICT_PROMPT, Judge, JudgeSettings, Scores, Triple, prompt_hash
 from training.grading.toy_judge import MODEL, reply_to, serve
 
 TRIPLES = [Triple("What next?", "it falls", "It  falls."), Triple("What next?", "it falls", "it rises")]
@@ -188,6 +189,14 @@ def test_tokens_have_a_price() -> None:
         judge.verdicts(TRIPLES * 3)
         assert judge.cost == pytest.approx(2 * (1000 * 2.0 + 10 * 8.0) / 1e6)
         assert Judge(settings(server.url)).cost is None
+
+
+def test_a_stored_reply_says_who_gave_it_and_what_it_took(tmp_path: Path) -> None:
+    with served(toy_answer, usage=(1000, 10)) as server:
+        Judge(settings(server.url, cache=tmp_path / "c")).verdicts(TRIPLES[:1])
+    (record,) = AppendLog(tmp_path / "c").records()
+    assert (record["model"], record["prompt"]) == (MODEL, prompt_hash(VERDICT_PROMPT))
+    assert (record["prompt_tokens"], record["completion_tokens"], record["reply"]) == (1000, 10, {"verdict": "correct"})
 
 
 def test_preflight_wants_the_judge_that_is_named() -> None:
