@@ -365,5 +365,17 @@ def test_grading_asks_the_judge_only_where_the_rule_is_open() -> None:
     assert judge.counts["requests"] == 1
 
 
+def test_options_without_the_reference_are_for_the_judge_and_stop_no_other_row() -> None:
+    asked = "Which?\nA. red\nB. blue"
+    items = [
+        Answered(asked, "B. blue", "<answer>B. blue</answer>"),
+        Answered(asked, "green", "<answer>red</answer>"),
+        Answered(asked, "red", "<answer>red</answer>"),
+    ]
+    with serve() as url:
+        graded = grade(items, "option_text", Judge(settings(url)))
+    assert graded == [Graded("correct", "judge"), Graded("incorrect", "judge"), Graded("correct", "rule")]
+
+
 def test_without_a_judge_an_open_answer_is_unjudged() -> None:
     assert grade([Answered("What?", "a", "<answer>b</answer>")], "strict", None) == [Graded("unjudged", "judge")]
