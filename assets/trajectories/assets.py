@@ -29,7 +29,7 @@ QUARANTINE = "quarantine.parquet"
 
 TRAJECTORIES_CODE = code_of("assets/trajectories/validate.py", "assets/trajectories/reading.py",
                             "training/data/trajectory.py", "training/data/text.py")  # fmt: skip
-CLIPS_CODE = code_of("assets/trajectories/clips.py", "training/data/video.py")
+CLIPS_CODE = code_of("assets/trajectories/clips.py", "assets/trajectories/roots.py", "training/data/video.py")
 
 
 def list_source(settings: SourceSettings) -> tuple[Source, Listing]:

@@ -29,4 +29,4 @@ def repeated_elsewhere(store: AssetStore, shards: Sequence[str]) -> pl.DataFrame
     candidates = pl.concat([ids[shard] for shard in published if shard <= last])
     first = candidates.join(asked, on="row_id", how="semi").group_by("row_id").agg(pl.col("shard").min().alias("first"))
     found = asked.join(first, on="row_id").filter(pl.col("first") < pl.col("shard"))
-    return found.select(COLUMNS).sort("shard", "row_id").collect(engine="streaming")
+    return found.select(*COLUMNS).sort("shard", "row_id").collect(engine="streaming")

@@ -157,7 +157,9 @@ def _validated(
     for (number, trajectory, (p_t, p_v)), row_id, before in zip(parsed, ids.tolist(), first.tolist(), strict=True):
         original = before if before >= 0 else kept.setdefault(row_id, number)
         if original == number:
-            accepted.append({**vars(trajectory), "given_p_t": p_t, "given_p_v": p_v})
+            # Lists, since polars makes a series of its own of every tuple.
+            values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(trajectory).items()}
+            accepted.append(values | {"given_p_t": p_t, "given_p_v": p_v})
         else:
             rejected[number] = RejectedRow("repeated row", f"has the same content as row {original}")
     seen.add(np.fromiter(kept, np.uint64, len(kept)), np.fromiter(kept.values(), np.int64, len(kept)))

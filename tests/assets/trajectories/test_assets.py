@@ -1,0 +1,180 @@
+"""The assets: shards are registered, pulled and resolved once, and what a shard before has counts as repeated."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from assets.partitions import SHARDS
+from assets.settings import SourceSettings
+from assets.store import AssetStore
+from assets.trajectories.assets import CLIP_TABLE, CLIPS, QUARANTINE, ROWS, TRAJECTORIES, source_assets
+from assets.trajectories.checks import source_checks
+from assets.trajectories.repeats import repeated_elsewhere
+from tests.assets.trajectories.shard_rows import published_row, twiff_row, upstream_row, write
+from tests.footage import FOOTAGE
+from tests.hub import serve
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
+
+
+class Room:
+    """A store, an instance and the three assets of a source."""
+
+    def __init__(self, home: Path, trajectories: Path | str, clips: Path, **changes: Any) -> None:
+        settings = SourceSettings(
+            trajectories=trajectories, clips=(clips,), futurebench=home, twiffbench=home, **changes
+        )
+        self.store = AssetStore(home)
+        self.definitions = dg.Definitions(
+            assets=source_assets(settings, []),
+            asset_checks=source_checks(settings),
+            jobs=[
+                dg.define_asset_job("observe", [dg.AssetKey(["twiff", "source"])]),
+                dg.define_asset_job("ingest", [dg.AssetKey(key.split("/")) for key in (TRAJECTORIES, CLIPS)]),
+            ],
+            resources={"store": self.store, "progress": lambda done, total, what: None},
+        )
+        self.instance = dg.DagsterInstance.ephemeral()
+
+    def observe(self) -> Any:
+        """The observation's metadata."""
+        result = self.definitions.resolve_job_def("observe").execute_in_process(
+            instance=self.instance, run_config=QUIET
+        )
+        (event,) = result.get_asset_observation_events()
+        observation = event.asset_observation_data.asset_observation
+        return observation.data_version, {name: value.value for name, value in observation.metadata.items()}
+
+    def ingest(self) -> dict[str, str]:
+        """Every shard's pulled version."""
+        job = self.definitions.resolve_job_def("ingest")
+        for shard in self.shards:
+            assert job.execute_in_process(instance=self.instance, partition_key=shard, run_config=QUIET).success
+        return {shard: self.store.current(TRAJECTORIES, shard).version for shard in self.shards}
+
+    @property
+    def shards(self) -> list[str]:
+        return sorted(self.instance.get_dynamic_partitions(str(SHARDS.name)))
+
+    def counts(self, key: str, shard: str) -> dict[str, Any]:
+        return self.store.current(key, shard).provenance["counts"]
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for number in range(4):
+        shutil.copy(FOOTAGE / "carphone_pristine.mp4", folder / f"AAAAAAAAAAA_{number}.mp4")
+    return folder
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Three shards, one in each layout; rows 0 and 1 are in two of them each."""
+    folder = tmp_path / "twiff"
+    folder.mkdir()
+    layouts = {"a.parquet": (twiff_row, (0, 1)), "b.jsonl": (published_row, (1, 2)), "c.jsonl": (upstream_row, (3, 0))}
+    for name, (row, numbers) in layouts.items():
+        write(folder / name, [row(video=f"AAAAAAAAAAA_{number}.mp4") for number in numbers])
+    return folder
+
+
+@pytest.fixture
+def room(tmp_path: Path, source: Path, clips: Path) -> Room:
+    return Room(tmp_path / "home", source, clips, quarantine_limit=0.5)
+
+
+def test_observing_registers_what_appeared_and_forgets_what_vanished(room: Room, source: Path) -> None:
+    version, metadata = room.observe()
+    assert room.shards == ["a", "b", "c"]
+    assert metadata["shards"] == 3 and metadata["source"] == str(source)
+    assert room.observe()[0] == version
+    room.ingest()
+    (source / "a.parquet").unlink()
+    write(source / "d.jsonl", [twiff_row()])
+    assert room.observe()[0] != version
+    assert room.shards == ["b", "c", "d"]
+    assert not room.store.has(TRAJECTORIES, "a") and not room.store.has(CLIPS, "a")
+    assert repeated_elsewhere(room.store, ["b", "c"]).is_empty()  # what is gone repeats nothing
+
+
+def test_a_shard_is_pulled_once_and_says_what_it_holds(room: Room, source: Path) -> None:
+    with (source / "b.jsonl").open("a") as lines:
+        lines.write("{\n")
+    room.observe()
+    versions = room.ingest()
+    assert room.counts(TRAJECTORIES, "b") | {"revision": ""} == {
+        "rows": 2,
+        "quarantined": 1,
+        "categories": {"camera": 2},
+        "reasons": {"unreadable row": 1},
+        "revision": "",
+    }
+    rows = pl.read_parquet(room.store.current(TRAJECTORIES, "b").file(ROWS))
+    assert rows.select("source", "given_p_t", "given_p_v").rows() == [("b", 1, 6)] * 2
+    quarantine = pl.read_parquet(room.store.current(TRAJECTORIES, "b").file(QUARANTINE))
+    assert quarantine.select("source", "row", "reason").rows() == [("b", 2, "unreadable row")]
+    clips = pl.read_parquet(room.store.current(CLIPS, "b").file(CLIP_TABLE))
+    assert clips["frames"].to_list() == [120, 120]
+    assert room.counts(CLIPS, "b")["bytes"] == clips["bytes"].sum()
+    assert room.ingest() == versions
+
+
+def test_only_a_shard_whose_content_changed_is_pulled_again(room: Room, source: Path) -> None:
+    room.observe()
+    before = room.ingest()
+    (source / "a.parquet").touch()
+    write(source / "b.jsonl", [twiff_row(video="AAAAAAAAAAA_3.mp4")])
+    room.observe()
+    after = room.ingest()
+    assert {shard for shard in before if before[shard] != after[shard]} == {"b"}
+
+
+def test_a_row_that_several_shards_have_belongs_to_the_first_of_them(room: Room) -> None:
+    assert repeated_elsewhere(room.store, ["a"]).is_empty()
+    room.observe()
+    room.ingest()
+    ids = {
+        (shard, row["video"]): row["row_id"]
+        for shard in room.shards
+        for row in pl.read_parquet(room.store.current(TRAJECTORIES, shard).file(ROWS)).iter_rows(named=True)
+    }
+    repeated = repeated_elsewhere(room.store, room.shards)
+    assert repeated.rows() == [
+        (ids["b", "AAAAAAAAAAA_1.mp4"], "b", "a"),
+        (ids["c", "AAAAAAAAAAA_0.mp4"], "c", "a"),
+    ]
+    for shard in room.shards:
+        assert repeated_elsewhere(room.store, [shard]).equals(repeated.filter(pl.col("shard") == shard))
+
+
+def test_a_source_on_a_hub_is_observed_at_its_commit_and_pulled_without_being_downloaded_again(
+    tmp_path: Path, source: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(tmp_path / "hub") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        commit = hub.commit("lab/twiff", source)
+        room = Room(tmp_path / "home", "hf://datasets/lab/twiff@main", clips)
+        version, metadata = room.observe()
+        assert (metadata["revision"], room.shards) == (commit, ["a", "b", "c"])
+        versions = room.ingest()
+        assert room.counts(TRAJECTORIES, "a")["revision"] == commit
+        write(source / "d.jsonl", [twiff_row()])
+        assert hub.commit("lab/twiff", source) != commit
+        assert room.observe()[0] != version
+        again = room.ingest()
+        assert {shard: again[shard] for shard in versions} == versions
+        assert len(hub.downloads()) == 1  # of the parquet file
+
+
+def test_what_is_wrong_with_a_source_is_said_and_not_tried_again(tmp_path: Path, clips: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(dg.Failure, match="no shard") as caught:
+        Room(tmp_path / "home", tmp_path / "empty", clips).observe()
+    assert caught.value.allow_retries is False
