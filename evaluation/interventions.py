@@ -5,6 +5,7 @@ from typing import Literal, get_args
 import torch
 
 from training.model.decode import Decoded, Intervention
+from training.model.randomness import INTERVENTION, normal
 
 Name = Literal["none", "zeros", "noise", "other_item"]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -15,11 +16,13 @@ def zeros() -> Intervention:
     return lambda vectors, _span, _slot: torch.zeros_like(vectors)
 
 
-def noise(generator: torch.Generator) -> Intervention:
-    """Gaussian noise with the norm of the latent that it replaces."""
+def noise(seeds: torch.Tensor) -> Intervention:
+    """Gaussian noise with the norm of the latent that it replaces; it depends on the answer's seed (`seeds` [B], on the
+    model's device) and on the span and the place in it, whatever was said before."""
 
-    def replace(vectors: torch.Tensor, _span: torch.Tensor, _slot: torch.Tensor) -> torch.Tensor:
-        drawn = torch.randn(vectors.shape, generator=generator, device=vectors.device).to(vectors.dtype)
+    def replace(vectors: torch.Tensor, span: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+        place = (span << 24) + slot  # spans are far shorter
+        drawn = normal(seeds, INTERVENTION, place, vectors.shape[-1]).to(vectors.dtype)
         return drawn * (vectors.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
 
     return replace
@@ -28,8 +31,8 @@ def noise(generator: torch.Generator) -> Intervention:
 def other_item(plain: Decoded, latent_id: int, budget: int) -> Intervention:
     """The latents of the next answer of the batch (of those that have any), at the same span and place.
 
-    `plain` are the same rows' answers with their own latents.  A donor with fewer spans lends its last one, a
-    shorter span its last latent.
+    So what an answer gets depends on the batch that it is decoded in.  `plain` are the same rows' answers with their
+    own latents.  A donor with fewer spans lends its last one, a shorter span its last latent.
     """
     is_latent = plain.ids == latent_id
     starts = is_latent & ~is_latent.roll(1, 1)

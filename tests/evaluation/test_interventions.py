@@ -60,10 +60,23 @@ def test_without_another_item_the_latents_stay() -> None:
 def test_noise_has_the_norm_of_what_it_replaces() -> None:
     own = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 0.5]])
     place = torch.zeros(2).long()
-    first, again = (interventions.noise(torch.Generator().manual_seed(1))(own, place, place) for _ in range(2))
+    first, again = (interventions.noise(torch.tensor([1, 2]))(own, place, place) for _ in range(2))
     assert torch.equal(first, again)
     torch.testing.assert_close(first.norm(dim=-1), torch.tensor([5.0, 0.5]))
     assert not torch.allclose(first, own)
+
+
+def test_noise_depends_on_the_answers_seed_and_the_latents_place() -> None:
+    own, noise = torch.ones(3, 8), interventions.noise
+    spans, slots = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
+    batch = noise(torch.tensor([7, 7, 7]))(own, spans, slots)
+    for row in range(3):
+        alone = noise(torch.tensor([7]))(own[:1], spans[row : row + 1], slots[row : row + 1])
+        assert torch.equal(alone[0], batch[row])
+    other = noise(torch.tensor([8, 7, 7]))(own, spans, slots)
+    assert torch.equal(other[1:], batch[1:])
+    different = [batch[0], batch[1], batch[2], other[0]]
+    assert all(not torch.allclose(a, b) for i, a in enumerate(different) for b in different[:i])
 
 
 @pytest.mark.parametrize("name", ["zeros", "noise", "other_item"])
@@ -75,14 +88,14 @@ def test_only_what_follows_a_replaced_latent_changes(
 
     def answer(intervention: Any = None) -> Decoded:
         return decode(
-            taught.model, taught.vision(), taught.tokens, prompts, Sampling(40), Spans(4, "fixed"),
+            taught.model, taught.vision(), taught.tokens, prompts, Sampling(40), Spans(4, "fixed"), [[0]] * 6,
             intervention=intervention,
         )  # fmt: skip
 
     plain = answer()
     chosen = {
         "zeros": interventions.zeros(),
-        "noise": interventions.noise(torch.Generator().manual_seed(0)),
+        "noise": interventions.noise(torch.arange(6)),
         "other_item": interventions.other_item(plain, taught.tokens.latent, 4),
     }[name]
     replaced = answer(chosen)

@@ -2,18 +2,21 @@
 
 Rows in text mode and rows in latent mode share one forward per step: a row that emits `<|latent_start|>` feeds its own
 last hidden state back as its next input until its span ends.  A prompt is prefilled once, its cache repeated for every
-answer.  Names: B rows, S steps, D hidden size, P prompt length.
+answer.  An answer's randomness is its seed's alone: the batch that it is decoded in is no part of it (but for rounding,
+which decides ties).  Names: B rows, S steps, D hidden size, V vocabulary.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from transformers import DynamicCache, Qwen3VLForConditionalGeneration
+from transformers import Qwen3VLForConditionalGeneration
 
-from training.model.encoding import Encoded, collate
+from training.model.encoding import Encoded
+from training.model.prefill import prefill
+from training.model.randomness import LATENTS, TOKENS, normal, uniform
 from training.model.tokens import Tokens
 from training.model.vision import FrozenVision
 
@@ -69,51 +72,42 @@ def decode(
     prompts: Sequence[Encoded],
     sampling: Sampling,
     spans: Spans,
-    repeat: int = 1,
-    generator: torch.Generator | None = None,
+    seeds: Sequence[Sequence[int]],
+    groups: Sequence[Hashable] | None = None,
     intervention: Intervention | None = None,
 ) -> Decoded:
-    """`repeat` answers of each prompt, in the order of the prompts.
+    """An answer for each seed (63 bits) of each prompt, in their order.
+
+    Prompts of one group may begin alike, which then is processed once; what they share is found by comparing them.
 
     In latent mode the placeholder is forced until the model picks `<|latent_end|>` (after at least one latent) or the
     budget is spent; then the end is forced, and whatever else was picked is discarded, an end of turn too.  In text
     mode the placeholders and `<|latent_end|>` are never emitted, and the padding token ends the turn (Qwen's generation
     config has it so) without a trace in the record.  A span cut by `max_new_tokens` stays open.
+
+    Raises ValueError for a prompt without seeds.
     """
-    if (sampling.temperature > 0 or sampling.latent_std > 0) and generator is None:
-        raise ValueError("sampling needs a generator, so that answers can be drawn again")
+    if len(seeds) != len(prompts) or not all(seeds):
+        raise ValueError(f"each prompt needs its seeds, one an answer: {[len(s) for s in seeds]} for {len(prompts)}")
     device = model.device
     started = _now(device)
-    batch = collate(prompts, tokens.pad, side="left")
-    cache = DynamicCache(config=model.config.text_config)
-    padded = not bool(batch.mask.all())
-    mask = batch.mask.to(device) if padded else None
-    hidden = model.model(
-        input_ids=batch.ids.to(device),
-        attention_mask=mask,
-        position_ids=batch.positions.to(device),
-        mm_encoder_outputs=vision.encoder_outputs(batch.observed),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state[:, -1]
-    position = batch.positions[0, :, -1].to(device) + 1  # the last prompt token is text: its three axes agree
+    begun = prefill(model, vision, tokens, prompts, groups)
     prefilled = _now(device)
-    if repeat > 1:
-        cache.batch_repeat_interleave(repeat)
-        hidden, position = hidden.repeat_interleave(repeat, 0), position.repeat_interleave(repeat, 0)
-        mask = mask.repeat_interleave(repeat, 0) if mask is not None else None
+    begun.select([number for number, own in enumerate(seeds) for _ in own])
+    hidden, position, mask, cache = begun.hidden, begun.position, begun.mask, begun.cache
+    seed = torch.tensor([seed for own in seeds for seed in own], device=device)
     machine = _Machine(tokens, spans, len(hidden), device)
     embed = model.get_input_embeddings()
     finish_every = 1 if device.type == "cpu" else 16  # looking at `done` waits for the device
     out_ids, out_logp, out_sampled, out_fed, out_noise = [], [], [], [], []
     for step in range(sampling.max_new_tokens):
         logits = model.lm_head(hidden).float()
-        picked, log_prob = _pick(machine.forbid(logits), sampling, generator)
+        picked, log_prob = _pick(machine.forbid(logits), sampling, seed, step)
         ids, sampled = machine.advance(picked)
         latent = (ids == tokens.latent).unsqueeze(-1)
         vectors, noise = hidden, torch.zeros(len(hidden), device=device)
         if sampling.latent_std > 0:
-            draw = torch.randn(hidden.shape, generator=generator, device=device)
+            draw = normal(seed, LATENTS, step, hidden.shape[-1])
             vectors, noise = hidden + sampling.latent_std * draw.to(hidden.dtype), draw.pow(2).mean(-1)
         if intervention is not None:
             vectors = intervention(vectors, machine.span, machine.slot - 1)
@@ -156,9 +150,13 @@ def _now(device: torch.device) -> float:
 
 
 def _pick(
-    logits: torch.Tensor, sampling: Sampling, generator: torch.Generator | None
+    logits: torch.Tensor, sampling: Sampling, seeds: torch.Tensor, step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The next token [B] and its log-probability under the tempered distribution (before the top-p cut)."""
+    """The next token [B] and its log-probability under the tempered distribution (before the top-p cut).
+
+    Drawn by inverting the distribution over the vocabulary in its own order (sorted by probability, rounding could
+    exchange two tokens), in whole steps of 2**-40, whose sums are exact: a token of probability 0 is never met.
+    """
     if sampling.temperature == 0:
         log_probs = logits.log_softmax(-1)
         picked = logits.argmax(-1)
@@ -169,7 +167,9 @@ def _pick(
             ordered, index = probs.sort(-1, descending=True)
             beyond = ordered.cumsum(-1) - ordered >= sampling.top_p  # the first token is always kept
             probs = torch.zeros_like(probs).scatter(-1, index, ordered.masked_fill(beyond, 0.0))
-        picked = torch.multinomial(probs, 1, generator=generator)[:, 0]
+        reached = (probs * 2.0**40).long().cumsum(-1)
+        drawn = (uniform(seeds, TOKENS, step, 1) * reached[:, -1:]).long()
+        picked = torch.searchsorted(reached, drawn, right=True)[:, 0]
     return picked, log_probs.gather(-1, picked.unsqueeze(-1))[:, 0]
 
 

@@ -1,6 +1,6 @@
 """Rollouts: what was sampled, kept so that it can be replayed exactly."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,12 @@ class Rollout:
     """One sampled answer.
 
     ids: completion without padding [T]; log_probs, sampled [T]; latents [n, D] in order, noise [n]; text: decoded with
-    special tokens, without the end of turn; row: the trajectory row that was asked.
+    special tokens, without the end of turn; row: the trajectory row that was asked; seed: what it was drawn from.
     """
 
     row: dict[str, Any]
     prompt: Encoded
+    seed: int
     ids: list[int]
     text: str
     log_probs: torch.Tensor
@@ -35,21 +36,28 @@ class Rollout:
 
 
 def unpack(
-    rows: Sequence[dict[str, Any]], prompts: Sequence[Encoded], decoded: Decoded, tokens: Tokens, tokenizer: Any
+    rows: Sequence[Mapping[str, Any]],
+    prompts: Sequence[Encoded],
+    seeds: Sequence[Sequence[int]],
+    decoded: Decoded,
+    tokens: Tokens,
+    tokenizer: Any,
 ) -> list[Rollout]:
-    """The rollouts of a decoded batch; `rows` and `prompts` name the prompt of each answer."""
+    """The rollouts of a decoded batch: of each row and its prompt as many as it has seeds."""
     latent = decoded.ids == tokens.latent
     counts = latent.sum(1).tolist()
     latents, noise = decoded.latents.split(counts), decoded.latent_noise.split(counts)
     lengths = (decoded.ids != tokens.pad).sum(1).tolist()
+    asked = [(r, p, seed) for r, p, own in zip(rows, prompts, seeds, strict=True) for seed in own]
     rollouts = []
-    for i, length in enumerate(lengths):
+    for i, ((row, prompt, seed), length) in enumerate(zip(asked, lengths, strict=True)):
         ids = decoded.ids[i, :length].tolist()
         text = tokenizer.decode([t for t in ids if t != tokens.end_of_turn], skip_special_tokens=False)
         rollouts.append(
             Rollout(
-                rows[i],
-                prompts[i],
+                dict(row),
+                prompt,
+                seed,
                 ids,
                 text,
                 decoded.log_probs[i, :length],

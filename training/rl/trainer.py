@@ -6,6 +6,7 @@ latent decoding, dynamic sampling) and `_compute_loss` (replay with the sampled 
 neither latents nor videos; tests/training/rl holds both signatures to what trl 1.16 calls.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, decode
 from training.model.encoding import collate
 from training.model.forward import last_hidden_state
+from training.model.randomness import derived_seed
 from training.model.rows import Row, RowReader
 from training.model.vision import FrozenVision
 from training.recipes import RlRecipe
@@ -92,28 +94,24 @@ class LatentGRPOTrainer(GRPOTrainer):
         recipe, model = self.recipe, self.accelerator.unwrap_model(self.model)
         rows = [self.rows[i] for i in asked]
         prompts = [self.reader.prompt(row) for row in rows]
-        # a stream of its own for each step, round and process, so that a resumed run draws what it would have drawn
-        stream = (self.args.seed, self.state.global_step, turn, self.accelerator.process_index)
-        generator = torch.Generator(model.device).manual_seed(hash(stream) % 2**63)
+        seeds = self._seeds(rows, turn)
         sampling = Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p, recipe.latent_std)
         was_training = model.training
         model.eval()
-        decoded = decode(
-            model,
-            self.vision,
-            self.bundle.tokens,
-            prompts,
-            sampling,
-            self.bundle.spans,
-            self.num_generations,
-            generator,
-        )
+        decoded = decode(model, self.vision, self.bundle.tokens, prompts, sampling, self.bundle.spans, seeds)
         model.train(was_training)
-        repeated = [i for i in range(len(rows)) for _ in range(self.num_generations)]
-        return unpack(
-            [dict(rows[i]) for i in repeated], [prompts[i] for i in repeated], decoded, self.bundle.tokens,
-            self.processing_class,
-        )  # fmt: skip
+        return unpack(rows, prompts, seeds, decoded, self.bundle.tokens, self.processing_class)
+
+    def _seeds(self, rows: Sequence[Row], turn: int) -> list[list[int]]:
+        """Seeds of each row's answers: a resumed run draws what it would have drawn, whatever else is in the batch."""
+        step, asked = self.state.global_step, Counter[str]()
+        seeds = []
+        for row in rows:
+            name = row["row_id"]
+            stream = (self.args.seed, step, turn, name, asked[name])  # a round may ask a row twice
+            asked[name] += 1
+            seeds.append([derived_seed(*stream, sibling) for sibling in range(self.num_generations)])
+        return seeds
 
     def _rewards(self, rollouts: Sequence[Rollout]) -> torch.Tensor:
         """Rewards [n, functions] of this process's rollouts; NaN where a function could not judge."""

@@ -1,4 +1,4 @@
-"""Batched decoding: which tokens may be emitted when, and that a batch changes nothing for its rows."""
+"""Batched decoding: which tokens may be emitted when, and that a batch changes nothing for its answers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from training.model.checkpoint import FutureL1
 from training.model.decode import Decoded, Sampling, Spans, decode
 from training.model.encoding import Encoded, Encoder
 from training.model.rows import RowReader
+from training.model.tokens import Tokens
 from training.rl.rollouts import unpack
 
 GREEDY = Sampling(max_new_tokens=40)
@@ -61,8 +62,12 @@ def prefers(bundle: FutureL1, *wanted: int) -> Iterator[None]:
 
 @pytest.fixture
 def answer(taught: FutureL1, prompts: list[Encoded]) -> Callable[..., Decoded]:
-    def run(sampling: Sampling = GREEDY, spans: Spans = FIXED, asked: Any = None, **options: Any) -> Decoded:
-        return decode(taught.model, taught.vision(), taught.tokens, asked or prompts[:1], sampling, spans, **options)
+    def run(
+        sampling: Sampling = GREEDY, spans: Spans = FIXED, asked: Any = None, seeds: Any = None, **options: Any
+    ) -> Decoded:
+        asked = asked or prompts[:1]
+        seeds = seeds or [[number] for number in range(len(asked))]
+        return decode(taught.model, taught.vision(), taught.tokens, asked, sampling, spans, seeds, **options)
 
     return run
 
@@ -106,7 +111,7 @@ def test_a_batch_decodes_as_its_rows_alone(answer: Any, prompts: list[Encoded], 
 
 
 def test_one_prefill_repeated_is_as_many_prefills(answer: Any, prompts: list[Encoded]) -> None:
-    shared = answer(asked=prompts[:3], repeat=3)
+    shared = answer(asked=prompts[:3], seeds=[[0, 1, 2]] * 3)
     separate = answer(asked=[p for p in prompts[:3] for _ in range(3)])
     assert torch.equal(shared.ids, separate.ids)
     torch.testing.assert_close(shared.latents, separate.latents, atol=1e-4, rtol=0)
@@ -163,8 +168,7 @@ def test_text_mode_emits_neither_placeholders_nor_end(answer: Any, prompts: list
     banned = (t.latent, t.latent_end, t.image, t.video)
     with prefers(taught, *banned):
         for sampling in (Sampling(8), Sampling(8, temperature=2.0)):
-            generator = torch.Generator().manual_seed(0)
-            batch = answer(sampling, Spans(0, "model"), asked=prompts, generator=generator)
+            batch = answer(sampling, Spans(0, "model"), asked=prompts)
             assert not torch.isin(batch.ids, torch.tensor(banned)).any()
 
 
@@ -177,7 +181,7 @@ def test_a_span_cut_by_the_length_stays_open_and_well_formed(answer: Any, taught
     assert batch.ids[0].tolist() == whole[:length]
     assert not batch.finished[0]
     assert len(batch.latents) == whole[:length].count(t.latent)
-    (rollout,) = unpack([{}], [None], batch, t, taught.processor.tokenizer)  # type: ignore[list-item]
+    (rollout,) = unpack([{}], [None], [[0]], batch, t, taught.processor.tokenizer)  # type: ignore[list-item]
     assert [len(span) for span in rollout.spans(t)] == [len(batch.latents)]
 
 
@@ -185,7 +189,7 @@ def test_a_padding_token_in_text_ends_the_turn(answer: Any, taught: FutureL1, sc
     """Qwen's generation config lists it as an end, and padding after it could not be told from it."""
     scripted([10, taught.tokens.pad, 11])
     batch = answer(Sampling(6))
-    (rollout,) = unpack([{}], [None], batch, taught.tokens, taught.processor.tokenizer)  # type: ignore[list-item]
+    (rollout,) = unpack([{}], [None], [[0]], batch, taught.tokens, taught.processor.tokenizer)  # type: ignore[list-item]
     assert rollout.ids == [10]
     assert rollout.finished
 
@@ -193,41 +197,90 @@ def test_a_padding_token_in_text_ends_the_turn(answer: Any, taught: FutureL1, sc
 # ---- drawing
 
 
-def test_sampling_needs_a_generator(answer: Any) -> None:
-    with pytest.raises(ValueError, match="needs a generator"):
-        answer(Sampling(4, temperature=1.0))
+DRAWN = Sampling(30, temperature=1.5, top_p=0.95, latent_std=0.2)
 
 
-def test_random_latents_need_one_too(answer: Any) -> None:
-    with pytest.raises(ValueError, match="needs a generator"):
-        answer(Sampling(4, latent_std=0.1))
+def records(batch: Decoded, tokens: Tokens) -> list[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Tokens, log-probabilities and latents of each answer."""
+    latents = batch.latents.split((batch.ids == tokens.latent).sum(1).tolist())
+    ids = [kept(row, tokens.pad) for row in batch.ids.tolist()]
+    return [(own, batch.log_probs[i, : len(own)], latents[i]) for i, own in enumerate(ids)]
 
 
-def test_the_same_generator_draws_the_same_answers(answer: Any, prompts: list[Encoded]) -> None:
-    sampling = Sampling(30, temperature=1.5, top_p=0.95, latent_std=0.2)
-    first, again, other = (
-        answer(sampling, asked=prompts, repeat=2, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
-    assert torch.equal(first.ids, again.ids) and torch.equal(first.latents, again.latents)
+def assert_alike(found: list[Any], expected: list[Any]) -> None:
+    for (ids, log_probs, latents), (same_ids, same_log_probs, same_latents) in zip(found, expected, strict=True):
+        assert ids == same_ids
+        torch.testing.assert_close(log_probs, same_log_probs, atol=1e-4, rtol=0)
+        torch.testing.assert_close(latents, same_latents, atol=1e-4, rtol=0)
+
+
+def test_an_answer_depends_on_its_prompt_and_seed_only(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
+    seeds = [[100 * i + k for k in range(4)] for i in range(len(prompts))]
+    whole = records(answer(DRAWN, asked=prompts, seeds=seeds), taught.tokens)
+    known = dict(zip([s for own in seeds for s in own], whole, strict=True))
+    assert len({tuple(ids) for ids, _, _ in whole}) > len(prompts), "answers must differ for this to mean anything"
+    regrouped = [
+        ([3, 0], [seeds[3], seeds[0]]),
+        ([5], [[503]]),
+        ([2, 4, 1], [[203, 200], [402], [103, 101, 100]]),
+        ([1, 1], [[101], [100, 102]]),
+    ]
+    for numbers, some in regrouped:
+        part = answer(DRAWN, asked=[prompts[i] for i in numbers], seeds=some)
+        assert_alike(records(part, taught.tokens), [known[seed] for own in some for seed in own])
+
+
+def test_another_seed_draws_another_answer(answer: Any, prompts: list[Encoded]) -> None:
+    first, other = (answer(DRAWN, asked=prompts, seeds=[[seed]] * len(prompts)) for seed in (1, 2))
     assert first.ids.shape != other.ids.shape or not torch.equal(first.ids, other.ids)
 
 
+def test_a_prompt_without_seeds_is_a_mistake(answer: Any, prompts: list[Encoded]) -> None:
+    with pytest.raises(ValueError, match="each prompt needs its seeds"):
+        answer(asked=prompts[:2], seeds=[[1], []])
+    with pytest.raises(ValueError, match="each prompt needs its seeds"):
+        answer(asked=prompts[:2], seeds=[[1]])
+
+
+@pytest.mark.parametrize(("number", "token"), [(0.0, 1), (1 - 2**-53, 3)])
+def test_the_smallest_and_the_largest_number_draw_what_may_be_drawn(
+    number: float, token: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "uniform", lambda seeds, *_: torch.full((len(seeds), 1), number, dtype=torch.float64))
+    logits = torch.tensor([[decoding.NEVER, 0.3, 2.0, -1.0, decoding.NEVER]])
+    picked, _ = decoding._pick(logits, Sampling(1, temperature=1.0), torch.zeros(1).long(), 0)
+    assert picked.tolist() == [token]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_tokens_are_drawn_as_often_as_they_are_likely(top_p: float) -> None:
+    """20,000 draws from five tokens, one of which is forbidden; the cut leaves the likeliest two."""
+    probs = torch.tensor([0.1, 0.45, 0.0, 0.3, 0.15])
+    logits = (probs.log() * 2).clamp(min=decoding.NEVER).expand(20_000, -1)
+    seeds = torch.arange(20_000)
+    picked, log_probs = decoding._pick(logits, Sampling(1, temperature=2.0, top_p=top_p), seeds, 7)
+    expected = probs if top_p == 1 else torch.tensor([0.0, 0.6, 0.0, 0.4, 0.0])
+    shares = torch.bincount(picked, minlength=5) / len(picked)
+    torch.testing.assert_close(shares, expected, atol=0.015, rtol=0)
+    assert (shares[expected == 0] == 0).all()
+    torch.testing.assert_close(log_probs, probs.log()[picked], atol=1e-5, rtol=0)  # before the cut
+
+
 def test_the_siblings_of_a_prompt_differ(answer: Any, prompts: list[Encoded]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    batch = answer(Sampling(30, temperature=2.0), asked=prompts[:1], repeat=8, generator=generator)
+    batch = answer(Sampling(30, temperature=2.0), asked=prompts[:1], seeds=[range(8)])
     assert len({tuple(row) for row in batch.ids.tolist()}) > 1
 
 
 def test_a_tiny_nucleus_is_greedy(answer: Any, prompts: list[Encoded]) -> None:
     nucleus = Sampling(30, temperature=1.0, top_p=1e-6)
-    drawn = answer(nucleus, asked=prompts, generator=torch.Generator().manual_seed(0))
+    drawn = answer(nucleus, asked=prompts)
     assert torch.equal(drawn.ids, answer(Sampling(30), asked=prompts).ids)
 
 
 def test_latent_noise_is_around_the_hidden_state(answer: Any, taught: FutureL1) -> None:
     with prefers(taught, taught.tokens.latent_start):
         plain = answer(Sampling(2))
-        noisy = answer(Sampling(2, latent_std=0.3), generator=torch.Generator().manual_seed(0))
+        noisy = answer(Sampling(2, latent_std=0.3))
     assert (plain.latent_noise == 0).all()
     # the first latent of both follows the same states, so their difference is the noise that was recorded
     recorded = ((noisy.latents[0] - plain.latents[0]) / 0.3).pow(2).mean()
@@ -236,7 +289,7 @@ def test_latent_noise_is_around_the_hidden_state(answer: Any, taught: FutureL1) 
 
 
 def test_what_follows_the_end_of_a_turn_is_padding(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
-    batch = answer(Sampling(40, temperature=1.0), asked=prompts, generator=torch.Generator().manual_seed(3))
+    batch = answer(Sampling(40, temperature=1.0), asked=prompts)
     assert batch.finished.any()
     for row, sampled, finished in zip(batch.ids.tolist(), batch.sampled.tolist(), batch.finished.tolist(), strict=True):
         if finished:

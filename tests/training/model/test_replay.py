@@ -31,13 +31,10 @@ def decoded(
     reader = RowReader(encoder, keep=False)
     asked = [*rows[:3], {**rows[3], "question": rows[3]["question"].split("\nA.")[0]}]
     prompts = [reader.prompt(row) for row in asked]
-    answers = decode(
-        taught.model, taught.vision(), taught.tokens, prompts, sampling, spans, 4, torch.Generator().manual_seed(0)
-    )
-    indices = [i for i in range(4) for _ in range(4)]
-    rollouts = unpack(
-        [asked[i] for i in indices], [prompts[i] for i in indices], answers, taught.tokens, taught.processor.tokenizer
-    )
+    seeds = [range(4 * i, 4 * i + 4) for i in range(4)]
+    answers = decode(taught.model, taught.vision(), taught.tokens, prompts, sampling, spans, seeds)
+    rollouts = unpack(asked, prompts, seeds, answers, taught.tokens, taught.processor.tokenizer)
+    assert [(r.seed, r.prompt) for r in rollouts] == [(i, prompts[i // 4]) for i in range(16)]
     assert sum(len(r.latents) for r in rollouts) > 0
     return rollouts, sampling
 

@@ -25,7 +25,7 @@ def rollout(base: FutureL1) -> Any:
         latents[:, 0] = 1.0
         nothing = torch.zeros(len(ids))
         row = {"question": question, "answer": "red"}
-        return Rollout(row, None, ids, text, nothing, nothing.bool(), latents, latents[:, 0], finished)  # type: ignore[arg-type]
+        return Rollout(row, None, 0, ids, text, nothing, nothing.bool(), latents, latents[:, 0], finished)  # type: ignore[arg-type]
 
     return make
 

@@ -1,0 +1,192 @@
+"""Answers from a checkpoint on this machine: prompts with their frames read, decoded in batches."""
+
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from evaluation import interventions
+from evaluation.requests import Answer, Asking, Refused, Request
+from training.data.prompts import Part
+from training.data.video import FrameShelf, UnreadableVideo, frame_rate
+from training.model.checkpoint import FutureL1, load
+from training.model.decode import Decoded, Intervention, Sampling, decode
+from training.model.encoding import Encoded, Encoder
+from training.model.teaching import Teaching
+from training.model.vision import FrozenVision
+
+
+class LocalBackend:
+    """Implements evaluation.requests.Backend; keeps the latest checkpoint in memory, its features and frames too.
+
+    An answer depends on its prompt and seed only (but for rounding, which decides ties), under the intervention
+    `other_item` also on the other answers of its batch: those are the donors.
+    """
+
+    def __init__(self, device: str, vision_cache_gib: float, frames_cache_gib: float) -> None:
+        cuda = device != "cpu" and torch.cuda.is_available()
+        self.device, self.dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
+        self.vision_bytes = int(vision_cache_gib * 2**30)
+        self._shelf = FrameShelf(int(frames_cache_gib * 2**30))
+        self._loaded: tuple[Path, FutureL1, FrozenVision] | None = None
+
+    def answer(
+        self, checkpoint: Path | None, asking: Asking, intervention: str, requests: Sequence[Request]
+    ) -> Iterator[Answer | Refused]:
+        """Batch by batch.  Raises ValueError without a checkpoint, or for an intervention that there is not."""
+        if checkpoint is None:
+            raise ValueError("the local backend answers from a checkpoint's folder: none was given")
+        if intervention not in interventions.NAMES:
+            raise ValueError(f"intervention must be one of {interventions.NAMES}; found {intervention!r}")
+        bundle, vision = self._load(checkpoint)
+        encoder = _encoder(bundle, asking)
+        for batch in batches(requests, asking.batch_size):
+            asked, encoded = [], []
+            for request in batch:
+                try:
+                    encoded.append(encode(encoder, request.content, self._shelf))
+                    asked.append(request)
+                except (UnreadableVideo, ValueError, OSError) as error:
+                    yield Refused(request.prompt_id, str(error))
+            if asked:
+                decoded = _decode(bundle, vision, asking, intervention, asked, encoded)
+                yield from _answers(bundle, asked, decoded)
+
+    def _load(self, checkpoint: Path) -> tuple[FutureL1, FrozenVision]:
+        if self._loaded is None or self._loaded[0] != checkpoint:
+            self._loaded = None  # one model in memory at a time
+            bundle = load(checkpoint, self.device, self.dtype)
+            self._loaded = checkpoint, bundle, bundle.vision(self.vision_bytes)
+        return self._loaded[1:]
+
+
+def batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
+    """Requests of at most `batch_size` answers (or a single request of more), alike lengths together.
+
+    A group stays in one batch where it fits into one: what its prompts begin with is processed once a batch.  Its
+    longest prompt comes first: the clip is opened once, for the others show frames that it shows.
+    """
+    groups: dict[str, list[Request]] = defaultdict(list)
+    for request in requests:
+        groups[request.group].append(request)
+    ordered = sorted(
+        (sorted(group, key=_length, reverse=True) for group in groups.values()), key=lambda g: _length(g[0])
+    )
+    batch: list[Request] = []
+    room = batch_size
+    for group in ordered:
+        wanted = sum(len(request.samples) for request in group)
+        for part in [group] if wanted <= batch_size else [[request] for request in group]:
+            answers = sum(len(request.samples) for request in part)
+            if batch and answers > room:
+                yield batch
+                batch, room = [], batch_size
+            batch += part
+            room -= answers
+    if batch:
+        yield batch
+
+
+def encode(encoder: Encoder, content: Sequence[Part], shelf: FrameShelf) -> Encoded:
+    """A prompt's content with its frames read, each clip once.
+
+    Raises UnreadableVideo, ValueError or OSError for what cannot be shown.
+    """
+    wanted: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for part in content:
+        if part["path"] is not None:
+            wanted[part["path"], part["reader"]] += part["frames"]
+    frames = {
+        (path, number): frame
+        for (path, reader), numbers in wanted.items()
+        for number, frame in zip(numbers, shelf.read(path, numbers, reader), strict=True)
+    }
+    low, high = encoder.limits.observed
+    pieces = []
+    for part in content:
+        cap = part["max_tokens"] or high
+        match part["type"]:
+            case "text":
+                pieces.append(part["text"])
+            case "image":
+                image = _decoded_image(part["data"]) if part["data"] else frames[part["path"], part["frames"][0]]
+                pieces.append(encoder.patch(image, min(low, cap), cap))
+            case "video":
+                shown = [frames[part["path"], number] for number in part["frames"]]
+                fps = frame_rate(part["path"])
+                pieces += encoder.patch_video(shown, part["frames"], fps, min(low, cap), cap)
+            case unknown:
+                raise ValueError(f"a prompt part of type {unknown!r}: there are text, image and video")
+    return encoder.prompt(pieces)
+
+
+def _encoder(bundle: FutureL1, asking: Asking) -> Encoder:
+    teaching = bundle.teaching or Teaching(
+        observed_tokens=asking.image_tokens, latents=0, span_end="model", system=asking.system
+    )
+    return bundle.encoder(teaching.model_copy(update={"observed_tokens": asking.image_tokens, "system": asking.system}))
+
+
+def _decode(
+    bundle: FutureL1,
+    vision: FrozenVision,
+    asking: Asking,
+    name: interventions.Name,
+    asked: Sequence[Request],
+    encoded: Sequence[Encoded],
+) -> Decoded:
+    sampling = Sampling(asking.max_new_tokens, asking.temperature, asking.top_p)
+    seeds, groups = [request.seeds for request in asked], [request.group for request in asked]
+
+    def draw(intervention: Intervention | None = None) -> Decoded:
+        return decode(bundle.model, vision, bundle.tokens, encoded, sampling, bundle.spans, seeds, groups, intervention)
+
+    match name:
+        case "none":
+            return draw()
+        case "zeros":
+            return draw(interventions.zeros())
+        case "noise":
+            flat = [seed for own in seeds for seed in own]
+            return draw(interventions.noise(torch.tensor(flat, device=bundle.model.device)))
+        case "other_item":
+            return draw(interventions.other_item(draw(), bundle.tokens.latent, bundle.spans.latents))
+
+
+def _answers(bundle: FutureL1, asked: Sequence[Request], decoded: Decoded) -> Iterator[Answer]:
+    tokens, answers = bundle.tokens, len(decoded.ids)
+    finished = decoded.finished.tolist()
+    names = [(request.prompt_id, sample) for request in asked for sample in request.samples]
+    for row, ((prompt_id, sample), generated) in enumerate(zip(names, decoded.ids.tolist(), strict=True)):
+        kept = [t for t in generated if t != tokens.pad]
+        text = [t for t in kept if t != tokens.end_of_turn]
+        latents, control = kept.count(tokens.latent), sum(t in tokens.control for t in kept)
+        yield {
+            "prompt_id": prompt_id,
+            "sample": sample,
+            "text": bundle.processor.tokenizer.decode(text, skip_special_tokens=False),
+            "tokens": kept,
+            "text_tokens": len(kept) - latents - control,
+            "latent_tokens": latents,
+            "control_tokens": control,
+            "spans": tokens.span_sizes(kept),
+            "finished": finished[row],
+            "prefill_seconds": decoded.prefill_seconds / answers,
+            "decode_seconds": decoded.decode_seconds / answers,
+        }
+
+
+def _decoded_image(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _length(request: Request) -> tuple[int, int, str]:
+    shown: list[dict[str, Any]] = [part for part in request.content if part["type"] != "text"]
+    frames = sum(len(part["frames"] or (1,)) for part in shown)
+    return frames, sum(len(part["text"] or "") for part in request.content), request.prompt_id
