@@ -1,5 +1,6 @@
-"""Many answers at a time, and many answers of one prompt."""
+"""Many answers at a time, many answers of one prompt, and prompts that begin alike."""
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,12 @@ import torch
 from evaluation.futurebench import video_frame_numbers
 from tests.footage import CLIPS, FOOTAGE
 from tests.performance.conftest import Compare
+from training.data.keyframes import key_frame_number
 from training.data.video import frame_rate, read_frames
 from training.model.checkpoint import FutureL1
 from training.model.decode import Decoded, Sampling, decode
 from training.model.encoding import Encoded, Encoder
+from training.model.prefill import Prefilled, prefill
 from training.model.rows import RowReader
 from training.model.vision import FrozenVision
 
@@ -26,11 +29,15 @@ class Asker:
     model: FutureL1
     vision: FrozenVision
 
-    def __call__(self, prompts: list[Encoded], sampling: Sampling, repeat: int = 1) -> Decoded:
-        drawn = torch.Generator().manual_seed(0)
-        return decode(
-            self.model.model, self.vision, self.model.tokens, prompts, sampling, self.model.spans, repeat, drawn
-        )
+    def __call__(
+        self,
+        prompts: list[Encoded],
+        sampling: Sampling,
+        seeds: Sequence[Sequence[int]] | None = None,
+        groups: Sequence[Hashable] | None = None,
+    ) -> Decoded:
+        model, seeds = self.model, seeds or [[0]] * len(prompts)
+        return decode(model.model, self.vision, model.tokens, prompts, sampling, model.spans, seeds, groups)
 
 
 @pytest.fixture
@@ -63,10 +70,70 @@ def test_eight_answers_of_a_video_from_one_prefill_against_eight(
     shown = encoder.patch_video(read_frames(path, numbers, "decord"), numbers, frame_rate(path), 4, 64)
     prompt = encoder.prompt([*shown, "What happens next?"])
     sampling = Sampling(max_new_tokens=8)
-    assert torch.equal(ask([prompt], sampling, repeat=8).ids, ask([prompt] * 8, sampling).ids)
+    assert torch.equal(ask([prompt], sampling, [range(8)]).ids, ask([prompt] * 8, sampling).ids)
     compare(
         f"eight answers to {len(prompt.ids)} prompt tokens, eight prefills against one",
         lambda: ask([prompt] * 8, sampling),
-        lambda: ask([prompt], sampling, repeat=8),
+        lambda: ask([prompt], sampling, [range(8)]),
         8,
     )
+
+
+def toy_rows(encoder: Encoder, rows: list[dict[str, Any]]) -> list[tuple[Encoded, Encoded]]:
+    """One small observed frame, and up to three smaller hints: about half of a prompt is shared."""
+    found = []
+    for row in rows[:16]:
+        numbers = [key_frame_number(row["frame_count"], index) for index in (1, *row["future"])]
+        first, *later = read_frames(row["path"], numbers, row["reader"])
+        observed, hints = encoder.patch(first, 4, 16), [encoder.patch(frame, 4, 4) for frame in later]
+        asked = row["question"].replace("frame_1\n<image>\n", "")
+        found.append(
+            (encoder.prompt(["frame_1", observed, asked]), encoder.prompt(["frame_1", observed, *hints, asked]))
+        )
+    return found
+
+
+def footage_rows(encoder: Encoder, _rows: list[dict[str, Any]]) -> list[tuple[Encoded, Encoded]]:
+    """Four observed frames of real footage, and two smaller hints: nearly all of a prompt is shared."""
+    path, count = FOOTAGE / "bikes.mp4", CLIPS["bikes.mp4"]
+    found = []
+    for first in range(0, 40, 10):
+        frames = read_frames(path, [first + k * (count - 50) // 5 for k in range(6)], "decord")
+        observed = [encoder.patch(frame, 4, 64) for frame in frames[:4]]
+        hints = [encoder.patch(frame, 4, 16) for frame in frames[4:]]
+        found.append(
+            (encoder.prompt([*observed, "What happens next?"]), encoder.prompt([*observed, *hints, "And then?"]))
+        )
+    return found
+
+
+@pytest.mark.parametrize("make", [toy_rows, footage_rows])
+def test_both_prompts_of_a_row_from_one_beginning(
+    ask: Asker, encoder: Encoder, rows: list[dict[str, Any]], compare: Compare, make: Any
+) -> None:
+    """Eight answers to each.  The frames' features are known to all three ways: sharing spares the language model."""
+    pairs = make(encoder, rows)
+    prompts = [prompt for pair in pairs for prompt in pair]
+    groups = [number for number in range(len(pairs)) for _ in range(2)]
+    seeds = [range(8 * i, 8 * i + 8) for i in range(len(prompts))]
+    sampling = Sampling(max_new_tokens=6, temperature=1.0)
+    repeated, single = [p for p in prompts for _ in range(8)], [[seed] for own in seeds for seed in own]
+
+    def shared() -> Decoded:
+        return ask(prompts, sampling, seeds, groups)
+
+    assert torch.equal(shared().ids, ask(prompts, sampling, seeds).ids)
+    assert torch.equal(shared().ids, ask(repeated, sampling, single).ids)
+    plain, hint = (len(prompt.ids) for prompt in pairs[-1])
+    what = f"8 answers to each of {len(prompts)} prompts ({plain} and {hint} tokens)"
+
+    def begin(told: Sequence[Hashable] | None) -> Prefilled:
+        with torch.no_grad():
+            return prefill(ask.model.model, ask.vision, ask.model.tokens, prompts, told)
+
+    n = len(single)
+    compare(
+        f"{what}, one prefill an answer against shared beginnings", lambda: ask(repeated, sampling, single), shared, n
+    )
+    compare(f"{what}, one prefill a prompt against shared beginnings", lambda: ask(prompts, sampling, seeds), shared, n)
+    compare("  of these the prefill alone", lambda: begin(None), lambda: begin(groups), len(prompts))
