@@ -1,4 +1,4 @@
-"""Asks models through the answering program: many prompt tables, one start, one artifact for each table asked for.
+"""Asks models through the answering program: many prompt tables, one start, one artifact for each set of tables.
 
 Importing torch and loading a model costs more than many a table takes, so whatever a run still needs goes into one
 program, or into as many as the machine runs side by side. What was published before is not asked again; what a killed
@@ -17,22 +17,57 @@ import polars as pl
 from assets.launcher import Context, Launcher, Start
 from assets.settings import AnswerSettings
 from assets.store import AssetStore, Work, code_of
+from evaluation.curtailment import GainRule
 from training.artifacts import Artifact, digest
+from training.endpoint import EndpointSettings
+from training.grading.judge import JudgeSettings
+from training.grading.parsers import ParserName
 
 PROGRAM = "evaluation.answer"
-CODE = code_of("evaluation/answer.py", "training/model", "training/data", "evaluation/interventions.py")
+CODE = code_of(
+    *(f"evaluation/{name}.py" for name in ("answer", "curtailment", "endpoint", "interventions", "ledger", "local")),
+    "training/model",
+    "training/data",
+)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """That a job's prompts are both conditions of rows, whose visual gain decides what is asked.
+
+    `references` makes the table of row_id, question and answer.
+    """
+
+    rule: GainRule
+    references: Callable[[], pl.DataFrame]
+    parser: ParserName
 
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt table for one checkpoint; its answers become `{name}.parquet` of the artifact."""
+    """One prompt table for one model; its answers become `{name}.parquet` of the artifact, and the prompts that could
+    not be asked `{name}.failed`.
+
+    `checkpoint`: None where the endpoint has the model; `ledger`: where the answers stay for other versions of the
+    artifact.
+    """
 
     name: str
-    checkpoint: Path
+    checkpoint: Path | None
     prompts: Callable[[], pl.DataFrame]
     settings: AnswerSettings
     seed: int
     intervention: str = "none"
+    ledger: Path | None = None
+    scored: Scored | None = None
+
+
+@dataclass(frozen=True)
+class Server:
+    """Who is asked over the network: the model, if it is served, and the judge between rounds of scored jobs."""
+
+    endpoint: EndpointSettings | None = None
+    judge: JudgeSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -44,48 +79,45 @@ class Asked:
 
 
 def answer_all(
-    context: Context, store: AssetStore, launcher: Launcher, device: str, wanted: Mapping[str, Asked]
+    context: Context,
+    store: AssetStore,
+    launcher: Launcher,
+    device: str,
+    wanted: Mapping[str, Asked],
+    server: Server | None = None,
 ) -> dict[str, Artifact]:
     """The artifacts that are wanted, by their names; what is missing is made in one go."""
     found = {name: asked.work.found() for name, asked in wanted.items()}
     missing = {name: asked for name, asked in wanted.items() if found[name] is None}
     if missing:
         folder = store.scratch / "answers" / digest({name: asked.work.version for name, asked in wanted.items()})
-        _run(context, launcher, device, folder, missing)
+        _run(context, launcher, device, folder, missing, server or Server())
         found |= {name: _publish(asked, folder, name) for name, asked in missing.items()}
         shutil.rmtree(folder)
     return {name: artifact for name, artifact in found.items() if artifact is not None}
 
 
-def _run(context: Context, launcher: Launcher, device: str, folder: Path, missing: Mapping[str, Asked]) -> None:
-    for name in ("prompts", "answers"):
+def _run(
+    context: Context,
+    launcher: Launcher,
+    device: str,
+    folder: Path,
+    missing: Mapping[str, Asked],
+    server: Server,
+) -> None:
+    for name in ("prompts", "answers", "references"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    jobs = []
-    for name, asked in missing.items():
-        for job in asked.jobs:
-            path = folder / "prompts" / f"{_file(name, job)}.parquet"
-            job.prompts().write_parquet(path)
-            jobs.append(
-                {
-                    "name": _file(name, job),
-                    "checkpoint": str(job.checkpoint),
-                    "prompts": str(path),
-                    "intervention": job.intervention,
-                    "seed": job.seed,
-                    **job.settings.model_dump(mode="json"),
-                }
-            )
-    jobs.sort(key=lambda job: (job["checkpoint"], job["name"]))  # a program loads few checkpoints
+    jobs = [_config(folder, _file(name, job), job) for name, asked in missing.items() for job in asked.jobs]
+    jobs.sort(key=lambda job: (job["checkpoint"] or "", job["name"]))  # a program loads few checkpoints
     size = -(-len(jobs) // launcher.together)
     shares = [jobs[i : i + size] for i in range(0, len(jobs), size)]
-    starts = [
-        Start(
-            PROGRAM,
-            folder / "programs" / str(i),
-            {"jobs": share, "device": device, "answers": str(folder / "answers")},
-        )
-        for i, share in enumerate(shares)
-    ]
+    common = {
+        "device": "cpu" if server.endpoint else device,  # a served model leaves this machine's devices alone
+        "answers": str(folder / "answers"),
+        "endpoint": server.endpoint.model_dump(mode="json") if server.endpoint else None,
+        "judge": server.judge.model_dump(mode="json") if server.judge else None,
+    }
+    starts = [Start(PROGRAM, folder / "programs" / str(i), {**common, "jobs": share}) for i, share in enumerate(shares)]
     started = time.monotonic()
     results = launcher.run_together(context, starts)
     spent = time.monotonic() - started
@@ -96,14 +128,38 @@ def _run(context: Context, launcher: Launcher, device: str, folder: Path, missin
         (folder / "seconds" / name).write_text(str(spent * seconds / total))
 
 
+def _config(folder: Path, name: str, job: Job) -> dict[str, Any]:
+    """A job as the program reads it, its tables written."""
+    prompts = folder / "prompts" / f"{name}.parquet"
+    job.prompts().write_parquet(prompts)
+    gain = None
+    if job.scored:
+        references = folder / "references" / f"{name}.parquet"
+        job.scored.references().write_parquet(references)
+        gain = {"rule": job.scored.rule.model_dump(), "references": str(references), "parser": job.scored.parser}
+    return {
+        "name": name,
+        "checkpoint": str(job.checkpoint) if job.checkpoint else None,
+        "prompts": str(prompts),
+        "intervention": job.intervention,
+        "seed": job.seed,
+        "ledger": str(job.ledger) if job.ledger else None,
+        "gain": gain,
+        **job.settings.model_dump(mode="json"),
+    }
+
+
 def _publish(asked: Asked, folder: Path, name: str) -> Artifact:
     """The program's start is shared out by the time that the jobs took."""
 
     def take(workspace: Path) -> dict[str, Any]:
-        counts: dict[str, Any] = {"answers": 0, "unfinished": 0, "latent_tokens": 0, "text_tokens": 0}
+        counts: dict[str, Any] = {"answers": 0, "unreadable": 0, "unfinished": 0, "latent_tokens": 0, "text_tokens": 0}
         for job in asked.jobs:
-            answers = pl.read_parquet(folder / "answers" / f"{_file(name, job)}.parquet")
+            table = folder / "answers" / f"{_file(name, job)}.parquet"
+            answers, failed = pl.read_parquet(table), pl.read_parquet(table.with_suffix(".failed"))
             answers.write_parquet(workspace / f"{job.name}.parquet")
+            failed.write_parquet(workspace / f"{job.name}.failed")
+            counts["unreadable"] += failed.height
             counts["answers"] += answers.height
             counts["unfinished"] += answers.height - int(answers["finished"].sum())
             counts["latent_tokens"] += int(answers["latent_tokens"].sum())

@@ -24,7 +24,7 @@ import dagster as dg
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from training.programs import RESULT, TETHERED, read_progress
+from training.programs import CONFIG_ERROR, RESULT, TETHERED, read_progress
 
 Progress = Callable[[int, int, str], None]
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
@@ -32,7 +32,6 @@ Context = dg.OpExecutionContext | dg.AssetExecutionContext
 PROJECT = Path(__file__).resolve().parents[1]
 SECONDS_BETWEEN_LOOKS = 0.2
 LINES_KEPT = 40
-CONFIG_ERROR = 2
 
 
 class LaunchSettings(BaseModel):

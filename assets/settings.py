@@ -1,15 +1,17 @@
 """What the stages are told, as data: a profile is made of these, and no stage asks which profile it is in."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from assets.curation.prompts import PromptSettings
 from assets.curation.selection import SelectionSettings
 from assets.trajectories.locations import checked
+from evaluation.curtailment import GainRule
 from evaluation.futurebench import FutureBenchSettings
 from evaluation.twiffbench import TwiffBenchSettings
+from training.endpoint import EndpointSettings
 from training.grading.parsers import ParserName
 from training.recipes import RlRecipe, SftRecipe
 
@@ -50,14 +52,37 @@ class AnswerSettings(Settings):
 
 
 class CurationSettings(Settings):
+    """How rows become Future-L1-50K."""
+
     prompts: PromptSettings
     answers: AnswerSettings
+    endpoint: EndpointSettings | None = None
+    """An OpenAI-compatible server that has the base model; None: it is loaded here."""
     parser: ParserName
     selection: SelectionSettings
+    round: int = Field(default=4, ge=1)
+    """Answers of a row and condition that are asked for at a time."""
+    audit: float = Field(default=0.01, ge=0, le=1)
+    """The share of rows that is answered in full whatever the outcome; 1 turns curtailment off."""
+    given: bool = False
+    """The source brings its own counts (Future-L1-50K): nothing is answered."""
+    disjoint_from: tuple[Literal["futurebench", "twiffbench"], ...] = ("futurebench", "twiffbench")
+    """The benchmarks whose items must not be in the published set."""
     rl_sets: dict[str, int]
     """RL sets by name: so many rows of the retained pool, on clips that SFT does not see."""
     hub: str | None = None
     """The dataset repository that `curation/hub` pushes to."""
+
+    @property
+    def rule(self) -> GainRule:
+        """What keeps a row, and how its answers are asked for."""
+        return GainRule(
+            samples=self.answers.samples,
+            max_p_t=self.selection.max_p_t,
+            min_gain=self.selection.min_gain,
+            round=self.round,
+            audit=self.audit,
+        )
 
 
 class SftRun(Settings):

@@ -136,11 +136,13 @@ class Work:
 
 
 class AssetStore:
-    """The artifacts under a home folder, by asset key and partition, and room for work that is none yet."""
+    """The artifacts under a home folder, by asset key and partition, room for work that is none yet, and the ledgers
+    of what was paid for."""
 
     def __init__(self, home: Path) -> None:
         self.artifacts = ArtifactStore(home / "artifacts")
         self.scratch = home / "work"
+        self.ledgers = home / "ledger"
 
     def work(
         self, key: str, inputs: Mapping[str, Artifact | str], config: Any, code: str, partition: str | None = None

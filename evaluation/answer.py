@@ -1,229 +1,253 @@
 """`python -m evaluation.answer --config answer.json`: tables of prompts in, tables of answers out.
 
-One start answers any number of jobs (checkpoint, prompts, sampling, intervention), since loading the libraries takes
-longer than many a job.  Answers are written batch by batch; a killed run goes on after the last whole batch, and a
-batch's random stream depends on the job's seed and the batch alone, so it ends with the same answers.
+One start answers any number of jobs, since loading the libraries takes longer than many a job, with a model on this
+machine (`evaluation.local`) or one behind an OpenAI-compatible endpoint (`evaluation.endpoint`).  Every answer goes to
+the job's ledger as it arrives; a killed run asks only for what the ledger lacks, and an answer's random stream depends
+on the job's seed, the prompt and the answer's number alone, so it ends with the same answers.
+
+A job with a gain rule asks in rounds, and for no answer that cannot change whether its row is kept
+(`evaluation.curtailment`); between rounds it grades: the rule first, then the judge.
 """
 
-import io
+import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-import torch
-from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from evaluation import interventions
-from training.data.prompts import ANSWERS, Part
-from training.data.video import FrameShelf, UnreadableVideo, frame_rate
-from training.model.checkpoint import FutureL1, load
-from training.model.decode import Decoded, Intervention, Sampling, decode
-from training.model.encoding import Encoded, Encoder
-from training.model.teaching import Teaching
-from training.model.vision import FrozenVision
+from evaluation.curtailment import CONDITIONS, Expected, GainRule, Tally, wanted
+from evaluation.ledger import Ledger
+from evaluation.requests import Asking, Backend, Refused, Request
+from training.data.prompts import Part
+from training.endpoint import EndpointSettings
+from training.grading.grade import Answered, grade
+from training.grading.judge import Judge, JudgeSettings
+from training.grading.parsers import ParserName
 from training.programs import ProgramConfig, Reporter, run_program
 
+FAILED = {"prompt_id": pl.String, "reason": pl.String}
 
-class AnswerJob(BaseModel):
-    """One table of prompts for one checkpoint; the answers go to `{answers}/{name}.parquet`.
 
-    batch_size counts answers in flight; image_tokens: least and most merged tokens of an image, and of
-    a video's frame pair, without its own cap.
+class Gain(BaseModel):
+    """That a job scores visual gain: prompts are `{row_id}/{condition}`, and curtailment needs verdicts.
+
+    `references`: parquet of row_id, question and answer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    rule: GainRule
+    references: Path
+    parser: ParserName
+
+
+class AnswerJob(Asking):
+    """One table of prompts for one model; the answers go to `{answers}/{name}.parquet`, `samples` to each prompt.
+
+    `checkpoint`: a model's folder; None where the endpoint has the model.  `ledger`: where answers are kept for other
+    runs, too; None: beside the table, for as long as the job is not done.
+    """
+
     name: str
-    checkpoint: Path
+    checkpoint: Path | None
     prompts: Path
     samples: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_new_tokens: int
-    batch_size: int
-    image_tokens: tuple[int, int]
-    system: str | None
-    intervention: interventions.Name = "none"
+    intervention: str = "none"
     seed: int = 0
+    ledger: Path | None = None
+    gain: Gain | None = None
+
+    @model_validator(mode="after")
+    def _one_number_of_samples(self) -> "AnswerJob":
+        if self.gain and self.gain.rule.samples != self.samples:
+            raise ValueError(f"job {self.name!r} has {self.samples} samples, its rule {self.gain.rule.samples}")
+        return self
 
 
 class AnswerConfig(ProgramConfig):
-    """What to answer."""
+    """What to answer, and who answers."""
 
     jobs: list[AnswerJob]
     answers: Path | None = None  # where the tables go, shared by programs side by side; None: `out`
+    endpoint: EndpointSettings | None = None
+    judge: JudgeSettings | None = None  # for the jobs with a gain rule
     vision_cache_gib: float = 0.5
     frames_cache_gib: float = 0.5
 
+    @model_validator(mode="after")
+    def _every_job_has_a_model(self) -> "AnswerConfig":
+        names = [job.name for job in self.jobs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"jobs must have different names; found {names}")
+        for job in self.jobs:
+            if (job.checkpoint is None) != (self.endpoint is not None):
+                raise ValueError(f"job {job.name!r} needs a checkpoint, or all jobs an endpoint, and not both")
+        return self
+
+
+class Prompts:
+    """A table of prompts: content, group and key by id.
+
+    The key is what the ledger knows a prompt by (the column `key`, else its id); prompts whose ids agree before the
+    slash are a group and begin alike.
+    """
+
+    def __init__(self, path: Path) -> None:
+        table = pl.read_parquet(path)
+        ids = table["prompt_id"].to_list()
+        self.content: Mapping[str, list[Part]] = dict(zip(ids, table["content"].to_list(), strict=True))
+        self.by_key = dict(zip(table["key"].to_list() if "key" in table.columns else ids, ids, strict=True))
+
+    def request(self, prompt_id: str, samples: tuple[int, ...], seed: int) -> Request:
+        seeds = tuple(seed_of(seed, prompt_id, sample) for sample in samples)
+        return Request(prompt_id, self.content[prompt_id], samples, seeds, prompt_id.partition("/")[0])
+
+
+def seed_of(seed: int, prompt_id: str, sample: int) -> int:
+    """The seed of one answer's random stream, 63 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{prompt_id}:{sample}".encode()).digest()[:8], "big") >> 1
+
 
 def main(config: AnswerConfig, reporter: Reporter) -> dict[str, Any]:
-    """Answers every job that has no answers yet; per job: how many answers, unreadable prompts, and seconds."""
-    names = [job.name for job in config.jobs]
-    if len(set(names)) < len(names):
-        raise ValueError(f"jobs must have different names; found {names}")
+    """Answers every job that has no answers yet; per job: answers, unreadable prompts, and seconds spent on answers.
+
+    Raises EndpointRefusesError where the endpoint or the judge will never answer as configured, and EndpointDownError
+    where it is gone; the ledger keeps what was answered.
+    """
     result: dict[str, Any] = {}
-    bundles: dict[Path, tuple[FutureL1, FrozenVision]] = {}
-    shelf = FrameShelf(int(config.frames_cache_gib * 2**30))
+    backend: Backend | None = None
     for job in sorted(config.jobs, key=lambda j: (str(j.checkpoint), j.name)):
         target = (config.answers or config.out) / f"{job.name}.parquet"
         if not target.exists():
-            if job.checkpoint not in bundles:
-                bundles = {job.checkpoint: _load(job.checkpoint, config)}  # one model in memory at a time
-            _answer(job, *bundles[job.checkpoint], shelf, target, reporter)
+            backend = backend or _backend(config)
+            _answer(job, backend, config.judge, target, reporter)
         table = pl.read_parquet(target)
         seconds = float(table.select(pl.sum("prefill_seconds") + pl.sum("decode_seconds")).item())
-        result[job.name] = {"answers": table.height, "seconds": seconds, "unreadable": _unreadable(target)}
+        refused = pl.read_parquet(target.with_suffix(".failed")).height
+        result[job.name] = {"answers": table.height, "seconds": seconds, "unreadable": refused}
     return result
 
 
-def _load(checkpoint: Path, config: AnswerConfig) -> tuple[FutureL1, FrozenVision]:
-    cuda = config.device != "cpu" and torch.cuda.is_available()
-    bundle = load(checkpoint, "cuda" if cuda else "cpu", torch.bfloat16 if cuda else torch.float32)
-    return bundle, bundle.vision(int(config.vision_cache_gib * 2**30))
+def _backend(config: AnswerConfig) -> Backend:
+    if config.endpoint is not None:
+        from evaluation.endpoint import EndpointBackend
+
+        return EndpointBackend(config.endpoint, int(config.frames_cache_gib * 2**30))
+    from evaluation.local import LocalBackend  # imports torch
+
+    return LocalBackend(config.device, config.vision_cache_gib, config.frames_cache_gib)
 
 
 def _answer(
-    job: AnswerJob, bundle: FutureL1, vision: FrozenVision, shelf: FrameShelf, target: Path, reporter: Reporter
+    job: AnswerJob, backend: Backend, judge: JudgeSettings | None, target: Path, reporter: Reporter
 ) -> None:
-    teaching = bundle.teaching or Teaching(
-        observed_tokens=job.image_tokens, latents=0, span_end="model", system=job.system
-    )
-    encoder = bundle.encoder(teaching.model_copy(update={"observed_tokens": job.image_tokens, "system": job.system}))
-    prompts = pl.read_parquet(job.prompts).to_dicts()
-    prompts.sort(key=_length)  # alike lengths together: little padding
-    per_batch = max(1, job.batch_size // job.samples)
-    batches = [prompts[i : i + per_batch] for i in range(0, len(prompts), per_batch)]
-    parts = target.with_suffix(".parts")
-    parts.mkdir(parents=True, exist_ok=True)
-    for number, batch in enumerate(batches):
-        part = parts / f"{number:06d}.parquet"
-        if not part.exists():
-            rows, failed = _answer_batch(job, bundle, vision, encoder, shelf, batch, number)
-            _write(
-                pl.DataFrame(failed, schema={"prompt_id": pl.String, "reason": pl.String}), part.with_suffix(".failed")
-            )
-            _write(pl.DataFrame(rows, schema=ANSWERS), part)
-        reporter.progress(number + 1, len(batches), f"answers {job.name}")
-    tables = [pl.read_parquet(part) for part in sorted(parts.glob("*.parquet"))] or [pl.DataFrame(schema=ANSWERS)]
-    failures = [pl.read_parquet(part) for part in sorted(parts.glob("*.failed"))]
-    if failures:
-        _write(pl.concat(failures), target.with_suffix(".failed"))
-    _write(pl.concat(tables).sort("prompt_id", "sample"), target)
-    for part in parts.iterdir():
-        part.unlink()
-    parts.rmdir()
-
-
-def _answer_batch(
-    job: AnswerJob,
-    bundle: FutureL1,
-    vision: FrozenVision,
-    encoder: Encoder,
-    shelf: FrameShelf,
-    batch: Sequence[dict],
-    number: int,
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Answers of one batch, and the prompts whose frames could not be read, with the reason."""
-    ids, encoded, failed = [], [], []
-    for prompt in batch:
-        try:
-            encoded.append(_encode(encoder, prompt["content"], shelf))
-            ids.append(prompt["prompt_id"])
-        except (UnreadableVideo, ValueError, OSError) as error:
-            failed.append({"prompt_id": prompt["prompt_id"], "reason": str(error)})
-    if not encoded:
-        return [], failed
-    decoded = _decode(job, bundle, vision, encoded, number)
-    return list(_rows(job, bundle, ids, decoded)), failed
-
-
-def _decode(job: AnswerJob, bundle: FutureL1, vision: FrozenVision, encoded: list[Encoded], number: int) -> Decoded:
-    def draw(intervention: Intervention | None = None) -> Decoded:
-        generator = torch.Generator(bundle.model.device).manual_seed(job.seed * 1_000_003 + number)
-        sampling = Sampling(job.max_new_tokens, job.temperature, job.top_p)
-        return decode(
-            bundle.model, vision, bundle.tokens, encoded, sampling, bundle.spans, job.samples, generator, intervention
+    prompts = Prompts(job.prompts)
+    own = target.with_suffix(".ledger.jsonl")
+    refused: dict[str, str] = {}
+    with Ledger(job.ledger or own, prompts.by_key) as ledger:
+        rounds = (
+            _gain_rounds(job, job.gain, prompts, ledger, refused, judge) if job.gain else _once(job, prompts, ledger)
         )
-
-    if job.intervention == "none":
-        return draw()
-    if job.intervention == "zeros":
-        return draw(interventions.zeros())
-    if job.intervention == "noise":
-        seeded = torch.Generator(bundle.model.device).manual_seed(job.seed * 1_000_003 + number + 1)
-        return draw(interventions.noise(seeded))
-    return draw(interventions.other_item(draw(), bundle.tokens.latent, bundle.spans.latents))
-
-
-def _encode(encoder: Encoder, content: Sequence[Part], shelf: FrameShelf) -> Encoded:
-    """A prompt's content with its frames read, each clip once."""
-    wanted: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for part in content:
-        if part["path"] is not None:
-            wanted[part["path"], part["reader"]] += part["frames"]
-    frames = {
-        (path, number): frame
-        for (path, reader), numbers in wanted.items()
-        for number, frame in zip(numbers, shelf.read(path, numbers, reader), strict=True)
-    }
-    low, high = encoder.limits.observed
-    pieces = []
-    for part in content:
-        cap = part["max_tokens"] or high
-        match part["type"]:
-            case "text":
-                pieces.append(part["text"])
-            case "image":
-                image = _decoded_image(part["data"]) if part["data"] else frames[part["path"], part["frames"][0]]
-                pieces.append(encoder.patch(image, min(low, cap), cap))
-            case "video":
-                shown = [frames[part["path"], number] for number in part["frames"]]
-                fps = frame_rate(part["path"])
-                pieces += encoder.patch_video(shown, part["frames"], fps, min(low, cap), cap)
-            case unknown:
-                raise ValueError(f"a prompt part of type {unknown!r}: there are text, image and video")
-    return encoder.prompt(pieces)
+        for requests, done, total in rounds:
+            before, dropped = len(ledger), len(refused)
+            for told in backend.answer(job.checkpoint, job, job.intervention, requests):
+                if isinstance(told, Refused):
+                    refused[told.prompt_id] = told.reason
+                else:
+                    ledger.add(told)
+                reporter.progress(done + len(ledger) - before, total, f"answers {job.name}")
+            if (len(ledger), len(refused)) == (before, dropped):
+                raise RuntimeError(f"{job.name}: {len(requests)} requests and neither an answer nor a reason")
+        table = ledger.table(job.samples)
+    _write(pl.DataFrame(list(refused.items()), schema=FAILED, orient="row"), target.with_suffix(".failed"))
+    _write(table, target)
+    own.unlink(missing_ok=True)
 
 
-def _decoded_image(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
+Rounds = Iterator[tuple[list[Request], int, int]]
+"""What to ask for next, and how far it is: answers that are known or will not be needed, of all that could be asked."""
 
 
-def _rows(job: AnswerJob, bundle: FutureL1, ids: Sequence[str], decoded: Decoded) -> Iterator[dict[str, Any]]:
-    tokens, answers = bundle.tokens, len(decoded.ids)
-    for row, generated in enumerate(decoded.ids.tolist()):
-        kept = [t for t in generated if t != tokens.pad]
-        text = [t for t in kept if t != tokens.end_of_turn]
-        latents, control = kept.count(tokens.latent), sum(t in tokens.control for t in kept)
-        yield {
-            "prompt_id": ids[row // job.samples],
-            "sample": row % job.samples,
-            "text": bundle.processor.tokenizer.decode(text, skip_special_tokens=False),
-            "tokens": kept,
-            "text_tokens": len(kept) - latents - control,
-            "latent_tokens": latents,
-            "control_tokens": control,
-            "spans": tokens.span_sizes(kept),
-            "finished": bool(decoded.finished[row]),
-            "prefill_seconds": decoded.prefill_seconds / answers,
-            "decode_seconds": decoded.decode_seconds / answers,
-        }
+def _once(job: AnswerJob, prompts: Prompts, ledger: Ledger) -> Rounds:
+    """All answers of all prompts."""
+    total = len(prompts.content) * job.samples
+    missing = {prompt_id: ledger.missing(prompt_id, range(job.samples)) for prompt_id in prompts.content}
+    requests = [prompts.request(prompt_id, samples, job.seed) for prompt_id, samples in missing.items() if samples]
+    if requests:
+        yield requests, len(ledger), total
 
 
-def _length(prompt: dict[str, Any]) -> tuple[int, int, str]:
-    content = prompt["content"]
-    frames = sum(len(p["frames"] or (1,)) for p in content if p["type"] != "text")
-    return frames, sum(len(p["text"] or "") for p in content), prompt["prompt_id"]
+def _gain_rounds(
+    job: AnswerJob,
+    gain: Gain,
+    prompts: Prompts,
+    ledger: Ledger,
+    refused: Mapping[str, str],
+    judge_settings: JudgeSettings | None,
+) -> Rounds:
+    """Rounds of both conditions' prompts until every row is settled, complete, or cannot be asked.
+
+    The audited rows go first: what they show is what is expected of the others.
+    """
+    rule, grader = gain.rule, _Grader(gain, judge_settings, ledger)
+    rows = sorted({prompt_id.partition("/")[0] for prompt_id in prompts.content})
+    of_a_row = len(CONDITIONS) * rule.samples
+    audited = [row for row in rows if rule.audited(row)]
+    others = [row for row in rows if not rule.audited(row)]
+
+    def rounds(open_rows: list[str], waiting: int, expected: Expected) -> Rounds:
+        while open_rows:
+            requests, still_open, left = [], [], waiting * of_a_row
+            for row, (plain, hint) in grader.counted(open_rows).items():
+                more = wanted(rule, plain, hint, rule.audited(row), expected)
+                if not any(more.values()) or any(f"{row}/{condition}" in refused for condition in CONDITIONS):
+                    continue
+                still_open.append(row)
+                left += of_a_row - plain.answers - hint.answers
+                for condition, count in more.items():
+                    samples = ledger.missing(f"{row}/{condition}", range(rule.samples))[:count]
+                    if samples:
+                        requests.append(prompts.request(f"{row}/{condition}", samples, job.seed))
+            open_rows = still_open
+            if requests:
+                yield requests, len(rows) * of_a_row - left, len(rows) * of_a_row
+
+    yield from rounds(audited, len(others), Expected())
+    yield from rounds(others, 0, Expected.of(list(grader.counted(audited).values())))
 
 
-def _unreadable(target: Path) -> int:
-    failed = target.with_suffix(".failed")
-    return pl.read_parquet(failed).height if failed.exists() else 0
+class _Grader:
+    """Verdicts on the answers in a ledger, each graded once, counted by prompt."""
+
+    def __init__(self, gain: Gain, judge: JudgeSettings | None, ledger: Ledger) -> None:
+        table = pl.read_parquet(gain.references).select("row_id", "question", "answer")
+        self._references = {row_id: (question, answer) for row_id, question, answer in table.iter_rows()}
+        self._parser, self._samples = gain.parser, gain.rule.samples
+        self._judge = Judge(judge, on_outage="raise") if judge else None
+        self._ledger = ledger
+        self._graded: set[tuple[str, int]] = set()
+        self._tallies: defaultdict[str, Tally] = defaultdict(Tally)
+
+    def counted(self, rows: Sequence[str]) -> dict[str, tuple[Tally, Tally]]:
+        """The tallies (plain, hint) of the rows; answers that are new in the ledger are graded first, all at once."""
+        told = [
+            (row, answer)
+            for row in rows
+            for condition in CONDITIONS
+            for answer in self._ledger.told(f"{row}/{condition}", self._samples)
+            if (answer["prompt_id"], answer["sample"]) not in self._graded
+        ]
+        verdicts = grade([Answered(*self._references[row], a["text"]) for row, a in told], self._parser, self._judge)
+        for (_, answer), graded in zip(told, verdicts, strict=True):
+            self._graded.add((answer["prompt_id"], answer["sample"]))
+            tally = self._tallies[answer["prompt_id"]]
+            tally.answers += 1
+            tally.right += graded.verdict == "correct"
+            tally.wrong += graded.verdict == "incorrect"
+        return {row: (self._tallies[f"{row}/plain"], self._tallies[f"{row}/hint"]) for row in rows}
 
 
 def _write(table: pl.DataFrame, path: Path) -> None:

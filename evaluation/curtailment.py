@@ -8,7 +8,7 @@ of asking everything.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Condition = Literal["plain", "hint"]
 CONDITIONS: tuple[Condition, ...] = ("plain", "hint")
+PRIOR = 0.5
+"""What is expected of any row counts as much as half an answer of its own."""
+FEWEST_ROWS = 16
+"""Fewer complete rows say nothing about the others."""
 
 
 class GainRule(BaseModel):
@@ -60,11 +64,33 @@ def settled_against(rule: GainRule, plain: Tally, hint: Tally) -> bool:
     return plain.right > rule.max_p_t or rule.samples - hint.wrong - plain.right < rule.min_gain
 
 
-def wanted(rule: GainRule, plain: Tally, hint: Tally, in_full: bool) -> Mapping[Condition, int]:
+@dataclass(frozen=True)
+class Expected:
+    """The share of plain answers that are right, and of hinted ones that are wrong, before a row is asked anything."""
+
+    right_plain: float = 0.5
+    wrong_hint: float = 0.5
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Tally, Tally]]) -> "Expected":
+        """The shares among complete rows (plain, hint), such as the audited ones; even chances if they are few."""
+        if len(rows) < FEWEST_ROWS:
+            return cls()
+        plain, hint = (sum(row[c].right + row[c].wrong for row in rows) for c in (0, 1))
+        right, wrong = sum(row[0].right for row in rows), sum(row[1].wrong for row in rows)
+        return cls((right + 1) / (plain + 2), (wrong + 1) / (hint + 2))
+
+
+EVEN = Expected()
+
+
+def wanted(
+    rule: GainRule, plain: Tally, hint: Tally, in_full: bool, expected: Expected = EVEN
+) -> Mapping[Condition, int]:
     """How many further answers to ask for now, per condition; nothing once the row is settled or complete.
 
-    The condition is the one that is expected to settle the row with fewer answers (its rate so far, by Laplace's rule
-    of succession); a row that only complete counts can decide is asked for all that is left.
+    The condition is the one that should settle the row with fewer answers, by its rate in the row so far and what is
+    expected of any row; a row that only complete counts can decide is asked for all that is left.
     """
     left: dict[Condition, int] = {"plain": rule.samples - plain.answers, "hint": rule.samples - hint.answers}
     if in_full:
@@ -76,7 +102,10 @@ def wanted(rule: GainRule, plain: Tally, hint: Tally, in_full: bool) -> Mapping[
     if saturated > left["plain"] and either > left["plain"] + left["hint"]:
         return left
     need: dict[Condition, int] = {"plain": min(saturated, either), "hint": either}
-    rate = {"plain": (plain.right + 1) / (plain.answers + 2), "hint": (hint.wrong + 1) / (hint.answers + 2)}
+    rate = {
+        "plain": (plain.right + PRIOR * expected.right_plain) / (plain.answers + PRIOR),
+        "hint": (hint.wrong + PRIOR * expected.wrong_hint) / (hint.answers + PRIOR),
+    }
     open_conditions = [condition for condition in CONDITIONS if left[condition]]
     chosen = min(open_conditions, key=lambda condition: need[condition] / rate[condition])
     return {c: min(rule.round, need[c], left[c]) if c == chosen else 0 for c in CONDITIONS}

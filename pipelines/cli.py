@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import dagster as dg
@@ -9,13 +10,16 @@ from rich.console import Console
 
 from assets.store import AssetStore
 from pipelines import ui as dagster_ui
+from pipelines.curate import curate as curate_shards
+from pipelines.curate import own_shards
 from pipelines.definitions import build_definitions
 from pipelines.driver import StepFailedError, run_plan
 from pipelines.instance import AlreadyRunningError
-from pipelines.jobs import RECURATE, TRAIN_RL, TRAIN_SFT, Step, plan
+from pipelines.jobs import DRAW_SETS, TRAIN_RL, TRAIN_SFT, Step, plan
 from pipelines.picture import mermaid
 from pipelines.profile import PROFILE_VARIABLE, Profile, load_profile, profile_from_environment
 from pipelines.summary import finish
+from training.endpoint import EndpointDownError, EndpointRefusesError
 
 CONSOLE = Console()
 
@@ -55,12 +59,43 @@ def show_plan() -> None:
 
 
 @main.command()
-def curate() -> None:
-    """Make everything up to Future-L1-50K and the sets around it."""
-    profile = _profile()
-    steps = plan(profile)
-    last = next(number for number, step in enumerate(steps) if step.stage == RECURATE)
-    _run(profile, steps[: last + 1])
+@click.option("--trajectories", metavar="DIR", help="Shards: a folder, a fsspec URL, or hf://datasets/ORG/NAME@REVISION.")
+@click.option("--clips", multiple=True, metavar="DIR", help="A folder or fsspec URL of clips; may be repeated.")
+@click.option("--endpoint", multiple=True, metavar="URL", help="An OpenAI-compatible server; may be repeated.")
+@click.option("--model", metavar="NAME", help="The name by which the endpoint serves the model that answers.")
+@click.option("--base", metavar="DIR", help="Instead of an endpoint: the model's folder.")
+@click.option("--judge", metavar="URL", help="The judge's OpenAI-compatible server.")
+@click.option("--judge-model", metavar="NAME")
+@click.option("--futurebench", metavar="DIR", help="Exclude rows that overlap this benchmark.")
+@click.option("--twiffbench", metavar="DIR", help="Exclude rows that overlap this benchmark.")
+@click.option("--top", type=click.IntRange(min=1), metavar="K", help="Publish at most K rows.")
+@click.option("--round", "round_size", type=click.IntRange(min=1), help="Answers of a row asked for at a time.")
+@click.option("--audit", type=click.FloatRange(0, 1), help="Share of rows answered in full; 1 turns curtailment off.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Where the tables go.")
+def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
+    """Curate your own shards into --out; without options, the profile's up to the sets to train on.
+
+    Keys come from the environment: FUTURE_L1_ENDPOINT_API_KEY, FUTURE_L1_JUDGE_API_KEY (else OPENAI_API_KEY), HF_TOKEN.
+    What no option names is as in the profile, by default "paper". Started again, it goes on where it was.
+    """
+    if out is None and trajectories is None and not any(options.values()):
+        profile = _profile()
+        steps = plan(profile)
+        last = next(number for number, step in enumerate(steps) if step.stage == DRAW_SETS)
+        _run(profile, steps[: last + 1])
+        return
+    if out is None or trajectories is None or not options["clips"]:
+        raise click.UsageError("your own shards need --trajectories, --clips and --out")
+    try:
+        profile = own_shards(_profile(default="paper"), out, trajectories=trajectories, **options)
+        summary, failed = curate_shards(profile, out, CONSOLE)
+    except KeyboardInterrupt as error:
+        raise click.ClickException("stopped; the same command goes on from here") from error
+    except (AlreadyRunningError, EndpointRefusesError, EndpointDownError, StepFailedError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    _warn(failed)
+    CONSOLE.print_json(data=summary)
+    CONSOLE.print(f"Tables   {out}", soft_wrap=True, highlight=False)
 
 
 @main.command()
@@ -120,9 +155,9 @@ def check(names: tuple[str, ...]) -> None:
         CONSOLE.print(f"[green]✓[/] the definitions of {name} load")
 
 
-def _profile(seed: int | None = None) -> Profile:
+def _profile(seed: int | None = None, default: str = "demo") -> Profile:
     try:
-        profile = profile_from_environment()
+        profile = profile_from_environment(default)
     except ValueError as error:
         raise click.ClickException(f"{PROFILE_VARIABLE}: {error}") from error
     return profile if seed is None else profile.model_copy(update={"seed": seed})
@@ -140,6 +175,10 @@ def _run(profile: Profile, steps: list[Step]) -> None:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt as error:
         raise click.ClickException("stopped; the same command goes on from here") from error
+    _warn(failed_checks)
+
+
+def _warn(failed_checks: list[str]) -> None:
     for failed in failed_checks:
         CONSOLE.print(f"[yellow]![/] the check {failed} failed")
 

@@ -48,6 +48,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
                 seed,
                 device,
                 profile.launch.together,
+                profile.retrain,
             ),
             *benchmark_assets(profile.benchmarks, profile.source, checkpoints, upstream, seed, device),
             *report_assets(profile.benchmarks, checkpoints, seed, device),
@@ -60,7 +61,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
             *benchmark_checks(checkpoints),
         ],
         jobs=build_jobs(profile),
-        schedules=build_schedules(),
+        schedules=build_schedules(profile.source),
         sensors=build_sensors(profile.source),
         resources=_resources(profile, progress or LogProgress()),
     )

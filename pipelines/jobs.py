@@ -42,18 +42,34 @@ WRITE_SOURCE = Stage("write_source", (TOYWORLD,), "writing the toy world's clips
 OBSERVE = Stage("observe_source", (SOURCE,), "looking for shards")
 RESOLVE_BASE = Stage("resolve_base", (BASE,), "resolving the base model")
 INGEST = Stage("ingest", (TRAJECTORIES, CLIPS), "validating rows and probing clips")
-SCORE = Stage("score", (ANSWERS, GAIN), "answering with and without the hint, and judging")
-RECURATE = Stage("recurate", (CURATED, SFT_SETS, RL_SETS), "selecting by visual gain")
+BENCHMARK_ITEMS = Stage("benchmark_items", (FUTURE_ITEMS, TWIFF_ITEMS), "reading the benchmarks")
+SELECT = Stage("select", (CURATED,), "selecting by visual gain")
+DRAW_SETS = Stage("draw_sets", (SFT_SETS, RL_SETS), "drawing what is trained on")
 PUBLISH = Stage("publish", (HUB,), "pushing to the hub")
 TRAIN_SFT = Stage("train_sft", (SFT,), "SFT")
 TRAIN_RL = Stage("train_rl", (RL,), "RL")
 EVALUATE = Stage(
     "evaluate",
-    (FUTURE_ITEMS, TWIFF_ITEMS, FUTURE_ANSWERS, TWIFF_ANSWERS, FUTURE_REPORT, TWIFF_REPORT),
+    (FUTURE_ANSWERS, TWIFF_ANSWERS, FUTURE_REPORT, TWIFF_REPORT),
     "answering and scoring both benchmarks",
 )
 INTERVENE = Stage("intervene", (NECESSITY,), "replacing latents")
 COMPARE = Stage("compare", (COMPARISON,), "comparing")
+RECURATE = "recurate"
+
+
+def score(profile: Profile) -> Stage:
+    """Visual gain, from answers or from the counts that the source brings."""
+    if profile.curation.given:
+        return Stage("score", (GAIN,), "taking over the source's counts")
+    return Stage("score", (ANSWERS, GAIN), "answering with and without the hint, and judging")
+
+
+def recurate(profile: Profile) -> Stage:
+    """Everything from a shard to the sets in one run: what schedule and sensor start for new and changed shards."""
+    scored = (GAIN,) if profile.curation.given else (ANSWERS, GAIN)
+    made = (TRAJECTORIES, CLIPS, *scored, CURATED, SFT_SETS, RL_SETS)
+    return Stage(RECURATE, made, "curating again from new and changed shards")
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,7 @@ def stages(profile: Profile) -> list[Stage]:
     """The stages that this profile has."""
     return [
         *([WRITE_SOURCE] if profile.toyworld else []),
-        *(OBSERVE, RESOLVE_BASE, INGEST, SCORE, RECURATE),
+        *(OBSERVE, RESOLVE_BASE, BENCHMARK_ITEMS, INGEST, score(profile), SELECT, DRAW_SETS, recurate(profile)),
         *([PUBLISH] if profile.curation.hub else []),
         *(TRAIN_SFT, TRAIN_RL, EVALUATE, INTERVENE, COMPARE),
     ]
@@ -87,9 +103,11 @@ def plan(profile: Profile, necessity: Sequence[str] | None = None) -> list[Step]
         *([Step(WRITE_SOURCE)] if profile.toyworld else []),
         Step(OBSERVE),
         Step(RESOLVE_BASE),
+        Step(BENCHMARK_ITEMS),
         Step(INGEST, shards=True),
-        Step(SCORE, shards=True),
-        Step(RECURATE),
+        Step(score(profile), shards=True),
+        Step(SELECT),
+        Step(DRAW_SETS),
         *(Step(TRAIN_SFT, recipes) for recipes in batched(checkpoints.sft, profile.launch.together)),
         *(Step(TRAIN_RL, (recipe,)) for recipe in checkpoints.rl),
         Step(EVALUATE, checkpoints.models),

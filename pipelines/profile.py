@@ -67,6 +67,8 @@ class Profile(Settings):
     toy_judge: bool = False
     """Serve the demo's deterministic judge on loopback, in place of the judge's own address."""
     launch: LaunchSettings = Field(default_factory=LaunchSettings)
+    retrain: bool = False
+    """Checkpoints may follow their data: an automation condition that fires when a data version really changed."""
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -107,12 +109,13 @@ def demo(home: Path, seed: int = 0) -> Profile:
             futurebench=source / "futurebench",
             twiffbench=source / "twiffbench",
         ),
-        toyworld=SourceSizes(rows_per_shard=1500),
+        toyworld=SourceSizes(shards=4, rows_per_shard=1125),  # two programs side by side have two shards each
         base=tiny.BASE,
         curation=CurationSettings(
             prompts=PromptSettings(hint_tokens=4),
             answers=AnswerSettings(samples=8, temperature=1.0, max_new_tokens=6, batch_size=256, image_tokens=tokens),
             parser="option_text",
+            audit=1.0,  # every row in full: the histogram is of all rows
             selection=SelectionSettings(top=2400),
             rl_sets={"twiff": 2400},
         ),
@@ -209,21 +212,24 @@ def load_profile(named: str, home: Path, seed: int = 0) -> Profile:
     preset = overlay.pop("extends", None)
     if preset not in PRESETS:
         raise ValueError(f"{path}: `extends` must be one of {', '.join(PRESETS)}; found {preset!r}")
-    changed = _overlaid(PRESETS[preset](home, seed).model_dump(), {"name": path.stem, **overlay})
-    return Profile.model_validate(changed)
+    return overlaid(PRESETS[preset](home, seed), {"name": path.stem, **overlay})
 
 
-def profile_from_environment() -> Profile:
-    """The profile that FUTURE_L1_PROFILE, FUTURE_L1_HOME and SEED name; demo, `.future-l1` and 0 by default."""
+def overlaid(profile: Profile, overlay: Mapping[str, Any]) -> Profile:
+    """The profile with other values: tables are overlaid key by key, everything else is replaced."""
+    return Profile.model_validate(_merged(profile.model_dump(), overlay))
+
+
+def profile_from_environment(default: str = "demo") -> Profile:
+    """The profile that FUTURE_L1_PROFILE, FUTURE_L1_HOME and SEED name; `default`, `.future-l1` and 0 without them."""
     home = Path(os.environ.get(HOME_VARIABLE) or PROJECT / ".future-l1").resolve()
-    return load_profile(os.environ.get(PROFILE_VARIABLE) or "demo", home, int(os.environ.get(SEED_VARIABLE) or 0))
+    return load_profile(os.environ.get(PROFILE_VARIABLE) or default, home, int(os.environ.get(SEED_VARIABLE) or 0))
 
 
-def _overlaid(known: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables are overlaid key by key; everything else, lists included, is replaced."""
+def _merged(known: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(known)
     for name, value in overlay.items():
         before = merged.get(name)
         both = isinstance(value, Mapping) and isinstance(before, Mapping)
-        merged[name] = _overlaid(before, value) if both else value  # type: ignore[arg-type]
+        merged[name] = _merged(before, value) if both else value  # type: ignore[arg-type]
     return merged

@@ -33,11 +33,10 @@ class AppendLog:
                     yield record
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Writes one record and hands it to the operating system."""
+        """Hands one record to the operating system, in one write: lines of several processes do not mix."""
         if self._file is None:
             self._file = self._open()
         self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
 
     def close(self) -> None:
         if self._file is not None:
@@ -47,7 +46,7 @@ class AppendLog:
     def _open(self) -> IO[bytes]:
         """For appending, on a fresh line even where a crash left half of one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("a+b")
+        file = self.path.open("a+b", buffering=0)
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
             file.write(b"\n")
         return file

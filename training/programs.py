@@ -27,11 +27,14 @@ from typing import Any, Literal, TypeVar
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 from pydantic import BaseModel, ConfigDict
 
+from training.endpoint import EndpointRefusesError
 from training.tether import die_with_parent
 
 PROGRESS = "progress.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+CONFIG_ERROR = 2
+"""The status of a program that no retry will help."""
 
 # Set by the launcher: the program belongs to it, ends with it, and leads its own process group.
 TETHERED = "FUTURE_L1_TETHERED"
@@ -117,8 +120,8 @@ def read_progress(out: Path) -> tuple[int, int, str] | None:
 def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Mapping[str, Any]]) -> None:
     """Parse `--config FILE.json`, run `main` and write what it returns to `out/result.json`.
 
-    Ends with status 2 on a config that does not validate, 130 when interrupted and 143 when terminated; whatever
-    `main` left in `out` is there for the next start.
+    Ends with status 2 on a config that does not validate or that an endpoint refuses, 130 when interrupted and 143 when
+    terminated; whatever `main` left in `out` is there for the next start.
     """
     config = _parse(config_type)
     if os.environ.get(TETHERED):
@@ -133,6 +136,9 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
             result = main(config, reporter)
             if first:
                 _write_json(config.out / RESULT, dict(result))
+    except EndpointRefusesError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(CONFIG_ERROR)
     except KeyboardInterrupt:
         print("interrupted; the next start goes on from the last checkpoint", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)
@@ -147,7 +153,7 @@ def _parse(config_type: type[Config]) -> Config:
     try:
         return config_type.model_validate_json(path.read_text())
     except ValueError as error:
-        parser.exit(2, f"{path}: {error}\n")
+        parser.exit(CONFIG_ERROR, f"{path}: {error}\n")
 
 
 @contextmanager

@@ -29,6 +29,14 @@ RL_CODE = code_of("training/rl", "training/sft", "training/model", "training/gra
                   "training/data/keyframes.py", "training/data/video.py")  # fmt: skip
 TEAM = ["team:training"]
 
+# What is trained on really changed: materialising the same version again does not count.
+RETRAIN = (
+    dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed()).since_last_handled()
+    & ~dg.AutomationCondition.any_deps_missing()
+    & ~dg.AutomationCondition.in_progress()
+    & dg.AutomationCondition.all_deps_blocking_checks_passed()
+)
+
 
 def checkpoint_assets(
     base: Path,
@@ -38,9 +46,18 @@ def checkpoint_assets(
     seed: int,
     device: str,
     together: int,
+    retrain: bool,
 ) -> list[dg.AssetsDefinition]:
-    """`together` SFT recipes are trained in one run, side by side, where several are asked for."""
-    return [_base(base), _sft(sft, checkpoints, seed, device, together), _rl(rl, checkpoints, seed, device)]
+    """`together` SFT recipes are trained in one run, side by side, where several are asked for.
+
+    With `retrain`, checkpoints follow their data by themselves, once somebody turns automation on in the UI.
+    """
+    condition = RETRAIN if retrain else None
+    return [
+        _base(base),
+        _sft(sft, checkpoints, seed, device, together, condition),
+        _rl(rl, checkpoints, seed, device, condition),
+    ]
 
 
 def _base(base: Path) -> dg.AssetsDefinition:
@@ -70,7 +87,12 @@ def _base(base: Path) -> dg.AssetsDefinition:
 
 
 def _sft(
-    runs: Mapping[str, SftRun], checkpoints: Checkpoints, seed: int, device: str, together: int
+    runs: Mapping[str, SftRun],
+    checkpoints: Checkpoints,
+    seed: int,
+    device: str,
+    together: int,
+    condition: dg.AutomationCondition | None,
 ) -> dg.AssetsDefinition:
     @dg.op(
         name="start_sft",
@@ -116,6 +138,7 @@ def _sft(
         start_sft,
         keys_by_input_name={"base": dg.AssetKey(BASE.split("/")), "sets": dg.AssetKey(SFT_SETS.split("/"))},
         keys_by_output_name={"checkpoint": dg.AssetKey(SFT.split("/"))},
+        automation_conditions_by_output_name={"checkpoint": condition},
         group_name="checkpoints",
         partitions_def=checkpoints.sft_partitions,
         backfill_policy=dg.BackfillPolicy.multi_run(together),
@@ -123,7 +146,13 @@ def _sft(
     return _owned(assets)
 
 
-def _rl(runs: Mapping[str, RlRun], checkpoints: Checkpoints, seed: int, device: str) -> dg.AssetsDefinition:
+def _rl(
+    runs: Mapping[str, RlRun],
+    checkpoints: Checkpoints,
+    seed: int,
+    device: str,
+    condition: dg.AutomationCondition | None,
+) -> dg.AssetsDefinition:
     @dg.op(
         name="start_rl",
         pool="gpu",
@@ -160,6 +189,7 @@ def _rl(runs: Mapping[str, RlRun], checkpoints: Checkpoints, seed: int, device: 
         start_rl,
         keys_by_input_name={"sft": dg.AssetKey(SFT.split("/")), "sets": dg.AssetKey(RL_SETS.split("/"))},
         keys_by_output_name={"checkpoint": dg.AssetKey(RL.split("/"))},
+        automation_conditions_by_output_name={"checkpoint": condition},
         group_name="checkpoints",
         partitions_def=checkpoints.rl_partitions,
         partition_mappings={"sft": checkpoints.sft_to_rl()},

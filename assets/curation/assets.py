@@ -1,5 +1,6 @@
 """From rows to Future-L1-50K: answers with and without the hint, verdicts, visual gain, selection, and sets."""
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,21 +10,22 @@ import dagster as dg
 import polars as pl
 
 from assets.answering import CODE as ANSWERING_CODE
-from assets.answering import Asked, Job, answer_all
+from assets.answering import Asked, Job, Scored, Server, answer_all
 from assets.curation.card import GAIN_FIGURE, dataset_card, gain_figure
-from assets.curation.prompts import CONDITIONS, answer_prompts, prompts_hash
+from assets.curation.prompts import answer_prompts, prompts_hash
 from assets.curation.selection import difference, random_set, rl_set, select, selection_report
-from assets.curation.visual_gain import gain_report, verdicts, visual_gain
+from assets.curation.visual_gain import gain_report, given_gain, verdict_digest, verdicts, visual_gain
 from assets.launcher import Launcher
 from assets.partitions import SHARDS, SHARDS_PER_RUN
 from assets.resources import JudgeAccess
 from assets.settings import CurationSettings
-from assets.store import AssetStore, batch_result, code_of, result_of
+from assets.store import AssetStore, batch_result, code_of, result_of, write_json
 from assets.trajectories.assets import CLIP_TABLE, CLIPS, ROWS, TRAJECTORIES
-from training.artifacts import Artifact
+from assets.trajectories.repeats import repeated_elsewhere
+from training.artifacts import Artifact, digest
 from training.grading.judge import Judge
 
-BASE = "checkpoints/base"
+BASE, MODEL = "checkpoints/base", "model"
 ANSWERS = "curation/answers"
 GAIN = "curation/visual_gain"
 CURATED = "curation/future_l1_50k"
@@ -31,6 +33,7 @@ SFT_SETS = "curation/sft_sets"
 RL_SETS = "curation/rl_sets"
 HUB = "curation/hub"
 
+ANSWER_TABLE = "answers.parquet"
 GAIN_TABLE = "visual_gain.parquet"
 VERDICT_TABLE = "verdicts.parquet"
 CURATED_TABLE = "future_l1_50k.parquet"
@@ -43,19 +46,23 @@ TEAM = ["team:curation"]
 
 
 def usable_rows(store: AssetStore, shard: str) -> pl.DataFrame:
-    """A shard's trajectories whose clip can be read, with `path`, `frame_count` and `reader`."""
+    """A shard's trajectories whose clip can be read, with `path`, `frame_count`, `reader` and `sha256` of the clip.
+
+    A row that an earlier shard has, too, is not among them.
+    """
     clips = (
         pl.scan_parquet(store.current(CLIPS, shard).file(CLIP_TABLE))
         .filter(pl.col("reason").is_null())
-        .select("video", "path", pl.col("frames").alias("frame_count"), "reader")
+        .select("video", "path", pl.col("frames").alias("frame_count"), "reader", "sha256")
     )
     rows = pl.scan_parquet(store.current(TRAJECTORIES, shard).file(ROWS))
-    return rows.join(clips, on="video", how="inner", maintain_order="left").collect()
+    found = rows.join(clips, on="video", how="inner", maintain_order="left").collect()
+    return found.join(repeated_elsewhere(store, [shard]), on="row_id", how="anti", maintain_order="left")
 
 
 def curation_assets(settings: CurationSettings, seed: int, device: str) -> list[dg.AssetsDefinition]:
     return [
-        _answers(settings, seed, device),
+        *([] if settings.given else [_answers(settings, seed, device)]),
         _visual_gain(settings),
         _future_l1_50k(settings),
         *_sets(settings, seed),
@@ -65,56 +72,81 @@ def curation_assets(settings: CurationSettings, seed: int, device: str) -> list[
 
 def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDefinition:
     code = f"{PROMPTS_CODE}-{ANSWERING_CODE}"
+    served = settings.endpoint is not None
+    upstream = {"clips": CLIPS} if served else {"clips": CLIPS, "base": BASE}
 
     @dg.op(
         name="answer_shards",
-        pool="gpu",
-        ins={"clips": dg.In(dg.Nothing), "base": dg.In(dg.Nothing)},
+        pool="endpoint" if served else "gpu",
+        ins={name: dg.In(dg.Nothing) for name in upstream},
         out={"answers": dg.Out(dg.Nothing, code_version=code)},
         description="The base model answers each row several times, plainly and with the true future as the hint.",
     )
     def answer_shards(
-        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
+        context: dg.AssetExecutionContext,
+        store: dg.ResourceParam[AssetStore],
+        launcher: dg.ResourceParam[Launcher],
+        judge: dg.ResourceParam[JudgeAccess],
     ) -> Iterator[dg.MaterializeResult[None]]:
-        base = store.current(BASE)
+        base = None if served else store.current(BASE)
+        model = base.version if base else settings.endpoint.model  # type: ignore[union-attr]
+        sampling = settings.answers.model_dump(mode="json", exclude={"batch_size"})
+        ledger = store.ledgers / "answers" / digest({"model": model, "sampling": sampling, "seed": seed})
+        ledger.mkdir(parents=True, exist_ok=True)
+        write_json(ledger / "ABOUT.json", {"model": model, "sampling": sampling, "seed": seed})
         config = {
-            "answers": settings.answers.model_dump(mode="json"),
+            "answers": sampling,
             "prompts": prompts_hash(settings.prompts),
+            "rule": settings.rule.model_dump(),
+            "parser": settings.parser,
+            "judge": judge.name,
             "seed": seed,
         }
         wanted = {}
         for shard in context.partition_keys:
-            inputs = {
-                TRAJECTORIES: store.current(TRAJECTORIES, shard), CLIPS: store.current(CLIPS, shard), BASE: base,
+            repeated = repeated_elsewhere(store, [shard])["row_id"].sort().to_list()
+            inputs: dict[str, Artifact | str] = {
+                TRAJECTORIES: store.current(TRAJECTORIES, shard), CLIPS: store.current(CLIPS, shard), "model": model,
+                "repeated": digest(repeated),
             }  # fmt: skip
+            rows = partial(usable_rows, store, shard)
             wanted[shard] = Asked(
                 store.work(ANSWERS, inputs, config, code, shard),
                 [
-                    Job(condition, base.path / "model", _prompts(store, shard, condition), settings.answers, seed)
-                    for condition in CONDITIONS
+                    Job(
+                        "answers",
+                        base.path / MODEL if base else None,
+                        lambda rows=rows: answer_prompts(rows(), settings.prompts),  # type: ignore[misc]
+                        settings.answers,
+                        seed,
+                        ledger=ledger / f"{shard}.jsonl",
+                        scored=Scored(settings.rule, rows, settings.parser),
+                    )
                 ],
             )
-        artifacts = answer_all(context, store, launcher, device, wanted)
-        yield batch_result(context, ANSWERS, artifacts, f"{CONDITIONS[0]}.parquet")
-
-    def _prompts(store: AssetStore, shard: str, condition: Any) -> Any:
-        return lambda: answer_prompts(usable_rows(store, shard), condition, settings.prompts)
+        with judge.settings() as address:
+            server = Server(settings.endpoint, address)
+            artifacts = answer_all(context, store, launcher, device, wanted, server)
+        yield batch_result(context, ANSWERS, artifacts, ANSWER_TABLE)
 
     answers = dg.AssetsDefinition.from_op(
         answer_shards,
-        keys_by_input_name={"clips": dg.AssetKey(CLIPS.split("/")), "base": dg.AssetKey(BASE.split("/"))},
+        keys_by_input_name={name: dg.AssetKey(key.split("/")) for name, key in upstream.items()},
         keys_by_output_name={"answers": dg.AssetKey(ANSWERS.split("/"))},
         group_name="curation",
         partitions_def=SHARDS,
         backfill_policy=dg.BackfillPolicy.multi_run(SHARDS_PER_RUN),
     )
-    return answers.map_asset_specs(lambda spec: spec.replace_attributes(owners=TEAM, kinds={"torch", "parquet"}))
+    kinds = {"openai" if served else "torch", "parquet"}
+    return answers.map_asset_specs(lambda spec: spec.replace_attributes(owners=TEAM, kinds=kinds))
 
 
 def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
+    rule = settings.rule
+
     @dg.asset(
         key=dg.AssetKey(GAIN.split("/")),
-        deps=[dg.AssetKey(ANSWERS.split("/"))],
+        deps=[dg.AssetKey((CLIPS if settings.given else ANSWERS).split("/"))],
         partitions_def=SHARDS,
         backfill_policy=dg.BackfillPolicy.multi_run(SHARDS_PER_RUN),
         group_name="curation",
@@ -128,22 +160,32 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
         store: dg.ResourceParam[AssetStore],
         judge: dg.ResourceParam[JudgeAccess],
     ) -> dg.MaterializeResult[None]:
-        def score(workspace: Path, shard: str, answers: Artifact) -> dict[str, Any]:
-            rows = usable_rows(store, shard)
-            told = pl.concat([pl.read_parquet(answers.file(f"{condition}.parquet")) for condition in CONDITIONS])
-            with judge.settings() as address:
-                graded = verdicts(rows, told, settings.parser, Judge(address) if address else None)
-            table = visual_gain(rows, graded, settings.answers.samples)
-            graded.write_parquet(workspace / VERDICT_TABLE)
+        def write(workspace: Path, table: pl.DataFrame, graded: pl.DataFrame | None) -> dict[str, Any]:
+            if graded is not None:
+                graded.write_parquet(workspace / VERDICT_TABLE)
             table.write_parquet(workspace / GAIN_TABLE)
-            return gain_report([table], settings.answers.samples)
+            return gain_report([table], rule)
 
-        config = {"parser": settings.parser, "samples": settings.answers.samples, "judge": judge.name}
         scored = {}
+        config = {"parser": settings.parser, "rule": rule.model_dump(), "judge": judge.name}
         for shard in context.partition_keys:
-            answers = store.current(ANSWERS, shard)
-            work = store.work(GAIN, {ANSWERS: answers}, config, GAIN_CODE, shard)
-            scored[shard] = work.do(partial(score, shard=shard, answers=answers))
+            started = time.monotonic()
+            rows = usable_rows(store, shard)
+            if settings.given:
+                inputs: dict[str, Artifact | str] = {CLIPS: store.current(CLIPS, shard)}
+                table, graded = given_gain(rows, rule), None
+            else:
+                answers = store.current(ANSWERS, shard)
+                told = pl.read_parquet(answers.file(ANSWER_TABLE))
+                with judge.settings() as address:
+                    asked = Judge(address, on_outage="raise") if address else None
+                    graded = verdicts(rows, told, settings.parser, asked)
+                table = visual_gain(rows, graded, rule)
+                # What no judge could settle is asked again each time: the verdicts are part of the version.
+                inputs = {ANSWERS: answers, "verdicts": verdict_digest(graded)}
+            work = store.work(GAIN, inputs, config, GAIN_CODE, shard)
+            make = partial(write, table=table, graded=graded)
+            scored[shard] = work.do(make, spent_before=time.monotonic() - started)
         return batch_result(context, GAIN, scored, GAIN_TABLE)
 
     return curation_visual_gain

@@ -186,7 +186,7 @@ def estimate(rows: int, rule: GainRule, population: Population, assumptions: Pla
             f"the rule asks for {rule.samples} answers a condition, the population was counted with"
             f" {population.samples}: plan with as many"
         )
-    asked = expected_answers(rule)
+    asked = expected_answers(rule, population.expected)
     full = expected_answers(rule.model_copy(update={"audit": 1.0}))
     share = asked.all_answers / (len(CONDITIONS) * rule.samples)
     low, high = population.between(share)

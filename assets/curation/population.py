@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from evaluation.curtailment import CONDITIONS, Condition, GainRule, Tally, wanted
+from evaluation.curtailment import CONDITIONS, EVEN, Condition, Expected, GainRule, Tally, wanted
 
 SAMPLES = 8
 SCORED = 2_700_000  # TwiFF-2.7M; how many of its rows the paper scored is not published, all of them is assumed
@@ -23,7 +23,8 @@ KEPT_BY_GAIN = {3: 14_100, 4: 11_300, 5: 8_200, 6: 6_300, 7: 5_100, 8: 5_100}  #
 MAX_P_T = 6  # the paper's
 RIGHT_IF_SATURATED, RIGHT_IF_HOPELESS = 0.95, 0.03
 
-Wanted = Callable[[GainRule, Tally, Tally, bool], Mapping[Condition, int]]
+Wanted = Callable[..., Mapping[Condition, int]]
+"""`evaluation.curtailment.wanted`, or another choice of what to ask for."""
 
 
 class Kinds(BaseModel):
@@ -65,6 +66,14 @@ class Population:
     def mean(self, values: np.ndarray) -> float:
         """The mean over rows of what each (p_t, p_v) has."""
         return float(np.average(values, weights=self.counts))
+
+    @property
+    def expected(self) -> Expected:
+        """What its audited rows would say of any row."""
+        p_t, p_v = np.indices(self.counts.shape)
+        answers = self.samples * self.counts.sum()
+        right, wrong = (self.counts * p_t).sum(), (self.counts * (self.samples - p_v)).sum()
+        return Expected((right + 1) / (answers + 2), (wrong + 1) / (answers + 2))
 
     def between(self, values: np.ndarray) -> tuple[float, float]:
         """Where that mean may lie: a 95 % interval if rows were observed, else the extremes of the assumptions."""
@@ -148,8 +157,8 @@ class Asked:
         return np.asarray(sum(self.answers.values()))
 
 
-def expected_answers(rule: GainRule, ask: Wanted = wanted) -> Asked:
-    """What the procedure asks of rows, the audit included; `ask` is the procedure's step.
+def expected_answers(rule: GainRule, expected: Expected = EVEN, ask: Wanted = wanted) -> Asked:
+    """What the procedure asks of rows, the audit included; `ask` is its step, `expected` what the audit has shown it.
 
     Exact: `chance[a, r, b, w]` is the probability, for every (p_t, p_v), to meet a row with r of a plain answers right
     and w of b hinted ones wrong.
@@ -163,7 +172,7 @@ def expected_answers(rule: GainRule, ask: Wanted = wanted) -> Asked:
         for state in [state for state in chance if state[0] + state[2] == total]:
             a, r, b, w = state
             reached = chance.pop(state)
-            more = ask(rule, Tally(a, r, a - r), Tally(b, b - w, w), False)
+            more = ask(rule, Tally(a, r, a - r), Tally(b, b - w, w), False, expected)
             for condition, count in more.items():
                 answers[condition] = answers[condition] + count * reached
                 requests[condition] = requests[condition] + (count > 0) * reached

@@ -42,12 +42,14 @@ def list_source(settings: SourceSettings) -> tuple[Source, Listing]:
 
 
 def retire(store: AssetStore, shard: str) -> None:
-    """A shard that the source no longer has is no longer current: its rows must not count as repeated elsewhere.
+    """A shard that the source no longer has is no longer current: its rows are nobody's repeats, and not selected.
 
     What was made of it stays in the store, and is found again if the shard comes back.
     """
-    for key in (TRAJECTORIES, CLIPS):
-        store.artifacts.root.joinpath(*key.split("/"), shard, CURRENT).unlink(missing_ok=True)
+    for name, artifact in store.everything().items():
+        stage, _, rest = name.partition("/")
+        if stage in ("twiff", "curation") and rest.partition("/")[2] == shard:
+            (artifact.path.parent / CURRENT).unlink()
 
 
 def source_assets(settings: SourceSettings, upstream: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
@@ -105,7 +107,7 @@ def source_assets(settings: SourceSettings, upstream: list[dg.AssetKey]) -> list
         def pull(workspace: Path, shard: Shard) -> dict[str, Any]:
             with source.fetch(shard, store.scratch / "shards") as path:
                 counts = write_shard(path, shard.name, workspace / ROWS, workspace / QUARANTINE)
-            return {**counts, "revision": found.revision}
+            return {**counts, "revision": found.revision, "stamp": shard.stamp}
 
         pulled = {}
         for done, name in enumerate(context.partition_keys):
@@ -138,7 +140,7 @@ def source_assets(settings: SourceSettings, upstream: list[dg.AssetKey]) -> list
 
         def resolve(workspace: Path, trajectories: Artifact) -> dict[str, Any]:
             clips, quarantine = resolve_clips(
-                pl.read_parquet(trajectories.file(ROWS), columns=["row_id", "source", "video", "start", "end"]),
+                pl.read_parquet(trajectories.file(ROWS), columns=["row_id", "source", "row", "video", "start", "end"]),
                 roots,
                 lambda done, total: progress(done, total, "clips probed"),
                 cache=store.scratch / "clips",

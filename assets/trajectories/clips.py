@@ -65,8 +65,8 @@ def resolve_clips(
     unusable = rows.join(clips.filter(pl.col("reason").is_not_null()), on="video", how="inner", maintain_order="left")
     return clips, quarantine_table(
         [
-            quarantined(source, RejectedRow(reason, detail), row_id=row_id)
-            for source, row_id, reason, detail in unusable.select("source", "row_id", "reason", "detail").iter_rows()
+            quarantined(row["source"], RejectedRow(row["reason"], row["detail"]), row["row"], row["row_id"])
+            for row in unusable.select("source", "row", "row_id", "reason", "detail").iter_rows(named=True)
         ]
     )
 

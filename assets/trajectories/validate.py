@@ -23,8 +23,10 @@ from training.data.trajectory import (
 
 
 class PulledTable(TrajectoryTable):
-    """Trajectories as they are pulled, with the counts that an already selected set brings (null elsewhere)."""
+    """Trajectories as they are pulled: `row` counts from 0 in the source; with the counts that an already selected set
+    brings (null elsewhere)."""
 
+    row = dy.Int64(min=0)
     given_p_t = dy.Int64(nullable=True, min=0, max=GIVEN_SAMPLES)
     given_p_v = dy.Int64(nullable=True, min=0, max=GIVEN_SAMPLES)
 
@@ -159,7 +161,7 @@ def _validated(
         if original == number:
             # Lists, since polars makes a series of its own of every tuple.
             values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(trajectory).items()}
-            accepted.append(values | {"given_p_t": p_t, "given_p_v": p_v})
+            accepted.append(values | {"row": number, "given_p_t": p_t, "given_p_v": p_v})
         else:
             rejected[number] = RejectedRow("repeated row", f"has the same content as row {original}")
     seen.add(np.fromiter(kept, np.uint64, len(kept)), np.fromiter(kept.values(), np.int64, len(kept)))

@@ -1,6 +1,7 @@
 """The answering program: tables in, tables out, through kills, unreadable clips and several jobs."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,16 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from assets.curation.prompts import PromptSettings, answer_prompts
+from assets.curation.visual_gain import verdicts, visual_gain
 from evaluation import answer as program
-from evaluation.answer import AnswerConfig, AnswerJob, main
+from evaluation.answer import AnswerConfig, AnswerJob, Gain, main
+from evaluation.curtailment import GainRule
 from training.data import prompts
 from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS
 from training.data.video import read_frames
+from training.grading.parsers import options_of
 from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, decode
 from training.model.encoding import Encoder
@@ -88,6 +93,7 @@ def test_the_model_is_asked_as_it_was_taught(
         [reader.prompt(row) for row in rows[:12]],
         Sampling(40),
         taught.spans,
+        [[0]] * 12,
     )
     for row, ids in zip(rows, expected.ids.tolist(), strict=False):
         assert answers[row["row_id"]] == [i for i in ids if i != taught.tokens.pad]
@@ -109,36 +115,60 @@ class Killed(Exception):  # noqa: N818 - an event, not an error
 
 
 class KilledAfter(Reporter):
-    """A reporter under which the program dies after a number of batches."""
+    """A reporter under which the program dies after a number of answers."""
 
-    def __init__(self, out: Path, batches: int) -> None:
+    def __init__(self, out: Path, answers: int) -> None:
         super().__init__(out, quiet=True)
-        self.batches = batches
+        self.answers = answers
 
     def progress(self, done: int, total: int, what: str) -> None:
-        if done == self.batches:
+        if done == self.answers:
             raise Killed
 
 
-def test_a_killed_run_ends_with_the_same_table(job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def lines(ledger: Path) -> list[tuple[str, int]]:
+    """The answers in a ledger, in the order in which they were paid for."""
+    records = [json.loads(line) for line in ledger.read_text().splitlines()]
+    return [(record["prompt_id"], record["sample"]) for record in records]
+
+
+def test_a_killed_run_goes_on_and_pays_for_no_answer_twice(job: Any, tmp_path: Path) -> None:
     drawn = job(samples=2, temperature=1.2)  # four prompts a batch, three batches
     run(tmp_path / "whole", drawn)
+    ledger = tmp_path / "kept" / "ledger.jsonl"
+    kept = drawn.model_copy(update={"ledger": ledger})
     with pytest.raises(Killed):
-        run(tmp_path / "cut", drawn, reporter=KilledAfter(tmp_path / "cut", 2))
+        run(tmp_path / "cut", kept, reporter=KilledAfter(tmp_path / "cut", 11))
     assert not (tmp_path / "cut" / "answers.parquet").exists()
-    again: list[int] = []
-    inner = program._answer_batch
-    monkeypatch.setattr(program, "_answer_batch", lambda *a: again.append(a[-1]) or inner(*a))
-    run(tmp_path / "cut", drawn)
-    assert again == [2], "batches that were answered are not asked again"
+    before = lines(ledger)
+    assert len(before) == 11
+    with ledger.open("a") as file:
+        file.write('{"key": "torn by the cra')
+    run(tmp_path / "cut", kept)
+    after = [line for line in ledger.read_text().splitlines() if line.endswith("}")]
+    assert len(after) == 24
     whole, resumed = (pl.read_parquet(tmp_path / name / "answers.parquet").select(UNTIMED) for name in ("whole", "cut"))
     assert whole.equals(resumed)
-    assert not (tmp_path / "cut" / "answers.parts").exists()
+    run(tmp_path / "elsewhere", kept)
+    assert [line for line in ledger.read_text().splitlines() if line.endswith("}")] == after
+    assert pl.read_parquet(tmp_path / "elsewhere" / "answers.parquet").equals(
+        pl.read_parquet(tmp_path / "cut" / "answers.parquet")
+    )
+
+
+def test_more_samples_are_added_to_those_that_are_there(job: Any, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    run(tmp_path / "two", job(samples=2, temperature=1.2, ledger=ledger))
+    run(tmp_path / "three", job(samples=3, temperature=1.2, ledger=ledger))
+    assert len(lines(ledger)) == len(set(lines(ledger))) == 36
+    run(tmp_path / "at_once", job(samples=3, temperature=1.2))
+    tables = [pl.read_parquet(tmp_path / n / "answers.parquet").select(UNTIMED) for n in ("three", "at_once")]
+    assert tables[0].equals(tables[1])
 
 
 def test_a_finished_job_is_not_redone(job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(tmp_path, job())
-    monkeypatch.setattr(program, "load", None)
+    monkeypatch.setattr(program, "_backend", None)
     assert run(tmp_path, job()) == first
 
 
@@ -215,3 +245,62 @@ def test_interventions_are_jobs_like_others(job: Any, tmp_path: Path) -> None:
 def test_two_jobs_of_one_name_are_a_users_mistake(job: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="different names"):
         run(tmp_path, job(), job())
+
+
+@pytest.fixture
+def gain_job(job: Any, rows: list[dict[str, Any]], tmp_path: Path) -> Any:
+    """Visual gain of eight rows by the base that ships with the project; three references name a wrong option."""
+    shown = pl.DataFrame(rows[:8]).with_columns(pl.lit("0" * 64).alias("sha256"))
+    answer_prompts(shown, PromptSettings(hint_tokens=4)).write_parquet(tmp_path / "both.parquet")
+    references = shown.select("row_id", "question", "answer").to_dicts()
+    for row in references[:3]:
+        row["answer"] = next(text for text in options_of(row["question"]).values() if text != row["answer"])
+    pl.DataFrame(references).write_parquet(tmp_path / "references.parquet")
+
+    def make(ledger: str, **rule: Any) -> AnswerJob:
+        gain = Gain(rule=GainRule(**rule), references=tmp_path / "references.parquet", parser="option_text")
+        return job(
+            checkpoint=BASE, prompts=tmp_path / "both.parquet", samples=8, temperature=1.0, max_new_tokens=8,
+            batch_size=64, gain=gain, ledger=tmp_path / ledger,
+        )  # fmt: skip
+
+    return make
+
+
+def test_curtailed_rows_have_the_answers_of_the_full_procedure_and_fewer(gain_job: Any, tmp_path: Path) -> None:
+    run(tmp_path / "full", gain_job("full.jsonl", audit=1.0))
+    run(tmp_path / "short", gain_job("short.jsonl", audit=0.0, round=3))
+    full, short = (pl.read_parquet(tmp_path / n / "answers.parquet").select(UNTIMED) for n in ("full", "short"))
+    assert full.height == 8 * 16
+    assert short.height < full.height
+    assert short.join(full, on=UNTIMED, how="semi", nulls_equal=True).height == short.height
+    references = pl.read_parquet(tmp_path / "references.parquet")
+    rule = GainRule(audit=0.0)
+    gains = [visual_gain(references, verdicts(references, t, "option_text", None), rule) for t in (full, short)]
+    kept = [g.filter((pl.col("p_t") <= 6) & (pl.col("gain") >= 2)).select("row_id", "p_t", "p_v") for g in gains]
+    assert kept[0].height > 0 and kept[0].equals(kept[1])
+    assert set(gains[1]["fate"]) == {"complete", "cut"}
+
+
+def test_another_threshold_asks_only_for_what_the_ledger_lacks(gain_job: Any, tmp_path: Path) -> None:
+    run(tmp_path / "strict", gain_job("ledger.jsonl", audit=0.0, min_gain=8))
+    paid = lines(tmp_path / "ledger.jsonl")
+    run(tmp_path / "loose", gain_job("ledger.jsonl", audit=0.0, min_gain=1))
+    everything = lines(tmp_path / "ledger.jsonl")
+    assert everything[: len(paid)] == paid
+    assert len(set(everything)) == len(everything)
+    run(tmp_path / "strict_again", gain_job("ledger.jsonl", audit=0.0, min_gain=8))
+    assert lines(tmp_path / "ledger.jsonl") == everything
+
+
+def test_a_row_whose_clip_is_gone_is_told_and_the_others_are_answered(gain_job: Any, tmp_path: Path) -> None:
+    prompts_table = pl.read_parquet(tmp_path / "both.parquet")
+    broken = prompts_table.to_dicts()
+    for prompt in broken[:2]:
+        for part in prompt["content"]:
+            part["path"] = part["path"] and str(tmp_path / "gone.mp4")
+    pl.DataFrame(broken, schema=prompts_table.schema).write_parquet(tmp_path / "both.parquet")
+    result = run(tmp_path / "out", gain_job("ledger.jsonl", audit=1.0))
+    assert result["answers"]["answers"] == 7 * 16
+    failed = pl.read_parquet(tmp_path / "out" / "answers.failed")
+    assert set(failed["prompt_id"]) == {prompt["prompt_id"] for prompt in broken[:2]}

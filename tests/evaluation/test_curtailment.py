@@ -6,16 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.curtailment import CONDITIONS, GainRule, Tally, settled_against, wanted
+from evaluation.curtailment import CONDITIONS, EVEN, FEWEST_ROWS, Expected, GainRule, Tally, settled_against, wanted
 
 STREAM = st.lists(st.booleans(), min_size=8, max_size=8)
 
 
-def play(rule: GainRule, streams: dict[str, list[bool | None]], in_full: bool = False) -> dict[str, Tally]:
+def play(
+    rule: GainRule,
+    streams: dict[str, list[bool | None]],
+    in_full: bool = False,
+    expected: Expected = EVEN,
+) -> dict[str, Tally]:
     """Asks for a row's answers, taken from its two streams (None: unjudged), until nothing more is wanted."""
     tallies = {condition: Tally() for condition in CONDITIONS}
     for _ in range(2 * rule.samples + 1):
-        more = wanted(rule, tallies["plain"], tallies["hint"], in_full)
+        more = wanted(rule, tallies["plain"], tallies["hint"], in_full, expected)
         if not any(more.values()):
             return tallies
         for condition, count in more.items():
@@ -27,12 +32,15 @@ def play(rule: GainRule, streams: dict[str, list[bool | None]], in_full: bool = 
     raise AssertionError("it went on asking")
 
 
-@given(STREAM, STREAM, st.integers(1, 8), st.integers(0, 8), st.integers(-2, 8))
+SHARE = st.floats(0.01, 0.99)
+
+
+@given(STREAM, STREAM, st.integers(1, 8), st.integers(0, 8), st.integers(-2, 8), st.builds(Expected, SHARE, SHARE))
 def test_the_kept_rows_and_their_gains_are_those_of_the_full_procedure(
-    plain: list[bool], hint: list[bool], portion: int, max_p_t: int, min_gain: int
+    plain: list[bool], hint: list[bool], portion: int, max_p_t: int, min_gain: int, expected: Expected
 ) -> None:
     rule = GainRule(round=portion, max_p_t=max_p_t, min_gain=min_gain)
-    tallies = play(rule, {"plain": plain, "hint": hint})
+    tallies = play(rule, {"plain": plain, "hint": hint}, expected=expected)
     p_t, p_v = sum(plain), sum(hint)
     if p_t <= max_p_t and p_v - p_t >= min_gain:
         assert (tallies["plain"], tallies["hint"]) == (Tally(8, p_t, 8 - p_t), Tally(8, p_v, 8 - p_v))
@@ -85,7 +93,7 @@ def test_the_audit_sample_is_a_share_of_the_rows_and_the_same_each_time() -> Non
     rows = [f"{number:016x}" for number in range(20_000)]
     drawn = [row for row in rows if GainRule(audit=0.1).audited(row)]
     assert 1_850 < len(drawn) < 2_150
-    assert set(row for row in rows if GainRule(audit=0.05).audited(row)) < set(drawn)
+    assert {row for row in rows if GainRule(audit=0.05).audited(row)} < set(drawn)
     assert all(GainRule(audit=1.0).audited(row) for row in rows)
     assert not any(GainRule(audit=0.0).audited(row) for row in rows)
 
@@ -99,3 +107,16 @@ def test_every_outcome_of_a_small_rule_is_decided() -> None:
 def test_a_rule_that_keeps_nothing_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="no row can gain 9"):
         GainRule(min_gain=9)
+
+
+def test_where_rows_are_mostly_hopeless_the_hint_is_tried_first() -> None:
+    audited = [(Tally(8, 0, 8), Tally(8, 0, 8))] * FEWEST_ROWS
+    hopeless = {"plain": [False] * 8, "hint": [False] * 8}
+    tallies = play(GainRule(), hopeless, expected=Expected.of(audited))
+    assert (tallies["plain"].answers, tallies["hint"].answers) == (0, 7)
+    assert Expected.of(audited[1:]) == EVEN
+
+
+def test_what_is_expected_comes_from_settled_verdicts() -> None:
+    rows = [(Tally(8, 6, 0), Tally(8, 8, 0))] * 8 + [(Tally(8, 0, 2), Tally(8, 0, 8))] * 8
+    assert Expected.of(rows) == Expected((48 + 1) / (64 + 2), (64 + 1) / (128 + 2))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from training.grading.parsers import ParserName, answer_text, normalised, options_of, parse
+from training.grading.parsers import ParserName, answer_text, normalised, option_text, options_of, parse
 
 Verdict = Literal["correct", "incorrect", "unjudged"]
 
@@ -22,16 +22,18 @@ def grade_by_rule(
 ) -> Verdict | None:
     """The verdict where the rule settles it, or None where the judge must: an open answer that is not an exact match.
 
-    Multiple choice is always settled: the parsed letter is the reference's, or the answer is wrong.  A response without
-    a complete, non-empty answer tag is wrong in either case.  Raises ValueError when a multiple-choice reference names
-    none of the options, since then no answer could ever be right.
+    Multiple choice is always settled: the letter that the parser reads, or else the option whose text is repeated, is
+    the reference's, or the answer is wrong.  A response without a complete, non-empty answer tag is wrong in either
+    case.  Raises ValueError when a multiple-choice reference names none of the options, since then no answer could ever
+    be right.
     """
     options = options_of(question)
     if options:
         expected = reference_letter(reference, options)
         if expected is None:
             raise ValueError(f"reference {reference!r} is none of the options {options} of {question!r}")
-        return "correct" if parse(parser, response_text, options).letter == expected else "incorrect"
+        letter = parse(parser, response_text, options).letter or option_text(response_text, options).letter
+        return "correct" if letter == expected else "incorrect"
     answer = answer_text(response_text)
     if not answer:
         return "incorrect"

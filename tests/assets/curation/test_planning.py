@@ -147,10 +147,10 @@ def test_every_number_of_a_plan_says_where_it_comes_from() -> None:
     told = {name: (value, source) for name, value, source in plan.assumed()}
     assert told["gpus"] == ("16", "given") and told["answer tokens"][1].startswith("assumed: ")
     assert "price out" not in told
-    assert told["answers saved"][0] == "37.5 % (29.0 to 46.0)"
+    assert told["answers saved"][0] == "37.9 % (28.1 to 47.7)"
     assert "saturated=0.4" in told["rows the rule keeps"][1]
     shown = {name: values for name, *values in plan.lines()}
-    assert shown["answers"] == ["27 M", "43.2 M"]
+    assert shown["answers"] == ["26.8 M", "43.2 M"]
     assert shown["judge's price"] == ["-", "-"]  # only one of the two prices is known
 
 

@@ -1,0 +1,173 @@
+"""`future-l1 curate --out DIR`: somebody's own shards to a Future-L1 set, by the same assets as the lineage's.
+
+The command line is an overlay of a profile, run in this process with DIR/work as its home; DIR receives the tables.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+
+from assets.curation.assets import CURATED, GAIN, GAIN_TABLE
+from assets.curation.visual_gain import gain_report
+from assets.store import AssetStore, write_json
+from assets.trajectories.assets import CLIPS, QUARANTINE, ROWS, TRAJECTORIES
+from assets.trajectories.repeats import repeated_elsewhere
+from pipelines.driver import run_plan
+from pipelines.jobs import BENCHMARK_ITEMS, INGEST, OBSERVE, RESOLVE_BASE, SELECT, Step, score
+from pipelines.profile import Profile, overlaid
+from training.appendlog import AppendLog
+from training.endpoint import ENDPOINT_KEYS, JUDGE_KEYS, preflight
+
+WORK = "work"
+SUMMARY = "summary.json"
+
+
+def curation_steps(profile: Profile) -> list[Step]:
+    """From the shards to Future-L1-50K, and not what is trained on it."""
+    settings = profile.curation
+    local = not settings.given and settings.endpoint is None
+    return [
+        Step(OBSERVE),
+        *([Step(RESOLVE_BASE)] if local else []),
+        *([Step(BENCHMARK_ITEMS)] if settings.disjoint_from else []),
+        Step(INGEST, shards=True),
+        Step(score(profile), shards=True),
+        Step(SELECT),
+    ]
+
+
+def curate(profile: Profile, out: Path, console: Console) -> tuple[dict[str, Any], list[str]]:
+    """Curates and writes the tables to `out`; returns the summary and the names of checks that failed.
+
+    Raises EndpointRefusesError before any work where the endpoint or the judge would never answer, and
+    StepFailedError where a step fails; started again, it goes on.
+    """
+    endpoint, judge = profile.curation.endpoint, profile.judge
+    if endpoint is not None:
+        preflight(endpoint.base_urls, endpoint.model, ENDPOINT_KEYS, "endpoint")
+    if judge is not None and not profile.toy_judge:
+        preflight((judge.base_url,), judge.model, JUDGE_KEYS, "judge")
+    failed = run_plan(profile, curation_steps(profile), console)
+    return export(profile, out), failed
+
+
+def export(profile: Profile, out: Path) -> dict[str, Any]:
+    """Writes the current tables of a curation to `out`, and `summary.json`, which it returns."""
+    store = AssetStore(profile.home)
+    shards = [name.rpartition("/")[2] for name in store.everything() if name.startswith(f"{GAIN}/")]
+    gains = [pl.read_parquet(store.current(GAIN, shard).file(GAIN_TABLE)) for shard in shards]
+    quarantine = pl.concat(_quarantine(store, shards))
+    curated = store.current(CURATED)
+    counts = gain_report(gains, profile.curation.rule)
+    replies = AppendLog(profile.home / "judge" / "replies.jsonl").records()
+    summary = {
+        "read": quarantine.height + counts["rows"],
+        "quarantined": quarantine.height,
+        "quarantined_by_reason": dict(quarantine["reason"].value_counts(sort=True).iter_rows()),
+        "scored": counts["scored"],
+        "pending": counts["pending"],
+        "kept": curated.provenance["counts"]["kept"],
+        "rejected_by_reason": curated.provenance["counts"]["rejected_by_reason"],
+        "generations": counts["generations"],
+        "generations_saved": counts["generations_saved"],
+        "judge_calls": sum(1 for _ in replies),
+        "audited": counts["audited"],
+        "gain_histogram": counts["gain_histogram"],
+        "versions": {"future_l1_50k": curated.version},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    _write(pl.concat(gains).drop("path"), out / GAIN_TABLE)
+    _write(quarantine, out / QUARANTINE)
+    for name in curated.manifest["files"]:
+        target = out / ("CARD.md" if name == "README.md" else name)
+        fresh = target.with_name(f".{target.name}.fresh")
+        fresh.write_bytes(curated.file(name).read_bytes())
+        fresh.replace(target)
+    write_json(out / f".{SUMMARY}.fresh", summary)
+    (out / f".{SUMMARY}.fresh").replace(out / SUMMARY)
+    return summary
+
+
+def _quarantine(store: AssetStore, shards: list[str]) -> Iterator[pl.DataFrame]:
+    """Every row that is not scored, and why: rejected, without a clip, or in an earlier shard, too."""
+    for shard in shards:
+        rejected = pl.read_parquet(store.current(TRAJECTORIES, shard).file(QUARANTINE))
+        yield rejected
+        yield pl.read_parquet(store.current(CLIPS, shard).file(QUARANTINE)).select(rejected.columns)
+    yield from _repeats(store, shards)
+
+
+def own_shards(
+    profile: Profile,
+    out: Path,
+    *,
+    trajectories: str,
+    clips: tuple[str, ...],
+    endpoint: tuple[str, ...],
+    model: str | None,
+    base: str | None,
+    judge: str | None,
+    judge_model: str | None,
+    futurebench: str | None,
+    twiffbench: str | None,
+    top: int | None,
+    round_size: int | None,
+    audit: float | None,
+) -> Profile:
+    """The profile with somebody's own source, model and judge; DIR/work is its home.
+
+    Raises ValueError where the options do not say who answers or who judges.
+    """
+    if bool(endpoint) == bool(base):
+        raise ValueError("say who answers: either --endpoint and --model, or --base")
+    if endpoint and not model:
+        raise ValueError("an endpoint needs --model, the name by which it serves the base model")
+    if bool(judge) != bool(judge_model):
+        raise ValueError("--judge and --judge-model belong together")
+    benchmarks = {"futurebench": futurebench, "twiffbench": twiffbench}
+    given = {name: folder for name, folder in benchmarks.items() if folder}
+    curation = {
+        "endpoint": {"base_urls": endpoint, "model": model} if endpoint else None,
+        "disjoint_from": tuple(given),
+        "selection": {} if top is None else {"top": top},
+        **({} if round_size is None else {"round": round_size}),
+        **({} if audit is None else {"audit": audit}),
+    }
+    return overlaid(
+        profile,
+        {
+            "name": out.name,
+            "home": out.resolve() / WORK,
+            "device": "auto",
+            "toyworld": None,
+            "toy_judge": False,
+            "judge": {"base_url": judge, "model": judge_model} if judge else None,
+            # Somebody's own rows are theirs to judge: the counts and reasons are in the tables.
+            "source": {"trajectories": trajectories, "clips": clips, "quarantine_limit": 1.0, **given},
+            "curation": curation,
+            **({"base": base} if base else {}),
+        },
+    )
+
+
+def _repeats(store: AssetStore, shards: list[str]) -> Iterator[pl.DataFrame]:
+    """Usable rows that an earlier shard has, too, as rows of a quarantine table."""
+    for (shard,), repeats in repeated_elsewhere(store, shards).group_by("shard", maintain_order=True):
+        rows = pl.read_parquet(store.current(TRAJECTORIES, str(shard)).file(ROWS), columns=["source", "row", "row_id"])
+        gone = pl.read_parquet(store.current(CLIPS, str(shard)).file(QUARANTINE), columns=["row_id"])
+        yield rows.join(gone, on="row_id", how="anti").join(repeats, on="row_id").select(
+            "source",
+            "row",
+            "row_id",
+            reason=pl.lit("repeated row"),
+            detail=pl.format("has the same content as a row of {}", "first"),
+        )
+
+
+def _write(table: pl.DataFrame, path: Path) -> None:
+    fresh = path.with_name(f".{path.name}.fresh")
+    table.write_parquet(fresh)
+    fresh.replace(path)

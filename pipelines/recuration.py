@@ -1,0 +1,60 @@
+"""Which shards must be curated again, and the runs that do it: what the schedule and the sensor have in common."""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from assets.curation.assets import GAIN
+from assets.partitions import SHARDS, SHARDS_PER_RUN
+from assets.settings import SourceSettings
+from assets.store import AssetStore
+from assets.trajectories.assets import TRAJECTORIES
+from assets.trajectories.sources import Listing, listing
+from training.artifacts import digest
+
+RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+
+
+def stale_shards(store: AssetStore, found: Listing) -> list[str]:
+    """The shards that were never scored, or whose file is not the one that was pulled."""
+    return [
+        name
+        for name, shard in found.shards.items()
+        if not store.has(GAIN, name) or store.current(TRAJECTORIES, name).provenance["counts"]["stamp"] != shard.stamp
+    ]
+
+
+def run_requests(
+    instance: dg.DagsterInstance, store: AssetStore, settings: SourceSettings, once_per: str = ""
+) -> tuple[list[str], list[dg.RunRequest]]:
+    """The shards that Dagster does not know yet, and a run for each range of neighbouring stale shards.
+
+    A run is asked for once for the same files: its key is made of the shards' stamps, and of `once_per`, the period
+    after which one that failed is asked for again.
+    """
+    found = listing(settings)
+    known = list(instance.get_dynamic_partitions(str(SHARDS.name)))
+    fresh = [name for name in found.shards if name not in known]
+    stale = set(stale_shards(store, found))
+    requests = []
+    for shards in _ranges([*known, *fresh], stale):
+        key = digest({"once_per": once_per, **{name: found.shards[name].stamp for name in shards}})
+        if len(shards) == 1:
+            requests.append(dg.RunRequest(run_key=key, partition_key=shards[0]))
+        else:
+            tags = dict(zip(RANGE_TAGS, (shards[0], shards[-1]), strict=True))
+            requests.append(dg.RunRequest(run_key=key, tags=tags))
+    return fresh, requests
+
+
+def _ranges(ordered: Sequence[str], wanted: set[str]) -> Iterator[list[str]]:
+    """The wanted names in order, cut where others lie between them and at SHARDS_PER_RUN."""
+    shards: list[str] = []
+    for name in ordered:
+        if name in wanted:
+            shards.append(name)
+        if shards and (name not in wanted or len(shards) == SHARDS_PER_RUN):
+            yield shards
+            shards = []
+    if shards:
+        yield shards

@@ -1,0 +1,201 @@
+"""`future-l1 curate` on somebody's own shards: a faulty endpoint, kills, another shard, and nothing paid for twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.pipelines.own_shards import Model, as_json_lines, judge, kind_of, repeat_row, write_shards
+from tests.served import Served, served
+
+ROOT = Path(__file__).parents[2]
+SEEN_OF_A_ROW = ["row_id", "p_t", "p_v", "gain", "fate"]
+
+
+def command(folder: Path, endpoint: Served, judging: Served, out: Path, *options: str) -> list[str]:
+    return [
+        sys.executable, "-m", "pipelines.cli", "curate", "--trajectories", str(folder / "twiff"), "--clips",
+        str(folder / "clips"), "--endpoint", endpoint.url, "--model", "served", "--judge", judging.url,
+        "--judge-model", "served", "--top", "12", "--out", str(out), *options,
+    ]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    dropped = {"FUTURE_L1_PROFILE", "FUTURE_L1_HOME", "SEED"}
+    return {name: value for name, value in os.environ.items() if name not in dropped}
+
+
+def curate(folder: Path, endpoint: Served, judging: Served, out: Path, *options: str) -> dict[str, Any]:
+    ran = subprocess.run(
+        command(folder, endpoint, judging, out, *options), cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return json.loads((out / "summary.json").read_text())
+
+
+def paid(out: Path) -> list[tuple[str, int]]:
+    """Every answer in the ledgers."""
+    logs = (out / "work" / "ledger").rglob("*.jsonl")
+    records = [json.loads(line) for log in logs for line in log.read_text().splitlines() if line.endswith("}")]
+    return [(record["prompt_id"], record["sample"]) for record in records]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("own")
+    rows = write_shards(folder)
+    repeat_row(folder, "part-0-1", next(row for row in rows[:20] if Model([row]).references))
+    as_json_lines(folder, "part-0-0")
+    return folder, rows
+
+
+@pytest.fixture(scope="module")
+def alone(source: tuple[Path, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A curation that met no fault."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    folder, rows = source
+    with served(Model(rows)) as endpoint, served(judge) as judging:
+        summary = curate(folder, endpoint, judging, out)
+        assert endpoint.choices == summary["generations"]
+        assert judging.choices == summary["judge_calls"] > 0
+        asked = len(endpoint.requests)
+        again = curate(folder, endpoint, judging, out)
+        assert len(endpoint.requests) == asked, "after success the endpoint is asked nothing"
+    assert again == summary
+    return out
+
+
+def test_the_tables_account_for_every_row(alone: Path, source: tuple[Path, list[dict[str, Any]]]) -> None:
+    summary = json.loads((alone / "summary.json").read_text())
+    gains, quarantine = pl.read_parquet(alone / "visual_gain.parquet"), pl.read_parquet(alone / "quarantine.parquet")
+    assert summary["read"] == len(source[1]) + 2  # and the torn line, and the row that is repeated
+    assert summary["quarantined"] == quarantine.height
+    assert summary["scored"] == gains.height == summary["read"] - quarantine.height
+    assert {"unreadable row", "repeated row", "unreadable clip"} <= set(quarantine["reason"])
+    assert quarantine["row"].null_count() == 0
+    assert quarantine.select("source", "row").is_unique().all()
+    assert gains["row_id"].is_unique().all()
+    assert summary["generations"] == int(gains.select(pl.sum("answers_plain") + pl.sum("answers_hint")).item())
+    assert summary["generations"] + summary["generations_saved"] == 16 * summary["scored"]
+
+
+def test_what_the_model_knows_decides_what_is_kept_and_what_is_asked(alone: Path) -> None:
+    gains = pl.read_parquet(alone / "visual_gain.parquet")
+    for row in gains.iter_rows(named=True):
+        counts = (row["p_t"], row["p_v"], row["answers_plain"], row["answers_hint"])
+        match kind_of(row["question"]):
+            case "useful":
+                assert counts == (0, 8, 8, 8)
+            case "saturated" if not row["audited"]:
+                assert counts == (None, None, 7, 0)
+            case "hopeless" if not row["audited"]:
+                assert counts == (None, None, 4, 7)
+    assert {"complete", "cut"} == set(gains["fate"])
+    kept = pl.read_parquet(alone / "future_l1_50k.parquet")
+    assert kept.height == 12
+    assert set(kept["gain"]) == {8}
+
+
+def test_a_faulty_endpoint_and_a_faulty_judge_change_nothing(
+    alone: Path, source: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    folder, rows = source
+    out = tmp_path / "out"
+    with (
+        served(Model(rows), faults=0.2, seed=1, hangs=0.3) as endpoint,
+        served(judge, faults=0.2, seed=2, hangs=0.3) as judging,
+    ):
+        summary = curate(folder, endpoint, judging, out)
+    assert sum(endpoint.met.values()) > 5 and sum(judging.met.values()) > 0
+    assert summary["pending"] == 0
+    assert summary == json.loads((alone / "summary.json").read_text())
+    for name, columns in (("visual_gain", SEEN_OF_A_ROW), ("future_l1_50k", ["rank", *SEEN_OF_A_ROW[:4]])):
+        first, second = (pl.read_parquet(place / f"{name}.parquet").select(columns) for place in (alone, out))
+        assert first.equals(second), name
+    assert max(Counter(paid(out)).values()) == 1
+
+
+def test_killed_at_several_points_it_ends_alike_and_pays_once(
+    alone: Path, source: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """The process and its whole group die, first in the middle of answering, later wherever they are."""
+    folder, rows = source
+    out = tmp_path / "out"
+    with served(Model(rows), latency=0.02) as endpoint, served(judge) as judging:
+        for choices in (40, 200, 330):
+            running = subprocess.Popen(
+                command(folder, endpoint, judging, out), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+            deadline = time.monotonic() + 120
+            while endpoint.choices < choices and running.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.005)
+            assert running.poll() is None, "it was to be killed before its end"
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+        assert not (out / "summary.json").exists()
+        kept = len(paid(out))
+        assert kept > 0
+        summary = curate(folder, endpoint, judging, out)
+    assert summary == json.loads((alone / "summary.json").read_text())
+    assert max(Counter(paid(out)).values()) == 1
+    # What was in flight at a kill was lost on the way; nothing that arrived was asked for again.
+    assert endpoint.choices - summary["generations"] <= 3 * 4 * 64
+    first, second = (pl.read_parquet(p / "visual_gain.parquet").select(SEEN_OF_A_ROW) for p in (alone, out))
+    assert first.equals(second)
+
+
+def test_a_new_shard_costs_only_its_own_rows(
+    source: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "own"
+    rows = write_shards(folder, shards=1, rows=20, faults=0, seed=5)
+    with served(Model(rows)) as endpoint, served(judge) as judging:
+        first = curate(folder, endpoint, judging, tmp_path / "out")
+        before = set(paid(tmp_path / "out"))
+        more = write_shards(folder, shards=1, rows=20, faults=0, seed=6)
+        endpoint.answer = Model(rows + more)
+        second = curate(folder, endpoint, judging, tmp_path / "out")
+        assert second["read"] == first["read"] + 20
+        fresh = set(paid(tmp_path / "out")) - before
+        scored = pl.read_parquet(tmp_path / "out" / "visual_gain.parquet")
+        new_rows = set(scored.filter(pl.col("source").str.contains("part-6"))["row_id"])
+        assert {prompt_id.partition("/")[0] for prompt_id, _ in fresh} == new_rows
+        paid_for = len(endpoint.requests)
+        looser = curate(folder, endpoint, judging, tmp_path / "out", "--audit", "1")
+        assert looser["generations_saved"] == 0
+        assert len(endpoint.requests) > paid_for
+    assert max(Counter(paid(tmp_path / "out")).values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "says"),
+    [("other", None, "it serves 'served'"), ("served", "secret", "check its key")],
+)
+def test_a_wrong_model_or_key_fails_before_any_work(
+    source: tuple[Path, list[dict[str, Any]]], tmp_path: Path, model: str, key: str | None, says: str
+) -> None:
+    folder, rows = source
+    with served(Model(rows), key=key) as endpoint, served(judge) as judging:
+        asked = command(folder, endpoint, judging, tmp_path / "out")
+        asked[asked.index("--model") + 1] = model
+        ran = subprocess.run(asked, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert says in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
+def test_options_that_do_not_say_who_answers_are_a_users_mistake(tmp_path: Path) -> None:
+    asked = [sys.executable, "-m", "pipelines.cli", "curate", "--trajectories", "x", "--clips", "y", "--out", "z"]
+    ran = subprocess.run(asked, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "say who answers" in ran.stderr
