@@ -1,17 +1,21 @@
 """`future-l1`: the small command line, for what is one command's work. Everything else is in the UI."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import dagster as dg
 from rich.console import Console
+from rich.table import Table
 
+from assets.curation.planning import PlanAssumptions, estimate
+from assets.curation.population import Kinds, assumed_population
 from assets.store import AssetStore
 from pipelines import ui as dagster_ui
 from pipelines.curate import curate as curate_shards
-from pipelines.curate import own_shards
+from pipelines.curate import measured_here, own_shards
 from pipelines.definitions import build_definitions
 from pipelines.driver import StepFailedError, run_plan
 from pipelines.instance import AlreadyRunningError
@@ -50,12 +54,55 @@ def reports(seed: int | None) -> None:
     _everything(profile.model_copy(update={"benchmarks": benchmarks}))
 
 
-@main.command(name="plan")
-def show_plan() -> None:
+@main.command()
+def steps() -> None:
     """Print the steps that make everything, in order, and what each one makes."""
     for number, step in enumerate(plan(_profile()), start=1):
         partitions = "every shard" if step.shards else ", ".join(step.partitions)
         CONSOLE.print(f"{number:2}  [bold]{step.stage.job}[/] {partitions}  [dim]{', '.join(step.stage.assets)}[/]")
+
+
+@main.command(name="plan")
+@click.option("--rows", type=float, required=True, help="Rows to score; 2.7e6 is TwiFF-2.7M.")
+@click.option("--round", "round_size", type=click.IntRange(min=1), help="Answers of a row asked for at a time.")
+@click.option("--audit", type=click.FloatRange(0, 1), help="Share of rows answered in full.")
+@click.option("--kinds", type=float, nargs=3, metavar="S H A", help="Assumed shares: saturated, hopeless, ambiguous.")
+@click.option("--measured", is_flag=True, help="Take population and rates from the profile's scored shards.")
+@click.option("--answers-per-second", type=float, help="Per GPU; in place of token rates.")
+@click.option("--gpus", type=float)
+@click.option("--plain-tokens", type=float, help="Tokens of a prompt without the hint.")
+@click.option("--hint-tokens", type=float, help="Tokens of a prompt with the hint.")
+@click.option("--answer-tokens", type=float)
+@click.option("--judge-share", type=float, help="Share of answers that the rule leaves to the judge.")
+@click.option("--judge-distinct", type=float, help="Share of those that the judge has not seen yet.")
+@click.option("--price", type=float, nargs=2, metavar="IN OUT", help="The judge's price of a million tokens.")
+def estimate_run(
+    rows: float,
+    round_size: int | None,
+    audit: float | None,
+    kinds: tuple[float, float, float] | None,
+    measured: bool,
+    price: tuple[float, float] | None,
+    **given: float | None,
+) -> None:
+    """Estimate what curating so many rows costs, with and without curtailment, and say what that assumes.
+
+    The rule is the profile's, by default that of "paper".
+    """
+    profile = _profile(default="paper")
+    changed = {"round": round_size, "audit": audit}
+    settings = profile.curation.model_copy(update={name: v for name, v in changed.items() if v is not None})
+    try:
+        assumptions = PlanAssumptions().given(**given, price_in=price and price[0], price_out=price and price[1])
+        shares = Kinds(saturated=kinds[0], hopeless=kinds[1], ambiguous=kinds[2]) if kinds else Kinds()
+        population = assumed_population(shares)
+        if measured:
+            population, assumptions = measured_here(profile, assumptions)
+        told = estimate(int(rows), settings.rule, population, assumptions)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    CONSOLE.print(_table(f"{int(rows):,} rows", ("", "with curtailment", "everything asked"), told.lines()))
+    CONSOLE.print(_table("What this rests on", ("", "value", "from"), told.assumed()))
 
 
 @main.command()
@@ -153,6 +200,13 @@ def check(names: tuple[str, ...]) -> None:
     for name in names:
         dg.Definitions.validate_loadable(build_definitions(load_profile(name, home)))
         CONSOLE.print(f"[green]✓[/] the definitions of {name} load")
+
+
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(*heads, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _profile(seed: int | None = None, default: str = "demo") -> Profile:

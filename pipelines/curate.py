@@ -10,7 +10,9 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from assets.curation.assets import CURATED, GAIN, GAIN_TABLE
+from assets.curation.assets import ANSWER_TABLE, ANSWERS, CURATED, GAIN, GAIN_TABLE, VERDICT_TABLE
+from assets.curation.planning import PlanAssumptions
+from assets.curation.population import Population, population_of
 from assets.curation.visual_gain import gain_report
 from assets.store import AssetStore, write_json
 from assets.trajectories.assets import CLIPS, QUARANTINE, ROWS, TRAJECTORIES
@@ -52,6 +54,24 @@ def curate(profile: Profile, out: Path, console: Console) -> tuple[dict[str, Any
         preflight((judge.base_url,), judge.model, JUDGE_KEYS, "judge")
     failed = run_plan(profile, curation_steps(profile), console)
     return export(profile, out), failed
+
+
+def measured_here(profile: Profile, assumptions: PlanAssumptions) -> tuple[Population, PlanAssumptions]:
+    """The population of the profile's scored shards, and what their answers and verdicts say of rates.
+
+    Raises ValueError where nothing is scored yet.
+    """
+    store = AssetStore(profile.home)
+    scored = {name: artifact for name, artifact in store.everything().items() if name.startswith(f"{GAIN}/")}
+    if not scored:
+        raise ValueError(f"no shard is scored in {profile.home}: there is nothing to measure")
+    shards = [name.rpartition("/")[2] for name in scored]
+    at_once = float(profile.curation.endpoint.concurrency) if profile.curation.endpoint else 1.0
+    answers = [store.current(ANSWERS, shard).file(ANSWER_TABLE) for shard in shards if store.has(ANSWERS, shard)]
+    judged = [artifact for artifact in scored.values() if VERDICT_TABLE in artifact.manifest["files"]]
+    verdicts = [artifact.file(VERDICT_TABLE) for artifact in judged]
+    population = population_of([artifact.file(GAIN_TABLE) for artifact in scored.values()])
+    return population, assumptions.measured(answers, verdicts, at_once) if answers and verdicts else assumptions
 
 
 def export(profile: Profile, out: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Which shards must be curated again, and the runs that do it: what the schedule and the sensor have in common."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import dagster as dg
 
@@ -8,7 +9,7 @@ from assets.curation.assets import GAIN
 from assets.partitions import SHARDS, SHARDS_PER_RUN
 from assets.settings import SourceSettings
 from assets.store import AssetStore
-from assets.trajectories.assets import TRAJECTORIES
+from assets.trajectories.assets import TRAJECTORIES, retire
 from assets.trajectories.sources import Listing, listing
 from training.artifacts import digest
 
@@ -24,27 +25,36 @@ def stale_shards(store: AssetStore, found: Listing) -> list[str]:
     ]
 
 
-def run_requests(
-    instance: dg.DagsterInstance, store: AssetStore, settings: SourceSettings, once_per: str = ""
-) -> tuple[list[str], list[dg.RunRequest]]:
-    """The shards that Dagster does not know yet, and a run for each range of neighbouring stale shards.
+class Changes(NamedTuple):
+    """What a look at the source found: shards that Dagster does not know, shards that are gone, and runs to start."""
+
+    fresh: list[str]
+    gone: list[str]
+    requests: list[dg.RunRequest]
+
+
+def look(instance: dg.DagsterInstance, store: AssetStore, settings: SourceSettings, once_per: str = "") -> Changes:
+    """What has changed in the source, and a run for each range of neighbouring stale shards.
 
     A run is asked for once for the same files: its key is made of the shards' stamps, and of `once_per`, the period
-    after which one that failed is asked for again.
+    after which one that failed is asked for again.  What is gone is retired.  Raises ValueError if nothing is there.
     """
     found = listing(settings)
     known = list(instance.get_dynamic_partitions(str(SHARDS.name)))
+    gone = [name for name in known if name not in found.shards]
+    for name in gone:
+        retire(store, name)
     fresh = [name for name in found.shards if name not in known]
     stale = set(stale_shards(store, found))
     requests = []
-    for shards in _ranges([*known, *fresh], stale):
+    for shards in _ranges([*(name for name in known if name not in gone), *fresh], stale):
         key = digest({"once_per": once_per, **{name: found.shards[name].stamp for name in shards}})
         if len(shards) == 1:
             requests.append(dg.RunRequest(run_key=key, partition_key=shards[0]))
         else:
             tags = dict(zip(RANGE_TAGS, (shards[0], shards[-1]), strict=True))
             requests.append(dg.RunRequest(run_key=key, tags=tags))
-    return fresh, requests
+    return Changes(fresh, gone, requests)
 
 
 def _ranges(ordered: Sequence[str], wanted: set[str]) -> Iterator[list[str]]:

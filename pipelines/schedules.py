@@ -6,7 +6,7 @@ from assets.partitions import SHARDS
 from assets.settings import SourceSettings
 from assets.store import AssetStore
 from pipelines.jobs import RECURATE
-from pipelines.recuration import run_requests
+from pipelines.recuration import look
 
 
 def build_schedules(source: SourceSettings) -> list[dg.ScheduleDefinition]:
@@ -21,14 +21,14 @@ def build_schedules(source: SourceSettings) -> list[dg.ScheduleDefinition]:
     def recurate_weekly(
         context: dg.ScheduleEvaluationContext, store: dg.ResourceParam[AssetStore]
     ) -> list[dg.RunRequest] | dg.SkipReason:
+        instance, week = context.instance, context.scheduled_execution_time.date().isoformat()
         try:
-            week = context.scheduled_execution_time.date().isoformat()
-            fresh, requests = run_requests(context.instance, store, source, once_per=week)
-        except dg.Failure as error:
-            return dg.SkipReason(error.description)
-        context.instance.add_dynamic_partitions(str(SHARDS.name), fresh)
-        if not requests:
-            return dg.SkipReason(f"no new or changed shard in {source.trajectories}")
-        return requests
+            changes = look(instance, store, source, once_per=week)
+        except ValueError as error:
+            return dg.SkipReason(str(error))
+        for name in changes.gone:
+            instance.delete_dynamic_partition(str(SHARDS.name), name)
+        instance.add_dynamic_partitions(str(SHARDS.name), changes.fresh)
+        return changes.requests or dg.SkipReason(f"no new or changed shard in {source.trajectories}")
 
     return [recurate_weekly]

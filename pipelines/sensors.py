@@ -6,13 +6,13 @@ from assets.partitions import SHARDS
 from assets.settings import SourceSettings
 from assets.store import AssetStore
 from pipelines.jobs import RECURATE
-from pipelines.recuration import run_requests
+from pipelines.recuration import look
 
 SECONDS_BETWEEN_LOOKS = 300
 
 
 def build_sensors(source: SourceSettings) -> list[dg.SensorDefinition]:
-    """A new or changed shard in the source is curated; a new one becomes a partition first."""
+    """A new or changed shard in the source is curated; its partitions follow the shards that there are."""
 
     @dg.sensor(
         name="new_shards",
@@ -24,12 +24,15 @@ def build_sensors(source: SourceSettings) -> list[dg.SensorDefinition]:
         context: dg.SensorEvaluationContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.SensorResult | dg.SkipReason:
         try:
-            fresh, requests = run_requests(context.instance, store, source)
-        except dg.Failure as error:
-            return dg.SkipReason(error.description)
-        if not requests:
+            changes = look(context.instance, store, source)
+        except ValueError as error:
+            return dg.SkipReason(str(error))
+        if not (changes.requests or changes.gone):
             return dg.SkipReason(f"no new or changed shard in {source.trajectories}")
-        added = [SHARDS.build_add_request(fresh)] if fresh else []
-        return dg.SensorResult(run_requests=requests, dynamic_partitions_requests=added)
+        partitions = [
+            *([SHARDS.build_delete_request(changes.gone)] if changes.gone else []),
+            *([SHARDS.build_add_request(changes.fresh)] if changes.fresh else []),
+        ]
+        return dg.SensorResult(run_requests=changes.requests, dynamic_partitions_requests=partitions)
 
     return [new_shards]

@@ -1,0 +1,151 @@
+"""Schedule, sensor and condition, tick by tick: what is new or changed is curated, and nothing else is asked."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from assets.partitions import SHARDS
+from pipelines.curate import own_shards
+from pipelines.definitions import build_definitions
+from pipelines.profile import Profile, demo, overlaid, paper
+from tests.pipelines.own_shards import Model, judge, write_shards
+from tests.served import Served, served
+
+
+class Place:
+    """A folder of shards, a served model, and Dagster looking at them."""
+
+    def __init__(self, folder: Path, endpoint: Served, judging: Served, instance: dg.DagsterInstance) -> None:
+        self.folder, self.endpoint, self.instance = folder, endpoint, instance
+        self.rows: list[dict[str, Any]] = []
+        profile = own_shards(
+            paper(folder / "home"), folder / "out", trajectories=str(folder / "twiff"), clips=(str(folder / "clips"),),
+            endpoint=(endpoint.url,), model="served", base=None, judge=judging.url, judge_model="served",
+            futurebench=None, twiffbench=None, top=2, round_size=None, audit=None,
+        )  # fmt: skip
+        self.profile: Profile = overlaid(profile, {"curation": {"rl_sets": dict.fromkeys(profile.curation.rl_sets, 2)}})
+        self.definitions = build_definitions(self.profile)
+        self.resources = {"store": self.definitions.resources["store"]}  # type: ignore[index]
+
+    def add(self, seed: int) -> None:
+        self.rows += write_shards(self.folder, shards=1, rows=20, faults=0, seed=seed)
+        self.endpoint.answer = Model(self.rows)
+
+    def tick(self) -> dg.SensorResult | dg.SkipReason:
+        with dg.build_sensor_context(instance=self.instance, resources=self.resources) as context:
+            told = self.definitions.resolve_sensor_def("new_shards")(context)
+        assert isinstance(told, dg.SensorResult | dg.SkipReason)
+        if isinstance(told, dg.SensorResult):
+            for request in told.dynamic_partitions_requests or ():
+                self.instance.add_dynamic_partitions(str(SHARDS.name), request.partition_keys)
+        return told
+
+    def weekly(self, day: int) -> list[dg.RunRequest] | dg.SkipReason:
+        time = datetime(2026, 11, day, 4, tzinfo=UTC)
+        with dg.build_schedule_context(
+            instance=self.instance, resources=self.resources, scheduled_execution_time=time
+        ) as context:
+            return self.definitions.resolve_schedule_def("recurate_weekly")(context)  # type: ignore[return-value]
+
+    def run(self, request: dg.RunRequest) -> set[str]:
+        """Runs what was asked for; returns the shards that were materialised as answers."""
+        ran = self.definitions.resolve_job_def("recurate").execute_in_process(
+            instance=self.instance, partition_key=request.partition_key, tags=dict(request.tags), raise_on_error=True
+        )
+        assert ran.success
+        materialised = ran.asset_materializations_for_node("answer_shards")
+        assert {e.asset_key.to_user_string() for e in ran.get_asset_materialization_events()} >= {
+            "curation/future_l1_50k", "curation/sft_sets", "twiff/trajectories",
+        }  # fmt: skip
+        return {str(event.partition) for event in materialised}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with served() as endpoint, served(judge) as judging, dg.instance_for_test() as instance:
+        yield Place(tmp_path, endpoint, judging, instance)
+
+
+def test_ticks_curate_what_is_new_or_changed(place: Place) -> None:
+    assert isinstance(place.tick(), dg.SkipReason), "there is no shard yet"
+    place.add(1)
+    place.add(2)
+    first = place.tick()
+    assert isinstance(first, dg.SensorResult) and first.run_requests
+    assert place.instance.get_dynamic_partitions(str(SHARDS.name)) == ["part-1-0", "part-2-0"]
+    (request,) = first.run_requests
+    assert place.run(request) == {"part-1-0", "part-2-0"}
+
+    assert isinstance(place.tick(), dg.SkipReason)
+    assert isinstance(place.weekly(23), dg.SkipReason)
+
+    place.add(3)
+    asked = len(place.endpoint.requests)
+    (request,) = place.tick().run_requests  # type: ignore[union-attr]
+    (same,) = place.tick().run_requests  # type: ignore[union-attr]
+    assert request.run_key == same.run_key, "one run for the same files"
+    assert request.partition_key == "part-3-0"
+    assert place.run(request) == {"part-3-0"}
+    told = {str(body) for body in place.endpoint.requests[asked:]}
+    assert told and all("(3." in body for body in told), "only the new shard's rows are asked"
+
+    changed = place.folder / "twiff" / "part-2-0.parquet"
+    (place.folder / "twiff" / "part-1-0.parquet").touch()  # the same rows
+    changed.write_bytes((place.folder / "twiff" / "part-3-0.parquet").read_bytes())
+    changed.with_name("part-3-0.parquet").unlink()
+    asked = len(place.endpoint.requests)
+    monday = place.weekly(30)
+    assert isinstance(monday, list)
+    for again in monday:
+        place.run(again)
+    assert place.instance.get_dynamic_partitions(str(SHARDS.name)) == ["part-1-0", "part-2-0"]
+    assert {shard for r in monday for shard in (r.partition_key, *r.tags.values())} >= {"part-1-0", "part-2-0"}
+    assert len(place.endpoint.requests) > asked, "another shard's ledger is not this one's"
+    assert {request.run_key for request in monday}.isdisjoint({request.run_key})
+
+
+def test_a_vanished_source_is_a_reason_to_skip_and_not_a_failure(place: Place) -> None:
+    told = place.tick()
+    assert isinstance(told, dg.SkipReason)
+    assert str(place.folder / "twiff") in str(told.skip_message)
+
+
+def test_training_follows_only_a_really_changed_data_version(tmp_path: Path) -> None:
+    definitions = build_definitions(overlaid(demo(tmp_path), {"retrain": True}))
+    sets, sft, base = (dg.AssetKey(k.split("/")) for k in ("curation/sft_sets", "checkpoints/sft", "checkpoints/base"))
+
+    def publish(instance: dg.DagsterInstance, key: dg.AssetKey, version: str) -> None:
+        tags = {"dagster/data_version": version}
+        instance.report_runless_asset_event(dg.AssetMaterialization(key, tags=tags))
+
+    def fired(instance: dg.DagsterInstance, cursor: Any) -> tuple[set[str], Any]:
+        result = dg.evaluate_automation_conditions(definitions, instance, cursor=cursor)
+        requested = result.get_requested_partitions(sft)
+        return {str(key) for key in requested}, result.cursor
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        publish(instance, base, "base")
+        passed = dg.AssetCheckEvaluation(base, "base_is_complete", passed=True, metadata={}, blocking=True)
+        instance.report_runless_asset_event(passed)
+        told, cursor = fired(instance, None)
+        assert told == set(), "nothing to train on yet"
+        publish(instance, sets, "one")
+        told, cursor = fired(instance, cursor)
+        assert told == {"text_only", "future_l1"}
+        told, cursor = fired(instance, cursor)
+        assert told == set()
+        publish(instance, sets, "one")
+        told, cursor = fired(instance, cursor)
+        assert told == set(), "the same version again is no news"
+        publish(instance, sets, "two")
+        told, cursor = fired(instance, cursor)
+        assert told == {"text_only", "future_l1"}
+
+
+def test_without_the_option_nothing_trains_by_itself(tmp_path: Path) -> None:
+    definitions = build_definitions(demo(tmp_path))
+    assert all(node.automation_condition is None for node in definitions.resolve_asset_graph().asset_nodes)
