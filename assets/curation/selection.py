@@ -1,20 +1,28 @@
-"""Future-L1-50K and the sets around it: SQL over the scored shards, the same at 5,000 rows and at 2.7 million.
+"""Future-L1-50K: which scored rows are published and why the others are not, the same at 5,000 rows and 2.7 million.
 
 Kept are rows that the hint makes answerable: p_t <= 6 and p_v - p_t >= 2, ranked by gain, the first 50,000 (the paper,
 section 3.2).  The paper does not say how equal gains are ordered; here by the SHA-256 of the row id, so that the cut
-favours no shard, clip or category and is the same on every machine.
+favours no shard, clip or category and is the same on every machine.  Before the cut, rows that a benchmark has, too
+(`contamination`), and rows that repeat a better-ranked one (`dedup`) are taken out, listed and counted.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dataframely as dy
-import duckdb
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from training.data.trajectory import TrajectoryTable
+from assets.curation.contamination import BenchmarkIndex, contaminated
+from assets.curation.dedup import clip_number, repeated
+from assets.curation.pool import drawn, keyed, scan, whole_rows
+from training.data.keyframes import KEY_FRAMES
+from training.data.trajectory import IMAGE, TrajectoryTable
+
+REPEAT = "repeats a better-ranked row"
+PUBLISHED_FROM = (*TrajectoryTable.column_names(), "path", "frame_count", "reader", "p_t", "p_v", "gain")
 
 
 class SelectionSettings(BaseModel):
@@ -39,6 +47,7 @@ class CuratedTable(TrajectoryTable):
     )
     path = dy.String(min_length=1)
     frame_count = dy.Int64(min=1)
+    reader = dy.String(regex="^(decord|pyav)$")
     p_t = dy.Int64(nullable=True, min=0)  # null in the random set alone: it takes rows whatever their score
     p_v = dy.Int64(nullable=True, min=0)
     gain = dy.Int64(nullable=True)
@@ -46,72 +55,81 @@ class CuratedTable(TrajectoryTable):
     correct_in_8_hint = dy.Int64(nullable=True, min=0)
 
 
-_SCORED = "FROM read_parquet($files, union_by_name = true)"
-_RETAINED = f"{_SCORED} WHERE p_t <= $max_p_t AND gain >= $min_gain"
-_DRAWN = "sha256($seed || ':' || row_id), row_id"
+class PoolTable(dy.Schema):
+    """One row that passes the thresholds, in rank order, and what became of it.
+
+    `clip` and `same` are the ranks of the best-ranked row of its clip, and of those rows that are the same question.
+    """
+
+    row_id = dy.String(primary_key=True)
+    video = dy.String()
+    p_t = dy.Int64(min=0)
+    gain = dy.Int64()
+    rank = dy.Int64(min=1)
+    clip = dy.Int64(min=1)
+    same = dy.Int64(nullable=True, min=1)  # null for a row that a benchmark has, too
+    fate = dy.String(check=lambda f: f.is_in(["selected", "below the cut", "repeat", "contaminated"]))
 
 
-def select(scored: Sequence[Path], settings: SelectionSettings) -> pl.DataFrame:
-    """Future-L1-50K: the retained rows of all scored shards in rank order, cut at `top`."""
-    order = "gain DESC, sha256(row_id), row_id"
-    query = f"SELECT *, row_number() OVER (ORDER BY {order}) AS rank {_RETAINED} ORDER BY rank LIMIT $top"
-    return published(_query(query, scored, settings, top=settings.top))
+class ExclusionTable(dy.Schema):
+    """A row that passes the thresholds and is left out: why, and the benchmark item or the row that it matches."""
+
+    row_id = dy.String(primary_key=True)
+    video = dy.String()
+    gain = dy.Int64()
+    reason = dy.String(min_length=1)
+    benchmark = dy.String(nullable=True)
+    item_id = dy.String(nullable=True)
+    repeats = dy.String(nullable=True)
+
+    @dy.rule()
+    def it_names_what_it_matches(cls) -> pl.Expr:
+        return pl.col("item_id").is_not_null() ^ pl.col("repeats").is_not_null()
 
 
-def random_set(scored: Sequence[Path], rows: int, seed: int) -> pl.DataFrame:
-    """The control of the paper's Table 6: as many rows drawn from all answered ones, whatever their gain."""
-    query = f"SELECT *, row_number() OVER (ORDER BY {_DRAWN}) AS rank {_SCORED} ORDER BY rank LIMIT $rows"
-    return published(_query(query, scored, None, rows=rows, seed=str(seed)))
+@dataclass(frozen=True)
+class Selection:
+    """`rows` are published (CuratedTable); `pool` (PoolTable) and `excluded` (ExclusionTable) say what became of all
+    that passed the thresholds; `report` counts.
+    """
+
+    rows: pl.DataFrame
+    pool: pl.DataFrame
+    excluded: pl.DataFrame
+    report: dict[str, Any]
 
 
-def rl_set(
-    scored: Sequence[Path], settings: SelectionSettings, sft: pl.DataFrame, rows: int, seed: int
-) -> pl.DataFrame:
-    """Rows drawn with a seed from the retained pool, on clips that SFT does not see; fewer if the pool is smaller."""
-    query = (
-        f"SELECT *, row_number() OVER (ORDER BY {_DRAWN}) AS rank {_RETAINED}"
-        " AND NOT list_contains($seen, video) ORDER BY rank LIMIT $rows"
-    )
-    seen = sft["video"].unique().sort().to_list()
-    return published(_query(query, scored, settings, rows=rows, seed=str(seed), seen=seen))
-
-
-def selection_report(scored: Sequence[Path], settings: SelectionSettings, selected: pl.DataFrame) -> dict[str, Any]:
-    """Where every row went, and what the selected ones are like; the histograms count rows by gain."""
-    counts = _query(
-        f"""SELECT count(*) AS read, count(gain) AS scored, count(*) - count(gain) AS pending,
-            count(*) FILTER (p_t > $max_p_t) AS saturated,
-            count(*) FILTER (p_t <= $max_p_t AND gain < $min_gain) AS low_gain,
-            count(*) FILTER (p_t <= $max_p_t AND gain >= $min_gain) AS retained {_SCORED}""",
-        scored,
-        settings,
-    ).row(0, named=True)
-    histogram = _query(f"SELECT gain, count(*) AS n {_SCORED} WHERE gain IS NOT NULL GROUP BY gain", scored, None)
-    return {
-        "read": counts["read"],
-        "scored": counts["scored"],
-        "kept": selected.height,
-        "rejected": counts["scored"] - selected.height,
-        "rejected_by_reason": {
-            "saturated": counts["saturated"],
-            "low_gain": counts["low_gain"],
-            "below_the_cut": counts["retained"] - selected.height,
-        },
-        "pending": counts["pending"],
-        "retained": counts["retained"],
-        "lowest_gain_kept": selected["gain"].min(),
-        "gain_histogram": _histogram(histogram),
-        "gain_histogram_kept": _histogram(selected["gain"].value_counts()),
-        "categories": dict(selected["category"].value_counts(sort=True).iter_rows()),
-        "future_frames": _histogram(selected.select(pl.col("future").list.len().alias("k"))["k"].value_counts()),
-    }
+def select(scored: Sequence[Path], settings: SelectionSettings, index: BenchmarkIndex) -> Selection:
+    """Future-L1-50K from all scored shards; rows with an id that was there before count once."""
+    passing = (pl.col("p_t") <= settings.max_p_t) & (pl.col("gain") >= settings.min_gain)
+    found = keyed(scan(scored).filter(passing))
+    found = found.with_columns(drawn(found["row_id"])).sort("gain", "drawn", "row_id", descending=[True, False, False])
+    found = found.drop("drawn").with_row_index("rank", offset=1)
+    touched, contamination = contaminated(found, scored, index)
+    found = found.with_columns(clip_number(found))
+    apart = found.join(touched, on="row_id", how="anti", maintain_order="left")
+    apart = apart.select("rank", repeated(apart))
+    pool = found.select("row_id", "video", "p_t", "gain", "rank", "clip").join(apart, on="rank", how="left")
+    pool = pool.sort("rank")
+    first = pl.col("same") == pl.col("rank")
+    place = pl.when(first).then(first.cum_sum())
+    pool = PoolTable.validate(
+        pool.with_columns(
+            pl.when(pl.col("same").is_null()).then(pl.lit("contaminated")).when(~first).then(pl.lit("repeat"))
+            .when(place <= settings.top).then(pl.lit("selected")).otherwise(pl.lit("below the cut")).alias("fate")
+        ),
+        cast=True,
+    )  # fmt: skip
+    ranked = pool.filter(pl.col("fate") == "selected").select("row_id").with_row_index("rank", offset=1)
+    rows = published(whole_rows(scored, ranked, PUBLISHED_FROM))
+    counts = _fates(scored, settings) | {"contamination": contamination}
+    return Selection(rows, pool, _excluded(pool, touched), _report(counts, pool, rows))
 
 
 def published(rows: pl.DataFrame) -> pl.DataFrame:
     """Ranked rows with the public dataset's columns added (reference/paper.md 4.1), validated."""
-    schema: Any = CuratedTable.create_empty().schema
     table = rows.with_columns(
-        pl.Series("conversations", [_conversation(r) for r in rows.iter_rows(named=True)], schema["conversations"]),
+        pl.concat_list(_turn("human", pl.col("question")), _turn("gpt", _reasoning())).alias("conversations"),
         pl.col("observed").alias("image"),
         pl.col("future").alias("reasoning_image"),
         pl.struct(pl.col("category").alias("classification"), "start", "end").alias("meta_data"),
@@ -121,43 +139,95 @@ def published(rows: pl.DataFrame) -> pl.DataFrame:
     return CuratedTable.validate(table.select(CuratedTable.column_names()), cast=True)
 
 
-def difference(new: pl.DataFrame, old: pl.DataFrame) -> dict[str, Any]:
-    """What a new publication changes against the one before: rows in and out, gain drift, category shift."""
-    both = new.join(old, on="row_id", suffix="_before")
-    drift = both.filter(pl.col("gain") != pl.col("gain_before"))
-    shares = [dict(t["category"].value_counts(normalize=True).iter_rows()) for t in (new, old)]
-    return {
-        "rows_in": new.join(old, on="row_id", how="anti").height,
-        "rows_out": old.join(new, on="row_id", how="anti").height,
-        "rows_kept": both.height,
-        "gains_changed": drift.height,
-        "mean_gain_before": old["gain"].mean(),
-        "mean_gain": new["gain"].mean(),
-        "category_shift": {c: shares[0].get(c, 0.0) - shares[1].get(c, 0.0) for c in sorted({*shares[0], *shares[1]})},
+def _turn(speaker: str, text: pl.Expr) -> pl.Expr:
+    return pl.struct(pl.lit(speaker).alias("from"), text.alias("value"))
+
+
+def _reasoning() -> pl.Expr:
+    """The public layout: numbered thoughts, an `<image>` where each future frame belongs; the answer is a column."""
+    lines: list[pl.Expr] = []
+    thoughts = pl.lit(0)
+    for i in range(KEY_FRAMES + 1):
+        piece = pl.col("reasoning").list.get(i, null_on_oob=True)
+        said = (piece != "").fill_null(False)
+        thoughts = thoughts + said
+        lines.append(pl.when(said).then(pl.format("THOUGHT {}: {}", thoughts, piece)))
+        lines.append(pl.when(pl.col("future").list.len() > i).then(pl.lit(IMAGE)))
+    return pl.concat_str(lines, separator="\n", ignore_nulls=True)
+
+
+def _excluded(pool: pl.DataFrame, touched: pl.DataFrame) -> pl.DataFrame:
+    by_rank = pool.select(pl.col("rank").alias("same"), pl.col("row_id").alias("repeats"))
+    repeats = pool.filter(pl.col("fate") == "repeat").join(by_rank, on="same", maintain_order="left")
+    told = repeats.with_columns(pl.lit(REPEAT).alias("reason"))
+    matched = pool.join(touched, on="row_id", maintain_order="left")
+    columns = ExclusionTable.create_empty()
+    listed = pl.concat([columns, matched, told], how="diagonal_relaxed").sort("rank").select(columns.columns)
+    return ExclusionTable.validate(listed)
+
+
+def _fates(scored: Sequence[Path], settings: SelectionSettings) -> dict[str, Any]:
+    """Where every row went before the cut; a row that several shards have counts once, at its best.
+
+    A row without a gain was cut short where its bounds already speak against it, else it is pending.
+    """
+    passing = (pl.col("p_t") <= settings.max_p_t) & (pl.col("gain") >= settings.min_gain)
+    saturated = pl.coalesce("p_t", "right_plain") > settings.max_p_t
+    low = pl.coalesce("gain", "gain_high") < settings.min_gain
+    fates = ("retained", "saturated", "low_gain", "pending")  # the best first
+    fate = pl.when(passing).then(0).when(saturated).then(1).when(low).then(2).otherwise(3)
+    rows = scan(scored).select(
+        pl.col("row_id").hash(),
+        fate.cast(pl.UInt8).alias("fate"),
+        pl.col("gain").is_not_null().alias("complete"),
+        pl.when("audited").then("gain").alias("audited"),
+    )
+    each = rows.group_by("row_id").agg(pl.col("fate").min(), pl.col("complete").any(), pl.col("audited").max())
+    counted = each.group_by("fate", "complete", "audited").len().collect(engine="streaming")
+    number = {name: int(counted.filter(pl.col("fate") == i)["len"].sum()) for i, name in enumerate(fates)}
+    read = int(counted["len"].sum())
+    audited = counted.drop_nulls("audited").group_by("audited").agg(pl.col("len").sum())
+    complete = int(counted.filter("complete")["len"].sum())
+    return number | {
+        "read": read,
+        "repeated_across_shards": scan(scored).select(pl.len()).collect().item() - read,
+        "complete": complete,
+        "audited": int(audited["len"].sum()),
+        "gain_histogram": _histogram(audited),
     }
 
 
-def _conversation(row: dict[str, Any]) -> list[dict[str, str]]:
-    """The public layout: numbered thoughts, an `<image>` where each future frame belongs; the answer is a column."""
-    lines: list[str] = []
-    thoughts = 0
-    for i, piece in enumerate(row["reasoning"]):
-        if piece:
-            thoughts += 1
-            lines.append(f"THOUGHT {thoughts}: {piece}")
-        if i < len(row["future"]):
-            lines.append("<image>")
-    return [{"from": "human", "value": row["question"]}, {"from": "gpt", "value": "\n".join(lines)}]
-
-
-def _query(sql: str, files: Sequence[Path], settings: SelectionSettings | None, **values: Any) -> pl.DataFrame:
-    if not files:
-        raise ValueError("no scored shards: materialise curation/visual_gain first")
-    values["files"] = [str(path) for path in files]
-    if settings:
-        values |= {"max_p_t": settings.max_p_t, "min_gain": settings.min_gain}
-    with duckdb.connect() as connection:
-        return pl.DataFrame(connection.sql(sql, params=values).to_arrow_table())
+def _report(counts: dict[str, Any], pool: pl.DataFrame, rows: pl.DataFrame) -> dict[str, Any]:
+    """`gain_histogram` counts the audited rows alone: rows that were cut short have no gain, and are not a sample."""
+    fates = dict(pool["fate"].value_counts().iter_rows())
+    scored = counts["read"] - counts["pending"]
+    return {
+        "read": counts["read"],
+        "repeated_across_shards": counts["repeated_across_shards"],
+        "scored": scored,
+        "complete": counts["complete"],
+        "cut_short": scored - counts["complete"],
+        "pending": counts["pending"],
+        "retained": counts["retained"],
+        "kept": rows.height,
+        "rejected": scored - rows.height,
+        "rejected_by_reason": {
+            "saturated": counts["saturated"],
+            "low_gain": counts["low_gain"],
+            "contaminated": fates.get("contaminated", 0),
+            "repeats": fates.get("repeat", 0),
+            "below_the_cut": fates.get("below the cut", 0),
+        },
+        "contamination": counts["contamination"],
+        "lowest_gain_kept": rows["gain"].min(),
+        "audited": counts["audited"],
+        "gain_histogram": counts["gain_histogram"],
+        "gain_histogram_kept": _histogram(rows["gain"].value_counts()),
+        "categories": dict(rows["category"].value_counts(sort=True).sort("count", "category", descending=[True, False])
+                           .iter_rows()),
+        "future_frames": _histogram(rows.select(pl.col("future").list.len().alias("k"))["k"].value_counts()),
+        "clips": pool.filter(pl.col("fate") == "selected")["clip"].n_unique(),
+    }  # fmt: skip
 
 
 def _histogram(counts: pl.DataFrame) -> dict[str, int]:

@@ -1,5 +1,8 @@
 """Scored rows as the curation stages hand them on, without a model behind them."""
 
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -26,7 +29,8 @@ def trajectory(number: int, **fields: Any) -> dict[str, Any]:
         "frame_count": 24,
         "reader": "decord",
     }
-    return row | fields
+    row |= fields
+    return {"sha256": hashlib.sha256(row["video"].encode()).hexdigest()} | row
 
 
 def rows_of(*rows: dict[str, Any]) -> pl.DataFrame:
@@ -35,5 +39,46 @@ def rows_of(*rows: dict[str, Any]) -> pl.DataFrame:
         "path": pl.String,
         "frame_count": pl.Int64,
         "reader": pl.String,
+        "sha256": pl.String,
     }
     return pl.DataFrame(list(rows), schema=schema)
+
+
+SAMPLES = 8
+Counts = Sequence[tuple[int, int] | tuple[None, None]]
+
+
+def scored_of(rows: Sequence[dict[str, Any]], counts: Counts, cut: Sequence[int] = ()) -> pl.DataFrame:
+    """The table of visual gain: p_t and p_v of each row, (None, None) for a pending one with no answer.
+
+    Rows whose numbers are in `cut` were stopped after five plain and two hinted answers, five of them right and two
+    wrong; rows that were not are audited.
+    """
+    table = rows_of(*rows).with_columns(
+        pl.Series("right_plain", [t or 0 for t, _ in counts], pl.Int64),
+        pl.Series("right_hint", [v or 0 for _, v in counts], pl.Int64),
+        *(pl.Series(f"asked_{c}", [0 if t is None else SAMPLES for t, _ in counts]) for c in ("plain", "hint")),
+        pl.lit(0, pl.Int64).alias("unjudged"),
+    )
+    short = pl.Series([i in cut for i in range(len(rows))])
+    stopped = {"right_plain": 5, "asked_plain": 5, "right_hint": 0, "asked_hint": 2}
+    table = table.with_columns(
+        *(pl.when(short).then(pl.lit(n, pl.Int64)).otherwise(pl.col(name)).alias(name) for name, n in stopped.items())
+    )
+    full = (pl.col("asked_plain") == SAMPLES) & (pl.col("asked_hint") == SAMPLES)
+    return table.with_columns(
+        pl.when(full).then("right_plain").alias("p_t"),
+        pl.when(full).then("right_hint").alias("p_v"),
+        (pl.col("right_hint") - pl.col("right_plain") - SAMPLES + pl.col("asked_plain")).alias("gain_low"),
+        (pl.col("right_hint") - pl.col("right_plain") + SAMPLES - pl.col("asked_hint")).alias("gain_high"),
+        full.alias("audited"),
+    ).with_columns((pl.col("p_v") - pl.col("p_t")).alias("gain"))
+
+
+def write_shards(folder: Path, table: pl.DataFrame, shards: int = 1) -> list[Path]:
+    """The table dealt out to so many files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{shards}-{shard}.parquet" for shard in range(shards)]
+    for shard, path in enumerate(paths):
+        table.gather_every(shards, shard).write_parquet(path)
+    return paths

@@ -1,0 +1,87 @@
+"""A second look at a published set: is it disjoint from the benchmarks?  Row by row, with none of the selection's code.
+
+It shares `training.data.trajectory.clip_interval`, the grader's idea of equal answers, and the likeness of frames.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import polars as pl
+
+from assets.curation.contamination import BenchmarkIndex
+from assets.curation.likeness import any_near, signature
+from training.data.keyframes import key_frame_number
+from training.data.trajectory import clip_interval
+from training.data.video import read_frames
+from training.grading.parsers import normalised, options_of
+
+
+def disjoint(published: pl.DataFrame, index: BenchmarkIndex) -> list[str]:
+    """What is wrong, one sentence for each row that an item of `index` has, too; empty for a disjoint set.
+
+    `published`: the trajectory's columns with path, frame_count and reader.  Texts are compared letter by letter but
+    for case and spaces, without frame markers and options.
+    """
+    by_video, by_text = defaultdict(list), defaultdict(list)
+    for benchmark, path in index.sources.items():
+        items = pl.read_parquet(path).drop("question_images", "reasoning_images", strict=False)
+        for item in items.iter_rows(named=True):
+            where = (benchmark, item["id"])
+            for name in source_names(item["video"]):
+                by_video[name].append((where, _times(item)))
+            for text in _texts(item["question"], _option(item) or item["answer"]):
+                by_text[text].append(where)
+    violations, asked = [], []
+    for row in published.iter_rows(named=True):
+        begin, finish = _times(row)
+        for where, (b, f) in (found for name in source_names(row["video"]) for found in by_video.get(name, ())):
+            unknown = begin is None or finish is None or b is None or f is None
+            if unknown or (b < finish and begin < f):  # type: ignore[operator]
+                violations.append(f"row {row['row_id']}: {row['video']} is the source of {'/'.join(where)}")
+        same = {where for text in _texts(row["question"], row["answer"]) for where in by_text.get(text, ())}
+        asked += [(row, same)] if same else []
+    matched = sorted({where for _, same in asked for where in same})
+    frames = index.signatures(pl.DataFrame(matched, schema=["benchmark", "item_id"], orient="row"))
+    for row, same in asked:
+        numbers = [key_frame_number(row["frame_count"], k) for k in row["observed"]]
+        shown = [signature(frame) for frame in read_frames(row["path"], numbers, row["reader"])]
+        violations += [
+            f"row {row['row_id']}: question, answer and frames of {'/'.join(where)}"
+            for where in sorted(same)
+            if any_near(shown, frames[where])
+        ]
+    return violations
+
+
+def source_names(video: str | None) -> set[str]:
+    """The names of the video that a clip is a piece of: its YouTube id, also without `v_`, and the file's."""
+    if video is None:
+        return set()
+    stem = PurePosixPath(video).stem
+    found = clip_interval(video, None, None).video_id
+    return {stem, *([found] if found else []), *([stem[2:]] if len(stem) == 13 and stem.startswith("v_") else [])}
+
+
+def question_words(question: str) -> str:
+    """A question without frame markers, options, letter case and superfluous spaces."""
+    stem = question.split("\nA. ")[0] if options_of(question) else question
+    return normalised(re.sub(r"(frame_\d+\s*)?<image>", " ", stem))
+
+
+def _times(row: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    found = clip_interval(row["video"] or "", row.get("start"), row.get("end"))
+    return found.start, found.end
+
+
+def _texts(question: str | None, answer: str | None) -> list[tuple[str, str]]:
+    if not question or not answer:
+        return []
+    return [(question_words(question), normalised(options_of(question).get(answer.strip(), answer)))]
+
+
+def _option(item: Mapping[str, Any]) -> str | None:
+    """The text of the option that a FutureBench item's letter names."""
+    return dict(zip("ABCD", item.get("options") or (), strict=False)).get(item["answer"] or "")

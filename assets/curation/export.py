@@ -1,0 +1,35 @@
+"""Future-L1-50K as the public release's loader reads it: one JSON list of records (reference/sft.md 2.1 and 2.3).
+
+`<image>` stands for the observed frames in the human turn and for the future ones in the gpt turn, the answer is cut
+out to the top level, and `image` and `reasoning_image` are lists of integers, by which the loader knows the kind.
+`video` is the clip's name as the row has it; the loader looks for it beside the JSON file.
+"""
+
+from pathlib import Path
+
+import duckdb
+
+PUBLIC_COLUMNS = (
+    "video",
+    "conversations",
+    "image",
+    "reasoning_image",
+    "answer",
+    "meta_data",
+    "gain",
+    "correct_in_8_base",
+    "correct_in_8_hint",
+)
+
+
+def export_json(curated: Path, target: Path) -> int:
+    """Writes the rows of a curated parquet to `target`, streaming and in rank order; returns how many."""
+    columns = ", ".join(f'"{name}"' for name in PUBLIC_COLUMNS)
+    rows = "FROM read_parquet($curated)"
+    with duckdb.connect() as connection:
+        connection.execute(
+            f"COPY (SELECT {columns} {rows} ORDER BY rank) TO $target (FORMAT json, ARRAY true)",
+            {"curated": str(curated), "target": str(target)},
+        )
+        (count,) = connection.sql(f"SELECT count(*) {rows}", params={"curated": str(curated)}).fetchall()[0]
+    return int(count)

@@ -1,0 +1,258 @@
+"""The multiple-choice rows of V1-33K, which the paper's FutureBench checkpoint is trained on (reference/paper.md 1.3).
+
+Read from the dataset's own rows (JSON, JSONL or parquet; 4.4): `mc_qa` is one question or a list of them, each like
+FutureBench's `qa`; options are a dict, a list, or lines in the question; the hop is the question's or the row's.  One
+and two hops are taken.  The observed part of a video is shown as evenly spaced frames, one `<image>` marker each.
+What cannot be read, or FutureBench has, too, is quarantined with a reason.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dataframely as dy
+import numpy as np
+import polars as pl
+
+from assets.curation.disjoint import question_words, source_names
+from assets.curation.pool import drawn
+from training.data.text import control_in
+from training.data.trajectory import IMAGE, RejectedRow
+from training.data.video import UnreadableVideo, VideoInfo, probe, resolve_clip
+from training.grading.parsers import options_of
+from training.grading.rule import reference_letter
+
+HOPS = (1, 2)
+FRAMES = 16
+LETTERS = "ABCD"
+
+_HOP = re.compile(r"(?i)\s*(?:(\d)[\s_-]*hops?|hops?[\s_-]*(\d)|(\d))\s*")
+_OPTION = re.compile(r"\s*\(?([A-Da-d])[.):]\s*(\S.*?)\s*", re.DOTALL)
+_INLINE = re.compile(r"(?:^|\s)\(?([A-D])[.)]\s+(.*?)(?=\s+\(?[A-D][.)]\s|\s*\Z)", re.DOTALL)
+
+
+class ChoiceTable(dy.Schema):
+    """One multiple-choice question about the observed part of a video, in the columns that RL reads.
+
+    `frames` are frame numbers of the clip, one for each `<image>` marker; there is nothing to imagine in it.
+    """
+
+    row_id = dy.String(primary_key=True, regex="^[0-9a-f]{16}$")
+    source = dy.String(min_length=1)
+    video = dy.String(min_length=1)
+    question = dy.String(min_length=1)
+    reasoning = dy.List(dy.String())
+    answer = dy.String(min_length=1)
+    observed = dy.List(dy.Int64())
+    future = dy.List(dy.Int64())
+    frames = dy.List(dy.Int64(min=0), min_length=1)
+    hop = dy.Int64(is_in=HOPS)
+    path = dy.String(min_length=1)
+    frame_count = dy.Int64(min=1)
+    reader = dy.String(regex="^(decord|pyav)$")
+
+    @dy.rule()
+    def one_marker_for_each_frame(cls) -> pl.Expr:
+        return pl.col("question").str.count_matches(IMAGE, literal=True) == pl.col("frames").list.len()
+
+
+@dataclass(frozen=True)
+class Choices:
+    """`rows` (ChoiceTable); `quarantine` (source, row, reason, detail); `report` counts."""
+
+    rows: pl.DataFrame
+    quarantine: pl.DataFrame
+    report: dict[str, Any]
+
+
+def choices(
+    files: Sequence[Path], videos: Sequence[Path], rows: int, seed: int, futurebench: pl.DataFrame, frames: int = FRAMES
+) -> Choices:
+    """`rows` questions drawn with a seed, fewer if there are fewer.
+
+    `videos` are the folders of observed parts (`first_part_video`), `futurebench` the benchmark's item table.  A video
+    is opened only when one of its questions is drawn.
+    """
+    taken = {name for video in futurebench["video"].drop_nulls() for name in source_names(video)}
+    asked = {question_words(question) for question in futurebench["question"].drop_nulls()}
+    found: dict[str, dict[str, Any]] = {}
+    rejected: list[dict[str, Any]] = []
+    read = 0
+    for source, number, record in _records(files):
+        for item in _questions(record):
+            read += 1
+            try:
+                row = _row(item, record, source)
+                if source_names(row["video"]) & taken:
+                    raise RejectedRow("video of FutureBench", row["video"])
+                if question_words(row["question"]) in asked:
+                    raise RejectedRow("question of FutureBench", row["question"][:80])
+                if row["row_id"] in found:
+                    raise RejectedRow("repeated row", f"the same as row {found[row['row_id']]['number']}")
+                found[row["row_id"]] = row | {"number": number}
+            except RejectedRow as reject:
+                rejected.append({"source": source, "row": number, "reason": reject.reason, "detail": reject.detail})
+    chosen: list[dict[str, Any]] = []
+    opened: dict[str, VideoInfo] = {}
+    ids = pl.Series("row_id", sorted(found), pl.String)
+    for row_id in ids.to_frame().with_columns(drawn(ids, str(seed))).sort("drawn", "row_id")["row_id"]:
+        if len(chosen) == rows:
+            break
+        row = found[row_id]
+        try:
+            chosen.append(_shown(row, videos, opened, frames))
+        except RejectedRow as reject:
+            told = {"source": row["source"], "row": row["number"], "reason": reject.reason, "detail": reject.detail}
+            rejected.append(told)
+    schema = {"source": pl.String, "row": pl.Int64, "reason": pl.String, "detail": pl.String}
+    quarantine = pl.DataFrame(rejected, schema=schema)
+    table = ChoiceTable.validate(pl.DataFrame(chosen, schema=ChoiceTable.create_empty().schema))
+    report = {
+        "read": read,
+        "usable": len(found),
+        "wanted": rows,
+        "rows": table.height,
+        "short": max(0, rows - table.height),
+        "quarantined": quarantine.height,
+        "quarantined_by_reason": dict(quarantine["reason"].value_counts(sort=True).iter_rows()),
+        "by_hop": {str(hop): n for hop, n in sorted(table["hop"].value_counts().iter_rows())},
+        "videos": table["video"].n_unique(),
+    }
+    return Choices(table, quarantine, report)
+
+
+def frame_numbers(frame_count: int, frames: int) -> list[int]:
+    """Evenly spaced over the whole clip, first and last included; every frame once where there are fewer."""
+    return np.unique(np.round(np.linspace(0, frame_count - 1, min(frames, frame_count))).astype(int)).tolist()
+
+
+def _records(files: Sequence[Path]) -> Iterator[tuple[str, int, Any]]:
+    """(file, row number from 1, record); a line that is no JSON is a record of its text."""
+    for path in files:
+        if path.suffix == ".parquet":
+            records: Iterator[Any] = pl.read_parquet(path).iter_rows(named=True)
+        elif path.suffix == ".jsonl":
+            records = (_parsed(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        else:
+            loaded = json.loads(path.read_text(encoding="utf-8"))
+            records = iter(loaded if isinstance(loaded, list) else [loaded])
+        for number, record in enumerate(records, 1):
+            yield path.name, number, record
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _questions(record: Any) -> list[Any]:
+    """What `mc_qa` holds, as a list; a record without it is one unreadable question."""
+    if not isinstance(record, Mapping):
+        return [record]
+    held = record.get("mc_qa")
+    held = _parsed(held) if isinstance(held, str) else held
+    return list(held) if isinstance(held, list) and held else [held]
+
+
+def _row(item: Any, record: Any, source: str) -> dict[str, Any]:
+    if not isinstance(record, Mapping):
+        raise RejectedRow("unreadable row", f"not an object: {record!r:.60}")
+    if not isinstance(item, Mapping):
+        raise RejectedRow("no multiple-choice question", f"mc_qa holds {item!r:.60}")
+    qa = {str(name).lower(): value for name, value in item.items()}
+    question, answer = qa.get("question"), qa.get("answer")
+    if not isinstance(question, str) or not question.strip():
+        raise RejectedRow("empty question", f"found {question!r:.60}")
+    hop = _hop(qa, record)
+    if hop not in HOPS:
+        raise RejectedRow("not 1 or 2 hops" if hop else "hop not told", f"found {hop}")
+    stem, options = _options(question.strip(), qa.get("options"))
+    text = stem + "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+    if control := control_in(text) or (IMAGE if IMAGE in text else None):
+        raise RejectedRow("control token in text", control)
+    if len(options_of(text)) != len(options):
+        raise RejectedRow("options cannot be told apart", text[:80])
+    letter = _reference(answer, options_of(text))
+    video = record.get("video_path")
+    if not isinstance(video, str) or not video.strip() or "\0" in video:
+        raise RejectedRow("malformed field", f"video_path is {video!r:.60}")
+    video = video.split("video_dataset/", 1)[-1].lstrip("/")
+    identity = json.dumps([video, text, letter], ensure_ascii=False)
+    row_id = hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()[:16]
+    return {"row_id": row_id, "source": source, "video": video, "question": text, "answer": letter, "hop": hop}
+
+
+def _hop(qa: Mapping[str, Any], record: Mapping[str, Any]) -> int | None:
+    for holder in (qa, record):
+        for name in ("hop", "hops", "question_type"):
+            value = holder.get(name)
+            if value is not None and (match := _HOP.fullmatch(str(value))):
+                return int(next(group for group in match.groups() if group))
+    return None
+
+
+def _options(question: str, held: Any) -> tuple[str, list[str]]:
+    """The question without its options, and the options' texts in the order of their letters."""
+    if isinstance(held, str):
+        held = _parsed(held)
+    if isinstance(held, Mapping):
+        by_letter = {str(letter).strip().upper(): text for letter, text in held.items() if text is not None}
+        texts = [by_letter.get(letter) for letter in LETTERS[: len(by_letter)]]
+    elif isinstance(held, list):
+        lettered = [_OPTION.fullmatch(text) if isinstance(text, str) else None for text in held]
+        texts = [match[2] if match else text for match, text in zip(lettered, held, strict=True)]
+    else:
+        inside = _INLINE.findall(question)
+        if [letter for letter, _ in inside] != list(LETTERS[: len(inside)]):
+            raise RejectedRow("malformed options", question[-80:])
+        texts = [text for _, text in inside]
+    options = [" ".join(text.split()) for text in texts if isinstance(text, str)]
+    if not 2 <= len(options) <= len(LETTERS) or len(options) != len(texts) or not all(options):
+        raise RejectedRow("malformed options", f"found {held!r:.80}")
+    inline = _INLINE.search(question)
+    stem = question[: inline.start()].strip() if inline and len(_INLINE.findall(question)) == len(options) else question
+    if not stem:
+        raise RejectedRow("empty question", "options and nothing else")
+    return stem, options
+
+
+def _reference(answer: Any, options: Mapping[str, str]) -> str:
+    """The letter that the reference names, by itself, with its option's text, or by that text."""
+    if not isinstance(answer, str) or not answer.strip():
+        raise RejectedRow("empty answer", f"found {answer!r:.60}")
+    lettered = _OPTION.fullmatch(answer)
+    letter = reference_letter(answer.strip(), options) or (
+        reference_letter(lettered[1].upper(), options) if lettered else None
+    )
+    if letter is None:
+        raise RejectedRow("answer is none of the options", answer[:80])
+    return letter
+
+
+def _shown(row: Mapping[str, Any], videos: Sequence[Path], opened: dict[str, VideoInfo], frames: int) -> dict[str, Any]:
+    path = str(resolve_clip(row["video"], videos))
+    if path not in opened:
+        try:
+            opened[path] = probe(path)
+        except UnreadableVideo as unreadable:
+            raise RejectedRow("unreadable video", f"{row['video']}: {unreadable}") from unreadable
+    clip = opened[path]
+    numbers = frame_numbers(clip.frames, frames)
+    markers = "".join(f"frame_{k}\n{IMAGE}\n" for k in range(1, len(numbers) + 1))
+    columns = {name: row[name] for name in ("row_id", "source", "video", "answer", "hop")}
+    return columns | {
+        "question": markers + row["question"],
+        "reasoning": [""],
+        "observed": [],
+        "future": [],
+        "frames": numbers,
+        "path": path,
+        "frame_count": clip.frames,
+        "reader": clip.reader,
+    }
