@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from assets.curation.prompts import PromptSettings
 from assets.curation.selection import SelectionSettings
@@ -51,6 +51,15 @@ class AnswerSettings(Settings):
     system: str | None = None
 
 
+class ChoiceSource(Settings):
+    """V1-33K: its rows, and the folders with the observed parts of its videos."""
+
+    name: str = "v1_33k_2k"
+    rows: tuple[Path, ...]
+    videos: tuple[Path, ...]
+    wanted: int = Field(default=2_000, ge=1)
+
+
 class CurationSettings(Settings):
     """How rows become Future-L1-50K."""
 
@@ -68,10 +77,22 @@ class CurationSettings(Settings):
     """The source brings its own counts (Future-L1-50K): nothing is answered."""
     disjoint_from: tuple[Literal["futurebench", "twiffbench"], ...] = ("futurebench", "twiffbench")
     """The benchmarks whose items must not be in the published set."""
-    rl_sets: dict[str, int]
-    """RL sets by name: so many rows of the retained pool, on clips that SFT does not see."""
+    versions_kept: int = Field(default=20, ge=1)
+    """Publications of the set that stay in the store, the current one among them."""
+    rl_sets: dict[str, int] = Field(min_length=1)
+    """RL sets by name: so many rows of the retained pool."""
+    rl_avoids_sft: bool = True
+    """RL sets have no clip of the published set; else their overlap with it is counted."""
+    choices: ChoiceSource | None = None
+    """V1-33K's multiple-choice rows as one more RL set."""
     hub: str | None = None
     """The dataset repository that `curation/hub` pushes to."""
+
+    @model_validator(mode="after")
+    def _choices_are_kept_off_futurebench(self) -> "CurationSettings":
+        if self.choices and "futurebench" not in self.disjoint_from:
+            raise ValueError("curation.choices needs futurebench in curation.disjoint_from: its rows must not be in it")
+        return self
 
     @property
     def rule(self) -> GainRule:

@@ -177,8 +177,11 @@ class AssetStore:
         return pointer.is_symlink()
 
 
-def metadata_of(artifact: Artifact, table: str | None = None, figure: str | None = None) -> dict[str, Any]:
-    """An artifact's metadata: where it is, its counts, its provenance, its main table's rows and columns, a figure."""
+def metadata_of(artifact: Artifact, table: str | None = None, *shown: str) -> dict[str, Any]:
+    """An artifact's metadata: where it is, its counts, its provenance, its main table's rows and columns.
+
+    `shown`: files that a person would rather see than open, figures (`.png`) and Markdown (`.md`), by their stems.
+    """
     provenance = artifact.provenance
     metadata: dict[str, Any] = {
         "folder": dg.MetadataValue.path(artifact.path),
@@ -194,16 +197,18 @@ def metadata_of(artifact: Artifact, table: str | None = None, figure: str | None
         )
         metadata["dagster/row_count"] = pl.scan_parquet(path).select(pl.len()).collect().item()
         metadata["dagster/uri"] = str(path)
-    if figure is not None:
-        png = base64.b64encode(artifact.file(figure).read_bytes()).decode()
-        metadata["figure"] = dg.MetadataValue.md(f"![{figure}](data:image/png;base64,{png})")
+    for name in shown:
+        content = artifact.file(name).read_bytes()
+        picture = f"![{name}](data:image/png;base64,{base64.b64encode(content).decode()})"
+        text = picture if name.endswith(".png") else content.decode()
+        metadata[Path(name).stem] = dg.MetadataValue.md(text)
     return metadata
 
 
-def result_of(artifact: Artifact, table: str | None = None, figure: str | None = None) -> dg.MaterializeResult[None]:
+def result_of(artifact: Artifact, table: str | None = None, *shown: str) -> dg.MaterializeResult[None]:
     """What an asset of one artifact returns: its version as the data version, and its metadata."""
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(artifact.version), metadata=metadata_of(artifact, table, figure)
+        data_version=dg.DataVersion(artifact.version), metadata=metadata_of(artifact, table, *shown)
     )
 
 
@@ -212,7 +217,7 @@ def batch_result(
     key: str,
     artifacts: Mapping[str, Artifact],
     table: str | None = None,
-    figure: str | None = None,
+    *shown: str,
 ) -> dg.MaterializeResult[None]:
     """What an asset returns that did several partitions in one run.
 
@@ -222,7 +227,7 @@ def batch_result(
     asset_key = dg.AssetKey(key.split("/"))
     versions = {partition: artifact.version for partition, artifact in artifacts.items()}
     for partition, artifact in artifacts.items():
-        context.add_asset_metadata(metadata_of(artifact, table, figure), asset_key=asset_key, partition_key=partition)
+        context.add_asset_metadata(metadata_of(artifact, table, *shown), asset_key=asset_key, partition_key=partition)
     version = digest(versions) if len(versions) > 1 else next(iter(versions.values()))
     return dg.MaterializeResult(asset_key=asset_key, data_version=dg.DataVersion(version))
 

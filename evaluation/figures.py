@@ -16,23 +16,24 @@ HOP_LABELS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "inte
 DPI = 160
 
 
-def gain_histogram(scored: Mapping[str, int], kept: Mapping[str, int]) -> bytes:
-    """Rows by visual gain; the part of each bar that was published stands out.  Keys are gains as text."""
-    gains = range(min(map(int, scored), default=-8), max(map(int, scored), default=8) + 1)
-    taken = np.array([kept.get(str(g), 0) for g in gains])
-    left = np.array([scored.get(str(g), 0) for g in gains]) - taken
-    figure, axes = _canvas(7.2, 3.4)
-    axes.bar(gains, taken, color=KEPT, label=f"kept ({taken.sum():,})", width=0.82)
-    axes.bar(gains, left, bottom=taken, color=REJECTED, label=f"not kept ({left.sum():,})", width=0.82)
-    top = max(1, int((taken + left).max(initial=0)))
-    for gain, count in zip(gains, taken + left, strict=True):
-        if count:
-            axes.text(gain, count + 0.015 * top, f"{count:,}", ha="center", va="bottom", fontsize=8, color=QUIET)
-    axes.set_xticks(list(gains))
-    axes.set_ylim(0, 1.12 * top)
-    axes.set_xlabel("visual gain: right answers with the hint minus right answers without")
-    axes.set_ylabel("rows")
-    axes.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+def gain_histogram(audited: Mapping[str, int], kept: Mapping[str, int]) -> bytes:
+    """Kept rows by visual gain, and beside them the rows scored in full whatever their fate, which stand for all.
+
+    Keys are gains as text.
+    """
+    figure, (left, right) = _panels(8.6)
+    _counts(left, kept, KEPT, f"kept rows (n = {sum(kept.values()):,})")
+    _counts(right, audited, REJECTED, f"rows scored in full whatever their fate (n = {sum(audited.values()):,})")
+    for axes in (left, right):
+        axes.set_xlabel("visual gain: right answers with the hint minus right answers without")
+    return _png(figure)
+
+
+def composition(categories: Mapping[str, int], future_frames: Mapping[str, int]) -> bytes:
+    """Published rows by category and by number of future frames."""
+    figure, (left, right) = _panels(7.2)
+    _counts(left, categories, KEPT, "category")
+    _counts(right, future_frames, KEPT, "future frames per row")
     return _png(figure)
 
 
@@ -114,6 +115,31 @@ def _bars(
     bounds = np.array([cell["interval"] for _, cell in shown]).reshape(-1, 2)
     errors = np.clip([heights - bounds[:, 0], bounds[:, 1] - heights], 0, None)
     axes.errorbar([x for x, _ in shown], heights, errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+
+
+def _panels(width: float) -> tuple[Figure, list[Axes]]:
+    """Two figures of row counts side by side."""
+    figure = Figure(figsize=(width, 3.4), layout="constrained")
+    axes = list(figure.subplots(1, 2))
+    for each in axes:
+        _style(each)
+        each.tick_params(labelsize=8)
+        each.xaxis.label.set(size=8)
+    axes[0].set_ylabel("rows")
+    return figure, axes
+
+
+def _counts(axes: Axes, counts: Mapping[str, int], colour: str, title: str) -> None:
+    """A bar for each name, with its count, and its share where there is room."""
+    names, total, top = list(counts), max(1, sum(counts.values())), max([1, *counts.values()])
+    axes.bar(range(len(names)), [counts[name] for name in names], color=colour, width=0.82)
+    for x, name in enumerate(names):
+        said = f"{counts[name]:,}\n{100 * counts[name] / total:.1f} %" if len(names) < 10 else f"{counts[name]:,}"
+        if counts[name]:
+            axes.text(x, counts[name] + 0.015 * top, said, ha="center", va="bottom", fontsize=7, color=QUIET)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylim(0, 1.18 * top)
+    axes.set_title(title, fontsize=9, color=INK)
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

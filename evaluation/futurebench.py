@@ -53,6 +53,7 @@ class ItemTable(dy.Schema):
     """One benchmark item; `problem` says why it cannot be asked."""
 
     id = dy.String(primary_key=True)
+    video = dy.String(nullable=True)
     question_type = dy.String()
     question = dy.String()
     options = dy.List(dy.String())
@@ -168,7 +169,9 @@ def _item(record: Mapping[str, Any], settings: FutureBenchSettings, videos: Path
     qa = record.get("qa") or {}
     question, answer = str(qa.get("Question", "")), str(qa.get("Answer", "")).strip().upper()
     options = [str((qa.get("Options") or {}).get(letter, "")) for letter in LETTERS]
+    named = record.get("video_path")
     item = {
+        "video": None if named is None else str(named),
         "question_type": str(record.get("question_type")), "question": question, "options": options, "answer": answer,
     }  # fmt: skip
     if not question.strip() or not all(option.strip() for option in options):

@@ -43,6 +43,9 @@ class ItemTable(dy.Schema):
     """One benchmark item; `problem` says why it cannot be asked."""
 
     id = dy.String(primary_key=True)
+    video = dy.String(nullable=True)
+    start = dy.String(nullable=True)
+    end = dy.String(nullable=True)
     category = dy.String(nullable=True)
     question = dy.String(nullable=True)
     reasoning = dy.List(dy.String(), nullable=True)
@@ -68,7 +71,7 @@ def items(source: Path) -> pl.DataFrame:
     if not shards:
         raise ValueError(f"no test-*.parquet in {source}")
     records = (record for shard in shards for record in pl.read_parquet(shard).iter_rows(named=True))
-    rows = [{"id": f"{number:05d}"} | _item(record, number) for number, record in enumerate(records)]
+    rows = [{"id": f"{number:05d}"} | _clip(record) | _item(record, number) for number, record in enumerate(records)]
     return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
 
 
@@ -158,6 +161,13 @@ def _text(value: str) -> dict[str, Any]:
 def _data_url(data: bytes) -> str:
     kind = "png" if data.startswith(b"\x89PNG") else "webp" if data[8:12] == b"WEBP" else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _clip(record: Mapping[str, Any]) -> dict[str, str | None]:
+    """The clip that an item is about, also of one that cannot be asked: nothing may be trained on it."""
+    meta = record.get("meta_data") or {}
+    held = {"video": record.get("video"), "start": meta.get("start"), "end": meta.get("end")}
+    return {name: None if value is None else str(value) for name, value in held.items()}
 
 
 def _item(record: Mapping[str, Any], number: int) -> dict[str, Any]:

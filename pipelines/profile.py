@@ -85,7 +85,8 @@ class Profile(Settings):
         for run in self.rl:
             if run.start not in sft:
                 raise ValueError(f"RL recipe {run.recipe.name!r} starts from {run.start!r}, which is no SFT recipe")
-            if run.data not in self.curation.rl_sets:
+            choices = self.curation.choices
+            if run.data not in {*self.curation.rl_sets, *([choices.name] if choices else [])}:
                 raise ValueError(f"RL recipe {run.recipe.name!r} reads {run.data!r}, which is no RL set")
         unknown = set(self.benchmarks.necessity.models) - set(models)
         if unknown:
@@ -176,6 +177,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
             parser="strict",
             selection=SelectionSettings(top=50_000),
             rl_sets={"twiff_5k": 5_000, "twiff_10k": 10_000, "twiff_20k": 20_000},
+            rl_avoids_sft=False,  # drawn from all that was retained, as the paper has it; the overlap is counted
         ),
         sft=tuple(SftRun(recipe=recipes.paper_sft(name), data=name) for name in recipes.SFT_NAMES["paper"]),
         rl=tuple(

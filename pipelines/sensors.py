@@ -29,10 +29,11 @@ def build_sensors(source: SourceSettings) -> list[dg.SensorDefinition]:
             return dg.SkipReason(str(error))
         if not (changes.requests or changes.gone):
             return dg.SkipReason(f"no new or changed shard in {source.trajectories}")
-        partitions = [
-            *([SHARDS.build_delete_request(changes.gone)] if changes.gone else []),
-            *([SHARDS.build_add_request(changes.fresh)] if changes.fresh else []),
-        ]
+        partitions: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
+        if changes.gone:
+            partitions.append(SHARDS.build_delete_request(changes.gone))
+        if changes.fresh:
+            partitions.append(SHARDS.build_add_request(changes.fresh))
         return dg.SensorResult(run_requests=changes.requests, dynamic_partitions_requests=partitions)
 
     return [new_shards]

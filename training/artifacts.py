@@ -134,8 +134,20 @@ class ArtifactStore:
         return [
             Artifact(manifest.parent, manifest.parent.name, json.loads(manifest.read_text()))
             for manifest in newest_last
-            if not manifest.parent.is_symlink() and manifest.parent.suffix != PARTIAL
+            if not (manifest.parent.is_symlink() or manifest.parent.suffix == PARTIAL or manifest.parent.name[0] == ".")
         ]
+
+    def prune(self, name: str, keep: int) -> list[str]:
+        """Remove all but the newest `keep` versions, never the current one; returns the versions that went."""
+        pointer = self._folder(name) / CURRENT
+        current = str(pointer.readlink()) if pointer.is_symlink() else None
+        old = [a for a in self.versions(name) if a.version != current]
+        gone = old[: max(0, len(old) - (keep - (current is not None)))]
+        for artifact in gone:
+            doomed = artifact.path.with_name(f".{artifact.version}.gone")  # not half a version for anybody who looks
+            artifact.path.rename(doomed)
+            shutil.rmtree(doomed)
+        return [artifact.version for artifact in gone]
 
     def _folder(self, name: str) -> Path:
         parts = name.split("/")

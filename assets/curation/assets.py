@@ -1,7 +1,7 @@
 """From rows to Future-L1-50K: answers with and without the hint, verdicts, visual gain, selection, and sets."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,21 @@ import polars as pl
 
 from assets.answering import CODE as ANSWERING_CODE
 from assets.answering import Asked, Job, Scored, Server, answer_all
-from assets.curation.card import GAIN_FIGURE, dataset_card, gain_figure
+from assets.curation.card import COMPOSITION_FIGURE, GAIN_FIGURE, gain_figure
+from assets.curation.contamination import BenchmarkIndex, benchmark_index
 from assets.curation.prompts import answer_prompts, prompts_hash
-from assets.curation.selection import difference, random_set, rl_set, select, selection_report
-from assets.curation.visual_gain import gain_report, given_gain, verdict_digest, verdicts, visual_gain
+from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, POOL_TABLE, publish
+from assets.curation.sets import random_set, rl_set
+from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS, highest, write_shown
+from assets.curation.v1_33k import choices
+from assets.curation.visual_gain import (
+    VerdictTable,
+    gain_report,
+    given_gain,
+    verdict_digest,
+    verdicts,
+    visual_gain,
+)
 from assets.launcher import Launcher
 from assets.partitions import SHARDS, SHARDS_PER_RUN
 from assets.resources import JudgeAccess
@@ -22,7 +33,7 @@ from assets.settings import CurationSettings
 from assets.store import AssetStore, batch_result, code_of, result_of, write_json
 from assets.trajectories.assets import CLIP_TABLE, CLIPS, ROWS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
-from training.artifacts import Artifact, digest
+from training.artifacts import Artifact, digest, file_digest
 from training.grading.judge import Judge
 
 BASE, MODEL = "checkpoints/base", "model"
@@ -36,13 +47,22 @@ HUB = "curation/hub"
 ANSWER_TABLE = "answers.parquet"
 GAIN_TABLE = "visual_gain.parquet"
 VERDICT_TABLE = "verdicts.parquet"
-CURATED_TABLE = "future_l1_50k.parquet"
-CARD = "README.md"
+ITEM_TABLE = "items.parquet"
 
 PROMPTS_CODE = code_of("assets/curation/prompts.py")
 GAIN_CODE = code_of("assets/curation/visual_gain.py", "training/grading", "evaluation/statistics.py")
-SELECTION_CODE = code_of("assets/curation/selection.py", "assets/curation/card.py")
+SELECTION_CODE = code_of(
+    *(
+        f"assets/curation/{name}.py"
+        for name in (
+            "card", "contamination", "dedup", "difference", "export", "keys", "likeness", "pool",
+            "publication", "selection", "sensitivity", "sets", "storyboards",
+        )
+    )
+)  # fmt: skip
+RL_SETS_CODE = f"{SELECTION_CODE}-{code_of('assets/curation/v1_33k.py', 'assets/curation/disjoint.py')}"
 TEAM = ["team:curation"]
+STORYBOARDS_OF_THE_SET, STORYBOARDS_OF_A_SHARD = 4, 2  # every materialisation keeps its picture in the event log
 
 
 def usable_rows(store: AssetStore, shard: str) -> pl.DataFrame:
@@ -164,7 +184,11 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
             if graded is not None:
                 graded.write_parquet(workspace / VERDICT_TABLE)
             table.write_parquet(workspace / GAIN_TABLE)
-            return gain_report([table], rule)
+            report = gain_report([table], rule)
+            told = VerdictTable.create_empty() if graded is None else graded
+            write_shown(workspace, table, told, report, STORYBOARDS_OF_A_SHARD)
+            (workspace / GAIN_FIGURE).write_bytes(gain_figure(report))
+            return report
 
         scored = {}
         config = {"parser": settings.parser, "rule": rule.model_dump(), "judge": judge.name}
@@ -186,7 +210,7 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
             work = store.work(GAIN, inputs, config, GAIN_CODE, shard)
             make = partial(write, table=table, graded=graded)
             scored[shard] = work.do(make, spent_before=time.monotonic() - started)
-        return batch_result(context, GAIN, scored, GAIN_TABLE)
+        return batch_result(context, GAIN, scored, GAIN_TABLE, GAIN_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED)
 
     return curation_visual_gain
 
@@ -200,14 +224,37 @@ def scored_shards(context: dg.AssetExecutionContext, store: AssetStore) -> dict[
     return scored
 
 
-def _gain_tables(scored: dict[str, Artifact]) -> list[Path]:
+def _gain_tables(scored: Mapping[str, Artifact]) -> list[Path]:
     return [artifact.file(GAIN_TABLE) for artifact in scored.values()]
+
+
+def _verdict_tables(scored: Mapping[str, Artifact]) -> list[Path]:
+    """None where the source brought its own counts."""
+    return [a.file(VERDICT_TABLE) for a in scored.values() if VERDICT_TABLE in a.manifest["files"]]
+
+
+def items_of(settings: CurationSettings, store: AssetStore) -> dict[str, Artifact]:
+    """The items of the benchmarks that the published set must not touch, by benchmark."""
+    return {name: store.current(f"{name}/items") for name in settings.disjoint_from}
+
+
+def index_of(items: Mapping[str, Artifact]) -> BenchmarkIndex:
+    return benchmark_index({name: artifact.file(ITEM_TABLE) for name, artifact in items.items()})
+
+
+def _upstream(settings: CurationSettings, *keys: str) -> list[dg.AssetKey]:
+    return [dg.AssetKey(key.split("/")) for key in (*keys, *(f"{name}/items" for name in settings.disjoint_from))]
+
+
+def _inputs(scored: Mapping[str, Artifact], items: Mapping[str, Artifact]) -> dict[str, Artifact | str]:
+    shards: dict[str, Artifact | str] = {f"{GAIN}/{shard}": artifact for shard, artifact in scored.items()}
+    return shards | {f"{name}/items": artifact for name, artifact in items.items()}
 
 
 def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
     @dg.asset(
         key=dg.AssetKey(CURATED.split("/")),
-        deps=[dg.AssetKey(GAIN.split("/"))],
+        deps=_upstream(settings, GAIN),
         group_name="curation",
         kinds={"duckdb", "parquet"},
         owners=TEAM,
@@ -217,25 +264,40 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
     def curation_future_l1_50k(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
-        scored = scored_shards(context, store)
+        scored, items = scored_shards(context, store), items_of(settings, store)
 
-        def publish(workspace: Path) -> dict[str, Any]:
-            files = _gain_tables(scored)
+        def make(workspace: Path) -> dict[str, Any]:
             before = store.current(CURATED) if store.has(CURATED) else None
-            selected = select(files, settings.selection)
-            report = selection_report(files, settings.selection, selected)
-            if before is not None:
-                report["change"] = difference(selected, pl.read_parquet(before.file(CURATED_TABLE)))
-                report["change"]["before"] = before.version
-            selected.write_parquet(workspace / CURATED_TABLE)
-            (workspace / GAIN_FIGURE).write_bytes(gain_figure(report))
-            (workspace / CARD).write_text(dataset_card(report, settings.selection))
+            report = publish(
+                workspace,
+                _gain_tables(scored),
+                _verdict_tables(scored),
+                settings.selection,
+                settings.rule.samples,
+                index_of(items),
+                (before.version, before.file(CURATED_TABLE)) if before else None,
+            )
+            best = highest(pl.read_parquet(workspace / CURATED_TABLE), STORYBOARDS_OF_THE_SET)
+            told = pl.concat(
+                [
+                    VerdictTable.create_empty(),
+                    *(
+                        pl.scan_parquet(path).filter(pl.col("row_id").is_in(best["row_id"].implode())).collect()
+                        for path in _verdict_tables(scored)
+                    ),
+                ]
+            )
+            write_shown(workspace, best, told, report, STORYBOARDS_OF_THE_SET)
             return {**report, "shards": len(scored)}
 
-        inputs = {f"{GAIN}/{shard}": artifact for shard, artifact in scored.items()}
-        work = store.work(CURATED, inputs, settings.selection.model_dump(mode="json"), SELECTION_CODE)
-        artifact = work.do(publish)
-        result = result_of(artifact, CURATED_TABLE, GAIN_FIGURE)
+        work = store.work(
+            CURATED, _inputs(scored, items), settings.selection.model_dump(mode="json"), SELECTION_CODE
+        )
+        artifact = work.do(make)
+        store.artifacts.prune(CURATED, settings.versions_kept)
+        shown = [GAIN_FIGURE, COMPOSITION_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED]
+        shown += [CHANGE] if CHANGE in artifact.manifest["files"] else []
+        result = result_of(artifact, CURATED_TABLE, *shown)
         return result._replace(metadata={**(result.metadata or {}), "card": dg.MetadataValue.path(artifact.file(CARD))})
 
     return curation_future_l1_50k
@@ -244,7 +306,7 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
 def _sets(settings: CurationSettings, seed: int) -> list[dg.AssetsDefinition]:
     @dg.asset(
         key=dg.AssetKey(SFT_SETS.split("/")),
-        deps=[dg.AssetKey(CURATED.split("/")), dg.AssetKey(GAIN.split("/"))],
+        deps=_upstream(settings, CURATED, GAIN),
         group_name="curation",
         kinds={"duckdb", "parquet"},
         owners=TEAM,
@@ -254,56 +316,57 @@ def _sets(settings: CurationSettings, seed: int) -> list[dg.AssetsDefinition]:
     def curation_sft_sets(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
-        scored, curated = scored_shards(context, store), store.current(CURATED)
+        scored, curated, items = scored_shards(context, store), store.current(CURATED), items_of(settings, store)
 
         def draw(workspace: Path) -> dict[str, Any]:
             selected = pl.read_parquet(curated.file(CURATED_TABLE))
-            chance = random_set(_gain_tables(scored), selected.height, seed)
+            chance, report = random_set(_gain_tables(scored), selected.height, seed, index_of(items))
             sets = {"future_l1": selected, "random": chance, "text_only": selected}
-            return _write_sets(workspace, sets, _gain_tables(scored))
+            for name, table in sets.items():
+                table.write_parquet(workspace / f"{name}.parquet")
+            return {"sets": {name: table.height for name, table in sets.items()}, "random": report}
 
-        inputs = {CURATED: curated} | {f"{GAIN}/{shard}": artifact for shard, artifact in scored.items()}
+        inputs = {CURATED: curated} | _inputs(scored, items)
         work = store.work(SFT_SETS, inputs, {"seed": seed}, SELECTION_CODE)
         return result_of(work.do(draw), "future_l1.parquet")
 
     @dg.asset(
         key=dg.AssetKey(RL_SETS.split("/")),
-        deps=[dg.AssetKey(CURATED.split("/")), dg.AssetKey(GAIN.split("/"))],
+        deps=_upstream(settings, CURATED, GAIN),
         group_name="curation",
         kinds={"duckdb", "parquet"},
         owners=TEAM,
-        code_version=SELECTION_CODE,
-        description="What RL trains on: retained rows drawn with a seed, on clips that SFT does not see.",
+        code_version=RL_SETS_CODE,
+        description="What RL trains on: retained rows drawn with a seed, and V1-33K's questions where they are given.",
     )
     def curation_rl_sets(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
-        scored, curated = scored_shards(context, store), store.current(CURATED)
+        scored, curated, items = scored_shards(context, store), store.current(CURATED), items_of(settings, store)
+        given = settings.choices
 
         def draw(workspace: Path) -> dict[str, Any]:
-            selected = pl.read_parquet(curated.file(CURATED_TABLE))
-            files = _gain_tables(scored)
-            sets = {
-                name: rl_set(files, settings.selection, selected, rows, seed) for name, rows in settings.rl_sets.items()
-            }
-            return _write_sets(workspace, sets, files)
+            pool, reports = pl.read_parquet(curated.file(POOL_TABLE)), {}
+            for name, rows in settings.rl_sets.items():
+                table, reports[name] = rl_set(_gain_tables(scored), pool, rows, seed, settings.rl_avoids_sft)
+                table.write_parquet(workspace / f"{name}.parquet")
+            if given:
+                futurebench = pl.read_parquet(items["futurebench"].file(ITEM_TABLE))
+                found = choices(given.rows, given.videos, given.wanted, seed, futurebench)
+                found.rows.write_parquet(workspace / f"{given.name}.parquet")
+                found.quarantine.write_parquet(workspace / f"{given.name}.quarantine.parquet")
+                reports[given.name] = found.report
+            return {"sets": {name: report["rows"] for name, report in reports.items()}, "reports": reports}
 
-        inputs = {CURATED: curated} | {f"{GAIN}/{shard}": artifact for shard, artifact in scored.items()}
-        config = {"seed": seed, "rows": settings.rl_sets, "selection": settings.selection.model_dump(mode="json")}
-        work = store.work(RL_SETS, inputs, config, SELECTION_CODE)
+        inputs = {CURATED: curated} | _inputs(scored, items)
+        config = {"seed": seed, "rows": settings.rl_sets, "avoid_sft": settings.rl_avoids_sft}
+        if given:
+            inputs |= {path.name: file_digest(path) for path in given.rows}
+            config["choices"] = given.model_dump(mode="json")
+        work = store.work(RL_SETS, inputs, config, RL_SETS_CODE)
         return result_of(work.do(draw), f"{next(iter(settings.rl_sets))}.parquet")
 
     return [curation_sft_sets, curation_rl_sets]
-
-
-def _write_sets(workspace: Path, sets: dict[str, pl.DataFrame], scored: Sequence[Path]) -> dict[str, Any]:
-    """Each set with the reader that its clips need, which training reads and the published table does not carry."""
-    readers = pl.concat([pl.scan_parquet(path).select("row_id", "reader") for path in scored])
-    for name, table in sets.items():
-        table.lazy().join(readers, on="row_id", how="left", maintain_order="left").sink_parquet(
-            workspace / f"{name}.parquet"
-        )
-    return {"sets": {name: table.height for name, table in sets.items()}}
 
 
 def _hub(repository: str) -> dg.AssetsDefinition:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from assets.curation.contamination import SAME_CONTENT, SAME_VIDEO
-from assets.curation.figures import composition_bars, gain_bars
 from assets.curation.selection import SelectionSettings
 
 GAIN_FIGURE = "gain_histogram.png"
@@ -98,15 +97,19 @@ def dataset_card(report: Mapping[str, Any], selection: SelectionSettings, benchm
 
 def card_figures(report: Mapping[str, Any]) -> dict[str, bytes]:
     """The PNGs that the card shows, by file name."""
+    from evaluation.figures import composition
+
     return {
         GAIN_FIGURE: gain_figure(report),
-        COMPOSITION_FIGURE: composition_bars(report["categories"], report["future_frames"]),
+        COMPOSITION_FIGURE: composition(report["categories"], report["future_frames"]),
     }
 
 
 def gain_figure(report: Mapping[str, Any]) -> bytes:
     """Kept rows and audited rows by gain, of a publication or a shard (`visual_gain.gain_report`)."""
-    return gain_bars(report["gain_histogram_kept"], report["gain_histogram"])
+    from evaluation.figures import gain_histogram
+
+    return gain_histogram(report["gain_histogram"], report["gain_histogram_kept"])
 
 
 def _size(rows: int) -> str:

@@ -6,12 +6,15 @@ import polars as pl
 from assets.curation.assets import (
     ANSWERS,
     CURATED,
-    CURATED_TABLE,
     GAIN,
     RL_SETS,
     SFT_SETS,
+    index_of,
+    items_of,
     usable_rows,
 )
+from assets.curation.disjoint import disjoint
+from assets.curation.publication import CURATED_TABLE
 from assets.partitions import SHARDS
 from assets.settings import CurationSettings
 from assets.store import AssetStore
@@ -79,22 +82,37 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         )
 
     @dg.asset_check(
+        asset=dg.AssetKey(CURATED.split("/")),
+        blocking=True,
+        description="No published row has the source video, or question, answer and frames, of a benchmark's item.",
+    )
+    def no_row_is_a_benchmarks(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
+        rows = pl.read_parquet(store.current(CURATED).file(CURATED_TABLE))
+        index = index_of(items_of(settings, store))
+        found = disjoint(rows, index)
+        return dg.AssetCheckResult(
+            passed=not found,
+            metadata={"rows": rows.height, "items": index.table.height, "found": len(found), "first": found[:10]},
+        )
+
+    @dg.asset_check(
         asset=dg.AssetKey(RL_SETS.split("/")),
         additional_deps=[dg.AssetKey(SFT_SETS.split("/"))],
         blocking=True,
-        description="RL sees no clip that SFT has seen.",
+        description="Every RL set has rows, and none on a clip that SFT has seen where the profile forbids it.",
     )
     def rl_clips_are_new(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
         seen = pl.read_parquet(store.current(SFT_SETS).file("future_l1.parquet"))["video"]
         artifact = store.current(RL_SETS)
         shared, rows = {}, {}
-        for name in settings.rl_sets:
+        for name in artifact.provenance["counts"]["sets"]:
             table = pl.read_parquet(artifact.file(f"{name}.parquet"))
             shared[name] = table.filter(pl.col("video").is_in(seen.implode())).height
             rows[name] = table.height
         return dg.AssetCheckResult(
-            passed=all(rows.values()) and not any(shared.values()), metadata={"rows": rows, "on_seen_clips": shared}
+            passed=all(rows.values()) and not (settings.rl_avoids_sft and any(shared.values())),
+            metadata={"rows": rows, "on_seen_clips": shared},
         )
 
     answered = [] if settings.given else [prompts_can_be_asked]
-    return [*answered, few_rows_are_pending, rows_obey_the_rule, rl_clips_are_new]
+    return [*answered, few_rows_are_pending, rows_obey_the_rule, no_row_is_a_benchmarks, rl_clips_are_new]

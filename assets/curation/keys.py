@@ -58,8 +58,9 @@ def _nfkc(texts: pl.Series) -> pl.Series:
 
 
 def answer_key(answer: pl.Expr) -> pl.Expr:
-    """`training.grading.parsers.normalised` over a column."""
+    """`training.grading.parsers.normalised` over a column, final sigmas apart."""
     folded = answer.map_batches(_nfkc, return_dtype=pl.String, is_elementwise=True).str.to_lowercase()
+    folded = folded.str.replace_all("ς", "σ", literal=True)  # Python lowers a final sigma otherwise
     spaced = folded.str.replace_all(r"\s+", " ").str.strip_chars()
     return spaced.str.strip_chars("\"'`").str.strip_chars_end(".!,;:").str.strip_chars()
 

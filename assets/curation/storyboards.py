@@ -22,6 +22,7 @@ from training.data.trajectory import IMAGE
 from training.data.video import read_frames
 from training.grading.parsers import answer_text
 
+STORYBOARDS, TOP_ROWS, REJECTED = "storyboards.png", "top_rows.md", "rejected.md"
 PNG_LIMIT = 400_000
 SHOWN = (
     "row_id", "video", "question", "answer", "category", "observed", "future", "path", "frame_count", "reader",
@@ -43,6 +44,13 @@ CELL = 120  # characters of a table's cell
 
 _LABELLED = re.compile(rf"(?:frame_\d+\s*)?{re.escape(IMAGE)}")
 _MARKDOWN = re.compile(r"([\\`*_~\[\](){}<>|&$!#@:])")
+
+
+def write_shown(folder: Path, rows: pl.DataFrame, verdicts: pl.DataFrame, report: Mapping[str, Any], n: int) -> None:
+    """Writes what an asset's page shows: n storyboards, the ten rows of highest gain, and why others were rejected."""
+    (folder / STORYBOARDS).write_bytes(storyboards(rows, verdicts, n))
+    (folder / TOP_ROWS).write_text(top_rows(rows))
+    (folder / REJECTED).write_text(rejected_table(report))
 
 
 def highest(rows: pl.DataFrame, n: int) -> pl.DataFrame:

@@ -159,15 +159,21 @@ def gain_report(tables: Sequence[pl.DataFrame], rule: GainRule) -> dict[str, Any
     """Counts over shards: what became of the rows, answers generated and saved, and the audited rows' histogram."""
     table = pl.concat([t.select(GainTable.column_names()) for t in tables])
     audited = table.filter("audited")
+    saturated = pl.col("right_plain") > rule.max_p_t
+    retained = audited.filter((pl.col("p_t") <= rule.max_p_t) & (pl.col("gain") >= rule.min_gain))
     generated = pl.col("answers_plain") + pl.col("answers_hint")
     cut = table.filter(pl.col("fate") == "cut")
-    decided = table.filter(pl.col("fate") != "pending").height
+    decided = table.filter(pl.col("fate") != "pending")
     return {
         "rows": table.height,
-        "scored": decided,
+        "scored": decided.height,
         "complete": table.filter(pl.col("fate") == "complete").height,
         "cut": cut.height,
-        "pending": table.height - decided,
+        "pending": table.height - decided.height,
+        "rejected_by_reason": {
+            "saturated": decided.filter(saturated).height,
+            "low_gain": decided.filter(~saturated & (pl.col("gain_high") < rule.min_gain)).height,
+        },
         "generations": int(table.select(generated.sum()).item()),
         "generations_saved": int(cut.select((len(CONDITIONS) * rule.samples - generated).sum()).item()),
         "unjudged": int(table["unjudged"].sum()),
@@ -175,4 +181,5 @@ def gain_report(tables: Sequence[pl.DataFrame], rule: GainRule) -> dict[str, Any
         "mean_p_t": audited["p_t"].mean(),
         "mean_p_v": audited["p_v"].mean(),
         "gain_histogram": {str(g): n for g, n in gain_histogram(audited["gain"], rule.samples).items()},
+        "gain_histogram_kept": {str(g): n for g, n in gain_histogram(retained["gain"], rule.samples).items()},
     }

@@ -10,9 +10,11 @@ import pytest
 from pipelines.definitions import build_definitions
 from pipelines.jobs import consecutive, plan
 from pipelines.picture import mermaid
-from pipelines.profile import Profile, demo, paper
+from pipelines.profile import Profile, demo, overlaid, paper
 
 ROOT = Path(__file__).parents[2]
+
+ITEMS = "futurebench/items twiffbench/items"
 
 # asset: (group, partitions, pool, what it is made of)
 LINEAGE = {
@@ -22,9 +24,9 @@ LINEAGE = {
     "twiff/clips": ("trajectories", "shards", None, "twiff/trajectories"),
     "curation/answers": ("curation", "shards", "gpu", "checkpoints/base twiff/clips"),
     "curation/visual_gain": ("curation", "shards", None, "curation/answers"),
-    "curation/future_l1_50k": ("curation", None, None, "curation/visual_gain"),
-    "curation/sft_sets": ("curation", None, None, "curation/future_l1_50k curation/visual_gain"),
-    "curation/rl_sets": ("curation", None, None, "curation/future_l1_50k curation/visual_gain"),
+    "curation/future_l1_50k": ("curation", None, None, f"curation/visual_gain {ITEMS}"),
+    "curation/sft_sets": ("curation", None, None, f"curation/future_l1_50k curation/visual_gain {ITEMS}"),
+    "curation/rl_sets": ("curation", None, None, f"curation/future_l1_50k curation/visual_gain {ITEMS}"),
     "checkpoints/base": ("checkpoints", None, None, ""),
     "checkpoints/sft": ("checkpoints", "sft", "gpu", "checkpoints/base curation/sft_sets"),
     "checkpoints/rl": ("checkpoints", "rl", "gpu", "checkpoints/sft curation/rl_sets"),
@@ -137,6 +139,20 @@ def test_the_papers_size_is_the_same_lineage_without_the_toy_world(tmp_path: Pat
     dg.Definitions.validate_loadable(definitions)
     keys = {node.key.to_user_string() for node in definitions.resolve_asset_graph().asset_nodes}
     assert keys == set(nodes) - {"toyworld/source"}
+
+
+def test_a_served_model_needs_no_checkpoint_and_a_source_with_counts_no_answers(tmp_path: Path) -> None:
+    endpoint = {"base_urls": ("http://127.0.0.1:1/v1",), "model": "m"}
+    served = build_definitions(overlaid(paper(tmp_path), {"curation": {"endpoint": endpoint}}))
+    answers = served.resolve_asset_graph().get(dg.AssetKey(["curation", "answers"]))
+    assert {key.to_user_string() for key in answers.parent_keys} == {"twiff/clips"}
+    assert answers.pools == {"endpoint"}
+    given = overlaid(paper(tmp_path), {"curation": {"given": True}})
+    graph = build_definitions(given).resolve_asset_graph()
+    gain = graph.get(dg.AssetKey(["curation", "visual_gain"]))
+    assert {key.to_user_string() for key in gain.parent_keys} == {"twiff/clips"}
+    assert dg.AssetKey(["curation", "answers"]) not in {node.key for node in graph.asset_nodes}
+    dg.Definitions.validate_loadable(build_definitions(given))
 
 
 def test_the_code_location_loads_without_the_libraries_of_the_programs() -> None:

@@ -125,3 +125,15 @@ def test_a_process_killed_while_publishing_leaves_its_work_and_no_artifact(store
     workspace = store.workspace("stage/noun", "v1")
     assert (workspace / "rows.txt").read_text() == "rows"
     assert store.publish("stage/noun", "v1", workspace, {}).file("rows.txt").read_text() == "rows"
+
+
+def test_pruning_keeps_the_newest_and_the_current(store: ArtifactStore) -> None:
+    for number in range(5):
+        publish(store, f"v{number}")
+        os.utime(store.root / NAME / f"v{number}" / "manifest.json", (number, number))
+    store.make_current(NAME, "v1")
+    assert store.prune(NAME, 3) == ["v0", "v2"]
+    assert [artifact.version for artifact in store.versions(NAME)] == ["v1", "v3", "v4"]
+    assert store.current(NAME).version == "v1"
+    assert store.prune(NAME, 3) == []
+    assert store.prune(NAME, 1) == ["v3", "v4"]

@@ -10,7 +10,7 @@ from training.data.keyframes import key_frame_number
 from training.data.video import read_frames
 from training.model.encoding import Encoded, Encoder
 
-Row = Mapping[str, Any]  # the columns of TrajectoryTable with path, frame_count and reader
+Row = Mapping[str, Any]  # TrajectoryTable with path, frame_count and reader; `frames` if they are no key frames
 
 
 class RowReader:
@@ -44,7 +44,7 @@ class RowReader:
         return self.encoder.dialogue(user, assistant, self._frames(row, slots))
 
     def _prompt(self, row: Row) -> Encoded:
-        user = user_pieces(row["question"], len(row["observed"]))
+        user = user_pieces(row["question"], len(row.get("frames") or row["observed"]))
         frames = self._frames(row, [p for p in user if isinstance(p, Slot)])
         low, high = self.encoder.limits.observed
         shown = {slot: self.encoder.patch(frame, low, high) for slot, frame in frames.items()}
@@ -52,6 +52,8 @@ class RowReader:
 
     def _frames(self, row: Row, slots: list[Slot]) -> dict[Slot, np.ndarray]:
         """The frames at the slots, in one read of the clip."""
-        key_frames = [row[slot.kind][slot.index] for slot in slots]
-        numbers = [key_frame_number(row["frame_count"], index) for index in key_frames]
+        if row.get("frames"):
+            numbers = [row["frames"][slot.index] for slot in slots]
+        else:
+            numbers = [key_frame_number(row["frame_count"], row[slot.kind][slot.index]) for slot in slots]
         return dict(zip(slots, read_frames(row["path"], numbers, row["reader"]), strict=True))

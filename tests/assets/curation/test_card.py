@@ -6,8 +6,8 @@ import pytest
 
 from assets.curation.card import COMPOSITION_FIGURE, GAIN_FIGURE, card_figures, dataset_card
 from assets.curation.contamination import benchmark_index
-from assets.curation.figures import composition_bars, gain_bars
 from assets.curation.selection import SelectionSettings, select
+from evaluation.figures import composition, gain_histogram
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
 
 SETTINGS = SelectionSettings(top=3)
@@ -44,8 +44,8 @@ def test_the_figures_of_the_card_are_pngs_and_stay_the_same(report: dict[str, An
     assert set(figures) == {GAIN_FIGURE, COMPOSITION_FIGURE}
     assert all(figure.startswith(b"\x89PNG") for figure in figures.values())
     assert card_figures(report) == figures
-    assert figures[GAIN_FIGURE] != gain_bars({"8": 1}, {})
+    assert figures[GAIN_FIGURE] != gain_histogram({}, {"8": 1})
 
 
 def test_nothing_published_is_drawn_too() -> None:
-    assert gain_bars({}, {}).startswith(b"\x89PNG") and composition_bars({}, {}).startswith(b"\x89PNG")
+    assert gain_histogram({}, {}).startswith(b"\x89PNG") and composition({}, {}).startswith(b"\x89PNG")
