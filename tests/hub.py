@@ -2,15 +2,19 @@
 
 It speaks what pulling a dataset needs: which commit a revision is, a commit's files (in pages), and the files, small
 ones from the hub itself and large ones by a redirect to a second server that must not see the token.  The folder is
-`ORG/NAME/COMMIT/...` with `ORG/NAME/refs.json`.  Faults are asked for by the tests.
+`ORG/NAME/COMMIT/...` with `ORG/NAME/refs.json`.  And what pushing one needs: a repository, the card's check, which
+files are large, their upload to the second server by Git LFS (no Xet: its storage is a protocol of its own), and the
+commit.  Faults are asked for by the tests.
 """
 
+import base64
 import hashlib
 import json
 import re
 import shutil
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +45,8 @@ class Hub:
     asked: list[Asked] = field(default_factory=list)
     private: dict[str, str] = field(default_factory=dict)
     """Repositories by the token that may read them."""
+    accounts: dict[str, bool] = field(default_factory=dict)
+    """The tokens that the hub knows when somebody writes, and whether each may."""
     busy: int = 0
     """So many requests are answered 503."""
     cuts: list[int] = field(default_factory=list)
@@ -62,9 +68,28 @@ class Hub:
         (home / "refs.json").write_text(json.dumps(self.refs(repo) | {branch: commit}))
         return commit
 
+    def change(self, repo: str, branch: str, changes: Mapping[str, bytes]) -> str:
+        """Makes a branch's newest commit with these files added or replaced the newest."""
+        with tempfile.TemporaryDirectory() as folder:
+            if before := self.refs(repo).get(branch):
+                shutil.copytree(self.root / repo / before, folder, dirs_exist_ok=True)
+            for name, content in changes.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            return self.commit(repo, Path(folder), branch)
+
+    def uploaded(self, oid: str) -> Path:
+        """Where a large file is that was pushed, before and after a commit names it."""
+        return self.root / "uploads" / oid
+
     def refs(self, repo: str) -> dict[str, str]:
         refs = self.root / repo / "refs.json"
         return json.loads(refs.read_text()) if refs.is_file() else {}
+
+    def uploads(self) -> list[Asked]:
+        """The requests that brought a large file's content."""
+        return [asked for asked in self.asked if asked.method == "PUT"]
 
     def downloads(self) -> list[Asked]:
         """The requests that asked for the content of a large file."""
@@ -104,20 +129,90 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             url = urlsplit(self.path)
             wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
             start = int(wanted[1]) if wanted else 0
-            authorised = self.headers.get("Authorization")
-            token = authorised.removeprefix("Bearer ") if authorised else None
+            token = self._token()
             hub.asked.append(Asked(self.command, url.path, start, token))
             if hub.busy:
                 hub.busy -= 1
                 self._answer(503, b"come back later")
             elif url.path.startswith("/lfs/"):
                 self._large(Path(unquote(url.path.removeprefix("/lfs/"))), start)
-            elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/(revision|tree)/([^/]+)", url.path):
-                self._about(match[1], match[2], unquote(match[3]), parse_qs(url.query), token)
+            elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", url.path):
+                self._about(match[1], match[2] or "revision", unquote(match[3] or "main"), parse_qs(url.query), token)
             elif match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", url.path):
                 self._file(match[1], unquote(match[2]), unquote(match[3]), start, token)
             else:
                 self._answer(404, b"no such page")
+
+        def do_POST(self) -> None:
+            path, token = urlsplit(self.path).path, self._token()
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            hub.asked.append(Asked(self.command, path, 0, token))
+            if path == "/api/validate-yaml":
+                self._json({"errors": [], "warnings": []})
+            elif token not in hub.accounts:
+                said = "Invalid credentials in Authorization header" if token else "Invalid username or password."
+                self._json({"error": said}, {"X-Error-Message": said}, 401)
+            elif not hub.accounts[token]:
+                said = "You don't have the required permissions to write here"
+                self._json({"error": said}, {"X-Error-Message": said}, 403)
+            elif path == "/api/repos/create":
+                self._create(json.loads(body))
+            elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/(preupload|commit)/([^/]+)", path):
+                repo, what, branch = match[1], match[2], unquote(match[3])
+                if (folder := self._folder(repo, branch, token)) is None:
+                    return
+                if what == "preupload":
+                    self._json({"files": [_mode(folder, file["path"]) for file in json.loads(body)["files"]]})
+                else:
+                    self._commit(repo, branch, [json.loads(line) for line in body.splitlines()])
+            elif re.fullmatch(r"/datasets/[^/]+/[^/]+\.git/info/lfs/objects/batch", path):
+                self._json({"transfer": "basic", "objects": [self._upload(o) for o in json.loads(body)["objects"]]})
+            else:
+                self._json({"error": "no such page"}, status=404)
+
+        def do_PUT(self) -> None:
+            oid = urlsplit(self.path).path.removeprefix("/uploads/")
+            hub.asked.append(Asked(self.command, self.path, 0, self._token()))
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            if hashlib.sha256(content).hexdigest() != oid:
+                self._answer(400, b"not what was announced")
+                return
+            hub.uploaded(oid).parent.mkdir(parents=True, exist_ok=True)
+            hub.uploaded(oid).write_bytes(content)
+            self._answer(200, b"")
+
+        def _token(self) -> str | None:
+            authorised = self.headers.get("Authorization")
+            return authorised.removeprefix("Bearer ") if authorised else None
+
+        def _create(self, wanted: dict[str, Any]) -> None:
+            """A repository with a first commit, as a hub makes it."""
+            repo = f"{wanted['organization']}/{wanted['name']}"
+            assert wanted["type"] == "dataset", wanted
+            if hub.refs(repo):
+                self._json({"error": "You already created this dataset repo"}, status=409)
+                return
+            hub.change(repo, "main", {".gitattributes": b"*.parquet filter=lfs diff=lfs merge=lfs -text\n"})
+            self._json({"url": f"{hub.url}/datasets/{repo}", "name": repo})
+
+        def _upload(self, wanted: dict[str, Any]) -> dict[str, Any]:
+            """Where a large file is to be put, unless it is there."""
+            told = {"oid": wanted["oid"], "size": wanted["size"]}
+            place = {"upload": {"href": f"{hub.storage}/uploads/{wanted['oid']}"}}
+            return told if hub.uploaded(wanted["oid"]).is_file() else told | {"actions": place}
+
+        def _commit(self, repo: str, branch: str, lines: list[dict[str, Any]]) -> None:
+            changes = {}
+            for key, value in ((line["key"], line["value"]) for line in lines[1:]):  # the first is the message
+                if key == "file":
+                    changes[value["path"]] = base64.b64decode(value["content"])
+                elif key == "lfsFile" and hub.uploaded(value["oid"]).is_file():
+                    changes[value["path"]] = hub.uploaded(value["oid"]).read_bytes()
+                else:
+                    self._json({"error": f"cannot commit {key} {value['path']}"}, status=400)
+                    return
+            commit = hub.change(repo, branch, changes)
+            self._json({"commitOid": commit, "commitUrl": f"{hub.url}/datasets/{repo}/commit/{commit}"})
 
         def _about(self, repo: str, what: str, revision: str, query: dict[str, list[str]], token: str | None) -> None:
             folder = self._folder(repo, revision, token)
@@ -189,8 +284,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if limit is not None:
                 self.close_connection = True  # before all of it was sent
 
-        def _json(self, value: Any, headers: dict[str, str] | None = None) -> None:
-            self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
+        def _json(self, value: Any, headers: dict[str, str] | None = None, status: int = 200) -> None:
+            self._answer(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
 
         def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
             self.send_response(status)
@@ -211,6 +306,19 @@ def _entry(folder: Path, path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     entry: dict[str, Any] = {"type": "file", "path": name, "oid": git, "size": len(content)}
-    if path.suffix in (".parquet", ".gz"):
+    if _is_large(name):
         entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
     return entry
+
+
+def _mode(folder: Path, name: str) -> dict[str, Any]:
+    """How a file is to be pushed, and its content's address if the commit has it."""
+    told = {"path": name, "uploadMode": "lfs" if _is_large(name) else "regular", "shouldIgnore": False}
+    if not (folder / name).is_file():
+        return told
+    entry = _entry(folder, folder / name)
+    return told | {"oid": entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]}
+
+
+def _is_large(name: str) -> bool:
+    return name.endswith((".parquet", ".gz"))

@@ -1,5 +1,6 @@
 """From rows to Future-L1-50K: answers with and without the hint, verdicts, visual gain, selection, and sets."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -380,16 +381,32 @@ def _hub(repository: str) -> dg.AssetsDefinition:
     )
     def curation_hub(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
         from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
 
         curated = store.current(CURATED)
-        api = HfApi()
-        api.create_repo(repository, repo_type="dataset", exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repository,
-            repo_type="dataset",
-            folder_path=curated.path,
-            commit_message=f"Future-L1-50K, version {curated.version}",
-        )
+        # The library reads the endpoint when it is imported, and takes a token that somebody left on this machine.
+        endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+        token = os.environ.get("HF_TOKEN", "").strip()
+        where = f"dataset {repository} on {endpoint}"
+        if not token:
+            raise dg.Failure(f"nobody may push {where} without a token: set HF_TOKEN", allow_retries=False)
+        api = HfApi(endpoint=endpoint, token=token)
+        try:
+            # Not create_repo's exist_ok: with a token that may make none, 2.4 trips over an endpoint given to HfApi.
+            if not api.repo_exists(repository, repo_type="dataset"):
+                api.create_repo(repository, repo_type="dataset")
+            commit = api.upload_folder(
+                repo_id=repository,
+                repo_type="dataset",
+                folder_path=curated.path,
+                ignore_patterns=[STORYBOARDS, TOP_ROWS, REJECTED],  # the card says that no clip is part of it
+                commit_message=f"Future-L1-50K, version {curated.version}",
+            )
+        except HfHubHTTPError as error:
+            if error.response.status_code not in (401, 403):
+                raise
+            why = error.server_message or error.response.headers.get("X-Error-Message")
+            raise dg.Failure(f"HF_TOKEN may not push {where}: {why}", allow_retries=False) from error
         return dg.MaterializeResult(
             data_version=dg.DataVersion(curated.version), metadata={"commit": dg.MetadataValue.url(commit.commit_url)}
         )

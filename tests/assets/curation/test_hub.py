@@ -1,0 +1,182 @@
+"""Pushing Future-L1-50K: what the hub's own client reads back afterwards is what was published, and nothing else."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from huggingface_hub import DatasetCard, HfApi, constants
+
+from assets.curation.assets import CURATED, HUB, curation_assets
+from assets.curation.contamination import benchmark_index
+from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, publish
+from assets.curation.selection import SelectionSettings
+from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS
+from assets.store import AssetStore
+from pipelines.profile import demo
+from tests.assets.curation.scored_rows import SAMPLES, scored_of, trajectory, write_shards
+from tests.hub import Hub, serve
+from training.artifacts import MANIFEST, Artifact
+
+REPO, TOKEN = "lab/future-l1-50k", "hf_kept_to_itself"
+SHOWN = {STORYBOARDS, TOP_ROWS, REJECTED}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serve(tmp_path / "hub") as hub:
+        hub.accounts = {TOKEN: True, "hf_may_only_read": False}
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # what the variable of this name does on import
+        yield hub
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AssetStore:
+    return AssetStore(tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def publications(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two publications by version, of four rows and of six."""
+    home, folders = tmp_path_factory.mktemp("publications"), {}
+    for version, rows, before in (("first", 4, None), ("second", 6, "first")):
+        files = write_shards(home / f"{rows}", scored_of([trajectory(i) for i in range(rows)], [(0, 8)] * rows))
+        folder = folders[version] = home / version
+        folder.mkdir()
+        told = (before, folders[before] / CURATED_TABLE) if before else None
+        publish(folder, files, [], SelectionSettings(top=9), SAMPLES, benchmark_index({}), told)
+        for name in SHOWN:
+            (folder / name).write_text("for the asset's page")
+    return folders
+
+
+@pytest.fixture
+def published(store: AssetStore, publications: dict[str, Path]) -> Callable[[str], Artifact]:
+    """Makes a publication the current one."""
+
+    def make(version: str) -> Artifact:
+        def write(folder: Path) -> dict[str, int]:
+            shutil.copytree(publications[version], folder, dirs_exist_ok=True)
+            return {}
+
+        return store.work(CURATED, {"version": version}, {}, "code").do(write)
+
+    return make
+
+
+def push(store: AssetStore, home: Path) -> dg.ExecuteInProcessResult:
+    settings = demo(home).curation.model_copy(update={"hub": REPO})
+    (asset,) = (a for a in curation_assets(settings, 0, "cpu") if a.keys == {dg.AssetKey(HUB.split("/"))})
+    return dg.materialize([asset], resources={"store": store}, raise_on_error=False)
+
+
+def pulled(hub: Hub, folder: Path, revision: str = "main") -> dict[str, bytes]:
+    """The files of a revision as the hub's own client downloads them."""
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+    names = api.list_repo_files(REPO, repo_type="dataset", revision=revision)
+    paths = {
+        name: api.hf_hub_download(REPO, name, repo_type="dataset", revision=revision, cache_dir=folder)
+        for name in names
+        if name != ".gitattributes"  # a hub's own
+    }
+    return {name: Path(path).read_bytes() for name, path in paths.items()}
+
+
+def content(artifact: Artifact) -> dict[str, bytes]:
+    names = (artifact.manifest["files"].keys() | {MANIFEST}) - SHOWN
+    return {name: (artifact.path / name).read_bytes() for name in names}
+
+
+def test_what_is_pushed_is_what_is_pulled(
+    hub: Hub,
+    store: AssetStore,
+    published: Callable[[str], Artifact],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    artifact = published("first")
+    monkeypatch.setenv("HF_TOKEN", f"{TOKEN}\n")  # as files of secrets end
+    result = push(store, tmp_path)
+    assert result.success
+    (event,) = result.get_asset_materialization_events()
+    commit = hub.refs(REPO)["main"]
+    assert event.materialization.metadata["commit"].value == f"{hub.url}/datasets/{REPO}/commit/{commit}"
+    found = pulled(hub, tmp_path / "cache")
+    assert {CARD, CURATED_TABLE} < found.keys()
+    assert found == content(artifact)
+    assert DatasetCard(found[CARD].decode()).data["pretty_name"] == "Future-L1-50K"
+    assert len(hub.uploads()) == sum(name.endswith(".parquet") for name in found)
+    assert {asked.token for asked in hub.uploads()} == {None}  # the storage never sees it
+
+
+def test_pushing_a_version_again_changes_nothing(
+    hub: Hub, store: AssetStore, published: Callable[[str], Artifact], tmp_path: Path
+) -> None:
+    published("first")
+    assert push(store, tmp_path).success
+    refs, uploads = hub.refs(REPO), hub.uploads()
+    again = push(store, tmp_path)
+    assert again.success
+    assert (hub.refs(REPO), hub.uploads()) == (refs, uploads)
+    assert sum(asked.path.endswith("/commit/main") for asked in hub.asked) == 1
+    (event,) = again.get_asset_materialization_events()
+    assert event.materialization.metadata["commit"].value.endswith(refs["main"])
+
+
+def test_the_next_version_is_the_next_commit_and_the_one_before_stays(
+    hub: Hub, store: AssetStore, published: Callable[[str], Artifact], tmp_path: Path
+) -> None:
+    first = published("first")
+    assert push(store, tmp_path).success
+    before = hub.refs(REPO)["main"]
+    second = published("second")
+    assert push(store, tmp_path).success
+    newest = pulled(hub, tmp_path / "cache")
+    assert newest == content(second) and CHANGE in newest
+    assert pulled(hub, tmp_path / "cache", before) == content(first)
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        (None, "set HF_TOKEN"),
+        ("hf_nobody_knows", "Invalid credentials"),
+        ("hf_may_only_read", "required permissions"),
+    ],
+)
+@pytest.mark.parametrize("exists", [False, True])
+def test_without_a_token_that_may_write_nothing_is_pushed_and_the_error_says_why_but_not_the_token(
+    exists: bool,
+    token: str | None,
+    said: str,
+    hub: Hub,
+    store: AssetStore,
+    published: Callable[[str], Artifact],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    published("first")
+    if exists:
+        assert push(store, tmp_path).success
+        published("second")
+    refs, uploads = hub.refs(REPO), hub.uploads()
+    monkeypatch.delenv("HF_TOKEN") if token is None else monkeypatch.setenv("HF_TOKEN", token)
+    result = push(store, tmp_path)
+    (failure,) = (event for event in result.all_node_events if event.is_step_failure)
+    error = failure.step_failure_data.error
+    assert error is not None
+    assert REPO in error.message and hub.url in error.message and said in error.message
+    assert (hub.refs(REPO), hub.uploads()) == (refs, uploads)
+    told = error.to_string() + "".join(capfd.readouterr())
+    assert token is None or token not in told
+
+
+def test_without_a_publication_nothing_is_asked(hub: Hub, store: AssetStore, tmp_path: Path) -> None:
+    result = push(store, tmp_path)
+    (failure,) = (event for event in result.all_node_events if event.is_step_failure)
+    assert "curation/future_l1_50k: materialise it first" in str(failure.step_failure_data.error)
+    assert hub.asked == []
