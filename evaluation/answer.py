@@ -122,7 +122,10 @@ def main(config: AnswerConfig, reporter: Reporter) -> dict[str, Any]:
     for job in sorted(config.jobs, key=lambda j: (str(j.checkpoint), j.name)):
         target = (config.answers or config.out) / f"{job.name}.parquet"
         if not target.exists():
-            backend = backend or _backend(config)
+            if backend is None:
+                backend = _backend(config)
+                if config.judge and any(j.gain for j in config.jobs):
+                    Judge(config.judge).preflight()
             _answer(job, backend, config.judge, target, reporter)
         table = pl.read_parquet(target)
         seconds = float(table.select(pl.sum("prefill_seconds") + pl.sum("decode_seconds")).item())
@@ -135,7 +138,9 @@ def _backend(config: AnswerConfig) -> Backend:
     if config.endpoint is not None:
         from evaluation.endpoint import EndpointBackend
 
-        return EndpointBackend(config.endpoint, int(config.frames_cache_gib * 2**30))
+        served = EndpointBackend(config.endpoint, int(config.frames_cache_gib * 2**30))
+        served.preflight()
+        return served
     from evaluation.local import LocalBackend  # imports torch
 
     return LocalBackend(config.device, config.vision_cache_gib, config.frames_cache_gib)

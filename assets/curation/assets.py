@@ -181,7 +181,9 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
         store: dg.ResourceParam[AssetStore],
         judge: dg.ResourceParam[JudgeAccess],
     ) -> dg.MaterializeResult[None]:
-        def write(workspace: Path, table: pl.DataFrame, graded: pl.DataFrame | None) -> dict[str, Any]:
+        def write(
+            workspace: Path, table: pl.DataFrame, graded: pl.DataFrame | None, spent: dict[str, Any] | None
+        ) -> dict[str, Any]:
             if graded is not None:
                 graded.write_parquet(workspace / VERDICT_TABLE)
             table.write_parquet(workspace / GAIN_TABLE)
@@ -189,7 +191,7 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
             told = VerdictTable.create_empty() if graded is None else graded
             write_shown(workspace, table, told, report, STORYBOARDS_OF_A_SHARD)
             (workspace / GAIN_FIGURE).write_bytes(gain_figure(report))
-            return report
+            return report | ({"judge": spent} if spent else {})
 
         scored = {}
         config = {"parser": settings.parser, "rule": rule.model_dump(), "judge": judge.name}
@@ -198,18 +200,19 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
             rows = usable_rows(store, shard)
             if settings.given:
                 inputs: dict[str, Artifact | str] = {CLIPS: store.current(CLIPS, shard)}
-                table, graded = given_gain(rows, rule), None
+                table, graded, spent = given_gain(rows, rule), None, None
             else:
                 answers = store.current(ANSWERS, shard)
                 told = pl.read_parquet(answers.file(ANSWER_TABLE))
                 with judge.settings() as address:
                     asked = Judge(address, on_outage="raise") if address else None
                     graded = verdicts(rows, told, settings.parser, asked)
+                spent = asked.spent() if asked else None
                 table = visual_gain(rows, graded, rule)
                 # What no judge could settle is asked again each time: the verdicts are part of the version.
                 inputs = {ANSWERS: answers, "verdicts": verdict_digest(graded)}
             work = store.work(GAIN, inputs, config, GAIN_CODE, shard)
-            make = partial(write, table=table, graded=graded)
+            make = partial(write, table=table, graded=graded, spent=spent)
             scored[shard] = work.do(make, spent_before=time.monotonic() - started)
         return batch_result(context, GAIN, scored, GAIN_TABLE, GAIN_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED)
 

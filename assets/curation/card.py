@@ -14,6 +14,9 @@ _HEAD = (
 ---
 pretty_name: Future-L1-50K
 size_categories: [{size}]
+configs:
+- config_name: default
+  data_files: future_l1_50k.parquet
 ---
 
 # Future-L1-50K

@@ -78,6 +78,8 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         ordered = rows["gain"].is_sorted(descending=True)
         return dg.AssetCheckResult(
             passed=rows.height > 0 and broken == 0 and ordered,
+            # An empty set is a finding about the model and the rows, not a broken selection.
+            severity=dg.AssetCheckSeverity.ERROR if rows.height else dg.AssetCheckSeverity.WARN,
             metadata={"rows": rows.height, "broken": broken, "best_first": ordered},
         )
 

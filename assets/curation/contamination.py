@@ -25,10 +25,9 @@ from assets.curation.keys import (
     question_stem,
     with_clip_interval,
 )
-from assets.curation.likeness import any_near, signature
+from assets.curation.likeness import any_near, clip_signatures, signature
 from assets.curation.pool import scan
 from training.data.keyframes import key_frame_number, key_frame_pool
-from training.data.video import read_frames
 
 SAME_VIDEO = "source video of a benchmark item"
 SAME_CONTENT = "question, answer and frames of a benchmark item"
@@ -65,7 +64,7 @@ class BenchmarkIndex:
             missing = [i for i in ids if (benchmark, i) not in self._frames]
             table = pl.scan_parquet(self.sources[benchmark]).filter(pl.col("id").is_in(missing)).collect()
             for item in table.iter_rows(named=True):
-                self._frames[benchmark, item["id"]] = [signature(frame) for frame in _item_frames(item)]
+                self._frames[benchmark, item["id"]] = _item_signatures(item)
         return {key: self._frames[key] for key in items.select("benchmark", "item_id").iter_rows()}
 
 
@@ -131,16 +130,17 @@ def _listed(pairs: pl.DataFrame, reason: str) -> pl.DataFrame:
 
 def _row_signatures(row: Mapping[str, Any]) -> tuple[str, list[np.ndarray]]:
     numbers = [key_frame_number(row["frame_count"], index) for index in row["observed"]]
-    return row["row_id"], [signature(frame) for frame in read_frames(row["path"], numbers, row["reader"])]
+    return row["row_id"], clip_signatures(row["path"], numbers, row["reader"])
 
 
-def _item_frames(item: Mapping[str, Any]) -> list[np.ndarray]:
-    """What an item shows: its embedded images, or the first frame and the key frames of its observed part."""
+def _item_signatures(item: Mapping[str, Any]) -> list[np.ndarray]:
+    """Of what an item shows: its embedded images, or the first frame and the key frames of its observed part."""
     if "question_images" in item:
-        return [np.asarray(Image.open(BytesIO(data)).convert("RGB")) for data in item["question_images"] or []]
+        images = [Image.open(BytesIO(data)).convert("RGB") for data in item["question_images"] or []]
+        return [signature(np.asarray(image)) for image in images]
     if item["path"] is None:
         return []
-    return read_frames(item["path"], sorted({0, *key_frame_pool(item["frame_count"])}), item["reader"])
+    return clip_signatures(item["path"], sorted({0, *key_frame_pool(item["frame_count"])}), item["reader"])
 
 
 def _indexed(benchmark: str, path: Path) -> pl.DataFrame:

@@ -12,10 +12,9 @@ from typing import Any
 import polars as pl
 
 from assets.curation.contamination import BenchmarkIndex
-from assets.curation.likeness import any_near, signature
+from assets.curation.likeness import any_near, clip_signatures
 from training.data.keyframes import key_frame_number
 from training.data.trajectory import clip_interval
-from training.data.video import read_frames
 from training.grading.parsers import normalised, options_of
 
 
@@ -47,7 +46,7 @@ def disjoint(published: pl.DataFrame, index: BenchmarkIndex) -> list[str]:
     frames = index.signatures(pl.DataFrame(matched, schema=["benchmark", "item_id"], orient="row"))
     for row, same in asked:
         numbers = [key_frame_number(row["frame_count"], k) for k in row["observed"]]
-        shown = [signature(frame) for frame in read_frames(row["path"], numbers, row["reader"])]
+        shown = clip_signatures(row["path"], numbers, row["reader"])
         violations += [
             f"row {row['row_id']}: question, answer and frames of {'/'.join(where)}"
             for where in sorted(same)

@@ -9,9 +9,13 @@ mirroring, letterboxing, a strong change of brightness.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from training.data.video import UnreadableVideo, read_frames
 
 NEAR = 10.0
 _SIDE = 8
@@ -21,6 +25,26 @@ def signature(frame: np.ndarray) -> np.ndarray:
     """uint8 [192] of an RGB frame [height, width, 3]."""
     small = Image.fromarray(frame).resize((_SIDE, _SIDE), Image.Resampling.BOX)
     return np.asarray(small, np.uint8).reshape(-1)
+
+
+def clip_signatures(path: str, numbers: Sequence[int], reader: str) -> list[np.ndarray]:
+    """The signatures of a clip's frames by number; none for a clip that cannot be read any more.
+
+    Selection, its check and the sets that are drawn all look at the same rows: a clip is opened once.
+    """
+    try:
+        changed = Path(path).stat().st_mtime_ns
+    except OSError:
+        return []
+    return list(_clip_signatures(path, tuple(numbers), reader, changed))
+
+
+@lru_cache(maxsize=2**16)  # some 300 bytes each
+def _clip_signatures(path: str, numbers: tuple[int, ...], reader: str, changed: int) -> tuple[np.ndarray, ...]:
+    try:
+        return tuple(signature(frame) for frame in read_frames(path, numbers, reader))
+    except (UnreadableVideo, ValueError):
+        return ()
 
 
 def distances(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.ndarray:

@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -68,7 +68,8 @@ def words(question: str) -> str:
 class Model:
     """The answer function of `tests.served`: right or wrong by the row's kind and the number of images shown."""
 
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
+    def __init__(self, rows: list[dict[str, Any]], knows: Literal["by kind", "everything"] = "by kind") -> None:
+        self.knows = knows
         self.references = {}
         for row in rows:
             match = re.search(r"<ans>(.*)</ans>", row.get("answer") or "")
@@ -80,7 +81,8 @@ class Model:
         images = sum(part["type"] == "image_url" for part in content)
         told = words(" ".join(part["text"] for part in content if part["type"] == "text"))
         asked = max((known for known in self.references if known in told), key=len)
-        right = {"saturated": True, "hopeless": False, "useful": images > 1}[kind_of(asked)]
+        by_kind = {"saturated": True, "hopeless": False, "useful": images > 1}[kind_of(asked)]
+        right = self.knows == "everything" or by_kind
         reference = self.references[asked]
         wrong = next(colour for colour in COLOURS if colour != reference)
         return f"<reason>step {choice}</reason><answer>{reference if right else wrong}</answer>"

@@ -199,3 +199,20 @@ def test_options_that_do_not_say_who_answers_are_a_users_mistake(tmp_path: Path)
     ran = subprocess.run(asked, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert "say who answers" in ran.stderr
+
+
+def test_a_model_that_never_needs_the_hint_keeps_nothing_and_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    rows = write_shards(folder, shards=1, rows=12, faults=0, seed=8)
+    (folder / "twiff" / "broken.jsonl").write_text('{"video": 3}\n')  # a shard without a usable row
+    with served(Model(rows, knows="everything")) as endpoint, served(judge) as judging:
+        ran = subprocess.run(
+            command(folder, endpoint, judging, tmp_path / "out", "--audit", "0"), cwd=ROOT, env=environment(),
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "rows_obey_the_rule failed" in ran.stdout
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["kept"], summary["scored"], summary["quarantined"]) == (0, 12, 1)
+    assert summary["generations"] == 7 * 12
+    assert pl.read_parquet(tmp_path / "out" / "future_l1_50k.parquet").height == 0

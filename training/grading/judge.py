@@ -87,15 +87,17 @@ class Scores(NamedTuple):
     answer: int
 
 
-class VerdictReply(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
+class _Reply(BaseModel):
+    """What is asked for has nothing else in it; a judge that adds a field all the same is understood."""
 
+    model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra={"additionalProperties": False})
+
+
+class VerdictReply(_Reply):
     verdict: Literal["correct", "incorrect", "unjudged"]
 
 
-class ScoreReply(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
+class ScoreReply(_Reply):
     reasoning: str
     score: Annotated[list[Annotated[int, Field(ge=0, le=5)]], Field(min_length=2, max_length=2)]
 
@@ -122,19 +124,25 @@ class Judge:
         self.settings, self.on_outage = settings, on_outage
         self.counts: Counter[str] = Counter()
         self._known: dict[str, dict[str, Any]] = {}
+        self._tokens: dict[str, tuple[int, int]] = {}
+        self._used: set[str] = set()
         self._log = AppendLog(settings.cache) if settings.cache else None
 
     def preflight(self) -> None:
         """Raises EndpointRefusesError or EndpointDownError where the judge cannot be used, within seconds."""
         preflight((self.settings.base_url,), self.settings.model, JUDGE_KEYS, "judge")
 
-    @property
-    def cost(self) -> float | None:
-        """What the tokens of this object's requests cost; None without prices."""
-        if self.settings.price_per_million is None:
-            return None
-        prompt, completion = self.settings.price_per_million
-        return (self.counts["prompt_tokens"] * prompt + self.counts["completion_tokens"] * completion) / 1e6
+    def spent(self) -> dict[str, Any]:
+        """What the replies that were used here took, whenever they were paid for: replies, tokens, and their price,
+        None without prices.  Requests that failed are in `counts` alone."""
+        prompt, completion = (sum(self._tokens.get(key, (0, 0))[i] for key in self._used) for i in (0, 1))
+        prices = self.settings.price_per_million
+        return {
+            "replies": len(self._used),
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "cost": (prompt * prices[0] + completion * prices[1]) / 1e6 if prices else None,
+        }
 
     def verdicts(self, triples: Sequence[Triple]) -> list[Verdict]:
         """One verdict per triple, in order; "unjudged" where the judge could not say."""
@@ -172,6 +180,7 @@ class Judge:
                 self.counts.update(judged=judged, unjudged=len(asked) - judged)
                 if self._log:
                     self._log.close()
+        self._used.update(key for key in keys if key in self._known)
         return [self._known.get(key) for key in keys]
 
     def _recall(self) -> None:
@@ -179,6 +188,7 @@ class Judge:
         for record in self._log.records() if self._log else ():
             if isinstance(record.get("key"), str) and isinstance(record.get("reply"), dict):
                 self._known[record["key"]] = record["reply"]
+                self._tokens[record["key"]] = (record.get("prompt_tokens") or 0, record.get("completion_tokens") or 0)
 
     async def _ask_all(self, requests: Mapping[str, _Request]) -> None:
         shared = self.settings.model_dump(include={"model", "concurrency", "timeout", "retries"})
@@ -215,6 +225,8 @@ class Judge:
 
     def _keep(self, key: str, request: _Request, reply: dict[str, Any], usage: Usage | None) -> None:
         self._known[key] = reply
+        if usage:
+            self._tokens[key] = (usage.prompt_tokens or 0, usage.completion_tokens or 0)
         if self._log:
             about = {"model": self.settings.model, "prompt": prompt_hash(request.system)}
             used = usage.model_dump() if usage else {}

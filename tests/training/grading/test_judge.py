@@ -91,7 +91,7 @@ def test_a_transient_fault_or_a_malformed_reply_is_asked_again() -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    ["yes", "", "NaN", "[]", verdict("maybe"), '{"verdict": "correct", "note": 1}', '{"verdict": "correct"', "5"],
+    ["yes", "", "NaN", "[]", verdict("maybe"), '{"note": "correct"}', '{"verdict": "correct"', "5"],
 )
 def test_a_reply_outside_the_schema_is_unjudged_and_never_wrong(reply: str) -> None:
     with scripted(lambda *_: (200, reply)) as (url, requests):
@@ -106,6 +106,12 @@ def test_a_reply_outside_the_schema_is_unjudged_and_never_wrong(reply: str) -> N
 def test_a_score_out_of_range_or_shape_is_unjudged(score: Any) -> None:
     with scripted(lambda *_: (200, json.dumps({"reasoning": "", "score": score}))) as (url, _):
         assert Judge(settings(url, retries=0)).scores([[{"type": "text", "text": "x"}]]) == [None]
+
+
+def test_a_field_more_is_passed_over_though_none_was_asked_for() -> None:
+    with scripted(lambda *_: (200, '{"reasoning": "the same", "verdict": "correct"}')) as (url, requests):
+        assert Judge(settings(url)).verdicts(TRIPLES[:1]) == ["correct"]
+    assert requests[0]["response_format"]["json_schema"]["schema"]["additionalProperties"] is False
 
 
 def test_fenced_json_is_read() -> None:
@@ -183,12 +189,17 @@ def test_verdicts_do_not_depend_on_faults() -> None:
         assert judge.counts["judged"] == 35
 
 
-def test_tokens_have_a_price() -> None:
+def test_replies_have_a_price_whenever_they_were_paid(tmp_path: Path) -> None:
     with served(toy_answer, usage=(1000, 10)) as server:
-        judge = Judge(settings(server.url, price_per_million=(2.0, 8.0)))
-        judge.verdicts(TRIPLES * 3)
-        assert judge.cost == pytest.approx(2 * (1000 * 2.0 + 10 * 8.0) / 1e6)
-        assert Judge(settings(server.url)).cost is None
+        priced = settings(server.url, price_per_million=(2.0, 8.0), cache=tmp_path / "replies.jsonl")
+        for _ in ("paid now", "paid before"):
+            judge = Judge(priced)
+            judge.verdicts(TRIPLES * 3)
+            spent = judge.spent()
+            assert spent.pop("cost") == pytest.approx(2 * (1000 * 2.0 + 10 * 8.0) / 1e6)
+            assert spent == {"replies": 2, "prompt_tokens": 2000, "completion_tokens": 20}
+        assert len(server.requests) == 2
+        assert Judge(settings(server.url)).spent()["cost"] is None
 
 
 def test_a_stored_reply_says_who_gave_it_and_what_it_took(tmp_path: Path) -> None:
@@ -344,8 +355,7 @@ def test_no_text_flips_a_verdict_of_the_rule(text: str) -> None:
     ]
     wrong, right = Graded("incorrect", "rule"), Graded("correct", "rule")
     for parser in ("option_text", "strict"):
-        expected = [wrong, wrong, wrong, right if parser == "option_text" else wrong, right]
-        assert grade(items, parser, None) == expected  # type: ignore[arg-type]
+        assert grade(items, parser, None) == [wrong, wrong, wrong, right, right]  # type: ignore[arg-type]
 
 
 def test_grading_asks_the_judge_only_where_the_rule_is_open() -> None:
