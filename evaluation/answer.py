@@ -11,7 +11,8 @@ A job with a gain rule asks in rounds, and for no answer that cannot change whet
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,10 @@ def main(config: AnswerConfig, reporter: Reporter) -> dict[str, Any]:
     where it is gone; the ledger keeps what was answered.
     """
     result: dict[str, Any] = {}
-    backend: Backend | None = None
+    backend = cache(lambda: _backend(config))  # what the ledgers hold needs no model
     for job in sorted(config.jobs, key=lambda j: (str(j.checkpoint), j.name)):
         target = (config.answers or config.out) / f"{job.name}.parquet"
         if not target.exists():
-            if backend is None:
-                backend = _backend(config)
-                if config.judge and any(j.gain for j in config.jobs):
-                    Judge(config.judge).preflight()
             _answer(job, backend, config.judge, target, reporter)
         table = pl.read_parquet(target)
         seconds = float(table.select(pl.sum("prefill_seconds") + pl.sum("decode_seconds")).item())
@@ -135,6 +132,9 @@ def main(config: AnswerConfig, reporter: Reporter) -> dict[str, Any]:
 
 
 def _backend(config: AnswerConfig) -> Backend:
+    """Whoever answers, and judges between rounds, asked whether they will before any work."""
+    if config.judge and any(job.gain for job in config.jobs):
+        Judge(config.judge).preflight()
     if config.endpoint is not None:
         from evaluation.endpoint import EndpointBackend
 
@@ -147,7 +147,7 @@ def _backend(config: AnswerConfig) -> Backend:
 
 
 def _answer(
-    job: AnswerJob, backend: Backend, judge: JudgeSettings | None, target: Path, reporter: Reporter
+    job: AnswerJob, backend: Callable[[], Backend], judge: JudgeSettings | None, target: Path, reporter: Reporter
 ) -> None:
     prompts = Prompts(job.prompts)
     own = target.with_suffix(".ledger.jsonl")
@@ -158,7 +158,7 @@ def _answer(
         )
         for requests, done, total in rounds:
             before, dropped = len(ledger), len(refused)
-            for told in backend.answer(job.checkpoint, job, job.intervention, requests):
+            for told in backend().answer(job.checkpoint, job, job.intervention, requests):
                 if isinstance(told, Refused):
                     refused[told.prompt_id] = told.reason
                 else:
