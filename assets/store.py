@@ -178,17 +178,23 @@ class AssetStore:
 
 
 def metadata_of(artifact: Artifact, table: str | None = None, *shown: str) -> dict[str, Any]:
-    """An artifact's metadata: where it is, its counts, its provenance, its main table's rows and columns.
+    """An artifact's metadata: what is shown, counts, where it is, provenance, its main table's rows and columns.
 
     `shown`: files that a person would rather see than open, figures (`.png`) and Markdown (`.md`), by their stems.
     """
     provenance = artifact.provenance
-    metadata: dict[str, Any] = {
+    metadata: dict[str, Any] = {}
+    for name in shown:
+        content = artifact.file(name).read_bytes()
+        picture = f"![{name}](data:image/png;base64,{base64.b64encode(content).decode()})"
+        text = picture if name.endswith(".png") else content.decode()
+        metadata[Path(name).stem] = dg.MetadataValue.md(text)
+    metadata |= {name: _metadata_value(value) for name, value in provenance["counts"].items()}
+    metadata |= {
+        "seconds": provenance["seconds"],
         "folder": dg.MetadataValue.path(artifact.path),
         "version": artifact.version,
-        "seconds": provenance["seconds"],
         "provenance": dg.MetadataValue.json({name: provenance[name] for name in ("inputs", "config", "code")}),
-        **{name: _metadata_value(value) for name, value in provenance["counts"].items()},
     }
     if table is not None:
         path = artifact.file(table)
@@ -197,11 +203,6 @@ def metadata_of(artifact: Artifact, table: str | None = None, *shown: str) -> di
         )
         metadata["dagster/row_count"] = pl.scan_parquet(path).select(pl.len()).collect().item()
         metadata["dagster/uri"] = str(path)
-    for name in shown:
-        content = artifact.file(name).read_bytes()
-        picture = f"![{name}](data:image/png;base64,{base64.b64encode(content).decode()})"
-        text = picture if name.endswith(".png") else content.decode()
-        metadata[Path(name).stem] = dg.MetadataValue.md(text)
     return metadata
 
 

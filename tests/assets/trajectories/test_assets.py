@@ -108,12 +108,13 @@ def test_a_shard_is_pulled_once_and_says_what_it_holds(room: Room, source: Path)
         lines.write("{\n")
     room.observe()
     versions = room.ingest()
-    assert room.counts(TRAJECTORIES, "b") | {"revision": ""} == {
+    assert room.counts(TRAJECTORIES, "b") | {"revision": "", "stamp": ""} == {
         "rows": 2,
         "quarantined": 1,
         "categories": {"camera": 2},
         "reasons": {"unreadable row": 1},
         "revision": "",
+        "stamp": "",
     }
     rows = pl.read_parquet(room.store.current(TRAJECTORIES, "b").file(ROWS))
     assert rows.select("source", "given_p_t", "given_p_v").rows() == [("b", 1, 6)] * 2

@@ -38,7 +38,7 @@ def rows(source: Path) -> pl.DataFrame:
 
 
 def rows_about(*videos: str, meta: dict[str, str] | None = None) -> pl.DataFrame:
-    return to_frame(
+    rows = to_frame(
         parse_row(
             {
                 "video": video,
@@ -53,6 +53,7 @@ def rows_about(*videos: str, meta: dict[str, str] | None = None) -> pl.DataFrame
         )
         for number, video in enumerate(videos)
     )
+    return rows.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
 
 
 def test_clip_faults_are_caught_with_their_reasons_and_every_other_clip_is_usable(
