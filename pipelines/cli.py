@@ -118,6 +118,8 @@ def estimate_run(
 @click.option("--top", type=click.IntRange(min=1), metavar="K", help="Publish at most K rows.")
 @click.option("--round", "round_size", type=click.IntRange(min=1), help="Answers of a row asked for at a time.")
 @click.option("--audit", type=click.FloatRange(0, 1), help="Share of rows answered in full; 1 turns curtailment off.")
+@click.option("--concurrency", type=click.IntRange(min=1), help="Requests in flight, at the endpoint and the judge.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for one attempt of a request.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Where the tables go.")
 def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
     """Curate your own shards into --out; without options, the profile's up to the sets to train on.

@@ -136,6 +136,8 @@ def own_shards(
     top: int | None,
     round_size: int | None,
     audit: float | None,
+    concurrency: int | None,
+    timeout: float | None,
 ) -> Profile:
     """The profile with somebody's own source, model and judge; DIR/work is its home.
 
@@ -149,8 +151,9 @@ def own_shards(
         raise ValueError("--judge and --judge-model belong together")
     benchmarks = {"futurebench": futurebench, "twiffbench": twiffbench}
     given = {name: folder for name, folder in benchmarks.items() if folder}
+    pace = {name: v for name, v in (("concurrency", concurrency), ("timeout", timeout)) if v is not None}
     curation = {
-        "endpoint": {"base_urls": endpoint, "model": model} if endpoint else None,
+        "endpoint": {"base_urls": endpoint, "model": model, **pace} if endpoint else None,
         "disjoint_from": tuple(given),
         "selection": {} if top is None else {"top": top},
         **({} if round_size is None else {"round": round_size}),
@@ -164,7 +167,7 @@ def own_shards(
             "device": "auto",
             "toyworld": None,
             "toy_judge": False,
-            "judge": {"base_url": judge, "model": judge_model} if judge else None,
+            "judge": {"base_url": judge, "model": judge_model, **pace} if judge else None,
             # Somebody's own rows are theirs to judge: the counts and reasons are in the tables.
             "source": {"trajectories": trajectories, "clips": clips, "quarantine_limit": 1.0, **given},
             "curation": curation,

@@ -2,8 +2,8 @@
 
 What may pass (429, 5xx, time-outs, lost connections, bodies that are cut or no chat completion) is asked again, at the
 next base URL where there are several, after growing pauses or as long as Retry-After says.  401, 403 and 404 end the
-work at once; any other 4xx refuses one request.  As many failures in a row as there are workers are an outage: what is
-in flight ends, nothing more is sent.
+work at once; any other 4xx refuses one request.  As many failures in a row as requests may be in flight are an outage:
+what is in flight ends, nothing more is sent.
 """
 
 import asyncio
@@ -91,7 +91,7 @@ class EndpointSettings(BaseModel):
     base_urls: tuple[BaseUrl, ...] = Field(min_length=1)  # several servers of one model take turns
     model: str
     concurrency: int = Field(default=64, ge=1)
-    timeout: float = Field(default=300.0, gt=0)  # seconds for one attempt
+    timeout: float = Field(default=120.0, gt=0)  # seconds for one attempt
     retries: int = Field(default=5, ge=0)
 
 
@@ -233,8 +233,7 @@ class Pool:
         self._error: EndpointRefusesError | EndpointDownError | None = None
         self._ended = asyncio.Event()
         self._turn = itertools.count()
-        self._workers = min(self.settings.concurrency, len(items))
-        self._failed_in_a_row = self._refusals = self._completions = 0
+        self._refusals = self._completions = 0
         urls = zip(self.settings.base_urls, self._keys, strict=True)
         async with AsyncExitStack() as stack:
             self._clients = [
@@ -255,6 +254,7 @@ class Pool:
         self, items: Sequence[Item], work: Callable[[Item], Awaitable[None]]
     ) -> list[tuple[Item, UnansweredError]]:
         queue, left = iter(items), []
+        self._failed_in_a_row = 0  # what is tried again has failed before: that alone is no outage
 
         async def worker() -> None:
             for item in queue:
@@ -268,7 +268,7 @@ class Pool:
                     return
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(self._workers, len(items))):
+            for _ in range(min(self.settings.concurrency, len(items))):
                 group.create_task(worker())
         if self._error:
             raise self._error
@@ -299,7 +299,7 @@ class Pool:
                 break
         if failure.kind != "refused":
             self._failed_in_a_row += 1  # each completion resets it, so completions that are not accepted never add up
-            if self._failed_in_a_row >= max(3, self._workers):
+            if self._failed_in_a_row >= max(3, self.settings.concurrency):
                 self._end(self._down(failure.reason))
         raise failure
 
