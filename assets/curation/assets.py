@@ -111,12 +111,12 @@ def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDef
     ) -> Iterator[dg.MaterializeResult[None]]:
         base = None if served else store.current(BASE)
         model = base.version if base else settings.endpoint.model  # type: ignore[union-attr]
-        sampling = settings.answers.model_dump(mode="json", exclude={"batch_size"})
+        sampling = settings.answers.model_dump(mode="json", exclude={"batch_size", "samples"})
         ledger = store.ledgers / "answers" / digest({"model": model, "sampling": sampling, "seed": seed})
         ledger.mkdir(parents=True, exist_ok=True)
         write_json(ledger / "ABOUT.json", {"model": model, "sampling": sampling, "seed": seed})
         config = {
-            "answers": sampling,
+            "sampling": sampling,
             "prompts": prompts_hash(settings.prompts),
             "rule": settings.rule.model_dump(),
             "parser": settings.parser,
