@@ -13,7 +13,7 @@ from rich.console import Console
 from assets.curation.assets import ANSWER_TABLE, ANSWERS, CURATED, GAIN, GAIN_TABLE, VERDICT_TABLE
 from assets.curation.planning import PlanAssumptions
 from assets.curation.population import Population, population_of
-from assets.curation.visual_gain import gain_report
+from assets.curation.visual_gain import GainTable, gain_report
 from assets.store import AssetStore, write_json
 from assets.trajectories.assets import CLIPS, QUARANTINE, ROWS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
@@ -48,9 +48,10 @@ def curate(profile: Profile, out: Path, console: Console) -> tuple[dict[str, Any
     StepFailedError where a step fails; started again, it goes on.
     """
     endpoint, judge = profile.curation.endpoint, profile.judge
-    if endpoint is not None:
+    first = not (out / SUMMARY).exists()  # later there may be nothing to ask; if there is, the program looks first
+    if first and endpoint is not None:
         preflight(endpoint.base_urls, endpoint.model, ENDPOINT_KEYS, "endpoint")
-    if judge is not None and not profile.toy_judge:
+    if first and judge is not None and not profile.toy_judge:
         preflight((judge.base_url,), judge.model, JUDGE_KEYS, "judge")
     failed = run_plan(profile, curation_steps(profile), console)
     return export(profile, out), failed
@@ -78,10 +79,11 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
     """Writes the current tables of a curation to `out`, and `summary.json`, which it returns."""
     store = AssetStore(profile.home)
     shards = [name.rpartition("/")[2] for name in store.everything() if name.startswith(f"{GAIN}/")]
-    gains = [pl.read_parquet(store.current(GAIN, shard).file(GAIN_TABLE)) for shard in shards]
+    gains = [store.current(GAIN, shard).file(GAIN_TABLE) for shard in shards]
     quarantine = pl.concat(_quarantine(store, shards))
     curated = store.current(CURATED)
-    counts = gain_report(gains, profile.curation.rule)
+    counted = [pl.read_parquet(path, columns=GainTable.column_names()) for path in gains]
+    counts = gain_report(counted, profile.curation.rule)
     replies = AppendLog(profile.home / "judge" / "replies.jsonl").records()
     summary = {
         "read": quarantine.height + counts["rows"],
@@ -99,8 +101,8 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
         "versions": {"future_l1_50k": curated.version},
     }
     out.mkdir(parents=True, exist_ok=True)
-    _write(pl.concat(gains).drop("path"), out / GAIN_TABLE)
-    _write(quarantine, out / QUARANTINE)
+    _write(pl.scan_parquet(gains).drop("path"), out / GAIN_TABLE)
+    _write(quarantine.lazy(), out / QUARANTINE)
     for name in curated.manifest["files"]:
         target = out / ("CARD.md" if name == "README.md" else name)
         fresh = target.with_name(f".{target.name}.fresh")
@@ -190,7 +192,7 @@ def _repeats(store: AssetStore, shards: list[str]) -> Iterator[pl.DataFrame]:
         )
 
 
-def _write(table: pl.DataFrame, path: Path) -> None:
+def _write(table: pl.LazyFrame, path: Path) -> None:
     fresh = path.with_name(f".{path.name}.fresh")
-    table.write_parquet(fresh)
+    table.sink_parquet(fresh)
     fresh.replace(path)
