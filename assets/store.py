@@ -180,15 +180,18 @@ class AssetStore:
 def metadata_of(artifact: Artifact, table: str | None = None, *shown: str) -> dict[str, Any]:
     """An artifact's metadata: what is shown, counts, where it is, provenance, its main table's rows and columns.
 
-    `shown`: files that a person would rather see than open, figures (`.png`) and Markdown (`.md`), by their stems.
+    `shown`: files that a person would rather see than open: Markdown (`.md`) by its stem, figures (`.png`) as
+    `{stem}_figure`, since a figure has the name of the counts that it draws.
     """
     provenance = artifact.provenance
     metadata: dict[str, Any] = {}
     for name in shown:
         content = artifact.file(name).read_bytes()
-        picture = f"![{name}](data:image/png;base64,{base64.b64encode(content).decode()})"
-        text = picture if name.endswith(".png") else content.decode()
-        metadata[Path(name).stem] = dg.MetadataValue.md(text)
+        if name.endswith(".png"):
+            picture = f"![{name}](data:image/png;base64,{base64.b64encode(content).decode()})"
+            metadata[f"{Path(name).stem}_figure"] = dg.MetadataValue.md(picture)
+        else:
+            metadata[Path(name).stem] = dg.MetadataValue.md(content.decode())
     metadata |= {name: _metadata_value(value) for name, value in provenance["counts"].items()}
     metadata |= {
         "seconds": provenance["seconds"],

@@ -88,6 +88,19 @@ def test_metadata_tells_rows_columns_counts_and_provenance(store: AssetStore) ->
     assert result_of(artifact).data_version == dg.DataVersion(artifact.version)
 
 
+def test_a_figure_is_shown_beside_the_counts_that_it_draws(store: AssetStore) -> None:
+    def draw(workspace: Path) -> dict[str, Any]:
+        (workspace / "histogram.png").write_bytes(b"PNG")
+        (workspace / "top_rows.md").write_text("| rank |")
+        return {"histogram": {"8": 2}}
+
+    artifact = store.work("curation/rows", {}, {}, "code").do(draw)
+    metadata = metadata_of(artifact, None, "histogram.png", "top_rows.md")
+    assert metadata["histogram"].value == {"8": 2}
+    assert metadata["histogram_figure"].value == "![histogram.png](data:image/png;base64,UE5H)"
+    assert metadata["top_rows"].value == "| rank |"
+
+
 def test_partitions_of_one_run_keep_their_own_metadata(store: AssetStore) -> None:
     partitions = dg.StaticPartitionsDefinition(["a", "b"])
 
