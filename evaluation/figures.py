@@ -21,17 +21,20 @@ def gain_histogram(audited: Mapping[str, int], kept: Mapping[str, int]) -> bytes
 
     Keys are gains as text.
     """
-    figure, (left, right) = _panels(8.6)
-    _counts(left, kept, KEPT, f"kept rows (n = {sum(kept.values()):,})")
-    _counts(right, audited, REJECTED, f"rows scored in full whatever their fate (n = {sum(audited.values()):,})")
+    figure, (left, right) = _panels(6.9)
+    known = [int(gain) for gain in (*audited, *kept)]
+    gains = [str(gain) for gain in range(min(known, default=-8), max(known, default=8) + 1)]
+    shown, sample = ({gain: counts.get(gain, 0) for gain in gains} for counts in (kept, audited))
+    _counts(left, shown, KEPT, f"kept rows (n = {sum(kept.values()):,})")
+    _counts(right, sample, REJECTED, f"rows scored in full whatever comes out (n = {sum(audited.values()):,})")
     for axes in (left, right):
-        axes.set_xlabel("visual gain: right answers with the hint minus right answers without")
+        axes.set_xlabel("visual gain: right answers, hinted minus plain")
     return _png(figure)
 
 
 def composition(categories: Mapping[str, int], future_frames: Mapping[str, int]) -> bytes:
     """Published rows by category and by number of future frames."""
-    figure, (left, right) = _panels(7.2)
+    figure, (left, right) = _panels(6.9)
     _counts(left, categories, KEPT, "category")
     _counts(right, future_frames, KEPT, "future frames per row")
     return _png(figure)
@@ -118,7 +121,7 @@ def _bars(
 
 
 def _panels(width: float) -> tuple[Figure, list[Axes]]:
-    """Two figures of row counts side by side."""
+    """Two figures of row counts side by side; 6.9 inches are what a dialog of the UI shows whole."""
     figure = Figure(figsize=(width, 3.4), layout="constrained")
     axes = list(figure.subplots(1, 2))
     for each in axes:
@@ -139,7 +142,7 @@ def _counts(axes: Axes, counts: Mapping[str, int], colour: str, title: str) -> N
             axes.text(x, counts[name] + 0.015 * top, said, ha="center", va="bottom", fontsize=7, color=QUIET)
     axes.set_xticks(range(len(names)), names)
     axes.set_ylim(0, 1.18 * top)
-    axes.set_title(title, fontsize=9, color=INK)
+    axes.set_title(title, fontsize=8, color=INK)
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

@@ -33,7 +33,7 @@ MARKS = {"correct": "✓", "incorrect": "✗", "unjudged": "?"}
 COLOURS = {"correct": "#0072b2", "incorrect": "#d55e00", "unjudged": "#8a8a8a"}  # Okabe and Ito; the marks differ, too
 INK, QUIET, RULE, PAPER, FUTURE, MISSING = "#222222", "#666666", "#d8d8d8", "#ffffff", "#e69f00", "#e4e4e4"
 
-WIDTH, MARGIN, LEFT = 1280, 22, 610  # pixels: the picture, its margins, the frames' part
+WIDTH, MARGIN, LEFT = 1130, 16, 560  # pixels: the picture (what a dialog shows whole), its margins, the frames' part
 GAP = 10
 # Frame heights and colours (None: all), tried in this order until the file is small enough.
 QUALITIES = ((180, None), (180, 256), (100, 256), (64, 256), (40, 256))

@@ -94,7 +94,7 @@ def test_a_clip_that_cannot_be_read_is_a_grey_box(toys: pl.DataFrame, broken: di
     row = toys.head(1)
     lost = row.with_columns(**{name: pl.lit(value) for name, value in broken.items()})
     shown = picture(storyboards(lost, told(row), 1))
-    assert (shown[145:158, 100:500] == 0xE4).all()
+    assert (shown[139:152, 100:500] == 0xE4).all()
     assert (shown < 0x80).all(axis=-1)[70:100, 30:600].any()  # the reason
 
 
