@@ -101,6 +101,8 @@ class Prompts:
         ids = table["prompt_id"].to_list()
         self.content: Mapping[str, list[Part]] = dict(zip(ids, table["content"].to_list(), strict=True))
         self.by_key = dict(zip(table["key"].to_list() if "key" in table.columns else ids, ids, strict=True))
+        if len(self.by_key) < len(ids):
+            raise ValueError(f"{path}: prompts share a key, so their answers could not be told apart")
 
     def request(self, prompt_id: str, samples: tuple[int, ...], seed: int) -> Request:
         seeds = tuple(seed_of(seed, prompt_id, sample) for sample in samples)

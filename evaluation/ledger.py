@@ -1,7 +1,7 @@
 """The ledger of answers: each is written as it arrives, and none is paid for twice.
 
 One append-only file holds the answers that one model gave under one way of sampling; a line is found by the key of its
-prompt (a hash of what is shown, or the prompt's id) and the number of the answer.
+prompt (a hash of its id and what is shown, or the id) and the number of the answer.
 """
 
 from collections.abc import Iterable, Mapping

@@ -35,20 +35,21 @@ def answer_prompts(rows: pl.DataFrame, settings: PromptSettings) -> pl.DataFrame
     """The prompt table of both conditions; ids are `{row_id}/{condition}`.
 
     `rows` has the trajectory's columns and its clip's: `path` (absolute), `frame_count` (displayed), `reader`,
-    `sha256`.  The column `key` is a hash of what a prompt shows, wherever the clip lies: the ledger knows it by that.
+    `sha256`.  The column `key` is a hash of the id and of what the prompt shows, wherever the clip lies: the ledger
+    knows it by that.  (Two rows may ask the same and have other futures: each has answers of its own.)
     """
     ids, keys, contents = [], [], []
     for row in rows.select("row_id", "sha256", *SHOWN).iter_rows(named=True):
         for condition in CONDITIONS:
-            content = _content(row, condition, settings)
-            ids.append(f"{row['row_id']}/{condition}")
-            keys.append(_key([part | {"path": row["sha256"]} if part["path"] else part for part in content]))
+            content, name = _content(row, condition, settings), f"{row['row_id']}/{condition}"
+            ids.append(name)
+            keys.append(_key(name, [part | {"path": row["sha256"]} if part["path"] else part for part in content]))
             contents.append(content)
     return prompt_frame(list(zip(ids, contents, strict=True))).with_columns(pl.Series("key", keys, pl.String))
 
 
-def _key(content: list[Part]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
+def _key(name: str, content: list[Part]) -> str:
+    return hashlib.sha256(json.dumps([name, content], sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
 
 
 def prompts_hash(settings: PromptSettings) -> str:

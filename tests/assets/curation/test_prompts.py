@@ -47,6 +47,15 @@ def test_a_prompts_key_is_what_it_shows_and_not_where_the_clip_lies(rows: pl.Dat
     assert [a == b for a, b in zip(hinted, known, strict=True)] == [True, False] * 3
 
 
+def test_rows_that_ask_the_same_have_keys_of_their_own(rows: pl.DataFrame) -> None:
+    """The same question about the same frame, and another future: the plain prompts are equal, the rows are not."""
+    twins = pl.concat([rows[1:2], rows[1:2].with_columns(row_id=pl.lit("f" * 16), future=pl.Series([[4]]))])
+    table = answer_prompts(twins, PromptSettings())
+    plain = table.filter(pl.col("prompt_id").str.ends_with("/plain"))
+    assert plain["content"][0].equals(plain["content"][1])
+    assert table["key"].is_unique().all()
+
+
 def test_an_instruction_follows_the_question(rows: pl.DataFrame) -> None:
     assert parts(rows, "plain", PromptSettings(instruction="Answer in a tag."), 0)[-1]["text"] == "Answer in a tag."
 
