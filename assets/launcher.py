@@ -41,8 +41,9 @@ class LaunchSettings(BaseModel):
 
     processes: Mapping[str, int] = {}
     """Processes per program (`{"training.sft": 8}`); more than one goes through `accelerate launch`."""
-    accelerate_config: Path | None = None
-    """The file for `accelerate launch --config_file`: FSDP, precision, machines."""
+    accelerate_config: Mapping[str, Path] = {}
+    """The file per program for `accelerate launch --config_file`: FSDP or ZeRO, precision, machines. Relative to the
+    project; without one, several processes hold a whole model each (DDP)."""
     together: int = 1
     """Programs side by side, where a run has work for several and the machine has room for them."""
     environment: Mapping[str, str] = {}
@@ -58,7 +59,8 @@ def command_for(settings: LaunchSettings, module: str, config: Path) -> list[str
     processes = settings.processes.get(module, 1)
     program = ["-m", module, "--config", str(config)]
     if processes > 1:
-        options = ["--config_file", str(settings.accelerate_config)] if settings.accelerate_config else []
+        file = settings.accelerate_config.get(module)
+        options = ["--config_file", str(PROJECT / file)] if file else []
         program = ["-m", "accelerate.commands.launch", "--num_processes", str(processes), *options, *program]
     return [sys.executable, "-m", "training.tether", str(os.getpid()), sys.executable, *program]
 

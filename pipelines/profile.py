@@ -196,7 +196,11 @@ def paper(home: Path, seed: int = 0) -> Profile:
             ),
         ),
         judge=JudgeSettings(base_url="http://127.0.0.1:8000/v1", model="judge"),
-        launch=LaunchSettings(processes={"training.sft": 8, "training.rl": 8}, seconds_to_checkpoint=600.0),
+        launch=LaunchSettings(
+            processes={"training.sft": 8, "training.rl": 8},
+            accelerate_config={"training.sft": Path("profiles/accelerate/fsdp2.yaml")},  # Adam's state fits no one GPU
+            seconds_to_checkpoint=600.0,
+        ),
     )
 
 

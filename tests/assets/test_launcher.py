@@ -195,11 +195,11 @@ def test_stragglers_of_a_leader_that_has_ended_are_ended_too() -> None:
 
 
 def test_several_processes_go_through_accelerate_and_one_does_not(tmp_path: Path) -> None:
-    settings = LaunchSettings(processes={"training.rl": 8}, accelerate_config=Path("fsdp.yaml"))
+    settings = LaunchSettings(processes={"training.rl": 8}, accelerate_config={"training.rl": Path("fsdp.yaml")})
     many = command_for(settings, "training.rl", tmp_path / "config.json")
     one = command_for(settings, "evaluation.answer", tmp_path / "config.json")
     assert many[many.index("--num_processes") + 1] == "8"
-    assert many[many.index("--config_file") + 1] == "fsdp.yaml"
+    assert many[many.index("--config_file") + 1] == str(ROOT / "fsdp.yaml"), "wherever the launcher was started"
     assert "accelerate.commands.launch" not in one
     for command in (many, one):
         assert command[1:4] == ["-m", "training.tether", str(os.getpid())]
