@@ -129,6 +129,50 @@ def parse_row(row: Mapping[str, Any], source: str, number: int) -> Trajectory:
         raise
 
 
+def split_answer(text: str) -> tuple[str, str | None]:
+    """TwiFF's text in two: the reasoning, and the answer inside the `<ans>` at its end, None where there is none."""
+    match = _ANSWER.fullmatch(text)
+    return (match[1], match[2]) if match else (text, None)
+
+
+def text_pieces(reasoning: str) -> tuple[str, ...]:
+    """The text before each future frame's marker and after the last, without "THOUGHT n:"."""
+    return tuple(_THOUGHT_PREFIX.sub("", piece).strip() for piece in _FUTURE_MARKER.split(reasoning))
+
+
+def text_of(row: Mapping[str, Any], name: str) -> str:
+    """A field that must hold text.  Raises RejectedRow."""
+    value = row.get(name)
+    if value is None:
+        raise RejectedRow("missing field", f"{name} is absent")
+    if not isinstance(value, str):
+        raise RejectedRow("malformed field", f"{name} is {type(value).__name__}, not text")
+    return _clean(name, value)
+
+
+def turn_of(row: Mapping[str, Any], speaker: str) -> str:
+    """What the first turn of `speaker` ("human", "gpt") in `conversations` says.  Raises RejectedRow."""
+    turns = row.get("conversations")
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise RejectedRow("malformed field", "conversations is not a list of turns")
+    first = next((turn for turn in turns if turn.get("from") == speaker), None)
+    if first is None:
+        raise RejectedRow("missing field", f"conversations has no {speaker} turn")
+    return text_of(first, "value")
+
+
+def key_frame_indices(name: str, values: Any) -> tuple[int, ...]:
+    """The field `name` as key-frame indices 1..8, any number of them.  Raises RejectedRow."""
+    if not isinstance(values, list):
+        raise RejectedRow("malformed field", f"{name} is {type(values).__name__}, not a list")
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise RejectedRow("key frame is not an integer", f"{name} holds {value!r:.60}")
+        if not 1 <= value <= KEY_FRAMES:
+            raise RejectedRow("key frame outside 1..8", f"{name} holds {value}")
+    return tuple(values)
+
+
 def given_counts(row: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """p_t and p_v that an already selected row brings (`correct_in_8_base`, `correct_in_8_hint`); None without them.
 
@@ -163,33 +207,33 @@ def from_rows(table: pl.DataFrame) -> list[Trajectory]:
 
 
 def _parse_twiff(row: Mapping[str, Any], source: str) -> Trajectory:
-    answer_field = _text(row, "answer")
+    answer_field = text_of(row, "answer")
     if not answer_field.strip():
         raise RejectedRow("empty answer", "the answer field holds no text")
-    match = _ANSWER.fullmatch(answer_field)
-    if match is None:
+    reasoning, answer = split_answer(answer_field)
+    if answer is None:
         raise RejectedRow("malformed answer", f"needs one <ans>...</ans> at its end; found {_brief(answer_field)}")
     return _build(
         row,
         source,
-        question=_text(row, "question"),
-        reasoning=match[1],
-        answer=match[2],
+        question=text_of(row, "question"),
+        reasoning=reasoning,
+        answer=answer,
         observed=_indices(row, "question_images_index"),
         future=_indices(row, "reasoning_images_index"),
     )
 
 
 def _parse_conversation(row: Mapping[str, Any], source: str) -> Trajectory:
-    reasoning, answer = _turn(row, "gpt"), row.get("answer")
-    if answer is None and (match := _ANSWER.fullmatch(reasoning)):  # a TwiFF turn that was never split
-        reasoning, answer = match[1], match[2]
+    reasoning, answer = turn_of(row, "gpt"), row.get("answer")
+    if answer is None:  # perhaps a TwiFF turn that was never split
+        reasoning, answer = split_answer(reasoning)
     return _build(
         row,
         source,
-        question=_turn(row, "human"),
+        question=turn_of(row, "human"),
         reasoning=reasoning,
-        answer=_text({"answer": answer}, "answer"),
+        answer=text_of({"answer": answer}, "answer"),
         observed=_indices(row, "image" if "image" in row else "frames"),
         future=_indices(row, "reasoning_image" if "reasoning_image" in row else "recon_frames"),
     )
@@ -205,8 +249,8 @@ def _build(
     observed: tuple[int, ...],
     future: tuple[int, ...],
 ) -> Trajectory:
-    video, question, answer = _text(row, "video"), question.strip(), answer.strip()
-    pieces = tuple(_THOUGHT_PREFIX.sub("", piece).strip() for piece in _FUTURE_MARKER.split(reasoning))
+    video, question, answer = text_of(row, "video"), question.strip(), answer.strip()
+    pieces = text_pieces(reasoning)
     if not video.strip():
         raise RejectedRow("malformed field", "video is empty")
     if not _FRAME_LABEL.sub("", question.replace(IMAGE, "")).strip():
@@ -256,15 +300,6 @@ def _row_id(*content: Any) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def _text(row: Mapping[str, Any], name: str) -> str:
-    value = row.get(name)
-    if value is None:
-        raise RejectedRow("missing field", f"{name} is absent")
-    if not isinstance(value, str):
-        raise RejectedRow("malformed field", f"{name} is {type(value).__name__}, not text")
-    return _clean(name, value)
-
-
 def _clean(name: str, value: str) -> str:
     """Text that every table and file system can hold: JSON escapes can say what UTF-8 cannot."""
     if "\0" in value:
@@ -277,32 +312,16 @@ def _clean(name: str, value: str) -> str:
     return value
 
 
-def _turn(row: Mapping[str, Any], speaker: str) -> str:
-    turns = row.get("conversations")
-    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise RejectedRow("malformed field", "conversations is not a list of turns")
-    first = next((turn for turn in turns if turn.get("from") == speaker), None)
-    if first is None:
-        raise RejectedRow("missing field", f"conversations has no {speaker} turn")
-    return _text(first, "value")
-
-
 def _indices(row: Mapping[str, Any], name: str) -> tuple[int, ...]:
     values = row.get(name)
     if values is None:
         raise RejectedRow("missing field", f"{name} is absent")
-    if not isinstance(values, list):
-        raise RejectedRow("malformed field", f"{name} is {type(values).__name__}, not a list")
-    for value in values:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise RejectedRow("key frame is not an integer", f"{name} holds {value!r:.60}")
-        if not 1 <= value <= KEY_FRAMES:
-            raise RejectedRow("key frame outside 1..8", f"{name} holds {value}")
-    if not values:
+    indices = key_frame_indices(name, values)
+    if not indices:
         raise RejectedRow("no key frames", f"{name} is empty")
-    if len(values) > KEY_FRAMES:
-        raise RejectedRow("malformed field", f"{name} holds {len(values)} indices; a clip has {KEY_FRAMES} key frames")
-    return tuple(values)
+    if len(indices) > KEY_FRAMES:
+        raise RejectedRow("malformed field", f"{name} holds {len(indices)} indices; a clip has {KEY_FRAMES} key frames")
+    return indices
 
 
 def _category(label: Any) -> str:

@@ -1,0 +1,215 @@
+"""Records that a person names in a JSON file, to look at or to ask: read as liberally as they can be rendered.
+
+`parse_row` decides what is trained on; here a row that it would reject is shown all the same, beside the reason.  Any
+layout is read: the release's and TwiFF's conversations, TwiFF's parquet columns, our own tables, and plain questions.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.data.keyframes import key_frame_number
+from training.data.trajectory import (
+    IMAGE,
+    RejectedRow,
+    key_frame_indices,
+    parse_row,
+    split_answer,
+    text_of,
+    text_pieces,
+    turn_of,
+)
+from training.data.video import UnreadableVideo, probe
+
+OBSERVED = ("image", "frames", "question_images_index", "observed")
+FUTURE = ("reasoning_image", "recon_frames", "reasoning_images_index", "future")
+_TWIFF = ("question_images_index", "reasoning_images_index")
+_OWN = ("reasoning", "observed", "future")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record by its name; `row` is what training.model.rows.RowReader reads.
+
+    problem: why the pull would reject it, None if it would not.
+    """
+
+    name: str | int
+    row: dict[str, Any]
+    problem: str | None = None
+
+    def frame_numbers(self, kind: str) -> list[int]:
+        """The frames of the clip, counted from 0, that are `observed` or `future`."""
+        if self.row["frames"]:
+            return self.row["frames"] if kind == "observed" else []
+        return [key_frame_number(self.row["frame_count"], index) for index in self.row[kind]]
+
+
+def load_records(path: Path) -> list[Any]:
+    """What a JSON file holds: the items of its list, its one record, or those of JSON lines.
+
+    Raises ValueError, naming the file, when it is none of them or holds nothing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        values = _json_lines(text) if _has_lines(text) else json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no list of records, no record and no JSON lines: {error}") from error
+    values = values if isinstance(values, list) else [values]
+    if not values:
+        raise ValueError(f"{path} holds no records: put at least one into it")
+    return values
+
+
+def name_of(value: Any, number: int) -> str | int:
+    """A record's id, else its number in the file, from 0."""
+    found = (value.get(name) for name in ("id", "row_id")) if isinstance(value, Mapping) else ()
+    return next((i for i in found if isinstance(i, str | int) and not isinstance(i, bool) and i != ""), number)
+
+
+def read_record(value: Any, number: int, folder: Path) -> Record:
+    """A whole record: question, reasoning with its future frames, and answer.  Clips lie relative to `folder`.
+
+    Raises ValueError, saying what was found, for what cannot be rendered: a key frame outside 1..8, markers that do not
+    match the frames, a clip that cannot be read.
+    """
+    row = _mapping(value)
+    question, observed, frames = _question(row)
+    pieces, answer = _answer(row)
+    future = _key_frames(row, FUTURE)
+    if len(pieces) - 1 != len(future):
+        raise ValueError(f"the reasoning has {len(pieces) - 1} future markers for {len(future)} future frames")
+    shown = {"question": question, "reasoning": pieces, "answer": answer, "observed": observed, "future": future}
+    return Record(
+        name_of(row, number), _placed(row, shown, frames, number, folder), _problem(row, shown, folder.name, number)
+    )
+
+
+def read_prompt(value: Any, number: int, folder: Path) -> Record:
+    """A record's question and observed frames alone; `{"question"}` and `{"video", "frames", "question"}` do, too.
+
+    A plain question without markers gets one for each frame.  Raises ValueError as `read_record` does.
+    """
+    row = _mapping(value)
+    question, observed, frames = _question(row)
+    shown = {"question": question, "reasoning": ("",), "answer": "", "observed": observed, "future": ()}
+    return Record(name_of(row, number), _placed(row, shown, frames, number, folder))
+
+
+def marked(question: str, observed: int) -> str:
+    """A question with markers of its frames before it, if it has none."""
+    if IMAGE in question:
+        return question
+    return "".join(f"frame_{k}\n{IMAGE}\n" for k in range(1, observed + 1)) + question
+
+
+def _has_lines(text: str) -> bool:
+    """Whether the first line is a record of its own, and not the whole text."""
+    first, _, more = text.strip().partition("\n")
+    try:
+        return bool(more) and isinstance(json.loads(first), dict)
+    except json.JSONDecodeError:
+        return False
+
+
+def _json_lines(text: str) -> list[Any]:
+    values = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            values += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return values
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"a record is an object with fields; found {type(value).__name__}")
+    return value
+
+
+def _question(row: Mapping[str, Any]) -> tuple[str, tuple[int, ...], list[int]]:
+    """The question, the key frames that it is about, and frame numbers where they are no key frames."""
+    if "conversations" in row:
+        return turn_of(row, "human"), _key_frames(row, OBSERVED), []
+    question = text_of(row, "question")
+    if any(name in row for name in _OWN):  # in our own tables `frames` are numbers of displayed frames
+        if row.get("frames"):
+            return question, (), _frame_numbers(row["frames"])
+        return question, _key_frames(row, ("observed",)), []
+    observed = _key_frames(row, OBSERVED)
+    return question if any(name in row for name in _TWIFF) else marked(question, len(observed)), observed, []
+
+
+def _answer(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+    """The text around the future frames, and the answer ("" where there is none)."""
+    given = text_of(row, "answer") if row.get("answer") is not None else ""
+    if "conversations" in row:
+        reasoning, answer = turn_of(row, "gpt"), given
+        if not answer.strip():  # a TwiFF turn that was never split
+            reasoning, inside = split_answer(reasoning)
+            answer = inside or ""
+        return text_pieces(reasoning), answer
+    if any(name in row for name in _OWN):
+        pieces = row.get("reasoning") or [""]
+        if not isinstance(pieces, list):
+            raise RejectedRow("malformed field", f"reasoning is {type(pieces).__name__}, not a list of texts")
+        return tuple(text_of({"reasoning": piece}, "reasoning") for piece in pieces), given
+    reasoning, inside = split_answer(given)
+    if inside is None and not any(name in row for name in _TWIFF):  # a plain answer to a plain question
+        return ("",), given
+    return text_pieces(reasoning), inside or ""
+
+
+def _key_frames(row: Mapping[str, Any], names: tuple[str, ...]) -> tuple[int, ...]:
+    """The first of the fields that is there; no frames where none is."""
+    name = next((name for name in names if row.get(name) is not None), None)
+    return key_frame_indices(name, row[name]) if name else ()
+
+
+def _frame_numbers(values: Any) -> list[int]:
+    if not isinstance(values, list) or not all(type(value) is int and value >= 0 for value in values):
+        raise RejectedRow("malformed field", f"frames is not a list of frame numbers: {values!r:.60}")
+    return values
+
+
+def _placed(
+    row: Mapping[str, Any], shown: dict[str, Any], frames: list[int], number: int, folder: Path
+) -> dict[str, Any]:
+    """The row with its clip found and probed, where it has frames."""
+    placed = {"row_id": str(number), **shown, "frames": frames, "path": "", "frame_count": 0, "reader": "decord"}
+    if not (shown["observed"] or shown["future"] or frames):
+        return placed
+    name = "path" if row.get("path") else "video"
+    match row.get(name):
+        case [video]:  # as the release's readme has it
+            path = folder / text_of({name: video}, name)
+        case _:
+            path = folder / text_of(row, name)
+    try:
+        if not path.is_file():
+            raise ValueError(f"there is no clip {path}; `video` is a path relative to the file of the records")
+        clip = probe(path)
+    except (UnreadableVideo, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a video: {error}") from error
+    return placed | {"path": str(path), "frame_count": clip.frames, "reader": clip.reader}
+
+
+def _problem(row: Mapping[str, Any], shown: dict[str, Any], source: str, number: int) -> str | None:
+    """Why the pull would reject the record, in whatever layout it is; our own rows are read as the release's."""
+    if "conversations" not in row and any(name in row for name in _OWN):
+        turns = [("human", shown["question"]), ("gpt", IMAGE.join(shown["reasoning"]))]
+        row = {
+            "video": row.get("video"),
+            "conversations": [{"from": speaker, "value": text} for speaker, text in turns],
+            "image": list(shown["observed"]),
+            "reasoning_image": list(shown["future"]),
+            "answer": shown["answer"],
+        }
+    try:
+        parse_row(row, source, number)
+    except RejectedRow as rejected:
+        return str(rejected)
+    return None
