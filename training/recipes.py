@@ -25,8 +25,21 @@ class Optimiser(BaseModel):
     clip_norm: float = 1.0
 
 
+class LoraSettings(BaseModel):
+    """Adapters of `rank` on every projection of the language model, scaled by alpha / rank, merged before saving."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = 64
+    alpha: float = 128.0
+    dropout: float = 0.0
+
+
 class SftRecipe(BaseModel):
     """Supervised fine-tuning: L = CE + latent_weight * MSE (paper Eq. 1, both terms means as in the release).
+
+    weighting: whether tokens and latents weigh the same, or rows (training/sft/trainer.py).  supervise_length: also to
+    go on inside a span is learned, not only to end it.  lora: adapters instead of all weights.
 
     span_share: the share of draws of a row with one, two, three or more future frames that keep their latent spans; the
     rest are the same text without spans (all zeros: the text-only control).  own_state: from and until which share of
@@ -43,6 +56,9 @@ class SftRecipe(BaseModel):
     steps: int | None = None  # None: `epochs` decides
     epochs: int = 1
     latent_weight: float = 0.1
+    weighting: Literal["sample", "token"] = "sample"
+    supervise_length: bool = False
+    lora: LoraSettings | None = None
     span_share: tuple[float, float, float] = (1.0, 1.0, 1.0)
     own_state: tuple[float, float] | None = None
     bucket: bool = False  # batches of rows with the same number of future frames: no padding
@@ -110,7 +126,8 @@ def demo_sft(name: str) -> SftRecipe:
     optimiser = Optimiser(rate=3e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.03, schedule="cosine", floor=0.03)
     recipe = SftRecipe(
         name="future_l1", teaching=teaching, optimiser=optimiser, batch=32, steps=900, latent_weight=3.0,
-        span_share=(0.8, 0.6, 0.25), own_state=(0.5, 0.8), bucket=True, cache_gib=2.0, save_every=150,
+        weighting="token", span_share=(0.8, 0.6, 0.25), own_state=(0.5, 0.8), bucket=True, cache_gib=2.0,
+        save_every=150,
     )  # fmt: skip
     return _pick(name, {"future_l1": {}, "text_only": {"span_share": (0.0, 0.0, 0.0)}}, recipe)
 

@@ -40,7 +40,8 @@ def user_pieces(question: str, observed: int) -> list[Piece]:
 def assistant_pieces(reasoning: Sequence[str], answer: str, spans: bool = True) -> list[Piece]:
     """The assistant turn; `reasoning` has one text before each future frame and one after the last ("" where none).
 
-    Without `spans` the frames are left out and the text stays: the text-only control.
+    An empty answer has no block of its own.  Without `spans` the frames are left out and the text stays: the text-only
+    control.
     """
     pieces: list[Piece] = []
     for index, text in enumerate(reasoning):
@@ -48,7 +49,9 @@ def assistant_pieces(reasoning: Sequence[str], answer: str, spans: bool = True) 
             pieces.append(f"<reason>{thought}</reason>\n")
         if spans and index < len(reasoning) - 1:
             pieces += [Slot("future", index), "\n"]
-    return [*pieces, f"<answer>{_plain(answer, 'answer').strip()}</answer>"]
+    if told := _plain(answer, "answer").strip():
+        pieces.append(f"<answer>{told}</answer>")
+    return pieces
 
 
 def _plain(text: str, field: str) -> str:

@@ -3,8 +3,10 @@
 Nothing needs remote code: any Qwen3-VL loader reads the weights; what decoding needs is in `config.future_l1`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
@@ -12,8 +14,10 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VL
 from training.model.decode import Spans
 from training.model.encoding import Encoder, FrameLimits
 from training.model.teaching import Teaching
-from training.model.tokens import Tokens, add_latent_tokens, lookup
+from training.model.template import CHAT_TEMPLATE
+from training.model.tokens import LATENT, LATENT_END, LATENT_START, Tokens, add_latent_tokens, lookup
 from training.model.vision import FrozenVision
+from training.recipes import paper_sft
 
 
 @dataclass
@@ -28,42 +32,82 @@ class FutureL1:
     @property
     def spans(self) -> Spans:
         """The spans this checkpoint decodes: none for a base model."""
-        return Spans(self.teaching.latents, self.teaching.span_end) if self.teaching else Spans(0, "model")
+        return Spans(self.teaching.cap, self.teaching.span_end) if self.teaching else Spans(0, "model")
 
-    def encoder(self, teaching: Teaching) -> Encoder:
+    def encoder(
+        self, teaching: Teaching, resize: Literal["exact", "release"] = "exact", supervise_length: bool = False
+    ) -> Encoder:
         """The encoder of dialogues under a teaching."""
-        limits = FrameLimits(teaching.observed_tokens, max(1, teaching.latents))
-        return Encoder(self.processor, limits, teaching.system, teaching.span_end)
+        limits = FrameLimits(teaching.observed_tokens, max(1, teaching.latents), resize)
+        return Encoder(self.processor, limits, teaching.system, teaching.span_end, supervise_length)
 
-    def vision(self, cache_bytes: int = 0) -> FrozenVision:
-        """The frozen tower and merger, with a feature cache of at most `cache_bytes`."""
-        return FrozenVision(self.model, cache_bytes)
+    def vision(self, cache_bytes: int = 0, apart: bool = False) -> FrozenVision:
+        """The frozen tower and merger, with a feature cache of at most `cache_bytes`; `apart` as in FrozenVision."""
+        return FrozenVision(self.model, cache_bytes, apart=apart)
 
-    def save(self, folder: Path, teaching: Teaching) -> None:
-        """Writes safetensors, config and processor; the release's names of the token ids and the budget go along."""
+    def save(self, folder: Path, teaching: Teaching, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Writes safetensors, config and processor; the release's names of the token ids and the budget go along.
+
+        `weights`: what a sharded model was gathered to; None: the model's own.
+        """
         config = self.model.config
         config.future_l1 = teaching.model_dump(mode="json")
         config.latent_id, config.latent_start_id = self.tokens.latent, self.tokens.latent_start
         config.latent_end_id, config.max_latent_token = self.tokens.latent_end, teaching.latents
-        self.model.save_pretrained(folder)
+        config.latent_cap, config.latent_cap_origin = teaching.cap, teaching.cap_origin
+        self.model.save_pretrained(folder, state_dict=weights)
         self.processor.save_pretrained(folder)
 
 
 def load(
     folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> FutureL1:
-    """Loads a checkpoint or a base model (whose latent tokens are then added, their rows drawn from `seed`).
+    """Loads a checkpoint, ours or the public release's, or a base model.
 
-    Raises ValueError when a taught checkpoint's tokenizer and config disagree about the latent tokens.
+    A base gets the latent tokens, their rows drawn from `seed`.  All get our chat template.  Raises ValueError when a
+    checkpoint's tokenizer and config disagree about the latent tokens, when it was saved with another template, or when
+    it needs what we do not have (a projection head).
     """
     processor = AutoProcessor.from_pretrained(folder)
     model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype).to(device).eval()
-    stored = getattr(model.config, "future_l1", None)
-    if stored is None:
-        return FutureL1(model, processor, add_latent_tokens(model, processor.tokenizer, seed), None)
-    tokens = lookup(processor.tokenizer)
-    if tokens.latent != model.config.latent_id:
-        raise ValueError(
-            f"{folder}: <|latent|> is {tokens.latent} in the tokenizer but {model.config.latent_id} in config.json"
-        )
-    return FutureL1(model, processor, tokens, Teaching(**stored))
+    model.generate = _no_generate
+    teaching = _teaching(model.config, folder)
+    if teaching is None:
+        tokens = add_latent_tokens(model, processor.tokenizer, seed)
+    else:
+        tokens = lookup(processor.tokenizer)
+        _same_tokens(tokens, model.config, folder)
+        if hasattr(model.config, "future_l1") and processor.chat_template != CHAT_TEMPLATE:
+            raise ValueError(f"{folder}: its chat template is not the one it was taught with; save it with ours")
+    processor.chat_template = CHAT_TEMPLATE
+    return FutureL1(model, processor, tokens, teaching)
+
+
+def _teaching(config: Any, folder: Path) -> Teaching | None:
+    """From our own field, or from those of the public release (reference/sft.md 1.1); None: an untaught base."""
+    if (ours := getattr(config, "future_l1", None)) is not None:
+        return Teaching(**ours)
+    if getattr(config, "latent_id", None) is None:
+        return None
+    if getattr(config, "use_projection_head", False):
+        raise ValueError(f"{folder}: decodes through a projection head, which the paper's models do not have")
+    fixed = getattr(config, "train_fixed_latent_budget", None)
+    paper = paper_sft("future_l1").teaching
+    return paper.model_copy(
+        update={"latents": int(fixed or config.max_latent_token), "span_end": "fixed" if fixed else "model"}
+    )
+
+
+def _same_tokens(tokens: Tokens, config: Any, folder: Path) -> None:
+    for name, found, told in (
+        (LATENT, tokens.latent, config.latent_id),
+        (LATENT_START, tokens.latent_start, config.latent_start_id),
+        (LATENT_END, tokens.latent_end, config.latent_end_id),
+    ):
+        if found != told:
+            raise ValueError(f"{folder}: {name} is {found} in the tokenizer but {told} in config.json")
+
+
+def _no_generate(*_args: Any, **_kwargs: Any) -> None:
+    """transformers' own generation, with beams or without a cache, would embed `<|latent|>` as if it were a word."""
+    raise NotImplementedError("latents are fed back by training.model.decode.decode; generate() does not know them")

@@ -29,12 +29,20 @@ Intervention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn; temperature 0 is greedy.  `latent_std`: sigma of the Gaussian around the hidden state."""
+    """How answers are drawn; temperature 0 is greedy.  `latent_std`: sigma of the Gaussian around the hidden state.
+
+    Raises ValueError for values that mean nothing.
+    """
 
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     latent_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.latent_std < 0:
+            wanted = "max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1 and latent_std >= 0"
+            raise ValueError(f"sampling needs {wanted}; found {self}")
 
 
 @dataclass(frozen=True)
@@ -80,10 +88,10 @@ def decode(
 
     Prompts of one group may begin alike, which then is processed once; what they share is found by comparing them.
 
-    In latent mode the placeholder is forced until the model picks `<|latent_end|>` (after at least one latent) or the
-    budget is spent; then the end is forced, and whatever else was picked is discarded, an end of turn too.  In text
-    mode the placeholders and `<|latent_end|>` are never emitted, and the padding token ends the turn (Qwen's generation
-    config has it so) without a trace in the record.  A span cut by `max_new_tokens` stays open.
+    In latent mode the placeholder is forced until the model picks `<|latent_end|>` (at once, if it does not want to
+    imagine) or the budget is spent; then the end is forced.  Whatever else was picked there is discarded, an end of
+    turn too.  In text mode no placeholder is emitted, and the padding token ends the turn (Qwen's generation config has
+    it so) without a trace in the record.  A span cut by `max_new_tokens` stays open.
 
     Raises ValueError for a prompt without seeds.
     """
@@ -173,6 +181,20 @@ def _pick(
     return picked, log_probs.gather(-1, picked.unsqueeze(-1))[:, 0]
 
 
+def banned(logits: torch.Tensor, tokens: Tokens, in_span: torch.Tensor, spans: bool = True) -> torch.Tensor:
+    """Logits [n,V] under the decoder's bans: no placeholder, but `<|latent|>` inside a span (in_span [n]).
+
+    Without `spans` none may be opened.
+    """
+    logits = logits.clone()
+    latent = logits[:, tokens.latent].where(in_span, NEVER)
+    logits[:, list(tokens.placeholders)] = NEVER
+    logits[:, tokens.latent] = latent
+    if not spans:
+        logits[:, [tokens.latent_start, tokens.latent_end]] = NEVER
+    return logits
+
+
 class _Machine:
     """Which mode every row is in.
 
@@ -188,18 +210,13 @@ class _Machine:
         self.done = torch.zeros(rows, dtype=torch.bool, device=device)
 
     def forbid(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits [B,V] without what may not be emitted; inside a span the end token stays a choice."""
-        t = self.tokens
-        logits[:, list(t.placeholders)] = NEVER
-        logits[:, t.latent_end] = logits[:, t.latent_end].where(self.open, NEVER)
-        if self.spans.latents == 0:
-            logits[:, t.latent_start] = NEVER
-        return logits
+        """Logits [B,V] without what may not be picked; inside a span, to go on and to end are both a choice."""
+        return banned(logits, self.tokens, self.open, self.spans.latents > 0)
 
     def advance(self, picked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The tokens that are really emitted [B], and which of them were the model's own choice [B]."""
         t = self.tokens
-        wants_out = self.open & (picked == t.latent_end) & (self.slot >= 1) & (self.spans.end == "model")
+        wants_out = self.open & (picked == t.latent_end) & (self.spans.end == "model")
         closing = wants_out | (self.open & (self.slot >= self.spans.latents))
         feeding = self.open & ~closing
         text = ~self.open & ~self.done

@@ -21,21 +21,29 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class FrameLimits:
-    """Merged vision tokens of an observed frame (least, most) and of a future frame (the latent budget L_max)."""
+    """Merged vision tokens of an observed frame (least, most) and of a future frame (the latent budget L_max).
+
+    resize: "exact" resizes once and never exceeds the budget; "release" counts as the public release does, for parity.
+    """
 
     observed: tuple[int, int]
     latents: int
+    resize: Literal["exact", "release"] = "exact"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One dialogue: ids [T], labels [T] (IGNORE where nothing is learned), positions [3,T], and its frames' patches."""
+    """One dialogue: ids [T], labels [T] (IGNORE where nothing is learned), positions [3,T], and its frames' patches.
+
+    unchanged: for each future frame the last observed one at the same size, which is the future if nothing changes.
+    """
 
     ids: list[int]
     labels: list[int]
     positions: torch.Tensor
     observed: list[Patches]
     future: list[Patches] = field(default_factory=list)
+    unchanged: list[Patches] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -48,13 +56,15 @@ class Batch:
     positions: torch.Tensor
     observed: list[Patches]
     future: list[Patches]
+    unchanged: list[Patches]
 
 
 class Encoder:
     """Renders dialogues for one checkpoint's processor.
 
     `span_end` says what ends a span: "model" (the end token is learned, as in the paper) or "fixed" (always after the
-    full budget, so the end token is forced and carries no label).
+    full budget, so the end token is forced and carries no label).  With `supervise_length` every decision inside a span
+    is labelled, to go on as well as to stop; in the paper only stopping is.
     """
 
     def __init__(
@@ -63,8 +73,10 @@ class Encoder:
         limits: FrameLimits,
         system: str | None,
         span_end: Literal["model", "fixed"] = "model",
+        supervise_length: bool = False,
     ) -> None:
         self.tokenizer, self.limits, self.system, self.span_end = processor.tokenizer, limits, system, span_end
+        self.supervise_length = supervise_length
         self.tokens = lookup(self.tokenizer)
         self.patch = Patcher(processor.image_processor)
         self.patch_video = VideoPatcher(processor.video_processor)
@@ -93,16 +105,31 @@ class Encoder:
         turn = "".join(self._span(patches[p]) if isinstance(p, Slot) else p for p in assistant)
         ids = prompt + self._ids(f"assistant\n{turn}<|im_end|>\n")
         start = len(prompt) + len(self._ids("assistant"))
-        unlabelled = {self.tokens.latent} | ({self.tokens.latent_end} if self.span_end == "fixed" else set())
+        unlabelled = self._unlabelled()
         labels = [IGNORE if t < start or i in unlabelled else i for t, i in enumerate(ids)]
-        return Encoded(ids, labels, self._positions(ids, observed), observed, future)
+        last = max((s for s in frames if s.kind == "observed"), key=lambda s: s.index, default=None)
+        unchanged = [self.future(frames[last])] * len(future) if last and future else []
+        return Encoded(ids, labels, self._positions(ids, observed), observed, future, unchanged)
+
+    def _unlabelled(self) -> set[int]:
+        """Tokens of the assistant's turn that are no decision of the model's."""
+        if self.span_end == "fixed":
+            return {self.tokens.latent, self.tokens.latent_end}
+        return set() if self.supervise_length else {self.tokens.latent}
 
     def _frame(self, slot: Slot, frame: np.ndarray) -> Patches:
-        return self.patch(frame, *self.limits.observed) if slot.kind == "observed" else self.future(frame)
+        if slot.kind == "future":
+            return self.future(frame)
+        if self.limits.resize == "release":
+            return self.patch.release(frame, *self.limits.observed, self.limits.observed)
+        return self.patch(frame, *self.limits.observed)
 
     def future(self, frame: np.ndarray) -> Patches:
-        """A future frame at latent size: never more than the budget, whatever its shape."""
-        return self.patch(frame, 1, self.limits.latents)
+        """A future frame at latent size: never more than the budget, whatever its shape (but see FrameLimits)."""
+        budget, observed = self.limits.latents, self.limits.observed
+        if self.limits.resize == "release":
+            return self.patch.release(frame, min(observed[0], budget), budget, observed)
+        return self.patch(frame, 1, budget)
 
     def _span(self, patches: Patches) -> str:
         if self.span_end == "fixed" and patches.tokens != self.limits.latents:
@@ -153,7 +180,13 @@ def collate(rows: Sequence[Encoded], pad: int, side: Literal["left", "right"] = 
         ids[i, at], mask[i, at], labels[i, at] = torch.tensor(row.ids), 1, torch.tensor(row.labels)
         positions[:, i, at] = row.positions
     return Batch(
-        ids, mask, labels, positions, [p for row in rows for p in row.observed], [p for row in rows for p in row.future]
+        ids,
+        mask,
+        labels,
+        positions,
+        [p for row in rows for p in row.observed],
+        [p for row in rows for p in row.future],
+        [p for row in rows for p in row.unchanged],
     )
 
 

@@ -1,14 +1,19 @@
 """Trajectory rows to encoded dialogues: the one place where training reads clips."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from training.appendlog import AppendLog
 from training.data.dialogue import Slot, assistant_pieces, user_pieces
 from training.data.keyframes import key_frame_number
-from training.data.video import read_frames
+from training.data.video import UnreadableVideo, read_frames
 from training.model.encoding import Encoded, Encoder
+
+SKIPPED = "skipped.jsonl"
+"""What a program could not use, in its working folder: {"row_id", "reason"} a line; processes may repeat a row."""
 
 Row = Mapping[str, Any]  # TrajectoryTable with path, frame_count and reader; `frames` if they are no key frames
 
@@ -57,3 +62,40 @@ class RowReader:
         else:
             numbers = [key_frame_number(row["frame_count"], row[slot.kind][slot.index]) for slot in slots]
         return dict(zip(slots, read_frames(row["path"], numbers, row["reader"]), strict=True))
+
+
+class Rows:
+    """Rows by number.  One that cannot be read or rendered is recorded in `skipped`, and the next readable one serves.
+
+    So a batch is never empty and never short, and which row serves depends on the data alone.
+    """
+
+    def __init__(self, rows: Sequence[Row], reader: RowReader, skipped: Path) -> None:
+        self.rows, self.reader = rows, reader
+        self._log = AppendLog(skipped)
+        self._unusable: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def dialogue(self, number: int, spans: bool) -> Encoded:
+        """RowReader.dialogue of the row, or of its stand-in."""
+        return self._usable(number, lambda row: self.reader.dialogue(row, spans))[1]
+
+    def prompt(self, number: int) -> tuple[Row, Encoded]:
+        """RowReader.prompt of the row or of its stand-in, with the row that it is."""
+        return self._usable(number, self.reader.prompt)
+
+    def _usable(self, number: int, read: Callable[[Row], Encoded]) -> tuple[Row, Encoded]:
+        """Raises ValueError when no row can be used."""
+        for step in range(len(self.rows)):
+            row = self.rows[(number + step) % len(self.rows)]
+            if row["row_id"] in self._unusable:
+                continue
+            try:
+                return row, read(row)
+            except (UnreadableVideo, ValueError, OSError) as error:
+                self._unusable[row["row_id"]] = str(error)
+                self._log.append({"row_id": row["row_id"], "reason": str(error)})
+        row_id, reason = next(iter(self._unusable.items()))
+        raise ValueError(f"none of the {len(self.rows)} rows can be used; the first, {row_id}: {reason}")

@@ -9,7 +9,8 @@ class Teaching(BaseModel):
     """Stored in a checkpoint's config: decoding must not differ from it unasked.
 
     observed_tokens: least and most merged tokens of an observed frame; latents: the cap L_max on a span; span_end: who
-    ends a span; system: the system prompt, None for no system turn.
+    ends a span; system: the system prompt, None for no system turn; release_cap: decode spans of up to twice L_max, as
+    the public release does, though the model never saw such.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -18,3 +19,14 @@ class Teaching(BaseModel):
     latents: int
     span_end: Literal["model", "fixed"]
     system: str | None
+    release_cap: bool = False
+
+    @property
+    def cap(self) -> int:
+        """Latents after which decoding ends a span."""
+        return 2 * self.latents if self.release_cap else self.latents
+
+    @property
+    def cap_origin(self) -> str:
+        """Where `cap` comes from, in words for config.json."""
+        return "2 x L_max, the release's" if self.release_cap else "L_max"

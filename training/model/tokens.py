@@ -41,6 +41,14 @@ class Tokens:
                 sizes[-1] += 1
         return sizes
 
+    def inside_span(self, generated: Sequence[int]) -> list[bool]:
+        """For each token of an answer, whether a span was open when it was chosen."""
+        inside, is_open = [], False
+        for token in generated:
+            inside.append(is_open)
+            is_open = token == self.latent_start if not is_open else token != self.latent_end
+        return inside
+
 
 def lookup(tokenizer: PreTrainedTokenizerBase) -> Tokens:
     """The ids of a tokenizer that already has the latent tokens.  Raises ValueError naming what is missing."""

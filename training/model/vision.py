@@ -7,14 +7,16 @@ The tower and the merger are frozen everywhere in this project, so the features 
 computed without gradients and kept in a bounded cache, by content: passes over the same frames encode each once.
 """
 
+import copy
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import InterpolationMode, resize
 from transformers import Qwen2VLImageProcessor, Qwen3VLForConditionalGeneration, Qwen3VLVideoProcessor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 from transformers.video_utils import VideoMetadata
@@ -22,11 +24,12 @@ from transformers.video_utils import VideoMetadata
 from training.bounded import BoundedCache
 
 
-def fit_grid(height: int, width: int, low: int, high: int, tile: int) -> tuple[int, int]:
+def fit_grid(height: int, width: int, low: int, high: int, tile: int, strict: bool = True) -> tuple[int, int]:
     """The merged grid (rows, columns) of an image of height x width px, with low <= rows * columns <= high.
 
     `tile` is the side of one merged token in px.  The aspect ratio is kept as well as whole tokens allow; `high` wins
-    over `low` and over the aspect ratio, whatever the image's shape (a strip of 3000x300 px never exceeds the cap).
+    over `low` and over the aspect ratio, whatever the image's shape (a strip of 3000x300 px never exceeds the cap), but
+    not where `strict` is off: Qwen's own rule lets a strip exceed it.
     """
     if min(height, width) < 1 or not 1 <= low <= high:
         raise ValueError(f"cannot fit an image of {height}x{width} px into {low}..{high} tokens")
@@ -37,6 +40,8 @@ def fit_grid(height: int, width: int, low: int, high: int, tile: int) -> tuple[i
     elif rows * columns < low:
         scale = math.sqrt(low / (height * width))
         rows, columns = math.ceil(height * scale), math.ceil(width * scale)
+    if not strict:
+        return rows, columns
     rows = min(rows, high)  # only reached by strips, whose short side is one token
     return rows, min(columns, high // rows)
 
@@ -86,9 +91,20 @@ class Patcher:
 
     def __call__(self, frame: np.ndarray, low: int, high: int) -> Patches:
         """uint8 RGB [H,W,3] to an image of low..high merged tokens."""
-        rows, columns = fit_grid(frame.shape[0], frame.shape[1], low, high, self.tile)
-        frames = _resized(frame, rows * self.tile, columns * self.tile)[None]
-        return Patches(frames, self.processor, (rows, columns), _key(frames))
+        grid = fit_grid(frame.shape[0], frame.shape[1], low, high, self.tile)
+        return self._patches(_resized(frame, grid[0] * self.tile, grid[1] * self.tile), grid)
+
+    def release(self, frame: np.ndarray, low: int, high: int, processor: tuple[int, int]) -> Patches:
+        """As the public release resizes, for parity: by qwen-vl-utils to low..high tokens, then by the image processor
+        to its own limits.  Strips exceed `high`; what is smaller than the processor's least is blown up again.
+        """
+        rows, columns = fit_grid(frame.shape[0], frame.shape[1], low, high, self.tile, strict=False)
+        once = _resized(frame, rows * self.tile, columns * self.tile)
+        grid = fit_grid(once.shape[0], once.shape[1], *processor, self.tile, strict=False)
+        return self._patches(_resized_by_torchvision(once, grid[0] * self.tile, grid[1] * self.tile), grid)
+
+    def _patches(self, frame: np.ndarray, grid: tuple[int, int]) -> Patches:
+        return Patches(frame[None], self.processor, grid, _key(frame[None]))
 
 
 class VideoPatcher:
@@ -123,6 +139,14 @@ def _resized(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
 
 
+def _resized_by_torchvision(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    if frame.shape[:2] == (height, width):
+        return frame
+    channels_first = torch.from_numpy(frame).permute(2, 0, 1)
+    resized = resize(channels_first, [height, width], InterpolationMode.BICUBIC, antialias=True)
+    return resized.permute(1, 2, 0).contiguous().numpy()
+
+
 def _key(pixels: np.ndarray) -> str:
     return hashlib.blake2b(pixels.tobytes() + str(pixels.shape).encode(), digest_size=16).hexdigest()
 
@@ -133,33 +157,47 @@ Feature = tuple[torch.Tensor, tuple[torch.Tensor, ...]]
 class FrozenVision:
     """Features of the frozen tower and merger, each distinct frame encoded once while the cache holds it.
 
-    A feature is (merged [k, D], deepstack tuple of [k, D]); cache_bytes bounds what is kept (0 keeps nothing).
+    A feature is (merged [k, D], deepstack tuple of [k, D]); cache_bytes bounds what is kept (0 keeps nothing), `chunk`
+    how many merged tokens are encoded at a time (a single larger frame goes alone).  `apart`: a tower of its own, for
+    models whose weights are sharded between their own forward passes (FSDP).
     """
 
-    def __init__(self, model: Qwen3VLForConditionalGeneration, cache_bytes: int = 0, chunk: int = 256) -> None:
-        self.model, self.chunk = model, chunk
+    def __init__(
+        self, model: Qwen3VLForConditionalGeneration, cache_bytes: int = 0, chunk: int = 16384, apart: bool = False
+    ) -> None:
+        tower = model.model.visual
+        self.tower = copy.deepcopy(tower).requires_grad_(False) if apart else tower
+        self.width, self.chunk = model.config.text_config.hidden_size, chunk
         self._kept: BoundedCache[Feature] = BoundedCache(cache_bytes)
 
     @torch.no_grad()
     def _encode(self, patches: Sequence[Patches]) -> list[Feature]:
-        device = self.model.device
-        out = self.model.model.get_image_features(
-            torch.cat([p.pixels for p in patches]).to(device), torch.stack([p.grid for p in patches]).to(device)
+        device, dtype = self.tower.device, self.tower.dtype
+        out = self.tower(
+            torch.cat([p.pixels for p in patches]).to(device, dtype), torch.stack([p.grid for p in patches]).to(device)
         )
-        return [(f, tuple(d[i] for d in out.deepstack_features)) for i, f in enumerate(out.pooler_output)]
+        sizes = [p.tokens for p in patches]
+        layers = [out.pooler_output, *out.deepstack_features]
+        # clones: a view would keep the features of the whole chunk alive
+        split = zip(*(layer.split(sizes) for layer in layers), strict=True)
+        return [(merged.clone(), tuple(layer.clone() for layer in deep)) for merged, *deep in split]
 
     def features(self, patches: Sequence[Patches]) -> list[Feature]:
         """Features of each frame, in order."""
         found = {p.key: kept for p in patches if (kept := self._kept.get(p.key)) is not None}
         missing = list({p.key: p for p in patches if p.key not in found}.values())
-        for start in range(0, len(missing), self.chunk):
-            part = missing[start : start + self.chunk]
-            for patch, (merged, deep) in zip(part, self._encode(part), strict=True):
-                # clones: a view would keep the features of the whole chunk alive
-                feature = merged.clone(), tuple(layer.clone() for layer in deep)
+        for part in _chunks(missing, self.chunk):
+            for patch, feature in zip(part, self._encode(part), strict=True):
                 found[patch.key] = feature
-                self._kept.put(patch.key, feature, sum(t.numel() * t.element_size() for t in (merged, *deep)))
+                tensors = (feature[0], *feature[1])
+                self._kept.put(patch.key, feature, sum(t.numel() * t.element_size() for t in tensors))
         return [found[p.key] for p in patches]
+
+    def merged(self, patches: Sequence[Patches]) -> torch.Tensor:
+        """The merged features of all frames, one below the other [n, D]: latent targets."""
+        if not patches:
+            return torch.empty(0, self.width, device=self.tower.device, dtype=self.tower.dtype)
+        return torch.cat([merged for merged, _ in self.features(patches)])
 
     def encoder_outputs(self, patches: Sequence[Patches]) -> dict[str, BaseModelOutputWithDeepstackFeatures] | None:
         """The observed frames of a batch, as `mm_encoder_outputs` of transformers' forward."""
@@ -175,3 +213,15 @@ class FrozenVision:
                     deepstack_features=[list(layer) for layer in zip(*(deep for _, deep in features), strict=True)],
                 )
         return outputs or None
+
+
+def _chunks(patches: Sequence[Patches], tokens: int) -> Iterator[list[Patches]]:
+    """Runs of at most so many merged tokens, or of one frame."""
+    part: list[Patches] = []
+    for patch in patches:
+        if part and sum(p.tokens for p in part) + patch.tokens > tokens:
+            yield part
+            part = []
+        part.append(patch)
+    if part:
+        yield part

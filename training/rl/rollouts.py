@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from training.model.decode import NEVER, Decoded
+from training.model.decode import Decoded, banned
 from training.model.encoding import IGNORE, Encoded
 from training.model.tokens import Tokens
 
@@ -31,8 +31,8 @@ class Rollout:
     finished: bool
 
     def spans(self, tokens: Tokens) -> list[torch.Tensor]:
-        """Latents of each span [K, D]."""
-        return list(self.latents.split(tokens.span_sizes(self.ids)))
+        """Latents of each span that has any [K, D]."""
+        return [span for span in self.latents.split(tokens.span_sizes(self.ids)) if len(span)]
 
 
 def unpack(
@@ -79,14 +79,13 @@ def replayed(rollout: Rollout) -> Encoded:
     return Encoded(ids, [IGNORE] * len(ids), torch.cat([prompt.positions, positions], 1), prompt.observed)
 
 
-def token_log_probs(logits: torch.Tensor, ids: torch.Tensor, tokens: Tokens, temperature: float) -> torch.Tensor:
+def token_log_probs(
+    logits: torch.Tensor, ids: torch.Tensor, in_span: torch.Tensor, tokens: Tokens, temperature: float
+) -> torch.Tensor:
     """Log-probabilities [n] of sampled tokens [n] from logits [n,V], under the decoder's own bans.
 
-    Text mode never emits a placeholder or `<|latent_end|>`; an end that was sampled was sampled inside a span, where it
-    may be.  The top-p cut is left out, as in the decoder's record.
+    in_span [n]: whether a span was open when the token was chosen.  The top-p cut is left out, as in the decoder's
+    record.
     """
-    ban = torch.zeros_like(logits)
-    ban[:, list(tokens.placeholders)] = NEVER
-    ban[:, tokens.latent_end] = torch.where(ids == tokens.latent_end, 0.0, NEVER)
-    log_probs = ((logits.float() + ban) / (temperature or 1.0)).log_softmax(-1)
+    log_probs = (banned(logits.float(), tokens, in_span) / (temperature or 1.0)).log_softmax(-1)
     return log_probs.gather(-1, ids.unsqueeze(-1))[:, 0]

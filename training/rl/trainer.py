@@ -16,9 +16,9 @@ from trl import GRPOTrainer
 from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, decode
 from training.model.encoding import collate
-from training.model.forward import last_hidden_state
+from training.model.forward import spliced_forward
 from training.model.randomness import derived_seed
-from training.model.rows import Row, RowReader
+from training.model.rows import Row, Rows
 from training.model.vision import FrozenVision
 from training.recipes import RlRecipe
 from training.rl.losses import Clip, gaussian_log_ratio, k3, policy_loss
@@ -35,8 +35,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         recipe: RlRecipe,
         bundle: FutureL1,
         reference: Any,
-        rows: Sequence[Row],
-        reader: RowReader,
+        rows: Rows,
         vision: FrozenVision,
         **kwargs: Any,
     ) -> None:
@@ -45,7 +44,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         if local % self.num_generations:
             raise ValueError(f"{local} answers a device do not hold whole groups of {self.num_generations}")
         self.recipe, self.bundle, self.reference = recipe, bundle, reference
-        self.rows, self.reader, self.vision = rows, reader, vision
+        self.rows, self.vision = rows, vision
         self._rollouts: list[Rollout] = []
 
     # ---- rollouts
@@ -92,8 +91,7 @@ class LatentGRPOTrainer(GRPOTrainer):
 
     def _roll_out(self, asked: Sequence[int], turn: int) -> list[Rollout]:
         recipe, model = self.recipe, self.accelerator.unwrap_model(self.model)
-        rows = [self.rows[i] for i in asked]
-        prompts = [self.reader.prompt(row) for row in rows]
+        rows, prompts = zip(*(self.rows.prompt(i) for i in asked), strict=True)
         seeds = self._seeds(rows, turn)
         sampling = Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p, recipe.latent_std)
         was_training = model.training
@@ -158,27 +156,25 @@ class LatentGRPOTrainer(GRPOTrainer):
         latent = ids == tokens.latent
         before_latent = latent.roll(-1, 1)
         latents = torch.cat([r.latents for r in rollouts]).to(device)
-        sampled = torch.zeros_like(ids, dtype=torch.bool)
+        sampled, in_span = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
         for i, rollout in enumerate(rollouts):
-            start = len(rollout.prompt.ids)
-            sampled[i, start : start + len(rollout.ids)] = rollout.sampled.to(device)
+            at = slice(len(rollout.prompt.ids), len(rollout.prompt.ids) + len(rollout.ids))
+            sampled[i, at] = rollout.sampled.to(device)
+            in_span[i, at] = torch.tensor(tokens.inside_span(rollout.ids), device=device)
         before_sampled = sampled.roll(-1, 1)
         old = torch.cat([r.log_probs[r.sampled] for r in rollouts]).to(device)
         advantages = inputs["advantages"].unsqueeze(1).expand_as(ids)
 
-        states = last_hidden_state(model, forward, latent, latents)
-        head = self.accelerator.unwrap_model(model).lm_head
-        log_probs = token_log_probs(head(states[before_sampled]), ids[sampled], tokens, recipe.temperature)
+        states, logits = spliced_forward(model, forward, latent, latents, before_sampled)
+        log_probs = token_log_probs(logits, ids[sampled], in_span[sampled], tokens, recipe.temperature)
         log_ratio = log_probs - old
         clip = Clip(recipe.clip_low, recipe.clip_high, recipe.dual_clip)
         terms = policy_loss(log_ratio, advantages[sampled], clip)
-        with torch.no_grad():
-            bound = recipe.anchor > 0 or recipe.kl > 0
-            reference = last_hidden_state(self.reference, forward, latent, latents) if bound else states.detach()
+        if recipe.anchor > 0 or recipe.kl > 0:
+            with torch.no_grad():
+                reference, logits = spliced_forward(self.reference, forward, latent, latents, before_sampled)
         if recipe.kl > 0:
-            known = token_log_probs(
-                self.reference.lm_head(reference[before_sampled]), ids[sampled], tokens, recipe.temperature
-            )
+            known = token_log_probs(logits, ids[sampled], in_span[sampled], tokens, recipe.temperature)
             divergence = k3(log_probs, known)
             terms = terms + recipe.kl * divergence
             self._metrics["train"]["kl"].append(divergence.mean().item())

@@ -1,8 +1,14 @@
 """SFTTrainer with the latent loss.
 
-Differs from TRL's in three places only: rows come as drawn (no sampler of its own), frames and latents enter through
-the frozen vision features and the splice, and the loss adds lambda * MSE between the state one position before each
-latent and the features of the true future frame (paper Eq. 1-3; both terms are means, as in the release).
+Differs from TRL's in three places: rows come as drawn (no sampler of its own), frames and latents enter through the
+frozen vision features and the splice, and the loss adds lambda * MSE between the state one position before each latent
+and the features of the true future frame (paper Eq. 1-3).
+
+Both terms are means over one optimiser step, whatever its micro-batches, its processes and a partial last window:
+
+    token    every labelled token weighs the same, and so does every latent
+    sample   every row weighs the same: the mean of its tokens plus lambda times the mean of its latents, nothing for a
+             row without any.  With one row a micro-batch this is the public release's mean of means.
 """
 
 from collections.abc import Sequence
@@ -14,88 +20,159 @@ import torch.nn.functional as F
 from torch.utils.data import SequentialSampler
 from trl import SFTTrainer
 
+from training.model.checkpoint import FutureL1
 from training.model.encoding import IGNORE, Batch, collate
-from training.model.forward import last_hidden_state
-from training.model.rows import Row, RowReader
-from training.model.tokens import Tokens
+from training.model.forward import spliced_forward
+from training.model.rows import Rows
 from training.model.vision import FrozenVision
+from training.recipes import SftRecipe
+
+ROWS_FOR_THE_MEAN = 32
+"""Rows whose future frames make the mean that predictions have to beat."""
 
 
 @dataclass
 class Collator:
-    """Draws {"row", "spans"} to what the trainer moves to its device; positions and frames travel beside as `batch`."""
+    """Draws {"row", "spans", "counts"} to what the trainer moves to its device; frames travel beside it as `batch`."""
 
-    rows: Sequence[Row]
-    reader: RowReader
+    rows: Rows
 
     def __call__(self, draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        encoded = [self.reader.dialogue(self.rows[draw["row"]], draw["spans"]) for draw in draws]
-        batch = collate(encoded, self.reader.encoder.tokens.pad)
-        return {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": batch.labels, "batch": batch}
+        encoded = [self.rows.dialogue(draw["row"], draw["spans"]) for draw in draws]
+        batch = collate(encoded, self.rows.reader.encoder.tokens.pad)
+        labels = batch.labels.masked_fill(~torch.tensor([draw["counts"] for draw in draws])[:, None], IGNORE)
+        return {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": labels, "batch": batch}
 
 
 class LatentSFTTrainer(SFTTrainer):
-    """Trains on a dataset of draws, in their order."""
+    """Trains on a dataset of draws, in their order.  Raises ValueError where the vision tower or a merger would learn:
+    latent targets are constants."""
 
-    def __init__(
-        self,
-        *args: Any,
-        vision: FrozenVision,
-        tokens: Tokens,
-        latent_weight: float,
-        own_state: tuple[float, float] | None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, bundle: FutureL1, recipe: SftRecipe, vision: FrozenVision, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.vision, self.tokens, self.latent_weight, self.own_state = vision, tokens, latent_weight, own_state
-        self.model_accepts_loss_kwargs = False  # means of means: the Trainer divides by the micro-batches itself
+        learning = [name for name, p in self.model.named_parameters() if "visual." in name and p.requires_grad]
+        if learning:
+            raise ValueError(f"the vision tower and its mergers must be frozen; {len(learning)} of their weights would "
+                             f"learn, {learning[0]} first")  # fmt: skip
+        self.tokens, self.recipe, self.vision = bundle.tokens, recipe, vision
+        self.loss_is_scaled_for_ga = True  # by `_get_num_items_in_batch`
         self._draw = torch.Generator()
+        self._figures = _Figures(self.accelerator.device)
+        self._mean: torch.Tensor | None = None
 
     def _get_train_sampler(self, *_args: Any) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
-        return SequentialSampler(eval_dataset)
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
+        """Labelled tokens, latents and rows [3] of one optimiser step, in all processes."""
+        counts = torch.zeros(3, device=device)
+        for inputs in batch_samples:
+            labelled = inputs["labels"] != IGNORE
+            latent = inputs["input_ids"] == self.tokens.latent
+            counts += torch.stack([labelled.sum(), latent.sum(), labelled.any(1).sum()]).to(device)
+        return self.accelerator.reduce(counts, "sum")
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """CE + lambda * MSE of one micro-batch; a batch without latents has CE alone."""
+        """This micro-batch's share of CE + lambda * MSE over the step; times the processes, which average gradients."""
         batch: Batch = inputs["batch"]
         ids, labels = inputs["input_ids"], inputs["labels"]
+        if num_items_in_batch is None:
+            num_items_in_batch = self._get_num_items_in_batch([inputs], ids.device)
         forward = {
             "input_ids": ids,
             "attention_mask": inputs["attention_mask"],
             "position_ids": batch.positions.to(ids.device),
             "mm_encoder_outputs": self.vision.encoder_outputs(batch.observed),
         }
-        latent = ids == self.tokens.latent
-        before = latent.roll(-1, 1)  # the states that predict the latents
-        targets = torch.cat([f for f, _ in self.vision.features(batch.future)]) if batch.future else None
-        fed = targets if targets is not None else self.model.get_input_embeddings().weight[:0]
-        if targets is not None and self._feeds_own_states():
+        latent, labelled = ids == self.tokens.latent, labels != IGNORE
+        before_latent, before_labelled = latent.roll(-1, 1), labelled.roll(-1, 1)  # a row begins with neither
+        targets = self.vision.merged(batch.future)
+        fed = targets
+        if self._feeds_own_states() and (batch.future or self.accelerator.num_processes > 1):
+            # several processes go through the same passes, or those that share weights wait for each other for ever
             with torch.no_grad():
-                fed = last_hidden_state(model, forward, latent, targets)[before]
-        states = last_hidden_state(model, forward, latent, fed)
-        labelled = labels[:, 1:] != IGNORE
-        logits = self.accelerator.unwrap_model(model).lm_head(states[:, :-1][labelled]).float()
-        ce = F.cross_entropy(logits, labels[:, 1:][labelled])
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        metrics["ce"].append(ce.item())
-        metrics["token_accuracy"].append((logits.argmax(-1) == labels[:, 1:][labelled]).float().mean().item())
-        if targets is None:
-            return ce
-        mse = (states[before].float() - targets.float()).pow(2).mean()
-        spread = (targets.float() - targets.float().mean(0)).pow(2).mean()
-        metrics["latent_mse"].append(mse.item())
-        metrics["latent_skill"].append((1 - mse / spread).item())  # 1: perfect; 0: no better than the batch's mean
-        return ce + self.latent_weight * mse
+                fed = spliced_forward(model, forward, latent, targets, torch.zeros_like(latent))[0][before_latent]
+        states, logits = spliced_forward(model, forward, latent, fed, before_labelled)
+        logits, words = logits.float(), labels[labelled]
+        surprise = F.cross_entropy(logits, words, reduction="none")
+        errors = _errors(states[before_latent], targets)
+        tokens, latents, rows = num_items_in_batch
+        ce = (surprise * self._weights(labelled, tokens, rows)).sum()
+        mse = (errors * self._weights(latent, latents, rows)).sum()
+        self._note(surprise, logits.argmax(-1) == words, errors, batch, targets)
+        return (ce + self.recipe.latent_weight * mse) * self.accelerator.num_processes
+
+    def _weights(self, mask: torch.Tensor, items: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """What each item at `mask` [B,T] weighs in the step's mean."""
+        if self.recipe.weighting == "token":
+            return 1 / items.clamp(min=1)
+        return 1 / (mask.sum(1) * rows)[mask.nonzero()[:, 0]]
 
     def _feeds_own_states(self) -> bool:
         """Whether this step's latent inputs are the model's own predictions (from the true frames before them)."""
-        if self.own_state is None or not self.model.training:
+        if self.recipe.own_state is None or not self.model.training:
             return False
-        begin, full = self.own_state
+        begin, full = self.recipe.own_state
         share = (self.state.global_step / self.state.max_steps - begin) / (full - begin)
         self._draw.manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
         return float(torch.rand((), generator=self._draw)) < share
+
+    # ---- figures
+
+    @torch.no_grad()
+    def _note(
+        self, surprise: torch.Tensor, right: torch.Tensor, errors: torch.Tensor, batch: Batch, targets: torch.Tensor
+    ) -> None:
+        self._figures.add("ce", surprise)
+        self._figures.add("token_accuracy", right)
+        if batch.future:
+            if self._mean is None:
+                self._mean = self._training_mean()
+            self._figures.add("latent_mse", errors)
+            self._figures.add("latent_mse_nothing_changes", _errors(self.vision.merged(batch.unchanged), targets))
+            self._figures.add("latent_mse_mean", _errors(self._mean, targets))
+
+    def _training_mean(self) -> torch.Tensor:
+        """The mean feature [D] of the first rows' future frames: the same for every process, and after a resume."""
+        rows: Rows = self.data_collator.rows
+        first = [rows.dialogue(i, spans=True) for i in range(min(len(rows), ROWS_FOR_THE_MEAN))]
+        return self.vision.merged([p for row in first for p in row.future]).float().mean(0)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means since the last log, over all processes, and the latent skill.
+
+        latent_skill = 1 - MSE / MSE of the better of two trivial predictors, the last observed frame ("nothing
+        changes") and the mean of the training frames: 1 is perfect, 0 worth nothing.
+        """
+        figures = self._figures.take(self.accelerator)
+        if "latent_mse" in figures:
+            trivial = min(figures["latent_mse_nothing_changes"], figures["latent_mse_mean"])
+            figures["latent_skill"] = 1 - figures["latent_mse"] / trivial
+        super().log(logs | figures, start_time)
+
+
+def _errors(predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean squares [n] over the hidden components, in float32 whatever the model's precision."""
+    return (predicted.float() - targets.float()).pow(2).mean(-1)
+
+
+class _Figures:
+    """Running sums on the device: nothing waits for it between two logs."""
+
+    NAMES = ("ce", "token_accuracy", "latent_mse", "latent_mse_nothing_changes", "latent_mse_mean")
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(len(self.NAMES), 2, device=device, dtype=torch.float64)
+
+    def add(self, name: str, values: torch.Tensor) -> None:
+        sums = self._sums[self.NAMES.index(name)]
+        sums[0] += values.double().sum()
+        sums[1] += values.numel()
+
+    def take(self, accelerator: Any) -> dict[str, float]:
+        """Means over all processes of what was added since the last time."""
+        sums = accelerator.reduce(self._sums.clone(), "sum").tolist()
+        self._sums.zero_()
+        return {name: total / n for name, (total, n) in zip(self.NAMES, sums, strict=True) if n}

@@ -50,7 +50,7 @@ def prefers(bundle: FutureL1, *wanted: int) -> Iterator[None]:
     def lift(_module: Any, _args: Any, logits: torch.Tensor) -> torch.Tensor:
         logits = logits.clone()
         for rank, token in enumerate(wanted):
-            logits[..., token] += 1000.0 - rank
+            logits[..., token] += 1000.0 * (len(wanted) - rank)
         return logits
 
     hook = bundle.model.lm_head.register_forward_hook(lift)
@@ -130,12 +130,27 @@ def test_every_fixed_span_is_full_and_ends(answer: Any, prompts: list[Encoded], 
         assert (batch.ids == t.latent_start).any()
 
 
-def test_the_model_may_end_a_span_but_not_an_empty_one(answer: Any, taught: FutureL1) -> None:
+def test_the_model_may_end_a_span_an_empty_one_too(answer: Any, taught: FutureL1, scripted: Any) -> None:
     t = taught.tokens
-    with prefers(taught, t.latent_end, t.latent_start):
-        batch = answer(Sampling(12), Spans(4, "model"))
-    assert batch.ids[0].tolist() == [t.latent_start, t.latent, t.latent_end] * 4
-    assert batch.sampled[0].tolist() == [True, False, True] * 4
+    scripted([t.latent_start, 10, t.latent, t.latent_end, t.latent_start, t.latent_end, t.end_of_turn])
+    batch = answer(Sampling(12), Spans(4, "model"))
+    whole, empty = [t.latent_start, t.latent, t.latent, t.latent_end], [t.latent_start, t.latent_end]
+    assert batch.ids[0].tolist() == [*whole, *empty, t.end_of_turn]
+    assert batch.sampled[0].tolist() == [True, False, False, True, True, True, True]
+    (rollout,) = unpack([{}], [None], [[0]], batch, t, taught.processor.tokenizer)  # type: ignore[list-item]
+    assert t.span_sizes(rollout.ids) == [2, 0]
+    assert [len(span) for span in rollout.spans(t)] == [2], "an empty span imagined nothing"
+
+
+def test_going_on_is_a_choice_that_competes_with_the_end(answer: Any, taught: FutureL1) -> None:
+    """Where the length is supervised, `<|latent|>` is what the model says to go on."""
+    t = taught.tokens
+    with prefers(taught, t.latent, t.latent_end, t.latent_start):
+        batch = answer(Sampling(7), Spans(4, "model"))
+    assert batch.ids[0].tolist()[:1] == [t.latent_end], "outside a span the placeholder cannot be picked"
+    with prefers(taught, t.latent, t.latent_start, t.latent_end):
+        batch = answer(Sampling(7), Spans(4, "model"))
+    assert batch.ids[0].tolist() == [t.latent_start, *[t.latent] * 4, t.latent_end, t.latent_start]
 
 
 def test_the_budget_ends_a_span_that_the_model_does_not(answer: Any, taught: FutureL1) -> None:
@@ -163,13 +178,27 @@ def test_without_a_budget_no_span_is_opened(answer: Any, prompts: list[Encoded],
     assert len(batch.latents) == 0
 
 
-def test_text_mode_emits_neither_placeholders_nor_end(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
+@pytest.mark.parametrize("spans", [Spans(0, "model"), Spans(4, "model")])
+def test_text_mode_emits_no_placeholders(answer: Any, prompts: list[Encoded], taught: FutureL1, spans: Spans) -> None:
     t = taught.tokens
-    banned = (t.latent, t.latent_end, t.image, t.video)
-    with prefers(taught, *banned):
+    never = (t.latent, t.image, t.video, *((t.latent_start, t.latent_end) if spans.latents == 0 else ()))
+    with prefers(taught, *never):
         for sampling in (Sampling(8), Sampling(8, temperature=2.0)):
-            batch = answer(sampling, Spans(0, "model"), asked=prompts)
-            assert not torch.isin(batch.ids, torch.tensor(banned)).any()
+            batch = answer(sampling, spans, asked=prompts)
+            in_text = torch.tensor([[not i for i in t.inside_span(row)] for row in batch.ids.tolist()])
+            assert not torch.isin(batch.ids[in_text], torch.tensor(never)).any()
+
+
+def test_sampling_that_means_nothing_is_refused() -> None:
+    for wrong in ({"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"latent_std": -0.1}):
+        with pytest.raises(ValueError, match="sampling needs max_new_tokens >= 1"):
+            Sampling(**{"max_new_tokens": 4, **wrong})
+
+
+def test_transformers_own_generation_is_an_error(taught: FutureL1) -> None:
+    for options in ({"num_beams": 4}, {"use_cache": False}, {}):
+        with pytest.raises(NotImplementedError, match=r"generate\(\) does not know them"):
+            taught.model.generate(input_ids=torch.tensor([[1]]), **options)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 6])
@@ -182,7 +211,7 @@ def test_a_span_cut_by_the_length_stays_open_and_well_formed(answer: Any, taught
     assert not batch.finished[0]
     assert len(batch.latents) == whole[:length].count(t.latent)
     (rollout,) = unpack([{}], [None], [[0]], batch, t, taught.processor.tokenizer)  # type: ignore[list-item]
-    assert [len(span) for span in rollout.spans(t)] == [len(batch.latents)]
+    assert t.span_sizes(rollout.ids) == [len(batch.latents)]
 
 
 def test_a_padding_token_in_text_ends_the_turn(answer: Any, taught: FutureL1, scripted: Any) -> None:

@@ -15,7 +15,7 @@ from training.data.keyframes import key_frame_number
 from training.data.video import probe, read_frames
 from training.model.checkpoint import FutureL1, load
 from training.model.encoding import IGNORE, collate
-from training.model.forward import last_hidden_state
+from training.model.forward import spliced_forward
 from training.model.teaching import Teaching
 
 PARITY = Path(__file__).parents[2] / "data" / "parity"
@@ -56,8 +56,8 @@ def case(request: pytest.FixtureRequest, release: FutureL1) -> SimpleNamespace:
         "mm_encoder_outputs": vision.encoder_outputs(batch.observed),
     }
     with torch.no_grad():
-        states = last_hidden_state(release.model, inputs, latent, targets)
-        logits = release.model.lm_head(states)
+        states, logits = spliced_forward(release.model, inputs, latent, targets, torch.ones_like(latent))
+        logits = logits[None]
     learned = batch.labels[:, 1:] != IGNORE
     return SimpleNamespace(
         recorded=recorded, arrays=np.load(PARITY / f"{request.param}.npz"), numbers=numbers, encoded=encoded,

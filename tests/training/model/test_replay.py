@@ -8,7 +8,7 @@ import torch
 from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, Spans, decode
 from training.model.encoding import Encoder, collate
-from training.model.forward import last_hidden_state
+from training.model.forward import spliced_forward
 from training.model.rows import RowReader
 from training.rl.losses import gaussian_log_ratio
 from training.rl.rollouts import Rollout, replayed, token_log_probs, unpack
@@ -39,8 +39,8 @@ def decoded(
     return rollouts, sampling
 
 
-def replay(taught: FutureL1, rollouts: list[Rollout]) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids [B,T] and last hidden states [B,T,D] of one pass over all rollouts."""
+def replay(taught: FutureL1, rollouts: list[Rollout]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """ids [B,T], last hidden states [B,T,D] and logits [B*T,V] of one pass over all rollouts."""
     batch = collate([replayed(r) for r in rollouts], taught.tokens.pad)
     inputs = {
         "input_ids": batch.ids,
@@ -49,32 +49,32 @@ def replay(taught: FutureL1, rollouts: list[Rollout]) -> tuple[torch.Tensor, tor
         "mm_encoder_outputs": taught.vision().encoder_outputs(batch.observed),
     }
     latents = torch.cat([r.latents for r in rollouts])
+    latent = batch.ids == taught.tokens.latent
     with torch.no_grad():
-        return batch.ids, last_hidden_state(taught.model, inputs, batch.ids == taught.tokens.latent, latents)
+        return batch.ids, *spliced_forward(taught.model, inputs, latent, latents, torch.ones_like(latent))
 
 
 def test_latents_are_the_states_of_the_replay(taught: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
     rollouts, sampling = decoded
-    ids, states = replay(taught, rollouts)
+    ids, states, _ = replay(taught, rollouts)
     means = states[(ids == taught.tokens.latent).roll(-1, 1)]
     latents, noise = torch.cat([r.latents for r in rollouts]), torch.cat([r.noise for r in rollouts])
     if sampling.latent_std == 0:
-        torch.testing.assert_close(latents, means, atol=1e-4, rtol=0)
+        torch.testing.assert_close(latents, means, atol=1e-5, rtol=0)
     else:
         ratio = gaussian_log_ratio(latents, means, noise, sampling.latent_std)
-        torch.testing.assert_close(ratio, torch.zeros_like(ratio), atol=1e-4, rtol=0)
+        torch.testing.assert_close(ratio, torch.zeros_like(ratio), atol=1e-5, rtol=0)
         assert (latents - means).abs().max() > 0.1
 
 
 def test_log_probabilities_are_those_of_the_replay(taught: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
     rollouts, sampling = decoded
-    ids, states = replay(taught, rollouts)
-    for row, rollout in enumerate(rollouts):
+    ids, _, logits = replay(taught, rollouts)
+    for row, (rollout, logits_TV) in enumerate(zip(rollouts, logits.split(ids.shape[1]), strict=True)):
         places = len(rollout.prompt.ids) + rollout.sampled.nonzero()[:, 0]
-        with torch.no_grad():
-            logits = taught.model.lm_head(states[row, places - 1])
-        found = token_log_probs(logits, ids[row, places], taught.tokens, sampling.temperature)
-        torch.testing.assert_close(found, rollout.log_probs[rollout.sampled], atol=1e-4, rtol=0)
+        in_span = torch.tensor(taught.tokens.inside_span(rollout.ids))[rollout.sampled]
+        found = token_log_probs(logits_TV[places - 1], ids[row, places], in_span, taught.tokens, sampling.temperature)
+        torch.testing.assert_close(found, rollout.log_probs[rollout.sampled], atol=1e-5, rtol=0)
 
 
 def test_the_record_is_complete(taught: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
@@ -91,7 +91,7 @@ def test_the_record_is_complete(taught: FutureL1, decoded: tuple[list[Rollout], 
 def test_a_static_placeholder_would_not_pass(taught: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
     """The release's replay feeds the placeholder's embedding: the test above must be able to see that."""
     rollouts, _ = decoded
-    ids, states = replay(taught, rollouts)
+    ids, states, _ = replay(taught, rollouts)
     batch = collate([replayed(r) for r in rollouts], taught.tokens.pad)
     with torch.no_grad():
         static = taught.model.model(

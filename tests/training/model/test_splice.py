@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.model.checkpoint import FutureL1
-from training.model.forward import last_hidden_state
+from training.model.forward import spliced_forward
 from training.model.splice import splice_latents
 
 
@@ -19,7 +19,8 @@ def ids(base: FutureL1) -> torch.Tensor:
 def forward(bundle: FutureL1, ids: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
     positions = torch.arange(ids.shape[1]).expand(3, len(ids), -1)
     inputs = {"input_ids": ids, "position_ids": positions}
-    return last_hidden_state(bundle.model, inputs, ids == bundle.tokens.latent, latents)
+    latent = ids == bundle.tokens.latent
+    return spliced_forward(bundle.model, inputs, latent, latents, torch.zeros_like(latent))[0]
 
 
 def test_the_model_sees_the_vectors_and_the_rest_unchanged(base: FutureL1, ids: torch.Tensor) -> None:

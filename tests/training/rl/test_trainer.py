@@ -215,7 +215,7 @@ def test_fresh_prompts_replace_groups_of_one_verdict(built: Any, monkeypatch: py
     assert len(asked) == 2, "two rounds filled four places"
     assert asked[0] == [0, 1, 2, 3]
     rows_kept = [r.row["row_id"] for r in trainer._rollouts[::4]]
-    expected = [trainer.rows[i]["row_id"] for i in (asked[0][0], asked[0][3], asked[1][0], asked[1][2])]
+    expected = [trainer.rows.rows[i]["row_id"] for i in (asked[0][0], asked[0][3], asked[1][0], asked[1][2])]
     assert rows_kept == expected
     assert batch["advantages"].view(4, 4)[:, 0].min() > 1
     assert trainer._metrics["train"]["groups/filled_up"] == [0]
@@ -237,7 +237,7 @@ def test_unjudged_answers_have_no_advantage(
 ) -> None:
     """Open questions and no judge: all that is not an exact match is unjudged, and nothing is graded as wrong."""
     trainer = built()
-    trainer.rows = [
+    trainer.rows.rows = [
         {**row, "row_id": f"{i:016x}", "question": row["question"].split("\nA.")[0]} for i, row in enumerate(rows)
     ]
     batch = roll_out(trainer)

@@ -9,11 +9,11 @@ from datasets import Dataset
 from PIL import Image
 from trl import SFTConfig as TrlConfig
 
-from tests.toy import TEACHING
+from tests.toy import TEACHING, sft_recipe
 from training.data.keyframes import key_frame_number
 from training.data.video import read_frames
 from training.model.checkpoint import FutureL1, load
-from training.model.rows import RowReader
+from training.model.rows import RowReader, Rows
 from training.sft import trainer as trainer_module
 from training.sft.__main__ import freeze_vision
 from training.sft.trainer import Collator, LatentSFTTrainer
@@ -40,8 +40,9 @@ def student() -> FutureL1:
 def trainer(
     student: FutureL1, rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> LatentSFTTrainer:
+    folder = tmp_path_factory.mktemp("trainer")
     arguments = TrlConfig(
-        output_dir=str(tmp_path_factory.mktemp("trainer")), max_steps=100, use_cpu=True, bf16=False, report_to=[],
+        output_dir=str(folder), max_steps=100, use_cpu=True, bf16=False, report_to=[],
         dataset_kwargs={"skip_prepare_dataset": True}, max_length=None, remove_unused_columns=False,
         activation_checkpointing=False,
     )  # fmt: skip
@@ -49,17 +50,16 @@ def trainer(
         model=student.model,
         args=arguments,
         train_dataset=Dataset.from_list([{"row": 0, "spans": True}]),
-        data_collator=Collator(rows, RowReader(student.encoder(TEACHING), keep=True)),
+        data_collator=Collator(Rows(rows, RowReader(student.encoder(TEACHING), keep=True), folder / "skipped.jsonl")),
         processing_class=student.processor.tokenizer,
+        bundle=student,
+        recipe=sft_recipe(latent_weight=0.3, weighting="token"),
         vision=student.vision(2**24),
-        tokens=student.tokens,
-        latent_weight=0.3,
-        own_state=None,
     )
 
 
 def collated(trainer: LatentSFTTrainer, draws: list[Draw]) -> dict[str, Any]:
-    return trainer.data_collator([{"row": row, "spans": spans} for row, spans in draws])
+    return trainer.data_collator([{"row": row, "spans": spans, "counts": True} for row, spans in draws])
 
 
 def naive_loss(bundle: FutureL1, rows: list[dict[str, Any]], draws: list[Draw], weight: float) -> torch.Tensor:
@@ -138,37 +138,59 @@ def test_gradients_reach_the_language_model_and_nothing_that_sees(trainer: Laten
 
 
 def test_figures_are_reported(trainer: LatentSFTTrainer, student: FutureL1) -> None:
-    trainer._metrics["eval"].clear()
-    student.model.eval()
+    trainer.log({})
     with torch.no_grad():
         loss = trainer.compute_loss(student.model, collated(trainer, BATCHES["one future frame"]))
-    figures = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
-    assert set(figures) == {"ce", "token_accuracy", "latent_mse", "latent_skill"}
+    trainer.log({"loss": 1.0})
+    figures = trainer.state.log_history[-1]
     assert figures["ce"] + 0.3 * figures["latent_mse"] == pytest.approx(float(loss), abs=1e-5)
+    assert 0 <= figures["token_accuracy"] <= 1
+    assert figures["loss"] == 1.0
+
+
+def test_skill_is_against_the_better_of_two_trivial_predictors(
+    trainer: LatentSFTTrainer, student: FutureL1, rows: list[dict[str, Any]]
+) -> None:
+    reader, vision = RowReader(student.encoder(TEACHING), keep=False), student.vision()
+    dialogue = reader.dialogue(rows[1], spans=True)
+    observed = {**rows[1], "future": [rows[1]["observed"][0]] * 2}
+    truth, same = (vision.merged(d.future) for d in (dialogue, reader.dialogue(observed, spans=True)))
+    everything = [p for row in rows for p in reader.dialogue(row, spans=True).future]
+    mean = vision.merged(everything).mean(0)
+
+    trainer.log({})
+    with torch.no_grad():
+        trainer.compute_loss(student.model, collated(trainer, [(1, True), (3, False)]))
+    trainer.log({})
+    figures = trainer.state.log_history[-1]
+    assert figures["latent_mse_nothing_changes"] == pytest.approx(float((same - truth).pow(2).mean()), rel=1e-5)
+    assert figures["latent_mse_mean"] == pytest.approx(float((mean - truth).pow(2).mean()), rel=1e-5)
+    trivial = min(figures["latent_mse_nothing_changes"], figures["latent_mse_mean"])
+    assert figures["latent_skill"] == pytest.approx(1 - figures["latent_mse"] / trivial)
 
 
 @pytest.fixture
 def fed(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """The latents that each pass was fed."""
     seen: list[torch.Tensor] = []
-    inner = trainer_module.last_hidden_state
+    inner = trainer_module.spliced_forward
 
-    def watched(model: Any, inputs: dict[str, Any], latent: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    def watched(model: Any, inputs: dict[str, Any], latent: torch.Tensor, latents: torch.Tensor, at: Any) -> Any:
         seen.append(latents)
-        return inner(model, inputs, latent, latents)
+        return inner(model, inputs, latent, latents, at)
 
-    monkeypatch.setattr(trainer_module, "last_hidden_state", watched)
+    monkeypatch.setattr(trainer_module, "spliced_forward", watched)
     return seen
 
 
 def test_own_states_replace_the_latent_inputs_late_and_only_them(
     trainer: LatentSFTTrainer, student: FutureL1, fed: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "own_state", (0.5, 0.8))
+    monkeypatch.setattr(trainer, "recipe", trainer.recipe.model_copy(update={"own_state": (0.5, 0.8)}))
     student.model.train()
     trainer.state.max_steps = 100
     inputs = collated(trainer, BATCHES["two future frames"])
-    targets = torch.cat([f for f, _ in trainer.vision.features(inputs["batch"].future)])
+    targets = trainer.vision.merged(inputs["batch"].future)
     with torch.no_grad():
         trainer.state.global_step = 20
         early = trainer.compute_loss(student.model, inputs)
@@ -185,7 +207,7 @@ def test_own_states_replace_the_latent_inputs_late_and_only_them(
 def test_own_states_come_in_growing_shares(
     trainer: LatentSFTTrainer, student: FutureL1, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "own_state", (0.25, 0.75))
+    monkeypatch.setattr(trainer, "recipe", trainer.recipe.model_copy(update={"own_state": (0.25, 0.75)}))
     student.model.train()
     trainer.state.max_steps = 2000
     feeds = []
