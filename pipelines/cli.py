@@ -13,6 +13,7 @@ from rich.table import Table
 from assets.curation.planning import PlanAssumptions, estimate
 from assets.curation.population import Kinds, assumed_population
 from assets.store import AssetStore
+from pipelines import cli_model
 from pipelines import ui as dagster_ui
 from pipelines.curate import curate as curate_shards
 from pipelines.curate import measured_here, own_shards
@@ -160,8 +161,17 @@ def train(recipes: tuple[str, ...]) -> None:
 
 
 @main.command()
-def inspect() -> None:
-    """List every current artifact with its version and folder."""
+@cli_model.INSPECT_OPTIONS
+def inspect(**options: Any) -> None:
+    """List every current artifact with its version and folder; or show what records would teach.
+
+    With --checkpoint, --records and --out: for each record of a JSON file (a list, one record, or one a line) and for
+    all as a batch, the text, token ids, labels, latent positions, key frames and both losses.  Records may be in the
+    release's layout, TwiFF's or ours; what the pull would reject is shown, too, with the reason.
+    """
+    if any(value is not None for value in options.values()):
+        cli_model.inspect_records(CONSOLE, **options)
+        return
     for name, artifact in AssetStore(_profile().home).everything().items():
         CONSOLE.print(f"{name}  [dim]{artifact.version}  {artifact.path}[/]", soft_wrap=True, highlight=False)
 
@@ -175,6 +185,9 @@ def score(benchmark: str, answers: Path, parser: str) -> None:
     from evaluation.score import score_file
 
     click.echo(json.dumps(score_file(benchmark, answers, parser), indent=1))  # type: ignore[arg-type]
+
+
+main.add_command(cli_model.predict)
 
 
 @main.command(name="ui")

@@ -1,0 +1,147 @@
+"""What a model would be trained on: records rendered, tokenised and labelled as SFT does, with both losses.
+
+People debug data with it, and parity with the public release is checked through it.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from transformers import AutoConfig
+
+from training.data.records import Record, name_of, read_record
+from training.model.checkpoint import FutureL1, load
+from training.model.encoding import IGNORE, Encoded, collate
+from training.model.forward import spliced_forward
+from training.model.rows import RowReader
+from training.model.teaching import Teaching
+from training.model.tokens import LATENT
+from training.model.vision import FrozenVision
+from training.recipes import paper_sft
+
+CACHE_BYTES = 2**28
+"""Vision features kept: every record is shown twice, alone and in the batch."""
+
+
+def open_checkpoint(folder: Path) -> FutureL1:
+    """A checkpoint, an artifact that holds one, or a base model: on the GPU in its own precision, else in float32.
+
+    Raises ValueError, saying what the folder lacks.
+    """
+    folder = folder / "model" if (folder / "model" / "config.json").is_file() else folder
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        if config["model_type"] != "qwen3_vl":
+            raise ValueError(f"its config.json is that of a {config['model_type']}, not of a Qwen3-VL")
+        if torch.cuda.is_available():
+            return load(folder, "cuda", AutoConfig.from_pretrained(folder).dtype or torch.float32)
+        return load(folder)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(f"{folder} is no checkpoint that can be loaded: {error}") from error
+
+
+def teaching_of(bundle: FutureL1, latents: int | None, system: str | None) -> Teaching:
+    """The checkpoint's own teaching, an untaught base's is the paper's; `latents` and `system` in place of its own.
+
+    Raises ValueError for a system prompt that holds placeholders of vectors.
+    """
+    teaching = bundle.teaching or paper_sft("future_l1").teaching
+    given = {"latents": latents, "system": system}
+    teaching = teaching.model_copy(update={name: value for name, value in given.items() if value is not None})
+    found = [mark for mark in (LATENT, "<|image_pad|>", "<|video_pad|>") if mark in (teaching.system or "")]
+    if found:
+        raise ValueError(f"the system prompt holds {', '.join(found)}, which stand for vectors: take them out")
+    return teaching
+
+
+def inspect_records(
+    bundle: FutureL1,
+    values: Sequence[Any],
+    folder: Path,
+    teaching: Teaching,
+    resize: Literal["exact", "release"] = "exact",
+) -> dict[str, Any]:
+    """`records`, an entry for each value, and `batch`, all that could be shown as one right-padded batch (or None).
+
+    An entry has `error` and no tensors where a record cannot be rendered (docs/data-contracts.md has the fields).
+    """
+    reader, vision = RowReader(bundle.encoder(teaching, resize=resize), keep=False), bundle.vision(CACHE_BYTES)
+    entries: list[dict[str, Any]] = []
+    shown: list[Encoded] = []
+    for number, value in enumerate(values):
+        name = name_of(value, number)
+        try:
+            record = read_record(value, number, folder)
+            encoded = reader.dialogue(record.row, spans=True)
+        except (ValueError, OSError) as error:
+            entries.append({"record": name, "error": f"record {name}: {error}; correct it, or leave it out"})
+            continue
+        entries.append(_entry(bundle, vision, record, encoded))
+        shown.append(encoded)
+    return {"records": entries, "batch": _batch(bundle, vision, shown) if shown else None}
+
+
+def _entry(bundle: FutureL1, vision: FrozenVision, record: Record, encoded: Encoded) -> dict[str, Any]:
+    sizes = [patches.tokens for patches in encoded.future]
+    positions = _latent_positions(bundle, encoded)
+    ends = torch.tensor(sizes, dtype=torch.long).cumsum(0).tolist()
+    ce, mse = _losses(bundle, vision, [encoded])
+    return {
+        "record": record.name,
+        "problem": record.problem,
+        "rendered_text": bundle.processor.tokenizer.decode(
+            encoded.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        ),
+        "input_ids": encoded.ids,
+        "labels": encoded.labels,
+        "spans": [[positions[end - size], positions[end - 1]] for size, end in zip(sizes, ends, strict=True)],
+        "latents_per_span": sizes,
+        "latent_positions": positions,
+        "observed_frames": record.frame_numbers("observed"),
+        "future_frames": record.frame_numbers("future"),
+        "ce": ce,
+        "latent_mse": mse,
+    }
+
+
+def _batch(bundle: FutureL1, vision: FrozenVision, rows: Sequence[Encoded]) -> dict[str, Any]:
+    batch = collate(rows, bundle.tokens.pad)
+    ce, mse = _losses(bundle, vision, rows)
+    return {
+        "input_ids": batch.ids.tolist(),
+        "labels": batch.labels.tolist(),
+        "latent_positions": [_latent_positions(bundle, row) for row in rows],
+        "ce": ce,
+        "latent_mse": mse,
+    }
+
+
+def _latent_positions(bundle: FutureL1, encoded: Encoded) -> list[int]:
+    return [position for position, token in enumerate(encoded.ids) if token == bundle.tokens.latent]
+
+
+@torch.no_grad()
+def _losses(bundle: FutureL1, vision: FrozenVision, rows: Sequence[Encoded]) -> tuple[float, float | None]:
+    """CE, the mean over labelled tokens, and MSE, the mean over latents and components, of rows as one batch."""
+    batch = collate(rows, bundle.tokens.pad)
+    device = bundle.model.device
+    ids, labels = batch.ids.to(device), batch.labels.to(device)
+    latent = ids == bundle.tokens.latent
+    targets = vision.merged(batch.future)
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": batch.mask.to(device),
+        "position_ids": batch.positions.to(device),
+        "mm_encoder_outputs": vision.encoder_outputs(batch.observed),
+    }
+    following = labels.roll(-1, 1)  # what each position is to predict; the first label is never one
+    learned = following != IGNORE
+    states, logits = spliced_forward(bundle.model, inputs, latent, targets, learned)
+    ce = float(F.cross_entropy(logits.float(), following[learned]))
+    if not len(targets):
+        return ce, None
+    return ce, float((states[latent.roll(-1, 1)].float() - targets.float()).pow(2).mean())
