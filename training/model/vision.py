@@ -142,7 +142,7 @@ def _resized(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 def _resized_by_torchvision(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     if frame.shape[:2] == (height, width):
         return frame
-    channels_first = torch.from_numpy(frame).permute(2, 0, 1)
+    channels_first = torch.from_numpy(frame.copy()).permute(2, 0, 1)  # Pillow's memory is read-only
     resized = resize(channels_first, [height, width], InterpolationMode.BICUBIC, antialias=True)
     return resized.permute(1, 2, 0).contiguous().numpy()
 

@@ -1,5 +1,7 @@
 """Frames to features: the cap holds for every shape, patches are the processor's own, features the tower's own."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from training.model.checkpoint import FutureL1
+from training.model.checkpoint import FutureL1, load
+from training.model.encoding import Encoder, FrameLimits
 from training.model.vision import FrozenVision, Patcher, Patches, VideoPatcher, fit_grid
 
+PARITY = Path(__file__).parents[2] / "data" / "parity" / "checkpoint"
 SIDES = st.integers(1, 5000)
 
 
@@ -61,6 +65,12 @@ def noise(seed: int, height: int = 64, width: int = 64) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
+def release() -> FutureL1:
+    """Patches of 16 px, as Qwen3-VL's."""
+    return load(PARITY)
+
+
+@pytest.fixture(scope="module")
 def patcher(base: FutureL1) -> Patcher:
     return Patcher(base.processor.image_processor)
 
@@ -80,6 +90,39 @@ def test_a_large_frame_is_resized_once(base: FutureL1, patcher: Patcher) -> None
     resized = Image.fromarray(frame).resize((32, 16), Image.Resampling.BICUBIC)
     expected = base.processor.image_processor(resized, do_resize=False, return_tensors="pt")
     assert patches.merged_grid == (1, 2)
+    assert torch.equal(patches.pixels, expected["pixel_values"])
+
+
+@pytest.mark.parametrize(
+    ("size", "counts"),
+    [
+        ((720, 1280), {1: 4, 2: 4, 4: 2, 8: 6, 16: 15, 32: 28, 64: 60}),
+        ((480, 640), {1: 4, 2: 4, 4: 2, 8: 6, 16: 12, 32: 24, 64: 54}),
+        ((512, 512), {1: 4, 2: 4, 4: 4, 8: 4, 16: 16, 32: 25, 64: 64}),
+        ((320, 768), {1: 4, 2: 2, 4: 3, 8: 4, 16: 12, 32: 24, 64: 60}),
+        ((320, 640), {1: 4, 2: 2, 4: 2, 8: 8, 16: 10, 32: 32, 64: 55}),
+        ((300, 3000), {4: 6}),
+    ],
+)
+def test_the_releases_counts_can_be_had_and_ours_never_exceed_the_budget(
+    release: FutureL1, size: tuple[int, int], counts: dict[int, int]
+) -> None:
+    """reference/sft.md 2.4, measured on the release: its two resizers break the budget, ours keeps it."""
+    frame = noise(2, *size)
+    for budget, count in counts.items():
+        limits = FrameLimits((2, 16384), budget, "release"), FrameLimits((2, 16384), budget)
+        theirs, ours = (Encoder(release.processor, chosen, None).future(frame) for chosen in limits)
+        assert theirs.tokens == count
+        assert ours.tokens <= budget
+        if count <= budget:
+            assert (ours.key, ours.merged_grid) == (theirs.key, theirs.merged_grid), "the same pixels, too"
+
+
+def test_the_releases_second_resize_is_the_processors_own(release: FutureL1) -> None:
+    frame = noise(3, 180, 320)
+    once = Image.fromarray(frame).resize((32, 32), Image.Resampling.BICUBIC)
+    expected = release.processor.image_processor(once, return_tensors="pt")
+    patches = Encoder(release.processor, FrameLimits((2, 16384), 2, "release"), None).future(frame)
     assert torch.equal(patches.pixels, expected["pixel_values"])
 
 

@@ -1,0 +1,127 @@
+"""The splice inside other people's machinery: checkpointing, adapters, TRL's fused head, half precision."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+from trl.trainer.utils import add_fused_lm_head
+
+from training.model.checkpoint import FutureL1
+from training.model.encoding import IGNORE, Batch, Encoder, collate
+from training.model.forward import spliced_forward
+from training.model.rows import RowReader
+from training.model.splice import splice_latents
+from training.recipes import LoraSettings
+from training.sft.lora import merged, peft_config
+
+
+@pytest.fixture(scope="module")
+def batch(taught: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]) -> Batch:
+    """Dialogues of one, two and three spans and one without, padded."""
+    reader = RowReader(encoder, keep=False)
+    drawn = [(0, True), (1, True), (2, True), (4, False)]
+    return collate([reader.dialogue(rows[number], spans) for number, spans in drawn], taught.tokens.pad)
+
+
+@pytest.fixture
+def bundle(taught: FutureL1) -> FutureL1:
+    """A copy that a test may change."""
+    return replace(taught, model=copy.deepcopy(taught.model))
+
+
+@pytest.fixture(scope="module")
+def plain(taught: FutureL1, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.no_grad():
+        return forward(taught, batch)
+
+
+def inputs_of(bundle: FutureL1, batch: Batch) -> dict[str, Any]:
+    return {
+        "input_ids": batch.ids,
+        "attention_mask": batch.mask,
+        "position_ids": batch.positions,
+        "mm_encoder_outputs": bundle.vision().encoder_outputs(batch.observed),
+    }
+
+
+def forward(bundle: FutureL1, batch: Batch, model: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attended states and labelled logits of one teacher-forced pass."""
+    latent, at = batch.ids == bundle.tokens.latent, (batch.labels != IGNORE).roll(-1, 1)
+    targets = bundle.vision().merged(batch.future)
+    states, logits = spliced_forward(model or bundle.model, inputs_of(bundle, batch), latent, targets, at)
+    return states[batch.mask.bool()], logits
+
+
+def test_logits_are_those_of_the_asked_positions(taught: FutureL1, batch: Batch, plain: Any) -> None:
+    at = (batch.labels != IGNORE).roll(-1, 1)[batch.mask.bool()]
+    with torch.no_grad():
+        torch.testing.assert_close(plain[1], taught.model.lm_head(plain[0][at]), atol=1e-6, rtol=0)
+    assert len(plain[1]) == int((batch.labels != IGNORE).sum()) < batch.mask.sum() / 2
+
+
+def test_padding_changes_nothing(taught: FutureL1, encoder: Encoder, rows: list[dict[str, Any]], plain: Any) -> None:
+    reader = RowReader(encoder, keep=False)
+    alone = []
+    for number, spans in [(0, True), (1, True), (2, True), (4, False)]:
+        with torch.no_grad():
+            alone.append(forward(taught, collate([reader.dialogue(rows[number], spans)], taught.tokens.pad))[0])
+    torch.testing.assert_close(plain[0], torch.cat(alone), atol=1e-5, rtol=0)
+
+
+def test_gradient_checkpointing_changes_nothing(bundle: FutureL1, batch: Batch, plain: Any) -> None:
+    gradients = []
+    for checkpointed in (False, True):
+        bundle.model.train()
+        if checkpointed:
+            bundle.model.gradient_checkpointing_enable()
+            assert bundle.model.model.language_model.layers[0].gradient_checkpointing
+        states, logits = forward(bundle, batch)
+        torch.testing.assert_close(states, plain[0], atol=1e-5, rtol=0)
+        bundle.model.zero_grad()
+        (states.pow(2).mean() + logits.logsumexp(-1).mean()).backward()
+        weight = bundle.model.model.language_model.layers[0].self_attn.q_proj.weight
+        assert weight.grad is not None and weight.grad.abs().sum() > 0
+        gradients.append(weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
+def test_trls_fused_head_sees_the_latents(bundle: FutureL1, batch: Batch, plain: Any) -> None:
+    add_fused_lm_head(bundle.model)
+    latent, labelled = batch.ids == bundle.tokens.latent, batch.labels != IGNORE
+    with torch.no_grad(), splice_latents(bundle.model, latent, bundle.vision().merged(batch.future)):
+        fused = bundle.model(**inputs_of(bundle, batch), labels=batch.labels, fused_lm_head=True)
+    expected = plain[1].log_softmax(-1).gather(-1, batch.labels[labelled][:, None])[:, 0]
+    torch.testing.assert_close(fused.log_probs[labelled[:, 1:]], expected, atol=1e-5, rtol=0)
+
+
+def test_fresh_adapters_change_nothing_and_merged_ones_all_that_they_learned(
+    bundle: FutureL1, batch: Batch, plain: Any
+) -> None:
+    adapted = get_peft_model(bundle.model, peft_config(LoraSettings(rank=4, alpha=8.0), bundle))
+    learning = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert all("lora_" in name or "trainable_tokens" in name for name in learning)
+    assert not any("visual" in name for name in learning)
+    with torch.no_grad():
+        torch.testing.assert_close(forward(bundle, batch, adapted)[0], plain[0], atol=1e-5, rtol=0)
+        generator = torch.Generator().manual_seed(0)
+        for name, parameter in adapted.named_parameters():
+            if name in learning:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        learned = forward(bundle, batch, adapted)
+        whole = merged(adapted)
+        assert not any("lora" in name for name in whole.state_dict())
+        for found, expected in zip(forward(bundle, batch, whole), learned, strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (learned[0] - plain[0]).abs().max() > 0.1
+
+
+def test_half_precision_goes_through(bundle: FutureL1, batch: Batch, plain: Any) -> None:
+    """As on a GPU: frozen weights bf16, learning ones fp32, autocast around the model's forward."""
+    bundle.model.model.visual.to(torch.bfloat16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        states, logits = forward(bundle, batch)
+    assert (states.float() - plain[0]).norm() / plain[0].norm() < 0.05
+    assert (logits.float() - plain[1]).norm() / plain[1].norm() < 0.05
