@@ -11,6 +11,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from training.programs import Reporter
 from training.recipes import Optimiser
 
+FIGURES = 40
+"""Reports that a curve wants at least, where the run has as many steps."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -57,7 +59,7 @@ def optimiser_arguments(optimiser: Optimiser, steps: int) -> dict[str, Any]:
         "warmup_steps": round(optimiser.warmup * steps),
         "lr_scheduler_type": "cosine_with_min_lr" if cosine else "constant_with_warmup",
         "lr_scheduler_kwargs": {"min_lr_rate": optimiser.floor} if cosine else {},
-        "logging_steps": 10,
+        "logging_steps": max(1, min(10, steps // FIGURES)),
         "save_strategy": "steps",
         "save_total_limit": 2,
         "report_to": [],

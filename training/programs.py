@@ -33,6 +33,8 @@ from training.tether import die_with_parent
 PROGRESS = "progress.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+CHECKPOINT = "checkpoint"
+"""The folder that a training program leaves, beside these."""
 CONFIG_ERROR = 2
 """The status of a program that no retry will help."""
 
@@ -117,6 +119,11 @@ def read_progress(out: Path) -> tuple[int, int, str] | None:
     return progress["done"], progress["total"], progress["what"]
 
 
+def is_first() -> bool:
+    """Whether this is the process that speaks and writes, of one or of several."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Mapping[str, Any]]) -> None:
     """Parse `--config FILE.json`, run `main` and write what it returns to `out/result.json`.
 
@@ -128,7 +135,7 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
         die_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     config.out.mkdir(parents=True, exist_ok=True)
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = is_first()
     try:
         with _pipes(first) as pipes, _device(config.device) as device:
             reporter = Reporter(config.out, pipes, quiet=not first)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training.artifacts import ArtifactStore, MissingArtifactError
+from training.artifacts import ArtifactStore, MissingArtifactError, replaced
 
 NAME = "curation/answers/train-00000"
 
@@ -137,3 +137,34 @@ def test_pruning_keeps_the_newest_and_the_current(store: ArtifactStore) -> None:
     assert store.current(NAME).version == "v1"
     assert store.prune(NAME, 3) == []
     assert store.prune(NAME, 1) == ["v3", "v4"]
+
+
+KILLED_WHILE_REPLACING = """
+import os, signal, sys
+from pathlib import Path
+from training.artifacts import replaced
+
+with replaced(Path(sys.argv[1])) as fresh:
+    (fresh / "config.json").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("before", [None, "whole"])
+def test_a_process_killed_while_replacing_a_folder_leaves_what_was_there(tmp_path: Path, before: str | None) -> None:
+    folder = tmp_path / "checkpoint"
+    if before is not None:
+        folder.mkdir()
+        (folder / "config.json").write_text(before)
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_REPLACING, str(folder)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
+    )
+    assert process.returncode == -signal.SIGKILL
+    assert [path.read_text() for path in folder.glob("*")] == ([] if before is None else [before])
+    with replaced(folder) as fresh:
+        assert list(fresh.iterdir()) == [], "nothing of the killed one is left"
+        (fresh / "weights").write_text("new")
+    assert [path.name for path in folder.iterdir()] == ["weights"]
+    assert list(tmp_path.iterdir()) == [folder]

@@ -13,11 +13,14 @@ from trl import GRPOConfig
 from training.callbacks import Reporting, last_checkpoint, optimiser_arguments
 from training.grading.judge import Judge, JudgeSettings
 from training.model.checkpoint import load
-from training.model.rows import RowReader
-from training.programs import ProgramConfig, Reporter, run_program
+from training.model.rows import SKIPPED, RowReader, Rows
+from training.programs import CHECKPOINT, ProgramConfig, Reporter, is_first, run_program
+from training.provenance import provenance_of
 from training.recipes import RlRecipe
 from training.rl.reward_functions import reward_functions
 from training.rl.trainer import LatentGRPOTrainer
+from training.saving import leave_checkpoint, placement
+from training.verify import verified
 
 
 class RlConfig(ProgramConfig):
@@ -31,13 +34,28 @@ class RlConfig(ProgramConfig):
 
 
 def main(config: RlConfig, reporter: Reporter) -> dict[str, Any]:
-    """Trains, resuming from what `out` holds, and leaves `out/checkpoint`."""
-    recipe = config.recipe
+    """Trains, resuming from what `out` holds, and leaves `out/checkpoint`, verified by the first process."""
     rows = pl.read_parquet(config.data).to_dicts()
     if not rows:
         raise ValueError(f"{config.data} holds no rows: curate first")
-    cuda = config.device != "cpu" and torch.cuda.is_available()
-    device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
+    device, dtype = placement(config.device)
+    done = _train(config, reporter, rows, device, dtype)
+    if not is_first():
+        return done
+    reporter.log("opening the saved checkpoint")
+    return {**done, **verified(config.out, rows, device, dtype)}
+
+
+def _train(
+    config: RlConfig, reporter: Reporter, rows: list[dict[str, Any]], device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Leaves `out/checkpoint`.  The model is let go when this returns."""
+    recipe, cuda = config.recipe, device.type == "cuda"
+    made_from = (
+        provenance_of("training.rl", config.data, len(rows), config.sft, recipe.model_dump(mode="json"), config.seed)
+        if is_first()
+        else {}
+    )
     bundle = load(config.sft, device, dtype)
     if bundle.teaching is None:
         raise ValueError(f"{config.sft} was never taught latent spans: RL starts from an SFT checkpoint")
@@ -62,7 +80,7 @@ def main(config: RlConfig, reporter: Reporter) -> dict[str, Any]:
             activation_checkpointing=cuda,
             dataloader_num_workers=0,
             seed=config.seed,
-            bf16=cuda,
+            bf16=dtype == torch.bfloat16,
             use_cpu=not cuda,
             save_steps=-(-recipe.save_every // recipe.minibatches) * recipe.minibatches,  # between rollout batches
             **optimiser_arguments(recipe.optimiser, steps),
@@ -73,14 +91,13 @@ def main(config: RlConfig, reporter: Reporter) -> dict[str, Any]:
         recipe=recipe,
         bundle=bundle,
         reference=reference,
-        rows=rows,
-        reader=RowReader(bundle.encoder(bundle.teaching), keep=recipe.cache_gib > 0),
+        rows=Rows(rows, RowReader(bundle.encoder(bundle.teaching), keep=recipe.cache_gib > 0), config.out / SKIPPED),
         vision=bundle.vision(int(recipe.cache_gib * 2**30)),
     )
     resume = last_checkpoint(config.out / "steps")
     trainer.train(resume_from_checkpoint=resume)
-    if trainer.is_world_process_zero():
-        bundle.save(config.out / "checkpoint", bundle.teaching)
+    provenance = {**made_from, "steps": steps}
+    leave_checkpoint(trainer.accelerator, bundle, bundle.teaching, config.out / CHECKPOINT, dtype, provenance)
     return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resume and Path(resume).name}
 
 

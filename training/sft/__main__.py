@@ -11,11 +11,18 @@ from trl import SFTConfig as TrlConfig
 
 from training.callbacks import Reporting, last_checkpoint, optimiser_arguments
 from training.model.checkpoint import load
-from training.model.rows import RowReader
-from training.programs import ProgramConfig, Reporter, run_program
+from training.model.rows import SKIPPED, RowReader, Rows
+from training.programs import CHECKPOINT, ProgramConfig, Reporter, is_first, run_program
+from training.provenance import provenance_of
 from training.recipes import SftRecipe
+from training.saving import learn_in_fp32, leave_checkpoint, placement
 from training.sft.draws import draw_rows
+from training.sft.lora import merged, peft_config
 from training.sft.trainer import Collator, LatentSFTTrainer
+from training.verify import verified
+
+SHARDED = "ACCELERATE_USE_FSDP"
+"""Set by `accelerate launch`: weights are whole only while the model's own forward pass uses them."""
 
 
 class SftConfig(ProgramConfig):
@@ -28,20 +35,43 @@ class SftConfig(ProgramConfig):
 
 
 def main(config: SftConfig, reporter: Reporter) -> dict[str, Any]:
-    """Trains, resuming from what `out` holds, and leaves `out/checkpoint`."""
-    recipe = config.recipe
+    """Trains, resuming from what `out` holds, and leaves `out/checkpoint`, verified by the first process."""
     rows = pl.read_parquet(config.data).to_dicts()
     if not rows:
         raise ValueError(f"{config.data} holds no rows: curate first")
-    cuda = config.device != "cpu" and torch.cuda.is_available()
-    bundle = load(config.base, "cuda" if cuda else "cpu", torch.bfloat16 if cuda else torch.float32, config.seed)
+    device, dtype = placement(config.device)
+    done = _train(config, reporter, rows, device, dtype)
+    if not is_first():
+        return done
+    reporter.log("opening the saved checkpoint")
+    return {**done, **verified(config.out, rows, device, dtype)}
+
+
+def _train(
+    config: SftConfig, reporter: Reporter, rows: list[dict[str, Any]], device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Leaves `out/checkpoint`.  The model is let go when this returns."""
+    recipe, cuda, sharded = config.recipe, device.type == "cuda", os.environ.get(SHARDED) == "true"
+    if sharded and recipe.lora:
+        raise ValueError("LoRA is merged into whole weights: launch it without FSDP, with the model in each process")
+    made_from = (
+        provenance_of("training.sft", config.data, len(rows), config.base, recipe.model_dump(mode="json"), config.seed)
+        if is_first()
+        else {}
+    )
+    bundle = load(config.base, device, dtype, config.seed)
     freeze_vision(bundle.model)
-    reader = RowReader(bundle.encoder(recipe.teaching), keep=recipe.cache_gib > 0)
+    if not recipe.lora:
+        learn_in_fp32(bundle.model)
+    encoder = bundle.encoder(recipe.teaching, supervise_length=recipe.supervise_length)
+    usable = Rows(rows, RowReader(encoder, keep=recipe.cache_gib > 0), config.out / SKIPPED)
     devices = int(os.environ.get("WORLD_SIZE", "1"))
-    per_step = recipe.batch * recipe.accumulation
-    steps = recipe.steps or -(-len(rows) * recipe.epochs // (per_step * devices))
-    depths = [len(row["future"]) for row in rows]
-    draws = draw_rows(depths, steps * per_step * devices, recipe.batch, recipe.span_share, recipe.bucket, config.seed)
+    per_step = recipe.batch * recipe.accumulation * devices
+    draws = draw_rows(
+        [len(row["future"]) for row in rows], recipe.batch, recipe.span_share, recipe.bucket, config.seed,
+        epochs=recipe.epochs, total=recipe.steps and recipe.steps * per_step, devices=devices,
+    )  # fmt: skip
+    steps = -(-len(draws) // per_step)
     trainer = LatentSFTTrainer(
         model=bundle.model,
         args=TrlConfig(
@@ -54,24 +84,29 @@ def main(config: SftConfig, reporter: Reporter) -> dict[str, Any]:
             max_length=None,
             activation_checkpointing=cuda,
             seed=config.seed,
-            bf16=cuda,
+            ddp_find_unused_parameters=False,  # each batch uses every weight that learns, latents or not
+            bf16=dtype == torch.bfloat16,
             use_cpu=not cuda,
             save_steps=recipe.save_every,
             **optimiser_arguments(recipe.optimiser, steps),
         ),
-        train_dataset=Dataset.from_list([{"row": row, "spans": spans} for row, spans in draws]),
-        data_collator=Collator(rows, reader),
+        train_dataset=Dataset.from_list([dict(zip(("row", "spans", "counts"), draw, strict=True)) for draw in draws]),
+        data_collator=Collator(usable),
         processing_class=bundle.processor.tokenizer,
         callbacks=[Reporting(reporter, "SFT")],
-        vision=bundle.vision(int(recipe.cache_gib * 2**30)),
-        tokens=bundle.tokens,
-        latent_weight=recipe.latent_weight,
-        own_state=recipe.own_state,
+        peft_config=peft_config(recipe.lora, bundle) if recipe.lora else None,
+        bundle=bundle,
+        recipe=recipe,
+        vision=bundle.vision(int(recipe.cache_gib * 2**30), apart=sharded),
     )
     resume = last_checkpoint(config.out / "steps")
     trainer.train(resume_from_checkpoint=resume)
-    if trainer.is_world_process_zero():
-        bundle.save(config.out / "checkpoint", recipe.teaching)
+    if recipe.lora:
+        bundle.model = merged(trainer.model)
+    provenance = {**made_from, "steps": steps}
+    leave_checkpoint(trainer.accelerator, bundle, recipe.teaching, config.out / CHECKPOINT, dtype, provenance)
+    trainer.accelerator.free_memory()
+    trainer.accelerator.end_training()
     return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resume and Path(resume).name}
 
 

@@ -1,6 +1,7 @@
 """LA-DAPO on TRL's trainer: what it may rely on, its first step, its loss, and a run that is killed."""
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,7 +259,8 @@ def test_unjudged_answers_have_no_advantage(
 def run(data: Path, taught_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("rl")
     result = main(config(out, data, taught_folder, KILLABLE), Reporter(out))
-    assert result == {"steps": 4, "rows": 24, "recipe": "test", "resumed_from": None}
+    assert result.pop("verified")["latents_finite"]
+    assert result == {"steps": 4, "rows": 24, "recipe": "test", "resumed_from": None, "skipped": 0}
     return out
 
 
@@ -272,6 +274,8 @@ def test_it_learns_and_tells(run: Path, taught_folder: Path) -> None:
     assert moved and not any("visual" in name for name in moved)
     assert all(torch.isfinite(w).all() for w in after.model.state_dict().values())
     assert read_metrics(run)[-1]["step"] == 4
+    told = json.loads((run / "checkpoint" / "provenance.json").read_text())
+    assert (told["program"], told["steps"], told["base"]["name"]) == ("training.rl", 4, taught_folder.name)
 
 
 class Killed(Exception):  # noqa: N818 - an event, not an error

@@ -1,46 +1,45 @@
 """The program `training.sft`: it teaches, it can be killed at any step, and it says what it did."""
 
+import copy
 import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Trainer
 from trl import SFTTrainer
 
 from tests.toy import sft_recipe, toy_rows, write_rows
+from training.artifacts import file_digest
 from training.callbacks import last_checkpoint
 from training.model.checkpoint import load
 from training.programs import Reporter, read_metrics, read_progress
 from training.recipes import Optimiser, SftRecipe
-from training.sft.__main__ import SftConfig, main
+from training.saving import learn_in_fp32
+from training.sft.__main__ import SftConfig, freeze_vision, main
 from training.sft.trainer import LatentSFTTrainer
 from training.tiny import BASE
 
+ROOT = Path(__file__).parents[3]
 MIXED = sft_recipe(
-    steps=6,
+    steps=20,
     span_share=(0.7, 0.7, 0.7),
     own_state=(0.2, 0.6),
-    save_every=2,
+    save_every=3,
     optimiser=Optimiser(rate=1e-3, weight_decay=0.01, warmup=0.2, schedule="cosine"),
 )
 
 
-class Killed(Exception):  # noqa: N818 - an event, not an error
-    """Stands for a SIGKILL: nothing of the program runs after it."""
-
-
-class KilledAt(Reporter):
-    """A reporter under which the program dies at a step."""
-
-    def __init__(self, out: Path, step: int) -> None:
-        super().__init__(out, quiet=True)
-        self.step = step
-
-    def progress(self, done: int, total: int, what: str) -> None:
-        if done == self.step:
-            raise Killed
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoint" / "model.safetensors")
 
 
 def config(out: Path, data: Path, recipe: SftRecipe = MIXED) -> SftConfig:
@@ -51,9 +50,30 @@ def config(out: Path, data: Path, recipe: SftRecipe = MIXED) -> SftConfig:
 @pytest.fixture(scope="module")
 def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    result = main(config(out, data), Reporter(out))
-    assert result == {"steps": 6, "rows": 24, "recipe": "test", "resumed_from": None}
+    (out / "result.json").write_text(json.dumps(main(config(out, data), Reporter(out))))
     return out
+
+
+def test_it_says_what_it_did_and_what_the_saved_folder_does(uninterrupted: Path, rows: list[dict[str, Any]]) -> None:
+    result = json.loads((uninterrupted / "result.json").read_text())
+    facts = result.pop("verified")
+    assert result == {"steps": 20, "rows": 24, "recipe": "test", "resumed_from": None, "skipped": 0}
+    assert (facts["plain_class"], facts["plain_processor"]) == ("Qwen3VLForConditionalGeneration", "Qwen3VLProcessor")
+    assert facts["weights_missing"] == facts["weights_unknown"] == []
+    assert facts["row_id"] == rows[0]["row_id"]
+    assert facts["decoded_tokens"] >= 1
+    assert facts["taught_spans"] == [4]
+    assert facts["latents_finite"] and facts["states_finite"]
+
+
+def test_a_checkpoint_says_where_it_comes_from(uninterrupted: Path, data: Path) -> None:
+    told = json.loads((uninterrupted / "checkpoint" / "provenance.json").read_text())
+    assert told["data"] == {"file": data.name, "sha256": file_digest(data), "rows": 24}
+    assert told["base"]["files"] == {name: file_digest(BASE / name) for name in ("config.json", "model.safetensors")}
+    assert SftRecipe(**told["recipe"]) == MIXED
+    assert told["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert None not in told["packages"].values()
+    assert (told["program"], told["steps"], told["processes"], told["dtype"]) == ("training.sft", 20, 1, "float32")
 
 
 def test_it_leaves_a_checkpoint_that_differs_from_its_base(uninterrupted: Path) -> None:
@@ -65,21 +85,32 @@ def test_it_leaves_a_checkpoint_that_differs_from_its_base(uninterrupted: Path) 
 
 
 def test_it_tells_how_it_goes(uninterrupted: Path) -> None:
-    assert read_progress(uninterrupted) == (6, 6, "SFT")
+    assert read_progress(uninterrupted) == (20, 20, "SFT")
     figures = read_metrics(uninterrupted)
-    assert figures[-1]["step"] == 6
+    assert [line["step"] for line in figures] == list(range(1, 21)), "a short run reports every step"
+    assert {"ce", "latent_mse", "latent_mse_nothing_changes", "latent_mse_mean", "latent_skill"} <= set(figures[0])
 
 
-@pytest.mark.parametrize("step", [1, 5])
-def test_a_killed_run_goes_on_to_the_same_weights(uninterrupted: Path, data: Path, tmp_path: Path, step: int) -> None:
-    with pytest.raises(Killed):
-        main(config(tmp_path, data), KilledAt(tmp_path, step))
-    assert not (tmp_path / "checkpoint").exists()
-    result = main(config(tmp_path, data), Reporter(tmp_path, quiet=True))
-    assert result["resumed_from"] == (None if step == 1 else "checkpoint-4")
-    whole, resumed = load(uninterrupted / "checkpoint").model, load(tmp_path / "checkpoint").model
-    for name, weight in whole.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[name], weight, atol=1e-6, rtol=0)
+def test_killed_at_any_step_it_goes_on_to_the_same_weights(uninterrupted: Path, data: Path, tmp_path: Path) -> None:
+    asked = config(tmp_path / "out", data)
+    (tmp_path / "sft.json").write_text(asked.model_dump_json())
+    program = subprocess.Popen(
+        [sys.executable, "-m", "training.sft", "--config", str(tmp_path / "sft.json")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    while (read_progress(asked.out) or (0,))[0] < 5:
+        with suppress(subprocess.TimeoutExpired):
+            assert program.wait(0.05) is None, "it ended before it could be killed"
+    os.killpg(program.pid, signal.SIGKILL)
+    assert program.wait() == -signal.SIGKILL
+    assert not (asked.out / "checkpoint").exists()
+    resumed_from = main(asked, Reporter(asked.out, quiet=True))["resumed_from"]
+    assert resumed_from is not None and 3 <= int(resumed_from.removeprefix("checkpoint-")) < 20
+    assert len(list((asked.out / "steps").glob("checkpoint-*"))) == 2, "older ones are removed"
+    whole, resumed = weights(uninterrupted), weights(asked.out)
+    for name, weight in whole.items():
+        torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
@@ -93,17 +124,38 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_micro_batches_add_up_to_a_batch(tmp_path: Path) -> None:
-    # rows of one shape, all with spans, since the loss is a mean of means
-    single = write_rows(toy_rows(tmp_path / "clips", [2] * 8, seed=9), tmp_path / "rows.parquet")
-    weights = []
+    # nine rows of all depths in windows of four: the last window is one row
+    mixed = write_rows(toy_rows(tmp_path / "clips", [1, 2, 3] * 3, seed=9), tmp_path / "rows.parquet")
+    found = []
     for batch, accumulation in ((4, 1), (2, 2)):
         out = tmp_path / f"{batch}"
-        recipe = sft_recipe(steps=2, batch=batch, accumulation=accumulation)
-        main(config(out, single, recipe), Reporter(out, quiet=True))
-        weights.append(load(out / "checkpoint").model.state_dict())
-    for name, weight in weights[0].items():
+        recipe = sft_recipe(steps=None, batch=batch, accumulation=accumulation)
+        assert main(config(out, mixed, recipe), Reporter(out))["steps"] == 3
+        found.append((weights(out), [line["ce"] for line in read_metrics(out) if "ce" in line]))
+    (once, once_ce), (twice, twice_ce) = found
+    assert twice_ce == pytest.approx(once_ce, abs=1e-4)
+    for name, weight in once.items():
         # Adam turns rounding of near-zero gradients into steps of up to the rate, 1e-3; a lost micro-batch moves all
-        torch.testing.assert_close(weights[1][name], weight, atol=1e-4, rtol=0)
+        torch.testing.assert_close(twice[name], weight, atol=1e-4, rtol=0)
+
+
+def test_a_row_that_cannot_be_read_is_told_and_stops_nothing(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    broken = {**rows[0], "path": str(tmp_path / "nowhere.mp4")}
+    data = write_rows([broken, *rows[1:4]], tmp_path / "rows.parquet")
+    result = main(config(tmp_path / "out", data, sft_recipe(steps=2)), Reporter(tmp_path / "out", quiet=True))
+    assert result["skipped"] == 1
+    assert result["verified"]["row_id"] == rows[1]["row_id"], "the first row that can be read"
+    told = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    assert {line["row_id"] for line in told} == {broken["row_id"]}
+    assert "nowhere.mp4" in told[0]["reason"]
+
+
+def test_what_learns_is_kept_in_fp32_and_what_is_frozen_is_not(base: Any) -> None:
+    model = copy.deepcopy(base.model).to(torch.bfloat16)
+    freeze_vision(model)
+    learn_in_fp32(model)
+    assert {p.dtype for p in model.model.visual.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
 def test_epochs_decide_where_no_steps_are_given(data: Path, tmp_path: Path) -> None:
@@ -120,7 +172,7 @@ def test_no_rows_is_a_users_mistake(rows: list[dict[str, Any]], tmp_path: Path) 
         main(config(tmp_path / "out", empty), Reporter(tmp_path, quiet=True))
 
 
-@pytest.mark.parametrize("name", ["compute_loss", "_get_train_sampler", "_get_eval_sampler"])
+@pytest.mark.parametrize("name", ["compute_loss", "_get_train_sampler", "_get_num_items_in_batch", "log"])
 def test_what_is_overridden_is_still_what_trl_calls(name: str) -> None:
     theirs = inspect.signature(getattr(SFTTrainer, name)).parameters
     ours = inspect.signature(getattr(LatentSFTTrainer, name)).parameters
@@ -128,8 +180,8 @@ def test_what_is_overridden_is_still_what_trl_calls(name: str) -> None:
     assert takes_any or list(ours) == list(theirs)
 
 
-def test_the_trainers_private_parts_are_still_there() -> None:
-    """Names that trl 1.16 and transformers do not promise."""
-    assert "self._metrics = {" in inspect.getsource(SFTTrainer.__init__)
-    assert "model_accepts_loss_kwargs" in inspect.getsource(Trainer.training_step)
-    assert list(inspect.signature(Trainer._get_eval_sampler).parameters) == ["self", "eval_dataset"]
+def test_the_trainer_still_asks_for_what_is_set(base: Any) -> None:
+    """Names that trl 1.16, transformers and accelerate do not promise."""
+    assert "self.loss_is_scaled_for_ga" in inspect.getsource(Trainer.training_step)
+    assert "_get_num_items_in_batch(" in inspect.getsource(Trainer.get_batch_samples)
+    assert base.model.all_tied_weights_keys == {"lm_head.weight": "model.language_model.embed_tokens.weight"}

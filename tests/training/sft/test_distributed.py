@@ -1,0 +1,117 @@
+"""Two gloo processes, with a whole model each and with a sharded one, train as one process does.
+
+What is trained on is uneven on purpose: windows that are not full at the end, a draw that only fills up the last
+micro-batch, rows with and without latents, and the model's own states as latents from the third step on.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.toy import sft_recipe, write_rows
+from training.model.checkpoint import load
+from training.programs import Reporter, read_metrics
+from training.recipes import Optimiser
+from training.sft.__main__ import SftConfig, main
+from training.tiny import BASE
+
+ROOT = Path(__file__).parents[3]
+CURVES = ("loss", "grad_norm", "ce", "token_accuracy", "latent_mse", "latent_mse_nothing_changes", "latent_skill")
+
+
+@pytest.fixture(scope="module")
+def uneven(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine rows: twice each in micro-batches of two makes nine, and two processes in step do ten."""
+    return write_rows(rows[:9], tmp_path_factory.mktemp("uneven") / "rows.parquet")
+
+
+def asked(out: Path, data: Path, accumulation: int) -> SftConfig:
+    recipe = sft_recipe(
+        steps=None, epochs=2, batch=2, accumulation=accumulation, span_share=(0.7, 0.7, 0.7), own_state=(0.5, 0.6),
+        optimiser=Optimiser(rate=1e-3, weight_decay=0.01, warmup=0.2, schedule="cosine"),
+    )  # fmt: skip
+    return SftConfig(out=out, device="cpu", recipe=recipe, data=data, base=BASE)
+
+
+@pytest.fixture(scope="module")
+def alone(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process that accumulates twice as much."""
+    out = tmp_path_factory.mktemp("alone")
+    assert main(asked(out, uneven, accumulation=4), Reporter(out))["steps"] == 3
+    return out
+
+
+def launched(config: SftConfig, command: list[str], environments: list[Mapping[str, str]]) -> Path:
+    """The working folder of a program after all its processes ended well."""
+    path = config.out.with_suffix(".json")
+    path.write_text(config.model_dump_json())
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", *command, "--config", str(path)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for environment in environments
+    ]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)
+    return config.out
+
+
+@pytest.fixture(scope="module")
+def whole(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes by `accelerate launch`, each with the whole model."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    command = ["accelerate.commands.launch", *options.split(), "--main_process_port", "0", "-m", "training.sft"]
+    return launched(asked(out, uneven, accumulation=2), command, [{}])
+
+
+@pytest.fixture(scope="module")
+def sharded(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes with a part of the model each, under the project's own FSDP file, in fp32."""
+    from tests.training.sft.test_launch_configs import launched as arguments_of
+    from tests.training.sft.test_launch_configs import prepare_multi_gpu_env
+
+    arguments = arguments_of("fsdp2.yaml")
+    arguments.mixed_precision = "no"
+    fsdp = {name: value for name, value in prepare_multi_gpu_env(arguments).items() if os.environ.get(name) != value}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = [{**fsdp, **place, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    out = tmp_path_factory.mktemp("sharded") / "out"
+    return launched(asked(out, uneven, accumulation=2), ["tests.training.sft.fsdp_on_cpu"], ranks)
+
+
+@pytest.mark.parametrize("way", ["whole", "sharded"])
+def test_two_processes_train_as_one_does(alone: Path, way: str, request: pytest.FixtureRequest) -> None:
+    together: Path = request.getfixturevalue(way)
+    one, two = read_metrics(alone), read_metrics(together)
+    assert len(one) == len(two) == 3
+    for expected, found in zip(one, two, strict=True):
+        # all sums are fp32; the processes add up in another order
+        assert {n: found[n] for n in CURVES} == pytest.approx({n: expected[n] for n in CURVES}, rel=1e-5)
+    expected, found = (load_file(out / "checkpoint" / "model.safetensors") for out in (alone, together))
+    assert expected.keys() == found.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=0)
+
+
+def test_a_sharded_model_was_really_sharded_and_is_whole_when_saved(sharded: Path) -> None:
+    parts = list((sharded / "steps" / "checkpoint-3" / "pytorch_model_fsdp_0").glob("__*.distcp"))
+    assert len(parts) == 2, "each process wrote its own"
+    saved, base = load(sharded / "checkpoint").model, load(BASE).model
+    assert {name: p.shape for name, p in saved.named_parameters()} == {
+        name: p.shape for name, p in base.named_parameters()
+    }

@@ -1,0 +1,98 @@
+"""A saved checkpoint as others will meet it: opened with plain transformers, then made to decode and to be taught."""
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from training.appendlog import AppendLog
+from training.model.checkpoint import FutureL1, load
+from training.model.decode import Sampling, decode
+from training.model.encoding import Encoded, collate
+from training.model.forward import spliced_forward
+from training.model.rows import SKIPPED, Row, RowReader, Rows
+from training.model.vision import FrozenVision
+from training.programs import CHECKPOINT
+
+LONGEST = 256
+"""Tokens of an answer to a question that comes without a dialogue of its own."""
+
+
+def verified(out: Path, rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Facts about the checkpoint in a program's folder, on the first row that can be read, and how many rows could not.
+
+    One model is in memory at a time; the trainer's must have been let go.
+    """
+    _freed(device)
+    skipped = out / SKIPPED
+    facts = _opened(out / CHECKPOINT, dtype)
+    _freed(device)
+    bundle = load(out / CHECKPOINT, device, dtype)
+    assert bundle.teaching is not None, out
+    teachable = [row for row in rows if row["future"]]  # multiple-choice rows of RL have nothing to imagine
+    usable = Rows(teachable or rows, RowReader(bundle.encoder(bundle.teaching), keep=False), skipped)
+    dialogue = usable.dialogue(0, spans=True) if teachable else None
+    row, prompt = usable.prompt(0)  # of the same row: what cannot be read as a dialogue is passed over here too
+    tokens = 2 * (len(dialogue.ids) - len(prompt.ids)) if dialogue else LONGEST
+    vision = bundle.vision()
+    facts |= {"row_id": row["row_id"]}
+    facts |= _decoded(bundle, vision, prompt, tokens) | _taught(bundle, vision, dialogue or prompt)
+    unusable = {record["row_id"] for record in AppendLog(skipped).records()}
+    return {"skipped": len(unusable), "verified": facts}
+
+
+def _freed(device: torch.device) -> None:
+    gc.collect()  # a trainer and its model are in each other's hands
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _opened(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Which classes plain transformers takes it for, and which weights it misses or does not know; no code of ours."""
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    model, loading = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
+    )
+    return {
+        "plain_class": type(model).__name__,
+        "plain_processor": type(processor).__name__,
+        "weights_missing": sorted(loading["missing_keys"]),
+        "weights_unknown": sorted(loading["unexpected_keys"]),
+    }
+
+
+def _decoded(bundle: FutureL1, vision: FrozenVision, prompt: Encoded, tokens: int) -> dict[str, Any]:
+    """The greedy answer to a prompt, of so many tokens at most."""
+    sampling = Sampling(max_new_tokens=max(1, tokens))
+    decoded = decode(bundle.model, vision, bundle.tokens, [prompt], sampling, bundle.spans, [[0]])
+    ids = [token for token in decoded.ids[0].tolist() if token != bundle.tokens.pad]
+    return {
+        "decoded": bundle.processor.tokenizer.decode(ids, skip_special_tokens=False),
+        "decoded_tokens": len(ids),
+        "decoded_spans": bundle.tokens.span_sizes(ids),
+        "finished": bool(decoded.finished[0]),
+        "latents_finite": bool(decoded.latents.isfinite().all()),
+    }
+
+
+@torch.no_grad()
+def _taught(bundle: FutureL1, vision: FrozenVision, dialogue: Encoded) -> dict[str, Any]:
+    """One pass over a dialogue with the true frames' features as latents."""
+    batch = collate([dialogue], bundle.tokens.pad)
+    ids = batch.ids.to(bundle.model.device)
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": batch.mask.to(ids.device),
+        "position_ids": batch.positions.to(ids.device),
+        "mm_encoder_outputs": vision.encoder_outputs(batch.observed),
+    }
+    latent, last = ids == bundle.tokens.latent, torch.zeros_like(ids, dtype=torch.bool)
+    last[:, -1] = True
+    states, logits = spliced_forward(bundle.model, inputs, latent, vision.merged(batch.future), last)
+    return {
+        "taught_spans": [patches.tokens for patches in batch.future],
+        "states_finite": bool(states.isfinite().all() and logits.isfinite().all()),
+    }
