@@ -30,6 +30,14 @@ def test_a_taught_checkpoint_keeps_weights_tokens_and_teaching(base: FutureL1, t
         assert torch.equal(again.model.state_dict()[name], weight), name
 
 
+def test_twice_the_budget_is_decoded_where_the_teaching_says_so(tmp_path: Path) -> None:
+    load(BASE).save(tmp_path, TEACHING.model_copy(update={"release_cap": True}))
+    again = load(tmp_path)
+    assert again.spans == Spans(8, "fixed")
+    assert (again.model.config.latent_cap, again.model.config.latent_cap_origin) == (8, "2 x L_max, the release's")
+    assert again.model.config.max_latent_token == 4, "what a span was taught to be stays"
+
+
 def test_any_loader_reads_it_and_the_release_finds_its_names(taught_folder: Path, taught: FutureL1) -> None:
     plain = Qwen3VLForConditionalGeneration.from_pretrained(taught_folder)
     tokenizer = AutoProcessor.from_pretrained(taught_folder).tokenizer
@@ -38,6 +46,7 @@ def test_any_loader_reads_it_and_the_release_finds_its_names(taught_folder: Path
         [LATENT, LATENT_START, LATENT_END]
     )
     assert config.max_latent_token == 4
+    assert (config.latent_cap, config.latent_cap_origin) == (4, "L_max")
     assert not any(path.suffix in {".py", ".bin", ".pt"} for path in taught_folder.iterdir())
 
 

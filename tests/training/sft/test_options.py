@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from trl import SFTConfig as TrlConfig
 
 from tests.toy import TEACHING, sft_recipe, toy_rows
@@ -223,6 +224,17 @@ def test_a_batch_with_unusable_rows_is_as_large_as_asked(build: Build, tmp_path:
     assert len(told) == 3, "once each"
     for row, reason in zip("abc", ("nowhere.mp4", r"control string <|im_end|>", "from 1 to 8; found 9"), strict=True):
         assert any(row * 16 in line and reason in line for line in told)
+
+
+def test_workers_read_as_the_process_itself(build: Build) -> None:
+    trainer = build(sft_recipe(workers=2))
+    draws = [{"row": row, "spans": spans, "counts": True} for row, spans in DRAWS]
+    loader = DataLoader(draws, batch_size=2, collate_fn=trainer.data_collator, num_workers=2)
+    for inputs, begin in zip(loader, (0, 2, 4), strict=True):
+        expected = trainer.data_collator(draws[begin : begin + 2])
+        assert inputs["input_ids"].tolist() == expected["input_ids"].tolist()
+        features = [trainer.vision.merged(batch.future) for batch in (inputs["batch"], expected["batch"])]
+        assert torch.equal(*features)
 
 
 def test_no_usable_row_at_all_is_a_users_mistake(build: Build, rows: list[dict[str, Any]]) -> None:
