@@ -1,7 +1,7 @@
 """Decoding as the public release does it (reference/sft.md 5), in straight-line code: one row, no cache, all anew.
 
-The recorded checkpoint's random weights never open a span, so the head's rows of the latent tokens are lengthened: spans
-of the model's own length, spans that the cap ends, and empty ones all occur.
+The recorded checkpoint's random weights never open a span, so the head's rows of the latent tokens are lengthened:
+spans of the model's own length, spans that the cap ends, and empty ones all occur.
 """
 
 from pathlib import Path
