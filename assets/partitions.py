@@ -3,7 +3,7 @@
 Partitions are batches. What happens to one trajectory is a row of a table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -11,6 +11,13 @@ import dagster as dg
 SHARDS = dg.DynamicPartitionsDefinition(name="twiff_shards")
 SHARDS_PER_RUN = 32
 BASE = "base"
+
+
+def range_tags(partitions: Sequence[str]) -> dict[str, str]:
+    """The tags of one run over neighbouring partitions; none for fewer than two: one is the run's partition key."""
+    if len(partitions) < 2:
+        return {}
+    return {"dagster/asset_partition_range_start": partitions[0], "dagster/asset_partition_range_end": partitions[-1]}
 
 
 @dataclass(frozen=True)

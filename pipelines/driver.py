@@ -16,13 +16,12 @@ import dagster as dg
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from assets.partitions import SHARDS
+from assets.partitions import SHARDS, range_tags
 from pipelines.definitions import build_definitions
 from pipelines.instance import DRIVER_TAG, driver_instance
 from pipelines.jobs import Step
 from pipelines.profile import Profile
 
-RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 LOG_LEVEL = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 
 
@@ -75,13 +74,10 @@ def run_plan(profile: Profile, steps: Sequence[Step], console: Console) -> list[
 
 def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, log: Path) -> list[str]:
     partitions = instance.get_dynamic_partitions(str(SHARDS.name)) if step.shards else step.partitions
-    tags = {DRIVER_TAG: "in process"}
-    if len(partitions) > 1:
-        tags |= dict(zip(RANGE_TAGS, (partitions[0], partitions[-1]), strict=True))
     result = definitions.resolve_job_def(step.stage.job).execute_in_process(
         instance=instance,
         partition_key=partitions[0] if len(partitions) == 1 else None,
-        tags=tags,
+        tags={DRIVER_TAG: "in process", **range_tags(partitions)},
         run_config=LOG_LEVEL,
         raise_on_error=False,
     )

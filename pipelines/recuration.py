@@ -6,14 +6,12 @@ from typing import NamedTuple
 import dagster as dg
 
 from assets.curation.assets import GAIN
-from assets.partitions import SHARDS, SHARDS_PER_RUN
+from assets.partitions import SHARDS, SHARDS_PER_RUN, range_tags
 from assets.settings import SourceSettings
 from assets.store import AssetStore
 from assets.trajectories.assets import TRAJECTORIES, retire
 from assets.trajectories.sources import Listing, listing
 from training.artifacts import digest
-
-RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
 def stale_shards(store: AssetStore, found: Listing) -> list[str]:
@@ -49,11 +47,8 @@ def look(instance: dg.DagsterInstance, store: AssetStore, settings: SourceSettin
     requests = []
     for shards in _ranges([*(name for name in known if name not in gone), *fresh], stale):
         key = digest({"once_per": once_per, **{name: found.shards[name].stamp for name in shards}})
-        if len(shards) == 1:
-            requests.append(dg.RunRequest(run_key=key, partition_key=shards[0]))
-        else:
-            tags = dict(zip(RANGE_TAGS, (shards[0], shards[-1]), strict=True))
-            requests.append(dg.RunRequest(run_key=key, tags=tags))
+        alone = shards[0] if len(shards) == 1 else None
+        requests.append(dg.RunRequest(run_key=key, partition_key=alone, tags=range_tags(shards)))
     return Changes(fresh, gone, requests)
 
 
