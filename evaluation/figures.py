@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 MODEL_COLOURS = {"base": "#9a9a9a", "text_only": "#e69f00", "future_l1": "#0072b2", "la_dapo": "#009e73"}
 OTHER_COLOURS = ("#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#000000")
@@ -14,6 +15,19 @@ SPAN_COLOURS = {"0": "#e4e4e4", "1": "#c6dbef", "2": "#6baed6", "3": "#2171b5", 
 INK, QUIET, KEPT, REJECTED = "#222222", "#6b6b6b", "#0072b2", "#c8c8c8"
 HOP_LABELS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation", "average": "average"}
 DPI = 160
+# A training's panels: title, and the reported figures in it with their names and colours.
+CURVES: dict[str, dict[str, tuple[str, str]]] = {
+    "cross-entropy per token": {"ce": ("", "#0072b2")},
+    "latent MSE": {
+        "latent_mse": ("the model", "#0072b2"),
+        "latent_mse_nothing_changes": ("“nothing changes”", "#e69f00"),
+        "latent_mse_mean": ("training mean", "#9a9a9a"),
+    },
+    "latent skill": {"latent_skill": ("", "#0072b2")},
+    "rewards": {"rewards/accuracy": ("accuracy", "#0072b2"), "rewards/format": ("format", "#e69f00")},
+    "rewards of latents": {"rewards/r_ctr": ("$R_{ctr}$", "#009e73"), "rewards/r_div": ("$R_{div}$", "#cc79a7")},
+    "spans per answer": {"spans": ("", "#0072b2")},
+}
 
 
 def gain_histogram(audited: Mapping[str, int], kept: Mapping[str, int]) -> bytes:
@@ -105,6 +119,65 @@ def necessity(models: Mapping[str, Mapping[str, Any]]) -> bytes:
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axes.legend(frameon=False, ncols=len(models), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return _png(figure)
+
+
+def training_curves(metrics: Sequence[Mapping[str, float]]) -> bytes:
+    """What a training reported step by step (training.programs.read_metrics): a panel for each thing that it tells.
+
+    SFT's latents stand beside what needs no training, the observed frame as the future one and the mean of the training
+    frames: at a skill of 0 or less they are worth nothing, whatever the loss did.
+    """
+    panels = {title: drawn for title, lines in CURVES.items() if (drawn := _reported(metrics, lines))}
+    figure = Figure(figsize=(max(3.4, 2.3 * len(panels)), 2.7), layout="constrained")
+    if not panels:
+        figure.text(0.5, 0.5, "the training reported nothing", ha="center", fontsize=9, color=QUIET)
+        return _png(figure)
+    for axes, (title, lines) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+        _style(axes)
+        for label, colour, steps, values in lines:
+            marker = "o" if len(steps) == 1 else None
+            axes.plot(steps, values, color=colour, linewidth=1.4, marker=marker, markersize=3, label=label)
+        if title == "latent skill":
+            _worthless(axes)
+        elif title == "latent MSE":
+            axes.set_ylim(0)
+        elif title == "cross-entropy per token":
+            axes.set_yscale("log")  # it begins at the vocabulary's size, and what is learned later would be a flat line
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_title(title, fontsize=9, color=INK)
+        axes.set_xlabel("step")
+        axes.tick_params(labelsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        if any(label for label, *_ in lines):
+            axes.legend(frameon=False, fontsize=7)
+    return _png(figure)
+
+
+def _reported(
+    metrics: Sequence[Mapping[str, float]], lines: Mapping[str, tuple[str, str]]
+) -> list[tuple[str, str, list[float], list[float]]]:
+    """Label, colour, steps and values of each figure that was reported; what is not finite is left out."""
+    drawn = []
+    for name, (label, colour) in lines.items():
+        points = [(line["step"], line[name]) for line in metrics if np.isfinite(line.get(name, np.nan))]
+        if points:
+            steps, values = (list(column) for column in zip(*points, strict=True))
+            drawn.append((label, colour, steps, values))
+    return drawn
+
+
+def _worthless(axes: Axes) -> None:
+    """Marks what is no better than a trivial prediction; how far below it a run began is cut off at -2."""
+    low, high = axes.get_ylim()
+    low, high = max(-2.0, min(low, -0.25)), max(high, 1.0)
+    axes.set_ylim(low, high)
+    axes.axhspan(low, 0, color="#f4f4f4", zorder=-1)
+    axes.axhline(0, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    said = "no better than\n“nothing changes”\nor the mean"
+    where: dict[str, Any] = {"xytext": (0, -3), "xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+    axes.annotate(said, (0.97, 0), ha="right", va="top", fontsize=7, color=QUIET, **where)
 
 
 def _bars(

@@ -14,19 +14,20 @@ from assets.resources import JudgeAccess
 from assets.settings import RlRun, SftRun
 from assets.store import AssetStore, Work, batch_result, code_of, result_of
 from training.artifacts import Artifact, file_digest
-from training.programs import read_metrics
+from training.programs import CHECKPOINT, read_metrics
 
 BASE = "checkpoints/base"
 SFT = "checkpoints/sft"
 RL = "checkpoints/rl"
 MODEL = "model"
 """The folder of an artifact that holds the checkpoint itself, as transformers writes it."""
+CURVES = "curves.png"
 
 BASE_CODE = code_of("assets/checkpoints/assets.py")
-SFT_CODE = code_of("training/sft", "training/model", "training/data/dialogue.py", "training/data/keyframes.py",
-                   "training/data/video.py")  # fmt: skip
-RL_CODE = code_of("training/rl", "training/sft", "training/model", "training/grading", "training/data/dialogue.py",
-                  "training/data/keyframes.py", "training/data/video.py")  # fmt: skip
+TRAINING_CODE = ("training/model", "training/callbacks.py", "training/saving.py", "training/data/dialogue.py",
+                 "training/data/keyframes.py", "training/data/video.py")  # fmt: skip
+SFT_CODE = code_of("training/sft", *TRAINING_CODE)
+RL_CODE = code_of("training/rl", "training/sft", "training/grading", *TRAINING_CODE)
 TEAM = ["team:training"]
 
 # What is trained on really changed: materialising the same version again does not count.
@@ -132,7 +133,7 @@ def _sft(
             )
             for name, config in configs.items()
         }
-        yield batch_result(context, SFT, Work.do_together(works, train))
+        yield batch_result(context, SFT, Work.do_together(works, train), None, CURVES)
 
     assets = dg.AssetsDefinition.from_op(
         start_sft,
@@ -183,7 +184,7 @@ def _rl(
 
         inputs = {f"{SFT}/{run.start}": sft.version, f"{RL_SETS}/{run.data}": _set_version(sets, run.data)}
         work = store.work(RL, inputs, {**config, "judge": judge.name}, RL_CODE, name)
-        yield batch_result(context, RL, {name: work.do(train)})
+        yield batch_result(context, RL, {name: work.do(train)}, None, CURVES)
 
     assets = dg.AssetsDefinition.from_op(
         start_rl,
@@ -209,7 +210,10 @@ def _set_version(sets: Artifact, name: str) -> str:
 def _finish(workspace: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the checkpoint and the figures; what was only for resuming goes."""
     shutil.rmtree(workspace / MODEL, ignore_errors=True)  # of a start that was killed right here
-    (workspace / "checkpoint").rename(workspace / MODEL)
+    (workspace / CHECKPOINT).rename(workspace / MODEL)
     shutil.rmtree(workspace / "steps", ignore_errors=True)
+    from evaluation.figures import training_curves
+
     metrics = read_metrics(workspace)
+    (workspace / CURVES).write_bytes(training_curves(metrics))
     return {**result, "last_metrics": metrics[-1] if metrics else {}}

@@ -2,13 +2,22 @@
 
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
 
 import dagster as dg
 
 from assets.checkpoints.assets import BASE, MODEL, RL, SFT
 from assets.partitions import Checkpoints
 from assets.store import AssetStore
+from training.appendlog import AppendLog
 from training.artifacts import Artifact
+from training.programs import read_metrics
+
+CLASS = "Qwen3VLForConditionalGeneration"
+SKIPPED_LIMIT = 0.01
+"""The share of rows that may be unreadable."""
 
 
 def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]:
@@ -30,10 +39,14 @@ def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition
             metadata={"model_type": str(config.get("model_type")), "weights": weights},
         )
 
+    each = [(SFT, checkpoints.sft_partitions), (RL, checkpoints.rl_partitions)]
     return [
         base_is_complete,
-        _training_went_well(SFT, checkpoints.sft_partitions),
-        _training_went_well(RL, checkpoints.rl_partitions),
+        *(_training_went_well(key, partitions) for key, partitions in each),
+        *(_loads_and_decodes(key, partitions) for key, partitions in each),
+        *(_latents_are_finite(key, partitions) for key, partitions in each),
+        *(_rows_were_readable(key, partitions) for key, partitions in each),
+        _loss_went_down(checkpoints.sft_partitions),
     ]
 
 
@@ -48,24 +61,150 @@ def _training_went_well(key: str, partitions: dg.StaticPartitionsDefinition) -> 
     def training_went_well(
         context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.AssetCheckResult:
-        artifacts = {recipe: store.current(key, recipe) for recipe in context.partition_keys}
-        problems = {recipe: _problems(artifact) for recipe, artifact in artifacts.items()}
-        return dg.AssetCheckResult(
-            passed=not any(problems.values()),
-            metadata={
-                "problems": problems,
-                "last_figures": {name: one.provenance["counts"]["last_metrics"] for name, one in artifacts.items()},
-            },
+        artifacts = _artifacts(context, store, key)
+        return _result(
+            artifacts,
+            _training_problems,
+            last_figures={name: one.provenance["counts"]["last_metrics"] for name, one in artifacts.items()},
         )
 
     return training_went_well
 
 
-def _problems(artifact: Artifact) -> list[str]:
+def _loads_and_decodes(key: str, partitions: dg.StaticPartitionsDefinition) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=dg.AssetKey(key.split("/")),
+        name="loads_and_decodes",
+        partitions_def=partitions,
+        blocking=True,
+        description="Plain transformers opened the saved folder with all its weights; it answered a training row.",
+    )
+    def loads_and_decodes(
+        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> dg.AssetCheckResult:
+        artifacts = _artifacts(context, store, key)
+        return _result(artifacts, opening_problems, decoded={n: _verified(one) for n, one in artifacts.items()})
+
+    return loads_and_decodes
+
+
+def _latents_are_finite(key: str, partitions: dg.StaticPartitionsDefinition) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=dg.AssetKey(key.split("/")),
+        name="latents_are_finite",
+        partitions_def=partitions,
+        blocking=True,
+        description="What the saved model imagined, and its states over a training row, are finite numbers.",
+    )
+    def latents_are_finite(
+        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> dg.AssetCheckResult:
+        return _result(_artifacts(context, store, key), latent_problems)
+
+    return latents_are_finite
+
+
+def _rows_were_readable(key: str, partitions: dg.StaticPartitionsDefinition) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=dg.AssetKey(key.split("/")),
+        name="rows_were_readable",
+        partitions_def=partitions,
+        description="Nearly every row of the set could be trained on; others took the place of the rest.",
+    )
+    def rows_were_readable(
+        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> dg.AssetCheckResult:
+        artifacts = _artifacts(context, store, key)
+        return _result(artifacts, row_problems, examples={name: skipped(one)[:5] for name, one in artifacts.items()})
+
+    return rows_were_readable
+
+
+def _loss_went_down(partitions: dg.StaticPartitionsDefinition) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=dg.AssetKey(SFT.split("/")),
+        partitions_def=partitions,
+        description="Cross-entropy and latent error ended below where they began; a few steps may not show it.",
+    )
+    def loss_went_down(
+        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> dg.AssetCheckResult:
+        artifacts = _artifacts(context, store, SFT)
+        changes = {name: changes_of(read_metrics(one.path)) for name, one in artifacts.items()}
+        return dg.AssetCheckResult(
+            passed=all(change and all(last < first for first, last in change.values()) for change in changes.values()),
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"first_and_last_tenth": changes},
+        )
+
+    return loss_went_down
+
+
+def _artifacts(context: dg.AssetCheckExecutionContext, store: AssetStore, key: str) -> dict[str, Artifact]:
+    return {recipe: store.current(key, recipe) for recipe in context.partition_keys}
+
+
+def _result(
+    artifacts: Mapping[str, Artifact], problems_of: Callable[[Artifact], list[str]], **metadata: Any
+) -> dg.AssetCheckResult:
+    """Passes when no checkpoint of the run has a problem."""
+    problems = {recipe: problems_of(artifact) for recipe, artifact in artifacts.items()}
+    return dg.AssetCheckResult(passed=not any(problems.values()), metadata={"problems": problems, **metadata})
+
+
+def _training_problems(artifact: Artifact) -> list[str]:
     metrics: dict[str, float] = artifact.provenance["counts"]["last_metrics"]
     problems = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
     problems += [] if metrics else ["the training reported no figures"]
     return problems + ([] if latent_budget(artifact) else ["the checkpoint's config has no latent budget"])
+
+
+def _verified(artifact: Artifact) -> dict[str, Any]:
+    """What the program found when it opened the checkpoint again (training.verify)."""
+    facts: dict[str, Any] = artifact.provenance["counts"]["verified"]
+    return facts
+
+
+def opening_problems(artifact: Artifact) -> list[str]:
+    """What others will stumble over in this checkpoint."""
+    facts = _verified(artifact)
+    problems = [f"{len(names)} weights are {kind}, {names[0]} first" for kind in ("missing", "unknown")
+                if (names := facts[f"weights_{kind}"])]  # fmt: skip
+    if facts["plain_class"] != CLASS:
+        problems.append(f"transformers takes it for a {facts['plain_class']}, not a {CLASS}")
+    if not facts["decoded_tokens"]:
+        problems.append(f"it answered row {facts['row_id']} with nothing")
+    return problems
+
+
+def latent_problems(artifact: Artifact) -> list[str]:
+    """Numbers that are none."""
+    facts = _verified(artifact)
+    wrong = {"latents_finite": "latents of its own", "states_finite": "hidden states"}
+    return [f"{what} over row {facts['row_id']} are not finite" for name, what in wrong.items() if not facts[name]]
+
+
+def row_problems(artifact: Artifact) -> list[str]:
+    """Whether too many rows could not be read."""
+    counts = artifact.provenance["counts"]
+    share = counts["skipped"] / counts["rows"]
+    return [f"{counts['skipped']} of {counts['rows']} rows could not be used"] if share > SKIPPED_LIMIT else []
+
+
+def skipped(artifact: Artifact) -> list[dict[str, Any]]:
+    """The rows that could not be used, with reasons, each once."""
+    return list({record["row_id"]: record for record in AppendLog(artifact.path / "skipped.jsonl").records()}.values())
+
+
+def changes_of(metrics: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Mean cross-entropy and latent error over the first and the last tenth of the reports that have them."""
+    changes = {}
+    for name in ("ce", "latent_mse"):
+        values = [line[name] for line in metrics if name in line]
+        if values:
+            tenth = -(-len(values) // 10)
+            changes[name] = [fmean(values[:tenth]), fmean(values[-tenth:])]
+    return changes
 
 
 def latent_budget(artifact: Artifact) -> int | None:

@@ -115,6 +115,19 @@ def test_every_asset_was_materialised_with_its_artifacts_version(home: Path, mon
             assert records[0].asset_materialization.metadata["version"].value == artifact.version
 
 
+def test_every_checkpoint_was_opened_again_and_shows_its_curves(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
+    trained = ("checkpoints/rl/la_dapo", "checkpoints/sft/future_l1", "checkpoints/sft/text_only")
+    for artifact in map(AssetStore(home).current, trained):
+        assert {"curves.png", "metrics.jsonl", "model/provenance.json"} <= set(artifact.manifest["files"])
+        assert artifact.provenance["counts"]["verified"]["states_finite"]
+    held = ["training_went_well", "loads_and_decodes", "latents_are_finite", "rows_were_readable"]
+    checks = [dg.AssetCheckKey(dg.AssetKey(["checkpoints", kind]), name) for kind in ("sft", "rl") for name in held]
+    with driver_instance(home) as instance:
+        latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks)
+    assert {key.name: latest[key].status.value for key in checks} == dict.fromkeys(held, "SUCCEEDED")
+
+
 def test_running_it_again_makes_nothing_new(home: Path) -> None:
     before, told = versions(home), (home / "summary.json").read_text()
     folders = sorted(path for path in (home / "artifacts").rglob("manifest.json"))

@@ -1,0 +1,70 @@
+"""A checkpoint is used only if it opens, decodes and holds finite numbers; what it could not read is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assets.checkpoints.checks import changes_of, latent_problems, opening_problems, row_problems, skipped
+from training.artifacts import Artifact
+
+SOUND = {
+    "plain_class": "Qwen3VLForConditionalGeneration",
+    "weights_missing": [],
+    "weights_unknown": [],
+    "row_id": "r1",
+    "decoded_tokens": 4,
+    "latents_finite": True,
+    "states_finite": True,
+}
+
+
+def checkpoint(folder: Path = Path(), skipped: int = 0, **facts: Any) -> Artifact:
+    counts = {"rows": 200, "skipped": skipped, "verified": {**SOUND, **facts}}
+    return Artifact(folder, "v1", {"files": {}, "provenance": {"counts": counts}})
+
+
+def test_a_sound_checkpoint_has_no_problems() -> None:
+    assert opening_problems(checkpoint()) == latent_problems(checkpoint()) == row_problems(checkpoint()) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"weights_missing": ["lm_head.weight", "norm"]}, "2 weights are missing, lm_head.weight first"),
+        ({"weights_unknown": ["base_model.model.norm"]}, "1 weights are unknown, base_model.model.norm first"),
+        ({"plain_class": "Qwen2VLForConditionalGeneration"}, "transformers takes it for a Qwen2VL"),
+        ({"decoded_tokens": 0}, "it answered row r1 with nothing"),
+    ],
+)
+def test_what_others_would_stumble_over_is_named(facts: dict[str, Any], says: str) -> None:
+    (problem,) = opening_problems(checkpoint(**facts))
+    assert problem.startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("latents_finite", "latents of its own"), ("states_finite", "hidden states")]
+)
+def test_vectors_that_are_no_numbers_are_found(name: str, says: str) -> None:
+    assert latent_problems(checkpoint(**{name: False})) == [f"{says} over row r1 are not finite"]
+
+
+def test_one_row_in_a_hundred_may_be_unreadable_and_no_more() -> None:
+    assert row_problems(checkpoint(skipped=2)) == []
+    assert row_problems(checkpoint(skipped=3)) == ["3 of 200 rows could not be used"]
+
+
+def test_rows_that_several_processes_skipped_are_shown_once(tmp_path: Path) -> None:
+    lines = [{"row_id": name, "reason": "no such file"} for name in ("a", "b", "a")]
+    (tmp_path / "skipped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [row["row_id"] for row in skipped(checkpoint(tmp_path))] == ["a", "b"]
+    assert skipped(checkpoint(tmp_path / "another")) == []
+
+
+def test_a_curve_is_judged_by_its_first_and_last_tenth() -> None:
+    reports = [{"step": step, "ce": 20.0 - step, "latent_mse": 1.0} for step in range(20)]
+    reports[3].pop("latent_mse")  # no latents in this step
+    changes = changes_of([*reports, {"step": 20, "train_runtime": 3.0}])
+    assert changes == {"ce": [19.5, 1.5], "latent_mse": [1.0, 1.0]}
+    assert changes_of([{"step": 1, "ce": 3.0}]) == {"ce": [3.0, 3.0]}

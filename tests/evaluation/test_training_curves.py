@@ -1,0 +1,54 @@
+"""A training's curves: one panel for each thing that it reported, the same picture for the same numbers."""
+
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from evaluation import figures
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are made, before they become bytes."""
+    seen: list[Figure] = []
+    inner = figures._png
+
+    def watched(figure: Figure) -> bytes:
+        seen.append(figure)
+        return inner(figure)
+
+    monkeypatch.setattr(figures, "_png", watched)
+    return seen
+
+
+def reports(**values: Any) -> list[dict[str, float]]:
+    return [{"step": step, **{name: value + step for name, value in values.items()}} for step in range(1, 6)]
+
+
+def test_latents_stand_beside_what_needs_no_training(drawn: list[Figure]) -> None:
+    found = reports(ce=3.0, latent_mse=0.5, latent_mse_nothing_changes=0.7, latent_mse_mean=0.9, latent_skill=-9.0)
+    assert figures.training_curves(found) == figures.training_curves(found)
+    words, errors, skill = drawn[0].axes
+    assert [line.get_label() for line in errors.lines] == ["the model", "“nothing changes”", "training mean"]
+    assert list(errors.lines[1].get_ydata()) == [1.7, 2.7, 3.7, 4.7, 5.7]
+    assert "no better than" in skill.texts[0].get_text()
+    assert skill.get_ylim()[1] == 1.0, "how far there is to go is seen"
+    assert len(words.lines) == 1
+
+
+def test_a_control_without_latents_and_rl_have_panels_of_their_own(drawn: list[Figure]) -> None:
+    figures.training_curves(reports(ce=3.0))
+    figures.training_curves(reports(**{"rewards/accuracy": 0.1, "rewards/format": 0.2, "spans": 1.0}))
+    titles = [[axes.get_title() for axes in figure.axes] for figure in drawn]
+    assert titles == [["cross-entropy per token"], ["rewards", "spans per answer"]]
+
+
+def test_what_is_no_number_is_left_out(drawn: list[Figure]) -> None:
+    figures.training_curves([{"step": 1, "ce": float("nan")}, {"step": 2, "ce": 3.0}, {"step": 3, "loss": 1.0}])
+    assert list(drawn[0].axes[0].lines[0].get_xdata()) == [2]
+
+
+def test_a_training_that_reported_nothing_says_so(drawn: list[Figure]) -> None:
+    assert figures.training_curves([]).startswith(b"\x89PNG")
+    assert drawn[0].axes == []
