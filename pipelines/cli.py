@@ -168,7 +168,13 @@ def inspect(**options: Any) -> None:
     With --checkpoint, --records and --out: for each record of a JSON file (a list, one record, or one a line) and for
     all as a batch, the text, token ids, labels, latent positions, key frames and both losses.  Records may be in the
     release's layout, TwiFF's or ours; what the pull would reject is shown, too, with the reason.
+
+    With --rewards and --out: the parts of the reward of recorded groups of rollouts.
     """
+    if options["rewards"] is not None:
+        cli_model.inspect_rewards(**options)
+        return
+    del options["rewards"]
     if any(value is not None for value in options.values()):
         cli_model.inspect_records(CONSOLE, **options)
         return

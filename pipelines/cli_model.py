@@ -40,8 +40,27 @@ INSPECT_OPTIONS = _options(
     click.option("--max-latents", type=POSITIVE, metavar="N", help="Latents a span (L_max), if not the checkpoint's."),
     _SYSTEM,
     click.option("--resize", type=click.Choice(["exact", "release"]), help="How frames get their size [exact]."),
+    click.option("--rewards", type=FILE, metavar="FILE", help="Instead: JSON of recorded groups, to see what is paid."),
     _OUT,
 )
+
+
+def inspect_rewards(rewards: Path, out: Path | None, **others: Any) -> None:
+    """Writes what `training.rl.inspection` finds."""
+    if out is None or any(value is not None for value in others.values()):
+        raise click.UsageError("to look at rewards, give --rewards and --out, and nothing else")
+    try:
+        groups = load_records(rewards)
+        _make_room(out)
+        from training.recipes import paper_rl
+        from training.rl.inspection import inspect_rewards
+
+        if len(groups) == 1 and isinstance(groups[0], dict) and "groups" in groups[0]:
+            groups = groups[0]["groups"]
+        found = inspect_rewards(groups, paper_rl("la_dapo"))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    _write(found, out)
 
 
 def inspect_records(

@@ -70,8 +70,9 @@ class SftRecipe(BaseModel):
 class RlRecipe(BaseModel):
     """LA-DAPO (paper Eq. 4-7, Table 9) and its ablations.
 
-    weights: accuracy, format, R_ctr, R_div.  anchor: weight of the mean square between the latent-producing states of
-    the policy and of the SFT model on the same rollouts.  latent_std 0 makes latents deterministic, without a ratio.
+    weights: accuracy, format, R_ctr, R_div.  centred: R_ctr contrasts latents less their group's mean.  anchor: weight
+    of the mean square between the latent-producing states of the policy and of the SFT model on the same rollouts.
+    latent_std 0 makes latents deterministic, without a ratio.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -88,6 +89,7 @@ class RlRecipe(BaseModel):
     latent_std: float = 0.0
     weights: tuple[float, float, float, float] = (0.9, 0.1, 0.2, 0.1)
     temperature_ctr: float = 0.5
+    centred: bool = False
     min_spans: int = 1
     parser: Literal["strict", "option_text"] = "strict"
     clip_low: float = 0.2

@@ -6,12 +6,15 @@ from typing import Any
 from training.grading.grade import Answered, grade
 from training.grading.grammar import well_formed
 from training.grading.judge import Judge
+from training.grading.repetition import REPETITIVE, repetition
 from training.model.tokens import Tokens
 from training.recipes import RlRecipe
 from training.rl.rewards import LatentRewards, latent_rewards
 from training.rl.rollouts import Rollout
 
 VALUES = {"correct": 1.0, "incorrect": 0.0, "unjudged": None}
+REPETITIVE_PAYS = -1.0
+"""In place of accuracy, of a right answer too (reference/rl.md 2.3)."""
 
 
 def reward_functions(recipe: RlRecipe, tokens: Tokens, judge: Judge | None) -> list[Callable[..., list[float | None]]]:
@@ -24,13 +27,18 @@ def reward_functions(recipe: RlRecipe, tokens: Tokens, judge: Judge | None) -> l
 
     def accuracy(rollout: Sequence[Rollout], **_: Any) -> list[float | None]:
         items = [Answered(r.row["question"], r.row["answer"], r.text) for r in rollout]
-        values = [VALUES[verdict.verdict] for verdict in grade(items, recipe.parser, judge)]
+        verdicts = [VALUES[verdict.verdict] for verdict in grade(items, recipe.parser, judge)]
+        values = [
+            REPETITIVE_PAYS if repetition(r.text) > REPETITIVE else value
+            for r, value in zip(rollout, verdicts, strict=True)
+        ]
         latent.clear()
         latent[id(rollout[0])] = [
             latent_rewards(
                 [r.spans(tokens) for r in rollout[i : i + recipe.group]],
                 [None if value is None else value == 1.0 for value in values[i : i + recipe.group]],
                 recipe.temperature_ctr,
+                recipe.centred,
             )
             for i in range(0, len(rollout), recipe.group)
         ]

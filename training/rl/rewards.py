@@ -33,7 +33,7 @@ def similarity(a: torch.Tensor, b: torch.Tensor) -> float:
 def contrastive(
     trajectories: Sequence[torch.Tensor | None], correct: Sequence[bool | None], tau: float
 ) -> tuple[list[float | None], list[float]]:
-    """R_ctr of each rollout (Eq. 5): None without latents, positives or negatives; and what is paid.
+    """R_ctr of each rollout (Eq. 5): None without latents or positives, whose maximum it takes; and what is paid.
 
     Positives and negatives are the *other* right and wrong rollouts that have latents; an unjudged one (None) is
     neither.  Paid in every case by one bounded formula, e^{s+/tau} / (e^{s+/tau} + sum_neg e^{s/tau}), where a maximum
@@ -52,7 +52,7 @@ def contrastive(
         negative = sum(w for w, right in weights if right is False)
         value = positive / (positive + negative) if positive + negative > 0 else 0.0
         paid.append(value)
-        defined.append(value if positive and negative else None)
+        defined.append(value if positive else None)
     return defined, paid
 
 
@@ -66,12 +66,17 @@ def diversity(spans: Spans) -> float | None:
     return -float(torch.stack(cosines).pow(2).mean())
 
 
-def latent_rewards(group: Sequence[Spans], correct: Sequence[bool | None], tau: float) -> LatentRewards:
-    """R_ctr and R_div of one group.
+def latent_rewards(
+    group: Sequence[Spans], correct: Sequence[bool | None], tau: float, centred: bool = False
+) -> LatentRewards:
+    """R_ctr and R_div of one group; `centred` contrasts latents less the mean of all the group's.
 
     An undefined R_div is paid as the mean of the group's defined ones: no advantage over its siblings either way.
     """
-    trajectories = [torch.cat(list(spans)) if sum(map(len, spans)) else None for spans in group]
+    trajectories = [torch.cat(list(spans)).float() if sum(map(len, spans)) else None for spans in group]
+    if centred and any(z is not None for z in trajectories):
+        mean = torch.cat([z for z in trajectories if z is not None]).mean(0)
+        trajectories = [z - mean if z is not None else None for z in trajectories]
     r_ctr, paid_ctr = contrastive(trajectories, correct, tau)
     r_div = [diversity(spans) for spans in group]
     known = [value for value in r_div if value is not None]

@@ -70,9 +70,15 @@ def unpack(
     return rollouts
 
 
-def replayed(rollout: Rollout) -> Encoded:
-    """The rollout as one dialogue: the prompt's positions go on by one for every sampled or forced token."""
-    prompt = rollout.prompt
+def replayed(rollout: Rollout, tokens: Tokens) -> Encoded:
+    """The rollout as one dialogue: the prompt's positions go on by one for every sampled or forced token.
+
+    Raises ValueError, naming the row, when there is not one recorded latent for each latent position.
+    """
+    prompt, places = rollout.prompt, rollout.ids.count(tokens.latent)
+    if len(rollout.latents) != places:
+        raise ValueError(f"row {rollout.row.get('row_id')}, the answer drawn from seed {rollout.seed}: "
+                         f"{len(rollout.latents)} latents recorded for {places} latent positions")  # fmt: skip
     start = int(prompt.positions[0, -1]) + 1
     positions = torch.arange(start, start + len(rollout.ids)).expand(3, -1)
     ids = prompt.ids + rollout.ids

@@ -64,7 +64,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         for turn in range(recipe.dynamic_rounds):
             rollouts = self._roll_out(asked, turn)
             rewards = self._rewards(rollouts)
-            mixed = mixed_groups(rewards[:, 0], group, recipe.keep_between).tolist()
+            mixed = mixed_groups(rewards[:, 0].clamp(min=0), group, recipe.keep_between).tolist()
             for i, is_mixed in enumerate(mixed):
                 at = slice(i * group, (i + 1) * group)
                 (kept if is_mixed else spare).append((rollouts[at], rewards[at]))
@@ -144,7 +144,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         """The policy loss of one micro-batch on replayed rollouts, with the anchor and the KL where the recipe asks."""
         recipe, tokens = self.recipe, self.bundle.tokens
         rollouts = [self._rollouts[i] for i in inputs["rollout"].tolist()]
-        batch = collate([replayed(r) for r in rollouts], tokens.pad)
+        batch = collate([replayed(r, tokens) for r in rollouts], tokens.pad)
         device = self.accelerator.device
         ids = batch.ids.to(device)
         forward = {

@@ -41,7 +41,7 @@ def decoded(
 
 def replay(taught: FutureL1, rollouts: list[Rollout]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """ids [B,T], last hidden states [B,T,D] and logits [B*T,V] of one pass over all rollouts."""
-    batch = collate([replayed(r) for r in rollouts], taught.tokens.pad)
+    batch = collate([replayed(r, taught.tokens) for r in rollouts], taught.tokens.pad)
     inputs = {
         "input_ids": batch.ids,
         "attention_mask": batch.mask,
@@ -92,7 +92,7 @@ def test_a_static_placeholder_would_not_pass(taught: FutureL1, decoded: tuple[li
     """The release's replay feeds the placeholder's embedding: the test above must be able to see that."""
     rollouts, _ = decoded
     ids, states, _ = replay(taught, rollouts)
-    batch = collate([replayed(r) for r in rollouts], taught.tokens.pad)
+    batch = collate([replayed(r, taught.tokens) for r in rollouts], taught.tokens.pad)
     with torch.no_grad():
         static = taught.model.model(
             input_ids=ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False,

@@ -72,7 +72,7 @@ def test_a_lone_right_answer_is_not_its_own_positive() -> None:
 
 def test_a_lone_wrong_answer_is_not_its_own_negative() -> None:
     defined, paid = contrastive([EAST, EAST, NORTH], [True, True, False], 0.5)
-    assert (defined[2], paid[2]) == (None, 1.0)
+    assert (defined[2], paid[2]) == (1.0, 1.0)
 
 
 def test_without_latents_nothing_is_defined_or_paid() -> None:

@@ -118,7 +118,7 @@ def naive_loss(
     actions = sum(int(r.sampled.sum()) for r in trainer._rollouts)
     policy, latent_terms, drifts = 0.0, 0.0, []
     for rollout, advantage in zip(trainer._rollouts, advantages, strict=True):
-        encoded = replayed(rollout)
+        encoded = replayed(rollout, bundle.tokens)
         embeddings = list(bundle.model.get_input_embeddings()(torch.tensor(encoded.ids)))
         image = bundle.vision().features(encoded.observed)[0][0]
         for token, vectors in ((t.image, image), (t.latent, rollout.latents)):
