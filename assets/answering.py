@@ -25,7 +25,10 @@ from training.grading.parsers import ParserName
 
 PROGRAM = "evaluation.answer"
 CODE = code_of(
-    *(f"evaluation/{name}.py" for name in ("answer", "curtailment", "endpoint", "interventions", "ledger", "local")),
+    *(
+        f"evaluation/{name}.py"
+        for name in ("answer", "curtailment", "endpoint", "frames", "interventions", "ledger", "local")
+    ),
     "training/model",
     "training/data",
 )

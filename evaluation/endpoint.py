@@ -12,7 +12,6 @@ import math
 import os
 import queue
 import threading
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -20,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from PIL import Image
 
+from evaluation.frames import with_images
 from evaluation.requests import Answer, Asking, Refused, Request
 from training.data.prompts import Part
 from training.data.video import FrameShelf
@@ -164,40 +163,18 @@ class Renderer:
 
     def _content(self, parts: Sequence[Part], shelf: FrameShelf) -> list[dict[str, Any]]:
         """Text and images in order; texts that follow each other are one, so that no server puts a break between."""
-        frames = _frames(parts, shelf)
         content: list[dict[str, Any]] = []
-        for part in parts:
+        for part, images in with_images(parts, shelf):
             if part["type"] == "text":
                 if content and content[-1]["type"] == "text":
                     content[-1]["text"] += part["text"]
                 else:
                     content.append({"type": "text", "text": part["text"]})
-            elif part["type"] in ("image", "video"):
+            else:
                 high = part["max_tokens"] or self._asking.image_tokens[1]
                 low = min(self._asking.image_tokens[0], high)
-                shown = [frames[part["path"], n] for n in part["frames"]] if part["path"] else [_decoded(part["data"])]
-                content += [_image_url(Image.fromarray(frame), low, high) for frame in shown]
-            else:
-                raise ValueError(f"a prompt part of type {part['type']!r}: there are text, image and video")
+                content += [_image_url(Image.fromarray(image), low, high) for image in images]
         return content
-
-
-def _frames(parts: Sequence[Part], shelf: FrameShelf) -> dict[tuple[str, int], np.ndarray]:
-    """The frames of a prompt, each clip opened once."""
-    wanted: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for part in parts:
-        if part["path"] is not None:
-            wanted[part["path"], part["reader"]] += part["frames"]
-    return {
-        (path, number): frame
-        for (path, reader), numbers in wanted.items()
-        for number, frame in zip(numbers, shelf.read(path, numbers, reader), strict=True)
-    }
-
-
-def _decoded(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _image_url(image: Image.Image, low: int, high: int) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """Answers from a checkpoint on this machine: prompts with their frames read, decoded in batches."""
 
-import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from evaluation import interventions
+from evaluation.frames import with_images
 from evaluation.requests import Answer, Asking, Refused, Request
 from training.data.prompts import Part
 from training.data.video import FrameShelf, UnreadableVideo, frame_rate
@@ -97,31 +95,18 @@ def encode(encoder: Encoder, content: Sequence[Part], shelf: FrameShelf) -> Enco
 
     Raises UnreadableVideo, ValueError or OSError for what cannot be shown.
     """
-    wanted: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for part in content:
-        if part["path"] is not None:
-            wanted[part["path"], part["reader"]] += part["frames"]
-    frames = {
-        (path, number): frame
-        for (path, reader), numbers in wanted.items()
-        for number, frame in zip(numbers, shelf.read(path, numbers, reader), strict=True)
-    }
     low, high = encoder.limits.observed
     pieces = []
-    for part in content:
+    for part, images in with_images(content, shelf):
         cap = part["max_tokens"] or high
         match part["type"]:
             case "text":
                 pieces.append(part["text"])
             case "image":
-                image = _decoded_image(part["data"]) if part["data"] else frames[part["path"], part["frames"][0]]
-                pieces.append(encoder.patch(image, min(low, cap), cap))
+                pieces.append(encoder.patch(images[0], min(low, cap), cap))
             case "video":
-                shown = [frames[part["path"], number] for number in part["frames"]]
                 fps = frame_rate(part["path"])
-                pieces += encoder.patch_video(shown, part["frames"], fps, min(low, cap), cap)
-            case unknown:
-                raise ValueError(f"a prompt part of type {unknown!r}: there are text, image and video")
+                pieces += encoder.patch_video(images, part["frames"], fps, min(low, cap), cap)
     return encoder.prompt(pieces)
 
 
@@ -179,11 +164,6 @@ def _answers(bundle: FutureL1, asked: Sequence[Request], decoded: Decoded) -> It
             "prefill_seconds": decoded.prefill_seconds / answers,
             "decode_seconds": decoded.decode_seconds / answers,
         }
-
-
-def _decoded_image(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _length(request: Request) -> tuple[int, int, str]:
