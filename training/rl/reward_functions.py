@@ -45,7 +45,7 @@ def reward_functions(recipe: RlRecipe, tokens: Tokens, judge: Judge | None) -> l
         return values
 
     def format(rollout: Sequence[Rollout], **_: Any) -> list[float | None]:
-        return [float(r.finished and well_formed(r.text, recipe.min_spans)) for r in rollout]
+        return [float(r.finished and well_formed(r.runs, recipe.min_spans)) for r in rollout]
 
     def r_ctr(rollout: Sequence[Rollout], **_: Any) -> list[float | None]:
         return [value for group in latent[id(rollout[0])] for value in group.paid_ctr]

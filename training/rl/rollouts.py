@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from training.grading.grammar import SPAN, Runs
 from training.model.decode import Decoded, banned
 from training.model.encoding import IGNORE, Encoded
 from training.model.tokens import Tokens
@@ -16,7 +17,8 @@ class Rollout:
     """One sampled answer.
 
     ids: completion without padding [T]; log_probs, sampled [T]; latents [n, D] in order, noise [n]; text: decoded with
-    special tokens, without the end of turn; row: the trajectory row that was asked; seed: what it was drawn from.
+    special tokens, without the end of turn; runs: the same, as the grammar reads it; row: the trajectory row that was
+    asked; seed: what it was drawn from.
     """
 
     row: dict[str, Any]
@@ -24,6 +26,7 @@ class Rollout:
     seed: int
     ids: list[int]
     text: str
+    runs: Runs
     log_probs: torch.Tensor
     sampled: torch.Tensor
     latents: torch.Tensor
@@ -52,14 +55,15 @@ def unpack(
     rollouts = []
     for i, ((row, prompt, seed), length) in enumerate(zip(asked, lengths, strict=True)):
         ids = decoded.ids[i, :length].tolist()
-        text = tokenizer.decode([t for t in ids if t != tokens.end_of_turn], skip_special_tokens=False)
+        said = ids[:-1] if ids and ids[-1] == tokens.end_of_turn else ids
         rollouts.append(
             Rollout(
                 dict(row),
                 prompt,
                 seed,
                 ids,
-                text,
+                tokenizer.decode(said, skip_special_tokens=False),
+                runs_of(said, tokens, tokenizer),
                 decoded.log_probs[i, :length],
                 decoded.sampled[i, :length],
                 latents[i],
@@ -68,6 +72,24 @@ def unpack(
             )
         )
     return rollouts
+
+
+def runs_of(ids: Sequence[int], tokens: Tokens, tokenizer: Any) -> Runs:
+    """A response as runs of text and whole spans of one latent or more."""
+    runs: list[str | None] = []
+    text: list[int] = []
+    at = 0
+    while at < len(ids):
+        end = at + 1
+        while end < len(ids) and ids[end] == tokens.latent:
+            end += 1
+        if ids[at] == tokens.latent_start and at + 1 < end < len(ids) and ids[end] == tokens.latent_end:
+            runs += [tokenizer.decode(text, skip_special_tokens=False), SPAN]
+            text, at = [], end + 1
+        else:
+            text.append(ids[at])
+            at += 1
+    return [*runs, tokenizer.decode(text, skip_special_tokens=False)]
 
 
 def replayed(rollout: Rollout, tokens: Tokens) -> Encoded:

@@ -9,7 +9,7 @@ import torch
 from tests.toy import rl_recipe
 from training.model.checkpoint import FutureL1
 from training.rl.reward_functions import reward_functions
-from training.rl.rollouts import Rollout
+from training.rl.rollouts import Rollout, runs_of
 
 ASKED = "frame_1\n<image>\nWhich colour?\nA. red\nB. blue\nC. green\nD. pink"
 OPEN = "frame_1\n<image>\nWhich colour?"
@@ -25,7 +25,8 @@ def rollout(base: FutureL1) -> Any:
         latents[:, 0] = 1.0
         nothing = torch.zeros(len(ids))
         row = {"question": question, "answer": "red"}
-        return Rollout(row, None, 0, ids, text, nothing, nothing.bool(), latents, latents[:, 0], finished)  # type: ignore[arg-type]
+        runs = runs_of(ids, base.tokens, base.processor.tokenizer)
+        return Rollout(row, None, 0, ids, text, runs, nothing, nothing.bool(), latents, latents[:, 0], finished)  # type: ignore[arg-type]
 
     return make
 
