@@ -33,7 +33,7 @@ def _group(group: Any, number: int, recipe: RlRecipe) -> dict[str, Any]:
     for i, (accuracy, repetitive, spans) in enumerate(rollouts):
         paid = REPETITIVE_PAYS if repetitive else float(accuracy)
         ctr, div = rewards.paid_ctr[i], rewards.paid_div[i]
-        others = [right for j, right in enumerate(correct) if j != i and sum(map(len, rollouts[j][2]))]
+        others = [right for j, right in enumerate(correct) if j != i and any(len(span) for span in rollouts[j][2])]
         told.append(
             {
                 "accuracy": paid,

@@ -8,8 +8,9 @@ import torch
 
 from training.grading.grammar import SPAN, Runs
 from training.model.decode import Decoded, banned
-from training.model.encoding import IGNORE, Encoded
+from training.model.encoding import IGNORE, Encoded, collate
 from training.model.tokens import Tokens
+from training.model.vision import Patches
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,46 @@ def replayed(rollout: Rollout, tokens: Tokens) -> Encoded:
     positions = torch.arange(start, start + len(rollout.ids)).expand(3, -1)
     ids = prompt.ids + rollout.ids
     return Encoded(ids, [IGNORE] * len(ids), torch.cat([prompt.positions, positions], 1), prompt.observed)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Rollouts as one right-padded batch, to be passed again: ids, mask, sampled, in_span [B,T], positions [3,B,T].
+
+    Of the sampled tokens, row by row: log_probs [n] when they were drawn.  Of the latent positions: latents [m,D], and
+    their noise [m].  in_span: whether a span was open when the token was chosen.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+    observed: list[Patches]
+    sampled: torch.Tensor
+    in_span: torch.Tensor
+    log_probs: torch.Tensor
+    latents: torch.Tensor
+    noise: torch.Tensor
+
+    @classmethod
+    def of(cls, rollouts: Sequence[Rollout], tokens: Tokens, device: torch.device) -> "Replay":
+        """Raises ValueError as `replayed` does."""
+        batch = collate([replayed(r, tokens) for r in rollouts], tokens.pad)
+        sampled, in_span = torch.zeros_like(batch.ids, dtype=torch.bool), torch.zeros_like(batch.ids, dtype=torch.bool)
+        for i, rollout in enumerate(rollouts):
+            at = slice(len(rollout.prompt.ids), len(rollout.prompt.ids) + len(rollout.ids))
+            sampled[i, at] = rollout.sampled.to("cpu")
+            in_span[i, at] = torch.tensor(tokens.inside_span(rollout.ids))
+        return cls(
+            batch.ids.to(device),
+            batch.mask.to(device),
+            batch.positions.to(device),
+            batch.observed,
+            sampled.to(device),
+            in_span.to(device),
+            torch.cat([r.log_probs[r.sampled] for r in rollouts]).to(device),
+            torch.cat([r.latents for r in rollouts]).to(device),
+            torch.cat([r.noise for r in rollouts]).to(device),
+        )
 
 
 def token_log_probs(

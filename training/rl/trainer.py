@@ -6,6 +6,7 @@ latent decoding, dynamic sampling) and `_compute_loss` (replay with the sampled 
 neither latents nor videos; tests/training/rl holds both signatures to what trl 1.16 calls.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,6 @@ from trl import GRPOTrainer
 
 from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, decode
-from training.model.encoding import collate
 from training.model.forward import spliced_forward
 from training.model.randomness import derived_seed
 from training.model.rows import Row, Rows
@@ -23,7 +23,8 @@ from training.model.vision import FrozenVision
 from training.recipes import RlRecipe
 from training.rl.losses import Clip, gaussian_log_ratio, k3, policy_loss
 from training.rl.rewards import group_advantages, mixed_groups
-from training.rl.rollouts import Rollout, replayed, token_log_probs, unpack
+from training.rl.rollouts import Replay, Rollout, token_log_probs, unpack
+from training.rl.watch import rollout_figures
 
 
 class LatentGRPOTrainer(GRPOTrainer):
@@ -130,65 +131,51 @@ class LatentGRPOTrainer(GRPOTrainer):
         return bool(self.accelerator.gather(flag).min() > 0)
 
     def _note(self, rewards: torch.Tensor) -> None:
-        metrics = self._metrics["train"]
-        for name, column in zip(self.reward_func_names, rewards.T, strict=True):
-            metrics[f"rewards/{name}"].append(column.nanmean().item())
-        metrics["completions/length"].append(sum(len(r.ids) for r in self._rollouts) / len(self._rollouts))
-        metrics["completions/finished"].append(sum(r.finished for r in self._rollouts) / len(self._rollouts))
-        spans = [r.ids.count(self.bundle.tokens.latent_start) for r in self._rollouts]
-        metrics["spans"].append(sum(spans) / len(spans))
+        """Figures of the batch, over all processes."""
+        figures = rollout_figures(self._rollouts, rewards, self.reward_func_names, self.bundle.tokens)
+        own = torch.tensor([list(figures.values())], device=self.accelerator.device)
+        for name, value in zip(figures, self.accelerator.gather(own).nanmean(0).tolist(), strict=True):
+            if not math.isnan(value):
+                self._metrics["train"][name].append(value)
 
     # ---- loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The policy loss of one micro-batch on replayed rollouts, with the anchor and the KL where the recipe asks."""
         recipe, tokens = self.recipe, self.bundle.tokens
-        rollouts = [self._rollouts[i] for i in inputs["rollout"].tolist()]
-        batch = collate([replayed(r, tokens) for r in rollouts], tokens.pad)
-        device = self.accelerator.device
-        ids = batch.ids.to(device)
+        again = Replay.of([self._rollouts[i] for i in inputs["rollout"].tolist()], tokens, self.accelerator.device)
+        drawn, latent, latents = again.ids[again.sampled], again.ids == tokens.latent, again.latents
+        in_span, advantages = again.in_span[again.sampled], inputs["advantages"].unsqueeze(1).expand_as(again.ids)
+        before_drawn, before_latent = again.sampled.roll(-1, 1), latent.roll(-1, 1)
         forward = {
-            "input_ids": ids,
-            "attention_mask": batch.mask.to(device),
-            "position_ids": batch.positions.to(device),
-            "mm_encoder_outputs": self.vision.encoder_outputs(batch.observed),
+            "input_ids": again.ids,
+            "attention_mask": again.mask,
+            "position_ids": again.positions,
+            "mm_encoder_outputs": self.vision.encoder_outputs(again.observed),
         }
-        latent = ids == tokens.latent
-        before_latent = latent.roll(-1, 1)
-        latents = torch.cat([r.latents for r in rollouts]).to(device)
-        sampled, in_span = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
-        for i, rollout in enumerate(rollouts):
-            at = slice(len(rollout.prompt.ids), len(rollout.prompt.ids) + len(rollout.ids))
-            sampled[i, at] = rollout.sampled.to(device)
-            in_span[i, at] = torch.tensor(tokens.inside_span(rollout.ids), device=device)
-        before_sampled = sampled.roll(-1, 1)
-        old = torch.cat([r.log_probs[r.sampled] for r in rollouts]).to(device)
-        advantages = inputs["advantages"].unsqueeze(1).expand_as(ids)
-
-        states, logits = spliced_forward(model, forward, latent, latents, before_sampled)
-        log_probs = token_log_probs(logits, ids[sampled], in_span[sampled], tokens, recipe.temperature)
-        log_ratio = log_probs - old
+        states, logits = spliced_forward(model, forward, latent, latents, before_drawn)
+        log_probs = token_log_probs(logits, drawn, in_span, tokens, recipe.temperature)
+        log_ratio = log_probs - again.log_probs
         clip = Clip(recipe.clip_low, recipe.clip_high, recipe.dual_clip)
-        terms = policy_loss(log_ratio, advantages[sampled], clip)
+        terms = policy_loss(log_ratio, advantages[again.sampled], clip)
         if recipe.anchor > 0 or recipe.kl > 0:
             with torch.no_grad():
-                reference, logits = spliced_forward(self.reference, forward, latent, latents, before_sampled)
-        if recipe.kl > 0:
-            known = token_log_probs(logits, ids[sampled], in_span[sampled], tokens, recipe.temperature)
+                reference, logits = spliced_forward(self.reference, forward, latent, latents, before_drawn)
+            known = token_log_probs(logits, drawn, in_span, tokens, recipe.temperature)
             divergence = k3(log_probs, known)
             terms = terms + recipe.kl * divergence
             self._metrics["train"]["kl"].append(divergence.mean().item())
         loss = terms.sum() / self._normaliser(inputs)
         if len(latents) and recipe.latent_std > 0:
-            noise = torch.cat([r.noise for r in rollouts]).to(device)
-            ratio = gaussian_log_ratio(latents, states[before_latent], noise, recipe.latent_std)
+            ratio = gaussian_log_ratio(latents, states[before_latent], again.noise, recipe.latent_std)
             bounds = Clip(recipe.latent_clip, recipe.latent_clip, recipe.dual_clip)
             loss = loss + policy_loss(ratio, advantages[latent], bounds).sum() / self._normaliser(inputs)
+            self._watch("latent_ratio", ratio.detach())
         if len(latents) and recipe.anchor > 0:
             drift = (states[before_latent].float() - reference[before_latent].float()).pow(2).mean()
             loss = loss + recipe.anchor * drift / self.current_gradient_accumulation_steps
             self._metrics["train"]["anchor"].append(drift.item())
-        self._watch(log_ratio.detach(), latents)
+        self._watch("ratio", log_ratio.detach())
         return loss
 
     def _normaliser(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -196,10 +183,8 @@ class LatentGRPOTrainer(GRPOTrainer):
         share = self.current_gradient_accumulation_steps / self.args.steps_per_generation
         return inputs["num_items_in_batch"].clamp(min=1) * share / self.accelerator.num_processes
 
-    def _watch(self, log_ratio: torch.Tensor, latents: torch.Tensor) -> None:
-        metrics = self._metrics["train"]
+    def _watch(self, name: str, log_ratio: torch.Tensor) -> None:
+        """How far the policy has moved from the one that drew: the ratio's outer percentiles."""
         low, high = log_ratio.exp().quantile(torch.tensor([0.05, 0.95], device=log_ratio.device)).tolist()
-        metrics["ratio/p05"].append(low)
-        metrics["ratio/p95"].append(high)
-        if len(latents):
-            metrics["latent_norm"].append(latents.norm(dim=-1).mean().item())
+        self._metrics["train"][f"{name}/p05"].append(low)
+        self._metrics["train"][f"{name}/p95"].append(high)

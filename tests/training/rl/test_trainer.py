@@ -79,16 +79,16 @@ def test_trl_still_buffers_and_calls_as_we_rely_on() -> None:
 def test_the_replay_begins_at_the_decoders_probabilities(
     built: Any, data: Path, taught_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through the program's own path: ratio 1 on the first minibatch, and no longer on the second."""
-    ratios: list[torch.Tensor] = []
-    monkeypatch.setattr(LatentGRPOTrainer, "_watch", lambda self, log_ratio, latents: ratios.append(log_ratio))
-    recipe = rl_recipe(steps=4, temperature=1.3)
+    """Through the program's own path: ratio 1 on the first minibatch, of words and of latents, and no longer later."""
+    ratios: dict[str, list[torch.Tensor]] = {"ratio": [], "latent_ratio": []}
+    monkeypatch.setattr(LatentGRPOTrainer, "_watch", lambda self, name, log_ratio: ratios[name].append(log_ratio))
+    recipe = rl_recipe(steps=4, temperature=1.3, latent_std=0.2)
     main(config(tmp_path, data, taught_folder, recipe), Reporter(tmp_path, quiet=True))
-    first, second, third, fourth = ratios
-    assert first.abs().max() < 1e-4
-    assert second.abs().max() > 1e-3
-    assert third.abs().max() < 1e-4, "a fresh rollout batch comes from the policy as it is"
-    assert fourth.abs().max() > 1e-3
+    for first, second, third, fourth in ratios.values():
+        assert first.abs().max() < 1e-4
+        assert second.abs().max() > 1e-3
+        assert third.abs().max() < 1e-4, "a fresh rollout batch comes from the policy as it is"
+        assert fourth.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("latent_std", [0.0, 0.2])
