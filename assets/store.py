@@ -21,6 +21,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from evaluation.files import whole
 from training.artifacts import CURRENT, Artifact, ArtifactStore, MissingArtifactError, digest
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -245,5 +246,6 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A report, without NaN: what is not known is null."""
-    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    """A report, whole or absent, without NaN: what is not known is null."""
+    with whole(path) as fresh:
+        fresh.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")

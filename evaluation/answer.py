@@ -20,6 +20,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from evaluation.curtailment import CONDITIONS, Expected, GainRule, Tally, wanted
+from evaluation.files import whole
 from evaluation.ledger import Ledger
 from evaluation.requests import Asking, Backend, Refused, Request
 from training.data.prompts import Part
@@ -169,8 +170,10 @@ def _answer(
             if (len(ledger), len(refused)) == (before, dropped):
                 raise RuntimeError(f"{job.name}: {len(requests)} requests and neither an answer nor a reason")
         table = ledger.table(job.samples)
-    _write(pl.DataFrame(list(refused.items()), schema=FAILED, orient="row"), target.with_suffix(".failed"))
-    _write(table, target)
+    with whole(target.with_suffix(".failed")) as fresh:
+        pl.DataFrame(list(refused.items()), schema=FAILED, orient="row").write_parquet(fresh)
+    with whole(target) as fresh:
+        table.write_parquet(fresh)
     own.unlink(missing_ok=True)
 
 
@@ -255,13 +258,6 @@ class _Grader:
             tally.right += graded.verdict == "correct"
             tally.wrong += graded.verdict == "incorrect"
         return {row: (self._tallies[f"{row}/plain"], self._tallies[f"{row}/hint"]) for row in rows}
-
-
-def _write(table: pl.DataFrame, path: Path) -> None:
-    """Parquet that is whole or absent."""
-    fresh = path.with_name(f".{path.name}.fresh")
-    table.write_parquet(fresh)
-    fresh.replace(path)
 
 
 if __name__ == "__main__":

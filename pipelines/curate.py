@@ -17,6 +17,7 @@ from assets.curation.visual_gain import GainTable, gain_report
 from assets.store import AssetStore, write_json
 from assets.trajectories.assets import CLIPS, QUARANTINE, ROWS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
+from evaluation.files import whole
 from pipelines.driver import run_plan
 from pipelines.jobs import BENCHMARK_ITEMS, INGEST, OBSERVE, RESOLVE_BASE, SELECT, Step, score
 from pipelines.profile import Profile, overlaid
@@ -101,15 +102,14 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
         "versions": {"future_l1_50k": curated.version},
     }
     out.mkdir(parents=True, exist_ok=True)
-    _write(pl.scan_parquet(gains).drop("path"), out / GAIN_TABLE)
-    _write(quarantine.lazy(), out / QUARANTINE)
+    with whole(out / GAIN_TABLE) as fresh:
+        pl.scan_parquet(gains).drop("path").sink_parquet(fresh)
+    with whole(out / QUARANTINE) as fresh:
+        quarantine.write_parquet(fresh)
     for name in curated.manifest["files"]:
-        target = out / ("CARD.md" if name == "README.md" else name)
-        fresh = target.with_name(f".{target.name}.fresh")
-        fresh.write_bytes(curated.file(name).read_bytes())
-        fresh.replace(target)
-    write_json(out / f".{SUMMARY}.fresh", summary)
-    (out / f".{SUMMARY}.fresh").replace(out / SUMMARY)
+        with whole(out / ("CARD.md" if name == "README.md" else name)) as fresh:
+            fresh.write_bytes(curated.file(name).read_bytes())
+    write_json(out / SUMMARY, summary)
     return summary
 
 
@@ -190,9 +190,3 @@ def _repeats(store: AssetStore, shards: list[str]) -> Iterator[pl.DataFrame]:
             reason=pl.lit("repeated row"),
             detail=pl.format("has the same content as a row of {}", "first"),
         )
-
-
-def _write(table: pl.LazyFrame, path: Path) -> None:
-    fresh = path.with_name(f".{path.name}.fresh")
-    table.sink_parquet(fresh)
-    fresh.replace(path)

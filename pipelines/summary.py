@@ -59,9 +59,7 @@ def finish(profile: Profile, console: Console) -> Path:
     reports = run_reports(store, profile.checkpoints)
     summary = summarise(profile, reports)
     path = profile.home / SUMMARY
-    fresh = path.with_name(f".{SUMMARY}.fresh")
-    write_json(fresh, summary)
-    fresh.replace(path)
+    write_json(path, summary)
     for table in tables(summary):
         console.print(table)
     page = store.current(COMPARISON).file(PAGE)
