@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from assets.curation.assets import ANSWER_TABLE, ANSWERS, CURATED, GAIN, GAIN_TABLE, VERDICT_TABLE
+from assets.curation.assets import ANSWER_TABLE, ANSWERS, CURATED, GAIN, GAIN_TABLE, gain_tables, verdict_tables
 from assets.curation.planning import PlanAssumptions
 from assets.curation.population import Population, population_of
 from assets.curation.visual_gain import GainTable, gain_report
@@ -22,6 +22,7 @@ from pipelines.driver import run_plan
 from pipelines.jobs import BENCHMARK_ITEMS, INGEST, OBSERVE, RESOLVE_BASE, SELECT, Step, score
 from pipelines.profile import Profile, overlaid
 from training.appendlog import AppendLog
+from training.artifacts import Artifact
 from training.endpoint import ENDPOINT_KEYS, JUDGE_KEYS, preflight
 
 WORK = "work"
@@ -64,24 +65,20 @@ def measured_here(profile: Profile, assumptions: PlanAssumptions) -> tuple[Popul
     Raises ValueError where nothing is scored yet.
     """
     store = AssetStore(profile.home)
-    scored = {name: artifact for name, artifact in store.everything().items() if name.startswith(f"{GAIN}/")}
+    scored = _scored(store)
     if not scored:
         raise ValueError(f"no shard is scored in {profile.home}: there is nothing to measure")
-    shards = [name.rpartition("/")[2] for name in scored]
     at_once = float(profile.curation.endpoint.concurrency) if profile.curation.endpoint else 1.0
-    answers = [store.current(ANSWERS, shard).file(ANSWER_TABLE) for shard in shards if store.has(ANSWERS, shard)]
-    judged = [artifact for artifact in scored.values() if VERDICT_TABLE in artifact.manifest["files"]]
-    verdicts = [artifact.file(VERDICT_TABLE) for artifact in judged]
-    population = population_of([artifact.file(GAIN_TABLE) for artifact in scored.values()])
+    answers = [store.current(ANSWERS, shard).file(ANSWER_TABLE) for shard in scored if store.has(ANSWERS, shard)]
+    verdicts, population = verdict_tables(scored), population_of(gain_tables(scored))
     return population, assumptions.measured(answers, verdicts, at_once) if answers and verdicts else assumptions
 
 
 def export(profile: Profile, out: Path) -> dict[str, Any]:
     """Writes the current tables of a curation to `out`, and `summary.json`, which it returns."""
     store = AssetStore(profile.home)
-    shards = [name.rpartition("/")[2] for name in store.everything() if name.startswith(f"{GAIN}/")]
-    gains = [store.current(GAIN, shard).file(GAIN_TABLE) for shard in shards]
-    quarantine = pl.concat(_quarantine(store, shards))
+    scored = _scored(store)
+    gains, quarantine = gain_tables(scored), pl.concat(_quarantine(store, list(scored)))
     curated = store.current(CURATED)
     counted = [pl.read_parquet(path, columns=GainTable.column_names()) for path in gains]
     counts = gain_report(counted, profile.curation.rule)
@@ -111,6 +108,12 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
             fresh.write_bytes(curated.file(name).read_bytes())
     write_json(out / SUMMARY, summary)
     return summary
+
+
+def _scored(store: AssetStore) -> dict[str, Artifact]:
+    """The visual gain of every scored shard, by the shard's name."""
+    of_all = store.everything().items()
+    return {name.removeprefix(f"{GAIN}/"): artifact for name, artifact in of_all if name.startswith(f"{GAIN}/")}
 
 
 def _quarantine(store: AssetStore, shards: list[str]) -> Iterator[pl.DataFrame]:

@@ -228,12 +228,13 @@ def scored_shards(context: dg.AssetExecutionContext, store: AssetStore) -> dict[
     return scored
 
 
-def _gain_tables(scored: Mapping[str, Artifact]) -> list[Path]:
+def gain_tables(scored: Mapping[str, Artifact]) -> list[Path]:
+    """The rows of the scored shards."""
     return [artifact.file(GAIN_TABLE) for artifact in scored.values()]
 
 
-def _verdict_tables(scored: Mapping[str, Artifact]) -> list[Path]:
-    """None where the source brought its own counts."""
+def verdict_tables(scored: Mapping[str, Artifact]) -> list[Path]:
+    """The verdicts of the scored shards; none where the source brought its own counts."""
     return [a.file(VERDICT_TABLE) for a in scored.values() if VERDICT_TABLE in a.manifest["files"]]
 
 
@@ -274,8 +275,8 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
             before = store.current(CURATED) if store.has(CURATED) else None
             report = publish(
                 workspace,
-                _gain_tables(scored),
-                _verdict_tables(scored),
+                gain_tables(scored),
+                verdict_tables(scored),
                 settings.selection,
                 settings.rule.samples,
                 index_of(items),
@@ -287,7 +288,7 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
                     VerdictTable.create_empty(),
                     *(
                         pl.scan_parquet(path).filter(pl.col("row_id").is_in(best["row_id"].implode())).collect()
-                        for path in _verdict_tables(scored)
+                        for path in verdict_tables(scored)
                     ),
                 ]
             )
@@ -324,7 +325,7 @@ def _sets(settings: CurationSettings, seed: int) -> list[dg.AssetsDefinition]:
 
         def draw(workspace: Path) -> dict[str, Any]:
             selected = pl.read_parquet(curated.file(CURATED_TABLE))
-            chance, report = random_set(_gain_tables(scored), selected.height, seed, index_of(items))
+            chance, report = random_set(gain_tables(scored), selected.height, seed, index_of(items))
             sets = {"future_l1": selected, "random": chance, "text_only": selected}
             for name, table in sets.items():
                 table.write_parquet(workspace / f"{name}.parquet")
@@ -352,7 +353,7 @@ def _sets(settings: CurationSettings, seed: int) -> list[dg.AssetsDefinition]:
         def draw(workspace: Path) -> dict[str, Any]:
             pool, reports = pl.read_parquet(curated.file(POOL_TABLE)), {}
             for name, rows in settings.rl_sets.items():
-                table, reports[name] = rl_set(_gain_tables(scored), pool, rows, seed, settings.rl_avoids_sft)
+                table, reports[name] = rl_set(gain_tables(scored), pool, rows, seed, settings.rl_avoids_sft)
                 table.write_parquet(workspace / f"{name}.parquet")
             if given:
                 futurebench = pl.read_parquet(items["futurebench"].file(ITEM_TABLE))
