@@ -13,6 +13,7 @@ from assets.checkpoints.assets import checkpoint_assets
 from assets.checkpoints.checks import checkpoint_checks
 from assets.curation.assets import curation_assets
 from assets.curation.checks import curation_checks
+from assets.curation.hub import hub_asset
 from assets.launcher import Launcher, Progress
 from assets.resources import JudgeAccess, LogProgress
 from assets.store import AssetStore
@@ -40,6 +41,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
             *(toyworld_assets(profile.toyworld, seed) if profile.toyworld else []),
             *source_assets(profile.source, upstream),
             *curation_assets(profile.curation, seed, device),
+            *([hub_asset(profile.curation.hub)] if profile.curation.hub else []),
             *checkpoint_assets(
                 profile.base,
                 {run.recipe.name: run for run in profile.sft},

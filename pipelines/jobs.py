@@ -20,7 +20,8 @@ from assets.benchmarks.assets import (
 )
 from assets.benchmarks.reports import COMPARISON, NECESSITY
 from assets.checkpoints.assets import BASE, RL, SFT
-from assets.curation.assets import ANSWERS, CURATED, GAIN, HUB, RL_SETS, SFT_SETS
+from assets.curation.assets import ANSWERS, CURATED, GAIN, RL_SETS, SFT_SETS
+from assets.curation.hub import HUB
 from assets.toyworld.assets import SOURCE as TOYWORLD
 from assets.trajectories.assets import CLIPS, SOURCE, TRAJECTORIES
 from pipelines.profile import Profile

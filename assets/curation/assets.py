@@ -1,6 +1,5 @@
 """From rows to Future-L1-50K: answers with and without the hint, verdicts, visual gain, selection, and sets."""
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -43,7 +42,6 @@ GAIN = "curation/visual_gain"
 CURATED = "curation/future_l1_50k"
 SFT_SETS = "curation/sft_sets"
 RL_SETS = "curation/rl_sets"
-HUB = "curation/hub"
 
 ANSWER_TABLE = "answers.parquet"
 GAIN_TABLE = "visual_gain.parquet"
@@ -87,7 +85,6 @@ def curation_assets(settings: CurationSettings, seed: int, device: str) -> list[
         _visual_gain(settings),
         _future_l1_50k(settings),
         *_sets(settings, seed),
-        *([_hub(settings.hub)] if settings.hub else []),
     ]
 
 
@@ -372,47 +369,3 @@ def _sets(settings: CurationSettings, seed: int) -> list[dg.AssetsDefinition]:
         return result_of(work.do(draw), f"{next(iter(settings.rl_sets))}.parquet")
 
     return [curation_sft_sets, curation_rl_sets]
-
-
-def _hub(repository: str) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=dg.AssetKey(HUB.split("/")),
-        deps=[dg.AssetKey(CURATED.split("/"))],
-        group_name="curation",
-        kinds={"huggingface"},
-        owners=TEAM,
-        description="By hand only: pushes the current Future-L1-50K to a dataset hub, with the environment's token.",
-    )
-    def curation_hub(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
-
-        curated = store.current(CURATED)
-        # The library reads the endpoint when it is imported, and takes a token that somebody left on this machine.
-        endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-        token = os.environ.get("HF_TOKEN", "").strip()
-        where = f"dataset {repository} on {endpoint}"
-        if not token:
-            raise dg.Failure(f"nobody may push {where} without a token: set HF_TOKEN", allow_retries=False)
-        api = HfApi(endpoint=endpoint, token=token)
-        try:
-            # Not create_repo's exist_ok: with a token that may make none, 2.4 trips over an endpoint given to HfApi.
-            if not api.repo_exists(repository, repo_type="dataset"):
-                api.create_repo(repository, repo_type="dataset")
-            commit = api.upload_folder(
-                repo_id=repository,
-                repo_type="dataset",
-                folder_path=curated.path,
-                ignore_patterns=[STORYBOARDS, TOP_ROWS, REJECTED],  # the card says that no clip is part of it
-                commit_message=f"Future-L1-50K, version {curated.version}",
-            )
-        except HfHubHTTPError as error:
-            if error.response.status_code not in (401, 403):
-                raise
-            why = error.server_message or error.response.headers.get("X-Error-Message")
-            raise dg.Failure(f"HF_TOKEN may not push {where}: {why}", allow_retries=False) from error
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(curated.version), metadata={"commit": dg.MetadataValue.url(commit.commit_url)}
-        )
-
-    return curation_hub

@@ -26,17 +26,25 @@ WAITS = (1, 2, 4, 8)  # seconds, before asking a hub again that answered 429 or 
 T = TypeVar("T")
 
 
+def hub_access() -> tuple[str, str]:
+    """The hub's address and the token, empty without one, that HF_ENDPOINT and HF_TOKEN are now.
+
+    The library reads them once, when it is imported, and takes a token that somebody left on this machine.
+    """
+    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    return endpoint, os.environ.get("HF_TOKEN", "").strip()
+
+
 class HubSource:
     """The files of a repository that `hf://datasets/ORG/NAME@REVISION/files*` names, everything in it by default.
 
-    A `.json` file counts only where it is named: repositories keep settings in such files.  HF_ENDPOINT and HF_TOKEN
-    are read from the environment when the source is opened (the library reads them once, when it is imported).
+    A `.json` file counts only where it is named: repositories keep settings in such files.
     """
 
     def __init__(self, location: str) -> None:
         self._hub = hub_location(location)
-        self._endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-        self._token = os.environ.get("HF_TOKEN") or False  # False: none that somebody left on this machine either
+        self._endpoint, token = hub_access()
+        self._token = token or False  # False: none that somebody left on this machine either
         self._commit: str | None = None
 
     def listing(self) -> Listing:

@@ -8,13 +8,13 @@ import dagster as dg
 import pytest
 from huggingface_hub import DatasetCard, HfApi, constants
 
-from assets.curation.assets import CURATED, HUB, curation_assets
+from assets.curation.assets import CURATED
 from assets.curation.contamination import benchmark_index
+from assets.curation.hub import hub_asset
 from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, publish
 from assets.curation.selection import SelectionSettings
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS
 from assets.store import AssetStore
-from pipelines.profile import demo
 from tests.assets.curation.scored_rows import SAMPLES, scored_of, trajectory, write_shards
 from tests.hub import Hub, serve
 from training.artifacts import MANIFEST, Artifact
@@ -67,10 +67,8 @@ def published(store: AssetStore, publications: dict[str, Path]) -> Callable[[str
     return make
 
 
-def push(store: AssetStore, home: Path) -> dg.ExecuteInProcessResult:
-    settings = demo(home).curation.model_copy(update={"hub": REPO})
-    (asset,) = (a for a in curation_assets(settings, 0, "cpu") if a.keys == {dg.AssetKey(HUB.split("/"))})
-    return dg.materialize([asset], resources={"store": store}, raise_on_error=False)
+def push(store: AssetStore) -> dg.ExecuteInProcessResult:
+    return dg.materialize([hub_asset(REPO)], resources={"store": store}, raise_on_error=False)
 
 
 def pulled(hub: Hub, folder: Path, revision: str = "main") -> dict[str, bytes]:
@@ -99,7 +97,7 @@ def test_what_is_pushed_is_what_is_pulled(
 ) -> None:
     artifact = published("first")
     monkeypatch.setenv("HF_TOKEN", f"{TOKEN}\n")  # as files of secrets end
-    result = push(store, tmp_path)
+    result = push(store)
     assert result.success
     (event,) = result.get_asset_materialization_events()
     commit = hub.refs(REPO)["main"]
@@ -113,12 +111,12 @@ def test_what_is_pushed_is_what_is_pulled(
 
 
 def test_pushing_a_version_again_changes_nothing(
-    hub: Hub, store: AssetStore, published: Callable[[str], Artifact], tmp_path: Path
+    hub: Hub, store: AssetStore, published: Callable[[str], Artifact]
 ) -> None:
     published("first")
-    assert push(store, tmp_path).success
+    assert push(store).success
     refs, uploads = hub.refs(REPO), hub.uploads()
-    again = push(store, tmp_path)
+    again = push(store)
     assert again.success
     assert (hub.refs(REPO), hub.uploads()) == (refs, uploads)
     assert sum(asked.path.endswith("/commit/main") for asked in hub.asked) == 1
@@ -130,10 +128,10 @@ def test_the_next_version_is_the_next_commit_and_the_one_before_stays(
     hub: Hub, store: AssetStore, published: Callable[[str], Artifact], tmp_path: Path
 ) -> None:
     first = published("first")
-    assert push(store, tmp_path).success
+    assert push(store).success
     before = hub.refs(REPO)["main"]
     second = published("second")
-    assert push(store, tmp_path).success
+    assert push(store).success
     newest = pulled(hub, tmp_path / "cache")
     assert newest == content(second) and CHANGE in newest
     assert pulled(hub, tmp_path / "cache", before) == content(first)
@@ -155,17 +153,16 @@ def test_without_a_token_that_may_write_nothing_is_pushed_and_the_error_says_why
     hub: Hub,
     store: AssetStore,
     published: Callable[[str], Artifact],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     published("first")
     if exists:
-        assert push(store, tmp_path).success
+        assert push(store).success
         published("second")
     refs, uploads = hub.refs(REPO), hub.uploads()
     monkeypatch.delenv("HF_TOKEN") if token is None else monkeypatch.setenv("HF_TOKEN", token)
-    result = push(store, tmp_path)
+    result = push(store)
     (failure,) = (event for event in result.all_node_events if event.is_step_failure)
     error = failure.step_failure_data.error
     assert error is not None
@@ -175,8 +172,8 @@ def test_without_a_token_that_may_write_nothing_is_pushed_and_the_error_says_why
     assert token is None or token not in told
 
 
-def test_without_a_publication_nothing_is_asked(hub: Hub, store: AssetStore, tmp_path: Path) -> None:
-    result = push(store, tmp_path)
+def test_without_a_publication_nothing_is_asked(hub: Hub, store: AssetStore) -> None:
+    result = push(store)
     (failure,) = (event for event in result.all_node_events if event.is_step_failure)
     assert "curation/future_l1_50k: materialise it first" in str(failure.step_failure_data.error)
     assert hub.asked == []
