@@ -98,6 +98,8 @@ def _train(
     trainer.train(resume_from_checkpoint=resume)
     provenance = {**made_from, "steps": steps}
     leave_checkpoint(trainer.accelerator, bundle, bundle.teaching, config.out / CHECKPOINT, dtype, provenance)
+    trainer.accelerator.free_memory()
+    trainer.accelerator.end_training()
     return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resume and Path(resume).name}
 
 
