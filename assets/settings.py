@@ -10,6 +10,7 @@ from assets.curation.selection import SelectionSettings
 from assets.trajectories.locations import checked
 from evaluation.curtailment import GainRule
 from evaluation.futurebench import FutureBenchSettings
+from evaluation.requests import Asking
 from evaluation.twiffbench import TwiffBenchSettings
 from training.endpoint import EndpointSettings
 from training.grading.parsers import ParserName
@@ -38,16 +39,10 @@ class SourceSettings(Settings):
     """The share of rows in quarantine above which a check fails."""
 
 
-class AnswerSettings(Settings):
-    """How a model is asked: fields of an answering job."""
+class AnswerSettings(Asking):
+    """How a model is asked, and for how many answers: fields of an answering job."""
 
     samples: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_new_tokens: int
-    batch_size: int
-    image_tokens: tuple[int, int]
-    """Least and most merged vision tokens of an image."""
     system: str | None = None
 
 
