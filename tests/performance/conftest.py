@@ -1,26 +1,91 @@
 """What `make bench` prints.  A benchmark asserts that both ways give the same, and never looks at the clock itself."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-Compare = Callable[[str, Callable[[], object], Callable[[], object], int], None]
+from tests.midsize import midsize
+from tests.performance.memory import peak_mib
+from tests.performance.subject import Subject, footage_rows
+
+Way = Callable[[], object]
+Compare = Callable[..., None]
+Table = Callable[[str, Sequence[str], Sequence[Sequence[object]]], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run and what came out; the peak of what torch holds was counted in a run before, which is not timed."""
+
+    seconds: float
+    mib: float
+    result: Any
+
+
+Measure = Callable[[Way], Measured]
+
+
+def _seconds(way: Way) -> float:
+    started = time.perf_counter()
+    way()
+    return time.perf_counter() - started
 
 
 @pytest.fixture
 def compare(capsys: pytest.CaptureFixture[str]) -> Compare:
-    """Prints how many times longer the first way takes than the second: the best of three runs each, in turn."""
+    """Prints how many times longer the first way takes than the second: the best of three runs each, in turn.
 
-    def seconds(way: Callable[[], object]) -> float:
-        started = time.perf_counter()
-        way()
-        return time.perf_counter() - started
+    With `memory` also how many times more the first of these two ways holds at its peak than the second; they may be
+    parts: counting is slow where there are very many operations.
+    """
 
-    def run(name: str, slow: Callable[[], object], fast: Callable[[], object], n: int) -> None:
-        runs = [(seconds(slow), seconds(fast)) for _ in range(3)]
+    def run(name: str, slow: Way, fast: Way, n: int, memory: tuple[Way, Way] | None = None) -> None:
+        held = [peak_mib(way) for way in memory or ()]
+        runs = [(_seconds(slow), _seconds(fast)) for _ in range(3)]
         a, b = (min(times) for times in zip(*runs, strict=True))
+        peaks = f"; peak {held[0] / held[1]:.2f} x ({held[0]:.1f} vs {held[1]:.1f} MiB)" if held else ""
         with capsys.disabled():
-            print(f"\n{name}: {a / b:.2f} x ({a:.3f} s vs {b:.3f} s, n={n})")
+            print(f"\n{name}: {a / b:.2f} x ({a:.3f} s vs {b:.3f} s, n={n}){peaks}")
 
     return run
+
+
+@pytest.fixture
+def measure() -> Measure:
+    """Times a way, after one run that counts its memory and warms up."""
+
+    def run(way: Way) -> Measured:
+        held = peak_mib(way)
+        started = time.perf_counter()
+        result = way()
+        return Measured(time.perf_counter() - started, held, result)
+
+    return run
+
+
+@pytest.fixture
+def table(capsys: pytest.CaptureFixture[str]) -> Table:
+    """Prints a small table, its columns as wide as they need."""
+
+    def show(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        lines = [list(head), *([str(cell) for cell in row] for row in rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        with capsys.disabled():
+            print(f"\n{title}")
+            for line in lines:
+                print("  " + "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+    return show
+
+
+@pytest.fixture(scope="session", params=["tiny", "mid-size"])
+def subject(request: pytest.FixtureRequest) -> Subject:
+    """The tiny model that a few steps taught the format, with toy rows; the mid-size one with rows of real footage."""
+    if request.param == "tiny":
+        return Subject("tiny", *(request.getfixturevalue(name) for name in ("taught", "encoder", "rows")))
+    model = midsize()
+    assert model.teaching is not None
+    return Subject("mid-size", model, model.encoder(model.teaching), footage_rows())

@@ -1,5 +1,6 @@
 """Many answers at a time, many answers of one prompt, and prompts that begin alike."""
 
+import contextlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from evaluation.futurebench import video_frame_numbers
 from tests.footage import CLIPS, FOOTAGE
 from tests.performance.conftest import Compare
+from tests.performance.subject import Subject, now_and_then, wishing
 from training.data.keyframes import key_frame_number
 from training.data.video import frame_rate, read_frames
 from training.model.checkpoint import FutureL1
@@ -45,37 +47,53 @@ def ask(taught: FutureL1) -> Asker:
     return Asker(taught, taught.vision(cache_bytes=2**28))
 
 
-def test_a_batch_of_answers_against_one_at_a_time(
-    ask: Asker, encoder: Encoder, rows: list[dict[str, Any]], compare: Compare
-) -> None:
-    reader = RowReader(encoder, keep=True)
+def test_a_batch_of_answers_against_one_at_a_time(subject: Subject, compare: Compare) -> None:
+    """Answers of one length with spans at different times, so that text and latents are decoded in one forward.
+
+    One at a time is the release's evaluation: batch 1.  The tiny model imagines by itself, greedily; the mid-size one
+    knows nothing, so its words are drawn and its head is made to open spans.
+    """
+    reader = RowReader(subject.encoder, keep=True)
+    rows = subject.rows[:24]
     prompts = [reader.prompt(row) for row in rows]
-    together = ask(prompts, GREEDY).ids
-    for number, prompt in enumerate(prompts):
-        alone = ask([prompt], GREEDY).ids[0]
-        assert together[number, : len(alone)].tolist() == alone.tolist()
+    model = subject.model
+    asker = Asker(model, model.vision(cache_bytes=2**28))
+    taught = subject.name == "tiny"
+    sampling = GREEDY if taught else Sampling(max_new_tokens=24, temperature=1.0)
+
+    def ask(numbers: Sequence[int]) -> Decoded:
+        with contextlib.nullcontext() if taught else wishing(model, now_and_then(model)):
+            return asker([prompts[i] for i in numbers], sampling, [[i] for i in numbers])
+
+    together = ask(range(len(rows)))
+    assert len(together.latents) > 0
+    for number in range(len(rows)):
+        alone = ask([number]).ids[0]
+        assert together.ids[number, : len(alone)].tolist() == alone.tolist()
     compare(
-        "latent decoding, one answer at a time against a batch",
-        lambda: [ask([prompt], GREEDY) for prompt in prompts],
-        lambda: ask(prompts, GREEDY),
-        len(prompts),
+        f"{subject.name}, latent decoding, one answer at a time against a batch",
+        lambda: [ask([number]) for number in range(len(rows))],
+        lambda: ask(range(len(rows))),
+        len(rows),
+        memory=(lambda: ask([0]), lambda: ask(range(len(rows)))),
     )
 
 
-def test_eight_answers_of_a_video_from_one_prefill_against_eight(
-    ask: Asker, encoder: Encoder, compare: Compare
-) -> None:
+def test_eight_answers_of_a_video_from_one_prefill_against_eight(subject: Subject, compare: Compare) -> None:
+    """A group as RL samples it, without the tower: its features are known to both ways."""
     path, count = FOOTAGE / "bikes.mp4", CLIPS["bikes.mp4"]
     numbers = video_frame_numbers(count)
+    encoder, ask = subject.encoder, Asker(subject.model, subject.model.vision(cache_bytes=2**28))
     shown = encoder.patch_video(read_frames(path, numbers, "decord"), numbers, frame_rate(path), 4, 64)
     prompt = encoder.prompt([*shown, "What happens next?"])
     sampling = Sampling(max_new_tokens=8)
     assert torch.equal(ask([prompt], sampling, [range(8)]).ids, ask([prompt] * 8, sampling).ids)
     compare(
-        f"eight answers to {len(prompt.ids)} prompt tokens, eight prefills against one",
+        f"{subject.name}, eight answers to {len(prompt.ids)} prompt tokens, eight prefills against one",
         lambda: ask([prompt] * 8, sampling),
         lambda: ask([prompt], sampling, [range(8)]),
         8,
+        memory=(lambda: ask([prompt] * 8, sampling), lambda: ask([prompt], sampling, [range(8)])),
     )
 
 

@@ -1,38 +1,112 @@
-"""One SFT step with the frozen tower's features in memory, and with every frame encoded again."""
+"""An SFT step of the real trainer against the public release's way (tests/performance/release.py)."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from tests.performance.conftest import Compare
-from training.model.checkpoint import FutureL1
-from training.model.encoding import Encoder, collate
-from training.model.forward import last_hidden_state
-from training.model.rows import RowReader
-from training.model.vision import FrozenVision
+from tests.performance.release import prepared, step_loss
+from tests.performance.subject import Subject, dialogue, trainer_of
+from training.model.encoding import IGNORE, collate
+from training.model.forward import spliced_forward
+from training.sft.trainer import LatentSFTTrainer
+
+WEIGHT = 0.1
+ROWS = {"tiny": 24, "mid-size": 3}
 
 
-def test_a_step_with_features_kept_against_encoded_again(
-    taught: FutureL1, encoder: Encoder, rows: list[dict[str, Any]], compare: Compare
-) -> None:
-    reader = RowReader(encoder, keep=True)
-    batch = collate([reader.dialogue(row, spans=True) for row in rows], taught.tokens.pad)
-    latent = batch.ids == taught.tokens.latent
-    weights = [p for name, p in taught.model.named_parameters() if ".visual." not in name]
+def step(trainer: LatentSFTTrainer, rows: int, together: bool) -> float:
+    """The loss of a step over the first rows, in one micro-batch or a row at a time; gradients stay on the weights."""
+    draws = [{"row": row, "spans": True, "counts": True} for row in range(rows)]
+    batches = [trainer.data_collator(part) for part in ([draws] if together else [[draw] for draw in draws])]
+    counts = trainer._get_num_items_in_batch(batches, torch.device("cpu"))
+    total = 0.0
+    for inputs in batches:
+        loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=counts)
+        loss.backward()
+        total += float(loss.detach())
+    return total
 
-    def step(vision: FrozenVision) -> tuple[torch.Tensor, ...]:
-        targets = torch.cat([feature for feature, _ in vision.features(batch.future)])
+
+def test_an_sft_step_against_the_releases_way(subject: Subject, compare: Compare, tmp_path: Path) -> None:
+    """Loss and gradients are the same; what the release's way does is said in tests/performance/release.py.
+
+    Ours reads a row and resizes its frames once, encodes each frame once (without keeping anything where rows are new),
+    and applies the head to labelled positions alone, be it to a batch or to one row at a time.
+    """
+    model, n = subject.model.model, ROWS[subject.name]
+    new, seen = (trainer_of(subject, tmp_path / str(keep), keep) for keep in (False, True))
+    learning = [p for p in model.parameters() if p.requires_grad]
+    model.zero_grad(set_to_none=True)
+
+    def taken(way: Callable[[], float]) -> tuple[float, list[torch.Tensor | None]]:
+        """Loss and gradients, which do not stay: a run begins with none."""
+        loss, gradients = way(), [p.grad for p in learning]
+        model.zero_grad(set_to_none=True)
+        return loss, gradients
+
+    def release() -> tuple[float, list[torch.Tensor | None]]:
+        return taken(lambda: step_loss(subject.model, subject.teaching, subject.rows[:n], WEIGHT))
+
+    def ours(trainer: LatentSFTTrainer, together: bool) -> tuple[float, list[torch.Tensor | None]]:
+        return taken(lambda: step(trainer, n, together))
+
+    expected = release()
+    for trainer in (new, seen):
+        for together in (True, False):
+            torch.testing.assert_close(ours(trainer, together), expected, rtol=1e-3, atol=1e-5)
+    what = f"{subject.name}, an SFT step, the release's way"
+    for name, trainer, together in (
+        ("one row at a time", new, False),
+        ("a batch", new, True),
+        ("a batch of rows seen before", seen, True),
+    ):
+        way = partial(ours, trainer, together)
+        compare(f"{what} against {name}", release, way, n, memory=(release, way))
+    draws = [{"row": row, "spans": True, "counts": True} for row in range(n)]
+    compare(
+        "  of these the preparing of rows alone",
+        lambda: [prepared(subject.model, subject.teaching, row) for row in subject.rows[:n]],
+        lambda: new.data_collator(draws),
+        n,
+    )
+
+
+def test_logits_at_labels_against_everywhere(subject: Subject, compare: Compare) -> None:
+    """The same batch of two dialogues with sixteen frames each, which have no labels; all else alike.
+
+    Naive: float32 logits at every position, and a cross-entropy that ignores most of them.
+    """
+    encoder, tokens, model = subject.model.encoder(subject.teaching), subject.model.tokens, subject.model.model
+    model.model.visual.requires_grad_(False)
+    batch = collate([dialogue(encoder, first, 16, 3) for first in range(2)], tokens.pad)
+    vision = subject.model.vision(2**28)
+    latent, labelled = batch.ids == tokens.latent, batch.labels != IGNORE
+
+    def cross_entropy(everywhere: bool) -> tuple[float, torch.Tensor | None]:
         inputs = {
             "input_ids": batch.ids,
             "attention_mask": batch.mask,
             "position_ids": batch.positions,
             "mm_encoder_outputs": vision.encoder_outputs(batch.observed),
         }
-        states = last_hidden_state(taught.model, inputs, latent, targets)
-        loss = (states[latent.roll(-1, 1)] - targets).pow(2).mean()
-        return torch.autograd.grad(loss, weights, allow_unused=True)
+        at = torch.ones_like(latent) if everywhere else labelled.roll(-1, 1)
+        _, logits = spliced_forward(model, inputs, latent, vision.merged(batch.future), at)
+        words = batch.labels.roll(-1, 1)[at]  # a row's first token has no label, so nothing wraps around
+        loss = F.cross_entropy(logits.float(), words, ignore_index=IGNORE)
+        loss.backward()
+        gradient = model.get_input_embeddings().weight.grad
+        model.zero_grad(set_to_none=True)
+        return float(loss.detach()), gradient
 
-    kept, none = taught.vision(cache_bytes=2**28), taught.vision()
-    for ours, theirs in zip(step(kept), step(none), strict=True):
-        torch.testing.assert_close(ours, theirs)
-    compare("an SFT step, frames encoded again against kept", lambda: step(none), lambda: step(kept), len(rows))
+    torch.testing.assert_close(cross_entropy(True), cross_entropy(False), rtol=1e-3, atol=1e-6)
+    compare(
+        f"{subject.name}, forward and backward, logits at all {labelled.numel()} positions against {labelled.sum()}",
+        partial(cross_entropy, True),
+        partial(cross_entropy, False),
+        2,
+        memory=(partial(cross_entropy, True), partial(cross_entropy, False)),
+    )

@@ -1,0 +1,140 @@
+"""Models that are measured, what they are asked, and a head that makes them imagine on time."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import SFTConfig as TrlConfig
+
+from tests.footage import CLIPS, FOOTAGE
+from tests.toy import sft_recipe
+from training.data.dialogue import Slot, assistant_pieces, user_pieces
+from training.data.video import read_frames
+from training.model.checkpoint import FutureL1
+from training.model.encoding import Encoded, Encoder
+from training.model.rows import SKIPPED, Row, RowReader, Rows
+from training.model.teaching import Teaching
+from training.sft.__main__ import freeze_vision
+from training.sft.trainer import Collator, LatentSFTTrainer
+
+QUESTION = "What does the rider do next?"
+THOUGHT = "The rider leans into the bend."
+CLIP = "bikes.mp4"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, its encoder and rows that suit it."""
+
+    name: str
+    model: FutureL1
+    encoder: Encoder
+    rows: list[Row]
+
+    @property
+    def teaching(self) -> Teaching:
+        """Spans end where the model ends them, as in the paper."""
+        assert self.model.teaching is not None
+        return self.model.teaching.model_copy(update={"span_end": "model"})
+
+
+def footage_rows() -> list[dict[str, Any]]:
+    """Eight rows of real clips of three shapes: four observed frames, and one, two, three future ones in turn."""
+    found = []
+    for number in range(8):
+        clip = list(CLIPS)[number % len(CLIPS)]
+        depth = 1 + number % 3
+        found.append(
+            {
+                "row_id": f"{number:016x}",
+                "question": "".join(f"frame_{k}\n<image>\n" for k in range(1, 5)) + QUESTION,
+                "reasoning": [*[THOUGHT] * depth, ""],
+                "answer": f"it goes on {number}",
+                "observed": [1, 2, 3, 4],
+                "future": [5, 6, 7][:depth],
+                "path": str(FOOTAGE / clip),
+                "frame_count": CLIPS[clip],
+                "reader": "decord",
+            }
+        )
+    return found
+
+
+def prompt(encoder: Encoder, first: int, frames: int) -> Encoded:
+    """A question about so many frames of a clip, from its `first` on."""
+    user = user_pieces("<image>" * frames + QUESTION, frames)
+    shown = _frames(first, frames)
+    low, high = encoder.limits.observed
+    return encoder.prompt([encoder.patch(shown[p.index], low, high) if isinstance(p, Slot) else p for p in user])
+
+
+def dialogue(encoder: Encoder, first: int, frames: int, spans: int) -> Encoded:
+    """The same with an answer: as many thoughts whatever the spans, five at most of them followed by a frame."""
+    user = user_pieces("<image>" * frames + QUESTION, frames)
+    assistant = assistant_pieces([*[THOUGHT] * spans, " ".join([THOUGHT] * (5 - spans))], "it goes on")
+    shown = _frames(first, frames + spans)
+    slots = [p for p in (*user, *assistant) if isinstance(p, Slot)]
+    return encoder.dialogue(user, assistant, {s: shown[s.index + (frames if s.kind == "future" else 0)] for s in slots})
+
+
+def _frames(first: int, count: int) -> list[Any]:
+    return read_frames(FOOTAGE / CLIP, [first + 10 * k for k in range(count)], "decord")
+
+
+@contextmanager
+def wishing(model: FutureL1, wish: Callable[[int], dict[int, float]]) -> Iterator[None]:
+    """Within the context, `wish(step)` gives logits that are added to tokens' own at that step of one decoding.
+
+    An untaught model never imagines by itself and ends anywhere: what is timed needs answers of one length with spans.
+    """
+    step = itertools.count()
+
+    def add(_module: Any, _args: Any, logits: torch.Tensor) -> torch.Tensor:
+        wished = wish(next(step))
+        return logits.index_add(-1, torch.tensor(list(wished)), torch.tensor([list(wished.values())] * len(logits)))
+
+    handle = model.model.lm_head.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def now_and_then(model: FutureL1) -> Callable[[int], dict[int, float]]:
+    """A span opens after about eight tokens of text, at different times in different answers; none ends early."""
+    t = model.tokens
+    often = torch.tensor(model.model.lm_head.out_features / 8.0).log().item()
+    return lambda _step: {t.latent_start: often, t.end_of_turn: -1e4, t.pad: -1e4}
+
+
+def at_steps(model: FutureL1, opening: Sequence[int]) -> Callable[[int], dict[int, float]]:
+    """A span opens in every answer at each of these steps and at no other, is full, and no answer ends."""
+    t = model.tokens
+    return lambda step: {
+        t.latent_start: 1e4 if step in opening else -1e4, t.latent_end: -1e4, t.end_of_turn: -1e4, t.pad: -1e4
+    }  # fmt: skip
+
+
+def trainer_of(subject: Subject, folder: Path, keep: bool) -> LatentSFTTrainer:
+    """The real trainer, rows weighted alike as in the release; with `keep`, dialogues and features stay in memory."""
+    freeze_vision(subject.model.model)
+    arguments = TrlConfig(
+        output_dir=str(folder), max_steps=1, use_cpu=True, bf16=False, report_to=[], max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True}, activation_checkpointing=False,
+    )  # fmt: skip
+    encoder = subject.model.encoder(subject.teaching)
+    return LatentSFTTrainer(
+        model=subject.model.model,
+        args=arguments,
+        train_dataset=Dataset.from_list([{"row": 0, "spans": True, "counts": True}]),
+        data_collator=Collator(Rows(subject.rows, RowReader(encoder, keep), folder / SKIPPED)),
+        processing_class=subject.model.processor.tokenizer,
+        bundle=subject.model,
+        recipe=sft_recipe(teaching=subject.teaching, latent_weight=0.1, weighting="sample"),
+        vision=subject.model.vision(2**28 if keep else 0),
+    )
