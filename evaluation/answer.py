@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from evaluation.curtailment import CONDITIONS, Expected, GainRule, Tally, wanted
+from evaluation.curtailment import CONDITIONS, EVEN, Expected, GainRule, Tally, wanted
 from evaluation.files import whole
 from evaluation.ledger import Ledger
 from evaluation.requests import Asking, Backend, Refused, Request
@@ -225,7 +225,7 @@ def _gain_rounds(
             if requests:
                 yield requests, len(rows) * of_a_row - left, len(rows) * of_a_row
 
-    yield from rounds(audited, len(others), Expected())
+    yield from rounds(audited, len(others), EVEN)
     yield from rounds(others, 0, Expected.of(list(grader.counted(audited).values())))
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -120,14 +120,16 @@ def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDef
             "judge": judge.name,
             "seed": seed,
         }
+        repeats = repeated_elsewhere(store, context.partition_keys)
+        usable = lru_cache(maxsize=1)(partial(usable_rows, store))  # prompts and references come from one reading
         wanted = {}
         for shard in context.partition_keys:
-            repeated = repeated_elsewhere(store, [shard])["row_id"].sort().to_list()
+            repeated = repeats.filter(shard=shard)["row_id"].to_list()
             inputs: dict[str, Artifact | str] = {
                 TRAJECTORIES: store.current(TRAJECTORIES, shard), CLIPS: store.current(CLIPS, shard), "model": model,
                 "repeated": digest(repeated),
             }  # fmt: skip
-            rows = partial(usable_rows, store, shard)
+            rows = partial(usable, shard)
             wanted[shard] = Asked(
                 store.work(ANSWERS, inputs, config, code, shard),
                 [
