@@ -180,10 +180,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
             rl_avoids_sft=False,  # drawn from all that was retained, as the paper has it; the overlap is counted
         ),
         sft=tuple(SftRun(recipe=recipes.paper_sft(name), data=name) for name in recipes.SFT_NAMES["paper"]),
-        rl=tuple(
-            RlRun(recipe=recipes.paper_rl(name), data="twiff_10k", start="future_l1")
-            for name in recipes.RL_NAMES["paper"]
-        ),
+        rl=tuple(_paper_run(name) for name in recipes.RL_NAMES["paper"]),
         benchmarks=BenchmarkSettings(
             futurebench=FutureBenchRun(
                 recipe=FutureBenchSettings(), answers=AnswerSettings(max_new_tokens=2048, **benchmark)
@@ -202,6 +199,13 @@ def paper(home: Path, seed: int = 0) -> Profile:
             seconds_to_checkpoint=600.0,
         ),
     )
+
+
+def _paper_run(name: str) -> RlRun:
+    """An RL recipe with what its name says of its data and of where it starts."""
+    rows = name.rpartition("_")[2] if name.endswith("k") else "10k"
+    start = "text_only" if name.endswith(recipes.TEXT_ONLY) else "future_l1"
+    return RlRun(recipe=recipes.paper_rl(name), data=f"twiff_{rows}", start=start)
 
 
 PRESETS = {"demo": demo, "paper": paper}

@@ -72,7 +72,8 @@ class RlRecipe(BaseModel):
 
     weights: accuracy, format, R_ctr, R_div.  centred: R_ctr contrasts latents less their group's mean.  anchor: weight
     of the mean square between the latent-producing states of the policy and of the SFT model on the same rollouts.
-    latent_std 0 makes latents deterministic, without a ratio.
+    latent_std 0 makes latents deterministic, without a ratio.  overlong: answers cut by max_new_tokens are learned from
+    as they were graded, or "mask"ed: nothing is learned from them (DAPO's overlong filtering).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,6 +85,7 @@ class RlRecipe(BaseModel):
     group: int = 8
     minibatches: int = 2  # optimiser steps on each rollout batch
     max_new_tokens: int = 2048
+    overlong: Literal["learn", "mask"] = "learn"
     temperature: float = 0.9
     top_p: float = 0.99
     latent_std: float = 0.0
@@ -113,8 +115,17 @@ SYSTEM = """You think in two modes, text and images, before you answer.
 When you have thought enough, give the final answer between <answer> and </answer>.
 """
 
+TEXT_ONLY = "_text_only"
+"""How the names of RL recipes end that start from the text-only SFT."""
+
 SFT_NAMES = {"demo": ("future_l1", "text_only"), "paper": ("future_l1", "text_only", "random")}
-RL_NAMES = {"demo": ("la_dapo",), "paper": ("la_dapo", "grpo", "dapo", "dapo_ctr", "dapo_div")}
+RL_NAMES = {
+    "demo": ("la_dapo",),
+    "paper": (
+        "la_dapo", "grpo", "dapo", "dapo_ctr", "dapo_div", "grpo_text_only", "dapo_text_only",
+        "la_dapo_5k", "la_dapo_20k",
+    ),
+}  # fmt: skip
 
 
 def demo_sft(name: str) -> SftRecipe:
@@ -135,12 +146,20 @@ def demo_sft(name: str) -> SftRecipe:
 
 
 def paper_sft(name: str) -> SftRecipe:
-    """Table 8: Qwen3-VL-8B-Instruct on eight devices, global batch 128; `random` differs by its data only."""
+    """Table 8: Qwen3-VL-8B-Instruct on eight devices, global batch 128; `random` differs by its data only.
+
+    `future_l1_lambda_0.05` and the like are the rows of Table 3, `future_l1_l_max_8` too.
+    """
     teaching = Teaching(observed_tokens=(2, 16384), latents=4, span_end="model", system=SYSTEM)
     optimiser = Optimiser(rate=1e-5, weight_decay=0.1, warmup=0.1, schedule="cosine")
     recipe = SftRecipe(name="future_l1", teaching=teaching, optimiser=optimiser, batch=1, accumulation=16, workers=8,
                        save_every=50)  # fmt: skip
-    return _pick(name, {"future_l1": {}, "random": {}, "text_only": {"span_share": (0.0, 0.0, 0.0)}}, recipe)
+    changes: dict[str, dict[str, Any]] = {"future_l1": {}, "random": {}, "text_only": {"span_share": (0.0, 0.0, 0.0)}}
+    for weight in (0.01, 0.05, 0.2, 0.5, 1.0):
+        changes[f"future_l1_lambda_{weight:g}"] = {"latent_weight": weight}
+    for latents in (2, 8, 16, 32, 64):
+        changes[f"future_l1_l_max_{latents}"] = {"teaching": teaching.model_copy(update={"latents": latents})}
+    return _pick(name, changes, recipe)
 
 
 def demo_rl(name: str) -> RlRecipe:
@@ -154,7 +173,11 @@ def demo_rl(name: str) -> RlRecipe:
 
 
 def paper_rl(name: str) -> RlRecipe:
-    """Table 9 and Table 4's ablations."""
+    """Table 9, and the rows of Table 4 and of Figure 5 (`la_dapo_5k` and `la_dapo_20k` differ by their data only).
+
+    `grpo_text_only` and the like start from the text-only SFT and ask for no spans; `la_dapo_ctr_0.05` and
+    `la_dapo_div_0.05` and the like are the rows of Table 5.
+    """
     recipe = RlRecipe(name="la_dapo", optimiser=Optimiser(rate=1e-6, betas=(0.9, 0.999), weight_decay=0.01))
     changes: dict[str, dict[str, Any]] = {
         "la_dapo": {},
@@ -163,6 +186,12 @@ def paper_rl(name: str) -> RlRecipe:
         "dapo_ctr": {"weights": (0.9, 0.1, 0.2, 0.0)},
         "dapo_div": {"weights": (0.9, 0.1, 0.0, 0.1)},
     }
+    changes |= {f"{mode}{TEXT_ONLY}": {**change, "min_spans": 0} for mode, change in changes.items()}
+    changes |= {f"la_dapo_{rows}": {} for rows in ("5k", "20k")}
+    for weight in (0.01, 0.05, 0.1, 0.5, 1.0):
+        changes[f"la_dapo_ctr_{weight:g}"] = {"weights": (0.9, 0.1, weight, 0.1)}
+    for weight in (0.01, 0.05, 0.2, 0.5, 1.0):
+        changes[f"la_dapo_div_{weight:g}"] = {"weights": (0.9, 0.1, 0.2, weight)}
     return _pick(name, changes, recipe)
 
 

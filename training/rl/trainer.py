@@ -9,6 +9,7 @@ neither latents nor videos; tests/training/rl holds both signatures to what trl 
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -83,6 +84,10 @@ class LatentGRPOTrainer(GRPOTrainer):
         if recipe.dynamic_rounds > 1:
             advantages[len(kept) * group :] = 0.0  # normalisation would blow up an unmixed group's tiny differences
         self._note(rewards)
+        if recipe.overlong == "mask":
+            finished = torch.tensor([r.finished for r in self._rollouts], device=advantages.device)
+            advantages = advantages * finished
+            self._rollouts = [replace(r, sampled=r.sampled & r.finished) for r in self._rollouts]
         tokens = torch.tensor(sum(int(r.sampled.sum()) for r in self._rollouts), device=self.accelerator.device)
         return {
             "rollout": torch.arange(len(self._rollouts), device=self.accelerator.device),
@@ -164,7 +169,8 @@ class LatentGRPOTrainer(GRPOTrainer):
             known = token_log_probs(logits, drawn, in_span, tokens, recipe.temperature)
             divergence = k3(log_probs, known)
             terms = terms + recipe.kl * divergence
-            self._metrics["train"]["kl"].append(divergence.mean().item())
+            if len(drawn):
+                self._metrics["train"]["kl"].append(divergence.mean().item())
         loss = terms.sum() / self._normaliser(inputs)
         if len(latents) and recipe.latent_std > 0:
             ratio = gaussian_log_ratio(latents, states[before_latent], again.noise, recipe.latent_std)
@@ -185,6 +191,8 @@ class LatentGRPOTrainer(GRPOTrainer):
 
     def _watch(self, name: str, log_ratio: torch.Tensor) -> None:
         """How far the policy has moved from the one that drew: the ratio's outer percentiles."""
+        if not len(log_ratio):
+            return
         low, high = log_ratio.exp().quantile(torch.tensor([0.05, 0.95], device=log_ratio.device)).tolist()
         self._metrics["train"][f"{name}/p05"].append(low)
         self._metrics["train"][f"{name}/p95"].append(high)

@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,24 @@ def test_places_that_stay_empty_are_filled_and_reported(built: Any, monkeypatch:
     assert batch["advantages"].view(4, 4).abs().sum(1).gt(0).tolist() == [True, False, False, False]
     assert trainer._metrics["train"]["groups/filled_up"] == [0.75]
     assert trainer._metrics["train"]["groups/mixed_share"] == [1 / 8]
+
+
+def test_nothing_is_learned_from_masked_answers_that_were_cut(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = built(overlong="mask", kl=0.1)
+    scripted_rewards(trainer, monkeypatch, [[[1, 0, 0, 1]] * 4])
+    roll = trainer._roll_out
+
+    def cut(rows: Any, turn: int) -> Any:
+        return [replace(r, finished=i % 4 != 0) for i, r in enumerate(roll(rows, turn))]
+
+    monkeypatch.setattr(trainer, "_roll_out", cut)
+    batch = roll_out(trainer)
+    assert batch["advantages"].view(4, 4)[:, 0].abs().sum() == 0
+    assert (batch["advantages"].view(4, 4)[:, 1:].abs() > 0).all(), "they still count in their group"
+    assert batch["num_items_in_batch"] == sum(int(r.sampled.sum()) for r in trainer._rollouts if r.finished)
+    only_cut = {"rollout": torch.tensor([0, 4]), "advantages": batch["advantages"][[0, 4]]}
+    loss = trainer._compute_loss(trainer.model, {**only_cut, "num_items_in_batch": batch["num_items_in_batch"]})
+    assert loss == 0
 
 
 def test_unjudged_answers_have_no_advantage(
