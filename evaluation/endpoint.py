@@ -84,7 +84,7 @@ class EndpointBackend:
                 request, wanted = item
                 try:
                     messages = await renderer.messages(request)
-                except (ValueError, OSError, Image.DecompressionBombError) as error:
+                except (ValueError, OSError) as error:
                     raise UnansweredError("refused", f"cannot be shown: {error}") from None
                 while wanted:  # a server may give fewer choices than it was asked for
                     body = {"messages": messages, "n": len(wanted), **_sampling(asking)}

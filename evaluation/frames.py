@@ -35,5 +35,8 @@ def with_images(parts: Sequence[Part], shelf: FrameShelf) -> Iterator[tuple[Part
 
 
 def _decoded(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"an embedded image is too large: {error}") from error
