@@ -33,10 +33,14 @@ class Reporting(TrainerCallback):
             self.reporter.metrics(state.global_step, figures)
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The latest whole checkpoint of a trainer, or None; one that a kill cut short lacks the state, written last."""
+def last_checkpoint(folder: Path, needs: str | None = None) -> str | None:
+    """The latest whole checkpoint of a trainer, or None; one that a kill cut short lacks the state, written last.
+
+    needs: a file that our own trainer writes even later.
+    """
     numbered = sorted((int(found[1]), path) for path in folder.glob("*") if (found := _CHECKPOINT.fullmatch(path.name)))
-    return next((str(path) for _, path in reversed(numbered) if _has_state(path)), None)
+    whole = (path for _, path in reversed(numbered) if _has_state(path) and (needs is None or (path / needs).exists()))
+    return next(map(str, whole), None)
 
 
 def _has_state(checkpoint: Path) -> bool:

@@ -100,6 +100,7 @@ class RlRecipe(BaseModel):
     latent_clip: float = 0.1
     kl: float = 1e-2
     anchor: float = 0.0
+    decode_prompts: int | None = None  # decoded at a time, the judge grading the part before; None: all
     dynamic_rounds: int = 20  # rollout rounds to fill a batch with mixed groups; 1: no dynamic sampling
     keep_between: tuple[float, float] = (0.1, 0.9)
     cache_gib: float = 0.0
@@ -178,7 +179,8 @@ def paper_rl(name: str) -> RlRecipe:
     `grpo_text_only` and the like start from the text-only SFT and ask for no spans; `la_dapo_ctr_0.05` and
     `la_dapo_div_0.05` and the like are the rows of Table 5.
     """
-    recipe = RlRecipe(name="la_dapo", optimiser=Optimiser(rate=1e-6, betas=(0.9, 0.999), weight_decay=0.01))
+    optimiser = Optimiser(rate=1e-6, betas=(0.9, 0.999), weight_decay=0.01)
+    recipe = RlRecipe(name="la_dapo", optimiser=optimiser, decode_prompts=4)
     changes: dict[str, dict[str, Any]] = {
         "la_dapo": {},
         "grpo": {"weights": (0.9, 0.1, 0.0, 0.0), "dynamic_rounds": 1},

@@ -3,7 +3,8 @@
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel, is_peft_model
+from accelerate.utils import extract_model_from_parallel
+from peft import PeftModel
 
 from training.model.splice import splice_latents
 
@@ -35,4 +36,4 @@ def spliced_forward(
 def unwrapped(model: Any) -> Any:
     """The Qwen3VLForConditionalGeneration inside whatever accelerate and PEFT put around it."""
     inner = extract_model_from_parallel(model)
-    return inner.get_base_model() if is_peft_model(inner) else inner
+    return inner.get_base_model() if isinstance(inner, PeftModel) else inner

@@ -11,6 +11,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,6 +170,16 @@ class FrozenVision:
         self.tower = copy.deepcopy(tower).requires_grad_(False) if apart else tower
         self.width, self.chunk = model.config.text_config.hidden_size, chunk
         self._kept: BoundedCache[Feature] = BoundedCache(cache_bytes)
+        self._held: dict[str, Feature] = {}
+
+    @contextmanager
+    def holding(self, patches: Sequence[Patches]) -> Iterator[None]:
+        """Within the context these frames' features are at hand, encoded together, whatever the cache keeps."""
+        self._held = {p.key: feature for p, feature in zip(patches, self.features(patches), strict=True)}
+        try:
+            yield
+        finally:
+            self._held = {}
 
     @torch.no_grad()
     def _encode(self, patches: Sequence[Patches]) -> list[Feature]:
@@ -184,7 +195,7 @@ class FrozenVision:
 
     def features(self, patches: Sequence[Patches]) -> list[Feature]:
         """Features of each frame, in order."""
-        found = {p.key: kept for p in patches if (kept := self._kept.get(p.key)) is not None}
+        found = {p.key: kept for p in patches if (kept := self._held.get(p.key) or self._kept.get(p.key)) is not None}
         missing = list({p.key: p for p in patches if p.key not in found}.values())
         for part in _chunks(missing, self.chunk):
             for patch, feature in zip(part, self._encode(part), strict=True):

@@ -17,6 +17,8 @@ from training.model.rows import SKIPPED, RowReader, Rows
 from training.programs import CHECKPOINT, ProgramConfig, Reporter, is_first, run_program
 from training.provenance import provenance_of
 from training.recipes import RlRecipe
+from training.rl.carried import file_of
+from training.rl.grading import RolloutGrader
 from training.rl.reward_functions import reward_functions
 from training.rl.trainer import LatentGRPOTrainer
 from training.saving import leave_checkpoint, placement
@@ -63,9 +65,11 @@ def _train(
     reference = copy.deepcopy(bundle.model).requires_grad_(False).eval()
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     steps = recipe.steps or len(rows) // recipe.prompts * recipe.minibatches
+    judge = Judge(config.judge, on_outage="raise") if config.judge else None
+    grader = RolloutGrader(recipe, judge, reporter.log)
     trainer = LatentGRPOTrainer(
         model=bundle.model,
-        reward_funcs=reward_functions(recipe, bundle.tokens, Judge(config.judge) if config.judge else None),
+        reward_funcs=reward_functions(recipe, bundle.tokens, grader),
         args=GRPOConfig(
             output_dir=str(config.out / "steps"),
             max_steps=steps,
@@ -90,11 +94,12 @@ def _train(
         callbacks=[Reporting(reporter, "RL")],
         recipe=recipe,
         bundle=bundle,
+        grader=grader,
         reference=reference,
         rows=Rows(rows, RowReader(bundle.encoder(bundle.teaching), keep=recipe.cache_gib > 0), config.out / SKIPPED),
         vision=bundle.vision(int(recipe.cache_gib * 2**30)),
     )
-    resume = last_checkpoint(config.out / "steps")
+    resume = last_checkpoint(config.out / "steps", needs=file_of(trainer.accelerator.process_index))
     trainer.train(resume_from_checkpoint=resume)
     provenance = {**made_from, "steps": steps}
     leave_checkpoint(trainer.accelerator, bundle, bundle.teaching, config.out / CHECKPOINT, dtype, provenance)

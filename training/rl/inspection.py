@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from training.recipes import RlRecipe
-from training.rl.reward_functions import REPETITIVE_PAYS
+from training.rl.grading import REPETITIVE_PAYS
 from training.rl.rewards import Spans, latent_rewards
 
 

@@ -3,21 +3,17 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from training.grading.grade import Answered, grade
 from training.grading.grammar import well_formed
-from training.grading.judge import Judge
-from training.grading.repetition import REPETITIVE, repetition
 from training.model.tokens import Tokens
 from training.recipes import RlRecipe
+from training.rl.grading import RolloutGrader
 from training.rl.rewards import LatentRewards, latent_rewards
 from training.rl.rollouts import Rollout
 
-VALUES = {"correct": 1.0, "incorrect": 0.0, "unjudged": None}
-REPETITIVE_PAYS = -1.0
-"""In place of accuracy, of a right answer too (reference/rl.md 2.3)."""
 
-
-def reward_functions(recipe: RlRecipe, tokens: Tokens, judge: Judge | None) -> list[Callable[..., list[float | None]]]:
+def reward_functions(
+    recipe: RlRecipe, tokens: Tokens, grader: RolloutGrader
+) -> list[Callable[..., list[float | None]]]:
     """Accuracy, format, R_ctr and R_div, in the order of the recipe's weights.
 
     The latent rewards need to know which siblings are right, so both are computed where accuracy is graded, once for a
@@ -26,12 +22,7 @@ def reward_functions(recipe: RlRecipe, tokens: Tokens, judge: Judge | None) -> l
     latent: dict[int, list[LatentRewards]] = {}  # of the batch that was graded last, by its first rollout
 
     def accuracy(rollout: Sequence[Rollout], **_: Any) -> list[float | None]:
-        items = [Answered(r.row["question"], r.row["answer"], r.text) for r in rollout]
-        verdicts = [VALUES[verdict.verdict] for verdict in grade(items, recipe.parser, judge)]
-        values = [
-            REPETITIVE_PAYS if repetition(r.text) > REPETITIVE else value
-            for r, value in zip(rollout, verdicts, strict=True)
-        ]
+        values = grader.accuracy(rollout)
         latent.clear()
         latent[id(rollout[0])] = [
             latent_rewards(

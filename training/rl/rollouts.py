@@ -53,26 +53,39 @@ def unpack(
     latents, noise = decoded.latents.split(counts), decoded.latent_noise.split(counts)
     lengths = (decoded.ids != tokens.pad).sum(1).tolist()
     asked = [(r, p, seed) for r, p, own in zip(rows, prompts, seeds, strict=True) for seed in own]
-    rollouts = []
-    for i, ((row, prompt, seed), length) in enumerate(zip(asked, lengths, strict=True)):
-        ids = decoded.ids[i, :length].tolist()
-        said = ids[:-1] if ids and ids[-1] == tokens.end_of_turn else ids
-        rollouts.append(
-            Rollout(
-                dict(row),
-                prompt,
-                seed,
-                ids,
-                tokenizer.decode(said, skip_special_tokens=False),
-                runs_of(said, tokens, tokenizer),
-                decoded.log_probs[i, :length],
-                decoded.sampled[i, :length],
-                latents[i],
-                noise[i],
-                bool(decoded.finished[i]),
-            )
+    return [
+        rollout_of(
+            row,
+            prompt,
+            seed,
+            decoded.ids[i, :length].tolist(),
+            bool(decoded.finished[i]),
+            tokens,
+            tokenizer,
+            log_probs=decoded.log_probs[i, :length],
+            sampled=decoded.sampled[i, :length],
+            latents=latents[i],
+            noise=noise[i],
         )
-    return rollouts
+        for i, ((row, prompt, seed), length) in enumerate(zip(asked, lengths, strict=True))
+    ]
+
+
+def rollout_of(
+    row: Mapping[str, Any],
+    prompt: Encoded,
+    seed: int,
+    ids: list[int],
+    finished: bool,
+    tokens: Tokens,
+    tokenizer: Any,
+    **recorded: torch.Tensor,
+) -> Rollout:
+    """The rollout with these ids; `recorded`: log_probs, sampled, latents and noise."""
+    said = ids[:-1] if ids and ids[-1] == tokens.end_of_turn else ids
+    text = tokenizer.decode(said, skip_special_tokens=False)
+    runs = runs_of(said, tokens, tokenizer)
+    return Rollout(dict(row), prompt, seed, ids, text, runs, finished=finished, **recorded)
 
 
 def runs_of(ids: Sequence[int], tokens: Tokens, tokenizer: Any) -> Runs:

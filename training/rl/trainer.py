@@ -22,10 +22,15 @@ from training.model.randomness import derived_seed
 from training.model.rows import Row, Rows
 from training.model.vision import FrozenVision
 from training.recipes import RlRecipe
+from training.rl.carried import Carried, Group
+from training.rl.grading import RolloutGrader
 from training.rl.losses import Clip, gaussian_log_ratio, k3, policy_loss
 from training.rl.rewards import group_advantages, mixed_groups
 from training.rl.rollouts import Replay, Rollout, token_log_probs, unpack
 from training.rl.watch import rollout_figures
+
+LEAST_SHARE = 0.25
+"""Of fresh prompts' groups are taken to be mixed, however few were so far."""
 
 
 class LatentGRPOTrainer(GRPOTrainer):
@@ -39,6 +44,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         reference: Any,
         rows: Rows,
         vision: FrozenVision,
+        grader: RolloutGrader,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -46,7 +52,9 @@ class LatentGRPOTrainer(GRPOTrainer):
         if local % self.num_generations:
             raise ValueError(f"{local} answers a device do not hold whole groups of {self.num_generations}")
         self.recipe, self.bundle, self.reference = recipe, bundle, reference
-        self.rows, self.vision = rows, vision
+        self.rows, self.vision, self.grader = rows, vision, grader
+        self.carried = Carried(bundle, rows, self.accelerator.process_index)
+        self.add_callback(self.carried)
         self._rollouts: list[Rollout] = []
 
     # ---- rollouts
@@ -54,29 +62,35 @@ class LatentGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Groups with both right and wrong answers, as many as `inputs` asks for where the rounds suffice.
 
-        Dynamic sampling: rounds of fresh prompts until enough groups are mixed; places that stay empty are filled with
-        unmixed groups, which count for nothing, and are reported.  One round means no dynamic sampling.
+        Dynamic sampling: what the last batch had too many of, then rounds of fresh prompts until enough groups are
+        mixed; places that stay empty are filled with unmixed groups, which count for nothing, and are reported.  All
+        processes go the same rounds with as many prompts.  One round means no dynamic sampling.
         """
         recipe, group = self.recipe, self.num_generations
         wanted = len(inputs) // group
-        asked = [int(inputs[i * group]["row"]) for i in range(wanted)]
-        kept: list[tuple[list[Rollout], torch.Tensor]] = []
-        spare: list[tuple[list[Rollout], torch.Tensor]] = []
-        seen = 0
+        prompts = [int(inputs[i * group]["row"]) for i in range(wanted)]
+        kept, self.carried.groups = self.carried.groups, []
+        spare: list[Group] = []
+        seen = found = 0
         for turn in range(recipe.dynamic_rounds):
-            rollouts = self._roll_out(asked, turn)
+            share = max(found / seen, LEAST_SHARE) if turn else 1.0
+            asked = self._most(min(wanted, math.ceil((wanted - len(kept)) / share)))
+            if asked <= 0:
+                break
+            rollouts = self._roll_out(prompts[:asked], turn)
             rewards = self._rewards(rollouts)
             mixed = mixed_groups(rewards[:, 0].clamp(min=0), group, recipe.keep_between).tolist()
             for i, is_mixed in enumerate(mixed):
                 at = slice(i * group, (i + 1) * group)
                 (kept if is_mixed else spare).append((rollouts[at], rewards[at]))
-            seen += len(mixed)
-            if self._all_full(len(kept) >= wanted):
-                break
-            asked = self._more_prompts(wanted, turn)
-        self._metrics["train"]["groups/mixed_share"].append(len(kept) / seen)
+            seen, found = seen + len(mixed), found + sum(mixed)
+            prompts = self._more_prompts(wanted, turn)
+        if seen:
+            self._metrics["train"]["groups/mixed_share"].append(found / seen)
         self._metrics["train"]["groups/filled_up"].append(max(0, wanted - len(kept)) / wanted)
         chosen = (kept + spare)[:wanted]
+        if recipe.dynamic_rounds > 1:
+            self.carried.groups = kept[wanted:]
         self._rollouts = [rollout for rollouts, _ in chosen for rollout in rollouts]
         rewards = torch.cat([r for _, r in chosen])
         weights = torch.tensor(recipe.weights, device=rewards.device)
@@ -102,9 +116,16 @@ class LatentGRPOTrainer(GRPOTrainer):
         sampling = Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p, recipe.latent_std)
         was_training = model.training
         model.eval()
-        decoded = decode(model, self.vision, self.bundle.tokens, prompts, sampling, self.bundle.spans, seeds)
+        tokens, size = self.bundle.tokens, recipe.decode_prompts or len(asked)
+        rollouts: list[Rollout] = []
+        for begin in range(0, len(asked), size):
+            part = slice(begin, begin + size)
+            decoded = decode(model, self.vision, tokens, prompts[part], sampling, self.bundle.spans, seeds[part])
+            answers = unpack(rows[part], prompts[part], seeds[part], decoded, tokens, self.processing_class)
+            self.grader.begin(answers)  # beside the next part's decoding
+            rollouts += answers
         model.train(was_training)
-        return unpack(rows, prompts, seeds, decoded, self.bundle.tokens, self.processing_class)
+        return rollouts
 
     def _seeds(self, rows: Sequence[Row], turn: int) -> list[list[int]]:
         """Seeds of each row's answers: a resumed run draws what it would have drawn, whatever else is in the batch."""
@@ -130,10 +151,9 @@ class LatentGRPOTrainer(GRPOTrainer):
         generator = torch.Generator().manual_seed(hash(stream) % 2**63)
         return torch.randint(len(self.rows), (wanted,), generator=generator).tolist()
 
-    def _all_full(self, full: bool) -> bool:
-        """Whether every process has its groups: all go the same number of rounds."""
-        flag = torch.tensor(float(full), device=self.accelerator.device)
-        return bool(self.accelerator.gather(flag).min() > 0)
+    def _most(self, prompts: int) -> int:
+        """What the process with most to ask for asks for."""
+        return int(self.accelerator.gather(torch.tensor(prompts, device=self.accelerator.device)).max())
 
     def _note(self, rewards: torch.Tensor) -> None:
         """Figures of the batch, over all processes."""

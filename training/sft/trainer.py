@@ -77,6 +77,10 @@ class LatentSFTTrainer(SFTTrainer):
     ) -> torch.Tensor:
         """This micro-batch's share of CE + lambda * MSE over the step; times the processes, which average gradients."""
         batch: Batch = inputs["batch"]
+        with self.vision.holding([*batch.observed, *batch.future, *batch.unchanged]):
+            return self._share(model, inputs, batch, num_items_in_batch)
+
+    def _share(self, model: Any, inputs: dict[str, Any], batch: Batch, num_items_in_batch: Any) -> torch.Tensor:
         ids, labels = inputs["input_ids"], inputs["labels"]
         if num_items_in_batch is None:
             num_items_in_batch = self._get_num_items_in_batch([inputs], ids.device)

@@ -8,6 +8,7 @@ import torch
 
 from tests.toy import rl_recipe
 from training.model.checkpoint import FutureL1
+from training.rl.grading import RolloutGrader
 from training.rl.reward_functions import reward_functions
 from training.rl.rollouts import Rollout, runs_of
 
@@ -32,12 +33,14 @@ def rollout(base: FutureL1) -> Any:
 
 
 def rewards(base: FutureL1, rollouts: list[Rollout], **changes: Any) -> list[list[float | None]]:
-    functions = reward_functions(rl_recipe(group=len(rollouts), **changes), base.tokens, None)
+    recipe = rl_recipe(group=len(rollouts), **changes)
+    functions = reward_functions(recipe, base.tokens, RolloutGrader(recipe, None, print))
     return [function(rollout=rollouts, prompts=[], completions=[]) for function in functions]
 
 
 def test_they_come_in_the_order_of_the_weights(base: FutureL1) -> None:
-    names = [function.__name__ for function in reward_functions(rl_recipe(), base.tokens, None)]
+    functions = reward_functions(rl_recipe(), base.tokens, RolloutGrader(rl_recipe(), None, print))
+    names = [function.__name__ for function in functions]
     assert names == ["accuracy", "format", "r_ctr", "r_div"]
 
 
@@ -76,6 +79,6 @@ def test_groups_do_not_see_each_other(base: FutureL1, rollout: Any) -> None:
         rollout(f"{THOUGHT}{SPAN}<answer>{a}</answer>", latent=z) for a, z in (("red", 1), ("red", 0.5), ("blue", -1))
     ]
     other = [replace(r, latents=-r.latents) for r in group]
-    functions = reward_functions(rl_recipe(group=3), base.tokens, None)
+    functions = reward_functions(rl_recipe(group=3), base.tokens, RolloutGrader(rl_recipe(), None, print))
     together = [function(rollout=group + other) for function in functions]
     assert [values[:3] for values in together] == rewards(base, group)

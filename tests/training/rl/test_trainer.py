@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from training.model.checkpoint import FutureL1, load
 from training.programs import Reporter, read_metrics
 from training.recipes import RlRecipe
 from training.rl.__main__ import RlConfig, main
-from training.rl.rollouts import replayed
+from training.rl.carried import read, write
+from training.rl.rollouts import Rollout, replayed
 from training.rl.trainer import LatentGRPOTrainer
 from training.tiny import BASE
 
@@ -232,6 +233,48 @@ def test_places_that_stay_empty_are_filled_and_reported(built: Any, monkeypatch:
     assert batch["advantages"].view(4, 4).abs().sum(1).gt(0).tolist() == [True, False, False, False]
     assert trainer._metrics["train"]["groups/filled_up"] == [0.75]
     assert trainer._metrics["train"]["groups/mixed_share"] == [1 / 8]
+
+
+def test_surplus_groups_begin_the_next_batch(built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = built(dynamic_rounds=3)
+    asked: list[list[int]] = []
+    roll = trainer._roll_out
+    monkeypatch.setattr(trainer, "_roll_out", lambda rows, turn: asked.append(list(rows)) or roll(rows, turn))
+    wrong, mixed = [0, 0, 0, 0], [1, 0, 0, 0]
+    scripted_rewards(trainer, monkeypatch, [[mixed, wrong, mixed, wrong], [mixed] * 4, [mixed, wrong], [mixed] * 2])
+    roll_out(trainer)
+    assert [len(rows) for rows in asked] == [4, 4], "two are missing, and half of the groups are mixed: four more"
+    surplus = [r.row["row_id"] for rollouts, _ in trainer.carried.groups for r in rollouts[:1]]
+    assert len(surplus) == 2
+
+    path = tmp_path / "carried.safetensors"
+    write(path, trainer.carried.groups)
+    again = read(path, trainer.bundle, trainer.rows)
+    for (rollouts, rewards), (same, same_rewards) in zip(trainer.carried.groups, again, strict=True):
+        assert torch.equal(rewards, same_rewards)
+        for ours, theirs in zip(rollouts, same, strict=True):
+            for field in fields(Rollout):
+                a, b = getattr(ours, field.name), getattr(theirs, field.name)
+                alike = torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+                assert alike or field.name == "prompt", field.name
+            assert ours.prompt.ids == theirs.prompt.ids
+
+    trainer.carried.groups = again
+    roll_out(trainer)
+    assert [len(rows) for rows in asked[2:]] == [2, 2], "only what is missing is asked for"
+    assert [r.row["row_id"] for r in trainer._rollouts[::4]][:2] == surplus
+
+
+def test_a_carried_group_of_another_training_is_named(
+    built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = built(dynamic_rounds=2)
+    scripted_rewards(trainer, monkeypatch, [[[1, 0, 0, 0]] * 4])
+    roll_out(trainer)
+    write(tmp_path / "carried.safetensors", [(trainer._rollouts[:4], torch.zeros(4, 4))])
+    trainer.rows.rows = trainer.rows.rows[10:]
+    with pytest.raises(ValueError, match=r"row 0{15}0 is not among the 14 rows of this training"):
+        read(tmp_path / "carried.safetensors", trainer.bundle, trainer.rows)
 
 
 def test_nothing_is_learned_from_masked_answers_that_were_cut(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,64 @@
+"""Rollouts are graded beside decoding, and an outage of the judge is waited for."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.served import served
+from tests.toy import rl_recipe
+from training.endpoint import EndpointDownError
+from training.grading.judge import Judge, JudgeSettings
+from training.rl import grading
+from training.rl.grading import RolloutGrader
+from training.rl.rollouts import Rollout
+
+OPEN = "frame_1\n<image>\nWhich colour?"
+
+
+def rollout(text: str) -> Rollout:
+    nothing = torch.zeros(1)
+    return Rollout({"question": OPEN, "answer": "red"}, None, 0, [1], text, [], nothing, nothing.bool(), nothing, nothing, True)  # type: ignore[arg-type]  # noqa: E501
+
+
+def settings(url: str) -> JudgeSettings:
+    return JudgeSettings(base_url=url, model="judge", retries=0, timeout=5.0)
+
+
+def test_what_was_begun_is_asked_once() -> None:
+    with served(lambda request, choice: '{"verdict": "correct"}') as server:
+        grader = RolloutGrader(rl_recipe(), Judge(settings(server.url), on_outage="raise"), print)
+        first, second = [rollout("<answer>crimson</answer>")], [rollout("<answer>scarlet</answer>")]
+        grader.begin(first)
+        assert grader.accuracy([*first, *second]) == [1.0, 1.0]
+        assert len(server.requests) == 2
+        assert grader.accuracy(first) == [1.0]
+        assert len(server.requests) == 2, "the judge knows its replies"
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_outage_is_waited_for_and_poisons_nothing(monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+    said: list[str] = []
+    waited: list[float] = []
+    answers = iter([EndpointDownError("the judge is gone"), EndpointDownError("still"), None])
+
+    def failing(judge: Judge, triples: Any) -> list[str]:
+        if error := next(answers):
+            raise error
+        return ["incorrect"] * len(triples)
+
+    monkeypatch.setattr(Judge, "verdicts", failing)
+    monkeypatch.setattr(grading.time, "sleep", waited.append)
+    grader = RolloutGrader(rl_recipe(), Judge(settings("http://127.0.0.1:9/v1"), on_outage="raise"), said.append)
+    asked = [rollout("<answer>crimson</answer>"), rollout("<answer>red</answer>")]
+    if begun:
+        grader.begin(asked)
+    assert grader.accuracy(asked) == [0.0, 1.0]
+    assert waited == [10.0, 30.0]
+    assert said[0] == "the judge is gone; training waits 10 s and asks again"
+
+
+def test_a_repetitive_answer_is_paid_less_than_a_wrong_one() -> None:
+    grader = RolloutGrader(rl_recipe(), None, print)
+    chant = rollout("<reason>" + "it rolls on and " * 30 + "</reason><answer>red</answer>")
+    assert grader.accuracy([chant, rollout("<answer>red</answer>")]) == [-1.0, 1.0]

@@ -1,0 +1,94 @@
+"""Groups that dynamic sampling drew beyond what a batch needed: the next batch begins with them.
+
+They are saved with every checkpoint, so that a resumed run goes on with what it had; the files hold numbers and names.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from training.model.checkpoint import FutureL1
+from training.model.rows import Rows
+from training.rl.rollouts import Rollout, rollout_of
+
+Group = tuple[list[Rollout], torch.Tensor]
+"""The answers to one prompt, and their rewards [G, functions]."""
+
+
+def file_of(process: int) -> str:
+    """Where in a checkpoint one process keeps its groups."""
+    return f"carried_{process}.safetensors"
+
+
+class Carried(TrainerCallback):
+    """This process's surplus, kept through checkpoints."""
+
+    def __init__(self, bundle: FutureL1, rows: Rows, process: int) -> None:
+        self.groups: list[Group] = []
+        self._bundle, self._rows, self._process = bundle, rows, process
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Beside the trainer's own files; a checkpoint without this one is passed over on resume."""
+        write(self._path(args, state), self.groups)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """What the checkpoint that is resumed from had."""
+        if (path := self._path(args, state)).exists():
+            self.groups = read(path, self._bundle, self._rows)
+
+    def _path(self, args: Any, state: Any) -> Path:
+        return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / file_of(self._process)
+
+
+TENSORS: dict[str, Callable[[Rollout], torch.Tensor]] = {
+    "ids": lambda r: torch.tensor(r.ids),
+    "log_probs": lambda r: r.log_probs,
+    "sampled": lambda r: r.sampled,
+    "latents": lambda r: r.latents,
+    "noise": lambda r: r.noise,
+}
+
+
+def write(path: Path, groups: list[Group]) -> None:
+    """Whole or not at all."""
+    tensors = {f"{g}/rewards": rewards.cpu() for g, (_, rewards) in enumerate(groups)}
+    for g, (rollouts, _) in enumerate(groups):
+        for i, rollout in enumerate(rollouts):
+            tensors |= {f"{g}/{i}/{name}": of(rollout).cpu().contiguous() for name, of in TENSORS.items()}
+    told = [
+        {
+            "row_id": rollouts[0].row["row_id"],
+            "seeds": [r.seed for r in rollouts],
+            "ended": [r.finished for r in rollouts],
+        }
+        for rollouts, _ in groups
+    ]
+    fresh = path.with_name(f".{path.name}.fresh")
+    save_file(tensors, fresh, {"groups": json.dumps(told)})
+    fresh.replace(path)
+
+
+def read(path: Path, bundle: FutureL1, rows: Rows) -> list[Group]:
+    """Raises ValueError for a group of a row that is not among the rows."""
+    numbers = {row["row_id"]: number for number, row in enumerate(rows.rows)}
+    groups: list[Group] = []
+    with safe_open(path, "pt", device=str(bundle.model.device)) as file:
+        for g, group in enumerate(json.loads(file.metadata()["groups"])):
+            if group["row_id"] not in numbers:
+                raise ValueError(f"{path}: row {group['row_id']} is not among the {len(rows)} rows of this training")
+            row, prompt = rows.prompt(numbers[group["row_id"]])
+            rollouts = []
+            for i, (seed, ended) in enumerate(zip(group["seeds"], group["ended"], strict=True)):
+                recorded = {name: file.get_tensor(f"{g}/{i}/{name}") for name in TENSORS}
+                ids = recorded.pop("ids").tolist()
+                tokenizer = bundle.processor.tokenizer
+                rollouts.append(rollout_of(row, prompt, seed, ids, ended, bundle.tokens, tokenizer, **recorded))
+            groups.append((rollouts, file.get_tensor(f"{g}/rewards")))
+    return groups
