@@ -16,7 +16,7 @@ from transformers import AutoConfig
 from training.data.records import Record, name_of, read_record
 from training.model.checkpoint import FutureL1, load
 from training.model.encoding import IGNORE, Encoded, collate
-from training.model.forward import spliced_forward
+from training.model.forward import inputs_of, spliced_forward
 from training.model.rows import RowReader
 from training.model.teaching import Teaching
 from training.model.tokens import LATENT
@@ -128,17 +128,10 @@ def _latent_positions(bundle: FutureL1, encoded: Encoded) -> list[int]:
 def _losses(bundle: FutureL1, vision: FrozenVision, rows: Sequence[Encoded]) -> tuple[float, float | None]:
     """CE, the mean over labelled tokens, and MSE, the mean over latents and components, of rows as one batch."""
     batch = collate(rows, bundle.tokens.pad)
-    device = bundle.model.device
-    ids, labels = batch.ids.to(device), batch.labels.to(device)
-    latent = ids == bundle.tokens.latent
+    inputs = inputs_of(batch, vision, bundle.model.device)
+    latent = inputs["input_ids"] == bundle.tokens.latent
     targets = vision.merged(batch.future)
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": batch.mask.to(device),
-        "position_ids": batch.positions.to(device),
-        "mm_encoder_outputs": vision.encoder_outputs(batch.observed),
-    }
-    following = labels.roll(-1, 1)  # what each position is to predict; the first label is never one
+    following = batch.labels.to(latent.device).roll(-1, 1)  # what is to come; the first label is never one
     learned = following != IGNORE
     states, logits = spliced_forward(bundle.model, inputs, latent, targets, learned)
     ce = float(F.cross_entropy(logits.float(), following[learned]))

@@ -12,7 +12,7 @@ from training.appendlog import AppendLog
 from training.model.checkpoint import FutureL1, load
 from training.model.decode import Sampling, decode
 from training.model.encoding import Encoded, collate
-from training.model.forward import spliced_forward
+from training.model.forward import inputs_of, spliced_forward
 from training.model.rows import SKIPPED, Row, RowReader, Rows
 from training.model.vision import FrozenVision
 from training.programs import CHECKPOINT
@@ -82,13 +82,8 @@ def _decoded(bundle: FutureL1, vision: FrozenVision, prompt: Encoded, tokens: in
 def _taught(bundle: FutureL1, vision: FrozenVision, dialogue: Encoded) -> dict[str, Any]:
     """One pass over a dialogue with the true frames' features as latents."""
     batch = collate([dialogue], bundle.tokens.pad)
-    ids = batch.ids.to(bundle.model.device)
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": batch.mask.to(ids.device),
-        "position_ids": batch.positions.to(ids.device),
-        "mm_encoder_outputs": vision.encoder_outputs(batch.observed),
-    }
+    inputs = inputs_of(batch, vision, bundle.model.device)
+    ids = inputs["input_ids"]
     latent, last = ids == bundle.tokens.latent, torch.zeros_like(ids, dtype=torch.bool)
     last[:, -1] = True
     states, logits = spliced_forward(bundle.model, inputs, latent, vision.merged(batch.future), last)

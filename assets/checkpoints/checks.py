@@ -18,6 +18,7 @@ from training.programs import read_metrics
 CLASS = "Qwen3VLForConditionalGeneration"
 SKIPPED_LIMIT = 0.01
 """The share of rows that may be unreadable."""
+EXAMPLES = 5
 
 
 def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]:
@@ -39,85 +40,41 @@ def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition
             metadata={"model_type": str(config.get("model_type")), "weights": weights},
         )
 
-    each = [(SFT, checkpoints.sft_partitions), (RL, checkpoints.rl_partitions)]
+    stages = [(SFT, checkpoints.sft_partitions), (RL, checkpoints.rl_partitions)]
     return [
         base_is_complete,
-        *(_training_went_well(key, partitions) for key, partitions in each),
-        *(_loads_and_decodes(key, partitions) for key, partitions in each),
-        *(_latents_are_finite(key, partitions) for key, partitions in each),
-        *(_rows_were_readable(key, partitions) for key, partitions in each),
+        *(_check(key, partitions, *one) for key, partitions in stages for one in EVERY_CHECKPOINT),
         _loss_went_down(checkpoints.sft_partitions),
     ]
 
 
-def _training_went_well(key: str, partitions: dg.StaticPartitionsDefinition) -> dg.AssetChecksDefinition:
+def _check(
+    key: str,
+    partitions: dg.StaticPartitionsDefinition,
+    name: str,
+    blocking: bool,
+    description: str,
+    problems_of: Callable[[Artifact], list[str]],
+    shown: Callable[[Artifact], Any],
+) -> dg.AssetChecksDefinition:
+    """A check that passes when no checkpoint of the run has a problem, and shows what it looked at."""
+
     @dg.asset_check(
         asset=dg.AssetKey(key.split("/")),
-        name="training_went_well",
+        name=name,
         partitions_def=partitions,
-        blocking=True,
-        description="The last figures of the training are finite, and the checkpoint knows its latent budget.",
+        blocking=blocking,
+        description=description,
     )
-    def training_went_well(
-        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
-    ) -> dg.AssetCheckResult:
+    def check(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
         artifacts = _artifacts(context, store, key)
-        return _result(
-            artifacts,
-            _training_problems,
-            last_figures={name: one.provenance["counts"]["last_metrics"] for name, one in artifacts.items()},
+        problems = {recipe: problems_of(artifact) for recipe, artifact in artifacts.items()}
+        looked_at = {recipe: shown(artifact) for recipe, artifact in artifacts.items()}
+        return dg.AssetCheckResult(
+            passed=not any(problems.values()), metadata={"problems": problems, "looked_at": looked_at}
         )
 
-    return training_went_well
-
-
-def _loads_and_decodes(key: str, partitions: dg.StaticPartitionsDefinition) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=dg.AssetKey(key.split("/")),
-        name="loads_and_decodes",
-        partitions_def=partitions,
-        blocking=True,
-        description="Plain transformers opened the saved folder with all its weights; it answered a training row.",
-    )
-    def loads_and_decodes(
-        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
-    ) -> dg.AssetCheckResult:
-        artifacts = _artifacts(context, store, key)
-        return _result(artifacts, opening_problems, decoded={n: _verified(one) for n, one in artifacts.items()})
-
-    return loads_and_decodes
-
-
-def _latents_are_finite(key: str, partitions: dg.StaticPartitionsDefinition) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=dg.AssetKey(key.split("/")),
-        name="latents_are_finite",
-        partitions_def=partitions,
-        blocking=True,
-        description="What the saved model imagined, and its states over a training row, are finite numbers.",
-    )
-    def latents_are_finite(
-        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
-    ) -> dg.AssetCheckResult:
-        return _result(_artifacts(context, store, key), latent_problems)
-
-    return latents_are_finite
-
-
-def _rows_were_readable(key: str, partitions: dg.StaticPartitionsDefinition) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=dg.AssetKey(key.split("/")),
-        name="rows_were_readable",
-        partitions_def=partitions,
-        description="Nearly every row of the set could be trained on; others took the place of the rest.",
-    )
-    def rows_were_readable(
-        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
-    ) -> dg.AssetCheckResult:
-        artifacts = _artifacts(context, store, key)
-        return _result(artifacts, row_problems, examples={name: skipped(one)[:5] for name, one in artifacts.items()})
-
-    return rows_were_readable
+    return check
 
 
 def _loss_went_down(partitions: dg.StaticPartitionsDefinition) -> dg.AssetChecksDefinition:
@@ -144,16 +101,15 @@ def _artifacts(context: dg.AssetCheckExecutionContext, store: AssetStore, key: s
     return {recipe: store.current(key, recipe) for recipe in context.partition_keys}
 
 
-def _result(
-    artifacts: Mapping[str, Artifact], problems_of: Callable[[Artifact], list[str]], **metadata: Any
-) -> dg.AssetCheckResult:
-    """Passes when no checkpoint of the run has a problem."""
-    problems = {recipe: problems_of(artifact) for recipe, artifact in artifacts.items()}
-    return dg.AssetCheckResult(passed=not any(problems.values()), metadata={"problems": problems, **metadata})
-
-
-def _training_problems(artifact: Artifact) -> list[str]:
+def last_figures(artifact: Artifact) -> dict[str, float]:
+    """What the training reported last."""
     metrics: dict[str, float] = artifact.provenance["counts"]["last_metrics"]
+    return metrics
+
+
+def training_problems(artifact: Artifact) -> list[str]:
+    """Figures that are no numbers, and a checkpoint that does not know its own spans."""
+    metrics = last_figures(artifact)
     problems = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
     problems += [] if metrics else ["the training reported no figures"]
     return problems + ([] if latent_budget(artifact) else ["the checkpoint's config has no latent budget"])
@@ -192,8 +148,9 @@ def row_problems(artifact: Artifact) -> list[str]:
 
 
 def skipped(artifact: Artifact) -> list[dict[str, Any]]:
-    """The rows that could not be used, with reasons, each once."""
-    return list({record["row_id"]: record for record in AppendLog(artifact.path / "skipped.jsonl").records()}.values())
+    """The first rows that could not be used, with reasons, each once."""
+    records = {record["row_id"]: record for record in AppendLog(artifact.path / "skipped.jsonl").records()}
+    return list(records.values())[:EXAMPLES]
 
 
 def changes_of(metrics: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
@@ -211,3 +168,36 @@ def latent_budget(artifact: Artifact) -> int | None:
     """The most latents that a span of this checkpoint may have, from its own config."""
     config = json.loads((artifact.path / MODEL / "config.json").read_text())
     return config.get("future_l1", {}).get("latents")
+
+
+EVERY_CHECKPOINT = (
+    (
+        "training_went_well",
+        True,
+        "The last figures of the training are finite, and the checkpoint knows its latent budget.",
+        training_problems,
+        last_figures,
+    ),
+    (
+        "loads_and_decodes",
+        True,
+        "Plain transformers opened the saved folder with all its weights; it answered a training row.",
+        opening_problems,
+        _verified,
+    ),
+    (
+        "latents_are_finite",
+        True,
+        "What the saved model imagined, and its states over a training row, are finite numbers.",
+        latent_problems,
+        _verified,
+    ),
+    (
+        "rows_were_readable",
+        False,
+        "Nearly every row of the set could be trained on; others took the place of the rest.",
+        row_problems,
+        skipped,
+    ),
+)
+"""Checks of every stage: name, whether it blocks, what it says, what it finds, and what it shows."""

@@ -1,12 +1,36 @@
 """One pass of training with latents spliced in: SFT, RL's replay, the anchor and inspection all go through here."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 
 from training.model.splice import splice_latents
+from training.model.vision import FrozenVision, Patches
+
+
+class Shown(Protocol):
+    """Padded rows: ids and mask [B,T], positions [3,B,T], and the observed frames of all of them."""
+
+    @property
+    def ids(self) -> torch.Tensor: ...
+    @property
+    def mask(self) -> torch.Tensor: ...
+    @property
+    def positions(self) -> torch.Tensor: ...
+    @property
+    def observed(self) -> list[Patches]: ...
+
+
+def inputs_of(batch: Shown, vision: FrozenVision, device: torch.device) -> dict[str, Any]:
+    """What the model's forward takes of a batch, on its device; the frames as the frozen tower's features."""
+    return {
+        "input_ids": batch.ids.to(device),
+        "attention_mask": batch.mask.to(device),
+        "position_ids": batch.positions.to(device),
+        "mm_encoder_outputs": vision.encoder_outputs(batch.observed),
+    }
 
 
 def spliced_forward(

@@ -17,7 +17,7 @@ from trl import GRPOTrainer
 
 from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, decode
-from training.model.forward import spliced_forward
+from training.model.forward import inputs_of, spliced_forward
 from training.model.randomness import derived_seed
 from training.model.rows import Row, Rows
 from training.model.vision import FrozenVision
@@ -172,12 +172,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         drawn, latent, latents = again.ids[again.sampled], again.ids == tokens.latent, again.latents
         in_span, advantages = again.in_span[again.sampled], inputs["advantages"].unsqueeze(1).expand_as(again.ids)
         before_drawn, before_latent = again.sampled.roll(-1, 1), latent.roll(-1, 1)
-        forward = {
-            "input_ids": again.ids,
-            "attention_mask": again.mask,
-            "position_ids": again.positions,
-            "mm_encoder_outputs": self.vision.encoder_outputs(again.observed),
-        }
+        forward = inputs_of(again, self.vision, self.accelerator.device)
         states, logits = spliced_forward(model, forward, latent, latents, before_drawn)
         log_probs = token_log_probs(logits, drawn, in_span, tokens, recipe.temperature)
         log_ratio = log_probs - again.log_probs

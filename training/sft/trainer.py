@@ -22,7 +22,7 @@ from trl import SFTTrainer
 
 from training.model.checkpoint import FutureL1
 from training.model.encoding import IGNORE, Batch, collate
-from training.model.forward import spliced_forward
+from training.model.forward import inputs_of, spliced_forward
 from training.model.rows import Rows
 from training.model.vision import FrozenVision
 from training.recipes import SftRecipe
@@ -84,12 +84,7 @@ class LatentSFTTrainer(SFTTrainer):
         ids, labels = inputs["input_ids"], inputs["labels"]
         if num_items_in_batch is None:
             num_items_in_batch = self._get_num_items_in_batch([inputs], ids.device)
-        forward = {
-            "input_ids": ids,
-            "attention_mask": inputs["attention_mask"],
-            "position_ids": batch.positions.to(ids.device),
-            "mm_encoder_outputs": self.vision.encoder_outputs(batch.observed),
-        }
+        forward = inputs_of(batch, self.vision, ids.device)
         latent, labelled = ids == self.tokens.latent, labels != IGNORE
         before_latent, before_labelled = latent.roll(-1, 1), labelled.roll(-1, 1)  # a row begins with neither
         targets = self.vision.merged(batch.future)

@@ -11,7 +11,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from training.model.checkpoint import FutureL1
 from training.model.encoding import IGNORE, Batch, Encoder, collate
-from training.model.forward import spliced_forward
+from training.model.forward import inputs_of, spliced_forward
 from training.model.rows import RowReader
 from training.model.splice import splice_latents
 from training.recipes import LoraSettings
@@ -38,20 +38,12 @@ def plain(taught: FutureL1, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         return forward(taught, batch)
 
 
-def inputs_of(bundle: FutureL1, batch: Batch) -> dict[str, Any]:
-    return {
-        "input_ids": batch.ids,
-        "attention_mask": batch.mask,
-        "position_ids": batch.positions,
-        "mm_encoder_outputs": bundle.vision().encoder_outputs(batch.observed),
-    }
-
-
 def forward(bundle: FutureL1, batch: Batch, model: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Attended states and labelled logits of one teacher-forced pass."""
     latent, at = batch.ids == bundle.tokens.latent, (batch.labels != IGNORE).roll(-1, 1)
     targets = bundle.vision().merged(batch.future)
-    states, logits = spliced_forward(model or bundle.model, inputs_of(bundle, batch), latent, targets, at)
+    inputs = inputs_of(batch, bundle.vision(), bundle.model.device)
+    states, logits = spliced_forward(model or bundle.model, inputs, latent, targets, at)
     return states[batch.mask.bool()], logits
 
 
@@ -91,8 +83,9 @@ def test_gradient_checkpointing_changes_nothing(bundle: FutureL1, batch: Batch, 
 def test_trls_fused_head_sees_the_latents(bundle: FutureL1, batch: Batch, plain: Any) -> None:
     add_fused_lm_head(bundle.model)
     latent, labelled = batch.ids == bundle.tokens.latent, batch.labels != IGNORE
+    inputs = inputs_of(batch, bundle.vision(), bundle.model.device)
     with torch.no_grad(), splice_latents(bundle.model, latent, bundle.vision().merged(batch.future)):
-        fused = bundle.model(**inputs_of(bundle, batch), labels=batch.labels, fused_lm_head=True)
+        fused = bundle.model(**inputs, labels=batch.labels, fused_lm_head=True)
     expected = plain[1].log_softmax(-1).gather(-1, batch.labels[labelled][:, None])[:, 0]
     torch.testing.assert_close(fused.log_probs[labelled[:, 1:]], expected, atol=1e-5, rtol=0)
 

@@ -8,7 +8,7 @@ import torch
 from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, Spans, decode
 from training.model.encoding import Encoder, collate
-from training.model.forward import spliced_forward
+from training.model.forward import inputs_of, spliced_forward
 from training.model.rows import RowReader
 from training.rl.losses import gaussian_log_ratio
 from training.rl.rollouts import Rollout, replayed, token_log_probs, unpack
@@ -42,12 +42,7 @@ def decoded(
 def replay(taught: FutureL1, rollouts: list[Rollout]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """ids [B,T], last hidden states [B,T,D] and logits [B*T,V] of one pass over all rollouts."""
     batch = collate([replayed(r, taught.tokens) for r in rollouts], taught.tokens.pad)
-    inputs = {
-        "input_ids": batch.ids,
-        "attention_mask": batch.mask,
-        "position_ids": batch.positions,
-        "mm_encoder_outputs": taught.vision().encoder_outputs(batch.observed),
-    }
+    inputs = inputs_of(batch, taught.vision(), taught.model.device)
     latents = torch.cat([r.latents for r in rollouts])
     latent = batch.ids == taught.tokens.latent
     with torch.no_grad():

@@ -15,7 +15,7 @@ from tests.toy import TEACHING, sft_recipe, toy_rows
 from training.callbacks import optimiser_arguments
 from training.model.checkpoint import load
 from training.model.encoding import IGNORE, Encoded, collate
-from training.model.forward import spliced_forward
+from training.model.forward import inputs_of, spliced_forward
 from training.model.rows import RowReader, Rows
 from training.recipes import LoraSettings, Optimiser, SftRecipe
 from training.sft.__main__ import freeze_vision
@@ -67,12 +67,7 @@ def terms(trainer: LatentSFTTrainer, dialogue: Encoded) -> tuple[torch.Tensor, t
     """Surprises and squared errors of one dialogue alone."""
     batch, vision = collate([dialogue], trainer.tokens.pad), trainer.vision
     latent, targets = batch.ids == trainer.tokens.latent, vision.merged(batch.future)
-    inputs = {
-        "input_ids": batch.ids,
-        "attention_mask": batch.mask,
-        "position_ids": batch.positions,
-        "mm_encoder_outputs": vision.encoder_outputs(batch.observed),
-    }
+    inputs = inputs_of(batch, vision, trainer.model.device)
     everywhere = torch.ones_like(latent)
     states, logits = spliced_forward(trainer.model, inputs, latent, targets, everywhere)
     surprise = F.cross_entropy(logits[:-1], batch.labels[0, 1:], reduction="none", ignore_index=IGNORE)
@@ -140,11 +135,7 @@ def test_the_length_of_a_span_is_learned_only_where_it_is_supervised(build: Buil
         batch = collate([dialogue], t.pad)
         at = torch.zeros_like(batch.ids, dtype=torch.bool)
         at[0, inside - 1 : inside + 3] = True
-        inputs = {
-            "input_ids": batch.ids,
-            "position_ids": batch.positions,
-            "mm_encoder_outputs": trainer.vision.encoder_outputs(batch.observed),
-        }
+        inputs = inputs_of(batch, trainer.vision, trainer.model.device)
         with torch.no_grad():
             _, logits = spliced_forward(
                 trainer.model, inputs, batch.ids == t.latent, trainer.vision.merged(batch.future), at
