@@ -19,6 +19,8 @@ CLASS = "Qwen3VLForConditionalGeneration"
 SKIPPED_LIMIT = 0.01
 """The share of rows that may be unreadable."""
 EXAMPLES = 5
+FORMAT_LIMIT = 0.9
+COLLAPSED = 0.99
 
 
 def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]:
@@ -44,6 +46,7 @@ def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition
     return [
         base_is_complete,
         *(_check(key, partitions, *one) for key, partitions in stages for one in EVERY_CHECKPOINT),
+        *(_check(RL, checkpoints.rl_partitions, *one, dg.AssetCheckSeverity.WARN) for one in RL_CHECKPOINTS),
         _loss_went_down(checkpoints.sft_partitions),
     ]
 
@@ -56,6 +59,7 @@ def _check(
     description: str,
     problems_of: Callable[[Artifact], list[str]],
     shown: Callable[[Artifact], Any],
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetChecksDefinition:
     """A check that passes when no checkpoint of the run has a problem, and shows what it looked at."""
 
@@ -71,7 +75,9 @@ def _check(
         problems = {recipe: problems_of(artifact) for recipe, artifact in artifacts.items()}
         looked_at = {recipe: shown(artifact) for recipe, artifact in artifacts.items()}
         return dg.AssetCheckResult(
-            passed=not any(problems.values()), metadata={"problems": problems, "looked_at": looked_at}
+            passed=not any(problems.values()),
+            severity=severity,
+            metadata={"problems": problems, "looked_at": looked_at},
         )
 
     return check
@@ -164,6 +170,25 @@ def changes_of(metrics: Sequence[Mapping[str, float]]) -> dict[str, list[float]]
     return changes
 
 
+def ending(artifact: Artifact) -> dict[str, float]:
+    """How RL ended: means over the last tenth of the reports."""
+    metrics = read_metrics(artifact.path)
+    told = {name: [line[name] for line in metrics if name in line] for name in ("rewards/format", "adjacent_cosine")}
+    return {name: fmean(values[-max(1, len(values) // 10) :]) for name, values in told.items() if values}
+
+
+def format_problems(artifact: Artifact) -> list[str]:
+    """Whether answers have stopped following the grammar."""
+    share = ending(artifact).get("rewards/format", 0.0)
+    return [] if share > FORMAT_LIMIT else [f"{share:.1%} of the answers followed the grammar at the end"]
+
+
+def collapse_problems(artifact: Artifact) -> list[str]:
+    """Whether spans say one thing over and over; nothing to say where no span was opened."""
+    alike = ending(artifact).get("adjacent_cosine", 0.0)
+    return [f"a latent and the next one have a cosine of {alike:.3f}"] if alike > COLLAPSED else []
+
+
 def latent_budget(artifact: Artifact) -> int | None:
     """The most latents that a span of this checkpoint may have, from its own config."""
     config = json.loads((artifact.path / MODEL / "config.json").read_text())
@@ -201,3 +226,20 @@ EVERY_CHECKPOINT = (
     ),
 )
 """Checks of every stage: name, whether it blocks, what it says, what it finds, and what it shows."""
+
+RL_CHECKPOINTS = (
+    (
+        "answers_stay_well_formed",
+        False,
+        "At the end of RL more than nine answers of ten followed the recipe's own grammar.",
+        format_problems,
+        ending,
+    ),
+    (
+        "latents_have_not_collapsed",
+        False,
+        "The latents of a span still differ from one another at the end of RL.",
+        collapse_problems,
+        ending,
+    ),
+)

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from assets.checkpoints.checks import changes_of, latent_problems, opening_problems, row_problems, skipped
+from assets.checkpoints.checks import (
+    changes_of,
+    collapse_problems,
+    format_problems,
+    latent_problems,
+    opening_problems,
+    row_problems,
+    skipped,
+)
 from training.artifacts import Artifact
 
 SOUND = {
@@ -68,3 +76,18 @@ def test_a_curve_is_judged_by_its_first_and_last_tenth() -> None:
     changes = changes_of([*reports, {"step": 20, "train_runtime": 3.0}])
     assert changes == {"ce": [19.5, 1.5], "latent_mse": [1.0, 1.0]}
     assert changes_of([{"step": 1, "ce": 3.0}]) == {"ce": [3.0, 3.0]}
+
+
+def test_rl_is_judged_by_its_end(tmp_path: Path) -> None:
+    def ended(form: float, alike: float) -> Artifact:
+        good = [{"step": step, "rewards/format": 0.2, "adjacent_cosine": 1.0} for step in range(18)]
+        bad = [{"step": step, "rewards/format": form, "adjacent_cosine": alike} for step in (18, 19)]
+        lines = [*good, *bad, {"step": 20, "train_runtime": 3.0}]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return checkpoint(tmp_path)
+
+    assert format_problems(ended(0.95, 0.3)) == collapse_problems(ended(0.95, 0.3)) == []
+    assert format_problems(ended(0.85, 0.3)) == ["85.0% of the answers followed the grammar at the end"]
+    assert collapse_problems(ended(0.95, 0.995)) == ["a latent and the next one have a cosine of 0.995"]
+    (tmp_path / "metrics.jsonl").unlink()
+    assert format_problems(checkpoint(tmp_path)) and not collapse_problems(checkpoint(tmp_path))
