@@ -97,11 +97,14 @@ def markdown_page(reports: RunReports, title: str, subtitle: str) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def paired_rows(graded: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:
-    """Each model against the one before it on the items that both answered (`evaluation.futurebench.graded`)."""
-    names = list(graded)
+def paired_rows(graded: Mapping[str, pl.DataFrame], starts: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Each model against the one that it was trained from, else the one before it, on the items that both answered.
+
+    graded: `evaluation.futurebench.graded` by model; starts: the model that a model was trained from, where it is here.
+    """
     rows = []
-    for before, after in itertools.pairwise(names):
+    for previous, after in itertools.pairwise(graded):
+        before = starts[after] if starts.get(after) in graded else previous
         pairs = graded[before].join(graded[after], on="id", suffix="_after", maintain_order="left")
         if pairs.height:
             difference = paired_difference(pairs["correct"].to_list(), pairs["correct_after"].to_list())

@@ -201,6 +201,12 @@ def paper(home: Path, seed: int = 0) -> Profile:
     )
 
 
+def ablation(home: Path, seed: int = 0) -> Profile:
+    """The demo with every RL objective of the paper's Table 4 from its one SFT model."""
+    runs = (RlRun(recipe=recipes.demo_rl(mode), data="twiff", start="future_l1") for mode in recipes.MODES)
+    return demo(home, seed).model_copy(update={"name": "ablation", "rl": tuple(runs)})
+
+
 def _paper_run(name: str) -> RlRun:
     """An RL recipe with what its name says of its data and of where it starts."""
     rows = name.rpartition("_")[2] if name.endswith("k") else "10k"
@@ -208,7 +214,7 @@ def _paper_run(name: str) -> RlRun:
     return RlRun(recipe=recipes.paper_rl(name), data=f"twiff_{rows}", start=start)
 
 
-PRESETS = {"demo": demo, "paper": paper}
+PRESETS = {"demo": demo, "ablation": ablation, "paper": paper}
 
 
 def load_profile(named: str, home: Path, seed: int = 0) -> Profile:

@@ -119,6 +119,15 @@ When you have thought enough, give the final answer between <answer> and </answe
 TEXT_ONLY = "_text_only"
 """How the names of RL recipes end that start from the text-only SFT."""
 
+MODES: dict[str, dict[str, Any]] = {
+    "la_dapo": {},
+    "grpo": {"weights": (0.9, 0.1, 0.0, 0.0), "dynamic_rounds": 1},
+    "dapo": {"weights": (0.9, 0.1, 0.0, 0.0)},
+    "dapo_ctr": {"weights": (0.9, 0.1, 0.2, 0.0)},
+    "dapo_div": {"weights": (0.9, 0.1, 0.0, 0.1)},
+}
+"""What the RL objectives of Table 4 take away from LA-DAPO."""
+
 SFT_NAMES = {"demo": ("future_l1", "text_only"), "paper": ("future_l1", "text_only", "random")}
 RL_NAMES = {
     "demo": ("la_dapo",),
@@ -164,13 +173,16 @@ def paper_sft(name: str) -> SftRecipe:
 
 
 def demo_rl(name: str) -> RlRecipe:
-    """The demo: deterministic latents held by an anchor to the SFT model; without it the text gradient ruins them."""
+    """The demo: deterministic latents held by an anchor to the SFT model; without it the text gradient ruins them.
+
+    The other names take rewards away, as in the paper's Table 4: `FUTURE_L1_PROFILE=ablation make demo`.
+    """
     recipe = RlRecipe(
         name="la_dapo", optimiser=Optimiser(rate=2e-4, betas=(0.9, 0.98)), steps=48, prompts=24, max_new_tokens=44,
         temperature=1.0, top_p=1.0, min_spans=0, parser="option_text", kl=0.0, anchor=1.0, dynamic_rounds=2,
         keep_between=(0.0, 1.0), cache_gib=2.0, save_every=16,
     )  # fmt: skip
-    return _pick(name, {"la_dapo": {}}, recipe)
+    return _pick(name, MODES, recipe)
 
 
 def paper_rl(name: str) -> RlRecipe:
@@ -181,14 +193,7 @@ def paper_rl(name: str) -> RlRecipe:
     """
     optimiser = Optimiser(rate=1e-6, betas=(0.9, 0.999), weight_decay=0.01)
     recipe = RlRecipe(name="la_dapo", optimiser=optimiser, decode_prompts=4)
-    changes: dict[str, dict[str, Any]] = {
-        "la_dapo": {},
-        "grpo": {"weights": (0.9, 0.1, 0.0, 0.0), "dynamic_rounds": 1},
-        "dapo": {"weights": (0.9, 0.1, 0.0, 0.0)},
-        "dapo_ctr": {"weights": (0.9, 0.1, 0.2, 0.0)},
-        "dapo_div": {"weights": (0.9, 0.1, 0.0, 0.1)},
-    }
-    changes |= {f"{mode}{TEXT_ONLY}": {**change, "min_spans": 0} for mode, change in changes.items()}
+    changes = MODES | {f"{mode}{TEXT_ONLY}": {**change, "min_spans": 0} for mode, change in MODES.items()}
     changes |= {f"la_dapo_{rows}": {} for rows in ("5k", "20k")}
     for weight in (0.01, 0.05, 0.1, 0.5, 1.0):
         changes[f"la_dapo_ctr_{weight:g}"] = {"weights": (0.9, 0.1, weight, 0.1)}

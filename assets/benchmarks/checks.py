@@ -15,7 +15,7 @@ from assets.benchmarks.assets import (
     TWIFF_ITEMS,
     TWIFF_REPORT,
 )
-from assets.benchmarks.reports import NECESSITY
+from assets.benchmarks.reports import COMPARISON, NECESSITY
 from assets.partitions import Checkpoints
 from assets.store import AssetStore, read_json
 
@@ -31,6 +31,7 @@ def benchmark_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]
         _futurebench_adds_up(checkpoints),
         _twiffbench_is_judged(checkpoints),
         _latents_matter(checkpoints),
+        _rl_is_not_worse(checkpoints),
     ]
 
 
@@ -139,3 +140,20 @@ def _latents_matter(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
         )
 
     return latents_matter
+
+
+def _rl_is_not_worse(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=dg.AssetKey(COMPARISON.split("/")),
+        description="On FutureBench no RL model is worse than the SFT model that it began from (95 %, paired).",
+    )
+    def rl_is_not_worse_than_its_sft(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
+        rows = read_json(store.current(COMPARISON).file(REPORT))["paired"]
+        changes = {row["after"]: row for row in rows if checkpoints.rl.get(row["after"]) == row["before"]}
+        return dg.AssetCheckResult(
+            passed=all(row["interval"][1] >= 0 for row in changes.values()),
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={model: f"{row['difference']:+.1%} on {row['n']} items" for model, row in changes.items()},
+        )
+
+    return rl_is_not_worse_than_its_sft

@@ -156,7 +156,7 @@ def run_reports(store: AssetStore, checkpoints: Checkpoints) -> RunReports:
         futurebench=future,
         twiffbench=reports(TWIFF_REPORT),
         necessity=reports(NECESSITY),
-        paired=paired_rows(graded),
+        paired=paired_rows(graded, checkpoints.rl),
         seconds=seconds,
         provenance={name: artifact.version for name, artifact in everything.items()},
     )

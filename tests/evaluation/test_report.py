@@ -53,10 +53,16 @@ def test_a_report_without_judged_marks_shows_a_dash_and_no_zero(run: dict[str, A
     assert row.count("– (n = 0)") == 3
 
 
+def test_a_model_is_compared_with_what_it_was_trained_from() -> None:
+    graded = {name: pl.DataFrame({"id": ["1"], "correct": [True]}) for name in ("base", "sft", "grpo", "dapo")}
+    rows = paired_rows(graded, {"grpo": "sft", "dapo": "sft", "sft": "elsewhere"})
+    assert [(row["before"], row["after"]) for row in rows] == [("base", "sft"), ("sft", "grpo"), ("sft", "dapo")]
+
+
 def test_neighbouring_models_are_compared_on_the_items_of_both() -> None:
     before = pl.DataFrame({"id": ["1", "2", "3"], "correct": [False, False, True]})
     after = pl.DataFrame({"id": ["2", "1"], "correct": [True, True]})
-    (row,) = paired_rows({"sft": before, "rl": after})
+    (row,) = paired_rows({"sft": before, "rl": after}, {})
     assert (row["before"], row["after"], row["n"], row["only_b"], row["difference"]) == ("sft", "rl", 2, 2, 1.0)
 
 

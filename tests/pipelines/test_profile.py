@@ -42,7 +42,7 @@ def test_a_wrong_overlay_is_refused_by_name(tmp_path: Path, text: str, says: str
 
 
 def test_an_unknown_profile_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"demo, paper or the path"):
+    with pytest.raises(ValueError, match=r"demo, ablation, paper or the path"):
         load_profile("tiny", tmp_path)
 
 
@@ -65,3 +65,21 @@ def test_the_papers_numbers_are_the_papers(tmp_path: Path) -> None:
     profile = paper(tmp_path)
     selection = profile.curation.selection
     assert (profile.curation.answers.samples, selection.max_p_t, selection.min_gain, selection.top) == (8, 6, 2, 50_000)
+
+
+def test_the_ablation_is_the_demo_with_every_objective(tmp_path: Path) -> None:
+    ablation = load_profile("ablation", tmp_path)
+    weights = {run.recipe.name: run.recipe.weights for run in ablation.rl}
+    assert weights == {
+        "la_dapo": (0.9, 0.1, 0.2, 0.1), "grpo": (0.9, 0.1, 0.0, 0.0), "dapo": (0.9, 0.1, 0.0, 0.0),
+        "dapo_ctr": (0.9, 0.1, 0.2, 0.0), "dapo_div": (0.9, 0.1, 0.0, 0.1),
+    }  # fmt: skip
+    assert {(run.start, run.data, run.recipe.anchor) for run in ablation.rl} == {("future_l1", "twiff", 1.0)}
+    assert ablation.sft == load_profile("demo", tmp_path).sft
+
+
+def test_the_papers_objectives_start_where_their_names_say(tmp_path: Path) -> None:
+    runs = {run.recipe.name: (run.start, run.data, run.recipe.min_spans) for run in load_profile("paper", tmp_path).rl}
+    assert runs["grpo_text_only"] == ("text_only", "twiff_10k", 0)
+    assert runs["la_dapo_5k"] == ("future_l1", "twiff_5k", 1)
+    assert runs["la_dapo"] == ("future_l1", "twiff_10k", 1)
