@@ -33,8 +33,8 @@ CONSOLE = Console()
 def main() -> None:
     """From TwiFF trajectories to a latent-reasoning video model and its benchmark reports.
 
-    FUTURE_L1_HOME says where everything is kept (.future-l1), FUTURE_L1_PROFILE which profile counts: demo, ablation, paper, or
-    the path of a TOML overlay.
+    FUTURE_L1_HOME says where everything is kept (.future-l1), FUTURE_L1_PROFILE which profile counts: demo, ablation,
+    paper, or the path of a TOML overlay.
     """
 
 
