@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,14 @@ class Reporting(TrainerCallback):
             self.reporter.metrics(state.global_step, figures)
 
 
-def last_checkpoint(folder: Path, needs: str | None = None) -> str | None:
+def last_checkpoint(folder: Path, needs: Sequence[str] = ()) -> str | None:
     """The latest whole checkpoint of a trainer, or None; one that a kill cut short lacks the state, written last.
 
-    needs: a file that our own trainer writes even later.
+    needs: files that our own trainer writes even later.
     """
     numbered = sorted((int(found[1]), path) for path in folder.glob("*") if (found := _CHECKPOINT.fullmatch(path.name)))
-    whole = (path for _, path in reversed(numbered) if _has_state(path) and (needs is None or (path / needs).exists()))
-    return next(map(str, whole), None)
+    stated = (path for _, path in reversed(numbered) if _has_state(path))
+    return next((str(path) for path in stated if all((path / file).exists() for file in needs)), None)
 
 
 def _has_state(checkpoint: Path) -> bool:

@@ -1,11 +1,13 @@
-"""Weights in and out of training: fp32 while they learn, whole and in one dtype when they are saved."""
+"""Weights in and out of training: fp32 while they learn, whole while they decode, whole and in one dtype when saved."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from training.artifacts import replaced
 from training.model.checkpoint import FutureL1
@@ -31,6 +33,37 @@ def learn_in_fp32(model: torch.nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def is_sharded() -> bool:
+    """Whether `accelerate launch` asked for FSDP: weights are whole only while the model's own forward uses them."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
+@contextmanager
+def whole_weights(model: torch.nn.Module) -> Iterator[None]:
+    """Within the context FSDP2's weights are whole in every process, in the dtype of its forward pass.
+
+    Each is gathered once, when the context begins: all processes must enter it together, between two optimiser steps,
+    and may then go any number of forward steps without gradients, each process its own number.  Does nothing to a model
+    that is whole anyway.
+    """
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    if not sharded:
+        yield
+        return
+    states = [module._get_fsdp_state() for module in sharded]
+    states[0]._lazy_init()  # else the first submodule that decodes would be taken for the root
+    kept = [(group, group.post_forward_mesh_info) for state in states for group in state._fsdp_param_groups]
+    sharded[0].set_reshard_after_forward(False)
+    for module in sharded:
+        module.unshard()
+    try:
+        yield
+    finally:
+        for group, mesh in kept:
+            group.post_forward_mesh_info = mesh
+        sharded[0].reset_iter_state()  # shards again, and forgets the order of the decoder's passes
 
 
 def leave_checkpoint(

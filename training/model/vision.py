@@ -184,9 +184,9 @@ class FrozenVision:
     @torch.no_grad()
     def _encode(self, patches: Sequence[Patches]) -> list[Feature]:
         device, dtype = self.tower.device, self.tower.dtype
-        out = self.tower(
-            torch.cat([p.pixels for p in patches]).to(device, dtype), torch.stack([p.grid for p in patches]).to(device)
-        )
+        pixels, grids = torch.cat([p.pixels for p in patches]), torch.stack([p.grid for p in patches])
+        with torch.autocast(device.type, enabled=False):  # constants, whoever asks for them first
+            out = self.tower(pixels.to(device, dtype), grids.to(device))
         sizes = [p.tokens for p in patches]
         layers = [out.pooler_output, *out.deepstack_features]
         # clones: a view would keep the features of the whole chunk alive

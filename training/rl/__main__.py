@@ -14,6 +14,7 @@ from training.callbacks import Reporting, last_checkpoint, optimiser_arguments
 from training.grading.judge import Judge, JudgeSettings
 from training.model.checkpoint import load
 from training.model.rows import SKIPPED, RowReader, Rows
+from training.model.vision import FrozenVision
 from training.programs import CHECKPOINT, ProgramConfig, Reporter, is_first, run_program
 from training.provenance import provenance_of
 from training.recipes import RlRecipe
@@ -21,7 +22,7 @@ from training.rl.carried import file_of
 from training.rl.grading import RolloutGrader
 from training.rl.reward_functions import reward_functions
 from training.rl.trainer import LatentGRPOTrainer
-from training.saving import leave_checkpoint, placement
+from training.saving import learn_in_fp32, leave_checkpoint, placement
 from training.verify import verified
 
 
@@ -63,6 +64,7 @@ def _train(
         raise ValueError(f"{config.sft} was never taught latent spans: RL starts from an SFT checkpoint")
     bundle.model.model.visual.requires_grad_(False)
     reference = copy.deepcopy(bundle.model).requires_grad_(False).eval()
+    learn_in_fp32(bundle.model)
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     steps = recipe.steps or len(rows) // recipe.prompts * recipe.minibatches
     judge = Judge(config.judge, on_outage="raise") if config.judge else None
@@ -82,6 +84,7 @@ def _train(
             temperature=recipe.temperature,
             top_p=recipe.top_p,
             activation_checkpointing=cuda,
+            ddp_find_unused_parameters=False,  # each batch uses every weight that learns, latents or not
             dataloader_num_workers=0,
             seed=config.seed,
             bf16=dtype == torch.bfloat16,
@@ -97,9 +100,9 @@ def _train(
         grader=grader,
         reference=reference,
         rows=Rows(rows, RowReader(bundle.encoder(bundle.teaching), keep=recipe.cache_gib > 0), config.out / SKIPPED),
-        vision=bundle.vision(int(recipe.cache_gib * 2**30)),
+        vision=FrozenVision(reference, int(recipe.cache_gib * 2**30)),  # its tower is whole in every process
     )
-    resume = last_checkpoint(config.out / "steps", needs=file_of(trainer.accelerator.process_index))
+    resume = last_checkpoint(config.out / "steps", needs=[file_of(i) for i in range(devices)])
     trainer.train(resume_from_checkpoint=resume)
     provenance = {**made_from, "steps": steps}
     leave_checkpoint(trainer.accelerator, bundle, bundle.teaching, config.out / CHECKPOINT, dtype, provenance)

@@ -28,6 +28,7 @@ from training.rl.losses import Clip, gaussian_log_ratio, k3, policy_loss
 from training.rl.rewards import group_advantages, mixed_groups
 from training.rl.rollouts import Replay, Rollout, token_log_probs, unpack
 from training.rl.watch import rollout_figures
+from training.saving import whole_weights
 
 LEAST_SHARE = 0.25
 """Of fresh prompts' groups are taken to be mixed, however few were so far."""
@@ -102,11 +103,13 @@ class LatentGRPOTrainer(GRPOTrainer):
             finished = torch.tensor([r.finished for r in self._rollouts], device=advantages.device)
             advantages = advantages * finished
             self._rollouts = [replace(r, sampled=r.sampled & r.finished) for r in self._rollouts]
-        tokens = torch.tensor(sum(int(r.sampled.sum()) for r in self._rollouts), device=self.accelerator.device)
+        counts = [[int(r.sampled.sum()), len(r.latents)] for r in self._rollouts]
+        tokens, latents = self.accelerator.reduce(torch.tensor(counts, device=self.accelerator.device).sum(0), "sum")
         return {
             "rollout": torch.arange(len(self._rollouts), device=self.accelerator.device),
             "advantages": advantages,
-            "num_items_in_batch": self.accelerator.gather(tokens).sum(),
+            "num_items_in_batch": tokens,
+            "num_latents_in_batch": latents,
         }
 
     def _roll_out(self, asked: Sequence[int], turn: int) -> list[Rollout]:
@@ -118,12 +121,13 @@ class LatentGRPOTrainer(GRPOTrainer):
         model.eval()
         tokens, size = self.bundle.tokens, recipe.decode_prompts or len(asked)
         rollouts: list[Rollout] = []
-        for begin in range(0, len(asked), size):
-            part = slice(begin, begin + size)
-            decoded = decode(model, self.vision, tokens, prompts[part], sampling, self.bundle.spans, seeds[part])
-            answers = unpack(rows[part], prompts[part], seeds[part], decoded, tokens, self.processing_class)
-            self.grader.begin(answers)  # beside the next part's decoding
-            rollouts += answers
+        with self.accelerator.autocast(), whole_weights(model):  # what the replay computes with
+            for begin in range(0, len(asked), size):
+                part = slice(begin, begin + size)
+                decoded = decode(model, self.vision, tokens, prompts[part], sampling, self.bundle.spans, seeds[part])
+                answers = unpack(rows[part], prompts[part], seeds[part], decoded, tokens, self.processing_class)
+                self.grader.begin(answers)  # beside the next part's decoding
+                rollouts += answers
         model.train(was_training)
         return rollouts
 
@@ -147,9 +151,11 @@ class LatentGRPOTrainer(GRPOTrainer):
         return gathered[first : first + len(rollouts)]
 
     def _more_prompts(self, wanted: int, turn: int) -> list[int]:
-        stream = (self.args.seed, self.state.global_step, turn, self.accelerator.process_index, 1)
-        generator = torch.Generator().manual_seed(hash(stream) % 2**63)
-        return torch.randint(len(self.rows), (wanted,), generator=generator).tolist()
+        """This process's part of what all of them draw."""
+        stream = derived_seed("prompts", self.args.seed, self.state.global_step, turn)
+        generator = torch.Generator().manual_seed(stream)
+        drawn = torch.randint(len(self.rows), (self.accelerator.num_processes, wanted), generator=generator)
+        return drawn[self.accelerator.process_index].tolist()
 
     def _most(self, prompts: int) -> int:
         """What the process with most to ask for asks for."""
@@ -186,23 +192,25 @@ class LatentGRPOTrainer(GRPOTrainer):
             terms = terms + recipe.kl * divergence
             if len(drawn):
                 self._metrics["train"]["kl"].append(divergence.mean().item())
-        loss = terms.sum() / self._normaliser(inputs)
+        actions = self._share(inputs["num_items_in_batch"])
+        loss = terms.sum() / actions
         if len(latents) and recipe.latent_std > 0:
             ratio = gaussian_log_ratio(latents, states[before_latent], again.noise, recipe.latent_std)
             bounds = Clip(recipe.latent_clip, recipe.latent_clip, recipe.dual_clip)
-            loss = loss + policy_loss(ratio, advantages[latent], bounds).sum() / self._normaliser(inputs)
+            loss = loss + policy_loss(ratio, advantages[latent], bounds).sum() / actions
             self._watch("latent_ratio", ratio.detach())
         if len(latents) and recipe.anchor > 0:
-            drift = (states[before_latent].float() - reference[before_latent].float()).pow(2).mean()
-            loss = loss + recipe.anchor * drift / self.current_gradient_accumulation_steps
-            self._metrics["train"]["anchor"].append(drift.item())
+            drift = (states[before_latent].float() - reference[before_latent].float()).pow(2).mean(-1)
+            loss = loss + recipe.anchor * drift.sum() / self._share(inputs["num_latents_in_batch"])
+            self._metrics["train"]["anchor"].append(drift.mean().item())
         self._watch("ratio", log_ratio.detach())
         return loss
 
-    def _normaliser(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Sampled tokens of one optimiser step on this process: token-level means over the whole batch (DAPO)."""
+    def _share(self, counted: torch.Tensor) -> torch.Tensor:
+        """What of a rollout batch's tokens or latents falls to one optimiser step of one process, over which gradients
+        are averaged: the loss is a mean over the whole batch (DAPO)."""
         share = self.current_gradient_accumulation_steps / self.args.steps_per_generation
-        return inputs["num_items_in_batch"].clamp(min=1) * share / self.accelerator.num_processes
+        return counted.clamp(min=1) * share / self.accelerator.num_processes
 
     def _watch(self, name: str, log_ratio: torch.Tensor) -> None:
         """How far the policy has moved from the one that drew: the ratio's outer percentiles."""

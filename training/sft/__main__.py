@@ -15,14 +15,11 @@ from training.model.rows import SKIPPED, RowReader, Rows
 from training.programs import CHECKPOINT, ProgramConfig, Reporter, is_first, run_program
 from training.provenance import provenance_of
 from training.recipes import SftRecipe
-from training.saving import learn_in_fp32, leave_checkpoint, placement
+from training.saving import is_sharded, learn_in_fp32, leave_checkpoint, placement
 from training.sft.draws import draw_rows
 from training.sft.lora import merged, peft_config
 from training.sft.trainer import Collator, LatentSFTTrainer
 from training.verify import verified
-
-SHARDED = "ACCELERATE_USE_FSDP"
-"""Set by `accelerate launch`: weights are whole only while the model's own forward pass uses them."""
 
 
 class SftConfig(ProgramConfig):
@@ -51,7 +48,7 @@ def _train(
     config: SftConfig, reporter: Reporter, rows: list[dict[str, Any]], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
     """Leaves `out/checkpoint`.  The model is let go when this returns."""
-    recipe, cuda, sharded = config.recipe, device.type == "cuda", os.environ.get(SHARDED) == "true"
+    recipe, cuda, sharded = config.recipe, device.type == "cuda", is_sharded()
     if sharded and recipe.lora:
         raise ValueError("LoRA is merged into whole weights: launch it without FSDP, with the model in each process")
     made_from = (

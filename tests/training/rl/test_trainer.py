@@ -2,9 +2,15 @@
 
 import inspect
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,13 +21,15 @@ from trl import GRPOTrainer
 
 from tests.toy import rl_recipe, toy_rows, write_rows
 from training.model.checkpoint import FutureL1, load
-from training.programs import Reporter, read_metrics
+from training.programs import Reporter, read_metrics, read_progress
 from training.recipes import RlRecipe
 from training.rl.__main__ import RlConfig, main
 from training.rl.carried import read, write
 from training.rl.rollouts import Rollout, replayed
 from training.rl.trainer import LatentGRPOTrainer
 from training.tiny import BASE
+
+ROOT = Path(__file__).parents[3]
 
 
 def config(out: Path, data: Path, sft: Path, recipe: RlRecipe) -> RlConfig:
@@ -91,6 +99,28 @@ def test_the_replay_begins_at_the_decoders_probabilities(
         assert second.abs().max() > 1e-3
         assert third.abs().max() < 1e-4, "a fresh rollout batch comes from the policy as it is"
         assert fourth.abs().max() > 1e-3
+
+
+def test_in_bf16_what_learns_is_fp32_and_the_replay_begins_near_the_decoders_probabilities(
+    data: Path, taught_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU under the autocast of a GPU.  bf16 logits of 8 and more are 0.06 apart: rare words may differ so much,
+    the others do not.  Decoding in fp32 has a mean of 3e-3."""
+    ratios: dict[str, torch.Tensor] = {}
+
+    def watch(self: LatentGRPOTrainer, name: str, log_ratio: torch.Tensor) -> None:
+        ratios[name] = log_ratio
+        assert {p.dtype for p in self.model.parameters() if p.requires_grad} == {torch.float32}
+        assert {p.dtype for p in self.reference.parameters()} == {torch.bfloat16} == {self.vision.tower.dtype}
+
+    monkeypatch.setattr(LatentGRPOTrainer, "_watch", watch)
+    monkeypatch.setattr("training.rl.__main__.placement", lambda _: (torch.device("cpu"), torch.bfloat16))
+    recipe = rl_recipe(steps=1, minibatches=1, temperature=1.3, latent_std=0.2)
+    main(config(tmp_path, data, taught_folder, recipe), Reporter(tmp_path, quiet=True))
+    for log_ratio in ratios.values():
+        assert 0 < log_ratio.abs().max() < 0.1
+    assert ratios["ratio"].abs().mean() < 1e-3
+    assert ratios["latent_ratio"].abs().mean() < 3e-3
 
 
 @pytest.mark.parametrize("latent_std", [0.0, 0.2])
@@ -265,6 +295,17 @@ def test_surplus_groups_begin_the_next_batch(built: Any, tmp_path: Path, monkeyp
     assert [r.row["row_id"] for r in trainer._rollouts[::4]][:2] == surplus
 
 
+def test_processes_ask_their_parts_of_one_draw(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = built()
+
+    def asked(wanted: int, processes: int, process: int) -> list[int]:
+        place = SimpleNamespace(num_processes=processes, process_index=process)
+        monkeypatch.setattr(trainer, "accelerator", place)
+        return trainer._more_prompts(wanted, turn=1)
+
+    assert asked(8, 1, 0) == asked(4, 2, 0) + asked(4, 2, 1)
+
+
 def test_a_carried_group_of_another_training_is_named(
     built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,11 +363,11 @@ def run(data: Path, taught_folder: Path, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("rl")
     result = main(config(out, data, taught_folder, KILLABLE), Reporter(out))
     assert result.pop("verified")["latents_finite"]
-    assert result == {"steps": 4, "rows": 24, "recipe": "test", "resumed_from": None, "skipped": 0}
+    assert result == {"steps": 6, "rows": 24, "recipe": "test", "resumed_from": None, "skipped": 0}
     return out
 
 
-KILLABLE = rl_recipe(steps=4, anchor=1.0, dynamic_rounds=2, save_every=1)
+KILLABLE = rl_recipe(steps=6, anchor=1.0, dynamic_rounds=2, save_every=1)
 
 
 def test_it_learns_and_tells(run: Path, taught_folder: Path) -> None:
@@ -335,36 +376,30 @@ def test_it_learns_and_tells(run: Path, taught_folder: Path) -> None:
     moved = {n for n, w in after.model.state_dict().items() if not torch.equal(w, before.model.state_dict()[n])}
     assert moved and not any("visual" in name for name in moved)
     assert all(torch.isfinite(w).all() for w in after.model.state_dict().values())
-    assert read_metrics(run)[-1]["step"] == 4
+    assert read_metrics(run)[-1]["step"] == 6
     told = json.loads((run / "checkpoint" / "provenance.json").read_text())
-    assert (told["program"], told["steps"], told["base"]["name"]) == ("training.rl", 4, taught_folder.name)
+    assert (told["program"], told["steps"], told["base"]["name"]) == ("training.rl", 6, taught_folder.name)
 
 
-class Killed(Exception):  # noqa: N818 - an event, not an error
-    """Stands for a SIGKILL: nothing of the program runs after it."""
-
-
-class KilledAt(Reporter):
-    """A reporter under which the program dies at a step."""
-
-    def __init__(self, out: Path, step: int) -> None:
-        super().__init__(out, quiet=True)
-        self.step = step
-
-    def progress(self, done: int, total: int, what: str) -> None:
-        if done == self.step:
-            raise Killed
-
-
-@pytest.mark.parametrize("step", [3, 4])
-def test_a_killed_run_goes_on_to_the_same_weights(
-    run: Path, data: Path, taught_folder: Path, tmp_path: Path, step: int
+def test_killed_at_any_step_it_goes_on_to_the_same_weights(
+    run: Path, data: Path, taught_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(Killed):
-        main(config(tmp_path, data, taught_folder, KILLABLE), KilledAt(tmp_path, step))
-    result = main(config(tmp_path, data, taught_folder, KILLABLE), Reporter(tmp_path, quiet=True))
-    assert result["resumed_from"] == "checkpoint-2", "checkpoints are made between rollout batches"
-    whole, resumed = load(run / "checkpoint").model.state_dict(), load(tmp_path / "checkpoint").model.state_dict()
+    asked = config(tmp_path / "out", data, taught_folder, KILLABLE)
+    (tmp_path / "rl.json").write_text(asked.model_dump_json())
+    program = subprocess.Popen(
+        [sys.executable, "-m", "training.rl", "--config", str(tmp_path / "rl.json")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    while (read_progress(asked.out) or (0,))[0] < 3:
+        with suppress(subprocess.TimeoutExpired):
+            assert program.wait(0.05) is None, "it ended before it could be killed"
+    os.killpg(program.pid, signal.SIGKILL)
+    assert program.wait() == -signal.SIGKILL
+    assert not (asked.out / "checkpoint").exists()
+    resumed_from = main(asked, Reporter(asked.out, quiet=True))["resumed_from"]
+    assert resumed_from in ("checkpoint-2", "checkpoint-4"), "checkpoints are made between rollout batches"
+    whole, resumed = load(run / "checkpoint").model.state_dict(), load(asked.out / "checkpoint").model.state_dict()
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)
 

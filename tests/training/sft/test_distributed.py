@@ -4,11 +4,6 @@ What is trained on is uneven on purpose: windows that are not full at the end, a
 micro-batch, rows with and without latents, and the model's own states as latents from the third step on.
 """
 
-import os
-import socket
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.toy import sft_recipe, write_rows
+from tests.training.two_processes import with_shards, with_whole_models
 from training.model.checkpoint import load
 from training.programs import Reporter, read_metrics
 from training.recipes import Optimiser
 from training.sft.__main__ import SftConfig, main
 from training.tiny import BASE
 
-ROOT = Path(__file__).parents[3]
 CURVES = ("loss", "grad_norm", "ce", "token_accuracy", "latent_mse", "latent_mse_nothing_changes", "latent_skill")
 
 
@@ -49,49 +44,18 @@ def alone(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def launched(config: SftConfig, command: list[str], environments: list[Mapping[str, str]]) -> Path:
-    """The working folder of a program after all its processes ended well."""
-    path = config.out.with_suffix(".json")
-    path.write_text(config.model_dump_json())
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", *command, "--config", str(path)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for environment in environments
-    ]
-    said = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)
-    return config.out
-
-
 @pytest.fixture(scope="module")
 def whole(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes by `accelerate launch`, each with the whole model."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    command = ["accelerate.commands.launch", *options.split(), "--main_process_port", "0", "-m", "training.sft"]
-    return launched(asked(out, uneven, accumulation=2), command, [{}])
+    return with_whole_models("training.sft", asked(out, uneven, accumulation=2))
 
 
 @pytest.fixture(scope="module")
 def sharded(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two processes with a part of the model each, under the project's own FSDP file, in fp32."""
-    from tests.training.sft.test_launch_configs import launched as arguments_of
-    from tests.training.sft.test_launch_configs import prepare_multi_gpu_env
-
-    arguments = arguments_of("fsdp2.yaml")
-    arguments.mixed_precision = "no"
-    fsdp = {name: value for name, value in prepare_multi_gpu_env(arguments).items() if os.environ.get(name) != value}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    ranks = [{**fsdp, **place, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    """Two processes with a part of the model each."""
     out = tmp_path_factory.mktemp("sharded") / "out"
-    return launched(asked(out, uneven, accumulation=2), ["tests.training.sft.fsdp_on_cpu"], ranks)
+    return with_shards("training.sft", asked(out, uneven, accumulation=2))
 
 
 @pytest.mark.parametrize("way", ["whole", "sharded"])

@@ -120,6 +120,9 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
         if state is not None:
             (folder / "trainer_state.json").write_text(state)
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    (tmp_path / "checkpoint-10" / "part_0").touch()
+    assert last_checkpoint(tmp_path, needs=["part_0"]) == str(tmp_path / "checkpoint-10")
+    assert last_checkpoint(tmp_path, needs=["part_0", "part_1"]) is None, "a kill hit the other process"
     assert last_checkpoint(tmp_path / "nowhere") is None
 
 

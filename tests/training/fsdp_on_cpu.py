@@ -1,16 +1,15 @@
-"""`training.sft` under FSDP2 without a GPU: `python -m tests.training.sft.fsdp_on_cpu --config sft.json`.
+"""A training program under FSDP2 without a GPU: `python -m tests.training.fsdp_on_cpu training.sft --config sft.json`.
 
 torch shards over gloo as over NCCL, but accelerate 1.15 asks for FSDP only where it found accelerators
 (`AcceleratorState.__init__`).  Here it takes gloo processes for such; everything else is the program as it is.
 """
 
+import runpy
+import sys
 from typing import Any
 
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
-
-from training.programs import run_program
-from training.sft.__main__ import SftConfig, main
 
 begin = PartialState.__init__
 
@@ -23,4 +22,5 @@ def begin_as_gpus(self: PartialState, *args: Any, **kwargs: Any) -> None:
 
 if __name__ == "__main__":
     PartialState.__init__ = begin_as_gpus
-    run_program(SftConfig, main)
+    del sys.argv[0]  # the program finds its own name there
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

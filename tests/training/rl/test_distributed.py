@@ -1,0 +1,74 @@
+"""Two gloo processes, with a whole policy each and with a sharded one, learn what one process learns.
+
+One optimiser step on each rollout batch: TRL deals the batch's prompts to the processes in runs, so all ask the same
+prompts whatever their number, but it shuffles a process's own answers into minibatches, so two processes would compose
+these in another way than one.
+"""
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.toy import rl_recipe
+from tests.training.two_processes import with_shards, with_whole_models
+from training.model.checkpoint import load
+from training.programs import Reporter, read_metrics
+from training.rl.__main__ import RlConfig, main
+
+STEPS = 2
+CURVES = ("loss", "grad_norm", "rewards/accuracy", "rewards/r_ctr", "completions/length", "spans")
+
+
+def asked(out: Path, data: Path, taught: Path) -> RlConfig:
+    recipe = rl_recipe(
+        steps=STEPS, prompts=4, minibatches=1, latent_std=0.2, kl=0.05, anchor=1.0, temperature=1.3, dynamic_rounds=1
+    )
+    return RlConfig(out=out, device="cpu", recipe=recipe, data=data, sft=taught)
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, taught_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process."""
+    out = tmp_path_factory.mktemp("alone")
+    assert main(asked(out, data, taught_folder), Reporter(out))["steps"] == STEPS
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, taught_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes by `accelerate launch`, each with the whole policy."""
+    return with_whole_models("training.rl", asked(tmp_path_factory.mktemp("whole") / "out", data, taught_folder))
+
+
+@pytest.fixture(scope="module")
+def sharded(data: Path, taught_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes with a part of the policy each."""
+    return with_shards("training.rl", asked(tmp_path_factory.mktemp("sharded") / "out", data, taught_folder))
+
+
+@pytest.mark.parametrize("way", ["whole", "sharded"])
+def test_two_processes_learn_as_one_does(
+    alone: Path, way: str, taught_folder: Path, request: pytest.FixtureRequest
+) -> None:
+    together: Path = request.getfixturevalue(way)
+    one, two = read_metrics(alone), read_metrics(together)
+    assert len(one) == len(two) == STEPS
+    for expected, found in zip(one, two, strict=True):
+        # all sums are fp32; the processes add up in another order
+        assert {n: found[n] for n in CURVES} == pytest.approx({n: expected[n] for n in CURVES}, rel=1e-4)
+    folders = (taught_folder, alone / "checkpoint", together / "checkpoint")
+    before, expected, found = (load_file(folder / "model.safetensors") for folder in folders)
+    assert expected.keys() == found.keys()
+    for name, weight in expected.items():
+        # Adam turns the rounding of a near-zero gradient into a part of a step: 7e-4 of a tensor's way was seen
+        assert (found[name] - weight).norm() <= 5e-3 * (weight - before[name]).norm(), name
+
+
+def test_a_sharded_policy_was_really_sharded_and_is_whole_when_saved(sharded: Path, taught_folder: Path) -> None:
+    parts = list((sharded / "steps" / f"checkpoint-{STEPS}" / "pytorch_model_fsdp_0").glob("__*.distcp"))
+    assert len(parts) == 2, "each process wrote its own"
+    saved, before = load(sharded / "checkpoint").model, load(taught_folder).model
+    assert {name: p.shape for name, p in saved.named_parameters()} == {
+        name: p.shape for name, p in before.named_parameters()
+    }
