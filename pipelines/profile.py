@@ -42,6 +42,7 @@ from training import recipes, tiny
 from training.grading import toy_judge
 from training.grading.judge import JudgeSettings
 
+FSDP = Path("profiles/accelerate/fsdp2.yaml")
 HOME_VARIABLE = "FUTURE_L1_HOME"
 PROFILE_VARIABLE = "FUTURE_L1_PROFILE"
 SEED_VARIABLE = "SEED"
@@ -195,7 +196,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
         judge=JudgeSettings(base_url="http://127.0.0.1:8000/v1", model="judge"),
         launch=LaunchSettings(
             processes={"training.sft": 8, "training.rl": 8},
-            accelerate_config={"training.sft": Path("profiles/accelerate/fsdp2.yaml")},  # Adam's state fits no one GPU
+            accelerate_config={"training.sft": FSDP, "training.rl": FSDP},  # Adam's state fits no one GPU
             seconds_to_checkpoint=600.0,
         ),
     )
