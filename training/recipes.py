@@ -84,6 +84,7 @@ class RlRecipe(BaseModel):
     prompts: int = 64  # a rollout batch, over all devices
     group: int = 8
     minibatches: int = 2  # optimiser steps on each rollout batch
+    accumulation: int = 1  # passes in which a device takes its part of a minibatch
     max_new_tokens: int = 2048
     overlong: Literal["learn", "mask"] = "learn"
     temperature: float = 0.9
@@ -192,7 +193,7 @@ def paper_rl(name: str) -> RlRecipe:
     `la_dapo_div_0.05` and the like are the rows of Table 5.
     """
     optimiser = Optimiser(rate=1e-6, betas=(0.9, 0.999), weight_decay=0.01)
-    recipe = RlRecipe(name="la_dapo", optimiser=optimiser, decode_prompts=4)
+    recipe = RlRecipe(name="la_dapo", optimiser=optimiser, accumulation=8, decode_prompts=4)
     changes = MODES | {f"{mode}{TEXT_ONLY}": {**change, "min_spans": 0} for mode, change in MODES.items()}
     changes |= {f"la_dapo_{rows}": {} for rows in ("5k", "20k")}
     for weight in (0.01, 0.05, 0.1, 0.5, 1.0):

@@ -67,6 +67,7 @@ def _train(
     learn_in_fp32(bundle.model)
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     steps = recipe.steps or len(rows) // recipe.prompts * recipe.minibatches
+    passes = recipe.minibatches * recipe.accumulation
     judge = Judge(config.judge, on_outage="raise") if config.judge else None
     grader = RolloutGrader(recipe, judge, reporter.log)
     trainer = LatentGRPOTrainer(
@@ -76,8 +77,9 @@ def _train(
             output_dir=str(config.out / "steps"),
             max_steps=steps,
             num_generations=recipe.group,
-            per_device_train_batch_size=recipe.prompts * recipe.group // recipe.minibatches // devices,
-            steps_per_generation=recipe.minibatches,
+            per_device_train_batch_size=recipe.prompts * recipe.group // (devices * passes),
+            gradient_accumulation_steps=recipe.accumulation,
+            steps_per_generation=passes,
             reward_weights=list(recipe.weights),
             beta=0.0,
             max_completion_length=recipe.max_new_tokens,
