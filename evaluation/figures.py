@@ -24,7 +24,11 @@ CURVES: dict[str, dict[str, tuple[str, str]]] = {
         "latent_mse_mean": ("training mean", "#9a9a9a"),
     },
     "latent skill": {"latent_skill": ("", "#0072b2")},
-    "rewards": {"rewards/accuracy": ("accuracy", "#0072b2"), "rewards/format": ("format", "#e69f00")},
+    "rewards": {
+        "accuracy/drawn": ("accuracy of all drawn", "#0072b2"),
+        "rewards/accuracy": ("of the groups kept", "#56b4e9"),
+        "rewards/format": ("format", "#e69f00"),
+    },
     "rewards of latents": {"rewards/r_ctr": ("$R_{ctr}$", "#009e73"), "rewards/r_div": ("$R_{div}$", "#cc79a7")},
     "spans per answer": {"spans": ("", "#0072b2")},
 }

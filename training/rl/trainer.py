@@ -85,6 +85,10 @@ class LatentGRPOTrainer(GRPOTrainer):
                 at = slice(i * group, (i + 1) * group)
                 (kept if is_mixed else spare).append((rollouts[at], rewards[at]))
             seen, found = seen + len(mixed), found + sum(mixed)
+            if turn == 0:  # before anything was chosen: what the policy is worth
+                drawn = self.accelerator.gather(rewards[:, 0]).nanmean().item()
+                if not math.isnan(drawn):
+                    self._metrics["train"]["accuracy/drawn"].append(drawn)
             prompts = self._more_prompts(wanted, turn)
         if seen:
             self._metrics["train"]["groups/mixed_share"].append(found / seen)

@@ -251,6 +251,7 @@ def test_fresh_prompts_replace_groups_of_one_verdict(built: Any, monkeypatch: py
     rows_kept = [r.row["row_id"] for r in trainer._rollouts[::4]]
     expected = [trainer.rows.rows[i]["row_id"] for i in (asked[0][0], asked[0][3], asked[1][0], asked[1][2])]
     assert rows_kept == expected
+    assert trainer._metrics["train"]["accuracy/drawn"] == [10 / 16], "of the first round, chosen or not"
     assert batch["advantages"].view(4, 4)[:, 0].min() > 1
     assert trainer._metrics["train"]["groups/filled_up"] == [0]
 
