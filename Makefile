@@ -28,7 +28,8 @@ ui: $(STAMP)
 	$(VENV)/bin/future-l1 ui --port $(PORT)
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -q --ignore=tests/performance
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --ignore=tests/performance \
+		--numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .
