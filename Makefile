@@ -28,8 +28,7 @@ ui: $(STAMP)
 	$(VENV)/bin/future-l1 ui --port $(PORT)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --ignore=tests/performance \
-		--numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --ignore=tests/performance --numprocesses 2 --dist loadfile
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .
