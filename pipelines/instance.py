@@ -29,6 +29,16 @@ def dagster_home(home: Path) -> Path:
     return folder
 
 
+def ready_instance(home: Path) -> None:
+    """Makes the instance's databases, if they are new, before several processes open them: two that make the same ones
+    at once leave them broken (a version table with more than one head)."""
+    folder = dagster_home(home)
+    with (folder / "ready.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with dg.DagsterInstance.get():
+            pass
+
+
 @contextmanager
 def driver_instance(home: Path) -> Iterator[dg.DagsterInstance]:
     """The instance for runs in this process, one such process at a time.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from assets.launcher import end_group
 from assets.store import PROJECT
-from pipelines.instance import dagster_home
+from pipelines.instance import ready_instance
 
 SECONDS_TO_HEALTH = 120.0
 LOCATIONS = """{workspaceOrError {... on Workspace {locationEntries {
@@ -27,7 +27,7 @@ class UnhealthyError(RuntimeError):
 
 def serve(home: Path, host: str, port: int) -> None:
     """Serve the UI until SIGINT or SIGTERM; leaves no process behind. Raises UnhealthyError if a part of it ends."""
-    dagster_home(home)
+    ready_instance(home)
     workspace = ["-w", str(PROJECT / "workspace.yaml")]
     commands = [
         ["-m", "dagster_webserver", "-h", host, "-p", str(port), *workspace],
