@@ -21,8 +21,8 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from evaluation.files import whole
 from training.artifacts import CURRENT, Artifact, ArtifactStore, MissingArtifactError, digest
+from training.files import whole
 
 PROJECT = Path(__file__).resolve().parents[1]
 Counts = Mapping[str, Any]

@@ -20,11 +20,11 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from evaluation.curtailment import CONDITIONS, EVEN, Expected, GainRule, Tally, wanted
-from evaluation.files import whole
 from evaluation.ledger import Ledger
 from evaluation.requests import Asking, Backend, Refused, Request
 from training.data.prompts import Part
 from training.endpoint import EndpointSettings
+from training.files import whole
 from training.grading.grade import Answered, grade
 from training.grading.judge import Judge, JudgeSettings
 from training.grading.parsers import ParserName

@@ -17,13 +17,13 @@ from assets.curation.visual_gain import GainTable, gain_report
 from assets.store import AssetStore, write_json
 from assets.trajectories.assets import CLIPS, QUARANTINE, ROWS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
-from evaluation.files import whole
 from pipelines.driver import run_plan
 from pipelines.jobs import BENCHMARK_ITEMS, INGEST, OBSERVE, RESOLVE_BASE, SELECT, Step, score
 from pipelines.profile import Profile, overlaid
 from training.appendlog import AppendLog
 from training.artifacts import Artifact
 from training.endpoint import ENDPOINT_KEYS, JUDGE_KEYS, preflight
+from training.files import whole
 
 WORK = "work"
 SUMMARY = "summary.json"

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.files import whole
+
 MANIFEST = "manifest.json"
 CURRENT = "current"
 PARTIAL = ".partial"
@@ -185,12 +187,10 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _write_durably(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.fresh")
-    with fresh.open("w") as file:
+    with whole(path) as fresh, fresh.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    fresh.replace(path)
     _sync_folder(path.parent)
 
 

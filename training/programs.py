@@ -28,6 +28,7 @@ from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pi
 from pydantic import BaseModel, ConfigDict
 
 from training.endpoint import EndpointRefusesError
+from training.files import whole
 from training.tether import die_with_parent
 
 PROGRESS = "progress.json"
@@ -52,6 +53,13 @@ class ProgramConfig(BaseModel):
 
     out: Path
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class TrainingConfig(ProgramConfig):
+    """What both trainings are told.  data: parquet with TrajectoryTable's columns, path, frame_count and reader."""
+
+    data: Path
+    seed: int = 0
 
 
 Config = TypeVar("Config", bound=ProgramConfig)
@@ -203,6 +211,5 @@ def _end_own_group() -> None:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    fresh = path.with_name(f".{path.name}.fresh")
-    fresh.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    fresh.replace(path)
+    with whole(path) as fresh:
+        fresh.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")

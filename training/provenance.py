@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.artifacts import digest, file_digest
+from training.programs import is_first
 
 PROVENANCE = "provenance.json"
 PROJECT = Path(__file__).resolve().parents[1]
@@ -18,11 +19,13 @@ PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft")
 def provenance_of(
     program: str, data: Path, rows: int, base: Path, recipe: Mapping[str, Any], seed: int
 ) -> dict[str, Any]:
-    """Everything that a training depends on, but for the machine: read before it starts.
+    """Everything that a training depends on, but for the machine: read before it starts, by the first process alone.
 
     `base` is the model that is trained, for RL an SFT checkpoint; its hash is that of the hashes of what decides what
     it computes.
     """
+    if not is_first():
+        return {}
     weights = {path.name: file_digest(path) for path in sorted(base.glob("*")) if _decides(path)}
     return {
         "program": program,

@@ -1,10 +1,11 @@
 """A saved checkpoint as others will meet it: opened with plain transformers, then made to decode and to be taught."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -15,10 +16,31 @@ from training.model.encoding import Encoded, collate
 from training.model.forward import inputs_of, spliced_forward
 from training.model.rows import SKIPPED, Row, RowReader, Rows
 from training.model.vision import FrozenVision
-from training.programs import CHECKPOINT
+from training.programs import CHECKPOINT, Reporter, TrainingConfig, is_first
+from training.saving import placement
 
 LONGEST = 256
 """Tokens of an answer to a question that comes without a dialogue of its own."""
+
+
+Train = Callable[[Any, Reporter, list[dict[str, Any]], torch.device, torch.dtype], dict[str, Any]]
+"""Leaves `out`/checkpoint; the model must be let go when it returns."""
+
+
+def train_and_verify(config: TrainingConfig, reporter: Reporter, train: Train) -> dict[str, Any]:
+    """What `train` returns, and in the first process what `verified` finds in the checkpoint that it left.
+
+    Raises ValueError when there are no rows.
+    """
+    rows = pl.read_parquet(config.data).to_dicts()
+    if not rows:
+        raise ValueError(f"{config.data} holds no rows: curate first")
+    device, dtype = placement(config.device)
+    done = train(config, reporter, rows, device, dtype)
+    if not is_first():
+        return done
+    reporter.log("opening the saved checkpoint")
+    return {**done, **verified(config.out, rows, device, dtype)}
 
 
 def verified(out: Path, rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

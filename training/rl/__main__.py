@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from datasets import Dataset
 from trl import GRPOConfig
@@ -15,38 +14,28 @@ from training.grading.judge import Judge, JudgeSettings
 from training.model.checkpoint import load
 from training.model.rows import SKIPPED, RowReader, Rows
 from training.model.vision import FrozenVision
-from training.programs import CHECKPOINT, ProgramConfig, Reporter, is_first, run_program
+from training.programs import CHECKPOINT, Reporter, TrainingConfig, run_program
 from training.provenance import provenance_of
 from training.recipes import RlRecipe
 from training.rl.carried import file_of
 from training.rl.grading import RolloutGrader
 from training.rl.reward_functions import reward_functions
 from training.rl.trainer import LatentGRPOTrainer
-from training.saving import learn_in_fp32, leave_checkpoint, placement
-from training.verify import verified
+from training.saving import learn_in_fp32, leave_checkpoint
+from training.verify import train_and_verify
 
 
-class RlConfig(ProgramConfig):
-    """What to train on what.  data: parquet as for SFT; without a judge, open answers stay unjudged."""
+class RlConfig(TrainingConfig):
+    """What to train, and how; without a judge, open answers stay unjudged."""
 
     recipe: RlRecipe
-    data: Path
     sft: Path
-    seed: int = 0
     judge: JudgeSettings | None = None
 
 
 def main(config: RlConfig, reporter: Reporter) -> dict[str, Any]:
     """Trains, resuming from what `out` holds, and leaves `out/checkpoint`, verified by the first process."""
-    rows = pl.read_parquet(config.data).to_dicts()
-    if not rows:
-        raise ValueError(f"{config.data} holds no rows: curate first")
-    device, dtype = placement(config.device)
-    done = _train(config, reporter, rows, device, dtype)
-    if not is_first():
-        return done
-    reporter.log("opening the saved checkpoint")
-    return {**done, **verified(config.out, rows, device, dtype)}
+    return train_and_verify(config, reporter, _train)
 
 
 def _train(
@@ -54,11 +43,8 @@ def _train(
 ) -> dict[str, Any]:
     """Leaves `out/checkpoint`.  The model is let go when this returns."""
     recipe, cuda = config.recipe, device.type == "cuda"
-    made_from = (
-        provenance_of("training.rl", config.data, len(rows), config.sft, recipe.model_dump(mode="json"), config.seed)
-        if is_first()
-        else {}
-    )
+    recipe_json = recipe.model_dump(mode="json")
+    made_from = provenance_of("training.rl", config.data, len(rows), config.sft, recipe_json, config.seed)
     bundle = load(config.sft, device, dtype)
     if bundle.teaching is None:
         raise ValueError(f"{config.sft} was never taught latent spans: RL starts from an SFT checkpoint")

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from training.files import whole
 from training.model.checkpoint import FutureL1
 from training.model.rows import Rows
 from training.rl.rollouts import Rollout, rollout_of
@@ -70,9 +71,8 @@ def write(path: Path, groups: list[Group]) -> None:
         }
         for rollouts, _ in groups
     ]
-    fresh = path.with_name(f".{path.name}.fresh")
-    save_file(tensors, fresh, {"groups": json.dumps(told)})
-    fresh.replace(path)
+    with whole(path) as fresh:
+        save_file(tensors, fresh, {"groups": json.dumps(told)})
 
 
 def read(path: Path, bundle: FutureL1, rows: Rows) -> list[Group]:

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from datasets import Dataset
 from trl import SFTConfig as TrlConfig
@@ -12,36 +11,26 @@ from trl import SFTConfig as TrlConfig
 from training.callbacks import Reporting, last_checkpoint, optimiser_arguments
 from training.model.checkpoint import load
 from training.model.rows import SKIPPED, RowReader, Rows
-from training.programs import CHECKPOINT, ProgramConfig, Reporter, is_first, run_program
+from training.programs import CHECKPOINT, Reporter, TrainingConfig, run_program
 from training.provenance import provenance_of
 from training.recipes import SftRecipe
-from training.saving import is_sharded, learn_in_fp32, leave_checkpoint, placement
+from training.saving import is_sharded, learn_in_fp32, leave_checkpoint
 from training.sft.draws import draw_rows
 from training.sft.lora import merged, peft_config
 from training.sft.trainer import Collator, LatentSFTTrainer
-from training.verify import verified
+from training.verify import train_and_verify
 
 
-class SftConfig(ProgramConfig):
-    """What to train on what.  data: parquet with TrajectoryTable's columns, path, frame_count and reader."""
+class SftConfig(TrainingConfig):
+    """What to train, and how."""
 
     recipe: SftRecipe
-    data: Path
     base: Path
-    seed: int = 0
 
 
 def main(config: SftConfig, reporter: Reporter) -> dict[str, Any]:
     """Trains, resuming from what `out` holds, and leaves `out/checkpoint`, verified by the first process."""
-    rows = pl.read_parquet(config.data).to_dicts()
-    if not rows:
-        raise ValueError(f"{config.data} holds no rows: curate first")
-    device, dtype = placement(config.device)
-    done = _train(config, reporter, rows, device, dtype)
-    if not is_first():
-        return done
-    reporter.log("opening the saved checkpoint")
-    return {**done, **verified(config.out, rows, device, dtype)}
+    return train_and_verify(config, reporter, _train)
 
 
 def _train(
@@ -51,11 +40,8 @@ def _train(
     recipe, cuda, sharded = config.recipe, device.type == "cuda", is_sharded()
     if sharded and recipe.lora:
         raise ValueError("LoRA is merged into whole weights: launch it without FSDP, with the model in each process")
-    made_from = (
-        provenance_of("training.sft", config.data, len(rows), config.base, recipe.model_dump(mode="json"), config.seed)
-        if is_first()
-        else {}
-    )
+    recipe_json = recipe.model_dump(mode="json")
+    made_from = provenance_of("training.sft", config.data, len(rows), config.base, recipe_json, config.seed)
     bundle = load(config.base, device, dtype, config.seed)
     freeze_vision(bundle.model)
     if not recipe.lora:

@@ -2,12 +2,7 @@
 
 import inspect
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +16,9 @@ from torch.distributions import Normal
 from trl import GRPOTrainer
 
 from tests.toy import rl_recipe, toy_rows, write_rows
+from tests.training.killed import kill_at
 from training.model.checkpoint import FutureL1, load
-from training.programs import Reporter, read_metrics, read_progress
+from training.programs import Reporter, read_metrics
 from training.recipes import RlRecipe
 from training.rl.__main__ import RlConfig, main
 from training.rl.carried import read, write
@@ -115,7 +111,7 @@ def test_in_bf16_what_learns_is_fp32_and_the_replay_begins_near_the_decoders_pro
         assert {p.dtype for p in self.reference.parameters()} == {torch.bfloat16} == {self.vision.tower.dtype}
 
     monkeypatch.setattr(LatentGRPOTrainer, "_watch", watch)
-    monkeypatch.setattr("training.rl.__main__.placement", lambda _: (torch.device("cpu"), torch.bfloat16))
+    monkeypatch.setattr("training.verify.placement", lambda _: (torch.device("cpu"), torch.bfloat16))
     recipe = rl_recipe(steps=1, minibatches=1, temperature=1.3, latent_std=0.2)
     main(config(tmp_path, data, taught_folder, recipe), Reporter(tmp_path, quiet=True))
     for log_ratio in ratios.values():
@@ -387,18 +383,7 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(
     run: Path, data: Path, taught_folder: Path, tmp_path: Path
 ) -> None:
     asked = config(tmp_path / "out", data, taught_folder, KILLABLE)
-    (tmp_path / "rl.json").write_text(asked.model_dump_json())
-    program = subprocess.Popen(
-        [sys.executable, "-m", "training.rl", "--config", str(tmp_path / "rl.json")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-    )
-    while (read_progress(asked.out) or (0,))[0] < 3:
-        with suppress(subprocess.TimeoutExpired):
-            assert program.wait(0.05) is None, "it ended before it could be killed"
-    os.killpg(program.pid, signal.SIGKILL)
-    assert program.wait() == -signal.SIGKILL
-    assert not (asked.out / "checkpoint").exists()
+    kill_at("training.rl", asked, 3)
     resumed_from = main(asked, Reporter(asked.out, quiet=True))["resumed_from"]
     assert resumed_from in ("checkpoint-2", "checkpoint-4"), "checkpoints are made between rollout batches"
     whole, resumed = load(run / "checkpoint").model.state_dict(), load(asked.out / "checkpoint").model.state_dict()

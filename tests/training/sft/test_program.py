@@ -3,11 +3,6 @@
 import copy
 import inspect
 import json
-import os
-import signal
-import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +13,7 @@ from transformers import Trainer
 from trl import SFTTrainer
 
 from tests.toy import sft_recipe, toy_rows, write_rows
+from tests.training.killed import kill_at
 from training.artifacts import file_digest
 from training.callbacks import last_checkpoint
 from training.model.checkpoint import load
@@ -93,18 +89,7 @@ def test_it_tells_how_it_goes(uninterrupted: Path) -> None:
 
 def test_killed_at_any_step_it_goes_on_to_the_same_weights(uninterrupted: Path, data: Path, tmp_path: Path) -> None:
     asked = config(tmp_path / "out", data)
-    (tmp_path / "sft.json").write_text(asked.model_dump_json())
-    program = subprocess.Popen(
-        [sys.executable, "-m", "training.sft", "--config", str(tmp_path / "sft.json")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-    )
-    while (read_progress(asked.out) or (0,))[0] < 5:
-        with suppress(subprocess.TimeoutExpired):
-            assert program.wait(0.05) is None, "it ended before it could be killed"
-    os.killpg(program.pid, signal.SIGKILL)
-    assert program.wait() == -signal.SIGKILL
-    assert not (asked.out / "checkpoint").exists()
+    kill_at("training.sft", asked, 5)
     resumed_from = main(asked, Reporter(asked.out, quiet=True))["resumed_from"]
     assert resumed_from is not None and 3 <= int(resumed_from.removeprefix("checkpoint-")) < 20
     assert len(list((asked.out / "steps").glob("checkpoint-*"))) == 2, "older ones are removed"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.files import whole
+from training.files import whole
 
 
 def test_a_file_changes_only_when_it_is_written_in_full(tmp_path: Path) -> None:
