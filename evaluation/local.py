@@ -145,22 +145,20 @@ def _decode(
 
 def _answers(bundle: FutureL1, asked: Sequence[Request], decoded: Decoded) -> Iterator[Answer]:
     tokens, answers = bundle.tokens, len(decoded.ids)
-    finished = decoded.finished.tolist()
     names = [(request.prompt_id, sample) for request in asked for sample in request.samples]
-    for row, ((prompt_id, sample), generated) in enumerate(zip(names, decoded.ids.tolist(), strict=True)):
-        kept = [t for t in generated if t != tokens.pad]
-        text = [t for t in kept if t != tokens.end_of_turn]
-        latents, control = kept.count(tokens.latent), sum(t in tokens.control for t in kept)
+    for (prompt_id, sample), completion in zip(names, decoded.completions(tokens), strict=True):
+        ids = completion.ids
+        latents, control = ids.count(tokens.latent), sum(t in tokens.control for t in ids)
         yield {
             "prompt_id": prompt_id,
             "sample": sample,
-            "text": bundle.processor.tokenizer.decode(text, skip_special_tokens=False),
-            "tokens": kept,
-            "text_tokens": len(kept) - latents - control,
+            "text": completion.said(tokens, bundle.processor.tokenizer),
+            "tokens": ids,
+            "text_tokens": len(ids) - latents - control,
             "latent_tokens": latents,
             "control_tokens": control,
-            "spans": tokens.span_sizes(kept),
-            "finished": finished[row],
+            "spans": tokens.span_sizes(ids),
+            "finished": completion.finished,
             "prefill_seconds": decoded.prefill_seconds / answers,
             "decode_seconds": decoded.decode_seconds / answers,
         }

@@ -100,22 +100,15 @@ def parts(text: str) -> list[Part]:
 
 def _answers(bundle: FutureL1, decoded: Decoded) -> Iterator[dict[str, Any]]:
     """The rows of a batch, each with its own ids, spans and latents."""
-    tokens, done = bundle.tokens, 0
-    for row, generated in enumerate(decoded.ids.tolist()):
-        ids = [token for token in generated if token != tokens.pad]
-        sizes = tokens.span_sizes(ids)
-        latents = decoded.latents[done : done + sum(sizes)]
-        done += sum(sizes)
-        starts = [position + 1 for position, token in enumerate(ids) if token == tokens.latent_start]
+    tokens = bundle.tokens
+    for completion in decoded.completions(tokens):
+        sizes = tokens.span_sizes(completion.ids)
+        starts = [place + 1 for place, token in enumerate(completion.ids) if token == tokens.latent_start]
         yield {
-            "text": bundle.processor.tokenizer.decode(
-                [token for token in ids if token != tokens.end_of_turn],
-                skip_special_tokens=False,
-                clean_up_tokenization_spaces=False,
-            ),
-            "ids": ids,
+            "text": completion.said(tokens, bundle.processor.tokenizer),
+            "ids": completion.ids,
             "spans": [[start, start + size - 1] for start, size in zip(starts, sizes, strict=True)],
             "latents_per_span": sizes,
-            "latents": latents.float().tolist(),
-            "finished": bool(decoded.finished[row]),
+            "latents": completion.latents.float().tolist(),
+            "finished": completion.finished,
         }

@@ -70,8 +70,9 @@ class SftRecipe(BaseModel):
 class RlRecipe(BaseModel):
     """LA-DAPO (paper Eq. 4-7, Table 9) and its ablations.
 
-    weights: accuracy, format, R_ctr, R_div.  centred: R_ctr contrasts latents less their group's mean.  anchor: weight
-    of the mean square between the latent-producing states of the policy and of the SFT model on the same rollouts.
+    weights: accuracy, format, R_ctr, R_div.  centred: R_ctr contrasts latents less their group's mean at each step.
+    anchor: weight of the mean square between the latent-producing states of the policy and of the SFT model on the same
+    rollouts.
     latent_std 0 makes latents deterministic, without a ratio.  overlong: answers cut by max_new_tokens are learned from
     as they were graded, or "mask"ed: nothing is learned from them (DAPO's overlong filtering).
     """

@@ -90,13 +90,13 @@ def _decoded(bundle: FutureL1, vision: FrozenVision, prompt: Encoded, tokens: in
     """The greedy answer to a prompt, of so many tokens at most."""
     sampling = Sampling(max_new_tokens=max(1, tokens))
     decoded = decode(bundle.model, vision, bundle.tokens, [prompt], sampling, bundle.spans, [[0]])
-    ids = [token for token in decoded.ids[0].tolist() if token != bundle.tokens.pad]
+    (completion,) = decoded.completions(bundle.tokens)
     return {
-        "decoded": bundle.processor.tokenizer.decode(ids, skip_special_tokens=False),
-        "decoded_tokens": len(ids),
-        "decoded_spans": bundle.tokens.span_sizes(ids),
-        "finished": bool(decoded.finished[0]),
-        "latents_finite": bool(decoded.latents.isfinite().all()),
+        "decoded": completion.said(bundle.tokens, bundle.processor.tokenizer),
+        "decoded_tokens": len(completion.ids),
+        "decoded_spans": bundle.tokens.span_sizes(completion.ids),
+        "finished": completion.finished,
+        "latents_finite": bool(completion.latents.isfinite().all()),
     }
 
 

@@ -7,9 +7,9 @@ which decides ties).  Names: B rows, S steps, D hidden size, V vocabulary.
 """
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import Qwen3VLForConditionalGeneration
@@ -54,6 +54,23 @@ class Spans:
 
 
 @dataclass(frozen=True)
+class Completion:
+    """One answer without padding: ids, log_probs [T], sampled [T], latents [n,D], noise [n], finished (see Decoded)."""
+
+    ids: list[int]
+    log_probs: torch.Tensor
+    sampled: torch.Tensor
+    latents: torch.Tensor
+    noise: torch.Tensor
+    finished: bool
+
+    def said(self, tokens: Tokens, tokenizer: Any) -> str:
+        """The text with its special tokens, without the end of the turn."""
+        ids = [token for token in self.ids if token != tokens.end_of_turn]
+        return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+@dataclass(frozen=True)
 class Decoded:
     """Answers of B rows, right-padded with the pad token.
 
@@ -70,6 +87,15 @@ class Decoded:
     finished: torch.Tensor
     prefill_seconds: float
     decode_seconds: float
+
+    def completions(self, tokens: Tokens) -> Iterator[Completion]:
+        """The rows one by one; nothing is copied."""
+        counts = (self.ids == tokens.latent).sum(1).tolist()
+        lengths = (self.ids != tokens.pad).sum(1).tolist()
+        latents, noise = self.latents.split(counts), self.latent_noise.split(counts)
+        for row, (ids, n) in enumerate(zip(self.ids.tolist(), lengths, strict=True)):
+            yield Completion(ids[:n], self.log_probs[row, :n], self.sampled[row, :n], latents[row], noise[row],
+                             bool(self.finished[row]))  # fmt: skip
 
 
 @torch.no_grad()
@@ -98,9 +124,9 @@ def decode(
     if len(seeds) != len(prompts) or not all(seeds):
         raise ValueError(f"each prompt needs its seeds, one an answer: {[len(s) for s in seeds]} for {len(prompts)}")
     device = model.device
-    started = _now(device)
+    started = now(device)
     begun = prefill(model, vision, tokens, prompts, groups)
-    prefilled = _now(device)
+    prefilled = now(device)
     begun.select([number for number, own in enumerate(seeds) for _ in own])
     hidden, position, mask, cache = begun.hidden, begun.position, begun.mask, begun.cache
     seed = torch.tensor([seed for own in seeds for seed in own], device=device)
@@ -146,11 +172,11 @@ def decode(
         latent_noise=torch.stack(out_noise, 1)[latent],
         finished=machine.done,
         prefill_seconds=prefilled - started,
-        decode_seconds=_now(device) - prefilled,
+        decode_seconds=now(device) - prefilled,
     )
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """Seconds on a monotonic clock, after the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -45,6 +45,9 @@ def _train(
     recipe, cuda = config.recipe, device.type == "cuda"
     recipe_json = recipe.model_dump(mode="json")
     made_from = provenance_of("training.rl", config.data, len(rows), config.sft, recipe_json, config.seed)
+    if len(rows) < recipe.prompts:
+        raise ValueError(f"{config.data} holds {len(rows)} rows and a rollout batch asks {recipe.prompts} of them: "
+                         "curate more, or lower the recipe's `prompts`")  # fmt: skip
     bundle = load(config.sft, device, dtype)
     if bundle.teaching is None:
         raise ValueError(f"{config.sft} was never taught latent spans: RL starts from an SFT checkpoint")

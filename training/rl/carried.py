@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from training.files import whole
 from training.model.checkpoint import FutureL1
+from training.model.decode import Completion
 from training.model.rows import Rows
 from training.rl.rollouts import Rollout, rollout_of
 
@@ -87,8 +88,7 @@ def read(path: Path, bundle: FutureL1, rows: Rows) -> list[Group]:
             rollouts = []
             for i, (seed, ended) in enumerate(zip(group["seeds"], group["ended"], strict=True)):
                 recorded = {name: file.get_tensor(f"{g}/{i}/{name}") for name in TENSORS}
-                ids = recorded.pop("ids").tolist()
-                tokenizer = bundle.processor.tokenizer
-                rollouts.append(rollout_of(row, prompt, seed, ids, ended, bundle.tokens, tokenizer, **recorded))
+                completion = Completion(recorded.pop("ids").tolist(), **recorded, finished=ended)
+                rollouts.append(rollout_of(row, prompt, seed, completion, bundle.tokens, bundle.processor.tokenizer))
             groups.append((rollouts, file.get_tensor(f"{g}/rewards")))
     return groups

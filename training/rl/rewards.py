@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 Spans = Sequence[torch.Tensor]
+ROUNDING = 1e-2
+"""Of a latent's norm: siblings decoded in bf16 differ by less where they say the same."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,32 @@ def diversity(spans: Spans) -> float | None:
 def latent_rewards(
     group: Sequence[Spans], correct: Sequence[bool | None], tau: float, centred: bool = False
 ) -> LatentRewards:
-    """R_ctr and R_div of one group; `centred` contrasts latents less the mean of all the group's.
+    """R_ctr and R_div of one group; `centred` contrasts what each latent has over its siblings' at the same step.
 
     An undefined R_div is paid as the mean of the group's defined ones: no advantage over its siblings either way.
     """
     trajectories = [torch.cat(list(spans)).float() if sum(map(len, spans)) else None for spans in group]
-    if centred and any(z is not None for z in trajectories):
-        mean = torch.cat([z for z in trajectories if z is not None]).mean(0)
-        trajectories = [z - mean if z is not None else None for z in trajectories]
+    if centred:
+        trajectories = _centred(trajectories)
     r_ctr, paid_ctr = contrastive(trajectories, correct, tau)
     r_div = [diversity(spans) for spans in group]
     known = [value for value in r_div if value is not None]
     neutral = sum(known) / len(known) if known else 0.0
     return LatentRewards(r_ctr, r_div, paid_ctr, [neutral if value is None else value for value in r_div])
+
+
+def _centred(trajectories: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """Each latent less the mean of the group's at its step; zero, like nothing, where that is within rounding."""
+    drawn = [z for z in trajectories if z is not None]
+    if not drawn:
+        return list(trajectories)
+    means = pad_sequence(drawn).sum(1) / pad_sequence([torch.ones_like(z[:, :1]) for z in drawn]).sum(1)
+
+    def own(z: torch.Tensor) -> torch.Tensor:
+        mean = means[: len(z)]
+        return (z - mean) * ((z - mean).norm(dim=-1) > ROUNDING * mean.norm(dim=-1)).unsqueeze(-1)
+
+    return [None if z is None else own(z) for z in trajectories]
 
 
 def group_advantages(rewards: torch.Tensor, group: int) -> torch.Tensor:

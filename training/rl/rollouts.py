@@ -7,32 +7,22 @@ from typing import Any
 import torch
 
 from training.grading.grammar import SPAN, Runs
-from training.model.decode import Decoded, banned
+from training.model.decode import Completion, Decoded, banned
 from training.model.encoding import IGNORE, Encoded, collate
 from training.model.tokens import Tokens
 from training.model.vision import Patches
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """One sampled answer.
-
-    ids: completion without padding [T]; log_probs, sampled [T]; latents [n, D] in order, noise [n]; text: decoded with
-    special tokens, without the end of turn; runs: the same, as the grammar reads it; row: the trajectory row that was
-    asked; seed: what it was drawn from.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Rollout(Completion):
+    """A completion with the trajectory row that it answers, the seed that it was drawn from, and how it reads: as text
+    (with special tokens, without the end of turn), and as the grammar's runs."""
 
     row: dict[str, Any]
     prompt: Encoded
     seed: int
-    ids: list[int]
     text: str
     runs: Runs
-    log_probs: torch.Tensor
-    sampled: torch.Tensor
-    latents: torch.Tensor
-    noise: torch.Tensor
-    finished: bool
 
     def spans(self, tokens: Tokens) -> list[torch.Tensor]:
         """Latents of each span that has any [K, D]."""
@@ -48,48 +38,27 @@ def unpack(
     tokenizer: Any,
 ) -> list[Rollout]:
     """The rollouts of a decoded batch: of each row and its prompt as many as it has seeds."""
-    latent = decoded.ids == tokens.latent
-    counts = latent.sum(1).tolist()
-    latents, noise = decoded.latents.split(counts), decoded.latent_noise.split(counts)
-    lengths = (decoded.ids != tokens.pad).sum(1).tolist()
     asked = [(r, p, seed) for r, p, own in zip(rows, prompts, seeds, strict=True) for seed in own]
-    return [
-        rollout_of(
-            row,
-            prompt,
-            seed,
-            decoded.ids[i, :length].tolist(),
-            bool(decoded.finished[i]),
-            tokens,
-            tokenizer,
-            log_probs=decoded.log_probs[i, :length],
-            sampled=decoded.sampled[i, :length],
-            latents=latents[i],
-            noise=noise[i],
-        )
-        for i, ((row, prompt, seed), length) in enumerate(zip(asked, lengths, strict=True))
-    ]
+    drawn = zip(asked, decoded.completions(tokens), strict=True)
+    return [rollout_of(*of, completion, tokens, tokenizer) for of, completion in drawn]
 
 
 def rollout_of(
     row: Mapping[str, Any],
     prompt: Encoded,
     seed: int,
-    ids: list[int],
-    finished: bool,
+    completion: Completion,
     tokens: Tokens,
     tokenizer: Any,
-    **recorded: torch.Tensor,
 ) -> Rollout:
-    """The rollout with these ids; `recorded`: log_probs, sampled, latents and noise."""
-    said = ids[:-1] if ids and ids[-1] == tokens.end_of_turn else ids
-    text = tokenizer.decode(said, skip_special_tokens=False)
-    runs = runs_of(said, tokens, tokenizer)
-    return Rollout(dict(row), prompt, seed, ids, text, runs, finished=finished, **recorded)
+    """The completion with what it answers, read as text and as runs."""
+    text, runs = completion.said(tokens, tokenizer), runs_of(completion.ids, tokens, tokenizer)
+    return Rollout(**vars(completion), row=dict(row), prompt=prompt, seed=seed, text=text, runs=runs)
 
 
 def runs_of(ids: Sequence[int], tokens: Tokens, tokenizer: Any) -> Runs:
-    """A response as runs of text and whole spans of one latent or more."""
+    """A response as runs of text and whole spans of one latent or more, the end of the turn left out."""
+    ids = [token for token in ids if token != tokens.end_of_turn]
     runs: list[str | None] = []
     text: list[int] = []
     at = 0

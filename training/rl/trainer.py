@@ -7,19 +7,19 @@ neither latents nor videos; tests/training/rl holds both signatures to what trl 
 """
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from trl import GRPOTrainer
 
 from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, decode
 from training.model.forward import inputs_of, spliced_forward
 from training.model.randomness import derived_seed
-from training.model.rows import Row, Rows
+from training.model.rows import Rows
 from training.model.vision import FrozenVision
 from training.recipes import RlRecipe
 from training.rl.carried import Carried, Group
@@ -27,7 +27,7 @@ from training.rl.grading import RolloutGrader
 from training.rl.losses import Clip, gaussian_log_ratio, k3, policy_loss
 from training.rl.rewards import group_advantages, mixed_groups
 from training.rl.rollouts import Replay, Rollout, token_log_probs, unpack
-from training.rl.watch import rollout_figures
+from training.rl.watch import Stopwatch, rollout_figures
 from training.saving import whole_weights
 
 LEAST_SHARE = 0.25
@@ -57,6 +57,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         self.carried = Carried(bundle, rows, self.accelerator.process_index)
         self.add_callback(self.carried)
         self._rollouts: list[Rollout] = []
+        self._stopwatch, self._logged = Stopwatch(self.accelerator.device), 0
 
     # ---- rollouts
 
@@ -78,21 +79,22 @@ class LatentGRPOTrainer(GRPOTrainer):
             asked = self._most(min(wanted, math.ceil((wanted - len(kept)) / share)))
             if asked <= 0:
                 break
-            rollouts = self._roll_out(prompts[:asked], turn)
-            rewards = self._rewards(rollouts)
+            with self._stopwatch.part("rollout"):
+                rollouts = self._roll_out(prompts[:asked], turn)
+            with self._stopwatch.part("rewards"):
+                rewards = self._rewards(rollouts)
             mixed = mixed_groups(rewards[:, 0].clamp(min=0), group, recipe.keep_between).tolist()
             for i, is_mixed in enumerate(mixed):
                 at = slice(i * group, (i + 1) * group)
                 (kept if is_mixed else spare).append((rollouts[at], rewards[at]))
             seen, found = seen + len(mixed), found + sum(mixed)
             if turn == 0:  # before anything was chosen: what the policy is worth
-                drawn = self.accelerator.gather(rewards[:, 0]).nanmean().item()
-                if not math.isnan(drawn):
-                    self._metrics["train"]["accuracy/drawn"].append(drawn)
+                self._note({"accuracy/drawn": rewards[:, 0].nanmean().item()})
             prompts = self._more_prompts(wanted, turn)
-        if seen:
-            self._metrics["train"]["groups/mixed_share"].append(found / seen)
-        self._metrics["train"]["groups/filled_up"].append(max(0, wanted - len(kept)) / wanted)
+        self._note({
+            "groups/mixed_share": found / seen if seen else math.nan,
+            "groups/filled_up": max(0, wanted - len(kept)) / wanted,
+        })  # fmt: skip
         chosen = (kept + spare)[:wanted]
         if recipe.dynamic_rounds > 1:
             self.carried.groups = kept[wanted:]
@@ -102,7 +104,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         advantages = group_advantages((rewards * weights).sum(1), group)
         if recipe.dynamic_rounds > 1:
             advantages[len(kept) * group :] = 0.0  # normalisation would blow up an unmixed group's tiny differences
-        self._note(rewards)
+        self._note(rollout_figures(self._rollouts, rewards, self.reward_func_names, group, self.bundle.tokens))
         if recipe.overlong == "mask":
             finished = torch.tensor([r.finished for r in self._rollouts], device=advantages.device)
             advantages = advantages * finished
@@ -119,7 +121,7 @@ class LatentGRPOTrainer(GRPOTrainer):
     def _roll_out(self, asked: Sequence[int], turn: int) -> list[Rollout]:
         recipe, model = self.recipe, self.accelerator.unwrap_model(self.model)
         rows, prompts = zip(*(self.rows.prompt(i) for i in asked), strict=True)
-        seeds = self._seeds(rows, turn)
+        seeds = self._seeds(len(asked), turn)
         sampling = Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p, recipe.latent_std)
         was_training = model.training
         model.eval()
@@ -135,16 +137,12 @@ class LatentGRPOTrainer(GRPOTrainer):
         model.train(was_training)
         return rollouts
 
-    def _seeds(self, rows: Sequence[Row], turn: int) -> list[list[int]]:
-        """Seeds of each row's answers: a resumed run draws what it would have drawn, whatever else is in the batch."""
-        step, asked = self.state.global_step, Counter[str]()
-        seeds = []
-        for row in rows:
-            name = row["row_id"]
-            stream = (self.args.seed, step, turn, name, asked[name])  # a round may ask a row twice
-            asked[name] += 1
-            seeds.append([derived_seed(*stream, sibling) for sibling in range(self.num_generations)])
-        return seeds
+    def _seeds(self, prompts: int, turn: int) -> list[list[int]]:
+        """Seeds of each prompt's answers, by its place among all processes' prompts: a resumed run draws the same."""
+        stream = (self.args.seed, self.state.global_step, turn)
+        first = self.accelerator.process_index * prompts
+        places = range(first, first + prompts)
+        return [[derived_seed(*stream, place, sibling) for sibling in range(self.num_generations)] for place in places]
 
     def _rewards(self, rollouts: Sequence[Rollout]) -> torch.Tensor:
         """Rewards [n, functions] of this process's rollouts; NaN where a function could not judge."""
@@ -155,27 +153,38 @@ class LatentGRPOTrainer(GRPOTrainer):
         return gathered[first : first + len(rollouts)]
 
     def _more_prompts(self, wanted: int, turn: int) -> list[int]:
-        """This process's part of what all of them draw."""
+        """This process's part of what all of them draw, no row twice."""
         stream = derived_seed("prompts", self.args.seed, self.state.global_step, turn)
         generator = torch.Generator().manual_seed(stream)
-        drawn = torch.randint(len(self.rows), (self.accelerator.num_processes, wanted), generator=generator)
-        return drawn[self.accelerator.process_index].tolist()
+        drawn = torch.randperm(len(self.rows), generator=generator)
+        return drawn[self.accelerator.process_index * wanted :][:wanted].tolist()
 
     def _most(self, prompts: int) -> int:
         """What the process with most to ask for asks for."""
         return int(self.accelerator.gather(torch.tensor(prompts, device=self.accelerator.device)).max())
 
-    def _note(self, rewards: torch.Tensor) -> None:
-        """Figures of the batch, over all processes."""
-        figures = rollout_figures(self._rollouts, rewards, self.reward_func_names, self.bundle.tokens)
-        own = torch.tensor([list(figures.values())], device=self.accelerator.device)
-        for name, value in zip(figures, self.accelerator.gather(own).nanmean(0).tolist(), strict=True):
-            if not math.isnan(value):
-                self._metrics["train"][name].append(value)
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Figures of all processes since the last time, and what a step's parts took.  All processes log at once."""
+        steps, self._logged = self.state.global_step - self._logged, self.state.global_step
+        if steps:
+            self._note(self._stopwatch.told(steps))
+        gathered = gather_object([dict(self._metrics["train"])])
+        for name in {name for figures in gathered for name in figures}:
+            self._metrics["train"][name] = [value for figures in gathered for value in figures.get(name, [])]
+        super().log(logs, start_time)
+
+    def _note(self, figures: Mapping[str, float]) -> None:
+        """Figures to be logged, NaN where this process has nothing to tell."""
+        for name, value in figures.items():
+            self._metrics["train"][name].append(value)
 
     # ---- loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        with self._stopwatch.part("replay"):
+            return self._replay_loss(model, inputs)
+
+    def _replay_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The policy loss of one micro-batch on replayed rollouts, with the anchor and the KL where the recipe asks."""
         recipe, tokens = self.recipe, self.bundle.tokens
         again = Replay.of([self._rollouts[i] for i in inputs["rollout"].tolist()], tokens, self.accelerator.device)
@@ -194,8 +203,7 @@ class LatentGRPOTrainer(GRPOTrainer):
             known = token_log_probs(logits, drawn, in_span, tokens, recipe.temperature)
             divergence = k3(log_probs, known)
             terms = terms + recipe.kl * divergence
-            if len(drawn):
-                self._metrics["train"]["kl"].append(divergence.mean().item())
+            self._note({"kl": divergence.mean().item()})
         actions = self._share(inputs["num_items_in_batch"])
         loss = terms.sum() / actions
         if len(latents) and recipe.latent_std > 0:
@@ -206,7 +214,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         if len(latents) and recipe.anchor > 0:
             drift = (states[before_latent].float() - reference[before_latent].float()).pow(2).mean(-1)
             loss = loss + recipe.anchor * drift.sum() / self._share(inputs["num_latents_in_batch"])
-            self._metrics["train"]["anchor"].append(drift.mean().item())
+            self._note({"anchor": drift.mean().item()})
         self._watch("ratio", log_ratio.detach())
         return loss
 
@@ -221,5 +229,4 @@ class LatentGRPOTrainer(GRPOTrainer):
         if not len(log_ratio):
             return
         low, high = log_ratio.exp().quantile(torch.tensor([0.05, 0.95], device=log_ratio.device)).tolist()
-        self._metrics["train"][f"{name}/p05"].append(low)
-        self._metrics["train"][f"{name}/p95"].append(high)
+        self._note({f"{name}/p05": low, f"{name}/p95": high})

@@ -1,10 +1,13 @@
-"""What a rollout batch looked like, as figures: rewards of right and of wrong answers, length, spans, latents."""
+"""What a rollout batch looked like, as figures: rewards, length, spans, latents; and where a step's seconds went."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 
+from training.model.decode import now
 from training.model.tokens import Tokens
 from training.rl.rollouts import Rollout
 
@@ -12,10 +15,11 @@ NOTHING = float("nan")
 
 
 def rollout_figures(
-    rollouts: Sequence[Rollout], rewards: torch.Tensor, names: Sequence[str], tokens: Tokens
+    rollouts: Sequence[Rollout], rewards: torch.Tensor, names: Sequence[str], group: int, tokens: Tokens
 ) -> dict[str, float]:
     """Means over the rollouts; NaN where there is nothing to average.  rewards [n, functions], accuracy first.
 
+    `spread` is the mean standard deviation within the groups: times its weight, what a reward has to say in advantages.
     `adjacent_cosine` is that of each latent with the one before it in its span: 1 where spans say one thing over and
     over.  An unjudged answer is neither right nor wrong.
     """
@@ -23,6 +27,7 @@ def rollout_figures(
     figures = {"unjudged": _mean(accuracy.isnan())}
     for name, column in zip(names, rewards.T, strict=True):
         figures[f"rewards/{name}"] = _mean(column)
+        figures[f"rewards/{name}/spread"] = _mean(column.view(-1, group).std(1))
         if name != names[0]:
             figures[f"rewards/{name}/right"] = _mean(column[accuracy == 1])
             figures[f"rewards/{name}/wrong"] = _mean(column[accuracy < 1])
@@ -41,6 +46,29 @@ def rollout_figures(
     else:
         figures["latent_norm"] = figures["adjacent_cosine"] = NOTHING
     return figures
+
+
+class Stopwatch:
+    """Seconds that parts of a step take; what the device still has to do is waited for at both ends of a part."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._parts: defaultdict[str, float] = defaultdict(float)
+        self._since = now(device)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        begun = now(self._device)
+        yield
+        self._parts[name] += now(self._device) - begun
+
+    def told(self, steps: int) -> dict[str, float]:
+        """Seconds a step of each part, of all, and of the `update`, which is the rest; begins anew."""
+        total = now(self._device) - self._since
+        parts = {**self._parts, "update": total - sum(self._parts.values()), "step": total}
+        self._parts.clear()
+        self._since = now(self._device)
+        return {f"seconds/{name}": seconds / steps for name, seconds in parts.items()}
 
 
 def _mean(values: torch.Tensor) -> float:

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-import torch
 
 from tests.served import served
 from tests.toy import rl_recipe
+from tests.training.rl.made import made
 from training.endpoint import EndpointDownError
 from training.grading.judge import Judge, JudgeSettings
 from training.rl import grading
@@ -17,8 +17,7 @@ OPEN = "frame_1\n<image>\nWhich colour?"
 
 
 def rollout(text: str) -> Rollout:
-    nothing = torch.zeros(1)
-    return Rollout({"question": OPEN, "answer": "red"}, None, 0, [1], text, [], nothing, nothing.bool(), nothing, nothing, True)  # type: ignore[arg-type]  # noqa: E501
+    return made([1], row={"question": OPEN, "answer": "red"}, text=text)
 
 
 def settings(url: str) -> JudgeSettings:

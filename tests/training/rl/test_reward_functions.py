@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.toy import rl_recipe
+from tests.training.rl.made import made
 from training.model.checkpoint import FutureL1
 from training.rl.grading import RolloutGrader
 from training.rl.reward_functions import reward_functions
@@ -24,10 +25,9 @@ def rollout(base: FutureL1) -> Any:
         ids = base.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         latents = torch.full((ids.count(base.tokens.latent), 4), latent)
         latents[:, 0] = 1.0
-        nothing = torch.zeros(len(ids))
         row = {"question": question, "answer": "red"}
         runs = runs_of(ids, base.tokens, base.processor.tokenizer)
-        return Rollout(row, None, 0, ids, text, runs, nothing, nothing.bool(), latents, latents[:, 0], finished)  # type: ignore[arg-type]
+        return made(ids, latents, row=row, text=text, runs=runs, finished=finished)
 
     return make
 

@@ -103,6 +103,20 @@ def test_equal_latents_in_a_group_of_one_verdict_give_no_advantage() -> None:
         assert group_advantages(paid, 6).abs().max() < 1e-2
 
 
+def test_centred_only_what_siblings_say_differently_is_compared() -> None:
+    """What all share, however large, is taken away step by step; what is within rounding counts as nothing."""
+    shared = torch.tensor([[100.0, 0.0], [0.0, 300.0]])
+    east, west = shared + torch.tensor([30.0, 0.0]), shared - torch.tensor([30.0, 0.0])
+    group, correct = [[east], [east], [west[:1]], []], [True, True, False, False]
+    plain, centred = latent_rewards(group, correct, 0.5), latent_rewards(group, correct, 0.5, centred=True)
+    # the second step belongs to the first two alone, who agree: nothing is left of it, and nothing is half alike
+    right = E ** (0.75 / 0.5)
+    assert centred.paid_ctr == pytest.approx([right / (right + 1), right / (right + 1), 1.0, 0.0])
+    assert plain.paid_ctr[0] < 0.52 < centred.paid_ctr[0]
+    same = [[shared + 1e-3 * torch.randn(2, 2, generator=torch.Generator().manual_seed(i))] for i in range(3)]
+    assert latent_rewards(same, [True, True, False], 0.5, centred=True).paid_ctr == pytest.approx([0.5, 0.5, 1.0])
+
+
 # ---- R_div
 
 

@@ -1,7 +1,6 @@
-"""LA-DAPO on TRL's trainer: what it may rely on, its first step, its loss, and a run that is killed."""
+"""LA-DAPO on TRL's trainer: what it may rely on, its first step, its loss, and its groups."""
 
 import inspect
-import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,27 +10,21 @@ from typing import Any
 import pytest
 import torch
 import trl
-from safetensors.torch import load_file
 from torch.distributions import Normal
 from trl import GRPOTrainer
 
-from tests.toy import rl_recipe, toy_rows, write_rows
-from tests.training.killed import kill_at
+from tests.toy import rl_recipe
+from tests.training.rl.made import config
+from training.grading.parsers import answer_text, normalised
+from training.grading.repetition import REPETITIVE, repetition
 from training.model.checkpoint import FutureL1, load
-from training.programs import Reporter, read_metrics
+from training.programs import Reporter
 from training.recipes import RlRecipe
-from training.rl.__main__ import RlConfig, main
+from training.rl import trainer as trainer_module
+from training.rl.__main__ import main
 from training.rl.carried import read, write
 from training.rl.rollouts import Rollout, replayed
 from training.rl.trainer import LatentGRPOTrainer
-from training.tiny import BASE
-
-ROOT = Path(__file__).parents[3]
-
-
-def config(out: Path, data: Path, sft: Path, recipe: RlRecipe) -> RlConfig:
-    out.mkdir(parents=True, exist_ok=True)
-    return RlConfig(out=out, device="cpu", recipe=recipe, data=data, sft=sft)
 
 
 @pytest.fixture
@@ -337,7 +330,7 @@ def test_nothing_is_learned_from_masked_answers_that_were_cut(built: Any, monkey
 def test_unjudged_answers_have_no_advantage(
     built: Any, taught_folder: Path, tmp_path: Path, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Open questions and no judge: all that is not an exact match is unjudged, and nothing is graded as wrong."""
+    """Open questions and no judge: what is neither an exact match nor repetitive is unjudged, and not wrong."""
     trainer = built()
     trainer.rows.rows = [
         {**row, "row_id": f"{i:016x}", "question": row["question"].split("\nA.")[0]} for i, row in enumerate(rows)
@@ -347,80 +340,16 @@ def test_unjudged_answers_have_no_advantage(
     unjudged = [
         i
         for i, r in enumerate(trainer._rollouts)
-        if r.text.count("</answer>") == 1 and f"<answer>{r.row['answer']}</answer>" not in r.text
+        if (told := answer_text(r.text)) and normalised(told) != r.row["answer"] and repetition(r.text) <= REPETITIVE
     ]
     assert unjudged and batch["advantages"][unjudged].abs().max() == 0
     assert torch.isfinite(trainer._compute_loss(trainer.model, batch))
 
 
-# ---- the program
-
-
-@pytest.fixture(scope="module")
-def run(data: Path, taught_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("rl")
-    result = main(config(out, data, taught_folder, KILLABLE), Reporter(out))
-    assert result.pop("verified")["latents_finite"]
-    assert result == {"steps": 6, "rows": 24, "recipe": "test", "resumed_from": None, "skipped": 0}
-    return out
-
-
-KILLABLE = rl_recipe(steps=6, anchor=1.0, dynamic_rounds=2, save_every=1)
-
-
-def test_it_learns_and_tells(run: Path, taught_folder: Path) -> None:
-    before, after = load(taught_folder), load(run / "checkpoint")
-    assert after.teaching == before.teaching
-    moved = {n for n, w in after.model.state_dict().items() if not torch.equal(w, before.model.state_dict()[n])}
-    assert moved and not any("visual" in name for name in moved)
-    assert all(torch.isfinite(w).all() for w in after.model.state_dict().values())
-    assert read_metrics(run)[-1]["step"] == 6
-    told = json.loads((run / "checkpoint" / "provenance.json").read_text())
-    assert (told["program"], told["steps"], told["base"]["name"]) == ("training.rl", 6, taught_folder.name)
-
-
-def test_killed_at_any_step_it_goes_on_to_the_same_weights(
-    run: Path, data: Path, taught_folder: Path, tmp_path: Path
-) -> None:
-    asked = config(tmp_path / "out", data, taught_folder, KILLABLE)
-    kill_at("training.rl", asked, 3)
-    resumed_from = main(asked, Reporter(asked.out, quiet=True))["resumed_from"]
-    assert resumed_from in ("checkpoint-2", "checkpoint-4"), "checkpoints are made between rollout batches"
-    whole, resumed = load(run / "checkpoint").model.state_dict(), load(asked.out / "checkpoint").model.state_dict()
-    for name, weight in whole.items():
-        torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)
-
-
-def test_passes_of_any_size_add_up_to_a_minibatch(data: Path, taught_folder: Path, tmp_path: Path) -> None:
-    found = []
-    for accumulation in (1, 4):
-        out = tmp_path / str(accumulation)
-        recipe = rl_recipe(steps=2, anchor=1.0, latent_std=0.1, accumulation=accumulation)
-        main(config(out, data, taught_folder, recipe), Reporter(out))
-        found.append((read_metrics(out), load_file(out / "checkpoint" / "model.safetensors")))
-    (figures, weights), (same_figures, same_weights) = found
-    for line, same in zip(figures, same_figures, strict=True):
-        for name in ("loss", "grad_norm"):
-            assert line.get(name) == pytest.approx(same.get(name), rel=1e-4)
-    for name, weight in weights.items():
-        # Adam turns rounding of near-zero gradients into steps of up to the rate, 1e-3; a lost pass moves all
-        torch.testing.assert_close(same_weights[name], weight, atol=2e-4, rtol=0)
-
-
-def test_rl_starts_from_a_taught_checkpoint(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="was never taught latent spans"):
-        main(config(tmp_path, data, BASE, rl_recipe()), Reporter(tmp_path, quiet=True))
-
-
-def test_no_rows_is_a_users_mistake(taught_folder: Path, tmp_path: Path) -> None:
-    import polars as pl
-
-    empty = write_rows(toy_rows(tmp_path / "clips", [1]), tmp_path / "rows.parquet")
-    pl.read_parquet(empty).clear().write_parquet(empty)
-    with pytest.raises(ValueError, match="holds no rows: curate first"):
-        main(config(tmp_path, empty, taught_folder, rl_recipe()), Reporter(tmp_path, quiet=True))
-
-
-def test_groups_must_be_whole_on_a_device(data: Path, taught_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"divisible|whole groups"):
-        main(config(tmp_path, data, taught_folder, rl_recipe(prompts=3, minibatches=5)), Reporter(tmp_path, quiet=True))
+def test_all_processes_figures_are_logged(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = built()
+    trainer._note({"kl": 1.0, "spans": float("nan")})
+    monkeypatch.setattr(trainer_module, "gather_object", lambda own: [*own, {"kl": [2.0, 6.0], "spans": [2.0]}])
+    logs: dict[str, float] = {}
+    trainer.log(logs)
+    assert (logs["kl"], logs["spans"]) == (3.0, 2.0)
