@@ -1,7 +1,9 @@
 """What `make bench` prints.  A benchmark asserts that both ways give the same, and never looks at the clock itself."""
 
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,9 @@ import pytest
 from tests.midsize import midsize
 from tests.performance.memory import peak_mib
 from tests.performance.subject import Subject, footage_rows
+
+LATENCY = 0.05
+"""Seconds that the benchmarks' judge takes for a verdict."""
 
 Way = Callable[[], object]
 Compare = Callable[..., None]
@@ -89,3 +94,14 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     model = midsize()
     assert model.teaching is not None
     return Subject("mid-size", model, model.encoder(model.teaching), footage_rows())
+
+
+@pytest.fixture
+def judge_url() -> Iterator[str]:
+    """A judge that always says "incorrect", in a process of its own."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.served", str(LATENCY)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()

@@ -1,26 +1,13 @@
 """The judge against a server that takes 50 ms for a reply, however many it is asked at a time."""
 
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 
+from tests.performance.conftest import LATENCY
 from training.grading.judge import Judge, JudgeSettings, Triple
 
-LATENCY, CONCURRENCY, AT_ONCE, ONE_BY_ONE = 0.05, 32, 1000, 40
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    """A server in a process of its own, as a judge's is."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.served", str(LATENCY)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.stdin.close()
+CONCURRENCY, AT_ONCE, ONE_BY_ONE = 32, 1000, 40
 
 
 def rate(url: str, concurrency: int, n: int) -> float:
@@ -33,10 +20,10 @@ def rate(url: str, concurrency: int, n: int) -> float:
     return n / seconds
 
 
-def test_verdicts_a_second_against_the_bound_and_one_by_one(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    rate(url, CONCURRENCY, CONCURRENCY)  # imports
-    together = max(rate(url, CONCURRENCY, AT_ONCE) for _ in range(3))
-    alone = max(rate(url, 1, ONE_BY_ONE) for _ in range(3))
+def test_verdicts_a_second_against_the_bound_and_one_by_one(judge_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rate(judge_url, CONCURRENCY, CONCURRENCY)  # imports
+    together = max(rate(judge_url, CONCURRENCY, AT_ONCE) for _ in range(3))
+    alone = max(rate(judge_url, 1, ONE_BY_ONE) for _ in range(3))
     bound = CONCURRENCY / LATENCY
     with capsys.disabled():
         print(

@@ -1,0 +1,126 @@
+"""A step of LA-DAPO: rollouts against the naive way, where its seconds go, and memory as groups and answers grow."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from tests.performance.conftest import Compare, Measure, Table
+from tests.performance.subject import Subject, at_steps, wishing
+from tests.toy import rl_recipe
+from training.grading.judge import JudgeSettings
+from training.model.checkpoint import FutureL1
+from training.model.decode import Decoded, Sampling, decode
+from training.model.rows import RowReader
+from training.programs import Reporter, read_metrics
+from training.rl.__main__ import RlConfig, main
+from training.rl.trainer import LatentGRPOTrainer
+
+PROMPTS, GROUP, NEW = 4, 8, 40
+GROUPS, LENGTHS = (2, 4, 8, 16), (24, 48, 96)
+PARTS = ("rollout", "rewards", "replay", "update")
+
+
+@contextmanager
+def two_spans(model: FutureL1, new: int) -> Iterator[None]:
+    """Answers of `new` tokens each, with two full spans."""
+    with wishing(model, at_steps(model, [new // 4, new // 2])):
+        yield
+
+
+def test_rollouts_in_groups_against_one_at_a_time(subject: Subject, compare: Compare, table: Table) -> None:
+    """Whole rollouts, from prompts and known features to tokens: a batch of groups, one prefill for each, against a
+    prefill and a decoding for every answer."""
+    model, reader = subject.model, RowReader(subject.encoder, keep=True)
+    prompts = [reader.prompt(row) for row in subject.rows[:PROMPTS]]
+    vision, sampling = model.vision(cache_bytes=2**28), Sampling(NEW, temperature=1.0, latent_std=0.1)
+    seeds = [[GROUP * i + k for k in range(GROUP)] for i in range(PROMPTS)]
+
+    def roll_out(chosen: list[Any], own: list[list[int]]) -> Decoded:
+        with two_spans(model, NEW):
+            return decode(model.model, vision, model.tokens, chosen, sampling, model.spans, own)
+
+    def one_at_a_time() -> list[Decoded]:
+        return [roll_out([prompt], [[seed]]) for prompt, own in zip(prompts, seeds, strict=True) for seed in own]
+
+    def in_groups() -> Decoded:
+        return roll_out(prompts, seeds)
+
+    together, alone = in_groups(), one_at_a_time()
+    assert torch.equal(together.ids, torch.cat([decoded.ids for decoded in alone]))
+    answers = PROMPTS * GROUP
+    compare(f"{subject.name}, rollouts one at a time against groups of {GROUP}", one_at_a_time, in_groups, answers)
+    rates = [answers * NEW / sum(d.prefill_seconds + d.decode_seconds for d in way) for way in (alone, [together])]
+    table(
+        f"{subject.name}, rollout tokens a second", ["one at a time", "in groups"], [[f"{rate:.0f}" for rate in rates]]
+    )
+
+
+@pytest.fixture
+def asked(subject: Subject, tmp_path: Path) -> Callable[..., RlConfig]:
+    """The RL program's config for the subject: its checkpoint, and its rows as open questions."""
+    assert subject.model.teaching is not None
+    subject.model.save(tmp_path / "model", subject.teaching)
+    rows = [{**row, "question": row["question"].split("\nA.")[0]} for row in subject.rows]
+    pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")
+
+    def make(judge: JudgeSettings | None = None, **changes: Any) -> RlConfig:
+        out = tmp_path / "out"
+        out.mkdir(exist_ok=True)
+        recipe = rl_recipe(**{"prompts": PROMPTS, "group": GROUP, "anchor": 1.0, "latent_std": 0.1, "cache_gib": 0.5,
+                              "max_new_tokens": NEW, **changes})  # fmt: skip
+        return RlConfig(out=out, device="cpu", recipe=recipe, data=tmp_path / "rows.parquet", sft=tmp_path / "model",
+                        judge=judge)  # fmt: skip
+
+    return make
+
+
+def test_where_a_steps_seconds_go(
+    subject: Subject, asked: Callable[..., RlConfig], judge_url: str, table: Table
+) -> None:
+    """The program itself, four optimiser steps on two rollout batches, a judge that takes 50 ms for a verdict asked
+    beside the decoding of the next half.  An untaught model gives it nothing to judge."""
+    judge = JudgeSettings(base_url=judge_url, model="served", concurrency=8)
+    config = asked(judge, steps=4, decode_prompts=2)
+    main(config, Reporter(config.out))
+    told = [line for line in read_metrics(config.out) if "seconds/step" in line][2:]  # libraries were warmed up
+    mean = {part: sum(line.get(f"seconds/{part}", 0.0) for line in told) / len(told) for part in (*PARTS, "step")}
+    assert sum(mean[part] for part in PARTS) == pytest.approx(mean["step"])
+    shares = [f"{mean[part] / mean['step']:.0%}" for part in PARTS]
+    table(f"{subject.name}, an optimiser step of RL: {mean['step']:.2f} s", PARTS, [shares])
+
+
+def test_memory_as_groups_and_answers_grow(
+    subject: Subject, asked: Callable[..., RlConfig], measure: Measure, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one prompt's group: the peak of its rollout, and of its replay (policy with gradients, reference without)."""
+    found: list[LatentGRPOTrainer] = []
+    monkeypatch.setattr(LatentGRPOTrainer, "train", lambda self, **_: found.append(self))
+    lines = []
+    for group, new in [(g, 48) for g in GROUPS] + [(8, n) for n in LENGTHS if n != 48]:
+        config = asked(prompts=1, group=group, minibatches=1, max_new_tokens=new)
+        main(config, Reporter(config.out, quiet=True))
+        trainer = found.pop()
+        trainer.current_gradient_accumulation_steps = 1
+
+        def roll_out(trainer: LatentGRPOTrainer, new: int) -> dict[str, torch.Tensor]:
+            with two_spans(trainer.bundle, new):
+                return trainer._generate_and_score_completions([{"row": 0}] * trainer.num_generations)
+
+        def replay(trainer: LatentGRPOTrainer, batch: dict[str, torch.Tensor]) -> None:
+            trainer._compute_loss(trainer.model, batch).backward()
+            trainer.model.zero_grad(set_to_none=True)
+
+        drawn = measure(partial(roll_out, trainer, new))
+        assert [len(rollout.ids) for rollout in trainer._rollouts] == [new] * group
+        again = measure(partial(replay, trainer, drawn.result))
+        tokens = group * (new + len(trainer._rollouts[0].prompt.ids))
+        rates = [f"{group * new / drawn.seconds:.0f}", f"{tokens / again.seconds:.0f}"]
+        lines.append([group, new, f"{drawn.mib:.1f}", f"{again.mib:.1f}", *rates])
+    head = ["G", "answer", "rollout peak MiB", "replay peak MiB", "drawn tokens/s", "replayed tokens/s"]
+    table(f"{subject.name}, a group of RL", head, lines)
