@@ -21,6 +21,8 @@ SKIPPED_LIMIT = 0.01
 EXAMPLES = 5
 FORMAT_LIMIT = 0.9
 COLLAPSED = 0.99
+UNFILLED_LIMIT = 0.5
+"""The share of a run's places for groups that dynamic sampling may leave without a mixed one."""
 
 
 def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]:
@@ -189,6 +191,19 @@ def collapse_problems(artifact: Artifact) -> list[str]:
     return [f"a latent and the next one have a cosine of {alike:.3f}"] if alike > COLLAPSED else []
 
 
+def unfilled(artifact: Artifact) -> dict[str, float]:
+    """The share of places in rollout batches for which no mixed group was found, over the whole run."""
+    shares = [line["groups/filled_up"] for line in read_metrics(artifact.path) if "groups/filled_up" in line]
+    return {"groups/filled_up": fmean(shares)} if shares else {}
+
+
+def unfilled_problems(artifact: Artifact) -> list[str]:
+    """Whether much of the rollouts taught nothing."""
+    share = unfilled(artifact).get("groups/filled_up", 0.0)
+    found = f"{share:.0%} of the places found no group with right and wrong answers: harder rows, or fewer steps"
+    return [found] if share > UNFILLED_LIMIT else []
+
+
 def latent_budget(artifact: Artifact) -> int | None:
     """The most latents that a span of this checkpoint may have, from its own config."""
     config = json.loads((artifact.path / MODEL / "config.json").read_text())
@@ -241,5 +256,12 @@ RL_CHECKPOINTS = (
         "The latents of a span still differ from one another at the end of RL.",
         collapse_problems,
         ending,
+    ),
+    (
+        "groups_were_mixed",
+        False,
+        "Dynamic sampling found groups with right and wrong answers for most places of the rollout batches.",
+        unfilled_problems,
+        unfilled,
     ),
 )

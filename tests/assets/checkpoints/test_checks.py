@@ -14,6 +14,7 @@ from assets.checkpoints.checks import (
     opening_problems,
     row_problems,
     skipped,
+    unfilled_problems,
 )
 from training.artifacts import Artifact
 
@@ -90,4 +91,17 @@ def test_rl_is_judged_by_its_end(tmp_path: Path) -> None:
     assert format_problems(ended(0.85, 0.3)) == ["85.0% of the answers followed the grammar at the end"]
     assert collapse_problems(ended(0.95, 0.995)) == ["a latent and the next one have a cosine of 0.995"]
     (tmp_path / "metrics.jsonl").unlink()
+    assert unfilled_problems(checkpoint(tmp_path)) == []
     assert format_problems(checkpoint(tmp_path)) and not collapse_problems(checkpoint(tmp_path))
+
+
+def test_places_without_mixed_groups_are_counted_over_the_run(tmp_path: Path) -> None:
+    def run(*shares: float) -> Artifact:
+        lines = [{"step": step, "groups/filled_up": share} for step, share in enumerate(shares)] + [{"step": 9}]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return checkpoint(tmp_path)
+
+    assert unfilled_problems(run(0.0, 0.4, 1.0)) == []
+    assert unfilled_problems(run(0.2, 0.9, 1.0)) == [
+        "70% of the places found no group with right and wrong answers: harder rows, or fewer steps"
+    ]
