@@ -64,13 +64,42 @@ class LatentGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Groups with both right and wrong answers, as many as `inputs` asks for where the rounds suffice.
 
-        Dynamic sampling: what the last batch had too many of, then rounds of fresh prompts until enough groups are
-        mixed; places that stay empty are filled with unmixed groups, which count for nothing, and are reported.  All
-        processes go the same rounds with as many prompts.  One round means no dynamic sampling.
+        Places that stay empty are filled with unmixed groups, which count for nothing, and are reported.
         """
         recipe, group = self.recipe, self.num_generations
-        wanted = len(inputs) // group
-        prompts = [int(inputs[i * group]["row"]) for i in range(wanted)]
+        prompts = [int(one["row"]) for one in inputs[::group]]
+        mixed, others = self._draw_groups(prompts)
+        self._note({"groups/filled_up": max(0, len(prompts) - len(mixed)) / len(prompts)})
+        chosen = (mixed + others)[: len(prompts)]
+        if recipe.dynamic_rounds > 1:
+            self.carried.groups = mixed[len(prompts) :]
+        self._rollouts = [rollout for rollouts, _ in chosen for rollout in rollouts]
+        rewards = torch.cat([r for _, r in chosen])
+        weights = torch.tensor(recipe.weights, device=rewards.device)
+        advantages = group_advantages((rewards * weights).sum(1), group)
+        if recipe.dynamic_rounds > 1:
+            advantages[len(mixed) * group :] = 0.0  # normalisation would blow up an unmixed group's tiny differences
+        self._note(rollout_figures(self._rollouts, rewards, self.reward_func_names, group, self.bundle.tokens))
+        if recipe.overlong == "mask":
+            finished = torch.tensor([r.finished for r in self._rollouts], device=advantages.device)
+            advantages = advantages * finished
+            self._rollouts = [replace(r, sampled=r.sampled & r.finished) for r in self._rollouts]
+        counts = [[int(r.sampled.sum()), len(r.latents)] for r in self._rollouts]
+        tokens, latents = self.accelerator.reduce(torch.tensor(counts, device=self.accelerator.device).sum(0), "sum")
+        return {
+            "rollout": torch.arange(len(self._rollouts), device=self.accelerator.device),
+            "advantages": advantages,
+            "num_items_in_batch": tokens,
+            "num_latents_in_batch": latents,
+        }
+
+    def _draw_groups(self, prompts: list[int]) -> tuple[list[Group], list[Group]]:
+        """Groups of mixed verdicts, and the others (dynamic sampling): what the last batch had too many of, then rounds
+        of fresh prompts until there are enough.
+
+        All processes go the same rounds with as many prompts.  One round means no dynamic sampling.
+        """
+        recipe, group, wanted = self.recipe, self.num_generations, len(prompts)
         kept, self.carried.groups = self.carried.groups, []
         spare: list[Group] = []
         seen = found = 0
@@ -91,32 +120,9 @@ class LatentGRPOTrainer(GRPOTrainer):
             if turn == 0:  # before anything was chosen: what the policy is worth
                 self._note({"accuracy/drawn": rewards[:, 0].nanmean().item()})
             prompts = self._more_prompts(wanted, turn)
-        self._note({
-            "groups/mixed_share": found / seen if seen else math.nan,
-            "groups/filled_up": max(0, wanted - len(kept)) / wanted,
-        })  # fmt: skip
-        chosen = (kept + spare)[:wanted]
-        if recipe.dynamic_rounds > 1:
-            self.carried.groups = kept[wanted:]
-        self._rollouts = [rollout for rollouts, _ in chosen for rollout in rollouts]
-        rewards = torch.cat([r for _, r in chosen])
-        weights = torch.tensor(recipe.weights, device=rewards.device)
-        advantages = group_advantages((rewards * weights).sum(1), group)
-        if recipe.dynamic_rounds > 1:
-            advantages[len(kept) * group :] = 0.0  # normalisation would blow up an unmixed group's tiny differences
-        self._note(rollout_figures(self._rollouts, rewards, self.reward_func_names, group, self.bundle.tokens))
-        if recipe.overlong == "mask":
-            finished = torch.tensor([r.finished for r in self._rollouts], device=advantages.device)
-            advantages = advantages * finished
-            self._rollouts = [replace(r, sampled=r.sampled & r.finished) for r in self._rollouts]
-        counts = [[int(r.sampled.sum()), len(r.latents)] for r in self._rollouts]
-        tokens, latents = self.accelerator.reduce(torch.tensor(counts, device=self.accelerator.device).sum(0), "sum")
-        return {
-            "rollout": torch.arange(len(self._rollouts), device=self.accelerator.device),
-            "advantages": advantages,
-            "num_items_in_batch": tokens,
-            "num_latents_in_batch": latents,
-        }
+        if seen:
+            self._note({"groups/mixed_share": found / seen})
+        return kept, spare
 
     def _roll_out(self, asked: Sequence[int], turn: int) -> list[Rollout]:
         recipe, model = self.recipe, self.accelerator.unwrap_model(self.model)
