@@ -86,13 +86,6 @@ class Launcher:
         """How many programs this machine runs side by side."""
         return self._settings.together
 
-    def run(self, context: Context, module: str, out: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Run `module` in the folder `out` to its end and return its result; `config` holds its other fields.
-
-        Raises dagster.Failure as `run_together` does.
-        """
-        return self.run_together(context, [Start(module, out, config)])[0]
-
     def run_together(self, context: Context, starts: Sequence[Start]) -> list[dict[str, Any]]:
         """Run programs side by side, sharing the processor's cores, to the end of the last; their results in order.
 

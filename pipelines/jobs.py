@@ -110,7 +110,7 @@ def plan(profile: Profile, necessity: Sequence[str] | None = None) -> list[Step]
         Step(SELECT),
         Step(DRAW_SETS),
         *(Step(TRAIN_SFT, recipes) for recipes in batched(checkpoints.sft, profile.launch.together)),
-        *(Step(TRAIN_RL, (recipe,)) for recipe in checkpoints.rl),
+        *(Step(TRAIN_RL, recipes) for recipes in batched(tuple(checkpoints.rl), profile.launch.together)),
         Step(EVALUATE, checkpoints.models),
         *(
             Step(INTERVENE, models)

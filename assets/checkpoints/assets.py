@@ -49,7 +49,7 @@ def checkpoint_assets(
     together: int,
     retrain: bool,
 ) -> list[dg.AssetsDefinition]:
-    """`together` SFT recipes are trained in one run, side by side, where several are asked for.
+    """`together` recipes are trained in one run, side by side, where several are asked for.
 
     With `retrain`, checkpoints follow their data by themselves, once somebody turns automation on in the UI.
     """
@@ -57,7 +57,7 @@ def checkpoint_assets(
     return [
         _base(base),
         _sft(sft, checkpoints, seed, device, together, condition),
-        _rl(rl, checkpoints, seed, device, condition),
+        _rl(rl, checkpoints, seed, device, together, condition),
     ]
 
 
@@ -112,16 +112,11 @@ def _sft(
         }
 
         def train(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-            starts = [
-                Start("training.sft", workspace, {**configs[name], "data": str(sets.file(f"{runs[name].data}.parquet")),
-                                                  "base": str(base.path / MODEL)})
-                for name, workspace in workspaces.items()
-            ]  # fmt: skip
-            results = launcher.run_together(context, starts)
-            return {
-                name: _finish(workspace, result)
-                for (name, workspace), result in zip(workspaces.items(), results, strict=True)
+            asked = {
+                name: {**configs[name], "data": _set_file(sets, runs[name].data), "base": str(base.path / MODEL)}
+                for name in workspaces
             }
+            return _run(context, launcher, "training.sft", workspaces, asked)
 
         works = {
             name: store.work(
@@ -152,6 +147,7 @@ def _rl(
     checkpoints: Checkpoints,
     seed: int,
     device: str,
+    together: int,
     condition: dg.AutomationCondition | None,
 ) -> dg.AssetsDefinition:
     @dg.op(
@@ -167,24 +163,37 @@ def _rl(
         launcher: dg.ResourceParam[Launcher],
         judge: dg.ResourceParam[JudgeAccess],
     ) -> Iterator[dg.MaterializeResult[None]]:
-        name = context.partition_key
-        run = runs[name]
-        sft, sets = store.current(SFT, run.start), store.current(RL_SETS)
-        config = {"recipe": run.recipe.model_dump(mode="json"), "seed": seed, "device": device}
+        sets = store.current(RL_SETS)
+        starts = {name: store.current(SFT, runs[name].start) for name in context.partition_keys}
+        configs = {
+            name: {"recipe": runs[name].recipe.model_dump(mode="json"), "seed": seed, "device": device}
+            for name in context.partition_keys
+        }
 
-        def train(workspace: Path) -> dict[str, Any]:
+        def train(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
             with judge.settings() as address:
-                inputs = {
-                    "data": str(sets.file(f"{run.data}.parquet")),
-                    "sft": str(sft.path / MODEL),
-                    "judge": address.model_dump(mode="json") if address else None,
-                }
-                result = launcher.run(context, "training.rl", workspace, {**config, **inputs})
-            return _finish(workspace, result)
+                served = address.model_dump(mode="json") if address else None
+                asked = {
+                    name: {**configs[name], "data": _set_file(sets, runs[name].data),
+                           "sft": str(starts[name].path / MODEL), "judge": served}
+                    for name in workspaces
+                }  # fmt: skip
+                return _run(context, launcher, "training.rl", workspaces, asked)
 
-        inputs = {f"{SFT}/{run.start}": sft.version, f"{RL_SETS}/{run.data}": _set_version(sets, run.data)}
-        work = store.work(RL, inputs, {**config, "judge": judge.name}, RL_CODE, name)
-        yield batch_result(context, RL, {name: work.do(train)}, None, CURVES)
+        works = {
+            name: store.work(
+                RL,
+                {
+                    f"{SFT}/{runs[name].start}": starts[name].version,
+                    f"{RL_SETS}/{runs[name].data}": _set_version(sets, runs[name].data),
+                },
+                {**config, "judge": judge.name},
+                RL_CODE,
+                name,
+            )
+            for name, config in configs.items()
+        }
+        yield batch_result(context, RL, Work.do_together(works, train), None, CURVES)
 
     assets = dg.AssetsDefinition.from_op(
         start_rl,
@@ -194,12 +203,30 @@ def _rl(
         group_name="checkpoints",
         partitions_def=checkpoints.rl_partitions,
         partition_mappings={"sft": checkpoints.sft_to_rl()},
+        backfill_policy=dg.BackfillPolicy.multi_run(together),
     )
     return _owned(assets)
 
 
 def _owned(assets: dg.AssetsDefinition) -> dg.AssetsDefinition:
     return assets.map_asset_specs(lambda spec: spec.replace_attributes(owners=TEAM, kinds={"torch", "safetensors"}))
+
+
+def _run(
+    context: dg.AssetExecutionContext,
+    launcher: Launcher,
+    module: str,
+    workspaces: Mapping[str, Path],
+    asked: Mapping[str, Mapping[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """A program for each workspace, side by side; what each leaves, finished."""
+    starts = [Start(module, workspace, asked[name]) for name, workspace in workspaces.items()]
+    results = zip(workspaces.items(), launcher.run_together(context, starts), strict=True)
+    return {name: _finish(workspace, result) for (name, workspace), result in results}
+
+
+def _set_file(sets: Artifact, name: str) -> str:
+    return str(sets.file(f"{name}.parquet"))
 
 
 def _set_version(sets: Artifact, name: str) -> str:

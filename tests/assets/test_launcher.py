@@ -50,14 +50,14 @@ STEP = """
 import sys
 from pathlib import Path
 import dagster as dg
-from assets.launcher import Launcher, LaunchSettings
+from assets.launcher import Launcher, LaunchSettings, Start
 
 @dg.asset
 def checkpoint(context: dg.AssetExecutionContext):
     settings = LaunchSettings(seconds_to_checkpoint=0.5, seconds_to_leave=0.5)
     out, deed, fifo = sys.argv[1:]
     config = {"device": "cpu", "deed": deed, "fifo": fifo}
-    Launcher(settings, lambda *_: None).run(context, "deeds", Path(out), config)
+    Launcher(settings, lambda *_: None).run_together(context, [Start("deeds", Path(out), config)])
 
 dg.materialize([checkpoint], instance=dg.DagsterInstance.ephemeral())
 """
@@ -76,7 +76,7 @@ def run(out: Path, deed: str) -> tuple[dg.ExecuteInProcessResult, dict, list]:
     @dg.asset
     def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         launcher = Launcher(LaunchSettings(), lambda *progress: heard.append(progress))
-        results.update(launcher.run(context, "deeds", out, {"device": "cpu", "deed": deed}))
+        results.update(*launcher.run_together(context, [Start("deeds", out, {"device": "cpu", "deed": deed})]))
         return dg.MaterializeResult()
 
     ran = dg.materialize([checkpoint], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
@@ -112,7 +112,7 @@ def test_a_config_that_is_refused_is_not_tried_again(tmp_path: Path) -> None:
     def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         tries.append(context.retry_number)
         config = {"device": "cpu", "deed": "count", "unknown": 1}
-        Launcher(LaunchSettings(), lambda *_: None).run(context, "deeds", tmp_path / "out", config)
+        Launcher(LaunchSettings(), lambda *_: None).run_together(context, [Start("deeds", tmp_path / "out", config)])
         return dg.MaterializeResult()
 
     assert not dg.materialize([checkpoint], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False).success
