@@ -21,6 +21,7 @@ from training.model.tokens import Tokens
 from training.model.vision import FrozenVision
 
 NEVER = -1e9  # the logit of a token that text mode may not emit
+FREE = -1  # in a script: the model's own choice
 
 # Replaces the vectors about to be fed: (vectors [B,D], index of the span [B], of the latent in it [B]) -> [B,D];
 # rows in text mode have -1 for the latent, and what is returned for them is ignored
@@ -47,10 +48,20 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Spans:
-    """The latent budget of a span (0: no span may be opened), and whether the model or the budget ends it."""
+    """The latent budget of a span, whether the model or the budget ends it, and whether the model may open one.
+
+    `may_open`: None, if there is a budget; True with a budget of 0 opens spans that close at once; False leaves the
+    spans of a script only.
+    """
 
     latents: int
     end: Literal["model", "fixed"]
+    may_open: bool | None = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether the model may open spans."""
+        return self.latents > 0 if self.may_open is None else self.may_open
 
 
 @dataclass(frozen=True)
@@ -109,6 +120,7 @@ def decode(
     seeds: Sequence[Sequence[int]],
     groups: Sequence[Hashable] | None = None,
     intervention: Intervention | None = None,
+    scripts: Sequence[Sequence[int]] | None = None,
 ) -> Decoded:
     """An answer for each seed (63 bits) of each prompt, in their order.
 
@@ -119,7 +131,10 @@ def decode(
     turn too.  In text mode no placeholder is emitted, and the padding token ends the turn (Qwen's generation config has
     it so) without a trace in the record.  A span cut by `max_new_tokens` stays open.
 
-    Raises ValueError for a prompt without seeds.
+    `scripts`: for each answer the tokens that it begins with, whatever the model would say; they are not `sampled`.
+    What a span of a script holds is the model's own hidden states, and a span longer than the budget is ended there.
+
+    Raises ValueError for a prompt without seeds, and for scripts of another number than the answers.
     """
     if len(seeds) != len(prompts) or not all(seeds):
         raise ValueError(f"each prompt needs its seeds, one an answer: {[len(s) for s in seeds]} for {len(prompts)}")
@@ -131,13 +146,19 @@ def decode(
     hidden, position, mask, cache = begun.hidden, begun.position, begun.mask, begun.cache
     seed = torch.tensor([seed for own in seeds for seed in own], device=device)
     machine = _Machine(tokens, spans, len(hidden), device)
+    script = _padded(scripts or [()] * len(hidden), len(hidden), device)
     embed = model.get_input_embeddings()
     finish_every = 1 if device.type == "cpu" else 16  # looking at `done` waits for the device
     out_ids, out_logp, out_sampled, out_fed, out_noise = [], [], [], [], []
     for step in range(sampling.max_new_tokens):
         logits = model.lm_head(hidden).float()
         picked, log_prob = _pick(machine.forbid(logits), sampling, seed, step)
+        scripted = step < script.shape[1]
+        if scripted:
+            picked = torch.where(script[:, step] == FREE, picked, script[:, step])
         ids, sampled = machine.advance(picked)
+        if scripted:
+            sampled = sampled & (script[:, step] == FREE)
         latent = (ids == tokens.latent).unsqueeze(-1)
         vectors, noise = hidden, torch.zeros(len(hidden), device=device)
         if sampling.latent_std > 0:
@@ -174,6 +195,14 @@ def decode(
         prefill_seconds=prefilled - started,
         decode_seconds=now(device) - prefilled,
     )
+
+
+def _padded(scripts: Sequence[Sequence[int]], rows: int, device: torch.device) -> torch.Tensor:
+    """The scripts of all rows, [B,P], FREE behind the end of each."""
+    if len(scripts) != rows:
+        raise ValueError(f"each answer needs its script, if an empty one: {len(scripts)} for {rows} answers")
+    longest = max(map(len, scripts))
+    return torch.tensor([[*script, *[FREE] * (longest - len(script))] for script in scripts], device=device).long()
 
 
 def now(device: torch.device) -> float:
@@ -237,7 +266,7 @@ class _Machine:
 
     def forbid(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits [B,V] without what may not be picked; inside a span, to go on and to end are both a choice."""
-        return banned(logits, self.tokens, self.open, self.spans.latents > 0)
+        return banned(logits, self.tokens, self.open, self.spans.opened)
 
     def advance(self, picked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The tokens that are really emitted [B], and which of them were the model's own choice [B]."""

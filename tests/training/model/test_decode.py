@@ -178,6 +178,44 @@ def test_without_a_budget_no_span_is_opened(answer: Any, prompts: list[Encoded],
     assert len(batch.latents) == 0
 
 
+def test_without_a_budget_a_span_may_still_be_opened_and_closes_at_once(answer: Any, taught: FutureL1) -> None:
+    t = taught.tokens
+    with prefers(taught, t.latent_start):
+        for end in ("fixed", "model"):
+            batch = answer(Sampling(5), Spans(0, end, may_open=True))
+            assert batch.ids[0].tolist() == [t.latent_start, t.latent_end] * 2 + [t.latent_start]
+            assert batch.sampled[0].tolist() == [True, False] * 2 + [True]
+            assert len(batch.latents) == 0
+
+
+def test_a_script_begins_an_answer_and_is_not_sampled(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
+    t = taught.tokens
+    span = [t.latent_start, *[t.latent] * 4, t.latent_end]
+    with prefers(taught, t.latent_start, 10):
+        batch = answer(Sampling(9), Spans(4, "fixed", may_open=False), asked=prompts[:2], scripts=[[*span, 11], []])
+    assert batch.ids.tolist() == [[*span, 11, 10, 10], [10] * 9], "after its script no span is opened"
+    assert batch.sampled.tolist() == [[False] * 7 + [True] * 2, [True] * 9]
+    assert (batch.log_probs[0, :7] == 0).all()
+    assert len(batch.latents) == 4
+
+
+def test_an_answers_own_beginning_as_a_script_changes_nothing(
+    answer: Any, prompts: list[Encoded], taught: FutureL1
+) -> None:
+    plain = answer(asked=prompts)
+    answers = list(plain.completions(taught.tokens))
+    assert sum(taught.tokens.latent in a.ids for a in answers) > 2
+    again = answer(asked=prompts, scripts=[a.ids[: 5 * number] for number, a in enumerate(answers)])
+    assert torch.equal(again.ids, plain.ids)
+    torch.testing.assert_close(again.latents, plain.latents, atol=1e-4, rtol=0)
+    assert again.sampled[0].equal(plain.sampled[0]) and not again.sampled[2, :10].any()
+
+
+def test_each_answer_needs_its_script(answer: Any, prompts: list[Encoded]) -> None:
+    with pytest.raises(ValueError, match="1 for 2 answers"):
+        answer(asked=prompts[:2], scripts=[[1]])
+
+
 @pytest.mark.parametrize("spans", [Spans(0, "model"), Spans(4, "model")])
 def test_text_mode_emits_no_placeholders(answer: Any, prompts: list[Encoded], taught: FutureL1, spans: Spans) -> None:
     t = taught.tokens
