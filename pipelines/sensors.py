@@ -1,10 +1,11 @@
-"""Sensors: what should follow from something that happened outside. Off until somebody turns them on."""
+"""Sensors: what should follow from something that happened. Shards are looked for once somebody turns that on."""
 
 import dagster as dg
 
 from assets.partitions import SHARDS
 from assets.settings import SourceSettings
 from assets.store import AssetStore
+from pipelines.alerts import failed_runs
 from pipelines.jobs import RECURATE
 from pipelines.recuration import look
 
@@ -12,7 +13,8 @@ SECONDS_BETWEEN_LOOKS = 300
 
 
 def build_sensors(source: SourceSettings) -> list[dg.SensorDefinition]:
-    """A new or changed shard in the source is curated; its partitions follow the shards that there are."""
+    """A new or changed shard in the source is curated, its partitions follow the shards that there are; failed runs are
+    told."""
 
     @dg.sensor(
         name="new_shards",
@@ -36,4 +38,4 @@ def build_sensors(source: SourceSettings) -> list[dg.SensorDefinition]:
             partitions.append(SHARDS.build_add_request(changes.fresh))
         return dg.SensorResult(run_requests=changes.requests, dynamic_partitions_requests=partitions)
 
-    return [new_shards]
+    return [new_shards, failed_runs()]
