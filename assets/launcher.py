@@ -24,7 +24,7 @@ import dagster as dg
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from training.programs import CONFIG_ERROR, RESULT, TETHERED, read_progress
+from training.programs import CONFIG_ERROR, RESULT, TETHERED, last_sign, read_progress
 
 Progress = Callable[[int, int, str], None]
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
@@ -52,6 +52,8 @@ class LaunchSettings(BaseModel):
     """From INT to TERM: what a program needs to write its checkpoint."""
     seconds_to_leave: float = 15.0
     """From TERM to KILL."""
+    seconds_silent: float | None = None
+    """A program that says nothing for so long (no progress, figures, log line) hangs and is ended; None: never."""
 
 
 def command_for(settings: LaunchSettings, module: str, config: Path) -> list[str]:
@@ -91,13 +93,13 @@ class Launcher:
 
         The program's own model of its config is beside its imports of torch, so it is the program that validates.
         Raises dagster.Failure with the last lines of stderr of the first that failed, when all have ended; without
-        retries if it refused the config.
+        retries if it refused the config; or saying which one was silent for too long, when all have been ended.
         """
         cores = max(1, (os.cpu_count() or 1) // len(starts))
         shared = {"OMP_NUM_THREADS": str(cores)} if len(starts) > 1 else {}
         with ExitStack() as stack:
             running = [stack.enter_context(self._started(context, start, shared)) for start in starts]
-            self._watch([process for process, _ in running], [start.out for start in starts])
+            self._watch([process for process, _ in running], starts)
         for start, (process, last_lines) in zip(starts, running, strict=True):
             if process.returncode != 0:
                 raise dg.Failure(
@@ -151,16 +153,20 @@ class Launcher:
                 end_group(process, self._settings.seconds_to_checkpoint, self._settings.seconds_to_leave)
             copier.join()
 
-    def _watch(self, processes: Sequence[subprocess.Popen[str]], folders: Sequence[Path]) -> None:
+    def _watch(self, processes: Sequence[subprocess.Popen[str]], starts: Sequence[Start]) -> None:
         seen: dict[Path, tuple[int, int, str]] = {}
+        begun = time.time()
         while any(process.poll() is None for process in processes):
             with suppress(subprocess.TimeoutExpired):
                 next((p for p in processes if p.poll() is None), processes[0]).wait(SECONDS_BETWEEN_LOOKS)
-            for folder in folders:
-                now = read_progress(folder)
-                if now is not None and now != seen.get(folder):
+            for process, start in zip(processes, starts, strict=True):
+                now = read_progress(start.out)
+                if now is not None and now != seen.get(start.out):
                     self._progress(*now)
-                    seen[folder] = now
+                    seen[start.out] = now
+                silent, most = time.time() - max(begun, last_sign(start.out)), self._settings.seconds_silent
+                if process.poll() is None and most is not None and silent > most:
+                    raise dg.Failure(f"{start.module} in {start.out} has said nothing for {silent:.0f} s: it hangs")
 
 
 def end_group(process: subprocess.Popen[str], seconds_to_checkpoint: float, seconds_to_leave: float) -> None:

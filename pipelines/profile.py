@@ -198,6 +198,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
             processes={"training.sft": 8, "training.rl": 8},
             accelerate_config={"training.sft": FSDP, "training.rl": FSDP},  # Adam's state fits no one GPU
             seconds_to_checkpoint=600.0,
+            seconds_silent=7200.0,
         ),
     )
 

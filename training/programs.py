@@ -80,6 +80,7 @@ class Reporter:
         """One line for the log."""
         if self._quiet:
             return
+        (self._out / METRICS).touch()  # a sign of life
         print(message, flush=True)
         if self._pipes is not None:
             self._pipes.log.info(message)
@@ -125,6 +126,11 @@ def read_progress(out: Path) -> tuple[int, int, str] | None:
         return None
     progress = json.loads(path.read_text())
     return progress["done"], progress["total"], progress["what"]
+
+
+def last_sign(out: Path) -> float:
+    """When the program working in `out` last reported anything, in seconds since the epoch; 0 before it did."""
+    return max((path.stat().st_mtime for name in (PROGRESS, METRICS) if (path := out / name).is_file()), default=0.0)
 
 
 def is_first() -> bool:

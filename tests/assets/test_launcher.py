@@ -158,6 +158,24 @@ def test_nobody_outlives_a_step(tmp_path: Path, deed: str, number: signal.Signal
     assert alive == []
 
 
+def test_a_program_that_hangs_is_ended_with_everybody_it_started(tmp_path: Path) -> None:
+    told = tmp_path / "pids"
+
+    @dg.asset
+    def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        settings = LaunchSettings(seconds_to_checkpoint=0.3, seconds_to_leave=0.3, seconds_silent=10.0)
+        asked = Start("deeds", tmp_path / "out", {"device": "cpu", "deed": "stubborn", "fifo": str(told)})
+        Launcher(settings, lambda *_: None).run_together(context, [asked])
+        return dg.MaterializeResult()
+
+    ran = dg.materialize([checkpoint], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
+    failure = ran.failure_data_for_node("checkpoint")
+    assert failure is not None and failure.user_failure_data is not None
+    assert "has said nothing for 10 s: it hangs" in str(failure.user_failure_data.description)
+    leader, grandchild = (int(pid) for pid in told.read_text().split())
+    assert leader != grandchild and members(leader) == []
+
+
 def start_group(code: str) -> subprocess.Popen[str]:
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
