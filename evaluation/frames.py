@@ -18,7 +18,7 @@ def with_images(parts: Sequence[Part], shelf: FrameShelf) -> Iterator[tuple[Part
     """
     wanted: dict[tuple[str, str], list[int]] = defaultdict(list)
     for part in parts:
-        if part["path"] is not None:
+        if part["path"] is not None and part["data"] is None:
             wanted[part["path"], part["reader"]] += part["frames"]
     frames = {
         (path, number): frame
@@ -28,10 +28,12 @@ def with_images(parts: Sequence[Part], shelf: FrameShelf) -> Iterator[tuple[Part
     for part in parts:
         if part["type"] not in ("text", "image", "video"):
             raise ValueError(f"a prompt part of type {part['type']!r}: there are text, image and video")
-        if part["path"] is not None:
-            yield part, [frames[part["path"], number] for number in part["frames"]]
+        if part["type"] == "text":
+            yield part, []
+        elif part["data"] is not None:
+            yield part, [_decoded(part["data"])] * len(part["frames"] or (1,))
         else:
-            yield part, [] if part["type"] == "text" else [_decoded(part["data"])]
+            yield part, [frames[part["path"], number] for number in part["frames"]]
 
 
 def _decoded(data: bytes) -> np.ndarray:

@@ -17,7 +17,7 @@ PART = pl.Struct(
         "path": pl.String,  # absolute path of the clip
         "frames": pl.List(pl.Int64),  # frame numbers; exactly one for an image
         "reader": pl.String,  # the reader that probed the clip
-        "data": pl.Binary,  # an encoded image instead of path and frames
+        "data": pl.Binary,  # an encoded image instead of path and frames; with them, it stands for each of the frames
         "max_tokens": pl.Int64,  # cap on merged vision tokens of this image or frame pair; null: the job's limit
     }
 )

@@ -1,0 +1,141 @@
+"""What a model may be shown instead of an item, to see what its answers rest on: one flag of the answering program.
+
+`no_video`: each frame is mid-grey, in its size and at its time.  `question_only`: frames are left out, the
+text stays as it is.  `shuffled_frames`: the frames in another order, the times of a video's frames where they were.
+`options_k`: the options rotated by k places under the letters A, B, C, D; graded answers tell the item's own letter.
+
+A control changes a prompt's content and nothing else.  Where it finds nothing to change (a single frame to shuffle), it
+raises ValueError, so that no answer to an unchanged prompt is counted as one to a changed prompt.
+"""
+
+import hashlib
+import io
+import random
+from collections.abc import Sequence
+from typing import Literal, TypeVar, get_args
+
+from PIL import Image
+
+from training.data.prompts import Part
+from training.data.video import read_frames
+
+ControlName = Literal["none", "no_video", "question_only", "shuffled_frames", "options_1", "options_2", "options_3"]
+CONTROLS: tuple[ControlName, ...] = get_args(ControlName)
+ROTATIONS: tuple[ControlName, ...] = ("options_1", "options_2", "options_3")
+GREY = (128, 128, 128)
+
+_LETTERS = "ABCD"
+_SHOWN = ("path", "frames", "reader", "data")  # what an image part shows; its cap belongs to its place
+_Item = TypeVar("_Item")
+
+
+def controlled(
+    control: ControlName, content: Sequence[Part], prompt_id: str, seed: int, options: Sequence[str] | None
+) -> list[Part]:
+    """A prompt's content under a control; the order of shuffled frames depends on the seed and the prompt's id alone.
+
+    Raises ValueError where there is nothing to control, or the options are not listed in the prompt's text;
+    UnreadableVideo or OSError where a frame's size cannot be read.
+    """
+    match control:
+        case "none":
+            return list(content)
+        case "no_video":
+            return [_grey(part) if part["type"] != "text" else part for part in _with_frames(control, content)]
+        case "question_only":
+            return [part for part in _with_frames(control, content) if part["type"] == "text"]
+        case "shuffled_frames":
+            return _shuffled(_with_frames(control, content), random.Random(_number(seed, prompt_id)))
+        case "options_1" | "options_2" | "options_3":
+            if not options:
+                raise ValueError(f"control {control} needs the prompts' column `options`, and it is empty here")
+            return _with_options(content, options, rotated(options, places(control)))
+
+
+def rotated(options: Sequence[_Item], by: int) -> list[_Item]:
+    """The options, each `by` places earlier: what letter i stands for is option i + by of the item (mod their number).
+
+    Rotating the letters alike tells the item's own letter of each one that was shown.
+    """
+    by %= len(options)
+    return [*options[by:], *options[:by]]
+
+
+def places(control: str) -> int:
+    """By how many places a control rotates the options; 0 for all others."""
+    return int(control.removeprefix("options_")) if control in ROTATIONS else 0
+
+
+def _with_frames(control: str, content: Sequence[Part]) -> Sequence[Part]:
+    if all(part["type"] == "text" for part in content):
+        raise ValueError(f"control {control}: the prompt shows no frames")
+    return content
+
+
+def _grey(part: Part) -> Part:
+    """The part with one grey image in the place of what it shows: a video part keeps its frames' times."""
+    if part["data"] is not None:
+        with Image.open(io.BytesIO(part["data"])) as image:
+            size = image.size
+    else:
+        (frame,) = read_frames(part["path"], part["frames"][:1], part["reader"])
+        size = frame.shape[1], frame.shape[0]
+    encoded = io.BytesIO()
+    Image.new("RGB", size, GREY).save(encoded, "PNG")
+    if part["type"] == "video":
+        return part | {"data": encoded.getvalue()}
+    return part | dict.fromkeys(_SHOWN) | {"data": encoded.getvalue()}
+
+
+def _shuffled(content: Sequence[Part], draw: random.Random) -> list[Part]:
+    """Images change places with each other, the frames of a video among themselves, never all to where they were."""
+    told = [dict(part) for part in content]
+    images = [part for part in told if part["type"] == "image"]
+    videos = [part for part in told if part["type"] == "video" and len(part["frames"]) > 1]
+    if len(images) < 2 and not videos:
+        raise ValueError("control shuffled_frames: the prompt shows a single frame, so there is no order to change")
+    for place, shown in zip(images, _reordered([{k: part[k] for k in _SHOWN} for part in images], draw), strict=True):
+        place.update(shown)
+    for part in videos:
+        part["frames"] = _reordered(part["frames"], draw)
+    return told
+
+
+def _reordered(values: Sequence[_Item], draw: random.Random) -> list[_Item]:
+    order = list(range(len(values)))
+    while len(values) > 1 and order == sorted(order):
+        draw.shuffle(order)
+    return [values[at] for at in order]
+
+
+def _number(seed: int, prompt_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"shuffled:{seed}:{prompt_id}".encode()).digest()[:8], "big")
+
+
+def _with_options(content: Sequence[Part], options: Sequence[str], others: Sequence[str]) -> list[Part]:
+    """The content with other options in the places of its own: lines `A. text`, or `A) text` within the question."""
+    for number, part in enumerate(content):
+        if part["type"] == "text":
+            for mark in (". ", ") "):
+                if (replaced := _replaced(part["text"], mark, options, others)) is not None:
+                    return [*content[:number], part | {"text": replaced}, *content[number + 1 :]]
+    raise ValueError("the prompt's text does not list the item's options as `A. text` lines or as `A) text`")
+
+
+def _replaced(text: str, mark: str, options: Sequence[str], others: Sequence[str]) -> str | None:
+    """None where the options do not stand in the text with their letters and in their order.
+
+    The last list counts: a question may tell of one before.
+    """
+    shown = [f"{letter}{mark}{option}" for letter, option in zip(_LETTERS, options, strict=False)]
+    at, found = len(text), []
+    for piece in reversed(shown):
+        at = text.rfind(piece, 0, at)
+        if at < 0:
+            return None
+        found.append(at)
+    for start, piece, letter, other in zip(
+        found, reversed(shown), reversed(_LETTERS[: len(shown)]), reversed(others), strict=True
+    ):
+        text = f"{text[:start]}{letter}{mark}{other}{text[start + len(piece) :]}"
+    return text
