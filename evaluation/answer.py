@@ -9,7 +9,6 @@ A job with a gain rule asks in rounds, and for no answer that cannot change whet
 (`evaluation.curtailment`); between rounds it grades: the rule first, then the judge.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -19,10 +18,11 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from evaluation.controls import ControlName
 from evaluation.curtailment import CONDITIONS, EVEN, Expected, GainRule, Tally, wanted
 from evaluation.ledger import Ledger
-from evaluation.requests import Asking, Backend, Refused, Request
-from training.data.prompts import Part
+from evaluation.prompt_table import Prompts
+from evaluation.requests import Asking, Backend, InterventionName, Refused, Request
 from training.endpoint import EndpointSettings
 from training.files import whole
 from training.grading.grade import Answered, grade
@@ -50,14 +50,20 @@ class AnswerJob(Asking):
     """One table of prompts for one model; the answers go to `{answers}/{name}.parquet`, `samples` to each prompt.
 
     `checkpoint`: a model's folder; None where the endpoint has the model.  `ledger`: where answers are kept for other
-    runs, too; None: beside the table, for as long as the job is not done.
+    runs, too, of this model, sampling, intervention and control; None: beside the table, for as long as the job is not
+    done.  `control`: what the model is shown instead (evaluation.controls).  `reference_latents`: the file with the
+    tensor `mean` for the intervention of that name.  `keep_latents`: the table has the column `latents`, the vectors as
+    they were fed.
     """
 
     name: str
     checkpoint: Path | None
     prompts: Path
     samples: int = 1
-    intervention: str = "none"
+    intervention: InterventionName = "none"
+    control: ControlName = "none"
+    reference_latents: Path | None = None
+    keep_latents: bool = False
     seed: int = 0
     ledger: Path | None = None
     gain: Gain | None = None
@@ -66,6 +72,14 @@ class AnswerJob(Asking):
     def _one_number_of_samples(self) -> "AnswerJob":
         if self.gain and self.gain.rule.samples != self.samples:
             raise ValueError(f"job {self.name!r} has {self.samples} samples, its rule {self.gain.rule.samples}")
+        return self
+
+    @model_validator(mode="after")
+    def _what_belongs_together(self) -> "AnswerJob":
+        if (self.intervention == "mean") != (self.reference_latents is not None):
+            raise ValueError(f"job {self.name!r}: intervention 'mean' and reference_latents need each other")
+        if self.gain and self.control != "none":
+            raise ValueError(f"job {self.name!r}: visual gain is scored on prompts as they are, not under a control")
         return self
 
 
@@ -88,31 +102,6 @@ class AnswerConfig(ProgramConfig):
             if (job.checkpoint is None) != (self.endpoint is not None):
                 raise ValueError(f"job {job.name!r} needs a checkpoint, or all jobs an endpoint, and not both")
         return self
-
-
-class Prompts:
-    """A table of prompts: content, group and key by id.
-
-    The key is what the ledger knows a prompt by (the column `key`, else its id); prompts whose ids agree before the
-    slash are a group and begin alike.
-    """
-
-    def __init__(self, path: Path) -> None:
-        table = pl.read_parquet(path)
-        ids = table["prompt_id"].to_list()
-        self.content: Mapping[str, list[Part]] = dict(zip(ids, table["content"].to_list(), strict=True))
-        self.by_key = dict(zip(table["key"].to_list() if "key" in table.columns else ids, ids, strict=True))
-        if len(self.by_key) < len(ids):
-            raise ValueError(f"{path}: prompts share a key, so their answers could not be told apart")
-
-    def request(self, prompt_id: str, samples: tuple[int, ...], seed: int) -> Request:
-        seeds = tuple(seed_of(seed, prompt_id, sample) for sample in samples)
-        return Request(prompt_id, self.content[prompt_id], samples, seeds, prompt_id.partition("/")[0])
-
-
-def seed_of(seed: int, prompt_id: str, sample: int) -> int:
-    """The seed of one answer's random stream, 63 bits."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{prompt_id}:{sample}".encode()).digest()[:8], "big") >> 1
 
 
 def main(config: AnswerConfig, reporter: Reporter) -> dict[str, Any]:
@@ -152,16 +141,20 @@ def _backend(config: AnswerConfig) -> Backend:
 def _answer(
     job: AnswerJob, backend: Callable[[], Backend], judge: JudgeSettings | None, target: Path, reporter: Reporter
 ) -> None:
-    prompts = Prompts(job.prompts)
+    prompts = Prompts(job.prompts, job.control)
     own = target.with_suffix(".ledger.jsonl")
     refused: dict[str, str] = {}
-    with Ledger(job.ledger or own, prompts.by_key) as ledger:
-        rounds = (
-            _gain_rounds(job, job.gain, prompts, ledger, refused, judge) if job.gain else _once(job, prompts, ledger)
-        )
+    with Ledger(job.ledger or own, prompts.by_key, job.keep_latents) as ledger:
+        if job.gain:
+            rounds = _gain_rounds(job, job.gain, prompts, ledger, refused, judge)
+        else:
+            rounds = _once(job, prompts, ledger, refused)
         for requests, done, total in rounds:
             before, dropped = len(ledger), len(refused)
-            for told in backend().answer(job.checkpoint, job, job.intervention, requests):
+            told_by = backend().answer(
+                job.checkpoint, job, job.intervention, requests, job.reference_latents, job.keep_latents
+            )
+            for told in told_by:
                 if isinstance(told, Refused):
                     refused[told.prompt_id] = told.reason
                 else:
@@ -181,11 +174,16 @@ Rounds = Iterator[tuple[list[Request], int, int]]
 """What to ask for next, and how far it is: answers that are known or will not be needed, of all that could be asked."""
 
 
-def _once(job: AnswerJob, prompts: Prompts, ledger: Ledger) -> Rounds:
-    """All answers of all prompts."""
+def _once(job: AnswerJob, prompts: Prompts, ledger: Ledger, refused: dict[str, str]) -> Rounds:
+    """All answers of all prompts; `refused` gets those that the control can do nothing to."""
     total = len(prompts.content) * job.samples
-    missing = {prompt_id: ledger.missing(prompt_id, range(job.samples)) for prompt_id in prompts.content}
-    requests = [prompts.request(prompt_id, samples, job.seed) for prompt_id, samples in missing.items() if samples]
+    requests = []
+    for prompt_id in prompts.content:
+        if samples := ledger.missing(prompt_id, range(job.samples)):
+            try:
+                requests.append(prompts.request(prompt_id, samples, job.seed))
+            except (ValueError, OSError) as error:
+                refused[prompt_id] = str(error)
     if requests:
         yield requests, len(ledger), total
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from evaluation.frames import with_images
-from evaluation.requests import Answer, Asking, Refused, Request
+from evaluation.requests import Answer, Asking, InterventionName, Refused, Request
 from training.data.prompts import Part
 from training.data.video import FrameShelf
 from training.endpoint import (
@@ -59,18 +59,24 @@ class EndpointBackend:
         preflight(self.settings.base_urls, self.settings.model, ENDPOINT_KEYS, "endpoint")
 
     def answer(
-        self, checkpoint: Path | None, asking: Asking, intervention: str, requests: Sequence[Request]
+        self,
+        checkpoint: Path | None,
+        asking: Asking,
+        intervention: InterventionName,
+        requests: Sequence[Request],
+        reference_latents: Path | None = None,
+        keep_latents: bool = False,
     ) -> Iterator[Answer | Refused]:
         """As the protocol says; prompts that stay unanswered although the server is there are refused, at the end.
 
-        Raises ValueError for a checkpoint (the server has its own model) and for an intervention on latents.
+        Raises ValueError for a checkpoint (the server has its own model), for an intervention on latents, and
+        where they are to be kept.
         """
         if checkpoint is not None:
             raise ValueError(f"an endpoint serves its own model {self.settings.model!r}, not {checkpoint}")
-        if intervention != "none":
-            raise ValueError(
-                f"latents of a served model are out of reach: intervention {intervention!r} needs a local one"
-            )
+        if intervention != "none" or keep_latents or reference_latents:
+            wanted = f"intervention {intervention!r}" if intervention != "none" else "to keep or replace them"
+            raise ValueError(f"latents of a served model are out of reach: {wanted} needs a local one")
         return _streamed(lambda put: self._answer_all(asking, requests, put), ANSWERS_AHEAD)
 
     async def _answer_all(

@@ -9,11 +9,11 @@ import torch
 
 from evaluation import interventions
 from evaluation.frames import with_images
-from evaluation.requests import Answer, Asking, Refused, Request
+from evaluation.requests import INTERVENTIONS, Answer, Asking, InterventionName, Refused, Request
 from training.data.prompts import Part
 from training.data.video import FrameShelf, UnreadableVideo, frame_rate
 from training.model.checkpoint import FutureL1, load
-from training.model.decode import Decoded, Intervention, Sampling, decode
+from training.model.decode import Decoded, Intervention, Sampling, Spans, decode
 from training.model.encoding import Encoded, Encoder
 from training.model.teaching import Teaching
 from training.model.vision import FrozenVision
@@ -22,8 +22,8 @@ from training.model.vision import FrozenVision
 class LocalBackend:
     """Implements evaluation.requests.Backend; keeps the latest checkpoint in memory, its features and frames too.
 
-    An answer depends on its prompt and seed only (but for rounding, which decides ties), under the intervention
-    `other_item` also on the other answers of its batch: those are the donors.
+    An answer depends on its prompt and seed only (but for rounding, which decides ties), under an intervention with
+    other items' latents also on the other answers of its batch: those are the donors.
     """
 
     def __init__(self, device: str, vision_cache_gib: float, frames_cache_gib: float) -> None:
@@ -34,14 +34,28 @@ class LocalBackend:
         self._loaded: tuple[Path, FutureL1, FrozenVision] | None = None
 
     def answer(
-        self, checkpoint: Path | None, asking: Asking, intervention: str, requests: Sequence[Request]
+        self,
+        checkpoint: Path | None,
+        asking: Asking,
+        intervention: InterventionName,
+        requests: Sequence[Request],
+        reference_latents: Path | None = None,
+        keep_latents: bool = False,
     ) -> Iterator[Answer | Refused]:
-        """Batch by batch.  Raises ValueError without a checkpoint, or for an intervention that there is not."""
+        """Batch by batch.
+
+        Raises ValueError without a checkpoint, for an intervention that there is not, and as `interventions.intervene`
+        and `interventions.read_mean` do.
+        """
         if checkpoint is None:
             raise ValueError("the local backend answers from a checkpoint's folder: none was given")
-        if intervention not in interventions.NAMES:
-            raise ValueError(f"intervention must be one of {interventions.NAMES}; found {intervention!r}")
+        if intervention not in INTERVENTIONS:
+            raise ValueError(f"intervention must be one of {INTERVENTIONS}; found {intervention!r}")
+        if (intervention == "mean") != (reference_latents is not None):
+            raise ValueError(f"reference latents belong to the intervention 'mean' alone; found {intervention!r}")
         bundle, vision = self._load(checkpoint)
+        width = bundle.model.config.text_config.hidden_size
+        mean = interventions.read_mean(reference_latents, width, bundle.model.device) if reference_latents else None
         encoder = _encoder(bundle, asking)
         for batch in batches(requests, asking.batch_size):
             asked, encoded = [], []
@@ -52,8 +66,11 @@ class LocalBackend:
                 except (UnreadableVideo, ValueError, OSError) as error:
                     yield Refused(request.prompt_id, str(error))
             if asked:
-                decoded = _decode(bundle, vision, asking, intervention, asked, encoded)
-                yield from _answers(bundle, asked, decoded)
+                draw = _drawer(bundle, vision, asking, asked, encoded)
+                decoded, left_out = interventions.intervene(intervention, bundle, draw, asked, mean)
+                yield from (Refused(*reason) for reason in left_out.items())
+                told = _answers(bundle, asked, decoded, keep_latents)
+                yield from (answer for answer in told if answer["prompt_id"] not in left_out)
 
     def _load(self, checkpoint: Path) -> tuple[FutureL1, FrozenVision]:
         if self._loaded is None or self._loaded[0] != checkpoint:
@@ -106,7 +123,8 @@ def encode(encoder: Encoder, content: Sequence[Part], shelf: FrameShelf) -> Enco
                 pieces.append(encoder.patch(images[0], min(low, cap), cap))
             case "video":
                 fps = frame_rate(part["path"])
-                pieces += encoder.patch_video(images, part["frames"], fps, min(low, cap), cap)
+                times = sorted(part["frames"])  # they ascend in whatever order the frames are shown
+                pieces += encoder.patch_video(images, times, fps, min(low, cap), cap)
     return encoder.prompt(pieces)
 
 
@@ -117,33 +135,27 @@ def _encoder(bundle: FutureL1, asking: Asking) -> Encoder:
     return bundle.encoder(teaching.model_copy(update={"observed_tokens": asking.image_tokens, "system": asking.system}))
 
 
-def _decode(
-    bundle: FutureL1,
-    vision: FrozenVision,
-    asking: Asking,
-    name: interventions.Name,
-    asked: Sequence[Request],
-    encoded: Sequence[Encoded],
-) -> Decoded:
+def _drawer(
+    bundle: FutureL1, vision: FrozenVision, asking: Asking, asked: Sequence[Request], encoded: Sequence[Encoded]
+) -> interventions.Draw:
+    """Decodes the batch as often as an intervention needs it."""
     sampling = Sampling(asking.max_new_tokens, asking.temperature, asking.top_p)
     seeds, groups = [request.seeds for request in asked], [request.group for request in asked]
 
-    def draw(intervention: Intervention | None = None) -> Decoded:
-        return decode(bundle.model, vision, bundle.tokens, encoded, sampling, bundle.spans, seeds, groups, intervention)
+    def draw(
+        intervention: Intervention | None = None,
+        spans: Spans | None = None,
+        scripts: Sequence[Sequence[int]] | None = None,
+    ) -> Decoded:
+        return decode(
+            bundle.model, vision, bundle.tokens, encoded, sampling, spans or bundle.spans, seeds, groups, intervention,
+            scripts,
+        )  # fmt: skip
 
-    match name:
-        case "none":
-            return draw()
-        case "zeros":
-            return draw(interventions.zeros())
-        case "noise":
-            flat = [seed for own in seeds for seed in own]
-            return draw(interventions.noise(torch.tensor(flat, device=bundle.model.device)))
-        case "other_item":
-            return draw(interventions.other_item(draw(), bundle.tokens.latent, bundle.spans.latents))
+    return draw
 
 
-def _answers(bundle: FutureL1, asked: Sequence[Request], decoded: Decoded) -> Iterator[Answer]:
+def _answers(bundle: FutureL1, asked: Sequence[Request], decoded: Decoded, keep_latents: bool) -> Iterator[Answer]:
     tokens, answers = bundle.tokens, len(decoded.ids)
     names = [(request.prompt_id, sample) for request in asked for sample in request.samples]
     for (prompt_id, sample), completion in zip(names, decoded.completions(tokens), strict=True):
@@ -161,7 +173,20 @@ def _answers(bundle: FutureL1, asked: Sequence[Request], decoded: Decoded) -> It
             "finished": completion.finished,
             "prefill_seconds": decoded.prefill_seconds / answers,
             "decode_seconds": decoded.decode_seconds / answers,
-        }
+        } | ({"latents": _stored(prompt_id, completion.latents)} if keep_latents else {})
+
+
+def _stored(prompt_id: str, latents: torch.Tensor) -> bytes | None:
+    """Latents [n,D] as the column `latents` holds them (float16, little-endian, row-major); None where there are none.
+
+    Raises ValueError for values that float16 does not hold.
+    """
+    if not len(latents):
+        return None
+    small = latents.to("cpu", torch.float16)
+    if not bool(small.isfinite().all()):
+        raise ValueError(f"latents of {prompt_id!r} are not finite in float16: largest {latents.abs().max():.3g}")
+    return small.numpy().astype("<f2").tobytes()
 
 
 def _length(request: Request) -> tuple[int, int, str]:

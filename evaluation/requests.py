@@ -3,20 +3,29 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from training.data.prompts import Part
 
-Answer = dict[str, Any]  # the columns of training.data.prompts.ANSWERS
+Answer = dict[str, Any]
+"""The columns of training.data.prompts.ANSWERS, and `latents` (evaluation.latents.packed) where they are kept."""
+
+InterventionName = Literal[
+    "none", "zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated", "markers_only",
+    "no_span", "spans_1", "spans_2", "spans_3", "spans_4", "spans_5", "spans_6", "spans_7", "spans_8", "spans_9",
+]  # fmt: skip
+"""What stands in for a model's own latents (evaluation.interventions says how)."""
+INTERVENTIONS: tuple[InterventionName, ...] = get_args(InterventionName)
 
 
 @dataclass(frozen=True)
 class Request:
     """Some answers to one prompt: their numbers, and for each the seed that is the only source of its randomness.
 
-    Prompts of one `group` begin with the same parts, so that a backend may process what they share once.
+    Prompts of one `group` begin with the same parts, so that a backend may process what they share once; they are about
+    one item.  `reference`: the item's right answer, for interventions that ask whether two items have the same.
     """
 
     prompt_id: str
@@ -24,11 +33,13 @@ class Request:
     samples: tuple[int, ...]
     seeds: tuple[int, ...]
     group: str
+    reference: str | None = None
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A prompt that can never be answered as it is: its frames cannot be read, or the server refuses it."""
+    """A prompt that is not answered, and why: its frames cannot be read, the server refuses it, or what was asked of it
+    cannot be done (a control or an intervention that finds nothing to work on)."""
 
     prompt_id: str
     reason: str
@@ -52,10 +63,17 @@ class Backend(Protocol):
     """Whatever answers: yields each answer as soon as it is known, in any order, and each refused prompt once."""
 
     def answer(
-        self, checkpoint: Path | None, asking: Asking, intervention: str, requests: Sequence[Request]
+        self,
+        checkpoint: Path | None,
+        asking: Asking,
+        intervention: InterventionName,
+        requests: Sequence[Request],
+        reference_latents: Path | None = None,
+        keep_latents: bool = False,
     ) -> Iterator[Answer | Refused]:
-        """`checkpoint` is the model's folder (None where a server has the model); `intervention` one of
-        evaluation.interventions.Name.
+        """`checkpoint` is the model's folder (None where a server has the model); `intervention` one of INTERVENTIONS;
+        `reference_latents` the safetensors file whose tensor `mean` [D] the intervention "mean" feeds; with
+        `keep_latents` each answer has its latents as they were fed.
 
         Raises EndpointRefusesError where no request could ever be answered, EndpointDownError where the server is
         gone; what was yielded before stands.
