@@ -1,5 +1,6 @@
 """Intervals and paired tests: no score is published without its n and one of these.  All intervals are 95 %."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -127,6 +128,37 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     log_terms = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(smaller + 1)]
     tail = math.fsum(math.exp(term - n * math.log(2)) for term in log_terms)
     return min(1.0, 2 * tail)
+
+
+def quadratic_kappa(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Cohen's weighted kappa (1968) with quadratic weights of two judgements of the same items, in the same order.
+
+    One less the mean square of a - b over what it would be if the marks of a and b were paired at random.  None where
+    that is 0, as without items or where all marks are one: chance alone agrees, and nothing can be said.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"an agreement needs the same items on both sides; got {len(a)} and {len(b)}")
+    if not len(a):
+        return None
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    by_chance = float(x.var() + y.var() + (x.mean() - y.mean()) ** 2)
+    return 1 - float(((x - y) ** 2).mean()) / by_chance if by_chance else None
+
+
+def agreement(judgements: Sequence[Sequence[float | None]]) -> dict[str, Any]:
+    """How far repeated judgements agree; `judgements` has a row for each item, None where a judgement gave no mark.
+
+    kappa: the mean of `quadratic_kappa` over the pairs of judgements for which it is defined, each on the items that
+    both marked; n: items with at least two marks.
+    """
+    columns = list(zip(*judgements, strict=True))
+    kappas = []
+    for first, second in itertools.combinations(columns, 2):
+        both = [(x, y) for x, y in zip(first, second, strict=True) if x is not None and y is not None]
+        kappas.append(quadratic_kappa([x for x, _ in both], [y for _, y in both]))
+    defined = [kappa for kappa in kappas if kappa is not None]
+    n = sum(1 for marks in judgements if sum(mark is not None for mark in marks) >= 2)
+    return {"kappa": float(np.mean(defined)) if defined else None, "n": n}
 
 
 def _listed(interval: Interval | None) -> list[float] | None:

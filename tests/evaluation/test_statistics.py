@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.statistics import Proportion, bootstrap_mean, mcnemar_exact, paired_difference, wilson, wilson_columns
+from evaluation.statistics import (
+    Proportion,
+    agreement,
+    bootstrap_mean,
+    mcnemar_exact,
+    paired_difference,
+    quadratic_kappa,
+    wilson,
+    wilson_columns,
+)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +81,41 @@ def test_mcnemar_equals_the_binomial_tail(only_a: int, only_b: int, p: float) ->
 def test_a_comparison_of_different_items_is_an_error() -> None:
     with pytest.raises(ValueError, match="same items"):
         paired_difference([True], [True, False])
+
+
+def test_kappa_of_two_marks_is_cohens() -> None:
+    """3 of 4 alike where chance gives 2 of 4: (0.75 - 0.5) / (1 - 0.5)."""
+    assert quadratic_kappa([0, 0, 1, 1], [0, 1, 1, 1]) == pytest.approx(0.5)
+
+
+MARKS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=30)
+
+
+@given(MARKS)
+def test_kappa_equals_its_definition_by_the_table_of_marks(pairs: list[tuple[int, int]]) -> None:
+    a, b = zip(*pairs, strict=True)
+    n, weights = len(pairs), {(i, j): (i - j) ** 2 / 25 for i in range(6) for j in range(6)}
+    seen = sum(weights[pair] for pair in pairs) / n
+    by_chance = sum(w * a.count(i) / n * b.count(j) / n for (i, j), w in weights.items())
+    kappa = quadratic_kappa(a, b)
+    if by_chance == 0:
+        assert kappa is None
+    else:
+        assert kappa == pytest.approx(1 - seen / by_chance)
+        assert kappa == pytest.approx(quadratic_kappa(b, a))
+
+
+def test_kappa_needs_marks_that_differ_somewhere() -> None:
+    assert quadratic_kappa([], []) is None
+    assert quadratic_kappa([4, 4], [4, 4]) is None
+    assert quadratic_kappa([4, 4], [5, 5]) == 0.0
+    assert quadratic_kappa([0, 5], [5, 0]) == -1.0
+    with pytest.raises(ValueError, match="got 1 and 2"):
+        quadratic_kappa([1], [1, 2])
+
+
+def test_agreement_is_the_mean_over_pairs_on_what_both_marked() -> None:
+    """Judgements 1 and 2: kappa 0.5 on four items; 1 and 3, 2 and 3: 1.0 on the two items that the third marked."""
+    told = agreement([[0, 0, 0], [0, 1, None], [1, 1, 1], [1, 1, None], [3, None, None]])
+    assert told == {"kappa": pytest.approx((0.5 + 1.0 + 1.0) / 3), "n": 4}
+    assert agreement([[3], [4]]) == agreement([]) == {"kappa": None, "n": 0}

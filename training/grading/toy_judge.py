@@ -2,7 +2,8 @@
 
 It understands nothing.  A verdict is "correct" when the normalised answer equals the normalised reference.  For
 TwiFF-Bench the chain scores 5 x smaller / larger of the numbers of reasoning steps in the response and in the reference
-(rounded), and the answer 5 or 0.  It reports itself as model `toy-judge`.
+(rounded), and the answer 5 or 0; without a reference chain the answer alone is scored.  It reports itself as model
+`toy-judge`.
 """
 
 import json
@@ -25,13 +26,15 @@ def reply_to(user: str | Sequence[dict[str, Any]]) -> dict[str, Any]:
         same = normalised(asked["reference"]) == normalised(asked["model_answer"])
         return {"verdict": "correct" if same else "incorrect"}
     sections = _sections([part["text"] if part["type"] == "text" else "<image>" for part in user])
+    answer = normalised(json.loads(sections["Model Response Answer"]))
+    right = bool(answer) and answer == normalised(sections["Ground Truth Answer"])
+    if "Reference Reasoning Chain" not in sections:
+        return {"reasoning": "the same text" if right else "another text", "score": 5 if right else 0}
     reference, response = (
         _steps(sections["Reference Reasoning Chain"]),
         _steps(json.loads(sections["Model Response Reasoning Chain"])),
     )
     smaller, larger = sorted((reference, response))
-    answer = normalised(json.loads(sections["Model Response Answer"]))
-    right = bool(answer) and answer == normalised(sections["Ground Truth Answer"])
     chain = round(5 * smaller / larger) if larger else 5
     return {
         "reasoning": f"{response} reasoning steps against {reference} in the reference",

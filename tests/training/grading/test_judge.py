@@ -16,9 +16,19 @@ from training import endpoint
 from training.appendlog import AppendLog
 from training.endpoint import EndpointDownError, EndpointRefusesError
 from training.grading.grade import Answered, Graded, grade
-from training.grading.judge import VERDICT_PROMPT, Judge, JudgeSettings, Scores, Triple, prompt_hash
+from training.grading.judge import (
+    VERDICT_PROMPT,
+    Judge,
+    JudgeSettings,
+    Scores,
+    Triple,
+    prompt_hash,
+    read_scores,
+    release_scores,
+)
 from training.grading.toy_judge import MODEL, reply_to, serve
 
+CASES = json.loads((Path(__file__).parents[2] / "data" / "parse_cases.json").read_text())
 TRIPLES = [Triple("What next?", "it falls", "It  falls."), Triple("What next?", "it falls", "it rises")]
 Script = Callable[[int, dict[str, Any]], tuple[int, str]]
 
@@ -389,3 +399,54 @@ def test_options_without_the_reference_are_for_the_judge_and_stop_no_other_row()
 
 def test_without_a_judge_an_open_answer_is_unjudged() -> None:
     assert grade([Answered("What?", "a", "<answer>b</answer>")], "strict", None) == [Graded("unjudged", "judge")]
+
+
+@pytest.mark.parametrize(
+    ("score", "pair"),
+    [
+        *(
+            (case["input"], case["output"])
+            for case in CASES
+            if case["fn"] == "twiffbench._coerce_twiff_judge_score_pair"
+        ),
+        ([[3, 4]], [3, 4]),
+        (["3", "4.6"], [3, 5]),
+        ("[3, 4]", None),
+        ({"cot": 3, "ans": 4}, None),
+        ([3], None),
+        (["4/5", "3/5"], None),
+        ([True, 2, 5], [2, 5]),
+        ([2.5, 3.5], [2, 4]),
+    ],
+)
+def test_marks_are_read_as_the_release_does_or_by_the_schema_alone(score: Any, pair: list[int] | None) -> None:
+    reply = json.dumps({"reasoning": "", "score": score})
+    assert release_scores(reply) == (pair and tuple(pair))
+    plain = isinstance(score, list) and len(score) == 2 and all(type(mark) is int and 0 <= mark <= 5 for mark in score)
+    assert read_scores(reply) == (tuple(score) if plain else None)
+
+
+@pytest.mark.parametrize(
+    "reply", ['{"score": [NaN, 3]}', '{"score": ["inf", 3]}', "5", "[4, 3]", '```{"score": [4, 3]}```']
+)
+def test_what_crashes_the_release_or_is_no_bare_object_has_no_marks(reply: str) -> None:
+    assert release_scores(reply) is None
+
+
+def test_a_judgement_of_several_is_asked_and_kept_on_its_own(tmp_path: Path) -> None:
+    def script(number: int, _: dict[str, Any]) -> tuple[int, str]:
+        return 200, json.dumps({"reasoning": "", "score": [number, 5]})
+
+    payload = [[{"type": "text", "text": "x"}]]
+    with scripted(script) as (url, requests):
+        judge = Judge(settings(url, cache=tmp_path / "judge.jsonl"))
+        assert [judge.scores(payload, number) for number in (0, 1, 2)] == [[Scores(n, 5)] for n in (0, 1, 2)]
+        assert [request["temperature"] for request in requests] == [0.0, 0.5, 0.5]
+    again = Judge(settings(url, cache=tmp_path / "judge.jsonl"))  # nobody is there any more
+    assert [again.scores(payload, number) for number in (0, 2, 3)] == [[Scores(0, 5)], [Scores(2, 5)], [None]]
+
+
+@pytest.mark.parametrize(("score", "mark"), [(3, 3), (6, None), (-1, None), ([3], None), ("3", None), (2.5, None)])
+def test_the_mark_of_an_answer_alone_is_one_integer_in_range(score: Any, mark: int | None) -> None:
+    with scripted(lambda *_: (200, json.dumps({"reasoning": "", "score": score}))) as (url, _):
+        assert Judge(settings(url, retries=0)).marks([[{"type": "text", "text": "x"}]]) == [mark]
