@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from assets.curation.prompts import PromptSettings, answer_prompts
 from assets.curation.visual_gain import verdicts, visual_gain
@@ -26,6 +28,11 @@ from training.model.encoding import Encoder
 from training.model.rows import RowReader
 from training.programs import Reporter
 from training.tiny import BASE
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
+
 
 UNTIMED = [name for name in ANSWERS if not name.endswith("_seconds")]
 
@@ -233,13 +240,100 @@ def test_the_base_answers_without_spans_and_sees_its_hints(
 
 
 def test_interventions_are_jobs_like_others(job: Any, tmp_path: Path) -> None:
-    names = ("none", "zeros", "noise", "other_item")
-    run(tmp_path, *(job(name=name, intervention=name) for name in names))
+    mean = tmp_path / "mean.safetensors"
+    save_file({"mean": torch.zeros(load_config(BASE)["text_config"]["hidden_size"])}, mean)
+    names = ("none", "zeros", "noise", "other_item", "mean")
+    run(
+        tmp_path,
+        *(job(name=name, intervention=name, reference_latents=mean if name == "mean" else None) for name in names),
+    )
     tables = {name: pl.read_parquet(tmp_path / f"{name}.parquet") for name in names}
     for name, table in tables.items():
         assert table["prompt_id"].equals(tables["none"]["prompt_id"])
         begun = [row["text"].split("<|latent_end|>")[0] for row in table.iter_rows(named=True)]
         assert begun == [row["text"].split("<|latent_end|>")[0] for row in tables["none"].iter_rows(named=True)], name
+
+    assert tables["mean"].select(UNTIMED).equals(tables["zeros"].select(UNTIMED)), "this mean is zero"
+
+
+def test_controls_are_jobs_like_others(
+    job: Any, rows: list[dict[str, Any]], tmp_path: Path, asked: Path, taught: FutureL1
+) -> None:
+    table = pl.read_parquet(asked).with_columns(
+        pl.Series("options", [list(options_of(row["question"]).values()) for row in rows[:12]])
+    )
+    table.write_parquet(tmp_path / "prompts.parquet")
+    names = ("none", "no_video", "question_only", "shuffled_frames", "options_2")
+    result = run(tmp_path, *(job(name=n, control=n, prompts=tmp_path / "prompts.parquet") for n in names))
+    refused = {name: pl.read_parquet(tmp_path / f"{name}.failed") for name in names}
+    assert [result[name]["unreadable"] for name in names] == [0, 0, 0, 12, 0]
+    assert set(refused["shuffled_frames"]["prompt_id"]) == set(table["prompt_id"])
+    assert "a single frame" in refused["shuffled_frames"]["reason"][0]
+    told = {name: pl.read_parquet(tmp_path / f"{name}.parquet")["text"].to_list() for name in names}
+    assert told["shuffled_frames"] == [] and len(told["options_2"]) == 12
+    for name in ("no_video", "question_only"):
+        assert told[name] != told["none"], f"{name}: these answers rest on what is seen"
+
+
+def test_a_control_that_cannot_read_a_clip_refuses_its_prompt_and_no_other(
+    job: Any, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a video")
+    table = prompts.prompt_frame([("broken", content({**rows[0], "path": str(broken)})), ("whole", content(rows[1]))])
+    table.write_parquet(tmp_path / "prompts.parquet")
+    run(tmp_path, job(prompts=tmp_path / "prompts.parquet", control="no_video"))
+    assert pl.read_parquet(tmp_path / "answers.parquet")["prompt_id"].to_list() == ["whole"]
+    assert pl.read_parquet(tmp_path / "answers.failed")["prompt_id"].to_list() == ["broken"]
+
+
+def test_kept_latents_survive_a_kill_and_answers_without_them_are_asked_again(job: Any, tmp_path: Path) -> None:
+    run(tmp_path / "plain", job())
+    assert "latents" not in pl.read_parquet(tmp_path / "plain" / "answers.parquet").columns
+    kept = job(keep_latents=True, batch_size=4)
+    run(tmp_path / "whole", kept)
+    whole = pl.read_parquet(tmp_path / "whole" / "answers.parquet")
+    assert whole["latents"].dtype == pl.Binary and 0 < whole["latents"].null_count() < 12
+    width = {
+        len(data) / 2 / sum(spans) for data, spans in whole.select("latents", "spans").iter_rows() if data is not None
+    }
+    assert width == {load_config(BASE)["text_config"]["hidden_size"]}
+    ledger = tmp_path / "ledger.jsonl"
+    run(tmp_path / "without", job(ledger=ledger))
+    again = kept.model_copy(update={"ledger": ledger})
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", again, reporter=KilledAfter(tmp_path / "cut", 7))
+    run(tmp_path / "cut", again)
+    assert len(lines(ledger)) == 12 + 12, "each answer was given once without its latents and once with them"
+    resumed = pl.read_parquet(tmp_path / "cut" / "answers.parquet")
+    assert resumed.select(*UNTIMED).equals(whole.select(*UNTIMED))
+    for before, after in (
+        whole.join(resumed, on="prompt_id", suffix="_cut").select("latents", "latents_cut").iter_rows()
+    ):
+        if before is None:
+            assert after is None
+        else:
+            np.testing.assert_allclose(np.frombuffer(before, "<f2"), np.frombuffer(after, "<f2"), atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"intervention": "mean"}, "need each other"),
+        ({"intervention": "zeros", "reference_latents": "mean.safetensors"}, "need each other"),
+        ({"intervention": "nonsense"}, "Input should be 'none'"),
+        ({"control": "nonsense"}, "Input should be 'none'"),
+    ],
+)
+def test_a_job_that_means_nothing_is_a_users_mistake(job: Any, wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        job(**wrong)
+
+
+def test_visual_gain_is_scored_without_a_control(gain_job: Any) -> None:
+    settings = gain_job("ledger.jsonl").model_dump()
+    with pytest.raises(ValueError, match="not under a control"):
+        AnswerJob(**settings | {"control": "no_video"})
 
 
 def test_two_jobs_of_one_name_are_a_users_mistake(job: Any, tmp_path: Path) -> None:

@@ -280,5 +280,7 @@ def test_a_slow_reader_is_not_buried(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_intervention_or_a_checkpoint_is_not_for_a_served_model() -> None:
     with pytest.raises(ValueError, match="'zeros' needs a local"):
         backend("http://127.0.0.1:9/v1").answer(None, ASKING, "zeros", [])
+    with pytest.raises(ValueError, match="to keep or replace them needs a local"):
+        backend("http://127.0.0.1:9/v1").answer(None, ASKING, "none", [], keep_latents=True)
     with pytest.raises(ValueError, match="serves its own model"):
         backend("http://127.0.0.1:9/v1").answer(Path("/somewhere"), ASKING, "none", [])

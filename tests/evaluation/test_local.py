@@ -5,14 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation import local
 from evaluation.local import LocalBackend, batches
-from evaluation.requests import Answer, Asking, Refused, Request
+from evaluation.requests import Answer, Asking, InterventionName, Refused, Request
 from training.data import prompts, video
 from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS
@@ -90,9 +92,9 @@ def test_answers_have_the_columns_of_the_table(
     assert all(set(a) == set(ANSWERS) and a["decode_seconds"] > 0 for a in found if not isinstance(a, Refused))
 
 
-@pytest.mark.parametrize("intervention", ["none", "zeros", "noise"])
+@pytest.mark.parametrize("intervention", ["none", "zeros", "noise", "first_repeated", "spans_2"])
 def test_an_answer_is_the_same_in_any_company(
-    backend: LocalBackend, asked: list[Request], taught_folder: Path, intervention: str
+    backend: LocalBackend, asked: list[Request], taught_folder: Path, intervention: InterventionName
 ) -> None:
     whole = told(list(backend.answer(taught_folder, DRAWN, intervention, asked)))
     assert len({a["text"] for a in whole.values()}) > 6, "answers must differ for this to mean anything"
@@ -117,9 +119,66 @@ def test_a_base_is_shown_images_as_it_is_asked_to_and_opens_no_span(
     assert all(a["latent_tokens"] == 0 for a in answers.values())
 
 
-@pytest.mark.parametrize("intervention", ["zeros", "noise", "other_item"])
+def test_latents_are_kept_as_they_were_fed(
+    backend: LocalBackend, asked: list[Request], taught: FutureL1, taught_folder: Path
+) -> None:
+    found = list(backend.answer(taught_folder, DRAWN, "none", asked, keep_latents=True))
+    assert taught.teaching is not None
+    encoder, shelf, t = taught.encoder(taught.teaching), video.FrameShelf(0), taught.tokens
+    stored = {(a["prompt_id"], a["sample"]): a for a in found if not isinstance(a, Refused)}
+    assert len({bool(a["latents"]) for a in stored.values()}) == 2, "answers with latents and without"
+    for wanted in asked[::4]:
+        encoded = local.encode(encoder, wanted.content, shelf)
+        expected = decode(
+            taught.model, taught.vision(), t, [encoded], Sampling(40, 1.3, 0.95), taught.spans, [wanted.seeds]
+        )
+        for sample, answer in zip(wanted.samples, expected.completions(t), strict=True):
+            data = stored[wanted.prompt_id, sample]["latents"]
+            if not len(answer.latents):
+                assert data is None
+                continue
+            vectors = np.frombuffer(data, "<f2").reshape(sum(stored[wanted.prompt_id, sample]["spans"]), -1)
+            np.testing.assert_allclose(vectors, answer.latents.numpy(), rtol=2e-3, atol=2e-3)
+
+
+def test_latents_that_float16_does_not_hold_are_an_error() -> None:
+    with pytest.raises(ValueError, match="latents of 'item' are not finite in float16: largest 1e\\+05"):
+        local._stored("item", torch.full((2, 3), 1e5))
+
+
+def test_a_prompt_without_frames_is_answered(backend: LocalBackend, asked: list[Request], taught_folder: Path) -> None:
+    blind = [replace(r, content=[part for part in r.content if part["type"] == "text"]) for r in asked[:3]]
+    mixed = told(list(backend.answer(taught_folder, GREEDY, "none", [*blind, *asked[3:6]])))
+    alone = told(list(backend.answer(taught_folder, GREEDY, "none", blind)))
+    assert len(alone) == 6 and alone == {key: mixed[key] for key in alone}
+
+
+def test_the_times_of_shuffled_frames_ascend(taught: FutureL1, asked: list[Request]) -> None:
+    assert taught.teaching is not None
+    encoder, clip = taught.encoder(taught.teaching), asked[0].content[1]["path"]
+    ordered, shuffled = (
+        local.encode(encoder, [prompts.video(clip, numbers), prompts.text("?")], video.FrameShelf(0))
+        for numbers in ([0, 1, 2, 3], [3, 0, 2, 1])
+    )
+    assert ordered.ids == shuffled.ids, "times are words of the prompt"
+    seen, changed = (torch.cat([p.pixels for p in encoded.observed]) for encoded in (ordered, shuffled))
+    assert seen.shape == changed.shape and not torch.equal(seen, changed)
+
+
+def test_who_finds_no_donor_is_refused_with_the_reason(
+    backend: LocalBackend, asked: list[Request], taught_folder: Path
+) -> None:
+    requests = [replace(r, reference=r.group) for r in asked[:6]]
+    found = list(backend.answer(taught_folder, GREEDY, "same_answer", requests))
+    plain = told(list(backend.answer(taught_folder, GREEDY, "none", requests)))
+    used = {prompt_id for (prompt_id, _), answer in plain.items() if answer["latent_tokens"]}
+    assert used and {r.prompt_id for r in found if isinstance(r, Refused)} == used
+    assert {prompt_id for prompt_id, _ in told(found)} == {r.prompt_id for r in requests} - used
+
+
+@pytest.mark.parametrize("intervention", ["zeros", "noise", "other_item", "first_repeated"])
 def test_an_intervention_changes_what_follows_the_first_latents(
-    backend: LocalBackend, asked: list[Request], taught_folder: Path, intervention: str
+    backend: LocalBackend, asked: list[Request], taught_folder: Path, intervention: InterventionName
 ) -> None:
     plain, replaced = (told(list(backend.answer(taught_folder, GREEDY, n, asked))) for n in ("none", intervention))
     assert plain.keys() == replaced.keys()
@@ -158,7 +217,10 @@ def test_a_mistake_is_told_before_anything_is_loaded(backend: LocalBackend, aske
     with pytest.raises(ValueError, match="checkpoint's folder"):
         next(backend.answer(None, GREEDY, "none", asked))
     with pytest.raises(ValueError, match="intervention must be one of"):
-        next(backend.answer(Path("nowhere"), GREEDY, "nonsense", asked))
+        next(backend.answer(Path("nowhere"), GREEDY, "nonsense", asked))  # type: ignore[arg-type]
+    for intervention, mean in (("mean", None), ("zeros", Path("mean.safetensors"))):
+        with pytest.raises(ValueError, match="belong to the intervention 'mean' alone"):
+            next(backend.answer(Path("nowhere"), GREEDY, intervention, asked, mean))  # type: ignore[arg-type]
 
 
 # ---- what it costs
