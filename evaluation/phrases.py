@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-from evaluation.controls import ControlName
-from evaluation.requests import InterventionName
-
 
 @dataclass(frozen=True)
 class Phrase:
@@ -45,7 +42,7 @@ def _rotating(places: int) -> Phrase:
     )
 
 
-EXPLANATIONS: dict[InterventionName | ControlName, Phrase] = {
+EXPLANATIONS: dict[str, Phrase] = {
     "zeros": _replacing("zeros"),
     "noise": _replacing("noise of the same norm"),
     "mean": _replacing("the mean of the training rows' future frames"),
