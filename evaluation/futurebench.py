@@ -1,31 +1,33 @@
 """FutureBench: four-way multiple choice about what happens after (hop1-3) or between (hop5) the events that are seen.
 
-Scoring is separate from answering, so that stored answers can be scored again.  An item without an answer is missing
-and lowers the coverage; it is never counted as wrong.  The average is micro, over all answered items, as published
-(reference/evaluation.md 1.7).
+Scoring is separate from answering, so that stored answers can be scored again (`evaluation.choice` says how).
 """
 
 import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import dataframely as dy
 import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from evaluation.statistics import Proportion, bootstrap_mean
+from evaluation import choice
+from evaluation.benchmark import Told
+from evaluation.choice import LETTERS, SPAN_BINS
 from training.data.prompts import Part, frame, prompt_frame, text, video
 from training.data.trajectory import RejectedRow
 from training.data.video import UnreadableVideo, probe, resolve_clip
-from training.grading.parsers import ParserName, parse
+from training.grading.parsers import ParserName
 
+__all__ = ["LETTERS", "SPAN_BINS"]
+
+NAME = "futurebench"
 SPLITS = ("hop1", "hop2", "hop3", "hop5")
-LETTERS = "ABCD"
-SPAN_BINS = ("0", "1", "2", "3", ">3")
 _INLINE = (re.compile(r"\bA\)\s"), re.compile(r"\bD\)\s"))
 
 
@@ -82,9 +84,13 @@ def items(source: Path, settings: FutureBenchSettings) -> pl.DataFrame:
 
 
 def prompts(table: pl.DataFrame, settings: FutureBenchSettings) -> pl.DataFrame:
-    """The prompt table of the items that can be shown; ids are the items' ids."""
-    shown = table.filter(pl.col("problem").is_null())
-    return prompt_frame([(row["id"], _content(row, settings)) for row in shown.iter_rows(named=True)])
+    """The prompt table of the items that can be shown; ids are the items' ids.  What controls and donors need of an
+    item is there, too: its `options` in order, and as `reference` what says that another has the same answer.
+    """
+    shown = list(table.filter(pl.col("problem").is_null()).iter_rows(named=True))
+    return prompt_frame([(row["id"], _content(row, settings)) for row in shown]).with_columns(
+        choice.prompt_columns(shown, settings.parser)
+    )
 
 
 def video_frame_numbers(frame_count: int, most: int = 32) -> list[int]:
@@ -97,72 +103,43 @@ def video_frame_numbers(frame_count: int, most: int = 32) -> list[int]:
     return np.round(np.linspace(0, frame_count - 1, wanted)).astype(int).tolist()
 
 
-def graded(table: pl.DataFrame, answers: pl.DataFrame, parser: ParserName) -> pl.DataFrame:
-    """One row per answered item: what was parsed, by which rule, whether it is right, and what the answer cost."""
-    told = table.join(answers.filter(pl.col("sample") == 0), left_on="id", right_on="prompt_id", maintain_order="left")
-    read = [
-        parse(parser, response, dict(zip(LETTERS, options, strict=False)))
-        for response, options in told.select("text", "options").iter_rows()
-    ]
-    costs = ("text_tokens", "latent_tokens", "control_tokens", "prefill_seconds", "decode_seconds", "finished")
-    return told.select(
-        "id",
-        "question_type",
-        "answer",
-        "text",
-        pl.Series("parsed", [p.letter for p in read], pl.String),
-        pl.Series("rule", [p.rule for p in read], pl.String),
-        pl.col("spans").list.len().cast(pl.Int64).alias("spans"),
-        *costs,
-    ).with_columns((pl.col("parsed") == pl.col("answer")).fill_null(False).alias("correct"))
+def graded(table: pl.DataFrame, answers: pl.DataFrame, parser: ParserName, control: str = "none") -> pl.DataFrame:
+    """One row per answered item, as `evaluation.choice.graded`; the split is `question_type`."""
+    return choice.graded(table, answers, parser, "question_type", control)
 
 
-def report(table: pl.DataFrame, answers: pl.DataFrame, settings: FutureBenchSettings) -> dict[str, Any]:
+def report(
+    table: pl.DataFrame, answers: pl.DataFrame, settings: FutureBenchSettings, control: str = "none"
+) -> dict[str, Any]:
     """Accuracy per split and micro average with Wilson intervals, unparsed answers, spans by depth, cost per answer."""
-    rows = graded(table, answers, settings.parser)
-    parsed = rows.filter(pl.col("parsed").is_not_null())
-    return {
-        "benchmark": "futurebench",
-        "parser": settings.parser,
-        "layout": settings.layout,
-        "items": table.height,
-        "answered": rows.height,
-        "missing": table.height - rows.height,
-        "problems": dict(table["problem"].drop_nulls().value_counts(sort=True).iter_rows()),
-        "splits": accuracy_by_split(rows),
-        "average": _accuracy(rows).as_dict(),
-        "among_parsed": _accuracy(parsed).as_dict(),
-        "unparsed": {"n": rows.height, "count": rows.height - parsed.height},
-        "rules": dict(rows["rule"].value_counts(sort=True).iter_rows()),
-        "parsers": {
-            name: _accuracy(scored).as_dict() | {"unparsed": scored["parsed"].null_count()}
-            for name in get_args(ParserName)
-            for scored in [graded(table, answers, name)]
-        },
-        "spans": {split: span_usage(rows.filter(pl.col("question_type") == split)) for split in SPLITS},
-        "cost": cost(rows),
-    }
+    told = choice.report(table, answers, settings.parser, "question_type", SPLITS, control)
+    return {"benchmark": NAME, "layout": settings.layout, **told}
 
 
 def accuracy_by_split(rows: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    return {split: _accuracy(rows.filter(pl.col("question_type") == split)).as_dict() for split in SPLITS}
+    return choice.accuracy_by(rows, "question_type", SPLITS)
 
 
-def span_usage(rows: pl.DataFrame) -> dict[str, Any]:
-    """Latent spans per answer, counted on generated tokens: mean with interval, and the share of each number."""
-    counted = Counter(str(n) if n <= 3 else ">3" for n in rows["spans"])
-    shares = {name: counted[name] / rows.height if rows.height else None for name in SPAN_BINS}
-    return bootstrap_mean(rows["spans"].to_list()).as_dict() | {"shares": shares}
+@dataclass(frozen=True)
+class FutureBench:
+    """Implements evaluation.benchmark.Benchmark."""
 
+    settings: FutureBenchSettings
+    name = NAME
+    judged = False
+    by = "question_type"
 
-def cost(rows: pl.DataFrame) -> dict[str, Any]:
-    """Means per answer: tokens by kind, seconds of prefill and decoding; answers cut by the length limit."""
-    names = ("text_tokens", "latent_tokens", "control_tokens", "prefill_seconds", "decode_seconds")
-    return {name: rows[name].mean() for name in names} | {"cut_short": int((~rows["finished"]).sum()), "n": rows.height}
+    def items(self, source: Path) -> pl.DataFrame:
+        return items(source, self.settings)
 
+    def prompts(self, table: pl.DataFrame) -> pl.DataFrame:
+        return prompts(table, self.settings)
 
-def _accuracy(rows: pl.DataFrame) -> Proportion:
-    return Proportion(int(rows["correct"].sum()), rows.height)
+    def graded(self, table: pl.DataFrame, told: Told) -> pl.DataFrame:
+        return graded(table, told.answers, self.settings.parser, told.control)
+
+    def report(self, table: pl.DataFrame, told: Told, rows: pl.DataFrame) -> dict[str, Any]:
+        return report(table, told.answers, self.settings, told.control)
 
 
 def _item(record: Mapping[str, Any], settings: FutureBenchSettings, videos: Path) -> dict[str, Any]:
@@ -194,8 +171,7 @@ def _item(record: Mapping[str, Any], settings: FutureBenchSettings, videos: Path
 def _content(row: Mapping[str, Any], settings: FutureBenchSettings) -> list[Part]:
     question = row["question"]
     if not all(pattern.search(question) for pattern in _INLINE):
-        lines = (f"{letter}. {option}" for letter, option in zip(LETTERS, row["options"], strict=True))
-        question = "\n".join([question, *lines])
+        question = choice.with_options(question, row["options"])
     if settings.layout == "keyframes":
         asked = "\n".join(piece for piece in (settings.prefix, question, settings.suffix) if piece)
         return [text("frame_1"), frame(row["path"], 0, reader=row["reader"]), text(asked)]

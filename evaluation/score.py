@@ -5,13 +5,14 @@ A line that cannot be read is reported by its number and counts as missing, neve
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from evaluation.futurebench import LETTERS, SPLITS
+from evaluation.choice import LETTERS
+from evaluation.futurebench import SPLITS
 from evaluation.statistics import Proportion, bootstrap_mean
-from training.grading.judge import read_scores
+from training.grading.judge import Scores, read_scores, release_scores
 from training.grading.parsers import ParserName, parse
 
 Benchmark = Literal["futurebench", "twiffbench"]
@@ -22,12 +23,14 @@ class BadLineError(ValueError):
 
 
 def score_file(benchmark: Benchmark, path: Path, parser: ParserName) -> dict[str, Any]:
-    """The scores of a whole file; `parser` is FutureBench's."""
+    """The scores of a whole file.  `parser` reads FutureBench's answers; judges' replies are read by their schema, or
+    with `release` as the public release reads them.
+    """
     malformed: list[dict[str, Any]] = []
     records = list(_records(path, malformed))
     if benchmark == "futurebench":
         return _futurebench(records, parser, malformed)
-    return _twiffbench(records, malformed)
+    return _twiffbench(records, release_scores if parser == "release" else read_scores, malformed)
 
 
 def _futurebench(
@@ -60,11 +63,15 @@ def _futurebench(
     }
 
 
-def _twiffbench(records: list[tuple[int, dict[str, Any]]], malformed: list[dict[str, Any]]) -> dict[str, Any]:
+def _twiffbench(
+    records: list[tuple[int, dict[str, Any]]],
+    read: Callable[[str], Scores | None],
+    malformed: list[dict[str, Any]],
+) -> dict[str, Any]:
     rows = []
     for number, record in records:
         try:
-            marks = read_scores(_string(record, "reply"))
+            marks = read(_string(record, "reply"))
             category = _string(record, "category")
         except BadLineError as error:
             malformed.append({"line": number, "problem": str(error)})

@@ -7,21 +7,29 @@ images travel as they are embedded, and the model's two texts are JSON strings (
 
 import base64
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import dataframely as dy
 import polars as pl
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from evaluation.benchmark import Told
 from evaluation.cleanup import split_response, without_image_markers
+from evaluation.cost import cost
+from evaluation.judged import HIGHEST, LOWEST, agreements, judge_facts, judged_coverage, mark_columns, repeated
 from evaluation.statistics import bootstrap_mean
 from training.data.dialogue import Slot, user_pieces
 from training.data.prompts import Part, image, prompt_frame, text
 from training.data.trajectory import IMAGE, RejectedRow, parse_row
-from training.grading.judge import SCORE_PROMPT, Judge, prompt_hash
+from training.grading.judge import SCORE_PROMPT, Judge, Scores
+from training.grading.parsers import normalised
 
-MARKS = ("cot", "answer", "average")
+NAME = "twiffbench"
+SCORES = ("cot", "answer")
+MARKS = (*SCORES, "average")
 
 
 class TwiffBenchSettings(BaseModel):
@@ -37,6 +45,8 @@ class TwiffBenchSettings(BaseModel):
     preamble: str = ""
     ground_truth: Literal["short", "whole"] = "short"
     judge_sees_images: bool = True
+    judgements: int = Field(default=1, ge=1)
+    """Judgements of an item; its mark is their mean, and the report says how they agree."""
 
 
 class ItemTable(dy.Schema):
@@ -57,12 +67,14 @@ class ItemTable(dy.Schema):
 
 
 class ScoreTable(dy.Schema):
-    """One answered item; both marks are null where the judge gave none."""
+    """One answered item; its marks are means over `*_marks`, the judgements in order, and null where there is none."""
 
     id = dy.String(primary_key=True)
     category = dy.String()
-    cot = dy.Int64(nullable=True, min=0, max=5)
-    answer = dy.Int64(nullable=True, min=0, max=5)
+    cot = dy.Float64(nullable=True, min=LOWEST, max=HIGHEST)
+    cot_marks = dy.List(dy.Int64(nullable=True, min=LOWEST, max=HIGHEST))
+    answer = dy.Float64(nullable=True, min=LOWEST, max=HIGHEST)
+    answer_marks = dy.List(dy.Int64(nullable=True, min=LOWEST, max=HIGHEST))
 
 
 def items(source: Path) -> pl.DataFrame:
@@ -76,48 +88,46 @@ def items(source: Path) -> pl.DataFrame:
 
 
 def prompts(table: pl.DataFrame, settings: TwiffBenchSettings) -> pl.DataFrame:
-    """The prompt table of the items that can be shown; ids are the items' ids."""
-    shown = table.filter(pl.col("problem").is_null())
-    return prompt_frame([(row["id"], _content(row, settings)) for row in shown.iter_rows(named=True)])
+    """The prompt table of the items that can be shown; ids are the items' ids.  Items with the same answer share their
+    `reference`.
+    """
+    shown = list(table.filter(pl.col("problem").is_null()).iter_rows(named=True))
+    references = pl.Series("reference", [normalised(row["answer"]) for row in shown], pl.String)
+    return prompt_frame([(row["id"], _content(row, settings)) for row in shown]).with_columns(references)
 
 
-def judged(table: pl.DataFrame, answers: pl.DataFrame, judge: Judge, settings: TwiffBenchSettings) -> pl.DataFrame:
-    """The judge's marks for every answered item."""
+def judged(
+    table: pl.DataFrame, answers: pl.DataFrame, judge: Judge | None, settings: TwiffBenchSettings
+) -> pl.DataFrame:
+    """The judge's marks for every answered item; null without a judge."""
     told = table.join(answers.filter(pl.col("sample") == 0), left_on="id", right_on="prompt_id", maintain_order="left")
-    payloads = [list(judge_payload(row, row["text"], judge, settings)) for row in told.iter_rows(named=True)]
-    marks = judge.scores(payloads)
-    return ScoreTable.validate(
-        told.select(
-            "id",
-            "category",
-            pl.Series("cot", [m and m.cot for m in marks], pl.Int64),
-            pl.Series("answer", [m and m.answer for m in marks], pl.Int64),
-        )
-    )
+    marks: list[list[Scores | None]] = [[None] * settings.judgements] * told.height
+    if judge is not None:
+        payloads = [list(judge_payload(row, row["text"], judge, settings)) for row in told.iter_rows(named=True)]
+        marks = repeated(partial(judge.scores, payloads), settings.judgements)
+    return ScoreTable.validate(told.select("id", "category", *mark_columns(SCORES, marks)))
 
 
-def report(table: pl.DataFrame, scores: pl.DataFrame, settings: TwiffBenchSettings, judge: Judge) -> dict[str, Any]:
+def report(
+    table: pl.DataFrame, scores: pl.DataFrame, settings: TwiffBenchSettings, judge: Judge | None
+) -> dict[str, Any]:
     """Means with bootstrap intervals, overall and per category, with their coverage and who judged."""
     settled = scores.filter(pl.col("cot").is_not_null())
-    status = "complete" if settled.height == table.height else "partial" if settled.height else "unjudged"
     return {
-        "benchmark": "twiffbench",
+        "benchmark": NAME,
         "layout": settings.layout,
-        "status": status,
-        "coverage": {"items": table.height, "answered": scores.height, "judged": settled.height},
-        "problems": dict(table["problem"].drop_nulls().value_counts(sort=True).iter_rows()),
+        **judged_coverage(table, scores, "cot", judge),
         **means(settled),
         "categories": {
             category: means(settled.filter(pl.col("category") == category))
             for category in settled["category"].unique().sort()
         },
-        "judge": {
-            "model": judge.settings.model,
-            "prompt": prompt_hash(SCORE_PROMPT),
-            "sees_images": settings.judge_sees_images,
-            "ground_truth": settings.ground_truth,
-        },
-    }
+        "agreement": agreements(scores, SCORES, settings.judgements),
+        "judge": judge_facts(
+            judge, SCORE_PROMPT, settings.judgements,
+            sees_images=settings.judge_sees_images, ground_truth=settings.ground_truth,
+        ),
+    }  # fmt: skip
 
 
 def means(settled: pl.DataFrame) -> dict[str, Any]:
@@ -126,36 +136,64 @@ def means(settled: pl.DataFrame) -> dict[str, Any]:
     return {mark: bootstrap_mean(table[mark].to_list()).as_dict() for mark in MARKS}
 
 
+@dataclass(frozen=True)
+class TwiffBench:
+    """Implements evaluation.benchmark.Benchmark."""
+
+    settings: TwiffBenchSettings
+    name = NAME
+    judged = True
+    by = "category"
+
+    def items(self, source: Path) -> pl.DataFrame:
+        return items(source)
+
+    def prompts(self, table: pl.DataFrame) -> pl.DataFrame:
+        return prompts(table, self.settings)
+
+    def graded(self, table: pl.DataFrame, told: Told) -> pl.DataFrame:
+        return judged(table, told.answers, told.judge, self.settings)
+
+    def report(self, table: pl.DataFrame, told: Told, rows: pl.DataFrame) -> dict[str, Any]:
+        return report(table, rows, self.settings, told.judge) | {"control": told.control, "cost": cost(told.answers)}
+
+
 def judge_payload(
     row: Mapping[str, Any], response: str, judge: Judge, settings: TwiffBenchSettings
 ) -> Iterator[dict[str, Any]]:
     """The user message of reference/evaluation.md 2.4, in order."""
     chain, answer = split_response(response)
-    yield _text("Question: ")
+    yield text_part("Question: ")
     yield from _with_images(row["question"].split(IMAGE), row["question_images"], settings)
-    yield _text("\nReference Reasoning Chain: ")
+    yield text_part("\nReference Reasoning Chain: ")
     yield from _with_images(row["reasoning"], row["reasoning_images"], settings)
-    yield _text("\nGround Truth Answer: ")
-    yield _text(row["answer"] if settings.ground_truth == "short" else row["whole_answer"])
-    yield _text("\nModel Response Reasoning Chain: ")
-    yield _text(judge.untrusted(chain))
-    yield _text("\nModel Response Answer: ")
-    yield _text(judge.untrusted(answer))
+    yield text_part("\nGround Truth Answer: ")
+    yield text_part(row["answer"] if settings.ground_truth == "short" else row["whole_answer"])
+    yield text_part("\nModel Response Reasoning Chain: ")
+    yield text_part(judge.untrusted(chain))
+    yield text_part("\nModel Response Answer: ")
+    yield text_part(judge.untrusted(answer))
 
 
 def _with_images(texts: list[str], images: list[bytes], settings: TwiffBenchSettings) -> Iterator[dict[str, Any]]:
     """Text pieces with an image after each but the last; only the text where the judge sees none."""
     for number, piece in enumerate(texts):
         if piece.strip():
-            yield _text(piece)
+            yield text_part(piece)
         if number < len(images) and settings.judge_sees_images:
-            yield {"type": "image_url", "image_url": {"url": _data_url(images[number])}}
+            yield image_part(images[number])
         elif number < len(images):
-            yield _text("\n")
+            yield text_part("\n")
 
 
-def _text(value: str) -> dict[str, Any]:
+def text_part(value: str) -> dict[str, Any]:
+    """A piece of text in a message to a judge."""
     return {"type": "text", "text": value}
+
+
+def image_part(data: bytes) -> dict[str, Any]:
+    """An encoded image in a message to a judge."""
+    return {"type": "image_url", "image_url": {"url": _data_url(data)}}
 
 
 def _data_url(data: bytes) -> str:

@@ -11,7 +11,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from evaluation.futurebench import FutureBenchSettings, accuracy_by_split, items, prompts, report, video_frame_numbers
+from evaluation.controls import controlled, rotated
+from evaluation.futurebench import (
+    FutureBenchSettings,
+    accuracy_by_split,
+    graded,
+    items,
+    prompts,
+    report,
+    video_frame_numbers,
+)
 from tests.evaluation.answers import answer_table
 
 DEMO = FutureBenchSettings(layout="keyframes", parser="option_text", suffix="")
@@ -152,3 +161,44 @@ def test_the_recipe_bounds_how_much_of_a_video_is_shown(tmp_path: Path) -> None:
     settings = FutureBenchSettings(video_frames=4, video_tokens=16)
     shown, _ = prompts(items(write(tmp_path, record(0)), settings), settings)["content"].to_list()[0]
     assert (shown["frames"], shown["max_tokens"]) == ([0, 2, 4, 6], 16)
+
+
+ROTATED = {"A": "blue", "B": "cyan", "C": "pink", "D": "red"}  # one place on: each letter has the next option's text
+
+
+@pytest.mark.parametrize("parser", ["strict", "release", "option_text"])
+def test_answers_to_rotated_options_are_read_against_what_was_shown(tmp_path: Path, parser: str) -> None:
+    table = items(write(tmp_path, *(record(i) for i in range(4))), DEMO)  # B, blue, is right
+    said = {str(i): letter if parser != "option_text" else ROTATED[letter] for i, letter in enumerate("ABCD")}
+    answers = answer_table({name: f"<answer>{text}</answer>" for name, text in said.items()})
+    rows = graded(table, answers, parser, "options_1")
+    assert rows["parsed"].to_list() == ["B", "C", "D", "A"]
+    assert rows["correct"].to_list() == [True, False, False, False]
+    assert rotated(["red", "blue", "cyan", "pink"], 1) == list(ROTATED.values())
+
+
+def test_a_prompt_tells_its_options_and_what_its_answer_is(tmp_path: Path) -> None:
+    table = items(write(tmp_path, record(0)), DEMO)
+    for settings, reference in ((DEMO, "blue"), (DEMO.model_copy(update={"parser": "strict"}), "B")):
+        asked = prompts(table, settings)
+        assert asked["options"].to_list() == [["red", "blue", "cyan", "pink"]]
+        assert asked["reference"].to_list() == [reference]
+        shown = controlled("options_2", asked["content"].to_list()[0], "0", 0, asked["options"].to_list()[0])
+        assert shown[-1]["text"] == "Which colour?\nA. cyan\nB. pink\nC. red\nD. blue"
+
+
+def test_no_answer_is_no_score_and_says_why(tmp_path: Path) -> None:
+    table = items(write(tmp_path, record(0), PROBLEMS["no options"]), DEMO)
+    told = report(table, answer_table({}), DEMO)
+    assert (told["status"], told["average"]["accuracy"], told["reason"]) == ("unanswered", None, "no item was answered")
+    broken = report(table.filter(pl.col("problem").is_not_null()), answer_table({}), DEMO)
+    assert broken["reason"] == "no item can be asked: question or option missing (1)"
+    assert [case["output"] for case in CASES if case["fn"] == "futurebench.future_pred_aggregate_results"] == [0]
+
+
+def test_a_score_of_some_of_the_items_is_partial(tmp_path: Path) -> None:
+    table = items(write(tmp_path, record(0), record(1)), DEMO)
+    for names, status in ((["0"], "partial"), (["0", "1"], "complete")):
+        told = report(table, answer_table(dict.fromkeys(names, "<answer>blue</answer>")), DEMO)
+        assert (told["status"], told["reason"]) == (status, None)
+        assert told["coverage"] == {"items": 2, "answered": len(names)}

@@ -9,6 +9,7 @@ import pytest
 
 from evaluation.twiffbench import TwiffBenchSettings, items, judge_payload, judged, prompts, report
 from tests.evaluation.answers import answer_table
+from tests.served import completion, served
 from training.grading.judge import Judge, JudgeSettings
 from training.grading.toy_judge import MODEL, serve
 
@@ -102,4 +103,87 @@ def test_an_unanswered_or_broken_item_makes_the_score_partial(tmp_path: Path) ->
         judge = Judge(JudgeSettings(base_url=url, model=MODEL))
         told = report(table, judged(table, answer_table({"00000": RIGHT}), judge, DEMO), DEMO, judge)
     assert told["status"] == "partial"
-    assert told["coverage"] == {"items": 3, "answered": 1, "judged": 1}
+    counted = {"asked": 1, "given": 1}
+    assert told["coverage"] == {"items": 3, "answered": 1, "judged": 1, "judgements": counted}
+
+
+def marking(scores: list[list[Any]]) -> Any:
+    """A judge who gives the n-th request the n-th score; None is no judgement."""
+
+    def script(number: int, _: dict[str, Any]) -> tuple[int, bytes]:
+        given = scores[number] if number < len(scores) else None
+        return (200, completion([json.dumps({"reasoning": "", "score": given})])) if given else (400, b"refused")
+
+    return served(script=script)
+
+
+def repeated(folder: Path, scores: list[list[Any]], k: int, texts: dict[str, str]) -> tuple[Any, dict[str, Any]]:
+    """The marks and the report of three items that are judged k times, one request after another."""
+    settings = DEMO.model_copy(update={"judgements": k})
+    table = items(write(folder, record(), record(), record("Camera Motion")))
+    with marking(scores) as server:
+        judge = Judge(JudgeSettings(base_url=server.url, model="served", retries=0, concurrency=1))
+        rows = judged(table, answer_table(texts), judge, settings)
+        return rows, report(table, rows, settings, judge)
+
+
+THREE = {"00000": RIGHT, "00001": RIGHT + " ", "00002": "<reason>It rolls.</reason><answer>blue</answer>"}
+
+
+def test_repeated_judgements_are_averaged_and_their_agreement_is_told(tmp_path: Path) -> None:
+    """Equal answers are one request: judgement 1 gives (4, 5) and (2, 0), judgement 2 gives (5, 5) and (2, 0).
+
+    CoT: 4 4 2 against 5 5 2, mean square 2/3 where chance has 8/9 + 2 + 4/9 = 10/3: 0.8.  Answer: all alike, 1.
+    """
+    rows, told = repeated(tmp_path, [[4, 5], [2, 0], [5, 5], [2, 0]], 2, THREE)
+    assert rows["cot"].to_list() == [4.5, 4.5, 2.0]
+    assert rows["cot_marks"].to_list() == [[4, 5], [4, 5], [2, 2]]
+    assert told["cot"]["mean"] == pytest.approx(11 / 3)
+    assert told["agreement"] == {"cot": {"kappa": pytest.approx(0.8), "n": 3}, "answer": {"kappa": 1.0, "n": 3}}
+    assert told["status"] == "complete"
+    assert told["coverage"]["judgements"] == {"asked": 6, "given": 6}
+    assert told["judge"]["judgements"] == 2
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_one_judgement_agrees_with_nobody(tmp_path: Path) -> None:
+    _, told = repeated(tmp_path, [[4, 5], [2, 0]], 1, THREE)
+    assert (told["agreement"], told["status"]) == (None, "complete")
+
+
+def test_a_judgement_that_is_missing_makes_the_score_partial_and_not_lower(tmp_path: Path) -> None:
+    rows, told = repeated(tmp_path, [[4, 5], [2, 0], None, [3, 1]], 2, THREE)  # type: ignore[list-item]
+    assert rows["cot_marks"].to_list() == [[4, None], [4, None], [2, 3]]
+    assert rows["cot"].to_list() == [4.0, 4.0, 2.5]
+    assert told["status"] == "partial"
+    assert told["coverage"] == {"items": 3, "answered": 3, "judged": 3, "judgements": {"asked": 6, "given": 4}}
+    assert told["agreement"]["cot"] == {"kappa": 0.0, "n": 1}  # 2 against 3, once
+
+
+GARBAGE = ["```json\n[4, 5]\n```", '{"reasoning": "", "score": [NaN, 3]}', "All good: 5 and 5!", "[5, 5]",
+           '{"reasoning": "", "score": [9, 5]}', '{"reasoning": "", "score": [5, 5']  # fmt: skip
+
+
+@pytest.mark.parametrize("reply", GARBAGE)
+def test_a_judge_who_says_nothing_usable_leaves_the_score_null_with_the_reason(tmp_path: Path, reply: str) -> None:
+    table = items(write(tmp_path, record()))
+    with served(script=lambda *_: (200, completion([reply]))) as server:
+        judge = Judge(JudgeSettings(base_url=server.url, model="served", retries=0))
+        told = report(table, judged(table, answer_table({"00000": RIGHT}), judge, DEMO), DEMO, judge)
+    assert (told["status"], told["average"]) == ("unjudged", {"mean": None, "n": 0, "interval": None})
+    assert told["reason"].startswith("the judge gave no mark to any of 1 answers") and "malformed" in told["reason"]
+
+
+def test_without_a_judge_or_without_answers_there_is_no_score_and_the_reason_differs(tmp_path: Path) -> None:
+    table = items(write(tmp_path, record()))
+    for answers, reason in (({"00000": RIGHT}, "no judge was named"), ({}, "no item was answered")):
+        told = report(table, judged(table, answer_table(answers), None, DEMO), DEMO, None)
+        assert (told["status"], told["reason"], told["judge"]) == ("unjudged", reason, None)
+        assert told["cot"]["mean"] is None
+
+
+def test_items_with_the_same_answer_share_their_reference(tmp_path: Path) -> None:
+    other = record(answer="It rolls. <rimage> On. <rimage> <ans> Red.</ans>")
+    blue = record(answer="It rolls. <rimage> On. <rimage> <ans>blue</ans>")
+    asked = prompts(items(write(tmp_path, record(), other, blue)), DEMO)
+    assert asked["reference"].to_list() == ["red", "red", "blue"]
