@@ -1,0 +1,46 @@
+"""The mean feature of the future frames that a checkpoint was taught with, for an intervention on its latents."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import torch
+from safetensors.torch import save_file
+
+from evaluation.realframes import lot
+from training.files import whole
+from training.model.checkpoint import FutureL1
+from training.model.rows import RowReader
+
+
+def write_mean(
+    bundle: FutureL1, rows: Path, most: int, seed: int, target: Path, progress: Callable[[int, int], None]
+) -> dict[str, int]:
+    """Writes tensor `mean` [D], the mean over all latent targets of at most `most` rows, drawn by lot.
+
+    rows: training.programs.TrainingConfig.data.  Returns the rows and latents in it, and the rows that could not be
+    read.  Raises ValueError for an untaught base, and when no row gives a target.
+    """
+    if bundle.teaching is None:
+        raise ValueError("an untaught base has no latent targets, so there is no mean of them")
+    table = pl.scan_parquet(rows)
+    ids = sorted(table.select("row_id").collect()["row_id"].to_list(), key=lambda name: lot(seed, name))[:most]
+    chosen = table.filter(pl.col("row_id").is_in(ids)).collect()
+    reader, vision = RowReader(bundle.encoder(bundle.teaching), keep=False), bundle.vision()
+    total, latents, unreadable = torch.zeros(vision.width, dtype=torch.float64), 0, []
+    for number, row in enumerate(chosen.iter_rows(named=True), start=1):
+        try:
+            targets = vision.merged(reader.dialogue(row, spans=True).future)
+        except (ValueError, OSError) as error:
+            unreadable.append(f"{row['row_id']}: {error}")
+            continue
+        total += targets.double().sum(0).cpu()
+        latents += len(targets)
+        progress(number, chosen.height)
+    if not latents:
+        first = unreadable[0] if unreadable else "none has future frames"
+        raise ValueError(f"{rows}: none of {chosen.height} rows gives a latent target: {first}")
+    counts = {"rows": chosen.height - len(unreadable), "latents": latents, "unreadable": len(unreadable)}
+    with whole(target) as fresh:
+        save_file({"mean": (total / latents).float()}, fresh, {name: str(count) for name, count in counts.items()})
+    return counts

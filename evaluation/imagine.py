@@ -1,0 +1,141 @@
+"""`python -m evaluation.imagine --config imagine.json`: what was imagined, from stored answers with their latents.
+
+For each model: where the true future frame ranks for every latent span (`evaluation.imagination`), in
+`{out}/{name}/imagination.json`, and a picture, `imagined.png`, with a linear read-out that paints the latents
+(`evaluation.readout`).  Where there are several models, `{out}/imagined.png` shows them together: the same items,
+before and after a training.  Nothing is decoded by a model: only its tower looks at the benchmark's images, once.
+
+With `means`, also the mean feature of the future frames that it was taught with, `{out}/{name}/mean.safetensors`, which
+an intervention puts in the place of latents.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from evaluation.featuremean import write_mean
+from evaluation.imagination import imagination_report
+from evaluation.imagined import imagined_sheet
+from evaluation.looking import Pictured, items_to_draw, look, read_answers, to_picture
+from evaluation.readout import Readout
+from evaluation.realframes import Eye, Pool, listed
+from training.files import whole
+from training.model.checkpoint import FutureL1, load
+from training.programs import ProgramConfig, Reporter, run_program
+from training.saving import placement
+
+REPORT, PICTURE, MEAN = "imagination.json", "imagined.png", "mean.safetensors"
+
+
+class ImagineJob(BaseModel):
+    """A model, and its answers (training.data.prompts.ANSWERS with `latents`).
+
+    latents: L_max of an untaught base, which has none of its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^\w[\w.-]*$")
+    model_kind: Literal["base", "sft", "rl"]
+    checkpoint: Path
+    answers: Path | None = None
+    latents: int | None = Field(default=None, ge=1)
+
+
+class ImagineConfig(ProgramConfig):
+    """items: TwiFF-Bench's (evaluation.twiffbench.ItemTable); others: frames of other clips beside each item's own.
+
+    rows: trajectories (training.programs.TrainingConfig.data), of which `mean_rows`, drawn by lot, make the means.
+    """
+
+    jobs: list[ImagineJob] = Field(min_length=1)
+    items: Path | None = None
+    others: int = Field(default=100, ge=0)
+    pictured: int = Field(default=6, ge=1)
+    seed: int = 0
+    means: bool = False
+    rows: Path | None = None
+    mean_rows: int = Field(default=512, ge=1)
+
+    @model_validator(mode="after")
+    def _there_is_something_to_do(self) -> "ImagineConfig":
+        names = [job.name for job in self.jobs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"jobs must have different names; found {names}")
+        if self.means != (self.rows is not None):
+            raise ValueError("means need rows, and rows are for means alone: give both or neither")
+        if any((job.answers is None) != (self.items is None) for job in self.jobs):
+            raise ValueError("give items and each job's answers, or neither of them where only means are wanted")
+        if self.items is None and not self.means:
+            raise ValueError("nothing to do: give items and answers, or means and rows")
+        return self
+
+
+Models = dict[str, tuple[Mapping[str, Pictured], Readout | None]]
+
+
+def main(config: ImagineConfig, reporter: Reporter) -> dict[str, Any]:
+    """All jobs, one model in memory at a time; per job its sentence and spans, and what its mean was made of.
+
+    Raises ValueError for answers whose latents cannot be read, naming the answer.
+    """
+    result: dict[str, dict[str, Any]] = {job.name: {} for job in config.jobs}
+    looked = _Looking(config, reporter) if config.items else None
+    for job in config.jobs:
+        (config.out / job.name).mkdir(parents=True, exist_ok=True)
+        bundle = load(job.checkpoint, *placement(config.device))
+        if config.rows is not None:
+            told = partial(reporter.progress, what=f"mean of {job.name}'s targets")
+            target = config.out / job.name / MEAN
+            result[job.name]["mean"] = write_mean(bundle, config.rows, config.mean_rows, config.seed, target, told)
+        if looked is not None:
+            result[job.name] |= looked.job(job, bundle)
+    if looked is not None and len(looked.models) > 1:
+        looked.draw(config.out / PICTURE, looked.models)
+    return result
+
+
+class _Looking:
+    """What all jobs share: the items, frames of other clips, and the items that are pictured."""
+
+    def __init__(self, config: ImagineConfig, reporter: Reporter) -> None:
+        assert config.items is not None
+        self.items, self.config, self.reporter = config.items, config, reporter
+        self.known = listed(config.items)
+        self.pool = Pool(config.items, self.known, config.others, config.seed)
+        self.shown = to_picture(self.known, config.pictured, config.seed)
+        self.models: Models = {}
+
+    def job(self, job: ImagineJob, bundle: FutureL1) -> dict[str, Any]:
+        """Scores and pictures one model."""
+        assert job.answers is not None
+        answers, total = read_answers(job.answers), len(self.known)
+        seen = look(
+            Eye(bundle, job.latents), answers, self.items, self.pool, self.shown, self.config.seed,
+            lambda done: self.reporter.progress(done, total, f"what {job.name} imagined"),
+        )  # fmt: skip
+        readout = seen.fit.fit()
+        report = imagination_report(seen.scores, seen.left_out, job.model_kind)
+        report["readout"] = readout.as_dict() if readout else None
+        folder = self.config.out / job.name
+        with whole(folder / REPORT) as fresh:
+            fresh.write_text(json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        self.models[job.name] = seen.pictured, readout
+        self.draw(folder / PICTURE, {job.name: self.models[job.name]})
+        self.reporter.log(f"{job.name}: {report['sentence']}")
+        return {"sentence": report["sentence"], "spans": report["n_spans"]}
+
+    def draw(self, target: Path, models: Models) -> None:
+        """The pictured items with these models' spans; their read-outs are of one tower, so the first one speaks."""
+        _, readout = next(iter(models.values()))
+        drawn = imagined_sheet(items_to_draw(self.shown, models), readout.as_dict() if readout else None)
+        with whole(target) as fresh:
+            fresh.write_bytes(drawn)
+
+
+if __name__ == "__main__":
+    run_program(ImagineConfig, main)

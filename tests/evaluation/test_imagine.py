@@ -1,0 +1,307 @@
+"""`python -m evaluation.imagine` on the toy world's benchmark: latents that are known to be right, or to be nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from assets.toyworld.benchmarks import write_twiffbench
+from evaluation import twiffbench
+from evaluation.imagine import ImagineConfig, ImagineJob, main
+from evaluation.local import encode
+from evaluation.looking import UNANSWERED, UNDECODABLE, is_held_out, to_picture
+from evaluation.realframes import Eye, Listed, Pool, decoded, listed, read_items
+from tests.evaluation.answers import answer_table
+from training.bounded import BoundedCache
+from training.data.prompts import ANSWERS
+from training.data.video import FrameShelf
+from training.model.checkpoint import FutureL1
+from training.model.decode import Sampling, decode
+from training.model.rows import RowReader
+from training.programs import Reporter
+
+N = 40
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("twiffbench")
+    write_twiffbench(folder, N, 0.2, np.random.default_rng(3))
+    path = folder / "items.parquet"
+    twiffbench.items(folder).write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def eye(taught: FutureL1) -> Eye:
+    return Eye(taught)
+
+
+def told(latents: dict[str, list[np.ndarray]], path: Path) -> Path:
+    """An answer table whose answers' spans are these vectors."""
+    table = answer_table(dict.fromkeys(latents, "<answer>red</answer>"))
+    spans = [[len(span) for span in latents[name]] for name in table["prompt_id"]]
+    stored = [
+        np.concatenate(latents[name]).astype("<f2").tobytes() if sum(sizes) else None
+        for name, sizes in zip(table["prompt_id"], spans, strict=True)
+    ]
+    columns = [pl.Series("spans", spans, pl.List(pl.Int64)), pl.Series("latents", stored, pl.Binary)]
+    table.with_columns(columns).write_parquet(path)
+    return path
+
+
+def seen(items: Path, eye: Eye) -> dict[str, tuple[list[np.ndarray], list[np.ndarray]]]:
+    """Features of each item's observed and future frames."""
+    looked = {item.id: eye.item(item) for item in read_items(items)}
+    return {name: tuple([f.features for f in frames] for frames in both) for name, both in looked.items()}  # type: ignore[misc]
+
+
+def imagined(out: Path, items: Path, checkpoint: Path, answers: Path, **changes: Any) -> dict[str, Any]:
+    job = ImagineJob(name="m", model_kind="sft", checkpoint=checkpoint, answers=answers)
+    main(ImagineConfig(**{"out": out, "device": "cpu", "items": items, "jobs": [job], "others": 10, **changes}),
+         Reporter(out, quiet=True))  # fmt: skip
+    return json.loads((out / "m" / "imagination.json").read_text())
+
+
+# ---- what is known beforehand
+
+
+def test_the_true_frames_themselves_are_found_and_painted(
+    items: Path, eye: Eye, taught_folder: Path, tmp_path: Path
+) -> None:
+    known = seen(items, eye)
+    answers = told({name: future for name, (_, future) in known.items()}, tmp_path / "answers.parquet")
+    report = imagined(tmp_path, items, taught_folder, answers)
+    spans = sum(len(future) for _, future in known.values())
+    assert report["n_spans"] == report["true_frame"]["top1"]["correct"] == report["above_observed"]["correct"] == spans
+    assert report["n_items"] == N and report["left_out"] == {}
+    assert report["skill"]["mean"] > 0.999
+    assert report["candidates"]["other_clips"] == 10
+    assert report["observed_frame"]["top1"]["accuracy"] < 0.9
+    assert "show what happens next" in report["sentence"]
+    assert report["readout"]["r2"] is not None and report["readout"]["rows"] == 4 * sum(
+        not is_held_out(entry.clip, 0) for entry in listed(items)
+    )
+    with Image.open(tmp_path / "m" / "imagined.png") as page:
+        assert page.format == "PNG" and min(page.size) > 300
+
+
+def test_a_copy_of_the_observed_frame_is_the_baseline(
+    items: Path, eye: Eye, taught_folder: Path, tmp_path: Path
+) -> None:
+    known = seen(items, eye)
+    answers = told(
+        {name: [observed[-1]] * len(future) for name, (observed, future) in known.items()}, tmp_path / "a.parquet"
+    )
+    report = imagined(tmp_path, items, taught_folder, answers)
+    assert report["true_frame"]["top1"]["correct"] == report["observed_frame"]["top1"]["correct"]
+    assert report["above_observed"]["correct"] == 0
+    assert report["skill"]["mean"] == pytest.approx(0, abs=1e-3)
+    assert "show what happens next" not in report["sentence"]
+
+
+def test_noise_is_chance(items: Path, eye: Eye, taught_folder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = {name: [rng.normal(size=f.shape) for f in future] for name, (_, future) in seen(items, eye).items()}
+    report = imagined(tmp_path, items, taught_folder, told(noise, tmp_path / "a.parquet"))
+    assert report["true_frame"]["top1"]["interval"][0] < report["chance"]["top1"] + 0.1
+    assert report["skill"]["mean"] < 0
+
+
+def test_what_was_really_decoded_is_scored(items: Path, taught: FutureL1, taught_folder: Path, tmp_path: Path) -> None:
+    """The answers of a checkpoint, by the decoder: the latents of span k stand beside reasoning image k."""
+    assert taught.teaching is not None
+    prompts = twiffbench.prompts(pl.read_parquet(items), twiffbench.TwiffBenchSettings(layout="interleaved"))
+    encoder = taught.encoder(taught.teaching)
+    rows = [encode(encoder, content, FrameShelf(0)) for content in prompts["content"]]
+    found = decode(taught.model, taught.vision(), taught.tokens, rows, Sampling(60), taught.spans, [[0]] * N)
+    latents = {}
+    for name, answer in zip(prompts["prompt_id"], found.completions(taught.tokens), strict=True):
+        sizes = taught.tokens.span_sizes(answer.ids)
+        latents[name] = [part.numpy() for part in answer.latents.split(sizes)] if sizes else []
+    report = imagined(tmp_path, items, taught_folder, told(latents, tmp_path / "a.parquet"))
+    depth = {entry.id: entry.frames for entry in listed(items)}
+    spans = {name: sum(len(span) > 0 for span in own[: depth[name]]) for name, own in latents.items()}
+    assert report["n_spans"] == sum(spans.values()) > 20
+    assert report["left_out"].get("answers_without_latents", 0) == sum(not own for own in latents.values())
+
+
+# ---- what cannot be compared
+
+
+def test_what_cannot_be_compared_is_counted(items: Path, eye: Eye, taught_folder: Path, tmp_path: Path) -> None:
+    known = {name: list(future) for name, (_, future) in seen(items, eye).items()}
+    names = list(known)
+    missing, silent, eager, empty, broken = names[:5]
+    del known[missing]
+    known[silent] = []
+    known[eager] = [*known[eager], known[eager][0], known[eager][0]]
+    known[empty] = [known[empty][0][:0], *known[empty][1:]] if len(known[empty]) > 1 else [known[empty][0][:0]]
+    spoiled = pl.read_parquet(items).with_columns(
+        pl.when(pl.col("id") == broken)
+        .then(pl.lit([b"no image"]))
+        .otherwise("question_images")
+        .alias("question_images")
+    )
+    spoiled.write_parquet(tmp_path / "items.parquet")
+    report = imagined(tmp_path, tmp_path / "items.parquet", taught_folder, told(known, tmp_path / "a.parquet"))
+    lacking = 1 + (sum(map(len, known[empty])) == 0)
+    assert report["left_out"] == {
+        UNANSWERED: 1, UNDECODABLE: 1, "answers_without_latents": lacking, "spans_beyond_the_frames": 2,
+        "spans_without_latents": 1,
+    }  # fmt: skip
+    left = sum(len(future) for name, future in known.items() if name != broken) - 2 - 1
+    assert report["n_spans"] == report["true_frame"]["top1"]["correct"] == left
+
+
+def test_a_model_without_latents_has_a_report_all_the_same(items: Path, taught_folder: Path, tmp_path: Path) -> None:
+    answers = told({entry.id: [] for entry in listed(items)}, tmp_path / "a.parquet")
+    report = imagined(tmp_path, items, taught_folder, answers)
+    assert (report["n_spans"], report["left_out"]) == (0, {"answers_without_latents": N})
+    assert (tmp_path / "m" / "imagined.png").is_file()
+
+
+def test_answers_that_cannot_be_read_are_named(items: Path, taught_folder: Path, tmp_path: Path) -> None:
+    name = listed(items)[0].id
+    narrow = told({name: [np.zeros((4, 7))]}, tmp_path / "narrow.parquet")
+    with pytest.raises(ValueError, match=f"'{name}' has latents of 7 components.*another model"):
+        imagined(tmp_path, items, taught_folder, narrow)
+    plain = tmp_path / "plain.parquet"
+    pl.DataFrame([], schema=ANSWERS).write_parquet(plain)
+    with pytest.raises(ValueError, match=r"no column latents.*keep_latents"):
+        imagined(tmp_path, items, taught_folder, plain)
+
+
+# ---- frames of other clips
+
+
+def test_the_pool_has_one_frame_of_a_clip_and_never_the_items_own(items: Path, eye: Eye) -> None:
+    known = listed(items)
+    pool, kept = Pool(items, known, 5, seed=0), BoundedCache[Any](2**28)
+    chosen = {entry.clip: pool.beside(eye, entry.clip, (2, 2), kept) for entry in known}
+    assert all(len(frames) == 5 == len({f.key for f in frames}) for frames in chosen.values())
+    for item in read_items(items):
+        own = {frame.key for frames in eye.item(item) for frame in frames}
+        assert own.isdisjoint(frame.key for frame in chosen[item.clip])
+    assert len({tuple(f.key for f in frames) for frames in chosen.values()}) == 6, "one clip of the pool is left out"
+    every = Pool(items, known, 10_000, seed=0).beside(eye, known[0].clip, (2, 2), kept=BoundedCache[Any](0))
+    assert len(every) == N - 1
+
+
+def test_frames_of_another_shape_are_cropped_to_the_grid(eye: Eye) -> None:
+    wide = np.zeros((40, 160, 3), np.uint8)
+    wide[:, 60:100] = 200  # its middle square
+    [alone], [beside] = eye.frames([wide]), eye.frames([wide], (2, 2))
+    assert alone.grid == (1, 4) and beside.grid == (2, 2) and beside.features.shape == alone.features.shape
+    assert beside.pixels.min() > 150, "the sides are cut off, not squeezed in"
+
+
+def test_features_are_what_sft_aims_at(rows: list[dict[str, Any]], taught: FutureL1, eye: Eye) -> None:
+    from training.data.keyframes import key_frame_number
+    from training.data.video import read_frames
+
+    row = rows[2]
+    assert taught.teaching is not None
+    targets = taught.vision().merged(RowReader(taught.encoder(taught.teaching), keep=False).dialogue(row, True).future)
+    numbers = [key_frame_number(row["frame_count"], index) for index in row["future"]]
+    looked = eye.frames(read_frames(row["path"], numbers, row["reader"]))
+    np.testing.assert_array_equal(np.concatenate([f.features for f in looked]), targets.numpy())
+
+
+def test_images_are_read_a_few_at_a_time_in_order(items: Path) -> None:
+    table = pl.read_parquet(items)
+    found = list(read_items(items))
+    assert [item.id for item in found] == table["id"].to_list()
+    assert [item.future for item in found] == table["reasoning_images"].to_list()
+    assert [item.id for item in read_items(items, {"00003", "00021"})] == ["00003", "00021"]
+    assert decoded(found[0].observed)[0].shape == (64, 64, 3)
+
+
+def test_an_item_with_a_problem_is_no_item(items: Path, tmp_path: Path) -> None:
+    table = pl.read_parquet(items)
+    marked = table.with_columns(pl.when(pl.col("id") == "00002").then(pl.lit("no images")).alias("problem"))
+    marked.write_parquet(tmp_path / "items.parquet")
+    assert [entry.id for entry in listed(tmp_path / "items.parquet")] == [
+        i.id for i in read_items(tmp_path / "items.parquet")
+    ]
+    assert len(listed(tmp_path / "items.parquet")) == N - 1
+
+
+def test_every_depth_is_pictured_and_no_clip_that_was_fitted_on() -> None:
+    known = [Listed(f"{number:03d}", f"clip {number}", 1 + number % 3) for number in range(200)]
+    shown = to_picture(known, 6, seed=0)
+    entries = [entry for name in shown for entry in known if entry.id == name]
+    assert [entry.frames for entry in entries] == [3, 3, 2, 2, 1, 1]
+    assert all(is_held_out(entry.clip, 0) for entry in entries)
+    assert to_picture(known[::-1], 6, seed=0) == shown
+
+
+# ---- several models, and means
+
+
+def test_models_are_drawn_together_and_a_base_needs_a_size(
+    items: Path, eye: Eye, taught_folder: Path, tmp_path: Path
+) -> None:
+    from training.tiny import BASE
+
+    known = seen(items, eye)
+    answers = told({name: future for name, (_, future) in known.items()}, tmp_path / "a.parquet")
+    silent = told({name: [] for name in known}, tmp_path / "silent.parquet")
+    base = ImagineJob(name="base", model_kind="base", checkpoint=BASE, answers=silent, latents=4)
+    jobs = [base, ImagineJob(name="sft", model_kind="sft", checkpoint=taught_folder, answers=answers)]
+    config = ImagineConfig(out=tmp_path, device="cpu", items=items, jobs=jobs, others=3, pictured=2)
+    result = main(config, Reporter(tmp_path, quiet=True))
+    assert (result["base"]["spans"], result["sft"]["spans"] > N) == (0, True)
+    assert (tmp_path / "imagined.png").is_file()
+    unsized = config.model_copy(update={"jobs": [base.model_copy(update={"latents": None})]})
+    with pytest.raises(ValueError, match="say how many latents"):
+        main(unsized, Reporter(tmp_path, quiet=True))
+
+
+def test_the_mean_is_that_of_all_targets(
+    rows: list[dict[str, Any]], data: Path, taught: FutureL1, taught_folder: Path, tmp_path: Path
+) -> None:
+    job = ImagineJob(name="m", model_kind="sft", checkpoint=taught_folder)
+    config = ImagineConfig(out=tmp_path, device="cpu", jobs=[job], means=True, rows=data)
+    result = main(config, Reporter(tmp_path, quiet=True))
+    assert taught.teaching is not None
+    reader = RowReader(taught.encoder(taught.teaching), keep=False)
+    targets = torch.cat([taught.vision().merged(reader.dialogue(row, True).future) for row in rows])
+    with safe_open(tmp_path / "m" / "mean.safetensors", "pt") as stored:
+        torch.testing.assert_close(stored.get_tensor("mean"), targets.mean(0))
+    assert result["m"]["mean"] == {"rows": len(rows), "latents": len(targets), "unreadable": 0}
+
+
+def test_a_row_that_cannot_be_read_is_counted_and_none_at_all_is_an_error(
+    rows: list[dict[str, Any]], taught_folder: Path, tmp_path: Path
+) -> None:
+    gone = [row | {"path": str(tmp_path / "gone.mp4")} for row in rows[:3]]
+    job = ImagineJob(name="m", model_kind="sft", checkpoint=taught_folder)
+    config = ImagineConfig(out=tmp_path, device="cpu", jobs=[job], means=True, rows=tmp_path / "rows.parquet")
+    pl.DataFrame([*gone[:1], *rows[1:3]]).write_parquet(tmp_path / "rows.parquet")
+    assert main(config, Reporter(tmp_path, quiet=True))["m"]["mean"]["unreadable"] == 1
+    pl.DataFrame(gone).write_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=r"none of 3 rows gives a latent target: .*gone\.mp4"):
+        main(config, Reporter(tmp_path, quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "nothing to do"),
+        ({"means": True}, "means need rows"),
+        ({"rows": "rows.parquet"}, "means need rows"),
+        ({"items": "items.parquet"}, "items and each job's answers"),
+        ({"jobs": [{"name": "../up", "model_kind": "sft", "checkpoint": "c"}]}, "should match pattern"),
+        ({"jobs": []}, "at least 1 item"),
+    ],
+)
+def test_a_config_that_asks_for_nothing_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ImagineConfig(**{"out": "o", "jobs": [{"name": "m", "model_kind": "sft", "checkpoint": "c"}], **changes})
