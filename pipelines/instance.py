@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +9,11 @@ from pathlib import Path
 import dagster as dg
 
 from assets.store import PROJECT
+from training.files import whole
 
 DRIVER_TAG = "future-l1/driver"
+POSTGRES_VARIABLE = "FUTURE_L1_POSTGRES"
+"""postgresql+psycopg2://user:password@host/database, where runs and events are not to be in SQLite."""
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
@@ -20,11 +22,21 @@ class AlreadyRunningError(ValueError):
 
 
 def dagster_home(home: Path) -> Path:
-    """The instance's folder, with its dagster.yaml; processes find it by DAGSTER_HOME."""
-    folder = home / "dagster"
+    """The instance's folder, with its dagster.yaml; processes find it by DAGSTER_HOME.
+
+    Raises ValueError where the environment names a database and the home was made without one: its runs are in SQLite.
+    """
+    folder, postgres = home / "dagster", bool(os.environ.get(POSTGRES_VARIABLE))
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "dagster.yaml").exists():
-        shutil.copyfile(PROJECT / "instance" / "dagster.yaml", folder / "dagster.yaml")
+    settings = folder / "dagster.yaml"
+    if not settings.exists():
+        parts = ("dagster.yaml", "postgres.yaml") if postgres else ("dagster.yaml",)
+        text = "".join((PROJECT / "instance" / part).read_text() for part in parts)
+        with whole(settings) as fresh:
+            fresh.write_text(text)
+    elif postgres and POSTGRES_VARIABLE not in settings.read_text():
+        raise ValueError(f"${POSTGRES_VARIABLE} names a database, and {settings} keeps runs in SQLite: choose a new "
+                         "home, or append instance/postgres.yaml to it and leave its old runs behind")  # fmt: skip
     os.environ["DAGSTER_HOME"] = str(folder)
     return folder
 
