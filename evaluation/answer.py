@@ -3,7 +3,8 @@
 One start answers any number of jobs, since loading the libraries takes longer than many a job, with a model on this
 machine (`evaluation.local`) or one behind an OpenAI-compatible endpoint (`evaluation.endpoint`).  Every answer goes to
 the job's ledger as it arrives; a killed run asks only for what the ledger lacks, and an answer's random stream depends
-on the job's seed, the prompt and the answer's number alone, so it ends with the same answers.
+on the job's seed, the prompt and the answer's number alone, so it ends with the same answers.  Where answers borrow
+latents from each other, it asks for all again, in the same batches, and takes what the ledger lacks.
 
 A job with a gain rule asks in rounds, and for no answer that cannot change whether its row is kept
 (`evaluation.curtailment`); between rounds it grades: the rule first, then the judge.
@@ -22,7 +23,7 @@ from evaluation.controls import ControlName
 from evaluation.curtailment import CONDITIONS, EVEN, Expected, GainRule, Tally, wanted
 from evaluation.ledger import Ledger
 from evaluation.prompt_table import Prompts
-from evaluation.requests import Asking, Backend, InterventionName, Refused, Request
+from evaluation.requests import BORROWED, Asking, Backend, InterventionName, Refused, Request
 from training.endpoint import EndpointSettings
 from training.files import whole
 from training.grading.grade import Answered, grade
@@ -157,7 +158,7 @@ def _answer(
             for told in told_by:
                 if isinstance(told, Refused):
                     refused[told.prompt_id] = told.reason
-                else:
+                elif job.intervention not in BORROWED or ledger.missing(told["prompt_id"], [told["sample"]]):
                     ledger.add(told)
                 reporter.progress(done + len(ledger) - before, total, f"answers {job.name}")
             if (len(ledger), len(refused)) == (before, dropped):
@@ -177,9 +178,12 @@ Rounds = Iterator[tuple[list[Request], int, int]]
 def _once(job: AnswerJob, prompts: Prompts, ledger: Ledger, refused: dict[str, str]) -> Rounds:
     """All answers of all prompts; `refused` gets those that the control can do nothing to."""
     total = len(prompts.content) * job.samples
+    missing = {prompt_id: ledger.missing(prompt_id, range(job.samples)) for prompt_id in prompts.content}
+    if job.intervention in BORROWED and any(missing.values()):
+        missing = dict.fromkeys(missing, tuple(range(job.samples)))
     requests = []
-    for prompt_id in prompts.content:
-        if samples := ledger.missing(prompt_id, range(job.samples)):
+    for prompt_id, samples in missing.items():
+        if samples:
             try:
                 requests.append(prompts.request(prompt_id, samples, job.seed))
             except (ValueError, OSError) as error:

@@ -20,7 +20,6 @@ from training.model.decode import Decoded, Intervention, Spans
 from training.model.randomness import INTERVENTION, normal
 from training.model.tokens import Tokens
 
-BORROWED = ("other_item", "same_answer", "other_answer")
 NONE = -1  # an answer without a donor
 
 

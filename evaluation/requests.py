@@ -18,6 +18,8 @@ InterventionName = Literal[
 ]  # fmt: skip
 """What stands in for a model's own latents (evaluation.interventions says how)."""
 INTERVENTIONS: tuple[InterventionName, ...] = get_args(InterventionName)
+BORROWED: tuple[InterventionName, ...] = ("other_item", "same_answer", "other_answer")
+"""Those whose answers depend on the other answers of their batch: the donors."""
 
 
 @dataclass(frozen=True)
