@@ -3,6 +3,7 @@
 from typing import Any
 
 from evaluation.futurebench import SPAN_BINS, SPLITS
+from evaluation.imagination import SpanScore, imagination_report
 from evaluation.statistics import Proportion, bootstrap_mean, paired_difference
 
 ACCURACY = {"base": 0.08, "text_only": 0.25, "future_l1": 0.74, "la_dapo": 0.93}
@@ -28,6 +29,10 @@ def futurebench(model: str, n: int = 200) -> dict[str, Any]:
         "among_parsed": Proportion(sum(right), 4 * n if accuracy > 0.1 else 2 * sum(right)).as_dict(),
         "unparsed": {"n": 4 * n, "count": 7},
         "spans": spans,
+        "parsers": {
+            name: Proportion(sum(right) if name == "option_text" else 0, 4 * n).as_dict() | {"unparsed": 7}
+            for name in ("release", "option_text")
+        },
         "cost": {"text_tokens": 14.0, "latent_tokens": 6.5, "control_tokens": 3.0, "prefill_seconds": 0.004,
                  "decode_seconds": 0.02, "cut_short": 0, "n": 4 * n},
     }  # fmt: skip
@@ -41,8 +46,10 @@ def twiffbench(model: str) -> dict[str, Any]:
     }
     return {name: mean.as_dict() for name, mean in marks.items()} | {
         "status": "complete",
+        "reason": None,
         "coverage": {"items": 180, "answered": 180, "judged": 180},
-        "categories": {},
+        "categories": {"camera": {name: mean.as_dict() for name, mean in marks.items()}},
+        "agreement": {"cot": {"kappa": 0.87, "n": 180}, "answer": {"kappa": None, "n": 0}},
         "judge": {"model": "toy-judge", "prompt": "0" * 16},
     }
 
@@ -55,13 +62,48 @@ def necessity(model: str) -> dict[str, Any]:
         "accuracy": Proportion(40, n).as_dict(),
         "difference": paired_difference(own, other).as_dict(),
         "answers_changed": Proportion(right - 40, n).as_dict(),
+        "text_changed": Proportion(right, n).as_dict(),
         "sentence": "Replacing latents changes most answers: these latents are used.",
     }
     return {
         "own": Proportion(right, n).as_dict() | {"with_latents": n},
         "interventions": dict.fromkeys(("zeros", "noise", "other_item"), row),
+        "controls": dict.fromkeys(("no_video", "options_1"), row),
+        "rotations": {
+            "n": n,
+            "consistent": Proportion(270, n).as_dict(),
+            "right_in_all": Proportion(210, n).as_dict(),
+        },
+        "latents": {
+            "n_answers": n,
+            "n_latents": 8 * n,
+            "within_item_cosine": bootstrap_mean([0.4, 0.5] * 40).as_dict(),
+            "between_item_cosine": bootstrap_mean([0.1, 0.2] * 40).as_dict(),
+            "effective_rank": 11.4,
+        },
         "verdict": "These latents are used: every replacement costs accuracy.",
     }
+
+
+def imagination(hits: int) -> dict[str, Any]:
+    """Of ten items with two spans each, `hits` first spans are nearest to their true frame, as the latents are."""
+    scores = [
+        SpanScore(str(item), number, 3, 16, rank, 5, min(rank, 4), 4, 0.2 * rank, 1.0, 1.0)
+        for item in range(10)
+        for number in (1, 2)
+        for rank in [1 if number == 1 and item < hits else 4]
+    ]
+    return imagination_report(scores, {}, "rl")
+
+
+def latent_map() -> dict[str, Any]:
+    points = {"n": 12, "x": [0.0, 1.0, -1.0, 2.0], "y": [1.0, 0.0, 0.5, -1.0], "span": [1, 2, 3, 7]}
+    return {"axes": "PCA", "explained": [0.6, 0.25], "models": {"future_l1": points, "la_dapo": points}}
+
+
+def curve(accuracy: float) -> list[dict[str, float]]:
+    names = ("rewards/accuracy", "rewards/format", "rewards/r_ctr", "rewards/r_div", "spans")
+    return [{"step": step, **dict.fromkeys(names, accuracy + step / 100)} for step in range(1, 21)]
 
 
 def curation() -> dict[str, Any]:
@@ -100,5 +142,20 @@ def everything() -> dict[str, Any]:
         "futurebench": {m: futurebench(m) for m in ACCURACY},
         "twiffbench": {m: twiffbench(m) for m in ACCURACY},
         "necessity": {m: necessity(m) for m in ("future_l1", "la_dapo")},
+        "imagination": {
+            "future_l1": imagination(6),
+            "la_dapo": imagination(9),
+            "text_only": imagination_report([], {}, "sft"),
+        },
+        "latent_map": latent_map(),
+        "curves": {"la_dapo": curve(0.5), "grpo": curve(0.3), "future_l1": [{"step": 1, "ce": 2.0}]},
+        "models": {m: {"checkpoint": f"checkpoint-of-{m}", "dataset": "data-1", "stage": "sft"} for m in ACCURACY},
+        "paired": [
+            {"before": "base", "after": "future_l1"}
+            | paired_difference([True] * 10 + [False] * 90, [True] * 60 + [False] * 40).as_dict(),
+            {"before": "future_l1", "after": "la_dapo"}
+            | paired_difference([True] * 60 + [False] * 40, [True] * 61 + [False] * 39).as_dict(),
+        ],
+        "provenance": {"checkpoints/base": "0123456789abcdef"},
         "seconds": {"source": 31.2, "curation": 80.4, "sft": 171.0, "rl": 92.0},
     }

@@ -12,13 +12,13 @@ from evaluation import figures
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are made, before they become bytes."""
     seen: list[Figure] = []
-    inner = figures._png
+    inner = figures.png
 
     def watched(figure: Figure) -> bytes:
         seen.append(figure)
         return inner(figure)
 
-    monkeypatch.setattr(figures, "_png", watched)
+    monkeypatch.setattr(figures, "png", watched)
     return seen
 
 

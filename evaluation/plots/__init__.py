@@ -1,0 +1,1 @@
+"""Figures of the comparison page: one look (style), scores, and latents; training and curation are in figures.py."""

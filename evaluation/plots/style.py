@@ -1,0 +1,106 @@
+"""One look for every figure: size, type, axes, and colours that colour-blind readers can tell apart (Okabe, Ito; Tol).
+
+Colour never stands alone: models are named where they are drawn, or have a marker of their own, too.
+"""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+MODEL_COLOURS = {
+    "base": "#9a9a9a", "text_only": "#e69f00", "random": "#d55e00", "future_l1": "#0072b2", "la_dapo": "#009e73",
+    "grpo": "#cc79a7", "dapo": "#56b4e9", "dapo_ctr": "#332288", "dapo_div": "#882255", "grpo_text_only": "#ddcc77",
+    "dapo_text_only": "#999933", "la_dapo_5k": "#7fcfb6", "la_dapo_20k": "#00543d",
+}  # fmt: skip
+OTHER_COLOURS = ("#cc79a7", "#d55e00", "#56b4e9", "#332288", "#999933", "#000000")
+MARKERS = "osD^vPX<>*"
+SPAN_COLOURS = {"0": "#e4e4e4", "1": "#c6dbef", "2": "#6baed6", "3": "#2171b5", ">3": "#08306b"}
+INK, QUIET, FAINT, WASH, GRID = "#222222", "#6b6b6b", "#bbbbbb", "#f4f4f4", "#e8e8e8"
+BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
+HOP_LABELS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation", "average": "average"}
+DASHED = (0, (4, 3))
+DPI = 160
+
+
+@dataclass(frozen=True)
+class Look:
+    colour: str
+    marker: str
+
+
+def looks(models: Iterable[str]) -> dict[str, Look]:
+    """A colour and a marker for each model; a known recipe has the same colour in every figure."""
+    found: dict[str, Look] = {}
+    unknown = 0
+    for number, name in enumerate(models):
+        colour = MODEL_COLOURS.get(name)
+        if colour is None:
+            colour, unknown = OTHER_COLOURS[unknown % len(OTHER_COLOURS)], unknown + 1
+        found[name] = Look(colour, MARKERS[number % len(MARKERS)])
+    return found
+
+
+def plain(text: str) -> str:
+    """A name as it is: matplotlib reads what stands between dollar signs as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def canvas(width: float, height: float, columns: int = 1, **subplots: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels side by side; sizes in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = list(np.atleast_1d(figure.subplots(1, columns, **subplots)))
+    for each in axes:
+        style(each)
+    return figure, axes
+
+
+def style(axes: Axes, grid: Literal["both", "x", "y"] = "y") -> None:
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.tick_params(length=0, labelsize=8, colors=INK)
+    axes.grid(visible=False)
+    axes.grid(axis=grid, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.label.set(size=8, color=QUIET)
+    axes.yaxis.label.set(size=8, color=QUIET)
+
+
+def title(axes: Axes, text: str) -> None:
+    axes.set_title(text, fontsize=9, color=INK)
+
+
+def named_rows(axes: Sequence[Axes], names: Sequence[str]) -> None:
+    """Rows with names from top to bottom, in panels that share them."""
+    for each in axes:
+        style(each, grid="x")
+        each.set_yticks(range(len(names)), [plain(name) for name in names])
+        each.set_ylim(max(1, len(names)) - 0.5, -0.5)
+        each.tick_params(axis="y", labelsize=8.5)
+
+
+def whiskers(value: float, interval: Sequence[float]) -> list[list[float]]:
+    """The interval of one value as matplotlib's error bar wants it: below and above, neither negative."""
+    return [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
+
+
+def value_of(score: Mapping[str, Any]) -> float | None:
+    """The value of a proportion or mean as evaluation.statistics writes it."""
+    value = score["accuracy"] if "accuracy" in score else score["mean"]
+    return None if value is None else float(value)
+
+
+def percent_axis(axes: Axes, which: str = "y") -> None:
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+
+
+def png(figure: Figure) -> bytes:
+    """PNG bytes; the same numbers give the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()

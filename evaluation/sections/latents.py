@@ -1,0 +1,168 @@
+"""The page's latents: whether answers need them, what they show, where they lie, and what else the answers need."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from evaluation.futurebench import SPLITS
+from evaluation.run_reports import RunReports
+from evaluation.sections.parts import (
+    DASH,
+    Cell,
+    FigureImage,
+    Row,
+    Section,
+    Table,
+    figure,
+    heading,
+    mean,
+    p_value,
+    percent,
+    picture,
+    points,
+)
+from evaluation.sections.published import PUBLISHED
+from evaluation.sections.scores import HEADINGS
+
+IMAGINED = "imagined"
+"""Pictures of this name stand here."""
+
+
+def necessity(reports: RunReports, figures: bool) -> Section:
+    """The same items with something else in the place of each latent."""
+    models = reports.necessity
+    drawn = figure(figures, "latents", "changes", "Accuracy lost when latents are replaced", models, "interventions")
+    tables = [_changes(models, "interventions", "in place of the latents"), _sentences(models, "interventions")]
+    geometry = [Row([Cell(name), *_geometry(r["latents"])]) for name, r in models.items() if r.get("latents")]
+    if geometry:
+        head = ["model", "cosine within an answer", "cosine between answers", "effective rank", "latents"]
+        tables.append(Table(head, geometry, "Are they all the same?"))
+    note = "The same items, paired by item; each latent is replaced while the answer is decoded. Hollow: the interval"
+    note += " holds 0. McNemar's exact p is of one comparison alone."
+    verdicts = [f"{name}: {report['verdict']}" for name, report in models.items()]
+    return Section("Do the latents matter?", tables=tables, figures=drawn, quotes=verdicts, note=note)
+
+
+def controls(reports: RunReports, figures: bool) -> Section | None:
+    """The same items with something missing from the prompt or in another order; None where none was asked."""
+    models = {name: report for name, report in reports.necessity.items() if report.get("controls")}
+    if not models:
+        return None
+    drawn = figure(figures, "latents", "changes", "Accuracy lost under input controls", models, "controls")
+    tables = [_changes(models, "controls", "prompt"), _sentences(models, "controls")]
+    rotations = [
+        Row([Cell(name), _share(report["rotations"], "consistent"), _share(report["rotations"], "right_in_all")])
+        for name, report in models.items()
+        if report.get("rotations")
+    ]
+    if rotations:
+        head = ["model", "the same option in all four orders", "right in all four"]
+        tables.append(Table(head, rotations, "Option order"))
+    note = "The same items, paired by item. A rotation's answer is read against the options as they were shown."
+    return Section("Does the answer need the video?", tables=tables, figures=drawn, note=note)
+
+
+def imagination(reports: RunReports, figures: bool) -> Section | None:
+    """Whether a span resembles the frame that comes; None where neither ranks nor pictures are there."""
+    pictures = [picture(name, path) for name, path in reports.pictures.items() if name.split("/")[0] == IMAGINED]
+    models = reports.imagination
+    if not models and not pictures:
+        return None
+    ranked = {name: report for name, report in models.items() if report["n_spans"]}
+    rows, by_span = [], []
+    for name, report in models.items():
+        true, observed, chance = report["true_frame"], report["observed_frame"], report["chance"]
+        rows.append(heading(f"{name}: {report['n_spans']} spans of {report['n_items']} items{_among(report)}"))
+        rows.append(Row([Cell("its latents"), percent(true["top1"]), mean(true["mrr"]), mean(report["skill"])]))
+        rows.append(Row([Cell("the last observed frame"), percent(observed["top1"]), mean(observed["mrr"]), Cell("0")]))
+        guessed = (_number(chance["top1"], 100, ".1f", " %"), _number(chance["mrr"], 1, ".2f"), DASH)
+        rows.append(Row([Cell("chance"), *map(Cell, guessed)]))
+        for span, score in report["by_span"].items():
+            by_span.append(Row([Cell(name), Cell(span), percent(score["top1"]), mean(score["mrr"])]))
+    head = ["ranked by", "true frame first", "mean reciprocal rank", "latent skill"]
+    tables = (
+        [Table(head, rows), Table(["model", "span", *head[1:3]], by_span, "By span", folded=True)] if models else []
+    )
+    drawn = figure(figures and bool(ranked), "latents", "imagination", "Rank of the true future frame", ranked)
+    note = "Where the true future frame ranks among real frames by its distance to the latents in feature space;"
+    note += " intervals are over items. Latent skill: 1 - MSE over the MSE of “nothing changes”, the mean over spans."
+    said = [f"{name}: {report['sentence']}" for name, report in models.items()]
+    shown: list[FigureImage] = [*drawn, *(pictures if figures else [])]
+    return Section("What was imagined", tables=tables, figures=shown, quotes=said, note=note if models else "")
+
+
+def spans(reports: RunReports, figures: bool) -> Section:
+    """How many spans, by depth."""
+    models = reports.futurebench
+    rows = [Row([Cell(name), *(mean(report["spans"][split]) for split in SPLITS)]) for name, report in models.items()]
+    known = PUBLISHED["latent_span_usage"]
+    rows.append(heading("Published (arXiv 2606.05769), not ours: mean of six RL settings, no interval", published=True))
+    cells = [f"{known['mean'][split]:.2f}" if split in known["mean"] else DASH for split in SPLITS]
+    rows.append(Row([Cell("RL"), *map(Cell, cells)], published=True))
+    used = {name: r for name, r in models.items() if any(r["spans"][s]["mean"] for s in SPLITS)}
+    drawn = figure(figures and bool(used), "latents", "spans_by_hop", "Latent spans per answer by depth", used, known)
+    note = (
+        "Latent spans per answer, counted on generated tokens; 95 % bootstrap intervals. Models that use none have no"
+    )
+    note += " donuts."
+    table = Table(["model", *list(HEADINGS.values())[:-1]], rows)
+    return Section("When the model imagines", tables=[table], figures=drawn, note=note)
+
+
+def latent_map(reports: RunReports, figures: bool) -> Section:
+    """Where the spans lie."""
+    found = reports.latent_map
+    rows = [
+        Row([Cell(name), Cell(f"{model['n']:,}"), Cell(f"{len(model['x']):,}")])
+        for name, model in found["models"].items()
+    ]
+    first, second = (100 * share for share in found["explained"])
+    note = (
+        f"The two main axes ({found['axes']}) of all models' spans together: {first:.0f} % and {second:.0f} % of their"
+    )
+    note += " variance. A point is a span, the mean of its latents. What lies apart here lies apart; what lies together"
+    note += " may differ along the other axes."
+    drawn = figure(figures, "latents", "latent_map", "Latent spans on their two main axes", found)
+    return Section("Where the latents lie", tables=[Table(["model", "spans", "drawn"], rows)], figures=drawn, note=note)
+
+
+def _changes(models: Mapping[str, Mapping[str, Any]], part: str, what: str) -> Table:
+    """A row for each intervention or control, under a heading for each model."""
+    rows = []
+    for name, report in models.items():
+        own = percent(report["own"])
+        rows.append(heading(f"{name}: {own.value} as it is ({own.note}; {report['own']['with_latents']} with latents)"))
+        for intervention, row in report.get(part, {}).items():
+            text = row.get("text_changed")
+            cells = [percent(row["accuracy"]), points(row["difference"]), Cell(p_value(row["difference"]["p_value"]))]
+            cells += [percent(row["answers_changed"]), percent(text) if text else Cell(DASH)]
+            rows.append(Row([Cell(intervention.replace("_", " ")), *cells]))
+    return Table([what, "accuracy", "change (points)", "McNemar p", "answers changed", "text changed"], rows)
+
+
+def _sentences(models: Mapping[str, Mapping[str, Any]], part: str) -> Table:
+    rows = [
+        Row([Cell(name), Cell(row["sentence"])])
+        for name, report in models.items()
+        for row in report.get(part, {}).values()
+    ]
+    return Table(["model", "comparison"], rows, "In sentences", folded=True)
+
+
+def _geometry(latents: Mapping[str, Any]) -> list[Cell]:
+    counted = Cell(f"{latents['n_latents']:,}", f"of {latents['n_answers']:,} answers")
+    within, between = mean(latents["within_item_cosine"]), mean(latents["between_item_cosine"])
+    return [within, between, Cell(_number(latents["effective_rank"], 1, ".1f")), counted]
+
+
+def _share(rotations: Mapping[str, Any], name: str) -> Cell:
+    return percent(rotations[name])
+
+
+def _among(report: Mapping[str, Any]) -> str:
+    """Among how many frames the true one was looked for, if any was."""
+    own, others = report["candidates"]["same_clip"], report["candidates"]["other_clips"]
+    return "" if own is None else f", each among the true frame, {own:.1f} of its clip and {others:.1f} of others"
+
+
+def _number(value: float | None, scale: float, form: str, unit: str = "") -> str:
+    return DASH if value is None else f"{scale * value:{form}}{unit}"

@@ -1,0 +1,184 @@
+"""Figures draw the numbers that they are given: every value, every interval, and nothing where there is none."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Wedge
+
+from evaluation import figures
+from evaluation.plots import latents, scores, style
+from evaluation.sections.published import PUBLISHED
+from tests.evaluation.reports import curve, everything
+
+PNG = b"\x89PNG\r\n\x1a\n"
+RUN = everything()
+DRAWN: dict[str, Callable[[], bytes]] = {
+    "gain": lambda: figures.gain_histogram(RUN["curation"]["gain_histogram"], RUN["curation"]["gain_histogram_kept"]),
+    "rewards": lambda: figures.reward_curves({"grpo": curve(0.3), "la_dapo": curve(0.5)}),
+    "hops": lambda: scores.accuracy_by_hop(RUN["futurebench"]),
+    "marks": lambda: scores.judged_marks(RUN["twiffbench"]),
+    "paired": lambda: scores.paired_differences(RUN["paired"]),
+    "cost": lambda: scores.cost_against_accuracy(RUN["futurebench"]),
+    "spans": lambda: latents.spans_by_hop(RUN["futurebench"], PUBLISHED["latent_span_usage"]),
+    "interventions": lambda: latents.changes(RUN["necessity"], "interventions"),
+    "imagination": lambda: latents.imagination({"la_dapo": RUN["imagination"]["la_dapo"]}),
+    "map": lambda: latents.latent_map(RUN["latent_map"]),
+}
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(style, "DPI", 40)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are made, before they become bytes."""
+    seen: list[Figure] = []
+
+    def watched(figure: Figure) -> bytes:
+        seen.append(figure)
+        return style.png(figure)
+
+    for module in (figures, latents, scores):
+        monkeypatch.setattr(module, "png", watched)
+    return seen
+
+
+def intervals(axes: Axes) -> list[tuple[float, float]]:
+    """The horizontal error bars of a panel, in drawing order."""
+    bars = [c for c in axes.containers if getattr(c, "has_xerr", False)]
+    ends = [bar[2][0].get_segments()[0] for bar in bars]
+    return [(float(segment[0][0]), float(segment[1][0])) for segment in ends]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_same_numbers_give_the_same_png(name: str) -> None:
+    first = DRAWN[name]()
+    assert first.startswith(PNG) and DRAWN[name]() == first
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: figures.gain_histogram({}, {}),
+        lambda: figures.reward_curves({}),
+        lambda: scores.accuracy_by_hop({}),
+        lambda: scores.judged_marks({}),
+        lambda: scores.paired_differences([]),
+        lambda: scores.cost_against_accuracy({}),
+        lambda: scores.data_scaling({}),
+        lambda: latents.spans_by_hop({}),
+        lambda: latents.changes({}, "controls"),
+        lambda: latents.imagination({}),
+        lambda: latents.latent_map({"models": {}, "explained": [0.0, 0.0]}),
+    ],
+)
+def test_nothing_is_drawn_too(draw: Callable[[], bytes]) -> None:
+    assert draw().startswith(PNG)
+
+
+def test_gains_stand_in_their_order() -> None:
+    in_order, as_stored = {"-2": 1, "-1": 3, "8": 2}, {"-1": 3, "-2": 1, "8": 2}  # JSON sorts its keys as text
+    assert figures.gain_histogram(in_order, {}) == figures.gain_histogram(as_stored, {})
+
+
+def test_every_accuracy_has_its_bar_and_interval(drawn: list[Figure]) -> None:
+    models = RUN["futurebench"] | {"unanswered": RUN["futurebench"]["base"] | {"average": {"accuracy": None, "n": 0}}}
+    scores.accuracy_by_hop(models)
+    first, *_, average = drawn[0].axes
+    assert [label.get_text() for label in first.get_yticklabels()] == list(models)
+    expected = [RUN["futurebench"][model]["average"] for model in RUN["futurebench"]]
+    assert [bar.get_width() for bar in average.patches if bar.get_width() < 1.1] == [s["accuracy"] for s in expected]
+    assert intervals(average) == [pytest.approx(s["interval"]) for s in expected]
+    assert "–" in [text.get_text() for text in average.texts], "what has no value has a dash, and no bar"
+    assert average.get_title() == "average\nn = 0 / 800"
+
+
+def test_a_partial_score_says_so_in_its_figure(drawn: list[Figure]) -> None:
+    scores.judged_marks({"base": RUN["twiffbench"]["base"] | {"status": "partial"}})
+    assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["base (partial)"]
+
+
+def test_paired_differences_are_hollow_where_they_may_be_zero(drawn: list[Figure]) -> None:
+    scores.paired_differences(RUN["paired"])
+    (axes,) = drawn[0].axes
+    assert intervals(axes) == [pytest.approx([100 * b for b in row["interval"]]) for row in RUN["paired"]]
+    faces = [container[0].get_markerfacecolor() for container in axes.containers]
+    assert faces[1] == "white" != faces[0]
+
+
+def test_donuts_are_the_shares(drawn: list[Figure]) -> None:
+    usage = RUN["futurebench"]["future_l1"]
+    latents.spans_by_hop({"future_l1": usage}, PUBLISHED["latent_span_usage"])
+    angles = [[w.theta2 - w.theta1 for w in axes.patches if isinstance(w, Wedge)] for axes in drawn[0].axes]
+    shares = [share for share in usage["spans"]["hop2"]["shares"].values() if share]
+    assert sorted(angles[1]) == pytest.approx(sorted(360 * share for share in shares), abs=0.01)
+    assert sorted(angles[4]) == pytest.approx(sorted(3.6 * share for share in (49, 33, 12, 6)), abs=0.01)
+    assert not angles[7], "the paper tells nothing of interpolation"
+    said = [text.get_text() for text in drawn[0].axes[1].texts]
+    assert any(text.endswith("n = 200") and "–" in text for text in said)
+
+
+def test_changes_under_interventions_have_paired_intervals(drawn: list[Figure]) -> None:
+    latents.changes(RUN["necessity"], "interventions")
+    first, second = drawn[0].axes
+    for axes, report in zip((first, second), RUN["necessity"].values(), strict=True):
+        expected = [[100 * b for b in row["difference"]["interval"]] for row in report["interventions"].values()]
+        assert intervals(axes) == [pytest.approx(bounds) for bounds in expected]
+    assert "61 % changed (55–66)" in "".join(text.get_text() for text in first.texts)
+
+
+def test_the_true_frame_stands_beside_the_observed_one_and_chance(drawn: list[Figure]) -> None:
+    report = RUN["imagination"]["la_dapo"]
+    latents.imagination({"la_dapo": report})
+    first, _, by_span = drawn[0].axes
+    expected = [report[name]["top1"]["interval"] for name in ("true_frame", "observed_frame")]
+    assert intervals(first) == [pytest.approx(bounds) for bounds in expected]
+    assert [text.get_text() for text in by_span.texts] == ["1", "2"]
+    assert pytest.approx([0.05, 0.05]) in [list(np.asarray(line.get_xdata(), float)) for line in first.lines]
+
+
+def test_rewards_are_running_means_with_the_noise_between_reports(drawn: list[Figure]) -> None:
+    lines = [{"step": s, "rewards/accuracy": v} for s, v in enumerate([0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0])]
+    figures.reward_curves({"grpo": [*lines, {"step": 9, "loss": 1.0}], "dapo": lines[:1]})
+    (axes,) = drawn[0].axes
+    raw, mean, *_ = axes.lines
+    assert list(raw.get_ydata()) == [line["rewards/accuracy"] for line in lines]
+    means = list(mean.get_ydata())
+    assert means[0] == pytest.approx(2 / 5) and means[4] == pytest.approx(4 / 9)
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    half = 1.96 * np.std([0, 1] * 4 + [0], ddof=1) / 3
+    assert np.isclose(band, 4 / 9 - half).any() and np.isclose(band, 4 / 9 + half).any()
+    assert axes.get_title() == "accuracy in the groups kept"
+
+
+def test_the_reward_that_most_runs_report_is_drawn(drawn: list[Figure]) -> None:
+    both = [{"step": 1, "rewards/accuracy": 0.4, "accuracy/drawn": 0.2}]
+    figures.reward_curves({"grpo": both, "dapo": both})
+    figures.reward_curves({"grpo": both, "dapo": [{"step": 1, "rewards/accuracy": 0.4}]})
+    assert [f.axes[0].get_title() for f in drawn] == ["accuracy of all drawn", "accuracy in the groups kept"]
+
+
+def test_published_scores_over_data_have_no_interval(drawn: list[Figure]) -> None:
+    ours = {5_000: RUN["twiffbench"]["base"]["cot"], 20_000: RUN["twiffbench"]["la_dapo"]["answer"]}
+    known = {5_000: {"mean": 2.86, "interval": None}, 20_000: {"mean": 3.11, "interval": None}}
+    scores.data_scaling({"CoT": {"la_dapo": ours, "published": known}})
+    (axes,) = drawn[0].axes
+    assert len(axes.containers) == 2, "one interval for each score of ours"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["5k", "20k"]
+
+
+def test_models_keep_their_colour_and_differ_in_their_marker() -> None:
+    every = style.looks(["base", "mine", "la_dapo", "yours"])
+    assert every["la_dapo"].colour == style.looks(["la_dapo"])["la_dapo"].colour
+    assert len({look.colour for look in every.values()}) == len({look.marker for look in every.values()}) == 4
+
+
+def test_a_name_with_dollars_is_no_mathematics() -> None:
+    name = r"$\frac{1$"
+    scores.accuracy_by_hop({name: RUN["futurebench"]["base"]})
+    figures.composition({name: 3, "camera": 2}, {"1": 5})
