@@ -95,18 +95,19 @@ def says_otherwise(own: str, changed: str) -> bool:
 
 def rotations(own: pl.DataFrame, controls: Mapping[str, pl.DataFrame]) -> dict[str, Any] | None:
     """Of the items answered in all four orders of their options: how many get the same option in all of them, and how
-    many the right one.  None where an order is missing."""
+    many the right one.  `unread`: items whose answer names no option in one of them; these are not consistent.  None
+    where an order is missing."""
     if any(name not in controls or controls[name].is_empty() for name in ROTATIONS):
         return None
     table = own.select("id", "answer", pl.col("parsed").alias("own"))
     for name in ROTATIONS:
         table = table.join(controls[name].select("id", pl.col("parsed").alias(name)), on="id")
-    same = [len(set(chosen)) == 1 and chosen[0] is not None for chosen in table.select("own", *ROTATIONS).iter_rows()]
-    right = [
-        alike and own == answer for alike, own, answer in zip(same, table["own"], table["answer"], strict=True)
-    ]  # fmt: skip
+    chosen = list(table.select("own", *ROTATIONS).iter_rows())
+    same = [len(set(letters)) == 1 and letters[0] is not None for letters in chosen]
+    right = [set(letters) == {answer} for letters, answer in zip(chosen, table["answer"], strict=True)]
     return {
         "n": table.height,
+        "unread": sum(None in letters for letters in chosen),
         "consistent": Proportion(sum(same), table.height).as_dict(),
         "right_in_all": Proportion(sum(right), table.height).as_dict(),
     }
