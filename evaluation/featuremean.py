@@ -7,8 +7,9 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
-from evaluation.realframes import lot
+from evaluation.lot import lot
 from training.files import whole
+from training.inspection import teaching_of
 from training.model.checkpoint import FutureL1
 from training.model.rows import RowReader
 
@@ -19,14 +20,12 @@ def write_mean(
     """Writes tensor `mean` [D], the mean over all latent targets of at most `most` rows, drawn by lot.
 
     rows: training.programs.TrainingConfig.data.  Returns the rows and latents in it, and the rows that could not be
-    read.  Raises ValueError for an untaught base, and when no row gives a target.
+    read.  An untaught base would be taught as in the paper.  Raises ValueError when no row gives a target.
     """
-    if bundle.teaching is None:
-        raise ValueError("an untaught base has no latent targets, so there is no mean of them")
     table = pl.scan_parquet(rows)
     ids = sorted(table.select("row_id").collect()["row_id"].to_list(), key=lambda name: lot(seed, name))[:most]
     chosen = table.filter(pl.col("row_id").is_in(ids)).collect()
-    reader, vision = RowReader(bundle.encoder(bundle.teaching), keep=False), bundle.vision()
+    reader, vision = RowReader(bundle.encoder(teaching_of(bundle, None, None)), keep=False), bundle.vision()
     total, latents, unreadable = torch.zeros(vision.width, dtype=torch.float64), 0, []
     for number, row in enumerate(chosen.iter_rows(named=True), start=1):
         try:

@@ -34,7 +34,7 @@ REPORT, PICTURE, MEAN = "imagination.json", "imagined.png", "mean.safetensors"
 class ImagineJob(BaseModel):
     """A model, and its answers (training.data.prompts.ANSWERS with `latents`).
 
-    latents: L_max of an untaught base, which has none of its own.
+    latents: L_max, if not the checkpoint's; an untaught base's is the paper's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -12,8 +12,9 @@ import polars as pl
 
 from evaluation.imagination import BEYOND, EMPTY, NO_LATENTS, SpanScore, distances, score_span, spans_of
 from evaluation.imagined import ImaginedItem, ImaginedSpan
+from evaluation.lot import lot
 from evaluation.readout import Readout, ReadoutFit
-from evaluation.realframes import Eye, Frame, Item, Listed, Pool, lot, read_items
+from evaluation.realframes import Eye, Frame, Item, Listed, Pool, read_items
 from training.bounded import BoundedCache
 
 UNDECODABLE, UNANSWERED = "items_that_cannot_be_decoded", "items_without_an_answer"

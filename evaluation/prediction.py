@@ -3,11 +3,10 @@
 Benchmarks are answered by `evaluation.answer`; here all prompts are one batch, and the latents are told, too.
 """
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from training.data.records import name_of, read_prompt
 from training.inspection import teaching_of
@@ -15,24 +14,8 @@ from training.model.checkpoint import FutureL1
 from training.model.decode import Decoded, Sampling, decode
 from training.model.encoding import Encoded
 from training.model.rows import RowReader
-from training.model.tokens import LATENT, LATENT_END, LATENT_START
 
 UNTAUGHT = "untaught: no span may be opened"
-
-_PARTS = re.compile(
-    rf"<reason>(?P<reason>.*?)</reason>|<answer>(?P<answer>.*?)</answer>"
-    rf"|{re.escape(LATENT_START)}(?P<span>(?:{re.escape(LATENT)})*)(?:{re.escape(LATENT_END)})?",
-    re.DOTALL,
-)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A piece of an answer: text that was reasoned or answered or is neither, or a span (`text` is then empty)."""
-
-    kind: Literal["reason", "answer", "text", "span"]
-    text: str = ""
-    latents: int = 0
 
 
 def with_teaching(bundle: FutureL1, latents: int | None, system: str | None, release_cap: bool) -> FutureL1:
@@ -78,24 +61,6 @@ def predict(bundle: FutureL1, values: Sequence[Any], folder: Path, max_new_token
             entry |= answer
     origin = teaching.cap_origin if teaching.latents else UNTAUGHT
     return {"prompts": entries, "cap": teaching.cap, "cap_origin": origin}
-
-
-def parts(text: str) -> list[Part]:
-    """An answer's text in pieces, in their order; what is in no block is plain text, blank stretches are left out."""
-    found: list[Part] = []
-    at = 0
-    for match in [*_PARTS.finditer(text), None]:
-        between = text[at : match.start() if match else None].strip()
-        if between:
-            found.append(Part("text", between))
-        if match:
-            at = match.end()
-            if match["span"] is not None:
-                found.append(Part("span", latents=match["span"].count(LATENT)))
-            else:
-                kind: Literal["reason", "answer"] = "answer" if match["reason"] is None else "reason"
-                found.append(Part(kind, match[kind].strip()))
-    return found
 
 
 def _answers(bundle: FutureL1, decoded: Decoded) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,6 @@ Frames are compared on one grid.  Those of a clip nearly always have one size; w
 cropped to the grid's shape before it is encoded, so that every feature is of a real frame, not of a stretched one.
 """
 
-import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,13 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from evaluation.frames import with_images
+from evaluation.lot import lot
 from training.bounded import BoundedCache
 from training.data.prompts import image
 from training.data.video import FrameShelf
+from training.inspection import teaching_of
 from training.model.checkpoint import FutureL1
 from training.model.encoding import Encoder
-from training.model.teaching import Teaching
 from training.model.vision import Patches
 
 COLUMNS = ("id", "video", "question_images", "reasoning_images", "problem")
@@ -77,21 +77,14 @@ def read_items(items: Path, wanted: Collection[str] | None = None) -> Iterator[I
                     yield Item(row["id"], clip, row["question_images"], row["reasoning_images"])
 
 
-def lot(seed: int, name: str) -> int:
-    """A number that decides by lot: the same for the same name, whatever else there is."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big")
-
-
 class Eye:
-    """A checkpoint's tower, looking at frames as SFT's targets were looked at; `latents`: L_max of an untaught base."""
+    """A checkpoint's tower, looking at frames as SFT's targets were looked at.
+
+    `latents`: L_max, if not the checkpoint's; an untaught base's is the paper's.
+    """
 
     def __init__(self, bundle: FutureL1, latents: int | None = None) -> None:
-        teaching = bundle.teaching
-        if teaching is None:
-            if latents is None:
-                raise ValueError("an untaught base has no size of future frames: say how many latents a span has")
-            teaching = Teaching(observed_tokens=(1, latents), latents=latents, span_end="model", system=None)
-        self.encoder: Encoder = bundle.encoder(teaching)
+        self.encoder: Encoder = bundle.encoder(teaching_of(bundle, latents, None))
         self._vision = bundle.vision()
 
     def frames(self, images: Sequence[np.ndarray], grid: Grid | None = None) -> list[Frame]:

@@ -159,7 +159,7 @@ def _asked(question: str | None, video: Path | None, frames: str | None) -> dict
 
 
 def _show(answer: dict[str, Any], max_new_tokens: int, as_json: bool) -> None:
-    from evaluation.prediction import parts
+    from evaluation.said import parts
 
     told = parts(answer["text"])
     if as_json:

@@ -135,6 +135,6 @@ def test_the_sentence_follows_the_numbers(changes: dict[str, Any], said: str) ->
 
 
 def test_scoring_needs_no_torch() -> None:
-    modules = "evaluation.imagination, evaluation.readout, evaluation.imagined"
+    modules = "evaluation.imagination, evaluation.readout, evaluation.imagined, evaluation.storyboard"
     asked = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0

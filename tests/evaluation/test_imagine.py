@@ -21,7 +21,7 @@ from tests.evaluation.answers import answer_table
 from training.bounded import BoundedCache
 from training.data.prompts import ANSWERS
 from training.data.video import FrameShelf
-from training.model.checkpoint import FutureL1
+from training.model.checkpoint import FutureL1, load
 from training.model.decode import Sampling, decode
 from training.model.rows import RowReader
 from training.programs import Reporter
@@ -245,7 +245,7 @@ def test_every_depth_is_pictured_and_no_clip_that_was_fitted_on() -> None:
 # ---- several models, and means
 
 
-def test_models_are_drawn_together_and_a_base_needs_a_size(
+def test_models_are_drawn_together_and_a_base_is_one_of_them(
     items: Path, eye: Eye, taught_folder: Path, tmp_path: Path
 ) -> None:
     from training.tiny import BASE
@@ -253,15 +253,14 @@ def test_models_are_drawn_together_and_a_base_needs_a_size(
     known = seen(items, eye)
     answers = told({name: future for name, (_, future) in known.items()}, tmp_path / "a.parquet")
     silent = told({name: [] for name in known}, tmp_path / "silent.parquet")
-    base = ImagineJob(name="base", model_kind="base", checkpoint=BASE, answers=silent, latents=4)
+    base = ImagineJob(name="base", model_kind="base", checkpoint=BASE, answers=silent)
     jobs = [base, ImagineJob(name="sft", model_kind="sft", checkpoint=taught_folder, answers=answers)]
     config = ImagineConfig(out=tmp_path, device="cpu", items=items, jobs=jobs, others=3, pictured=2)
     result = main(config, Reporter(tmp_path, quiet=True))
     assert (result["base"]["spans"], result["sft"]["spans"] > N) == (0, True)
     assert (tmp_path / "imagined.png").is_file()
-    unsized = config.model_copy(update={"jobs": [base.model_copy(update={"latents": None})]})
-    with pytest.raises(ValueError, match="say how many latents"):
-        main(unsized, Reporter(tmp_path, quiet=True))
+    sized = Eye(load(BASE), latents=9).frames([np.zeros((64, 64, 3), np.uint8)])
+    assert [frame.grid for frame in sized] == [(3, 3)]
 
 
 def test_the_mean_is_that_of_all_targets(

@@ -10,7 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from evaluation.prediction import Part, parts, predict, with_teaching
+from evaluation.prediction import predict, with_teaching
+from evaluation.said import Part, parts
 from pipelines.cli import main
 from training.grading.parsers import answer_text
 from training.model.checkpoint import FutureL1
