@@ -11,7 +11,7 @@ import jinja2
 
 from evaluation.run_reports import RunReports, paired_rows
 from evaluation.sections import cost, latents, runs, scores
-from evaluation.sections.parts import FigureImage, Section, markdown_lines, percent
+from evaluation.sections.parts import FigureImage, Section, markdown_lines, markdown_table, percent
 
 __all__ = ["Page", "RunReports", "build_page", "html_page", "markdown_page", "paired_rows", "sections"]
 
@@ -44,8 +44,13 @@ class Page:
     def markdown(self) -> str:
         """The same sections as text; figures are left to the page."""
         lines = [f"# {self.title}", "", self.subtitle, ""]
-        lines += [line for section in self.sections if section.tables for line in markdown_lines(section)]
+        told = [section for section in self.sections if section.tables or section.quotes]
+        lines += [line for section in told for line in markdown_lines(section)]
         return "\n".join(lines).rstrip() + "\n"
+
+    def main_table(self) -> str:
+        """The comparison itself, in Markdown: our rows, then the published ones."""
+        return "\n".join(markdown_table(self.sections[0].tables[0])) + "\n"
 
     def figures(self) -> list[FigureImage]:
         """Every figure and picture of the page, in order."""

@@ -66,17 +66,28 @@ def spans_by_hop(models: Reports, published: Mapping[str, Any] | None = None) ->
     return png(figure)
 
 
-def changes(models: Reports, part: str) -> bytes:
-    """Change of accuracy under each intervention or control on the same items, with paired intervals; a panel a model.
+def interventions(models: Reports) -> bytes:
+    """Change of accuracy with something in place of the latents; models are reports of `evaluation.necessity`."""
+    return _changes(models, "interventions")
 
-    models: reports of `evaluation.necessity`; part: "interventions" or "controls".  Right of each row: the share of
-    answers that changed, with its interval.
-    """
+
+def controls(models: Reports) -> bytes:
+    """Change of accuracy with something missing from the prompt, or in another order; reports as above."""
+    return _changes(models, "controls")
+
+
+def _changes(models: Reports, part: str) -> bytes:
+    """A panel a model: paired differences on the same items with their intervals, and right of each the share of
+    answers that changed, with its interval."""
     shown = {name: report for name, report in models.items() if report.get(part)}
     names = list(dict.fromkeys(name for report in shown.values() for name in report[part]))
-    figure, panels = canvas(1.6 + 4.1 * max(1, len(shown)), 1.1 + ROW * max(2, len(names)), max(1, len(shown)),
+    across = min(2, max(1, len(shown)))
+    lines = -(-max(1, len(shown)) // across)
+    figure, panels = canvas(1.6 + 4.1 * across, lines * (1.1 + ROW * max(2, len(names))), across, lines,
                             sharey=True, sharex=True)  # fmt: skip
     named_rows(panels, [name.replace("_", " ") for name in names])
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
     for axes, (model, report) in zip(panels, shown.items(), strict=False):
         own = report["own"]
         title(axes, plain(f"{model}: {100 * own['accuracy']:.1f} % as it is (n = {own['n']})"))

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -50,10 +49,10 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def canvas(width: float, height: float, columns: int = 1, **subplots: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels side by side; sizes in inches."""
+def canvas(width: float, height: float, columns: int = 1, lines: int = 1, **subplots: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels, line by line; sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = list(np.atleast_1d(figure.subplots(1, columns, **subplots)))
+    axes = list(figure.subplots(lines, columns, squeeze=False, **subplots).flat)
     for each in axes:
         style(each)
     return figure, axes

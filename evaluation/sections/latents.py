@@ -30,14 +30,24 @@ IMAGINED = "imagined"
 def necessity(reports: RunReports, figures: bool) -> Section:
     """The same items with something else in the place of each latent."""
     models = reports.necessity
-    drawn = figure(figures, "latents", "changes", "Accuracy lost when latents are replaced", models, "interventions")
-    tables = [_changes(models, "interventions", "in place of the latents"), _sentences(models, "interventions")]
+    any_changes = any(report["interventions"] for report in models.values())
+    drawn = figure(
+        figures and any_changes,
+        "latents",
+        "interventions",
+        "Accuracy lost when latents are replaced",
+        models,
+    )
+    tables = _comparisons(models, "interventions", "in place of the latents")
     geometry = [Row([Cell(name), *_geometry(r["latents"])]) for name, r in models.items() if r.get("latents")]
     if geometry:
         head = ["model", "cosine within an answer", "cosine between answers", "effective rank", "latents"]
         tables.append(Table(head, geometry, "Are they all the same?"))
     note = "The same items, paired by item; each latent is replaced while the answer is decoded. Hollow: the interval"
-    note += " holds 0. McNemar's exact p is of one comparison alone."
+    note += " holds 0. McNemar's exact p is of one comparison alone. Text changed: of answers with a span, what is said"
+    note += " after the first one."
+    untested = [f"{name}: {', '.join(left)}" for name, report in models.items() if (left := report.get("untested"))]
+    note += f" Could be done to no item of {'; of '.join(untested)}." if untested else ""
     verdicts = [f"{name}: {report['verdict']}" for name, report in models.items()]
     return Section("Do the latents matter?", tables=tables, figures=drawn, quotes=verdicts, note=note)
 
@@ -47,8 +57,8 @@ def controls(reports: RunReports, figures: bool) -> Section | None:
     models = {name: report for name, report in reports.necessity.items() if report.get("controls")}
     if not models:
         return None
-    drawn = figure(figures, "latents", "changes", "Accuracy lost under input controls", models, "controls")
-    tables = [_changes(models, "controls", "prompt"), _sentences(models, "controls")]
+    drawn = figure(figures, "latents", "controls", "Accuracy lost under input controls", models)
+    tables = _comparisons(models, "controls", "prompt")
     rotations = [
         Row([Cell(name), _share(report["rotations"], "consistent"), _share(report["rotations"], "right_in_all")])
         for name, report in models.items()
@@ -125,13 +135,19 @@ def latent_map(reports: RunReports, figures: bool) -> Section:
     return Section("Where the latents lie", tables=[Table(["model", "spans", "drawn"], rows)], figures=drawn, note=note)
 
 
+def _comparisons(models: Mapping[str, Mapping[str, Any]], part: str, what: str) -> list[Table]:
+    """Every intervention or control as numbers and as sentences; nothing where there is none."""
+    tested = {name: report for name, report in models.items() if report.get(part)}
+    return [_changes(tested, part, what), _sentences(tested, part)] if tested else []
+
+
 def _changes(models: Mapping[str, Mapping[str, Any]], part: str, what: str) -> Table:
     """A row for each intervention or control, under a heading for each model."""
     rows = []
     for name, report in models.items():
         own = percent(report["own"])
         rows.append(heading(f"{name}: {own.value} as it is ({own.note}; {report['own']['with_latents']} with latents)"))
-        for intervention, row in report.get(part, {}).items():
+        for intervention, row in report[part].items():
             text = row.get("text_changed")
             cells = [percent(row["accuracy"]), points(row["difference"]), Cell(p_value(row["difference"]["p_value"]))]
             cells += [percent(row["answers_changed"]), percent(text) if text else Cell(DASH)]
@@ -141,9 +157,7 @@ def _changes(models: Mapping[str, Mapping[str, Any]], part: str, what: str) -> T
 
 def _sentences(models: Mapping[str, Mapping[str, Any]], part: str) -> Table:
     rows = [
-        Row([Cell(name), Cell(row["sentence"])])
-        for name, report in models.items()
-        for row in report.get(part, {}).values()
+        Row([Cell(name), Cell(row["sentence"])]) for name, report in models.items() for row in report[part].values()
     ]
     return Table(["model", "comparison"], rows, "In sentences", folded=True)
 

@@ -137,7 +137,7 @@ def markdown_lines(section: Section) -> list[str]:
     lines += [line for quote in section.quotes for line in (f"> {escaped(quote)}", "")]
     for table in section.tables:
         lines += [f"**{escaped(table.caption)}**", ""] if table.caption else []
-        lines += [*_markdown_table(table), ""]
+        lines += [*markdown_table(table), ""]
     return [*lines, escaped(section.note), ""] if section.note else lines
 
 
@@ -146,7 +146,7 @@ def escaped(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", " ".join("".join(c if c.isprintable() else " " for c in text).split()))
 
 
-def _markdown_table(table: Table) -> list[str]:
+def markdown_table(table: Table) -> list[str]:
     rows = [list(table.head), ["---"] * len(table.head)]
     for row in table.rows:
         cells = [escaped(f"{c.value} ({c.note})" if c.note else c.value) for c in row.cells]

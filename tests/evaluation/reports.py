@@ -81,6 +81,7 @@ def necessity(model: str) -> dict[str, Any]:
             "between_item_cosine": bootstrap_mean([0.1, 0.2] * 40).as_dict(),
             "effective_rank": 11.4,
         },
+        "untested": [],
         "verdict": "These latents are used: every replacement costs accuracy.",
     }
 

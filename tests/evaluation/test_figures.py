@@ -23,7 +23,7 @@ DRAWN: dict[str, Callable[[], bytes]] = {
     "paired": lambda: scores.paired_differences(RUN["paired"]),
     "cost": lambda: scores.cost_against_accuracy(RUN["futurebench"]),
     "spans": lambda: latents.spans_by_hop(RUN["futurebench"], PUBLISHED["latent_span_usage"]),
-    "interventions": lambda: latents.changes(RUN["necessity"], "interventions"),
+    "interventions": lambda: latents.interventions(RUN["necessity"]),
     "imagination": lambda: latents.imagination({"la_dapo": RUN["imagination"]["la_dapo"]}),
     "map": lambda: latents.latent_map(RUN["latent_map"]),
 }
@@ -72,7 +72,7 @@ def test_the_same_numbers_give_the_same_png(name: str) -> None:
         lambda: scores.cost_against_accuracy({}),
         lambda: scores.data_scaling({}),
         lambda: latents.spans_by_hop({}),
-        lambda: latents.changes({}, "controls"),
+        lambda: latents.controls({}),
         lambda: latents.imagination({}),
         lambda: latents.latent_map({"models": {}, "explained": [0.0, 0.0]}),
     ],
@@ -124,7 +124,7 @@ def test_donuts_are_the_shares(drawn: list[Figure]) -> None:
 
 
 def test_changes_under_interventions_have_paired_intervals(drawn: list[Figure]) -> None:
-    latents.changes(RUN["necessity"], "interventions")
+    latents.interventions(RUN["necessity"])
     first, second = drawn[0].axes
     for axes, report in zip((first, second), RUN["necessity"].values(), strict=True):
         expected = [[100 * b for b in row["difference"]["interval"]] for row in report["interventions"].values()]

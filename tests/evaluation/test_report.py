@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from evaluation.plots import style
-from evaluation.report import RunReports, build_page, html_page, markdown_page
+from evaluation.plots import scores, style
+from evaluation.report import Page, RunReports, build_page, html_page, markdown_page
 from evaluation.sections.cost import scaled
 from evaluation.sections.parts import escaped, picture
 from tests.evaluation.reports import ACCURACY, everything
@@ -76,9 +76,13 @@ def run(stored: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pages(stored: str) -> tuple[str, str]:
-    reports = RunReports(**json.loads(stored))
-    return html_page(reports, "Demo", ""), markdown_page(reports, "Demo", "")
+def page(stored: str) -> Page:
+    return build_page(RunReports(**json.loads(stored)), "Demo", "")
+
+
+@pytest.fixture(scope="module")
+def pages(page: Page, stored: str) -> tuple[str, str]:
+    return page.html(), markdown_page(RunReports(**json.loads(stored)), "Demo", "")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -185,7 +189,7 @@ def test_a_report_without_judged_marks_shows_a_dash_and_the_reason_and_no_zero(r
     }
     row = next(line for line in markdown_page(RunReports(**run), "Demo", "").splitlines() if "0 of 180" in line)
     assert row.count("– (n = 0)") == 3 and "unjudged: no judge was named" in row
-    html_page(RunReports(**run), "Demo", "")
+    assert scores.judged_marks(run["twiffbench"]).startswith(b"\x89PNG")
 
 
 def test_a_run_in_which_every_answer_is_missing_is_drawn_without_zeros(run: dict[str, Any]) -> None:
@@ -203,10 +207,11 @@ def test_a_run_in_which_every_answer_is_missing_is_drawn_without_zeros(run: dict
         s: {"mean": None, "n": 0, "interval": None, "shares": dict.fromkeys(u["shares"])}
         for s, u in base["spans"].items()
     }
-    html_page(RunReports(**run), "Demo", "")
-    text = markdown_page(RunReports(**run), "Demo", "")
+    reports = RunReports(curation=run["curation"], futurebench=run["futurebench"])
+    html_page(reports, "Demo", "")
+    text = markdown_page(reports, "Demo", "")
     assert "Partial, items without an answer: base 800 of 800; they are missing, not wrong." in text
-    assert "| base (sft) | – (n = 0) | – (n = 0)" in text
+    assert "| base | – (n = 0) | – (n = 0)" in text
 
 
 def test_what_is_absent_leaves_its_section_out(run: dict[str, Any], pages: tuple[str, str]) -> None:
@@ -232,6 +237,16 @@ def test_latents_controls_and_what_was_imagined_are_told_in_numbers(pages: tuple
     assert "| its latents | 45.0 % (" in text and "| the last observed frame | 0.0 % (" in text
     assert "chance | 5.0 % | 0.18 | – |" in text
     assert "text_only: 0 spans of 0 items" in text
+
+
+def test_a_model_without_latents_has_controls_and_says_what_was_not_tested(run: dict[str, Any]) -> None:
+    none = {"interventions": {}, "latents": None, "verdict": "no latents", "untested": ["shuffled_frames"]}
+    run["necessity"] = {"base": run["necessity"]["la_dapo"] | none}
+    sections = {section.title: section for section in build_page(RunReports(**run), "Demo", "").sections}
+    latents, controls = sections["Do the latents matter?"], sections["Does the answer need the video?"]
+    assert not latents.tables and not latents.figures and latents.quotes == ["base: no latents"]
+    assert "Could be done to no item of base: shuffled_frames." in latents.note
+    assert controls.tables[0].rows[1].cells[0].value == "no video" and len(controls.figures) == 1
 
 
 def test_a_picture_that_is_no_png_is_refused_by_name(tmp_path: Path) -> None:
@@ -264,3 +279,11 @@ def test_a_cost_measured_one_at_a_time_has_its_interval(run: dict[str, Any]) -> 
     run["futurebench"]["future_l1"]["cost"]["latency"] = latency
     cell = "0.5000 (0.4000–0.6000, n = 32)"
     assert f"| future_l1 | {cell} | {cell} | {cell} | 148 |" in markdown_page(RunReports(**run), "Demo", "")
+
+
+def test_the_main_table_stands_alone_and_figures_have_names_of_their_own(page: Page) -> None:
+    lines = page.main_table().splitlines()
+    assert lines[0].startswith("| model | 1 hop | 2 hops") and {line.count(" | ") for line in lines[2:6]} == {7}
+    assert [line.split(" ")[1] for line in lines[2:6]] == list(ACCURACY)
+    names = [figure.name for figure in page.figures()]
+    assert len(set(names)) == len(names) and {"accuracy_by_hop", "interventions", "controls"} <= set(names)
