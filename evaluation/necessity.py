@@ -14,13 +14,14 @@ import polars as pl
 from evaluation.collapse import latent_statistics
 from evaluation.controls import ROTATIONS
 from evaluation.futurebench import accuracy_by_split
-from evaluation.phrases import EXPLANATIONS
+from evaluation.phrases import EXPLANATIONS, WITHOUT_LATENTS
 from evaluation.statistics import PairedDifference, Proportion, paired_difference
 
 SIGNIFICANT = 0.05
 MATTERS = 0.02  # a smaller loss of accuracy, even if real, is not what latents are for
 REPLACEMENTS = ("zeros", "noise", "mean", "other_item", "other_answer")
 """The interventions that take away what latents say and leave all else as it is: by these the verdict is given."""
+NEED_SPANS = (*REPLACEMENTS, "same_answer", "first_repeated", "markers_only", "no_span")
 
 _START, _LATENT, _END = "<|latent_start|>", "<|latent|>", "<|latent_end|>"
 
@@ -78,7 +79,7 @@ def compare(own: pl.DataFrame, changed: pl.DataFrame, name: str) -> dict[str, An
         "answers_changed": answers_changed.as_dict(),
         "text_changed": Proportion(sum(texts), len(texts)).as_dict(),
         "unpaired": own.height + changed.height - 2 * pairs.height,
-        "sentence": sentence(name, difference, answers_changed),
+        "sentence": sentence(name, difference, answers_changed, len(texts)),
     }
 
 
@@ -113,21 +114,23 @@ def rotations(own: pl.DataFrame, controls: Mapping[str, pl.DataFrame]) -> dict[s
     }
 
 
-def sentence(name: str, difference: PairedDifference, changed: Proportion) -> str:
-    """What one comparison says, in words that its numbers decide."""
+def sentence(name: str, difference: PairedDifference, changed: Proportion, with_spans: int) -> str:
+    """What one comparison says, in words that its numbers decide; `with_spans`: items whose own answer has a span."""
     assert changed.value is not None and changed.interval is not None
     doing = EXPLANATIONS[name].doing
+    said = WITHOUT_LATENTS if name in NEED_SPANS and not with_spans else _conclusion(name, difference)
     half = 100 * (changed.interval[1] - changed.interval[0]) / 2
     low, high = (100 * bound for bound in difference.interval)
     return (
         f"{doing[0].upper()}{doing[1:]} changes {100 * changed.value:.1f} % ± {half:.1f} of"
         f" answers and accuracy by {100 * difference.difference:+.1f} points ({low:+.1f} to {high:+.1f},"
-        f" n = {difference.n}): {_conclusion(name, difference)}."
+        f" n = {difference.n}): {said}."
     )
 
 
 def overall_verdict(own: pl.DataFrame, comparisons: Mapping[str, Mapping[str, Any]]) -> str:
-    """One sentence for the model, by its REPLACEMENTS: used, used in part, not used, or no latents at all."""
+    """One sentence for the model, by its REPLACEMENTS: used, used in part, not used (a loss that matters is excluded),
+    not shown to be used, or no latents at all."""
     if not int((own["spans"] > 0).sum()):
         return "This model's answers contain no latents: there is nothing to replace."
     decisive = {name: comparisons[name]["difference"] for name in REPLACEMENTS if name in comparisons}
@@ -147,8 +150,8 @@ def overall_verdict(own: pl.DataFrame, comparisons: Mapping[str, Mapping[str, An
         return "These latents are not used: no replacement costs accuracy."
     items = min(difference["n"] for difference in decisive.values())
     return (
-        f"These latents are not used, as far as {items} items tell: no replacement costs accuracy that differs from"
-        f" zero, but a loss of up to {-100 * worst:.1f} points is not excluded."
+        f"These latents are not shown to be used: no replacement costs accuracy that differs from zero, but with"
+        f" {items} items a loss of up to {-100 * worst:.1f} points is not excluded."
     )
 
 

@@ -23,9 +23,9 @@ def _replacing(by: str) -> Phrase:
 def _forcing(spans: int) -> Phrase:
     return Phrase(
         f"forcing exactly {spans} span{'s' if spans > 1 else ''}",
-        "the model's own number of spans is better",
-        "so many are as good as the model's own number",
-        "so many are better than the model's own number",
+        "the model's own spans, in number and place, are better",
+        "so many are as good as the model's own",
+        "so many are better than the model's own",
     )
 
 
@@ -42,6 +42,7 @@ def _rotating(places: int) -> Phrase:
     )
 
 
+WITHOUT_LATENTS = "this model's answers have no spans, so nothing was changed"
 EXPLANATIONS: dict[str, Phrase] = {
     "zeros": _replacing("zeros"),
     "noise": _replacing("noise of the same norm"),

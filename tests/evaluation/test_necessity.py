@@ -46,8 +46,8 @@ def test_latents_whose_loss_costs_accuracy_are_used() -> None:
 
 def test_latents_that_change_nothing_are_not_used() -> None:
     told = necessity_report(OWN, {"zeros": OWN, "noise": OWN})
-    assert told["verdict"].startswith("These latents are not used, as far as 100 items tell")
-    assert "a loss of up to 2.7 points is not excluded" in told["verdict"], "1.96 sqrt((2 / 102) / 102)"
+    assert told["verdict"].startswith("These latents are not shown to be used")
+    assert "with 100 items a loss of up to 2.7 points is not excluded" in told["verdict"], "1.96 sqrt((2 / 102) / 102)"
     assert told["interventions"]["noise"]["answers_changed"]["correct"] == 0
     assert told["interventions"]["noise"]["sentence"].endswith("no loss that can be told from zero.")
 
@@ -65,7 +65,7 @@ def test_with_items_enough_a_loss_that_matters_is_excluded() -> None:
 def test_a_small_real_change_is_not_called_use() -> None:
     wrong_first = [False] + [True] * 79 + [False] * 20
     told = necessity_report(OWN, {"zeros": graded(wrong_first)})
-    assert "cannot" not in told["verdict"] and told["verdict"].startswith("These latents are not used")
+    assert "cannot" not in told["verdict"] and told["verdict"].startswith("These latents are not shown to be used")
 
 
 def test_some_replacements_may_cost_and_others_not() -> None:
@@ -81,8 +81,13 @@ def test_the_verdict_is_given_by_what_takes_away_what_latents_say() -> None:
 
 
 def test_a_model_without_latents_is_told_apart_from_one_that_ignores_them() -> None:
-    told = necessity_report(graded([True] * 10, spans=0), {"zeros": graded([True] * 10, spans=0)})
+    bare = graded([True] * 300, spans=0)
+    told = necessity_report(bare, {"zeros": bare, "no_span": bare, "spans_2": bare}, {"no_video": bare})
     assert "no latents" in told["verdict"]
+    for name in ("zeros", "no_span"):
+        assert told["interventions"][name]["sentence"].endswith("have no spans, so nothing was changed.")
+    assert told["interventions"]["spans_2"]["sentence"].endswith("so many are as good as the model's own.")
+    assert told["controls"]["no_video"]["sentence"].endswith("what the frames show is not used.")
 
 
 def test_unparsed_answers_that_stay_unparsed_have_not_changed() -> None:
@@ -142,7 +147,7 @@ def test_controls_stand_beside_interventions_with_sentences_of_their_own() -> No
     assert set(told["controls"]) == {"no_video", "question_only"}
     assert told["controls"]["no_video"]["sentence"].startswith("Showing grey frames changes 50.0 %")
     assert told["controls"]["no_video"]["sentence"].endswith("what the frames show is used.")
-    assert told["verdict"].startswith("These latents are not used"), "controls do not speak of latents"
+    assert told["verdict"].startswith("These latents are not shown"), "controls do not speak of latents"
 
 
 def test_rotations_are_consistent_where_all_four_orders_give_the_same_option() -> None:
