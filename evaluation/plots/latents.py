@@ -100,6 +100,7 @@ def _changes(models: Reports, part: str) -> bytes:
                 axes.text(1.0, y, said, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=7,
                           color=QUIET)  # fmt: skip
         axes.axvline(0, color=INK, linewidth=0.9)
+    for axes in panels[-across:]:
         axes.set_xlabel("points of accuracy, 95 % interval")
     low, high = panels[0].get_xlim()
     panels[0].set_xlim(low, high + 0.55 * (high - low))

@@ -60,7 +60,7 @@ def controls(reports: RunReports, figures: bool) -> Section | None:
     drawn = figure(figures, "latents", "controls", "Accuracy lost under input controls", models)
     tables = _comparisons(models, "controls", "prompt")
     rotations = [
-        Row([Cell(name), _share(report["rotations"], "consistent"), _share(report["rotations"], "right_in_all")])
+        Row([Cell(name), percent(report["rotations"]["consistent"]), percent(report["rotations"]["right_in_all"])])
         for name, report in models.items()
         if report.get("rotations")
     ]
@@ -79,19 +79,12 @@ def imagination(reports: RunReports, figures: bool) -> Section | None:
         return None
     ranked = {name: report for name, report in models.items() if report["n_spans"]}
     rows, by_span = [], []
-    for name, report in models.items():
-        true, observed, chance = report["true_frame"], report["observed_frame"], report["chance"]
-        rows.append(heading(f"{name}: {report['n_spans']} spans of {report['n_items']} items{_among(report)}"))
-        rows.append(Row([Cell("its latents"), percent(true["top1"]), mean(true["mrr"]), mean(report["skill"])]))
-        rows.append(Row([Cell("the last observed frame"), percent(observed["top1"]), mean(observed["mrr"]), Cell("0")]))
-        guessed = (_number(chance["top1"], 100, ".1f", " %"), _number(chance["mrr"], 1, ".2f"), DASH)
-        rows.append(Row([Cell("chance"), *map(Cell, guessed)]))
+    for name, report in ranked.items():
+        rows += _ranks(name, report)
         for span, score in report["by_span"].items():
             by_span.append(Row([Cell(name), Cell(span), percent(score["top1"]), mean(score["mrr"])]))
     head = ["ranked by", "true frame first", "mean reciprocal rank", "latent skill"]
-    tables = (
-        [Table(head, rows), Table(["model", "span", *head[1:3]], by_span, "By span", folded=True)] if models else []
-    )
+    tables = [Table(head, rows), Table(["model", "span", *head[1:3]], by_span, "By span", True)] if ranked else []
     drawn = figure(figures and bool(ranked), "latents", "imagination", "Rank of the true future frame", ranked)
     note = "Where the true future frame ranks among real frames by its distance to the latents in feature space;"
     note += " intervals are over items. Latent skill: 1 - MSE over the MSE of “nothing changes”, the mean over spans."
@@ -110,10 +103,8 @@ def spans(reports: RunReports, figures: bool) -> Section:
     rows.append(Row([Cell("RL"), *map(Cell, cells)], published=True))
     used = {name: r for name, r in models.items() if any(r["spans"][s]["mean"] for s in SPLITS)}
     drawn = figure(figures and bool(used), "latents", "spans_by_hop", "Latent spans per answer by depth", used, known)
-    note = (
-        "Latent spans per answer, counted on generated tokens; 95 % bootstrap intervals. Models that use none have no"
-    )
-    note += " donuts."
+    note = "Latent spans per answer, counted on generated tokens; 95 % bootstrap intervals."
+    note += " Models that use none have no donuts."
     table = Table(["model", *list(HEADINGS.values())[:-1]], rows)
     return Section("When the model imagines", tables=[table], figures=drawn, note=note)
 
@@ -126,11 +117,9 @@ def latent_map(reports: RunReports, figures: bool) -> Section:
         for name, model in found["models"].items()
     ]
     first, second = (100 * share for share in found["explained"])
-    note = (
-        f"The two main axes ({found['axes']}) of all models' spans together: {first:.0f} % and {second:.0f} % of their"
-    )
-    note += " variance. A point is a span, the mean of its latents. What lies apart here lies apart; what lies together"
-    note += " may differ along the other axes."
+    note = f"The two main axes ({found['axes']}) of all models' spans together, with {first:.0f} % and {second:.0f} %"
+    note += " of their variance. A point is a span, the mean of its latents. What lies apart here lies apart; what lies"
+    note += " together may differ along the other axes."
     drawn = figure(figures, "latents", "latent_map", "Latent spans on their two main axes", found)
     return Section("Where the latents lie", tables=[Table(["model", "spans", "drawn"], rows)], figures=drawn, note=note)
 
@@ -165,18 +154,37 @@ def _sentences(models: Mapping[str, Mapping[str, Any]], part: str) -> Table:
 def _geometry(latents: Mapping[str, Any]) -> list[Cell]:
     counted = Cell(f"{latents['n_latents']:,}", f"of {latents['n_answers']:,} answers")
     within, between = mean(latents["within_item_cosine"]), mean(latents["between_item_cosine"])
-    return [within, between, Cell(_number(latents["effective_rank"], 1, ".1f")), counted]
+    return [within, between, Cell(f"{latents['effective_rank']:.1f}"), counted]
 
 
-def _share(rotations: Mapping[str, Any], name: str) -> Cell:
-    return percent(rotations[name])
+def _ranks(name: str, report: Mapping[str, Any]) -> list[Row]:
+    """A model's ranks beside those of the last observed frame and of guessing."""
+    clip, others = report["candidates"]["same_clip"], report["candidates"]["other_clips"]
+    among = f"each among the true frame, {clip:.1f} of its clip and {others:.1f} of others"
+    nearer = Cell(f"{percent(report['above_observed']).value} nearer to it than to the frame that was seen")
+    gain, chance, within = report["gain"], report["chance"], report["within_clip"]["true_frame"]
+    named = {"its latents": report["true_frame"], "the last observed frame in their place": report["observed_frame"]}
+    ranked = {said: [percent(quality["top1"]), mean(quality["mrr"])] for said, quality in named.items()}
+    ranked["its latents"] += [mean(report["skill"])]
+    rows = [heading(f"{name}: {report['n_spans']} spans of {report['n_items']} items, {among}; {nearer.value}")]
+    rows += [Row([Cell(said), *cells, *[Cell(DASH)] * (3 - len(cells))]) for said, cells in ranked.items()]
+    rows.append(
+        Row(
+            [
+                Cell("gain over that frame"),
+                _gained(gain["top1"], 100, ".1f"),
+                _gained(gain["mrr"], 1, ".2f"),
+                Cell(DASH),
+            ]
+        )
+    )
+    rows.append(Row([Cell("chance"), Cell(f"{100 * chance['top1']:.1f} %"), Cell(f"{chance['mrr']:.2f}"), Cell(DASH)]))
+    return [
+        *rows,
+        Row([Cell("its latents, within the clip"), percent(within["top1"]), mean(within["mrr"]), Cell(DASH)]),
+    ]
 
 
-def _among(report: Mapping[str, Any]) -> str:
-    """Among how many frames the true one was looked for, if any was."""
-    own, others = report["candidates"]["same_clip"], report["candidates"]["other_clips"]
-    return "" if own is None else f", each among the true frame, {own:.1f} of its clip and {others:.1f} of others"
-
-
-def _number(value: float | None, scale: float, form: str, unit: str = "") -> str:
-    return DASH if value is None else f"{scale * value:{form}}{unit}"
+def _gained(gain: Mapping[str, Any], scale: float, form: str) -> Cell:
+    low, high = (f"{scale * bound:+{form}}" for bound in gain["interval"])
+    return Cell(f"{scale * gain['mean']:+{form}}", f"{low} to {high}, n = {gain['n']:,}")

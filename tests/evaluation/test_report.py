@@ -233,10 +233,13 @@ def test_latents_controls_and_what_was_imagined_are_told_in_numbers(pages: tuple
     assert "| 90.0 % (86.1–92.9, n = 300) | 70.0 % (64.6–74.9, n = 300) |" in text  # option order
     assert "future_l1: 74.0 % as it is" in text and "la_dapo: These latents are used" in text
     assert row_of(text, "no video | 13.3 % (9.9–17.6, n = 300) | -79.7").endswith("| 93.0 % (89.5–95.4, n = 300) |")
-    assert "la_dapo: 20 spans of 10 items, each among the true frame, 3.0 of its clip and 16.0 of others" in text
-    assert "| its latents | 45.0 % (" in text and "| the last observed frame | 0.0 % (" in text
-    assert "chance | 5.0 % | 0.18 | – |" in text
-    assert "text_only: 0 spans of 0 items" in text
+    assert (
+        "la_dapo: 20 spans of 10 items, each among the true frame, 3.0 of its clip and 16.0 of others;"
+        " 100.0 % nearer to it than to the frame that was seen" in text
+    )
+    assert "| its latents | 45.0 % (" in text and "| the last observed frame in their place | 0.0 % (" in text
+    assert "| gain over that frame | +45.0 (" in text and "| chance | 5.0 % | 0.18 | – |" in text
+    assert "> text_only: This model's answers contain no latents" in text and "text_only: 0 spans" not in text
 
 
 def test_a_model_without_latents_has_controls_and_says_what_was_not_tested(run: dict[str, Any]) -> None:
