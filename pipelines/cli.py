@@ -13,7 +13,7 @@ from rich.table import Table
 from assets.curation.planning import PlanAssumptions, estimate
 from assets.curation.population import Kinds, assumed_population
 from assets.store import AssetStore
-from pipelines import cli_model
+from pipelines import cli_evaluate, cli_model
 from pipelines import ui as dagster_ui
 from pipelines.curate import curate as curate_shards
 from pipelines.curate import measured_here, own_shards
@@ -194,6 +194,7 @@ def score(benchmark: str, answers: Path, parser: str) -> None:
 
 
 main.add_command(cli_model.predict)
+main.add_command(cli_evaluate.evaluate)
 
 
 @main.command(name="ui")

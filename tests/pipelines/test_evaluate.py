@@ -1,0 +1,228 @@
+"""`future-l1 evaluate` on the tiny base: kills, broken videos, larger samples, and scoring again without the model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import psutil
+import pytest
+from click.testing import CliRunner, Result
+
+from assets.toyworld.benchmarks import write_futurebench, write_twiffbench
+from assets.toyworld.clips import write_batch
+from pipelines.cli import main
+from training.data.prompts import ANSWERS
+from training.grading.toy_judge import MODEL, serve
+from training.tiny import BASE
+
+ROOT = Path(__file__).parents[2]
+ITEMS = 48
+UNTIMED = [name for name in ANSWERS if not name.endswith("_seconds")]
+WITHOUT_TORCH = (
+    "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from pipelines.cli import main; main()"
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve items of each split with their clips, and TwiFF-Bench beside them; an empty file is no system prompt."""
+    return world(tmp_path_factory.mktemp("source"), ITEMS // 4)
+
+
+def world(folder: Path, per_split: int) -> Path:
+    rng = np.random.default_rng(per_split)
+    (folder / "futurebench" / "first_part_video").mkdir(parents=True)
+    write_batch(write_futurebench(folder / "futurebench", per_split, rng))
+    write_twiffbench(folder / "twiffbench", 8, 0.5, rng)
+    (folder / "no_system.txt").write_text("")
+    return folder
+
+
+def options(source: Path, out: Path, *more: Any) -> list[str]:
+    asked = [
+        "evaluate", "--checkpoint", BASE, "--benchmark", "futurebench", "--source", source / "futurebench",
+        "--layout", "keyframes", "--parser", "option_text", "--max-new-tokens", 8, "--image-tokens", 4, 16,
+        "--system-prompt", source / "no_system.txt", "--batch-size", 2, "--device", "cpu", "--out", out, *more,
+    ]  # fmt: skip
+    return [str(part) for part in asked]
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def done(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def report(out: Path) -> dict[str, Any]:
+    return json.loads((out / "report.json").read_text())
+
+
+def told(out: Path) -> pl.DataFrame:
+    return pl.read_parquet(out / "answers.parquet").select(UNTIMED)
+
+
+def ledger(out: Path) -> list[str]:
+    """The whole lines of the one ledger in a folder."""
+    found = list((out / "ledger").glob("*.jsonl"))
+    assert len(found) <= 1
+    return [line for path in found for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+
+
+def untimed(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in report.items() if name != "cost"}
+
+
+@pytest.fixture(scope="module")
+def alone(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An evaluation that nothing happened to."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    printed = done(run(*options(source, out, "--time", 2)))
+    assert f"answered {ITEMS} of {ITEMS} items" in printed and "option_text" in printed
+    return out
+
+
+def test_the_folder_holds_answers_marks_and_a_report(alone: Path) -> None:
+    assert told(alone).height == len(ledger(alone)) == ITEMS
+    graded, made = pl.read_parquet(alone / "graded.parquet"), report(alone)
+    assert made["average"]["correct"] == graded["correct"].sum() > 0
+    assert (made["status"], made["missing"], made["refused"]["count"]) == ("complete", 0, 0)
+    assert {split: score["n"] for split, score in made["splits"].items()} == dict.fromkeys(made["splits"], ITEMS // 4)
+    assert made["cost"]["latency"]["n"] == 2
+    assert made["cost"]["latency"]["seconds"]["mean"] > 0
+    assert not (alone / "work").exists()
+
+
+def kill_at(arguments: Sequence[str], out: Path, answers: int) -> None:
+    """Starts the command and sends SIGKILL to it, and to nobody else, when the ledger has so many answers."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while len(ledger(out)) < answers:
+        try:
+            raise AssertionError(f"it ended with {command.wait(0.02)} before it could be killed")
+        except subprocess.TimeoutExpired:
+            continue
+    children = psutil.Process(command.pid).children(recursive=True)
+    os.kill(command.pid, signal.SIGKILL)
+    assert command.wait() == -signal.SIGKILL
+    assert children, "the program that has the model is a process of its own"
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive, "the program goes on without the command that started it"
+
+
+def test_a_killed_evaluation_goes_on_and_asks_nothing_twice(alone: Path, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    kill_at(options(source, out), out, 11)
+    assert not (out / "report.json").exists()
+    paid = ledger(out)
+    assert 11 <= len(paid) < ITEMS
+    with next((out / "ledger").glob("*.jsonl")).open("a") as file:
+        file.write('{"key": "torn by the cra')
+    done(run(*options(source, out)))
+    assert ledger(out)[: len(paid)] == paid
+    asked = [json.loads(line)["prompt_id"] for line in ledger(out)]
+    assert len(asked) == len(set(asked)) == ITEMS
+    assert told(out).equals(told(alone))
+    assert untimed(report(out)) == untimed(report(alone))
+
+
+def blocked(*arguments: Any) -> dict[str, Any]:
+    """Runs the command where torch and transformers cannot be imported; returns the report."""
+    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return report(Path(arguments[arguments.index("--out") + 1]))
+
+
+def test_scoring_again_needs_neither_model_nor_source_nor_torch(alone: Path, source: Path) -> None:
+    before, lines = report(alone), ledger(alone)
+    strict = blocked("evaluate", "--out", alone, "--parser", "strict")
+    assert (strict["parser"], strict["layout"]) == ("strict", "keyframes")
+    assert strict["average"] | {"unparsed": strict["unparsed"]["count"]} == before["parsers"]["strict"]
+    assert blocked(*options(source, alone, "--time", 2)) == before, "everything is answered: no model is loaded"
+    assert ledger(alone) == lines
+
+
+def test_a_larger_sample_asks_only_for_what_is_new(alone: Path, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for limit in (6, 10):
+        printed = done(run(*options(source, out, "--limit", limit)))
+        assert f"answered {limit} of {limit} items, which are {limit} of {ITEMS}" in printed
+        assert len(ledger(out)) == limit
+    assert blocked(*options(source, out, "--limit", 6))["limit"] == {"asked": 6, "of": ITEMS}
+    assert len(ledger(out)) == 10
+    assert told(out).join(told(alone), on=UNTIMED, how="semi", nulls_equal=True).height == 6
+
+
+def test_a_control_has_answers_of_its_own(alone: Path, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done(run(*options(source, out, "--limit", 4)))
+    done(run(*options(source, out, "--limit", 4, "--control", "options_1")))
+    assert [len(path.read_text().splitlines()) for path in (out / "ledger").glob("*.jsonl")] == [4, 4]
+    assert report(out)["control"] == report(out)["run"]["control"] == "options_1"
+    printed = done(run(*options(source, out, "--limit", 4, "--control", "shuffled_frames")))
+    made = report(out)
+    assert (made["status"], made["average"]["accuracy"], made["refused"]["count"]) == ("unanswered", None, 4)
+    assert "no score: every prompt was refused, 4 because: control shuffled_frames" in printed
+
+
+def test_missing_and_broken_videos_leave_a_partial_score(tmp_path: Path) -> None:
+    source = world(tmp_path / "source", 2)
+    gone, broken, *_ = sorted((source / "futurebench" / "first_part_video").glob("*.mp4"))
+    gone.unlink()
+    broken.write_bytes(b"not a video")
+    printed = done(run(*options(source, tmp_path / "out")))
+    made = report(tmp_path / "out")
+    assert (made["status"], made["answered"], made["missing"]) == ("partial", 6, 2)
+    assert made["problems"] == {"missing clip": 1, "unreadable video": 1}
+    assert made["average"]["n"] == 6
+    assert "problems: 1 x unreadable video" in printed
+
+
+def test_a_judges_marks_are_kept_and_scored_again_without_it(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = options(
+        source, out, "--benchmark", "twiffbench", "--source", source / "twiffbench", "--layout", "interleaved"
+    )
+    asked = [part for i, part in enumerate(asked) if "--parser" not in asked[max(0, i - 1) : i + 1]]
+    printed = done(run(*asked))
+    assert "no score: no judge was named" in printed and report(out)["average"]["mean"] is None
+    with serve() as url:
+        judged = ["evaluate", "--out", out, "--judge-url", url, "--judge-model", MODEL, "--repeat-judgements", "2"]
+        done(run(*judged))
+    before = report(out)
+    assert (before["status"], before["average"]["n"]) == ("complete", 8)
+    assert before["coverage"]["judgements"] == {"asked": 16, "given": 16}
+    assert set(before["agreement"]) == {"cot", "answer"}
+    assert blocked(*judged) == before, "the judge is not there any more, its replies are"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint", BASE], "--checkpoint, --benchmark and --source go together"),
+        (["--judge-url", "http://127.0.0.1:9/v1"], "--judge-url and --judge-model go together"),
+        ([], "holds no answers"),
+        (["--checkpoint", ROOT / "tests", "--benchmark", "futurebench", "--source", ROOT], "is no model's folder"),
+        (["--checkpoint", BASE, "--benchmark", "futurebench", "--source", ROOT / "tests"], "futurebench.json"),
+        (["--benchmark", "twiffbench", "--parser", "strict"], "twiffbench has no parser"),
+        (["--benchmark", "futurebench", "--layout", "interleaved"], "layout"),
+    ],
+)
+def test_a_users_mistake_is_told_in_a_line(tmp_path: Path, arguments: list[Any], message: str) -> None:
+    result = run("evaluate", "--out", tmp_path / "out", *arguments)
+    assert result.exit_code != 0
+    assert message in result.output and "Traceback" not in result.output
