@@ -17,7 +17,9 @@ import polars as pl
 from assets.launcher import Context, Launcher, Start
 from assets.settings import AnswerSettings
 from assets.store import AssetStore, Work, code_of
+from evaluation.controls import ControlName
 from evaluation.curtailment import GainRule
+from evaluation.requests import InterventionName
 from training.artifacts import Artifact, digest
 from training.endpoint import EndpointSettings
 from training.grading.judge import JudgeSettings
@@ -27,7 +29,7 @@ PROGRAM = "evaluation.answer"
 CODE = code_of(
     *(
         f"evaluation/{name}.py"
-        for name in ("answer", "curtailment", "endpoint", "frames", "interventions", "ledger", "local")
+        for name in ("answer", "controls", "curtailment", "endpoint", "frames", "interventions", "ledger", "local")
     ),
     "training/model",
     "training/data",
@@ -52,7 +54,7 @@ class Job:
     not be asked `{name}.failed`.
 
     `checkpoint`: None where the endpoint has the model; `ledger`: where the answers stay for other versions of the
-    artifact.
+    artifact.  `intervention` to `reference_latents` are the answering program's (evaluation.answer.AnswerJob).
     """
 
     name: str
@@ -60,7 +62,10 @@ class Job:
     prompts: Callable[[], pl.DataFrame]
     settings: AnswerSettings
     seed: int
-    intervention: str = "none"
+    intervention: InterventionName = "none"
+    control: ControlName = "none"
+    keep_latents: bool = False
+    reference_latents: Path | None = None
     ledger: Path | None = None
     scored: Scored | None = None
 
@@ -145,6 +150,9 @@ def _config(folder: Path, name: str, job: Job) -> dict[str, Any]:
         "checkpoint": str(job.checkpoint) if job.checkpoint else None,
         "prompts": str(prompts),
         "intervention": job.intervention,
+        "control": job.control,
+        "keep_latents": job.keep_latents,
+        "reference_latents": str(job.reference_latents) if job.reference_latents else None,
         "seed": job.seed,
         "ledger": str(job.ledger) if job.ledger else None,
         "gain": gain,

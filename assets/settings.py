@@ -8,9 +8,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from assets.curation.prompts import PromptSettings
 from assets.curation.selection import SelectionSettings
 from assets.trajectories.locations import checked
+from evaluation.controls import ControlName
 from evaluation.curtailment import GainRule
 from evaluation.futurebench import FutureBenchSettings
-from evaluation.requests import Asking
+from evaluation.requests import Asking, InterventionName
 from evaluation.twiffbench import TwiffBenchSettings
 from training.endpoint import EndpointSettings
 from training.grading.parsers import ParserName
@@ -131,11 +132,12 @@ class TwiffBenchRun(Settings):
 
 
 class NecessitySettings(Settings):
-    """The latent-necessity experiment: interventions on `n` FutureBench items (None: all)."""
+    """The latent-necessity experiment: interventions on latents, and controls, on `n` FutureBench items (None: all)."""
 
     models: tuple[str, ...]
     """The models that the whole plan asks; any other can be asked by hand."""
-    interventions: tuple[str, ...]
+    interventions: tuple[InterventionName, ...]
+    controls: tuple[ControlName, ...] = ()
     n: int | None
 
 

@@ -226,13 +226,14 @@ def batch_result(
 ) -> dg.MaterializeResult[None]:
     """What an asset returns that did several partitions in one run.
 
-    Metadata is each partition's own. Dagster has one data version for all partitions of one run, so it is the hash of
-    theirs (and a partition's own version where the run has one).
+    Metadata is each partition's own, with those of the `shown` files that it has. Dagster has one data version for all
+    partitions of one run, so it is the hash of theirs (and a partition's own version where the run has one).
     """
     asset_key = dg.AssetKey(key.split("/"))
     versions = {partition: artifact.version for partition, artifact in artifacts.items()}
     for partition, artifact in artifacts.items():
-        context.add_asset_metadata(metadata_of(artifact, table, *shown), asset_key=asset_key, partition_key=partition)
+        own = [name for name in shown if name in artifact.manifest["files"]]
+        context.add_asset_metadata(metadata_of(artifact, table, *own), asset_key=asset_key, partition_key=partition)
     version = digest(versions) if len(versions) > 1 else next(iter(versions.values()))
     return dg.MaterializeResult(asset_key=asset_key, data_version=dg.DataVersion(version))
 

@@ -8,7 +8,9 @@ import dagster as dg
 
 from assets.benchmarks.assets import benchmark_assets
 from assets.benchmarks.checks import benchmark_checks
-from assets.benchmarks.reports import report_assets
+from assets.benchmarks.comparison import comparison_asset
+from assets.benchmarks.imagination import imagination_asset
+from assets.benchmarks.necessity import necessity_asset
 from assets.checkpoints.assets import checkpoint_assets
 from assets.checkpoints.checks import checkpoint_checks
 from assets.curation.assets import curation_assets
@@ -53,7 +55,9 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
                 profile.retrain,
             ),
             *benchmark_assets(profile.benchmarks, profile.source, checkpoints, upstream, seed, device),
-            *report_assets(profile.benchmarks, checkpoints, seed, device),
+            imagination_asset(checkpoints, profile.sft[0].recipe.teaching.latents, seed, device),
+            necessity_asset(profile.benchmarks, checkpoints, seed, device),
+            comparison_asset(checkpoints, published_data=profile.toyworld is None),
         ],
         asset_checks=[
             *(toyworld_checks() if profile.toyworld else []),

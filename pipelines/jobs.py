@@ -18,7 +18,9 @@ from assets.benchmarks.assets import (
     TWIFF_ITEMS,
     TWIFF_REPORT,
 )
-from assets.benchmarks.reports import COMPARISON, NECESSITY
+from assets.benchmarks.comparison import COMPARISON
+from assets.benchmarks.imagination import IMAGINATION
+from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import BASE, RL, SFT
 from assets.curation.assets import ANSWERS, CURATED, GAIN, RL_SETS, SFT_SETS
 from assets.curation.hub import HUB
@@ -54,7 +56,7 @@ EVALUATE = Stage(
     (FUTURE_ANSWERS, TWIFF_ANSWERS, FUTURE_REPORT, TWIFF_REPORT),
     "answering and scoring both benchmarks",
 )
-INTERVENE = Stage("intervene", (NECESSITY,), "replacing latents")
+INTERVENE = Stage("intervene", (IMAGINATION, NECESSITY), "looking at latents, and replacing them")
 COMPARE = Stage("compare", (COMPARISON,), "comparing")
 RECURATE = "recurate"
 

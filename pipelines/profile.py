@@ -36,12 +36,21 @@ from assets.settings import (
 )
 from assets.store import PROJECT
 from assets.toyworld.source import SourceSizes
+from evaluation.controls import ControlName
 from evaluation.futurebench import FutureBenchSettings
+from evaluation.requests import InterventionName
 from evaluation.twiffbench import TwiffBenchSettings
 from training import recipes, tiny
 from training.grading import toy_judge
 from training.grading.judge import JudgeSettings
 
+INTERVENTIONS: tuple[InterventionName, ...] = (
+    "zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated", "markers_only", "no_span",
+    "spans_1", "spans_2", "spans_3",
+)  # fmt: skip
+CONTROLS: tuple[ControlName, ...] = (
+    "no_video", "question_only", "shuffled_frames", "options_1", "options_2", "options_3"
+)  # fmt: skip
 FSDP = Path("profiles/accelerate/fsdp2.yaml")
 HOME_VARIABLE = "FUTURE_L1_HOME"
 PROFILE_VARIABLE = "FUTURE_L1_PROFILE"
@@ -132,7 +141,10 @@ def demo(home: Path, seed: int = 0) -> Profile:
             ),
             twiffbench=TwiffBenchRun(recipe=TwiffBenchSettings(layout="interleaved"), answers=greedy),
             necessity=NecessitySettings(
-                models=("future_l1", "la_dapo"), interventions=("zeros", "noise", "other_item"), n=300
+                models=("future_l1", "la_dapo"),
+                interventions=("zeros", "noise", "mean", "other_item", "no_span"),
+                controls=("no_video", "options_1", "options_2", "options_3"),
+                n=300,
             ),
         ),
         judge=JudgeSettings(base_url="http://127.0.0.1", model=toy_judge.MODEL, timeout=30.0),
@@ -190,7 +202,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
                 recipe=TwiffBenchSettings(), answers=AnswerSettings(max_new_tokens=4096, **benchmark)
             ),
             necessity=NecessitySettings(
-                models=("future_l1", "la_dapo"), interventions=("zeros", "noise", "other_item"), n=None
+                models=("future_l1", "la_dapo"), interventions=INTERVENTIONS, controls=CONTROLS, n=None
             ),
         ),
         judge=JudgeSettings(base_url="http://127.0.0.1:8000/v1", model="judge"),

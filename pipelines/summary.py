@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from assets.benchmarks.reports import COMPARISON, PAGE, run_reports
+from assets.benchmarks.comparison import COMPARISON, PAGE, run_reports
 from assets.store import AssetStore, write_json
 from evaluation.futurebench import SPLITS
 from evaluation.report import RunReports
@@ -56,7 +56,7 @@ def summarise(profile: Profile, reports: RunReports) -> dict[str, Any]:
 def finish(profile: Profile, console: Console) -> Path:
     """Write `summary.json` and print it as tables; returns its path."""
     store = AssetStore(profile.home)
-    reports = run_reports(store, profile.checkpoints)
+    reports = run_reports(store, profile.checkpoints, profile.toyworld is None)
     summary = summarise(profile, reports)
     path = profile.home / SUMMARY
     write_json(path, summary)

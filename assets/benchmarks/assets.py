@@ -17,6 +17,7 @@ from assets.resources import JudgeAccess
 from assets.settings import BenchmarkSettings, SourceSettings
 from assets.store import AssetStore, batch_result, code_of, read_json, result_of, write_json
 from evaluation import futurebench, twiffbench
+from evaluation.storyboard import BOARDS, write_storyboards
 from training.artifacts import file_digest
 from training.grading.judge import Judge
 
@@ -28,9 +29,13 @@ ANSWER_TABLE = "answers.parquet"
 GRADED_TABLE = "graded.parquet"
 REPORT = "report.json"
 
-FUTURE_CODE = code_of("evaluation/futurebench.py", "evaluation/statistics.py", "training/grading/parsers.py")
-TWIFF_CODE = code_of("evaluation/twiffbench.py", "evaluation/cleanup.py", "evaluation/statistics.py",
-                     "training/grading")  # fmt: skip
+FUTURE_CODE = code_of(
+    *(f"evaluation/{name}.py" for name in ("choice", "cost", "futurebench", "statistics", "storyboard")),
+    "training/grading/parsers.py",
+)
+TWIFF_CODE = code_of(
+    *(f"evaluation/{name}.py" for name in ("cleanup", "cost", "judged", "statistics", "twiffbench")), "training/grading"
+)
 TEAM = ["team:evaluation"]
 
 
@@ -139,7 +144,7 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
                 config = {"answers": asked.model_dump(mode="json"), "seed": seed}
                 wanted[f"{key}/{model}"] = Asked(
                     store.work(key, inputs, config, code, model),
-                    [Job("answers", checkpoint.path / MODEL, prompts, asked, seed)],
+                    [Job("answers", checkpoint.path / MODEL, prompts, asked, seed, keep_latents=True)],
                 )
         artifacts = answer_all(context, store, launcher, device, wanted)
         for key, *_ in benchmarks:
@@ -196,6 +201,7 @@ def _futurebench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) -
             report = futurebench.report(table, answers, recipe)
             futurebench.graded(table, answers, recipe.parser).write_parquet(workspace / GRADED_TABLE)
             write_json(workspace / REPORT, report)
+            write_storyboards(items.file(ITEM_TABLE), workspace / GRADED_TABLE, workspace, model)
             return {"average": report["average"], "splits": report["splits"], "unparsed": report["unparsed"]["count"]}
 
         reports = {}
@@ -203,7 +209,7 @@ def _futurebench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) -
             inputs = {FUTURE_ITEMS: items, FUTURE_ANSWERS: store.current(FUTURE_ANSWERS, model)}
             work = store.work(FUTURE_REPORT, inputs, recipe.model_dump(mode="json"), FUTURE_CODE, model)
             reports[model] = work.do(partial(score, model=model))
-        result = batch_result(context, FUTURE_REPORT, reports, GRADED_TABLE)
+        result = batch_result(context, FUTURE_REPORT, reports, GRADED_TABLE, *BOARDS)
         for model, artifact in reports.items():
             accuracy = read_json(artifact.file(REPORT))["average"]["accuracy"]
             context.add_asset_metadata({"accuracy": accuracy}, partition_key=model)

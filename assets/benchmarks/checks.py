@@ -15,7 +15,8 @@ from assets.benchmarks.assets import (
     TWIFF_ITEMS,
     TWIFF_REPORT,
 )
-from assets.benchmarks.reports import COMPARISON, NECESSITY
+from assets.benchmarks.comparison import COMPARISON
+from assets.benchmarks.necessity import NECESSITY
 from assets.partitions import Checkpoints
 from assets.store import AssetStore, read_json
 

@@ -34,12 +34,18 @@ LINEAGE = {
     "twiffbench/items": ("benchmarks", None, None, "toyworld/source"),
     "futurebench/report": ("benchmarks", "models", None, "futurebench/answers futurebench/items"),
     "twiffbench/report": ("benchmarks", "models", None, "twiffbench/answers twiffbench/items"),
-    "reports/latent_necessity": ("reports", "models", "gpu", "futurebench/answers futurebench/items"),
+    "reports/imagination": ("reports", "models", "gpu", "curation/sft_sets twiffbench/answers twiffbench/items"),
+    "reports/latent_necessity": (
+        "reports",
+        "models",
+        "gpu",
+        "futurebench/answers futurebench/items reports/imagination",
+    ),
     "reports/comparison": (
         "reports",
         None,
         None,
-        "curation/future_l1_50k futurebench/report reports/latent_necessity twiffbench/report",
+        "curation/future_l1_50k futurebench/report reports/imagination reports/latent_necessity twiffbench/report",
     ),
 } | dict.fromkeys(
     ("futurebench/answers", "twiffbench/answers"),

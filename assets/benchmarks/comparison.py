@@ -1,0 +1,136 @@
+"""`reports/comparison`: what the numbers of all models say together, on one page."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from assets.benchmarks.assets import (
+    ANSWER_TABLE,
+    FUTURE_ANSWERS,
+    FUTURE_REPORT,
+    GRADED_TABLE,
+    REPORT,
+    TEAM,
+    TWIFF_REPORT,
+)
+from assets.benchmarks.imagination import FOUND, IMAGINATION, PICTURE
+from assets.benchmarks.necessity import NECESSITY
+from assets.checkpoints.assets import BASE as BASE_ASSET
+from assets.curation.assets import CURATED
+from assets.partitions import Checkpoints
+from assets.store import AssetStore, code_of, metadata_of, read_json, write_json
+from evaluation.latent_map import latent_map
+from evaluation.report import build_page
+from evaluation.run_reports import ModelOrigin, RunReports, paired_rows
+from evaluation.storyboard import BOARDS
+from training.programs import read_metrics
+
+COMPARISON = "reports/comparison"
+PAGE, TEXT = "report.html", "report.md"
+MAIN_FIGURES = ("accuracy_by_hop", "interventions", "spans_by_hop")
+
+CODE = code_of(
+    *(f"evaluation/{name}.py" for name in ("latent_map", "report", "run_reports")),
+    "evaluation/plots",
+    "evaluation/sections",
+)
+
+
+def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: bool) -> RunReports:
+    """What is reported of this profile's models, from the artifacts that are current."""
+
+    def reports(key: str, file: str = REPORT) -> dict[str, dict[str, Any]]:
+        return {m: read_json(store.current(key, m).file(file)) for m in checkpoints.models if store.has(key, m)}
+
+    future = reports(FUTURE_REPORT)
+    tables = {model: store.current(FUTURE_REPORT, model).file(GRADED_TABLE) for model in future}
+    answers = {model: store.current(FUTURE_ANSWERS, model).file(ANSWER_TABLE) for model in future}
+    everything = store.everything()
+    seconds: dict[str, float] = {}
+    for name, artifact in everything.items():
+        asset = "/".join(name.split("/")[:2])
+        seconds[asset] = seconds.get(asset, 0.0) + artifact.provenance["seconds"]
+    return RunReports(
+        curation=store.current(CURATED).provenance["counts"],
+        futurebench=future,
+        twiffbench=reports(TWIFF_REPORT),
+        necessity=reports(NECESSITY),
+        imagination=reports(IMAGINATION, FOUND),
+        latent_map=latent_map({model: pl.read_parquet(path) for model, path in answers.items()}),
+        curves={m: read_metrics(store.current("checkpoints/rl", m).path) for m in checkpoints.rl if m in future},
+        pictures=_pictures(store, checkpoints),
+        models={model: _origin(store, checkpoints, model) for model in future},
+        paired=paired_rows({model: pl.read_parquet(path) for model, path in tables.items()}, checkpoints.rl),
+        seconds=seconds,
+        provenance={name: artifact.version for name, artifact in everything.items()},
+        on_published_data=published_data,
+    )
+
+
+def _pictures(store: AssetStore, checkpoints: Checkpoints) -> dict[str, Path]:
+    """What the models imagined, and the last one's storyboards."""
+    imagined = {
+        f"imagined/{model}": store.current(IMAGINATION, model).file(PICTURE)
+        for model in checkpoints.models
+        if store.has(IMAGINATION, model) and PICTURE in store.current(IMAGINATION, model).manifest["files"]
+    }
+    for model in reversed(checkpoints.models):
+        if store.has(FUTURE_REPORT, model):
+            told = store.current(FUTURE_REPORT, model)
+            boards = {f"storyboards/{'right' if right else 'wrong'} answers of {model}": told.file(name)
+                      for name, right in BOARDS.items() if name in told.manifest["files"]}  # fmt: skip
+            return imagined | boards
+    return imagined
+
+
+def _origin(store: AssetStore, checkpoints: Checkpoints, model: str) -> ModelOrigin:
+    name, partition = checkpoints.artifact(model)
+    checkpoint = store.current(name, partition)
+    inputs = checkpoint.provenance["inputs"]
+    data = [str(version)[:16] for key, version in inputs.items() if key.startswith("curation/")]
+    stage = "zero-shot" if name == BASE_ASSET else name.rpartition("/")[2].upper()
+    return ModelOrigin(checkpoint=checkpoint.version, dataset=", ".join(data), stage=stage)
+
+
+def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.AssetsDefinition:
+    """`published_data`: our models answer the very benchmarks that the published rows are of."""
+
+    @dg.asset(
+        key=dg.AssetKey(COMPARISON.split("/")),
+        deps=[dg.AssetKey(key.split("/")) for key in (FUTURE_REPORT, TWIFF_REPORT, NECESSITY, IMAGINATION, CURATED)],
+        group_name="reports",
+        kinds={"html", "matplotlib"},
+        owners=TEAM,
+        code_version=CODE,
+        description="Our models beside the published rows: tables, figures and provenance on one self-contained page.",
+    )
+    def reports_comparison(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
+        reports = run_reports(store, checkpoints, published_data)
+        if not reports.futurebench:
+            raise dg.Failure("no model has a FutureBench report yet: materialise some", allow_retries=False)
+
+        def write(workspace: Path) -> dict[str, Any]:
+            page = build_page(reports, "Future-L1: comparison", f"Models: {', '.join(reports.futurebench)}")
+            (workspace / PAGE).write_text(page.html())
+            (workspace / TEXT).write_text(page.markdown())
+            (workspace / "comparison.md").write_text(page.main_table())
+            for figure in page.figures():
+                if figure.name in MAIN_FIGURES:
+                    (workspace / f"{figure.name}.png").write_bytes(figure.png)
+            write_json(workspace / REPORT, reports.model_dump(mode="json", exclude={"pictures"}))
+            return {"models": list(reports.futurebench)}
+
+        made = (FUTURE_REPORT, TWIFF_REPORT, NECESSITY, IMAGINATION)
+        inputs = {
+            name: version
+            for name, version in reports.provenance.items()
+            if name == CURATED or name.startswith(tuple(f"{key}/" for key in made))
+        }
+        artifact = store.work(COMPARISON, inputs, {"models": checkpoints.models}, CODE).do(write)
+        shown = ["comparison.md", *(name for name in artifact.manifest["files"] if name.endswith(".png"))]
+        metadata = metadata_of(artifact, None, *shown) | {"page": dg.MetadataValue.path(artifact.file(PAGE))}
+        return dg.MaterializeResult(data_version=dg.DataVersion(artifact.version), metadata=metadata)
+
+    return reports_comparison

@@ -1,0 +1,100 @@
+"""`reports/imagination`: what the latents of each model's TwiFF-Bench answers look like, next to the true frames."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets.benchmarks.assets import ANSWER_TABLE, ITEM_TABLE, TEAM, TWIFF_ANSWERS, TWIFF_ITEMS
+from assets.checkpoints.assets import MODEL
+from assets.curation.assets import SFT_SETS
+from assets.launcher import Launcher, Start
+from assets.partitions import BASE, Checkpoints
+from assets.store import AssetStore, Work, batch_result, code_of, read_json
+from training.artifacts import digest
+
+IMAGINATION = "reports/imagination"
+FOUND = "imagination.json"
+PICTURE = "imagined.png"
+MEAN = "mean.safetensors"
+TAUGHT = "future_l1.parquet"
+"""The set whose future frames' mean feature stands in for latents."""
+
+CODE = code_of(
+    *(
+        f"evaluation/{name}.py"
+        for name in ("featuremean", "imagination", "imagine", "imagined", "looking", "readout", "realframes", "sheet")
+    ),
+    "training/model",
+)
+
+
+def imagination_asset(checkpoints: Checkpoints, latents: int, seed: int, device: str) -> dg.AssetsDefinition:
+    """`latents`: L_max of the SFT recipes, at which the untaught base's features are compared."""
+
+    @dg.op(
+        name="look_at_latents",
+        pool="gpu",
+        ins={"items": dg.In(dg.Nothing), "answers": dg.In(dg.Nothing), "sets": dg.In(dg.Nothing)},
+        out={"report": dg.Out(dg.Nothing, code_version=CODE)},
+        description="Where the true future frame ranks among others for every latent span, and what the latents show.",
+    )
+    def look_at_latents(
+        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        items, sets = store.current(TWIFF_ITEMS), store.current(SFT_SETS)
+        jobs, works = {}, {}
+        for model in context.partition_keys:
+            name, partition = checkpoints.artifact(model)
+            checkpoint, answers = store.current(name, partition), store.current(TWIFF_ANSWERS, model)
+            inputs = {TWIFF_ITEMS: items, TWIFF_ANSWERS: answers, SFT_SETS: sets, "checkpoint": checkpoint}
+            works[model] = store.work(IMAGINATION, inputs, {"seed": seed, "latents": latents}, CODE, model)
+            jobs[model] = {
+                "name": model,
+                "model_kind": name.rpartition("/")[2],
+                "checkpoint": str(checkpoint.path / MODEL),
+                "answers": str(answers.file(ANSWER_TABLE)),
+                "latents": latents if model == BASE else None,
+            }
+
+        def look(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+            folder = store.scratch / "imagine" / digest({model: works[model].version for model in workspaces})
+            config = {
+                "device": device,
+                "seed": seed,
+                "jobs": [jobs[model] for model in workspaces],
+                "items": str(items.file(ITEM_TABLE)),
+                "means": True,
+                "rows": str(sets.file(TAUGHT)),
+            }
+            launcher.run_together(context, [Start("evaluation.imagine", folder, config)])
+            counts = {model: _take(folder / model, workspace) for model, workspace in workspaces.items()}
+            shutil.rmtree(folder)
+            return counts
+
+        yield batch_result(context, IMAGINATION, Work.do_together(works, look), None, PICTURE)
+
+    assets = dg.AssetsDefinition.from_op(
+        look_at_latents,
+        keys_by_input_name={
+            "items": dg.AssetKey(TWIFF_ITEMS.split("/")),
+            "answers": dg.AssetKey(TWIFF_ANSWERS.split("/")),
+            "sets": dg.AssetKey(SFT_SETS.split("/")),
+        },
+        keys_by_output_name={"report": dg.AssetKey(IMAGINATION.split("/"))},
+        group_name="reports",
+        partitions_def=checkpoints.model_partitions,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+    )
+    return assets.map_asset_specs(lambda spec: spec.replace_attributes(owners=TEAM, kinds={"torch", "json"}))
+
+
+def _take(made: Path, workspace: Path) -> dict[str, Any]:
+    """A model's files into its workspace; what its page tells."""
+    for path in made.iterdir():
+        shutil.move(path, workspace / path.name)
+    found = read_json(workspace / FOUND)
+    return {"sentence": found["sentence"], "spans": found["n_spans"], "top1": found["true_frame"]["top1"],
+            "top1_of_the_observed_frame": found["observed_frame"]["top1"]}  # fmt: skip
