@@ -13,7 +13,7 @@ from rich.table import Table
 from assets.curation.planning import PlanAssumptions, estimate
 from assets.curation.population import Kinds, assumed_population
 from assets.store import AssetStore
-from pipelines import cli_evaluate, cli_model
+from pipelines import cli_evaluate, cli_lineage, cli_model
 from pipelines import ui as dagster_ui
 from pipelines.curate import curate as curate_shards
 from pipelines.curate import measured_here, own_shards
@@ -22,7 +22,7 @@ from pipelines.driver import StepFailedError, run_plan
 from pipelines.instance import AlreadyRunningError
 from pipelines.jobs import DRAW_SETS, TRAIN_RL, TRAIN_SFT, Step, plan
 from pipelines.picture import mermaid
-from pipelines.profile import PROFILE_VARIABLE, Profile, load_profile, profile_from_environment
+from pipelines.profile import CONTROLS, INTERVENTIONS, PROFILE_VARIABLE, Profile, load_profile, profile_from_environment
 from pipelines.summary import finish
 from training.endpoint import EndpointDownError, EndpointRefusesError
 
@@ -48,9 +48,11 @@ def demo(seed: int | None) -> None:
 @main.command()
 @click.option("--seed", type=int, help="As for demo.")
 def reports(seed: int | None) -> None:
-    """As demo, with latent necessity for every model on every item."""
+    """As demo, with every intervention and control for every model on every item."""
     profile = _profile(seed)
-    necessity = profile.benchmarks.necessity.model_copy(update={"models": profile.checkpoints.models, "n": None})
+    necessity = profile.benchmarks.necessity.model_copy(update={
+        "models": profile.checkpoints.models, "interventions": INTERVENTIONS, "controls": CONTROLS, "n": None
+    })  # fmt: skip
     benchmarks = profile.benchmarks.model_copy(update={"necessity": necessity})
     _everything(profile.model_copy(update={"benchmarks": benchmarks}))
 
@@ -191,6 +193,17 @@ def score(benchmark: str, answers: Path, parser: str) -> None:
     from evaluation.score import score_file
 
     click.echo(json.dumps(score_file(benchmark, answers, parser), indent=1))  # type: ignore[arg-type]
+
+
+@main.command()
+@click.argument("id_", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def lineage(id_: str, as_json: bool) -> None:
+    """Follow an id both ways: a row's, an item's, a clip's name, an artifact's name or version.
+
+    Back to shard, revision and clip, and on to the checkpoints that were trained on it and the reports made of them.
+    """
+    cli_lineage.show(_profile(), id_, as_json, CONSOLE)
 
 
 main.add_command(cli_model.predict)
