@@ -4,35 +4,50 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-_PARTS = re.compile(
-    r"<reason>(?P<reason>.*?)</reason>|<answer>(?P<answer>.*?)</answer>"
-    r"|<\|latent_start\|>(?P<span>(?:<\|latent\|>)*)(?:<\|latent_end\|>)?",
-    re.DOTALL,
-)
+_SPAN = r"<\|latent_start\|>(?P<span>(?:<\|latent\|>)*)(?:<\|latent_end\|>)?"
+_SPANS = re.compile(_SPAN)
+_BLOCKS = re.compile(rf"<reason>(?P<reason>.*?)</reason>|<answer>(?P<answer>.*?)</answer>|{_SPAN}", re.DOTALL)
+
+Kind = Literal["reason", "answer", "text", "span"]
 
 
 @dataclass(frozen=True)
 class Part:
     """A piece of an answer: text that was reasoned or answered or is neither, or a span (`text` is then empty)."""
 
-    kind: Literal["reason", "answer", "text", "span"]
+    kind: Kind
     text: str = ""
     latents: int = 0
 
 
 def parts(text: str) -> list[Part]:
-    """An answer's text in pieces, in their order; what is in no block is plain text, blank stretches are left out."""
+    """An answer's text in pieces, in their order; what is in no block is plain text, blank stretches are left out.
+
+    A span inside a block parts it in two, so that every span of the answer is one piece.
+    """
     found: list[Part] = []
     at = 0
-    for match in [*_PARTS.finditer(text), None]:
+    for match in _BLOCKS.finditer(text):
+        found += _pieces("text", text[at : match.start()])
+        at = match.end()
+        if match["span"] is not None:
+            found.append(Part("span", latents=match["span"].count("<|latent|>")))
+        elif match["reason"] is not None:
+            found += _pieces("reason", match["reason"]) or [Part("reason")]
+        else:
+            found += _pieces("answer", match["answer"]) or [Part("answer")]
+    return [*found, *_pieces("text", text[at:])]
+
+
+def _pieces(kind: Kind, text: str) -> list[Part]:
+    """A stretch of one kind, and the spans inside it."""
+    found: list[Part] = []
+    at = 0
+    for match in [*_SPANS.finditer(text), None]:
         between = text[at : match.start() if match else None].strip()
         if between:
-            found.append(Part("text", between))
+            found.append(Part(kind, between))
         if match:
             at = match.end()
-            if match["span"] is not None:
-                found.append(Part("span", latents=match["span"].count("<|latent|>")))
-            else:
-                kind: Literal["reason", "answer"] = "answer" if match["reason"] is None else "reason"
-                found.append(Part(kind, match[kind].strip()))
+            found.append(Part("span", latents=match["span"].count("<|latent|>")))
     return found

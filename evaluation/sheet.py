@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 SCALE = 2
+ALIKE = 2.0
+"""Mean difference of two frames that people would take for one, in levels of 255."""
 INK, QUIET, LINE, WASH = "#222222", "#6b6b6b", "#dddddd", "#f6f7f8"
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#aa4488"
 
@@ -74,6 +76,11 @@ class Sheet:
         buffer = io.BytesIO()
         self._page.save(buffer, "PNG", optimize=True)
         return buffer.getvalue()
+
+
+def look_alike(frame: np.ndarray, other: np.ndarray) -> bool:
+    """Whether people would take two frames (uint8 [H,W,3]) of a clip for one."""
+    return bool(np.abs(frame.astype(np.int16) - other).mean() < ALIKE)
 
 
 def line_height(size: float) -> float:

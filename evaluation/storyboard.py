@@ -15,7 +15,20 @@ import polars as pl
 from evaluation.choice import LETTERS
 from evaluation.lot import lot
 from evaluation.said import Part, parts
-from evaluation.sheet import BLUE, INK, LINE, PURPLE, QUIET, VERMILLION, WASH, Sheet, line_height, text_width, wrapped
+from evaluation.sheet import (
+    BLUE,
+    INK,
+    LINE,
+    PURPLE,
+    QUIET,
+    VERMILLION,
+    WASH,
+    Sheet,
+    line_height,
+    look_alike,
+    text_width,
+    wrapped,
+)
 from training.data.video import UnreadableVideo, read_frames
 from training.files import whole
 
@@ -24,8 +37,6 @@ FRAMES, FRAME, EDGE, GAP = 4, 112.0, 16.0, 14.0
 SEEN, ASKED, SAID = 2 * FRAME + 8, 300.0, 380.0
 WIDTH = 2 * EDGE + SEEN + ASKED + SAID + 2 * 22 + 20
 TEXT, SMALL = 10.0, 8.0
-ALIKE = 2.0
-"""Mean difference of two frames that people would take for one, in levels of 255."""
 MOST_LINES = 6
 """Of one piece of an answer; the rest is cut, and an ellipsis says so."""
 DEPTHS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation"}
@@ -102,7 +113,7 @@ def _without_repeats(frames: Sequence[np.ndarray], numbers: Sequence[int]) -> tu
     shown: list[np.ndarray] = []
     runs: list[list[int]] = []
     for frame, number in zip(frames, numbers, strict=True):
-        if shown and np.abs(frame.astype(np.int16) - shown[-1]).mean() < ALIKE:
+        if shown and look_alike(frame, shown[-1]):
             runs[-1].append(number)
         else:
             shown.append(frame)

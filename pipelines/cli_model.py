@@ -33,6 +33,8 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 _CHECKPOINT = click.option("--checkpoint", type=FOLDER, metavar="DIR", help="A checkpoint's or a base model's folder.")
 _SYSTEM = click.option("--system-prompt", type=FILE, metavar="FILE", help="In place of the checkpoint's own.")
 _OUT = click.option("--out", type=NEW_FILE, metavar="FILE", help="Where the JSON goes (docs/data-contracts.md).")
+_PAGE = click.option("--out", type=NEW_FILE, metavar="FILE", help="Where the JSON or, for a question, the page goes.")
+PAGES = (".html", ".htm")
 
 INSPECT_OPTIONS = _options(
     _CHECKPOINT,
@@ -96,7 +98,7 @@ def inspect_records(
 @click.option("--question", metavar="TEXT")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--prompts", type=FILE, metavar="FILE", help="Instead: a JSON file of records or questions, one batch.")
-@_OUT
+@_PAGE
 @click.option("--max-latents", type=POSITIVE, metavar="N", help="The cap on a span (L_max), if not the checkpoint's.")
 @click.option("--release-cap", is_flag=True, help="Twice that cap, as the public release decodes.")
 @click.option("--max-new-tokens", type=POSITIVE, default=1024, show_default=True, metavar="N")
@@ -116,12 +118,17 @@ def predict(
 ) -> None:
     """Answer a question about a clip, greedily, and show the reasoning, the latent spans and the answer.
 
-    With --prompts and --out, decode all prompts of a file as one batch into token ids, spans and latents.
+    With --out PAGE.html also on a page of its own, with the frames of the clip that are nearest to each span and, where
+    enough of the clip was observed, the latents painted.  With --prompts and --out, decode all prompts of a file as one
+    batch into token ids, spans and latents.
     """
     if checkpoint is None:
         raise click.UsageError("which model is to answer? give --checkpoint")
-    if (question is None) == (prompts is None) or (prompts is None) != (out is None):
+    if (question is None) == (prompts is None) or (prompts is not None and out is None):
         raise click.UsageError("give --question (with --video and --frames), or --prompts and --out")
+    page = out if question is not None else None
+    if out is not None and (out.suffix.lower() in PAGES) != (page is not None):
+        raise click.UsageError("a question's --out is a page, as answer.html; that of --prompts is JSON")
     if (video is None) != (frames is None) or (prompts and (video or as_json)):
         raise click.UsageError("--video and --frames go together, and with --question; so does --json")
     try:
@@ -136,7 +143,7 @@ def predict(
         found = predict(bundle, values, prompts.parent if prompts else Path(), max_new_tokens)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    if out is not None:
+    if prompts is not None and out is not None:
         _write(found, out)
         _report(found["prompts"], "prompts answered", out, Console())
         return
@@ -144,6 +151,15 @@ def predict(
     if "error" in answer:
         raise click.ClickException(answer["error"])
     _show(answer | found, max_new_tokens, as_json)
+    if page is not None:
+        from evaluation.prediction_page import answer_page
+
+        try:
+            html = answer_page(bundle, values[0], answer, found, str(checkpoint))
+        except ValueError as error:
+            raise click.ClickException(f"{page} is not written: {error}") from error
+        page.write_text(html, encoding="utf-8", errors="backslashreplace")
+        click.echo(f"page: {page}", err=True)
 
 
 def _asked(question: str | None, video: Path | None, frames: str | None) -> dict[str, Any]:

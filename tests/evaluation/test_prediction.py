@@ -174,6 +174,13 @@ def test_an_answer_is_told_in_pieces_whatever_it_looks_like() -> None:
     ]
     assert parts("<|latent_start|><|latent_end|>") == [Part("span", latents=0)]
     assert parts("<reason>cut<|latent_start|><|latent|>") == [Part("text", "<reason>cut"), Part("span", latents=1)]
+    assert parts(f"<reason>It {span} rolls</reason><answer>{span}</answer><answer></answer>") == [
+        Part("reason", "It"),
+        Part("span", latents=2),
+        Part("reason", "rolls"),
+        Part("span", latents=2),
+        Part("answer", ""),
+    ]
     assert parts("") == []
 
 
