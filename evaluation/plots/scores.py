@@ -8,7 +8,6 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from evaluation.plots.style import (
     DASHED,
-    FAINT,
     HOP_LABELS,
     INK,
     QUIET,
@@ -163,5 +162,5 @@ def _scattered(axes: Axes, points: Sequence[tuple[float, Mapping[str, Any], str]
         value = value_of(score)
         if value is not None:
             axes.errorbar(x, value, whiskers(value, score["interval"]), fmt=styles[name].marker, markersize=6.5,
-                          color=styles[name].colour, ecolor=FAINT, elinewidth=1.2, capsize=2.5,
+                          color=styles[name].colour, ecolor=QUIET, elinewidth=1, capsize=2.5,
                           label=plain(f"{name} ({score['n']:,})"))  # fmt: skip

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 MODEL_COLOURS = {
-    "base": "#9a9a9a", "text_only": "#e69f00", "random": "#d55e00", "future_l1": "#0072b2", "la_dapo": "#009e73",
+    "base": "#bbbbbb", "text_only": "#e69f00", "random": "#d55e00", "future_l1": "#0072b2", "la_dapo": "#009e73",
     "grpo": "#cc79a7", "dapo": "#56b4e9", "dapo_ctr": "#332288", "dapo_div": "#882255", "grpo_text_only": "#ddcc77",
-    "dapo_text_only": "#999933", "la_dapo_5k": "#7fcfb6", "la_dapo_20k": "#00543d",
+    "dapo_text_only": "#8c6d31", "la_dapo_5k": "#b8f0dd", "la_dapo_20k": "#003b2b",
 }  # fmt: skip
 OTHER_COLOURS = ("#cc79a7", "#d55e00", "#56b4e9", "#332288", "#999933", "#000000")
 MARKERS = "osD^vPX<>*"

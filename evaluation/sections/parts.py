@@ -95,7 +95,7 @@ def picture(name: str, path: Path) -> FigureImage:
             image.verify()
     except (OSError, SyntaxError) as error:
         raise ValueError(f"picture {name!r}: {path} is no whole PNG: {error}") from error
-    caption = " · ".join(name.split("/")[1:] or [name]).replace("_", " ")
+    caption = " · ".join(name.split("/")[1:] or [name])
     return FigureImage(name, f"{name.split('/')[0]}: {caption}", path.read_bytes(), caption, density=2.0)
 
 

@@ -1,10 +1,12 @@
 """Figures draw the numbers that they are given: every value, every interval, and nothing where there is none."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Wedge
 
@@ -27,6 +29,33 @@ DRAWN: dict[str, Callable[[], bytes]] = {
     "imagination": lambda: latents.imagination({"la_dapo": RUN["imagination"]["la_dapo"]}),
     "map": lambda: latents.latent_map(RUN["latent_map"]),
 }
+
+# Linear RGB as those see it who lack one kind of cone (Machado, Oliveira and Fernandes 2009, severity 1).
+SIGHTS = {
+    "all cones": np.eye(3),
+    "no red": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "no green": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+    ),
+    "no blue": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]]
+    ),
+}
+
+
+def linear(colour: str) -> np.ndarray:
+    value = np.array(to_rgb(colour))
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """CIELAB under D65 of linear RGB."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ np.clip(rgb, 0, 1) / [0.9505, 1, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +205,12 @@ def test_models_keep_their_colour_and_differ_in_their_marker() -> None:
     every = style.looks(["base", "mine", "la_dapo", "yours"])
     assert every["la_dapo"].colour == style.looks(["la_dapo"])["la_dapo"].colour
     assert len({look.colour for look in every.values()}) == len({look.marker for look in every.values()}) == 4
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_colour_blind_readers_tell_all_models_apart(sight: str) -> None:
+    seen = [lab(SIGHTS[sight] @ linear(colour)) for colour in style.MODEL_COLOURS.values()]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 12  # 2.3 is just noticeable
 
 
 def test_a_name_with_dollars_is_no_mathematics() -> None:
