@@ -13,6 +13,7 @@ import polars as pl
 
 from evaluation.controls import places, rotated
 from evaluation.cost import COSTS, cost
+from evaluation.ledger import PROMPT_TOKENS
 from evaluation.statistics import Proportion, bootstrap_mean
 from training.grading.parsers import Parsed, ParserName, normalised, parse
 
@@ -45,7 +46,7 @@ def graded(
     """
     told = table.join(answers.filter(pl.col("sample") == 0), left_on="id", right_on="prompt_id", maintain_order="left")
     read = [_read(parser, said, options, control) for said, options in told.select("text", "options").iter_rows()]
-    counted = [name for name in ("prompt_tokens", *COSTS) if name in told.columns]
+    counted = [name for name in (PROMPT_TOKENS, *COSTS) if name in told.columns]
     return told.select(
         "id",
         split,

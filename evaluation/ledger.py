@@ -22,8 +22,9 @@ from training.data.prompts import ANSWERS
 
 LATENTS = "latents"
 """A column that answers have where a job keeps latents: float16, little-endian, row-major [sum(spans), hidden]."""
-OPTIONAL: dict[str, Any] = {"prompt_tokens": pl.Int64, LATENTS: pl.Binary}
-"""Columns of a table whose answers have them."""
+PROMPT_TOKENS = "prompt_tokens"
+"""Tokens that were prefilled, text and vision; a column where each prompt has one answer, which is all they are for."""
+OPTIONAL: dict[str, Any] = {PROMPT_TOKENS: pl.Int64, LATENTS: pl.Binary}
 KEY_DIGITS = 32
 
 
@@ -80,7 +81,10 @@ class Ledger:
         It has an optional column if any of the answers does.
         """
         chosen = [self._answers[place] for place in sorted(self._answers) if place[1] < samples]
-        schema = ANSWERS | {name: kind for name, kind in OPTIONAL.items() if any(name in one for one in chosen)}
+        told = {name: kind for name, kind in OPTIONAL.items() if any(name in one for one in chosen)}
+        if samples > 1:
+            told.pop(PROMPT_TOKENS, None)
+        schema = ANSWERS | told
         return pl.DataFrame([{name: answer.get(name) for name in schema} for answer in chosen], schema=schema)
 
 

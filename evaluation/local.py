@@ -69,7 +69,7 @@ class LocalBackend:
                 draw = _drawer(bundle, vision, asking, asked, encoded)
                 decoded, left_out = interventions.intervene(intervention, bundle, draw, asked, mean)
                 yield from (Refused(*reason) for reason in left_out.items())
-                told = _answers(bundle, asked, decoded, keep_latents)
+                told = _answers(bundle, asked, encoded, decoded, keep_latents)
                 yield from (answer for answer in told if answer["prompt_id"] not in left_out)
 
     def _load(self, checkpoint: Path) -> tuple[FutureL1, FrozenVision]:
@@ -155,10 +155,13 @@ def _drawer(
     return draw
 
 
-def _answers(bundle: FutureL1, asked: Sequence[Request], decoded: Decoded, keep_latents: bool) -> Iterator[Answer]:
+def _answers(
+    bundle: FutureL1, asked: Sequence[Request], encoded: Sequence[Encoded], decoded: Decoded, keep_latents: bool
+) -> Iterator[Answer]:
     tokens, answers = bundle.tokens, len(decoded.ids)
-    names = [(request.prompt_id, sample) for request in asked for sample in request.samples]
-    for (prompt_id, sample), completion in zip(names, decoded.completions(tokens), strict=True):
+    prompts = zip(asked, encoded, strict=True)
+    names = [(request.prompt_id, sample, len(e.ids)) for request, e in prompts for sample in request.samples]
+    for (prompt_id, sample, prompt_tokens), completion in zip(names, decoded.completions(tokens), strict=True):
         ids = completion.ids
         latents, control = ids.count(tokens.latent), sum(t in tokens.control for t in ids)
         yield {
@@ -171,6 +174,7 @@ def _answers(bundle: FutureL1, asked: Sequence[Request], decoded: Decoded, keep_
             "control_tokens": control,
             "spans": tokens.span_sizes(ids),
             "finished": completion.finished,
+            "prompt_tokens": prompt_tokens,
             "prefill_seconds": decoded.prefill_seconds / answers,
             "decode_seconds": decoded.decode_seconds / answers,
         } | ({"latents": _stored(prompt_id, completion.latents)} if keep_latents else {})

@@ -72,7 +72,8 @@ def run(out: Path, *jobs: AnswerJob, reporter: Reporter | None = None) -> dict[s
 def test_every_prompt_is_answered_with_its_counts(job: Any, tmp_path: Path, asked: Path, taught: FutureL1) -> None:
     result = run(tmp_path, job())
     table = pl.read_parquet(tmp_path / "answers.parquet")
-    assert dict(table.schema) == ANSWERS
+    assert dict(table.schema) == ANSWERS | {"prompt_tokens": pl.Int64}
+    assert table["prompt_tokens"].min() > 4  # text, and the frame's vision tokens
     assert table["prompt_id"].to_list() == sorted(pl.read_parquet(asked)["prompt_id"])
     assert result["answers"]["answers"] == 12 and result["answers"]["unreadable"] == 0
     assert result["answers"]["seconds"] > 0

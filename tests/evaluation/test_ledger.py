@@ -49,6 +49,7 @@ def test_prefill_tokens_are_a_column_of_answers_that_count_them(tmp_path: Path) 
         ledger.add(told("a", prompt_tokens=70))
         ledger.add(told("b"))
         assert ledger.table(1)["prompt_tokens"].to_list() == [70, None]
+        assert dict(ledger.table(2).schema) == ANSWERS
 
 
 def key(content: list[dict[str, Any]], name: str = "a", options: list[str] | None = None) -> str:

@@ -89,7 +89,9 @@ def test_answers_have_the_columns_of_the_table(
 ) -> None:
     found = list(backend.answer(taught_folder, GREEDY, "none", asked[:2]))
     assert pl.DataFrame(found, schema=ANSWERS).height == 4
-    assert all(set(a) == set(ANSWERS) and a["decode_seconds"] > 0 for a in found if not isinstance(a, Refused))
+    assert all(
+        set(a) == {*ANSWERS, "prompt_tokens"} and a["decode_seconds"] > 0 for a in found if not isinstance(a, Refused)
+    )
 
 
 @pytest.mark.parametrize("intervention", ["none", "zeros", "noise", "first_repeated", "spans_2"])
