@@ -26,14 +26,9 @@ from training.grading.judge import JudgeSettings
 from training.grading.parsers import ParserName
 
 PROGRAM = "evaluation.answer"
-CODE = code_of(
-    *(
-        f"evaluation/{name}.py"
-        for name in ("answer", "controls", "curtailment", "endpoint", "frames", "interventions", "ledger", "local")
-    ),
-    "training/model",
-    "training/data",
-)
+ANSWERING = ("answer", "controls", "curtailment", "endpoint", "frames", "interventions", "ledger", "local", "prompt_table",
+             "requests")  # fmt: skip
+CODE = code_of(*(f"evaluation/{name}.py" for name in ANSWERING), "training/model", "training/data")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ NECESSITY = "reports/latent_necessity"
 INTERVENED = "reports/intervened_answers"
 
 NECESSITY_CODE = code_of(
-    *(f"evaluation/{name}.py" for name in ("choice", "collapse", "necessity", "phrases", "statistics"))
+    *(f"evaluation/{name}.py" for name in ("choice", "collapse", "imagination", "necessity", "phrases", "statistics"))
 )
 
 
