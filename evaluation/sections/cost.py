@@ -12,42 +12,30 @@ from evaluation.twiffbench import MARKS
 
 PLAIN_ROWS = 10_000
 """Training rows of a recipe whose name says none, beside namesakes that do (`la_dapo`, `la_dapo_5k`)."""
+SPENT = (
+    "model", "accuracy", "tokens", "text", "latent", "control", "prompt", "prefill s", "decode s", "% per s",
+    "cut short",
+)  # fmt: skip
+COST_NOTE = (
+    "Means over answered items. Control tokens open, close and end; those of the prompt are prefilled, not generated."
+    " Seconds are an answer's share of its batch's on one device: what the device gets through, not how long a person"
+    " waits. % per s is accuracy in per cent over them. The figure's intervals are of accuracy alone."
+)
 _SCALED = re.compile(r"(.+?)_(\d+)k")
 
 
 def cost(reports: RunReports, figures: bool) -> Section:
     """What an answer costs, and what accuracy it buys."""
-    rows, timed = [], []
-    for name, report in reports.futurebench.items():
-        spent, accuracy = report["cost"], report["average"]["accuracy"]
-        if not spent["n"]:
-            continue
-        seconds = spent["prefill_seconds"] + spent["decode_seconds"]
-        numbers = [spent[f"{kind}_tokens"] for kind in ("text", "latent", "control")]
-        cells = [f"{n:.1f}" for n in [sum(numbers), *numbers]]
-        cells += [f"{spent['prefill_seconds']:.4f}", f"{spent['decode_seconds']:.4f}"]
-        cells += [f"{100 * accuracy / seconds:,.0f}" if seconds else DASH, f"{spent['cut_short']}"]
-        rows.append(Row([Cell(name, f"n = {spent['n']:,}"), percent(report["average"]), *map(Cell, cells)]))
-        if latency := spent.get("latency"):
-            rate = latency["accuracy_per_second"]
-            seconds_of = [mean(latency[part], 4) for part in ("prefill_seconds", "decode_seconds", "seconds")]
-            timed.append(Row([Cell(name), *seconds_of, Cell(DASH if rate is None else f"{rate:,.0f}")]))
+    answered = {name: report for name, report in reports.futurebench.items() if report["cost"]["n"]}
+    rows = [_spent(name, report) for name, report in answered.items()]
     rows.append(heading("Published, not ours: other hardware, and what its seconds span is not said", published=True))
-    rows += cost_rows(list(reports.futurebench))
-    head = ["model", "accuracy", "tokens", "text", "latent", "control", "prefill s", "decode s", "% per s", "cut short"]
-    note = (
-        "Means over answered items; control tokens open, close and end. Seconds are an answer's share of its batch's on"
-    )
-    note += (
-        " one device: what the device gets through, not how long a person waits. % per s is accuracy in per cent over"
-    )
-    note += " them. The figure's intervals are of accuracy alone."
-    tables = [Table(head, rows)]
-    if timed:
+    rows += cost_rows(list(answered))
+    tables = [Table(SPENT, rows)]
+    if timed := [_waited(name, one) for name, r in answered.items() if (one := r["cost"].get("latency"))]:
         names = ["model", "prefill s", "decode s", "both", "% per s"]
         tables.append(Table(names, timed, "Answers decoded one at a time, on a warm device"))
-    drawn = figure(figures, "scores", "cost_against_accuracy", "Accuracy over cost", reports.futurebench)
-    return Section("Cost against accuracy", tables=tables, figures=drawn, note=note)
+    drawn = figure(figures, "scores", "cost_against_accuracy", "Accuracy over cost", answered)
+    return Section("Cost against accuracy", tables=tables, figures=drawn, note=COST_NOTE)
 
 
 def scaling(reports: RunReports, figures: bool) -> Section | None:
@@ -90,6 +78,25 @@ def scaled(models: Sequence[str] | Mapping[str, Any]) -> dict[str, dict[int, str
         if family in models:
             sizes.setdefault(PLAIN_ROWS, family)
     return {family: dict(sorted(sizes.items())) for family, sizes in families.items() if len(sizes) > 1}
+
+
+def _spent(name: str, report: Mapping[str, Any]) -> Row:
+    """Means over a model's answers: tokens by kind, of the prompt, and seconds."""
+    spent, accuracy = report["cost"], report["average"]["accuracy"]
+    kinds = [spent[f"{kind}_tokens"] for kind in ("text", "latent", "control")]
+    times = [spent["prefill_seconds"], spent["decode_seconds"]]
+    prompt, seconds = spent.get("prompt_tokens"), sum(times)
+    said = [*(f"{tokens:.1f}" for tokens in (sum(kinds), *kinds)), DASH if prompt is None else f"{prompt:,.1f}"]
+    said += [*(f"{time:.4f}" for time in times), f"{100 * accuracy / seconds:,.0f}" if seconds else DASH]
+    return Row(
+        [Cell(name, f"n = {spent['n']:,}"), percent(report["average"]), *map(Cell, said), Cell(f"{spent['cut_short']}")]
+    )
+
+
+def _waited(name: str, latency: Mapping[str, Any]) -> Row:
+    rate = latency["accuracy_per_second"]
+    seconds = [mean(latency[part], 4) for part in ("prefill_seconds", "decode_seconds", "seconds")]
+    return Row([Cell(name), *seconds, Cell(DASH if rate is None else f"{rate:,.0f}")])
 
 
 def _marks_of(reports: RunReports, model: str) -> list[Cell]:

@@ -36,7 +36,7 @@ def futurebench_rows(beside: Sequence[str]) -> tuple[list[Row], list[Row]]:
         counted = [Proportion(round(s * n / 100), n) for s, n in zip(scores, known["n"], strict=True)]
         bounds = [c.interval or (0.0, 1.0) for c in counted]
         cells = [
-            Cell(f"{score:.1f} %", f"{100 * low:.1f}–{100 * high:.1f}, n = {c.n}")
+            Cell(f"{score:.1f} %", f"{100 * low:.1f}–{100 * high:.1f}, n = {c.n:,}")
             for score, c, (low, high) in zip(scores, counted, bounds, strict=True)
         ]
         rows[name] = Row([Cell(name), *cells, Cell(DASH), Cell("published")], published=True)
@@ -49,7 +49,7 @@ def twiffbench_rows(models: Sequence[str]) -> list[Row]:
     known = PUBLISHED["twiffbench"]
     rows = []
     for name in dict.fromkeys(TWIFF_COUNTERPARTS[model] for model in models if model in TWIFF_COUNTERPARTS):
-        cells = [Cell(f"{score:.2f}", f"n = {known['n']}") for score in known["rows"][name]]
+        cells = [Cell(f"{score:.2f}", f"n = {known['n']:,}") for score in known["rows"][name]]
         rows.append(Row([Cell(name), *cells, Cell(DASH, "no interval published")], published=True))
     return rows
 
@@ -59,7 +59,7 @@ def cost_rows(models: Sequence[str]) -> list[Row]:
     rows = []
     for name in (COST_COUNTERPARTS[model] for model in models if model in COST_COUNTERPARTS):
         tokens, accuracy, seconds, rate = PUBLISHED["inference_cost"]["rows"][name]
-        split, cut_short = [Cell(DASH)] * 3, Cell(DASH)
+        split, cut_short = [Cell(DASH)] * 4, Cell(DASH)
         latency = [Cell(DASH), Cell(f"{seconds:.2f}", "in all")]
         said = [Cell(f"{accuracy:.1f} %", "n = 1,056"), Cell(f"{tokens:.1f}")]
         rows.append(Row([Cell(name), *said, *split, *latency, Cell(f"{rate:.1f}"), cut_short], published=True))

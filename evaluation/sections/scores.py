@@ -50,7 +50,7 @@ def comparison(reports: RunReports, figures: bool) -> Section:
         text=text,
         tables=[
             Table(head, [*rows, banner, *beside]),
-            Table(head, others, "Other published models", folded=True),
+            Table(head, others, "Other published models, as arXiv 2606.05769 quotes them", folded=True),
             _parsers(reports.futurebench),
         ],
         figures=figure(figures, "scores", "accuracy_by_hop", "Accuracy by depth with intervals", reports.futurebench),

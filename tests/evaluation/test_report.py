@@ -214,6 +214,13 @@ def test_a_run_in_which_every_answer_is_missing_is_drawn_without_zeros(run: dict
     assert "| base | – (n = 0) | – (n = 0)" in text
 
 
+def test_every_row_has_a_cell_for_every_column(page: Page) -> None:
+    for table in (table for section in page.sections for table in section.tables):
+        assert table.rows
+        for row in table.rows:
+            assert row.heading or len(row.cells) == len(table.head), (table.head, row)
+
+
 def test_what_is_absent_leaves_its_section_out(run: dict[str, Any], pages: tuple[str, str]) -> None:
     whole = build_page(RunReports(**run), "Demo", "", with_figures=False)
     told = {"curation": run["curation"], "futurebench": run["futurebench"]}
@@ -280,8 +287,12 @@ def test_a_cost_measured_one_at_a_time_has_its_interval(run: dict[str, Any]) -> 
     second = {"mean": 0.5, "n": 32, "interval": [0.4, 0.6]}
     latency = {"prefill_seconds": second, "decode_seconds": second, "seconds": second, "accuracy_per_second": 148.0}
     run["futurebench"]["future_l1"]["cost"]["latency"] = latency
+    run["futurebench"]["future_l1"]["cost"]["prompt_tokens"] = 1234.5
     cell = "0.5000 (0.4000–0.6000, n = 32)"
-    assert f"| future_l1 | {cell} | {cell} | {cell} | 148 |" in markdown_page(RunReports(**run), "Demo", "")
+    text = markdown_page(RunReports(**run), "Demo", "")
+    assert f"| future_l1 | {cell} | {cell} | {cell} | 148 |" in text
+    assert "| 23.5 | 14.0 | 6.5 | 3.0 | 1,234.5 | 0.0040 | 0.0200 | 3,083 | 0 |" in text
+    assert "| Future-L1-SFT | 73.1 % (n = 1,056) | 205.3 | – | – | – | – | – | 0.96 (in all) | 76.1 | – |" in text
 
 
 def test_the_main_table_stands_alone_and_figures_have_names_of_their_own(page: Page) -> None:
