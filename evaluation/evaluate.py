@@ -12,89 +12,41 @@ folder of its own.
 `answer` needs the model, and starts a program that loads it; `score` reads the folder alone, and imports no torch.
 """
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, model_validator
 
 from evaluation.answer import FAILED
+from evaluation.asked import Asked, run_of
 from evaluation.benchmark import Benchmark, Told, sampled
-from evaluation.controls import ControlName
 from evaluation.cost import latency
-from evaluation.ledger import Ledger, keyed, model_hash
-from evaluation.requests import Asking, InterventionName
-from training.artifacts import digest, file_digest
+from evaluation.ledger import Ledger, keyed
+from training.artifacts import digest
 from training.files import whole
 from training.grading.judge import Judge
-from training.model.teaching import Teaching
 from training.programs import CONFIG_ERROR, TETHERED
-from training.recipes import SYSTEM
 
 ITEMS, ANSWERS, REFUSED, GRADED = "items.parquet", "answers.parquet", "refused.parquet", "graded.parquet"
 TIMED = "timed.parquet"
 REPORT, ABOUT, REPLIES = "report.json", "evaluation.json", "judge.jsonl"
-LEDGER, WORK = "ledger", "work"
+LEDGER, WORK, LOCK = "ledger", "work", ".lock"
 
 PROGRAM = "evaluation.answer"
 PROJECT = Path(__file__).resolve().parents[1]
-RELEASE_TOKENS = (196, 1568)
-"""Least and most merged vision tokens of an image in the release's evaluation (reference/evaluation.md 1.4)."""
-WITH_DONORS = ("other_item", "same_answer", "other_answer")
 REASONS_TOLD = 5
 
 
 class AnsweringFailedError(RuntimeError):
     """The answering program ended before every prompt had its answer; what was answered is in the ledger."""
-
-
-class Asked(BaseModel):
-    """Who is asked, and how: with the prompts, all that answers depend on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    checkpoint: Path
-    asking: Asking
-    seed: int = 0
-    intervention: InterventionName = "none"
-    control: ControlName = "none"
-    reference_latents: Path | None = None
-    """What the intervention "mean" feeds (evaluation.requests.Backend)."""
-    timed: int = 0
-    """So many of the prompts are answered once more, one at a time, to measure how long an answer takes."""
-
-    @model_validator(mode="after")
-    def _mean_has_its_latents(self) -> "Asked":
-        if (self.intervention == "mean") != (self.reference_latents is not None):
-            raise ValueError("the intervention 'mean' and a file of reference latents need each other")
-        return self
-
-
-def asking_of(checkpoint: Path, **given: Any) -> Asking:
-    """How a checkpoint is asked where nothing else is `given` (fields of Asking, None for what is not).
-
-    The system prompt is the one that it was taught, the release's for a checkpoint that does not say; an empty one is
-    no system turn.  Images have the release's bounds, unless it was never taught as large ones: then its own.  Raises
-    ValueError where the folder holds no model.
-    """
-    try:
-        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{checkpoint} is no model's folder: {error}") from error
-    own = Teaching.model_validate(config["future_l1"]) if "future_l1" in config else None
-    small = own is not None and own.observed_tokens[1] < RELEASE_TOKENS[0]
-    known: dict[str, Any] = {
-        "system": own.system if own else SYSTEM,
-        "image_tokens": own.observed_tokens if own and small else RELEASE_TOKENS,
-    }
-    known |= {name: value for name, value in given.items() if value is not None}
-    return Asking(**known | {"system": known["system"] or None})
 
 
 def answer(benchmark: Benchmark, source: Path, asked: Asked, out: Path, limit: int | None, device: str) -> None:
@@ -103,14 +55,30 @@ def answer(benchmark: Benchmark, source: Path, asked: Asked, out: Path, limit: i
     Raises ValueError for what cannot be asked as it is, AnsweringFailedError where the program fails.
     """
     out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        _answer(benchmark, source, asked, out, limit, device)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Holds the folder for this process; the lock goes with the process, however it ends."""
+    with (out / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another evaluation is at work in {out}: let it end, or name another folder") from None
+        yield
+
+
+def _answer(benchmark: Benchmark, source: Path, asked: Asked, out: Path, limit: int | None, device: str) -> None:
     everything = benchmark.items(source)
     table = sampled(everything, limit)
     prompts = keyed(benchmark.prompts(table))
-    run = _run(asked, prompts)
+    run = run_of(asked, prompts)
     about = {
         "benchmark": benchmark.name,
         "settings": benchmark.settings.model_dump(mode="json"),
-        "checkpoint": {"name": _name(asked.checkpoint), "hash": run["model"]},
+        "checkpoint": {"name": "/".join(asked.checkpoint.absolute().parts[1:][-4:]), "hash": run["model"]},
         "run": run,
         "batch_size": asked.asking.batch_size,
         "timed": asked.timed,
@@ -156,25 +124,6 @@ def held(out: Path) -> dict[str, Any] | None:
     """What a folder's answers are of: benchmark, its settings, checkpoint, run; None where it holds none."""
     path = out / ABOUT
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _run(asked: Asked, prompts: pl.DataFrame) -> dict[str, Any]:
-    """What a ledger is of: model, sampling, seed, intervention and control.
-
-    Where other prompts lend their latents, they are part of it.
-    """
-    donors = {}
-    if asked.intervention in WITH_DONORS:
-        lenders = prompts.select("key", "reference").sort("key").rows()
-        donors = {"donors": digest(lenders), "batch_size": asked.asking.batch_size}
-    if asked.reference_latents is not None:
-        donors = {"reference_latents": file_digest(asked.reference_latents)}
-    return {
-        "model": model_hash(asked.checkpoint),
-        "sampling": asked.asking.model_dump(mode="json", exclude={"batch_size"}),
-        **asked.model_dump(mode="json", include={"seed", "intervention", "control"}),
-        **donors,
-    }
 
 
 def _program(asked: Asked, prompts: pl.DataFrame, out: Path, ledger: str, device: str) -> None:
@@ -248,11 +197,6 @@ def _refusals(report: Mapping[str, Any], refused: pl.DataFrame) -> dict[str, Any
     if not report["answered"] and reasons:
         told["reason"] = f"every prompt was refused, {next(iter(reasons.values()))} because: {next(iter(reasons))}"
     return told
-
-
-def _name(checkpoint: Path) -> str:
-    """A checkpoint's folder as people know it: with the one that it lies in, whose name says more than "model"."""
-    return "/".join(checkpoint.absolute().parts[-4:])
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -18,13 +18,11 @@ from pydantic import BaseModel, ConfigDict
 
 from evaluation import choice
 from evaluation.benchmark import Told
-from evaluation.choice import LETTERS, SPAN_BINS
+from evaluation.choice import LETTERS
 from training.data.prompts import Part, frame, prompt_frame, text, video
 from training.data.trajectory import RejectedRow
 from training.data.video import UnreadableVideo, probe, resolve_clip
 from training.grading.parsers import ParserName
-
-__all__ = ["LETTERS", "SPAN_BINS"]
 
 NAME = "futurebench"
 SPLITS = ("hop1", "hop2", "hop3", "hop5")

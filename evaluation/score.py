@@ -89,6 +89,7 @@ def _twiffbench(
         },
         "coverage": {"items": items, "judged": len(judged)},
         "status": "unjudged" if not judged else "complete" if len(judged) == items else "partial",
+        "reason": None if judged else f"none of {items} lines has a reply with marks in it",
         "missing": len(malformed),
         "malformed": sorted(malformed, key=lambda line: line["line"]),
     }

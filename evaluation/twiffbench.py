@@ -6,6 +6,7 @@ images travel as they are embedded, and the model's two texts are JSON strings (
 """
 
 import base64
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 import dataframely as dy
 import polars as pl
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.benchmark import Told
@@ -22,14 +24,17 @@ from evaluation.cost import cost
 from evaluation.judged import HIGHEST, LOWEST, agreements, judge_facts, judged_coverage, mark_columns, repeated
 from evaluation.statistics import bootstrap_mean
 from training.data.dialogue import Slot, user_pieces
+from training.data.keyframes import key_frame_number
 from training.data.prompts import Part, image, prompt_frame, text
-from training.data.trajectory import IMAGE, RejectedRow, parse_row
+from training.data.trajectory import IMAGE, RejectedRow, Trajectory, parse_row
+from training.data.video import UnreadableVideo, probe, read_frames, resolve_clip
 from training.grading.judge import SCORE_PROMPT, Judge, Scores
 from training.grading.parsers import normalised
 
 NAME = "twiffbench"
 SCORES = ("cot", "answer")
 MARKS = (*SCORES, "average")
+JPEG_QUALITY = 95  # of frames from a clip: a benchmark of 720p frames as PNG would not fit into memory
 
 
 class TwiffBenchSettings(BaseModel):
@@ -43,6 +48,10 @@ class TwiffBenchSettings(BaseModel):
 
     layout: Literal["interleaved", "images_first"] = "images_first"
     preamble: str = ""
+    frames: Literal["embedded", "clip"] = "embedded"
+    """Where an item's frames are: in its row, or key frames of its clip, for tables without images."""
+    clips: str = "clips"
+    """The folder of clips in the benchmark's folder."""
     ground_truth: Literal["short", "whole"] = "short"
     judge_sees_images: bool = True
     judgements: int = Field(default=1, ge=1)
@@ -77,13 +86,19 @@ class ScoreTable(dy.Schema):
     answer_marks = dy.List(dy.Int64(nullable=True, min=LOWEST, max=HIGHEST))
 
 
-def items(source: Path) -> pl.DataFrame:
+PUBLISHED = TwiffBenchSettings()
+
+
+def items(source: Path, settings: TwiffBenchSettings = PUBLISHED) -> pl.DataFrame:
     """The items of all `test-*.parquet` shards in `source`; ids are row numbers over the shards in order."""
+    clips = source / settings.clips if settings.frames == "clip" else None
     shards = sorted(source.glob("test-*.parquet"))
     if not shards:
         raise ValueError(f"no test-*.parquet in {source}")
     records = (record for shard in shards for record in pl.read_parquet(shard).iter_rows(named=True))
-    rows = [{"id": f"{number:05d}"} | _clip(record) | _item(record, number) for number, record in enumerate(records)]
+    rows = [
+        {"id": f"{number:05d}"} | _clip(record) | _item(record, number, clips) for number, record in enumerate(records)
+    ]
     return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
 
 
@@ -146,7 +161,7 @@ class TwiffBench:
     by = "category"
 
     def items(self, source: Path) -> pl.DataFrame:
-        return items(source)
+        return items(source, self.settings)
 
     def prompts(self, table: pl.DataFrame) -> pl.DataFrame:
         return prompts(table, self.settings)
@@ -208,14 +223,14 @@ def _clip(record: Mapping[str, Any]) -> dict[str, str | None]:
     return {name: None if value is None else str(value) for name, value in held.items()}
 
 
-def _item(record: Mapping[str, Any], number: int) -> dict[str, Any]:
+def _item(record: Mapping[str, Any], number: int, clips: Path | None) -> dict[str, Any]:
     try:
         row = parse_row(record, "twiffbench", number)
+        shown = _embedded(record, row) if clips is None else _key_frames(row, clips)
     except RejectedRow as rejected:
         return {"problem": rejected.reason}
-    shown = [[i["bytes"] for i in record[name] or []] for name in ("question_images", "reasoning_images")]
-    if [len(images) for images in shown] != [len(row.observed), len(row.future)] or None in shown[0] + shown[1]:
-        return {"problem": "embedded images missing"}
+    except UnreadableVideo:
+        return {"problem": "unreadable video"}
     return {
         "category": row.category,
         "question": row.question,
@@ -225,6 +240,27 @@ def _item(record: Mapping[str, Any], number: int) -> dict[str, Any]:
         "question_images": shown[0],
         "reasoning_images": shown[1],
     }
+
+
+def _embedded(record: Mapping[str, Any], row: Trajectory) -> list[list[bytes]]:
+    """The observed images and the future ones.  Raises RejectedRow where they are not all there."""
+    shown = [[i["bytes"] for i in record.get(name) or []] for name in ("question_images", "reasoning_images")]
+    if [len(images) for images in shown] != [len(row.observed), len(row.future)] or None in shown[0] + shown[1]:
+        raise RejectedRow("embedded images missing", f"{[len(images) for images in shown]} images")
+    return shown
+
+
+def _key_frames(row: Trajectory, clips: Path) -> list[list[bytes]]:
+    """The same, read from the row's clip (reference/evaluation.md 3.1).  Raises RejectedRow or UnreadableVideo."""
+    path = resolve_clip(row.video, [clips])
+    clip = probe(path)
+    numbers = [key_frame_number(clip.frames, index) for index in (*row.observed, *row.future)]
+    images = []
+    for pixels in read_frames(path, numbers, clip.reader):
+        encoded = io.BytesIO()
+        Image.fromarray(pixels).save(encoded, "JPEG", quality=JPEG_QUALITY)
+        images.append(encoded.getvalue())
+    return [images[: len(row.observed)], images[len(row.observed) :]]
 
 
 def _content(row: Mapping[str, Any], settings: TwiffBenchSettings) -> list[Part]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation import evaluate as evaluation
+from evaluation.asked import Asked, asking_of
 from evaluation.benchmark import Benchmark
 from evaluation.controls import CONTROLS
 from evaluation.futurebench import FutureBench, FutureBenchSettings
@@ -35,6 +36,7 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", required=True)
 @click.option("--limit", type=POSITIVE, metavar="N", help="N of the items, the same on every machine.")
 @click.option("--layout", type=click.Choice(LAYOUTS), help="How items are shown; the benchmark's own [first of its].")
+@click.option("--frames", type=click.Choice(["embedded", "clip"]), help="TwiFF-Bench: where its frames are [embedded].")
 @click.option("--suffix", metavar="TEXT", help="What follows the question.")
 @click.option("--intervention", type=click.Choice(INTERVENTIONS), default="none", show_default=True, metavar="NAME",
               help=f"What stands in for the latents: {', '.join(INTERVENTIONS[1:10])}, spans_1 ...")  # fmt: skip
@@ -61,6 +63,7 @@ def evaluate(
     out: Path,
     limit: int | None,
     layout: str | None,
+    frames: str | None,
     suffix: str | None,
     parser: str | None,
     judge_url: str | None,
@@ -85,22 +88,24 @@ def evaluate(
         )
     if (judge_url is None) != (judge_model is None):
         raise click.UsageError("--judge-url and --judge-model go together")
-    given = {"layout": layout, "suffix": suffix, "parser": parser, "judgements": repeat_judgements}
+    given = {
+        "layout": layout, "frames": frames, "suffix": suffix, "parser": parser, "judgements": repeat_judgements
+    }  # fmt: skip
     console = Console()
     try:
         benchmark = _benchmark(name, out, {option: value for option, value in given.items() if value is not None})
         judge = _judge(benchmark, out, judge_url, judge_model)
         if checkpoint is not None and source is not None:
-            if judge is not None:
+            if judge is not None and evaluation.held(out) is None:  # later there may be nothing to ask it
                 preflight((judge.settings.base_url,), judge.settings.model, JUDGE_KEYS, "judge")
-            asking = evaluation.asking_of(
+            asking = asking_of(
                 checkpoint,
                 max_new_tokens=max_new_tokens or NEW_TOKENS.get(benchmark.name, MOST_NEW_TOKENS),
                 batch_size=batch_size,
                 image_tokens=image_tokens,
                 system=system_prompt and system_prompt.read_text(encoding="utf-8"),
             )
-            asked = evaluation.Asked(checkpoint=checkpoint, asking=asking, **how)
+            asked = Asked(checkpoint=checkpoint, asking=asking, **how)
             evaluation.answer(benchmark, source, asked, out, limit, device)
         report = evaluation.score(benchmark, out, judge)
     except KeyboardInterrupt as error:
@@ -160,9 +165,10 @@ def _cost(report: Mapping[str, Any]) -> list[str]:
     told = report["cost"]
     if not told["n"]:
         return []
+    prefilled = "" if told["prompt_tokens"] is None else f" after {told['prompt_tokens']:.1f} of its prompt"
     lines = [
         f"tokens of an answer: {told['text_tokens']:.1f} text, {told['latent_tokens']:.1f} latent,"
-        f" {told['control_tokens']:.1f} control; {told['cut_short']} of {told['n']} cut short",
+        f" {told['control_tokens']:.1f} control{prefilled}; {told['cut_short']} of {told['n']} cut short",
         f"one device, batches of {report['batch_size']}: {told['answers_per_second']:.2f} answers a second,"
         f" {told['prefill_seconds']:.4f} s prefill and {told['decode_seconds']:.4f} s decoding of each",
     ]

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from evaluation.futurebench import SPAN_BINS, SPLITS
+from evaluation.choice import SPAN_BINS
+from evaluation.futurebench import SPLITS
 from evaluation.imagination import SpanScore, imagination_report
 from evaluation.statistics import Proportion, bootstrap_mean, paired_difference
 

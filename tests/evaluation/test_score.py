@@ -73,5 +73,8 @@ def test_stored_judge_replies_become_means_with_coverage(tmp_path: Path) -> None
     assert (told["cot"]["mean"], told["answer"]["mean"], told["average"]["n"]) == (3.0, 2.5, 2)
     assert (told["status"], told["coverage"]) == ("partial", {"items": 5, "judged": 2})
     assert told["categories"]["camera"]["cot"]["n"] == 2
+    released = score_file("twiffbench", path, "release")
+    assert (released["average"]["n"], released["cot"]["mean"]) == (2, 6.5), "no fence is opened, no range is checked"
     nothing = score_file("twiffbench", write(tmp_path, reply(1, "5")), "strict")
     assert (nothing["status"], nothing["average"]["mean"]) == ("unjudged", None)
+    assert nothing["reason"] == "none of 1 lines has a reply with marks in it"
