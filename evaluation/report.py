@@ -9,11 +9,9 @@ from pathlib import Path
 
 import jinja2
 
-from evaluation.run_reports import RunReports, paired_rows
+from evaluation.run_reports import RunReports
 from evaluation.sections import cost, latents, runs, scores
 from evaluation.sections.parts import FigureImage, Section, markdown_lines, markdown_table, percent
-
-__all__ = ["Page", "RunReports", "build_page", "html_page", "markdown_page", "paired_rows", "sections"]
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 TILES = 4
@@ -60,14 +58,6 @@ class Page:
 def build_page(reports: RunReports, title: str, subtitle: str, with_figures: bool = True) -> Page:
     """Raises ValueError for a picture that is no PNG."""
     return Page(title, subtitle, _tiles(reports), sections(reports, with_figures))
-
-
-def html_page(reports: RunReports, title: str, subtitle: str) -> str:
-    return build_page(reports, title, subtitle).html()
-
-
-def markdown_page(reports: RunReports, title: str, subtitle: str) -> str:
-    return build_page(reports, title, subtitle, with_figures=False).markdown()
 
 
 def sections(reports: RunReports, with_figures: bool = True) -> list[Section]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from assets.benchmarks.comparison import COMPARISON, PAGE, run_reports
 from assets.store import AssetStore, write_json
 from evaluation.futurebench import SPLITS
-from evaluation.report import RunReports
+from evaluation.run_reports import RunReports
 from evaluation.twiffbench import MARKS
 from pipelines.profile import Profile
 

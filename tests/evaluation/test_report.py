@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from evaluation.plots import scores, style
-from evaluation.report import Page, RunReports, build_page, html_page, markdown_page
+from evaluation.report import Page, build_page
+from evaluation.run_reports import RunReports
 from evaluation.sections.cost import scaled
 from evaluation.sections.parts import escaped, picture
 from tests.evaluation.reports import ACCURACY, everything
@@ -82,7 +83,7 @@ def page(stored: str) -> Page:
 
 @pytest.fixture(scope="module")
 def pages(page: Page, stored: str) -> tuple[str, str]:
-    return page.html(), markdown_page(RunReports(**json.loads(stored)), "Demo", "")
+    return page.html(), markdown(json.loads(stored))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -91,6 +92,10 @@ def coarse() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "DPI", 30)
         yield
+
+
+def markdown(run: dict[str, Any]) -> str:
+    return build_page(RunReports(**run), "Demo", "", with_figures=False).markdown()
 
 
 def row_of(markdown: str, begins: str) -> str:
@@ -141,7 +146,7 @@ def test_published_rows_are_marked_as_not_ours(run: dict[str, Any], pages: tuple
     assert "Our rows are of other data (n = 800) than the published rows (n = 1,056)" in text
     published = re.findall(r'<tr class=" published">\s*<td>([^<]*)', html)
     assert "Future-L1-RL (LA-DAPO)" in published and "GPT-5" in published and not set(ACCURACY) & set(published)
-    same = markdown_page(RunReports(**run, on_published_data=True), "Demo", "")
+    same = markdown(run | {"on_published_data": True})
     assert "other data" not in same and "not ours: Qwen3-VL-8B on FutureBench itself" in same
 
 
@@ -166,11 +171,11 @@ def test_hostile_text_is_shown_and_never_live(run: dict[str, Any], tmp_path: Pat
     run["models"][HOSTILE] = {"checkpoint": HOSTILE, "dataset": HOSTILE, "stage": HOSTILE}
     run["provenance"][HOSTILE] = HOSTILE
     run["curation"]["rejected_by_reason"] = {HOSTILE: 3}
-    page = Elements(html_page(RunReports(**run), HOSTILE, HOSTILE))
+    page = Elements(build_page(RunReports(**run), HOSTILE, HOSTILE).html())
     assert "<script>alert(1)</script>" in page.text
     assert {name for _, given in page.found for name in given} <= OURS
     assert "script" not in {tag for tag, _ in page.found} and not [s for s in page.values("src") if "evil" in s]
-    text = markdown_page(RunReports(**run), "Demo", "")
+    text = markdown(run)
     assert not re.search(r"(?<!\\)<", text), "no HTML in the Markdown"
     heads = {line.count(" | ") for line in text.splitlines() if line.startswith("| model | 1 hop")}
     assert len(heads) == 2 and "\n# h" not in text
@@ -187,7 +192,7 @@ def test_a_report_without_judged_marks_shows_a_dash_and_the_reason_and_no_zero(r
         | {"cot": nothing, "answer": nothing, "average": nothing, "categories": {}, "judge": None}
         | {"status": "unjudged", "reason": "no judge was named", "coverage": {"items": 180, "judged": 0}}
     }
-    row = next(line for line in markdown_page(RunReports(**run), "Demo", "").splitlines() if "0 of 180" in line)
+    row = next(line for line in markdown(run).splitlines() if "0 of 180" in line)
     assert row.count("– (n = 0)") == 3 and "unjudged: no judge was named" in row
     assert scores.judged_marks(run["twiffbench"]).startswith(b"\x89PNG")
 
@@ -207,9 +212,9 @@ def test_a_run_in_which_every_answer_is_missing_is_drawn_without_zeros(run: dict
         s: {"mean": None, "n": 0, "interval": None, "shares": dict.fromkeys(u["shares"])}
         for s, u in base["spans"].items()
     }
-    reports = RunReports(curation=run["curation"], futurebench=run["futurebench"])
-    html_page(reports, "Demo", "")
-    text = markdown_page(reports, "Demo", "")
+    told = {"curation": run["curation"], "futurebench": run["futurebench"]}
+    build_page(RunReports(**told), "Demo", "").html()
+    text = markdown(told)
     assert "Partial, items without an answer: base 800 of 800; they are missing, not wrong." in text
     assert "| base | – (n = 0) | – (n = 0)" in text
 
@@ -289,7 +294,7 @@ def test_a_cost_measured_one_at_a_time_has_its_interval(run: dict[str, Any]) -> 
     run["futurebench"]["future_l1"]["cost"]["latency"] = latency
     run["futurebench"]["future_l1"]["cost"]["prompt_tokens"] = 1234.5
     cell = "0.5000 (0.4000–0.6000, n = 32)"
-    text = markdown_page(RunReports(**run), "Demo", "")
+    text = markdown(run)
     assert f"| future_l1 | {cell} | {cell} | {cell} | 148 |" in text
     assert "| 23.5 | 14.0 | 6.5 | 3.0 | 1,234.5 | 0.0040 | 0.0200 | 3,083 | 0 |" in text
     assert "| Future-L1-SFT | 73.1 % (n = 1,056) | 205.3 | – | – | – | – | – | 0.96 (in all) | 76.1 | – |" in text
