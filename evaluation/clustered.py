@@ -5,6 +5,7 @@ repeated.
 """
 
 from collections.abc import Hashable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,14 @@ def _interval(above: np.ndarray, below: np.ndarray, clusters: Sequence[Hashable]
     number = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
     places = np.array([number[name] for name in clusters])
     sums = np.stack([np.bincount(places, weights, len(number)) for weights in (above, below)], 1)
-    shares = np.full(len(number), 1 / len(number))
-    drawn = np.random.default_rng(BOOTSTRAP_SEED).multinomial(len(number), shares, size=BOOTSTRAP_DRAWS) @ sums
+    drawn = _draws(len(number)) @ sums
     drawn = drawn[drawn[:, 1] != 0]
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=2)
+def _draws(clusters: int) -> np.ndarray:
+    """How often each cluster is in each resample [draws, clusters]: the same for all figures of a report."""
+    shares = np.full(clusters, 1 / clusters)
+    return np.random.default_rng(BOOTSTRAP_SEED).multinomial(clusters, shares, size=BOOTSTRAP_DRAWS).astype(np.float64)

@@ -97,10 +97,12 @@ def _fitted(seen: Sequence[Frame]) -> tuple[Readout | None, str]:
             f"Latents are not painted: up to the last shown frame the clip has {len(distinct)} different frames, a"
             f" read-out from features to pixels needs {ENOUGH}."
         )
-    fit = ReadoutFit()
+    fit, first = ReadoutFit(), len(distinct) - len(distinct) // HELD_OUT
+    before = distinct[first - 1].features, distinct[first - 1].pixels
     for place, frame in enumerate(distinct):
-        held_out = place >= len(distinct) - len(distinct) // HELD_OUT
-        fit.add_observed(frame.features, frame.pixels, frame.grid, held_out)
+        fit.add_observed(frame.features, frame.pixels, frame.grid, held_out=place >= first)
+        if place >= first:
+            fit.add_future((frame.features, frame.pixels), before, frame.grid)
     readout = fit.fit()
     if readout is None or readout.r2 is None or readout.r2 <= 0:
         return None, (

@@ -25,6 +25,7 @@ from training.model.vision import Patches
 
 COLUMNS = ("id", "video", "question_images", "reasoning_images", "problem")
 ROWS_AT_A_TIME = 8
+BUFFER = 2**20
 THUMBNAIL = 256
 """Most pixels along a side of what is kept of a frame for people."""
 
@@ -69,7 +70,7 @@ def listed(items: Path) -> list[Listed]:
 
 def read_items(items: Path, wanted: Collection[str] | None = None) -> Iterator[Item]:
     """Items that can be shown with their images, a few at a time, in the table's order; `wanted`: these alone."""
-    with pq.ParquetFile(items) as table:
+    with pq.ParquetFile(items, buffer_size=BUFFER, pre_buffer=False) as table:  # else a whole row group is read
         for batch in table.iter_batches(ROWS_AT_A_TIME, columns=list(COLUMNS)):
             for row in batch.to_pylist():
                 if row["problem"] is None and (wanted is None or row["id"] in wanted):
