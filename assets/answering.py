@@ -26,8 +26,9 @@ from training.grading.judge import JudgeSettings
 from training.grading.parsers import ParserName
 
 PROGRAM = "evaluation.answer"
-ANSWERING = ("answer", "controls", "curtailment", "endpoint", "frames", "interventions", "ledger", "local", "prompt_table",
-             "requests")  # fmt: skip
+ANSWERING = (
+    "answer", "controls", "curtailment", "endpoint", "frames", "interventions", "ledger", "local", "prompt_table", "requests"
+)  # fmt: skip
 CODE = code_of(*(f"evaluation/{name}.py" for name in ANSWERING), "training/model", "training/data")
 
 

@@ -22,17 +22,19 @@ from assets.curation.assets import CURATED
 from assets.partitions import Checkpoints
 from assets.store import AssetStore, code_of, metadata_of, read_json, write_json
 from evaluation.latent_map import latent_map
-from evaluation.report import build_page
+from evaluation.report import TEMPLATE, build_page
 from evaluation.run_reports import ModelOrigin, RunReports, paired_rows
+from evaluation.sections.published import PUBLISHED
 from evaluation.storyboard import BOARDS
+from training.artifacts import digest, file_digest
 from training.programs import read_metrics
 
 COMPARISON = "reports/comparison"
 PAGE, TEXT = "report.html", "report.md"
-MAIN_FIGURES = ("accuracy_by_hop", "interventions", "spans_by_hop")
+MAIN_FIGURES = ("accuracy_by_hop", "interventions", "imagination", "spans_by_hop")
 
 CODE = code_of(
-    *(f"evaluation/{name}.py" for name in ("latent_map", "report", "run_reports")),
+    *(f"evaluation/{name}.py" for name in ("figures", "latent_map", "report", "run_reports")),
     "evaluation/plots",
     "evaluation/sections",
 )
@@ -128,7 +130,8 @@ def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.Asset
             for name, version in reports.provenance.items()
             if name == CURATED or name.startswith(tuple(f"{key}/" for key in made))
         }
-        artifact = store.work(COMPARISON, inputs, {"models": checkpoints.models}, CODE).do(write)
+        config = {"models": checkpoints.models, "template": file_digest(TEMPLATE), "published": digest(PUBLISHED)}
+        artifact = store.work(COMPARISON, inputs, config, CODE).do(write)
         shown = ["comparison.md", *(name for name in artifact.manifest["files"] if name.endswith(".png"))]
         metadata = metadata_of(artifact, None, *shown) | {"page": dg.MetadataValue.path(artifact.file(PAGE))}
         return dg.MaterializeResult(data_version=dg.DataVersion(artifact.version), metadata=metadata)
