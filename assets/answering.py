@@ -27,7 +27,8 @@ from training.grading.parsers import ParserName
 
 PROGRAM = "evaluation.answer"
 ANSWERING = (
-    "answer", "controls", "curtailment", "endpoint", "frames", "interventions", "ledger", "local", "prompt_table", "requests"
+    "answer", "controls", "curtailment", "endpoint", "frames", "interventions", "ledger", "local", "prompt_table",
+    "requests",
 )  # fmt: skip
 CODE = code_of(*(f"evaluation/{name}.py" for name in ANSWERING), "training/model", "training/data")
 
