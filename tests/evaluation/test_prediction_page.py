@@ -89,13 +89,19 @@ def test_enough_observed_frames_paint_and_only_those_are_fitted_on(
     from evaluation.readout import ReadoutFit
 
     inner = ReadoutFit.add_observed
-    monkeypatch.setattr(ReadoutFit, "add_observed", lambda self, x, *rest: fitted.append(x) or inner(self, x, *rest))
+
+    def noted(self: ReadoutFit, x: np.ndarray, *rest: Any, **named: Any) -> None:
+        fitted.append(x)
+        inner(self, x, *rest, **named)
+
+    monkeypatch.setattr(ReadoutFit, "add_observed", noted)
     latents = features(taught, rows[2], last - 1)
     found = view(taught, record, [latents])
     after = [features(taught, rows[2], number) for number in range(last + 1, rows[2]["frame_count"])]
     assert ENOUGH <= len(fitted) <= last + 1
     assert not any(np.array_equal(own, other) for own in fitted for other in after)
     assert found.readout is not None and found.readout.r2 is not None and 0 < found.readout.r2 <= 1
+    assert found.readout.r2_of_change is not None and found.readout.r2_of_change <= found.readout.r2
     painted = found.spans[0].painted
     assert painted is not None and painted.shape == (32, 32, 3)
     with Image.fromarray(read_frames(rows[2]["path"], [last - 1], "decord")[0]) as true:
@@ -103,6 +109,14 @@ def test_enough_observed_frames_paint_and_only_those_are_fitted_on(
 
 
 # ---- the page
+
+
+def test_a_painting_says_how_far_to_believe_it(taught: FutureL1, rows: list[dict[str, Any]]) -> None:
+    span = f"<|latent_start|>{'<|latent|>' * 4}<|latent_end|>"
+    answer = answered(f"{span}<answer>red</answer>", [features(taught, rows[2], 9)])
+    page = Page(answer_page(taught, asked(rows[2], [1, 7]), answer, TOLD, "c"))
+    assert page.tags.count("img") == 2 + 1 + 3, "the frames shown, the painting, and the nearest"
+    assert "R² is" in page.text and "of what changed in them it is" in page.text
 
 
 def test_the_page_needs_nothing_and_shows_every_span(taught: FutureL1, rows: list[dict[str, Any]]) -> None:
