@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
@@ -19,8 +20,15 @@ from evaluation.twiffbench import TwiffBench, TwiffBenchSettings
 from training.endpoint import JUDGE_KEYS, EndpointDownError, EndpointRefusesError, preflight
 from training.grading.judge import Judge, JudgeSettings
 
+SCORING = ("out", "name", "parser", "judge_url", "judge_model", "repeat_judgements")
+"""The options that need no model."""
 BENCHMARKS = ("futurebench", "twiffbench", "seedbench", "seedbench_open")
-LAYOUTS = ("video32", "keyframes", "images_first", "interleaved", "video", "observation")
+LAYOUTS = {
+    "futurebench": ("video32", "keyframes"),
+    "twiffbench": ("images_first", "interleaved"),
+    "seedbench": ("video", "observation"),
+}
+LAYOUTS_TOLD = "; ".join(f"{name}: {', '.join(layouts)}" for name, layouts in LAYOUTS.items())
 PARSERS = ("strict", "release", "release_direct", "option_text")
 NEW_TOKENS = {"futurebench": 2048}
 MOST_NEW_TOKENS = 4096  # of the others
@@ -35,7 +43,8 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--source", type=FOLDER, metavar="DIR", help="The benchmark's folder.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", required=True)
 @click.option("--limit", type=POSITIVE, metavar="N", help="N of the items, the same on every machine.")
-@click.option("--layout", type=click.Choice(LAYOUTS), help="How items are shown; the benchmark's own [first of its].")
+@click.option("--layout", type=click.Choice([name for of_one in LAYOUTS.values() for name in of_one]), metavar="NAME",
+              help=f"How items are shown. {LAYOUTS_TOLD} [the first of each].")  # fmt: skip
 @click.option("--frames", type=click.Choice(["embedded", "clip"]), help="TwiFF-Bench: where its frames are [embedded].")
 @click.option("--suffix", metavar="TEXT", help="What follows the question.")
 @click.option("--intervention", type=click.Choice(INTERVENTIONS), default="none", show_default=True, metavar="NAME",
@@ -56,7 +65,9 @@ POSITIVE = click.IntRange(min=1)
               help="Answer N of the items once more, one at a time, to time an answer.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.pass_context
 def evaluate(
+    context: click.Context,
     checkpoint: Path | None,
     name: str | None,
     source: Path | None,
@@ -86,6 +97,8 @@ def evaluate(
         raise click.UsageError(
             "--checkpoint, --benchmark and --source go together; without them, --out is scored again"
         )
+    if checkpoint is None:
+        _refuse_what_needs_asking(context)
     if (judge_url is None) != (judge_model is None):
         raise click.UsageError("--judge-url and --judge-model go together")
     given = {
@@ -93,7 +106,9 @@ def evaluate(
     }  # fmt: skip
     console = Console()
     try:
-        benchmark = _benchmark(name, out, {option: value for option, value in given.items() if value is not None})
+        chosen, settings = (name, {}) if checkpoint and name else _stored(name, out)
+        settings |= {option: value for option, value in given.items() if value is not None}
+        benchmark = _benchmark(chosen, settings)
         judge = _judge(benchmark, out, judge_url, judge_model)
         if checkpoint is not None and source is not None:
             if judge is not None and evaluation.held(out) is None:  # later there may be nothing to ask it
@@ -182,24 +197,33 @@ def _cost(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _benchmark(name: str | None, out: Path, given: dict[str, Any]) -> Benchmark:
-    """The benchmark with the settings that were given; where none is named, the one in the folder with its own.
+def _refuse_what_needs_asking(context: click.Context) -> None:
+    """Raises UsageError for an option that would change what is in the folder, where it is only scored again."""
+    for option in context.command.params:
+        given = context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+        if given and option.name not in SCORING:
+            raise click.UsageError(f"{option.opts[0]} changes how a model is asked: it needs --checkpoint and --source")
 
-    Raises ValueError for a setting that it does not have.
-    """
-    stored: dict[str, Any] = {}
-    if name is None:
-        about = evaluation.held(out)
-        if about is None:
-            raise ValueError(f"{out} holds no answers: give --checkpoint, --benchmark and --source, to have some")
-        name, stored = about["benchmark"], about["settings"]
+
+def _stored(name: str | None, out: Path) -> tuple[str, dict[str, Any]]:
+    """The benchmark in the folder, and its settings.  Raises ValueError where there is none, or another."""
+    about = evaluation.held(out)
+    if about is None:
+        raise ValueError(f"{out} holds no answers: give --checkpoint, --benchmark and --source, to have some")
+    if name not in (None, about["benchmark"]):
+        raise ValueError(f"{out} holds answers to {about['benchmark']}, not to {name}")
+    return about["benchmark"], about["settings"]
+
+
+def _benchmark(name: str, given: dict[str, Any]) -> Benchmark:
+    """The benchmark with the settings that were given.  Raises ValueError for one that it does not have."""
     if name == "futurebench" and given.get("layout") == "keyframes":
         given = {"suffix": "", **given}  # a question as SFT rendered it has nothing after it
     kinds: dict[str, Any] = {"futurebench": FutureBenchSettings, "twiffbench": TwiffBenchSettings}
     kind = kinds.get(name, SeedBenchSettings)
     for option in set(given) - set(kind.model_fields):
         raise ValueError(f"{name} has no {option}: leave the option out")
-    fields = {**stored, **given} | ({"open_ended": name == "seedbench_open"} if kind is SeedBenchSettings else {})
+    fields = given | ({"open_ended": name == "seedbench_open"} if kind is SeedBenchSettings else {})
     settings = kind(**fields)
     match name:
         case "futurebench":

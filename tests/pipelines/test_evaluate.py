@@ -1,5 +1,6 @@
 """`future-l1 evaluate` on the tiny base: kills, broken videos, larger samples, and scoring again without the model."""
 
+import fcntl
 import json
 import os
 import signal
@@ -210,6 +211,18 @@ def test_a_judges_marks_are_kept_and_scored_again_without_it(source: Path, tmp_p
     assert blocked(*judged) == before, "the judge is not there any more, its replies are"
 
 
+def test_another_benchmark_or_another_evaluation_at_work_is_told(alone: Path, source: Path) -> None:
+    refused = run("evaluate", "--out", alone, "--benchmark", "twiffbench")
+    assert refused.exit_code != 0 and "holds answers to futurebench, not to twiffbench" in refused.output
+    with (alone / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = run(*options(source, alone))
+    assert refused.exit_code != 0 and "another evaluation is at work" in refused.output
+
+
+ASKED = ["--checkpoint", BASE, "--source", ROOT / "tests"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -218,8 +231,10 @@ def test_a_judges_marks_are_kept_and_scored_again_without_it(source: Path, tmp_p
         ([], "holds no answers"),
         (["--checkpoint", ROOT / "tests", "--benchmark", "futurebench", "--source", ROOT], "is no model's folder"),
         (["--checkpoint", BASE, "--benchmark", "futurebench", "--source", ROOT / "tests"], "futurebench.json"),
-        (["--benchmark", "twiffbench", "--parser", "strict"], "twiffbench has no parser"),
-        (["--benchmark", "futurebench", "--layout", "interleaved"], "layout"),
+        ([*ASKED, "--benchmark", "twiffbench", "--parser", "strict"], "twiffbench has no parser"),
+        ([*ASKED, "--benchmark", "futurebench", "--layout", "interleaved"], "layout"),
+        ([*ASKED, "--benchmark", "futurebench", "--intervention", "mean"], "'mean' and a file of reference latents"),
+        (["--limit", 3], "--limit changes how a model is asked: it needs --checkpoint and --source"),
     ],
 )
 def test_a_users_mistake_is_told_in_a_line(tmp_path: Path, arguments: list[Any], message: str) -> None:
