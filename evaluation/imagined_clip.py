@@ -11,7 +11,7 @@ import numpy as np
 from evaluation.imagination import distances
 from evaluation.readout import Readout, ReadoutFit
 from evaluation.realframes import Eye, Frame
-from evaluation.sheet import look_alike
+from evaluation.sheet import look_alike, shaped_like
 from training.data.records import Record
 from training.data.video import read_frames
 from training.model.checkpoint import FutureL1
@@ -86,7 +86,8 @@ def _span(
         shown = frames[numbers[place]].shown
         if len(near) < NEAREST and not any(look_alike(shown, other.shown) for other in near):
             near.append(Near(numbers[place], shown, float(found[place]) / still if still else None))
-    return SpanView(near, readout.paint(latents, frames[last].grid) if readout else None)
+    painted = shaped_like(readout.paint(latents, frames[last].grid), frames[last].shown) if readout else None
+    return SpanView(near, painted)
 
 
 def _fitted(seen: Sequence[Frame]) -> tuple[Readout | None, str]:

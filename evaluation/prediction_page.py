@@ -83,7 +83,7 @@ def _card(part: Part, found: SpanView | None, last: int, rate: float) -> Card:
     if found is None:
         return Card(part)
     nearest = [Picture(_data(n.shown), _when(n.number, rate), _share(n), n.number > last) for n in found.near]
-    painted = None if found.painted is None else Picture(_data(found.painted, coarse=True), "the latents, painted")
+    painted = None if found.painted is None else Picture(_data(found.painted), "the latents, painted")
     return Card(part, nearest, painted)
 
 
@@ -95,12 +95,9 @@ def _when(number: int, rate: float) -> str:
     return f"frame {number}" + (f", {number / rate:.1f} s" if rate else "")
 
 
-def _data(pixels: np.ndarray, coarse: bool = False) -> str:
-    """A PNG of at most THUMBNAIL px as a data URL; what is coarse is blown up with its pixels as they are."""
+def _data(pixels: np.ndarray) -> str:
+    """A PNG of at most THUMBNAIL px as a data URL."""
     picture, buffer = Image.fromarray(pixels), io.BytesIO()
-    if coarse:
-        times = max(1, THUMBNAIL // max(picture.size))
-        picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     picture.save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -83,6 +83,12 @@ def look_alike(frame: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.abs(frame.astype(np.int16) - other).mean() < ALIKE)
 
 
+def shaped_like(painted: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """A painting of few pixels at the size of the frame that it stands for, whose shape its grid only comes near to."""
+    size = frame.shape[1], frame.shape[0]
+    return np.asarray(Image.fromarray(painted).resize(size, Image.Resampling.NEAREST))
+
+
 def line_height(size: float) -> float:
     """From one line of a paragraph to the next."""
     return round(size * 1.35, 1)
