@@ -133,8 +133,9 @@ def evaluate(
 
 def show(report: Mapping[str, Any], console: Console) -> None:
     """The report for people: scores by split with n and interval, then what is missing, and the cost."""
-    console.print(f"{report['benchmark']}: {report['checkpoint']['name']}, {report['status']}", highlight=False,
-                  markup=False, soft_wrap=True)  # fmt: skip
+    changed = [f"{what} {report['run'][what]}" for what in ("intervention", "control") if report["run"][what] != "none"]
+    title = ", ".join([f"{report['benchmark']}: {report['checkpoint']['name']}", *changed, report["status"]])
+    console.print(title, highlight=False, markup=False, soft_wrap=True)
     table = Table("", "score" if "judge" in report else "percent", "95 %", "n")
     for label, value in _scores(report):
         if "correct" in value:
