@@ -1,7 +1,7 @@
 """Intervals for values that come in clusters: several spans of one answer are not so many independent observations.
 
-All intervals are 95 % percentile intervals of a bootstrap over clusters, whose seed is fixed so that a report can be
-repeated.
+All intervals are 95 %: of means and ratios the percentiles of a bootstrap over clusters, whose seed is fixed so that a
+report can be repeated; of proportions Wilson's at the effective number of observations.
 """
 
 from collections.abc import Hashable, Sequence
@@ -35,29 +35,43 @@ def clustered_ratio(above: Sequence[float], below: Sequence[float], clusters: Se
 
 
 def clustered_proportion(hits: Sequence[bool], clusters: Sequence[Hashable]) -> dict[str, Any]:
-    """In the shape of `Proportion.as_dict`.
-
-    Where all or none hit, a bootstrap has nothing to say: there it is Wilson's interval, each cluster counted once.
-    """
-    mean, correct, groups = clustered_mean([float(hit) for hit in hits], clusters), sum(hits), len(set(clusters))
-    interval = mean.interval
-    if correct in (0, len(hits)):
-        interval = wilson(groups if correct else 0, groups)
+    """In the shape of `Proportion.as_dict`; a bootstrap would be too narrow near 0 and 1."""
+    correct, n = sum(hits), len(hits)
+    effective = _effective(np.asarray(hits, dtype=np.float64), clusters)
+    interval = wilson(correct / n * effective, effective) if n else None
     return {
-        "correct": correct, "n": len(hits), "accuracy": mean.mean,
+        "correct": correct, "n": n, "accuracy": correct / n if n else None,
         "interval": None if interval is None else list(interval),
     }  # fmt: skip
 
 
+def _effective(x: np.ndarray, clusters: Sequence[Hashable]) -> float:
+    """How many independent observations are worth as much: n / the design effect (Kish 1965), which is the variance of
+    the mean over clusters to that over single values, and taken as at least 1.
+
+    Where all values are the same, or all are of one cluster, that is unknown, and each cluster counts once.
+    """
+    places, groups = _places(clusters)
+    if groups < 2 or x.min() == x.max():
+        return float(groups)
+    residuals = np.bincount(places, x - x.mean(), groups)
+    over_clusters = groups / (groups - 1) * np.square(residuals).sum() / len(x) ** 2
+    return float(len(x) / max(1.0, over_clusters / (x.var() / len(x))))
+
+
 def _interval(above: np.ndarray, below: np.ndarray, clusters: Sequence[Hashable]) -> Interval:
     """Of a ratio of sums; draws in which the lower sum is 0 are left out."""
-    number = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-    places = np.array([number[name] for name in clusters])
-    sums = np.stack([np.bincount(places, weights, len(number)) for weights in (above, below)], 1)
-    drawn = _draws(len(number)) @ sums
+    places, groups = _places(clusters)
+    drawn = _draws(groups) @ np.stack([np.bincount(places, weights, groups) for weights in (above, below)], 1)
     drawn = drawn[drawn[:, 1] != 0]
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
     return float(low), float(high)
+
+
+def _places(clusters: Sequence[Hashable]) -> tuple[np.ndarray, int]:
+    """Each value's cluster as a number from 0, and how many clusters there are."""
+    number = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    return np.array([number[name] for name in clusters], dtype=np.int64), len(number)
 
 
 @lru_cache(maxsize=2)

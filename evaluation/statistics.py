@@ -66,8 +66,8 @@ class PairedDifference:
         return asdict(self) | {"interval": list(self.interval)}
 
 
-def wilson(correct: int, n: int, z: float = Z95) -> Interval | None:
-    """Wilson score interval of a proportion, in [0, 1]; None without observations."""
+def wilson(correct: float, n: float, z: float = Z95) -> Interval | None:
+    """Wilson score interval of a proportion, in [0, 1]; None without observations (which may be effective ones)."""
     if not 0 <= correct <= n:
         raise ValueError(f"{correct} correct of {n}")
     if n == 0:

@@ -27,12 +27,27 @@ def test_a_ratio_is_of_sums_not_a_mean_of_ratios() -> None:
     assert clustered_ratio([], [], []).interval is None
 
 
-def test_where_all_hit_each_cluster_counts_once() -> None:
+def test_where_all_or_none_hit_each_cluster_counts_once() -> None:
     found = clustered_proportion([True] * 6, ["a", "a", "a", "b", "b", "c"])
-    low, high = wilson(3, 3) or (0, 0)
-    assert found == {"correct": 6, "n": 6, "accuracy": 1.0, "interval": [low, high]}
+    assert found == {"correct": 6, "n": 6, "accuracy": 1.0, "interval": list(wilson(3, 3) or ())}
     assert clustered_proportion([False] * 4, ["a", "a", "b", "b"])["interval"] == list(wilson(0, 2) or ())
+    assert clustered_proportion([True, False], ["a", "a"])["interval"] == list(wilson(0.5, 1) or ())
     assert clustered_proportion([], []) == {"correct": 0, "n": 0, "accuracy": None, "interval": None}
+
+
+def test_single_values_have_wilsons_interval_and_copies_that_of_their_clusters() -> None:
+    hits = [True] * 15 + [False] * 5
+    low, high = clustered_proportion(hits, range(20))["interval"]
+    np.testing.assert_allclose((low, high), wilson(15, 20) or (), atol=0.01)
+    copies = clustered_proportion(np.repeat(hits, 8).tolist(), np.repeat(range(20), 8).tolist())
+    np.testing.assert_allclose(copies["interval"], (low, high))
+    assert copies["n"] == 160
+
+
+def test_the_design_effect_by_hand() -> None:
+    """Clusters (1, 1), (0, 0), (1, 0): residuals 1, -1, 0 about 1/2, variance 3/2 * 2/36 = 1/12, of values 1/24."""
+    found = clustered_proportion([True, True, False, False, True, False], list("aabbcc"))
+    np.testing.assert_allclose(found["interval"], wilson(1.5, 3) or ())
 
 
 def test_a_value_without_cluster_or_that_is_not_finite_is_refused() -> None:
