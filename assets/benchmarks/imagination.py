@@ -22,13 +22,10 @@ MEAN = "mean.safetensors"
 TAUGHT = "future_l1.parquet"
 """The set whose future frames' mean feature stands in for latents."""
 
-CODE = code_of(
-    *(
-        f"evaluation/{name}.py"
-        for name in ("featuremean", "imagination", "imagine", "imagined", "looking", "readout", "realframes", "sheet")
-    ),
-    "training/model",
-)
+IMAGINING = (
+    "clustered", "featuremean", "imagination", "imagine", "imagined", "looking", "lot", "readout", "realframes", "sheet"
+)  # fmt: skip
+CODE = code_of(*(f"evaluation/{name}.py" for name in IMAGINING), "training/model")
 
 
 def imagination_asset(checkpoints: Checkpoints, latents: int, seed: int, device: str) -> dg.AssetsDefinition:
