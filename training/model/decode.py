@@ -77,7 +77,7 @@ class Completion:
 
     def said(self, tokens: Tokens, tokenizer: Any) -> str:
         """The text with its special tokens, without the end of the turn."""
-        ids = [token for token in self.ids if token != tokens.end_of_turn]
+        ids = tokens.without_end(self.ids)
         return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 

@@ -31,6 +31,10 @@ class Tokens:
         """Tokens that stand for vectors: no text may hold them."""
         return (self.latent, self.image, self.video)
 
+    def without_end(self, generated: Sequence[int]) -> list[int]:
+        """An answer without the end of the turn that closes it."""
+        return list(generated[:-1] if generated and generated[-1] == self.end_of_turn else generated)
+
     def span_sizes(self, generated: Sequence[int]) -> list[int]:
         """Latents of each span of an answer, an open last one included."""
         sizes: list[int] = []

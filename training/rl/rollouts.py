@@ -58,7 +58,7 @@ def rollout_of(
 
 def runs_of(ids: Sequence[int], tokens: Tokens, tokenizer: Any) -> Runs:
     """A response as runs of text and whole spans of one latent or more, the end of the turn left out."""
-    ids = [token for token in ids if token != tokens.end_of_turn]
+    ids = tokens.without_end(ids)
     runs: list[str | None] = []
     text: list[int] = []
     at = 0
