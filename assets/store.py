@@ -167,6 +167,13 @@ class AssetStore:
         except MissingArtifactError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
 
+    def ledger(self, kind: str, about: Mapping[str, Any]) -> Path:
+        """The folder of one ledger, told apart by all that its answers depend on besides the prompts."""
+        folder = self.ledgers / kind / digest(dict(about))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "ABOUT.json", dict(about))
+        return folder
+
     def everything(self) -> dict[str, Artifact]:
         """Every current artifact by its name, in order of name."""
         root = self.artifacts.root

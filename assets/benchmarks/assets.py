@@ -1,7 +1,7 @@
 """Benchmarks of every model: items, answers (one program for all that is missing), and reports."""
 
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from assets.resources import JudgeAccess
 from assets.settings import BenchmarkSettings, SourceSettings
 from assets.store import AssetStore, batch_result, code_of, read_json, result_of, write_json
 from evaluation import futurebench, twiffbench
+from evaluation.ledger import keyed
 from evaluation.storyboard import BOARDS, write_storyboards
 from training.artifacts import file_digest
 from training.grading.judge import Judge
@@ -129,11 +130,12 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
     def answer_benchmarks(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
     ) -> Iterator[dg.MaterializeResult[None]]:
-        future_prompts = partial(_prompts, store, FUTURE_ITEMS, futurebench.prompts, settings.futurebench.recipe)
-        twiff_prompts = partial(_prompts, store, TWIFF_ITEMS, twiffbench.prompts, settings.twiffbench.recipe)
+        future, twiff = settings.futurebench, settings.twiffbench
+        future_prompts = cache(lambda: _prompts(store, FUTURE_ITEMS, futurebench.prompts, future.recipe))
+        twiff_prompts = cache(lambda: _prompts(store, TWIFF_ITEMS, twiffbench.prompts, twiff.recipe))
         benchmarks = [
-            (FUTURE_ANSWERS, FUTURE_ITEMS, future_prompts, settings.futurebench.answers, future_code),
-            (TWIFF_ANSWERS, TWIFF_ITEMS, twiff_prompts, settings.twiffbench.answers, twiff_code),
+            (FUTURE_ANSWERS, FUTURE_ITEMS, future_prompts, future.answers, future_code),
+            (TWIFF_ANSWERS, TWIFF_ITEMS, twiff_prompts, twiff.answers, twiff_code),
         ]
         wanted = {}
         for model in context.partition_keys:
@@ -142,9 +144,12 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
             for key, items, prompts, asked, code in benchmarks:
                 inputs = {items: store.current(items), "checkpoint": checkpoint}
                 config = {"answers": asked.model_dump(mode="json"), "seed": seed}
+                sampling = asked.model_dump(mode="json", exclude={"batch_size", "samples"})
+                about = {"model": checkpoint.version, "sampling": sampling, "seed": seed}
+                ledger = store.ledger("benchmarks", about) / f"{key.partition('/')[0]}.jsonl"
                 wanted[f"{key}/{model}"] = Asked(
                     store.work(key, inputs, config, code, model),
-                    [Job("answers", checkpoint.path / MODEL, prompts, asked, seed, keep_latents=True)],
+                    [Job("answers", checkpoint.path / MODEL, prompts, asked, seed, keep_latents=True, ledger=ledger)],
                 )
         artifacts = answer_all(context, store, launcher, device, wanted)
         for key, *_ in benchmarks:
@@ -173,7 +178,7 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
 
 
 def _prompts(store: AssetStore, items: str, make: Any, recipe: Any) -> pl.DataFrame:
-    return make(pl.read_parquet(store.current(items).file(ITEM_TABLE)), recipe)
+    return keyed(make(pl.read_parquet(store.current(items).file(ITEM_TABLE)), recipe))
 
 
 def _futurebench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) -> dg.AssetsDefinition:

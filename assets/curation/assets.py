@@ -30,7 +30,7 @@ from assets.launcher import Launcher
 from assets.partitions import SHARDS, SHARDS_PER_RUN
 from assets.resources import JudgeAccess
 from assets.settings import CurationSettings
-from assets.store import AssetStore, batch_result, code_of, result_of, write_json
+from assets.store import AssetStore, batch_result, code_of, result_of
 from assets.trajectories.assets import CLIP_TABLE, CLIPS, ROWS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
 from training.artifacts import Artifact, digest, file_digest
@@ -109,9 +109,7 @@ def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDef
         base = None if served else store.current(BASE)
         model = base.version if base else settings.endpoint.model  # type: ignore[union-attr]
         sampling = settings.answers.model_dump(mode="json", exclude={"batch_size", "samples"})
-        ledger = store.ledgers / "answers" / digest({"model": model, "sampling": sampling, "seed": seed})
-        ledger.mkdir(parents=True, exist_ok=True)
-        write_json(ledger / "ABOUT.json", {"model": model, "sampling": sampling, "seed": seed})
+        ledger = store.ledger("answers", {"model": model, "sampling": sampling, "seed": seed})
         config = {
             "sampling": sampling,
             "prompts": prompts_hash(settings.prompts),

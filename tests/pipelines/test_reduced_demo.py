@@ -101,6 +101,15 @@ def test_no_secret_is_in_any_file_database_or_line_of_the_run(home: Path) -> Non
     assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
 
 
+def test_every_benchmark_answer_is_in_a_ledger_of_its_model(home: Path) -> None:
+    ledgers = sorted((home / "ledger" / "benchmarks").glob("*/*.jsonl"))
+    assert {path.name for path in ledgers} == {"futurebench.jsonl", "twiffbench.jsonl"} and len(ledgers) == 8
+    for path in ledgers:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len({line["key"] for line in lines}) == len(lines) == (32 if path.stem == "futurebench" else 12)
+        assert all("latents" in line for line in lines)
+
+
 def test_a_row_is_followed_to_the_report_and_an_item_back_to_the_source(home: Path) -> None:
     store = AssetStore(home)
     lineage = Lineage(store.everything())
