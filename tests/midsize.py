@@ -17,6 +17,7 @@ from transformers import (
 
 from training.model.checkpoint import FutureL1
 from training.model.teaching import Teaching
+from training.model.template import CHAT_TEMPLATE
 from training.model.tokens import add_latent_tokens
 from training.tiny import BASE
 
@@ -63,4 +64,5 @@ def _processor() -> Qwen3VLProcessor:
         image_processor=Qwen2VLImageProcessor(size=size, **cut),
         tokenizer=AutoTokenizer.from_pretrained(BASE),
         video_processor=Qwen3VLVideoProcessor(**cut),
+        chat_template=CHAT_TEMPLATE,
     )
