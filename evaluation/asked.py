@@ -9,14 +9,13 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from evaluation.controls import ControlName
 from evaluation.ledger import model_hash
-from evaluation.requests import Asking, InterventionName
+from evaluation.requests import BORROWED, Asking, InterventionName
 from training.artifacts import digest, file_digest
 from training.model.teaching import Teaching
 from training.recipes import SYSTEM
 
 RELEASE_TOKENS = (196, 1568)
 """Least and most merged vision tokens of an image in the release's evaluation (reference/evaluation.md 1.4)."""
-WITH_DONORS = ("other_item", "same_answer", "other_answer")
 
 
 class Asked(BaseModel):
@@ -68,7 +67,7 @@ def run_of(asked: Asked, prompts: pl.DataFrame) -> dict[str, Any]:
     Where other prompts lend their latents, they are part of it.
     """
     donors = {}
-    if asked.intervention in WITH_DONORS:
+    if asked.intervention in BORROWED:
         lenders = prompts.select("key", "reference").sort("key").rows()
         donors = {"donors": digest(lenders), "batch_size": asked.asking.batch_size}
     if asked.reference_latents is not None:

@@ -18,6 +18,8 @@ import numpy as np
 
 from evaluation.clustered import clustered_mean, clustered_proportion, clustered_ratio
 
+FOUND, PICTURE, MEAN = "imagination.json", "imagined.png", "mean.safetensors"
+"""What `evaluation.imagine` leaves of each model."""
 NO_LATENTS, BEYOND, EMPTY = "answers_without_latents", "spans_beyond_the_frames", "spans_without_latents"
 NOTHING = "This model's answers contain no latents that stand beside a true future frame: nothing was imagined."
 

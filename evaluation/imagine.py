@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evaluation.featuremean import write_mean
-from evaluation.imagination import imagination_report
+from evaluation.imagination import FOUND, MEAN, PICTURE, imagination_report
 from evaluation.imagined import imagined_sheet
 from evaluation.looking import Pictured, items_to_draw, look, read_answers, to_picture
 from evaluation.readout import Readout
@@ -27,8 +27,6 @@ from training.files import whole
 from training.model.checkpoint import FutureL1, load
 from training.programs import ProgramConfig, Reporter, run_program
 from training.saving import placement
-
-REPORT, PICTURE, MEAN = "imagination.json", "imagined.png", "mean.safetensors"
 
 
 class ImagineJob(BaseModel):
@@ -122,7 +120,7 @@ class _Looking:
         report = imagination_report(seen.scores, seen.left_out, job.model_kind)
         report["readout"] = readout.as_dict() if readout else None
         folder = self.config.out / job.name
-        with whole(folder / REPORT) as fresh:
+        with whole(folder / FOUND) as fresh:
             fresh.write_text(json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n")
         self.models[job.name] = seen.pictured, readout
         self.draw(folder / PICTURE, {job.name: self.models[job.name]})

@@ -15,12 +15,13 @@ from assets.benchmarks.assets import (
     TEAM,
     TWIFF_REPORT,
 )
-from assets.benchmarks.imagination import FOUND, IMAGINATION, PICTURE
+from assets.benchmarks.imagination import IMAGINATION
 from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import BASE as BASE_ASSET
 from assets.curation.assets import CURATED
 from assets.partitions import Checkpoints
 from assets.store import AssetStore, code_of, metadata_of, read_json, write_json
+from evaluation.imagination import FOUND, PICTURE
 from evaluation.latent_map import latent_map
 from evaluation.report import TEMPLATE, build_page
 from evaluation.run_reports import ModelOrigin, RunReports, paired_rows
@@ -41,14 +42,13 @@ CODE = code_of(
 
 
 def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: bool) -> RunReports:
-    """What is reported of this profile's models, from the artifacts that are current."""
+    """What is reported of this profile's models, from the artifacts that are current; the latent map is the page's."""
 
     def reports(key: str, file: str = REPORT) -> dict[str, dict[str, Any]]:
         return {m: read_json(store.current(key, m).file(file)) for m in checkpoints.models if store.has(key, m)}
 
     future = reports(FUTURE_REPORT)
     tables = {model: store.current(FUTURE_REPORT, model).file(GRADED_TABLE) for model in future}
-    answers = {model: store.current(FUTURE_ANSWERS, model).file(ANSWER_TABLE) for model in future}
     everything = store.everything()
     seconds: dict[str, float] = {}
     for name, artifact in everything.items():
@@ -60,7 +60,6 @@ def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: boo
         twiffbench=reports(TWIFF_REPORT),
         necessity=reports(NECESSITY),
         imagination=reports(IMAGINATION, FOUND),
-        latent_map=latent_map({model: pl.read_parquet(path) for model, path in answers.items()}),
         curves={m: read_metrics(store.current("checkpoints/rl", m).path) for m in checkpoints.rl if m in future},
         pictures=_pictures(store, checkpoints),
         models={model: _origin(store, checkpoints, model) for model in future},
@@ -114,14 +113,17 @@ def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.Asset
             raise dg.Failure("no model has a FutureBench report yet: materialise some", allow_retries=False)
 
         def write(workspace: Path) -> dict[str, Any]:
-            page = build_page(reports, "Future-L1: comparison", f"Models: {', '.join(reports.futurebench)}")
+            answers = {m: store.current(FUTURE_ANSWERS, m).file(ANSWER_TABLE) for m in reports.futurebench}
+            points = latent_map({model: pl.read_parquet(path) for model, path in answers.items()})
+            told = reports.model_copy(update={"latent_map": points})
+            page = build_page(told, "Future-L1: comparison", f"Models: {', '.join(reports.futurebench)}")
             (workspace / PAGE).write_text(page.html())
             (workspace / TEXT).write_text(page.markdown())
             (workspace / "comparison.md").write_text(page.main_table())
             for figure in page.figures():
                 if figure.name in MAIN_FIGURES:
                     (workspace / f"{figure.name}.png").write_bytes(figure.png)
-            write_json(workspace / REPORT, reports.model_dump(mode="json", exclude={"pictures"}))
+            write_json(workspace / REPORT, told.model_dump(mode="json", exclude={"pictures"}))
             return {"models": list(reports.futurebench)}
 
         made = (FUTURE_REPORT, TWIFF_REPORT, NECESSITY, IMAGINATION)

@@ -13,12 +13,10 @@ from assets.curation.assets import SFT_SETS
 from assets.launcher import Launcher, Start
 from assets.partitions import BASE, Checkpoints
 from assets.store import AssetStore, Work, batch_result, code_of, read_json
+from evaluation.imagination import FOUND, PICTURE
 from training.artifacts import digest
 
 IMAGINATION = "reports/imagination"
-FOUND = "imagination.json"
-PICTURE = "imagined.png"
-MEAN = "mean.safetensors"
 TAUGHT = "future_l1.parquet"
 """The set whose future frames' mean feature stands in for latents."""
 

@@ -1,6 +1,5 @@
 """`reports/latent_necessity`: what becomes of answers when latents are replaced, or the model is shown less."""
 
-import hashlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -20,28 +19,22 @@ from assets.benchmarks.assets import (
     REPORT,
     TEAM,
 )
-from assets.benchmarks.imagination import IMAGINATION, MEAN
+from assets.benchmarks.imagination import IMAGINATION
 from assets.checkpoints.assets import MODEL
 from assets.launcher import Launcher
 from assets.partitions import BASE, Checkpoints
 from assets.settings import BenchmarkSettings
 from assets.store import AssetStore, batch_result, code_of, write_json
 from evaluation import futurebench
+from evaluation.benchmark import sampled
+from evaluation.imagination import MEAN
 from evaluation.necessity import necessity_report
 
 NECESSITY = "reports/latent_necessity"
 INTERVENED = "reports/intervened_answers"
 
-NECESSITY_CODE = code_of(
-    *(f"evaluation/{name}.py" for name in ("choice", "collapse", "imagination", "necessity", "phrases", "statistics"))
-)
-
-
-def sampled_items(items: pl.DataFrame, n: int | None) -> pl.DataFrame:
-    """`n` of the items that can be asked, the same on every machine: those whose id hashes lowest."""
-    asked = items.filter(pl.col("problem").is_null())
-    hashed = asked["id"].map_elements(lambda name: hashlib.sha256(name.encode()).hexdigest(), return_dtype=pl.String)
-    return asked.with_columns(hashed.alias("order")).sort("order").drop("order").head(n or asked.height)
+DECIDING = ("benchmark", "choice", "collapse", "imagination", "necessity", "phrases", "statistics")
+NECESSITY_CODE = code_of(*(f"evaluation/{name}.py" for name in DECIDING))
 
 
 def necessity_asset(
@@ -61,7 +54,10 @@ def necessity_asset(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
     ) -> Iterator[dg.MaterializeResult[None]]:
         items = store.current(FUTURE_ITEMS)
-        prompts = partial(_sampled_prompts, store, settings)
+        table = sampled(pl.read_parquet(items.file(ITEM_TABLE)).filter(pl.col("problem").is_null()), chosen.n)
+        prompts = partial(futurebench.prompts, table, run.recipe)
+        # An untaught model has no latents.
+        on_latents = {model: () if model == BASE else chosen.interventions for model in context.partition_keys}
         wanted = {}
         for model in context.partition_keys:
             name, partition = checkpoints.artifact(model)
@@ -76,28 +72,25 @@ def necessity_asset(
             }
             inputs = {FUTURE_ITEMS: items, "checkpoint": checkpoint, IMAGINATION: means}
             work = store.work(INTERVENED, inputs, config, code, model)
-            on_latents = () if model == BASE else chosen.interventions  # an untaught model has none
             job = partial(Job, checkpoint=checkpoint.path / MODEL, prompts=prompts, settings=run.answers, seed=seed)
             mean = {"mean": means.file(MEAN)}
-            jobs = [job(name=i, intervention=i, reference_latents=mean.get(i)) for i in on_latents]
+            jobs = [job(name=i, intervention=i, reference_latents=mean.get(i)) for i in on_latents[model]]
             jobs += [job(name=control, control=control) for control in chosen.controls]
             wanted[f"{INTERVENED}/{model}"] = Asked(work, jobs)
         answers = answer_all(context, store, launcher, device, wanted)
 
         def compare(workspace: Path, model: str) -> dict[str, Any]:
-            table = sampled_items(pl.read_parquet(items.file(ITEM_TABLE)), chosen.n)
             graded = partial(futurebench.graded, table, parser=run.recipe.parser)
             own = pl.read_parquet(store.current(FUTURE_ANSWERS, model).file(ANSWER_TABLE))
             changed = answers[f"{INTERVENED}/{model}"]
-            found = {
-                name: graded(answers=pl.read_parquet(changed.file(f"{name}.parquet")), control=control)
-                for name, control in [*((i, "none") for i in chosen.interventions), *((c, c) for c in chosen.controls)]
-                if f"{name}.parquet" in changed.manifest["files"]
-            }
+
+            def under(name: str, control: str = "none") -> pl.DataFrame:
+                return graded(answers=pl.read_parquet(changed.file(f"{name}.parquet")), control=control)
+
             report = necessity_report(
                 graded(answers=own),
-                {name: rows for name, rows in found.items() if name not in chosen.controls},
-                {name: rows for name, rows in found.items() if name in chosen.controls},
+                {i: under(i) for i in on_latents[model]},
+                {c: under(c, c) for c in chosen.controls},
                 own,
             )
             write_json(workspace / REPORT, report)
@@ -134,8 +127,3 @@ def necessity_asset(
         backfill_policy=dg.BackfillPolicy.single_run(),
     )
     return assets.map_asset_specs(lambda spec: spec.replace_attributes(owners=TEAM, kinds={"torch", "json"}))
-
-
-def _sampled_prompts(store: AssetStore, settings: BenchmarkSettings) -> pl.DataFrame:
-    items = sampled_items(pl.read_parquet(store.current(FUTURE_ITEMS).file(ITEM_TABLE)), settings.necessity.n)
-    return futurebench.prompts(items, settings.futurebench.recipe)

@@ -106,10 +106,7 @@ def _sft(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
     ) -> Iterator[dg.MaterializeResult[None]]:
         base, sets = store.current(BASE), store.current(SFT_SETS)
-        configs = {
-            name: {"recipe": runs[name].recipe.model_dump(mode="json"), "seed": seed, "device": device}
-            for name in context.partition_keys
-        }
+        configs = {name: _config(runs[name], seed, device) for name in context.partition_keys}
 
         def train(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
             asked = {
@@ -165,10 +162,7 @@ def _rl(
     ) -> Iterator[dg.MaterializeResult[None]]:
         sets = store.current(RL_SETS)
         starts = {name: store.current(SFT, runs[name].start) for name in context.partition_keys}
-        configs = {
-            name: {"recipe": runs[name].recipe.model_dump(mode="json"), "seed": seed, "device": device}
-            for name in context.partition_keys
-        }
+        configs = {name: _config(runs[name], seed, device) for name in context.partition_keys}
 
         def train(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
             with judge.settings() as address:
@@ -223,6 +217,11 @@ def _run(
     starts = [Start(module, workspace, asked[name]) for name, workspace in workspaces.items()]
     results = zip(workspaces.items(), launcher.run_together(context, starts), strict=True)
     return {name: _finish(workspace, result) for (name, workspace), result in results}
+
+
+def _config(run: SftRun | RlRun, seed: int, device: str) -> dict[str, Any]:
+    """What a training is told besides its inputs."""
+    return {"recipe": run.recipe.model_dump(mode="json"), "seed": seed, "device": device}
 
 
 def _set_file(sets: Artifact, name: str) -> str:
