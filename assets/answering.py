@@ -17,20 +17,16 @@ import polars as pl
 from assets.launcher import Context, Launcher, Start
 from assets.settings import AnswerSettings
 from assets.store import AssetStore, Work, code_of
-from evaluation.controls import ControlName
-from evaluation.curtailment import GainRule
-from evaluation.requests import InterventionName
+from evaluation.answering.controls import ControlName
+from evaluation.answering.curtailment import GainRule
+from evaluation.answering.requests import InterventionName
 from training.artifacts import Artifact, digest
 from training.endpoint import EndpointSettings
 from training.grading.judge import JudgeSettings
 from training.grading.parsers import ParserName
 
 PROGRAM = "evaluation.answer"
-ANSWERING = (
-    "answer", "controls", "curtailment", "endpoint", "frames", "interventions", "ledger", "local", "prompt_table",
-    "requests",
-)  # fmt: skip
-CODE = code_of(*(f"evaluation/{name}.py" for name in ANSWERING), "training/model", "training/data")
+CODE = code_of("evaluation/answer.py", "evaluation/answering", "training/model", "training/data")
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from assets.curation.prompts import PromptSettings
 from assets.curation.selection import SelectionSettings
 from assets.trajectories.locations import checked
-from evaluation.controls import ControlName
-from evaluation.curtailment import GainRule
-from evaluation.futurebench import FutureBenchSettings
-from evaluation.requests import Asking, InterventionName
-from evaluation.twiffbench import TwiffBenchSettings
+from evaluation.answering.controls import ControlName
+from evaluation.answering.curtailment import GainRule
+from evaluation.answering.requests import Asking, InterventionName
+from evaluation.benchmarks.futurebench import FutureBenchSettings
+from evaluation.benchmarks.twiffbench import TwiffBenchSettings
 from training.endpoint import EndpointSettings
 from training.grading.parsers import ParserName
 from training.recipes import RlRecipe, SftRecipe

@@ -1,13 +1,13 @@
 """`python -m evaluation.answer --config answer.json`: tables of prompts in, tables of answers out.
 
 One start answers any number of jobs, since loading the libraries takes longer than many a job, with a model on this
-machine (`evaluation.local`) or one behind an OpenAI-compatible endpoint (`evaluation.endpoint`).  Every answer goes to
+machine (`answering.local`) or one behind an OpenAI-compatible endpoint (`answering.endpoint`).  Every answer goes to
 the job's ledger as it arrives; a killed run asks only for what the ledger lacks, and an answer's random stream depends
 on the job's seed, the prompt and the answer's number alone, so it ends with the same answers.  Where answers borrow
 latents from each other, it asks for all again, in the same batches, and takes what the ledger lacks.
 
 A job with a gain rule asks in rounds, and for no answer that cannot change whether its row is kept
-(`evaluation.curtailment`); between rounds it grades: the rule first, then the judge.
+(`answering.curtailment`); between rounds it grades: the rule first, then the judge.
 """
 
 from collections import defaultdict
@@ -19,11 +19,11 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from evaluation.controls import ControlName
-from evaluation.curtailment import CONDITIONS, EVEN, Expected, GainRule, Tally, wanted
-from evaluation.ledger import Ledger
-from evaluation.prompt_table import Prompts
-from evaluation.requests import BORROWED, Asking, Backend, InterventionName, Refused, Request
+from evaluation.answering.controls import ControlName
+from evaluation.answering.curtailment import CONDITIONS, EVEN, Expected, GainRule, Tally, wanted
+from evaluation.answering.ledger import Ledger
+from evaluation.answering.prompt_table import Prompts
+from evaluation.answering.requests import BORROWED, Asking, Backend, InterventionName, Refused, Request
 from training.endpoint import EndpointSettings
 from training.files import whole
 from training.grading.grade import Answered, grade
@@ -52,7 +52,7 @@ class AnswerJob(Asking):
 
     `checkpoint`: a model's folder; None where the endpoint has the model.  `ledger`: where answers are kept for other
     runs, too, of this model, sampling, intervention and control; None: beside the table, for as long as the job is not
-    done.  `control`: what the model is shown instead (evaluation.controls).  `reference_latents`: the file with the
+    done.  `control`: what the model is shown instead (answering.controls).  `reference_latents`: the file with the
     tensor `mean` for the intervention of that name.  `keep_latents`: the table has the column `latents`, the vectors as
     they were fed.
     """
@@ -129,12 +129,12 @@ def _backend(config: AnswerConfig) -> Backend:
     if config.judge and any(job.gain for job in config.jobs):
         Judge(config.judge).preflight()
     if config.endpoint is not None:
-        from evaluation.endpoint import EndpointBackend
+        from evaluation.answering.endpoint import EndpointBackend
 
         served = EndpointBackend(config.endpoint, int(config.frames_cache_gib * 2**30))
         served.preflight()
         return served
-    from evaluation.local import LocalBackend  # imports torch
+    from evaluation.answering.local import LocalBackend  # imports torch
 
     return LocalBackend(config.device, config.vision_cache_gib, config.frames_cache_gib)
 

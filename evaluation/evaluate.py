@@ -26,10 +26,10 @@ from typing import Any
 import polars as pl
 
 from evaluation.answer import FAILED
-from evaluation.asked import Asked, run_of
-from evaluation.benchmark import Benchmark, Told, sampled
-from evaluation.cost import latency
-from evaluation.ledger import Ledger, keyed
+from evaluation.answering.asked import Asked, run_of
+from evaluation.answering.ledger import Ledger, keyed
+from evaluation.benchmarks.benchmark import Benchmark, Told, sampled
+from evaluation.benchmarks.cost import latency
 from training.artifacts import digest
 from training.files import whole
 from training.grading.judge import Judge

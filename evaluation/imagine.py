@@ -1,8 +1,8 @@
 """`python -m evaluation.imagine --config imagine.json`: what was imagined, from stored answers with their latents.
 
-For each model: where the true future frame ranks for every latent span (`evaluation.imagination`), in
+For each model: where the true future frame ranks for every latent span (`evaluation.latents.imagination`), in
 `{out}/{name}/imagination.json`, and a picture, `imagined.png`, with a linear read-out that paints the latents
-(`evaluation.readout`).  Where there are several models, `{out}/imagined.png` shows them together: the same items,
+(`latents.readout`).  Where there are several models, `{out}/imagined.png` shows them together: the same items,
 before and after a training.  Nothing is decoded by a model: only its tower looks at the benchmark's images, once.
 
 With `means`, also the mean feature of the future frames that it was taught with, `{out}/{name}/mean.safetensors`, which
@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from evaluation.featuremean import write_mean
-from evaluation.imagination import FOUND, MEAN, PICTURE, imagination_report
-from evaluation.imagined import imagined_sheet
-from evaluation.looking import Pictured, items_to_draw, look, read_answers, to_picture
-from evaluation.readout import Readout
-from evaluation.realframes import Eye, Pool, listed
+from evaluation.latents.featuremean import write_mean
+from evaluation.latents.imagination import FOUND, MEAN, PICTURE, imagination_report
+from evaluation.latents.imagined import imagined_sheet
+from evaluation.latents.looking import Pictured, items_to_draw, look, read_answers, to_picture
+from evaluation.latents.readout import Readout
+from evaluation.latents.realframes import Eye, Pool, listed
 from training.files import whole
 from training.model.checkpoint import FutureL1, load
 from training.programs import ProgramConfig, Reporter, run_program
@@ -45,7 +45,7 @@ class ImagineJob(BaseModel):
 
 
 class ImagineConfig(ProgramConfig):
-    """items: TwiFF-Bench's (evaluation.twiffbench.ItemTable); others: frames of other clips beside each item's own.
+    """items: TwiFF-Bench's (benchmarks.twiffbench.ItemTable); others: frames of other clips beside each item's own.
 
     rows: trajectories (training.programs.TrainingConfig.data), of which `mean_rows`, drawn by lot, make the means.
     """

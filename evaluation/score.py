@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from evaluation.choice import LETTERS
-from evaluation.futurebench import SPLITS
+from evaluation.benchmarks.choice import LETTERS
+from evaluation.benchmarks.futurebench import SPLITS
 from evaluation.statistics import Proportion, bootstrap_mean
 from training.grading.judge import Scores, read_scores, release_scores
 from training.grading.parsers import ParserName, parse

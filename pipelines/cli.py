@@ -109,7 +109,9 @@ def estimate_run(
 
 
 @main.command()
-@click.option("--trajectories", metavar="DIR", help="Shards: a folder, a fsspec URL, or hf://datasets/ORG/NAME@REVISION.")
+@click.option(
+    "--trajectories", metavar="DIR", help="Shards: a folder, a fsspec URL, or hf://datasets/ORG/NAME@REVISION."
+)
 @click.option("--clips", multiple=True, metavar="DIR", help="A folder or fsspec URL of clips; may be repeated.")
 @click.option("--endpoint", multiple=True, metavar="URL", help="An OpenAI-compatible server; may be repeated.")
 @click.option("--model", metavar="NAME", help="The name by which the endpoint serves the model that answers.")

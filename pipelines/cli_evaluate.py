@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation import evaluate as evaluation
-from evaluation.asked import Asked, asking_of
-from evaluation.benchmark import Benchmark
-from evaluation.controls import CONTROLS
-from evaluation.futurebench import FutureBench, FutureBenchSettings
-from evaluation.requests import INTERVENTIONS
-from evaluation.seedbench import SeedBench, SeedBenchSettings
-from evaluation.twiffbench import TwiffBench, TwiffBenchSettings
+from evaluation.answering.asked import Asked, asking_of
+from evaluation.answering.controls import CONTROLS
+from evaluation.answering.requests import INTERVENTIONS
+from evaluation.benchmarks.benchmark import Benchmark
+from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings
+from evaluation.benchmarks.seedbench import SeedBench, SeedBenchSettings
+from evaluation.benchmarks.twiffbench import TwiffBench, TwiffBenchSettings
 from training.endpoint import JUDGE_KEYS, EndpointDownError, EndpointRefusesError, preflight
 from training.grading.judge import Judge, JudgeSettings
 

@@ -136,7 +136,7 @@ def predict(
         system = _text(system_prompt)
         if out is not None:
             _make_room(out)
-        from evaluation.prediction import predict, with_teaching
+        from evaluation.reports.prediction import predict, with_teaching
         from training.inspection import open_checkpoint
 
         bundle = with_teaching(open_checkpoint(checkpoint), max_latents, system, release_cap)
@@ -152,7 +152,7 @@ def predict(
         raise click.ClickException(answer["error"])
     _show(answer | found, max_new_tokens, as_json)
     if page is not None:
-        from evaluation.prediction_page import answer_page
+        from evaluation.reports.prediction_page import answer_page
 
         try:
             html = answer_page(bundle, values[0], answer, found, str(checkpoint))
@@ -175,7 +175,7 @@ def _asked(question: str | None, video: Path | None, frames: str | None) -> dict
 
 
 def _show(answer: dict[str, Any], max_new_tokens: int, as_json: bool) -> None:
-    from evaluation.said import parts
+    from evaluation.reports.said import parts
 
     told = parts(answer["text"])
     if as_json:

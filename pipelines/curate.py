@@ -186,10 +186,14 @@ def _repeats(store: AssetStore, shards: list[str]) -> Iterator[pl.DataFrame]:
     for (shard,), repeats in repeated_elsewhere(store, shards).group_by("shard", maintain_order=True):
         rows = pl.read_parquet(store.current(TRAJECTORIES, str(shard)).file(ROWS), columns=["source", "row", "row_id"])
         gone = pl.read_parquet(store.current(CLIPS, str(shard)).file(QUARANTINE), columns=["row_id"])
-        yield rows.join(gone, on="row_id", how="anti").join(repeats, on="row_id").select(
-            "source",
-            "row",
-            "row_id",
-            reason=pl.lit("repeated row"),
-            detail=pl.format("has the same content as a row of {}", "first"),
+        yield (
+            rows.join(gone, on="row_id", how="anti")
+            .join(repeats, on="row_id")
+            .select(
+                "source",
+                "row",
+                "row_id",
+                reason=pl.lit("repeated row"),
+                detail=pl.format("has the same content as a row of {}", "first"),
+            )
         )

@@ -36,10 +36,10 @@ from assets.settings import (
 )
 from assets.store import PROJECT
 from assets.toyworld.source import SourceSizes
-from evaluation.controls import ControlName
-from evaluation.futurebench import FutureBenchSettings
-from evaluation.requests import InterventionName
-from evaluation.twiffbench import TwiffBenchSettings
+from evaluation.answering.controls import ControlName
+from evaluation.answering.requests import InterventionName
+from evaluation.benchmarks.futurebench import FutureBenchSettings
+from evaluation.benchmarks.twiffbench import TwiffBenchSettings
 from training import recipes, tiny
 from training.grading import toy_judge
 from training.grading.judge import JudgeSettings

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from assets.benchmarks.comparison import COMPARISON, PAGE, run_reports
 from assets.store import AssetStore, write_json
-from evaluation.futurebench import SPLITS
-from evaluation.run_reports import RunReports
-from evaluation.twiffbench import MARKS
+from evaluation.benchmarks.futurebench import SPLITS
+from evaluation.benchmarks.twiffbench import MARKS
+from evaluation.reports.run_reports import RunReports
 from pipelines.profile import Profile
 
 SUMMARY = "summary.json"

@@ -16,9 +16,9 @@ import torch
 
 from assets.trajectories.clips import resolve_clips
 from assets.trajectories.validate import pull_shard
-from evaluation import futurebench
 from evaluation.answer import AnswerConfig, AnswerJob
 from evaluation.answer import main as answer
+from evaluation.benchmarks import futurebench
 from tests.footage import CLIPS, FOOTAGE
 from training.data.keyframes import key_frame_number, key_frame_pool
 from training.data.video import read_frames

@@ -16,9 +16,9 @@ from assets.partitions import Checkpoints
 from assets.resources import JudgeAccess
 from assets.settings import BenchmarkSettings, SourceSettings
 from assets.store import AssetStore, batch_result, code_of, read_json, result_of, write_json
-from evaluation import futurebench, twiffbench
-from evaluation.ledger import keyed
-from evaluation.storyboard import BOARDS, write_storyboards
+from evaluation.answering.ledger import keyed
+from evaluation.benchmarks import futurebench, twiffbench
+from evaluation.reports.storyboard import BOARDS, write_storyboards
 from training.artifacts import file_digest
 from training.grading.judge import Judge
 
@@ -31,11 +31,15 @@ GRADED_TABLE = "graded.parquet"
 REPORT = "report.json"
 
 FUTURE_CODE = code_of(
-    *(f"evaluation/{name}.py" for name in ("choice", "cost", "futurebench", "statistics", "storyboard")),
+    *(f"evaluation/benchmarks/{name}.py" for name in ("choice", "cost", "futurebench")),
+    "evaluation/reports/storyboard.py",
+    "evaluation/statistics.py",
     "training/grading/parsers.py",
 )
 TWIFF_CODE = code_of(
-    *(f"evaluation/{name}.py" for name in ("cleanup", "cost", "judged", "statistics", "twiffbench")), "training/grading"
+    *(f"evaluation/benchmarks/{name}.py" for name in ("cleanup", "cost", "judged", "twiffbench")),
+    "evaluation/statistics.py",
+    "training/grading",
 )
 TEAM = ["team:evaluation"]
 

@@ -21,12 +21,12 @@ from assets.checkpoints.assets import BASE as BASE_ASSET
 from assets.curation.assets import CURATED
 from assets.partitions import Checkpoints
 from assets.store import AssetStore, code_of, metadata_of, read_json, write_json
-from evaluation.imagination import FOUND, PICTURE
-from evaluation.latent_map import latent_map
-from evaluation.report import TEMPLATE, build_page
-from evaluation.run_reports import ModelOrigin, RunReports, paired_rows
-from evaluation.sections.published import PUBLISHED
-from evaluation.storyboard import BOARDS
+from evaluation.latents.imagination import FOUND, PICTURE
+from evaluation.latents.latent_map import latent_map
+from evaluation.reports.report import TEMPLATE, build_page
+from evaluation.reports.run_reports import ModelOrigin, RunReports, paired_rows
+from evaluation.reports.sections.published import PUBLISHED
+from evaluation.reports.storyboard import BOARDS
 from training.artifacts import digest, file_digest
 from training.programs import read_metrics
 
@@ -35,9 +35,10 @@ PAGE, TEXT = "report.html", "report.md"
 MAIN_FIGURES = ("accuracy_by_hop", "interventions", "imagination", "spans_by_hop")
 
 CODE = code_of(
-    *(f"evaluation/{name}.py" for name in ("figures", "latent_map", "report", "run_reports")),
-    "evaluation/plots",
-    "evaluation/sections",
+    "evaluation/latents/latent_map.py",
+    *(f"evaluation/reports/{name}.py" for name in ("figures", "report", "run_reports")),
+    "evaluation/reports/plots",
+    "evaluation/reports/sections",
 )
 
 

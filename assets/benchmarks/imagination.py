@@ -13,17 +13,19 @@ from assets.curation.assets import SFT_SETS
 from assets.launcher import Launcher, Start
 from assets.partitions import BASE, Checkpoints
 from assets.store import AssetStore, Work, batch_result, code_of, read_json
-from evaluation.imagination import FOUND, PICTURE
+from evaluation.latents.imagination import FOUND, PICTURE
 from training.artifacts import digest
 
 IMAGINATION = "reports/imagination"
 TAUGHT = "future_l1.parquet"
 """The set whose future frames' mean feature stands in for latents."""
 
-IMAGINING = (
-    "clustered", "featuremean", "imagination", "imagine", "imagined", "looking", "lot", "readout", "realframes", "sheet"
-)  # fmt: skip
-CODE = code_of(*(f"evaluation/{name}.py" for name in IMAGINING), "training/model")
+IMAGINING = ("clustered", "featuremean", "imagination", "imagined", "looking", "readout", "realframes")
+CODE = code_of(
+    *(f"evaluation/latents/{name}.py" for name in IMAGINING),
+    *(f"evaluation/{name}.py" for name in ("imagine", "lot", "reports/sheet")),
+    "training/model",
+)
 
 
 def imagination_asset(checkpoints: Checkpoints, latents: int, seed: int, device: str) -> dg.AssetsDefinition:

@@ -25,16 +25,19 @@ from assets.launcher import Launcher
 from assets.partitions import BASE, Checkpoints
 from assets.settings import BenchmarkSettings
 from assets.store import AssetStore, batch_result, code_of, write_json
-from evaluation import futurebench
-from evaluation.benchmark import sampled
-from evaluation.imagination import MEAN
-from evaluation.necessity import necessity_report
+from evaluation.benchmarks import futurebench
+from evaluation.benchmarks.benchmark import sampled
+from evaluation.latents.imagination import MEAN
+from evaluation.latents.necessity import necessity_report
 
 NECESSITY = "reports/latent_necessity"
 INTERVENED = "reports/intervened_answers"
 
-DECIDING = ("benchmark", "choice", "collapse", "imagination", "necessity", "phrases", "statistics")
-NECESSITY_CODE = code_of(*(f"evaluation/{name}.py" for name in DECIDING))
+NECESSITY_CODE = code_of(
+    *(f"evaluation/benchmarks/{name}.py" for name in ("benchmark", "choice")),
+    *(f"evaluation/latents/{name}.py" for name in ("collapse", "imagination", "necessity", "phrases")),
+    "evaluation/statistics.py",
+)
 
 
 def necessity_asset(

@@ -238,7 +238,7 @@ def _finish(workspace: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     shutil.rmtree(workspace / MODEL, ignore_errors=True)  # of a start that was killed right here
     (workspace / CHECKPOINT).rename(workspace / MODEL)
     shutil.rmtree(workspace / "steps", ignore_errors=True)
-    from evaluation.figures import training_curves
+    from evaluation.reports.figures import training_curves
 
     metrics = read_metrics(workspace)
     (workspace / CURVES).write_bytes(training_curves(metrics))

@@ -292,9 +292,7 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
             write_shown(workspace, best, told, report, STORYBOARDS_OF_THE_SET)
             return {**report, "shards": len(scored)}
 
-        work = store.work(
-            CURATED, _inputs(scored, items), settings.selection.model_dump(mode="json"), SELECTION_CODE
-        )
+        work = store.work(CURATED, _inputs(scored, items), settings.selection.model_dump(mode="json"), SELECTION_CODE)
         artifact = work.do(make)
         store.artifacts.prune(CURATED, settings.versions_kept)
         shown = [GAIN_FIGURE, COMPOSITION_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED]

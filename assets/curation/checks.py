@@ -18,7 +18,7 @@ from assets.curation.publication import CURATED_TABLE
 from assets.partitions import SHARDS
 from assets.settings import CurationSettings
 from assets.store import AssetStore
-from evaluation.curtailment import CONDITIONS
+from evaluation.answering.curtailment import CONDITIONS
 
 PENDING_LIMIT = 0.05
 

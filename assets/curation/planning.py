@@ -13,7 +13,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from assets.curation.population import Asked, Population, expected_answers
-from evaluation.curtailment import CONDITIONS, Condition, GainRule
+from evaluation.answering.curtailment import CONDITIONS, Condition, GainRule
 from training.grading.parsers import answer_text
 
 GIVEN = "given"

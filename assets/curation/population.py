@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from evaluation.curtailment import CONDITIONS, EVEN, Condition, Expected, GainRule, Tally, wanted
+from evaluation.answering.curtailment import CONDITIONS, EVEN, Condition, Expected, GainRule, Tally, wanted
 
 SAMPLES = 8
 SCORED = 2_700_000  # TwiFF-2.7M; how many of its rows the paper scored is not published, all of them is assumed
@@ -24,7 +24,7 @@ MAX_P_T = 6  # the paper's
 RIGHT_IF_SATURATED, RIGHT_IF_HOPELESS = 0.95, 0.03
 
 Wanted = Callable[..., Mapping[Condition, int]]
-"""`evaluation.curtailment.wanted`, or another choice of what to ask for."""
+"""`evaluation.answering.curtailment.wanted`, or another choice of what to ask for."""
 
 
 class Kinds(BaseModel):

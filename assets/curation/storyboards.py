@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
-from evaluation.curtailment import CONDITIONS, Condition
+from evaluation.answering.curtailment import CONDITIONS, Condition
 from training.data.keyframes import key_frame_number
 from training.data.trajectory import IMAGE
 from training.data.video import read_frames

@@ -16,7 +16,7 @@ from assets.curation.prompts import PromptSettings, answer_prompts
 from assets.curation.visual_gain import verdicts, visual_gain
 from evaluation import answer as program
 from evaluation.answer import AnswerConfig, AnswerJob, Gain, main
-from evaluation.curtailment import GainRule
+from evaluation.answering.curtailment import GainRule
 from training.data import prompts
 from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS

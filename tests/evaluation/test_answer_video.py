@@ -7,8 +7,8 @@ import polars as pl
 
 from assets.toyworld.benchmarks import write_futurebench
 from assets.toyworld.clips import write_batch
-from evaluation import futurebench
 from evaluation.answer import AnswerConfig, AnswerJob, main
+from evaluation.benchmarks import futurebench
 from training.data.prompts import prompt_frame, text, video
 from training.programs import Reporter
 from training.tiny import BASE

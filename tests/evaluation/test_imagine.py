@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors import safe_open
 
 from assets.toyworld.benchmarks import write_twiffbench
-from evaluation import twiffbench
+from evaluation.answering.local import encode
+from evaluation.benchmarks import twiffbench
 from evaluation.imagine import ImagineConfig, ImagineJob, main
-from evaluation.local import encode
-from evaluation.looking import UNANSWERED, UNDECODABLE, is_held_out, to_picture
-from evaluation.realframes import Eye, Listed, Pool, decoded, listed, read_items
+from evaluation.latents.looking import UNANSWERED, UNDECODABLE, is_held_out, to_picture
+from evaluation.latents.realframes import Eye, Listed, Pool, decoded, listed, read_items
 from tests.evaluation.answers import answer_table
 from training.bounded import BoundedCache
 from training.data.prompts import ANSWERS

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from assets.curation.population import Kinds, Population, assumed_population, expected_answers
-from evaluation.curtailment import CONDITIONS, Condition, GainRule, Tally, settled_against
+from evaluation.answering.curtailment import CONDITIONS, Condition, GainRule, Tally, settled_against
 
 # The demo's rows with SEED=0, scored in full: rows by (p_t, p_v).
 DEMO = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from evaluation.futurebench import video_frame_numbers
+from evaluation.benchmarks.futurebench import video_frame_numbers
 from tests.footage import CLIPS, FOOTAGE
 from tests.performance.conftest import Compare
 from tests.performance.subject import Subject, now_and_then, wishing

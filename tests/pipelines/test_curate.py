@@ -151,9 +151,7 @@ def test_killed_at_several_points_it_ends_alike_and_pays_once(
     assert first.equals(second)
 
 
-def test_a_new_shard_costs_only_its_own_rows(
-    source: tuple[Path, list[dict[str, Any]]], tmp_path: Path
-) -> None:
+def test_a_new_shard_costs_only_its_own_rows(source: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     folder = tmp_path / "own"
     rows = write_shards(folder, shards=1, rows=20, faults=0, seed=5)
     with served(Model(rows)) as endpoint, served(judge) as judging:

@@ -17,7 +17,7 @@ from assets.curation.population import (
     expected_answers,
     population_of,
 )
-from evaluation.curtailment import CONDITIONS, GainRule, Tally, wanted
+from evaluation.answering.curtailment import CONDITIONS, GainRule, Tally, wanted
 from training.data.prompts import ANSWERS
 
 PAPER = GainRule(audit=0.0)

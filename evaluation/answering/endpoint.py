@@ -1,0 +1,262 @@
+"""Answers from a model behind OpenAI-compatible servers (vLLM, SGLang, ...): the endpoint backend.
+
+All wanted answers of a prompt are one request with `n`; images travel as JPEG data URLs, at most as large as the
+prompt's caps on vision tokens allow, so that a server that rounds to whole tokens sees what the local backend sees.
+Prompts are rendered when their turn comes: memory is bounded by the concurrency, not by the number of prompts.
+"""
+
+import asyncio
+import base64
+import io
+import math
+import os
+import queue
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from evaluation.answering.frames import with_images
+from evaluation.answering.requests import Answer, Asking, InterventionName, Refused, Request
+from training.data.prompts import Part
+from training.data.video import FrameShelf
+from training.endpoint import (
+    ENDPOINT_KEYS,
+    Choice,
+    Completion,
+    EndpointSettings,
+    MalformedError,
+    Pool,
+    UnansweredError,
+    preflight,
+)
+
+TILE = 32  # px a side of one merged vision token: Qwen3-VL's patches of 16 px, merged 2 x 2
+JPEG_QUALITY = 95
+ANSWERS_AHEAD = 256  # answers that wait for a slow reader before requests do
+
+Item = TypeVar("Item")
+
+
+class EndpointBackend:
+    """Implements evaluation.answering.requests.Backend.
+
+    No seed is sent, so answers are not reproducible: servers differ in whether they take one at all, and in what one
+    seed means for `n` answers (with vLLM a seeded request may give n equal answers).  What makes a re-run cheap and
+    equal is the caller's ledger.
+    """
+
+    def __init__(self, settings: EndpointSettings, frames_cache_bytes: int = 2**28) -> None:
+        self.settings, self._frames_cache_bytes = settings, frames_cache_bytes
+
+    def preflight(self) -> None:
+        """Raises EndpointRefusesError or EndpointDownError where no answer can be had, within seconds."""
+        preflight(self.settings.base_urls, self.settings.model, ENDPOINT_KEYS, "endpoint")
+
+    def answer(
+        self,
+        checkpoint: Path | None,
+        asking: Asking,
+        intervention: InterventionName,
+        requests: Sequence[Request],
+        reference_latents: Path | None = None,
+        keep_latents: bool = False,
+    ) -> Iterator[Answer | Refused]:
+        """As the protocol says; prompts that stay unanswered although the server is there are refused, at the end.
+
+        Raises ValueError for a checkpoint (the server has its own model), for an intervention on latents, and
+        where they are to be kept.
+        """
+        if checkpoint is not None:
+            raise ValueError(f"an endpoint serves its own model {self.settings.model!r}, not {checkpoint}")
+        if intervention != "none" or keep_latents or reference_latents:
+            wanted = f"intervention {intervention!r}" if intervention != "none" else "to keep or replace them"
+            raise ValueError(f"latents of a served model are out of reach: {wanted} needs a local one")
+        return _streamed(lambda put: self._answer_all(asking, requests, put), ANSWERS_AHEAD)
+
+    async def _answer_all(
+        self, asking: Asking, requests: Sequence[Request], put: Callable[[Answer | Refused], Awaitable[None]]
+    ) -> None:
+        pool = Pool(self.settings, ENDPOINT_KEYS, "endpoint")
+        todo = [(request, list(request.samples)) for request in requests]
+        with Renderer(asking, self._frames_cache_bytes) as renderer:
+
+            async def work(item: tuple[Request, list[int]]) -> None:
+                request, wanted = item
+                try:
+                    messages = await renderer.messages(request)
+                except (ValueError, OSError) as error:
+                    raise UnansweredError("refused", f"cannot be shown: {error}") from None
+                while wanted:  # a server may give fewer choices than it was asked for
+                    body = {"messages": messages, "n": len(wanted), **_sampling(asking)}
+                    completion, choices = await pool.complete(partial(_same, body), _usable)
+                    for choice in choices[: len(wanted)]:
+                        await put(_answer(request.prompt_id, wanted.pop(0), choice, completion))
+
+            for (request, _), error in await pool.run(todo, work):
+                await put(Refused(request.prompt_id, error.reason))
+
+
+def _same(body: dict[str, Any], malformed: int) -> dict[str, Any]:
+    """The request however often it was answered badly: it is sampled anyway."""
+    return body
+
+
+def _sampling(asking: Asking) -> dict[str, Any]:
+    return {"temperature": asking.temperature, "top_p": asking.top_p, "max_tokens": asking.max_new_tokens}
+
+
+def _usable(completion: Completion) -> tuple[Completion, list[Choice]]:
+    """The choices that are answers: they hold text, or say that the model ended without any."""
+    choices = [
+        choice
+        for choice in completion.choices
+        if (choice.message.content or choice.finish_reason in ("stop", "length"))
+        and choice.finish_reason not in ("abort", "error")
+    ]
+    if not choices:
+        raise MalformedError("a completion without an answer")
+    return completion, choices
+
+
+def _answer(prompt_id: str, sample: int, choice: Choice, completion: Completion) -> Answer:
+    share = len(completion.choices)
+    used = (completion.usage and completion.usage.completion_tokens) or 0
+    return {
+        "prompt_id": prompt_id,
+        "sample": sample,
+        "text": choice.message.content or "",
+        "tokens": [],
+        "text_tokens": used // share,
+        "latent_tokens": 0,
+        "control_tokens": 0,
+        "spans": [],
+        "finished": choice.finish_reason == "stop",
+        "prefill_seconds": 0.0,
+        "decode_seconds": completion.seconds / share,
+    }
+
+
+class Renderer:
+    """Prompts to chat messages, in a few threads; prompts of one group share a thread and the frames that it read."""
+
+    def __init__(self, asking: Asking, frames_cache_bytes: int) -> None:
+        self._asking = asking
+        count = min(4, os.cpu_count() or 1)
+        self._threads = [(ThreadPoolExecutor(1), FrameShelf(frames_cache_bytes // count)) for _ in range(count)]
+
+    def __enter__(self) -> "Renderer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for thread, _shelf in self._threads:
+            thread.shutdown(cancel_futures=True)
+
+    async def messages(self, request: Request) -> list[dict[str, Any]]:
+        """The system prompt, if there is one, and the user turn.
+
+        Raises ValueError (UnreadableVideo among them) or OSError where its frames or images cannot be read.
+        """
+        thread, shelf = self._threads[hash(request.group) % len(self._threads)]
+        content = await asyncio.get_running_loop().run_in_executor(thread, self._content, request.content, shelf)
+        system = [] if self._asking.system is None else [{"role": "system", "content": self._asking.system}]
+        return [*system, {"role": "user", "content": content}]
+
+    def _content(self, parts: Sequence[Part], shelf: FrameShelf) -> list[dict[str, Any]]:
+        """Text and images in order; texts that follow each other are one, so that no server puts a break between."""
+        content: list[dict[str, Any]] = []
+        for part, images in with_images(parts, shelf):
+            if part["type"] == "text":
+                if content and content[-1]["type"] == "text":
+                    content[-1]["text"] += part["text"]
+                else:
+                    content.append({"type": "text", "text": part["text"]})
+            else:
+                high = part["max_tokens"] or self._asking.image_tokens[1]
+                low = min(self._asking.image_tokens[0], high)
+                content += [_image_url(Image.fromarray(image), low, high) for image in images]
+        return content
+
+
+def _image_url(image: Image.Image, low: int, high: int) -> dict[str, Any]:
+    size = fitted_size(image.width, image.height, low, high)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=JPEG_QUALITY)
+    url = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def fitted_size(width: int, height: int, low: int, high: int) -> tuple[int, int]:
+    """Pixels (width, height) of an image as it is sent: unchanged where it has low..high merged tokens, else the
+    nearest whole tokens within them.  `high` wins over `low` and over the aspect ratio, as in the local backend.
+    """
+    tokens = max(1, round(width / TILE)) * max(1, round(height / TILE))
+    exact = width * height / TILE**2
+    if low <= tokens <= high and exact <= high:
+        return width, height
+    scale, whole = (math.sqrt(low / exact), math.ceil) if tokens < low else (math.sqrt(high / exact), math.floor)
+    columns, rows = max(1, whole(width * scale / TILE)), max(1, whole(height * scale / TILE))
+    rows = min(rows, high)  # only reached by strips, whose short side is one token
+    return min(columns, high // rows) * TILE, rows * TILE
+
+
+class _End:
+    """The last thing in the queue: why it ended."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+def _streamed(produce: Callable[[Callable[[Item], Awaitable[None]]], Awaitable[None]], ahead: int) -> Iterator[Item]:
+    """What a coroutine puts, as it comes.
+
+    The coroutine runs in a thread of its own, at most `ahead` items before the reader, and is cancelled when the
+    reader stops early.
+    """
+    told: queue.SimpleQueue[Item | _End] = queue.SimpleQueue()
+    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None], asyncio.Semaphore]] = Future()
+
+    async def main() -> None:
+        room = asyncio.Semaphore(ahead)
+        task = asyncio.current_task()
+        assert task is not None
+        running.set_result((asyncio.get_running_loop(), task, room))
+
+        async def put(item: Item) -> None:
+            await room.acquire()
+            told.put(item)
+
+        await produce(put)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            asyncio.run(main())
+        except BaseException as ended:  # told to the reader
+            error = ended
+        told.put(_End(error))
+
+    thread = threading.Thread(target=run, name="endpoint", daemon=True)
+    thread.start()
+    loop, task, room = running.result()
+
+    def tell(call: Callable[[], Any]) -> None:
+        with suppress(RuntimeError):  # the loop has ended already
+            loop.call_soon_threadsafe(call)
+
+    try:
+        while not isinstance(item := told.get(), _End):
+            tell(room.release)
+            yield item
+        if item.error:
+            raise item.error
+    finally:
+        tell(task.cancel)
+        thread.join()

@@ -1,0 +1,1 @@
+"""What each benchmark is: its items, its prompts, and what its answers are worth."""

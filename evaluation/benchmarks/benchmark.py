@@ -1,0 +1,80 @@
+"""What a benchmark is to the rest of the project: four functions of tables, and nothing about models.
+
+Another source of questions plugs in by implementing `Benchmark` (`seedbench` is the third).  Generation is separate
+from scoring: `prompts` is all that the answering program sees, and `graded` and `report` need stored answers
+and, where a judge gives the marks, the judge's stored replies, but no model and no torch.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+from pydantic import BaseModel
+
+from training.grading.judge import Judge
+
+
+@dataclass(frozen=True)
+class Told:
+    """Stored answers (training.data.prompts.ANSWERS), and how they are to be read.
+
+    control: the control of evaluation.answering.controls under which they were given; judge: None where none was named.
+    """
+
+    answers: pl.DataFrame
+    control: str = "none"
+    judge: Judge | None = None
+
+
+class Benchmark(Protocol):
+    """A source of questions, how a model is asked them, and how its answers are marked."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> BaseModel:
+        """The benchmark's recipe: how items are shown, and how answers are read or judged."""
+        ...
+
+    @property
+    def judged(self) -> bool:
+        """Whether a judge gives the marks."""
+        ...
+
+    @property
+    def by(self) -> str:
+        """The column of items and graded answers by which scores are split."""
+        ...
+
+    def items(self, source: Path) -> pl.DataFrame:
+        """All items of the folder `source`, also those that cannot be asked: `id` (unique), the column `by`, `problem`
+        (null, or why not) and whatever else the others need.
+
+        Raises ValueError or OSError, naming the file, where this is not the benchmark.
+        """
+        ...
+
+    def prompts(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The prompt table (training.data.prompts) of the items that can be asked; ids are the items' ids."""
+        ...
+
+    def graded(self, table: pl.DataFrame, told: Told) -> pl.DataFrame:
+        """One row per answered item: `id`, the column `by`, and its mark or verdict, null where nobody gave one."""
+        ...
+
+    def report(self, table: pl.DataFrame, told: Told, rows: pl.DataFrame) -> dict[str, Any]:
+        """What `graded` says of the whole, as JSON: `benchmark`, `status` (complete, partial, or why there is nothing),
+        `reason`, `items`, `answered`, `missing`, `coverage`, and scores with n and interval, null where n is 0."""
+        ...
+
+
+def sampled(table: pl.DataFrame, n: int | None) -> pl.DataFrame:
+    """`n` of the items, the same on every machine: those whose id hashes lowest, in their own order.  None: all."""
+    if n is None or n >= table.height:
+        return table
+    hashed = [hashlib.sha256(name.encode()).hexdigest() for name in table["id"]]
+    chosen = sorted(sorted(range(table.height), key=hashed.__getitem__)[:n])
+    return table[chosen]

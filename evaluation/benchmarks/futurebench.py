@@ -1,0 +1,178 @@
+"""FutureBench: four-way multiple choice about what happens after (hop1-3) or between (hop5) the events that are seen.
+
+Scoring is separate from answering, so that stored answers can be scored again (`choice` says how).
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import dataframely as dy
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from evaluation.benchmarks import choice
+from evaluation.benchmarks.benchmark import Told
+from evaluation.benchmarks.choice import LETTERS
+from training.data.prompts import Part, frame, prompt_frame, text, video
+from training.data.trajectory import RejectedRow
+from training.data.video import UnreadableVideo, probe, resolve_clip
+from training.grading.parsers import ParserName
+
+NAME = "futurebench"
+SPLITS = ("hop1", "hop2", "hop3", "hop5")
+_INLINE = (re.compile(r"\bA\)\s"), re.compile(r"\bD\)\s"))
+
+
+class FutureBenchSettings(BaseModel):
+    """The benchmark recipe: how an item is shown and which parser reads the answer.
+
+    `keyframes` shows the first observed frame as an image, as SFT rendered questions; `video32` is the paper's layout,
+    up to `video_frames` frames of the observed part as one video before the text, each frame pair at most
+    `video_tokens` merged tokens.  The release bounds video frames by 768 * 32 * 32 px from above, and from below like
+    images (reference/evaluation.md 1.4).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Literal["keyframes", "video32"] = "video32"
+    parser: ParserName = "strict"
+    videos: str = "first_part_video"
+    video_frames: int = 32
+    video_tokens: int = 768
+    prefix: str = ""
+    suffix: str = "Reply with the letter of the one best option only, inside <answer> </answer>."
+
+
+class ItemTable(dy.Schema):
+    """One benchmark item; `problem` says why it cannot be asked."""
+
+    id = dy.String(primary_key=True)
+    video = dy.String(nullable=True)
+    question_type = dy.String()
+    question = dy.String()
+    options = dy.List(dy.String())
+    answer = dy.String()
+    path = dy.String(nullable=True)
+    frame_count = dy.Int64(nullable=True, min=1)
+    reader = dy.String(nullable=True)
+    problem = dy.String(nullable=True)
+
+    @dy.rule()
+    def an_item_can_be_shown_or_says_why_not(cls) -> pl.Expr:
+        return pl.col("path").is_not_null() ^ pl.col("problem").is_not_null()
+
+
+def items(source: Path, settings: FutureBenchSettings) -> pl.DataFrame:
+    """The items of `source/futurebench.json`; videos are looked up in the folder of observed parts."""
+    records = json.loads((source / "futurebench.json").read_text(encoding="utf-8"))
+    seen: Counter[str] = Counter()
+    rows = []
+    for number, record in enumerate(records):
+        name = str(record.get("id", number))
+        seen[name] += 1
+        unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
+        rows.append({"id": unique} | _item(record, settings, source / settings.videos))
+    return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
+
+
+def prompts(table: pl.DataFrame, settings: FutureBenchSettings) -> pl.DataFrame:
+    """The prompt table of the items that can be shown; ids are the items' ids.  What controls and donors need of an
+    item is there, too: its `options` in order, and as `reference` what says that another has the same answer.
+    """
+    shown = list(table.filter(pl.col("problem").is_null()).iter_rows(named=True))
+    return prompt_frame([(row["id"], _content(row, settings)) for row in shown]).with_columns(
+        choice.prompt_columns(shown, settings.parser)
+    )
+
+
+def video_frame_numbers(frame_count: int, most: int = 32) -> list[int]:
+    """The release's video frames: an even number of them, at most `most`, evenly spaced over the whole clip
+    (reference/evaluation.md 1.4).  Raises ValueError for a clip of one frame.
+    """
+    wanted = max(2, 2 * (min(most, frame_count) // 2))
+    if frame_count < wanted:
+        raise ValueError(f"a clip of {frame_count} frames cannot be shown as a video of {wanted}")
+    return np.round(np.linspace(0, frame_count - 1, wanted)).astype(int).tolist()
+
+
+def graded(table: pl.DataFrame, answers: pl.DataFrame, parser: ParserName, control: str = "none") -> pl.DataFrame:
+    """One row per answered item, as `evaluation.benchmarks.choice.graded`; the split is `question_type`."""
+    return choice.graded(table, answers, parser, "question_type", control)
+
+
+def report(
+    table: pl.DataFrame, answers: pl.DataFrame, settings: FutureBenchSettings, control: str = "none"
+) -> dict[str, Any]:
+    """Accuracy per split and micro average with Wilson intervals, unparsed answers, spans by depth, cost per answer."""
+    told = choice.report(table, answers, settings.parser, "question_type", SPLITS, control)
+    return {"benchmark": NAME, "layout": settings.layout, **told}
+
+
+def accuracy_by_split(rows: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    return choice.accuracy_by(rows, "question_type", SPLITS)
+
+
+@dataclass(frozen=True)
+class FutureBench:
+    """Implements evaluation.benchmarks.benchmark.Benchmark."""
+
+    settings: FutureBenchSettings
+    name = NAME
+    judged = False
+    by = "question_type"
+
+    def items(self, source: Path) -> pl.DataFrame:
+        return items(source, self.settings)
+
+    def prompts(self, table: pl.DataFrame) -> pl.DataFrame:
+        return prompts(table, self.settings)
+
+    def graded(self, table: pl.DataFrame, told: Told) -> pl.DataFrame:
+        return graded(table, told.answers, self.settings.parser, told.control)
+
+    def report(self, table: pl.DataFrame, told: Told, rows: pl.DataFrame) -> dict[str, Any]:
+        return report(table, told.answers, self.settings, told.control)
+
+
+def _item(record: Mapping[str, Any], settings: FutureBenchSettings, videos: Path) -> dict[str, Any]:
+    qa = record.get("qa") or {}
+    question, answer = str(qa.get("Question", "")), str(qa.get("Answer", "")).strip().upper()
+    options = [str((qa.get("Options") or {}).get(letter, "")) for letter in LETTERS]
+    named = record.get("video_path")
+    item = {
+        "video": None if named is None else str(named),
+        "question_type": str(record.get("question_type")), "question": question, "options": options, "answer": answer,
+    }  # fmt: skip
+    if not question.strip() or not all(option.strip() for option in options):
+        return item | {"problem": "question or option missing"}
+    if answer not in tuple(LETTERS):
+        return item | {"problem": "reference is not one letter A-D"}
+    try:
+        # The name refers to the full video; the observed part has the same name in its own folder.
+        path = resolve_clip(str(record.get("video_path")).split("video_dataset/", 1)[-1], [videos])
+        found = probe(path)
+    except RejectedRow as rejected:
+        return item | {"problem": rejected.reason}
+    except UnreadableVideo:
+        return item | {"problem": "unreadable video"}
+    if settings.layout == "video32" and found.frames < 2:
+        return item | {"problem": "video of a single frame"}
+    return item | {"path": str(path), "frame_count": found.frames, "reader": found.reader}
+
+
+def _content(row: Mapping[str, Any], settings: FutureBenchSettings) -> list[Part]:
+    question = row["question"]
+    if not all(pattern.search(question) for pattern in _INLINE):
+        question = choice.with_options(question, row["options"])
+    if settings.layout == "keyframes":
+        asked = "\n".join(piece for piece in (settings.prefix, question, settings.suffix) if piece)
+        return [text("frame_1"), frame(row["path"], 0, reader=row["reader"]), text(asked)]
+    numbers = video_frame_numbers(row["frame_count"], settings.video_frames)
+    shown = video(row["path"], numbers, row["reader"], settings.video_tokens)
+    return [shown, text(f"{settings.prefix}\n{question}\n{settings.suffix}")]

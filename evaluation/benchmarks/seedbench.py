@@ -1,0 +1,280 @@
+"""SEED-Bench-R1: the next action in a first-person video, at three distances from its training set (L1, L2, L3).
+
+Multiple choice as its authors score it, or open-ended with the options hidden and one mark from 0 to 5 by a judge, as
+TwiFF does (reference/evaluation.md 2.8).  The folder is the published dataset's: `annotations/validation_L*.jsonl`
+(or TwiFF's one `Seed-Bench-R1.jsonl` with a `task_level`), `images/{video_source}/` and `videos/{video_source}/`.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import dataframely as dy
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
+
+from evaluation.benchmarks import choice
+from evaluation.benchmarks.benchmark import Told
+from evaluation.benchmarks.choice import LETTERS
+from evaluation.benchmarks.cleanup import split_response
+from evaluation.benchmarks.cost import cost
+from evaluation.benchmarks.futurebench import video_frame_numbers
+from evaluation.benchmarks.judged import (
+    HIGHEST,
+    LOWEST,
+    agreements,
+    judge_facts,
+    judged_coverage,
+    mark_columns,
+    repeated,
+)
+from evaluation.benchmarks.twiffbench import image_part, text_part
+from evaluation.statistics import bootstrap_mean
+from training.data.prompts import Part, frame, prompt_frame, text, video
+from training.data.trajectory import RejectedRow
+from training.data.video import UnreadableVideo, probe, resolve_clip
+from training.grading.judge import ANSWER_PROMPT, Judge
+from training.grading.parsers import ParserName, normalised
+
+CHOICE, OPEN_ENDED = "seedbench", "seedbench_open"
+LEVELS = ("L1", "L2", "L3")
+SUFFIXES = {
+    CHOICE: "Reply with the letter of the one best option only, inside <answer> </answer>.",
+    OPEN_ENDED: "Give the final answer inside <answer> </answer>.",
+}
+_LEVEL = re.compile(r"L[123]")
+# "Considering the progress shown in the video and my current observation in the last frame, what ...": the question
+# speaks of pictures that are not as it says; what is asked begins after the comma.
+_LEAD_IN = re.compile(r"^[^,?]*\bobservation\b[^,?]*,\s*", re.IGNORECASE)
+
+
+class SeedBenchSettings(BaseModel):
+    """The benchmark recipe.
+
+    `observation` shows the current observation alone, labelled as a first frame, as TwiFF does; `video` shows the
+    progress so far as a video of up to `video_frames` frames, where the item has one, and then the observation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    open_ended: bool = False
+    layout: Literal["observation", "video"] = "video"
+    parser: ParserName = "strict"
+    video_frames: int = 32
+    video_tokens: int = 768
+    suffix: str | None = None
+    """What follows the question; None: `SUFFIXES`."""
+    judge_sees_images: bool = True
+    judgements: int = Field(default=1, ge=1)
+
+    @property
+    def name(self) -> str:
+        return OPEN_ENDED if self.open_ended else CHOICE
+
+
+class ItemTable(dy.Schema):
+    """One benchmark item; `problem` says why it cannot be asked.  path, frame_count, reader: of the video so far, null
+    where the task has only begun.
+    """
+
+    id = dy.String(primary_key=True)
+    level = dy.String()
+    question = dy.String()
+    options = dy.List(dy.String())
+    answer = dy.String()
+    gold = dy.String()
+    image = dy.String(nullable=True)
+    path = dy.String(nullable=True)
+    frame_count = dy.Int64(nullable=True, min=1)
+    reader = dy.String(nullable=True)
+    problem = dy.String(nullable=True)
+
+
+class ScoreTable(dy.Schema):
+    """One answered item of the open-ended mode."""
+
+    id = dy.String(primary_key=True)
+    level = dy.String()
+    answer = dy.Float64(nullable=True, min=LOWEST, max=HIGHEST)
+    answer_marks = dy.List(dy.Int64(nullable=True, min=LOWEST, max=HIGHEST))
+
+
+@dataclass(frozen=True)
+class SeedBench:
+    """Implements evaluation.benchmarks.benchmark.Benchmark."""
+
+    settings: SeedBenchSettings
+    by = "level"
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def judged(self) -> bool:
+        return self.settings.open_ended
+
+    def items(self, source: Path) -> pl.DataFrame:
+        return items(source, self.settings)
+
+    def prompts(self, table: pl.DataFrame) -> pl.DataFrame:
+        return prompts(table, self.settings)
+
+    def graded(self, table: pl.DataFrame, told: Told) -> pl.DataFrame:
+        if self.judged:
+            return _judged(table, told, self.settings)
+        return choice.graded(table, told.answers, self.settings.parser, self.by, told.control)
+
+    def report(self, table: pl.DataFrame, told: Told, rows: pl.DataFrame) -> dict[str, Any]:
+        head = {"benchmark": self.name, "layout": self.settings.layout}
+        if self.judged:
+            return head | _judged_report(table, told, rows, self.settings)
+        return head | choice.report(table, told.answers, self.settings.parser, self.by, LEVELS, told.control)
+
+
+def items(source: Path, settings: SeedBenchSettings) -> pl.DataFrame:
+    """The items of all levels; ids are `{level}-{sample_id}`.  A line that is no item is one with a problem.
+
+    Raises ValueError where `source` holds no annotations.
+    """
+    files = sorted(source.glob("annotations/validation_L*.jsonl")) or sorted(source.glob("Seed-Bench-R1.jsonl"))
+    if not files:
+        raise ValueError(f"no annotations/validation_L*.jsonl and no Seed-Bench-R1.jsonl in {source}")
+    seen: Counter[str] = Counter()
+    rows = []
+    for file in files:
+        named = _LEVEL.search(file.name)
+        for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+            if line.strip():
+                record = _record(line)
+                level = str(record.get("task_level") or (named.group() if named else None))
+                name = f"{level}-{record.get('sample_id', f'line{number}')}".replace("/", "_")
+                seen[name] += 1
+                unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
+                rows.append({"id": unique, "level": level} | _item(record, level, settings, source))
+    return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
+
+
+def prompts(table: pl.DataFrame, settings: SeedBenchSettings) -> pl.DataFrame:
+    """The prompt table of the items that can be shown; ids are the items' ids.  Open-ended, it has no `options`."""
+    shown = list(table.filter(pl.col("problem").is_null()).iter_rows(named=True))
+    told = prompt_frame([(row["id"], _content(row, settings)) for row in shown])
+    if settings.open_ended:
+        return told.with_columns(pl.Series("reference", [normalised(row["gold"]) for row in shown], pl.String))
+    return told.with_columns(choice.prompt_columns(shown, settings.parser))
+
+
+def judge_payload(
+    row: Mapping[str, Any], response: str, judge: Judge, settings: SeedBenchSettings
+) -> Iterator[dict[str, Any]]:
+    """The question with the observation, the gold option's text, and the model's answer (no reference chain)."""
+    yield text_part("Question: ")
+    if settings.judge_sees_images:
+        yield image_part(Path(row["image"]).read_bytes())
+    yield text_part(_bare(row["question"]))
+    yield text_part("\nGround Truth Answer: ")
+    yield text_part(row["gold"])
+    yield text_part("\nModel Response Answer: ")
+    yield text_part(judge.untrusted(split_response(response)[1]))
+
+
+def _judged(table: pl.DataFrame, told: Told, settings: SeedBenchSettings) -> pl.DataFrame:
+    answers = told.answers.filter(pl.col("sample") == 0)
+    rows = table.join(answers, left_on="id", right_on="prompt_id", maintain_order="left")
+    marks: list[list[int | None]] = [[None] * settings.judgements] * rows.height
+    if told.judge is not None:
+        judge = told.judge
+        payloads = [list(judge_payload(row, row["text"], judge, settings)) for row in rows.iter_rows(named=True)]
+        marks = repeated(partial(judge.marks, payloads), settings.judgements)
+    single = [[None if mark is None else (mark,) for mark in item] for item in marks]
+    return ScoreTable.validate(rows.select("id", "level", *mark_columns(["answer"], single)))
+
+
+def _judged_report(table: pl.DataFrame, told: Told, rows: pl.DataFrame, settings: SeedBenchSettings) -> dict[str, Any]:
+    def mean(level: str | None = None) -> dict[str, Any]:
+        chosen = rows if level is None else rows.filter(pl.col("level") == level)
+        return bootstrap_mean(chosen["answer"].drop_nulls().to_list()).as_dict()
+
+    facts = judge_facts(told.judge, ANSWER_PROMPT, settings.judgements, sees_images=settings.judge_sees_images)
+    return {
+        "control": told.control,
+        **judged_coverage(table, rows, "answer", told.judge),
+        "answer": mean(),
+        "splits": {level: mean(level) for level in LEVELS},
+        "agreement": agreements(rows, ["answer"], settings.judgements),
+        "judge": facts,
+        "cost": cost(told.answers),
+    }
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """One line's object; a line that is none is an item without fields, which cannot be asked."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _item(record: Mapping[str, Any], level: str, settings: SeedBenchSettings, source: Path) -> dict[str, Any]:
+    options = [str(record.get(f"choice_{letter.lower()}") or "") for letter in LETTERS]
+    answer = str(record.get("golden_choice_idx") or "").strip().upper()
+    item: dict[str, Any] = {
+        "question": str(record.get("question") or ""),
+        "options": options,
+        "answer": answer,
+        "gold": "",
+    }
+    if level not in LEVELS:
+        return item | {"problem": "level is not L1, L2 or L3"}
+    if not item["question"].strip() or not all(option.strip() for option in options):
+        return item | {"problem": "question or option missing"}
+    if answer not in tuple(LETTERS):
+        return item | {"problem": "reference is not one letter A-D"}
+    item["gold"] = str(record.get("answer") or options[LETTERS.index(answer)])
+    try:
+        return item | _shown(record, settings, source)
+    except RejectedRow as rejected:
+        return item | {"problem": rejected.reason}
+    except UnreadableVideo:
+        return item | {"problem": "unreadable video"}
+
+
+def _shown(record: Mapping[str, Any], settings: SeedBenchSettings, source: Path) -> dict[str, Any]:
+    """The files of an item.  Raises RejectedRow or UnreadableVideo for one that cannot be shown."""
+    folder = str(record.get("video_source") or "")
+    image = resolve_clip(f"{folder}/{record.get('current_observation_basename')}", [source / "images"])
+    found: dict[str, Any] = {"image": str(image)}
+    if settings.layout == "observation" or not record.get("task_progress_metadata"):
+        return found
+    path = resolve_clip(f"{folder}/{record.get('video_basename')}", [source / "videos"])
+    clip = probe(path)
+    if clip.frames < 2:
+        raise RejectedRow("video of a single frame", str(path))
+    return found | {"path": str(path), "frame_count": clip.frames, "reader": clip.reader}
+
+
+def _content(row: Mapping[str, Any], settings: SeedBenchSettings) -> list[Part]:
+    observation = frame(row["image"], 0, reader="pyav")  # which reads a picture as a clip of one frame
+    suffix = SUFFIXES[settings.name] if settings.suffix is None else settings.suffix
+    if settings.layout == "observation":
+        return [text("frame_1"), observation, text(_asked(_bare(row["question"]), row, settings, suffix))]
+    shown = [observation]
+    if row["path"] is not None:
+        numbers = video_frame_numbers(row["frame_count"], settings.video_frames)
+        shown = [video(row["path"], numbers, row["reader"], settings.video_tokens), observation]
+    return [*shown, text(_asked(row["question"], row, settings, suffix))]
+
+
+def _asked(question: str, row: Mapping[str, Any], settings: SeedBenchSettings, suffix: str) -> str:
+    asked = question if settings.open_ended else choice.with_options(question, row["options"])
+    return "\n".join(piece for piece in (asked, suffix) if piece)
+
+
+def _bare(question: str) -> str:
+    return _LEAD_IN.sub("", question)

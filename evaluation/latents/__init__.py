@@ -1,0 +1,1 @@
+"""What latents show, and whether answers need them."""

@@ -1,0 +1,163 @@
+"""Benchmark images as features of frames at latent size, item by item: never all pixels at once.
+
+Frames are compared on one grid.  Those of a clip nearly always have one size; what differs (frames of other clips) is
+cropped to the grid's shape before it is encoded, so that every feature is of a real frame, not of a stretched one.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+from evaluation.answering.frames import with_images
+from evaluation.lot import lot
+from training.bounded import BoundedCache
+from training.data.prompts import image
+from training.data.video import FrameShelf
+from training.inspection import teaching_of
+from training.model.checkpoint import FutureL1
+from training.model.encoding import Encoder
+from training.model.vision import Patches
+
+COLUMNS = ("id", "video", "question_images", "reasoning_images", "problem")
+ROWS_AT_A_TIME = 8
+BUFFER = 2**20
+THUMBNAIL = 256
+"""Most pixels along a side of what is kept of a frame for people."""
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What is known of an item without its images; `clip` is its video, or the item itself where none is named."""
+
+    id: str
+    clip: str
+    frames: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item's images as they are embedded."""
+
+    id: str
+    clip: str
+    observed: list[bytes]
+    future: list[bytes]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame at latent size: pixels uint8 [h,w,3], features float32 [T,D], grid of T, content; shown: a thumbnail."""
+
+    shown: np.ndarray
+    pixels: np.ndarray
+    features: np.ndarray
+    grid: Grid
+    key: str
+
+
+def listed(items: Path) -> list[Listed]:
+    """The items of a TwiFF-Bench table (benchmarks.twiffbench.ItemTable) that can be shown, without their images."""
+    table = pl.scan_parquet(items).filter(pl.col("problem").is_null()).select("id", "video", "reasoning").collect()
+    return [Listed(name, video or f"item {name}", len(texts) - 1) for name, video, texts in table.iter_rows()]
+
+
+def read_items(items: Path, wanted: Collection[str] | None = None) -> Iterator[Item]:
+    """Items that can be shown with their images, a few at a time, in the table's order; `wanted`: these alone."""
+    with pq.ParquetFile(items, buffer_size=BUFFER, pre_buffer=False) as table:  # else a whole row group is read
+        for batch in table.iter_batches(ROWS_AT_A_TIME, columns=list(COLUMNS)):
+            for row in batch.to_pylist():
+                if row["problem"] is None and (wanted is None or row["id"] in wanted):
+                    clip = row["video"] or f"item {row['id']}"
+                    yield Item(row["id"], clip, row["question_images"], row["reasoning_images"])
+
+
+class Eye:
+    """A checkpoint's tower, looking at frames as SFT's targets were looked at.
+
+    `latents`: L_max, if not the checkpoint's; an untaught base's is the paper's.
+    """
+
+    def __init__(self, bundle: FutureL1, latents: int | None = None) -> None:
+        self.encoder: Encoder = bundle.encoder(teaching_of(bundle, latents, None))
+        self._vision = bundle.vision()
+
+    def frames(self, images: Sequence[np.ndarray], grid: Grid | None = None) -> list[Frame]:
+        """uint8 RGB images [H,W,3], encoded together; with `grid`, cropped to its shape where theirs is another."""
+        patches = [self._at(shown, grid) for shown in images]
+        features = [merged.float().cpu().numpy() for merged, _ in self._vision.features(patches)]
+        return [
+            Frame(_thumbnail(shown), p.frames[0], feature, p.merged_grid, p.key)
+            for shown, p, feature in zip(images, patches, features, strict=True)
+        ]
+
+    def item(self, item: Item) -> tuple[list[Frame], list[Frame]]:
+        """Observed and future frames, all on the grid of the first future one, which SFT would aim at.
+
+        Raises ValueError or OSError for an image that cannot be decoded.
+        """
+        images = decoded([*item.observed, *item.future])
+        grid = self.encoder.future(images[len(item.observed)]).merged_grid
+        frames = self.frames(images, grid)
+        return frames[: len(item.observed)], frames[len(item.observed) :]
+
+    def _at(self, shown: np.ndarray, grid: Grid | None) -> Patches:
+        patches = self.encoder.future(shown)
+        if grid is None or patches.merged_grid == grid:
+            return patches
+        tile = self.encoder.patch.tile
+        size = grid[1] * tile, grid[0] * tile
+        cropped = ImageOps.fit(Image.fromarray(shown), size, Image.Resampling.BICUBIC)
+        return self.encoder.patch(np.asarray(cropped), 1, grid[0] * grid[1])
+
+
+class Pool:
+    """One frame of each of some clips, which stand beside every item's own: drawn by lot, the same for every model.
+
+    Only the encoded images are held, and features of recent grids.
+    """
+
+    def __init__(self, items: Path, known: Sequence[Listed], others: int, seed: int) -> None:
+        of_clip = {entry.clip: entry.id for entry in sorted(known, key=lambda e: lot(seed, e.id), reverse=True)}
+        chosen = sorted(of_clip.values(), key=lambda name: lot(seed, name))[: others + 1]
+        self.others = others
+        self._images: list[tuple[str, bytes]] = []
+        for item in read_items(items, set(chosen)):
+            images = [*item.observed, *item.future]
+            data = images[lot(seed, f"frame of {item.id}") % len(images)]
+            if _can_be_decoded(data):
+                self._images.append((item.clip, data))
+
+    def beside(self, eye: Eye, clip: str, grid: Grid, kept: BoundedCache[list[Frame]]) -> list[Frame]:
+        """At most `others` frames on a grid, none of this clip; `kept` holds what this eye has seen."""
+        seen = kept.get(str(grid))
+        if seen is None:
+            seen = eye.frames(decoded([data for _, data in self._images]), grid)
+            kept.put(str(grid), seen, sum(f.features.nbytes + f.pixels.nbytes + f.shown.nbytes for f in seen))
+        apart = [frame for (owner, _), frame in zip(self._images, seen, strict=True) if owner != clip]
+        return apart[: self.others]
+
+
+def decoded(images: Sequence[bytes]) -> list[np.ndarray]:
+    """Embedded images as uint8 RGB.  Raises ValueError or OSError for one that cannot be decoded."""
+    return [pixels for _, [pixels] in with_images([image(data) for data in images], FrameShelf(0))]
+
+
+def _can_be_decoded(data: bytes) -> bool:
+    try:
+        decoded([data])
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def _thumbnail(shown: np.ndarray) -> np.ndarray:
+    small = Image.fromarray(shown)
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return np.asarray(small)

@@ -1,0 +1,103 @@
+"""`future-l1 predict --out page.html`: one answer on a page of its own, with what its latent spans show of the clip."""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from evaluation.latents.imagined_clip import ClipView, Near, SpanView, latents_of, view
+from evaluation.reports.said import Part, parts
+from training.data.records import Record, read_prompt
+from training.data.video import UnreadableVideo, frame_rate, read_frames
+from training.model.checkpoint import FutureL1
+
+HERE = Path(__file__).parent
+THUMBNAIL = 320
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its caption; `after`: it is of a frame that the model was not shown."""
+
+    data: str
+    caption: str
+    note: str = ""
+    after: bool = False
+
+
+@dataclass(frozen=True)
+class Card:
+    """A piece of the answer; a span has pictures."""
+
+    part: Part
+    nearest: Sequence[Picture] = ()
+    painted: Picture | None = None
+
+
+def answer_page(
+    bundle: FutureL1, value: Mapping[str, Any], answer: Mapping[str, Any], told: Mapping[str, Any], checkpoint: str
+) -> str:
+    """A self-contained page: no script, no external resources, and whatever the texts hold is only text.
+
+    value: what was asked (training.data.records.read_prompt); answer: its entry in what `predict` found, `told`.
+    Raises ValueError where the clip cannot be read any more.
+    """
+    record = read_prompt(value, 0, Path())
+    has_clip = bool(record.row["path"])
+    try:
+        rate = frame_rate(record.row["path"]) if has_clip else 0.0
+    except UnreadableVideo:
+        rate = 0.0
+    spans = latents_of(dict(answer))
+    looked = view(bundle, record, spans) if has_clip and any(len(latents) for latents in spans) else None
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string((HERE / "prediction.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        question=value["question"], checkpoint=checkpoint, clip=Path(record.row["path"]).name,
+        shown=list(_shown(record, rate)) if has_clip else [], cards=list(_cards(answer, looked, record, rate)),
+        looked=looked, finished=answer["finished"], cap=told["cap"], cap_origin=told["cap_origin"],
+    )  # fmt: skip
+
+
+def _shown(record: Record, rate: float) -> Iterator[Picture]:
+    numbers = record.frame_numbers("observed")
+    for number, frame in zip(numbers, read_frames(record.row["path"], numbers, record.row["reader"]), strict=True):
+        yield Picture(_data(frame), _when(number, rate))
+
+
+def _cards(answer: Mapping[str, Any], looked: ClipView | None, record: Record, rate: float) -> Iterator[Card]:
+    """The pieces of the answer in their order."""
+    views = iter(looked.spans if looked else ())
+    last = max(record.frame_numbers("observed"), default=0)
+    for part in parts(answer["text"]):
+        yield _card(part, next(views, None) if part.kind == "span" else None, last, rate)
+
+
+def _card(part: Part, found: SpanView | None, last: int, rate: float) -> Card:
+    if found is None:
+        return Card(part)
+    nearest = [Picture(_data(n.shown), _when(n.number, rate), _share(n), n.number > last) for n in found.near]
+    painted = None if found.painted is None else Picture(_data(found.painted), "the latents, painted")
+    return Card(part, nearest, painted)
+
+
+def _share(near: Near) -> str:
+    return "" if near.share is None else f"distance {near.share:.2f}, the last frame shown: 1"
+
+
+def _when(number: int, rate: float) -> str:
+    return f"frame {number}" + (f", {number / rate:.1f} s" if rate else "")
+
+
+def _data(pixels: np.ndarray) -> str:
+    """A PNG of at most THUMBNAIL px as a data URL."""
+    picture, buffer = Image.fromarray(pixels), io.BytesIO()
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    picture.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

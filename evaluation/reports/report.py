@@ -1,0 +1,96 @@
+"""The comparison: every number of a run on one self-contained HTML page, and the same in Markdown.
+
+Built from report JSONs alone, so it can be rebuilt at any time without a model.  Published rows stand beside ours only
+where marked as published: they are other models' scores on other data when this is the demo.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from evaluation.reports.run_reports import RunReports
+from evaluation.reports.sections import cost, latents, runs, scores
+from evaluation.reports.sections.parts import FigureImage, Section, markdown_lines, markdown_table, percent
+
+TEMPLATE = Path(__file__).parent / "report.html.j2"
+TILES = 4
+"""Models that stand at the top of the page."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    value: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page's content, drawn once: as HTML, as Markdown, and figure by figure."""
+
+    title: str
+    subtitle: str
+    tiles: list[Tile]
+    sections: list[Section]
+
+    def html(self) -> str:
+        """One page with no external resources; its own policy forbids any request."""
+        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+        template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+        return template.render(page=self)
+
+    def markdown(self) -> str:
+        """The same sections as text; figures are left to the page."""
+        lines = [f"# {self.title}", "", self.subtitle, ""]
+        told = [section for section in self.sections if section.tables or section.quotes]
+        lines += [line for section in told for line in markdown_lines(section)]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def main_table(self) -> str:
+        """The comparison itself, in Markdown: our rows, then the published ones."""
+        return "\n".join(markdown_table(self.sections[0].tables[0])) + "\n"
+
+    def figures(self) -> list[FigureImage]:
+        """Every figure and picture of the page, in order."""
+        return [figure for section in self.sections for figure in section.figures]
+
+
+def build_page(reports: RunReports, title: str, subtitle: str, with_figures: bool = True) -> Page:
+    """Raises ValueError for a picture that is no PNG."""
+    return Page(title, subtitle, _tiles(reports), sections(reports, with_figures))
+
+
+def sections(reports: RunReports, with_figures: bool = True) -> list[Section]:
+    """Every part of the report that the run has numbers for, in the order in which they are read."""
+    parts = [
+        (True, scores.comparison),
+        (reports.paired, scores.paired),
+        (reports.twiffbench, scores.judged),
+        (reports.necessity, latents.necessity),
+        (reports.necessity, latents.controls),
+        (reports.imagination or reports.pictures, latents.imagination),
+        (True, latents.spans),
+        (reports.latent_map, latents.latent_map),
+        (True, cost.cost),
+        (True, cost.scaling),
+        (True, runs.curation),
+        (reports.curves, runs.rewards),
+        (reports.pictures, runs.storyboards),
+    ]
+    made = [part(reports, with_figures) for wanted, part in parts if wanted]
+    made += [runs.seconds(reports)] if reports.seconds else []
+    made += [runs.provenance(reports)] if reports.provenance else []
+    return [section for section in made if section is not None]
+
+
+def _tiles(reports: RunReports) -> list[Tile]:
+    """The first model and those with the highest averages in reading order, and the rows kept."""
+    average = {name: report["average"] for name, report in reports.futurebench.items()}
+    best = sorted(list(average)[1:], key=lambda name: average[name]["accuracy"] or 0.0, reverse=True)[: TILES - 1]
+    tiles = []
+    for name in average:
+        if name in best or name == next(iter(average)):
+            score = percent(average[name])
+            tiles.append(Tile(score.value, f"{name} on FutureBench ({score.note})"))
+    kept = f"{reports.curation['kept']:,}"
+    return [*tiles, Tile(kept, f"rows kept of {reports.curation['scored']:,} scored")]

@@ -1,0 +1,190 @@
+"""The page's latents: whether answers need them, what they show, where they lie, and what else the answers need."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from evaluation.benchmarks.futurebench import SPLITS
+from evaluation.reports.run_reports import RunReports
+from evaluation.reports.sections.parts import (
+    DASH,
+    Cell,
+    FigureImage,
+    Row,
+    Section,
+    Table,
+    figure,
+    heading,
+    mean,
+    p_value,
+    percent,
+    picture,
+    points,
+)
+from evaluation.reports.sections.published import PUBLISHED
+from evaluation.reports.sections.scores import HEADINGS
+
+IMAGINED = "imagined"
+"""Pictures of this name stand here."""
+
+
+def necessity(reports: RunReports, figures: bool) -> Section:
+    """The same items with something else in the place of each latent."""
+    models = reports.necessity
+    any_changes = any(report["interventions"] for report in models.values())
+    drawn = figure(
+        figures and any_changes,
+        "latents",
+        "interventions",
+        "Accuracy lost when latents are replaced",
+        models,
+    )
+    tables = _comparisons(models, "interventions", "in place of the latents")
+    geometry = [Row([Cell(name), *_geometry(r["latents"])]) for name, r in models.items() if r.get("latents")]
+    if geometry:
+        head = ["model", "cosine within an answer", "cosine between answers", "effective rank", "latents"]
+        tables.append(Table(head, geometry, "Are they all the same?"))
+    note = "The same items, paired by item; each latent is replaced while the answer is decoded. Hollow: the interval"
+    note += " holds 0. McNemar's exact p is of one comparison alone. Text changed: of answers with a span, what is said"
+    note += " after the first one."
+    untested = [f"{name}: {', '.join(left)}" for name, report in models.items() if (left := report.get("untested"))]
+    note += f" Could be done to no item of {'; of '.join(untested)}." if untested else ""
+    verdicts = [f"{name}: {report['verdict']}" for name, report in models.items()]
+    return Section("Do the latents matter?", tables=tables, figures=drawn, quotes=verdicts, note=note)
+
+
+def controls(reports: RunReports, figures: bool) -> Section | None:
+    """The same items with something missing from the prompt or in another order; None where none was asked."""
+    models = {name: report for name, report in reports.necessity.items() if report.get("controls")}
+    if not models:
+        return None
+    drawn = figure(figures, "latents", "controls", "Accuracy lost under input controls", models)
+    tables = _comparisons(models, "controls", "prompt")
+    rotations = [
+        Row([Cell(name), percent(report["rotations"]["consistent"]), percent(report["rotations"]["right_in_all"])])
+        for name, report in models.items()
+        if report.get("rotations")
+    ]
+    if rotations:
+        head = ["model", "the same option in all four orders", "right in all four"]
+        tables.append(Table(head, rotations, "Option order"))
+    note = "The same items, paired by item. A rotation's answer is read against the options as they were shown."
+    return Section("Does the answer need the video?", tables=tables, figures=drawn, note=note)
+
+
+def imagination(reports: RunReports, figures: bool) -> Section | None:
+    """Whether a span resembles the frame that comes; None where neither ranks nor pictures are there."""
+    pictures = [picture(name, path) for name, path in reports.pictures.items() if name.split("/")[0] == IMAGINED]
+    models = reports.imagination
+    if not models and not pictures:
+        return None
+    ranked = {name: report for name, report in models.items() if report["n_spans"]}
+    rows, by_span = [], []
+    for name, report in ranked.items():
+        rows += _ranks(name, report)
+        for span, score in report["by_span"].items():
+            by_span.append(Row([Cell(name), Cell(span), percent(score["top1"]), mean(score["mrr"])]))
+    head = ["ranked by", "true frame first", "mean reciprocal rank", "latent skill"]
+    tables = [Table(head, rows), Table(["model", "span", *head[1:3]], by_span, "By span", True)] if ranked else []
+    drawn = figure(figures and bool(ranked), "latents", "imagination", "Rank of the true future frame", ranked)
+    note = "Where the true future frame ranks among real frames by its distance to the latents in feature space;"
+    note += " intervals are over items. Latent skill: 1 - MSE over the MSE of “nothing changes”, the mean over spans."
+    said = [f"{name}: {report['sentence']}" for name, report in models.items()]
+    shown: list[FigureImage] = [*drawn, *(pictures if figures else [])]
+    return Section("What was imagined", tables=tables, figures=shown, quotes=said, note=note if models else "")
+
+
+def spans(reports: RunReports, figures: bool) -> Section:
+    """How many spans, by depth."""
+    models = reports.futurebench
+    rows = [Row([Cell(name), *(mean(report["spans"][split]) for split in SPLITS)]) for name, report in models.items()]
+    known = PUBLISHED["latent_span_usage"]
+    rows.append(heading("Published (arXiv 2606.05769), not ours: mean of six RL settings, no interval", published=True))
+    cells = [f"{known['mean'][split]:.2f}" if split in known["mean"] else DASH for split in SPLITS]
+    rows.append(Row([Cell("RL"), *map(Cell, cells)], published=True))
+    used = {name: r for name, r in models.items() if any(r["spans"][s]["mean"] for s in SPLITS)}
+    drawn = figure(figures and bool(used), "latents", "spans_by_hop", "Latent spans per answer by depth", used, known)
+    note = "Latent spans per answer, counted on generated tokens; 95 % bootstrap intervals."
+    note += " Models that use none have no donuts."
+    table = Table(["model", *list(HEADINGS.values())[:-1]], rows)
+    return Section("When the model imagines", tables=[table], figures=drawn, note=note)
+
+
+def latent_map(reports: RunReports, figures: bool) -> Section:
+    """Where the spans lie."""
+    found = reports.latent_map
+    rows = [
+        Row([Cell(name), Cell(f"{model['n']:,}"), Cell(f"{len(model['x']):,}")])
+        for name, model in found["models"].items()
+    ]
+    first, second = (100 * share for share in found["explained"])
+    note = f"The two main axes ({found['axes']}) of all models' spans together, with {first:.0f} % and {second:.0f} %"
+    note += " of their variance. A point is a span, the mean of its latents. What lies apart here lies apart; what lies"
+    note += " together may differ along the other axes."
+    drawn = figure(figures, "latents", "latent_map", "Latent spans on their two main axes", found)
+    return Section("Where the latents lie", tables=[Table(["model", "spans", "drawn"], rows)], figures=drawn, note=note)
+
+
+def _comparisons(models: Mapping[str, Mapping[str, Any]], part: str, what: str) -> list[Table]:
+    """Every intervention or control as numbers and as sentences; nothing where there is none."""
+    tested = {name: report for name, report in models.items() if report.get(part)}
+    return [_changes(tested, part, what), _sentences(tested, part)] if tested else []
+
+
+def _changes(models: Mapping[str, Mapping[str, Any]], part: str, what: str) -> Table:
+    """A row for each intervention or control, under a heading for each model."""
+    rows = []
+    for name, report in models.items():
+        own = percent(report["own"])
+        rows.append(heading(f"{name}: {own.value} as it is ({own.note}; {report['own']['with_latents']} with latents)"))
+        for intervention, row in report[part].items():
+            text = row.get("text_changed")
+            cells = [percent(row["accuracy"]), points(row["difference"]), Cell(p_value(row["difference"]["p_value"]))]
+            cells += [percent(row["answers_changed"]), percent(text) if text else Cell(DASH)]
+            rows.append(Row([Cell(intervention.replace("_", " ")), *cells]))
+    return Table([what, "accuracy", "change (points)", "McNemar p", "answers changed", "text changed"], rows)
+
+
+def _sentences(models: Mapping[str, Mapping[str, Any]], part: str) -> Table:
+    rows = [
+        Row([Cell(name), Cell(row["sentence"])]) for name, report in models.items() for row in report[part].values()
+    ]
+    return Table(["model", "comparison"], rows, "In sentences", folded=True)
+
+
+def _geometry(latents: Mapping[str, Any]) -> list[Cell]:
+    counted = Cell(f"{latents['n_latents']:,}", f"of {latents['n_answers']:,} answers")
+    within, between = mean(latents["within_item_cosine"]), mean(latents["between_item_cosine"])
+    return [within, between, Cell(f"{latents['effective_rank']:.1f}"), counted]
+
+
+def _ranks(name: str, report: Mapping[str, Any]) -> list[Row]:
+    """A model's ranks beside those of the last observed frame and of guessing."""
+    clip, others = report["candidates"]["same_clip"], report["candidates"]["other_clips"]
+    among = f"each among the true frame, {clip:.1f} of its clip and {others:.1f} of others"
+    nearer = Cell(f"{percent(report['above_observed']).value} nearer to it than to the frame that was seen")
+    gain, chance, within = report["gain"], report["chance"], report["within_clip"]["true_frame"]
+    named = {"its latents": report["true_frame"], "the last observed frame in their place": report["observed_frame"]}
+    ranked = {said: [percent(quality["top1"]), mean(quality["mrr"])] for said, quality in named.items()}
+    ranked["its latents"] += [mean(report["skill"])]
+    rows = [heading(f"{name}: {report['n_spans']} spans of {report['n_items']} items, {among}; {nearer.value}")]
+    rows += [Row([Cell(said), *cells, *[Cell(DASH)] * (3 - len(cells))]) for said, cells in ranked.items()]
+    rows.append(
+        Row(
+            [
+                Cell("gain over that frame"),
+                _gained(gain["top1"], 100, ".1f"),
+                _gained(gain["mrr"], 1, ".2f"),
+                Cell(DASH),
+            ]
+        )
+    )
+    rows.append(Row([Cell("chance"), Cell(f"{100 * chance['top1']:.1f} %"), Cell(f"{chance['mrr']:.2f}"), Cell(DASH)]))
+    return [
+        *rows,
+        Row([Cell("its latents, within the clip"), percent(within["top1"]), mean(within["mrr"]), Cell(DASH)]),
+    ]
+
+
+def _gained(gain: Mapping[str, Any], scale: float, form: str) -> Cell:
+    low, high = (f"{scale * bound:+{form}}" for bound in gain["interval"])
+    return Cell(f"{scale * gain['mean']:+{form}}", f"{low} to {high}, n = {gain['n']:,}")

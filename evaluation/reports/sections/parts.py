@@ -1,0 +1,155 @@
+"""What a page is made of: sections of tables, figures and sentences, and how a score is written.
+
+Text from data is untrusted: HTML is escaped by the template, Markdown by `escaped`, and a picture must be a PNG that
+decodes.
+"""
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+DASH = "–"
+_MARKDOWN = re.compile(r"([\\`*|<>\[\]])")
+
+
+@dataclass(frozen=True)
+class Cell:
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cells in the order of the head; a row of one cell is a heading over the rows below it."""
+
+    cells: Sequence[Cell]
+    published: bool = False
+
+    @property
+    def heading(self) -> bool:
+        return len(self.cells) == 1
+
+
+@dataclass(frozen=True)
+class Table:
+    head: Sequence[str]
+    rows: Sequence[Row]
+    caption: str = ""
+    folded: bool = False
+    """Shown when it is asked for, under its caption."""
+
+
+@dataclass(frozen=True)
+class FigureImage:
+    name: str
+    alt: str
+    png: bytes
+    caption: str = ""
+    density: float = 1.45
+    """Pixels of the file for one of the page, so that letters have one size whatever the figure's width."""
+
+    @property
+    def width(self) -> int:
+        """Of the page's pixels; a PNG's own width is in its header."""
+        return round(int.from_bytes(self.png[16:20], "big") / self.density)
+
+    @property
+    def data(self) -> str:
+        return base64.b64encode(self.png).decode()
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    text: str = ""
+    tables: Sequence[Table] = ()
+    figures: Sequence[FigureImage] = ()
+    quotes: Sequence[str] = field(default_factory=tuple)
+    note: str = ""
+
+    @property
+    def anchor(self) -> str:
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+
+def figure(wanted: bool, module: str, name: str, alt: str, *data: Any) -> list[FigureImage]:
+    """The figure `name` of a module of figures, or none; matplotlib takes a second to load, so it is loaded here."""
+    if not wanted:
+        return []
+    from evaluation.reports import figures
+    from evaluation.reports.plots import latents, scores
+
+    modules = {"runs": figures, "scores": scores, "latents": latents}
+    return [FigureImage(name, alt, getattr(modules[module], name)(*data))]
+
+
+def picture(name: str, path: Path) -> FigureImage:
+    """A PNG file as a figure under its name; raises ValueError for anything else."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"picture {name!r}: {path} is no whole PNG: {error}") from error
+    caption = " · ".join(name.split("/")[1:] or [name])
+    return FigureImage(name, f"{name.split('/')[0]}: {caption}", path.read_bytes(), caption, density=2.0)
+
+
+def percent(score: Mapping[str, Any], unit: str = " %") -> Cell:
+    """A proportion of evaluation.statistics: per cent, its interval and its n."""
+    if score["accuracy"] is None:
+        return Cell(DASH, "n = 0")
+    low, high = score["interval"]
+    return Cell(f"{100 * score['accuracy']:.1f}{unit}", f"{100 * low:.1f}–{100 * high:.1f}, n = {score['n']:,}")
+
+
+def mean(score: Mapping[str, Any], places: int = 2) -> Cell:
+    """A mean of evaluation.statistics: its value to so many places, its interval and its n."""
+    if score["mean"] is None:
+        return Cell(DASH, "n = 0")
+    low, high = score["interval"]
+    return Cell(f"{score['mean']:.{places}f}", f"{low:.{places}f}–{high:.{places}f}, n = {score['n']:,}")
+
+
+def points(difference: Mapping[str, Any]) -> Cell:
+    """A paired difference in points with its interval and n."""
+    low, high = difference["interval"]
+    said = f"{100 * low:+.1f} to {100 * high:+.1f}, n = {difference['n']:,}"
+    return Cell(f"{100 * difference['difference']:+.1f}", said)
+
+
+def p_value(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
+def heading(text: str, published: bool = False) -> Row:
+    return Row([Cell(text)], published)
+
+
+def markdown_lines(section: Section) -> list[str]:
+    """A section as Markdown; figures are left to the page."""
+    lines = [f"## {section.title}", ""]
+    lines += [escaped(section.text), ""] if section.text else []
+    lines += [line for quote in section.quotes for line in (f"> {escaped(quote)}", "")]
+    for table in section.tables:
+        lines += [f"**{escaped(table.caption)}**", ""] if table.caption else []
+        lines += [*markdown_table(table), ""]
+    return [*lines, escaped(section.note), ""] if section.note else lines
+
+
+def escaped(text: str) -> str:
+    """Text on one line without live Markdown or HTML."""
+    return _MARKDOWN.sub(r"\\\1", " ".join("".join(c if c.isprintable() else " " for c in text).split()))
+
+
+def markdown_table(table: Table) -> list[str]:
+    rows = [list(table.head), ["---"] * len(table.head)]
+    for row in table.rows:
+        cells = [escaped(f"{c.value} ({c.note})" if c.note else c.value) for c in row.cells]
+        cells = [f"*{cells[0]}*"] if row.heading else cells
+        rows.append([*cells, *[""] * (len(table.head) - len(cells))])
+    return [f"| {' | '.join(row)} |" for row in rows]

@@ -1,0 +1,134 @@
+"""The page's scores: our rows beside the published ones, paired tests between ours, and judged marks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from evaluation.benchmarks.futurebench import SPLITS
+from evaluation.benchmarks.twiffbench import MARKS
+from evaluation.reports.run_reports import RunReports, holm
+from evaluation.reports.sections.parts import (
+    DASH,
+    Cell,
+    Row,
+    Section,
+    Table,
+    figure,
+    heading,
+    mean,
+    p_value,
+    percent,
+    points,
+)
+from evaluation.reports.sections.published import COUNTERPARTS, PUBLISHED, futurebench_rows, twiffbench_rows
+
+HEADINGS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation", "average": "average"}
+MARK_HEADS = {"cot": "CoT", "answer": "Answer", "average": "Average"}
+
+
+def comparison(reports: RunReports, figures: bool) -> Section:
+    """FutureBench: our rows with their origin, then the published rows, marked as such."""
+    head = ["model", *HEADINGS.values(), "unparsed", "checkpoint"]
+    rows = [_own_row(name, report, reports) for name, report in reports.futurebench.items()]
+    beside, others = futurebench_rows([COUNTERPARTS.get(name, "") for name in reports.futurebench])
+    ours = {report["average"]["n"] for report in reports.futurebench.values()}
+    there = "FutureBench itself" if reports.on_published_data else "FutureBench itself, other data than our rows"
+    banner = heading(f"Published (arXiv 2606.05769), not ours: Qwen3-VL-8B on {there}", published=True)
+    parsers = sorted({report["parser"] for report in reports.futurebench.values()})
+    missing = [f"{name} {r['missing']:,} of {r['items']:,}" for name, r in reports.futurebench.items() if r["missing"]]
+    note = f"Accuracy with 95 % Wilson intervals, as generated; read by the parser {', '.join(parsers)}."
+    note += " Intervals of published rows are ours, from the published score and n."
+    note += f" Partial, items without an answer: {', '.join(missing)}; they are missing, not wrong." if missing else ""
+    text = ""
+    if not reports.on_published_data:
+        sizes, theirs = " / ".join(f"{n:,}" for n in sorted(ours)), PUBLISHED["futurebench"]["n"][-1]
+        text = (
+            f"Our rows are of other data (n = {sizes}) than the published rows (n = {theirs:,}), and of other models:"
+        )
+        text += " compare our rows with each other, not with those."
+    return Section(
+        "FutureBench",
+        text=text,
+        tables=[
+            Table(head, [*rows, banner, *beside]),
+            Table(head, others, "Other published models, as arXiv 2606.05769 quotes them", folded=True),
+            _parsers(reports.futurebench),
+        ],
+        figures=figure(figures, "scores", "accuracy_by_hop", "Accuracy by depth with intervals", reports.futurebench),
+        note=note,
+    )
+
+
+def paired(reports: RunReports, figures: bool) -> Section:
+    """Our rows against each other on the same items."""
+    adjusted = holm([row["p_value"] for row in reports.paired])
+    rows = []
+    for row, together in zip(reports.paired, adjusted, strict=True):
+        said = (str(row["only_a"]), str(row["only_b"]), p_value(row["p_value"]), p_value(together))
+        rows.append(Row([Cell(f"{row['before']} → {row['after']}"), points(row), *map(Cell, said)]))
+    head = ["our rows", "change (points)", "only the first right", "only the second right", "McNemar p", "p, Holm"]
+    note = "The same items answered by both: exact McNemar tests, intervals of Bonett and Price; Holm's adjustment is"
+    note += f" for these {len(rows)} tests together."
+    drawn = figure(figures, "scores", "paired_differences", "Paired differences with intervals", reports.paired)
+    return Section("Our rows against each other", tables=[Table(head, rows)], figures=drawn, note=note)
+
+
+def judged(reports: RunReports, figures: bool) -> Section:
+    """TwiFF-Bench: marks with their coverage, by category, and who judged."""
+    models = reports.twiffbench
+    head = ["model", *MARK_HEADS.values(), "judged"]
+    rows, categories = [], []
+    for name, report in models.items():
+        coverage = report["coverage"]
+        reason = f"{report['status']}: {report['reason']}" if report.get("reason") else report["status"]
+        state = Cell(f"{coverage['judged']} of {coverage['items']}", reason)
+        rows.append(Row([Cell(name), *(mean(report[mark]) for mark in MARKS), state]))
+        for category, means in report["categories"].items():
+            categories.append(Row([Cell(name), Cell(category), *(mean(means[mark]) for mark in MARKS)]))
+    there = "TwiFF-Bench itself" if reports.on_published_data else "TwiFF-Bench itself, other data than our rows"
+    rows.append(heading(f"Published (arXiv 2606.05769), not ours: on {there}, by another judge", published=True))
+    rows += twiffbench_rows(list(models))
+    tables = [Table(head, rows), Table(["model", "category", *MARK_HEADS.values()], categories, "By category", True)]
+    if agreements := [row for name, report in models.items() for row in _agreement(name, report)]:
+        tables.append(Table(["model", "mark", "quadratic kappa"], agreements, "Agreement of repeated judgements"))
+    drawn = figure(figures, "scores", "judged_marks", "Marks with intervals", models)
+    note = f"Marks from 0 to 5, 95 % bootstrap intervals over items. {_judges(models)}"
+    return Section("TwiFF-Bench", tables=tables, figures=drawn, note=note)
+
+
+def _own_row(name: str, report: Mapping[str, Any], reports: RunReports) -> Row:
+    scores = [*(report["splits"][split] for split in SPLITS), report["average"]]
+    unparsed, origin = report["unparsed"], reports.models.get(name)
+    cells = [*map(percent, scores), Cell(str(unparsed["count"]), f"of {unparsed['n']}")]
+    data = f"data {origin.dataset[:16]}" if origin and origin.dataset else ""
+    made = Cell(origin.checkpoint[:16], data) if origin else Cell(DASH)
+    return Row([Cell(name, origin.stage if origin else ""), *cells, made])
+
+
+def _parsers(models: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The same answers read by every parser; last, only those in which the run's own parser found an option."""
+    names = list(dict.fromkeys(name for report in models.values() for name in report["parsers"]))
+    rows = []
+    for model, report in models.items():
+        read = [report["parsers"][name] for name in names]
+        cells = [Cell(percent(one).value, f"{percent(one).note}, {one['unparsed']} unparsed") for one in read]
+        rows.append(Row([Cell(model), *cells, percent(report["among_parsed"])]))
+    return Table(["model", *names, "among answers that name an option"], rows, "Parsers side by side", folded=True)
+
+
+def _agreement(name: str, report: Mapping[str, Any]) -> list[Row]:
+    rows = []
+    for mark, one in (report.get("agreement") or {}).items():
+        kappa = DASH if one["kappa"] is None else f"{one['kappa']:.2f}"
+        rows.append(Row([Cell(name), Cell(MARK_HEADS[mark]), Cell(kappa, f"n = {one['n']}")]))
+    return rows
+
+
+def _judges(models: Mapping[str, Mapping[str, Any]]) -> str:
+    """Who judged, with which prompt and what they saw, in a sentence for each way of judging."""
+    said = []
+    for judge in (report["judge"] for report in models.values() if report["judge"]):
+        seen = "" if "sees_images" not in judge else f", {'with' if judge['sees_images'] else 'without'} images"
+        truth = f", {judge['ground_truth']} ground truth" if "ground_truth" in judge else ""
+        often = f", {judge['judgements']} judgements an item" if judge.get("judgements", 1) > 1 else ""
+        said.append(f"Judge: {judge['model']} (prompt {judge['prompt']}{seen}{truth}{often}).")
+    return " ".join(dict.fromkeys(said))

@@ -1,0 +1,204 @@
+"""FutureBench as published: prompts, parsers, micro average; missing is never wrong."""
+
+import functools
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import polars as pl
+import pytest
+
+from evaluation.answering.controls import controlled, rotated
+from evaluation.benchmarks.futurebench import (
+    FutureBenchSettings,
+    accuracy_by_split,
+    graded,
+    items,
+    prompts,
+    report,
+    video_frame_numbers,
+)
+from tests.evaluation.answers import answer_table
+
+DEMO = FutureBenchSettings(layout="keyframes", parser="option_text", suffix="")
+CASES = json.loads((Path(__file__).parents[2] / "data" / "parse_cases.json").read_text())
+
+
+def record(number: int, split: str = "hop1", **fields: Any) -> dict[str, Any]:
+    qa = {"Question": "Which colour?", "Options": dict(zip("ABCD", ("red", "blue", "cyan", "pink"), strict=True))}
+    item = {
+        "id": number,
+        "video_path": f"video_dataset/v{number}.mp4",
+        "question_type": split,
+        "qa": qa | {"Answer": "b"},
+    }
+    return item | fields
+
+
+@functools.cache
+def clip(frames: int) -> bytes:
+    """A grey H.264 clip."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width = stream.height = 64
+        for shade in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 8 * shade, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def write(folder: Path, *records: dict[str, Any], video: bytes | None = None) -> Path:
+    (folder / "first_part_video").mkdir()
+    for number in range(10):
+        (folder / "first_part_video" / f"v{number}.mp4").write_bytes(clip(7) if video is None else video)
+    (folder / "futurebench.json").write_text(json.dumps(records))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("frames", "numbers"), [(c["input"], c["output"]) for c in CASES if c["fn"].startswith("futurebench video frame")]
+)
+def test_video_frames_equal_the_release(frames: int, numbers: list[int]) -> None:
+    assert video_frame_numbers(frames) == numbers
+
+
+def test_a_clip_of_one_frame_is_no_video() -> None:
+    with pytest.raises(ValueError, match="1 frames"):
+        video_frame_numbers(1)
+
+
+def test_an_item_is_shown_as_sft_rendered_it(tmp_path: Path) -> None:
+    table = items(write(tmp_path, record(0)), DEMO)
+    label, image, question = prompts(table, DEMO)["content"].to_list()[0]
+    assert label["text"] == "frame_1"
+    assert image["path"].endswith("first_part_video/v0.mp4") and image["frames"] == [0]
+    assert question["text"] == "Which colour?\nA. red\nB. blue\nC. cyan\nD. pink"
+
+
+@pytest.mark.parametrize(("question", "lines"), [("Which: A) x B) y C) z D) w", 0), ("Which: A) x B) y C) z D)w", 4)])
+def test_options_that_a_question_lists_inline_are_not_repeated(tmp_path: Path, question: str, lines: int) -> None:
+    item = record(0)
+    item["qa"]["Question"] = question
+    table = items(write(tmp_path, item), DEMO)
+    assert prompts(table, DEMO)["content"].to_list()[0][-1]["text"].count("\n") == lines
+
+
+PROBLEMS = {
+    "missing video": record(5, video_path="video_dataset/absent.mp4"),
+    "path outside the folder": record(5, video_path="../../etc/passwd"),
+    "missing option": record(5, qa={"Question": "Q?", "Options": {"A": "x"}, "Answer": "A"}),
+    "no options": record(5, qa={"Question": "Q?", "Answer": "A"}),
+    "reference is a sentence": record(5, qa=record(5)["qa"] | {"Answer": "B) jumps"}),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_broken_item_is_missing_with_a_reason_and_never_wrong(tmp_path: Path, name: str) -> None:
+    table = items(write(tmp_path, record(0), PROBLEMS[name]), DEMO)
+    assert prompts(table, DEMO).height == 1
+    scores = report(table, answer_table({"0": "<answer>blue</answer>"}), DEMO)
+    assert (scores["average"]["correct"], scores["average"]["n"], scores["missing"]) == (1, 1, 1)
+    assert sum(scores["problems"].values()) == 1
+
+
+def test_repeated_ids_stay_apart(tmp_path: Path) -> None:
+    assert items(write(tmp_path, record(1), record(1)), DEMO)["id"].to_list() == ["1", "1#2"]
+
+
+def test_scores_are_counts_with_intervals_per_split_and_a_micro_average(tmp_path: Path) -> None:
+    table = items(write(tmp_path, *(record(i, "hop1" if i < 2 else "hop5") for i in range(8))), DEMO)
+    said = {str(i): "<answer>blue</answer>" if i in (0, 2, 3, 4) else "<answer>red</answer>" for i in range(7)}
+    scores = report(table, answer_table(said | {"6": "blue"}, {"0": 2, "2": 5}), DEMO)
+    assert (scores["splits"]["hop1"]["correct"], scores["splits"]["hop1"]["n"]) == (1, 2)
+    assert (scores["splits"]["hop5"]["correct"], scores["splits"]["hop5"]["n"]) == (3, 5)
+    assert scores["splits"]["hop2"] == {"correct": 0, "n": 0, "accuracy": None, "interval": None}
+    assert scores["average"]["accuracy"] == pytest.approx(4 / 7)
+    assert (scores["unparsed"]["count"], scores["missing"]) == (1, 1)
+    assert scores["among_parsed"]["n"] == 6
+    assert scores["spans"]["hop1"]["shares"] == {"0": 0.5, "1": 0.0, "2": 0.5, "3": 0.0, ">3": 0.0}
+    assert scores["spans"]["hop5"]["mean"] == pytest.approx(1.0)
+    assert json.loads(json.dumps(scores)) == scores
+
+
+def test_every_parser_is_reported_beside_the_chosen_one(tmp_path: Path) -> None:
+    table = items(write(tmp_path, record(0)), DEMO)
+    parsers = report(table, answer_table({"0": "<answer>B. blue</answer>"}), DEMO)["parsers"]
+    assert {name: scores["correct"] for name, scores in parsers.items()} == {
+        "release": 1,
+        "release_direct": 1,
+        "option_text": 0,
+        "strict": 1,
+    }
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c["fn"].startswith("futurebench._per_hop")])
+def test_split_accuracy_equals_the_release(case: dict[str, Any]) -> None:
+    rows, split = case["input"]
+    table = pl.DataFrame(rows).with_columns((pl.col("pred_answer") == pl.col("answer")).alias("correct"))
+    assert 100 * accuracy_by_split(table)[split]["accuracy"] == pytest.approx(case["output"])
+
+
+@pytest.mark.parametrize(
+    ("video", "problem"), [(b"not a video", "unreadable video"), (clip(1), "video of a single frame")]
+)
+def test_a_video_that_cannot_be_shown_is_missing(tmp_path: Path, video: bytes, problem: str) -> None:
+    assert items(write(tmp_path, record(0), video=video), FutureBenchSettings())["problem"].to_list() == [problem]
+
+
+def test_the_video_layout_shows_the_observed_part_before_the_text(tmp_path: Path) -> None:
+    settings = FutureBenchSettings(suffix="Letter only.")
+    shown, asked = prompts(items(write(tmp_path, record(0)), settings), settings)["content"].to_list()[0]
+    assert (shown["type"], shown["frames"], shown["max_tokens"]) == ("video", [0, 1, 2, 4, 5, 6], 768)
+    assert asked["text"] == "\nWhich colour?\nA. red\nB. blue\nC. cyan\nD. pink\nLetter only."
+
+
+def test_the_recipe_bounds_how_much_of_a_video_is_shown(tmp_path: Path) -> None:
+    settings = FutureBenchSettings(video_frames=4, video_tokens=16)
+    shown, _ = prompts(items(write(tmp_path, record(0)), settings), settings)["content"].to_list()[0]
+    assert (shown["frames"], shown["max_tokens"]) == ([0, 2, 4, 6], 16)
+
+
+ROTATED = {"A": "blue", "B": "cyan", "C": "pink", "D": "red"}  # one place on: each letter has the next option's text
+
+
+@pytest.mark.parametrize("parser", ["strict", "release", "option_text"])
+def test_answers_to_rotated_options_are_read_against_what_was_shown(tmp_path: Path, parser: str) -> None:
+    table = items(write(tmp_path, *(record(i) for i in range(4))), DEMO)  # B, blue, is right
+    said = {str(i): letter if parser != "option_text" else ROTATED[letter] for i, letter in enumerate("ABCD")}
+    answers = answer_table({name: f"<answer>{text}</answer>" for name, text in said.items()})
+    rows = graded(table, answers, parser, "options_1")
+    assert rows["parsed"].to_list() == ["B", "C", "D", "A"]
+    assert rows["correct"].to_list() == [True, False, False, False]
+    assert rotated(["red", "blue", "cyan", "pink"], 1) == list(ROTATED.values())
+
+
+def test_a_prompt_tells_its_options_and_what_its_answer_is(tmp_path: Path) -> None:
+    table = items(write(tmp_path, record(0)), DEMO)
+    for settings, reference in ((DEMO, "blue"), (DEMO.model_copy(update={"parser": "strict"}), "B")):
+        asked = prompts(table, settings)
+        assert asked["options"].to_list() == [["red", "blue", "cyan", "pink"]]
+        assert asked["reference"].to_list() == [reference]
+        shown = controlled("options_2", asked["content"].to_list()[0], "0", 0, asked["options"].to_list()[0])
+        assert shown[-1]["text"] == "Which colour?\nA. cyan\nB. pink\nC. red\nD. blue"
+
+
+def test_no_answer_is_no_score_and_says_why(tmp_path: Path) -> None:
+    table = items(write(tmp_path, record(0), PROBLEMS["no options"]), DEMO)
+    told = report(table, answer_table({}), DEMO)
+    assert (told["status"], told["average"]["accuracy"], told["reason"]) == ("unanswered", None, "no item was answered")
+    broken = report(table.filter(pl.col("problem").is_not_null()), answer_table({}), DEMO)
+    assert broken["reason"] == "no item can be asked: question or option missing (1)"
+    assert [case["output"] for case in CASES if case["fn"] == "futurebench.future_pred_aggregate_results"] == [0]
+
+
+def test_a_score_of_some_of_the_items_is_partial(tmp_path: Path) -> None:
+    table = items(write(tmp_path, record(0), record(1)), DEMO)
+    for names, status in ((["0"], "partial"), (["0", "1"], "complete")):
+        told = report(table, answer_table(dict.fromkeys(names, "<answer>blue</answer>")), DEMO)
+        assert (told["status"], told["reason"]) == (status, None)
+        assert told["coverage"] == {"items": 2, "answered": len(names)}

@@ -1,0 +1,141 @@
+"""Ranks, baseline, chance and skill of imagined frames, worked out by hand."""
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evaluation.latents.imagination import NOTHING, SpanScore, distances, imagination_report, score_span, spans_of
+
+
+def frame(*values: float) -> np.ndarray:
+    """A frame of one component a token."""
+    return np.array(values, np.float32)[:, None]
+
+
+def span(item: str = "a", number: int = 1, **changes: Any) -> SpanScore:
+    fields = {
+        "clip": 1, "others": 2, "rank": 1, "observed_rank": 2, "rank_in_clip": 1, "observed_rank_in_clip": 2,
+        "error": 1.0, "error_to_observed": 3.0, "unchanged_error": 4.0,
+    }  # fmt: skip
+    return SpanScore(item, number, **{**fields, **changes})
+
+
+# ---- stored latents
+
+
+def test_stored_latents_are_split_by_span() -> None:
+    stored = np.arange(12, dtype="<f2").reshape(4, 3)
+    first, empty, second = spans_of(stored.tobytes(), [1, 0, 3])
+    assert first.tolist() == [[0, 1, 2]] and empty.shape == (0, 3)
+    assert second.tolist() == stored[1:].tolist() and second.dtype == np.float32
+
+
+def test_an_answer_without_latents_has_empty_spans() -> None:
+    assert spans_of(None, []) == []
+    assert [len(latents) for latents in spans_of(None, [0, 0])] == [0, 0]
+
+
+@pytest.mark.parametrize(("data", "sizes"), [(None, [2]), (b"\0" * 5, [2]), (b"\0\0", [])])
+def test_bytes_that_are_not_those_of_the_spans_name_the_answer(data: bytes | None, sizes: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"'00017'.*keep_latents"):
+        spans_of(data, sizes, "00017")
+
+
+def test_latents_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ValueError, match="'x' has latents that are not finite"):
+        spans_of(np.array([np.inf], "<f2").tobytes(), [1], "x")
+
+
+# ---- ranks
+
+
+def test_distance_is_the_mean_square_place_by_place() -> None:
+    frames = np.stack([frame(0, 0), frame(1, 3)])
+    assert distances(frame(1, 1), frames).tolist() == [1.0, 2.0]
+    assert distances(frame(1), frames).tolist() == [1.0, 0.0], "a span that ends early is compared where it is"
+    assert distances(frame(1, 1, 99), frames).tolist() == [1.0, 2.0], "and one that goes on where the frame is"
+
+
+def test_a_span_is_ranked_beside_the_baseline() -> None:
+    # the marble rolls 0 -> 1 -> 2; the latents say 1.9 for frame 2, the observed frame says 0
+    found = score_span("a", 2, frame(1.9), frame(2.0), frame(0.0), np.stack([frame(1.0)]), frame(7.0, 0.5)[:, None])
+    assert (found.clip, found.others, found.number) == (1, 2, 2)
+    assert (found.rank, found.rank_in_clip) == (1, 1)
+    assert (found.observed_rank, found.observed_rank_in_clip) == (3, 2), "0.5 and 1 are nearer to 0 than 2 is"
+    assert found.error == pytest.approx(0.01) and found.unchanged_error == pytest.approx(4.0)
+    assert found.error_to_observed == pytest.approx(1.9**2)
+
+
+def test_a_tie_counts_against_the_latents() -> None:
+    same = np.stack([frame(1.0), frame(1.0), frame(5.0)])
+    found = score_span("a", 1, frame(1.0), frame(1.0), frame(0.0), same, np.zeros((0, 1, 1), np.float32))
+    assert found.rank == 3
+
+
+def test_latents_that_are_the_observed_frame_are_the_baseline() -> None:
+    clip, others = np.stack([frame(0.4, 1.0)]), np.stack([frame(9.0, 9.0)])
+    found = score_span("a", 1, frame(0.0, 0.0), frame(1.0, 1.0), frame(0.0, 0.0), clip, others)
+    assert found.rank == found.observed_rank == 2 and found.error == found.unchanged_error
+
+
+# ---- the report
+
+
+def test_a_report_by_hand() -> None:
+    scores = [span("a", 1), span("a", 2, rank=2, error=2.0, error_to_observed=1.0), span("b", 1, clip=0, others=1)]
+    report = imagination_report(scores, {"spans_beyond_the_frames": 3, "spans_without_latents": 0}, "sft")
+    assert (report["n_spans"], report["n_items"], report["model_kind"]) == (3, 2, "sft")
+    assert report["left_out"] == {"spans_beyond_the_frames": 3}
+    assert report["candidates"] == {"same_clip": pytest.approx(2 / 3), "other_clips": pytest.approx(5 / 3)}
+    assert report["true_frame"]["top1"]["correct"] == 2 and report["true_frame"]["mrr"]["mean"] == pytest.approx(
+        2.5 / 3
+    )
+    assert report["observed_frame"]["top1"]["accuracy"] == 0 and report["observed_frame"]["mrr"]["mean"] == 0.5
+    assert report["gain"]["mrr"]["mean"] == pytest.approx(1 / 3)
+    # candidates with the true frame: 4, 4, 2; the mean of 1/rank when guessing is H(C)/C
+    assert report["chance"]["top1"] == pytest.approx((1 / 4 + 1 / 4 + 1 / 2) / 3)
+    assert report["chance"]["mrr"] == pytest.approx((2 * (25 / 12) / 4 + 1.5 / 2) / 3)
+    assert report["within_clip"]["n_spans"] == 2, "where the clip has no other frame there is nothing to choose"
+    assert report["within_clip"]["chance"]["top1"] == 0.5
+    assert report["above_observed"]["correct"] == 2
+    assert {number: row["n"] for number, row in report["by_span"].items()} == {"1": 2, "2": 1}
+    assert report["by_span"]["2"]["top1"]["accuracy"] == 0
+    assert report["skill"]["mean"] == pytest.approx((0.75 + 0.5 + 0.75) / 3)
+    assert report["skill_of_sums"]["mean"] == pytest.approx(1 - 4 / 12)
+
+
+def test_a_frame_that_does_not_change_has_no_skill_but_a_rank() -> None:
+    report = imagination_report([span(unchanged_error=0.0), span("b")], {}, "rl")
+    assert (report["skill"]["n"], report["nothing_changes"], report["n_spans"]) == (1, 1, 2)
+    assert report["skill"]["mean"] == 0.75
+
+
+def test_nothing_imagined_is_null_and_says_so() -> None:
+    report = imagination_report([], {"answers_without_latents": 9}, "base")
+    assert report["sentence"] == NOTHING
+    assert report["true_frame"]["top1"] == {"correct": 0, "n": 0, "accuracy": None, "interval": None}
+    assert report["chance"] == {"top1": None, "mrr": None} and report["skill"]["mean"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "show what happens next"),
+        ({"error_to_observed": 0.5}, "do not leave it"),
+        ({"rank": 3}, "less of the future than the frame that was seen"),
+        ({"rank": 2}, "as far as this can tell"),
+    ],
+)
+def test_the_sentence_follows_the_numbers(changes: dict[str, Any], said: str) -> None:
+    said_of = imagination_report([span(str(i), **changes) for i in range(30)], {}, "sft")["sentence"]
+    assert said in said_of and "n = 30" in said_of and "nearest of 4.0 real frames" in said_of
+
+
+def test_scoring_needs_no_torch() -> None:
+    names = ("latents.imagination", "latents.readout", "latents.imagined", "reports.storyboard")
+    modules = ", ".join(f"evaluation.{name}" for name in names)
+    asked = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0

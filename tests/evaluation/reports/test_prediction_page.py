@@ -1,0 +1,187 @@
+"""`future-l1 predict --out page.html`: what a span is near to, what may be painted, and a page that needs nothing."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from evaluation.latents.imagined_clip import ENOUGH, latents_of, view
+from evaluation.latents.realframes import Eye
+from evaluation.reports.prediction import predict, with_teaching
+from evaluation.reports.prediction_page import answer_page
+from evaluation.reports.said import parts
+from pipelines.cli import main
+from training.data.keyframes import key_frame_number
+from training.data.records import read_prompt
+from training.data.video import read_frames
+from training.model.checkpoint import FutureL1
+
+TOLD = {"cap": 4, "cap_origin": "L_max"}
+
+
+class Page(HTMLParser):
+    """Tags, the sources of images, and the text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def asked(row: dict[str, Any], frames: list[int]) -> dict[str, Any]:
+    return {"id": "q", "video": row["path"], "frames": frames, "question": row["question"].split("\n", 2)[2]}
+
+
+def answered(text: str, latents: list[np.ndarray]) -> dict[str, Any]:
+    """An answer as `predict` tells it."""
+    vectors = [vector.tolist() for span in latents for vector in span]
+    return {"text": text, "latents_per_span": [len(span) for span in latents], "latents": vectors, "finished": True}
+
+
+def features(taught: FutureL1, row: dict[str, Any], number: int) -> np.ndarray:
+    return Eye(taught).frames(read_frames(row["path"], [number], row["reader"]))[0].features
+
+
+# ---- what a span shows
+
+
+def test_a_span_that_is_a_frame_is_nearest_to_it(taught: FutureL1, rows: list[dict[str, Any]]) -> None:
+    row, record = rows[2], read_prompt(asked(rows[2], [1]), 0, Path())
+    number = key_frame_number(row["frame_count"], 4)
+    found = view(taught, record, [features(taught, row, number), features(taught, row, number)[:0]])
+    assert found.spans[0].near[0].number == number
+    assert found.spans[0].near[0].share == pytest.approx(0, abs=1e-6)
+    shares = [near.share or 0 for near in found.spans[0].near]
+    assert len(shares) == 3 and shares == sorted(shares) and shares[1] > 0
+    assert found.spans[1].near == [] and found.spans[1].painted is None
+
+
+def test_too_few_observed_frames_paint_nothing_and_the_page_says_why(
+    taught: FutureL1, rows: list[dict[str, Any]]
+) -> None:
+    found = view(taught, read_prompt(asked(rows[2], [1]), 0, Path()), [features(taught, rows[2], 3)])
+    assert found.readout is None and found.spans[0].painted is None
+    assert f"needs {ENOUGH}" in found.unpainted
+
+
+def test_enough_observed_frames_paint_and_only_those_are_fitted_on(
+    taught: FutureL1, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = read_prompt(asked(rows[2], [1, 7]), 0, Path())
+    last = key_frame_number(rows[2]["frame_count"], 7)
+    fitted: list[np.ndarray] = []
+    from evaluation.latents.readout import ReadoutFit
+
+    inner = ReadoutFit.add_observed
+
+    def noted(self: ReadoutFit, x: np.ndarray, *rest: Any, **named: Any) -> None:
+        fitted.append(x)
+        inner(self, x, *rest, **named)
+
+    monkeypatch.setattr(ReadoutFit, "add_observed", noted)
+    latents = features(taught, rows[2], last - 1)
+    found = view(taught, record, [latents])
+    after = [features(taught, rows[2], number) for number in range(last + 1, rows[2]["frame_count"])]
+    assert ENOUGH <= len(fitted) <= last + 1
+    assert not any(np.array_equal(own, other) for own in fitted for other in after)
+    assert found.readout is not None and found.readout.r2 is not None and 0 < found.readout.r2 <= 1
+    assert found.readout.r2_of_change is not None and found.readout.r2_of_change <= found.readout.r2
+    painted = found.spans[0].painted
+    assert painted is not None and painted.shape == (64, 64, 3), "as the clip is"
+    with Image.fromarray(read_frames(rows[2]["path"], [last - 1], "decord")[0]) as true:
+        assert np.abs(np.asarray(true.resize((64, 64))).astype(int) - painted).mean() < 30
+
+
+# ---- the page
+
+
+def test_a_painting_says_how_far_to_believe_it(taught: FutureL1, rows: list[dict[str, Any]]) -> None:
+    span = f"<|latent_start|>{'<|latent|>' * 4}<|latent_end|>"
+    answer = answered(f"{span}<answer>red</answer>", [features(taught, rows[2], 9)])
+    page = Page(answer_page(taught, asked(rows[2], [1, 7]), answer, TOLD, "c"))
+    assert page.tags.count("img") == 2 + 1 + 3, "the frames shown, the painting, and the nearest"
+    assert "R² is" in page.text and "of what changed in them it is" in page.text
+
+
+def test_the_page_needs_nothing_and_shows_every_span(taught: FutureL1, rows: list[dict[str, Any]]) -> None:
+    latents = [features(taught, rows[2], 4), features(taught, rows[2], 6)]
+    span = "<|latent_start|><|latent|><|latent|><|latent|><|latent|><|latent_end|>"
+    answer = answered(f"<reason>First</reason>{span}<reason>then {span}</reason><answer>red</answer>", latents)
+    html = answer_page(taught, asked(rows[2], [1]), answer, TOLD, "some/checkpoint")
+    page = Page(html)
+    assert "script" not in page.tags and "link" not in page.tags and "http" not in html.replace("http-equiv", "")
+    assert len(page.sources) == page.tags.count("img") == 1 + 2 * 3, "the frame shown, and three for each span"
+    for source in page.sources:
+        head, _, data = source.partition(",")
+        assert head == "data:image/png;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            image.load()
+    before, _, after = page.text.partition("First")[2].partition("then")
+    assert [re.findall(r"frame \d+", said)[0] for said in (before, after)] == ["frame 4", "frame 6"]
+    assert after.index("frame 6") < after.index("red")
+    assert "some/checkpoint" in page.text and "unseen" in page.text and f"needs {ENOUGH}" in page.text
+
+
+def test_texts_are_only_text(taught: FutureL1) -> None:
+    odd = "<script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
+    html = answer_page(taught, {"question": odd}, answered(f"<answer>{odd}</answer>", []), TOLD, odd)
+    page = Page(html)
+    assert "script" not in page.tags and "img" not in page.tags and page.sources == []
+    assert page.text.count("alert(1)") >= 6 and "{{ 7 * 7 }}" in page.text
+    assert "How to read" not in page.text, "without a clip there is nothing to look at"
+
+
+def test_an_unfinished_answer_says_so(taught: FutureL1) -> None:
+    cut = answered("so", []) | {"finished": False}
+    assert "was cut" in answer_page(taught, {"question": "Q"}, cut, TOLD, "c")
+    assert "was cut" not in answer_page(taught, {"question": "Q"}, answered("so", []), TOLD, "c")
+
+
+def test_latents_are_split_by_span() -> None:
+    spans = latents_of(answered("", [np.ones((2, 3)), np.zeros((0, 3)), np.full((1, 3), 5)]))
+    assert [span.tolist() for span in spans] == [[[1, 1, 1]] * 2, [], [[5, 5, 5]]]
+    assert latents_of(answered("", [])) == []
+
+
+# ---- the command
+
+
+def run(*options: Any) -> Result:
+    return CliRunner().invoke(main, ["predict", *map(str, options)])
+
+
+def test_the_command_writes_the_page_of_what_it_prints(
+    rows: list[dict[str, Any]], taught_folder: Path, taught: FutureL1, tmp_path: Path
+) -> None:
+    question, page = asked(rows[2], [1])["question"], tmp_path / "deep" / "page.html"
+    result = run("--checkpoint", taught_folder, "--video", rows[2]["path"], "--frames", "1", "--question", question,
+                 "--out", page)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    [answer] = predict(with_teaching(taught, None, None, False), [asked(rows[2], [1])], Path(), 1024)["prompts"]
+    said = Page(page.read_text(encoding="utf-8"))
+    for part in parts(answer["text"]):
+        assert part.text in said.text and part.text in result.stdout
+    assert said.text.count("distance ") >= 3 * sum(size > 0 for size in answer["latents_per_span"])
+    assert str(page) in result.stderr.replace("\n", "")
+
+
+@pytest.mark.parametrize(("which", "out"), [("--question", "x.json"), ("--prompts", "x.html"), ("--prompts", "x.HTM")])
+def test_a_page_is_a_questions_and_json_that_of_a_file(which: str, out: str, taught_folder: Path) -> None:
+    result = run("--checkpoint", taught_folder, which, Path(__file__), "--out", out)
+    assert result.exit_code == 2 and "a question's --out is a page" in " ".join(result.stderr.split())

@@ -1,0 +1,308 @@
+"""The page holds every number with its n and interval, needs nothing from elsewhere, and trusts no text."""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from evaluation.reports.plots import scores, style
+from evaluation.reports.report import Page, build_page
+from evaluation.reports.run_reports import RunReports
+from evaluation.reports.sections.cost import scaled
+from evaluation.reports.sections.parts import escaped, picture
+from tests.evaluation.made_reports import ACCURACY, everything
+
+HOSTILE = (
+    """"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>|`$\\frac{1$[x](javascript:0)\n# h"""
+)
+OURS = {
+    "src",
+    "href",
+    "content",
+    "id",
+    "class",
+    "alt",
+    "width",
+    "colspan",
+    "name",
+    "rel",
+    "lang",
+    "charset",
+    "http-equiv",
+}
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, and the text between them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, attribute: str) -> list[str]:
+        return [value for _, given in self.found if (value := given.get(attribute)) is not None]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The run's reports as a file would hold them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name in ("imagined", "right"):
+        Image.new("RGB", (40, 20), "#0072b2").save(folder / f"{name}.png")
+    pictures = {
+        "imagined/la_dapo": str(folder / "imagined.png"),
+        "storyboards/la_dapo/right": str(folder / "right.png"),
+    }
+    return json.dumps(everything() | {"pictures": pictures})
+
+
+@pytest.fixture
+def run(stored: str) -> dict[str, Any]:
+    return json.loads(stored)
+
+
+@pytest.fixture(scope="module")
+def page(stored: str) -> Page:
+    return build_page(RunReports(**json.loads(stored)), "Demo", "")
+
+
+@pytest.fixture(scope="module")
+def pages(page: Page, stored: str) -> tuple[str, str]:
+    return page.html(), markdown(json.loads(stored))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def coarse() -> Iterator[None]:
+    """Figures of few pixels: what is on them does not matter here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "DPI", 30)
+        yield
+
+
+def markdown(run: dict[str, Any]) -> str:
+    return build_page(RunReports(**run), "Demo", "", with_figures=False).markdown()
+
+
+def row_of(markdown: str, begins: str) -> str:
+    (row,) = [line for line in markdown.splitlines() if line.startswith(f"| {begins}")]
+    return row
+
+
+def test_the_page_asks_for_nothing_from_elsewhere(pages: tuple[str, str]) -> None:
+    page = Elements(pages[0])
+    assert not {"script", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in page.found}
+    ids = page.values("id")
+    for link in page.values("href"):
+        assert link == "data:," or link.removeprefix("#") in ids, link
+    assert all(source.startswith("data:image/png;base64,") for source in page.values("src"))
+    assert "url(" not in pages[0] and "@import" not in pages[0] and "http:" not in pages[0] and "https:" not in pages[0]
+    (policy,) = [given["content"] for _, given in page.found if given.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None and policy.startswith("default-src 'none'; img-src data:;")
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_image_of_the_page_decodes(pages: tuple[str, str]) -> None:
+    sources = Elements(pages[0]).values("src")
+    assert len(sources) == 13  # eleven figures and two pictures
+    for source in sources:
+        Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2], validate=True))).load()
+
+
+def test_every_figure_says_what_it_shows(pages: tuple[str, str]) -> None:
+    said = Elements(pages[0]).values("alt")
+    assert len(set(said)) == len(said) and all(said)
+
+
+def test_every_model_stands_with_its_score_n_and_interval(run: dict[str, Any], pages: tuple[str, str]) -> None:
+    for page in pages:
+        for model in ACCURACY:
+            score = run["futurebench"][model]["average"]
+            low, high = score["interval"]
+            assert model in page and f"checkpoint-of-{model}"[:16] in page and "data data-1" in page
+            assert f"{100 * score['accuracy']:.1f} %" in page
+            assert f"{100 * low:.1f}–{100 * high:.1f}, n = {score['n']}" in page
+
+
+def test_published_rows_are_marked_as_not_ours(run: dict[str, Any], pages: tuple[str, str]) -> None:
+    html, text = pages
+    row = row_of(text, "Future-L1-RL (LA-DAPO)")
+    assert "83.2 % (77.0–88.1, n = 173)" in row and "85.4 %" in row and row.endswith("| published |")
+    assert "not ours: Qwen3-VL-8B on FutureBench itself, other data than our rows" in text
+    assert "Our rows are of other data (n = 800) than the published rows (n = 1,056)" in text
+    published = re.findall(r'<tr class=" published">\s*<td>([^<]*)', html)
+    assert "Future-L1-RL (LA-DAPO)" in published and "GPT-5" in published and not set(ACCURACY) & set(published)
+    same = markdown(run | {"on_published_data": True})
+    assert "other data" not in same and "not ours: Qwen3-VL-8B on FutureBench itself" in same
+
+
+def test_paired_tests_hold_together(pages: tuple[str, str]) -> None:
+    assert "p, Holm" in pages[1]
+    row = row_of(pages[1], "base → future_l1")
+    assert "+50.0 (" in row and ", n = 100)" in row and row.endswith("| 0 | 50 | 2e-15 | 4e-15 |")
+    assert row_of(pages[1], "future_l1 → la_dapo").endswith("| 0 | 1 | 1.000 | 1.000 |")
+
+
+def test_hostile_text_is_shown_and_never_live(run: dict[str, Any], tmp_path: Path) -> None:
+    run["futurebench"][HOSTILE] = run["futurebench"].pop("la_dapo")
+    run["twiffbench"][HOSTILE] = run["twiffbench"].pop("la_dapo") | {"judge": {"model": HOSTILE, "prompt": HOSTILE}}
+    run["twiffbench"]["base"]["categories"] = {HOSTILE: run["twiffbench"]["base"]["categories"]["camera"]}
+    run["twiffbench"]["base"] |= {"status": "partial", "reason": HOSTILE}
+    run["necessity"]["la_dapo"] |= {"verdict": HOSTILE}
+    run["necessity"]["la_dapo"]["interventions"][HOSTILE] = run["necessity"]["la_dapo"]["interventions"]["zeros"]
+    run["imagination"][HOSTILE] = run["imagination"].pop("la_dapo") | {"sentence": HOSTILE}
+    run["latent_map"]["models"][HOSTILE] = run["latent_map"]["models"].pop("la_dapo")
+    run["curves"][HOSTILE] = run["curves"].pop("la_dapo")
+    run["pictures"][f"storyboards/{HOSTILE}"] = run["pictures"]["imagined/la_dapo"]
+    run["models"][HOSTILE] = {"checkpoint": HOSTILE, "dataset": HOSTILE, "stage": HOSTILE}
+    run["provenance"][HOSTILE] = HOSTILE
+    run["curation"]["rejected_by_reason"] = {HOSTILE: 3}
+    page = Elements(build_page(RunReports(**run), HOSTILE, HOSTILE).html())
+    assert "<script>alert(1)</script>" in page.text
+    assert {name for _, given in page.found for name in given} <= OURS
+    assert "script" not in {tag for tag, _ in page.found} and not [s for s in page.values("src") if "evil" in s]
+    text = markdown(run)
+    assert not re.search(r"(?<!\\)<", text), "no HTML in the Markdown"
+    heads = {line.count(" | ") for line in text.splitlines() if line.startswith("| model | 1 hop")}
+    assert len(heads) == 2 and "\n# h" not in text
+
+
+def test_text_in_markdown_is_one_line_without_markup() -> None:
+    assert escaped("a\n# b | <c> [d](e) `f` \x00") == "a # b \\| \\<c\\> \\[d\\](e) \\`f\\`"
+
+
+def test_a_report_without_judged_marks_shows_a_dash_and_the_reason_and_no_zero(run: dict[str, Any]) -> None:
+    nothing = {"mean": None, "n": 0, "interval": None}
+    run["twiffbench"] = {
+        "base": run["twiffbench"]["base"]
+        | {"cot": nothing, "answer": nothing, "average": nothing, "categories": {}, "judge": None}
+        | {"status": "unjudged", "reason": "no judge was named", "coverage": {"items": 180, "judged": 0}}
+    }
+    row = next(line for line in markdown(run).splitlines() if "0 of 180" in line)
+    assert row.count("– (n = 0)") == 3 and "unjudged: no judge was named" in row
+    assert scores.judged_marks(run["twiffbench"]).startswith(b"\x89PNG")
+
+
+def test_a_run_in_which_every_answer_is_missing_is_drawn_without_zeros(run: dict[str, Any]) -> None:
+    nothing = {"correct": 0, "n": 0, "accuracy": None, "interval": None}
+    base = run["futurebench"]["base"]
+    base |= {
+        "splits": dict.fromkeys(base["splits"], nothing),
+        "average": nothing,
+        "among_parsed": nothing,
+        "missing": 800,
+    }
+    base |= {"parsers": dict.fromkeys(base["parsers"], nothing | {"unparsed": 0}), "unparsed": {"n": 0, "count": 0}}
+    base["cost"] = dict.fromkeys(base["cost"]) | {"n": 0, "cut_short": 0}
+    base["spans"] = {
+        s: {"mean": None, "n": 0, "interval": None, "shares": dict.fromkeys(u["shares"])}
+        for s, u in base["spans"].items()
+    }
+    told = {"curation": run["curation"], "futurebench": run["futurebench"]}
+    build_page(RunReports(**told), "Demo", "").html()
+    text = markdown(told)
+    assert "Partial, items without an answer: base 800 of 800; they are missing, not wrong." in text
+    assert "| base | – (n = 0) | – (n = 0)" in text
+
+
+def test_every_row_has_a_cell_for_every_column(page: Page) -> None:
+    for table in (table for section in page.sections for table in section.tables):
+        assert table.rows
+        for row in table.rows:
+            assert row.heading or len(row.cells) == len(table.head), (table.head, row)
+
+
+def test_what_is_absent_leaves_its_section_out(run: dict[str, Any], pages: tuple[str, str]) -> None:
+    whole = build_page(RunReports(**run), "Demo", "", with_figures=False)
+    told = {"curation": run["curation"], "futurebench": run["futurebench"]}
+    bare = build_page(RunReports(**told), "Demo", "", with_figures=False)
+    always = ["FutureBench", "When the model imagines", "Cost against accuracy", "Curation by visual gain"]
+    assert [section.title for section in bare.sections] == always
+    assert {section.title for section in whole.sections} - set(always) == {
+        "Our rows against each other", "TwiFF-Bench", "Do the latents matter?", "Does the answer need the video?",
+        "What was imagined", "Where the latents lie", "Rewards", "Seconds per stage", "Provenance",
+    }  # fmt: skip
+    assert "Items to look at" in pages[0] and "Items to look at" not in pages[1]
+    bare.html()
+
+
+def test_latents_controls_and_what_was_imagined_are_told_in_numbers(pages: tuple[str, str]) -> None:
+    text = pages[1]
+    assert "| 90.0 % (86.1–92.9, n = 300) | 70.0 % (64.6–74.9, n = 300) |" in text  # option order
+    assert "future_l1: 74.0 % as it is" in text and "la_dapo: These latents are used" in text
+    assert row_of(text, "no video | 13.3 % (9.9–17.6, n = 300) | -79.7").endswith("| 93.0 % (89.5–95.4, n = 300) |")
+    assert (
+        "la_dapo: 20 spans of 10 items, each among the true frame, 3.0 of its clip and 16.0 of others;"
+        " 100.0 % nearer to it than to the frame that was seen" in text
+    )
+    assert "| its latents | 45.0 % (" in text and "| the last observed frame in their place | 0.0 % (" in text
+    assert "| gain over that frame | +45.0 (" in text and "| chance | 5.0 % | 0.18 | – |" in text
+    assert "> text_only: This model's answers contain no latents" in text and "text_only: 0 spans" not in text
+
+
+def test_a_model_without_latents_has_controls_and_says_what_was_not_tested(run: dict[str, Any]) -> None:
+    none = {"interventions": {}, "latents": None, "verdict": "no latents", "untested": ["shuffled_frames"]}
+    run["necessity"] = {"base": run["necessity"]["la_dapo"] | none}
+    sections = {section.title: section for section in build_page(RunReports(**run), "Demo", "").sections}
+    latents, controls = sections["Do the latents matter?"], sections["Does the answer need the video?"]
+    assert not latents.tables and not latents.figures and latents.quotes == ["base: no latents"]
+    assert "Could be done to no item of base: shuffled_frames." in latents.note
+    assert controls.tables[0].rows[1].cells[0].value == "no video" and len(controls.figures) == 1
+
+
+def test_a_picture_that_is_no_png_is_refused_by_name(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(whole, "PNG")
+    for content in (b"<svg onload=alert(1)>", whole.getvalue()[:-40], b""):
+        (tmp_path / "x.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"storyboards/x.*no whole PNG"):
+            picture("storyboards/x", tmp_path / "x.png")
+    with pytest.raises(ValueError, match="no whole PNG"):
+        picture("storyboards/x", tmp_path / "absent.png")
+
+
+def test_data_scaling_stands_where_a_recipe_was_trained_on_several_amounts(run: dict[str, Any]) -> None:
+    assert scaled(["base", "la_dapo", "la_dapo_5k", "la_dapo_20k", "grpo_5k"]) == {
+        "la_dapo": {5_000: "la_dapo_5k", 10_000: "la_dapo", 20_000: "la_dapo_20k"}
+    }
+    run["futurebench"]["la_dapo_5k"] = run["futurebench"]["future_l1"]
+    sections = {
+        section.title: section for section in build_page(RunReports(**run), "Demo", "", with_figures=False).sections
+    }
+    cells = [[cell.value for cell in row.cells] for row in sections["Data scaling"].tables[0].rows]
+    assert [row[:2] for row in cells] == [["la_dapo", "5,000"], ["la_dapo", "10,000"]]
+    assert cells[0][3:] == ["–"] * 3 and "–" not in cells[1]
+
+
+def test_a_cost_measured_one_at_a_time_has_its_interval(run: dict[str, Any]) -> None:
+    second = {"mean": 0.5, "n": 32, "interval": [0.4, 0.6]}
+    latency = {"prefill_seconds": second, "decode_seconds": second, "seconds": second, "accuracy_per_second": 148.0}
+    run["futurebench"]["future_l1"]["cost"]["latency"] = latency
+    run["futurebench"]["future_l1"]["cost"]["prompt_tokens"] = 1234.5
+    cell = "0.5000 (0.4000–0.6000, n = 32)"
+    text = markdown(run)
+    assert f"| future_l1 | {cell} | {cell} | {cell} | 148 |" in text
+    assert "| 23.5 | 14.0 | 6.5 | 3.0 | 1,234.5 | 0.0040 | 0.0200 | 3,083 | 0 |" in text
+    assert "| Future-L1-SFT | 73.1 % (n = 1,056) | 205.3 | – | – | – | – | – | 0.96 (in all) | 76.1 | – |" in text
+
+
+def test_the_main_table_stands_alone_and_figures_have_names_of_their_own(page: Page) -> None:
+    lines = page.main_table().splitlines()
+    assert lines[0].startswith("| model | 1 hop | 2 hops") and {line.count(" | ") for line in lines[2:6]} == {7}
+    assert [line.split(" ")[1] for line in lines[2:6]] == list(ACCURACY)
+    names = [figure.name for figure in page.figures()]
+    assert len(set(names)) == len(names) and {"accuracy_by_hop", "interventions", "controls"} <= set(names)

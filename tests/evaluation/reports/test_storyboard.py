@@ -1,0 +1,156 @@
+"""Storyboards and the sheet that they are drawn on: who is drawn, what is told, and text that is only text."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from evaluation.benchmarks.futurebench import ItemTable, graded
+from evaluation.reports.said import Part
+from evaluation.reports.sheet import Sheet, text_width, wrapped
+from evaluation.reports.storyboard import Board, board_of, drawn_by_lot, storyboard, write_storyboards
+from tests.evaluation.answers import answer_table
+
+FRAME = np.full((36, 64, 3), 90, np.uint8)
+
+
+def board(**changes: Any) -> Board:
+    fields: dict[str, Any] = {
+        "id": "a", "depth": "1 hop", "frames": [FRAME], "captions": ["frame 0"], "question": "Which?",
+        "options": ["red", "green", "blue", "pink"], "chosen": "A", "true": "A", "said": [Part("answer", "red")],
+    }  # fmt: skip
+    return Board(**{**fields, **changes})
+
+
+def pixels(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png)) as page:
+        return np.asarray(page.convert("RGB"))
+
+
+def has(page: np.ndarray, colour: str) -> bool:
+    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return bool((page == wanted).all(-1).any())
+
+
+@pytest.fixture
+def tables(rows: list[dict[str, Any]], tmp_path: Path) -> tuple[Path, Path]:
+    """Twenty items on real clips, the even ones right; one whose clip has gone."""
+    kinds = ["hop1", "hop2", "hop3", "hop5"]
+    items = [
+        {
+            "id": f"i{n:02d}", "video": None, "question_type": kinds[n % 4], "question": f"Question {n}?",
+            "options": ["red", "green", "blue", "pink"], "answer": "A", "path": rows[n]["path"],
+            "frame_count": rows[n]["frame_count"], "reader": "decord", "problem": None,
+        }
+        for n in range(20)
+    ]  # fmt: skip
+    items[0]["path"] = str(tmp_path / "gone.mp4")
+    table = ItemTable.validate(pl.DataFrame(items, schema=ItemTable.create_empty().schema))
+    texts = {f"i{n:02d}": f"<reason>Why</reason><answer>{'A' if n % 2 == 0 else 'B'}</answer>" for n in range(20)}
+    table.write_parquet(tmp_path / "items.parquet")
+    graded(table, answer_table(texts), "strict").write_parquet(tmp_path / "graded.parquet")
+    return tmp_path / "items.parquet", tmp_path / "graded.parquet"
+
+
+# ---- who is drawn
+
+
+def test_right_and_wrong_answers_each_have_a_board(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    written = write_storyboards(*tables, tmp_path, "m")
+    assert [path.name for path in written] == ["storyboard_right.png", "storyboard_wrong.png"]
+    first = [path.read_bytes() for path in written]
+    assert [path.read_bytes() for path in write_storyboards(*tables, tmp_path, "m")] == first, "the same items, by lot"
+    heights = [pixels(data).shape[0] for data in first]
+    [few] = [path for path in write_storyboards(*tables, tmp_path, "m", each=1) if "right" in path.name]
+    assert pixels(few.read_bytes()).shape[0] < heights[0] / 2
+
+
+def test_where_nothing_is_wrong_there_is_no_such_board(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    items, answers = tables
+    pl.read_parquet(answers).filter("correct").write_parquet(tmp_path / "all_right.parquet")
+    assert [path.name for path in write_storyboards(items, tmp_path / "all_right.parquet", tmp_path, "m")] == [
+        "storyboard_right.png"
+    ]
+
+
+def test_every_depth_is_drawn_before_any_is_drawn_twice(tables: tuple[Path, Path]) -> None:
+    table = pl.read_parquet(tables[0])
+    found = drawn_by_lot(table, 5, seed=0)
+    assert [row["question_type"] for row in found] == ["hop1", "hop1", "hop2", "hop3", "hop5"]
+    assert drawn_by_lot(table.reverse(), 5, seed=0) == found
+    assert drawn_by_lot(table, 5, seed=1) != found
+    assert len(drawn_by_lot(table, 99, seed=0)) == 20
+
+
+# ---- what is told
+
+
+def test_a_board_holds_the_item_and_what_was_said(tables: tuple[Path, Path]) -> None:
+    row = pl.read_parquet(tables[0]).join(pl.read_parquet(tables[1]).select("id", "text", "parsed"), on="id").row(
+        1, named=True
+    )  # fmt: skip
+    found = board_of(row)
+    assert (found.id, found.depth, found.chosen, found.true) == ("i01", "2 hops", "B", "A")
+    assert found.said == [Part("reason", "Why"), Part("answer", "B")]
+    assert found.captions == ["frame 0", "frame 5", "frame 10", "frame 15"] and len(found.frames) == 4
+
+
+def test_a_clip_that_has_gone_leaves_a_board_without_frames(tables: tuple[Path, Path]) -> None:
+    row = pl.read_parquet(tables[0]).row(0, named=True) | {"text": "x", "parsed": None}
+    assert board_of(row).frames == []
+    assert pixels(storyboard([board_of(row)], "m", False)).shape[0] > 100
+
+
+def test_frames_that_look_alike_are_shown_once(tables: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    still = [FRAME, FRAME + 1, FRAME + 60, FRAME + 60]
+    monkeypatch.setattr("evaluation.reports.storyboard.read_frames", lambda *_: still)
+    row = pl.read_parquet(tables[0]).row(1, named=True) | {"text": "", "parsed": "A"}
+    assert board_of(row).captions == ["frames 0 to 5", "frames 10 to 15"]
+
+
+def test_right_wrong_and_latents_differ_in_more_than_colour() -> None:
+    right, wrong = pixels(storyboard([board()], "m", True)), pixels(storyboard([board(chosen="B")], "m", False))
+    assert has(right, "#0072b2") and not has(right, "#d55e00")
+    assert has(wrong, "#0072b2") and has(wrong, "#d55e00")
+    grey = [np.asarray(Image.fromarray(page).convert("1")) for page in (right, wrong)]
+    assert (grey[0] != grey[1]).sum() > 100, "words and marks tell them apart without colour"
+    assert has(pixels(storyboard([board(said=[Part("span", latents=4)])], "m", True)), "#aa4488")
+
+
+def test_a_page_is_as_long_as_what_is_said_but_no_longer_than_six_lines_a_piece() -> None:
+    said = [[Part("reason", "word " * n)] * 3 for n in (1, 90, 9000)]
+    heights = [pixels(storyboard([board(said=pieces)], "m", True)).shape for pieces in said]
+    assert heights[0][0] < heights[1][0] == heights[2][0]
+    assert len({shape[1] for shape in heights}) == 1
+
+
+def test_text_from_a_data_set_is_only_text() -> None:
+    odd = "$x^{2$ \\frac <b>bold</b> {0} %s \ud800 \x00 中文"
+    assert storyboard([board(question=odd, options=[odd] * 4, said=[Part("text", odd)])], odd, True)[:4] == b"\x89PNG"
+
+
+# ---- the sheet
+
+
+def test_wrapped_lines_fit_and_lose_nothing() -> None:
+    said = "one two three four five six seven eight " + "w" * 200
+    lines = wrapped(said, 80, 10)
+    assert all(text_width(line, 10) <= 80 for line in lines) and len(lines) > 5
+    assert "".join(lines).replace(" ", "") == said.replace(" ", "")
+    assert wrapped("first\nsecond", 500, 10) == ["first", "second"] and wrapped("", 80, 10) == []
+
+
+def test_what_is_cut_ends_in_an_ellipsis() -> None:
+    cut = wrapped("word " * 50, 80, 10, most=2)
+    assert len(cut) == 2 and cut[-1].endswith("…") and text_width(cut[-1], 10) <= 80
+
+
+def test_an_image_keeps_its_shape_in_its_box() -> None:
+    sheet = Sheet(50, 50)
+    sheet.image(5, 5, 40, 40, np.full((10, 20, 3), 7, np.uint8))
+    rows, columns = np.nonzero((pixels(sheet.png()) == 7).all(-1))
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (40, 80), "two pixels a point"
