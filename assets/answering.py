@@ -14,7 +14,8 @@ from typing import Any
 
 import polars as pl
 
-from assets.launcher import Context, Launcher, Start
+from assets.launcher import Launcher, Start
+from assets.launching.program import Context
 from assets.settings import AnswerSettings
 from assets.store import AssetStore, Work, code_of
 from evaluation.answering.controls import ControlName
@@ -110,7 +111,7 @@ def _run(
         (folder / name).mkdir(parents=True, exist_ok=True)
     jobs = [_config(folder, _file(name, job), job) for name, asked in missing.items() for job in asked.jobs]
     jobs.sort(key=lambda job: (job["checkpoint"] or "", job["name"]))  # a program loads few checkpoints
-    size = -(-len(jobs) // launcher.together)
+    size = -(-len(jobs) // launcher.together(PROGRAM))
     shares = [jobs[i : i + size] for i in range(0, len(jobs), size)]
     common = {
         "device": "cpu" if server.endpoint else device,  # a served model leaves this machine's devices alone

@@ -1,70 +1,52 @@
-"""Starts, watches and reliably stops a GPU program.
+"""Starts GPU programs for assets, watches them, and brings back what they made.
 
-Dagster's own subprocess client signals the direct child only, never kills, and frees the pool slot while a stubborn
-training or its grandchildren still hold the device. Here a program leads its own process group; when the step is
-cancelled or fails, the whole group gets INT (write a checkpoint and leave), TERM and KILL, each with a deadline, and
-the step ends only when nobody is left. A program whose step is killed outright ends itself (`training.tether`).
+Where they run is the backend's business (`assets.launching`); what they report is in their working folders.
 """
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import dagster as dg
-import psutil
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from training.programs import CONFIG_ERROR, RESULT, TETHERED, last_sign, read_progress
+from assets.launching.local import LocalBackend, LocalSettings
+from assets.launching.program import PROJECT, Backend, Context, Deadlines, Program
+from training.programs import RESULT, last_sign, read_progress
 
 Progress = Callable[[int, int, str], None]
-Context = dg.OpExecutionContext | dg.AssetExecutionContext
-
-PROJECT = Path(__file__).resolve().parents[1]
-SECONDS_BETWEEN_LOOKS = 0.2
-LINES_KEPT = 40
 
 
 class LaunchSettings(BaseModel):
-    """How programs are started on this machine."""
+    """How programs are started, and for how long they may run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    backend: LocalSettings = LocalSettings()
     processes: Mapping[str, int] = {}
     """Processes per program (`{"training.sft": 8}`); more than one goes through `accelerate launch`."""
     accelerate_config: Mapping[str, Path] = {}
     """The file per program for `accelerate launch --config_file`: FSDP or ZeRO, precision, machines. Relative to the
     project; without one, several processes hold a whole model each (DDP)."""
-    together: int = 1
-    """Programs side by side, where a run has work for several and the machine has room for them."""
+    together: Mapping[str, int] = {}
+    """Programs side by side (`{"evaluation.answer": 8}`), where a run has work for several; one without."""
     environment: Mapping[str, str] = {}
     """Variables to add; never secrets, which programs read from the environment they inherit."""
-    seconds_to_checkpoint: float = 120.0
+    seconds_to_checkpoint: float = Field(default=120.0, gt=0)
     """From INT to TERM: what a program needs to write its checkpoint."""
-    seconds_to_leave: float = 15.0
+    seconds_to_leave: float = Field(default=15.0, gt=0)
     """From TERM to KILL."""
-    seconds_silent: float | None = None
+    seconds_silent: float | None = Field(default=None, gt=0)
     """A program that says nothing for so long (no progress, figures, log line) hangs and is ended; None: never."""
+    seconds_at_most: Mapping[str, float] = {}
+    """Per program, after which it is ended, having written its checkpoint; the next start goes on from there."""
 
-
-def command_for(settings: LaunchSettings, module: str, config: Path) -> list[str]:
-    """The program's command line, behind the tether that ends it with its parent."""
-    processes = settings.processes.get(module, 1)
-    program = ["-m", module, "--config", str(config)]
-    if processes > 1:
-        file = settings.accelerate_config.get(module)
-        options = ["--config_file", str(PROJECT / file)] if file else []
-        program = ["-m", "accelerate.commands.launch", "--num_processes", str(processes), *options, *program]
-    return [sys.executable, "-m", "training.tether", str(os.getpid()), sys.executable, *program]
+    @property
+    def deadlines(self) -> Deadlines:
+        return Deadlines(self.seconds_to_checkpoint, self.seconds_to_leave)
 
 
 @dataclass(frozen=True)
@@ -82,139 +64,78 @@ class Launcher:
     def __init__(self, settings: LaunchSettings, progress: Progress) -> None:
         self._settings = settings
         self._progress = progress
+        self._backend: Backend = LocalBackend(settings.backend, settings.deadlines)
 
-    @property
-    def together(self) -> int:
-        """How many programs this machine runs side by side."""
-        return self._settings.together
+    def together(self, module: str) -> int:
+        """How many of this program run side by side."""
+        return self._settings.together.get(module, 1)
 
     def run_together(self, context: Context, starts: Sequence[Start]) -> list[dict[str, Any]]:
-        """Run programs side by side, sharing the processor's cores, to the end of the last; their results in order.
+        """Run programs side by side to the end of the last; their results in order.
 
         The program's own model of its config is beside its imports of torch, so it is the program that validates.
         Raises dagster.Failure with the last lines of stderr of the first that failed, when all have ended; without
-        retries if it refused the config; or saying which one was silent for too long, when all have been ended.
+        retries if it refused the config; or saying which one was silent or ran for too long, when all have been ended.
         """
-        cores = max(1, (os.cpu_count() or 1) // len(starts))
-        shared = {"OMP_NUM_THREADS": str(cores)} if len(starts) > 1 else {}
-        with ExitStack() as stack:
-            running = [stack.enter_context(self._started(context, start, shared)) for start in starts]
-            self._watch([process for process, _ in running], starts)
-        for start, (process, last_lines) in zip(starts, running, strict=True):
-            if process.returncode != 0:
-                raise dg.Failure(
-                    f"{start.module} ended with status {process.returncode} in {start.out}:\n" + "\n".join(last_lines),
-                    allow_retries=process.returncode != CONFIG_ERROR,
-                )
+        programs = [self._program(start) for start in starts]
+        watch = _Watch(self._settings, self._progress)
+        self._backend.run(context, programs, watch)
+        watch.tell(programs)
         return [json.loads((start.out / RESULT).read_text()) for start in starts]
 
-    @contextmanager
-    def _started(
-        self, context: Context, start: Start, shared: Mapping[str, str]
-    ) -> "Iterator[tuple[subprocess.Popen[str], deque[str]]]":
-        """A program in its own group, with its Pipes session, until the context ends."""
+    def _program(self, start: Start) -> Program:
         start.out.mkdir(parents=True, exist_ok=True)
         (start.out / RESULT).unlink(missing_ok=True)
         path = start.out / "config.json"
         path.write_text(json.dumps({"out": str(start.out), **start.config}, indent=1))
-        command = command_for(self._settings, start.module, path)
-        with dg.open_pipes_session(
-            context=context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context,
-            context_injector=dg.PipesEnvContextInjector(),
-            message_reader=dg.PipesTempFileMessageReader(),
-        ) as session:
-            environment = {
-                **os.environ,
-                **shared,
-                **self._settings.environment,
-                **session.get_bootstrap_env_vars(),
-                TETHERED: "1",
-                "PYTHONUNBUFFERED": "1",
-                "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            }
-            with self._group(command, environment) as group:
-                yield group
-
-    @contextmanager
-    def _group(
-        self, command: list[str], environment: Mapping[str, str]
-    ) -> Iterator[tuple[subprocess.Popen[str], deque[str]]]:
-        process = subprocess.Popen(
-            command, env=dict(environment), start_new_session=True, stderr=subprocess.PIPE, text=True, errors="replace"
+        return Program(
+            start.module,
+            start.out,
+            arguments_for(self._settings, start.module, path),
+            self._settings.processes.get(start.module, 1),
+            start.config.get("device", "auto") != "cpu",
+            {"PYTHONUNBUFFERED": "1", **self._settings.environment},
         )
-        assert process.stderr is not None
-        last_lines: deque[str] = deque(maxlen=LINES_KEPT)
-        copier = threading.Thread(target=_copy_lines, args=(process.stderr, last_lines), daemon=True)
-        copier.start()
-        try:
-            yield process, last_lines
-        finally:
-            with _no_further_interrupts():
-                end_group(process, self._settings.seconds_to_checkpoint, self._settings.seconds_to_leave)
-            copier.join()
-
-    def _watch(self, processes: Sequence[subprocess.Popen[str]], starts: Sequence[Start]) -> None:
-        seen: dict[Path, tuple[int, int, str]] = {}
-        begun = time.time()
-        while any(process.poll() is None for process in processes):
-            with suppress(subprocess.TimeoutExpired):
-                next((p for p in processes if p.poll() is None), processes[0]).wait(SECONDS_BETWEEN_LOOKS)
-            for process, start in zip(processes, starts, strict=True):
-                now = read_progress(start.out)
-                if now is not None and now != seen.get(start.out):
-                    self._progress(*now)
-                    seen[start.out] = now
-                silent, most = time.time() - max(begun, last_sign(start.out)), self._settings.seconds_silent
-                if process.poll() is None and most is not None and silent > most:
-                    raise dg.Failure(f"{start.module} in {start.out} has said nothing for {silent:.0f} s: it hangs")
 
 
-def end_group(process: subprocess.Popen[str], seconds_to_checkpoint: float, seconds_to_leave: float) -> None:
-    """End every process of the group that `process` leads, and return only when none is left.
-
-    A leader that has ended already gets no INT: it wrote what it had to write, and only stragglers remain.
-    """
-    steps = [(signal.SIGINT, seconds_to_checkpoint), (signal.SIGTERM, seconds_to_leave), (signal.SIGKILL, 60.0)]
-    for number, seconds in steps[1:] if process.poll() is not None else steps:
-        if not members(process.pid):
-            break
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        _wait_until(lambda: process.poll() is not None and not members(process.pid), seconds)
-    process.wait()
+def arguments_for(settings: LaunchSettings, module: str, config: Path) -> list[str]:
+    """What follows the Python interpreter on the program's command line."""
+    processes = settings.processes.get(module, 1)
+    program = ["-m", module, "--config", str(config)]
+    if processes == 1:
+        return program
+    file = settings.accelerate_config.get(module)
+    options = ["--config_file", str(PROJECT / file)] if file else []
+    return ["-m", "accelerate.commands.launch", "--num_processes", str(processes), *options, *program]
 
 
-def members(group: int) -> list[int]:
-    """The living processes of a process group (zombies hold nothing and count as ended)."""
-    living = []
-    for process in psutil.process_iter():
-        try:
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                living.append(process.pid)
-        except (ProcessLookupError, psutil.NoSuchProcess):
-            continue
-    return living
+class _Watch:
+    """Tells progress, and ends who is silent or runs for too long."""
 
+    def __init__(self, settings: LaunchSettings, progress: Progress) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._seen: dict[Path, tuple[int, int, str]] = {}
+        self._begun = time.time()
 
-def _wait_until(done: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not done() and time.monotonic() < deadline:
-        time.sleep(SECONDS_BETWEEN_LOOKS / 4)
+    def __call__(self, running: Sequence[Program]) -> None:
+        self.tell(running)
+        for program in running:
+            self._end_if_overdue(program)
 
+    def tell(self, programs: Sequence[Program]) -> None:
+        """Say where they are, once for each place."""
+        for program in programs:
+            now = read_progress(program.out)
+            if now is not None and now != self._seen.get(program.out):
+                self._progress(*now)
+                self._seen[program.out] = now
 
-def _copy_lines(stream: IO[str], last_lines: deque[str]) -> None:
-    for line in stream:
-        sys.stderr.write(line)
-        last_lines.append(line.rstrip("\n"))
-
-
-@contextmanager
-def _no_further_interrupts() -> Iterator[None]:
-    """Let an impatient second Ctrl-C wait until the group is gone."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    def _end_if_overdue(self, program: Program) -> None:
+        silent, most_silent = time.time() - max(self._begun, last_sign(program.out)), self._settings.seconds_silent
+        if most_silent is not None and silent > most_silent:
+            raise dg.Failure(f"{program.module} in {program.out} has said nothing for {silent:.0f} s: it hangs")
+        ran, most = time.time() - self._begun, self._settings.seconds_at_most.get(program.module)
+        if most is not None and ran > most:
+            raise dg.Failure(f"{program.module} in {program.out} has run for {ran:.0f} s, longer than "
+                             "launch.seconds_at_most; materialise again to go on from its checkpoint")  # fmt: skip

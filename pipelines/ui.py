@@ -11,7 +11,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from assets.launcher import end_group
+from assets.launching.local import end_group
+from assets.launching.program import Deadlines
 from assets.store import PROJECT
 from pipelines.instance import ready_instance
 
@@ -49,7 +50,7 @@ def serve(home: Path, host: str, port: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for child in children:
-            end_group(child, SECONDS_TO_LEAVE, SECONDS_TO_LEAVE)
+            end_group(child, Deadlines(SECONDS_TO_LEAVE, SECONDS_TO_LEAVE))
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[str]:

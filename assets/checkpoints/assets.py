@@ -22,6 +22,7 @@ RL = "checkpoints/rl"
 MODEL = "model"
 """The folder of an artifact that holds the checkpoint itself, as transformers writes it."""
 CURVES = "curves.png"
+SFT_PROGRAM, RL_PROGRAM = "training.sft", "training.rl"
 
 BASE_CODE = code_of("assets/checkpoints/assets.py")
 TRAINING_CODE = ("training/model", "training/callbacks.py", "training/saving.py", "training/data/dialogue.py",
@@ -46,18 +47,18 @@ def checkpoint_assets(
     checkpoints: Checkpoints,
     seed: int,
     device: str,
-    together: int,
+    together: Mapping[str, int],
     retrain: bool,
 ) -> list[dg.AssetsDefinition]:
-    """`together` recipes are trained in one run, side by side, where several are asked for.
+    """`together`: of each program, how many recipes are trained in one run, side by side, where several are asked for.
 
     With `retrain`, checkpoints follow their data by themselves, once somebody turns automation on in the UI.
     """
     condition = RETRAIN if retrain else None
     return [
         _base(base),
-        _sft(sft, checkpoints, seed, device, together, condition),
-        _rl(rl, checkpoints, seed, device, together, condition),
+        _sft(sft, checkpoints, seed, device, together.get(SFT_PROGRAM, 1), condition),
+        _rl(rl, checkpoints, seed, device, together.get(RL_PROGRAM, 1), condition),
     ]
 
 
@@ -113,7 +114,7 @@ def _sft(
                 name: {**configs[name], "data": _set_file(sets, runs[name].data), "base": str(base.path / MODEL)}
                 for name in workspaces
             }
-            return _run(context, launcher, "training.sft", workspaces, asked)
+            return _run(context, launcher, SFT_PROGRAM, workspaces, asked)
 
         works = {
             name: store.work(
@@ -172,7 +173,7 @@ def _rl(
                            "sft": str(starts[name].path / MODEL), "judge": served}
                     for name in workspaces
                 }  # fmt: skip
-                return _run(context, launcher, "training.rl", workspaces, asked)
+                return _run(context, launcher, RL_PROGRAM, workspaces, asked)
 
         works = {
             name: store.work(

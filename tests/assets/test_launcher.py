@@ -11,7 +11,9 @@ import dagster as dg
 import psutil
 import pytest
 
-from assets.launcher import Launcher, LaunchSettings, Start, command_for, end_group, members
+from assets.launcher import Launcher, LaunchSettings, Start, arguments_for
+from assets.launching.local import end_group, members
+from assets.launching.program import Deadlines
 
 ROOT = Path(__file__).parents[2]
 
@@ -197,7 +199,7 @@ def ignoring(*numbers: signal.Signals) -> str:
 )
 def test_who_ignores_a_signal_gets_the_next(ignored: tuple[signal.Signals, ...], ended_by: signal.Signals) -> None:
     process = start_group(ignoring(*ignored))
-    end_group(process, 0.2, 0.2)
+    end_group(process, Deadlines(0.2, 0.2))
     assert process.returncode == -ended_by
     assert members(process.pid) == []
 
@@ -208,17 +210,16 @@ def test_stragglers_of_a_leader_that_has_ended_are_ended_too() -> None:
     )
     process.wait(timeout=60)
     assert len(members(process.pid)) == 1
-    end_group(process, 0.2, 0.2)
+    end_group(process, Deadlines(0.2, 0.2))
     assert members(process.pid) == []
 
 
 def test_several_processes_go_through_accelerate_and_one_does_not(tmp_path: Path) -> None:
     settings = LaunchSettings(processes={"training.rl": 8}, accelerate_config={"training.rl": Path("fsdp.yaml")})
-    many = command_for(settings, "training.rl", tmp_path / "config.json")
-    one = command_for(settings, "evaluation.answer", tmp_path / "config.json")
+    many = arguments_for(settings, "training.rl", tmp_path / "config.json")
+    one = arguments_for(settings, "evaluation.answer", tmp_path / "config.json")
     assert many[many.index("--num_processes") + 1] == "8"
     assert many[many.index("--config_file") + 1] == str(ROOT / "fsdp.yaml"), "wherever the launcher was started"
     assert "accelerate.commands.launch" not in one
-    for command in (many, one):
-        assert command[1:4] == ["-m", "training.tether", str(os.getpid())]
-        assert command[-2:] == ["--config", str(tmp_path / "config.json")]
+    for arguments in (many, one):
+        assert arguments[-2:] == ["--config", str(tmp_path / "config.json")]
