@@ -20,7 +20,7 @@ from pipelines.curate import measured_here, own_shards
 from pipelines.definitions import build_definitions
 from pipelines.driver import StepFailedError, run_plan
 from pipelines.instance import AlreadyRunningError
-from pipelines.jobs import DRAW_SETS, TRAIN_RL, TRAIN_SFT, Step, plan
+from pipelines.jobs import SELECT, TRAIN_RL, TRAIN_SFT, Step, plan
 from pipelines.picture import mermaid
 from pipelines.profile import CONTROLS, INTERVENTIONS, PROFILE_VARIABLE, Profile, load_profile, profile_from_environment
 from pipelines.summary import finish
@@ -135,7 +135,7 @@ def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
     if out is None and trajectories is None and not any(options.values()):
         profile = _profile()
         steps = plan(profile)
-        last = next(number for number, step in enumerate(steps) if step.stage == DRAW_SETS)
+        last = next(number for number, step in enumerate(steps) if step.stage == SELECT)
         _run(profile, steps[: last + 1])
         return
     if out is None or trajectories is None or not options["clips"]:

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
+from assets.checkpoints.assets import BASE
 from assets.curation.assets import ANSWER_TABLE, ANSWERS, CURATED, GAIN, GAIN_TABLE, gain_tables, verdict_tables
 from assets.curation.planning import PlanAssumptions
 from assets.curation.population import Population, population_of
@@ -18,7 +19,7 @@ from assets.store import AssetStore, write_json
 from assets.trajectories.assets import CLIPS, QUARANTINE, ROWS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
 from pipelines.driver import run_plan
-from pipelines.jobs import BENCHMARK_ITEMS, INGEST, OBSERVE, RESOLVE_BASE, SELECT, Step, score
+from pipelines.jobs import INGEST, OBSERVE, PREPARE, SELECT, Step, score
 from pipelines.profile import Profile, overlaid
 from training.appendlog import AppendLog
 from training.artifacts import Artifact
@@ -33,13 +34,13 @@ def curation_steps(profile: Profile) -> list[Step]:
     """From the shards to Future-L1-50K, and not what is trained on it."""
     settings = profile.curation
     local = not settings.given and settings.endpoint is None
+    needed = (*([BASE] if local else []), *(f"{name}/items" for name in settings.disjoint_from))
     return [
         Step(OBSERVE),
-        *([Step(RESOLVE_BASE)] if local else []),
-        *([Step(BENCHMARK_ITEMS)] if settings.disjoint_from else []),
+        *([Step(PREPARE, only=needed)] if needed else []),
         Step(INGEST, shards=True),
         Step(score(profile), shards=True),
-        Step(SELECT),
+        Step(SELECT, only=(CURATED,)),
     ]
 
 

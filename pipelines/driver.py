@@ -77,6 +77,7 @@ def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, 
     result = definitions.resolve_job_def(step.stage.job).execute_in_process(
         instance=instance,
         partition_key=partitions[0] if len(partitions) == 1 else None,
+        asset_selection=[dg.AssetKey(key.split("/")) for key in step.only] or None,
         tags={DRIVER_TAG: "in process", **range_tags(partitions)},
         run_config=LOG_LEVEL,
         raise_on_error=False,

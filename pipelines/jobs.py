@@ -21,7 +21,7 @@ from assets.benchmarks.assets import (
 from assets.benchmarks.comparison import COMPARISON
 from assets.benchmarks.imagination import IMAGINATION
 from assets.benchmarks.necessity import NECESSITY
-from assets.checkpoints.assets import BASE, RL, SFT
+from assets.checkpoints.assets import BASE, RL, RL_PROGRAM, SFT, SFT_PROGRAM
 from assets.curation.assets import ANSWERS, CURATED, GAIN, RL_SETS, SFT_SETS
 from assets.curation.hub import HUB
 from assets.toyworld.assets import SOURCE as TOYWORLD
@@ -43,11 +43,9 @@ class Stage:
 
 WRITE_SOURCE = Stage("write_source", (TOYWORLD,), "writing the toy world's clips, shards and benchmarks")
 OBSERVE = Stage("observe_source", (SOURCE,), "looking for shards")
-RESOLVE_BASE = Stage("resolve_base", (BASE,), "resolving the base model")
+PREPARE = Stage("prepare", (BASE, FUTURE_ITEMS, TWIFF_ITEMS), "resolving the base model and reading the benchmarks")
 INGEST = Stage("ingest", (TRAJECTORIES, CLIPS), "validating rows and probing clips")
-BENCHMARK_ITEMS = Stage("benchmark_items", (FUTURE_ITEMS, TWIFF_ITEMS), "reading the benchmarks")
-SELECT = Stage("select", (CURATED,), "selecting by visual gain")
-DRAW_SETS = Stage("draw_sets", (SFT_SETS, RL_SETS), "drawing what is trained on")
+SELECT = Stage("select", (CURATED, SFT_SETS, RL_SETS), "selecting by visual gain, and drawing what is trained on")
 PUBLISH = Stage("publish", (HUB,), "pushing to the hub")
 TRAIN_SFT = Stage("train_sft", (SFT,), "SFT")
 TRAIN_RL = Stage("train_rl", (RL,), "RL")
@@ -77,11 +75,12 @@ def recurate(profile: Profile) -> Stage:
 
 @dataclass(frozen=True)
 class Step:
-    """One run of the plan: a stage's job on these partitions (all shards where `shards`), or on none."""
+    """One run of the plan: a stage's job (`only`: these of its assets) on partitions (`shards`: all shards), or on none."""
 
     stage: Stage
     partitions: tuple[str, ...] = ()
     shards: bool = False
+    only: tuple[str, ...] = ()
 
     @property
     def says(self) -> str:
@@ -93,7 +92,7 @@ def stages(profile: Profile) -> list[Stage]:
     """The stages that this profile has."""
     return [
         *([WRITE_SOURCE] if profile.toyworld else []),
-        *(OBSERVE, RESOLVE_BASE, BENCHMARK_ITEMS, INGEST, score(profile), SELECT, DRAW_SETS, recurate(profile)),
+        *(OBSERVE, PREPARE, INGEST, score(profile), SELECT, recurate(profile)),
         *([PUBLISH] if profile.curation.hub else []),
         *(TRAIN_SFT, TRAIN_RL, EVALUATE, INTERVENE, COMPARE),
     ]
@@ -101,18 +100,16 @@ def stages(profile: Profile) -> list[Stage]:
 
 def plan(profile: Profile, necessity: Sequence[str] | None = None) -> list[Step]:
     """Everything in order; latent necessity for the models that the profile names, or for `necessity`."""
-    checkpoints = profile.checkpoints
+    checkpoints, together = profile.checkpoints, profile.launch.together
     return [
         *([Step(WRITE_SOURCE)] if profile.toyworld else []),
         Step(OBSERVE),
-        Step(RESOLVE_BASE),
-        Step(BENCHMARK_ITEMS),
+        Step(PREPARE),
         Step(INGEST, shards=True),
         Step(score(profile), shards=True),
         Step(SELECT),
-        Step(DRAW_SETS),
-        *(Step(TRAIN_SFT, recipes) for recipes in batched(checkpoints.sft, profile.launch.together)),
-        *(Step(TRAIN_RL, recipes) for recipes in batched(tuple(checkpoints.rl), profile.launch.together)),
+        *(Step(TRAIN_SFT, recipes) for recipes in batched(checkpoints.sft, together.get(SFT_PROGRAM, 1))),
+        *(Step(TRAIN_RL, recipes) for recipes in batched(tuple(checkpoints.rl), together.get(RL_PROGRAM, 1))),
         Step(EVALUATE, checkpoints.models),
         *(
             Step(INTERVENE, models)

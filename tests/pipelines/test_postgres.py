@@ -21,7 +21,7 @@ from pipelines.jobs import plan
 from tests.reduced import reduced_demo
 
 profile = reduced_demo(Path(sys.argv[1]))
-run_plan(profile, plan(profile)[:5], Console())
+run_plan(profile, plan(profile)[:4], Console())
 """
 
 
@@ -43,7 +43,7 @@ def test_runs_events_and_partitions_are_kept_in_postgresql(tmp_path: Path, serve
     def count(table: str, where: str) -> int:
         return int(server.psql(f"select count(*) from {table} where {where};").splitlines()[2])
 
-    assert count("runs", "status = 'SUCCESS'") == 5
+    assert count("runs", "status = 'SUCCESS'") == 4
     assert count("runs", "status <> 'SUCCESS'") == 0
     assert count("asset_keys", "asset_key like '%trajectories%'") == 1
     assert count("dynamic_partitions", "partitions_def_name = 'twiff_shards'") == 3
