@@ -12,7 +12,7 @@ Secrets are never here: the judge's key and the hub's token come from the enviro
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +52,8 @@ CONTROLS: tuple[ControlName, ...] = (
     "no_video", "question_only", "shuffled_frames", "options_1", "options_2", "options_3"
 )  # fmt: skip
 FSDP = Path("profiles/accelerate/fsdp2.yaml")
+RUNS = ("sft", "rl")
+"""The fields of a profile that are lists of runs."""
 HOME_VARIABLE = "FUTURE_L1_HOME"
 PROFILE_VARIABLE = "FUTURE_L1_PROFILE"
 SEED_VARIABLE = "SEED"
@@ -247,7 +249,10 @@ def load_profile(named: str, home: Path, seed: int = 0) -> Profile:
 
 
 def overlaid(profile: Profile, overlay: Mapping[str, Any]) -> Profile:
-    """The profile with other values: tables are overlaid key by key, everything else is replaced."""
+    """The profile with other values: tables are overlaid key by key, everything else is replaced.
+
+    `[sft.NAME]` and `[rl.NAME]` overlay the run of the recipe NAME; `[[sft]]` and `[[rl]]` replace all runs.
+    """
     return Profile.model_validate(_merged(profile.model_dump(), overlay))
 
 
@@ -261,6 +266,18 @@ def _merged(known: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, A
     merged = dict(known)
     for name, value in overlay.items():
         before = merged.get(name)
-        both = isinstance(value, Mapping) and isinstance(before, Mapping)
-        merged[name] = _merged(before, value) if both else value  # type: ignore[arg-type]
+        if name in RUNS and isinstance(value, Mapping):
+            merged[name] = _runs(before or (), value, name)
+        elif isinstance(value, Mapping) and isinstance(before, Mapping):
+            merged[name] = _merged(before, value)
+        else:
+            merged[name] = value
     return merged
+
+
+def _runs(known: Sequence[Mapping[str, Any]], overlay: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The runs, those that `overlay` names by their recipes' names with other values."""
+    names = [run["recipe"]["name"] for run in known]
+    if unknown := set(overlay) - set(names):
+        raise ValueError(f"[{kind}.{min(unknown)}]: the preset has {', '.join(names)}")
+    return [_merged(run, overlay.get(name, {})) for name, run in zip(names, known, strict=True)]

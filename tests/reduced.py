@@ -1,9 +1,13 @@
 """The demo made small: the same code and stages, fewer rows and steps. What it learns means nothing."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import tomlkit
 
 from assets.toyworld.source import SourceSizes
-from pipelines.profile import Profile, demo
+from pipelines.profile import RUNS, Profile, demo
 
 
 def reduced_demo(home: Path, seed: int = 0, steps: int = 3) -> Profile:
@@ -31,3 +35,30 @@ def reduced_demo(home: Path, seed: int = 0, steps: int = 3) -> Profile:
             "benchmarks": profile.benchmarks.model_copy(update={"necessity": necessity}),
         }
     )
+
+
+def write_reduced_overlay(path: Path, seed: int = 0, steps: int = 3) -> Path:
+    """The reduced demo as a TOML overlay, which FUTURE_L1_PROFILE can name for `future-l1 ui`. Returns `path`."""
+    return write_overlay(path, reduced_demo(path.parent, seed, steps))
+
+
+def write_overlay(path: Path, profile: Profile) -> Path:
+    """A variant of the demo as an overlay of it: every field in which they differ. Returns `path`."""
+    known = demo(profile.home, profile.seed).model_dump(mode="json")
+    wanted = profile.model_dump(mode="json", exclude={"name"})
+    for runs in RUNS:  # overlaid by their recipes' names
+        known[runs], wanted[runs] = ({run["recipe"]["name"]: run for run in one[runs]} for one in (known, wanted))
+    path.write_text(tomlkit.dumps({"extends": "demo", **_differences(known, wanted)}))
+    return path
+
+
+def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of `wanted` that `known` has otherwise."""
+    found: dict[str, Any] = {}
+    for name, value in wanted.items():
+        before = known.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            found |= {name: inner} if (inner := _differences(before, value)) else {}
+        elif value != before:
+            found[name] = value
+    return found

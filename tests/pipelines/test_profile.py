@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.profile import demo, load_profile, paper, profile_from_environment
+from tests.reduced import reduced_demo, write_reduced_overlay
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +27,20 @@ def test_an_overlay_changes_what_it_names_and_nothing_else(tmp_path: Path) -> No
     assert changed.toyworld == preset.toyworld
 
 
+def test_a_recipe_is_overlaid_by_its_name(tmp_path: Path) -> None:
+    text = 'extends = "demo"\n[sft.future_l1.recipe]\nsteps = 7\n[rl.la_dapo.recipe]\nkl = 0.5\n'
+    changed, preset = load_profile(overlay(tmp_path, text), tmp_path), demo(tmp_path)
+    assert changed.sft[1].recipe == preset.sft[1].recipe.model_copy(update={"steps": 7})
+    assert changed.sft[0] == preset.sft[0]
+    assert changed.rl[0].recipe == preset.rl[0].recipe.model_copy(update={"kl": 0.5})
+
+
+def test_the_reduced_demo_is_an_overlay_too(tmp_path: Path) -> None:
+    """What browser and kill tests serve is what the other tests run."""
+    loaded = load_profile(str(write_reduced_overlay(tmp_path / "reduced.toml")), tmp_path)
+    assert loaded.model_copy(update={"name": "demo"}) == reduced_demo(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -33,6 +48,7 @@ def test_an_overlay_changes_what_it_names_and_nothing_else(tmp_path: Path) -> No
         ('extends = "demmo"\n', "demmo"),
         ("seed = 3\n", "extends"),
         ('extends = "demo"\n[benchmarks.necessity]\nmodels = ["nobody"]\n', "nobody"),
+        ('extends = "demo"\n[sft.futur_l1.recipe]\nsteps = 7\n', "the preset has text_only, future_l1"),
         ('extends = "demo"\n[curation.rl_sets]\nother = 5\n[[rl]]\ndata = "missing"\nstart = "future_l1"\n', "rl"),
     ],
 )
