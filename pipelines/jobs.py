@@ -75,7 +75,7 @@ def recurate(profile: Profile) -> Stage:
 
 @dataclass(frozen=True)
 class Step:
-    """One run of the plan: a stage's job (`only`: these of its assets) on partitions (`shards`: all shards), or on none."""
+    """One run of the plan: a stage's job, on these partitions or on all `shards`; `only` some of its assets."""
 
     stage: Stage
     partitions: tuple[str, ...] = ()
