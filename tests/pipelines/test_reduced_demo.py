@@ -18,6 +18,7 @@ import pytest
 from assets.lineage import Lineage
 from assets.store import AssetStore
 from pipelines.instance import driver_instance
+from pipelines.jobs import plan
 from tests.reduced import reduced_demo
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +144,19 @@ def test_every_row_is_accounted_for(home: Path) -> None:
     assert curation["scored"] == usable
     assert curation["kept"] + curation["rejected"] == curation["scored"]
     assert sum(curation["gain_histogram"].values()) == curation["scored"]
+
+
+def test_everything_is_one_run_for_each_step_of_the_plan(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
+    jobs = [step.stage.job for step in plan(reduced_demo(home))]
+    assert jobs == [
+        "write_source", "observe_source", "prepare", "ingest", "score", "select", "train_sft", "train_rl", "evaluate",
+        "intervene", "compare",
+    ]  # fmt: skip
+    with driver_instance(home) as instance:
+        runs = list(reversed(instance.get_runs()))[: len(jobs)]  # another test runs everything again
+    assert [run.job_name for run in runs] == jobs
+    assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
 
 
 def test_every_asset_was_materialised_with_its_artifacts_version(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
