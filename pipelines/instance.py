@@ -14,6 +14,8 @@ from training.files import whole
 DRIVER_TAG = "future-l1/driver"
 POSTGRES_VARIABLE = "FUTURE_L1_POSTGRES"
 """postgresql+psycopg2://user:password@host/database, where runs and events are not to be in SQLite."""
+POOLS = {"gpu": 1, "endpoint": 1}
+"""Steps at once, until somebody sets another limit in the UI; a count: devices have locks of their own."""
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
@@ -47,8 +49,8 @@ def ready_instance(home: Path) -> None:
     folder = dagster_home(home)
     with (folder / "ready.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with dg.DagsterInstance.get():
-            pass
+        with dg.DagsterInstance.get() as instance:
+            _limit_pools(instance)
 
 
 @contextmanager
@@ -65,7 +67,16 @@ def driver_instance(home: Path) -> Iterator[dg.DagsterInstance]:
         except BlockingIOError as error:
             raise AlreadyRunningError(f"another future-l1 is working in {home}; wait for it or stop it") from error
         with dg.DagsterInstance.get() as instance:
+            _limit_pools(instance)
             for run in instance.get_runs(dg.RunsFilter(tags={DRIVER_TAG: "in process"}, statuses=UNFINISHED)):
                 instance.report_run_failed(run, "the process that drove this run was killed")
                 instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             yield instance
+
+
+def _limit_pools(instance: dg.DagsterInstance) -> None:
+    storage = instance.event_log_storage
+    known = {limit.name for limit in storage.get_pool_limits() if not limit.from_default}
+    for name, steps in POOLS.items():
+        if name not in known:
+            storage.set_concurrency_slots(name, steps)
