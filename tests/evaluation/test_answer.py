@@ -12,11 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from assets.curation.prompts import PromptSettings, answer_prompts
-from assets.curation.visual_gain import verdicts, visual_gain
 from evaluation import answer as program
-from evaluation.answer import AnswerConfig, AnswerJob, Gain, main
-from evaluation.answering.curtailment import GainRule
+from tests.evaluation.asking import UNTIMED, content, lines, run
 from training.data import prompts
 from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS
@@ -32,41 +29,6 @@ from training.tiny import BASE
 
 def load_config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())
-
-
-UNTIMED = [name for name in ANSWERS if not name.endswith("_seconds")]
-
-
-def content(row: dict[str, Any]) -> list[prompts.Part]:
-    """The user turn as SFT renders it."""
-    number = key_frame_number(row["frame_count"], 1)
-    asked = row["question"].replace("frame_1\n<image>\n", "")
-    return [prompts.text("frame_1"), prompts.frame(row["path"], number, reader=row["reader"]), prompts.text(asked)]
-
-
-@pytest.fixture(scope="session")
-def asked(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve rows as prompts."""
-    path = tmp_path_factory.mktemp("prompts") / "prompts.parquet"
-    prompts.prompt_frame([(row["row_id"], content(row)) for row in rows[:12]]).write_parquet(path)
-    return path
-
-
-@pytest.fixture
-def job(taught_folder: Path, asked: Path) -> Any:
-    def make(**changes: Any) -> AnswerJob:
-        defaults: dict[str, Any] = {
-            "name": "answers", "checkpoint": taught_folder, "prompts": asked, "max_new_tokens": 40, "batch_size": 8,
-            "image_tokens": (4, 16), "system": None,
-        }  # fmt: skip
-        return AnswerJob(**{**defaults, **changes})
-
-    return make
-
-
-def run(out: Path, *jobs: AnswerJob, reporter: Reporter | None = None) -> dict[str, Any]:
-    out.mkdir(parents=True, exist_ok=True)
-    return main(AnswerConfig(out=out, device="cpu", jobs=list(jobs)), reporter or Reporter(out, quiet=True))
 
 
 def test_every_prompt_is_answered_with_its_counts(job: Any, tmp_path: Path, asked: Path, taught: FutureL1) -> None:
@@ -132,12 +94,6 @@ class KilledAfter(Reporter):
     def progress(self, done: int, total: int, what: str) -> None:
         if done == self.answers:
             raise Killed
-
-
-def lines(ledger: Path) -> list[tuple[str, int]]:
-    """The answers in a ledger, in the order in which they were paid for."""
-    records = [json.loads(line) for line in ledger.read_text().splitlines()]
-    return [(record["prompt_id"], record["sample"]) for record in records]
 
 
 def test_a_killed_run_goes_on_and_pays_for_no_answer_twice(job: Any, tmp_path: Path) -> None:
@@ -349,71 +305,6 @@ def test_a_job_that_means_nothing_is_a_users_mistake(job: Any, wrong: dict[str, 
         job(**wrong)
 
 
-def test_visual_gain_is_scored_without_a_control(gain_job: Any) -> None:
-    settings = gain_job("ledger.jsonl").model_dump()
-    with pytest.raises(ValueError, match="not under a control"):
-        AnswerJob(**settings | {"control": "no_video"})
-
-
 def test_two_jobs_of_one_name_are_a_users_mistake(job: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="different names"):
         run(tmp_path, job(), job())
-
-
-@pytest.fixture
-def gain_job(job: Any, rows: list[dict[str, Any]], tmp_path: Path) -> Any:
-    """Visual gain of eight rows by the base that ships with the project; three references name a wrong option."""
-    shown = pl.DataFrame(rows[:8]).with_columns(pl.lit("0" * 64).alias("sha256"))
-    answer_prompts(shown, PromptSettings(hint_tokens=4)).write_parquet(tmp_path / "both.parquet")
-    references = shown.select("row_id", "question", "answer").to_dicts()
-    for row in references[:3]:
-        row["answer"] = next(text for text in options_of(row["question"]).values() if text != row["answer"])
-    pl.DataFrame(references).write_parquet(tmp_path / "references.parquet")
-
-    def make(ledger: str, **rule: Any) -> AnswerJob:
-        gain = Gain(rule=GainRule(**rule), references=tmp_path / "references.parquet", parser="option_text")
-        return job(
-            checkpoint=BASE, prompts=tmp_path / "both.parquet", samples=8, temperature=1.0, max_new_tokens=8,
-            batch_size=64, gain=gain, ledger=tmp_path / ledger,
-        )  # fmt: skip
-
-    return make
-
-
-def test_curtailed_rows_have_the_answers_of_the_full_procedure_and_fewer(gain_job: Any, tmp_path: Path) -> None:
-    run(tmp_path / "full", gain_job("full.jsonl", audit=1.0))
-    run(tmp_path / "short", gain_job("short.jsonl", audit=0.0, round=3))
-    full, short = (pl.read_parquet(tmp_path / n / "answers.parquet").select(UNTIMED) for n in ("full", "short"))
-    assert full.height == 8 * 16
-    assert short.height < full.height
-    assert short.join(full, on=UNTIMED, how="semi", nulls_equal=True).height == short.height
-    references = pl.read_parquet(tmp_path / "references.parquet")
-    rule = GainRule(audit=0.0)
-    gains = [visual_gain(references, verdicts(references, t, "option_text", None), rule) for t in (full, short)]
-    kept = [g.filter((pl.col("p_t") <= 6) & (pl.col("gain") >= 2)).select("row_id", "p_t", "p_v") for g in gains]
-    assert kept[0].height > 0 and kept[0].equals(kept[1])
-    assert set(gains[1]["fate"]) == {"complete", "cut"}
-
-
-def test_another_threshold_asks_only_for_what_the_ledger_lacks(gain_job: Any, tmp_path: Path) -> None:
-    run(tmp_path / "strict", gain_job("ledger.jsonl", audit=0.0, min_gain=8))
-    paid = lines(tmp_path / "ledger.jsonl")
-    run(tmp_path / "loose", gain_job("ledger.jsonl", audit=0.0, min_gain=1))
-    everything = lines(tmp_path / "ledger.jsonl")
-    assert everything[: len(paid)] == paid
-    assert len(set(everything)) == len(everything)
-    run(tmp_path / "strict_again", gain_job("ledger.jsonl", audit=0.0, min_gain=8))
-    assert lines(tmp_path / "ledger.jsonl") == everything
-
-
-def test_a_row_whose_clip_is_gone_is_told_and_the_others_are_answered(gain_job: Any, tmp_path: Path) -> None:
-    prompts_table = pl.read_parquet(tmp_path / "both.parquet")
-    broken = prompts_table.to_dicts()
-    for prompt in broken[:2]:
-        for part in prompt["content"]:
-            part["path"] = part["path"] and str(tmp_path / "gone.mp4")
-    pl.DataFrame(broken, schema=prompts_table.schema).write_parquet(tmp_path / "both.parquet")
-    result = run(tmp_path / "out", gain_job("ledger.jsonl", audit=1.0))
-    assert result["answers"]["answers"] == 7 * 16
-    failed = pl.read_parquet(tmp_path / "out" / "answers.failed")
-    assert set(failed["prompt_id"]) == {prompt["prompt_id"] for prompt in broken[:2]}

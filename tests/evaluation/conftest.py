@@ -1,0 +1,30 @@
+"""Twelve rows as prompts, and jobs that ask the taught checkpoint about them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation.answer import AnswerJob
+from tests.evaluation.asking import content
+from training.data import prompts
+
+
+@pytest.fixture(scope="session")
+def asked(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve rows as prompts."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.parquet"
+    prompts.prompt_frame([(row["row_id"], content(row)) for row in rows[:12]]).write_parquet(path)
+    return path
+
+
+@pytest.fixture
+def job(taught_folder: Path, asked: Path) -> Any:
+    def make(**changes: Any) -> AnswerJob:
+        defaults: dict[str, Any] = {
+            "name": "answers", "checkpoint": taught_folder, "prompts": asked, "max_new_tokens": 40, "batch_size": 8,
+            "image_tokens": (4, 16), "system": None,
+        }  # fmt: skip
+        return AnswerJob(**{**defaults, **changes})
+
+    return make
