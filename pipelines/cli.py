@@ -215,10 +215,11 @@ main.add_command(cli_evaluate.evaluate)
 @main.command(name="ui")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=3000, show_default=True)
-def serve_ui(host: str, port: int) -> None:
+@click.option("--read-only", is_flag=True, help="Refuse whatever would change something; the daemon goes on.")
+def serve_ui(host: str, port: int, read_only: bool) -> None:
     """Serve Dagster (webserver and daemon) until Ctrl-C."""
     try:
-        dagster_ui.serve(_profile().home, host, port)
+        dagster_ui.serve(_profile().home, host, port, read_only)
     except dagster_ui.UnhealthyError as error:
         raise click.ClickException(str(error)) from error
 

@@ -8,8 +8,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from assets.launching.local import end_group
 from assets.launching.program import Deadlines
@@ -17,8 +18,10 @@ from assets.store import PROJECT
 from pipelines.instance import ready_instance
 
 SECONDS_TO_HEALTH = 120.0
-LOCATIONS = """{workspaceOrError {... on Workspace {locationEntries {
-    locationOrLoadError {__typename ... on PythonError {message}}}}}}"""
+HEALTH = """{
+    workspaceOrError {... on Workspace {locationEntries {locationOrLoadError {__typename ... on PythonError {message}}}}}
+    instance {daemonHealth {allDaemonStatuses {daemonType required healthy}}}
+}"""
 SECONDS_TO_LEAVE = 15.0
 
 
@@ -26,12 +29,16 @@ class UnhealthyError(RuntimeError):
     """The webserver or the daemon did not come up, or ended by itself."""
 
 
-def serve(home: Path, host: str, port: int) -> None:
-    """Serve the UI until SIGINT or SIGTERM; leaves no process behind. Raises UnhealthyError if a part of it ends."""
+def serve(home: Path, host: str, port: int, read_only: bool = False) -> None:
+    """Serve the UI until SIGINT or SIGTERM; leaves no process behind. Raises UnhealthyError if a part of it ends.
+
+    With `read_only` the webserver refuses whatever would change something; schedules, sensors and queued runs go on.
+    """
     ready_instance(home)
     workspace = ["-w", str(PROJECT / "workspace.yaml")]
+    looking = ["--read-only"] if read_only else []
     commands = [
-        ["-m", "dagster_webserver", "-h", host, "-p", str(port), *workspace],
+        ["-m", "dagster_webserver", "-h", host, "-p", str(port), *looking, *workspace],
         ["-m", "dagster._daemon", "run", *workspace],
     ]
     children: list[subprocess.Popen[str]] = []
@@ -60,26 +67,34 @@ def _start(command: Sequence[str]) -> subprocess.Popen[str]:
 
 
 def _wait_for_health(url: str, children: Sequence[subprocess.Popen[str]]) -> None:
-    """Until the webserver answers and has loaded the definitions: it serves an empty workspace before, and also after
-    a failure to load them."""
+    """Until the webserver answers, has loaded the definitions (it serves an empty workspace before, and also after a
+    failure to load them), and every daemon that is wanted has told that it lives."""
     deadline = time.monotonic() + SECONDS_TO_HEALTH
     question = urllib.request.Request(
-        url, data=json.dumps({"query": LOCATIONS}).encode(), headers={"Content-Type": "application/json"}
+        url, data=json.dumps({"query": HEALTH}).encode(), headers={"Content-Type": "application/json"}
     )
-    seen = "no answer"
+    missing = "no answer"
     while time.monotonic() < deadline:
         _raise_if_ended(children)
         try:
             with urllib.request.urlopen(question, timeout=5) as answer:
-                entries = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
-            loaded = [entry["locationOrLoadError"] or {} for entry in entries]
-            if loaded and all(location.get("__typename") == "RepositoryLocation" for location in loaded):
+                missing = _missing(json.load(answer)["data"])
+            if not missing:
                 return
-            seen = "; ".join(location.get("message", "still loading") for location in loaded)
         except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
-            seen = str(error)
+            missing = str(error)
         time.sleep(0.3)
-    raise UnhealthyError(f"{url} did not show the definitions within {SECONDS_TO_HEALTH:.0f} s: {seen}")
+    raise UnhealthyError(f"{url} was not healthy within {SECONDS_TO_HEALTH:.0f} s: {missing}")
+
+
+def _missing(health: Mapping[str, Any]) -> str:
+    """What an answer to HEALTH lacks, in words; nothing where all is well."""
+    loaded = [entry["locationOrLoadError"] or {} for entry in health["workspaceOrError"]["locationEntries"]]
+    if not loaded or any(location.get("__typename") != "RepositoryLocation" for location in loaded):
+        return "; ".join(location.get("message", "still loading") for location in loaded) or "no definitions"
+    daemons = health["instance"]["daemonHealth"]["allDaemonStatuses"]
+    silent = [daemon["daemonType"] for daemon in daemons if daemon["required"] and not daemon["healthy"]]
+    return f"not heard of daemons {', '.join(silent)}" if silent else ""
 
 
 def _raise_if_ended(children: Sequence[subprocess.Popen[str]]) -> None:

@@ -1,91 +1,59 @@
-"""`future-l1 ui` serves every asset, and leaves nothing behind."""
+"""`future-l1 ui` serves every asset, shows only if it is told so, and leaves nothing behind."""
 
-import json
-import os
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import psutil
 import pytest
 
-ROOT = Path(__file__).parents[2]
-STDERR = "stderr.txt"
+from tests.pipelines.ui_server import ROOT, environment, free_port, processes_of, ui, until
 
-
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def asked(port: int, query: str) -> dict:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/graphql",
-        data=json.dumps({"query": query}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)["data"]
-
-
-@contextmanager
-def started(home: Path, port: int) -> Iterator[subprocess.Popen[str]]:
-    """The command; what it says on stderr is in `home`/stderr.txt."""
-    with (home / STDERR).open("w") as stderr:
-        process = _popen(home, port, stderr)
-    try:
-        yield process
-    finally:
-        process.kill()  # a test that failed leaves nothing behind either: the servers are tethered
-        process.wait()
-
-
-def _popen(home: Path, port: int, stderr: IO[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", "ui", "--port", str(port)],
-        cwd=ROOT,
-        env={**os.environ, "FUTURE_L1_HOME": str(home), "FUTURE_L1_PROFILE": "demo"},
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-        start_new_session=True,
-    )
+NODES = "{assetNodes {assetKey {path} groupName}}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_the_ui_serves_every_asset_and_leaves_nothing_behind(tmp_path: Path, port: int, number: signal.Signals) -> None:
-    with started(tmp_path, port) as process:
-        assert process.stdout is not None
-        healthy = any(line.startswith("Dagster is on") for line in process.stdout)
-        assert healthy, (tmp_path / STDERR).read_text()
-        nodes = asked(port, "{assetNodes{assetKey{path} groupName}}")["assetNodes"]
+def test_the_ui_serves_every_asset_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    with ui(tmp_path, "demo") as served:
+        nodes = served.asked(NODES)["assetNodes"]
         assert {node["groupName"] for node in nodes} == {
             "toyworld", "trajectories", "curation", "checkpoints", "benchmarks", "reports",
         }  # fmt: skip
-        family = psutil.Process(process.pid).children(recursive=True)
+        family = psutil.Process(served.process.pid).children(recursive=True)
         assert len(family) >= 2
-        process.send_signal(number)
-        process.wait(timeout=120)
+        served.process.send_signal(number)
+        served.process.wait(timeout=120)
         _, alive = psutil.wait_procs(family, timeout=120)
         assert alive == []
-        assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+        assert until(lambda: not processes_of(tmp_path), "nobody works for this home")
+        assert served.process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0)
 
 
-def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_behind(tmp_path: Path, port: int) -> None:
-    with socket.socket() as taken, started(tmp_path, port) as process:
+def test_a_ui_to_look_at_has_a_living_daemon_and_refuses_what_changes_something(tmp_path: Path) -> None:
+    with ui(tmp_path, "demo", "--read-only") as served:
+        health = "{instance {daemonHealth {allDaemonStatuses {daemonType required healthy}}}}"
+        daemons = served.asked(health)["instance"]["daemonHealth"]["allDaemonStatuses"]
+        wanted = {daemon["daemonType"]: daemon["healthy"] for daemon in daemons if daemon["required"]}
+        assert {"SENSOR", "SCHEDULER", "BACKFILL", "MONITORING", "QUEUED_RUN_COORDINATOR"} <= set(wanted)
+        assert all(wanted.values())
+        assert served.asked(NODES)["assetNodes"]
+        with pytest.raises(AssertionError, match="UnauthorizedError"):
+            served.launch("write_source")
+        assert served.runs() == []
+
+
+def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        port = free_port()
         taken.bind(("127.0.0.1", port))
         taken.listen()
-        process.communicate(timeout=120)
-        assert process.returncode == 1
+        command = [sys.executable, "-m", "pipelines.cli", "ui", "--port", str(port)]
+        ended = subprocess.run(command, cwd=ROOT, env=environment(tmp_path, "demo"), timeout=180, check=False)
+    assert ended.returncode == 1
+    assert processes_of(tmp_path) == []
 
 
 def test_an_instance_that_several_begin_at_once_is_made_once(tmp_path: Path) -> None:
