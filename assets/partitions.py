@@ -1,16 +1,38 @@
-"""How the assets are cut: shards as they come, and the recipes and models that the profile names.
+"""How assets are called and cut: shards as they come, and the recipes and models that the profile names.
 
 Partitions are batches. What happens to one trajectory is a row of a table.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import dagster as dg
 
 SHARDS = dg.DynamicPartitionsDefinition(name="twiff_shards")
 SHARDS_PER_RUN = 32
 BASE = "base"
+
+
+def key_of(name: str) -> dg.AssetKey:
+    """The key of the asset called stage/noun."""
+    return dg.AssetKey(name.split("/"))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How an asset is cut: its partitions, how many of them one run takes (None: all that are asked for), and the
+    mappings of upstream assets whose partitions are not the same."""
+
+    partitions: dg.PartitionsDefinition
+    per_run: int | None = None
+    mappings: Mapping[str, dg.PartitionMapping] = field(default_factory=dict)
+
+    @property
+    def backfill(self) -> dg.BackfillPolicy:
+        return dg.BackfillPolicy.multi_run(self.per_run) if self.per_run else dg.BackfillPolicy.single_run()
+
+
+BY_SHARD = Cut(SHARDS, SHARDS_PER_RUN)
 
 
 def range_tags(partitions: Sequence[str]) -> dict[str, str]:
@@ -43,6 +65,23 @@ class Checkpoints:
     @property
     def model_partitions(self) -> dg.StaticPartitionsDefinition:
         return dg.StaticPartitionsDefinition(list(self.models))
+
+    @property
+    def by_model(self) -> Cut:
+        """One model a partition, made from its own checkpoint; one run takes all models."""
+        return Cut(
+            self.model_partitions,
+            None,
+            {"checkpoints/sft": self.sft_to_models(), "checkpoints/rl": self.rl_to_models()},
+        )
+
+    def by_sft(self, together: int) -> Cut:
+        """One SFT recipe a partition, so many in one run."""
+        return Cut(self.sft_partitions, together)
+
+    def by_rl(self, together: int) -> Cut:
+        """One RL recipe a partition, made from the SFT checkpoint that it starts from; so many in one run."""
+        return Cut(self.rl_partitions, together, {"checkpoints/sft": self.sft_to_rl()})
 
     def sft_to_rl(self) -> dg.StaticPartitionMapping:
         """An SFT recipe feeds the RL recipes that start from it."""

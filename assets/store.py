@@ -1,4 +1,4 @@
-"""Artifacts as Dagster sees them: what is done already, data versions, provenance and metadata.
+"""Artifacts by asset: what is done already, and what is made now.
 
 An asset's function asks `AssetStore.work(...)` for its work, whose version is the hash of the inputs' versions, the
 configuration and the code. What is published already is not done again; the asset is re-emitted with the same data
@@ -6,7 +6,6 @@ version, so Dagster sees that nothing changed.
 """
 
 import ast
-import base64
 import fcntl
 import json
 import os
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
 from training.artifacts import CURRENT, Artifact, ArtifactStore, MissingArtifactError, digest
 from training.files import whole
@@ -183,70 +181,6 @@ class AssetStore:
     def has(self, key: str, partition: str | None = None) -> bool:
         pointer = self.artifacts.root.joinpath(*name_of(key, partition).split("/"), CURRENT)
         return pointer.is_symlink()
-
-
-def metadata_of(artifact: Artifact, table: str | None = None, *shown: str) -> dict[str, Any]:
-    """An artifact's metadata: what is shown, counts, where it is, provenance, its main table's rows and columns.
-
-    `shown`: files that a person would rather see than open: Markdown (`.md`) by its stem, figures (`.png`) as
-    `{stem}_figure`, since a figure has the name of the counts that it draws.
-    """
-    provenance = artifact.provenance
-    metadata: dict[str, Any] = {}
-    for name in shown:
-        content = artifact.file(name).read_bytes()
-        if name.endswith(".png"):
-            picture = f"![{name}](data:image/png;base64,{base64.b64encode(content).decode()})"
-            metadata[f"{Path(name).stem}_figure"] = dg.MetadataValue.md(picture)
-        else:
-            metadata[Path(name).stem] = dg.MetadataValue.md(content.decode())
-    metadata |= {name: _metadata_value(value) for name, value in provenance["counts"].items()}
-    metadata |= {
-        "seconds": provenance["seconds"],
-        "folder": dg.MetadataValue.path(artifact.path),
-        "version": artifact.version,
-        "provenance": dg.MetadataValue.json({name: provenance[name] for name in ("inputs", "config", "code")}),
-    }
-    if table is not None:
-        path = artifact.file(table)
-        metadata["dagster/column_schema"] = dg.TableSchema(
-            [dg.TableColumn(name, str(dtype)) for name, dtype in pl.read_parquet_schema(path).items()]
-        )
-        metadata["dagster/row_count"] = pl.scan_parquet(path).select(pl.len()).collect().item()
-        metadata["dagster/uri"] = str(path)
-    return metadata
-
-
-def result_of(artifact: Artifact, table: str | None = None, *shown: str) -> dg.MaterializeResult[None]:
-    """What an asset of one artifact returns: its version as the data version, and its metadata."""
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(artifact.version), metadata=metadata_of(artifact, table, *shown)
-    )
-
-
-def batch_result(
-    context: dg.AssetExecutionContext,
-    key: str,
-    artifacts: Mapping[str, Artifact],
-    table: str | None = None,
-    *shown: str,
-) -> dg.MaterializeResult[None]:
-    """What an asset returns that did several partitions in one run.
-
-    Metadata is each partition's own, with those of the `shown` files that it has. Dagster has one data version for all
-    partitions of one run, so it is the hash of theirs (and a partition's own version where the run has one).
-    """
-    asset_key = dg.AssetKey(key.split("/"))
-    versions = {partition: artifact.version for partition, artifact in artifacts.items()}
-    for partition, artifact in artifacts.items():
-        own = [name for name in shown if name in artifact.manifest["files"]]
-        context.add_asset_metadata(metadata_of(artifact, table, *own), asset_key=asset_key, partition_key=partition)
-    version = digest(versions) if len(versions) > 1 else next(iter(versions.values()))
-    return dg.MaterializeResult(asset_key=asset_key, data_version=dg.DataVersion(version))
-
-
-def _metadata_value(value: Any) -> Any:
-    return dg.MetadataValue.json(value) if isinstance(value, dict | list) else value
 
 
 def read_json(path: Path) -> Any:

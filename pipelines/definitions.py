@@ -37,7 +37,7 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.Definitions:
     """Every asset, check, job, schedule and sensor of a profile; `progress` hears where long work is."""
     checkpoints, seed, device = profile.checkpoints, profile.seed, profile.device
-    upstream = [dg.AssetKey(TOYWORLD.split("/"))] if profile.toyworld else []
+    upstream = (TOYWORLD,) if profile.toyworld else ()
     return dg.Definitions(
         assets=[
             *(toyworld_assets(profile.toyworld, seed) if profile.toyworld else []),

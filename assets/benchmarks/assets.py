@@ -10,12 +10,14 @@ import polars as pl
 
 from assets.answering import CODE as ANSWERING_CODE
 from assets.answering import Asked, Job, answer_all
-from assets.checkpoints.assets import MODEL
+from assets.checkpoints.assets import BASE, MODEL, RL, SFT
+from assets.define import Asset, asset, op_assets
 from assets.launcher import Launcher
+from assets.metadata import batch_result, result_of
 from assets.partitions import Checkpoints
 from assets.resources import JudgeAccess
 from assets.settings import BenchmarkSettings, SourceSettings
-from assets.store import AssetStore, batch_result, code_of, read_json, result_of, write_json
+from assets.store import AssetStore, code_of, write_json
 from evaluation.answering.ledger import keyed
 from evaluation.benchmarks import futurebench, twiffbench
 from evaluation.reports.storyboard import BOARDS, write_storyboards
@@ -41,38 +43,38 @@ TWIFF_CODE = code_of(
     "evaluation/statistics.py",
     "training/grading",
 )
-TEAM = ["team:evaluation"]
 
 
 def benchmark_assets(
     settings: BenchmarkSettings,
     source: SourceSettings,
     checkpoints: Checkpoints,
-    upstream: list[dg.AssetKey],
+    upstream: tuple[str, ...],
     seed: int,
     device: str,
 ) -> list[dg.AssetsDefinition]:
     return [
-        *_items(settings, source, upstream),
+        _futurebench_items(settings, source, upstream),
+        _twiffbench_items(source, upstream),
         _answers(settings, checkpoints, seed, device),
         _futurebench_report(settings, checkpoints),
         _twiffbench_report(settings, checkpoints),
     ]
 
 
-def _items(
-    settings: BenchmarkSettings, source: SourceSettings, upstream: list[dg.AssetKey]
-) -> list[dg.AssetsDefinition]:
-    def common(key: str, group: str, code: str) -> dict[str, Any]:
-        return {
-            "key": dg.AssetKey(key.split("/")), "deps": upstream, "group_name": group, "kinds": {"polars", "parquet"},
-            "owners": TEAM, "code_version": code,
-        }  # fmt: skip
-
-    @dg.asset(
-        **common(FUTURE_ITEMS, "benchmarks", FUTURE_CODE),
-        description="FutureBench's four-way items with the clips of their observed parts.",
+def _futurebench_items(
+    settings: BenchmarkSettings, source: SourceSettings, upstream: tuple[str, ...]
+) -> dg.AssetsDefinition:
+    declared = Asset(
+        FUTURE_ITEMS,
+        "FutureBench's four-way items with the clips of their observed parts.",
+        kinds=("polars", "parquet"),
+        code=FUTURE_CODE,
+        upstream=upstream,
+        table=ITEM_TABLE,
     )
+
+    @asset(declared)
     def futurebench_items(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
         folder, recipe = source.futurebench.resolve(), settings.futurebench.recipe
 
@@ -81,12 +83,22 @@ def _items(
 
         inputs = {"futurebench.json": file_digest(_existing(folder / "futurebench.json"))}
         config = {"folder": str(folder), "recipe": recipe.model_dump(mode="json")}
-        return result_of(store.work(FUTURE_ITEMS, inputs, config, FUTURE_CODE).do(read), ITEM_TABLE)
+        return result_of(declared, store.work(FUTURE_ITEMS, inputs, config, FUTURE_CODE).do(read))
 
-    @dg.asset(
-        **common(TWIFF_ITEMS, "benchmarks", TWIFF_CODE),
-        description="TwiFF-Bench's items with their embedded images and reference reasoning.",
+    return futurebench_items
+
+
+def _twiffbench_items(source: SourceSettings, upstream: tuple[str, ...]) -> dg.AssetsDefinition:
+    declared = Asset(
+        TWIFF_ITEMS,
+        "TwiFF-Bench's items with their embedded images and reference reasoning.",
+        kinds=("polars", "parquet"),
+        code=TWIFF_CODE,
+        upstream=upstream,
+        table=ITEM_TABLE,
     )
+
+    @asset(declared)
     def twiffbench_items(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
         folder = _existing(source.twiffbench.resolve())
 
@@ -94,9 +106,9 @@ def _items(
             return _write_items(workspace, twiffbench.items(folder), "category")
 
         inputs = {path.name: file_digest(path) for path in sorted(folder.glob("test-*.parquet"))}
-        return result_of(store.work(TWIFF_ITEMS, inputs, {}, TWIFF_CODE).do(read), ITEM_TABLE)
+        return result_of(declared, store.work(TWIFF_ITEMS, inputs, {}, TWIFF_CODE).do(read))
 
-    return [futurebench_items, twiffbench_items]
+    return twiffbench_items
 
 
 def _existing(path: Path) -> Path:
@@ -121,15 +133,27 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
     """Both benchmarks in one op: what any model still owes is answered by one start of the program."""
     future_code, twiff_code = f"{FUTURE_CODE}-{ANSWERING_CODE}", f"{TWIFF_CODE}-{ANSWERING_CODE}"
 
-    @dg.op(
-        name="answer_benchmarks",
-        pool="gpu",
-        ins={name: dg.In(dg.Nothing) for name in ("future_items", "twiff_items", "base", "sft", "rl")},
-        out={
-            "futurebench": dg.Out(dg.Nothing, code_version=future_code),
-            "twiffbench": dg.Out(dg.Nothing, code_version=twiff_code),
-        },
-        description="Every model answers both benchmarks, greedily.",
+    common: dict[str, Any] = {
+        "kinds": ("torch", "parquet"), "upstream": (FUTURE_ITEMS, TWIFF_ITEMS, BASE, SFT, RL),
+        "cut": checkpoints.by_model, "table": ANSWER_TABLE,
+    }  # fmt: skip
+    declared = {
+        FUTURE_ANSWERS: Asset(
+            FUTURE_ANSWERS,
+            "Every model's answers to FutureBench, greedy, with their latents.",
+            code=future_code,
+            **common,
+        ),
+        TWIFF_ANSWERS: Asset(
+            TWIFF_ANSWERS,
+            "Every model's answers to TwiFF-Bench, greedy, with their latents.",
+            code=twiff_code,
+            **common,
+        ),
+    }
+
+    @op_assets(
+        "answer_benchmarks", *declared.values(), pool="gpu", says="Every model answers both benchmarks, greedily."
     )
     def answer_benchmarks(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
@@ -158,27 +182,9 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
         artifacts = answer_all(context, store, launcher, device, wanted)
         for key, *_ in benchmarks:
             own = {model: artifacts[f"{key}/{model}"] for model in context.partition_keys}
-            yield batch_result(context, key, own, ANSWER_TABLE)
+            yield batch_result(context, declared[key], own)
 
-    answers = dg.AssetsDefinition.from_op(
-        answer_benchmarks,
-        keys_by_input_name={
-            "future_items": dg.AssetKey(FUTURE_ITEMS.split("/")),
-            "twiff_items": dg.AssetKey(TWIFF_ITEMS.split("/")),
-            "base": dg.AssetKey(["checkpoints", "base"]),
-            "sft": dg.AssetKey(["checkpoints", "sft"]),
-            "rl": dg.AssetKey(["checkpoints", "rl"]),
-        },
-        keys_by_output_name={
-            "futurebench": dg.AssetKey(FUTURE_ANSWERS.split("/")),
-            "twiffbench": dg.AssetKey(TWIFF_ANSWERS.split("/")),
-        },
-        group_name="benchmarks",
-        partitions_def=checkpoints.model_partitions,
-        partition_mappings={"sft": checkpoints.sft_to_models(), "rl": checkpoints.rl_to_models()},
-        backfill_policy=dg.BackfillPolicy.single_run(),
-    )
-    return answers.map_asset_specs(lambda spec: spec.replace_attributes(owners=TEAM, kinds={"torch", "parquet"}))
+    return answer_benchmarks
 
 
 def _prompts(store: AssetStore, items: str, make: Any, recipe: Any) -> pl.DataFrame:
@@ -187,18 +193,19 @@ def _prompts(store: AssetStore, items: str, make: Any, recipe: Any) -> pl.DataFr
 
 def _futurebench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) -> dg.AssetsDefinition:
     recipe = settings.futurebench.recipe
-
-    @dg.asset(
-        key=dg.AssetKey(FUTURE_REPORT.split("/")),
-        deps=[dg.AssetKey(FUTURE_ITEMS.split("/")), dg.AssetKey(FUTURE_ANSWERS.split("/"))],
-        partitions_def=checkpoints.model_partitions,
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        group_name="benchmarks",
-        kinds={"polars", "json"},
-        owners=TEAM,
-        code_version=FUTURE_CODE,
-        description="FutureBench accuracy by split and on average with counts and intervals, spans by depth, and cost.",
+    declared = Asset(
+        FUTURE_REPORT,
+        "FutureBench accuracy by split and on average with counts and intervals, spans by depth, and cost.",
+        kinds=("polars", "json"),
+        code=FUTURE_CODE,
+        upstream=(FUTURE_ITEMS, FUTURE_ANSWERS),
+        cut=checkpoints.by_model,
+        table=GRADED_TABLE,
+        shown=tuple(BOARDS),
+        links={"report": REPORT},
     )
+
+    @asset(declared)
     def futurebench_report(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
@@ -211,36 +218,37 @@ def _futurebench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) -
             futurebench.graded(table, answers, recipe.parser).write_parquet(workspace / GRADED_TABLE)
             write_json(workspace / REPORT, report)
             write_storyboards(items.file(ITEM_TABLE), workspace / GRADED_TABLE, workspace, model)
-            return {"average": report["average"], "splits": report["splits"], "unparsed": report["unparsed"]["count"]}
+            return {
+                "accuracy": report["average"]["accuracy"],
+                "average": report["average"],
+                "splits": report["splits"],
+                "unparsed": report["unparsed"]["count"],
+            }
 
         reports = {}
         for model in context.partition_keys:
             inputs = {FUTURE_ITEMS: items, FUTURE_ANSWERS: store.current(FUTURE_ANSWERS, model)}
             work = store.work(FUTURE_REPORT, inputs, recipe.model_dump(mode="json"), FUTURE_CODE, model)
             reports[model] = work.do(partial(score, model=model))
-        result = batch_result(context, FUTURE_REPORT, reports, GRADED_TABLE, *BOARDS)
-        for model, artifact in reports.items():
-            accuracy = read_json(artifact.file(REPORT))["average"]["accuracy"]
-            context.add_asset_metadata({"accuracy": accuracy}, partition_key=model)
-        return result
+        return batch_result(context, declared, reports)
 
     return futurebench_report
 
 
 def _twiffbench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) -> dg.AssetsDefinition:
     recipe = settings.twiffbench.recipe
-
-    @dg.asset(
-        key=dg.AssetKey(TWIFF_REPORT.split("/")),
-        deps=[dg.AssetKey(TWIFF_ITEMS.split("/")), dg.AssetKey(TWIFF_ANSWERS.split("/"))],
-        partitions_def=checkpoints.model_partitions,
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        group_name="benchmarks",
-        kinds={"openai", "json"},
-        owners=TEAM,
-        code_version=TWIFF_CODE,
-        description="TwiFF-Bench's CoT and answer marks with counts and intervals, by category; what was judged.",
+    declared = Asset(
+        TWIFF_REPORT,
+        "TwiFF-Bench's CoT and answer marks with counts and intervals, by category; what was judged.",
+        kinds=("openai", "json"),
+        code=TWIFF_CODE,
+        upstream=(TWIFF_ITEMS, TWIFF_ANSWERS),
+        cut=checkpoints.by_model,
+        table=GRADED_TABLE,
+        links={"report": REPORT},
     )
+
+    @asset(declared)
     def twiffbench_report(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[AssetStore],
@@ -267,6 +275,6 @@ def _twiffbench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) ->
             inputs = {TWIFF_ITEMS: items, TWIFF_ANSWERS: store.current(TWIFF_ANSWERS, model)}
             work = store.work(TWIFF_REPORT, inputs, config, TWIFF_CODE, model)
             reports[model] = work.do(partial(score, model=model))
-        return batch_result(context, TWIFF_REPORT, reports, GRADED_TABLE)
+        return batch_result(context, declared, reports)
 
     return twiffbench_report

@@ -17,7 +17,7 @@ from assets.benchmarks.assets import (
 )
 from assets.benchmarks.comparison import COMPARISON
 from assets.benchmarks.necessity import NECESSITY
-from assets.partitions import Checkpoints
+from assets.partitions import Checkpoints, key_of
 from assets.store import AssetStore, read_json
 
 UNREADABLE_LIMIT = 0.01
@@ -38,7 +38,7 @@ def benchmark_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]
 
 def _items_can_be_asked(key: str) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=dg.AssetKey(key.split("/")),
+        asset=key_of(key),
         name="items_can_be_asked",
         blocking=True,
         description="Nearly every item of the benchmark has its question, its reference and its frames.",
@@ -56,7 +56,7 @@ def _items_can_be_asked(key: str) -> dg.AssetChecksDefinition:
 
 def _every_item_is_answered(key: str, items: str, checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=dg.AssetKey(key.split("/")),
+        asset=key_of(key),
         name="every_item_is_answered",
         partitions_def=checkpoints.model_partitions,
         blocking=True,
@@ -80,7 +80,7 @@ def _every_item_is_answered(key: str, items: str, checkpoints: Checkpoints) -> d
 
 def _futurebench_adds_up(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=dg.AssetKey(FUTURE_REPORT.split("/")),
+        asset=key_of(FUTURE_REPORT),
         partitions_def=checkpoints.model_partitions,
         description="The average is the micro average of the splits, and every answered item is in a split.",
     )
@@ -100,7 +100,7 @@ def _futurebench_adds_up(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
 
 def _twiffbench_is_judged(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=dg.AssetKey(TWIFF_REPORT.split("/")),
+        asset=key_of(TWIFF_REPORT),
         partitions_def=checkpoints.model_partitions,
         description="The judge gave marks to every answered item: the means are of the whole benchmark.",
     )
@@ -120,7 +120,7 @@ def _twiffbench_is_judged(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
 
 def _latents_matter(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=dg.AssetKey(NECESSITY.split("/")),
+        asset=key_of(NECESSITY),
         partitions_def=checkpoints.model_partitions,
         description="Replacing the latents costs accuracy: a warning, since a model without that is a finding too.",
     )
@@ -145,7 +145,7 @@ def _latents_matter(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
 
 def _rl_is_not_worse(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=dg.AssetKey(COMPARISON.split("/")),
+        asset=key_of(COMPARISON),
         description="On FutureBench no RL model is worse than the SFT model that it began from (95 %, paired).",
     )
     def rl_is_not_worse_than_its_sft(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:

@@ -12,15 +12,16 @@ from assets.benchmarks.assets import (
     FUTURE_REPORT,
     GRADED_TABLE,
     REPORT,
-    TEAM,
     TWIFF_REPORT,
 )
 from assets.benchmarks.imagination import IMAGINATION
 from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import BASE as BASE_ASSET
 from assets.curation.assets import CURATED
+from assets.define import Asset, asset
+from assets.metadata import result_of
 from assets.partitions import Checkpoints
-from assets.store import AssetStore, code_of, metadata_of, read_json, write_json
+from assets.store import AssetStore, code_of, read_json, write_json
 from evaluation.latents.imagination import FOUND, PICTURE
 from evaluation.latents.latent_map import latent_map
 from evaluation.reports.report import TEMPLATE, build_page
@@ -99,15 +100,17 @@ def _origin(store: AssetStore, checkpoints: Checkpoints, model: str) -> ModelOri
 def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.AssetsDefinition:
     """`published_data`: our models answer the very benchmarks that the published rows are of."""
 
-    @dg.asset(
-        key=dg.AssetKey(COMPARISON.split("/")),
-        deps=[dg.AssetKey(key.split("/")) for key in (FUTURE_REPORT, TWIFF_REPORT, NECESSITY, IMAGINATION, CURATED)],
-        group_name="reports",
-        kinds={"html", "matplotlib"},
-        owners=TEAM,
-        code_version=CODE,
-        description="Our models beside the published rows: tables, figures and provenance on one self-contained page.",
+    declared = Asset(
+        COMPARISON,
+        "Our models beside the published rows: tables, figures and provenance on one self-contained page.",
+        kinds=("html", "matplotlib"),
+        code=CODE,
+        upstream=(FUTURE_REPORT, TWIFF_REPORT, NECESSITY, IMAGINATION, CURATED),
+        shown=("comparison.md", *(f"{name}.png" for name in MAIN_FIGURES)),
+        links={"page": PAGE, "report": REPORT},
     )
+
+    @asset(declared)
     def reports_comparison(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
         reports = run_reports(store, checkpoints, published_data)
         if not reports.futurebench:
@@ -134,9 +137,6 @@ def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.Asset
             if name == CURATED or name.startswith(tuple(f"{key}/" for key in made))
         }
         config = {"models": checkpoints.models, "template": file_digest(TEMPLATE), "published": digest(PUBLISHED)}
-        artifact = store.work(COMPARISON, inputs, config, CODE).do(write)
-        shown = ["comparison.md", *(name for name in artifact.manifest["files"] if name.endswith(".png"))]
-        metadata = metadata_of(artifact, None, *shown) | {"page": dg.MetadataValue.path(artifact.file(PAGE))}
-        return dg.MaterializeResult(data_version=dg.DataVersion(artifact.version), metadata=metadata)
+        return result_of(declared, store.work(COMPARISON, inputs, config, CODE).do(write))
 
     return reports_comparison

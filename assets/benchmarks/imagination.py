@@ -7,12 +7,14 @@ from typing import Any
 
 import dagster as dg
 
-from assets.benchmarks.assets import ANSWER_TABLE, ITEM_TABLE, TEAM, TWIFF_ANSWERS, TWIFF_ITEMS
+from assets.benchmarks.assets import ANSWER_TABLE, ITEM_TABLE, TWIFF_ANSWERS, TWIFF_ITEMS
 from assets.checkpoints.assets import MODEL
 from assets.curation.assets import SFT_SETS
+from assets.define import Asset, op_assets
 from assets.launcher import Launcher, Start
+from assets.metadata import batch_result
 from assets.partitions import BASE, Checkpoints
-from assets.store import AssetStore, Work, batch_result, code_of, read_json
+from assets.store import AssetStore, Work, code_of, read_json
 from evaluation.latents.imagination import FOUND, PICTURE
 from training.artifacts import digest
 
@@ -31,13 +33,18 @@ CODE = code_of(
 def imagination_asset(checkpoints: Checkpoints, latents: int, seed: int, device: str) -> dg.AssetsDefinition:
     """`latents`: L_max of the SFT recipes, at which the untaught base's features are compared."""
 
-    @dg.op(
-        name="look_at_latents",
-        pool="gpu",
-        ins={"items": dg.In(dg.Nothing), "answers": dg.In(dg.Nothing), "sets": dg.In(dg.Nothing)},
-        out={"report": dg.Out(dg.Nothing, code_version=CODE)},
-        description="Where the true future frame ranks among others for every latent span, and what the latents show.",
+    declared = Asset(
+        IMAGINATION,
+        "Where the true future frame ranks among others for every latent span, and what the latents show.",
+        kinds=("torch", "json"),
+        code=CODE,
+        upstream=(TWIFF_ITEMS, TWIFF_ANSWERS, SFT_SETS),
+        cut=checkpoints.by_model,
+        shown=(PICTURE,),
+        links={"report": FOUND},
     )
+
+    @op_assets("look_at_latents", declared, pool="gpu")
     def look_at_latents(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
     ) -> Iterator[dg.MaterializeResult[None]]:
@@ -71,21 +78,9 @@ def imagination_asset(checkpoints: Checkpoints, latents: int, seed: int, device:
             shutil.rmtree(folder)
             return counts
 
-        yield batch_result(context, IMAGINATION, Work.do_together(works, look), None, PICTURE)
+        yield batch_result(context, declared, Work.do_together(works, look))
 
-    assets = dg.AssetsDefinition.from_op(
-        look_at_latents,
-        keys_by_input_name={
-            "items": dg.AssetKey(TWIFF_ITEMS.split("/")),
-            "answers": dg.AssetKey(TWIFF_ANSWERS.split("/")),
-            "sets": dg.AssetKey(SFT_SETS.split("/")),
-        },
-        keys_by_output_name={"report": dg.AssetKey(IMAGINATION.split("/"))},
-        group_name="reports",
-        partitions_def=checkpoints.model_partitions,
-        backfill_policy=dg.BackfillPolicy.single_run(),
-    )
-    return assets.map_asset_specs(lambda spec: spec.replace_attributes(owners=TEAM, kinds={"torch", "json"}))
+    return look_at_latents
 
 
 def _take(made: Path, workspace: Path) -> dict[str, Any]:

@@ -17,14 +17,15 @@ from assets.benchmarks.assets import (
     FUTURE_ITEMS,
     ITEM_TABLE,
     REPORT,
-    TEAM,
 )
 from assets.benchmarks.imagination import IMAGINATION
 from assets.checkpoints.assets import MODEL
+from assets.define import Asset, op_assets
 from assets.launcher import Launcher
+from assets.metadata import batch_result
 from assets.partitions import BASE, Checkpoints
 from assets.settings import BenchmarkSettings
-from assets.store import AssetStore, batch_result, code_of, write_json
+from assets.store import AssetStore, code_of, write_json
 from evaluation.benchmarks import futurebench
 from evaluation.benchmarks.benchmark import sampled
 from evaluation.latents.imagination import MEAN
@@ -46,13 +47,17 @@ def necessity_asset(
     run, chosen = settings.futurebench, settings.necessity
     code = f"{NECESSITY_CODE}-{FUTURE_CODE}-{ANSWERING_CODE}"
 
-    @dg.op(
-        name="intervene_on_latents",
-        pool="gpu",
-        ins={"items": dg.In(dg.Nothing), "answers": dg.In(dg.Nothing), "means": dg.In(dg.Nothing)},
-        out={"report": dg.Out(dg.Nothing, code_version=code)},
-        description="The same items answered with something else in place of the model's own latents, or shown less.",
+    declared = Asset(
+        NECESSITY,
+        "The same items answered with something else in place of the model's own latents, or shown less.",
+        kinds=("torch", "json"),
+        code=code,
+        upstream=(FUTURE_ITEMS, FUTURE_ANSWERS, IMAGINATION),
+        cut=checkpoints.by_model,
+        links={"report": REPORT},
     )
+
+    @op_assets("intervene_on_latents", declared, pool="gpu")
     def intervene_on_latents(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
     ) -> Iterator[dg.MaterializeResult[None]]:
@@ -115,18 +120,6 @@ def necessity_asset(
             }
             work = store.work(NECESSITY, inputs, {"parser": run.recipe.parser}, code, model)
             reports[model] = work.do(partial(compare, model=model))
-        yield batch_result(context, NECESSITY, reports)
+        yield batch_result(context, declared, reports)
 
-    assets = dg.AssetsDefinition.from_op(
-        intervene_on_latents,
-        keys_by_input_name={
-            "items": dg.AssetKey(FUTURE_ITEMS.split("/")),
-            "answers": dg.AssetKey(FUTURE_ANSWERS.split("/")),
-            "means": dg.AssetKey(IMAGINATION.split("/")),
-        },
-        keys_by_output_name={"report": dg.AssetKey(NECESSITY.split("/"))},
-        group_name="reports",
-        partitions_def=checkpoints.model_partitions,
-        backfill_policy=dg.BackfillPolicy.single_run(),
-    )
-    return assets.map_asset_specs(lambda spec: spec.replace_attributes(owners=TEAM, kinds={"torch", "json"}))
+    return intervene_on_latents

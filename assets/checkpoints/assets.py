@@ -7,14 +7,17 @@ from typing import Any
 
 import dagster as dg
 
+from assets.checkpoints.base import files_of, link
 from assets.curation.assets import RL_SETS, SFT_SETS
+from assets.define import Asset, asset, op_assets
 from assets.launcher import Launcher, Start
+from assets.metadata import batch_result, result_of
 from assets.partitions import Checkpoints
 from assets.resources import JudgeAccess
 from assets.settings import RlRun, SftRun
-from assets.store import AssetStore, Work, batch_result, code_of, result_of
-from training.artifacts import Artifact, file_digest
-from training.programs import CHECKPOINT, read_metrics
+from assets.store import AssetStore, Work, code_of
+from training.artifacts import Artifact
+from training.programs import CHECKPOINT, METRICS, read_metrics
 
 BASE = "checkpoints/base"
 SFT = "checkpoints/sft"
@@ -24,12 +27,11 @@ MODEL = "model"
 CURVES = "curves.png"
 SFT_PROGRAM, RL_PROGRAM = "training.sft", "training.rl"
 
-BASE_CODE = code_of("assets/checkpoints/assets.py")
+BASE_CODE = code_of("assets/checkpoints/base.py")
 TRAINING_CODE = ("training/model", "training/callbacks.py", "training/saving.py", "training/data/dialogue.py",
                  "training/data/keyframes.py", "training/data/video.py")  # fmt: skip
 SFT_CODE = code_of("training/sft", *TRAINING_CODE)
 RL_CODE = code_of("training/rl", "training/sft", "training/grading", *TRAINING_CODE)
-TEAM = ["team:training"]
 
 # What is trained on really changed: materialising the same version again does not count.
 RETRAIN = (
@@ -63,27 +65,17 @@ def checkpoint_assets(
 
 
 def _base(base: Path) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=dg.AssetKey(BASE.split("/")),
-        group_name="checkpoints",
-        kinds={"transformers", "safetensors"},
-        owners=TEAM,
-        code_version=BASE_CODE,
-        description="The base model, resolved: every file hashed, and linked from the artifact.",
+    declared = Asset(
+        BASE,
+        "The base model, resolved: every file hashed, and linked from the artifact.",
+        kinds=("transformers", "safetensors"),
+        code=BASE_CODE,
     )
+
+    @asset(declared)
     def checkpoints_base(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
-        files = sorted(path for path in base.rglob("*") if path.is_file())
-        if not any(path.name == "config.json" for path in files):
-            raise dg.Failure(f"no model at {base}: the profile's `base` must be a transformers folder",
-                             allow_retries=False)  # fmt: skip
-        hashes = {str(path.relative_to(base)): file_digest(path) for path in files}
-
-        def link(workspace: Path) -> dict[str, Any]:
-            (workspace / MODEL).unlink(missing_ok=True)
-            (workspace / MODEL).symlink_to(base.resolve(), target_is_directory=True)
-            return {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
-
-        return result_of(store.work(BASE, hashes, {}, BASE_CODE).do(link))
+        work = store.work(BASE, files_of(base), {}, BASE_CODE)
+        return result_of(declared, work.do(lambda workspace: link(base, workspace / MODEL)))
 
     return checkpoints_base
 
@@ -96,13 +88,19 @@ def _sft(
     together: int,
     condition: dg.AutomationCondition | None,
 ) -> dg.AssetsDefinition:
-    @dg.op(
-        name="start_sft",
-        pool="gpu",
-        ins={"base": dg.In(dg.Nothing), "sets": dg.In(dg.Nothing)},
-        out={"checkpoint": dg.Out(dg.Nothing, code_version=SFT_CODE)},
-        description="Supervised fine-tuning on interleaved text and latents; resumes from its own last checkpoint.",
+    declared = Asset(
+        SFT,
+        "Supervised fine-tuning on interleaved text and latents; resumes from its own last checkpoint.",
+        kinds=("torch", "safetensors"),
+        code=SFT_CODE,
+        upstream=(BASE, SFT_SETS),
+        cut=checkpoints.by_sft(together),
+        shown=(CURVES,),
+        links={"metrics": METRICS},
+        condition=condition,
     )
+
+    @op_assets("start_sft", declared, pool="gpu")
     def start_sft(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
     ) -> Iterator[dg.MaterializeResult[None]]:
@@ -126,18 +124,9 @@ def _sft(
             )
             for name, config in configs.items()
         }
-        yield batch_result(context, SFT, Work.do_together(works, train), None, CURVES)
+        yield batch_result(context, declared, Work.do_together(works, train))
 
-    assets = dg.AssetsDefinition.from_op(
-        start_sft,
-        keys_by_input_name={"base": dg.AssetKey(BASE.split("/")), "sets": dg.AssetKey(SFT_SETS.split("/"))},
-        keys_by_output_name={"checkpoint": dg.AssetKey(SFT.split("/"))},
-        automation_conditions_by_output_name={"checkpoint": condition},
-        group_name="checkpoints",
-        partitions_def=checkpoints.sft_partitions,
-        backfill_policy=dg.BackfillPolicy.multi_run(together),
-    )
-    return _owned(assets)
+    return start_sft
 
 
 def _rl(
@@ -148,13 +137,19 @@ def _rl(
     together: int,
     condition: dg.AutomationCondition | None,
 ) -> dg.AssetsDefinition:
-    @dg.op(
-        name="start_rl",
-        pool="gpu",
-        ins={"sft": dg.In(dg.Nothing), "sets": dg.In(dg.Nothing)},
-        out={"checkpoint": dg.Out(dg.Nothing, code_version=RL_CODE)},
-        description="LA-DAPO and its ablations, from an SFT checkpoint; resumes from its own last checkpoint.",
+    declared = Asset(
+        RL,
+        "LA-DAPO and its ablations, from an SFT checkpoint; resumes from its own last checkpoint.",
+        kinds=("torch", "safetensors"),
+        code=RL_CODE,
+        upstream=(SFT, RL_SETS),
+        cut=checkpoints.by_rl(together),
+        shown=(CURVES,),
+        links={"metrics": METRICS},
+        condition=condition,
     )
+
+    @op_assets("start_rl", declared, pool="gpu")
     def start_rl(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[AssetStore],
@@ -188,23 +183,9 @@ def _rl(
             )
             for name, config in configs.items()
         }
-        yield batch_result(context, RL, Work.do_together(works, train), None, CURVES)
+        yield batch_result(context, declared, Work.do_together(works, train))
 
-    assets = dg.AssetsDefinition.from_op(
-        start_rl,
-        keys_by_input_name={"sft": dg.AssetKey(SFT.split("/")), "sets": dg.AssetKey(RL_SETS.split("/"))},
-        keys_by_output_name={"checkpoint": dg.AssetKey(RL.split("/"))},
-        automation_conditions_by_output_name={"checkpoint": condition},
-        group_name="checkpoints",
-        partitions_def=checkpoints.rl_partitions,
-        partition_mappings={"sft": checkpoints.sft_to_rl()},
-        backfill_policy=dg.BackfillPolicy.multi_run(together),
-    )
-    return _owned(assets)
-
-
-def _owned(assets: dg.AssetsDefinition) -> dg.AssetsDefinition:
-    return assets.map_asset_specs(lambda spec: spec.replace_attributes(owners=TEAM, kinds={"torch", "safetensors"}))
+    return start_rl
 
 
 def _run(

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from assets.checkpoints.assets import BASE, MODEL, RL, SFT
-from assets.partitions import Checkpoints
+from assets.partitions import Checkpoints, key_of
 from assets.store import AssetStore
 from training.appendlog import AppendLog
 from training.artifacts import Artifact
@@ -27,7 +27,7 @@ UNFILLED_LIMIT = 0.5
 
 def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(
-        asset=dg.AssetKey(BASE.split("/")),
+        asset=key_of(BASE),
         blocking=True,
         description="The base is a Qwen3-VL with its processor and safetensors, and needs no code of its own.",
     )
@@ -66,7 +66,7 @@ def _check(
     """A check that passes when no checkpoint of the run has a problem, and shows what it looked at."""
 
     @dg.asset_check(
-        asset=dg.AssetKey(key.split("/")),
+        asset=key_of(key),
         name=name,
         partitions_def=partitions,
         blocking=blocking,
@@ -87,7 +87,7 @@ def _check(
 
 def _loss_went_down(partitions: dg.StaticPartitionsDefinition) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=dg.AssetKey(SFT.split("/")),
+        asset=key_of(SFT),
         partitions_def=partitions,
         description="Cross-entropy and latent error ended below where they began; a few steps may not show it.",
     )

@@ -14,7 +14,15 @@ from assets.answering import Asked, Job, Scored, Server, answer_all
 from assets.curation.card import COMPOSITION_FIGURE, GAIN_FIGURE, gain_figure
 from assets.curation.contamination import BenchmarkIndex, benchmark_index
 from assets.curation.prompts import answer_prompts, prompts_hash
-from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, POOL_TABLE, publish
+from assets.curation.publication import (
+    CARD,
+    CHANGE,
+    CURATED_TABLE,
+    EXCLUDED_TABLE,
+    POOL_TABLE,
+    SENSITIVITY_TABLE,
+    publish,
+)
 from assets.curation.sets import random_set, rl_set
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS, highest, write_shown
 from assets.curation.v1_33k import choices
@@ -26,11 +34,13 @@ from assets.curation.visual_gain import (
     verdicts,
     visual_gain,
 )
+from assets.define import Asset, asset, op_assets
 from assets.launcher import Launcher
-from assets.partitions import SHARDS, SHARDS_PER_RUN
+from assets.metadata import batch_result, result_of
+from assets.partitions import BY_SHARD, SHARDS
 from assets.resources import JudgeAccess
 from assets.settings import CurationSettings
-from assets.store import AssetStore, batch_result, code_of, result_of
+from assets.store import AssetStore, code_of
 from assets.trajectories.assets import CLIP_TABLE, CLIPS, ROWS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
 from training.artifacts import Artifact, digest, file_digest
@@ -60,7 +70,6 @@ SELECTION_CODE = code_of(
     )
 )  # fmt: skip
 RL_SETS_CODE = f"{SELECTION_CODE}-{code_of('assets/curation/v1_33k.py', 'assets/curation/disjoint.py')}"
-TEAM = ["team:curation"]
 STORYBOARDS_OF_THE_SET, STORYBOARDS_OF_A_SHARD = 4, 2  # every materialisation keeps its picture in the event log
 
 
@@ -84,22 +93,25 @@ def curation_assets(settings: CurationSettings, seed: int, device: str) -> list[
         *([] if settings.given else [_answers(settings, seed, device)]),
         _visual_gain(settings),
         _future_l1_50k(settings),
-        *_sets(settings, seed),
+        _sft_sets(settings, seed),
+        _rl_sets(settings, seed),
     ]
 
 
 def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDefinition:
     code = f"{PROMPTS_CODE}-{ANSWERING_CODE}"
     served = settings.endpoint is not None
-    upstream = {"clips": CLIPS} if served else {"clips": CLIPS, "base": BASE}
-
-    @dg.op(
-        name="answer_shards",
-        pool="endpoint" if served else "gpu",
-        ins={name: dg.In(dg.Nothing) for name in upstream},
-        out={"answers": dg.Out(dg.Nothing, code_version=code)},
-        description="The base model answers each row several times, plainly and with the true future as the hint.",
+    declared = Asset(
+        ANSWERS,
+        "The base model answers each row several times, plainly and with the true future as the hint.",
+        kinds=("openai" if served else "torch", "parquet"),
+        code=code,
+        upstream=(CLIPS,) if served else (CLIPS, BASE),
+        cut=BY_SHARD,
+        table=ANSWER_TABLE,
     )
+
+    @op_assets("answer_shards", declared, pool="endpoint" if served else "gpu")
     def answer_shards(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[AssetStore],
@@ -145,34 +157,26 @@ def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDef
         with judge.settings() as address:
             server = Server(settings.endpoint, address)
             artifacts = answer_all(context, store, launcher, device, wanted, server)
-        yield batch_result(context, ANSWERS, artifacts, ANSWER_TABLE)
+        yield batch_result(context, declared, artifacts)
 
-    answers = dg.AssetsDefinition.from_op(
-        answer_shards,
-        keys_by_input_name={name: dg.AssetKey(key.split("/")) for name, key in upstream.items()},
-        keys_by_output_name={"answers": dg.AssetKey(ANSWERS.split("/"))},
-        group_name="curation",
-        partitions_def=SHARDS,
-        backfill_policy=dg.BackfillPolicy.multi_run(SHARDS_PER_RUN),
-    )
-    kinds = {"openai" if served else "torch", "parquet"}
-    return answers.map_asset_specs(lambda spec: spec.replace_attributes(owners=TEAM, kinds=kinds))
+    return answer_shards
 
 
 def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
     rule = settings.rule
-
-    @dg.asset(
-        key=dg.AssetKey(GAIN.split("/")),
-        deps=[dg.AssetKey((CLIPS if settings.given else ANSWERS).split("/"))],
-        partitions_def=SHARDS,
-        backfill_policy=dg.BackfillPolicy.multi_run(SHARDS_PER_RUN),
-        group_name="curation",
-        kinds={"polars", "openai"},
-        owners=TEAM,
-        code_version=GAIN_CODE,
-        description="A verdict on each answer (the rule first, then the judge), and per row p_t, p_v and the gain.",
+    declared = Asset(
+        GAIN,
+        "A verdict on each answer (the rule first, then the judge), and per row p_t, p_v and the gain.",
+        kinds=("polars", "openai"),
+        code=GAIN_CODE,
+        upstream=(CLIPS if settings.given else ANSWERS,),
+        cut=BY_SHARD,
+        table=GAIN_TABLE,
+        shown=(GAIN_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED),
+        links={"verdicts": VERDICT_TABLE},
     )
+
+    @asset(declared)
     def curation_visual_gain(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[AssetStore],
@@ -211,7 +215,7 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
             work = store.work(GAIN, inputs, config, GAIN_CODE, shard)
             make = partial(write, table=table, graded=graded, spent=spent)
             scored[shard] = work.do(make, spent_before=time.monotonic() - started)
-        return batch_result(context, GAIN, scored, GAIN_TABLE, GAIN_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED)
+        return batch_result(context, declared, scored)
 
     return curation_visual_gain
 
@@ -244,8 +248,8 @@ def index_of(items: Mapping[str, Artifact]) -> BenchmarkIndex:
     return benchmark_index({name: artifact.file(ITEM_TABLE) for name, artifact in items.items()})
 
 
-def _upstream(settings: CurationSettings, *keys: str) -> list[dg.AssetKey]:
-    return [dg.AssetKey(key.split("/")) for key in (*keys, *(f"{name}/items" for name in settings.disjoint_from))]
+def _upstream(settings: CurationSettings, *keys: str) -> tuple[str, ...]:
+    return (*keys, *(f"{name}/items" for name in settings.disjoint_from))
 
 
 def _inputs(scored: Mapping[str, Artifact], items: Mapping[str, Artifact]) -> dict[str, Artifact | str]:
@@ -254,15 +258,18 @@ def _inputs(scored: Mapping[str, Artifact], items: Mapping[str, Artifact]) -> di
 
 
 def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=dg.AssetKey(CURATED.split("/")),
-        deps=_upstream(settings, GAIN),
-        group_name="curation",
-        kinds={"duckdb", "parquet"},
-        owners=TEAM,
-        code_version=SELECTION_CODE,
-        description="The rows that the hint makes answerable, ranked by gain, with the numbers that selected them.",
+    declared = Asset(
+        CURATED,
+        "The rows that the hint makes answerable, ranked by gain, with the numbers that selected them.",
+        kinds=("duckdb", "parquet"),
+        code=SELECTION_CODE,
+        upstream=_upstream(settings, GAIN),
+        table=CURATED_TABLE,
+        shown=(GAIN_FIGURE, COMPOSITION_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED, CHANGE),
+        links={"card": CARD, "pool": POOL_TABLE, "excluded": EXCLUDED_TABLE, "sensitivity": SENSITIVITY_TABLE},
     )
+
+    @asset(declared)
     def curation_future_l1_50k(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
@@ -295,24 +302,22 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
         work = store.work(CURATED, _inputs(scored, items), settings.selection.model_dump(mode="json"), SELECTION_CODE)
         artifact = work.do(make)
         store.artifacts.prune(CURATED, settings.versions_kept)
-        shown = [GAIN_FIGURE, COMPOSITION_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED]
-        shown += [CHANGE] if CHANGE in artifact.manifest["files"] else []
-        result = result_of(artifact, CURATED_TABLE, *shown)
-        return result._replace(metadata={**(result.metadata or {}), "card": dg.MetadataValue.path(artifact.file(CARD))})
+        return result_of(declared, artifact)
 
     return curation_future_l1_50k
 
 
-def _sets(settings: CurationSettings, seed: int) -> list[dg.AssetsDefinition]:
-    @dg.asset(
-        key=dg.AssetKey(SFT_SETS.split("/")),
-        deps=_upstream(settings, CURATED, GAIN),
-        group_name="curation",
-        kinds={"duckdb", "parquet"},
-        owners=TEAM,
-        code_version=SELECTION_CODE,
-        description="What SFT trains on: future_l1, as many random rows, and future_l1 again for text-only training.",
+def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
+    declared = Asset(
+        SFT_SETS,
+        "What SFT trains on: future_l1, as many random rows, and future_l1 again for text-only training.",
+        kinds=("duckdb", "parquet"),
+        code=SELECTION_CODE,
+        upstream=_upstream(settings, CURATED, GAIN),
+        table="future_l1.parquet",
     )
+
+    @asset(declared)
     def curation_sft_sets(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
@@ -328,17 +333,22 @@ def _sets(settings: CurationSettings, seed: int) -> list[dg.AssetsDefinition]:
 
         inputs = {CURATED: curated} | _inputs(scored, items)
         work = store.work(SFT_SETS, inputs, {"seed": seed}, SELECTION_CODE)
-        return result_of(work.do(draw), "future_l1.parquet")
+        return result_of(declared, work.do(draw))
 
-    @dg.asset(
-        key=dg.AssetKey(RL_SETS.split("/")),
-        deps=_upstream(settings, CURATED, GAIN),
-        group_name="curation",
-        kinds={"duckdb", "parquet"},
-        owners=TEAM,
-        code_version=RL_SETS_CODE,
-        description="What RL trains on: retained rows drawn with a seed, and V1-33K's questions where they are given.",
+    return curation_sft_sets
+
+
+def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
+    declared = Asset(
+        RL_SETS,
+        "What RL trains on: retained rows drawn with a seed, and V1-33K's questions where they are given.",
+        kinds=("duckdb", "parquet"),
+        code=RL_SETS_CODE,
+        upstream=_upstream(settings, CURATED, GAIN),
+        table=f"{next(iter(settings.rl_sets))}.parquet",
     )
+
+    @asset(declared)
     def curation_rl_sets(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
@@ -364,6 +374,6 @@ def _sets(settings: CurationSettings, seed: int) -> list[dg.AssetsDefinition]:
             inputs |= {path.name: file_digest(path) for path in given.rows}
             config["choices"] = given.model_dump(mode="json")
         work = store.work(RL_SETS, inputs, config, RL_SETS_CODE)
-        return result_of(work.do(draw), f"{next(iter(settings.rl_sets))}.parquet")
+        return result_of(declared, work.do(draw))
 
-    return [curation_sft_sets, curation_rl_sets]
+    return curation_rl_sets

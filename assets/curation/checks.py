@@ -15,7 +15,7 @@ from assets.curation.assets import (
 )
 from assets.curation.disjoint import disjoint
 from assets.curation.publication import CURATED_TABLE
-from assets.partitions import SHARDS
+from assets.partitions import SHARDS, key_of
 from assets.settings import CurationSettings
 from assets.store import AssetStore
 from evaluation.answering.curtailment import CONDITIONS
@@ -25,7 +25,7 @@ PENDING_LIMIT = 0.05
 
 def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(
-        asset=dg.AssetKey(ANSWERS.split("/")),
+        asset=key_of(ANSWERS),
         partitions_def=SHARDS,
         description="Nearly every prompt could be asked: its frames could be read, and no server refused it.",
     )
@@ -42,7 +42,7 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         )
 
     @dg.asset_check(
-        asset=dg.AssetKey(GAIN.split("/")),
+        asset=key_of(GAIN),
         partitions_def=SHARDS,
         description="Nearly every row is decided: all its answers are there, and settled by the rule or the judge.",
     )
@@ -64,7 +64,7 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         )
 
     @dg.asset_check(
-        asset=dg.AssetKey(CURATED.split("/")),
+        asset=key_of(CURATED),
         blocking=True,
         description="Every published row obeys the paper's rule: p_t at most 6, gain at least 2, best gains first.",
     )
@@ -84,7 +84,7 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         )
 
     @dg.asset_check(
-        asset=dg.AssetKey(CURATED.split("/")),
+        asset=key_of(CURATED),
         blocking=True,
         description="No published row has the source video, or question, answer and frames, of a benchmark's item.",
     )
@@ -98,8 +98,8 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         )
 
     @dg.asset_check(
-        asset=dg.AssetKey(RL_SETS.split("/")),
-        additional_deps=[dg.AssetKey(SFT_SETS.split("/"))],
+        asset=key_of(RL_SETS),
+        additional_deps=[key_of(SFT_SETS)],
         blocking=True,
         description="Every RL set has rows, and none on a clip that SFT has seen where the profile forbids it.",
     )

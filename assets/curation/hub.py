@@ -2,8 +2,9 @@
 
 import dagster as dg
 
-from assets.curation.assets import CURATED, TEAM
+from assets.curation.assets import CURATED
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS
+from assets.define import Asset, asset
 from assets.store import AssetStore
 from assets.trajectories.hub import hub_access
 
@@ -11,14 +12,14 @@ HUB = "curation/hub"
 
 
 def hub_asset(repository: str) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=dg.AssetKey(HUB.split("/")),
-        deps=[dg.AssetKey(CURATED.split("/"))],
-        group_name="curation",
-        kinds={"huggingface"},
-        owners=TEAM,
-        description="By hand only: pushes the current Future-L1-50K to a dataset hub, with the environment's token.",
+    declared = Asset(
+        HUB,
+        "By hand only: pushes the current Future-L1-50K to a dataset hub, with the environment's token.",
+        kinds=("huggingface",),
+        upstream=(CURATED,),
     )
+
+    @asset(declared)
     def curation_hub(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError

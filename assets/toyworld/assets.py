@@ -6,8 +6,10 @@ from typing import Any
 
 import dagster as dg
 
+from assets.define import Asset, asset
 from assets.launcher import Progress
-from assets.store import AssetStore, code_of, result_of
+from assets.metadata import result_of
+from assets.store import AssetStore, code_of
 from assets.toyworld.source import SourceSizes, write_source
 
 SOURCE = "toyworld/source"
@@ -17,14 +19,14 @@ CODE = code_of("assets/toyworld/source.py", "assets/toyworld/clips.py", "assets/
 
 
 def toyworld_assets(sizes: SourceSizes, seed: int) -> list[dg.AssetsDefinition]:
-    @dg.asset(
-        key=dg.AssetKey(SOURCE.split("/")),
-        group_name="toyworld",
-        kinds={"python", "parquet", "mp4"},
-        owners=["team:data"],
-        code_version=CODE,
-        description="Clips, TwiFF-shaped shards and both benchmarks of the marble ring, drawn from the profile's seed.",
+    declared = Asset(
+        SOURCE,
+        "Clips, TwiFF-shaped shards and both benchmarks of the marble ring, drawn from the profile's seed.",
+        kinds=("python", "parquet", "mp4"),
+        code=CODE,
     )
+
+    @asset(declared)
     def toyworld_source(
         store: dg.ResourceParam[AssetStore], progress: dg.ResourceParam[Progress]
     ) -> dg.MaterializeResult[None]:
@@ -33,6 +35,6 @@ def toyworld_assets(sizes: SourceSizes, seed: int) -> list[dg.AssetsDefinition]:
             return asdict(report)
 
         work = store.work(SOURCE, {}, {"seed": seed, "sizes": asdict(sizes)}, CODE)
-        return result_of(work.do(write))
+        return result_of(declared, work.do(write))
 
     return [toyworld_source]

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from assets.partitions import key_of
 from assets.store import AssetStore
 from assets.toyworld.assets import SOURCE
 
@@ -11,7 +12,7 @@ GUESSING_LIMIT = 0.60
 
 def toyworld_checks() -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(
-        asset=dg.AssetKey(SOURCE.split("/")),
+        asset=key_of(SOURCE),
         blocking=True,
         description="The four options do not give the answer away: no simple rule gets far on held-out boards.",
     )

@@ -8,10 +8,12 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from assets.define import Asset, asset
 from assets.launcher import Progress
-from assets.partitions import SHARDS, SHARDS_PER_RUN
+from assets.metadata import batch_result
+from assets.partitions import BY_SHARD, SHARDS
 from assets.settings import SourceSettings
-from assets.store import AssetStore, batch_result, code_of
+from assets.store import AssetStore, code_of
 from assets.trajectories.clips import resolve_clips
 from assets.trajectories.locations import local_path
 from assets.trajectories.shards import Listing, Shard
@@ -52,19 +54,19 @@ def retire(store: AssetStore, shard: str) -> None:
             (artifact.path.parent / CURRENT).unlink()
 
 
-def source_assets(settings: SourceSettings, upstream: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
-    @dg.multi_observable_source_asset(
-        specs=[
-            dg.AssetSpec(
-                dg.AssetKey(SOURCE.split("/")),
-                deps=upstream,
-                group_name="trajectories",
-                kinds={"parquet"},
-                owners=["team:data"],
-                description="The TwiFF shards as they lie in the source; observing them registers new shards.",
-            )
-        ]
+def source_assets(settings: SourceSettings, upstream: tuple[str, ...]) -> list[dg.AssetsDefinition]:
+    return [_source(settings, upstream), _trajectories(settings), _clips(settings)]
+
+
+def _source(settings: SourceSettings, upstream: tuple[str, ...]) -> dg.AssetsDefinition:
+    declared = Asset(
+        SOURCE,
+        "The TwiFF shards as they lie in the source; observing them registers new shards.",
+        kinds=("parquet",),
+        upstream=upstream,
     )
+
+    @dg.multi_observable_source_asset(specs=[declared.spec])
     def twiff_source(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> Iterator[dg.ObserveResult]:
@@ -75,7 +77,7 @@ def source_assets(settings: SourceSettings, upstream: list[dg.AssetKey]) -> list
         context.instance.add_dynamic_partitions(str(SHARDS.name), list(found.shards))
         versions = {name: source.version(shard) for name, shard in found.shards.items()}
         yield dg.ObserveResult(
-            asset_key=dg.AssetKey(SOURCE.split("/")),
+            asset_key=declared.spec.key,
             data_version=dg.DataVersion(digest(versions)),
             metadata={
                 "source": settings.trajectories,
@@ -86,17 +88,22 @@ def source_assets(settings: SourceSettings, upstream: list[dg.AssetKey]) -> list
             },
         )
 
-    @dg.asset(
-        key=dg.AssetKey(TRAJECTORIES.split("/")),
-        deps=[dg.AssetKey(SOURCE.split("/"))],
-        partitions_def=SHARDS,
-        backfill_policy=dg.BackfillPolicy.multi_run(SHARDS_PER_RUN),
-        group_name="trajectories",
-        kinds={"polars", "parquet"},
-        owners=["team:data"],
-        code_version=TRAJECTORIES_CODE,
-        description="The validated rows of one TwiFF shard; every other row is in its quarantine table with a reason.",
+    return twiff_source
+
+
+def _trajectories(settings: SourceSettings) -> dg.AssetsDefinition:
+    declared = Asset(
+        TRAJECTORIES,
+        "The validated rows of one TwiFF shard; every other row is in its quarantine table with a reason.",
+        kinds=("polars", "parquet"),
+        code=TRAJECTORIES_CODE,
+        upstream=(SOURCE,),
+        cut=BY_SHARD,
+        table=ROWS,
+        links={"quarantine": QUARANTINE},
     )
+
+    @asset(declared)
     def twiff_trajectories(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[AssetStore],
@@ -117,19 +124,24 @@ def source_assets(settings: SourceSettings, upstream: list[dg.AssetKey]) -> list
             config = {"shard": PurePosixPath(shard.file).name}
             work = store.work(TRAJECTORIES, {SOURCE: source.version(shard)}, config, TRAJECTORIES_CODE, name)
             pulled[name] = work.do(partial(pull, shard=shard))
-        return batch_result(context, TRAJECTORIES, pulled, ROWS)
+        return batch_result(context, declared, pulled)
 
-    @dg.asset(
-        key=dg.AssetKey(CLIPS.split("/")),
-        deps=[dg.AssetKey(TRAJECTORIES.split("/"))],
-        partitions_def=SHARDS,
-        backfill_policy=dg.BackfillPolicy.multi_run(SHARDS_PER_RUN),
-        group_name="trajectories",
-        kinds={"decord", "parquet"},
-        owners=["team:data"],
-        code_version=CLIPS_CODE,
-        description="Each clip of a shard: path, displayed frames, hash, the reader that works, or why it is unusable.",
+    return twiff_trajectories
+
+
+def _clips(settings: SourceSettings) -> dg.AssetsDefinition:
+    declared = Asset(
+        CLIPS,
+        "Each clip of a shard: path, displayed frames, hash, the reader that works, or why it is unusable.",
+        kinds=("decord", "parquet"),
+        code=CLIPS_CODE,
+        upstream=(TRAJECTORIES,),
+        cut=BY_SHARD,
+        table=CLIP_TABLE,
+        links={"quarantine": QUARANTINE},
     )
+
+    @asset(declared)
     def twiff_clips(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[AssetStore],
@@ -163,9 +175,9 @@ def source_assets(settings: SourceSettings, upstream: list[dg.AssetKey]) -> list
             rows = store.current(TRAJECTORIES, shard)
             work = store.work(CLIPS, {TRAJECTORIES: rows}, {"roots": roots}, CLIPS_CODE, shard)
             resolved[shard] = work.do(partial(resolve, trajectories=rows))
-        return batch_result(context, CLIPS, resolved, CLIP_TABLE)
+        return batch_result(context, declared, resolved)
 
-    return [twiff_source, twiff_trajectories, twiff_clips]
+    return twiff_clips
 
 
 def _counts(values: pl.Series) -> dict[str, int]:

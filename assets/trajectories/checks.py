@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.partitions import SHARDS
+from assets.partitions import SHARDS, key_of
 from assets.settings import SourceSettings
 from assets.store import AssetStore
 from assets.trajectories.assets import CLIPS, TRAJECTORIES
@@ -10,7 +10,7 @@ from assets.trajectories.assets import CLIPS, TRAJECTORIES
 
 def source_checks(settings: SourceSettings) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(
-        asset=dg.AssetKey(TRAJECTORIES.split("/")),
+        asset=key_of(TRAJECTORIES),
         partitions_def=SHARDS,
         blocking=True,
         description="No more rows are in quarantine than the profile allows; none was dropped silently.",
@@ -22,7 +22,7 @@ def source_checks(settings: SourceSettings) -> list[dg.AssetChecksDefinition]:
         return _worst({shard: c["quarantined"] / (c["rows"] + c["quarantined"] or 1) for shard, c in counts.items()})
 
     @dg.asset_check(
-        asset=dg.AssetKey(CLIPS.split("/")),
+        asset=key_of(CLIPS),
         partitions_def=SHARDS,
         blocking=True,
         description="Nearly every clip that the rows name is there and can be read.",

@@ -7,7 +7,12 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from assets.store import AssetStore, batch_result, code_of, metadata_of, result_of
+from assets.define import Asset, asset
+from assets.metadata import batch_result, metadata_of, result_of
+from assets.partitions import Cut
+from assets.store import AssetStore, code_of
+
+SAYS = "Rows of a test."
 
 
 @pytest.fixture
@@ -80,12 +85,13 @@ def test_everything_current_is_listed_by_name(store: AssetStore) -> None:
 
 def test_metadata_tells_rows_columns_counts_and_provenance(store: AssetStore) -> None:
     artifact = store.work("curation/rows", {"clips": "1"}, {"top": 2}, "code").do(write_rows([]))
-    metadata = metadata_of(artifact, "rows.parquet")
+    declared = Asset("curation/rows", SAYS, ("parquet",), table="rows.parquet")
+    metadata = metadata_of(declared, artifact)
     assert metadata["dagster/row_count"] == 2
     assert [column.name for column in metadata["dagster/column_schema"].columns] == ["row_id", "gain"]
     assert metadata["rows"] == 2
     assert metadata["provenance"].value == {"inputs": {"clips": "1"}, "config": {"top": 2}, "code": "code"}
-    assert result_of(artifact).data_version == dg.DataVersion(artifact.version)
+    assert result_of(declared, artifact).data_version == dg.DataVersion(artifact.version)
 
 
 def test_a_figure_is_shown_beside_the_counts_that_it_draws(store: AssetStore) -> None:
@@ -95,22 +101,26 @@ def test_a_figure_is_shown_beside_the_counts_that_it_draws(store: AssetStore) ->
         return {"histogram": {"8": 2}}
 
     artifact = store.work("curation/rows", {}, {}, "code").do(draw)
-    metadata = metadata_of(artifact, None, "histogram.png", "top_rows.md")
+    shown = ("histogram.png", "top_rows.md", "not_there.md")
+    metadata = metadata_of(Asset("curation/rows", SAYS, ("parquet",), shown=shown), artifact)
     assert metadata["histogram"].value == {"8": 2}
     assert metadata["histogram_figure"].value == "![histogram.png](data:image/png;base64,UE5H)"
     assert metadata["top_rows"].value == "| rank |"
+    assert "not_there" not in metadata
 
 
 def test_partitions_of_one_run_keep_their_own_metadata(store: AssetStore) -> None:
     partitions = dg.StaticPartitionsDefinition(["a", "b"])
 
-    @dg.asset(key=["stage", "rows"], partitions_def=partitions, backfill_policy=dg.BackfillPolicy.single_run())
+    declared = Asset("curation/rows", SAYS, ("parquet",), cut=Cut(partitions))
+
+    @asset(declared)
     def rows(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         made = {
-            name: store.work("stage/rows", {"shard": name}, {}, "code", name).do(write_rows([]))
+            name: store.work("curation/rows", {"shard": name}, {}, "code", name).do(write_rows([]))
             for name in context.partition_keys
         }
-        return batch_result(context, "stage/rows", made)
+        return batch_result(context, declared, made)
 
     tags = {"dagster/asset_partition_range_start": "a", "dagster/asset_partition_range_end": "b"}
     result = dg.materialize([rows], instance=dg.DagsterInstance.ephemeral(), tags=tags)
@@ -118,7 +128,7 @@ def test_partitions_of_one_run_keep_their_own_metadata(store: AssetStore) -> Non
         event.partition: event.step_materialization_data.materialization.metadata["version"].value
         for event in result.get_asset_materialization_events()
     }
-    assert told == {name: store.current("stage/rows", name).version for name in ("a", "b")}
+    assert told == {name: store.current("curation/rows", name).version for name in ("a", "b")}
     assert told["a"] != told["b"]
 
 

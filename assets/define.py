@@ -1,0 +1,137 @@
+"""How assets are declared: the one place for what each of them says of itself.
+
+An `Asset` is the declaration. `@asset(...)` makes one from a function, `@op_assets(...)` one or several from an op of
+their own (what starts a GPU program, and what makes several at once); both take everything else from the declaration.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from assets.partitions import Cut, key_of
+
+STAGES = {
+    "toyworld": ("toyworld", "team:data"),
+    "twiff": ("trajectories", "team:data"),
+    "curation": ("curation", "team:curation"),
+    "checkpoints": ("checkpoints", "team:training"),
+    "futurebench": ("benchmarks", "team:evaluation"),
+    "twiffbench": ("benchmarks", "team:evaluation"),
+    "reports": ("reports", "team:evaluation"),
+}
+"""The first part of a key: the group that it is shown in, and who answers for it."""
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Asset:
+    """What an asset says of itself, once: for Dagster, and for the page that shows what was made."""
+
+    key: str
+    """stage/noun"""
+    says: str
+    """One sentence for the UI."""
+    kinds: tuple[str, ...]
+    """At most three, what a person looks for: libraries and formats."""
+    code: str | None = None
+    """The version of the code that decides what is in it (`store.code_of`)."""
+    upstream: tuple[str, ...] = ()
+    """The keys of what it is made from."""
+    cut: Cut | None = None
+    """Its partitions; None: it is one artifact."""
+    table: str | None = None
+    """The file of its main table."""
+    shown: tuple[str, ...] = ()
+    """Files that a person would rather see than open, where an artifact has them: `.md` and `.png`."""
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Files that are opened from the page, by what they are called there."""
+    condition: dg.AutomationCondition | None = None
+
+    @property
+    def spec(self) -> dg.AssetSpec:
+        """For Dagster: all but what belongs to whoever computes it."""
+        group, owner = STAGES[self.key.partition("/")[0]]
+        mappings = self.cut.mappings if self.cut else {}
+        return dg.AssetSpec(
+            key_of(self.key),
+            deps=[dg.AssetDep(key_of(key), partition_mapping=mappings.get(key)) for key in self.upstream],
+            description=self.says,
+            group_name=group,
+            owners=[owner],
+            kinds=set(self.kinds),
+            code_version=self.code,
+            partitions_def=self.cut.partitions if self.cut else None,
+            automation_condition=self.condition,
+        )
+
+
+def asset(declared: Asset) -> Callable[[Function], dg.AssetsDefinition]:
+    """The asset that a function makes."""
+    spec = declared.spec
+
+    def define(function: Function) -> dg.AssetsDefinition:
+        return dg.asset(
+            key=spec.key,
+            deps=spec.deps,
+            description=spec.description,
+            group_name=spec.group_name,
+            owners=spec.owners,
+            kinds=set(declared.kinds),
+            code_version=spec.code_version,
+            partitions_def=spec.partitions_def,
+            backfill_policy=declared.cut.backfill if declared.cut else None,
+            automation_condition=spec.automation_condition,
+        )(function)
+
+    return define
+
+
+def op_assets(
+    name: str, *declared: Asset, pool: str, says: str | None = None
+) -> Callable[[Function], dg.AssetsDefinition]:
+    """The assets that one op makes, all of the first one's upstream and cut; `pool` is what the op waits for.
+
+    `says` is the op's own description, where it makes several.
+    """
+    specs, first = {_slot(one.key): one.spec for one in declared}, declared[0]
+
+    def define(function: Function) -> dg.AssetsDefinition:
+        op = dg.op(
+            name=name,
+            pool=pool,
+            description=says or first.says,
+            ins={_slot(key): dg.In(dg.Nothing) for key in first.upstream},
+            out={slot: dg.Out(dg.Nothing, code_version=spec.code_version) for slot, spec in specs.items()},
+        )(function)
+        made = dg.AssetsDefinition.from_op(
+            op,
+            keys_by_input_name={_slot(key): key_of(key) for key in first.upstream},
+            keys_by_output_name={slot: spec.key for slot, spec in specs.items()},
+            group_names_by_output_name={slot: spec.group_name for slot, spec in specs.items()},
+            descriptions_by_output_name={slot: spec.description or "" for slot, spec in specs.items()},
+            automation_conditions_by_output_name={slot: spec.automation_condition for slot, spec in specs.items()},
+            partitions_def=first.cut.partitions if first.cut else None,
+            partition_mappings={
+                _slot(key): mapping
+                for key, mapping in (first.cut.mappings if first.cut else {}).items()
+                if key in first.upstream
+            },
+            backfill_policy=first.cut.backfill if first.cut else None,
+        )
+        by_key = {one.spec.key: one for one in declared}
+
+        def told(spec: dg.AssetSpec) -> dg.AssetSpec:
+            own = by_key[spec.key]
+            return spec.replace_attributes(owners=own.spec.owners, kinds=set(own.kinds))
+
+        return made.map_asset_specs(told)
+
+    return define
+
+
+def _slot(key: str) -> str:
+    """The name of an op's input or output."""
+    return key.replace("/", "_")
