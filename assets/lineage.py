@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import dagster as dg
 import polars as pl
 
-from training.artifacts import Artifact
+from assets.store import AssetStore
+from evaluation.reports.followed import command
+from training.artifacts import CURRENT, Artifact
 
 KEYS = ("row_id", "prompt_id", "id", "video", "alias")
 """Columns by which a table knows a row, an item, or a clip."""
@@ -23,6 +26,17 @@ TOLD = (
 )  # fmt: skip
 """Columns worth telling of a row; frames and long texts are in the tables themselves."""
 MODELS, REPORTS, CLIPS = "checkpoints/", ("/report/", "reports/"), "twiff/clips/"
+PAGE = ("reports/comparison", "report.html")
+"""The artifact that shows lineage to people, and its file."""
+
+
+def follow(store: AssetStore, artifact: Artifact) -> dict[str, Any]:
+    """Metadata of an asset's page: the command that follows this artifact both ways, and the page that shows chains."""
+    name, page = PAGE
+    return {
+        "lineage": dg.MetadataValue.md(f"`{command(artifact.version)}`"),
+        "lineage_page": dg.MetadataValue.path(store.artifacts.root / name / CURRENT / page),
+    }
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,16 @@ class Trace:
     made_from: dict[str, str]
     trained: dict[str, str]
     reported: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input as an artifact recorded it: a version, or a table's digest; and the current artifact that it is, if it
+    still is one."""
+
+    key: str
+    value: str
+    artifact: str | None
 
 
 @dataclass(frozen=True)
@@ -79,8 +103,8 @@ class Lineage:
         return Trace(asked, {}, found, self._reached(holders, self.made_from, passed), models, reports)
 
     @cached_property
-    def made_from(self) -> dict[str, list[str]]:
-        """Each artifact's inputs, as far as they are current: by their versions, else by the digest of one table."""
+    def inputs(self) -> dict[str, list[Input]]:
+        """Each artifact's inputs: those that are current are known by their versions, else by the digest of a table."""
         by_version = {artifact.version: name for name, artifact in self.artifacts.items()}
         by_file: defaultdict[str, list[str]] = defaultdict(list)
         for name, artifact in self.artifacts.items():
@@ -94,9 +118,15 @@ class Lineage:
             return by_version.get(value) or next(iter(named or holders), None)
 
         return {
-            name: [found for key, value in artifact.provenance["inputs"].items() if (found := source(key, str(value)))]
+            name: [Input(key, str(value), source(key, str(value))) for key, value in recorded.items()]
             for name, artifact in self.artifacts.items()
+            for recorded in [artifact.provenance["inputs"]]
         }
+
+    @cached_property
+    def made_from(self) -> dict[str, list[str]]:
+        """Each artifact's inputs, as far as they are current."""
+        return {name: [one.artifact for one in used if one.artifact] for name, used in self.inputs.items()}
 
     @cached_property
     def made_of(self) -> dict[str, list[str]]:

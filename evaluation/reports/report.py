@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 
 from evaluation.reports.run_reports import RunReports
-from evaluation.reports.sections import cost, latents, runs, scores
+from evaluation.reports.sections import cost, latents, lineage, runs, scores
 from evaluation.reports.sections.parts import FigureImage, Section, markdown_lines, markdown_table, percent
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
@@ -42,7 +42,7 @@ class Page:
     def markdown(self) -> str:
         """The same sections as text; figures are left to the page."""
         lines = [f"# {self.title}", "", self.subtitle, ""]
-        told = [section for section in self.sections if section.tables or section.quotes]
+        told = [section for section in self.sections if section.tables or section.quotes or section.chains]
         lines += [line for section in told for line in markdown_lines(section)]
         return "\n".join(lines).rstrip() + "\n"
 
@@ -76,6 +76,7 @@ def sections(reports: RunReports, with_figures: bool = True) -> list[Section]:
         (True, runs.curation),
         (reports.curves, runs.rewards),
         (reports.pictures, runs.storyboards),
+        (reports.lineage, lineage.lineage),
     ]
     made = [part(reports, with_figures) for wanted, part in parts if wanted]
     made += [runs.seconds(reports)] if reports.seconds else []

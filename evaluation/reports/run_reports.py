@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+from evaluation.reports.followed import Followed
 from evaluation.statistics import paired_difference
 
 
@@ -43,6 +44,7 @@ class RunReports(BaseModel):
     paired: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}
     provenance: dict[str, str] = {}
+    lineage: Followed | None = None
     on_published_data: bool = False
 
 

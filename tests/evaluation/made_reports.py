@@ -138,6 +138,41 @@ def curation() -> dict[str, Any]:
     }
 
 
+def lineage() -> dict[str, Any]:
+    """A chain of two models, a row and an item."""
+    source = {"kind": "source", "links": [{"artifact": "twiff/trajectories", "note": "4 shards, revision 57364a4b"}]}
+    chains = [
+        {
+            "model": model,
+            "steps": [
+                {
+                    "kind": "reports",
+                    "links": [{"artifact": f"futurebench/report/{model}", "version": f"report-of-{model}"}],
+                },
+                {
+                    "kind": "checkpoint",
+                    "links": [{"artifact": f"checkpoints/{model}", "version": f"{model}-0123456789"}],
+                },
+                source,
+            ],
+        }
+        for model in ("future_l1", "la_dapo")
+    ]
+    row = {
+        "row_id": "8287ce9d3ff84d0c", "set": "curation/sft_sets/future_l1", "p_t": 1, "p_v": 8,
+        "verdicts": {"plain": {"correct": 1, "incorrect": 7}, "hint": {"correct": 8}}, "shard": "train-00001",
+        "revision": "57364a4b", "clip": "-w5n.mp4", "frame_count": 16, "seen": [1], "imagined": [2, 4],
+        "trained": ["future_l1", "la_dapo"],
+    }  # fmt: skip
+    answer = {
+        "model": "la_dapo", "said": "<reason>It rolls on.</reason>\n<|latent_start|><|latent|><|latent|><|latent_end|>"
+        "<answer>pink</answer>", "read_as": "A", "correct": True, "spans": 1, "checkpoint": "checkpoints/la_dapo",
+        "checkpoint_version": "la_dapo-0123456789", "answers": "answers-of-la_dapo",
+    }  # fmt: skip
+    item = {"id": "-hop1", "benchmark": "FutureBench", "split": "hop1", "clip": "hop1.mp4", "right": "A (pink)"}
+    return {"chains": chains, "best": "la_dapo", "rows": [row], "items": [item | {"answers": [answer]}]}
+
+
 def everything() -> dict[str, Any]:
     return {
         "curation": curation(),
@@ -158,6 +193,7 @@ def everything() -> dict[str, Any]:
             {"before": "future_l1", "after": "la_dapo"}
             | paired_difference([True] * 60 + [False] * 40, [True] * 61 + [False] * 39).as_dict(),
         ],
+        "lineage": lineage(),
         "provenance": {"checkpoints/base": "0123456789abcdef"},
         "seconds": {"source": 31.2, "curation": 80.4, "sft": 171.0, "rl": 92.0},
     }

@@ -13,6 +13,8 @@ from typing import Any
 
 from PIL import Image
 
+from evaluation.reports.followed import Chain
+
 DASH = "–"
 _MARKDOWN = re.compile(r"([\\`*|<>\[\]])")
 
@@ -21,6 +23,8 @@ _MARKDOWN = re.compile(r"([\\`*|<>\[\]])")
 class Cell:
     value: str
     note: str = ""
+    code: bool = False
+    """A command or a name, in letters of one width."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Table:
     caption: str = ""
     folded: bool = False
     """Shown when it is asked for, under its caption."""
+    words: bool = False
+    """Its cells are words more than numbers: they begin at the left, and wrap."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class Section:
     tables: Sequence[Table] = ()
     figures: Sequence[FigureImage] = ()
     quotes: Sequence[str] = field(default_factory=tuple)
+    chains: Sequence[Chain] = ()
     note: str = ""
 
     @property
@@ -135,10 +142,25 @@ def markdown_lines(section: Section) -> list[str]:
     lines = [f"## {section.title}", ""]
     lines += [escaped(section.text), ""] if section.text else []
     lines += [line for quote in section.quotes for line in (f"> {escaped(quote)}", "")]
+    lines += [line for chain in section.chains for line in (_markdown_chain(chain), "")]
     for table in section.tables:
         lines += [f"**{escaped(table.caption)}**", ""] if table.caption else []
         lines += [*markdown_table(table), ""]
     return [*lines, escaped(section.note), ""] if section.note else lines
+
+
+def _markdown_chain(chain: Chain) -> str:
+    steps = []
+    for step in chain.steps:
+        links = [" ".join(part for part in (link.artifact, link.version) if part) for link in step.links]
+        steps.append(f"{step.kind} {', '.join(links)}")
+    return f"**{escaped(chain.model)}**: {escaped(' ← '.join(steps))}"
+
+
+def shortened(text: str, longest: int) -> str:
+    """Text on one line, cut where it is longer than so many characters."""
+    told = " ".join(text.split())
+    return told if len(told) <= longest else told[: longest - 1] + "…"
 
 
 def escaped(text: str) -> str:

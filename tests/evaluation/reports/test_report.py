@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from evaluation.reports.followed import command
 from evaluation.reports.plots import scores, style
 from evaluation.reports.report import Page, build_page
 from evaluation.reports.run_reports import RunReports
@@ -36,6 +38,7 @@ OURS = {
     "lang",
     "charset",
     "http-equiv",
+    "title",
 }
 
 
@@ -171,6 +174,12 @@ def test_hostile_text_is_shown_and_never_live(run: dict[str, Any], tmp_path: Pat
     run["models"][HOSTILE] = {"checkpoint": HOSTILE, "dataset": HOSTILE, "stage": HOSTILE}
     run["provenance"][HOSTILE] = HOSTILE
     run["curation"]["rejected_by_reason"] = {HOSTILE: 3}
+    told = run["lineage"]
+    told["chains"][0] = {"model": HOSTILE, "steps": [{"kind": "reports", "links": [
+        {"artifact": HOSTILE, "version": HOSTILE, "note": HOSTILE}]}]}  # fmt: skip
+    told["rows"][0] |= {"row_id": HOSTILE, "shard": HOSTILE, "clip": HOSTILE, "verdicts": {HOSTILE: {HOSTILE: 1}}}
+    told["items"][0] |= {"id": HOSTILE, "right": HOSTILE, "clip": HOSTILE}
+    told["items"][0]["answers"][0] |= {"said": HOSTILE, "read_as": HOSTILE}
     page = Elements(build_page(RunReports(**run), HOSTILE, HOSTILE).html())
     assert "<script>alert(1)</script>" in page.text
     assert {name for _, given in page.found for name in given} <= OURS
@@ -183,6 +192,32 @@ def test_hostile_text_is_shown_and_never_live(run: dict[str, Any], tmp_path: Pat
 
 def test_text_in_markdown_is_one_line_without_markup() -> None:
     assert escaped("a\n# b | <c> [d](e) `f` \x00") == "a # b \\| \\<c\\> \\[d\\](e) \\`f\\`"
+
+
+def test_numbers_are_followed_to_the_source_and_rows_and_items_to_the_numbers(pages: tuple[str, str]) -> None:
+    html, text = pages
+    assert (
+        "**la_dapo**: reports futurebench/report/la_dapo report-of-la_dapo ← checkpoint checkpoints/la_dapo"
+        " la_dapo-0123456789 ← source twiff/trajectories" in text
+    )
+    assert '<code title="la_dapo-0123456789">la_dapo-</code>' in html, "short, and in full for whoever points at it"
+    assert row_of(text, "checkpoint | checkpoints/la_dapo").endswith("| future-l1 lineage la_dapo-0123456789 |")
+    assert (
+        row_of(text, "8287ce9d3ff84d0c") == "| 8287ce9d3ff84d0c (curation/sft_sets/future_l1) | 1 → 8 (gain +7) |"
+        " plain: 1 correct, 7 incorrect (hint: 8 correct) | train-00001 (revision 57364a4b) |"
+        " -w5n.mp4 (seen 1, imagined 2, 4, of 16 frames) | future_l1, la_dapo | future-l1 lineage 8287ce9d3ff84d0c |"
+    )
+    assert (
+        "FutureBench, hop1: -hop1, clip hop1.mp4; right is A (pink) (follow it with: future-l1 lineage -- -hop1)"
+        in text
+    )
+    assert row_of(text, "la_dapo | It rolls on. \\[2 latents\\] → pink | A (right) | 1 | checkpoints/la_dapo")
+
+
+def test_a_command_takes_any_id_as_one_argument_and_never_as_an_option() -> None:
+    assert command("row-1") == "future-l1 lineage row-1"
+    assert command("--help") == "future-l1 lineage -- --help"
+    assert shlex.split(command(f"; rm -rf / {HOSTILE}")) == ["future-l1", "lineage", f"; rm -rf / {HOSTILE}"]
 
 
 def test_a_report_without_judged_marks_shows_a_dash_and_the_reason_and_no_zero(run: dict[str, Any]) -> None:
@@ -234,7 +269,7 @@ def test_what_is_absent_leaves_its_section_out(run: dict[str, Any], pages: tuple
     assert [section.title for section in bare.sections] == always
     assert {section.title for section in whole.sections} - set(always) == {
         "Our rows against each other", "TwiFF-Bench", "Do the latents matter?", "Does the answer need the video?",
-        "What was imagined", "Where the latents lie", "Rewards", "Seconds per stage", "Provenance",
+        "What was imagined", "Where the latents lie", "Rewards", "Lineage", "Seconds per stage", "Provenance",
     }  # fmt: skip
     assert "Items to look at" in pages[0] and "Items to look at" not in pages[1]
     bare.html()
