@@ -39,7 +39,7 @@ RETRAIN = (
     & ~dg.AutomationCondition.any_deps_missing()
     & ~dg.AutomationCondition.in_progress()
     & dg.AutomationCondition.all_deps_blocking_checks_passed()
-)
+).with_label("what it is trained on really changed")
 
 
 def checkpoint_assets(
