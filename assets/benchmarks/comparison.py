@@ -19,9 +19,11 @@ from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import BASE as BASE_ASSET
 from assets.curation.assets import CURATED
 from assets.define import Asset, asset
+from assets.lineage import Lineage, follow
+from assets.lineage_page import followed
 from assets.metadata import result_of
 from assets.partitions import Checkpoints
-from assets.store import AssetStore, code_of, read_json, write_json
+from assets.store import AssetStore, code_of, name_of, read_json, write_json
 from evaluation.latents.imagination import FOUND, PICTURE
 from evaluation.latents.latent_map import latent_map
 from evaluation.reports.report import TEMPLATE, build_page
@@ -68,8 +70,14 @@ def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: boo
         paired=paired_rows({model: pl.read_parquet(path) for model, path in tables.items()}, checkpoints.rl),
         seconds=seconds,
         provenance={name: artifact.version for name, artifact in everything.items()},
+        lineage=followed(Lineage(everything), {m: name_of(*checkpoints.artifact(m)) for m in future}, _best(future)),
         on_published_data=published_data,
     )
+
+
+def _best(reports: dict[str, dict[str, Any]]) -> str:
+    """The model with the highest average; the first where there is none."""
+    return max(reports, key=lambda model: reports[model]["average"]["accuracy"] or 0.0, default="")
 
 
 def _pictures(store: AssetStore, checkpoints: Checkpoints) -> dict[str, Path]:
@@ -136,7 +144,14 @@ def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.Asset
             for name, version in reports.provenance.items()
             if name == CURATED or name.startswith(tuple(f"{key}/" for key in made))
         }
-        config = {"models": checkpoints.models, "template": file_digest(TEMPLATE), "published": digest(PUBLISHED)}
-        return result_of(declared, store.work(COMPARISON, inputs, config, CODE).do(write))
+        config: dict[str, Any] = {
+            "models": checkpoints.models,
+            "template": file_digest(TEMPLATE),
+            "published": digest(PUBLISHED),
+        }
+        config["lineage"] = digest(reports.lineage.model_dump(mode="json")) if reports.lineage else None
+        artifact = store.work(COMPARISON, inputs, config, CODE).do(write)
+        result = result_of(declared, artifact)
+        return result._replace(metadata={**(result.metadata or {}), **follow(store, artifact)})
 
     return reports_comparison
