@@ -9,7 +9,7 @@ export FUTURE_L1_HOME ?= $(CURDIR)/.future-l1
 export FUTURE_L1_PROFILE ?= demo
 export SEED
 
-.PHONY: setup demo reports test ui check bench clean
+.PHONY: setup demo reports test ui check audit bench clean
 
 $(STAMP): constraints.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,10 @@ check: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/future-l1 check --profile demo --profile paper
+	$(VENV)/bin/python -m tests.audit constraints.txt
+
+audit: $(STAMP)
+	$(VENV)/bin/python -m tests.audit constraints.txt
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m pytest -q tests/performance
