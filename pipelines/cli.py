@@ -19,7 +19,7 @@ from pipelines.curate import curate as curate_shards
 from pipelines.curate import measured_here, own_shards
 from pipelines.definitions import build_definitions
 from pipelines.driver import StepFailedError, run_plan
-from pipelines.instance import AlreadyRunningError
+from pipelines.instance import UnusableHomeError
 from pipelines.jobs import SELECT, TRAIN_RL, TRAIN_SFT, Step, plan
 from pipelines.picture import mermaid
 from pipelines.profile import CONTROLS, INTERVENTIONS, PROFILE_VARIABLE, Profile, load_profile, profile_from_environment
@@ -145,7 +145,7 @@ def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
         summary, failed = curate_shards(profile, out, CONSOLE)
     except KeyboardInterrupt as error:
         raise click.ClickException("stopped; the same command goes on from here") from error
-    except (AlreadyRunningError, EndpointRefusesError, EndpointDownError, StepFailedError, ValueError) as error:
+    except (UnusableHomeError, EndpointRefusesError, EndpointDownError, StepFailedError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     _warn(failed)
     CONSOLE.print_json(data=summary)
@@ -220,7 +220,7 @@ def serve_ui(host: str, port: int, read_only: bool) -> None:
     """Serve Dagster (webserver and daemon) until Ctrl-C."""
     try:
         dagster_ui.serve(_profile().home, host, port, read_only)
-    except dagster_ui.UnhealthyError as error:
+    except (UnusableHomeError, dagster_ui.UnhealthyError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -263,7 +263,7 @@ def _everything(profile: Profile) -> None:
 def _run(profile: Profile, steps: list[Step]) -> None:
     try:
         failed_checks = run_plan(profile, steps, CONSOLE)
-    except (AlreadyRunningError, StepFailedError) as error:
+    except (UnusableHomeError, StepFailedError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt as error:
         raise click.ClickException("stopped; the same command goes on from here") from error

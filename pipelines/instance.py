@@ -19,14 +19,18 @@ POOLS = {"gpu": 1, "endpoint": 1}
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
-class AlreadyRunningError(ValueError):
+class UnusableHomeError(ValueError):
+    """The home folder, or the database of its runs, cannot be used; the message says why."""
+
+
+class AlreadyRunningError(UnusableHomeError):
     """Another process is working on the same home folder."""
 
 
 def dagster_home(home: Path) -> Path:
     """The instance's folder, with its dagster.yaml; processes find it by DAGSTER_HOME.
 
-    Raises ValueError where the environment names a database and the home was made without one: its runs are in SQLite.
+    Raises UnusableHomeError where the environment names a database and the home was made without one.
     """
     folder, postgres = home / "dagster", bool(os.environ.get(POSTGRES_VARIABLE))
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,8 +41,10 @@ def dagster_home(home: Path) -> Path:
         with whole(settings) as fresh:
             fresh.write_text(text)
     elif postgres and POSTGRES_VARIABLE not in settings.read_text():
-        raise ValueError(f"${POSTGRES_VARIABLE} names a database, and {settings} keeps runs in SQLite: choose a new "
-                         "home, or append instance/postgres.yaml to it and leave its old runs behind")  # fmt: skip
+        raise UnusableHomeError(
+            f"${POSTGRES_VARIABLE} names a database, and {settings} keeps runs in SQLite: choose a new home, or append "
+            "instance/postgres.yaml to it and leave its old runs behind"
+        )
     os.environ["DAGSTER_HOME"] = str(folder)
     return folder
 
@@ -49,7 +55,7 @@ def ready_instance(home: Path) -> None:
     folder = dagster_home(home)
     with (folder / "ready.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with dg.DagsterInstance.get() as instance:
+        with _instance(folder) as instance:
             _limit_pools(instance)
 
 
@@ -66,12 +72,28 @@ def driver_instance(home: Path) -> Iterator[dg.DagsterInstance]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise AlreadyRunningError(f"another future-l1 is working in {home}; wait for it or stop it") from error
-        with dg.DagsterInstance.get() as instance:
+        with _instance(folder) as instance:
             _limit_pools(instance)
             for run in instance.get_runs(dg.RunsFilter(tags={DRIVER_TAG: "in process"}, statuses=UNFINISHED)):
                 instance.report_run_failed(run, "the process that drove this run was killed")
                 instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             yield instance
+
+
+def _instance(folder: Path) -> dg.DagsterInstance:
+    """The instance of DAGSTER_HOME. Raises UnusableHomeError where its database does not answer."""
+    if POSTGRES_VARIABLE not in (folder / "dagster.yaml").read_text():
+        return dg.DagsterInstance.get()
+    from dagster_postgres.utils import DagsterPostgresException  # an extra
+
+    if not os.environ.get(POSTGRES_VARIABLE):
+        settings = folder / "dagster.yaml"
+        raise UnusableHomeError(f"{settings} keeps runs in PostgreSQL: set ${POSTGRES_VARIABLE} to its address")
+    try:
+        return dg.DagsterInstance.get()
+    except DagsterPostgresException as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise UnusableHomeError(f"the database that ${POSTGRES_VARIABLE} names does not answer: {cause}") from error
 
 
 def _limit_pools(instance: dg.DagsterInstance) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from assets.curation.prompts import PromptSettings
 from assets.curation.selection import SelectionSettings
@@ -241,11 +241,19 @@ def load_profile(named: str, home: Path, seed: int = 0) -> Profile:
     path = Path(named)
     if not path.is_file():
         raise ValueError(f"no profile {named!r}: want {', '.join(PRESETS)} or the path of a TOML overlay")
-    overlay = tomllib.loads(path.read_text())
+    try:
+        overlay = tomllib.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no TOML: {error}") from error
     preset = overlay.pop("extends", None)
     if preset not in PRESETS:
         raise ValueError(f"{path}: `extends` must be one of {', '.join(PRESETS)}; found {preset!r}")
-    return overlaid(PRESETS[preset](home, seed), {"name": path.stem, **overlay})
+    try:
+        return overlaid(PRESETS[preset](home, seed), {"name": path.stem, **overlay})
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_wrong_fields(error)}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def overlaid(profile: Profile, overlay: Mapping[str, Any]) -> Profile:
@@ -259,7 +267,23 @@ def overlaid(profile: Profile, overlay: Mapping[str, Any]) -> Profile:
 def profile_from_environment(default: str = "demo") -> Profile:
     """The profile that FUTURE_L1_PROFILE, FUTURE_L1_HOME and SEED name; `default`, `.future-l1` and 0 without them."""
     home = Path(os.environ.get(HOME_VARIABLE) or PROJECT / ".future-l1").resolve()
-    return load_profile(os.environ.get(PROFILE_VARIABLE) or default, home, int(os.environ.get(SEED_VARIABLE) or 0))
+    seed = os.environ.get(SEED_VARIABLE) or "0"
+    if not seed.isdecimal():
+        raise ValueError(f"{SEED_VARIABLE} is a whole number from 0 on; found {seed!r}")
+    return load_profile(os.environ.get(PROFILE_VARIABLE) or default, home, int(seed))
+
+
+def _wrong_fields(error: ValidationError) -> str:
+    """What is wrong with which fields, without what pydantic adds for programmers."""
+    said = []
+    for one in error.errors(include_url=False):
+        field, found = ".".join(map(str, one["loc"])), one["input"]
+        told = (
+            "there is no such field" if one["type"] == "extra_forbidden" else one["msg"].removeprefix("Value error, ")
+        )
+        value = f" (found {found!r})" if isinstance(found, str | int | float) and field else ""
+        said.append(f"{field}: {told}{value}" if field else told)
+    return "; ".join(said)
 
 
 def _merged(known: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:

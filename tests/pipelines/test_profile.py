@@ -44,10 +44,18 @@ def test_the_reduced_demo_is_an_overlay_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('extends = "demo"\n[curation.selection]\ntpo = 7\n', "tpo"),
+        (
+            'extends = "demo"\n[curation.selection]\ntpo = 7\n',
+            r"/\S+\.toml: curation.selection.tpo: there is no such field",
+        ),
+        (
+            'extends = "demo"\n[curation.selection]\ntop = "all"\n',
+            r"curation.selection.top: .* integer, .*\(found 'all'\)$",
+        ),
+        ('extends = "demo"\n[source\n', r"\.toml is no TOML: Expected ']' .* line 2"),
         ('extends = "demmo"\n', "demmo"),
         ("seed = 3\n", "extends"),
-        ('extends = "demo"\n[benchmarks.necessity]\nmodels = ["nobody"]\n', "nobody"),
+        ('extends = "demo"\n[benchmarks.necessity]\nmodels = ["nobody"]\n', r"\.toml: latent .*\['nobody'\]$"),
         ('extends = "demo"\n[sft.futur_l1.recipe]\nsteps = 7\n', "the preset has text_only, future_l1"),
         ('extends = "demo"\n[curation.rl_sets]\nother = 5\n[[rl]]\ndata = "missing"\nstart = "future_l1"\n', "rl"),
     ],
@@ -67,6 +75,13 @@ def test_the_examples_in_the_repository_load(tmp_path: Path) -> None:
     assert examples
     for path in examples:
         assert load_profile(str(path), tmp_path).name == path.stem
+
+
+def test_a_seed_that_is_no_number_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUTURE_L1_HOME", str(tmp_path))
+    monkeypatch.setenv("SEED", "seven")
+    with pytest.raises(ValueError, match="SEED is a whole number from 0 on; found 'seven'"):
+        profile_from_environment()
 
 
 def test_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
