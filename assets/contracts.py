@@ -40,23 +40,30 @@ def _table(schema: Any) -> str:
             ["| column | type |", "|---|---|", *(f"| `{n}` | {_text(str(t))} |" for n, t in schema.items())]
         )
     lines = ["| column | type | holds |", "|---|---|---|"]
-    lines += [f"| `{c.name}` | {_text(str(c.dtype))} | {_holds(c)} |" for c in schema.columns().values()]
+    lines += [f"| `{c.name}` | {_text(str(c.dtype))} | {_text(_and_null(c))} |" for c in schema.columns().values()]
     rules = [name.replace("_", " ") for name in schema._schema_validation_rules()]
     return "\n".join(lines + (["", *(f"- {rule}" for rule in rules)] if rules else []))
 
 
-def _holds(column: dy.Column) -> str:
-    """What a value may be, in words."""
+def columns_of_schema(name: str) -> dict[str, dy.Column]:
+    """The columns of the schema `module:Name`; of a plain polars schema there is nothing to say."""
+    schema = _named(*name.split(":")) if name else {}
+    return {} if isinstance(schema, dict) else {column.name: column for column in schema.columns().values()}
+
+
+def holds(column: dy.Column) -> list[str]:
+    """What a value may be, in words, but for null."""
     said = ["key"] if column.primary_key else []
     said += [
-        template.format(_text(str(getattr(column, name))))
-        for name, template in _BOUNDS
-        if getattr(column, name, None) is not None
+        template.format(getattr(column, name)) for name, template in _BOUNDS if getattr(column, name, None) is not None
     ]
-    said += ["each " + inner] if (inner := _holds(column.inner) if isinstance(column, dy.List) else "") else []
-    said += ["checked in code"] if column.check is not None else []
-    said += ["null allowed"] if column.nullable else []
-    return ", ".join(said)
+    if isinstance(column, dy.List) and (inner := _and_null(column.inner)):
+        said.append(f"each {inner}")
+    return said + (["checked in code"] if column.check is not None else [])
+
+
+def _and_null(column: dy.Column) -> str:
+    return ", ".join([*holds(column), *(["null allowed"] if column.nullable else [])])
 
 
 def _text(value: str) -> str:

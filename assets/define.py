@@ -10,7 +10,9 @@ from typing import Any
 
 import dagster as dg
 
+from assets.columns import TABLES, Table
 from assets.partitions import Cut, key_of
+from assets.retries import failing_at_once
 
 STAGES = {
     "toyworld": ("toyworld", "team:data"),
@@ -43,12 +45,23 @@ class Asset:
     cut: Cut | None = None
     """Its partitions; None: it is one artifact."""
     table: str | None = None
-    """The file of its main table."""
+    """The file of its main table, whose columns are declared in `columns.TABLES`."""
+    columns: Table | None = None
+    """Their declaration, where it is another one in this profile."""
     shown: tuple[str, ...] = ()
     """Files that a person would rather see than open, where an artifact has them: `.md` and `.png`."""
     links: Mapping[str, str] = field(default_factory=dict)
-    """Files that are opened from the page, by what they are called there."""
+    """Files and folders that the page leads to, by what they are called there."""
+    retry: dg.RetryPolicy | None = None
+    """For what asks something remote (`retries`); everything else fails at once."""
     condition: dg.AutomationCondition | None = None
+    fresh: dg.FreshnessPolicy | None = None
+    """How old it may be before somebody is told."""
+
+    @property
+    def told_columns(self) -> Table:
+        """What is said of the main table's columns."""
+        return self.columns or TABLES[self.key]
 
     @property
     def spec(self) -> dg.AssetSpec:
@@ -65,6 +78,7 @@ class Asset:
             code_version=self.code,
             partitions_def=self.cut.partitions if self.cut else None,
             automation_condition=self.condition,
+            freshness_policy=self.fresh,
         )
 
 
@@ -84,7 +98,9 @@ def asset(declared: Asset) -> Callable[[Function], dg.AssetsDefinition]:
             partitions_def=spec.partitions_def,
             backfill_policy=declared.cut.backfill if declared.cut else None,
             automation_condition=spec.automation_condition,
-        )(function)
+            freshness_policy=declared.fresh,
+            retry_policy=declared.retry,
+        )(failing_at_once(function))
 
     return define
 
@@ -92,7 +108,7 @@ def asset(declared: Asset) -> Callable[[Function], dg.AssetsDefinition]:
 def op_assets(
     name: str, *declared: Asset, pool: str, says: str | None = None
 ) -> Callable[[Function], dg.AssetsDefinition]:
-    """The assets that one op makes, all of the first one's upstream and cut; `pool` is what the op waits for.
+    """The assets that one op makes, all of the first one's upstream, cut and retries; `pool` is what the op waits for.
 
     `says` is the op's own description, where it makes several.
     """
@@ -102,10 +118,11 @@ def op_assets(
         op = dg.op(
             name=name,
             pool=pool,
+            retry_policy=first.retry,
             description=says or first.says,
             ins={_slot(key): dg.In(dg.Nothing) for key in first.upstream},
             out={slot: dg.Out(dg.Nothing, code_version=spec.code_version) for slot, spec in specs.items()},
-        )(function)
+        )(failing_at_once(function))
         made = dg.AssetsDefinition.from_op(
             op,
             keys_by_input_name={_slot(key): key_of(key) for key in first.upstream},

@@ -2,18 +2,23 @@
 
 import base64
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from assets.columns import column_metadata
 from assets.define import Asset
+from assets.lineage import follow
 from assets.partitions import key_of
+from assets.store import AssetStore
 from training.artifacts import Artifact, digest
 
 
-def metadata_of(asset: Asset, artifact: Artifact) -> dict[str, Any]:
-    """An artifact's metadata: what is shown, counts, where it is, provenance, its main table's rows and columns.
+def metadata_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dict[str, Any]:
+    """An artifact's metadata: what is shown, counts, its files, provenance and how to follow it, and its main table's
+    rows and columns with what these come from.
 
     Markdown is shown by its file's stem, figures as `{stem}_figure`, since a figure has the name of the counts that it
     draws.
@@ -31,27 +36,29 @@ def metadata_of(asset: Asset, artifact: Artifact) -> dict[str, Any]:
     metadata |= {
         "seconds": provenance["seconds"],
         "folder": dg.MetadataValue.path(artifact.path),
-        **{name: dg.MetadataValue.path(artifact.file(file)) for name, file in asset.links.items() if file in files},
+        **{name: dg.MetadataValue.path(path) for name, path in _linked(asset, artifact).items()},
         "version": artifact.version,
         "provenance": dg.MetadataValue.json({name: provenance[name] for name in ("inputs", "config", "code")}),
+        **follow(store, artifact),
     }
     if asset.table is not None:
         path = artifact.file(asset.table)
-        metadata["dagster/column_schema"] = dg.TableSchema(
-            [dg.TableColumn(name, str(dtype)) for name, dtype in pl.read_parquet_schema(path).items()]
-        )
+        metadata |= column_metadata(asset.told_columns, pl.read_parquet_schema(path))
+        metadata["table"] = dg.MetadataValue.path(path)
         metadata["dagster/row_count"] = pl.scan_parquet(path).select(pl.len()).collect().item()
         metadata["dagster/uri"] = str(path)
     return metadata
 
 
-def result_of(asset: Asset, artifact: Artifact) -> dg.MaterializeResult[None]:
+def result_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dg.MaterializeResult[None]:
     """What an asset of one artifact returns: its version as the data version, and its metadata."""
-    return dg.MaterializeResult(data_version=dg.DataVersion(artifact.version), metadata=metadata_of(asset, artifact))
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(artifact.version), metadata=metadata_of(store, asset, artifact)
+    )
 
 
 def batch_result(
-    context: dg.AssetExecutionContext, asset: Asset, artifacts: Mapping[str, Artifact]
+    context: dg.AssetExecutionContext, store: AssetStore, asset: Asset, artifacts: Mapping[str, Artifact]
 ) -> dg.MaterializeResult[None]:
     """What an asset returns that did several partitions in one run.
 
@@ -61,9 +68,15 @@ def batch_result(
     key = key_of(asset.key)
     versions = {partition: artifact.version for partition, artifact in artifacts.items()}
     for partition, artifact in artifacts.items():
-        context.add_asset_metadata(metadata_of(asset, artifact), asset_key=key, partition_key=partition)
+        context.add_asset_metadata(metadata_of(store, asset, artifact), asset_key=key, partition_key=partition)
     version = digest(versions) if len(versions) > 1 else next(iter(versions.values()))
     return dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(version))
+
+
+def _linked(asset: Asset, artifact: Artifact) -> dict[str, Path]:
+    """What the page leads to of what an artifact has, by what it is called there."""
+    linked = {name: artifact.path / file for name, file in asset.links.items()}
+    return {name: path for name, path in linked.items() if path.exists()}
 
 
 def _metadata_value(value: Any) -> Any:

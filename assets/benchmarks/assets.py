@@ -11,11 +11,13 @@ import polars as pl
 from assets.answering import CODE as ANSWERING_CODE
 from assets.answering import Asked, Job, answer_all
 from assets.checkpoints.assets import BASE, MODEL, RL, SFT
+from assets.configs import TriedAnswers, TriedJudging
 from assets.define import Asset, asset, op_assets
 from assets.launcher import Launcher
 from assets.metadata import batch_result, result_of
 from assets.partitions import Checkpoints
 from assets.resources import JudgeAccess
+from assets.retries import after_outages
 from assets.settings import BenchmarkSettings, SourceSettings
 from assets.store import AssetStore, code_of, write_json
 from evaluation.answering.ledger import keyed
@@ -34,7 +36,6 @@ REPORT = "report.json"
 
 FUTURE_CODE = code_of(
     *(f"evaluation/benchmarks/{name}.py" for name in ("choice", "cost", "futurebench")),
-    "evaluation/reports/storyboard.py",
     "evaluation/statistics.py",
     "training/grading/parsers.py",
 )
@@ -43,6 +44,10 @@ TWIFF_CODE = code_of(
     "evaluation/statistics.py",
     "training/grading",
 )
+PLOTS_CODE = code_of("evaluation/reports/plots")
+FUTURE_REPORT_CODE = f"{FUTURE_CODE}-{code_of('evaluation/reports/storyboard.py')}-{PLOTS_CODE}"
+TWIFF_REPORT_CODE = f"{TWIFF_CODE}-{PLOTS_CODE}"
+SPLITS_FIGURE, CATEGORIES_FIGURE = "splits.png", "categories.png"
 
 
 def benchmark_assets(
@@ -83,7 +88,7 @@ def _futurebench_items(
 
         inputs = {"futurebench.json": file_digest(_existing(folder / "futurebench.json"))}
         config = {"folder": str(folder), "recipe": recipe.model_dump(mode="json")}
-        return result_of(declared, store.work(FUTURE_ITEMS, inputs, config, FUTURE_CODE).do(read))
+        return result_of(store, declared, store.work(FUTURE_ITEMS, inputs, config, FUTURE_CODE).do(read))
 
     return futurebench_items
 
@@ -106,7 +111,7 @@ def _twiffbench_items(source: SourceSettings, upstream: tuple[str, ...]) -> dg.A
             return _write_items(workspace, twiffbench.items(folder), "category")
 
         inputs = {path.name: file_digest(path) for path in sorted(folder.glob("test-*.parquet"))}
-        return result_of(declared, store.work(TWIFF_ITEMS, inputs, {}, TWIFF_CODE).do(read))
+        return result_of(store, declared, store.work(TWIFF_ITEMS, inputs, {}, TWIFF_CODE).do(read))
 
     return twiffbench_items
 
@@ -156,14 +161,17 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
         "answer_benchmarks", *declared.values(), pool="gpu", says="Every model answers both benchmarks, greedily."
     )
     def answer_benchmarks(
-        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
+        context: dg.AssetExecutionContext,
+        config: TriedAnswers,
+        store: dg.ResourceParam[AssetStore],
+        launcher: dg.ResourceParam[Launcher],
     ) -> Iterator[dg.MaterializeResult[None]]:
-        future, twiff = settings.futurebench, settings.twiffbench
+        future, twiff, tried = settings.futurebench, settings.twiffbench, config.values()
         future_prompts = cache(lambda: _prompts(store, FUTURE_ITEMS, futurebench.prompts, future.recipe))
         twiff_prompts = cache(lambda: _prompts(store, TWIFF_ITEMS, twiffbench.prompts, twiff.recipe))
         benchmarks = [
-            (FUTURE_ANSWERS, FUTURE_ITEMS, future_prompts, future.answers, future_code),
-            (TWIFF_ANSWERS, TWIFF_ITEMS, twiff_prompts, twiff.answers, twiff_code),
+            (FUTURE_ANSWERS, FUTURE_ITEMS, future_prompts, future.answers.model_copy(update=tried), future_code),
+            (TWIFF_ANSWERS, TWIFF_ITEMS, twiff_prompts, twiff.answers.model_copy(update=tried), twiff_code),
         ]
         wanted = {}
         for model in context.partition_keys:
@@ -171,18 +179,18 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
             checkpoint = store.current(name, partition)
             for key, items, prompts, asked, code in benchmarks:
                 inputs = {items: store.current(items), "checkpoint": checkpoint}
-                config = {"answers": asked.model_dump(mode="json"), "seed": seed}
+                told = {"answers": asked.model_dump(mode="json"), "seed": seed}
                 sampling = asked.model_dump(mode="json", exclude={"batch_size", "samples"})
                 about = {"model": checkpoint.version, "sampling": sampling, "seed": seed}
                 ledger = store.ledger("benchmarks", about) / f"{key.partition('/')[0]}.jsonl"
                 wanted[f"{key}/{model}"] = Asked(
-                    store.work(key, inputs, config, code, model),
+                    store.work(key, inputs, told, code, model),
                     [Job("answers", checkpoint.path / MODEL, prompts, asked, seed, keep_latents=True, ledger=ledger)],
                 )
         artifacts = answer_all(context, store, launcher, device, wanted)
         for key, *_ in benchmarks:
             own = {model: artifacts[f"{key}/{model}"] for model in context.partition_keys}
-            yield batch_result(context, declared[key], own)
+            yield batch_result(context, store, declared[key], own)
 
     return answer_benchmarks
 
@@ -197,11 +205,11 @@ def _futurebench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) -
         FUTURE_REPORT,
         "FutureBench accuracy by split and on average with counts and intervals, spans by depth, and cost.",
         kinds=("polars", "json"),
-        code=FUTURE_CODE,
+        code=FUTURE_REPORT_CODE,
         upstream=(FUTURE_ITEMS, FUTURE_ANSWERS),
         cut=checkpoints.by_model,
         table=GRADED_TABLE,
-        shown=tuple(BOARDS),
+        shown=(SPLITS_FIGURE, *BOARDS),
         links={"report": REPORT},
     )
 
@@ -217,6 +225,7 @@ def _futurebench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) -
             report = futurebench.report(table, answers, recipe)
             futurebench.graded(table, answers, recipe.parser).write_parquet(workspace / GRADED_TABLE)
             write_json(workspace / REPORT, report)
+            (workspace / SPLITS_FIGURE).write_bytes(_splits_figure(model, report))
             write_storyboards(items.file(ITEM_TABLE), workspace / GRADED_TABLE, workspace, model)
             return {
                 "accuracy": report["average"]["accuracy"],
@@ -228,53 +237,75 @@ def _futurebench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) -
         reports = {}
         for model in context.partition_keys:
             inputs = {FUTURE_ITEMS: items, FUTURE_ANSWERS: store.current(FUTURE_ANSWERS, model)}
-            work = store.work(FUTURE_REPORT, inputs, recipe.model_dump(mode="json"), FUTURE_CODE, model)
+            work = store.work(FUTURE_REPORT, inputs, recipe.model_dump(mode="json"), FUTURE_REPORT_CODE, model)
             reports[model] = work.do(partial(score, model=model))
-        return batch_result(context, declared, reports)
+        return batch_result(context, store, declared, reports)
 
     return futurebench_report
 
 
 def _twiffbench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) -> dg.AssetsDefinition:
-    recipe = settings.twiffbench.recipe
     declared = Asset(
         TWIFF_REPORT,
         "TwiFF-Bench's CoT and answer marks with counts and intervals, by category; what was judged.",
         kinds=("openai", "json"),
-        code=TWIFF_CODE,
+        code=TWIFF_REPORT_CODE,
         upstream=(TWIFF_ITEMS, TWIFF_ANSWERS),
         cut=checkpoints.by_model,
         table=GRADED_TABLE,
+        shown=(CATEGORIES_FIGURE,),
+        retry=after_outages(),
         links={"report": REPORT},
     )
 
     @asset(declared)
     def twiffbench_report(
         context: dg.AssetExecutionContext,
+        config: TriedJudging,
         store: dg.ResourceParam[AssetStore],
         judge: dg.ResourceParam[JudgeAccess],
     ) -> dg.MaterializeResult[None]:
         items = store.current(TWIFF_ITEMS)
+        recipe = settings.twiffbench.recipe.model_copy(update=config.values())
 
         def score(workspace: Path, model: str) -> dict[str, Any]:
             with judge.settings() as address:
                 if address is None:
                     raise dg.Failure("TwiFF-Bench is scored by a judge: name one in the profile", allow_retries=False)
-                asked = Judge(address)
+                asked = Judge(address, on_outage="raise")  # a report once made would not be asked for again
                 table = pl.read_parquet(items.file(ITEM_TABLE))
                 answers = pl.read_parquet(store.current(TWIFF_ANSWERS, model).file(ANSWER_TABLE))
                 scores = twiffbench.judged(table, answers, asked, recipe)
                 report = twiffbench.report(table, scores, recipe, asked)
             scores.write_parquet(workspace / GRADED_TABLE)
             write_json(workspace / REPORT, report)
-            return {mark: report[mark] for mark in twiffbench.MARKS} | {"coverage": report["coverage"]}
+            (workspace / CATEGORIES_FIGURE).write_bytes(_categories_figure(model, report))
+            return {mark: report[mark] for mark in twiffbench.MARKS} | {
+                "categories": report["categories"],
+                "coverage": report["coverage"],
+            }
 
-        config: Mapping[str, Any] = {"recipe": recipe.model_dump(mode="json"), "judge": judge.name}
+        told = {"recipe": recipe.model_dump(mode="json"), "judge": judge.name}
         reports = {}
         for model in context.partition_keys:
             inputs = {TWIFF_ITEMS: items, TWIFF_ANSWERS: store.current(TWIFF_ANSWERS, model)}
-            work = store.work(TWIFF_REPORT, inputs, config, TWIFF_CODE, model)
+            work = store.work(TWIFF_REPORT, inputs, told, TWIFF_REPORT_CODE, model)
             reports[model] = work.do(partial(score, model=model))
-        return batch_result(context, declared, reports)
+        return batch_result(context, store, declared, reports)
 
     return twiffbench_report
+
+
+def _splits_figure(model: str, report: Mapping[str, Any]) -> bytes:
+    """Accuracy by depth and on average, with intervals."""
+    from evaluation.reports.plots.scores import accuracy_by_hop
+
+    return accuracy_by_hop({model: report})
+
+
+def _categories_figure(model: str, report: Mapping[str, Any]) -> bytes:
+    """Marks of all items and of each category, with intervals."""
+    from evaluation.reports.plots.scores import judged_marks
+
+    categories = {name: {**marks, "status": "complete"} for name, marks in report["categories"].items()}
+    return judged_marks({model: report, **categories})

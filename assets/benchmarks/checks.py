@@ -3,6 +3,7 @@
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import polars as pl
 
 from assets.benchmarks.assets import (
@@ -16,9 +17,11 @@ from assets.benchmarks.assets import (
     TWIFF_REPORT,
 )
 from assets.benchmarks.comparison import COMPARISON
+from assets.benchmarks.imagination import IMAGINATION
 from assets.benchmarks.necessity import NECESSITY
 from assets.partitions import Checkpoints, key_of
 from assets.store import AssetStore, read_json
+from evaluation.latents.imagination import MEAN
 
 UNREADABLE_LIMIT = 0.01
 
@@ -31,6 +34,7 @@ def benchmark_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]
         _every_item_is_answered(TWIFF_ANSWERS, TWIFF_ITEMS, checkpoints),
         _futurebench_adds_up(checkpoints),
         _twiffbench_is_judged(checkpoints),
+        _mean_can_be_fed(checkpoints),
         _latents_matter(checkpoints),
         _rl_is_not_worse(checkpoints),
     ]
@@ -116,6 +120,28 @@ def _twiffbench_is_judged(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
         )
 
     return every_answer_is_judged
+
+
+def _mean_can_be_fed(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=key_of(IMAGINATION),
+        partitions_def=checkpoints.model_partitions,
+        blocking=True,
+        description="The mean feature that is fed in place of latents next is there and consists of finite numbers.",
+    )
+    def mean_can_be_fed(
+        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> dg.AssetCheckResult:
+        from safetensors.numpy import load_file
+
+        means = {model: load_file(store.current(IMAGINATION, model).file(MEAN)) for model in context.partition_keys}
+        finite = {
+            model: bool(tensors) and all(bool(np.isfinite(one).all()) for one in tensors.values())
+            for model, tensors in means.items()
+        }
+        return dg.AssetCheckResult(passed=all(finite.values()), metadata={"finite": finite})
+
+    return mean_can_be_fed
 
 
 def _latents_matter(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:

@@ -19,7 +19,7 @@ from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import BASE as BASE_ASSET
 from assets.curation.assets import CURATED
 from assets.define import Asset, asset
-from assets.lineage import Lineage, follow
+from assets.lineage import Lineage
 from assets.lineage_page import followed
 from assets.metadata import result_of
 from assets.partitions import Checkpoints
@@ -150,8 +150,6 @@ def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.Asset
             "published": digest(PUBLISHED),
         }
         config["lineage"] = digest(reports.lineage.model_dump(mode="json")) if reports.lineage else None
-        artifact = store.work(COMPARISON, inputs, config, CODE).do(write)
-        result = result_of(declared, artifact)
-        return result._replace(metadata={**(result.metadata or {}), **follow(store, artifact)})
+        return result_of(store, declared, store.work(COMPARISON, inputs, config, CODE).do(write))
 
     return reports_comparison

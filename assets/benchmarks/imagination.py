@@ -9,6 +9,7 @@ import dagster as dg
 
 from assets.benchmarks.assets import ANSWER_TABLE, ITEM_TABLE, TWIFF_ANSWERS, TWIFF_ITEMS
 from assets.checkpoints.assets import MODEL
+from assets.configs import TriedLook
 from assets.curation.assets import SFT_SETS
 from assets.define import Asset, op_assets
 from assets.launcher import Launcher, Start
@@ -46,15 +47,19 @@ def imagination_asset(checkpoints: Checkpoints, latents: int, seed: int, device:
 
     @op_assets("look_at_latents", declared, pool="gpu")
     def look_at_latents(
-        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
+        context: dg.AssetExecutionContext,
+        config: TriedLook,
+        store: dg.ResourceParam[AssetStore],
+        launcher: dg.ResourceParam[Launcher],
     ) -> Iterator[dg.MaterializeResult[None]]:
         items, sets = store.current(TWIFF_ITEMS), store.current(SFT_SETS)
+        told = {"seed": seed, "latents": latents} | config.values()
         jobs, works = {}, {}
         for model in context.partition_keys:
             name, partition = checkpoints.artifact(model)
             checkpoint, answers = store.current(name, partition), store.current(TWIFF_ANSWERS, model)
             inputs = {TWIFF_ITEMS: items, TWIFF_ANSWERS: answers, SFT_SETS: sets, "checkpoint": checkpoint}
-            works[model] = store.work(IMAGINATION, inputs, {"seed": seed, "latents": latents}, CODE, model)
+            works[model] = store.work(IMAGINATION, inputs, told, CODE, model)
             jobs[model] = {
                 "name": model,
                 "model_kind": name.rpartition("/")[2],
@@ -65,20 +70,20 @@ def imagination_asset(checkpoints: Checkpoints, latents: int, seed: int, device:
 
         def look(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
             folder = store.scratch / "imagine" / digest({model: works[model].version for model in workspaces})
-            config = {
+            asked = {
                 "device": device,
-                "seed": seed,
+                "seed": told["seed"],
                 "jobs": [jobs[model] for model in workspaces],
                 "items": str(items.file(ITEM_TABLE)),
                 "means": True,
                 "rows": str(sets.file(TAUGHT)),
             }
-            launcher.run_together(context, [Start("evaluation.imagine", folder, config)])
+            launcher.run_together(context, [Start("evaluation.imagine", folder, asked)])
             counts = {model: _take(folder / model, workspace) for model, workspace in workspaces.items()}
             shutil.rmtree(folder)
             return counts
 
-        yield batch_result(context, declared, Work.do_together(works, look))
+        yield batch_result(context, store, declared, Work.do_together(works, look))
 
     return look_at_latents
 

@@ -1,6 +1,6 @@
 """`reports/latent_necessity`: what becomes of answers when latents are replaced, or the model is shown less."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from assets.benchmarks.assets import (
     FUTURE_CODE,
     FUTURE_ITEMS,
     ITEM_TABLE,
+    PLOTS_CODE,
     REPORT,
 )
 from assets.benchmarks.imagination import IMAGINATION
 from assets.checkpoints.assets import MODEL
+from assets.configs import TriedItems
 from assets.define import Asset, op_assets
 from assets.launcher import Launcher
 from assets.metadata import batch_result
@@ -33,6 +35,7 @@ from evaluation.latents.necessity import necessity_report
 
 NECESSITY = "reports/latent_necessity"
 INTERVENED = "reports/intervened_answers"
+FIGURES = ("interventions.png", "controls.png")
 
 NECESSITY_CODE = code_of(
     *(f"evaluation/benchmarks/{name}.py" for name in ("benchmark", "choice")),
@@ -44,23 +47,29 @@ NECESSITY_CODE = code_of(
 def necessity_asset(
     settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, device: str
 ) -> dg.AssetsDefinition:
-    run, chosen = settings.futurebench, settings.necessity
+    run = settings.futurebench
     code = f"{NECESSITY_CODE}-{FUTURE_CODE}-{ANSWERING_CODE}"
+    report_code = f"{code}-{PLOTS_CODE}"
 
     declared = Asset(
         NECESSITY,
         "The same items answered with something else in place of the model's own latents, or shown less.",
         kinds=("torch", "json"),
-        code=code,
+        code=report_code,
         upstream=(FUTURE_ITEMS, FUTURE_ANSWERS, IMAGINATION),
         cut=checkpoints.by_model,
+        shown=FIGURES,
         links={"report": REPORT},
     )
 
     @op_assets("intervene_on_latents", declared, pool="gpu")
     def intervene_on_latents(
-        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
+        context: dg.AssetExecutionContext,
+        config: TriedItems,
+        store: dg.ResourceParam[AssetStore],
+        launcher: dg.ResourceParam[Launcher],
     ) -> Iterator[dg.MaterializeResult[None]]:
+        chosen = settings.necessity.model_copy(update=config.values())
         items = store.current(FUTURE_ITEMS)
         table = sampled(pl.read_parquet(items.file(ITEM_TABLE)).filter(pl.col("problem").is_null()), chosen.n)
         prompts = partial(futurebench.prompts, table, run.recipe)
@@ -71,7 +80,7 @@ def necessity_asset(
             name, partition = checkpoints.artifact(model)
             checkpoint = store.current(name, partition)
             means = store.current(IMAGINATION, model)
-            config = {
+            told = {
                 "answers": run.answers.model_dump(mode="json"),
                 "interventions": chosen.interventions,
                 "controls": chosen.controls,
@@ -79,7 +88,7 @@ def necessity_asset(
                 "seed": seed,
             }
             inputs = {FUTURE_ITEMS: items, "checkpoint": checkpoint, IMAGINATION: means}
-            work = store.work(INTERVENED, inputs, config, code, model)
+            work = store.work(INTERVENED, inputs, told, code, model)
             job = partial(Job, checkpoint=checkpoint.path / MODEL, prompts=prompts, settings=run.answers, seed=seed)
             mean = {"mean": means.file(MEAN)}
             jobs = [job(name=i, intervention=i, reference_latents=mean.get(i)) for i in on_latents[model]]
@@ -102,6 +111,8 @@ def necessity_asset(
                 own,
             )
             write_json(workspace / REPORT, report)
+            for name, figure in _figures(model, report).items():
+                (workspace / name).write_bytes(figure)
             return {
                 "verdict": report["verdict"],
                 "own_accuracy": report["own"]["accuracy"],
@@ -118,8 +129,16 @@ def necessity_asset(
                 INTERVENED: answers[f"{INTERVENED}/{model}"],
                 FUTURE_ANSWERS: store.current(FUTURE_ANSWERS, model),
             }
-            work = store.work(NECESSITY, inputs, {"parser": run.recipe.parser}, code, model)
+            work = store.work(NECESSITY, inputs, {"parser": run.recipe.parser}, report_code, model)
             reports[model] = work.do(partial(compare, model=model))
-        yield batch_result(context, declared, reports)
+        yield batch_result(context, store, declared, reports)
 
     return intervene_on_latents
+
+
+def _figures(model: str, report: Mapping[str, Any]) -> dict[str, bytes]:
+    """Changes of accuracy with intervals, by file name; an untaught model has no interventions."""
+    from evaluation.reports.plots.latents import controls, interventions
+
+    drawn = zip(FIGURES, ("interventions", "controls"), (interventions, controls), strict=True)
+    return {name: draw({model: report}) for name, part, draw in drawn if report[part]}

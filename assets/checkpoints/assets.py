@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from assets.checkpoints.base import files_of, link
+from assets.configs import TriedTraining
 from assets.curation.assets import RL_SETS, SFT_SETS
 from assets.define import Asset, asset, op_assets
 from assets.launcher import Launcher, Start
@@ -70,12 +71,13 @@ def _base(base: Path) -> dg.AssetsDefinition:
         "The base model, resolved: every file hashed, and linked from the artifact.",
         kinds=("transformers", "safetensors"),
         code=BASE_CODE,
+        links={"model": MODEL},
     )
 
     @asset(declared)
     def checkpoints_base(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
         work = store.work(BASE, files_of(base), {}, BASE_CODE)
-        return result_of(declared, work.do(lambda workspace: link(base, workspace / MODEL)))
+        return result_of(store, declared, work.do(lambda workspace: link(base, workspace / MODEL)))
 
     return checkpoints_base
 
@@ -96,16 +98,19 @@ def _sft(
         upstream=(BASE, SFT_SETS),
         cut=checkpoints.by_sft(together),
         shown=(CURVES,),
-        links={"metrics": METRICS},
+        links={"model": MODEL, "metrics": METRICS},
         condition=condition,
     )
 
     @op_assets("start_sft", declared, pool="gpu")
     def start_sft(
-        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore], launcher: dg.ResourceParam[Launcher]
+        context: dg.AssetExecutionContext,
+        config: TriedTraining,
+        store: dg.ResourceParam[AssetStore],
+        launcher: dg.ResourceParam[Launcher],
     ) -> Iterator[dg.MaterializeResult[None]]:
         base, sets = store.current(BASE), store.current(SFT_SETS)
-        configs = {name: _config(runs[name], seed, device) for name in context.partition_keys}
+        configs = {name: _config(runs[name], seed, device, config) for name in context.partition_keys}
 
         def train(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
             asked = {
@@ -118,13 +123,13 @@ def _sft(
             name: store.work(
                 SFT,
                 {BASE: base.version, f"{SFT_SETS}/{runs[name].data}": _set_version(sets, runs[name].data)},
-                config,
+                told,
                 SFT_CODE,
                 name,
             )
-            for name, config in configs.items()
+            for name, told in configs.items()
         }
-        yield batch_result(context, declared, Work.do_together(works, train))
+        yield batch_result(context, store, declared, Work.do_together(works, train))
 
     return start_sft
 
@@ -145,20 +150,21 @@ def _rl(
         upstream=(SFT, RL_SETS),
         cut=checkpoints.by_rl(together),
         shown=(CURVES,),
-        links={"metrics": METRICS},
+        links={"model": MODEL, "metrics": METRICS},
         condition=condition,
     )
 
     @op_assets("start_rl", declared, pool="gpu")
     def start_rl(
         context: dg.AssetExecutionContext,
+        config: TriedTraining,
         store: dg.ResourceParam[AssetStore],
         launcher: dg.ResourceParam[Launcher],
         judge: dg.ResourceParam[JudgeAccess],
     ) -> Iterator[dg.MaterializeResult[None]]:
         sets = store.current(RL_SETS)
         starts = {name: store.current(SFT, runs[name].start) for name in context.partition_keys}
-        configs = {name: _config(runs[name], seed, device) for name in context.partition_keys}
+        configs = {name: _config(runs[name], seed, device, config) for name in context.partition_keys}
 
         def train(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
             with judge.settings() as address:
@@ -177,13 +183,13 @@ def _rl(
                     f"{SFT}/{runs[name].start}": starts[name].version,
                     f"{RL_SETS}/{runs[name].data}": _set_version(sets, runs[name].data),
                 },
-                {**config, "judge": judge.name},
+                {**told, "judge": judge.name},
                 RL_CODE,
                 name,
             )
-            for name, config in configs.items()
+            for name, told in configs.items()
         }
-        yield batch_result(context, declared, Work.do_together(works, train))
+        yield batch_result(context, store, declared, Work.do_together(works, train))
 
     return start_rl
 
@@ -201,9 +207,11 @@ def _run(
     return {name: _finish(workspace, result) for (name, workspace), result in results}
 
 
-def _config(run: SftRun | RlRun, seed: int, device: str) -> dict[str, Any]:
+def _config(run: SftRun | RlRun, seed: int, device: str, tried: TriedTraining) -> dict[str, Any]:
     """What a training is told besides its inputs."""
-    return {"recipe": run.recipe.model_dump(mode="json"), "seed": seed, "device": device}
+    values = tried.values()
+    recipe = run.recipe.model_copy(update={"steps": values.pop("steps", run.recipe.steps)})
+    return {"recipe": recipe.model_dump(mode="json"), "seed": seed, "device": device} | values
 
 
 def _set_file(sets: Artifact, name: str) -> str:

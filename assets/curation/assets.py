@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import polars as pl
 
 from assets.answering import CODE as ANSWERING_CODE
 from assets.answering import Asked, Job, Scored, Server, answer_all
+from assets.columns import GIVEN_GAIN
+from assets.configs import TriedDraw, TriedSelection
 from assets.curation.card import COMPOSITION_FIGURE, GAIN_FIGURE, gain_figure
 from assets.curation.contamination import BenchmarkIndex, benchmark_index
 from assets.curation.prompts import answer_prompts, prompts_hash
@@ -23,6 +26,7 @@ from assets.curation.publication import (
     SENSITIVITY_TABLE,
     publish,
 )
+from assets.curation.selection import SelectionSettings
 from assets.curation.sets import random_set, rl_set
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS, highest, write_shown
 from assets.curation.v1_33k import choices
@@ -39,6 +43,7 @@ from assets.launcher import Launcher
 from assets.metadata import batch_result, result_of
 from assets.partitions import BY_SHARD, SHARDS
 from assets.resources import JudgeAccess
+from assets.retries import after_outages
 from assets.settings import CurationSettings
 from assets.store import AssetStore, code_of
 from assets.trajectories.assets import CLIP_TABLE, CLIPS, ROWS, TRAJECTORIES
@@ -70,6 +75,8 @@ SELECTION_CODE = code_of(
     )
 )  # fmt: skip
 RL_SETS_CODE = f"{SELECTION_CODE}-{code_of('assets/curation/v1_33k.py', 'assets/curation/disjoint.py')}"
+FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_window=timedelta(days=8))
+"""Future-L1-50K is curated again weekly: a day after that it is late, a day after the second time it is stale."""
 STORYBOARDS_OF_THE_SET, STORYBOARDS_OF_A_SHARD = 4, 2  # every materialisation keeps its picture in the event log
 
 
@@ -109,6 +116,7 @@ def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDef
         upstream=(CLIPS,) if served else (CLIPS, BASE),
         cut=BY_SHARD,
         table=ANSWER_TABLE,
+        retry=after_outages() if served else None,
     )
 
     @op_assets("answer_shards", declared, pool="endpoint" if served else "gpu")
@@ -157,7 +165,7 @@ def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDef
         with judge.settings() as address:
             server = Server(settings.endpoint, address)
             artifacts = answer_all(context, store, launcher, device, wanted, server)
-        yield batch_result(context, declared, artifacts)
+        yield batch_result(context, store, declared, artifacts)
 
     return answer_shards
 
@@ -172,6 +180,8 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
         upstream=(CLIPS if settings.given else ANSWERS,),
         cut=BY_SHARD,
         table=GAIN_TABLE,
+        retry=None if settings.given else after_outages(),
+        columns=GIVEN_GAIN if settings.given else None,
         shown=(GAIN_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED),
         links={"verdicts": VERDICT_TABLE},
     )
@@ -215,7 +225,7 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
             work = store.work(GAIN, inputs, config, GAIN_CODE, shard)
             make = partial(write, table=table, graded=graded, spent=spent)
             scored[shard] = work.do(make, spent_before=time.monotonic() - started)
-        return batch_result(context, declared, scored)
+        return batch_result(context, store, declared, scored)
 
     return curation_visual_gain
 
@@ -257,6 +267,20 @@ def _inputs(scored: Mapping[str, Artifact], items: Mapping[str, Artifact]) -> di
     return shards | {f"{name}/items": artifact for name, artifact in items.items()}
 
 
+def _were_scored_for(rule: SelectionSettings, scored: Mapping[str, Artifact]) -> None:
+    """Raises ValueError where rows were cut short that the rule might keep: nobody knows their gain."""
+    for shard, artifact in scored.items():
+        made_for = artifact.provenance["config"]["rule"]
+        looser = rule.max_p_t > made_for["max_p_t"] or rule.min_gain < made_for["min_gain"]
+        if looser and artifact.provenance["counts"]["cut"]:
+            raise ValueError(
+                f"shard {shard} was scored to keep rows with p_t at most {made_for['max_p_t']} and a gain of at least "
+                f"{made_for['min_gain']}, and others were cut short; max_p_t {rule.max_p_t} and min_gain "
+                f"{rule.min_gain} might keep some of them: choose no looser values, or score again with these in the "
+                "profile"
+            )
+
+
 def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
     declared = Asset(
         CURATED,
@@ -266,14 +290,17 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
         upstream=_upstream(settings, GAIN),
         table=CURATED_TABLE,
         shown=(GAIN_FIGURE, COMPOSITION_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED, CHANGE),
+        fresh=FRESH,
         links={"card": CARD, "pool": POOL_TABLE, "excluded": EXCLUDED_TABLE, "sensitivity": SENSITIVITY_TABLE},
     )
 
     @asset(declared)
     def curation_future_l1_50k(
-        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
+        context: dg.AssetExecutionContext, config: TriedSelection, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
         scored, items = scored_shards(context, store), items_of(settings, store)
+        rule = config.over(settings.selection, settings.rule.samples)
+        _were_scored_for(rule, scored)
 
         def make(workspace: Path) -> dict[str, Any]:
             before = store.current(CURATED) if store.has(CURATED) else None
@@ -281,7 +308,7 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
                 workspace,
                 gain_tables(scored),
                 verdict_tables(scored),
-                settings.selection,
+                rule,
                 settings.rule.samples,
                 index_of(items),
                 (before.version, before.file(CURATED_TABLE)) if before else None,
@@ -299,10 +326,10 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
             write_shown(workspace, best, told, report, STORYBOARDS_OF_THE_SET)
             return {**report, "shards": len(scored)}
 
-        work = store.work(CURATED, _inputs(scored, items), settings.selection.model_dump(mode="json"), SELECTION_CODE)
+        work = store.work(CURATED, _inputs(scored, items), rule.model_dump(mode="json"), SELECTION_CODE)
         artifact = work.do(make)
         store.artifacts.prune(CURATED, settings.versions_kept)
-        return result_of(declared, artifact)
+        return result_of(store, declared, artifact)
 
     return curation_future_l1_50k
 
@@ -319,21 +346,22 @@ def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
 
     @asset(declared)
     def curation_sft_sets(
-        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
+        context: dg.AssetExecutionContext, config: TriedDraw, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
+        drawn = {"seed": seed} | config.values()
         scored, curated, items = scored_shards(context, store), store.current(CURATED), items_of(settings, store)
 
         def draw(workspace: Path) -> dict[str, Any]:
             selected = pl.read_parquet(curated.file(CURATED_TABLE))
-            chance, report = random_set(gain_tables(scored), selected.height, seed, index_of(items))
+            chance, report = random_set(gain_tables(scored), selected.height, drawn["seed"], index_of(items))
             sets = {"future_l1": selected, "random": chance, "text_only": selected}
             for name, table in sets.items():
                 table.write_parquet(workspace / f"{name}.parquet")
             return {"sets": {name: table.height for name, table in sets.items()}, "random": report}
 
         inputs = {CURATED: curated} | _inputs(scored, items)
-        work = store.work(SFT_SETS, inputs, {"seed": seed}, SELECTION_CODE)
-        return result_of(declared, work.do(draw))
+        work = store.work(SFT_SETS, inputs, drawn, SELECTION_CODE)
+        return result_of(store, declared, work.do(draw))
 
     return curation_sft_sets
 
@@ -350,30 +378,31 @@ def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
 
     @asset(declared)
     def curation_rl_sets(
-        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
+        context: dg.AssetExecutionContext, config: TriedDraw, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
+        drawn = {"seed": seed} | config.values()
         scored, curated, items = scored_shards(context, store), store.current(CURATED), items_of(settings, store)
         given = settings.choices
 
         def draw(workspace: Path) -> dict[str, Any]:
             pool, reports = pl.read_parquet(curated.file(POOL_TABLE)), {}
             for name, rows in settings.rl_sets.items():
-                table, reports[name] = rl_set(gain_tables(scored), pool, rows, seed, settings.rl_avoids_sft)
+                table, reports[name] = rl_set(gain_tables(scored), pool, rows, drawn["seed"], settings.rl_avoids_sft)
                 table.write_parquet(workspace / f"{name}.parquet")
             if given:
                 futurebench = pl.read_parquet(items["futurebench"].file(ITEM_TABLE))
-                found = choices(given.rows, given.videos, given.wanted, seed, futurebench)
+                found = choices(given.rows, given.videos, given.wanted, drawn["seed"], futurebench)
                 found.rows.write_parquet(workspace / f"{given.name}.parquet")
                 found.quarantine.write_parquet(workspace / f"{given.name}.quarantine.parquet")
                 reports[given.name] = found.report
             return {"sets": {name: report["rows"] for name, report in reports.items()}, "reports": reports}
 
         inputs = {CURATED: curated} | _inputs(scored, items)
-        config = {"seed": seed, "rows": settings.rl_sets, "avoid_sft": settings.rl_avoids_sft}
+        told = drawn | {"rows": settings.rl_sets, "avoid_sft": settings.rl_avoids_sft}
         if given:
             inputs |= {path.name: file_digest(path) for path in given.rows}
-            config["choices"] = given.model_dump(mode="json")
-        work = store.work(RL_SETS, inputs, config, RL_SETS_CODE)
-        return result_of(declared, work.do(draw))
+            told["choices"] = given.model_dump(mode="json")
+        work = store.work(RL_SETS, inputs, told, RL_SETS_CODE)
+        return result_of(store, declared, work.do(draw))
 
     return curation_rl_sets

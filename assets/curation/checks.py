@@ -1,5 +1,7 @@
 """What must hold of the curated rows before anything is trained on them."""
 
+from pathlib import Path
+
 import dagster as dg
 import polars as pl
 
@@ -44,6 +46,7 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
     @dg.asset_check(
         asset=key_of(GAIN),
         partitions_def=SHARDS,
+        blocking=True,
         description="Nearly every row is decided: all its answers are there, and settled by the rule or the judge.",
     )
     def few_rows_are_pending(
@@ -66,21 +69,23 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
     @dg.asset_check(
         asset=key_of(CURATED),
         blocking=True,
-        description="Every published row obeys the paper's rule: p_t at most 6, gain at least 2, best gains first.",
+        description="Every published row obeys the rule that selected it (the paper: p_t at most 6, gain at least 2), "
+        "best gains first.",
     )
     def rows_obey_the_rule(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
-        rows = pl.read_parquet(store.current(CURATED).file(CURATED_TABLE))
+        curated = store.current(CURATED)
+        rule, rows = curated.provenance["config"], pl.read_parquet(curated.file(CURATED_TABLE))
         broken = rows.filter(
-            (pl.col("p_t") > settings.selection.max_p_t)
-            | (pl.col("gain") < settings.selection.min_gain)
+            (pl.col("p_t") > rule["max_p_t"])
+            | (pl.col("gain") < rule["min_gain"])
             | (pl.col("gain") != pl.col("p_v") - pl.col("p_t"))
         ).height
         ordered = rows["gain"].is_sorted(descending=True)
         return dg.AssetCheckResult(
-            passed=rows.height > 0 and broken == 0 and ordered,
+            passed=0 < rows.height <= rule["top"] and broken == 0 and ordered,
             # An empty set is a finding about the model and the rows, not a broken selection.
             severity=dg.AssetCheckSeverity.ERROR if rows.height else dg.AssetCheckSeverity.WARN,
-            metadata={"rows": rows.height, "broken": broken, "best_first": ordered},
+            metadata={"rows": rows.height, "broken": broken, "best_first": ordered, "rule": rule},
         )
 
     @dg.asset_check(
@@ -98,10 +103,30 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         )
 
     @dg.asset_check(
+        asset=key_of(SFT_SETS),
+        blocking=True,
+        description="Every SFT set has rows, each of them once, and their clips are where they were read.",
+    )
+    def sft_rows_can_be_read(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
+        artifact = store.current(SFT_SETS)
+        sets = {
+            name: pl.read_parquet(artifact.file(f"{name}.parquet"), columns=["row_id", "path"])
+            for name in artifact.provenance["counts"]["sets"]
+        }
+        rows = {name: table.height for name, table in sets.items()}
+        repeated = {name: table.height - table["row_id"].n_unique() for name, table in sets.items()}
+        paths = sorted({path for table in sets.values() for path in table["path"].unique()})
+        gone = [path for path in paths if not Path(path).is_file()]
+        return dg.AssetCheckResult(
+            passed=all(rows.values()) and not any(repeated.values()) and not gone,
+            metadata={"rows": rows, "repeated": repeated, "clips": len(paths), "gone": len(gone), "first": gone[:10]},
+        )
+
+    @dg.asset_check(
         asset=key_of(RL_SETS),
         additional_deps=[key_of(SFT_SETS)],
         blocking=True,
-        description="Every RL set has rows, and none on a clip that SFT has seen where the profile forbids it.",
+        description="Every RL set has rows, and none on a clip that SFT has seen where that was asked for.",
     )
     def rl_clips_are_new(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
         seen = pl.read_parquet(store.current(SFT_SETS).file("future_l1.parquet"))["video"]
@@ -112,9 +137,10 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
             shared[name] = table.filter(pl.col("video").is_in(seen.implode())).height
             rows[name] = table.height
         return dg.AssetCheckResult(
-            passed=all(rows.values()) and not (settings.rl_avoids_sft and any(shared.values())),
+            passed=all(rows.values()) and not (artifact.provenance["config"]["avoid_sft"] and any(shared.values())),
             metadata={"rows": rows, "on_seen_clips": shared},
         )
 
     answered = [] if settings.given else [prompts_can_be_asked]
-    return [*answered, few_rows_are_pending, rows_obey_the_rule, no_row_is_a_benchmarks, rl_clips_are_new]
+    decided = [few_rows_are_pending, rows_obey_the_rule, no_row_is_a_benchmarks]
+    return [*answered, *decided, sft_rows_can_be_read, rl_clips_are_new]

@@ -3,12 +3,16 @@
 import dagster as dg
 
 from assets.curation.assets import CURATED
+from assets.curation.publication import CARD, CURATED_TABLE
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS
 from assets.define import Asset, asset
-from assets.store import AssetStore
+from assets.metadata import metadata_of
+from assets.retries import after_outages
+from assets.store import AssetStore, code_of
 from assets.trajectories.hub import hub_access
 
 HUB = "curation/hub"
+CODE = code_of("assets/curation/hub.py")
 
 
 def hub_asset(repository: str) -> dg.AssetsDefinition:
@@ -16,7 +20,11 @@ def hub_asset(repository: str) -> dg.AssetsDefinition:
         HUB,
         "By hand only: pushes the current Future-L1-50K to a dataset hub, with the environment's token.",
         kinds=("huggingface",),
+        code=CODE,
         upstream=(CURATED,),
+        table=CURATED_TABLE,
+        links={"card": CARD},
+        retry=after_outages(),
     )
 
     @asset(declared)
@@ -46,8 +54,9 @@ def hub_asset(repository: str) -> dg.AssetsDefinition:
                 raise
             why = error.server_message or error.response.headers.get("X-Error-Message")
             raise dg.Failure(f"HF_TOKEN may not push {where}: {why}", allow_retries=False) from error
+        pushed = {"commit": dg.MetadataValue.url(commit.commit_url)}
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(curated.version), metadata={"commit": dg.MetadataValue.url(commit.commit_url)}
+            data_version=dg.DataVersion(curated.version), metadata=metadata_of(store, declared, curated) | pushed
         )
 
     return curation_hub

@@ -10,7 +10,7 @@ from assets.define import Asset, asset
 from assets.launcher import Progress
 from assets.metadata import result_of
 from assets.store import AssetStore, code_of
-from assets.toyworld.source import SourceSizes, write_source
+from assets.toyworld.source import REPORT, SourceSizes, write_source
 
 SOURCE = "toyworld/source"
 CODE = code_of("assets/toyworld/source.py", "assets/toyworld/clips.py", "assets/toyworld/trajectories.py",
@@ -24,6 +24,7 @@ def toyworld_assets(sizes: SourceSizes, seed: int) -> list[dg.AssetsDefinition]:
         "Clips, TwiFF-shaped shards and both benchmarks of the marble ring, drawn from the profile's seed.",
         kinds=("python", "parquet", "mp4"),
         code=CODE,
+        links={"report": REPORT, "clips": "clips"},
     )
 
     @asset(declared)
@@ -35,6 +36,6 @@ def toyworld_assets(sizes: SourceSizes, seed: int) -> list[dg.AssetsDefinition]:
             return asdict(report)
 
         work = store.work(SOURCE, {}, {"seed": seed, "sizes": asdict(sizes)}, CODE)
-        return result_of(declared, work.do(write))
+        return result_of(store, declared, work.do(write))
 
     return [toyworld_source]

@@ -21,6 +21,7 @@ from assets.toyworld.trajectories import Mix, draw_shard
 from training.data.world import draw_questions, rule_baselines
 
 RULE_QUESTIONS = 3000
+REPORT = "SOURCE.json"
 STREAMS = {"rows": 0, "futurebench": 1, "twiffbench": 2, "rules": 3}  # one random stream for each part
 
 
@@ -78,5 +79,5 @@ def write_source(
         benchmark_clips=len(observed),
         rules=rule_baselines(draw_questions(RULE_QUESTIONS, rng["rules"], "test")),
     )
-    (root / "SOURCE.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
+    (root / REPORT).write_text(json.dumps(asdict(report), indent=1) + "\n")
     return report

@@ -12,6 +12,7 @@ from assets.define import Asset, asset
 from assets.launcher import Progress
 from assets.metadata import batch_result
 from assets.partitions import BY_SHARD, SHARDS
+from assets.retries import if_remote
 from assets.settings import SourceSettings
 from assets.store import AssetStore, code_of
 from assets.trajectories.clips import resolve_clips
@@ -100,6 +101,7 @@ def _trajectories(settings: SourceSettings) -> dg.AssetsDefinition:
         upstream=(SOURCE,),
         cut=BY_SHARD,
         table=ROWS,
+        retry=if_remote(settings.trajectories),
         links={"quarantine": QUARANTINE},
     )
 
@@ -124,7 +126,7 @@ def _trajectories(settings: SourceSettings) -> dg.AssetsDefinition:
             config = {"shard": PurePosixPath(shard.file).name}
             work = store.work(TRAJECTORIES, {SOURCE: source.version(shard)}, config, TRAJECTORIES_CODE, name)
             pulled[name] = work.do(partial(pull, shard=shard))
-        return batch_result(context, declared, pulled)
+        return batch_result(context, store, declared, pulled)
 
     return twiff_trajectories
 
@@ -138,6 +140,7 @@ def _clips(settings: SourceSettings) -> dg.AssetsDefinition:
         upstream=(TRAJECTORIES,),
         cut=BY_SHARD,
         table=CLIP_TABLE,
+        retry=if_remote(*settings.clips),
         links={"quarantine": QUARANTINE},
     )
 
@@ -175,7 +178,7 @@ def _clips(settings: SourceSettings) -> dg.AssetsDefinition:
             rows = store.current(TRAJECTORIES, shard)
             work = store.work(CLIPS, {TRAJECTORIES: rows}, {"roots": roots}, CLIPS_CODE, shard)
             resolved[shard] = work.do(partial(resolve, trajectories=rows))
-        return batch_result(context, declared, resolved)
+        return batch_result(context, store, declared, resolved)
 
     return twiff_clips
 

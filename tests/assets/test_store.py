@@ -7,6 +7,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from assets.columns import Made, Table
 from assets.define import Asset, asset
 from assets.metadata import batch_result, metadata_of, result_of
 from assets.partitions import Cut
@@ -85,13 +86,14 @@ def test_everything_current_is_listed_by_name(store: AssetStore) -> None:
 
 def test_metadata_tells_rows_columns_counts_and_provenance(store: AssetStore) -> None:
     artifact = store.work("curation/rows", {"clips": "1"}, {"top": 2}, "code").do(write_rows([]))
-    declared = Asset("curation/rows", SAYS, ("parquet",), table="rows.parquet")
-    metadata = metadata_of(declared, artifact)
+    columns = Table("", {"row_id": Made("the row"), "gain": Made("its gain", ("curation/answers:text",))})
+    declared = Asset("curation/rows", SAYS, ("parquet",), table="rows.parquet", columns=columns)
+    metadata = metadata_of(store, declared, artifact)
     assert metadata["dagster/row_count"] == 2
     assert [column.name for column in metadata["dagster/column_schema"].columns] == ["row_id", "gain"]
     assert metadata["rows"] == 2
     assert metadata["provenance"].value == {"inputs": {"clips": "1"}, "config": {"top": 2}, "code": "code"}
-    assert result_of(declared, artifact).data_version == dg.DataVersion(artifact.version)
+    assert result_of(store, declared, artifact).data_version == dg.DataVersion(artifact.version)
 
 
 def test_a_figure_is_shown_beside_the_counts_that_it_draws(store: AssetStore) -> None:
@@ -102,7 +104,7 @@ def test_a_figure_is_shown_beside_the_counts_that_it_draws(store: AssetStore) ->
 
     artifact = store.work("curation/rows", {}, {}, "code").do(draw)
     shown = ("histogram.png", "top_rows.md", "not_there.md")
-    metadata = metadata_of(Asset("curation/rows", SAYS, ("parquet",), shown=shown), artifact)
+    metadata = metadata_of(store, Asset("curation/rows", SAYS, ("parquet",), shown=shown), artifact)
     assert metadata["histogram"].value == {"8": 2}
     assert metadata["histogram_figure"].value == "![histogram.png](data:image/png;base64,UE5H)"
     assert metadata["top_rows"].value == "| rank |"
@@ -120,7 +122,7 @@ def test_partitions_of_one_run_keep_their_own_metadata(store: AssetStore) -> Non
             name: store.work("curation/rows", {"shard": name}, {}, "code", name).do(write_rows([]))
             for name in context.partition_keys
         }
-        return batch_result(context, declared, made)
+        return batch_result(context, store, declared, made)
 
     tags = {"dagster/asset_partition_range_start": "a", "dagster/asset_partition_range_end": "b"}
     result = dg.materialize([rows], instance=dg.DagsterInstance.ephemeral(), tags=tags)

@@ -49,7 +49,7 @@ def graph(profile: str) -> dict[str, Any]:
 
 
 def _asset(node: Any) -> dict[str, Any]:
-    condition, freshness = node.automation_condition, node.freshness_policy
+    condition = node.automation_condition
     told = {
         "made from": _listed(_name(key) for key in node.parent_keys),
         "group": node.group_name,
@@ -59,7 +59,8 @@ def _asset(node: Any) -> dict[str, Any]:
         "partitions": _partitions(node.partitions_def),
         "partitions a run": _backfill(node.backfill_policy),
         "made by itself when": condition.get_label() or str(condition) if condition else None,
-        "fresh": str(freshness) if freshness else None,
+        "fresh": _fresh(node.freshness_policy),
+        "tried again": _tried_again(node),
     }
     return {name: value for name, value in told.items() if value}
 
@@ -90,6 +91,18 @@ def _partitions(cut: dg.PartitionsDefinition | None) -> str | None:
 
 def _backfill(policy: dg.BackfillPolicy | None) -> Any:
     return (policy.max_partitions_per_run or "all") if policy else None
+
+
+def _fresh(policy: Any) -> str | None:
+    if policy is None:
+        return None
+    late, stale = policy.warn_window.to_timedelta(), policy.fail_window.to_timedelta()
+    return f"late after {late.days} days, stale after {stale.days}"
+
+
+def _tried_again(node: Any) -> int | None:
+    policy = getattr(node.assets_def.node_def, "retry_policy", None) if node.is_executable else None
+    return policy.max_retries if policy else None
 
 
 def _name(key: dg.AssetKey) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 from assets.lineage import Lineage
 from assets.store import AssetStore
+from pipelines.definitions import build_definitions
 from pipelines.instance import driver_instance
 from pipelines.jobs import plan
 from tests.reduced import reduced_demo
@@ -184,6 +185,47 @@ def test_every_checkpoint_was_opened_again_and_shows_its_curves(home: Path, monk
     with driver_instance(home) as instance:
         latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks)
     assert {key.name: latest[key].status.value for key in checks} == dict.fromkeys(held, "SUCCEEDED")
+
+
+def test_every_asset_page_tells_what_a_person_asks_of_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts, files, provenance, the way to follow it; of a main table rows, columns, and where they come from."""
+    monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
+    nodes = build_definitions(reduced_demo(home)).resolve_asset_graph().asset_nodes
+    with driver_instance(home) as instance:
+        told = {
+            node.key: instance.get_latest_materialization_event(node.key) for node in nodes if node.is_materializable
+        }
+    pages = {key.to_user_string(): event.asset_materialization for key, event in told.items() if event}
+    assert len(pages) == len(told) == len(nodes) - 1  # the source is only observed
+    real = {
+        key: set(pl.read_parquet_schema(page.metadata["dagster/uri"].value))
+        for key, page in pages.items()
+        if "dagster/uri" in page.metadata
+    }
+    assert set(pages) - set(real) == {
+        "toyworld/source", "checkpoints/base", "checkpoints/sft", "checkpoints/rl", "reports/imagination",
+        "reports/latent_necessity", "reports/comparison",
+    }  # fmt: skip
+    for key, page in pages.items():
+        assert {"folder", "seconds", "version", "provenance", "lineage", "lineage_page"} <= set(page.metadata), key
+        assert page.tags["dagster/data_version"], key
+        linked = [one.value for one in page.metadata.values() if isinstance(one, dg.PathMetadataValue)]
+        assert len(linked) > 1 and all(Path(path).exists() for path in linked), key
+    for key, columns in real.items():
+        metadata = pages[key].metadata
+        assert metadata["dagster/row_count"].value > 0, key
+        schema = metadata["dagster/column_schema"].value
+        assert {column.name for column in schema.columns} == columns and all(c.description for c in schema.columns), key
+        lineage = metadata["dagster/column_lineage"].value.deps_by_column
+        assert set(lineage) == columns, key
+        for column, came in lineage.items():
+            for one in came:
+                assert one.column_name in real[one.asset_key.to_user_string()], (key, column, one)
+            assert f"| `{column}` |" in metadata["columns"].value
+    assert {key for key, page in pages.items() if any(name.endswith("_figure") for name in page.metadata)} == {
+        "curation/visual_gain", "curation/future_l1_50k", "checkpoints/sft", "checkpoints/rl", "futurebench/report",
+        "twiffbench/report", "reports/imagination", "reports/latent_necessity", "reports/comparison",
+    }  # fmt: skip
 
 
 def test_running_it_again_makes_nothing_new(home: Path) -> None:
