@@ -6,7 +6,7 @@ A source lists its shards without reading them, and hands out one of them as a l
 import glob
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 from assets.settings import SourceSettings
@@ -92,7 +92,7 @@ class UrlSource:
         elif glob.has_magic(self._path):
             root, found = fixed_part(self._path), list(self._fs.glob(self._path, detail=True).values())
         else:
-            root = str(PurePosixPath(self._path).parent)
+            root = self._path.rpartition("/")[0]  # not PurePosixPath: the slashes of http:// are two
             found = [self._fs.info(self._path)] if self._fs.isfile(self._path) else []
         files = [info for info in found if info["type"] == "file"]
         return listed(self._url, root, [(info["name"], url_stamp(info), int(info.get("size") or 0)) for info in files])
