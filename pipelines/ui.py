@@ -1,7 +1,6 @@
 """Dagster's webserver and daemon, together: started, seen to be healthy, and ended together."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,17 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from assets.launching.local import end_group
-from assets.launching.program import Deadlines
 from assets.store import PROJECT
 from pipelines.instance import ready_instance
+from training import supervisor
 
 SECONDS_TO_HEALTH = 120.0
 HEALTH = """{
-    workspaceOrError {... on Workspace {locationEntries {locationOrLoadError {__typename ... on PythonError {message}}}}}
+    workspaceOrError {... on Workspace {locationEntries {
+        locationOrLoadError {__typename ... on PythonError {message}}}}}
     instance {daemonHealth {allDaemonStatuses {daemonType required healthy}}}
 }"""
-SECONDS_TO_LEAVE = 15.0
+DEADLINES = supervisor.Deadlines(seconds_to_checkpoint=15.0, seconds_to_leave=15.0)
 
 
 class UnhealthyError(RuntimeError):
@@ -57,13 +56,12 @@ def serve(home: Path, host: str, port: int, read_only: bool = False) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for child in children:
-            end_group(child, Deadlines(SECONDS_TO_LEAVE, SECONDS_TO_LEAVE))
+            supervisor.end(child, DEADLINES)
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[str]:
-    """In a group of its own, which ends with us even if we are killed."""
-    tether = [sys.executable, "-m", "training.tether", str(os.getpid()), sys.executable]
-    return subprocess.Popen([*tether, *command], cwd=PROJECT, start_new_session=True, text=True)
+    """With all that it starts it ends when we do, even if we are killed."""
+    return supervisor.start([sys.executable, *command], DEADLINES, cwd=PROJECT)
 
 
 def _wait_for_health(url: str, children: Sequence[subprocess.Popen[str]]) -> None:

@@ -25,10 +25,11 @@ NODES = """{assetNodes {
     assetKey {path} groupName kinds pools description owners {... on TeamAssetOwner {team}}
     partitionDefinition {name type} partitionKeys jobNames isExecutable
 }}"""
-JOBS = """{repositoryOrError(repositorySelector: {repositoryLocationName: "future-l1", repositoryName: "__repository__"}) {
-    ... on Repository {
-        jobs {name description} schedules {name cronSchedule scheduleState {status}} sensors {name sensorState {status}}
-    }
+SELECTOR = 'repositoryLocationName: "future-l1", repositoryName: "__repository__"'
+JOBS = f"""{{repositoryOrError(repositorySelector: {{{SELECTOR}}}) {{...stages}}}}
+fragment stages on Repository {{
+    jobs {{name description}}
+    schedules {{name cronSchedule scheduleState {{status}}}} sensors {{name sensorState {{status}}}}
 }}"""
 CHECKS = """{assetNodes {assetKey {path} assetChecksOrError {
     ... on AssetChecks {checks {name description blocking}}}}}"""
@@ -146,8 +147,7 @@ def test_a_webserver_that_only_shows_changes_nothing(web: Web) -> None:
             shown.launch("observe_source")
         with pytest.raises(AssertionError, match="UnauthorizedError"):
             shown.backfill(["twiff/clips"], ["any"])
-        start = """mutation {startSensor(sensorSelector: {repositoryLocationName: "future-l1",
-            repositoryName: "__repository__", sensorName: "new_shards"}) {__typename}}"""
+        start = f'mutation {{startSensor(sensorSelector: {{{SELECTOR}, sensorName: "new_shards"}}) {{__typename}}}}'
         assert shown.asked(start)["startSensor"]["__typename"] == "UnauthorizedError"
         assert shown.runs() == before
 

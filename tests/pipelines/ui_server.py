@@ -169,11 +169,10 @@ def ui(home: Path, profile: str, *options: str) -> Iterator[Ui]:
             cwd=ROOT, env=environment(home, profile), stdout=said, stderr=said, text=True, start_new_session=True,
         )  # fmt: skip
         try:
-            begun = log.stat().st_size
 
             def healthy() -> bool:
                 assert process.poll() is None, log.read_text()
-                return f"Dagster is on http://127.0.0.1:{port}" in log.read_text()[begun:]
+                return f"Dagster is on http://127.0.0.1:{port} " in log.read_text()
 
             until(healthy, f"the UI is healthy ({log})", 180)
             yield Ui(process, home, port)

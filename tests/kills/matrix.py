@@ -1,0 +1,155 @@
+"""One cell of the kill matrix: somebody who has a part in a training is killed outright, at a chosen moment."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import dagster as dg
+import psutil
+
+from assets.checkpoints.assets import SFT
+from assets.store import AssetStore
+from tests.pipelines.ui_server import ROOT, Ui, future_l1, until
+from tests.reduced import write_reduced_overlay
+from training.artifacts import CURRENT, PARTIAL, Artifact, file_digest
+from training.programs import RESULT
+
+Who = Literal["program", "supervisor", "launcher", "run worker", "daemon", "webserver"]
+When = Literal["before", "during", "after"]
+RECIPE = "future_l1"
+STEPS = 24
+"""Of the training; a checkpoint every second one."""
+PARTS = {"daemon": "dagster._daemon", "webserver": "dagster_webserver"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A home with everything that an SFT recipe is trained on, and the profile that trains it."""
+
+    home: Path
+    profile: str
+
+    @property
+    def store(self) -> AssetStore:
+        return AssetStore(self.home)
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint's artifacts are."""
+        return self.store.artifacts.root / SFT / RECIPE
+
+    def forget(self) -> None:
+        """As if it had never been trained."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def workspace(self) -> Path | None:
+        return next(iter(self.folder.glob(f"*{PARTIAL}")), None)
+
+    def published(self) -> bool:
+        return (self.folder / CURRENT).is_symlink()
+
+    def checkpoint(self) -> bool:
+        """Whether there is something to resume from."""
+        return any(self.folder.glob(f"*{PARTIAL}/steps/checkpoint-*/trainer_state.json"))
+
+    def result(self) -> bool:
+        """Whether the program has done its work, and the step not yet published it."""
+        return any(self.folder.glob(f"*{PARTIAL}/{RESULT}"))
+
+
+def prepare(folder: Path) -> Place:
+    """The reduced demo up to what is trained on, with Dagster looking after its runs every two seconds."""
+    profile = write_reduced_overlay(folder / "kills.toml", steps=STEPS)
+    home = folder / "home"
+    settings = (ROOT / "instance" / "dagster.yaml").read_text()
+    for name, seconds in {"poll_interval_seconds": 2, "free_slots_after_run_end_seconds": 5}.items():
+        (line,) = (line for line in settings.splitlines() if line.strip().startswith(f"{name}:"))
+        settings = settings.replace(line, f"  {name}: {seconds}")
+    (home / "dagster").mkdir(parents=True)
+    (home / "dagster" / "dagster.yaml").write_text(settings)
+    future_l1(home, str(profile), "curate")
+    return Place(home, str(profile))
+
+
+@dataclass(frozen=True)
+class Family:
+    """Who works on a training, from the program up to the run's own process."""
+
+    program: psutil.Process
+    supervisor: psutil.Process
+    launcher: psutil.Process
+    run_worker: psutil.Process
+
+    def living(self) -> list[psutil.Process]:
+        return [one for one in (self.program, self.supervisor, self.launcher, self.run_worker) if _lives(one)]
+
+
+def family(place: Place) -> Family | None:
+    """Found from the program's command line, which names its workspace, upwards."""
+    for process in psutil.process_iter():
+        try:
+            if process.cmdline()[1:3] == ["-m", "training.sft"] and str(place.folder) in process.cmdline()[-1]:
+                supervisor, *parents = process.parents()
+                launcher, run_worker = [one for one in parents if "multiprocessing.spawn" in " ".join(one.cmdline())]
+                return Family(process, supervisor, launcher, run_worker)
+        except psutil.NoSuchProcess:
+            continue
+    return None
+
+
+def kill(place: Place, ui: Ui, who: Who, when: When) -> tuple[str, Family]:
+    """Start a training, kill `who` with SIGKILL at the moment; returns the run and those who worked on it."""
+    run = ui.launch("train_sft", [SFT], RECIPE, checks=False)
+    workers = until(lambda: family(place), "the program has started")
+    moment = {"before": place.checkpoint, "during": place.result, "after": place.published}[when]
+    until(moment, f"{who} can be killed {when} publishing", between=0.002)
+    doomed = ui.part(PARTS[who]) if who in PARTS else getattr(workers, who.replace(" ", "_"))
+    if _lives(doomed):
+        doomed.kill()
+    return run, workers
+
+
+def assert_nothing_is_left(place: Place, workers: Family) -> None:
+    """Nobody works on it any more, and slot and locks are free; waited for."""
+    until(lambda: not workers.living(), "everybody who worked on the training has ended")
+    assert family(place) is None
+    until(lambda: slots(place.home) == 0, "the gpu pool's slot is free")
+    workspace = place.workspace()
+    if workspace is not None:
+        descriptor = os.open(workspace, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
+
+
+def slots(home: Path) -> int:
+    """How many slots of the pool `gpu` are taken."""
+    with instance_of(home) as instance:
+        return instance.event_log_storage.get_concurrency_info("gpu").active_slot_count
+
+
+@contextmanager
+def instance_of(home: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        yield instance
+
+
+def trained(place: Place) -> Artifact:
+    """The published checkpoint, every file of which is as its manifest says."""
+    artifact = place.store.current(SFT, RECIPE)
+    for name, file in artifact.manifest["files"].items():
+        assert file_digest(artifact.path / name) == file["sha256"], name
+    return artifact
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

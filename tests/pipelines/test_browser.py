@@ -1,0 +1,169 @@
+"""What a person sees and does: a real UI, headless Chromium where there is one, GraphQL as the witness."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.kills.matrix import (
+    Place,
+    assert_nothing_is_left,
+    family,
+    prepare,
+    trained,
+)
+from tests.pipelines.ui_server import Ui, ui, until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_VARIABLE = "FUTURE_L1_CHROMIUM"
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+MILLISECONDS = 60_000
+STAGES = {
+    "toyworld": ["source"],
+    "trajectories": ["source", "trajectories", "clips"],
+    "curation": ["answers", "visual_gain", "future_l1_50k", "sft_sets", "rl_sets"],
+    "checkpoints": ["base", "sft", "rl"],
+    "benchmarks": ["items", "answers", "report"],
+    "reports": ["imagination", "latent_necessity", "comparison"],
+}
+SHARDS = ["train-00000-of-00003", "train-00001-of-00003", "train-00002-of-00003"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return prepare(tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture(scope="module")
+def served(place: Place) -> Iterator[Ui]:
+    with ui(place.home, place.profile) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    from playwright.sync_api import sync_playwright
+
+    named = os.environ.get(BROWSER_VARIABLE)
+    found = named or next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"no browser: install one of {', '.join(BROWSERS)} (Debian: apt install chromium), or name "
+                    f"Chromium's path in ${BROWSER_VARIABLE}")  # fmt: skip
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: "Browser", served: Ui) -> "Iterator[Page]":
+    """A fresh page, which must not have asked anybody but the UI."""
+    context = browser.new_context(viewport={"width": 1600, "height": 1200}, base_url=served.url)
+    context.set_default_timeout(MILLISECONDS)
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("websocket", lambda socket: asked.append(socket.url))
+    yield page
+    context.close()
+    assert asked
+    strangers = [url for url in asked if urlsplit(url).scheme in ("http", "https", "ws", "wss")
+                 and urlsplit(url).hostname != "127.0.0.1"]  # fmt: skip
+    assert strangers == []
+
+
+def test_the_lineage_shows_every_stage_and_its_assets(page: "Page") -> None:
+    from playwright.sync_api import expect
+
+    page.goto("/asset-groups")
+    for stage in STAGES:
+        expect(page.get_by_text(stage, exact=True).first).to_be_visible()
+    page.locator("svg").first.wait_for()
+    page.mouse.click(1500, 300, button="right")  # the canvas, beside the graph
+    page.get_by_role("menuitem", name="Expand all groups").click()
+    page.wait_for_url("**expanded=**")
+    page.reload()  # fits the whole graph into the window
+    for nouns in STAGES.values():
+        for noun in nouns:
+            expect(page.get_by_text(noun, exact=True).last).to_be_visible()
+
+
+def test_an_assets_page_has_its_words_columns_figures_and_checks(page: "Page") -> None:
+    from playwright.sync_api import expect
+
+    page.goto("/assets/curation/future_l1_50k")
+    for text in ("Description", "Columns", "Row count", "row_id", "gain_histogram"):
+        expect(page.get_by_text(text, exact=True).first).to_be_visible()
+    row = page.get_by_role("row").filter(has_text="storyboards_figure")
+    row.get_by_text("[Show Markdown]").click()
+    picture = page.locator("img[src^='data:image/png']")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.naturalWidth") > 400
+    page.goto("/assets/curation/future_l1_50k?view=checks")
+    for check in ("no_row_is_a_benchmarks", "rows_obey_the_rule"):
+        expect(page.get_by_text(check, exact=True).first).to_be_visible()
+    expect(page.get_by_text("Passed", exact=True).first).to_be_visible()
+
+
+def test_materialising_from_the_page_runs_to_success(page: "Page", served: Ui) -> None:
+    before = {run["runId"] for run in served.runs()}
+    page.goto("/assets/checkpoints/base")
+    page.get_by_role("button", name="Materialize").first.click()
+    page.get_by_text("Launched run").wait_for()
+    (run,) = until(lambda: {run["runId"] for run in served.runs()} - before, "the run is known")
+    assert served.finished(run) == "SUCCESS", served.errors(run)
+    assert materialised(served, "checkpoints/base")[0]["runId"] == run
+
+
+@pytest.fixture(scope="module")
+def backfill(served: Ui) -> str:
+    """Three shards of two light assets, to the end."""
+    backfill = served.backfill(["twiff/trajectories", "twiff/clips"], SHARDS)
+    until(lambda: served.backfill_status(backfill) == "COMPLETED_SUCCESS", "the backfill has ended well", between=1.0)
+    return backfill
+
+
+def test_a_backfill_over_three_shards_makes_each_of_them(served: Ui, backfill: str) -> None:
+    runs = [run for run in served.runs() if {"key": "dagster/backfill", "value": backfill} in run["tags"]]
+    assert [run["status"] for run in runs] == ["SUCCESS"], "one run for all shards"
+    for asset in ("twiff/trajectories", "twiff/clips"):
+        made = [event for event in materialised(served, asset) if event["runId"] == runs[0]["runId"]]
+        assert sorted(event["partition"] for event in made) == SHARDS
+
+
+def test_a_backfill_is_shown_with_its_shards(page: "Page", backfill: str) -> None:
+    from playwright.sync_api import expect
+
+    page.goto(f"/runs/b/{backfill}")
+    for text in ("Succeeded", *SHARDS):
+        expect(page.get_by_text(text, exact=True).first).to_be_visible()
+    expect(page.get_by_text("100% completed").first).to_be_visible()
+
+
+def test_a_cancelled_training_leaves_nothing_behind_and_the_next_goes_on(served: Ui, place: Place) -> None:
+    run = served.launch("train_sft", ["checkpoints/sft"], "future_l1")
+    workers = until(lambda: family(place), "the program has started")
+    until(place.checkpoint, "the program has saved a checkpoint", between=0.02)
+    served.terminate(run)
+    assert served.finished(run) == "CANCELED"
+    assert_nothing_is_left(place, workers)
+    assert not place.published()
+    again = served.launch("train_sft", ["checkpoints/sft"], "future_l1")
+    assert served.finished(again) == "SUCCESS", served.errors(again)
+    assert trained(place).provenance["counts"]["resumed_from"].startswith("checkpoint-")
+
+
+def materialised(served: Ui, asset: str) -> list[dict[str, Any]]:
+    """An asset's materialisations, the newest first."""
+    query = """query($path: [String!]!) {assetNodeOrError(assetKey: {path: $path}) {... on AssetNode {
+        assetMaterializations(limit: 20) {runId partition}}}}"""
+    return served.asked(query, path=asset.split("/"))["assetNodeOrError"]["assetMaterializations"]
