@@ -119,9 +119,13 @@ def test_training_follows_only_a_really_changed_data_version(tmp_path: Path) -> 
     definitions = build_definitions(overlaid(demo(tmp_path), {"retrain": True}))
     sets, sft, base = (dg.AssetKey(k.split("/")) for k in ("curation/sft_sets", "checkpoints/sft", "checkpoints/base"))
 
+    checks = {base: "base_is_complete", sets: "sft_rows_can_be_read"}
+
     def publish(instance: dg.DagsterInstance, key: dg.AssetKey, version: str) -> None:
         tags = {"dagster/data_version": version}
         instance.report_runless_asset_event(dg.AssetMaterialization(key, tags=tags))
+        passed = dg.AssetCheckEvaluation(key, checks[key], passed=True, metadata={}, blocking=True)
+        instance.report_runless_asset_event(passed)
 
     def fired(instance: dg.DagsterInstance, cursor: Any) -> tuple[set[str], Any]:
         result = dg.evaluate_automation_conditions(definitions, instance, cursor=cursor)
@@ -130,8 +134,6 @@ def test_training_follows_only_a_really_changed_data_version(tmp_path: Path) -> 
 
     with dg.DagsterInstance.ephemeral() as instance:
         publish(instance, base, "base")
-        passed = dg.AssetCheckEvaluation(base, "base_is_complete", passed=True, metadata={}, blocking=True)
-        instance.report_runless_asset_event(passed)
         told, cursor = fired(instance, None)
         assert told == set(), "nothing to train on yet"
         publish(instance, sets, "one")
