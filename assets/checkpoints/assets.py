@@ -1,5 +1,6 @@
 """`checkpoints/base`, `checkpoints/sft` and `checkpoints/rl`: op-backed assets that start the training programs."""
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from assets.resources import JudgeAccess
 from assets.settings import RlRun, SftRun
 from assets.store import AssetStore, Work, code_of
 from training.artifacts import Artifact
-from training.programs import CHECKPOINT, METRICS, read_metrics
+from training.programs import CHECKPOINT, METRICS, RESULT, read_metrics
 
 BASE = "checkpoints/base"
 SFT = "checkpoints/sft"
@@ -201,10 +202,14 @@ def _run(
     workspaces: Mapping[str, Path],
     asked: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """A program for each workspace, side by side; what each leaves, finished."""
-    starts = [Start(module, workspace, asked[name]) for name, workspace in workspaces.items()]
-    results = zip(workspaces.items(), launcher.run_together(context, starts), strict=True)
-    return {name: _finish(workspace, result) for (name, workspace), result in results}
+    """A program for each workspace, side by side; what each leaves, finished.
+
+    A workspace has the result of a program whose step was killed before it published: it is finished only.
+    """
+    waiting = {name: workspace for name, workspace in workspaces.items() if not (workspace / RESULT).is_file()}
+    if waiting:
+        launcher.run_together(context, [Start(module, folder, asked[name]) for name, folder in waiting.items()])
+    return {name: _finish(folder, json.loads((folder / RESULT).read_text())) for name, folder in workspaces.items()}
 
 
 def _config(run: SftRun | RlRun, seed: int, device: str, tried: TriedTraining) -> dict[str, Any]:
@@ -225,8 +230,9 @@ def _set_version(sets: Artifact, name: str) -> str:
 
 def _finish(workspace: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the checkpoint and the figures; what was only for resuming goes."""
-    shutil.rmtree(workspace / MODEL, ignore_errors=True)  # of a start that was killed right here
-    (workspace / CHECKPOINT).rename(workspace / MODEL)
+    if (workspace / CHECKPOINT).is_dir():  # else a step that was killed after this has moved it
+        shutil.rmtree(workspace / MODEL, ignore_errors=True)
+        (workspace / CHECKPOINT).rename(workspace / MODEL)
     shutil.rmtree(workspace / "steps", ignore_errors=True)
     from evaluation.reports.figures import training_curves
 
