@@ -4,6 +4,7 @@ Where they run is the backend's business (`assets.launching`); what they report 
 """
 
 import json
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,15 +111,16 @@ def arguments_for(settings: LaunchSettings, module: str, config: Path) -> list[s
 
 
 class _Watch:
-    """Tells progress, and ends who is silent or runs for too long."""
+    """Tells progress, and ends who is silent or runs for too long, each since its own start."""
 
     def __init__(self, settings: LaunchSettings, progress: Progress) -> None:
         self._settings = settings
         self._progress = progress
         self._seen: dict[Path, tuple[int, int, str]] = {}
-        self._begun = time.time()
+        self._begun: dict[Path, float] = {}
 
     def __call__(self, running: Sequence[Program]) -> None:
+        _check_parent()
         self.tell(running)
         for program in running:
             self._end_if_overdue(program)
@@ -132,10 +134,18 @@ class _Watch:
                 self._seen[program.out] = now
 
     def _end_if_overdue(self, program: Program) -> None:
-        silent, most_silent = time.time() - max(self._begun, last_sign(program.out)), self._settings.seconds_silent
+        begun = self._begun.setdefault(program.out, time.time())
+        silent, most_silent = time.time() - max(begun, last_sign(program.out)), self._settings.seconds_silent
         if most_silent is not None and silent > most_silent:
             raise dg.Failure(f"{program.module} in {program.out} has said nothing for {silent:.0f} s: it hangs")
-        ran, most = time.time() - self._begun, self._settings.seconds_at_most.get(program.module)
+        ran, most = time.time() - begun, self._settings.seconds_at_most.get(program.module)
         if most is not None and ran > most:
             raise dg.Failure(f"{program.module} in {program.out} has run for {ran:.0f} s, longer than "
                              "launch.seconds_at_most; materialise again to go on from its checkpoint")  # fmt: skip
+
+
+def _check_parent() -> None:
+    """A step in a process of its own outlives its run's, when that is killed; nobody would hear of what it does."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise dg.Failure(f"the run's own process ({parent.pid}) has ended; materialise again to go on from here")

@@ -1,4 +1,4 @@
-"""What the three GPU programs share: a JSON config, progress, metrics, a device lock and a result.
+"""What the GPU programs share: a JSON config, progress, metrics, a device of their own and a result.
 
 A program is a module whose last lines are `if __name__ == "__main__": run_program(SftConfig, main)`. It is started as
 `python -m training.sft --config sft.json`, by hand or by Dagster's launcher, and leaves in its working folder
@@ -8,16 +8,15 @@ A program is a module whose last lines are `if __name__ == "__main__": run_progr
     metrics.jsonl   {"step", name: value, ...}: one line a report; after a resumed run the last line of a step counts
     result.json     what `main` returned, written last
 
-Under Dagster its log lines, progress and metrics also travel through Pipes.
+Under Dagster its log lines, progress and metrics also travel through Pipes. Each of its processes holds the lock of the
+GPU that it works on for as long as it lives; where the locks are, and who may have which, says `training.devices`.
 """
 
 import argparse
-import fcntl
 import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,9 +26,10 @@ from typing import Any, Literal, TypeVar
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 from pydantic import BaseModel, ConfigDict
 
+from training.devices import TooFewDevicesError, own_device
 from training.endpoint import EndpointRefusesError
 from training.files import whole
-from training.tether import die_with_parent
+from training.tether import TETHERED, die_with_parent
 
 PROGRESS = "progress.json"
 METRICS = "metrics.jsonl"
@@ -39,8 +39,6 @@ CHECKPOINT = "checkpoint"
 CONFIG_ERROR = 2
 """The status of a program that no retry will help."""
 
-# Set by the launcher: the program belongs to it, ends with it, and leads its own process group.
-TETHERED = "FUTURE_L1_TETHERED"
 # Every event is a row in Dagster's database, and a line on a person's screen.
 SECONDS_BETWEEN_EVENTS = 10.0
 SECONDS_BETWEEN_FILES = 0.2
@@ -141,8 +139,8 @@ def is_first() -> bool:
 def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Mapping[str, Any]]) -> None:
     """Parse `--config FILE.json`, run `main` and write what it returns to `out/result.json`.
 
-    Ends with status 2 on a config that does not validate or that an endpoint refuses, 130 when interrupted and 143 when
-    terminated; whatever `main` left in `out` is there for the next start.
+    Ends with status 2 on a config that does not validate, that an endpoint refuses or that wants a GPU where there is
+    none, 130 when interrupted and 143 when terminated; whatever `main` left in `out` is there for the next start.
     """
     config = _parse(config_type)
     if os.environ.get(TETHERED):
@@ -157,7 +155,7 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
             result = main(config, reporter)
             if first:
                 _write_json(config.out / RESULT, dict(result))
-    except EndpointRefusesError as error:
+    except (EndpointRefusesError, TooFewDevicesError) as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(CONFIG_ERROR)
     except KeyboardInterrupt:
@@ -189,24 +187,25 @@ def _pipes(first: bool) -> Iterator[PipesContext | None]:
 
 @contextmanager
 def _device(device: str) -> Iterator[str]:
-    """Resolve "auto", and hold the device's lock for as long as the program lives.
+    """Where this process works; its GPU's lock is held for as long as it lives (`training.devices`).
 
-    A pool slot in Dagster is a count; this is what keeps two programs off one device. The lock goes with the process,
-    however it ends.
+    Raises TooFewDevicesError where a GPU is asked for and there is none.
     """
     if device == "cpu":
         yield device
         return
+    with own_device(lambda line: print(line, flush=True)) as own:
+        if own is None and device == "cuda":
+            _check_cuda()
+        yield own or device
+
+
+def _check_cuda() -> None:
+    """No lock is held where nvidia-smi names no device; torch may know one all the same."""
     import torch
 
-    if device == "auto" and not torch.cuda.is_available():
-        yield "cpu"
-        return
-    index = int(os.environ.get("LOCAL_RANK", "0"))
-    name = str(torch.cuda.get_device_properties(index).uuid)
-    with (Path(tempfile.gettempdir()) / f"future-l1-{name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield f"cuda:{index}"
+    if not torch.cuda.is_available():
+        raise TooFewDevicesError("a GPU is asked for (device = cuda), and none is visible on this machine")
 
 
 def _end_own_group() -> None:

@@ -1,9 +1,8 @@
 """Start a command that ends when whoever started it ends: `python -m training.tether PARENT_PID COMMAND...`.
 
-A training outlives the Dagster step that started it when that step's process is killed outright (out of memory, a
-reboot of the daemon), and goes on using a device that Dagster believes to be free. The kernel can prevent that: it
-sends SIGTERM to a process whose parent died, if the process asked for it. The request survives `exec`, so this module
-asks and then becomes the command. Signal dispositions are reset, because a shell's background jobs ignore SIGINT.
+For engines that signal and kill for themselves, once they live (`training.supervisor` does it all). The kernel sends
+SIGTERM to a process whose parent died, if the process asked for it. The request survives `exec`, so this module asks
+and then becomes the command. Signal dispositions are reset, because a shell's background jobs ignore SIGINT.
 """
 
 import ctypes
@@ -11,6 +10,8 @@ import os
 import signal
 import sys
 
+TETHERED = "FUTURE_L1_TETHERED"
+"""Set for a program that belongs to whoever started it and ends with it, and for what it starts."""
 PR_SET_PDEATHSIG = 1
 
 

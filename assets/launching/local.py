@@ -1,28 +1,29 @@
-"""Programs on this machine, each the leader of its own process group, and the group reliably ended.
+"""Programs on this machine, each with devices of its own and a supervisor, and for certain ended.
 
 Dagster's own subprocess client signals the direct child only, never kills, and frees the pool slot while a stubborn
-training or its grandchildren still hold the device. Here, when the step is cancelled or fails, the whole group gets
-INT (write a checkpoint and leave), TERM and KILL, each with a deadline, and the step ends only when nobody is left. A
-program whose step is killed outright ends itself (`training.tether`).
+training or its grandchildren still hold the device. Here, when the step is cancelled or fails, all that a program
+started gets INT (write a checkpoint and leave), TERM and KILL, each with a deadline, and the step ends only when nobody
+is left. Of a step that is killed outright, the program's supervisor does the same (`training.supervisor`).
 """
 
+import math
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from typing import IO, Literal
 
 import dagster as dg
-import psutil
 from pydantic import BaseModel, ConfigDict
 
-from assets.launching.program import PROJECT, Context, Deadlines, Program, Watch, failure, op_context
-from training.programs import TETHERED
+from assets.launching.program import PROJECT, Context, Deadlines, Program, Watch, failure, interrupts_wait, op_context
+from training import supervisor
+from training.devices import NOTHING, Claim, TooFewDevicesError, check_enough, says_waiting, try_claim, visible
 
 SECONDS_BETWEEN_LOOKS = 0.2
 LINES_KEPT = 40
@@ -34,36 +35,72 @@ class LocalSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["local"] = "local"
+    devices: tuple[str, ...] | None = None
+    """The GPUs, by UUID (`nvidia-smi -L`), that programs may have, and MIG's parts of them; None: all that are visible
+    here, and on a machine without any no program needs one."""
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A program's supervisor, and the end of what the program says on stderr."""
+
+    program: Program
+    supervisor: subprocess.Popen[str]
+    last_lines: deque[str]
+
+    @property
+    def lives(self) -> bool:
+        return self.supervisor.poll() is None
 
 
 class LocalBackend:
-    """Runs programs as processes of this machine, which share the processor's cores."""
+    """Runs programs as processes of this machine, which share the processor's cores; a GPU is one program's."""
 
     def __init__(self, settings: LocalSettings, deadlines: Deadlines) -> None:
         self._settings = settings
         self._deadlines = deadlines
 
     def run(self, context: Context, programs: Sequence[Program], watch: Watch) -> None:
-        """See `assets.launching.program.Backend`."""
-        cores = max(1, (os.cpu_count() or 1) // len(programs))
-        shared = {"OMP_NUM_THREADS": str(cores)} if len(programs) > 1 else {}
-        with ExitStack() as stack:
-            running = [stack.enter_context(self._started(context, program, shared)) for program in programs]
-            processes = [process for process, _ in running]
-            while living := [i for i, process in enumerate(processes) if process.poll() is None]:
-                watch([programs[i] for i in living])
-                with suppress(subprocess.TimeoutExpired):
-                    processes[living[0]].wait(SECONDS_BETWEEN_LOOKS)
-        for program, (process, last_lines) in zip(programs, running, strict=True):
-            if process.returncode != 0:
-                raise failure(program, process.returncode, last_lines)
+        """See `assets.launching.program.Backend`.
+
+        All programs run that find enough free devices; the others wait for theirs. Raises dagster.Failure at once,
+        without retries, if one needs more devices than there are.
+        """
+        devices = self._devices(programs)
+        waiting, said, started = dict(enumerate(programs)), set[int](), dict[int, _Started]()
+        with ExitStack() as stack, _all_let_go_at_once(started):
+            while waiting or any(one.lives for one in started.values()):
+                for i, program in tuple(waiting.items()):
+                    if (claim := _claim(program, devices)) is not None:
+                        with claim:  # until the program has inherited it
+                            started[i] = stack.enter_context(self._started(context, program, claim, len(programs)))
+                        del waiting[i]
+                    elif i not in said:
+                        said.add(i)
+                        context.log.info(f"{program.out}: {says_waiting(devices, program.processes)}")
+                living = [one for one in started.values() if one.lives]
+                watch([one.program for one in living])
+                _wait_a_moment(living)
+        for _, one in sorted(started.items()):
+            if one.supervisor.returncode != 0:
+                raise failure(one.program, one.supervisor.returncode, one.last_lines)
+
+    def _devices(self, programs: Sequence[Program]) -> tuple[str, ...]:
+        """Those that programs claim from; none if none of them wants one, or there is none and they may do without."""
+        wanting = [program for program in programs if program.on_gpu]
+        if not wanting or (self._settings.devices is None and not visible()):
+            return ()
+        devices = visible() if self._settings.devices is None else self._settings.devices
+        try:
+            check_enough(devices, max(program.processes for program in wanting))
+        except TooFewDevicesError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        return devices
 
     @contextmanager
-    def _started(
-        self, context: Context, program: Program, shared: Mapping[str, str]
-    ) -> "Iterator[tuple[subprocess.Popen[str], deque[str]]]":
-        """A program in its own group, with its Pipes session, until the context ends."""
-        command = [sys.executable, "-m", "training.tether", str(os.getpid()), sys.executable, *program.arguments]
+    def _started(self, context: Context, program: Program, claim: Claim, together: int) -> Iterator[_Started]:
+        """A program under a supervisor, with its Pipes session, until the context ends."""
+        cores = max(1, (os.cpu_count() or 1) // together)
         with dg.open_pipes_session(
             context=op_context(context),
             context_injector=dg.PipesEnvContextInjector(),
@@ -71,84 +108,64 @@ class LocalBackend:
         ) as session:
             environment = {
                 **os.environ,
-                **shared,
+                **({"OMP_NUM_THREADS": str(cores)} if together > 1 else {}),
                 **program.environment,
+                **claim.environment,
                 **session.get_bootstrap_env_vars(),
-                TETHERED: "1",
+                # torchrun would KILL its processes 30 s after INT.
+                "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(self._deadlines.seconds_to_checkpoint)),
                 "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             }
-            with self._group(command, environment) as group:
-                yield group
+            with self._supervised(program, environment, claim) as started:
+                yield started
 
     @contextmanager
-    def _group(
-        self, command: list[str], environment: Mapping[str, str]
-    ) -> Iterator[tuple[subprocess.Popen[str], deque[str]]]:
-        process = subprocess.Popen(
-            command, env=dict(environment), start_new_session=True, stderr=subprocess.PIPE, text=True, errors="replace"
+    def _supervised(self, program: Program, environment: Mapping[str, str], claim: Claim) -> Iterator[_Started]:
+        process = supervisor.start(
+            [sys.executable, *program.arguments],
+            self._deadlines,
+            env=dict(environment),
+            pass_fds=claim.descriptors,
+            stderr=subprocess.PIPE,
+            errors="replace",
         )
         assert process.stderr is not None
         last_lines: deque[str] = deque(maxlen=LINES_KEPT)
         copier = threading.Thread(target=_copy_lines, args=(process.stderr, last_lines), daemon=True)
         copier.start()
         try:
-            yield process, last_lines
+            yield _Started(program, process, last_lines)
         finally:
-            with _no_further_interrupts():
-                end_group(process, self._deadlines)
+            with interrupts_wait():
+                supervisor.end(process, self._deadlines)
             copier.join()
 
 
-def end_group(process: subprocess.Popen[str], deadlines: Deadlines) -> None:
-    """End every process of the group that `process` leads, and return only when none is left.
-
-    A leader that has ended already gets no INT: it wrote what it had to write, and only stragglers remain.
-    """
-    steps = [
-        (signal.SIGINT, deadlines.seconds_to_checkpoint),
-        (signal.SIGTERM, deadlines.seconds_to_leave),
-        (signal.SIGKILL, 60.0),
-    ]
-    for number, seconds in steps[1:] if process.poll() is not None else steps:
-        if not members(process.pid):
-            break
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        _wait_until(lambda: process.poll() is not None and not members(process.pid), seconds)
-    process.wait()
+def _claim(program: Program, devices: Sequence[str]) -> Claim | None:
+    """The devices of a program, which may be none; None while too few are free."""
+    return try_claim(devices, program.processes) if devices and program.on_gpu else NOTHING
 
 
-def members(group: int) -> list[int]:
-    """The living processes of a process group (zombies hold nothing and count as ended)."""
-    living = []
-    for process in psutil.process_iter():
-        try:
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                living.append(process.pid)
-        except (ProcessLookupError, psutil.NoSuchProcess):
-            continue
-    return living
+@contextmanager
+def _all_let_go_at_once(started: Mapping[int, _Started]) -> Iterator[None]:
+    """Whatever ends the context, all programs checkpoint at the same time, before each is waited for."""
+    try:
+        yield
+    finally:
+        for one in started.values():
+            supervisor.let_go(one.supervisor)
 
 
-def _wait_until(done: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not done() and time.monotonic() < deadline:
-        time.sleep(SECONDS_BETWEEN_LOOKS / 4)
+def _wait_a_moment(living: Sequence[_Started]) -> None:
+    """Until the first of them ends, or it is time to look again."""
+    if not living:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        return
+    with suppress(subprocess.TimeoutExpired):
+        living[0].supervisor.wait(SECONDS_BETWEEN_LOOKS)
 
 
 def _copy_lines(stream: IO[str], last_lines: deque[str]) -> None:
     for line in stream:
         sys.stderr.write(line)
         last_lines.append(line.rstrip("\n"))
-
-
-@contextmanager
-def _no_further_interrupts() -> Iterator[None]:
-    """Let an impatient second Ctrl-C wait until the group is gone."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

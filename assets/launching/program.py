@@ -1,6 +1,9 @@
 """What every place where programs run is asked, and what it owes."""
 
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -8,6 +11,7 @@ from typing import Protocol
 import dagster as dg
 
 from training.programs import CONFIG_ERROR
+from training.supervisor import Deadlines as Deadlines
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
 PROJECT = Path(__file__).resolve().parents[2]
@@ -19,6 +23,7 @@ class Program:
 
     out: its working folder, where progress, figures and the result will be.  processes: how many it starts of itself,
     each with a device of its own where `on_gpu`.  environment: variables besides those of whoever starts it.
+    seconds_at_most: after which its step ends it, and a cluster should, if the step is gone.
     """
 
     module: str
@@ -27,18 +32,12 @@ class Program:
     processes: int
     on_gpu: bool
     environment: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Deadlines:
-    """seconds_to_checkpoint: from INT to TERM.  seconds_to_leave: from TERM to KILL."""
-
-    seconds_to_checkpoint: float
-    seconds_to_leave: float
+    seconds_at_most: float | None = None
 
 
 Watch = Callable[[Sequence[Program]], None]
-"""Called again and again with the programs that still run; raises dagster.Failure if one must be ended."""
+"""Called again and again with the programs that have started and still run (those that wait for a place, or for
+devices, are not among them); raises dagster.Failure if they must be ended."""
 
 
 class Backend(Protocol):
@@ -48,16 +47,47 @@ class Backend(Protocol):
         """Run programs side by side to the end of the last, with their Pipes messages handled.
 
         Whatever ends it early (the run is cancelled, `watch` raises) ends every program and what it started, and only
-        then goes on.  Raises dagster.Failure, of the first that failed, when all have ended.
+        then goes on.  A program that fails ends no other, whose work is kept: raises dagster.Failure, of the first
+        that failed, when all have ended.
         """
 
 
 def failure(program: Program, status: int | None, last_lines: Sequence[str]) -> dg.Failure:
-    """How a program failed, with the last lines that it said; without retries if it refused its config."""
-    how = f"ended with status {status}" if status is not None else "failed"
+    """How a program failed, with the last lines that it said; without retries if it refused its config.
+
+    status: negative if a signal ended it.
+    """
     return dg.Failure(
-        f"{program.module} {how} in {program.out}:\n" + "\n".join(last_lines), allow_retries=status != CONFIG_ERROR
+        f"{program.module} {_how(status)} in {program.out}:\n" + "\n".join(last_lines),
+        allow_retries=status != CONFIG_ERROR,
     )
+
+
+def _how(status: int | None) -> str:
+    if status is None:
+        return "failed"
+    if status == -signal.SIGKILL:
+        return "was killed (SIGKILL: mostly for want of memory)"
+    if status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"ended with status {status}"
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Let an impatient second Ctrl-C wait until the programs are gone: handled after the block, not lost."""
+    if threading.current_thread() is not threading.main_thread():  # no signal reaches us
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def op_context(context: Context) -> dg.OpExecutionContext:

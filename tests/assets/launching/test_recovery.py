@@ -1,0 +1,112 @@
+"""However a program, its step or its run ends: nobody is left, and the next run goes on from the checkpoint.
+
+The instance, the runs, their steps and the programs are real, each in processes of its own.
+"""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+import pytest
+
+from tests.assets.launching.steps import counting, instance_folder, start_run, work
+from training.devices import try_claim
+
+SOON = {"seconds_to_checkpoint": 0.5, "seconds_to_leave": 0.5}
+
+
+@dataclass
+class Place:
+    """Where a test's runs work."""
+
+    home: Path
+    instance: dg.DagsterInstance
+    devices: Sequence[str]
+
+    def config(self, launch: dict[str, Any], **program: Any) -> dict[str, Any]:
+        backend = {"kind": "local", "devices": list(self.devices)}
+        asked = {"home": str(self.home), "launch": {"backend": backend, **launch}, "program": program}
+        return {"ops": {"count": {"config": asked}}}
+
+    def assert_nobody_is_left(self, processes: Sequence[psutil.Process]) -> None:
+        """Every process has ended, and its devices are free."""
+        _, alive = psutil.wait_procs(processes, timeout=60)
+        assert alive == []
+        free = try_claim(self.devices, len(self.devices))
+        assert free is not None
+        with free:
+            pass
+
+    def assert_slot_is_free(self) -> None:
+        assert self.instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 0
+
+    def assert_next_run_goes_on(self) -> None:
+        """In this process, which is no less a run."""
+        assert counting.execute_in_process(self.config({}), instance=self.instance).success
+        published = work(self.home).found()
+        assert published is not None
+        counts = published.provenance["counts"]
+        assert (counts["resumed_from"], counts["counted"]) == (2, 4)
+        self.assert_slot_is_free()
+
+
+@pytest.fixture
+def place(tmp_path: Path, devices: Sequence[str]) -> Iterator[Place]:
+    with dg.DagsterInstance.from_config(str(instance_folder(tmp_path))) as instance:
+        yield Place(tmp_path, instance, devices)
+
+
+@pytest.mark.parametrize(
+    ("deed", "launch", "says"),
+    [
+        ("run out of memory", {}, "was killed (SIGKILL: mostly for want of memory)"),
+        ("hang", {"seconds_silent": 10.0}, "has said nothing for 10 s: it hangs"),
+    ],
+)
+def test_a_program_that_dies_or_hangs_fails_its_step(
+    place: Place, tmp_path: Path, deed: str, launch: dict[str, Any], says: str
+) -> None:
+    told = tmp_path / "told"
+    config = place.config({**SOON, **launch}, deed=deed, told=str(told))
+    with dg.execute_job(dg.reconstructable(counting), place.instance, config) as result:
+        assert not result.success
+        failure = result.failure_data_for_node("count")
+        assert failure is not None and failure.user_failure_data is not None
+        assert says in str(failure.user_failure_data.description)
+    pids = [int(pid) for pid in told.read_text().split()]
+    assert len(pids) == 3 and not any(map(psutil.pid_exists, pids))
+    place.assert_nobody_is_left([])
+    place.assert_slot_is_free()
+    place.assert_next_run_goes_on()
+
+
+@pytest.mark.parametrize("killed", ["step", "run", "run and step", "none: cancelled"])
+def test_a_program_that_ignores_signals_outlives_nobody(place: Place, tmp_path: Path, killed: str) -> None:
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    run = start_run(tmp_path / "dagster", place.config(SOON, deed="ignore signals", told=str(told)))
+    program, *below = (psutil.Process(int(pid)) for pid in told.read_text().split())
+    supervisor, step, parent = program.parents()[:3]
+    assert parent.pid == run.pid
+    match killed:
+        case "step":
+            step.kill()
+        case "run":
+            run.kill()
+        case "run and step":
+            run.kill()
+            step.kill()
+        case _:
+            run.send_signal(signal.SIGINT)
+    run.wait(timeout=60)
+    place.assert_nobody_is_left([program, *below, supervisor, step])
+    if killed.startswith("run"):  # the daemon's run monitoring gives the slot back: what it does
+        (record,) = place.instance.get_run_records()
+        place.instance.event_log_storage.free_concurrency_slots_for_run(record.dagster_run.run_id)
+    place.assert_slot_is_free()
+    place.assert_next_run_goes_on()
