@@ -1,17 +1,22 @@
 """The Dagster instance of a home folder, and putting right what a killed run left in it."""
 
 import fcntl
+import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from assets.store import PROJECT
 from training.files import whole
 
 DRIVER_TAG = "future-l1/driver"
+DRIVER_LOCK = "driver.lock"
+UI_LOCK = "ui.lock"
 POSTGRES_VARIABLE = "FUTURE_L1_POSTGRES"
 """postgresql+psycopg2://user:password@host/database, where runs and events are not to be in SQLite."""
 POOLS = {"gpu": 1, "endpoint": 1}
@@ -61,23 +66,64 @@ def ready_instance(home: Path) -> None:
 
 @contextmanager
 def driver_instance(home: Path) -> Iterator[dg.DagsterInstance]:
-    """The instance for runs in this process, one such process at a time.
+    """The instance for runs in this process, one such process at a time. Raises AlreadyRunningError."""
+    folder = dagster_home(home)
+    other = f"another future-l1 is working in {home}; wait for it or stop it"
+    with _only_one(folder / DRIVER_LOCK, other), _instance(folder) as instance:
+        _limit_pools(instance)
+        _put_right(folder, instance, DRIVER_LOCK)
+        yield instance
 
-    A driver that was killed left its run "started" and its pool slot taken, and nobody else will tell: as its lock is
-    free, it is gone, so its runs have failed and its slots are given back.
+
+@contextmanager
+def sole_ui(home: Path) -> Iterator[int]:
+    """Webserver and daemon of a ready home, one of each at a time. Raises AlreadyRunningError.
+
+    Yields the lock's descriptor: whoever inherits it must have ended before the next UI may begin.
     """
     folder = dagster_home(home)
-    with (folder / "driver.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AlreadyRunningError(f"another future-l1 is working in {home}; wait for it or stop it") from error
+    with _only_one(folder / UI_LOCK, f"another `future-l1 ui` serves {home}, or is ending: wait or stop it") as lock:
         with _instance(folder) as instance:
-            _limit_pools(instance)
-            for run in instance.get_runs(dg.RunsFilter(tags={DRIVER_TAG: "in process"}, statuses=UNFINISHED)):
-                instance.report_run_failed(run, "the process that drove this run was killed")
-                instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            yield instance
+            _put_right(folder, instance, UI_LOCK)
+        yield lock
+
+
+@contextmanager
+def _only_one(lock: Path, otherwise: str) -> Iterator[int]:
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlreadyRunningError(otherwise) from error
+        yield file.fileno()
+
+
+def _put_right(folder: Path, instance: dg.DagsterInstance, held: str) -> None:
+    """A driver or a UI that was killed left its runs "started" and their pool slots taken, and nobody else will tell:
+    as its lock is free, or ours, it is gone, so its runs have failed and their slots are given back."""
+    gone = {lock for lock in (DRIVER_LOCK, UI_LOCK) if lock == held or _is_free(folder / lock)}
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+        lock = DRIVER_LOCK if DRIVER_TAG in run.tags else UI_LOCK
+        if lock in gone and not _is_looked_after(run):
+            instance.report_run_failed(run, "the process that drove this run was killed")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _is_free(lock: Path) -> bool:
+    try:
+        with _only_one(lock, ""):
+            return True
+    except AlreadyRunningError:
+        return False
+
+
+def _is_looked_after(run: dg.DagsterRun) -> bool:
+    """Whether the code server that started a run still answers; it tells of the run's end, whatever that is."""
+    server = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
+    if "socket" not in server:
+        return False
+    with socket.socket(socket.AF_UNIX) as asking:
+        return asking.connect_ex(server["socket"]) == 0
 
 
 def _instance(folder: Path) -> dg.DagsterInstance:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from assets.store import PROJECT
-from pipelines.instance import ready_instance
+from pipelines.instance import ready_instance, sole_ui
 from training import supervisor
 
 SECONDS_TO_HEALTH = 120.0
@@ -42,26 +42,29 @@ def serve(home: Path, host: str, port: int, read_only: bool = False) -> None:
     ]
     children: list[subprocess.Popen[str]] = []
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        for command in commands:
-            children.append(_start(command))
-        _wait_for_health(f"http://{host}:{port}/graphql", children)
-        print(f"Dagster is on http://{host}:{port} (Ctrl-C ends it)", flush=True)
-        while True:
-            _raise_if_ended(children)
-            time.sleep(1.0)
-    except KeyboardInterrupt:
-        print("ending", flush=True)
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        for child in children:
-            supervisor.end(child, DEADLINES)
+    with sole_ui(home) as lock:
+        try:
+            for command in commands:
+                children.append(_start(command, lock))
+            _wait_for_health(f"http://{host}:{port}/graphql", children)
+            print(f"Dagster is on http://{host}:{port} (Ctrl-C ends it)", flush=True)
+            while True:
+                _raise_if_ended(children)
+                time.sleep(1.0)
+        except KeyboardInterrupt:
+            print("ending", flush=True)
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            for child in children:
+                supervisor.let_go(child)
+            for child in children:
+                supervisor.end(child, DEADLINES)
 
 
-def _start(command: Sequence[str]) -> subprocess.Popen[str]:
-    """With all that it starts it ends when we do, even if we are killed."""
-    return supervisor.start([sys.executable, *command], DEADLINES, cwd=PROJECT)
+def _start(command: Sequence[str], lock: int) -> subprocess.Popen[str]:
+    """With all that it starts it ends when we do, even if we are killed; until then the home's lock is not free."""
+    return supervisor.start([sys.executable, *command], DEADLINES, cwd=PROJECT, pass_fds=(lock,))
 
 
 def _wait_for_health(url: str, children: Sequence[subprocess.Popen[str]]) -> None:

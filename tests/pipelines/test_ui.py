@@ -43,6 +43,18 @@ def test_a_ui_to_look_at_has_a_living_daemon_and_refuses_what_changes_something(
         with pytest.raises(AssertionError, match="UnauthorizedError"):
             served.launch("write_source")
         assert served.runs() == []
+        second = [sys.executable, "-m", "pipelines.cli", "ui", "--port", str(free_port())]
+        refused = subprocess.run(
+            second,
+            cwd=ROOT,
+            env=environment(tmp_path, "demo"),
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert refused.returncode == 1 and f"another `future-l1 ui` serves {tmp_path}" in refused.stderr
+        assert served.asked(NODES)["assetNodes"], "the first goes on"
 
 
 def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
