@@ -211,6 +211,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
         judge=JudgeSettings(base_url="http://127.0.0.1:8000/v1", model="judge"),
         launch=LaunchSettings(
             processes={"training.sft": 8, "training.rl": 8},
+            together={"evaluation.answer": 8},  # a GPU each; those that find none free wait for theirs
             accelerate_config={"training.sft": FSDP, "training.rl": FSDP},  # Adam's state fits no one GPU
             seconds_to_checkpoint=600.0,
             seconds_silent=7200.0,
