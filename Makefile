@@ -9,7 +9,7 @@ export FUTURE_L1_HOME ?= $(CURDIR)/.future-l1
 export FUTURE_L1_PROFILE ?= demo
 export SEED
 
-.PHONY: setup demo reports test ui check audit bench clean
+.PHONY: setup demo reports test ui check audit bench kills pictures clean
 
 $(STAMP): constraints.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -28,7 +28,7 @@ ui: $(STAMP)
 	$(VENV)/bin/future-l1 ui --port $(PORT)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --ignore=tests/performance --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --ignore=tests/performance --ignore=tests/kills --numprocesses 2 --dist loadfile
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .
@@ -38,6 +38,12 @@ check: $(STAMP)
 
 audit: $(STAMP)
 	$(VENV)/bin/python -m tests.audit constraints.txt
+
+kills: $(STAMP)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -v tests/kills
+
+pictures: $(STAMP)
+	$(VENV)/bin/python -m tests.pipelines.screenshots $(FUTURE_L1_HOME) $(FUTURE_L1_PROFILE)
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m pytest -q tests/performance

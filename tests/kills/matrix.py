@@ -14,13 +14,16 @@ import psutil
 
 from assets.checkpoints.assets import SFT
 from assets.store import AssetStore
-from tests.pipelines.ui_server import ROOT, Ui, future_l1, until
+from tests.pipelines.ui_server import ROOT, Ui, future_l1, processes_of, until
 from tests.reduced import write_reduced_overlay
 from training.artifacts import CURRENT, PARTIAL, Artifact, file_digest
 from training.programs import RESULT
 
-Who = Literal["program", "supervisor", "launcher", "run worker", "daemon", "webserver"]
+Who = Literal["program", "supervisor", "launcher", "run worker", "daemon", "webserver", "ui", "everybody"]
+"""`launcher` is the step's process, `supervisor` stands between it and the program; `ui` is the command that a person
+started, `everybody` all processes of the home at once, as when the machine goes down."""
 When = Literal["before", "during", "after"]
+"""While the program works; when its result is written, and the step publishes; when it is published."""
 RECIPE = "future_l1"
 STEPS = 24
 """Of the training; a checkpoint every second one."""
@@ -60,6 +63,13 @@ class Place:
     def result(self) -> bool:
         """Whether the program has done its work, and the step not yet published it."""
         return any(self.folder.glob(f"*{PARTIAL}/{RESULT}"))
+
+    def result_time(self) -> int | None:
+        """When the program wrote its result, published or not."""
+        for path in (*self.folder.glob(f"*{PARTIAL}/{RESULT}"), self.folder / CURRENT / RESULT):
+            if path.is_file():
+                return path.stat().st_mtime_ns
+        return None
 
 
 def prepare(folder: Path) -> Place:
@@ -102,16 +112,42 @@ def family(place: Place) -> Family | None:
     return None
 
 
-def kill(place: Place, ui: Ui, who: Who, when: When) -> tuple[str, Family]:
-    """Start a training, kill `who` with SIGKILL at the moment; returns the run and those who worked on it."""
+@dataclass(frozen=True)
+class Killed:
+    """What was found at the moment of a kill."""
+
+    run: str
+    workers: Family
+    already_gone: bool
+    """Whether there was nobody left to kill: a program ends before its step publishes."""
+    result: int | None
+    """When the program's result was written, if it was; another start would write it anew."""
+
+
+def kill(place: Place, ui: Ui, who: Who, when: When) -> Killed:
+    """Start a training, and end `who` with SIGKILL at the moment."""
     run = ui.launch("train_sft", [SFT], RECIPE, checks=False)
-    workers = until(lambda: family(place), "the program has started")
-    moment = {"before": place.checkpoint, "during": place.result, "after": place.published}[when]
-    until(moment, f"{who} can be killed {when} publishing", between=0.002)
-    doomed = ui.part(PARTS[who]) if who in PARTS else getattr(workers, who.replace(" ", "_"))
-    if _lives(doomed):
-        doomed.kill()
-    return run, workers
+    workers = until(lambda: family(place), "the program has started", between=0.02)
+    parts = {who: [ui.part(PARTS[who])]} if who in PARTS else {}
+    until(
+        {"before": place.checkpoint, "during": place.result, "after": place.published}[when],
+        f"it is the moment {when} publishing",
+        between=0.002,
+    )
+    match who:
+        case "everybody":
+            doomed = [psutil.Process(ui.process.pid), *processes_of(place.home)]
+        case "ui":
+            doomed = [psutil.Process(ui.process.pid)]
+        case "daemon" | "webserver":
+            doomed = parts[who]
+        case _:
+            doomed = [getattr(workers, who.replace(" ", "_"))]
+    living = [one for one in doomed if _lives(one)]
+    for one in living:
+        one.kill()
+    assert when == "after" or not place.published(), "the kill came too late to be told from one after publishing"
+    return Killed(run, workers, not living, place.result_time())
 
 
 def assert_nothing_is_left(place: Place, workers: Family) -> None:
@@ -126,6 +162,17 @@ def assert_nothing_is_left(place: Place, workers: Family) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:
             os.close(descriptor)
+
+
+def settled(place: Place, run: str) -> str:
+    """The status in which a run ended, waited for, whoever has to find out."""
+
+    def ended() -> str | None:
+        with instance_of(place.home) as instance:
+            found = instance.get_run_by_id(run)
+            return found.status.value if found and found.is_finished else None
+
+    return until(ended, f"run {run} is not said to go on", between=0.5)
 
 
 def slots(home: Path) -> int:

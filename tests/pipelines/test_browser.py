@@ -1,31 +1,18 @@
 """What a person sees and does: a real UI, headless Chromium where there is one, GraphQL as the witness."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.kills.matrix import (
-    Place,
-    assert_nothing_is_left,
-    family,
-    prepare,
-    trained,
-)
+from tests.kills.matrix import Place, prepare
+from tests.pipelines.chromium import MISSING, chromium, found
 from tests.pipelines.ui_server import Ui, ui, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER_VARIABLE = "FUTURE_L1_CHROMIUM"
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 MILLISECONDS = 60_000
 STAGES = {
     "toyworld": ["source"],
@@ -51,17 +38,11 @@ def served(place: Place) -> Iterator[Ui]:
 
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
-    from playwright.sync_api import sync_playwright
-
-    named = os.environ.get(BROWSER_VARIABLE)
-    found = named or next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(f"no browser: install one of {', '.join(BROWSERS)} (Debian: apt install chromium), or name "
-                    f"Chromium's path in ${BROWSER_VARIABLE}")  # fmt: skip
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=QUIET)
+    path = found()
+    if path is None:
+        pytest.skip(MISSING)
+    with chromium(path) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -147,19 +128,6 @@ def test_a_backfill_is_shown_with_its_shards(page: "Page", backfill: str) -> Non
     for text in ("Succeeded", *SHARDS):
         expect(page.get_by_text(text, exact=True).first).to_be_visible()
     expect(page.get_by_text("100% completed").first).to_be_visible()
-
-
-def test_a_cancelled_training_leaves_nothing_behind_and_the_next_goes_on(served: Ui, place: Place) -> None:
-    run = served.launch("train_sft", ["checkpoints/sft"], "future_l1")
-    workers = until(lambda: family(place), "the program has started")
-    until(place.checkpoint, "the program has saved a checkpoint", between=0.02)
-    served.terminate(run)
-    assert served.finished(run) == "CANCELED"
-    assert_nothing_is_left(place, workers)
-    assert not place.published()
-    again = served.launch("train_sft", ["checkpoints/sft"], "future_l1")
-    assert served.finished(again) == "SUCCESS", served.errors(again)
-    assert trained(place).provenance["counts"]["resumed_from"].startswith("checkpoint-")
 
 
 def materialised(served: Ui, asset: str) -> list[dict[str, Any]]:
