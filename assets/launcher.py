@@ -14,8 +14,10 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field
 
+from assets.launching.kubernetes import KubernetesBackend, KubernetesSettings
 from assets.launching.local import LocalBackend, LocalSettings
 from assets.launching.program import PROJECT, Backend, Context, Deadlines, Program
+from assets.launching.ray import RayBackend, RaySettings
 from training.programs import RESULT, last_sign, read_progress
 
 Progress = Callable[[int, int, str], None]
@@ -26,7 +28,8 @@ class LaunchSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    backend: LocalSettings = LocalSettings()
+    backend: LocalSettings | RaySettings | KubernetesSettings = Field(default=LocalSettings(), discriminator="kind")
+    """Where programs run: this machine, or a cluster."""
     processes: Mapping[str, int] = {}
     """Processes per program (`{"training.sft": 8}`); more than one goes through `accelerate launch`."""
     accelerate_config: Mapping[str, Path] = {}
@@ -65,7 +68,7 @@ class Launcher:
     def __init__(self, settings: LaunchSettings, progress: Progress) -> None:
         self._settings = settings
         self._progress = progress
-        self._backend: Backend = LocalBackend(settings.backend, settings.deadlines)
+        self._backend = backend_for(settings)
 
     def together(self, module: str) -> int:
         """How many of this program run side by side."""
@@ -96,7 +99,19 @@ class Launcher:
             self._settings.processes.get(start.module, 1),
             start.config.get("device", "auto") != "cpu",
             {"PYTHONUNBUFFERED": "1", **self._settings.environment},
+            self._settings.seconds_at_most.get(start.module),
         )
+
+
+def backend_for(settings: LaunchSettings) -> Backend:
+    """Where programs run."""
+    match settings.backend:
+        case LocalSettings() as local:
+            return LocalBackend(local, settings.deadlines)
+        case RaySettings() as ray:
+            return RayBackend(ray, settings.deadlines)
+        case KubernetesSettings() as kubernetes:
+            return KubernetesBackend(kubernetes, settings.deadlines)
 
 
 def arguments_for(settings: LaunchSettings, module: str, config: Path) -> list[str]:

@@ -1,0 +1,201 @@
+"""Programs as jobs of a Ray cluster: each on one node that has room for it.
+
+Ray stops a job by a signal to each of its processes, and by KILL after a time that the job may choose; so a program is
+ended by its own supervisor, as on this machine.
+"""
+
+import shlex
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import dagster as dg
+from pydantic import Field
+
+from assets.launching.cluster import (
+    SECONDS_BETWEEN_LOOKS,
+    Answer,
+    ClusterSettings,
+    confirmed,
+    last_lines,
+    patiently,
+    seconds_to_end,
+)
+from assets.launching.program import PROJECT, Context, Deadlines, Program, Watch, failure, interrupts_wait, op_context
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
+
+FOLDER = "future_l1_out"
+"""The job's metadata that names the working folder."""
+LEASE = "ray_job"
+"""The file in a working folder that names the one job that may begin to work in it."""
+
+
+class RaySettings(ClusterSettings):
+    """Programs run as jobs of a Ray cluster."""
+
+    kind: Literal["ray"] = "ray"
+    address: str = "http://127.0.0.1:8265"
+    """Where Ray's dashboard answers; its token, if it wants one, is RAY_AUTH_TOKEN of Dagster's environment."""
+    resources: Mapping[str, float] = {}
+    """Ray's custom resources for each program (`{"h100": 1}`)."""
+    seconds_unreachable: float = Field(default=300.0, gt=0)
+    """A dashboard that does not answer for so long fails the step."""
+
+
+class RayBackend:
+    """Runs programs as Ray jobs, which wait there until a node has room."""
+
+    def __init__(self, settings: RaySettings, deadlines: Deadlines) -> None:
+        self._settings = settings
+        self._deadlines = deadlines
+
+    def run(self, context: Context, programs: Sequence[Program], watch: Watch) -> None:
+        """See `assets.launching.program.Backend`."""
+        cluster = _Cluster(self._settings, self._deadlines)
+        with ExitStack() as stack:
+            jobs = [stack.enter_context(self._submitted(context, cluster, program)) for program in programs]
+            while waited_for := [job for job in jobs if not job.has_ended()]:
+                watch([job.program for job in waited_for if job.heard])
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        for job in jobs:
+            job.raise_if_failed()
+
+    @contextmanager
+    def _submitted(self, context: Context, cluster: "_Cluster", program: Program) -> "Iterator[_Job]":
+        """A program as a job, with its Pipes session, until the context ends."""
+        from dagster_ray import PipesRayJobMessageReader
+
+        name = f"{program.module}-{uuid.uuid4().hex[:12]}"
+        lease = program.out / LEASE
+        lease.write_text(name + "\n")
+        cluster.end_those_before(program)
+        with dg.open_pipes_session(
+            context=op_context(context),
+            context_injector=dg.PipesEnvContextInjector(),
+            message_reader=PipesRayJobMessageReader(),
+        ) as session:
+            try:
+                pipes = session.get_bootstrap_env_vars()
+                cluster.client.submit_job(**submission(self._settings, self._deadlines, program, name, pipes))
+                context.log.info(f"{program.module} is Ray's job {name}")
+                yield _Job(name, program, session, cluster)
+            finally:
+                lease.unlink(missing_ok=True)
+                with interrupts_wait():
+                    cluster.end(name)
+
+
+def submission(
+    settings: RaySettings, deadlines: Deadlines, program: Program, name: str, pipes: Mapping[str, str]
+) -> dict[str, Any]:
+    """What Ray's `submit_job` is told.  pipes: the variables of the program's Pipes session."""
+    gib = settings.gib_for(program)
+    lease, project = shlex.quote(str(program.out / LEASE)), shlex.quote(str(PROJECT))
+    command = shlex.join(settings.command_for(program, deadlines))
+    return {
+        "submission_id": name,
+        "entrypoint": f"grep -qx {name} {lease} && cd {project} && exec {command}",
+        "entrypoint_num_cpus": settings.cpus_for(program),
+        "entrypoint_num_gpus": settings.gpus_for(program),
+        **({} if gib is None else {"entrypoint_memory": gib * 2**30}),
+        "entrypoint_resources": dict(settings.resources),
+        "metadata": {FOLDER: str(program.out)},
+        "runtime_env": {
+            "env_vars": {
+                **settings.environment_for(program, deadlines),
+                **pipes,
+                "RAY_JOB_STOP_SIGNAL": "SIGINT",
+                "RAY_JOB_STOP_WAIT_TIME_S": str(seconds_to_end(deadlines)),
+            }
+        },
+    }
+
+
+class _Cluster:
+    """Ray's API of jobs, asked patiently."""
+
+    def __init__(self, settings: RaySettings, deadlines: Deadlines) -> None:
+        from dagster_ray import PipesRayJobClient
+
+        self._settings = settings
+        self._deadlines = deadlines
+        try:
+            self.client = PipesRayJobClient(address=settings.address).client
+        except ConnectionError as error:
+            raise dg.Failure(f"{error} launch.backend.address is where Ray's dashboard answers.") from error
+
+    def details(self, name: str) -> "JobDetails":
+        """What Ray knows of a job."""
+        return self._patiently(lambda: self.client.get_job_info(name))
+
+    def end_those_before(self, program: Program) -> None:
+        """A job whose step was killed outright goes on: two programs must not work in one folder."""
+        for name, details in self._living().items():
+            if (details.metadata or {}).get(FOLDER) == str(program.out):
+                self.end(name)
+
+    def end(self, name: str) -> None:
+        """End a job, and return only when it will do no more.
+
+        Ray stops a job that waits for a node only when it has got one; without its lease it then does nothing.
+        """
+        from ray.job_submission import JobStatus
+
+        def ended() -> bool:
+            return (details := self._living().get(name)) is None or details.status == JobStatus.PENDING
+
+        if name not in self._living():
+            return
+        self._patiently(lambda: self.client.stop_job(name))
+        if not confirmed(ended, self._deadlines):
+            raise dg.Failure(
+                f"Ray's job {name} was asked to stop and has not ended: see `ray job status {name} --address "
+                f"{self._settings.address}`, and stop it before materialising again"
+            )
+
+    def _living(self) -> "dict[str, JobDetails]":
+        """Every submitted job that has not ended."""
+        jobs = self._patiently(self.client.list_jobs)
+        return {job.submission_id: job for job in jobs if job.submission_id and not job.status.is_terminal()}
+
+    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
+        # requests raises subclasses of OSError, and Ray's client RuntimeError for every other answer than it expects.
+        return patiently(ask, (OSError, RuntimeError), self._settings.seconds_unreachable, self._settings.address)
+
+
+@dataclass
+class _Job:
+    """A submitted program."""
+
+    name: str
+    program: Program
+    session: dg.PipesSession
+    cluster: _Cluster
+    heard: bool = False
+    """Whether a node runs it, or did, and its messages are read; until then nothing can be read."""
+
+    def has_ended(self) -> bool:
+        """Whether it has; from its first moment on a node its messages are read."""
+        from dagster_ray.core.pipes import PIPES_LAUNCHED_EXTRAS_RAY_ADDRESS_KEY, PIPES_LAUNCHED_EXTRAS_RAY_JOB_ID_KEY
+        from ray.job_submission import JobStatus
+
+        status = self.cluster.details(self.name).status
+        if not self.heard and status != JobStatus.PENDING:
+            address = {PIPES_LAUNCHED_EXTRAS_RAY_ADDRESS_KEY: self.cluster.client.get_address()}
+            self.session.report_launched({"extras": {**address, PIPES_LAUNCHED_EXTRAS_RAY_JOB_ID_KEY: self.name}})
+            self.heard = True
+        return bool(status.is_terminal())
+
+    def raise_if_failed(self) -> None:
+        """Raises dagster.Failure with the last lines that the program said, as Ray tells them."""
+        from ray.job_submission import JobStatus
+
+        details = self.cluster.details(self.name)
+        if details.status != JobStatus.SUCCEEDED:
+            said = details.message or f"Ray's job {self.name} was stopped, but not by its step"
+            raise failure(self.program, details.driver_exit_code, last_lines(said))

@@ -1,0 +1,45 @@
+"""A Ray cluster of one node on this machine, which ends with whoever started it."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+CLUSTER = """
+import sys
+import ray
+
+context = ray.init(
+    address="local", num_cpus=2, num_gpus=0, object_store_memory=80_000_000, include_dashboard=True, dashboard_port=0,
+    dashboard_host="127.0.0.1", _node_ip_address="127.0.0.1", _temp_dir=sys.argv[1], log_to_driver=False,
+)
+print(context.dashboard_url, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def ray_cluster(token: str) -> Iterator[str]:
+    """The address of its dashboard, which asks for the token; two CPUs, no GPU."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment.pop("RAY_ADDRESS", None)
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:  # sockets' paths are short
+        head = subprocess.Popen(
+            [sys.executable, "-c", CLUSTER, folder],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        assert head.stdin is not None and head.stdout is not None
+        try:
+            yield f"http://{head.stdout.readline().strip()}"
+        finally:
+            everybody = psutil.Process(head.pid).children(recursive=True)
+            head.stdin.close()
+            head.wait(timeout=60)
+            _, alive = psutil.wait_procs(everybody, timeout=30)
+            for process in alive:
+                process.kill()
+            head.stdout.close()

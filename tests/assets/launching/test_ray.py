@@ -1,0 +1,171 @@
+"""The same programs as jobs of a Ray cluster; the cluster is real, of one node on this machine."""
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from assets.curation.assets import ANSWERS
+from assets.launcher import LaunchSettings, Start, backend_for
+from assets.launching.program import PROJECT, Deadlines, Program
+from assets.launching.ray import LEASE, RaySettings, submission
+from assets.store import AssetStore
+from pipelines.driver import run_plan
+from pipelines.jobs import INGEST, OBSERVE, PREPARE, WRITE_SOURCE, Step, score
+from pipelines.profile import overlaid
+from tests.assets.launching.ray_cluster import ray_cluster
+from tests.assets.launching.steps import asked, begun, run, wait_for, working_in
+from tests.evaluation.asking import UNTIMED
+from tests.reduced import reduced_demo
+from tests.toy import sft_recipe
+from training.tiny import BASE
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+CANARY = "sk-canary-0f1e2d"
+TOKEN = "canary-token-3c4b5a69788796a5"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The cluster's, in an environment that has secrets, which the cluster's has not."""
+    with ray_cluster(TOKEN) as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", TOKEN)
+        patch.setenv("FUTURE_L1_JUDGE_API_KEY", CANARY)
+        patch.setenv("PYTHONPATH", str(PROJECT))
+        yield address
+
+
+@pytest.fixture
+def client(address: str) -> "JobSubmissionClient":
+    from ray.job_submission import JobSubmissionClient
+
+    return JobSubmissionClient(address)
+
+
+def launch(address: str, **changes: Any) -> LaunchSettings:
+    return LaunchSettings(
+        **{"backend": RaySettings(address=address), "seconds_to_checkpoint": 20, "seconds_to_leave": 5, **changes}
+    )
+
+
+def test_a_scoring_partition_has_the_answers_that_this_machine_gives(address: str, tmp_path: Path) -> None:
+    here = overlaid(reduced_demo(tmp_path / "here"), {"toyworld": {"rows_per_shard": 30, "faults_per_shard": 1}})
+    shard = ("train-00000-of-00003",)
+    steps = [Step(WRITE_SOURCE), Step(OBSERVE), Step(PREPARE, only=("checkpoints/base",)), Step(INGEST, shard)]
+    run_plan(here, steps, Console(quiet=True))
+    shutil.copytree(here.home, tmp_path / "there", symlinks=True)
+    there = here.model_copy(update={"home": tmp_path / "there", "launch": launch(address)})
+    tables = []
+    for profile in (here, there):
+        run_plan(profile, [Step(score(profile), shard, only=(ANSWERS,))], Console(quiet=True))
+        answers = AssetStore(profile.home).current(ANSWERS, shard[0]).path / "answers.parquet"
+        tables.append(pl.read_parquet(answers).select(UNTIMED))
+    assert tables[0].height > 0
+    assert tables[0].equals(tables[1])
+
+
+def test_two_processes_train_are_cancelled_and_go_on(
+    address: str, client: "JobSubmissionClient", data: Path, tmp_path: Path
+) -> None:
+    accelerate = tmp_path / "gloo.yaml"  # "MULTI_GPU" is what starts two processes; on CPUs they speak over gloo
+    accelerate.write_text("distributed_type: MULTI_GPU\nnum_machines: 1\nmain_process_port: 0\nmixed_precision: 'no'\n")
+    settings = launch(address, processes={"training.sft": 2}, accelerate_config={"training.sft": accelerate})
+    recipe = sft_recipe(steps=40, batch=2, save_every=2).model_dump(mode="json")
+    config = {"device": "cpu", "recipe": recipe, "data": str(data), "base": str(BASE)}
+    training = Start("training.sft", tmp_path / "out", config)
+
+    step = begun(settings, training)
+    wait_for(training.out / "steps" / "checkpoint-2" / "trainer_state.json", step)
+    (job,) = [job for job in client.list_jobs() if (job.metadata or {}).get("future_l1_out") == str(training.out)]
+    assert len([line for line in working_in(training.out) if "training.sft" in line]) >= 3, (
+        "accelerate and two processes"
+    )
+    step.send_signal(signal.SIGINT)
+    step.wait(timeout=120)
+    assert working_in(training.out) == []
+    assert client.get_job_status(str(job.submission_id)) == "STOPPED"
+    assert "interrupted; the next start goes on from the last checkpoint" in client.get_job_logs(str(job.submission_id))
+    assert not (training.out / "result.json").exists()
+
+    (result,), _, _ = run(settings, training)
+    assert result["steps"] == 40 and result["resumed_from"] is not None
+    provenance = json.loads((training.out / "checkpoint" / "provenance.json").read_text())
+    assert provenance["processes"] == 2
+
+
+def test_a_job_outlives_a_killed_step_and_ends_when_its_program_is_started_again(
+    address: str, client: "JobSubmissionClient", tmp_path: Path
+) -> None:
+    """One program runs and one waits for a GPU, which this cluster has not."""
+    runs, waits = asked(tmp_path / "runs", "wait"), asked(tmp_path / "waits", "wait", device="auto")
+    settings = launch(address)
+
+    step = begun(settings, runs, waits)
+    wait_for(runs.out / "progress.json", step)
+    orphans = working_in(tmp_path)
+    assert len(orphans) == 2, "a program and its supervisor"
+    step.kill()
+    step.wait()
+    assert working_in(tmp_path) == orphans
+
+    step = begun(settings, runs, waits)
+    wait_for(runs.out / "result.json", step)
+    assert json.loads((runs.out / "result.json").read_text())["resumed_from"] == 1
+    step.send_signal(signal.SIGINT)
+    step.wait(timeout=120)
+    assert working_in(tmp_path) == []
+    ours = [job for job in client.list_jobs() if str(tmp_path) in str(job.metadata)]
+    assert sorted(str(job.status) for job in ours) == ["PENDING", "PENDING", "STOPPED", "SUCCEEDED"]
+    assert not (waits.out / LEASE).exists(), "so those that wait will not begin"
+
+
+def test_side_by_side_one_fails_and_says_so_and_nothing_submitted_has_a_secret(
+    address: str, client: "JobSubmissionClient", tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    starts = [asked(tmp_path / deed, deed) for deed in ("go on", "fail")]
+    _, failed, _ = run(launch(address, environment={"ADDED": "here"}), *starts)
+    assert f"ended with status 1 in {tmp_path / 'fail'}" in failed
+    assert "the eighth row is broken" in failed
+    assert f"- checkpoint - __main__ on cpu in {tmp_path / 'go on'}" in capfd.readouterr().err, "said through Pipes"
+    told = json.loads((tmp_path / "go on" / "result.json").read_text())
+    assert told == {"resumed_from": 0, "ADDED": "here", "FUTURE_L1_JUDGE_API_KEY": None}, "no key was sent"
+    submitted = "\n".join(str(job) for job in client.list_jobs())
+    assert str(tmp_path / "go on") in submitted
+    assert CANARY not in submitted and TOKEN not in submitted
+
+
+def test_a_config_that_is_refused_is_not_tried_again(address: str, tmp_path: Path) -> None:
+    _, failed, tries = run(launch(address), asked(tmp_path, "go on", unknown=1), retries=2)
+    assert "unknown" in failed and "status 2" in failed
+    assert tries == 1
+
+
+def test_a_submission_asks_for_what_the_programs_processes_need(tmp_path: Path) -> None:
+    settings = RaySettings(python="/opt/env/bin/python", cpus=4, memory_gib=1.5, resources={"h100": 1})
+    program = Program("training.rl", tmp_path / "a b", ["-m", "training.rl"], 8, True, {"ADDED": "here"})
+    told = submission(settings, Deadlines(120, 15), program, "job-1", {"DAGSTER_PIPES_CONTEXT": "given"})
+    assert told["entrypoint"] == (
+        f"grep -qx job-1 '{tmp_path}/a b/{LEASE}' && cd {PROJECT} && "
+        "exec /opt/env/bin/python -m training.supervisor 120 15 /opt/env/bin/python -m training.rl"
+    )
+    assert (told["entrypoint_num_gpus"], told["entrypoint_num_cpus"]) == (8, 32)
+    assert (told["entrypoint_memory"], told["entrypoint_resources"]) == (12 * 2**30, {"h100": 1})
+    variables = told["runtime_env"]["env_vars"]
+    assert (variables["RAY_JOB_STOP_SIGNAL"], variables["RAY_JOB_STOP_WAIT_TIME_S"]) == ("SIGINT", "150")
+    assert (variables["ADDED"], variables["DAGSTER_PIPES_CONTEXT"]) == ("here", "given")
+    assert variables["OMP_NUM_THREADS"] == "4"
+
+
+def test_no_dashboard_is_said_at_once(tmp_path: Path) -> None:
+    _, failed, _ = run(launch("http://127.0.0.1:9"), asked(tmp_path, "go on"))
+    assert "Failed to connect to Ray at address: http://127.0.0.1:9" in failed
+    assert backend_for(launch("http://127.0.0.1:9")), "and not before a program is started"
