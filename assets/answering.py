@@ -14,10 +14,11 @@ from typing import Any
 
 import polars as pl
 
+from assets.code import code_of
 from assets.launcher import Launcher, Start
 from assets.launching.program import Context
 from assets.settings import AnswerSettings
-from assets.store import AssetStore, Work, code_of
+from assets.store import AssetStore, Work
 from evaluation.answering.controls import ControlName
 from evaluation.answering.curtailment import GainRule
 from evaluation.answering.requests import InterventionName

@@ -5,7 +5,6 @@ configuration and the code. What is published already is not done again; the ass
 version, so Dagster sees that nothing changed.
 """
 
-import ast
 import fcntl
 import json
 import os
@@ -13,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,34 +27,6 @@ Counts = Mapping[str, Any]
 def name_of(key: str, partition: str | None = None) -> str:
     """An artifact's name: its asset's key as stage/noun, and the partition."""
     return key if partition is None else f"{key}/{partition}"
-
-
-def code_of(*paths: str) -> str:
-    """A version for the code in these files and packages of the project: the hash of what their Python sources say.
-
-    Layout, comments and docstrings do not count: nobody wants to train again for a mended sentence.
-    """
-    sources: list[Path] = []
-    for path in paths:
-        found = [PROJECT / path] if path.endswith(".py") else sorted((PROJECT / path).rglob("*.py"))
-        if not found or not all(source.is_file() for source in found):
-            raise ValueError(f"no Python source at {path} in {PROJECT}")
-        sources += found
-    return digest({str(source.relative_to(PROJECT)): _meaning(source) for source in sources})
-
-
-@cache
-def _meaning(source: Path) -> str:
-    tree = ast.parse(source.read_text())
-    for node in ast.walk(tree):
-        match node:
-            case ast.Module(body=[ast.Expr(value=ast.Constant(value=str()) as docstring), *_]):
-                docstring.value = ""
-            case ast.ClassDef(body=[ast.Expr(value=ast.Constant(value=str()) as docstring), *_]):
-                docstring.value = ""
-            case ast.FunctionDef(body=[ast.Expr(value=ast.Constant(value=str()) as docstring), *_]):
-                docstring.value = ""
-    return digest(ast.dump(tree))
 
 
 @dataclass(frozen=True)

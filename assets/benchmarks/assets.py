@@ -11,6 +11,7 @@ import polars as pl
 from assets.answering import CODE as ANSWERING_CODE
 from assets.answering import Asked, Job, answer_all
 from assets.checkpoints.assets import BASE, MODEL, RL, SFT
+from assets.code import code_of
 from assets.configs import TriedAnswers, TriedJudging
 from assets.define import Asset, asset, op_assets
 from assets.launcher import Launcher
@@ -19,7 +20,7 @@ from assets.partitions import Checkpoints
 from assets.resources import JudgeAccess
 from assets.retries import after_outages
 from assets.settings import BenchmarkSettings, SourceSettings
-from assets.store import AssetStore, code_of, write_json
+from assets.store import AssetStore, write_json
 from evaluation.answering.ledger import keyed
 from evaluation.benchmarks import futurebench, twiffbench
 from evaluation.reports.storyboard import BOARDS, write_storyboards

@@ -17,13 +17,14 @@ from assets.benchmarks.assets import (
 from assets.benchmarks.imagination import IMAGINATION
 from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import BASE as BASE_ASSET
+from assets.code import code_of
 from assets.curation.assets import CURATED
 from assets.define import Asset, asset
 from assets.lineage import Lineage
 from assets.lineage_page import followed
 from assets.metadata import result_of
 from assets.partitions import Checkpoints
-from assets.store import AssetStore, code_of, name_of, read_json, write_json
+from assets.store import AssetStore, name_of, read_json, write_json
 from evaluation.latents.imagination import FOUND, PICTURE
 from evaluation.latents.latent_map import latent_map
 from evaluation.reports.report import TEMPLATE, build_page

@@ -9,13 +9,14 @@ import dagster as dg
 
 from assets.benchmarks.assets import ANSWER_TABLE, ITEM_TABLE, TWIFF_ANSWERS, TWIFF_ITEMS
 from assets.checkpoints.assets import MODEL
+from assets.code import code_of
 from assets.configs import TriedLook
 from assets.curation.assets import SFT_SETS
 from assets.define import Asset, op_assets
 from assets.launcher import Launcher, Start
 from assets.metadata import batch_result
 from assets.partitions import BASE, Checkpoints
-from assets.store import AssetStore, Work, code_of, read_json
+from assets.store import AssetStore, Work, read_json
 from evaluation.latents.imagination import FOUND, PICTURE
 from training.artifacts import digest
 

@@ -21,13 +21,14 @@ from assets.benchmarks.assets import (
 )
 from assets.benchmarks.imagination import IMAGINATION
 from assets.checkpoints.assets import MODEL
+from assets.code import code_of
 from assets.configs import TriedItems
 from assets.define import Asset, op_assets
 from assets.launcher import Launcher
 from assets.metadata import batch_result
 from assets.partitions import BASE, Checkpoints
 from assets.settings import BenchmarkSettings
-from assets.store import AssetStore, code_of, write_json
+from assets.store import AssetStore, write_json
 from evaluation.benchmarks import futurebench
 from evaluation.benchmarks.benchmark import sampled
 from evaluation.latents.imagination import MEAN

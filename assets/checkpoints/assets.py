@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from assets.checkpoints.base import files_of, link
+from assets.code import code_of
 from assets.configs import TriedTraining
 from assets.curation.assets import RL_SETS, SFT_SETS
 from assets.define import Asset, asset, op_assets
@@ -17,7 +18,7 @@ from assets.metadata import batch_result, result_of
 from assets.partitions import Checkpoints
 from assets.resources import JudgeAccess
 from assets.settings import RlRun, SftRun
-from assets.store import AssetStore, Work, code_of
+from assets.store import AssetStore, Work
 from training.artifacts import Artifact
 from training.programs import CHECKPOINT, METRICS, RESULT, read_metrics
 

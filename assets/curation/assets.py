@@ -12,6 +12,7 @@ import polars as pl
 
 from assets.answering import CODE as ANSWERING_CODE
 from assets.answering import Asked, Job, Scored, Server, answer_all
+from assets.code import code_of
 from assets.columns import GIVEN_GAIN
 from assets.configs import TriedDraw, TriedSelection
 from assets.curation.card import COMPOSITION_FIGURE, GAIN_FIGURE, gain_figure
@@ -45,7 +46,7 @@ from assets.partitions import BY_SHARD, SHARDS
 from assets.resources import JudgeAccess
 from assets.retries import after_outages
 from assets.settings import CurationSettings
-from assets.store import AssetStore, code_of
+from assets.store import AssetStore
 from assets.trajectories.assets import CLIP_TABLE, CLIPS, ROWS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
 from training.artifacts import Artifact, digest, file_digest

@@ -7,8 +7,6 @@ out to the top level, and `image` and `reasoning_image` are lists of integers, b
 
 from pathlib import Path
 
-import duckdb
-
 PUBLIC_COLUMNS = (
     "video",
     "conversations",
@@ -24,6 +22,8 @@ PUBLIC_COLUMNS = (
 
 def export_json(curated: Path, target: Path) -> int:
     """Writes the rows of a curated parquet to `target`, streaming and in rank order; returns how many."""
+    import duckdb
+
     columns = ", ".join(f'"{name}"' for name in PUBLIC_COLUMNS)
     rows = "FROM read_parquet($curated)"
     with duckdb.connect() as connection:

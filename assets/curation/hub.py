@@ -2,13 +2,14 @@
 
 import dagster as dg
 
+from assets.code import code_of
 from assets.curation.assets import CURATED
 from assets.curation.publication import CARD, CURATED_TABLE
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS
 from assets.define import Asset, asset
 from assets.metadata import metadata_of
 from assets.retries import after_outages
-from assets.store import AssetStore, code_of
+from assets.store import AssetStore
 from assets.trajectories.hub import hub_access
 
 HUB = "curation/hub"

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import polars as pl
 
 from assets.curation.keys import (
@@ -74,6 +73,8 @@ def drawn(row_ids: pl.Series, seed: str = "") -> pl.Series:
 
     Without a seed, of the row id alone: the order among rows of equal gain.
     """
+    import duckdb
+
     ids = pl.DataFrame({"name": row_ids if not seed else seed + ":" + row_ids})
     with duckdb.connect() as connection:
         connection.register("ids", ids.to_arrow())

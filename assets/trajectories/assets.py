@@ -8,13 +8,14 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from assets.code import code_of
 from assets.define import Asset, asset
 from assets.launcher import Progress
 from assets.metadata import batch_result
 from assets.partitions import BY_SHARD, SHARDS
 from assets.retries import if_remote
 from assets.settings import SourceSettings
-from assets.store import AssetStore, code_of
+from assets.store import AssetStore
 from assets.trajectories.clips import resolve_clips
 from assets.trajectories.locations import local_path
 from assets.trajectories.shards import Listing, Shard

@@ -7,8 +7,6 @@ where marked as published: they are other models' scores on other data when this
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from evaluation.reports.run_reports import RunReports
 from evaluation.reports.sections import cost, latents, lineage, runs, scores
 from evaluation.reports.sections.parts import FigureImage, Section, markdown_lines, markdown_table, percent
@@ -35,6 +33,8 @@ class Page:
 
     def html(self) -> str:
         """One page with no external resources; its own policy forbids any request."""
+        import jinja2
+
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
         template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
         return template.render(page=self)

@@ -11,7 +11,7 @@ from assets.columns import Made, Table
 from assets.define import Asset, asset
 from assets.metadata import batch_result, metadata_of, result_of
 from assets.partitions import Cut
-from assets.store import AssetStore, code_of
+from assets.store import AssetStore
 
 SAYS = "Rows of a test."
 
@@ -132,28 +132,3 @@ def test_partitions_of_one_run_keep_their_own_metadata(store: AssetStore) -> Non
     }
     assert told == {name: store.current("curation/rows", name).version for name in ("a", "b")}
     assert told["a"] != told["b"]
-
-
-@pytest.mark.parametrize(
-    ("text", "same"),
-    [
-        ('"""Adds."""\n\n\ndef f(x):  # why not\n    """One more."""\n    return (x + 1)\n', True),
-        ("def f(x):\n    return x + 2\n", False),
-    ],
-)
-def test_code_that_says_the_same_has_the_same_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, same: bool
-) -> None:
-    versions = []
-    for number, source in enumerate(('"""Old."""\n\n\ndef f(x):\n    """Old."""\n    return x + 1\n', text)):
-        home = tmp_path / str(number)
-        home.mkdir()
-        (home / "module.py").write_text(source)
-        monkeypatch.setattr("assets.store.PROJECT", home)
-        versions.append(code_of("module.py"))
-    assert (versions[0] == versions[1]) is same
-
-
-def test_code_that_is_not_there_has_no_version() -> None:
-    with pytest.raises(ValueError, match="no Python source at training/nothing"):
-        code_of("training/nothing")

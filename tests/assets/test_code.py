@@ -1,0 +1,90 @@
+"""A version of code is what the code says; what is remembered of it is never believed of another text."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from assets.code import PROJECT, code_of, meaning
+
+BEFORE = '''"""Old."""
+
+
+def f(x, *, name: str = "a"):
+    """Old."""
+    return [x + 1.0, f"{x!r:>{10}} of {name}", b"bytes", ..., None, {**x}]
+'''
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        (BEFORE.replace("Old.", "New, and longer."), True),
+        (BEFORE.replace("x + 1.0", "(x\n        + 1.0)  # why not\n    "), True),
+        (BEFORE.replace('"a"', "'a'"), True),
+        (BEFORE.replace('of {name}"', 'of " f"{name}"'), True),
+        (BEFORE.replace('of {name}"', 'of {name}" "!"'), False),
+        (BEFORE + '"""What follows a constant is said of it."""\n', True),
+        (BEFORE.replace("1.0", "1"), False),
+        (BEFORE.replace("1.0", '"1.0"'), False),
+        (BEFORE.replace('b"bytes"', '"bytes"'), False),
+        (BEFORE.replace("return", "yield"), False),
+        (BEFORE.replace("def f", "async def f"), False),
+    ],
+)
+def test_code_that_says_the_same_has_the_same_version(text: str, same: bool) -> None:
+    assert (meaning(text) == meaning(BEFORE)) is same
+
+
+def test_the_version_is_the_same_whatever_python_reads_the_code() -> None:
+    assert meaning(BEFORE) == "414a089f3b626e17"  # as 3.10 to 3.13 have it
+
+
+def test_code_that_is_not_there_has_no_version() -> None:
+    with pytest.raises(ValueError, match="no Python source at training/nothing"):
+        code_of("training/nothing")
+
+
+def version(cache: Path) -> str:
+    """Of some code, as a new process has it."""
+    told = subprocess.run(
+        [sys.executable, "-c", "from assets.code import code_of; print(code_of('training/tiny', 'training/files.py'))"],
+        cwd=PROJECT, env={**os.environ, "XDG_CACHE_HOME": str(cache)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return told.stdout.strip()
+
+
+def memory(cache: Path) -> Path:
+    (path,) = (cache / "future-l1").glob("code-*.json")
+    return path
+
+
+def test_what_is_remembered_is_what_the_code_says(tmp_path: Path) -> None:
+    first = version(tmp_path)
+    known = json.loads(memory(tmp_path).read_text())
+    assert len(known) == len(list((PROJECT / "training" / "tiny").rglob("*.py"))) + 1
+    assert version(tmp_path) == first
+    memory(tmp_path).write_text(json.dumps(dict.fromkeys(known, "0" * 16)))
+    assert version(tmp_path) != first, "a text that is remembered is not read again"
+    memory(tmp_path).write_text(json.dumps(dict.fromkeys(("0" * 64, "1" * 64), "0" * 16)))
+    assert version(tmp_path) == first, "nothing is believed of another text"
+    memory(tmp_path).unlink()
+    assert version(tmp_path) == first
+
+
+@pytest.mark.parametrize("left", ["", '{"half', "[]", '{"short": "no"}', "\x00"])
+def test_a_memory_that_is_damaged_is_none(tmp_path: Path, left: str) -> None:
+    first = version(tmp_path)
+    path = memory(tmp_path)
+    path.write_text(left)
+    assert version(tmp_path) == first
+    assert len(json.loads(path.read_text())) > 2
+
+
+def test_who_may_not_write_there_reads_the_code_each_time(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    assert version(blocked) == version(tmp_path / "cache")
