@@ -14,11 +14,13 @@ from tests.kills.matrix import RECIPE, Place, When, Who, assert_nothing_is_left,
 from tests.pipelines.ui_server import Ui, processes_of, ui, until
 
 ENDS_THE_UI = ("daemon", "webserver", "ui", "everybody")
-CELLS = [
-    (who, when)
-    for who in get_args(Who)
-    for when in get_args(When)
-    if (who, when) != ("program", "after")  # it has ended before anything is published
+WHENEVER: tuple[Who, ...] = ("launcher", "run worker", "daemon", "webserver", "everybody")
+CELLS: list[tuple[Who, When]] = [
+    ("program", "before"),
+    ("program", "during"),  # it has ended before anything is published
+    *((who, when) for who in WHENEVER for when in get_args(When)),
+    ("supervisor", "before"),
+    ("ui", "before"),
 ]
 
 
