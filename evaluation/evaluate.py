@@ -16,7 +16,6 @@ import fcntl
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,10 +29,11 @@ from evaluation.answering.asked import Asked, run_of
 from evaluation.answering.ledger import Ledger, keyed
 from evaluation.benchmarks.benchmark import Benchmark, Told, sampled
 from evaluation.benchmarks.cost import latency
+from training import supervisor
 from training.artifacts import digest
 from training.files import whole
 from training.grading.judge import Judge
-from training.programs import CONFIG_ERROR, TETHERED
+from training.programs import CONFIG_ERROR
 
 ITEMS, ANSWERS, REFUSED, GRADED = "items.parquet", "answers.parquet", "refused.parquet", "graded.parquet"
 TIMED = "timed.parquet"
@@ -42,6 +42,7 @@ LEDGER, WORK, LOCK = "ledger", "work", ".lock"
 
 PROGRAM = "evaluation.answer"
 PROJECT = Path(__file__).resolve().parents[1]
+DEADLINES = supervisor.Deadlines(seconds_to_checkpoint=15.0, seconds_to_leave=15.0)
 REASONS_TOLD = 5
 
 
@@ -178,12 +179,14 @@ def _ask(folder: Path, jobs: list[dict[str, Any]], device: str, **caches: float)
     own = [sys.executable, "-m", PROGRAM, "--config", str(config)]
     environment = {
         **os.environ,
-        TETHERED: "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
-    command = [sys.executable, "-m", "training.tether", str(os.getpid()), *own]
-    status = subprocess.run(command, env=environment, stdout=2, check=False).returncode  # its log is not our result
+    process = supervisor.start(own, DEADLINES, env=environment, stdout=2)  # its log is not our result
+    try:
+        status = process.wait()
+    finally:
+        supervisor.end(process, DEADLINES)
     if status == CONFIG_ERROR:
         raise ValueError(f"{PROGRAM} refuses what it was asked ({config}); what it says is above")
     if status != 0:
