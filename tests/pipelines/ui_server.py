@@ -167,6 +167,7 @@ def ui(home: Path, profile: str, *options: str) -> Iterator[Ui]:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipelines.cli", "ui", "--port", str(port), *options],
             cwd=ROOT, env=environment(home, profile), stdout=said, stderr=said, text=True, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         )  # fmt: skip
         try:
 
