@@ -13,6 +13,7 @@ GPU that it works on for as long as it lives; where the locks are, and who may h
 """
 
 import argparse
+import fcntl
 import json
 import os
 import signal
@@ -149,7 +150,7 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
     config.out.mkdir(parents=True, exist_ok=True)
     first = is_first()
     try:
-        with _pipes(first) as pipes, _device(config.device) as device:
+        with _pipes(first) as pipes, _alone(config.out, first), _device(config.device) as device:
             reporter = Reporter(config.out, pipes, quiet=not first)
             reporter.log(f"{main.__module__} on {device} in {config.out}")
             result = main(config, reporter)
@@ -183,6 +184,21 @@ def _pipes(first: bool) -> Iterator[PipesContext | None]:
         return
     with open_dagster_pipes() as pipes:
         yield pipes
+
+
+@contextmanager
+def _alone(out: Path, first: bool) -> Iterator[None]:
+    """No other program works in `out`: one whose step was killed may still be writing its checkpoint there."""
+    if not first:
+        yield
+        return
+    with (out / METRICS).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting until the program that works in {out} has ended", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

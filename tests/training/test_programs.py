@@ -86,6 +86,28 @@ def test_an_interrupted_program_leaves_its_work_and_says_so(tmp_path: Path, numb
     assert not (tmp_path / "out" / "result.json").exists()
 
 
+def test_two_programs_never_work_in_one_folder(tmp_path: Path) -> None:
+    """The second one starts with the end of the first, however that comes."""
+    programs = []
+    for _ in range(2):
+        program = subprocess.Popen(
+            command(tmp_path, steps=7),
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert program.stdout is not None
+        programs.append((program, program.stdout.readline()))
+    (first, began), (second, waits) = programs
+    assert " on cpu in " in began
+    assert waits == f"waiting until the program that works in {tmp_path / 'out'} has ended\n"
+    first.kill()
+    first.communicate()
+    said, _ = second.communicate(timeout=60)
+    assert " on cpu in " in said and second.returncode == 0
+
+
 def test_a_line_cut_by_a_kill_is_not_a_metric_and_a_resumed_step_counts_once(tmp_path: Path) -> None:
     reporter = Reporter(tmp_path)
     reporter.metrics(1, {"loss": 3.0})
