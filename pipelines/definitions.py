@@ -11,11 +11,13 @@ from assets.benchmarks.checks import benchmark_checks
 from assets.benchmarks.comparison import comparison_asset
 from assets.benchmarks.imagination import imagination_asset
 from assets.benchmarks.necessity import necessity_asset
+from assets.benchmarks.reports import report_assets
 from assets.checkpoints.assets import checkpoint_assets
 from assets.checkpoints.checks import checkpoint_checks
 from assets.curation.assets import curation_assets
 from assets.curation.checks import curation_checks
 from assets.curation.hub import hub_asset
+from assets.curation.set_assets import set_assets
 from assets.launcher import Launcher, Progress
 from assets.resources import JudgeAccess, LogProgress
 from assets.store import AssetStore
@@ -43,6 +45,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
             *(toyworld_assets(profile.toyworld, seed) if profile.toyworld else []),
             *source_assets(profile.source, upstream),
             *curation_assets(profile.curation, seed, device),
+            *set_assets(profile.curation, seed),
             *([hub_asset(profile.curation.hub)] if profile.curation.hub else []),
             *checkpoint_assets(
                 profile.base,
@@ -55,6 +58,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
                 profile.retrain,
             ),
             *benchmark_assets(profile.benchmarks, profile.source, checkpoints, upstream, seed, device),
+            *report_assets(profile.benchmarks, checkpoints),
             imagination_asset(checkpoints, profile.sft[0].recipe.teaching.latents, seed, device),
             necessity_asset(profile.benchmarks, checkpoints, seed, device),
             comparison_asset(checkpoints, published_data=profile.toyworld is None),

@@ -1,7 +1,7 @@
-"""Benchmarks of every model: items, answers (one program for all that is missing), and reports."""
+"""Benchmarks of every model: items, and answers by one program for all that is missing."""
 
-from collections.abc import Iterator, Mapping
-from functools import cache, partial
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,16 @@ from assets.answering import CODE as ANSWERING_CODE
 from assets.answering import Asked, Job, answer_all
 from assets.checkpoints.assets import BASE, MODEL, RL, SFT
 from assets.code import code_of
-from assets.configs import TriedAnswers, TriedJudging
+from assets.configs import TriedAnswers
 from assets.define import Asset, asset, op_assets
 from assets.launcher import Launcher
 from assets.metadata import batch_result, result_of
 from assets.partitions import Checkpoints
-from assets.resources import JudgeAccess
-from assets.retries import after_outages
 from assets.settings import BenchmarkSettings, SourceSettings
-from assets.store import AssetStore, write_json
+from assets.store import AssetStore
 from evaluation.answering.ledger import keyed
 from evaluation.benchmarks import futurebench, twiffbench
-from evaluation.reports.storyboard import BOARDS, write_storyboards
 from training.artifacts import file_digest
-from training.grading.judge import Judge
 
 FUTURE_ITEMS, FUTURE_ANSWERS, FUTURE_REPORT = "futurebench/items", "futurebench/answers", "futurebench/report"
 TWIFF_ITEMS, TWIFF_ANSWERS, TWIFF_REPORT = "twiffbench/items", "twiffbench/answers", "twiffbench/report"
@@ -45,10 +41,6 @@ TWIFF_CODE = code_of(
     "evaluation/statistics.py",
     "training/grading",
 )
-PLOTS_CODE = code_of("evaluation/reports/plots")
-FUTURE_REPORT_CODE = f"{FUTURE_CODE}-{code_of('evaluation/reports/storyboard.py')}-{PLOTS_CODE}"
-TWIFF_REPORT_CODE = f"{TWIFF_CODE}-{PLOTS_CODE}"
-SPLITS_FIGURE, CATEGORIES_FIGURE = "splits.png", "categories.png"
 
 
 def benchmark_assets(
@@ -63,8 +55,6 @@ def benchmark_assets(
         _futurebench_items(settings, source, upstream),
         _twiffbench_items(source, upstream),
         _answers(settings, checkpoints, seed, device),
-        _futurebench_report(settings, checkpoints),
-        _twiffbench_report(settings, checkpoints),
     ]
 
 
@@ -198,115 +188,3 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
 
 def _prompts(store: AssetStore, items: str, make: Any, recipe: Any) -> pl.DataFrame:
     return keyed(make(pl.read_parquet(store.current(items).file(ITEM_TABLE)), recipe))
-
-
-def _futurebench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) -> dg.AssetsDefinition:
-    recipe = settings.futurebench.recipe
-    declared = Asset(
-        FUTURE_REPORT,
-        "FutureBench accuracy by split and on average with counts and intervals, spans by depth, and cost.",
-        kinds=("polars", "json"),
-        code=FUTURE_REPORT_CODE,
-        upstream=(FUTURE_ITEMS, FUTURE_ANSWERS),
-        cut=checkpoints.by_model,
-        table=GRADED_TABLE,
-        shown=(SPLITS_FIGURE, *BOARDS),
-        links={"report": REPORT},
-    )
-
-    @asset(declared)
-    def futurebench_report(
-        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
-    ) -> dg.MaterializeResult[None]:
-        items = store.current(FUTURE_ITEMS)
-
-        def score(workspace: Path, model: str) -> dict[str, Any]:
-            table = pl.read_parquet(items.file(ITEM_TABLE))
-            answers = pl.read_parquet(store.current(FUTURE_ANSWERS, model).file(ANSWER_TABLE))
-            report = futurebench.report(table, answers, recipe)
-            futurebench.graded(table, answers, recipe.parser).write_parquet(workspace / GRADED_TABLE)
-            write_json(workspace / REPORT, report)
-            (workspace / SPLITS_FIGURE).write_bytes(_splits_figure(model, report))
-            write_storyboards(items.file(ITEM_TABLE), workspace / GRADED_TABLE, workspace, model)
-            return {
-                "accuracy": report["average"]["accuracy"],
-                "average": report["average"],
-                "splits": report["splits"],
-                "unparsed": report["unparsed"]["count"],
-            }
-
-        reports = {}
-        for model in context.partition_keys:
-            inputs = {FUTURE_ITEMS: items, FUTURE_ANSWERS: store.current(FUTURE_ANSWERS, model)}
-            work = store.work(FUTURE_REPORT, inputs, recipe.model_dump(mode="json"), FUTURE_REPORT_CODE, model)
-            reports[model] = work.do(partial(score, model=model))
-        return batch_result(context, store, declared, reports)
-
-    return futurebench_report
-
-
-def _twiffbench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) -> dg.AssetsDefinition:
-    declared = Asset(
-        TWIFF_REPORT,
-        "TwiFF-Bench's CoT and answer marks with counts and intervals, by category; what was judged.",
-        kinds=("openai", "json"),
-        code=TWIFF_REPORT_CODE,
-        upstream=(TWIFF_ITEMS, TWIFF_ANSWERS),
-        cut=checkpoints.by_model,
-        table=GRADED_TABLE,
-        shown=(CATEGORIES_FIGURE,),
-        retry=after_outages(),
-        links={"report": REPORT},
-    )
-
-    @asset(declared)
-    def twiffbench_report(
-        context: dg.AssetExecutionContext,
-        config: TriedJudging,
-        store: dg.ResourceParam[AssetStore],
-        judge: dg.ResourceParam[JudgeAccess],
-    ) -> dg.MaterializeResult[None]:
-        items = store.current(TWIFF_ITEMS)
-        recipe = settings.twiffbench.recipe.model_copy(update=config.values())
-
-        def score(workspace: Path, model: str) -> dict[str, Any]:
-            with judge.settings() as address:
-                if address is None:
-                    raise dg.Failure("TwiFF-Bench is scored by a judge: name one in the profile", allow_retries=False)
-                asked = Judge(address, on_outage="raise")  # a report once made would not be asked for again
-                table = pl.read_parquet(items.file(ITEM_TABLE))
-                answers = pl.read_parquet(store.current(TWIFF_ANSWERS, model).file(ANSWER_TABLE))
-                scores = twiffbench.judged(table, answers, asked, recipe)
-                report = twiffbench.report(table, scores, recipe, asked)
-            scores.write_parquet(workspace / GRADED_TABLE)
-            write_json(workspace / REPORT, report)
-            (workspace / CATEGORIES_FIGURE).write_bytes(_categories_figure(model, report))
-            return {mark: report[mark] for mark in twiffbench.MARKS} | {
-                "categories": report["categories"],
-                "coverage": report["coverage"],
-            }
-
-        told = {"recipe": recipe.model_dump(mode="json"), "judge": judge.name}
-        reports = {}
-        for model in context.partition_keys:
-            inputs = {TWIFF_ITEMS: items, TWIFF_ANSWERS: store.current(TWIFF_ANSWERS, model)}
-            work = store.work(TWIFF_REPORT, inputs, told, TWIFF_REPORT_CODE, model)
-            reports[model] = work.do(partial(score, model=model))
-        return batch_result(context, store, declared, reports)
-
-    return twiffbench_report
-
-
-def _splits_figure(model: str, report: Mapping[str, Any]) -> bytes:
-    """Accuracy by depth and on average, with intervals."""
-    from evaluation.reports.plots.scores import accuracy_by_hop
-
-    return accuracy_by_hop({model: report})
-
-
-def _categories_figure(model: str, report: Mapping[str, Any]) -> bytes:
-    """Marks of all items and of each category, with intervals."""
-    from evaluation.reports.plots.scores import judged_marks
-
-    categories = {name: {**marks, "status": "complete"} for name, marks in report["categories"].items()}
-    return judged_marks({model: report, **categories})

@@ -16,10 +16,10 @@ from assets.benchmarks.assets import (
     FUTURE_CODE,
     FUTURE_ITEMS,
     ITEM_TABLE,
-    PLOTS_CODE,
     REPORT,
 )
 from assets.benchmarks.imagination import IMAGINATION
+from assets.benchmarks.reports import PLOTS_CODE
 from assets.checkpoints.assets import MODEL
 from assets.code import code_of
 from assets.configs import TriedItems

@@ -1,4 +1,4 @@
-"""From rows to Future-L1-50K: answers with and without the hint, verdicts, visual gain, selection, and sets."""
+"""From rows to Future-L1-50K: answers with and without the hint, verdicts, visual gain, and selection."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from assets.answering import CODE as ANSWERING_CODE
 from assets.answering import Asked, Job, Scored, Server, answer_all
 from assets.code import code_of
 from assets.columns import GIVEN_GAIN
-from assets.configs import TriedDraw, TriedSelection
+from assets.configs import TriedSelection
 from assets.curation.card import COMPOSITION_FIGURE, GAIN_FIGURE, gain_figure
 from assets.curation.contamination import BenchmarkIndex, benchmark_index
 from assets.curation.prompts import answer_prompts, prompts_hash
@@ -28,9 +28,7 @@ from assets.curation.publication import (
     publish,
 )
 from assets.curation.selection import SelectionSettings
-from assets.curation.sets import random_set, rl_set
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS, highest, write_shown
-from assets.curation.v1_33k import choices
 from assets.curation.visual_gain import (
     VerdictTable,
     gain_report,
@@ -49,7 +47,7 @@ from assets.settings import CurationSettings
 from assets.store import AssetStore
 from assets.trajectories.assets import CLIP_TABLE, CLIPS, ROWS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
-from training.artifacts import Artifact, digest, file_digest
+from training.artifacts import Artifact, digest
 from training.grading.judge import Judge
 
 BASE, MODEL = "checkpoints/base", "model"
@@ -75,7 +73,6 @@ SELECTION_CODE = code_of(
         )
     )
 )  # fmt: skip
-RL_SETS_CODE = f"{SELECTION_CODE}-{code_of('assets/curation/v1_33k.py', 'assets/curation/disjoint.py')}"
 FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_window=timedelta(days=8))
 """Future-L1-50K is curated again weekly: a day after that it is late, a day after the second time it is stale."""
 STORYBOARDS_OF_THE_SET, STORYBOARDS_OF_A_SHARD = 4, 2  # every materialisation keeps its picture in the event log
@@ -101,8 +98,6 @@ def curation_assets(settings: CurationSettings, seed: int, device: str) -> list[
         *([] if settings.given else [_answers(settings, seed, device)]),
         _visual_gain(settings),
         _future_l1_50k(settings),
-        _sft_sets(settings, seed),
-        _rl_sets(settings, seed),
     ]
 
 
@@ -259,11 +254,13 @@ def index_of(items: Mapping[str, Artifact]) -> BenchmarkIndex:
     return benchmark_index({name: artifact.file(ITEM_TABLE) for name, artifact in items.items()})
 
 
-def _upstream(settings: CurationSettings, *keys: str) -> tuple[str, ...]:
+def upstream_of(settings: CurationSettings, *keys: str) -> tuple[str, ...]:
+    """The keys, and those of the benchmarks' items."""
     return (*keys, *(f"{name}/items" for name in settings.disjoint_from))
 
 
-def _inputs(scored: Mapping[str, Artifact], items: Mapping[str, Artifact]) -> dict[str, Artifact | str]:
+def inputs_of(scored: Mapping[str, Artifact], items: Mapping[str, Artifact]) -> dict[str, Artifact | str]:
+    """What a selection is made from, as a version has it."""
     shards: dict[str, Artifact | str] = {f"{GAIN}/{shard}": artifact for shard, artifact in scored.items()}
     return shards | {f"{name}/items": artifact for name, artifact in items.items()}
 
@@ -288,7 +285,7 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
         "The rows that the hint makes answerable, ranked by gain, with the numbers that selected them.",
         kinds=("duckdb", "parquet"),
         code=SELECTION_CODE,
-        upstream=_upstream(settings, GAIN),
+        upstream=upstream_of(settings, GAIN),
         table=CURATED_TABLE,
         shown=(GAIN_FIGURE, COMPOSITION_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED, CHANGE),
         fresh=FRESH,
@@ -327,83 +324,9 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
             write_shown(workspace, best, told, report, STORYBOARDS_OF_THE_SET)
             return {**report, "shards": len(scored)}
 
-        work = store.work(CURATED, _inputs(scored, items), rule.model_dump(mode="json"), SELECTION_CODE)
+        work = store.work(CURATED, inputs_of(scored, items), rule.model_dump(mode="json"), SELECTION_CODE)
         artifact = work.do(make)
         store.artifacts.prune(CURATED, settings.versions_kept)
         return result_of(store, declared, artifact)
 
     return curation_future_l1_50k
-
-
-def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
-    declared = Asset(
-        SFT_SETS,
-        "What SFT trains on: future_l1, as many random rows, and future_l1 again for text-only training.",
-        kinds=("duckdb", "parquet"),
-        code=SELECTION_CODE,
-        upstream=_upstream(settings, CURATED, GAIN),
-        table="future_l1.parquet",
-    )
-
-    @asset(declared)
-    def curation_sft_sets(
-        context: dg.AssetExecutionContext, config: TriedDraw, store: dg.ResourceParam[AssetStore]
-    ) -> dg.MaterializeResult[None]:
-        drawn = {"seed": seed} | config.values()
-        scored, curated, items = scored_shards(context, store), store.current(CURATED), items_of(settings, store)
-
-        def draw(workspace: Path) -> dict[str, Any]:
-            selected = pl.read_parquet(curated.file(CURATED_TABLE))
-            chance, report = random_set(gain_tables(scored), selected.height, drawn["seed"], index_of(items))
-            sets = {"future_l1": selected, "random": chance, "text_only": selected}
-            for name, table in sets.items():
-                table.write_parquet(workspace / f"{name}.parquet")
-            return {"sets": {name: table.height for name, table in sets.items()}, "random": report}
-
-        inputs = {CURATED: curated} | _inputs(scored, items)
-        work = store.work(SFT_SETS, inputs, drawn, SELECTION_CODE)
-        return result_of(store, declared, work.do(draw))
-
-    return curation_sft_sets
-
-
-def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
-    declared = Asset(
-        RL_SETS,
-        "What RL trains on: retained rows drawn with a seed, and V1-33K's questions where they are given.",
-        kinds=("duckdb", "parquet"),
-        code=RL_SETS_CODE,
-        upstream=_upstream(settings, CURATED, GAIN),
-        table=f"{next(iter(settings.rl_sets))}.parquet",
-    )
-
-    @asset(declared)
-    def curation_rl_sets(
-        context: dg.AssetExecutionContext, config: TriedDraw, store: dg.ResourceParam[AssetStore]
-    ) -> dg.MaterializeResult[None]:
-        drawn = {"seed": seed} | config.values()
-        scored, curated, items = scored_shards(context, store), store.current(CURATED), items_of(settings, store)
-        given = settings.choices
-
-        def draw(workspace: Path) -> dict[str, Any]:
-            pool, reports = pl.read_parquet(curated.file(POOL_TABLE)), {}
-            for name, rows in settings.rl_sets.items():
-                table, reports[name] = rl_set(gain_tables(scored), pool, rows, drawn["seed"], settings.rl_avoids_sft)
-                table.write_parquet(workspace / f"{name}.parquet")
-            if given:
-                futurebench = pl.read_parquet(items["futurebench"].file(ITEM_TABLE))
-                found = choices(given.rows, given.videos, given.wanted, drawn["seed"], futurebench)
-                found.rows.write_parquet(workspace / f"{given.name}.parquet")
-                found.quarantine.write_parquet(workspace / f"{given.name}.quarantine.parquet")
-                reports[given.name] = found.report
-            return {"sets": {name: report["rows"] for name, report in reports.items()}, "reports": reports}
-
-        inputs = {CURATED: curated} | _inputs(scored, items)
-        told = drawn | {"rows": settings.rl_sets, "avoid_sft": settings.rl_avoids_sft}
-        if given:
-            inputs |= {path.name: file_digest(path) for path in given.rows}
-            told["choices"] = given.model_dump(mode="json")
-        work = store.work(RL_SETS, inputs, told, RL_SETS_CODE)
-        return result_of(store, declared, work.do(draw))
-
-    return curation_rl_sets

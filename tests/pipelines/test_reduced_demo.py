@@ -18,9 +18,11 @@ import pytest
 from assets.lineage import Lineage
 from assets.store import AssetStore
 from pipelines.definitions import build_definitions
+from pipelines.driver import LOG_LEVEL
 from pipelines.instance import driver_instance
 from pipelines.jobs import plan
 from tests.reduced import reduced_demo
+from training.programs import read_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -226,6 +228,27 @@ def test_every_asset_page_tells_what_a_person_asks_of_it(home: Path, monkeypatch
         "curation/visual_gain", "curation/future_l1_50k", "checkpoints/sft", "checkpoints/rl", "futurebench/report",
         "twiffbench/report", "reports/imagination", "reports/latent_necessity", "reports/comparison",
     }  # fmt: skip
+
+
+def test_a_trial_of_one_step_is_a_checkpoint_beside_the_recipes_own(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
+    store = AssetStore(home)
+    own = store.current("checkpoints/sft", "text_only")
+    job = build_definitions(reduced_demo(home)).resolve_job_def("train_sft")
+    with driver_instance(home) as instance:
+        for config, succeeds in (({"steps": 1, "seed": 5}, True), ({"steps": 0}, False), ({}, True)):
+            ran = job.execute_in_process(
+                instance=instance, partition_key="text_only", raise_on_error=False,
+                run_config=LOG_LEVEL | {"ops": {"start_sft": {"config": config}}},
+            )  # fmt: skip
+            assert ran.success is succeeds
+            if config.get("steps"):
+                trial = store.current("checkpoints/sft", "text_only")
+    assert trial.version != own.version == store.current("checkpoints/sft", "text_only").version
+    told = trial.provenance["config"]
+    assert (told["recipe"]["steps"], told["seed"]) == (1, 5) and read_metrics(trial.path)[-1]["step"] == 1
 
 
 def test_running_it_again_makes_nothing_new(home: Path) -> None:
