@@ -6,6 +6,7 @@ only blocks are rewritten.  A test holds the page to the code.
 
 import importlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import dataframely as dy
@@ -21,7 +22,7 @@ _BOUNDS = (("min", "≥ {}"), ("max", "≤ {}"), ("min_length", "length ≥ {}")
 
 def filled(page: str) -> str:
     """The page with every block as the code has it.  Raises AttributeError for a schema that is no more."""
-    return _BLOCK.sub(lambda block: f"{block[1]}\n{_table(_named(block['module'], block['name']))}\n\n{block[4]}", page)
+    return _BLOCK.sub(lambda block: f"{block[1]}\n{_block(block['module'], block['name'])}\n\n{block[4]}", page)
 
 
 def named(page: str) -> set[str]:
@@ -33,16 +34,32 @@ def _named(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _table(schema: Any) -> str:
-    """A schema's columns, then its rules; a plain polars schema (a dict) has names and types only."""
+def _block(module: str, name: str) -> str:
+    """A schema's columns, then its rules; of a plain polars schema (a dict) names and types only."""
+    schema, says = _named(module, name), _told(f"{module}:{name}")
     if isinstance(schema, dict):
-        return "\n".join(
-            ["| column | type |", "|---|---|", *(f"| `{n}` | {_text(str(t))} |" for n, t in schema.items())]
-        )
-    lines = ["| column | type | holds |", "|---|---|---|"]
-    lines += [f"| `{c.name}` | {_text(str(c.dtype))} | {_text(_and_null(c))} |" for c in schema.columns().values()]
-    rules = [name.replace("_", " ") for name in schema._schema_validation_rules()]
-    return "\n".join(lines + (["", *(f"- {rule}" for rule in rules)] if rules else []))
+        head, rules = ["column", "type"], []
+        rows = {column: [str(dtype)] for column, dtype in schema.items()}
+    else:
+        head, rules = ["column", "type", "holds"], schema._schema_validation_rules()
+        rows = {column.name: [str(column.dtype), _and_null(column)] for column in schema.columns().values()}
+    if says:
+        head, rows = [*head, "what it is"], {column: [*cells, says[column]] for column, cells in rows.items()}
+    lines = [_row(head), "|" + "---|" * len(head), *(_row([f"`{column}`", *cells]) for column, cells in rows.items())]
+    return "\n".join(lines + (["", *(f"- {rule.replace('_', ' ')}" for rule in rules)] if rules else []))
+
+
+def _told(schema: str) -> dict[str, str]:
+    """What the columns of a schema are, where it is a main table's; else nothing."""
+    from assets.columns import ROWS, TABLES  # which reads schemas by this module
+
+    used = next((table for table in TABLES.values() if table.schema == schema), None)
+    table = TABLES[ROWS] if schema == "training.data.trajectory:TrajectoryTable" else used
+    return {name: table.says(name) for name in table.names()} if table else {}
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(_text, cells))} |"
 
 
 def columns_of_schema(name: str) -> dict[str, dy.Column]:

@@ -29,6 +29,11 @@ def test_the_page_shows_every_schema() -> None:
     assert not missing and len(schemas()) > 8
 
 
+def test_a_main_tables_columns_are_explained_as_on_the_assets_page() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert "| `p_v` | Int64 | ≥ 0, null allowed | right answers with the hint, of rows answered in full |" in page
+
+
 def test_a_stale_block_is_rewritten_and_the_prose_is_kept() -> None:
     block = "<!-- assets.trajectories.validate:Quarantine -->\nstale\n<!-- end -->"
     page = filled(f"before\n{block}\nafter\n")
