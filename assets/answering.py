@@ -112,7 +112,8 @@ def _run(
         (folder / name).mkdir(parents=True, exist_ok=True)
     jobs = [_config(folder, _file(name, job), job) for name, asked in missing.items() for job in asked.jobs]
     jobs.sort(key=lambda job: (job["checkpoint"] or "", job["name"]))  # a program loads few checkpoints
-    size = -(-len(jobs) // launcher.together(PROGRAM))
+    together = 1 if server.endpoint else launcher.together(PROGRAM)  # a server is asked by one, which knows how much
+    size = -(-len(jobs) // together)
     shares = [jobs[i : i + size] for i in range(0, len(jobs), size)]
     common = {
         "device": "cpu" if server.endpoint else device,  # a served model leaves this machine's devices alone
