@@ -1,12 +1,19 @@
-"""What both trainers share: progress and metrics, where to go on, and a recipe's optimiser in transformers' words."""
+"""What both trainers share: progress and metrics, where to stop and go on, and a recipe's optimiser in transformers'
+words."""
 
 import json
 import re
-from collections.abc import Sequence
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+import torch
+import torch.distributed as dist
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from training.programs import Reporter
@@ -32,6 +39,49 @@ class Reporting(TrainerCallback):
         figures = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
         if figures:
             self.reporter.metrics(state.global_step, figures)
+
+
+@contextmanager
+def checkpoint_on_interrupt(trainer: Trainer, every: int = 1) -> Iterator[None]:
+    """INT to any process lets all of them finish the step, save a checkpoint and stop; then raises KeyboardInterrupt.
+
+    every: steps between which a checkpoint can be gone on from.
+    """
+    interrupt = _Interrupt(every)
+    trainer.add_callback(interrupt)
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, interrupt.hear) if here else None
+    try:
+        yield
+    finally:
+        if here:
+            signal.signal(signal.SIGINT, before)
+    if interrupt.stopped:
+        raise KeyboardInterrupt
+
+
+class _Interrupt(TrainerCallback):
+    """Stops a trainer at the end of a step, in all its processes at the same one."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.heard = self.stopped = False
+
+    def hear(self, *_: Any) -> None:
+        """A second INT says the same: torchrun repeats the one that it got to its processes."""
+        if not self.heard:
+            self.heard = True
+            print("interrupted: saving a checkpoint after this step; TERM stops now", file=sys.stderr, flush=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
+        """All processes must agree, or one would wait for the other's next step."""
+        if state.global_step % self.every:
+            return
+        heard = torch.tensor(int(self.heard), device=args.device)
+        if dist.is_initialized():
+            dist.all_reduce(heard, dist.ReduceOp.MAX)
+        if heard.item():
+            self.stopped = control.should_save = control.should_training_stop = True
 
 
 def last_checkpoint(folder: Path, needs: Sequence[str] = ()) -> str | None:

@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from training.programs import ProgramConfig, read_progress
+from training.programs import ProgramConfig, Reporter, read_progress
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,3 +27,16 @@ def kill_at(module: str, config: ProgramConfig, step: int) -> None:
     os.killpg(program.pid, signal.SIGKILL)
     assert program.wait() == -signal.SIGKILL
     assert not (config.out / "checkpoint").exists()
+
+
+class Interrupting(Reporter):
+    """Sends INT to this process after a step, once."""
+
+    def __init__(self, out: Path, step: int) -> None:
+        super().__init__(out)
+        self.step = step
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        if done == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+        super().progress(done, total, what)

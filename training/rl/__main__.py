@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig
 
-from training.callbacks import Reporting, last_checkpoint, optimiser_arguments
+from training.callbacks import Reporting, checkpoint_on_interrupt, last_checkpoint, optimiser_arguments
 from training.grading.judge import Judge, JudgeSettings
 from training.model.checkpoint import load
 from training.model.rows import SKIPPED, RowReader, Rows
@@ -95,7 +95,8 @@ def _train(
         vision=FrozenVision(reference, int(recipe.cache_gib * 2**30)),  # its tower is whole in every process
     )
     resume = last_checkpoint(config.out / "steps", needs=[file_of(i) for i in range(devices)])
-    trainer.train(resume_from_checkpoint=resume)
+    with checkpoint_on_interrupt(trainer, every=recipe.minibatches):
+        trainer.train(resume_from_checkpoint=resume)
     provenance = {**made_from, "steps": steps}
     leave_checkpoint(trainer.accelerator, bundle, bundle.teaching, config.out / CHECKPOINT, dtype, provenance)
     trainer.accelerator.free_memory()

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig as TrlConfig
 
-from training.callbacks import Reporting, last_checkpoint, optimiser_arguments
+from training.callbacks import Reporting, checkpoint_on_interrupt, last_checkpoint, optimiser_arguments
 from training.model.checkpoint import load
 from training.model.rows import SKIPPED, RowReader, Rows
 from training.programs import CHECKPOINT, Reporter, TrainingConfig, run_program
@@ -83,7 +83,8 @@ def _train(
         vision=bundle.vision(int(recipe.cache_gib * 2**30), apart=sharded),
     )
     resume = last_checkpoint(config.out / "steps")
-    trainer.train(resume_from_checkpoint=resume)
+    with checkpoint_on_interrupt(trainer):
+        trainer.train(resume_from_checkpoint=resume)
     if recipe.lora:
         bundle.model = merged(trainer.model)
     provenance = {**made_from, "steps": steps}

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.toy import rl_recipe, toy_rows, write_rows
-from tests.training.killed import kill_at
+from tests.training.killed import Interrupting, kill_at
 from tests.training.rl.made import config
 from training.model.checkpoint import load
 from training.programs import Reporter, read_metrics
@@ -46,6 +46,18 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(
     kill_at("training.rl", asked, 3)
     resumed_from = main(asked, Reporter(asked.out, quiet=True))["resumed_from"]
     assert resumed_from in ("checkpoint-2", "checkpoint-4"), "checkpoints are made between rollout batches"
+    whole, resumed = load(run / "checkpoint").model.state_dict(), load(asked.out / "checkpoint").model.state_dict()
+    for name, weight in whole.items():
+        torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)
+
+
+def test_interrupted_it_writes_a_checkpoint_between_rollout_batches(
+    run: Path, data: Path, taught_folder: Path, tmp_path: Path
+) -> None:
+    asked = config(tmp_path / "out", data, taught_folder, KILLABLE.model_copy(update={"save_every": 1000}))
+    with pytest.raises(KeyboardInterrupt):
+        main(asked, Interrupting(asked.out, 3))
+    assert main(asked, Reporter(asked.out, quiet=True))["resumed_from"] == "checkpoint-4"
     whole, resumed = load(run / "checkpoint").model.state_dict(), load(asked.out / "checkpoint").model.state_dict()
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)

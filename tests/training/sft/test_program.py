@@ -13,7 +13,7 @@ from transformers import Trainer
 from trl import SFTTrainer
 
 from tests.toy import sft_recipe, toy_rows, write_rows
-from tests.training.killed import kill_at
+from tests.training.killed import Interrupting, kill_at
 from training.artifacts import file_digest
 from training.callbacks import last_checkpoint
 from training.model.checkpoint import load
@@ -93,6 +93,19 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(uninterrupted: Path, 
     resumed_from = main(asked, Reporter(asked.out, quiet=True))["resumed_from"]
     assert resumed_from is not None and 3 <= int(resumed_from.removeprefix("checkpoint-")) < 20
     assert len(list((asked.out / "steps").glob("checkpoint-*"))) == 2, "older ones are removed"
+    whole, resumed = weights(uninterrupted), weights(asked.out)
+    for name, weight in whole.items():
+        torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)
+
+
+def test_interrupted_it_writes_a_checkpoint_and_goes_on_to_the_same_weights(
+    uninterrupted: Path, data: Path, tmp_path: Path
+) -> None:
+    asked = config(tmp_path / "out", data, MIXED.model_copy(update={"save_every": 1000}))
+    with pytest.raises(KeyboardInterrupt):
+        main(asked, Interrupting(asked.out, 5))
+    assert not (asked.out / "checkpoint").exists()
+    assert main(asked, Reporter(asked.out, quiet=True))["resumed_from"] == "checkpoint-5"
     whole, resumed = weights(uninterrupted), weights(asked.out)
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)
