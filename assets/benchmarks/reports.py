@@ -125,7 +125,7 @@ def _twiffbench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) ->
                 report = twiffbench.report(table, scores, recipe, asked)
             scores.write_parquet(workspace / GRADED_TABLE)
             write_json(workspace / REPORT, report)
-            (workspace / CATEGORIES_FIGURE).write_bytes(_categories_figure(model, report))
+            (workspace / CATEGORIES_FIGURE).write_bytes(_categories_figure(report))
             return {mark: report[mark] for mark in twiffbench.MARKS} | {
                 "categories": report["categories"],
                 "coverage": report["coverage"],
@@ -149,9 +149,9 @@ def _splits_figure(model: str, report: Mapping[str, Any]) -> bytes:
     return accuracy_by_hop({model: report})
 
 
-def _categories_figure(model: str, report: Mapping[str, Any]) -> bytes:
+def _categories_figure(report: Mapping[str, Any]) -> bytes:
     """Marks of all items and of each category, with intervals."""
     from evaluation.reports.plots.scores import judged_marks
 
     categories = {name: {**marks, "status": "complete"} for name, marks in report["categories"].items()}
-    return judged_marks({model: report, **categories})
+    return judged_marks({"all items": report, **categories})

@@ -61,6 +61,15 @@ def test_every_asset_says_what_it_is_and_who_answers_for_it(nodes: dict) -> None
         assert node.code_version or not node.is_materializable, key
 
 
+def test_an_op_says_what_it_does_and_its_assets_what_they_are(definitions: dg.Definitions, nodes: dict) -> None:
+    op = definitions.resolve_job_def("train_sft").graph.node_named("start_sft").definition
+    assert op.description == nodes["checkpoints/sft"].description
+    both = definitions.resolve_job_def("evaluate").graph.node_named("answer_benchmarks").definition
+    assert both.description == "Every model answers both benchmarks, greedily."
+    assert "FutureBench" in nodes["futurebench/answers"].description
+    assert "TwiFF-Bench" in nodes["twiffbench/answers"].description
+
+
 def test_every_stage_has_a_check_that_reads_as_a_sentence(definitions: dg.Definitions, nodes: dict) -> None:
     checks = list(definitions.resolve_asset_graph().asset_check_nodes)
     for check in checks:

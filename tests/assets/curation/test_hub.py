@@ -172,6 +172,18 @@ def test_without_a_token_that_may_write_nothing_is_pushed_and_the_error_says_why
     assert token is None or token not in told
 
 
+def test_a_hub_that_is_busy_twice_is_pushed_to_at_the_third_try(
+    hub: Hub, store: AssetStore, published: Callable[[str], Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assets.retries.SECONDS", 0.01)
+    first = published("first")
+    hub.busy = 2
+    result = push(store)
+    again = [event for event in result.all_events if event.event_type_value == "STEP_UP_FOR_RETRY"]
+    assert result.success and len(again) == 2
+    assert pulled(hub, tmp_path / "pulled")[CURATED_TABLE] == first.file(CURATED_TABLE).read_bytes()
+
+
 def test_without_a_publication_nothing_is_asked(hub: Hub, store: AssetStore) -> None:
     result = push(store)
     (failure,) = (event for event in result.all_node_events if event.is_step_failure)
