@@ -1,0 +1,90 @@
+"""Who is ended for taking too long or for saying nothing, since when; and who may interrupt that."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets.launcher import LaunchSettings, _Watch
+from assets.launching.program import Program, failure, interrupts_wait
+from training.programs import METRICS
+
+Clock = Callable[[float], None]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Sets what time it is."""
+    return lambda now: monkeypatch.setattr(time, "time", lambda: now)
+
+
+def program(out: Path, module: str = "training.sft") -> Program:
+    out.mkdir(exist_ok=True)
+    return Program(module, out, [], 1, True, {})
+
+
+def says(program: Program, now: float) -> None:
+    (program.out / METRICS).touch()
+    os.utime(program.out / METRICS, (now, now))
+
+
+def test_a_program_has_its_time_from_its_own_start(tmp_path: Path, clock: Clock) -> None:
+    watch = _Watch(LaunchSettings(seconds_at_most={"training.sft": 100.0}), lambda *_: None)
+    first, second = program(tmp_path / "first"), program(tmp_path / "second")
+    for now, running in ((0.0, [first]), (99.0, [first]), (150.0, [second]), (249.0, [second])):
+        clock(now)
+        watch(running)
+    clock(251.0)
+    with pytest.raises(dg.Failure, match="second has run for 101 s, longer than"):
+        watch([second])
+
+
+def test_a_program_is_silent_since_its_start_or_its_last_word(tmp_path: Path, clock: Clock) -> None:
+    watch = _Watch(LaunchSettings(seconds_silent=100.0), lambda *_: None)
+    one = program(tmp_path / "one")
+    says(one, 1000.0)  # in an earlier start
+    for now in (5000.0, 5099.0):
+        clock(now)
+        watch([one])
+    says(one, 5099.0)
+    clock(5198.0)
+    watch([one])
+    clock(5200.0)
+    with pytest.raises(dg.Failure, match="has said nothing for 101 s: it hangs"):
+        watch([one])
+
+
+def test_other_programs_have_no_time_limit(tmp_path: Path, clock: Clock) -> None:
+    watch = _Watch(LaunchSettings(seconds_at_most={"training.sft": 100.0}), lambda *_: None)
+    for now in (0.0, 1e9):
+        clock(now)
+        watch([program(tmp_path / "rl", "training.rl")])
+
+
+@pytest.mark.parametrize(
+    ("status", "says", "again"),
+    [
+        (1, "ended with status 1", True),
+        (2, "ended with status 2", False),
+        (-9, "was killed (SIGKILL: mostly for want of memory)", True),
+        (-11, "was ended by SIGSEGV", True),
+        (None, "failed", True),
+    ],
+)
+def test_a_failure_says_how_it_ended(tmp_path: Path, status: int | None, says: str, again: bool) -> None:
+    found = failure(program(tmp_path / "out"), status, ["the last line"])
+    assert found.description == f"training.sft {says} in {tmp_path / 'out'}:\nthe last line"
+    assert found.allow_retries == again
+
+
+def test_a_second_interrupt_waits_until_the_programs_are_gone() -> None:
+    gone, before = False, signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interrupts_wait():
+        os.kill(os.getpid(), signal.SIGINT)
+        gone = True
+    assert gone
+    assert signal.getsignal(signal.SIGINT) is before
