@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ def serve(home: Path, host: str, port: int, read_only: bool = False) -> None:
 
     With `read_only` the webserver refuses whatever would change something; schedules, sensors and queued runs go on.
     """
+    _raise_if_taken(host, port)
     ready_instance(home)
     workspace = ["-w", str(PROJECT / "workspace.yaml")]
     looking = ["--read-only"] if read_only else []
@@ -60,6 +62,19 @@ def serve(home: Path, host: str, port: int, read_only: bool = False) -> None:
                 supervisor.let_go(child)
             for child in children:
                 supervisor.end(child, DEADLINES)
+
+
+def _raise_if_taken(host: str, port: int) -> None:
+    """Asked first: the webserver itself would say so only after it has loaded the definitions."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise UnhealthyError(
+            f"cannot serve on {host}:{port}: {error.strerror}; another --port (PORT= of make ui) may do"
+        ) from error
 
 
 def _start(command: Sequence[str], lock: int) -> subprocess.Popen[str]:

@@ -63,8 +63,17 @@ def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_behind(tmp_path: Pa
         taken.bind(("127.0.0.1", port))
         taken.listen()
         command = [sys.executable, "-m", "pipelines.cli", "ui", "--port", str(port)]
-        ended = subprocess.run(command, cwd=ROOT, env=environment(tmp_path, "demo"), timeout=180, check=False)
+        ended = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment(tmp_path, "demo"),
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
     assert ended.returncode == 1
+    assert f"cannot serve on 127.0.0.1:{port}: Address already in use; another --port" in ended.stderr
     assert processes_of(tmp_path) == []
 
 
