@@ -74,7 +74,8 @@ SELECTION_CODE = code_of(
     )
 )  # fmt: skip
 FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_window=timedelta(days=8))
-"""Future-L1-50K is curated again weekly: a day after that it is late, a day after the second time it is stale."""
+"""Future-L1-50K is curated again weekly: a day after one week it is late, a day after two it is stale, also where the
+source had nothing new: then somebody should look at the source."""
 STORYBOARDS_OF_THE_SET, STORYBOARDS_OF_A_SHARD = 4, 2  # every materialisation keeps its picture in the event log
 
 
