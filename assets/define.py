@@ -39,7 +39,7 @@ class Asset:
     kinds: tuple[str, ...]
     """At most three, what a person looks for: libraries and formats."""
     code: str | None = None
-    """The version of the code that decides what is in it (`store.code_of`)."""
+    """The version of the code that decides what is in it (`code.code_of`)."""
     upstream: tuple[str, ...] = ()
     """The keys of what it is made from."""
     cut: Cut | None = None
@@ -112,7 +112,8 @@ def op_assets(
 
     `says` is the op's own description, where it makes several.
     """
-    specs, first = {_slot(one.key): one.spec for one in declared}, declared[0]
+    first, specs = declared[0], {one.spec.key: one.spec for one in declared}
+    mappings = first.cut.mappings if first.cut else {}
 
     def define(function: Function) -> dg.AssetsDefinition:
         op = dg.op(
@@ -121,32 +122,31 @@ def op_assets(
             retry_policy=first.retry,
             description=says or first.says,
             ins={_slot(key): dg.In(dg.Nothing) for key in first.upstream},
-            out={slot: dg.Out(dg.Nothing, code_version=spec.code_version) for slot, spec in specs.items()},
+            out={_slot(one.key): dg.Out(dg.Nothing, code_version=one.code) for one in declared},
         )(failing_at_once(function))
         made = dg.AssetsDefinition.from_op(
             op,
             keys_by_input_name={_slot(key): key_of(key) for key in first.upstream},
-            keys_by_output_name={slot: spec.key for slot, spec in specs.items()},
-            group_names_by_output_name={slot: spec.group_name for slot, spec in specs.items()},
-            descriptions_by_output_name={slot: spec.description or "" for slot, spec in specs.items()},
-            automation_conditions_by_output_name={slot: spec.automation_condition for slot, spec in specs.items()},
+            keys_by_output_name={_slot(one.key): key_of(one.key) for one in declared},
             partitions_def=first.cut.partitions if first.cut else None,
-            partition_mappings={
-                _slot(key): mapping
-                for key, mapping in (first.cut.mappings if first.cut else {}).items()
-                if key in first.upstream
-            },
+            partition_mappings={_slot(key): mappings[key] for key in first.upstream if key in mappings},
             backfill_policy=first.cut.backfill if first.cut else None,
         )
-        by_key = {one.spec.key: one for one in declared}
-
-        def told(spec: dg.AssetSpec) -> dg.AssetSpec:
-            own = by_key[spec.key]
-            return spec.replace_attributes(owners=own.spec.owners, kinds=set(own.kinds))
-
-        return made.map_asset_specs(told)
+        return made.map_asset_specs(lambda spec: _told(spec, specs[spec.key]))
 
     return define
+
+
+def _told(spec: dg.AssetSpec, declared: dg.AssetSpec) -> dg.AssetSpec:
+    """A spec that an op made, with all that the declaration says besides."""
+    return spec.replace_attributes(
+        description=declared.description,
+        group_name=declared.group_name,
+        owners=declared.owners,
+        kinds=declared.kinds,
+        automation_condition=declared.automation_condition,
+        freshness_policy=declared.freshness_policy,
+    )
 
 
 def _slot(key: str) -> str:
