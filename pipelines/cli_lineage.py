@@ -12,6 +12,7 @@ from rich.tree import Tree
 
 from assets.lineage import KEYS, Found, Lineage, Trace
 from assets.store import AssetStore
+from evaluation.reports.sections.parts import shortened
 from pipelines.profile import Profile
 
 ROWS_SHOWN = 6
@@ -65,5 +66,5 @@ def _named(name: str, version: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    """A value on one line, without what a terminal would obey: it comes from datasets and models."""
+    return shortened("".join(c if c.isprintable() else " " for c in str(value)), LONGEST)

@@ -1,0 +1,52 @@
+"""`future-l1 lineage ID` prints what is known of an id; what data says is shown, and obeyed by no terminal."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+
+from assets.store import AssetStore
+from pipelines.cli import main
+
+HOSTILE = "\x1b[31mred\x1b[0m [bold]loud[/] \x07\u202e"
+CLIP = "-w5n_0.mp4"
+
+
+@pytest.fixture
+def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A home with one shard of one row, which the environment names; the shard's version."""
+    monkeypatch.setenv("FUTURE_L1_HOME", str(tmp_path))
+    monkeypatch.setenv("FUTURE_L1_PROFILE", "demo")
+    row = {"row_id": "0123456789abcdef", "video": CLIP, "answer": HOSTILE, "row": 3}
+
+    def write(workspace: Path) -> dict[str, int]:
+        pl.DataFrame([row]).write_parquet(workspace / "trajectories.parquet")
+        return {"rows": 1}
+
+    return AssetStore(tmp_path).work("twiff/trajectories", {}, {}, "code", "shard").do(write).version
+
+
+def lineage(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["lineage", *arguments])
+
+
+@pytest.mark.parametrize("asked", ["0123456789abcdef", CLIP])
+def test_a_row_or_a_clip_is_found_and_text_of_data_is_only_shown(version: str, asked: str) -> None:
+    ran = lineage("--", asked)
+    assert ran.exit_code == 0, ran.output
+    assert f"in twiff/trajectories/shard {version} trajectories.parquet" in ran.output
+    assert "row 3" in ran.output and "[bold]loud[/]" in ran.output
+    assert not {"\x1b", "\x07", "\u202e"} & set(ran.output)
+
+
+def test_an_artifact_is_found_by_its_version_and_told_as_json(version: str) -> None:
+    ran = lineage(version, "--json")
+    assert json.loads(ran.output)["artifacts"] == {"twiff/trajectories/shard": version}
+
+
+def test_what_nobody_knows_is_an_error_and_no_traceback(version: str) -> None:
+    ran = lineage("nobody")
+    assert ran.exit_code == 1
+    assert ran.output.startswith("Error: 'nobody' is no artifact's name or version, and no table has it")
