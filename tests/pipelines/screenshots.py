@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
+from PIL import Image
+
 from tests.pipelines.chromium import MISSING, chromium, found
 from tests.pipelines.ui_server import ROOT, Ui, ui
 
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
 
 GROUPS = ("toyworld", "trajectories", "curation", "checkpoints", "benchmarks", "reports")
 MILLISECONDS = 120_000
+MILLISECONDS_TO_STATUSES = 15_000
+"""Assets turn green by and by."""
+MARGIN = 4
+COLOURS = 128
+"""That a picture keeps, for its size."""
 
 
 def main(home: Path, profile: str) -> None:
@@ -24,28 +31,39 @@ def main(home: Path, profile: str) -> None:
     if path is None:
         sys.exit(MISSING)
     with ui(home, profile, "--read-only") as served, chromium(path) as browser:
-        page = browser.new_page(viewport={"width": 1500, "height": 1050}, device_scale_factor=1.25)
+        page = browser.new_page(device_scale_factor=1.25)
         page.set_default_timeout(MILLISECONDS)
-        lineage(page, served, ROOT / "docs" / "lineage.png")
-        asset(page, served, ROOT / "docs" / "asset.png")
+        for take, picture in ((lineage, ROOT / "docs" / "lineage.png"), (asset, ROOT / "docs" / "asset.png")):
+            take(page, served, picture)
+            Image.open(picture).quantize(COLOURS).save(picture, optimize=True)
 
 
 def lineage(page: "Page", served: Ui, picture: Path) -> None:
-    """All groups of the global lineage, open, without the bars around them."""
+    """All groups of the global lineage, open, from top to bottom, without the bars around them."""
+    page.set_viewport_size({"width": 1600, "height": 2100})
     expanded = ",".join(f"global@global:{group}" for group in GROUPS)
     page.goto(f"{served.url}/asset-groups?{urlencode({'expanded': expanded})}")
     page.get_by_text("comparison", exact=True).last.wait_for()
     page.get_by_text("Hide navigation").click()
-    page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(3_000)  # statuses come in by and by
-    page.screenshot(path=picture)
+    page.mouse.click(1500, 1900, button="right")  # the canvas, beside the graph
+    page.get_by_role("menuitem", name="vertical orientation").click()
+    page.reload()  # fits the graph into the window
+    page.get_by_text("comparison", exact=True).last.wait_for()
+    page.wait_for_timeout(MILLISECONDS_TO_STATUSES)
+    drawn = [box for node in page.locator("svg foreignObject").all() if (box := node.bounding_box())]
+    left, top = min(box["x"] for box in drawn) - MARGIN, min(box["y"] for box in drawn) - MARGIN
+    right, bottom = (
+        max(box[at] + box[size] for box in drawn) + MARGIN for at, size in (("x", "width"), ("y", "height"))
+    )
+    page.screenshot(path=picture, clip={"x": left, "y": top, "width": right - left, "height": bottom - top})
 
 
 def asset(page: "Page", served: Ui, picture: Path) -> None:
     """The curated set's page."""
+    page.set_viewport_size({"width": 1400, "height": 900})
     page.goto(f"{served.url}/assets/curation/future_l1_50k")
     page.get_by_text("gain_histogram", exact=True).first.wait_for()
-    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(MILLISECONDS_TO_STATUSES)
     page.screenshot(path=picture)
 
 
