@@ -101,8 +101,12 @@ def test_a_report_goes_back_through_both_trainings_to_the_shards_and_their_revis
         "reports": [("futurebench/report/rl", "n = 3")],
         "answers": [("futurebench/answers/rl", "3 answers")],
         "checkpoint": [("checkpoints/rl/rl", "")],
-        "started from": [("checkpoints/sft/sft", ""), ("checkpoints/base", "")],
-        "trained on": [("curation/rl_sets/twiff", "2 rows"), ("curation/sft_sets/chosen", "3 rows")],
+        "trained from": [
+            ("checkpoints/sft/sft", ""),
+            ("curation/rl_sets/twiff", "2 rows"),
+            ("checkpoints/base", ""),
+            ("curation/sft_sets/chosen", "3 rows"),
+        ],
         "curated set": [("curation/future_l1_50k", "2 of 40 scored rows")],
         "scored": [("curation/visual_gain", "2 shards")],
         "source": [("twiff/trajectories", "2 shards, revision abc123")],
@@ -149,11 +153,12 @@ def test_a_set_that_was_curated_again_is_said_to_be_not_current(store: Store) ->
     store.sets(fewer, [row("row-a", "a", 7, 1), row("row-d", "a", 6, 2)])
     after = told(store, best="sft")
     chain = next(chain for chain in after.chains if chain.model == "sft")
-    trained = next(step for step in chain.steps if step.kind == "trained on")
+    trained = chain.steps[-1]
+    assert trained.kind == "trained from", "nothing is known of what a set was made from that is not there any more"
     assert [(link.artifact, link.note) for link in trained.links] == [
-        ("curation/sft_sets/chosen", "not current any more")
-    ]
-    assert [step.kind for step in chain.steps][-1] == "trained on" and after.rows == []
+        ("checkpoints/base", ""), ("curation/sft_sets/chosen", "not current any more"),
+    ]  # fmt: skip
+    assert after.rows == []
     assert before.rows, "it was followed while it was current"
 
 

@@ -43,7 +43,9 @@ def _rows(told: Followed) -> Table:
 
 def _row(row: FollowedRow) -> Row:
     gain = f"gain {row.p_v - row.p_t:+d}" if row.p_t is not None and row.p_v is not None else ""
-    scores = " → ".join(DASH if score is None else str(score) for score in (row.p_t, row.p_v))
+    scores = "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}".join(
+        DASH if score is None else str(score) for score in (row.p_t, row.p_v)
+    )
     verdicts = [
         f"{condition}: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}"
         for condition, counts in row.verdicts.items()
