@@ -18,6 +18,7 @@ from assets.launching.kubernetes import KubernetesBackend, KubernetesSettings
 from assets.launching.local import LocalBackend, LocalSettings
 from assets.launching.program import PROJECT, Backend, Context, Deadlines, Program
 from assets.launching.ray import RayBackend, RaySettings
+from assets.launching.slurm import SlurmBackend, SlurmSettings
 from training.programs import RESULT, last_sign, read_progress
 
 Progress = Callable[[int, int, str], None]
@@ -28,7 +29,9 @@ class LaunchSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    backend: LocalSettings | RaySettings | KubernetesSettings = Field(default=LocalSettings(), discriminator="kind")
+    backend: LocalSettings | RaySettings | SlurmSettings | KubernetesSettings = Field(
+        default=LocalSettings(), discriminator="kind"
+    )
     """Where programs run: this machine, or a cluster."""
     processes: Mapping[str, int] = {}
     """Processes per program (`{"training.sft": 8}`); more than one goes through `accelerate launch`."""
@@ -110,6 +113,8 @@ def backend_for(settings: LaunchSettings) -> Backend:
             return LocalBackend(local, settings.deadlines)
         case RaySettings() as ray:
             return RayBackend(ray, settings.deadlines)
+        case SlurmSettings() as slurm:
+            return SlurmBackend(slurm, settings.deadlines)
         case KubernetesSettings() as kubernetes:
             return KubernetesBackend(kubernetes, settings.deadlines)
 

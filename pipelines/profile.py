@@ -258,7 +258,8 @@ def load_profile(named: str, home: Path, seed: int = 0) -> Profile:
 
 
 def overlaid(profile: Profile, overlay: Mapping[str, Any]) -> Profile:
-    """The profile with other values: tables are overlaid key by key, everything else is replaced.
+    """The profile with other values: tables are overlaid key by key, everything else, and a table of another `kind`,
+    is replaced.
 
     `[sft.NAME]` and `[rl.NAME]` overlay the run of the recipe NAME; `[[sft]]` and `[[rl]]` replace all runs.
     """
@@ -293,11 +294,16 @@ def _merged(known: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, A
         before = merged.get(name)
         if name in RUNS and isinstance(value, Mapping):
             merged[name] = _runs(before or (), value, name)
-        elif isinstance(value, Mapping) and isinstance(before, Mapping):
+        elif isinstance(value, Mapping) and isinstance(before, Mapping) and _same_kind(before, value):
             merged[name] = _merged(before, value)
         else:
             merged[name] = value
     return merged
+
+
+def _same_kind(known: Mapping[str, Any], overlay: Mapping[str, Any]) -> bool:
+    """Whether they have the same fields: a table of another `kind` has others."""
+    return overlay.get("kind", known.get("kind")) == known.get("kind")
 
 
 def _runs(known: Sequence[Mapping[str, Any]], overlay: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:

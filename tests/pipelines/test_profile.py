@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from assets.launching.ray import RaySettings
 from pipelines.profile import demo, load_profile, paper, profile_from_environment
 from tests.reduced import reduced_demo, write_reduced_overlay
 
@@ -82,6 +83,14 @@ def test_a_seed_that_is_no_number_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SEED", "seven")
     with pytest.raises(ValueError, match="SEED is a whole number from 0 on; found 'seven'"):
         profile_from_environment()
+
+
+def test_where_programs_run_is_another_kind_of_table(tmp_path: Path) -> None:
+    text = 'extends = "demo"\n[launch.backend]\nkind = "ray"\ncpus = 3\n'
+    changed = load_profile(overlay(tmp_path, text), tmp_path)
+    assert changed.launch.backend == RaySettings(cpus=3)
+    with pytest.raises(ValueError, match="devices: there is no such field"):
+        load_profile(overlay(tmp_path, text + "devices = []\n"), tmp_path)
 
 
 def test_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

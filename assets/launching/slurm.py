@@ -1,0 +1,333 @@
+"""Programs as jobs of a Slurm cluster, one after another, through dagster-slurm.
+
+dagster-slurm submits over SSH, follows the job and carries its messages. Two things it leaves to us: an interrupted
+step ends its job (dagster-slurm lets it go on, unless the run is being cancelled), and no step takes over a job that
+was submitted for another one (it would go by the asset, not by the partition).
+"""
+
+import hashlib
+import os
+import re
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import dagster as dg
+from pydantic import Field
+
+from assets.launching.cluster import (
+    ClusterSettings,
+    confirmed,
+    last_lines,
+    patiently,
+    seconds_to_end,
+)
+from assets.launching.program import PROJECT, Context, Deadlines, Program, Watch, failure, interrupts_wait
+
+if TYPE_CHECKING:
+    from dagster_slurm import BashLauncher, ComputeResource, SSHConnectionResource
+
+TAGS = ("dagster_slurm/run_dir", "dagster_slurm/asset_key")
+"""By which dagster-slurm finds the job of a run that failed, to take it over."""
+FOREVER = 10**9
+"""Seconds for dagster-slurm to follow a job: the watch and Slurm's time limit end it, as the profile says."""
+
+
+class SlurmSettings(ClusterSettings):
+    """Programs run as jobs of a Slurm cluster, submitted over SSH."""
+
+    kind: Literal["slurm"] = "slurm"
+    host: str
+    """A node where sbatch, squeue, scancel and scontrol are."""
+    user: str
+    port: int = 22
+    key: Path | None = None
+    """The private SSH key; None: what ssh finds by itself (its agent, its own configuration)."""
+    known_hosts: Path | None = None
+    """Of ssh; None: the user's own."""
+    folder: Path
+    """On the shared file system: scripts and logs of jobs; those of failed jobs stay until the next start."""
+    partition: str = ""
+    account: str | None = None
+    qos: str | None = None
+    time_limit: str = "24:00:00"
+    """HH:MM:SS or D-HH:MM:SS; shortly before, a program is ended, and the next start goes on from its checkpoint."""
+    seconds_between_looks: float = Field(default=5.0, ge=1)
+    """At the queue: each look is a command on the host."""
+    seconds_unreachable: float = Field(default=300.0, gt=0)
+    """A host that does not answer for so long fails the step."""
+
+
+class SlurmBackend:
+    """Runs programs as Slurm jobs, one after another."""
+
+    def __init__(self, settings: SlurmSettings, deadlines: Deadlines) -> None:
+        self._settings = settings
+        self._deadlines = deadlines
+
+    def run(self, context: Context, programs: Sequence[Program], watch: Watch) -> None:
+        """See `assets.launching.program.Backend`."""
+        failures = []
+        for program in programs:
+            try:
+                _Job(self._settings, self._deadlines, context, program).run(watch)
+            except _FailedError as failed:
+                failures.append(failed)
+        if failures:
+            raise failure(failures[0].program, failures[0].status, failures[0].said)
+
+
+class _FailedError(Exception):
+    """A program failed, which ends no other."""
+
+    def __init__(self, program: Program, status: int | None, said: Sequence[str]) -> None:
+        super().__init__(program.module)
+        self.program, self.status, self.said = program, status, said
+
+
+def compute(settings: SlurmSettings, deadlines: Deadlines, program: Program) -> "ComputeResource":
+    """What dagster-slurm is told of the cluster, and of what the program's processes need."""
+    from dagster_slurm import ComputeResource, SlurmQueueConfig, SlurmResource
+    from dagster_slurm.config import ExecutionMode
+
+    queue = SlurmQueueConfig(
+        partition=settings.partition,
+        account=settings.account,
+        qos=settings.qos,
+        time_limit=settings.time_limit,
+        signal_before_timeout=f"INT@{seconds_to_end(deadlines)}",
+        num_nodes=1,
+        cpus=settings.cpus_for(program),
+        gpus_per_node=settings.gpus_for(program),
+        mem=None,
+    )
+    slurm = SlurmResource(
+        ssh=connection(settings),
+        queue=queue,
+        remote_base=str(folder_of(settings, program)),
+        status_poll_interval_seconds=min(2.0, settings.seconds_between_looks),
+        status_poll_max_interval_seconds=settings.seconds_between_looks,
+    )
+    return ComputeResource(
+        mode=ExecutionMode.SLURM,
+        slurm=slurm,
+        default_launcher=launcher(settings, deadlines, program),
+        pre_deployed_env_path=str(settings.folder),  # so that it packs none; the job's script names the interpreter
+        cleanup_on_failure=False,
+    )
+
+
+def folder_of(settings: SlurmSettings, program: Program) -> Path:
+    """Where scripts and logs of this program's jobs are; by it, they are found in the queue."""
+    return settings.folder / hashlib.sha256(str(program.out).encode()).hexdigest()[:16]
+
+
+def connection(settings: SlurmSettings) -> "SSHConnectionResource":
+    """How the host is reached; never by a password."""
+    from dagster_slurm import SSHConnectionResource
+
+    return SSHConnectionResource(
+        host=settings.host,
+        port=settings.port,
+        user=settings.user,
+        key_path=None if settings.key is None else str(settings.key),
+        known_hosts_file=None if settings.known_hosts is None else str(settings.known_hosts),
+    )
+
+
+def launcher(settings: SlurmSettings, deadlines: Deadlines, program: Program) -> "BashLauncher":
+    """What writes the job's script: dagster-slurm's own starts Python files in environments that it packed."""
+    from dagster_slurm import BashLauncher
+    from dagster_slurm.config import RuntimeVariant
+    from dagster_slurm.launchers.base import ExecutionPlan
+
+    class ProgramLauncher(BashLauncher):
+        def prepare_execution(
+            self,
+            payload_path: str,
+            python_executable: str,
+            working_dir: str,
+            pipes_context: dict[str, str],
+            *_: Any,
+            **__: Any,
+        ) -> ExecutionPlan:
+            script = script_of(settings, deadlines, program, pipes_context)
+            return ExecutionPlan(RuntimeVariant.SHELL, script, environment=pipes_context, resources={})
+
+    return ProgramLauncher()
+
+
+def script_of(settings: SlurmSettings, deadlines: Deadlines, program: Program, pipes: Mapping[str, str]) -> list[str]:
+    """The lines of the job's script.  pipes: the variables of the program's Pipes session."""
+    variables = {**settings.environment_for(program, deadlines), **pipes}
+    return [
+        "#!/bin/bash",
+        *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
+        f"cd {shlex.quote(str(PROJECT))} || exit",
+        f"exec {shlex.join(settings.command_for(program, deadlines))}",
+    ]
+
+
+class _Job:
+    """A program's job."""
+
+    def __init__(self, settings: SlurmSettings, deadlines: Deadlines, context: Context, program: Program) -> None:
+        self._settings = settings
+        self._deadlines = deadlines
+        self._context = context
+        self._program = program
+        self._folder = folder_of(settings, program)
+        self._queue = _Queue(settings, self._folder)
+        self._asked: set[str] = set()
+        self._ended_by: BaseException | None = None
+
+    def run(self, watch: Watch) -> None:
+        """To its end, for certain.  Raises _FailedError, or what ended it early."""
+        self._end()  # one whose step was killed outright goes on: two programs must not work in one folder
+        before = {job.number for job in self._queue.jobs()}
+        shutil.rmtree(self._folder, ignore_errors=True)  # its messages are not ours
+        config, gib = str(self._program.out / "config.json"), self._settings.gib_for(self._program)
+        failed: RuntimeError | None = None
+        try:
+            with self._watched(watch):
+                compute(self._settings, self._deadlines, self._program).run(
+                    context=self._context,
+                    payload_path=config,
+                    skip_payload_upload=True,
+                    remote_payload_path=config,
+                    extra_slurm_opts=None if gib is None else {"mem": f"{gib}G"},
+                    poll_timeout=FOREVER,
+                )
+        except RuntimeError as error:  # whatever is wrong with the job or the host
+            failed = error
+        finally:
+            with interrupts_wait():
+                self._end()
+        if self._ended_by is not None:
+            raise self._ended_by
+        if failed is not None:
+            raise self._failure(failed, before) from failed
+
+    @contextmanager
+    def _watched(self, watch: Watch) -> Iterator[None]:
+        """dagster-slurm has this thread, and keeps signals from it; another one watches, and hears of them."""
+        heard, told = os.pipe()
+        os.set_blocking(told, False)
+        before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._look, args=(watch, heard), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(told)
+            thread.join()
+            os.close(heard)
+
+    def _look(self, watch: Watch, heard: int) -> None:
+        """Until the other end is closed."""
+        while True:
+            if select.select([heard], [], [], self._settings.seconds_between_looks)[0]:
+                numbers = os.read(heard, 4096)
+                if not numbers:
+                    return
+                if not {signal.SIGINT, signal.SIGTERM}.isdisjoint(numbers):
+                    self._ended_by = self._ended_by or dg.DagsterExecutionInterruptedError()
+            try:
+                self._forget_the_run_s_job()
+                living = self._queue.living()
+                if self._ended_by is None and any(job.state == "RUNNING" for job in living):
+                    watch([self._program])
+            except dg.Failure as error:
+                self._ended_by = self._ended_by or error
+            if self._ended_by is not None:
+                with suppress(dg.Failure):  # the end of the step tries again, and says so
+                    self._asked |= self._queue.ask_to_end(but=self._asked)
+
+    def _forget_the_run_s_job(self) -> None:
+        """So that no other step takes it over."""
+        run = self._context.instance.get_run_by_id(self._context.run_id)
+        if run is not None and any(run.tags.get(tag) for tag in TAGS):
+            self._context.instance.add_run_tags(self._context.run_id, dict.fromkeys(TAGS, ""))
+
+    def _end(self) -> None:
+        """End what is left of this program's jobs, and return only when Slurm says that they have ended."""
+        self._queue.ask_to_end()
+        if not confirmed(lambda: not self._queue.living(), self._deadlines):
+            numbers = ", ".join(job.number for job in self._queue.living())
+            raise dg.Failure(
+                f"Slurm's job {numbers} was asked to end and has not: see `scontrol show job {numbers}` on "
+                f"{self._settings.host}, and end it before materialising again"
+            )
+
+    def _failure(self, error: RuntimeError, before: Set[str]) -> _FailedError:
+        """With the last lines that the program said; if there was no job, with what dagster-slurm says."""
+        last = next((job for job in self._queue.jobs() if job.number not in before), None)
+        if last is None:
+            return _FailedError(self._program, None, [str(error)])
+        logs = [Path(last.folder) / f"slurm-{last.number}.{stream}" for stream in ("out", "err")]
+        said = "\n".join(log.read_text(errors="replace") for log in logs if log.is_file())
+        why = [] if last.state == "FAILED" else [f"Slurm's job {last.number}: {last.state}"]
+        return _FailedError(self._program, self._queue.status(last.number), [*why, *last_lines(said)])
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A job as squeue lists it."""
+
+    number: str
+    state: str
+    folder: str
+
+
+class _Queue:
+    """The jobs of one program, asked for patiently; those that have ended are known to Slurm for a few minutes."""
+
+    def __init__(self, settings: SlurmSettings, folder: Path) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._ssh = connection(settings).get_ssh_base_command()
+
+    def jobs(self) -> list[_Listed]:
+        """All that worked in this program's folder of scripts and logs, or will."""
+        told = self._ask("squeue --noheader --me --states=all --format='%i|%T|%Z'")
+        listed = [_Listed(*line.split("|", 2)) for line in told.splitlines() if line.count("|") >= 2]
+        return [job for job in listed if Path(job.folder).is_relative_to(self._folder)]
+
+    def living(self) -> list[_Listed]:
+        """Those that have not ended."""
+        from dagster_slurm.helpers.ssh_helpers import TERMINAL_STATES
+
+        return [job for job in self.jobs() if job.state not in TERMINAL_STATES]
+
+    def ask_to_end(self, but: Set[str] = frozenset()) -> set[str]:
+        """Those that wait are ended, and those that run get INT: their supervisors.  Returns their numbers."""
+        numbers = {job.number for job in self.living()} - but
+        for number in numbers:
+            self._ask(f"scancel --quiet --state=PENDING {number}; scancel --quiet --batch --signal=INT {number}; true")
+        return numbers
+
+    def status(self, number: str) -> int | None:
+        """With which a job's program ended; negative if a signal ended it, None if Slurm does not say."""
+        found = re.search(r" ExitCode=(\d+):(\d+)", self._ask(f"scontrol --oneliner show job {number} || true"))
+        return None if found is None else int(found[1]) or -int(found[2])
+
+    def _ask(self, command: str) -> str:
+        def ask() -> str:
+            told = subprocess.run(
+                [*self._ssh, command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+            )
+            if told.returncode != 0:
+                raise ConnectionError(told.stderr.strip() or f"{command} ended with status {told.returncode}")
+            return told.stdout
+
+        errors = (ConnectionError, subprocess.TimeoutExpired)
+        return patiently(ask, errors, self._settings.seconds_unreachable, f"Slurm on {self._settings.host}")
