@@ -242,17 +242,17 @@ class _Job:
                 if not {signal.SIGINT, signal.SIGTERM}.isdisjoint(numbers):
                     self._ended_by = self._ended_by or dg.DagsterExecutionInterruptedError()
             try:
-                self._forget_the_run_s_job()
+                self._forget_job_of_run()
                 living = self._queue.living()
                 if self._ended_by is None and any(job.state == "RUNNING" for job in living):
                     watch([self._program])
-            except dg.Failure as error:
+            except Exception as error:  # nobody else would hear of it
                 self._ended_by = self._ended_by or error
             if self._ended_by is not None:
                 with suppress(dg.Failure):  # the end of the step tries again, and says so
                     self._asked |= self._queue.ask_to_end(but=self._asked)
 
-    def _forget_the_run_s_job(self) -> None:
+    def _forget_job_of_run(self) -> None:
         """So that no other step takes it over."""
         run = self._context.instance.get_run_by_id(self._context.run_id)
         if run is not None and any(run.tags.get(tag) for tag in TAGS):
