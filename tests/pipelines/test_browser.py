@@ -48,6 +48,9 @@ def browser() -> "Iterator[Browser]":
 @pytest.fixture
 def page(browser: "Browser", served: Ui) -> "Iterator[Page]":
     """A fresh page, which must not have asked anybody but the UI."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=MILLISECONDS)
     context = browser.new_context(viewport={"width": 1600, "height": 1200}, base_url=served.url)
     context.set_default_timeout(MILLISECONDS)
     page = context.new_page()
