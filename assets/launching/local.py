@@ -27,6 +27,7 @@ from training.devices import NOTHING, Claim, TooFewDevicesError, check_enough, s
 
 SECONDS_BETWEEN_LOOKS = 0.2
 LINES_KEPT = 40
+"""Of each process."""
 
 
 class LocalSettings(BaseModel):
@@ -130,7 +131,7 @@ class LocalBackend:
             errors="replace",
         )
         assert process.stderr is not None
-        last_lines: deque[str] = deque(maxlen=LINES_KEPT)
+        last_lines: deque[str] = deque(maxlen=LINES_KEPT * program.processes)
         copier = threading.Thread(target=_copy_lines, args=(process.stderr, last_lines), daemon=True)
         copier.start()
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import psutil
+import pytest
 
 from assets.launcher import Launcher, LaunchSettings, Start, arguments_for
 from assets.launching.local import LocalBackend, LocalSettings
@@ -145,12 +146,21 @@ def test_a_program_on_the_cpu_claims_nothing(tmp_path: Path, devices: Sequence[s
     assert run.results[0]["devices"] == {"locks": []}
 
 
-def test_each_process_holds_its_own_device_and_none_is_left(tmp_path: Path, devices: Sequence[str]) -> None:
-    """Two under `accelerate launch`, the second of which is killed as for want of memory."""
-    told, config, out = tmp_path / "told", tmp_path / "two.yaml", tmp_path / "out"
+@pytest.fixture
+def two_processes(tmp_path: Path) -> dict[str, Path]:
+    """`accelerate launch` with two, where torch knows no GPU."""
+    config = tmp_path / "two.yaml"
     config.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nmixed_precision: 'no'\n"
                       "num_machines: 1\ndynamo_config: {}\nmain_process_port: 0\n")  # fmt: skip
-    settings = having(devices, 2, accelerate_config={PROGRAM: config}, seconds_to_checkpoint=1.0, seconds_to_leave=0.5)
+    return {PROGRAM: config}
+
+
+def test_each_process_holds_its_own_device_and_none_is_left(
+    tmp_path: Path, devices: Sequence[str], two_processes: dict[str, Path]
+) -> None:
+    """The second one is killed as for want of memory."""
+    told, out = tmp_path / "told", tmp_path / "out"
+    settings = having(devices, 2, accelerate_config=two_processes, seconds_to_checkpoint=1.0, seconds_to_leave=0.5)
     run = Ran([on_gpu(out, deed="run out of memory", told=str(told))], settings)
     assert "Signal 9 (SIGKILL)" in run.failure
     ranks = [json.loads((out / f"rank_{i}.json").read_text()) for i in (0, 1)]
@@ -161,6 +171,14 @@ def test_each_process_holds_its_own_device_and_none_is_left(tmp_path: Path, devi
     assert free is not None
     with free:
         pass
+
+
+def test_a_config_that_several_processes_refuse_is_not_tried_again(
+    tmp_path: Path, devices: Sequence[str], two_processes: dict[str, Path]
+) -> None:
+    run = Ran([on_gpu(tmp_path / "out", unknown=1)], having(devices, 2, accelerate_config=two_processes), retries=2)
+    assert "unknown" in run.failure
+    assert run.tries == 1
 
 
 def test_several_processes_go_through_accelerate_and_one_does_not(tmp_path: Path) -> None:
