@@ -118,7 +118,8 @@ class Ui(Dagster):
 
     def part(self, module: str) -> psutil.Process:
         """The webserver (`dagster_webserver`) or the daemon (`dagster._daemon`)."""
-        (found,) = (one for one in psutil.Process(self.process.pid).children() if module in one.cmdline())
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        (found,) = (one for one in below if one.cmdline()[1:3] == ["-m", module])
         return found
 
 
