@@ -20,6 +20,8 @@ CLAIMED = "FUTURE_L1_DEVICES"
 """The names of the devices that were claimed for a program, by its processes' LOCAL_RANK, with commas between."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SECONDS_BETWEEN_TRIES = 1.0
+SECONDS_TO_ANSWER = 120.0
+"""For nvidia-smi, which takes seconds where the driver is not kept loaded."""
 
 
 class TooFewDevicesError(ValueError):
@@ -57,11 +59,12 @@ def visible() -> tuple[str, ...]:
     """The UUIDs of this machine's GPUs, as CUDA takes them; empty without nvidia-smi.
 
     Those that CUDA_VISIBLE_DEVICES names, in its order, if it is set; a number in it counts as nvidia-smi does (in PCI
-    order), and what follows an unknown entry is not visible, as with CUDA.
+    order), and what follows an unknown entry is not visible, as with CUDA. Raises subprocess.TimeoutExpired if the
+    driver hangs.
     """
     ask = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
     try:
-        here = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split()
+        here = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=SECONDS_TO_ANSWER).stdout.split()
     except (FileNotFoundError, subprocess.CalledProcessError):
         return ()
     if VISIBLE not in os.environ:

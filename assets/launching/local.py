@@ -89,9 +89,11 @@ class LocalBackend:
     def _devices(self, programs: Sequence[Program]) -> tuple[str, ...]:
         """Those that programs claim from; none if none of them wants one, or there is none and they may do without."""
         wanting = [program for program in programs if program.on_gpu]
-        if not wanting or (self._settings.devices is None and not visible()):
+        if not wanting:
             return ()
         devices = visible() if self._settings.devices is None else self._settings.devices
+        if self._settings.devices is None and not devices:
+            return ()
         try:
             check_enough(devices, max(program.processes for program in wanting))
         except TooFewDevicesError as error:
