@@ -64,10 +64,12 @@ def told(request: pytest.FixtureRequest) -> Iterator[list[str]]:
 def test_nothing_is_lost_and_nothing_left(serving: Serving, told: list[str], who: Who, when: When) -> None:
     place = serving.place
     place.forget()
-    killed = kill(place, serving.ui(), who, when)
+    served = serving.ui()
+    killed = kill(place, served, who, when)
     if who in ENDS_THE_UI:
-        until(lambda: not processes_of(place.home), "all that the UI started has ended")
-        assert serving.ui().process.poll() is None, "it starts again"
+        until(lambda: served.process.poll() is not None, "the UI has ended")
+        until(lambda: not processes_of(place.home), "all that it started has ended")
+        assert serving.ui() is not served, "it starts again"
     ended = settled(place, killed.run)
     assert_nothing_is_left(place, killed.workers)
     if when == "after":
