@@ -5,7 +5,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -27,14 +28,19 @@ def ray_cluster(token: str) -> Iterator[str]:
     """The address of its dashboard, which asks for the token; two CPUs, no GPU."""
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
     environment.pop("RAY_ADDRESS", None)
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:  # sockets' paths are short
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray", dir="/tmp"))  # sockets' paths are short
+        said = Path(folder) / "said"
         head = subprocess.Popen(
             [sys.executable, "-c", CLUSTER, folder],
-            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stack.enter_context(said.open("w")),
+            text=True,
         )  # fmt: skip
         assert head.stdin is not None and head.stdout is not None
         try:
-            yield f"http://{head.stdout.readline().strip()}"
+            address = head.stdout.readline().strip()
+            assert address, said.read_text()
+            yield f"http://{address}"
         finally:
             everybody = psutil.Process(head.pid).children(recursive=True)
             head.stdin.close()
