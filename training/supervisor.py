@@ -23,8 +23,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from training.tether import TETHERED, die_with_parent
 
@@ -34,8 +33,7 @@ SECONDS_TO_DIE = 60.0
 ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@dataclass(frozen=True)
-class Deadlines:
+class Deadlines(NamedTuple):
     """seconds_to_checkpoint: from INT to TERM.  seconds_to_leave: from TERM to KILL."""
 
     seconds_to_checkpoint: float
