@@ -41,12 +41,14 @@ def follow(store: AssetStore, artifact: Artifact) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Found:
-    """Rows of one file of an artifact that an id means, with the columns worth telling."""
+    """Rows of one file of an artifact that an id means, with the columns worth telling; of a pulled shard the source's
+    revision."""
 
     artifact: str
     version: str
     file: str
     rows: list[dict[str, Any]]
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ class Lineage:
             shown = [column for column in (*columns, *TOLD) if column in table.collect_schema()]
             rows = table.filter(pl.any_horizontal(known_as)).select(list(dict.fromkeys(shown))).collect().to_dicts()
             if rows:
-                found.append(Found(name, artifact.version, file, rows))
+                found.append(Found(name, artifact.version, file, rows, artifact.provenance["counts"].get("revision")))
         return found
 
 

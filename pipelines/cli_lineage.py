@@ -36,7 +36,8 @@ def _tree(trace: Trace) -> Tree:
     for name, version in trace.artifacts.items():
         tree.add(f"is {_named(name, version)}")
     for one in trace.found:
-        _add_rows(tree.add(f"in {_named(one.artifact, one.version)} {escape(one.file)}"), one)
+        revision = f", revision {escape(_short(one.revision))}" if one.revision else ""
+        _add_rows(tree.add(f"in {_named(one.artifact, one.version)} {escape(one.file)}{revision}"), one)
     for title, names in (
         ("made from", trace.made_from),
         ("trained on it", trace.trained),

@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> AssetStore:
             for name, rows in tables.items():
                 pl.DataFrame(rows).write_parquet(workspace / f"{name}.parquet")
             (workspace / "tokenizer.json").write_text("the same in every model")
-            return {}
+            return {"revision": "57364a4b"} if key == "twiff/trajectories" else {}
 
         return store.work(key, inputs, {}, "code", partition).do(write)
 
@@ -68,6 +68,7 @@ def test_a_row_back_to_its_shard_and_clip_and_on_to_what_was_trained_and_reporte
         ("curation/visual_gain/b", "visual_gain.parquet"),
         ("curation/sft_sets", "all.parquet"),
     ]
+    assert [one.revision for one in trace.found] == ["57364a4b", None, None, None]
     assert trace.found[1].rows == [{"video": "blue.mp4", "path": "/clips/blue.mp4", "frames": 16}]
     assert trace.found[2].rows == [{"row_id": BLUE, "p_t": 0, "p_v": 8}]
     assert set(trace.made_from) == {"checkpoints/base"}, "nothing of the other shard, nor of the benchmark"

@@ -21,9 +21,9 @@ def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("FUTURE_L1_PROFILE", "demo")
     row = {"row_id": "0123456789abcdef", "video": CLIP, "answer": HOSTILE, "row": 3}
 
-    def write(workspace: Path) -> dict[str, int]:
+    def write(workspace: Path) -> dict[str, object]:
         pl.DataFrame([row]).write_parquet(workspace / "trajectories.parquet")
-        return {"rows": 1}
+        return {"rows": 1, "revision": "57364a4b"}
 
     return AssetStore(tmp_path).work("twiff/trajectories", {}, {}, "code", "shard").do(write).version
 
@@ -36,8 +36,9 @@ def lineage(*arguments: str) -> Result:
 def test_a_row_or_a_clip_is_found_and_text_of_data_is_only_shown(version: str, asked: str) -> None:
     ran = lineage("--", asked)
     assert ran.exit_code == 0, ran.output
-    assert f"in twiff/trajectories/shard {version} trajectories.parquet" in ran.output
-    assert "row 3" in ran.output and "[bold]loud[/]" in ran.output
+    said = " ".join(ran.output.split())
+    assert f"in twiff/trajectories/shard {version} trajectories.parquet, revision 57364a4b" in said
+    assert "row 3" in said and "[bold]loud[/]" in said
     assert not {"\x1b", "\x07", "\u202e"} & set(ran.output)
 
 
