@@ -28,7 +28,7 @@ from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pi
 from pydantic import BaseModel, ConfigDict
 
 from training.devices import TooFewDevicesError, own_device
-from training.endpoint import EndpointRefusesError
+from training.endpoint import EndpointDownError, EndpointRefusesError
 from training.files import whole
 from training.tether import TETHERED, die_with_parent
 
@@ -39,6 +39,8 @@ CHECKPOINT = "checkpoint"
 """The folder that a training program leaves, beside these."""
 CONFIG_ERROR = 2
 """The status of a program that no retry will help."""
+OUTAGE = 75
+"""The status of a program whose model or judge does not answer: a later start may go on (EX_TEMPFAIL)."""
 
 # Every event is a row in Dagster's database, and a line on a person's screen.
 SECONDS_BETWEEN_EVENTS = 10.0
@@ -141,7 +143,8 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
     """Parse `--config FILE.json`, run `main` and write what it returns to `out/result.json`.
 
     Ends with status 2 on a config that does not validate, that an endpoint refuses or that wants a GPU where there is
-    none, 130 when interrupted and 143 when terminated; whatever `main` left in `out` is there for the next start.
+    none, 75 where an endpoint does not answer, 130 when interrupted and 143 when terminated; whatever `main` left in
+    `out` is there for the next start.
     """
     config = _parse(config_type)
     if os.environ.get(TETHERED):
@@ -159,6 +162,9 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
     except (EndpointRefusesError, TooFewDevicesError) as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(CONFIG_ERROR)
+    except EndpointDownError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(OUTAGE)
     except KeyboardInterrupt:
         print("interrupted; the next start goes on from the last checkpoint", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)

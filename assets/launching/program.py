@@ -1,6 +1,5 @@
 """What every place where programs run is asked, and what it owes."""
 
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,12 +10,11 @@ from typing import Protocol
 
 import dagster as dg
 
-from training.programs import CONFIG_ERROR
+from training.programs import OUTAGE
 from training.supervisor import Deadlines as Deadlines
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
 PROJECT = Path(__file__).resolve().parents[2]
-_REFUSED = re.compile(rf"\s*exitcode\s*: {CONFIG_ERROR} ")
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,13 @@ class Backend(Protocol):
 
 
 def failure(program: Program, status: int | None, last_lines: Sequence[str]) -> dg.Failure:
-    """How a program failed, with the last lines that it said; without retries if it refused its config.
+    """How a program failed, with the last lines that it said; with retries if somebody that it asked did not answer.
 
-    status: negative if a signal ended it; that of torchrun is always 1, and its last lines say those of its processes.
+    status: negative if a signal ended it.
     """
-    refused = status == CONFIG_ERROR or any(_REFUSED.match(line) for line in last_lines)
     return dg.Failure(
         f"{program.module} {_how(status)} in {program.out}:\n" + "\n".join(last_lines),
-        allow_retries=not refused,
+        allow_retries=status == OUTAGE,
     )
 
 

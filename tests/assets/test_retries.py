@@ -217,6 +217,19 @@ def test_outages_of_the_model_and_of_the_judge_pass_and_nothing_is_paid_twice(tm
         assert scored.runs.store.everything()[f"{GAIN}/part-4-0"].version == before
 
 
+def test_a_program_that_crashes_is_started_once(tmp_path: Path) -> None:
+    rows = write_shards(tmp_path, shards=1, rows=8, faults=0, seed=4)
+    with served(Model(rows)) as endpoint, served(judge) as judging:
+        scored = Scored(tmp_path, endpoint, judging)
+        library = tmp_path / "broken" / "openai.py"
+        library.parent.mkdir()
+        library.write_text("raise RuntimeError('a broken library')")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(library.parent))
+            assert scored.runs.run("score") == (False, Counter())
+        assert endpoint.requests == []
+
+
 def test_a_model_that_the_endpoint_does_not_have_is_asked_for_once(tmp_path: Path) -> None:
     rows = write_shards(tmp_path, shards=1, rows=6, faults=0)
     with served(Model(rows)) as endpoint, served(judge) as judging:
