@@ -57,11 +57,15 @@ class Pod:
 
 @dataclass
 class Cluster:
-    """What was submitted, and what is there now; `secrets` are their entries by name."""
+    """What was submitted, and what is there now; `secrets` are their entries by name.
+
+    stuck: the node of a deleted pod does not answer, so the pod stays.
+    """
 
     folder: Path
     secrets: Mapping[str, Mapping[str, str]]
     gpus: int = 0
+    stuck: bool = False
     submitted: list[dict[str, Any]] = field(default_factory=list)
     pods: dict[str, Pod] = field(default_factory=dict)
 
@@ -92,7 +96,8 @@ class Cluster:
             pod.end()
             self.pods.pop(name, None)
 
-        threading.Thread(target=end, daemon=True).start()
+        if not self.stuck:
+            threading.Thread(target=end, daemon=True).start()
         return pod.told()
 
     def lines(self, name: str, follow: bool) -> Iterator[bytes]:
@@ -105,10 +110,10 @@ class Cluster:
                 if ended or not follow:
                     return
                 if pod.process is not None:
-                    with_timeout(pod.process)
+                    wait_a_moment(pod.process)
 
 
-def with_timeout(process: subprocess.Popen[bytes]) -> None:
+def wait_a_moment(process: subprocess.Popen[bytes]) -> None:
     """Wait a moment, or until it ends."""
     try:
         process.wait(0.1)

@@ -96,6 +96,16 @@ def test_a_failure_says_what_the_program_said(cluster: Cluster, tmp_path: Path) 
     assert cluster.pods == {}
 
 
+def test_a_pod_that_does_not_go_is_named(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assets.launching.cluster.SECONDS_TO_CONFIRM", 0.0)
+    monkeypatch.setattr("assets.launching.cluster.SECONDS_TO_KILL", 0)
+    cluster.stuck = True
+    settings = launch(tmp_path, seconds_to_checkpoint=0.1, seconds_to_leave=0.1)
+    _, failed, _ = run(settings, asked(tmp_path / "out", "go on"))
+    (name,) = cluster.pods
+    assert failed.startswith(f"the pod {name} was deleted and has not gone: see `kubectl describe pod {name} ")
+
+
 def test_a_config_that_is_refused_is_not_tried_again(cluster: Cluster, tmp_path: Path) -> None:
     _, failed, tries = run(launch(tmp_path), asked(tmp_path / "out", "go on", unknown=1), retries=2)
     assert "unknown" in failed and "status 2" in failed

@@ -58,8 +58,9 @@ def launch(address: str, **changes: Any) -> LaunchSettings:
 
 
 def test_a_scoring_partition_has_the_answers_that_this_machine_gives(address: str, tmp_path: Path) -> None:
-    here = overlaid(reduced_demo(tmp_path / "here"), {"toyworld": {"rows_per_shard": 30, "faults_per_shard": 1}})
-    shard = ("train-00000-of-00003",)
+    sizes = {"shards": 1, "rows_per_shard": 30, "futurebench_per_split": 1, "twiffbench": 1}
+    here = overlaid(reduced_demo(tmp_path / "here"), {"toyworld": sizes})
+    shard = ("train-00000-of-00001",)
     steps = [Step(WRITE_SOURCE), Step(OBSERVE), Step(PREPARE, only=("checkpoints/base",)), Step(INGEST, shard)]
     run_plan(here, steps, Console(quiet=True))
     shutil.copytree(here.home, tmp_path / "there", symlinks=True)
