@@ -118,8 +118,7 @@ class Ui(Dagster):
 
     def part(self, module: str) -> psutil.Process:
         """The webserver (`dagster_webserver`) or the daemon (`dagster._daemon`)."""
-        below = psutil.Process(self.process.pid).children(recursive=True)
-        (found,) = (one for one in below if one.cmdline()[1:3] == ["-m", module])
+        (found,) = (one for one in processes_of(self.home) if one.cmdline()[1:3] == ["-m", module])
         return found
 
 
