@@ -7,16 +7,13 @@ was submitted for another one (it would go by the asset, not by the partition).
 
 import hashlib
 import os
-import re
 import select
 import shlex
 import shutil
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,10 +24,10 @@ from assets.launching.cluster import (
     ClusterSettings,
     confirmed,
     last_lines,
-    patiently,
     seconds_to_end,
 )
 from assets.launching.program import PROJECT, Context, Deadlines, Program, Watch, failure, interrupts_wait
+from assets.launching.slurm_queue import Queue
 
 if TYPE_CHECKING:
     from dagster_slurm import BashLauncher, ComputeResource, SSHConnectionResource
@@ -75,22 +72,10 @@ class SlurmBackend:
 
     def run(self, context: Context, programs: Sequence[Program], watch: Watch) -> None:
         """See `assets.launching.program.Backend`."""
-        failures = []
-        for program in programs:
-            try:
-                _Job(self._settings, self._deadlines, context, program).run(watch)
-            except _FailedError as failed:
-                failures.append(failed)
+        jobs = [_Job(self._settings, self._deadlines, context, program) for program in programs]
+        failures = [failed for job in jobs if (failed := job.run(watch)) is not None]
         if failures:
-            raise failure(failures[0].program, failures[0].status, failures[0].said)
-
-
-class _FailedError(Exception):
-    """A program failed, which ends no other."""
-
-    def __init__(self, program: Program, status: int | None, said: Sequence[str]) -> None:
-        super().__init__(program.module)
-        self.program, self.status, self.said = program, status, said
+            raise failures[0]
 
 
 def compute(settings: SlurmSettings, deadlines: Deadlines, program: Program) -> "ComputeResource":
@@ -185,12 +170,14 @@ class _Job:
         self._context = context
         self._program = program
         self._folder = folder_of(settings, program)
-        self._queue = _Queue(settings, self._folder)
+        self._queue = Queue(
+            connection(settings).get_ssh_base_command(), settings.host, self._folder, settings.seconds_unreachable
+        )
         self._asked: set[str] = set()
         self._ended_by: BaseException | None = None
 
-    def run(self, watch: Watch) -> None:
-        """To its end, for certain.  Raises _FailedError, or what ended it early."""
+    def run(self, watch: Watch) -> dg.Failure | None:
+        """To its end, for certain; how it failed, if it did.  Raises what ended it early."""
         self._end()  # one whose step was killed outright goes on: two programs must not work in one folder
         before = {job.number for job in self._queue.jobs()}
         shutil.rmtree(self._folder, ignore_errors=True)  # its messages are not ours
@@ -213,8 +200,7 @@ class _Job:
                 self._end()
         if self._ended_by is not None:
             raise self._ended_by
-        if failed is not None:
-            raise self._failure(failed, before) from failed
+        return None if failed is None else self._failure(failed, before)
 
     @contextmanager
     def _watched(self, watch: Watch) -> Iterator[None]:
@@ -268,66 +254,12 @@ class _Job:
                 f"{self._settings.host}, and end it before materialising again"
             )
 
-    def _failure(self, error: RuntimeError, before: Set[str]) -> _FailedError:
+    def _failure(self, error: RuntimeError, before: Set[str]) -> dg.Failure:
         """With the last lines that the program said; if there was no job, with what dagster-slurm says."""
         last = next((job for job in self._queue.jobs() if job.number not in before), None)
         if last is None:
-            return _FailedError(self._program, None, [str(error)])
+            return failure(self._program, None, [str(error)])
         logs = [Path(last.folder) / f"slurm-{last.number}.{stream}" for stream in ("out", "err")]
         said = "\n".join(log.read_text(errors="replace") for log in logs if log.is_file())
         why = [] if last.state == "FAILED" else [f"Slurm's job {last.number}: {last.state}"]
-        return _FailedError(self._program, self._queue.status(last.number), [*why, *last_lines(said)])
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """A job as squeue lists it."""
-
-    number: str
-    state: str
-    folder: str
-
-
-class _Queue:
-    """The jobs of one program, asked for patiently; those that have ended are known to Slurm for a few minutes."""
-
-    def __init__(self, settings: SlurmSettings, folder: Path) -> None:
-        self._settings = settings
-        self._folder = folder
-        self._ssh = connection(settings).get_ssh_base_command()
-
-    def jobs(self) -> list[_Listed]:
-        """All that worked in this program's folder of scripts and logs, or will."""
-        told = self._ask("squeue --noheader --me --states=all --format='%i|%T|%Z'")
-        listed = [_Listed(*line.split("|", 2)) for line in told.splitlines() if line.count("|") >= 2]
-        return [job for job in listed if Path(job.folder).is_relative_to(self._folder)]
-
-    def living(self) -> list[_Listed]:
-        """Those that have not ended."""
-        from dagster_slurm.helpers.ssh_helpers import TERMINAL_STATES
-
-        return [job for job in self.jobs() if job.state not in TERMINAL_STATES]
-
-    def ask_to_end(self, but: Set[str] = frozenset()) -> set[str]:
-        """Those that wait are ended, and those that run get INT: their supervisors.  Returns their numbers."""
-        numbers = {job.number for job in self.living()} - but
-        for number in numbers:
-            self._ask(f"scancel --quiet --state=PENDING {number}; scancel --quiet --batch --signal=INT {number}; true")
-        return numbers
-
-    def status(self, number: str) -> int | None:
-        """With which a job's program ended; negative if a signal ended it, None if Slurm does not say."""
-        found = re.search(r" ExitCode=(\d+):(\d+)", self._ask(f"scontrol --oneliner show job {number} || true"))
-        return None if found is None else int(found[1]) or -int(found[2])
-
-    def _ask(self, command: str) -> str:
-        def ask() -> str:
-            told = subprocess.run(
-                [*self._ssh, command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
-            )
-            if told.returncode != 0:
-                raise ConnectionError(told.stderr.strip() or f"{command} ended with status {told.returncode}")
-            return told.stdout
-
-        errors = (ConnectionError, subprocess.TimeoutExpired)
-        return patiently(ask, errors, self._settings.seconds_unreachable, f"Slurm on {self._settings.host}")
+        return failure(self._program, self._queue.status(last.number), [*why, *last_lines(said)])

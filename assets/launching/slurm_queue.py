@@ -1,0 +1,65 @@
+"""The jobs that Slurm has of one program, by commands on a host of the cluster."""
+
+import re
+import subprocess
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from assets.launching.cluster import patiently
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A job as squeue lists it."""
+
+    number: str
+    state: str
+    folder: str
+
+
+class Queue:
+    """The jobs of one program, asked for patiently; those that have ended are known to Slurm for a few minutes."""
+
+    def __init__(self, ssh: Sequence[str], host: str, folder: Path, seconds_unreachable: float) -> None:
+        """ssh: what a command on the host begins with.  folder: where scripts and logs of the program's jobs are."""
+        self._ssh = ssh
+        self._host = host
+        self._folder = folder
+        self._seconds_unreachable = seconds_unreachable
+
+    def jobs(self) -> list[Listed]:
+        """All that worked in this program's folder of scripts and logs, or will."""
+        told = self._ask("squeue --noheader --me --states=all --format='%i|%T|%Z'")
+        listed = [Listed(*line.split("|", 2)) for line in told.splitlines() if line.count("|") >= 2]
+        return [job for job in listed if Path(job.folder).is_relative_to(self._folder)]
+
+    def living(self) -> list[Listed]:
+        """Those that have not ended."""
+        from dagster_slurm.helpers.ssh_helpers import TERMINAL_STATES
+
+        return [job for job in self.jobs() if job.state not in TERMINAL_STATES]
+
+    def ask_to_end(self, but: Set[str] = frozenset()) -> set[str]:
+        """Those that wait are ended, and those that run get INT: their supervisors.  Returns their numbers."""
+        numbers = {job.number for job in self.living()} - but
+        for number in numbers:
+            self._ask(f"scancel --quiet --state=PENDING {number}; scancel --quiet --batch --signal=INT {number}; true")
+        return numbers
+
+    def status(self, number: str) -> int | None:
+        """With which a job's program ended; negative if a signal ended it, None if Slurm does not say."""
+        found = re.search(r" ExitCode=(\d+):(\d+)", self._ask(f"scontrol --oneliner show job {number} || true"))
+        return None if found is None else int(found[1]) or -int(found[2])
+
+    def _ask(self, command: str) -> str:
+        def ask() -> str:
+            told = subprocess.run(
+                [*self._ssh, command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+            )
+            if told.returncode != 0:
+                raise ConnectionError(told.stderr.strip() or f"{command} ended with status {told.returncode}")
+            return told.stdout
+
+        errors = (ConnectionError, subprocess.TimeoutExpired)
+        return patiently(ask, errors, self._seconds_unreachable, f"Slurm on {self._host}")
