@@ -26,7 +26,9 @@ sys.stdin.read()
 @contextmanager
 def ray_cluster(token: str) -> Iterator[str]:
     """The address of its dashboard, which asks for the token; two CPUs, no GPU."""
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    patience = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240", "RAY_gcs_server_port_wait_time_s": "240"}  # on a busy machine
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, **patience, **own}
     environment.pop("RAY_ADDRESS", None)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray", dir="/tmp"))  # sockets' paths are short
