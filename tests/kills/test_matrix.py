@@ -55,9 +55,8 @@ def told(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """Rows of a table of what was found, printed at the end."""
     rows = ["| killed | when | its run | the next run | what was done before |", "|---|---|---|---|---|"]
     yield rows
-    print_line = request.config.pluginmanager.get_plugin("terminalreporter").write_line
-    for row in ["", *rows]:
-        print_line(row)
+    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        print("", *rows, sep="\n")
 
 
 @pytest.mark.parametrize(("who", "when"), CELLS)
