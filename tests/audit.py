@@ -28,8 +28,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "audit.json"
         command = [
-            "-m", "pip_audit", "--requirement", str(arguments.pins), "--no-deps", "--disable-pip", "--cache-dir", folder,
-            "--vulnerability-service", "osv", "--osv-url", arguments.source, "--progress-spinner", "off",
+            "-m", "pip_audit", "--requirement", str(arguments.pins), "--no-deps", "--disable-pip",
+            "--cache-dir", folder, "--vulnerability-service", "osv", "--osv-url", arguments.source, "--progress-spinner", "off",
             "--format", "json", "--output", str(report),
         ]  # fmt: skip
         ran = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
