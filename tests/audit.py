@@ -29,8 +29,8 @@ def main() -> int:
         report = Path(folder) / "audit.json"
         command = [
             "-m", "pip_audit", "--requirement", str(arguments.pins), "--no-deps", "--disable-pip",
-            "--cache-dir", folder, "--vulnerability-service", "osv", "--osv-url", arguments.source, "--progress-spinner", "off",
-            "--format", "json", "--output", str(report),
+            "--cache-dir", folder, "--progress-spinner", "off", "--format", "json", "--output", str(report),
+            "--vulnerability-service", "osv", "--osv-url", arguments.source,
         ]  # fmt: skip
         ran = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
         if not report.exists():
