@@ -6,13 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import dagster as dg
 from dagster_pipes import PIPES_PROTOCOL_VERSION_FIELD
 from pydantic import BaseModel, ConfigDict, Field
 
-from assets.launching.program import PROJECT, Deadlines, Program
+from assets.launching.program import PROJECT, Deadlines, Program, Watch
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_KILL = 15
@@ -68,6 +68,32 @@ class ClusterSettings(BaseModel):
             "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(deadlines.seconds_to_checkpoint)),
             **program.environment,
         }
+
+
+class Submitted(Protocol):
+    """A program that was given to a cluster."""
+
+    program: Program
+
+    @property
+    def has_started(self) -> bool:
+        """Whether a node runs it, or did."""
+
+    def has_ended(self) -> bool:
+        """Whether it has, as the cluster says now."""
+
+    def raise_if_failed(self) -> None:
+        """Raises dagster.Failure with the last lines that the program said."""
+
+
+def wait_for_all(submitted: Sequence[Submitted], watch: Watch) -> None:
+    """Returns when the last program has ended; raises dagster.Failure, of the first that failed, or what `watch`
+    raises."""
+    while waited_for := [one for one in submitted if not one.has_ended()]:
+        watch([one.program for one in waited_for if one.has_started])
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    for one in submitted:
+        one.raise_if_failed()
 
 
 def seconds_to_end(deadlines: Deadlines) -> int:

@@ -6,7 +6,6 @@ program within that time (INT first), as on this machine.
 
 import hashlib
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,13 +18,13 @@ import dagster as dg
 from pydantic import Field
 
 from assets.launching.cluster import (
-    SECONDS_BETWEEN_LOOKS,
     Answer,
     ClusterSettings,
     confirmed,
     last_lines,
     patiently,
     seconds_to_end,
+    wait_for_all,
 )
 from assets.launching.program import PROJECT, Context, Deadlines, Program, Watch, failure, interrupts_wait, op_context
 
@@ -76,12 +75,7 @@ class KubernetesBackend:
         """See `assets.launching.program.Backend`."""
         cluster = _Cluster(self._settings, self._deadlines)
         with ExitStack() as stack:
-            pods = [stack.enter_context(self._created(context, cluster, program)) for program in programs]
-            while waited_for := [pod for pod in pods if not pod.has_ended()]:
-                watch([pod.program for pod in waited_for if pod.reading is not None])
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-            for pod in pods:
-                pod.raise_if_failed()
+            wait_for_all([stack.enter_context(self._created(context, cluster, one)) for one in programs], watch)
 
     @contextmanager
     def _created(self, context: Context, cluster: "_Cluster", program: Program) -> "Iterator[_Pod]":
@@ -238,6 +232,10 @@ class _Pod:
     reader: "PipesK8sPodLogsMessageReader"
     reading: threading.Thread | None = None
     """Reads its log, with its messages; None until a node runs it."""
+
+    @property
+    def has_started(self) -> bool:
+        return self.reading is not None
 
     def has_ended(self) -> bool:
         """Whether it has; from its first moment on a node its log is read.

@@ -5,7 +5,6 @@ ended by its own supervisor, as on this machine.
 """
 
 import shlex
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,13 +15,13 @@ import dagster as dg
 from pydantic import Field
 
 from assets.launching.cluster import (
-    SECONDS_BETWEEN_LOOKS,
     Answer,
     ClusterSettings,
     confirmed,
     last_lines,
     patiently,
     seconds_to_end,
+    wait_for_all,
 )
 from assets.launching.program import PROJECT, Context, Deadlines, Program, Watch, failure, interrupts_wait, op_context
 
@@ -58,12 +57,7 @@ class RayBackend:
         """See `assets.launching.program.Backend`."""
         cluster = _Cluster(self._settings, self._deadlines)
         with ExitStack() as stack:
-            jobs = [stack.enter_context(self._submitted(context, cluster, program)) for program in programs]
-            while waited_for := [job for job in jobs if not job.has_ended()]:
-                watch([job.program for job in waited_for if job.heard])
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-        for job in jobs:
-            job.raise_if_failed()
+            wait_for_all([stack.enter_context(self._submitted(context, cluster, one)) for one in programs], watch)
 
     @contextmanager
     def _submitted(self, context: Context, cluster: "_Cluster", program: Program) -> "Iterator[_Job]":
@@ -176,7 +170,7 @@ class _Job:
     program: Program
     session: dg.PipesSession
     cluster: _Cluster
-    heard: bool = False
+    has_started: bool = False
     """Whether a node runs it, or did, and its messages are read; until then nothing can be read."""
 
     def has_ended(self) -> bool:
@@ -185,10 +179,10 @@ class _Job:
         from ray.job_submission import JobStatus
 
         status = self.cluster.details(self.name).status
-        if not self.heard and status != JobStatus.PENDING:
+        if not self.has_started and status != JobStatus.PENDING:
             address = {PIPES_LAUNCHED_EXTRAS_RAY_ADDRESS_KEY: self.cluster.client.get_address()}
             self.session.report_launched({"extras": {**address, PIPES_LAUNCHED_EXTRAS_RAY_JOB_ID_KEY: self.name}})
-            self.heard = True
+            self.has_started = True
         return bool(status.is_terminal())
 
     def raise_if_failed(self) -> None:
