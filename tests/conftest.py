@@ -1,5 +1,6 @@
 """Models and toy rows that several rooms' tests share; libraries are imported by the tests that ask for them."""
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,11 @@ import pytest
 if TYPE_CHECKING:
     from training.model.checkpoint import FutureL1
     from training.model.encoding import Encoder
+
+
+def pytest_configure() -> None:
+    """A shell's background jobs ignore INT, and so would the processes that tests start and interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
