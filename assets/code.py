@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from training.artifacts import digest
+from training.project import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[1]
 CACHE_VARIABLE = "XDG_CACHE_HOME"
 MOST = 5_000
 """Files that are remembered; beyond that the memory begins anew."""

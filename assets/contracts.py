@@ -11,7 +11,7 @@ from typing import Any
 
 import dataframely as dy
 
-from assets.store import PROJECT
+from training.project import PROJECT
 
 PAGE = PROJECT / "docs" / "data-contracts.md"
 

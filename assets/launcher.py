@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from assets.launching.kubernetes import KubernetesBackend, KubernetesSettings
 from assets.launching.local import LocalBackend, LocalSettings
-from assets.launching.program import PROJECT, Backend, Context, Deadlines, Program
+from assets.launching.program import Backend, Context, Deadlines, Program
 from assets.launching.ray import RayBackend, RaySettings
 from assets.launching.slurm import SlurmBackend, SlurmSettings
 from training.programs import RESULT, last_sign, read_progress
+from training.project import PROJECT
 
 Progress = Callable[[int, int, str], None]
 

@@ -20,7 +20,6 @@ import dagster as dg
 from training.artifacts import CURRENT, Artifact, ArtifactStore, MissingArtifactError, digest
 from training.files import whole
 
-PROJECT = Path(__file__).resolve().parents[1]
 Counts = Mapping[str, Any]
 
 

@@ -34,6 +34,7 @@ from training.artifacts import digest
 from training.files import whole
 from training.grading.judge import Judge
 from training.programs import CONFIG_ERROR
+from training.project import python_path
 
 ITEMS, ANSWERS, REFUSED, GRADED = "items.parquet", "answers.parquet", "refused.parquet", "graded.parquet"
 TIMED = "timed.parquet"
@@ -41,7 +42,6 @@ REPORT, ABOUT, REPLIES = "report.json", "evaluation.json", "judge.jsonl"
 LEDGER, WORK, LOCK = "ledger", "work", ".lock"
 
 PROGRAM = "evaluation.answer"
-PROJECT = Path(__file__).resolve().parents[1]
 DEADLINES = supervisor.Deadlines(seconds_to_checkpoint=15.0, seconds_to_leave=15.0)
 REASONS_TOLD = 5
 
@@ -180,7 +180,7 @@ def _ask(folder: Path, jobs: list[dict[str, Any]], device: str, **caches: float)
     environment = {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONPATH": python_path(),
     }
     process = supervisor.start(own, DEADLINES, env=environment, stdout=2)  # its log is not our result
     try:

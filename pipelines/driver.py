@@ -16,7 +16,7 @@ import dagster as dg
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from assets.partitions import SHARDS, range_tags
+from assets.partitions import SHARDS, key_of, range_tags
 from pipelines.definitions import build_definitions
 from pipelines.instance import DRIVER_TAG, driver_instance
 from pipelines.jobs import Step
@@ -77,7 +77,7 @@ def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, 
     result = definitions.resolve_job_def(step.stage.job).execute_in_process(
         instance=instance,
         partition_key=partitions[0] if len(partitions) == 1 else None,
-        asset_selection=[dg.AssetKey(key.split("/")) for key in step.only] or None,
+        asset_selection=[key_of(key) for key in step.only] or None,
         tags={DRIVER_TAG: "in process", **range_tags(partitions)},
         run_config=LOG_LEVEL,
         raise_on_error=False,

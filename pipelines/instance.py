@@ -11,8 +11,8 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from assets.store import PROJECT
 from training.files import whole
+from training.project import PROJECT
 
 DRIVER_TAG = "future-l1/driver"
 DRIVER_LOCK = "driver.lock"

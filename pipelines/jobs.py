@@ -24,6 +24,7 @@ from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import BASE, RL, RL_PROGRAM, SFT, SFT_PROGRAM
 from assets.curation.assets import ANSWERS, CURATED, GAIN, RL_SETS, SFT_SETS
 from assets.curation.hub import HUB
+from assets.partitions import key_of
 from assets.toyworld.assets import SOURCE as TOYWORLD
 from assets.trajectories.assets import CLIPS, SOURCE, TRAJECTORIES
 from pipelines.profile import Profile
@@ -140,7 +141,7 @@ def build_jobs(profile: Profile) -> "list[UnresolvedAssetJobDefinition]":
     return [
         dg.define_asset_job(
             stage.job,
-            dg.AssetSelection.assets(*(dg.AssetKey(key.split("/")) for key in stage.assets)),
+            dg.AssetSelection.assets(*(key_of(key) for key in stage.assets)),
             description=stage.says[0].upper() + stage.says[1:],
         )
         for stage in stages(profile)

@@ -34,7 +34,6 @@ from assets.settings import (
     SourceSettings,
     TwiffBenchRun,
 )
-from assets.store import PROJECT
 from assets.toyworld.source import SourceSizes
 from evaluation.answering.controls import ControlName
 from evaluation.answering.requests import InterventionName
@@ -43,6 +42,7 @@ from evaluation.benchmarks.twiffbench import TwiffBenchSettings
 from training import recipes, tiny
 from training.grading import toy_judge
 from training.grading.judge import JudgeSettings
+from training.project import PROJECT
 
 INTERVENTIONS: tuple[InterventionName, ...] = (
     "zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated", "markers_only", "no_span",

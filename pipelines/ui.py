@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from assets.store import PROJECT
 from pipelines.instance import ready_instance, sole_ui
 from training import supervisor
+from training.project import PROJECT
 
 SECONDS_TO_HEALTH = 120.0
 HEALTH = """{

@@ -10,9 +10,9 @@ from typing import Any
 
 from training.artifacts import digest, file_digest
 from training.programs import is_first
+from training.project import PROJECT
 
 PROVENANCE = "provenance.json"
-PROJECT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft")
 
 

@@ -13,7 +13,6 @@ group or the session is no way out. A supervisor below another one ends what is 
 status is the command's: of a command that a signal killed, the same signal.
 """
 
-import ctypes
 import os
 import resource
 import select
@@ -25,7 +24,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from training.tether import TETHERED, die_with_parent
+from training.tether import TETHERED, die_with_parent, prctl
 
 PR_SET_CHILD_SUBREAPER = 36
 SECONDS_TO_DIE = 60.0
@@ -77,7 +76,7 @@ def end(supervisor: subprocess.Popen[str], deadlines: Deadlines) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Runs a command to its end, or to ours; its status."""
     deadlines, command = Deadlines(float(arguments[0]), float(arguments[1])), arguments[2:]
-    _adopt_orphans()
+    prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans below become ours
     heard = _hear((signal.SIGCHLD, *ASKED_TO_END))
     child = subprocess.Popen(
         command,
@@ -138,12 +137,6 @@ def _has_children() -> bool:
     except ChildProcessError:
         return False
     return True
-
-
-def _adopt_orphans() -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
 
 
 def _leave(status: int) -> None:

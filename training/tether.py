@@ -13,6 +13,11 @@ PR_SET_PDEATHSIG = 1
 
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when this process's parent ends (Linux); raises OSError if it refuses."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process (Linux); raises OSError if the kernel refuses."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value}) failed")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,8 @@ import dagster as dg
 from dagster_pipes import PIPES_PROTOCOL_VERSION_FIELD
 from pydantic import BaseModel, ConfigDict, Field
 
-from assets.launching.program import PROJECT, Deadlines, Program, Watch
+from assets.launching.program import Deadlines, Program, Watch, every_programs_variables
+from training.artifacts import digest
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_KILL = 15
@@ -63,9 +63,7 @@ class ClusterSettings(BaseModel):
         """Variables of a program besides those of the node that it runs on."""
         return {
             "OMP_NUM_THREADS": str(self.cpus),
-            "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            # torchrun would KILL its processes 30 s after INT.
-            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(deadlines.seconds_to_checkpoint)),
+            **every_programs_variables(deadlines),
             **program.environment,
         }
 
@@ -94,6 +92,11 @@ def wait_for_all(submitted: Sequence[Submitted], watch: Watch) -> None:
         time.sleep(SECONDS_BETWEEN_LOOKS)
     for one in submitted:
         one.raise_if_failed()
+
+
+def mark_of(program: Program) -> str:
+    """By which a cluster knows the jobs of a working folder: its digest, as names are short."""
+    return digest(str(program.out))
 
 
 def seconds_to_end(deadlines: Deadlines) -> int:

@@ -4,7 +4,6 @@ A deleted pod gets TERM and, after its grace period, KILL. Its first process is 
 program within that time (INT first), as on this machine.
 """
 
-import hashlib
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,11 +21,13 @@ from assets.launching.cluster import (
     ClusterSettings,
     confirmed,
     last_lines,
+    mark_of,
     patiently,
     seconds_to_end,
     wait_for_all,
 )
-from assets.launching.program import PROJECT, Context, Deadlines, Program, Watch, failure, interrupts_wait, op_context
+from assets.launching.program import Context, Deadlines, Program, Watch, failure, interrupts_wait, op_context
+from training.project import PROJECT
 
 if TYPE_CHECKING:
     from dagster_k8s import PipesK8sPodLogsMessageReader
@@ -119,7 +120,7 @@ def pod_of(
         image=settings.image,
         command=settings.command_for(program, deadlines),
         env_vars={**settings.environment_for(program, deadlines), **pipes},
-        base_pod_meta={"labels": {LABEL: _digest(program)}, "annotations": {LABEL: str(program.out)}},
+        base_pod_meta={"labels": {LABEL: mark_of(program)}, "annotations": {LABEL: str(program.out)}},
         base_pod_spec={
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
@@ -148,10 +149,6 @@ def pod_of(
             ],
         },
     )
-
-
-def _digest(program: Program) -> str:
-    return hashlib.sha256(str(program.out).encode()).hexdigest()[:32]
 
 
 class _Cluster:
@@ -187,7 +184,7 @@ class _Cluster:
 
     def end_those_before(self, program: Program) -> None:
         """A pod whose step was killed outright goes on: two programs must not work in one folder."""
-        left = partial(self.api.list_namespaced_pod, self.namespace, label_selector=f"{LABEL}={_digest(program)}")
+        left = partial(self.api.list_namespaced_pod, self.namespace, label_selector=f"{LABEL}={mark_of(program)}")
         found = self._patiently(left)
         for pod in found.items if found is not None else []:
             self.end(pod.metadata.name)

@@ -6,7 +6,6 @@ started gets INT (write a checkpoint and leave), TERM and KILL, each with a dead
 is left. Of a step that is killed outright, the program's supervisor does the same (`training.supervisor`).
 """
 
-import math
 import os
 import subprocess
 import sys
@@ -21,7 +20,16 @@ from typing import IO, Literal
 import dagster as dg
 from pydantic import BaseModel, ConfigDict
 
-from assets.launching.program import PROJECT, Context, Deadlines, Program, Watch, failure, interrupts_wait, op_context
+from assets.launching.program import (
+    Context,
+    Deadlines,
+    Program,
+    Watch,
+    every_programs_variables,
+    failure,
+    interrupts_wait,
+    op_context,
+)
 from training import supervisor
 from training.devices import NOTHING, Claim, TooFewDevicesError, check_enough, says_waiting, try_claim, visible
 
@@ -115,9 +123,7 @@ class LocalBackend:
                 **program.environment,
                 **claim.environment,
                 **session.get_bootstrap_env_vars(),
-                # torchrun would KILL its processes 30 s after INT.
-                "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(self._deadlines.seconds_to_checkpoint)),
-                "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+                **every_programs_variables(self._deadlines),
             }
             with self._supervised(program, environment, claim) as started:
                 yield started

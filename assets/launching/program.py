@@ -1,5 +1,6 @@
 """What every place where programs run is asked, and what it owes."""
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,10 +12,10 @@ from typing import Protocol
 import dagster as dg
 
 from training.programs import OUTAGE
+from training.project import python_path
 from training.supervisor import Deadlines as Deadlines
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,15 @@ class Backend(Protocol):
         then goes on.  A program that fails ends no other, whose work is kept: raises dagster.Failure, of the first
         that failed, when all have ended.
         """
+
+
+def every_programs_variables(deadlines: Deadlines) -> dict[str, str]:
+    """What is set for a program wherever it runs."""
+    return {
+        "PYTHONPATH": python_path(),
+        # torchrun would KILL its processes 30 s after INT.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(deadlines.seconds_to_checkpoint)),
+    }
 
 
 def failure(program: Program, status: int | None, last_lines: Sequence[str]) -> dg.Failure:

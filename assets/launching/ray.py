@@ -23,7 +23,8 @@ from assets.launching.cluster import (
     seconds_to_end,
     wait_for_all,
 )
-from assets.launching.program import PROJECT, Context, Deadlines, Program, Watch, failure, interrupts_wait, op_context
+from assets.launching.program import Context, Deadlines, Program, Watch, failure, interrupts_wait, op_context
+from training.project import PROJECT
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails

@@ -5,7 +5,6 @@ step ends its job (dagster-slurm lets it go on, unless the run is being cancelle
 was submitted for another one (it would go by the asset, not by the partition).
 """
 
-import hashlib
 import os
 import select
 import shlex
@@ -24,10 +23,12 @@ from assets.launching.cluster import (
     ClusterSettings,
     confirmed,
     last_lines,
+    mark_of,
     seconds_to_end,
 )
-from assets.launching.program import PROJECT, Context, Deadlines, Program, Watch, failure, interrupts_wait
+from assets.launching.program import Context, Deadlines, Program, Watch, failure, interrupts_wait
 from assets.launching.slurm_queue import Queue
+from training.project import PROJECT
 
 if TYPE_CHECKING:
     from dagster_slurm import BashLauncher, ComputeResource, SSHConnectionResource
@@ -112,7 +113,7 @@ def compute(settings: SlurmSettings, deadlines: Deadlines, program: Program) -> 
 
 def folder_of(settings: SlurmSettings, program: Program) -> Path:
     """Where scripts and logs of this program's jobs are; by it, they are found in the queue."""
-    return settings.folder / hashlib.sha256(str(program.out).encode()).hexdigest()[:16]
+    return settings.folder / mark_of(program)
 
 
 def connection(settings: SlurmSettings) -> "SSHConnectionResource":

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from assets.code import PROJECT, code_of, meaning
+from assets.code import code_of, meaning
+from training.project import PROJECT
 
 BEFORE = '''"""Old."""
 

@@ -1,5 +1,6 @@
 """Steps of Dagster runs that start programs through a backend: here, or in a process that can be ended."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from assets.launcher import Launcher, LaunchSettings, Start
 from tests.assets.launching.deeds import PROGRAM
 
 STEP = """
+import json
 import sys
 import dagster as dg
 from pathlib import Path
@@ -19,7 +21,7 @@ from assets.launcher import Launcher, LaunchSettings, Start
 
 @dg.asset
 def checkpoint(context: dg.AssetExecutionContext):
-    starts = [Start(module, Path(out), config) for module, out, config in eval(sys.argv[2])]
+    starts = [Start(module, Path(out), config) for module, out, config in json.loads(sys.argv[2])]
     launcher = Launcher(LaunchSettings.model_validate_json(sys.argv[1]), lambda *_: None)
     launcher.run_together(context, starts)
 
@@ -54,7 +56,7 @@ def run(settings: LaunchSettings, *starts: Start, retries: int = 0) -> tuple[lis
 
 def begun(settings: LaunchSettings, *starts: Start) -> subprocess.Popen[bytes]:
     """A step in a process of its own."""
-    told = repr([(start.module, str(start.out), dict(start.config)) for start in starts])
+    told = json.dumps([(start.module, str(start.out), dict(start.config)) for start in starts])
     return subprocess.Popen([sys.executable, "-c", STEP, settings.model_dump_json(), told], stderr=subprocess.DEVNULL)
 
 

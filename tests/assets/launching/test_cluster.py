@@ -7,7 +7,8 @@ import dagster as dg
 import pytest
 
 from assets.launching.cluster import LINES_KEPT, ClusterSettings, last_lines, patiently
-from assets.launching.program import PROJECT, Deadlines, Program
+from assets.launching.program import Deadlines, Program
+from training.project import PROJECT
 
 
 def test_who_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

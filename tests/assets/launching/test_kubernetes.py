@@ -10,9 +10,10 @@ import pytest
 
 from assets.launcher import LaunchSettings
 from assets.launching.kubernetes import LABEL, KubernetesSettings, pod_of
-from assets.launching.program import PROJECT, Deadlines, Program
+from assets.launching.program import Deadlines, Program
 from tests.assets.launching.kubernetes_api import Cluster, kubernetes_api
 from tests.assets.launching.steps import asked, begun, run, wait_for, working_in
+from training.project import PROJECT
 
 CANARY = "sk-canary-0f1e2d"
 KUBECONFIG = """

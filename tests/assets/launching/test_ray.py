@@ -13,7 +13,7 @@ from rich.console import Console
 
 from assets.curation.assets import ANSWERS
 from assets.launcher import LaunchSettings, Start, backend_for
-from assets.launching.program import PROJECT, Deadlines, Program
+from assets.launching.program import Deadlines, Program
 from assets.launching.ray import LEASE, RaySettings, submission
 from assets.store import AssetStore
 from pipelines.driver import run_plan
@@ -24,6 +24,7 @@ from tests.assets.launching.steps import asked, begun, run, wait_for, working_in
 from tests.evaluation.asking import UNTIMED
 from tests.reduced import reduced_demo
 from tests.toy import sft_recipe
+from training.project import PROJECT
 from training.tiny import BASE
 
 if TYPE_CHECKING:
