@@ -9,7 +9,7 @@ export FUTURE_L1_HOME ?= $(CURDIR)/.future-l1
 export FUTURE_L1_PROFILE ?= demo
 export SEED
 
-.PHONY: setup demo reports test ui check audit bench kills pictures clean
+.PHONY: setup demo reports test ui check audit fuzz bench kills pictures clean
 
 $(STAMP): constraints.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -38,6 +38,9 @@ check: $(STAMP)
 
 audit: $(STAMP)
 	$(VENV)/bin/python -m tests.audit constraints.txt
+
+fuzz: $(STAMP)
+	$(VENV)/bin/python -m tests.fuzz $(FUZZ)
 
 kills: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -v tests/kills
