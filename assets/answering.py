@@ -26,6 +26,7 @@ from training.artifacts import Artifact, digest
 from training.endpoint import EndpointSettings
 from training.grading.judge import JudgeSettings
 from training.grading.parsers import ParserName
+from training.parquet import read_parquet
 
 PROGRAM = "evaluation.answer"
 CODE = code_of("evaluation/answer.py", "evaluation/answering", "training/model", "training/data")
@@ -163,7 +164,7 @@ def _publish(asked: Asked, folder: Path, name: str) -> Artifact:
         counts: dict[str, Any] = {"answers": 0, "unreadable": 0, "unfinished": 0, "latent_tokens": 0, "text_tokens": 0}
         for job in asked.jobs:
             table = folder / "answers" / f"{_file(name, job)}.parquet"
-            answers, failed = pl.read_parquet(table), pl.read_parquet(table.with_suffix(".failed"))
+            answers, failed = read_parquet(table), read_parquet(table.with_suffix(".failed"))
             answers.write_parquet(workspace / f"{job.name}.parquet")
             failed.write_parquet(workspace / f"{job.name}.failed")
             counts["unreadable"] += failed.height

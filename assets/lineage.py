@@ -16,6 +16,7 @@ import polars as pl
 from assets.store import AssetStore
 from evaluation.reports.followed import command
 from training.artifacts import CURRENT, Artifact
+from training.parquet import scan_parquet
 
 KEYS = ("row_id", "prompt_id", "id", "video", "alias")
 """Columns by which a table knows a row, an item, or a clip."""
@@ -174,7 +175,7 @@ class Lineage:
         """File, table and key columns; deeper files are a source's own."""
         for file in sorted(artifact.manifest["files"]):
             if file.endswith(".parquet") and "/" not in file:
-                table = pl.scan_parquet(artifact.path / file)
+                table = scan_parquet(artifact.path / file)
                 schema = table.collect_schema()
                 if columns := [column for column in KEYS if schema.get(column) == pl.String]:
                     yield file, table, columns

@@ -14,6 +14,7 @@ from assets.lineage import Input, Lineage
 from evaluation.reports.followed import Chain, Followed, FollowedItem, FollowedRow, ItemAnswer, Link, Step
 from training.artifacts import Artifact
 from training.data.keyframes import key_frame_number
+from training.parquet import read_parquet, scan_parquet
 
 REPORTED = ("futurebench/report", "twiffbench/report")
 CHOICES, ITEMS, GRADED = "futurebench/report", "futurebench/items", "graded.parquet"
@@ -125,7 +126,7 @@ def _is_current_set(one: Input) -> bool:
 
 
 def _table(artifact: Artifact, key: str) -> pl.LazyFrame:
-    return pl.scan_parquet(artifact.file(f"{key.rpartition('/')[2]}.parquet"))
+    return scan_parquet(artifact.file(f"{key.rpartition('/')[2]}.parquet"))
 
 
 def _set_table(lineage: Lineage, key: str) -> pl.LazyFrame:
@@ -169,7 +170,7 @@ def _verdicts(lineage: Lineage, shard: str, row_id: str) -> dict[str, dict[str, 
     scored = lineage.artifacts.get(f"{SCORED}{shard}")
     if scored is None or "verdicts.parquet" not in scored.manifest["files"]:
         return {}
-    table = pl.scan_parquet(scored.file("verdicts.parquet")).filter(pl.col("row_id") == row_id)
+    table = scan_parquet(scored.file("verdicts.parquet")).filter(pl.col("row_id") == row_id)
     counted = table.group_by("condition", "verdict").len().sort("condition", "verdict", descending=[True, False])
     found: dict[str, dict[str, int]] = {}
     for condition, verdict, count in counted.collect().iter_rows():
@@ -180,14 +181,14 @@ def _verdicts(lineage: Lineage, shard: str, row_id: str) -> dict[str, dict[str, 
 def _items(lineage: Lineage, models: Mapping[str, str]) -> list[FollowedItem]:
     """The first item of each split that some models have right and others wrong."""
     graded = {
-        model: pl.read_parquet(lineage.artifacts[f"{CHOICES}/{model}"].file(GRADED))
+        model: read_parquet(lineage.artifacts[f"{CHOICES}/{model}"].file(GRADED))
         for model in models
         if f"{CHOICES}/{model}" in lineage.artifacts
     }
     rights = [table.select("id", pl.col("correct").alias(model)) for model, table in graded.items()]
     if not rights or ITEMS not in lineage.artifacts:
         return []
-    table = pl.read_parquet(lineage.artifacts[ITEMS].file("items.parquet"))
+    table = read_parquet(lineage.artifacts[ITEMS].file("items.parquet"))
     both = reduce(lambda left, right: left.join(right, on="id", maintain_order="left"), rights)
     differ = both.filter(pl.any_horizontal(graded.keys()) & ~pl.all_horizontal(graded.keys())).select("id")
     first = table.join(differ, on="id", maintain_order="left").unique(

@@ -14,6 +14,7 @@ from assets.lineage import follow
 from assets.partitions import key_of
 from assets.store import AssetStore
 from training.artifacts import Artifact, digest
+from training.parquet import scan_parquet
 
 
 def metadata_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dict[str, Any]:
@@ -43,9 +44,9 @@ def metadata_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dict[str
     }
     if asset.table is not None:
         path = artifact.file(asset.table)
-        metadata |= column_metadata(asset.told_columns, pl.read_parquet_schema(path))
+        metadata |= column_metadata(asset.told_columns, scan_parquet(path).collect_schema())
         metadata["table"] = dg.MetadataValue.path(path)
-        metadata["dagster/row_count"] = pl.scan_parquet(path).select(pl.len()).collect().item()
+        metadata["dagster/row_count"] = scan_parquet(path).select(pl.len()).collect().item()
         metadata["dagster/uri"] = str(path)
     return metadata
 

@@ -29,6 +29,7 @@ from training.files import whole
 from training.grading.grade import Answered, grade
 from training.grading.judge import Judge, JudgeSettings
 from training.grading.parsers import ParserName
+from training.parquet import read_parquet
 from training.programs import ProgramConfig, Reporter, run_program
 
 FAILED = {"prompt_id": pl.String, "reason": pl.String}
@@ -117,9 +118,9 @@ def main(config: AnswerConfig, reporter: Reporter) -> dict[str, Any]:
         target = (config.answers or config.out) / f"{job.name}.parquet"
         if not target.exists():
             _answer(job, backend, config.judge, target, reporter)
-        table = pl.read_parquet(target)
+        table = read_parquet(target)
         seconds = float(table.select(pl.sum("prefill_seconds") + pl.sum("decode_seconds")).item())
-        refused = pl.read_parquet(target.with_suffix(".failed")).height
+        refused = read_parquet(target.with_suffix(".failed")).height
         result[job.name] = {"answers": table.height, "seconds": seconds, "unreadable": refused}
     return result
 
@@ -235,7 +236,7 @@ class _Grader:
     """Verdicts on the answers in a ledger, each graded once, counted by prompt."""
 
     def __init__(self, gain: Gain, judge: JudgeSettings | None, ledger: Ledger) -> None:
-        table = pl.read_parquet(gain.references).select("row_id", "question", "answer")
+        table = read_parquet(gain.references).select("row_id", "question", "answer")
         self._references = {row_id: (question, answer) for row_id, question, answer in table.iter_rows()}
         self._parser, self._samples = gain.parser, gain.rule.samples
         self._judge = Judge(judge, on_outage="raise") if judge else None

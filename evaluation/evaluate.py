@@ -33,6 +33,7 @@ from training import supervisor
 from training.artifacts import digest
 from training.files import whole
 from training.grading.judge import Judge
+from training.parquet import read_parquet
 from training.programs import CONFIG_ERROR
 from training.project import python_path
 
@@ -105,15 +106,15 @@ def score(benchmark: Benchmark, out: Path, judge: Judge | None) -> dict[str, Any
         raise ValueError(f"{out} holds no answers: give --checkpoint and --source, to have some")
     if about["benchmark"] != benchmark.name:
         raise ValueError(f"{out} holds answers to {about['benchmark']}, not to {benchmark.name}")
-    table, answers = pl.read_parquet(out / ITEMS), pl.read_parquet(out / ANSWERS)
+    table, answers = read_parquet(out / ITEMS), read_parquet(out / ANSWERS)
     run = about["run"]
     told = Told(answers, run["control"], judge)
     rows = benchmark.graded(table, told)
     report = benchmark.report(table, told, rows)
-    report |= _refusals(report, pl.read_parquet(out / REFUSED))
+    report |= _refusals(report, read_parquet(out / REFUSED))
     if (out / TIMED).exists():
         accuracy = report["average"].get("accuracy") if "average" in report else None
-        report["cost"] |= {"latency": latency(pl.read_parquet(out / TIMED), accuracy)}
+        report["cost"] |= {"latency": latency(read_parquet(out / TIMED), accuracy)}
     report |= {name: about[name] for name in ("checkpoint", "run", "batch_size", "limit")}
     with whole(out / GRADED) as fresh:
         rows.write_parquet(fresh)

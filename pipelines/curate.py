@@ -25,6 +25,7 @@ from training.appendlog import AppendLog
 from training.artifacts import Artifact
 from training.endpoint import ENDPOINT_KEYS, JUDGE_KEYS, preflight
 from training.files import whole
+from training.parquet import read_parquet, scan_parquet
 
 WORK = "work"
 SUMMARY = "summary.json"
@@ -81,7 +82,7 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
     scored = _scored(store)
     gains, quarantine = gain_tables(scored), pl.concat(_quarantine(store, list(scored)))
     curated = store.current(CURATED)
-    counted = [pl.read_parquet(path, columns=GainTable.column_names()) for path in gains]
+    counted = [read_parquet(path, columns=GainTable.column_names()) for path in gains]
     counts = gain_report(counted, profile.curation.rule)
     replies = AppendLog(profile.home / "judge" / "replies.jsonl").records()
     summary = {
@@ -101,7 +102,7 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
     }
     out.mkdir(parents=True, exist_ok=True)
     with whole(out / GAIN_TABLE) as fresh:
-        pl.scan_parquet(gains).drop("path").sink_parquet(fresh)
+        scan_parquet(*gains).drop("path").sink_parquet(fresh)
     with whole(out / QUARANTINE) as fresh:
         quarantine.write_parquet(fresh)
     for name in curated.manifest["files"]:
@@ -120,9 +121,9 @@ def _scored(store: AssetStore) -> dict[str, Artifact]:
 def _quarantine(store: AssetStore, shards: list[str]) -> Iterator[pl.DataFrame]:
     """Every row that is not scored, and why: rejected, without a clip, or in an earlier shard, too."""
     for shard in shards:
-        rejected = pl.read_parquet(store.current(TRAJECTORIES, shard).file(QUARANTINE))
+        rejected = read_parquet(store.current(TRAJECTORIES, shard).file(QUARANTINE))
         yield rejected
-        yield pl.read_parquet(store.current(CLIPS, shard).file(QUARANTINE)).select(rejected.columns)
+        yield read_parquet(store.current(CLIPS, shard).file(QUARANTINE)).select(rejected.columns)
     yield from _repeats(store, shards)
 
 
@@ -185,8 +186,8 @@ def own_shards(
 def _repeats(store: AssetStore, shards: list[str]) -> Iterator[pl.DataFrame]:
     """Usable rows that an earlier shard has, too, as rows of a quarantine table."""
     for (shard,), repeats in repeated_elsewhere(store, shards).group_by("shard", maintain_order=True):
-        rows = pl.read_parquet(store.current(TRAJECTORIES, str(shard)).file(ROWS), columns=["source", "row", "row_id"])
-        gone = pl.read_parquet(store.current(CLIPS, str(shard)).file(QUARANTINE), columns=["row_id"])
+        rows = read_parquet(store.current(TRAJECTORIES, str(shard)).file(ROWS), columns=["source", "row", "row_id"])
+        gone = read_parquet(store.current(CLIPS, str(shard)).file(QUARANTINE), columns=["row_id"])
         yield (
             rows.join(gone, on="row_id", how="anti")
             .join(repeats, on="row_id")

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -16,6 +15,7 @@ from training.model.encoding import Encoded, collate
 from training.model.forward import inputs_of, spliced_forward
 from training.model.rows import SKIPPED, Row, RowReader, Rows
 from training.model.vision import FrozenVision
+from training.parquet import read_parquet
 from training.programs import CHECKPOINT, Reporter, TrainingConfig, is_first
 from training.saving import placement
 
@@ -32,7 +32,7 @@ def train_and_verify(config: TrainingConfig, reporter: Reporter, train: Train) -
 
     Raises ValueError when there are no rows.
     """
-    rows = pl.read_parquet(config.data).to_dicts()
+    rows = read_parquet(config.data).to_dicts()
     if not rows:
         raise ValueError(f"{config.data} holds no rows: curate first")
     device, dtype = placement(config.device)

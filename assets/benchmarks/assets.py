@@ -22,6 +22,7 @@ from assets.store import AssetStore
 from evaluation.answering.ledger import keyed
 from evaluation.benchmarks import futurebench, twiffbench
 from training.artifacts import file_digest
+from training.parquet import read_parquet
 
 FUTURE_ITEMS, FUTURE_ANSWERS, FUTURE_REPORT = "futurebench/items", "futurebench/answers", "futurebench/report"
 TWIFF_ITEMS, TWIFF_ANSWERS, TWIFF_REPORT = "twiffbench/items", "twiffbench/answers", "twiffbench/report"
@@ -187,4 +188,4 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
 
 
 def _prompts(store: AssetStore, items: str, make: Any, recipe: Any) -> pl.DataFrame:
-    return keyed(make(pl.read_parquet(store.current(items).file(ITEM_TABLE)), recipe))
+    return keyed(make(read_parquet(store.current(items).file(ITEM_TABLE)), recipe))

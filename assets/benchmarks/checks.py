@@ -22,6 +22,7 @@ from assets.benchmarks.necessity import NECESSITY
 from assets.partitions import Checkpoints, key_of
 from assets.store import AssetStore, read_json
 from evaluation.latents.imagination import MEAN
+from training.parquet import read_parquet
 
 UNREADABLE_LIMIT = 0.01
 
@@ -69,11 +70,11 @@ def _every_item_is_answered(key: str, items: str, checkpoints: Checkpoints) -> d
     def every_item_is_answered(
         context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.AssetCheckResult:
-        table = pl.read_parquet(store.current(items).file(ITEM_TABLE))
+        table = read_parquet(store.current(items).file(ITEM_TABLE))
         asked = set(table.filter(pl.col("problem").is_null())["id"])
         missing = {}
         for model in context.partition_keys:
-            answered = pl.read_parquet(store.current(key, model).file("answers.parquet"))["prompt_id"]
+            answered = read_parquet(store.current(key, model).file("answers.parquet"))["prompt_id"]
             missing[model] = len(asked.symmetric_difference(answered)) + len(answered) - answered.n_unique()
         return dg.AssetCheckResult(
             passed=not any(missing.values()), metadata={"items": len(asked), "missing_or_repeated": missing}

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
 from assets.benchmarks.assets import (
     ANSWER_TABLE,
@@ -32,6 +31,7 @@ from evaluation.reports.run_reports import ModelOrigin, RunReports, paired_rows
 from evaluation.reports.sections.published import PUBLISHED
 from evaluation.reports.storyboard import BOARDS
 from training.artifacts import digest, file_digest
+from training.parquet import read_parquet
 from training.programs import read_metrics
 
 COMPARISON = "reports/comparison"
@@ -68,7 +68,7 @@ def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: boo
         curves={m: read_metrics(store.current("checkpoints/rl", m).path) for m in checkpoints.rl if m in future},
         pictures=_pictures(store, checkpoints),
         models={model: _origin(store, checkpoints, model) for model in future},
-        paired=paired_rows({model: pl.read_parquet(path) for model, path in tables.items()}, checkpoints.rl),
+        paired=paired_rows({model: read_parquet(path) for model, path in tables.items()}, checkpoints.rl),
         seconds=seconds,
         provenance={name: artifact.version for name, artifact in everything.items()},
         lineage=followed(Lineage(everything), {m: name_of(*checkpoints.artifact(m)) for m in future}, _best(future)),
@@ -127,7 +127,7 @@ def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.Asset
 
         def write(workspace: Path) -> dict[str, Any]:
             answers = {m: store.current(FUTURE_ANSWERS, m).file(ANSWER_TABLE) for m in reports.futurebench}
-            points = latent_map({model: pl.read_parquet(path) for model, path in answers.items()})
+            points = latent_map({model: read_parquet(path) for model, path in answers.items()})
             told = reports.model_copy(update={"latent_map": points})
             page = build_page(told, "Future-L1: comparison", f"Models: {', '.join(reports.futurebench)}")
             (workspace / PAGE).write_text(page.html())

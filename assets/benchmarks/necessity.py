@@ -33,6 +33,7 @@ from evaluation.benchmarks import futurebench
 from evaluation.benchmarks.benchmark import sampled
 from evaluation.latents.imagination import MEAN
 from evaluation.latents.necessity import necessity_report
+from training.parquet import read_parquet
 
 NECESSITY = "reports/latent_necessity"
 INTERVENED = "reports/intervened_answers"
@@ -72,7 +73,7 @@ def necessity_asset(
     ) -> Iterator[dg.MaterializeResult[None]]:
         chosen = settings.necessity.model_copy(update=config.values())
         items = store.current(FUTURE_ITEMS)
-        table = sampled(pl.read_parquet(items.file(ITEM_TABLE)).filter(pl.col("problem").is_null()), chosen.n)
+        table = sampled(read_parquet(items.file(ITEM_TABLE)).filter(pl.col("problem").is_null()), chosen.n)
         prompts = partial(futurebench.prompts, table, run.recipe)
         # An untaught model has no latents.
         on_latents = {model: () if model == BASE else chosen.interventions for model in context.partition_keys}
@@ -99,11 +100,11 @@ def necessity_asset(
 
         def compare(workspace: Path, model: str) -> dict[str, Any]:
             graded = partial(futurebench.graded, table, parser=run.recipe.parser)
-            own = pl.read_parquet(store.current(FUTURE_ANSWERS, model).file(ANSWER_TABLE))
+            own = read_parquet(store.current(FUTURE_ANSWERS, model).file(ANSWER_TABLE))
             changed = answers[f"{INTERVENED}/{model}"]
 
             def under(name: str, control: str = "none") -> pl.DataFrame:
-                return graded(answers=pl.read_parquet(changed.file(f"{name}.parquet")), control=control)
+                return graded(answers=read_parquet(changed.file(f"{name}.parquet")), control=control)
 
             report = necessity_report(
                 graded(answers=own),

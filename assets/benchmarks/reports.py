@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
 from assets.benchmarks.assets import (
     ANSWER_TABLE,
@@ -34,6 +33,7 @@ from assets.store import AssetStore, write_json
 from evaluation.benchmarks import futurebench, twiffbench
 from evaluation.reports.storyboard import BOARDS, write_storyboards
 from training.grading.judge import Judge
+from training.parquet import read_parquet
 
 PLOTS_CODE = code_of("evaluation/reports/plots")
 FUTURE_REPORT_CODE = f"{FUTURE_CODE}-{code_of('evaluation/reports/storyboard.py')}-{PLOTS_CODE}"
@@ -66,8 +66,8 @@ def _futurebench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) -
         items = store.current(FUTURE_ITEMS)
 
         def score(workspace: Path, model: str) -> dict[str, Any]:
-            table = pl.read_parquet(items.file(ITEM_TABLE))
-            answers = pl.read_parquet(store.current(FUTURE_ANSWERS, model).file(ANSWER_TABLE))
+            table = read_parquet(items.file(ITEM_TABLE))
+            answers = read_parquet(store.current(FUTURE_ANSWERS, model).file(ANSWER_TABLE))
             report = futurebench.report(table, answers, recipe)
             futurebench.graded(table, answers, recipe.parser).write_parquet(workspace / GRADED_TABLE)
             write_json(workspace / REPORT, report)
@@ -119,8 +119,8 @@ def _twiffbench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) ->
                 if address is None:
                     raise dg.Failure("TwiFF-Bench is scored by a judge: name one in the profile", allow_retries=False)
                 asked = Judge(address, on_outage="raise")  # a report once made would not be asked for again
-                table = pl.read_parquet(items.file(ITEM_TABLE))
-                answers = pl.read_parquet(store.current(TWIFF_ANSWERS, model).file(ANSWER_TABLE))
+                table = read_parquet(items.file(ITEM_TABLE))
+                answers = read_parquet(store.current(TWIFF_ANSWERS, model).file(ANSWER_TABLE))
                 scores = twiffbench.judged(table, answers, asked, recipe)
                 report = twiffbench.report(table, scores, recipe, asked)
             scores.write_parquet(workspace / GRADED_TABLE)

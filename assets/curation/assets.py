@@ -49,6 +49,7 @@ from assets.trajectories.assets import CLIP_TABLE, CLIPS, ROWS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
 from training.artifacts import Artifact, digest
 from training.grading.judge import Judge
+from training.parquet import read_parquet, scan_parquet
 
 BASE, MODEL = "checkpoints/base", "model"
 ANSWERS = "curation/answers"
@@ -85,11 +86,11 @@ def usable_rows(store: AssetStore, shard: str) -> pl.DataFrame:
     A row that an earlier shard has, too, is not among them.
     """
     clips = (
-        pl.scan_parquet(store.current(CLIPS, shard).file(CLIP_TABLE))
+        scan_parquet(store.current(CLIPS, shard).file(CLIP_TABLE))
         .filter(pl.col("reason").is_null())
         .select("video", "path", pl.col("frames").alias("frame_count"), "reader", "sha256")
     )
-    rows = pl.scan_parquet(store.current(TRAJECTORIES, shard).file(ROWS))
+    rows = scan_parquet(store.current(TRAJECTORIES, shard).file(ROWS))
     found = rows.join(clips, on="video", how="inner", maintain_order="left").collect()
     return found.join(repeated_elsewhere(store, [shard]), on="row_id", how="anti", maintain_order="left")
 
@@ -211,7 +212,7 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
                 table, graded, spent = given_gain(rows, rule), None, None
             else:
                 answers = store.current(ANSWERS, shard)
-                told = pl.read_parquet(answers.file(ANSWER_TABLE))
+                told = read_parquet(answers.file(ANSWER_TABLE))
                 with judge.settings() as address:
                     asked = Judge(address, on_outage="raise") if address else None
                     graded = verdicts(rows, told, settings.parser, asked)
@@ -312,12 +313,12 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
                 index_of(items),
                 (before.version, before.file(CURATED_TABLE)) if before else None,
             )
-            best = highest(pl.read_parquet(workspace / CURATED_TABLE), STORYBOARDS_OF_THE_SET)
+            best = highest(read_parquet(workspace / CURATED_TABLE), STORYBOARDS_OF_THE_SET)
             told = pl.concat(
                 [
                     VerdictTable.create_empty(),
                     *(
-                        pl.scan_parquet(path).filter(pl.col("row_id").is_in(best["row_id"].implode())).collect()
+                        scan_parquet(path).filter(pl.col("row_id").is_in(best["row_id"].implode())).collect()
                         for path in verdict_tables(scored)
                     ),
                 ]

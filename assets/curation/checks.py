@@ -21,6 +21,7 @@ from assets.partitions import SHARDS, key_of
 from assets.settings import CurationSettings
 from assets.store import AssetStore
 from evaluation.answering.curtailment import CONDITIONS
+from training.parquet import read_parquet
 
 PENDING_LIMIT = 0.05
 
@@ -74,7 +75,7 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
     )
     def rows_obey_the_rule(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
         curated = store.current(CURATED)
-        rule, rows = curated.provenance["config"], pl.read_parquet(curated.file(CURATED_TABLE))
+        rule, rows = curated.provenance["config"], read_parquet(curated.file(CURATED_TABLE))
         broken = rows.filter(
             (pl.col("p_t") > rule["max_p_t"])
             | (pl.col("gain") < rule["min_gain"])
@@ -94,7 +95,7 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         description="No published row has the source video, or question, answer and frames, of a benchmark's item.",
     )
     def no_row_is_a_benchmarks(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
-        rows = pl.read_parquet(store.current(CURATED).file(CURATED_TABLE))
+        rows = read_parquet(store.current(CURATED).file(CURATED_TABLE))
         index = index_of(items_of(settings, store))
         found = disjoint(rows, index)
         return dg.AssetCheckResult(
@@ -110,7 +111,7 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
     def sft_rows_can_be_read(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
         artifact = store.current(SFT_SETS)
         sets = {
-            name: pl.read_parquet(artifact.file(f"{name}.parquet"), columns=["row_id", "path"])
+            name: read_parquet(artifact.file(f"{name}.parquet"), columns=["row_id", "path"])
             for name in artifact.provenance["counts"]["sets"]
         }
         rows = {name: table.height for name, table in sets.items()}
@@ -129,11 +130,11 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         description="Every RL set has rows, and none on a clip that SFT has seen where that was asked for.",
     )
     def rl_clips_are_new(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
-        seen = pl.read_parquet(store.current(SFT_SETS).file("future_l1.parquet"))["video"]
+        seen = read_parquet(store.current(SFT_SETS).file("future_l1.parquet"))["video"]
         artifact = store.current(RL_SETS)
         shared, rows = {}, {}
         for name in artifact.provenance["counts"]["sets"]:
-            table = pl.read_parquet(artifact.file(f"{name}.parquet"))
+            table = read_parquet(artifact.file(f"{name}.parquet"))
             shared[name] = table.filter(pl.col("video").is_in(seen.implode())).height
             rows[name] = table.height
         return dg.AssetCheckResult(

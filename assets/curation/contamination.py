@@ -28,6 +28,7 @@ from assets.curation.keys import (
 from assets.curation.likeness import any_near, clip_signatures, signature
 from assets.curation.pool import scan
 from training.data.keyframes import key_frame_number, key_frame_pool
+from training.parquet import scan_parquet
 
 SAME_VIDEO = "source video of a benchmark item"
 SAME_CONTENT = "question, answer and frames of a benchmark item"
@@ -62,7 +63,7 @@ class BenchmarkIndex:
         """Signatures of the observed frames of `items` (benchmark, item_id); none where there are no frames."""
         for benchmark, ids in items.unique().group_by("benchmark").agg("item_id").iter_rows():
             missing = [i for i in ids if (benchmark, i) not in self._frames]
-            table = pl.scan_parquet(self.sources[benchmark]).filter(pl.col("id").is_in(missing)).collect()
+            table = scan_parquet(self.sources[benchmark]).filter(pl.col("id").is_in(missing)).collect()
             for item in table.iter_rows(named=True):
                 self._frames[benchmark, item["id"]] = _item_signatures(item)
         return {key: self._frames[key] for key in items.select("benchmark", "item_id").iter_rows()}
@@ -144,7 +145,7 @@ def _item_signatures(item: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def _indexed(benchmark: str, path: Path) -> pl.DataFrame:
-    items = _READERS[benchmark](pl.scan_parquet(path))
+    items = _READERS[benchmark](scan_parquet(path))
     names = [pl.col("video_id"), pl.col("video").str.extract(_NO_SUFFIX), pl.col("video").str.extract(r"([^/]*)/*$")
              .str.extract(_ACTIVITYNET)]  # fmt: skip
     return with_clip_interval(items).select(

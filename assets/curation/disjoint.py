@@ -16,6 +16,7 @@ from assets.curation.likeness import any_near, clip_signatures
 from training.data.keyframes import key_frame_number
 from training.data.trajectory import clip_interval
 from training.grading.parsers import normalised, options_of
+from training.parquet import read_parquet
 
 
 def disjoint(published: pl.DataFrame, index: BenchmarkIndex) -> list[str]:
@@ -26,7 +27,7 @@ def disjoint(published: pl.DataFrame, index: BenchmarkIndex) -> list[str]:
     """
     by_video, by_text = defaultdict(list), defaultdict(list)
     for benchmark, path in index.sources.items():
-        items = pl.read_parquet(path).drop("question_images", "reasoning_images", strict=False)
+        items = read_parquet(path).drop("question_images", "reasoning_images", strict=False)
         for item in items.iter_rows(named=True):
             where = (benchmark, item["id"])
             for name in source_names(item["video"]):

@@ -7,6 +7,8 @@ out to the top level, and `image` and `reasoning_image` are lists of integers, b
 
 from pathlib import Path
 
+from training.parquet import read_parquet
+
 PUBLIC_COLUMNS = (
     "video",
     "conversations",
@@ -21,15 +23,15 @@ PUBLIC_COLUMNS = (
 
 
 def export_json(curated: Path, target: Path) -> int:
-    """Writes the rows of a curated parquet to `target`, streaming and in rank order; returns how many."""
+    """Writes the rows of a curated parquet to `target`, in rank order; returns how many."""
     import duckdb
 
     columns = ", ".join(f'"{name}"' for name in PUBLIC_COLUMNS)
-    rows = "FROM read_parquet($curated)"
+    table = read_parquet(curated, columns=[*PUBLIC_COLUMNS, "rank"])
     with duckdb.connect() as connection:
+        connection.register("curated", table.to_arrow())
         connection.execute(
-            f"COPY (SELECT {columns} {rows} ORDER BY rank) TO $target (FORMAT json, ARRAY true)",
-            {"curated": str(curated), "target": str(target)},
+            f"COPY (SELECT {columns} FROM curated ORDER BY rank) TO $target (FORMAT json, ARRAY true)",
+            {"target": str(target)},
         )
-        (count,) = connection.sql(f"SELECT count(*) {rows}", params={"curated": str(curated)}).fetchall()[0]
-    return int(count)
+    return table.height

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from assets.curation.population import Asked, Population, expected_answers
 from evaluation.answering.curtailment import CONDITIONS, Condition, GainRule
 from training.grading.parsers import answer_text
+from training.parquet import scan_parquet
 
 GIVEN = "given"
 _LINE_BYTES = 330  # of a ledger line besides the answer's text and token ids
@@ -87,7 +88,7 @@ class PlanAssumptions(_Frozen):
         flight per GPU, 1 where the model ran locally, since its answers carry their share of their batch's seconds.
         """
         found = {}
-        told = pl.scan_parquet(list(answers)).select(
+        told = scan_parquet(*answers).select(
             pl.len().alias("n"),
             pl.sum_horizontal("text_tokens", "latent_tokens", "control_tokens").mean().alias("tokens"),
             (pl.sum("prefill_seconds") + pl.sum("decode_seconds")).alias("seconds"),
@@ -97,7 +98,7 @@ class PlanAssumptions(_Frozen):
             found["answer_tokens"] = Quantity(value=tokens, source=f"measured on {n:,} answers")
         if n and seconds:
             found["answers_per_second"] = Quantity(value=at_once * n / seconds, source=f"measured on {n:,} answers")
-        graded = pl.scan_parquet(list(verdicts)).select("row_id", "text", "graded_by").collect()
+        graded = scan_parquet(*verdicts).select("row_id", "text", "graded_by").collect()
         judged = graded.filter(pl.col("graded_by") == "judge")
         if graded.height:
             share = judged.height / graded.height

@@ -17,6 +17,7 @@ from assets.curation.keys import (
     question_stem,
     with_clip_interval,
 )
+from training.parquet import scan_parquet
 
 READ = ("row_id", "video", "p_t", "gain", "start", "end", "sha256", "question", "answer", "observed", "future")
 
@@ -25,7 +26,7 @@ def scan(scored: Sequence[Path]) -> pl.LazyFrame:
     """All scored shards as one table.  Raises ValueError without any."""
     if not scored:
         raise ValueError("no scored shards: materialise curation/visual_gain first")
-    return pl.scan_parquet(list(scored), extra_columns="ignore")
+    return scan_parquet(*scored, extra_columns="ignore")
 
 
 def keyed(rows: pl.LazyFrame) -> pl.DataFrame:

@@ -12,10 +12,10 @@ from math import comb, sqrt
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evaluation.answering.curtailment import CONDITIONS, EVEN, Condition, Expected, GainRule, Tally, wanted
+from training.parquet import scan_parquet
 
 SAMPLES = 8
 SCORED = 2_700_000  # TwiFF-2.7M; how many of its rows the paper scored is not published, all of them is assumed
@@ -96,7 +96,7 @@ def population_of(files: Sequence[Path], samples: int = SAMPLES) -> Population:
 
     Raises ValueError where there is none, or a row was scored with more than `samples` answers.
     """
-    audited = pl.scan_parquet(list(files)).filter("audited").select("p_t", "p_v").collect()
+    audited = scan_parquet(*files).filter("audited").select("p_t", "p_v").collect()
     scored = audited.drop_nulls()
     if scored.is_empty():
         raise ValueError(f"no audited row is scored in {len(files)} tables of visual gain: plan from the assumption")

@@ -12,6 +12,7 @@ from assets.curation.difference import change_report, difference
 from assets.curation.export import export_json
 from assets.curation.selection import SelectionSettings, select
 from assets.curation.sensitivity import sensitivity
+from training.parquet import read_parquet
 
 CURATED_TABLE = "future_l1_50k.parquet"
 EXPORT = "future_l1_50k.json"
@@ -51,7 +52,7 @@ def publish(
     (folder / CARD).write_text(dataset_card(report, settings, _told(index.sources, index.table)), encoding="utf-8")
     if before is not None:
         version, curated = before
-        change = difference(chosen.rows, pl.read_parquet(curated, columns=["row_id", "gain", "category"]))
+        change = difference(chosen.rows, read_parquet(curated, columns=["row_id", "gain", "category"]))
         (folder / CHANGE).write_text(change_report(change, version), encoding="utf-8")
         report = report | {"change": change | {"before": version}}
     return report

@@ -16,6 +16,7 @@ import polars as pl
 from assets.curation.pool import scan
 from assets.curation.selection import SelectionSettings
 from evaluation.statistics import wilson
+from training.parquet import scan_parquet
 
 
 class SensitivityTable(dy.Schema):
@@ -87,7 +88,7 @@ def _first(scored: Sequence[Path], verdicts: Sequence[Path], number: int) -> pl.
     """The same of the first `number` answers of each condition."""
     if not verdicts:
         raise ValueError("fewer answers are counted from the tables of verdicts: give them")
-    told = pl.scan_parquet(list(verdicts), extra_columns="ignore").filter(
+    told = scan_parquet(*verdicts, extra_columns="ignore").filter(
         (pl.col("sample") < number) & (pl.col("verdict") != "unjudged")
     )
     columns = {

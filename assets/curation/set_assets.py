@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
 from assets.code import code_of
 from assets.configs import TriedDraw
@@ -30,6 +29,7 @@ from assets.metadata import result_of
 from assets.settings import CurationSettings
 from assets.store import AssetStore
 from training.artifacts import file_digest
+from training.parquet import read_parquet
 
 RL_SETS_CODE = f"{SELECTION_CODE}-{code_of('assets/curation/v1_33k.py', 'assets/curation/disjoint.py')}"
 
@@ -56,7 +56,7 @@ def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
         scored, curated, items = scored_shards(context, store), store.current(CURATED), items_of(settings, store)
 
         def draw(workspace: Path) -> dict[str, Any]:
-            selected = pl.read_parquet(curated.file(CURATED_TABLE))
+            selected = read_parquet(curated.file(CURATED_TABLE))
             chance, report = random_set(gain_tables(scored), selected.height, drawn["seed"], index_of(items))
             sets = {"future_l1": selected, "random": chance, "text_only": selected}
             for name, table in sets.items():
@@ -89,12 +89,12 @@ def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
         given = settings.choices
 
         def draw(workspace: Path) -> dict[str, Any]:
-            pool, reports = pl.read_parquet(curated.file(POOL_TABLE)), {}
+            pool, reports = read_parquet(curated.file(POOL_TABLE)), {}
             for name, rows in settings.rl_sets.items():
                 table, reports[name] = rl_set(gain_tables(scored), pool, rows, drawn["seed"], settings.rl_avoids_sft)
                 table.write_parquet(workspace / f"{name}.parquet")
             if given:
-                futurebench = pl.read_parquet(items["futurebench"].file(ITEM_TABLE))
+                futurebench = read_parquet(items["futurebench"].file(ITEM_TABLE))
                 found = choices(given.rows, given.videos, given.wanted, drawn["seed"], futurebench)
                 found.rows.write_parquet(workspace / f"{given.name}.parquet")
                 found.quarantine.write_parquet(workspace / f"{given.name}.quarantine.parquet")

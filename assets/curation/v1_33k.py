@@ -25,6 +25,7 @@ from training.data.trajectory import IMAGE, RejectedRow
 from training.data.video import UnreadableVideo, VideoInfo, probe, resolve_clip
 from training.grading.parsers import options_of
 from training.grading.rule import reference_letter
+from training.parquet import read_parquet
 
 HOPS = (1, 2)
 FRAMES = 16
@@ -134,7 +135,7 @@ def _records(files: Sequence[Path]) -> Iterator[tuple[str, int, Any]]:
     """(file, row number from 1, record); a line that is no JSON is a record of its text."""
     for path in files:
         if path.suffix == ".parquet":
-            records: Iterator[Any] = pl.read_parquet(path).iter_rows(named=True)
+            records: Iterator[Any] = read_parquet(path).iter_rows(named=True)
         elif path.suffix == ".jsonl":
             records = (_parsed(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
         else:

@@ -22,6 +22,7 @@ from assets.trajectories.shards import Listing, Shard
 from assets.trajectories.sources import Source, open_source
 from assets.trajectories.validate import write_shard
 from training.artifacts import CURRENT, Artifact, digest
+from training.parquet import read_parquet
 
 SOURCE = "twiff/source"
 TRAJECTORIES = "twiff/trajectories"
@@ -156,7 +157,7 @@ def _clips(settings: SourceSettings) -> dg.AssetsDefinition:
 
         def resolve(workspace: Path, trajectories: Artifact) -> dict[str, Any]:
             clips, quarantine = resolve_clips(
-                pl.read_parquet(trajectories.file(ROWS), columns=["row_id", "source", "row", "video", "start", "end"]),
+                read_parquet(trajectories.file(ROWS), columns=["row_id", "source", "row", "video", "start", "end"]),
                 roots,
                 lambda done, total: progress(done, total, "clips probed"),
                 cache=store.scratch / "clips",

@@ -7,6 +7,7 @@ import polars as pl
 from assets.store import AssetStore
 from assets.trajectories.assets import ROWS, TRAJECTORIES
 from training.artifacts import CURRENT
+from training.parquet import scan_parquet
 
 COLUMNS = {"row_id": pl.String, "shard": pl.String, "first": pl.String}
 
@@ -21,7 +22,7 @@ def repeated_elsewhere(store: AssetStore, shards: Sequence[str]) -> pl.DataFrame
     if not published or not set(shards) & set(published):
         return pl.DataFrame(schema=COLUMNS)
     ids = {
-        shard: pl.scan_parquet(store.current(TRAJECTORIES, shard).file(ROWS)).select("row_id", shard=pl.lit(shard))
+        shard: scan_parquet(store.current(TRAJECTORIES, shard).file(ROWS)).select("row_id", shard=pl.lit(shard))
         for shard in published
     }
     asked = pl.concat([ids[shard] for shard in published if shard in set(shards)])

@@ -10,6 +10,7 @@ import polars as pl
 from evaluation.answering.controls import ControlName, controlled
 from evaluation.answering.requests import Request
 from training.data.prompts import Part
+from training.parquet import read_parquet
 
 
 class Prompts:
@@ -22,7 +23,7 @@ class Prompts:
 
     def __init__(self, path: Path, control: ControlName = "none") -> None:
         """Raises ValueError for prompts that share a key."""
-        table = pl.read_parquet(path)
+        table = read_parquet(path)
         ids = table["prompt_id"].to_list()
         self.control = control
         self.content: Mapping[str, list[Part]] = dict(zip(ids, table["content"].to_list(), strict=True))

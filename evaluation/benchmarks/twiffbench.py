@@ -38,6 +38,7 @@ from training.data.trajectory import IMAGE, RejectedRow, Trajectory, parse_row
 from training.data.video import UnreadableVideo, probe, read_frames, resolve_clip
 from training.grading.judge import SCORE_PROMPT, Judge, Scores
 from training.grading.parsers import normalised
+from training.parquet import read_parquet
 
 NAME = "twiffbench"
 SCORES = ("cot", "answer")
@@ -103,7 +104,7 @@ def items(source: Path, settings: TwiffBenchSettings = PUBLISHED) -> pl.DataFram
     shards = sorted(source.glob("test-*.parquet"))
     if not shards:
         raise ValueError(f"no test-*.parquet in {source}")
-    records = (record for shard in shards for record in pl.read_parquet(shard).iter_rows(named=True))
+    records = (record for shard in shards for record in read_parquet(shard).iter_rows(named=True))
     rows = [
         {"id": f"{number:05d}"} | _clip(record) | _item(record, number, clips) for number, record in enumerate(records)
     ]

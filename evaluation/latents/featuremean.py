@@ -12,6 +12,7 @@ from training.files import whole
 from training.inspection import teaching_of
 from training.model.checkpoint import FutureL1
 from training.model.rows import RowReader
+from training.parquet import scan_parquet
 
 
 def write_mean(
@@ -22,7 +23,7 @@ def write_mean(
     rows: training.programs.TrainingConfig.data.  Returns the rows and latents in it, and the rows that could not be
     read.  An untaught base would be taught as in the paper.  Raises ValueError when no row gives a target.
     """
-    table = pl.scan_parquet(rows)
+    table = scan_parquet(rows)
     ids = sorted(table.select("row_id").collect()["row_id"].to_list(), key=lambda name: lot(seed, name))[:most]
     chosen = table.filter(pl.col("row_id").is_in(ids)).collect()
     reader, vision = RowReader(bundle.encoder(teaching_of(bundle, None, None)), keep=False), bundle.vision()

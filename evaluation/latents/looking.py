@@ -16,6 +16,7 @@ from evaluation.latents.readout import Readout, ReadoutFit
 from evaluation.latents.realframes import Eye, Frame, Item, Listed, Pool, read_items
 from evaluation.lot import lot
 from training.bounded import BoundedCache
+from training.parquet import scan_parquet
 
 UNDECODABLE, UNANSWERED = "items_that_cannot_be_decoded", "items_without_an_answer"
 HELD_OUT = 5
@@ -57,7 +58,7 @@ class Seen:
 
 def read_answers(path: Path) -> Answers:
     """The first answer to each prompt, with its spans and latents.  Raises ValueError for a table without latents."""
-    table = pl.scan_parquet(path)
+    table = scan_parquet(path)
     if "latents" not in table.collect_schema():
         raise ValueError(f"{path} has no column latents: answer these prompts again with keep_latents")
     kept = table.filter(pl.col("sample") == 0).select("prompt_id", "spans", "latents").collect()

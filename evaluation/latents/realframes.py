@@ -22,6 +22,7 @@ from training.inspection import teaching_of
 from training.model.checkpoint import FutureL1
 from training.model.encoding import Encoder
 from training.model.vision import Patches
+from training.parquet import scan_parquet
 
 COLUMNS = ("id", "video", "question_images", "reasoning_images", "problem")
 ROWS_AT_A_TIME = 8
@@ -64,7 +65,7 @@ class Frame:
 
 def listed(items: Path) -> list[Listed]:
     """The items of a TwiFF-Bench table (benchmarks.twiffbench.ItemTable) that can be shown, without their images."""
-    table = pl.scan_parquet(items).filter(pl.col("problem").is_null()).select("id", "video", "reasoning").collect()
+    table = scan_parquet(items).filter(pl.col("problem").is_null()).select("id", "video", "reasoning").collect()
     return [Listed(name, video or f"item {name}", len(texts) - 1) for name, video, texts in table.iter_rows()]
 
 

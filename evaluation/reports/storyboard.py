@@ -31,6 +31,7 @@ from evaluation.reports.sheet import (
 )
 from training.data.video import UnreadableVideo, read_frames
 from training.files import whole
+from training.parquet import read_parquet
 
 BOARDS = {"storyboard_right.png": True, "storyboard_wrong.png": False}
 FRAMES, FRAME, EDGE, GAP = 4, 112.0, 16.0, 14.0
@@ -64,8 +65,8 @@ def write_storyboards(items: Path, graded: Path, folder: Path, model: str, each:
     items, graded: parquet of benchmarks.futurebench.ItemTable and `graded`.  Where no item is right (or wrong) there is
     no such board.
     """
-    table = pl.read_parquet(items).join(
-        pl.read_parquet(graded).select("id", "text", "parsed", "correct"), on="id", maintain_order="left"
+    table = read_parquet(items).join(
+        read_parquet(graded).select("id", "text", "parsed", "correct"), on="id", maintain_order="left"
     )
     written = []
     for name, right in BOARDS.items():

@@ -3,7 +3,7 @@
 import ast
 
 from assets.contracts import PAGE, filled, named
-from assets.store import PROJECT
+from training.project import PROJECT
 
 
 def schemas() -> set[str]:

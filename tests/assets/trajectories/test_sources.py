@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from assets.settings import SourceSettings
-from assets.store import PROJECT
 from assets.trajectories.shards import DamagedShardError, shard_name
 from assets.trajectories.sources import listing, open_source
 from assets.trajectories.validate import pull_shard
 from tests.assets.trajectories.shard_rows import twiff_row, write
 from tests.hub import Hub, serve
 from training.artifacts import ArtifactStore, file_digest
+from training.project import PROJECT
 
 REPO = "lab/TwiFF-2.7M"
 NAMES = ["train-00000-of-00002", "train-00001-of-00002"]

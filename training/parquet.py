@@ -1,0 +1,25 @@
+"""Parquet tables by path.  Nothing else calls the readers of polars or duckdb, which take `[ ] * ?` in a path for a
+pattern and `name=value` for a column."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+
+def scan_parquet(*paths: Path, extra_columns: Literal["ignore", "raise"] = "raise") -> pl.LazyFrame:
+    """The rows of files, one below the other, read when the frame is collected."""
+    return pl.scan_parquet(list(paths), glob=False, hive_partitioning=False, extra_columns=extra_columns)
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The rows of one file.
+
+    Raises ValueError, which names the file, where it is no parquet table, is broken, or lacks a column.
+    """
+    try:
+        table = scan_parquet(path)
+        return (table if columns is None else table.select(columns)).collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ValueError(f"{path} cannot be read as a parquet table: {str(error).splitlines()[0]}") from error
