@@ -14,6 +14,7 @@ from assets.lineage import KEYS, Found, Lineage, Trace
 from assets.store import AssetStore
 from evaluation.reports.sections.parts import shortened
 from pipelines.profile import Profile
+from training.printable import printable
 
 ROWS_SHOWN = 6
 LONGEST = 120
@@ -68,4 +69,4 @@ def _named(name: str, version: str) -> str:
 
 def _short(value: Any) -> str:
     """A value on one line, without what a terminal would obey: it comes from datasets and models."""
-    return shortened("".join(c if c.isprintable() else " " for c in str(value)), LONGEST)
+    return shortened(printable(value), LONGEST)

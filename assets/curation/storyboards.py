@@ -21,6 +21,7 @@ from training.data.keyframes import key_frame_number
 from training.data.trajectory import IMAGE
 from training.data.video import read_frames
 from training.grading.parsers import answer_text
+from training.printable import printable
 
 STORYBOARDS, TOP_ROWS, REJECTED = "storyboards.png", "top_rows.md", "rejected.md"
 PNG_LIMIT = 400_000
@@ -279,8 +280,7 @@ def _answer(text: str) -> str:
 
 def _clean(text: str) -> str:
     """One line of printable characters, bounded."""
-    kept = "".join(c if c.isprintable() else " " for c in text[: 4 * LONGEST])
-    return " ".join(kept.split())[:LONGEST]
+    return " ".join(printable(text[: 4 * LONGEST]).split())[:LONGEST]
 
 
 def _cell(value: object) -> str:

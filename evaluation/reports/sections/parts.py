@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from evaluation.reports.followed import Chain
+from training.printable import printable
 
 DASH = "–"
 _MARKDOWN = re.compile(r"([\\`*|<>\[\]])")
@@ -165,7 +166,7 @@ def shortened(text: str, longest: int) -> str:
 
 def escaped(text: str) -> str:
     """Text on one line without live Markdown or HTML."""
-    return _MARKDOWN.sub(r"\\\1", " ".join("".join(c if c.isprintable() else " " for c in text).split()))
+    return _MARKDOWN.sub(r"\\\1", " ".join(printable(text).split()))
 
 
 def markdown_table(table: Table) -> list[str]:

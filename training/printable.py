@@ -1,0 +1,10 @@
+"""Text of data, models and servers, made fit for a terminal, a log line or a page."""
+
+
+def printable(text: object, keep: str = "") -> str:
+    """`text` with a blank for every character that is not printable, except those in `keep`.
+
+    Not printable are what a terminal obeys (escape sequences begin with ESC or U+009B), other control characters and
+    line breaks, what turns or hides text (U+202E, zero-width characters), and half characters, which no stream takes.
+    """
+    return "".join(c if c.isprintable() or c in keep else " " for c in str(text))
