@@ -14,7 +14,6 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field
 
-from assets.launching.kubernetes import KubernetesBackend, KubernetesSettings
 from assets.launching.local import LocalBackend, LocalSettings
 from assets.launching.program import Backend, Context, Deadlines, Program
 from assets.launching.ray import RayBackend, RaySettings
@@ -30,9 +29,7 @@ class LaunchSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    backend: LocalSettings | RaySettings | SlurmSettings | KubernetesSettings = Field(
-        default=LocalSettings(), discriminator="kind"
-    )
+    backend: LocalSettings | RaySettings | SlurmSettings = Field(default=LocalSettings(), discriminator="kind")
     """Where programs run: this machine, or a cluster."""
     processes: Mapping[str, int] = {}
     """Processes per program (`{"training.sft": 8}`); more than one goes through `accelerate launch`."""
@@ -103,7 +100,6 @@ class Launcher:
             self._settings.processes.get(start.module, 1),
             start.config.get("device", "auto") != "cpu",
             {"PYTHONUNBUFFERED": "1", **self._settings.environment},
-            self._settings.seconds_at_most.get(start.module),
         )
 
 
@@ -116,8 +112,6 @@ def backend_for(settings: LaunchSettings) -> Backend:
             return RayBackend(ray, settings.deadlines)
         case SlurmSettings() as slurm:
             return SlurmBackend(slurm, settings.deadlines)
-        case KubernetesSettings() as kubernetes:
-            return KubernetesBackend(kubernetes, settings.deadlines)
 
 
 def arguments_for(settings: LaunchSettings, module: str, config: Path) -> list[str]:

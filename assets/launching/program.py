@@ -24,7 +24,6 @@ class Program:
 
     out: its working folder, where progress, figures and the result will be.  processes: how many it starts of itself,
     each with a device of its own where `on_gpu`.  environment: variables besides those of whoever starts it.
-    seconds_at_most: after which its step ends it, and a cluster should, if the step is gone.
     """
 
     module: str
@@ -33,7 +32,6 @@ class Program:
     processes: int
     on_gpu: bool
     environment: Mapping[str, str]
-    seconds_at_most: float | None = None
 
 
 Watch = Callable[[Sequence[Program]], None]
