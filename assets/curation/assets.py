@@ -18,15 +18,7 @@ from assets.configs import TriedSelection
 from assets.curation.card import COMPOSITION_FIGURE, GAIN_FIGURE, gain_figure
 from assets.curation.contamination import BenchmarkIndex, benchmark_index
 from assets.curation.prompts import answer_prompts, prompts_hash
-from assets.curation.publication import (
-    CARD,
-    CHANGE,
-    CURATED_TABLE,
-    EXCLUDED_TABLE,
-    POOL_TABLE,
-    SENSITIVITY_TABLE,
-    publish,
-)
+from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, EXCLUDED_TABLE, POOL_TABLE, publish
 from assets.curation.selection import SelectionSettings
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS, highest, write_shown
 from assets.curation.visual_gain import (
@@ -70,7 +62,7 @@ SELECTION_CODE = code_of(
         f"assets/curation/{name}.py"
         for name in (
             "card", "contamination", "dedup", "difference", "export", "keys", "likeness", "pool",
-            "publication", "selection", "sensitivity", "sets", "storyboards",
+            "publication", "selection", "sets", "storyboards",
         )
     )
 )  # fmt: skip
@@ -291,7 +283,7 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
         table=CURATED_TABLE,
         shown=(GAIN_FIGURE, COMPOSITION_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED, CHANGE),
         fresh=FRESH,
-        links={"card": CARD, "pool": POOL_TABLE, "excluded": EXCLUDED_TABLE, "sensitivity": SENSITIVITY_TABLE},
+        links={"card": CARD, "pool": POOL_TABLE, "excluded": EXCLUDED_TABLE},
     )
 
     @asset(declared)
@@ -307,9 +299,7 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
             report = publish(
                 workspace,
                 gain_tables(scored),
-                verdict_tables(scored),
                 rule,
-                settings.rule.samples,
                 index_of(items),
                 (before.version, before.file(CURATED_TABLE)) if before else None,
             )

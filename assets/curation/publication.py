@@ -11,14 +11,12 @@ from assets.curation.contamination import BenchmarkIndex
 from assets.curation.difference import change_report, difference
 from assets.curation.export import export_json
 from assets.curation.selection import SelectionSettings, select
-from assets.curation.sensitivity import sensitivity
 from training.parquet import read_parquet
 
 CURATED_TABLE = "future_l1_50k.parquet"
 EXPORT = "future_l1_50k.json"
 POOL_TABLE = "pool.parquet"
 EXCLUDED_TABLE = "excluded.parquet"
-SENSITIVITY_TABLE = "sensitivity.parquet"
 CARD = "README.md"
 CHANGE = "CHANGE.md"
 
@@ -26,16 +24,13 @@ CHANGE = "CHANGE.md"
 def publish(
     folder: Path,
     scored: Sequence[Path],
-    verdicts: Sequence[Path],
     settings: SelectionSettings,
-    samples: int,
     index: BenchmarkIndex,
     before: tuple[str, Path] | None,
 ) -> dict[str, Any]:
     """Selects and writes; returns the report.
 
-    `verdicts` may be empty (rows that brought their counts); `samples` answers a condition were asked for; `before` is
-    the version and the curated table of the publication before this one.
+    `before` is the version and the curated table of the publication before this one.
     """
     chosen = select(scored, settings, index)
     report = chosen.report
@@ -43,10 +38,6 @@ def publish(
     chosen.pool.write_parquet(folder / POOL_TABLE)
     chosen.excluded.write_parquet(folder / EXCLUDED_TABLE)
     export_json(folder / CURATED_TABLE, folder / EXPORT)
-    grid, tops = _around(settings, samples)
-    fewer = [n for n in (samples // 4, samples // 2) if n] if verdicts else []
-    table = sensitivity(scored, settings, samples, chosen.pool, grid, tops, verdicts, fewer)
-    table.write_parquet(folder / SENSITIVITY_TABLE)
     for name, figure in card_figures(report).items():
         (folder / name).write_bytes(figure)
     (folder / CARD).write_text(dataset_card(report, settings, _told(index.sources, index.table)), encoding="utf-8")
@@ -56,13 +47,6 @@ def publish(
         (folder / CHANGE).write_text(change_report(change, version), encoding="utf-8")
         report = report | {"change": change | {"before": version}}
     return report
-
-
-def _around(settings: SelectionSettings, samples: int) -> tuple[list[tuple[int, int]], list[int]]:
-    """Thresholds from one looser to three stricter than those used, and half, once and twice the rows."""
-    most = {min(samples, max(0, settings.max_p_t + step)) for step in (1, 0, -2, -4)}
-    grid = [(max_p_t, settings.min_gain + step) for max_p_t in sorted(most) for step in (-1, 0, 1, 2)]
-    return grid, sorted({max(1, settings.top // 2), settings.top, 2 * settings.top})
 
 
 def _told(sources: Mapping[str, Path], table: pl.DataFrame) -> list[str]:

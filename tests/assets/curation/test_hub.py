@@ -15,7 +15,7 @@ from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, publish
 from assets.curation.selection import SelectionSettings
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS
 from assets.store import AssetStore
-from tests.assets.curation.scored_rows import SAMPLES, scored_of, trajectory, write_shards
+from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
 from tests.hub import Hub, serve
 from training.artifacts import MANIFEST, Artifact
 
@@ -47,7 +47,7 @@ def publications(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder = folders[version] = home / version
         folder.mkdir()
         told = (before, folders[before] / CURATED_TABLE) if before else None
-        publish(folder, files, [], SelectionSettings(top=9), SAMPLES, benchmark_index({}), told)
+        publish(folder, files, SelectionSettings(top=9), benchmark_index({}), told)
         for name in SHOWN:
             (folder / name).write_text("for the asset's page")
     return folders
