@@ -9,14 +9,12 @@ Template questions are common, so a question alone is counted and nothing more.
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import dataframely as dy
 import numpy as np
 import polars as pl
-from PIL import Image
 
 from assets.curation.keys import (
     answer_in_words,
@@ -27,6 +25,7 @@ from assets.curation.keys import (
 )
 from assets.curation.likeness import any_near, clip_signatures, signature
 from assets.curation.pool import scan
+from training.data.images import open_image
 from training.data.keyframes import key_frame_number, key_frame_pool
 from training.parquet import scan_parquet
 
@@ -137,8 +136,7 @@ def _row_signatures(row: Mapping[str, Any]) -> tuple[str, list[np.ndarray]]:
 def _item_signatures(item: Mapping[str, Any]) -> list[np.ndarray]:
     """Of what an item shows: its embedded images, or the first frame and the key frames of its observed part."""
     if "question_images" in item:
-        images = [Image.open(BytesIO(data)).convert("RGB") for data in item["question_images"] or []]
-        return [signature(np.asarray(image)) for image in images]
+        return [signature(open_image(data)) for data in item["question_images"] or []]
     if item["path"] is None:
         return []
     return clip_signatures(item["path"], sorted({0, *key_frame_pool(item["frame_count"])}), item["reader"])

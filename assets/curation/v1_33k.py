@@ -20,8 +20,9 @@ import polars as pl
 
 from assets.curation.disjoint import question_words, source_names
 from assets.curation.pool import drawn
+from training.data.rejection import RejectedRow
 from training.data.text import control_in
-from training.data.trajectory import IMAGE, RejectedRow
+from training.data.trajectory import IMAGE
 from training.data.video import UnreadableVideo, VideoInfo, probe, resolve_clip
 from training.grading.parsers import options_of
 from training.grading.rule import reference_letter

@@ -50,7 +50,7 @@ FAULTS = {
     "no future frames": Fault(_set("reasoning_images_index", []), "no key frames"),
     "missing answer": Fault(_set("answer", None), "missing field"),
     "marker without a frame": Fault(_replace("answer", "<ans>", "<rimage> <ans>"), "placeholder mismatch"),
-    "frame without a marker": Fault(_replace("question", "<image>\n", ""), "placeholder mismatch"),
+    "two markers for one frame": Fault(_replace("question", "<image>\n", "<image>\n<image>\n"), "placeholder mismatch"),
     "empty question": Fault(_set("question", "frame_1\n<image>\n"), "empty question"),
     "empty answer": Fault(_set("answer", "First it rolls on. <rimage> <ans> </ans>"), "empty answer"),
     "answer without its tag": Fault(_replace("answer", "</ans>", ""), "malformed answer"),

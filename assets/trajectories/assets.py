@@ -33,7 +33,8 @@ CLIP_TABLE = "clips.parquet"
 QUARANTINE = "quarantine.parquet"
 
 TRAJECTORIES_CODE = code_of("assets/trajectories/validate.py", "assets/trajectories/reading.py",
-                            "training/data/trajectory.py", "training/data/text.py")  # fmt: skip
+                            *(f"training/data/{name}.py" for name in
+                              ("json_rows", "parquet_rows", "rejection", "text", "trajectory")))  # fmt: skip
 CLIPS_CODE = code_of("assets/trajectories/clips.py", "assets/trajectories/roots.py", "training/data/video.py")
 
 

@@ -11,7 +11,8 @@ import polars as pl
 from assets.trajectories.roots import ClipRoot, find_clip, open_root
 from assets.trajectories.validate import Quarantine, quarantine_table, quarantined
 from training.artifacts import file_digest
-from training.data.trajectory import RejectedRow, clip_interval
+from training.data.rejection import RejectedRow
+from training.data.trajectory import clip_interval
 from training.data.video import UnreadableVideo, probe
 
 READERS_AT_ONCE = 4  # probing waits for storage; both readers release Python's lock

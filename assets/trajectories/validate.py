@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,15 +12,12 @@ import dataframely as dy
 import numpy as np
 import polars as pl
 
-from assets.trajectories.reading import Numbered, read_rows
-from training.data.trajectory import (
-    GIVEN_SAMPLES,
-    RejectedRow,
-    Trajectory,
-    TrajectoryTable,
-    given_counts,
-    parse_row,
-)
+from assets.trajectories.reading import read_rows
+from training.data.json_rows import Numbered
+from training.data.rejection import RejectedRow, rejecting
+from training.data.trajectory import GIVEN_SAMPLES, Trajectory, TrajectoryTable, given_counts, parse_row
+
+BATCH_ROWS = 2048
 
 
 class PulledTable(TrajectoryTable):
@@ -77,9 +75,9 @@ def read_shard(path: Path, source: str) -> Iterator[tuple[dy.DataFrame[PulledTab
     A bad row never stops the others, and of equal rows the first is kept.  Raises ValueError, naming the file, if it
     is no shard or corrupt.
     """
-    seen = FirstRows()
-    for batch in read_rows(path):
-        yield _validated(batch, source, seen)
+    seen, rows = FirstRows(), iter(read_rows(path))
+    for first in rows:
+        yield _validated(chain([first], islice(rows, BATCH_ROWS - 1)), source, seen)
 
 
 def pull_shard(path: Path) -> tuple[dy.DataFrame[PulledTable], dy.DataFrame[Quarantine]]:
@@ -174,4 +172,5 @@ def _parsed(
 ) -> tuple[Trajectory, tuple[int | None, int | None]]:
     if isinstance(row, RejectedRow):
         raise row
-    return parse_row(row, source, number), given_counts(row)
+    with rejecting("unreadable row"):
+        return parse_row(row, source, number), given_counts(row)

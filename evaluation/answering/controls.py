@@ -16,6 +16,7 @@ from typing import Literal, TypeVar, get_args
 
 from PIL import Image
 
+from training.data.images import open_image
 from training.data.prompts import Part
 from training.data.video import read_frames
 
@@ -75,13 +76,11 @@ def _with_frames(control: str, content: Sequence[Part]) -> Sequence[Part]:
 def _grey(part: Part) -> Part:
     """The part with one grey image in the place of what it shows: a video part keeps its frames' times."""
     if part["data"] is not None:
-        with Image.open(io.BytesIO(part["data"])) as image:
-            size = image.size
+        frame = open_image(part["data"])
     else:
         (frame,) = read_frames(part["path"], part["frames"][:1], part["reader"])
-        size = frame.shape[1], frame.shape[0]
     encoded = io.BytesIO()
-    Image.new("RGB", size, GREY).save(encoded, "PNG")
+    Image.new("RGB", (frame.shape[1], frame.shape[0]), GREY).save(encoded, "PNG")
     if part["type"] == "video":
         return part | {"data": encoded.getvalue()}
     return part | dict.fromkeys(_SHOWN) | {"data": encoded.getvalue()}

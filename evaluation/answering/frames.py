@@ -1,12 +1,11 @@
 """What a prompt shows: frames of clips, each clip opened once, and images that the prompt brings along."""
 
-import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image
 
+from training.data.images import open_image
 from training.data.prompts import Part
 from training.data.video import FrameShelf
 
@@ -31,14 +30,6 @@ def with_images(parts: Sequence[Part], shelf: FrameShelf) -> Iterator[tuple[Part
         if part["type"] == "text":
             yield part, []
         elif part["data"] is not None:
-            yield part, [_decoded(part["data"])] * len(part["frames"] or (1,))
+            yield part, [open_image(part["data"])] * len(part["frames"] or (1,))
         else:
             yield part, [frames[part["path"], number] for number in part["frames"]]
-
-
-def _decoded(data: bytes) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"an embedded image is too large: {error}") from error

@@ -20,7 +20,7 @@ from evaluation.benchmarks import choice
 from evaluation.benchmarks.benchmark import Told
 from evaluation.benchmarks.choice import LETTERS
 from training.data.prompts import Part, frame, prompt_frame, text, video
-from training.data.trajectory import RejectedRow
+from training.data.rejection import RejectedRow
 from training.data.video import UnreadableVideo, probe, resolve_clip
 from training.grading.parsers import ParserName
 

@@ -36,7 +36,7 @@ from evaluation.benchmarks.judged import (
 from evaluation.benchmarks.twiffbench import image_part, text_part
 from evaluation.statistics import bootstrap_mean
 from training.data.prompts import Part, frame, prompt_frame, text, video
-from training.data.trajectory import RejectedRow
+from training.data.rejection import RejectedRow
 from training.data.video import UnreadableVideo, probe, resolve_clip
 from training.grading.judge import ANSWER_PROMPT, Judge
 from training.grading.parsers import ParserName, normalised

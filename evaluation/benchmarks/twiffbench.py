@@ -34,7 +34,8 @@ from evaluation.statistics import bootstrap_mean
 from training.data.dialogue import Slot, user_pieces
 from training.data.keyframes import key_frame_number
 from training.data.prompts import Part, image, prompt_frame, text
-from training.data.trajectory import IMAGE, RejectedRow, Trajectory, parse_row
+from training.data.rejection import RejectedRow
+from training.data.trajectory import IMAGE, Trajectory, parse_row
 from training.data.video import UnreadableVideo, probe, read_frames, resolve_clip
 from training.grading.judge import SCORE_PROMPT, Judge, Scores
 from training.grading.parsers import normalised

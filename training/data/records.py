@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from training.data.keyframes import key_frame_number
+from training.data.rejection import RejectedRow, rejecting
 from training.data.trajectory import (
     IMAGE,
-    RejectedRow,
     key_frame_indices,
+    marked,
     parse_row,
     split_answer,
     text_of,
@@ -98,13 +99,6 @@ def read_prompt(value: Any, number: int, folder: Path) -> Record:
     return Record(name_of(row, number), _placed(row, shown, frames, number, folder))
 
 
-def marked(question: str, observed: int) -> str:
-    """A question with markers of its frames before it, if it has none."""
-    if IMAGE in question:
-        return question
-    return "".join(f"frame_{k}\n{IMAGE}\n" for k in range(1, observed + 1)) + question
-
-
 def _has_lines(text: str) -> bool:
     """Whether the first line is a record of its own, and not the whole text."""
     first, _, more = text.strip().partition("\n")
@@ -133,14 +127,15 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _question(row: Mapping[str, Any]) -> tuple[str, tuple[int, ...], list[int]]:
     """The question, the key frames that it is about, and frame numbers where they are no key frames."""
     if "conversations" in row:
-        return turn_of(row, "human"), _key_frames(row, OBSERVED), []
+        observed = _key_frames(row, OBSERVED)
+        return marked(turn_of(row, "human"), len(observed)), observed, []
     question = text_of(row, "question")
     if any(name in row for name in _OWN):  # in our own tables `frames` are numbers of displayed frames
         if row.get("frames"):
             return question, (), _frame_numbers(row["frames"])
         return question, _key_frames(row, ("observed",)), []
     observed = _key_frames(row, OBSERVED)
-    return question if any(name in row for name in _TWIFF) else marked(question, len(observed)), observed, []
+    return marked(question, len(observed)), observed, []
 
 
 def _answer(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
@@ -209,7 +204,8 @@ def _problem(row: Mapping[str, Any], shown: dict[str, Any], source: str, number:
             "answer": shown["answer"],
         }
     try:
-        parse_row(row, source, number)
+        with rejecting("unreadable row"):
+            parse_row(row, source, number)
     except RejectedRow as rejected:
         return str(rejected)
     return None

@@ -18,9 +18,12 @@ import dataframely as dy
 import polars as pl
 
 from training.data.keyframes import KEY_FRAMES
+from training.data.rejection import RejectedRow
 from training.data.text import control_in
 
 IMAGE = "<image>"
+MAX_TEXT = 20_000
+"""Characters of a field: its text goes to models, endpoints and judges, and through patterns."""
 CATEGORIES = ("instructional", "predictive", "camera", "other")
 GIVEN_SAMPLES = 8
 """Answers a condition behind the counts that Future-L1-50K brings."""
@@ -36,15 +39,6 @@ _TIME = r"(?:(?:\d{1,4}:)?\d{1,2}:)?\d{1,7}(?:\.\d{1,9})?"  # 0:04:09.165, 4:09.
 _CLIP_NAME = re.compile(
     rf"(?P<id>[A-Za-z0-9_-]{{11}})(?:-(?P<start>{_TIME})-(?P<end>{_TIME})|[-_].*)?(?:\.[A-Za-z]\w{{1,4}})?", re.DOTALL
 )
-
-
-class RejectedRow(ValueError):  # noqa: N818 - a row's fate, not a failure of the program
-    """A source row that is not a trajectory: `reason` is a short class to count by, `detail` says what was found."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -120,6 +114,8 @@ def clip_interval(video: str, start: str | None, end: str | None) -> ClipInterva
 def parse_row(row: Mapping[str, Any], source: str, number: int) -> Trajectory:
     """The trajectory in one source row, in any of the layouts.
 
+    A plain question, without a marker, gets one for each observed frame before it: a row and its plain twin have one
+    content, and so one id.
     `source` is the shard's name and `number` the row in it, for messages.  Raises RejectedRow with a reason.
     """
     try:
@@ -147,7 +143,16 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
         raise RejectedRow("missing field", f"{name} is absent")
     if not isinstance(value, str):
         raise RejectedRow("malformed field", f"{name} is {type(value).__name__}, not text")
+    if len(value) > MAX_TEXT:
+        raise RejectedRow("text too long", f"{name} has {len(value)} characters; at most {MAX_TEXT} are read")
     return _clean(name, value)
+
+
+def marked(question: str, observed: int) -> str:
+    """A question with the markers of its observed frames before it, if it has none: the frames come first."""
+    if IMAGE in question:
+        return question
+    return "".join(f"frame_{k}\n{IMAGE}\n" for k in range(1, observed + 1)) + question
 
 
 def turn_of(row: Mapping[str, Any], speaker: str) -> str:
@@ -249,7 +254,8 @@ def _build(
     observed: tuple[int, ...],
     future: tuple[int, ...],
 ) -> Trajectory:
-    video, question, answer = text_of(row, "video"), question.strip(), answer.strip()
+    video, answer = text_of(row, "video"), answer.strip()
+    question = marked(question.strip(), len(observed))
     pieces = text_pieces(reasoning)
     if not video.strip():
         raise RejectedRow("malformed field", "video is empty")

@@ -13,7 +13,7 @@ import numpy as np
 
 from training.bounded import BoundedCache
 from training.data.keyframes import key_frame_pool
-from training.data.trajectory import RejectedRow
+from training.data.rejection import RejectedRow
 
 READERS = ("decord", "pyav")
 

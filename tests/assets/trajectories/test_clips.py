@@ -19,7 +19,8 @@ from assets.trajectories.validate import pull_shard
 from tests.footage import CLIPS, FOOTAGE
 from training.artifacts import file_digest
 from training.data.keyframes import key_frame_number
-from training.data.trajectory import RejectedRow, parse_row, to_frame
+from training.data.rejection import RejectedRow
+from training.data.trajectory import parse_row, to_frame
 from training.data.video import read_frames
 
 SIZES = SourceSizes(shards=1, rows_per_shard=50, futurebench_per_split=1, twiffbench=3)

@@ -16,18 +16,21 @@ from hypothesis import strategies as st
 
 from assets.toyworld.broken import FAULTS
 from assets.toyworld.trajectories import Mix, draw_shard
-from assets.trajectories import reading
+from assets.trajectories import validate
 from assets.trajectories.validate import (
     FirstRows,
     PulledTable,
     Quarantine,
+    _validated,
     pull_shard,
     quarantined,
     read_shard,
     write_shard,
 )
 from tests.assets.trajectories.shard_rows import published_row, twiff_row, upstream_row, write
-from training.data.trajectory import RejectedRow, from_rows
+from training.data import json_rows
+from training.data.rejection import RejectedRow
+from training.data.trajectory import from_rows, parse_row
 
 CLIP_REASONS = {"path outside clip root", "missing clip", "unreadable clip"}  # found when clips are resolved
 
@@ -167,8 +170,8 @@ def test_a_malformed_line_costs_its_own_row_only(tmp_path: Path) -> None:
 def test_a_line_that_is_too_long_is_passed_over_without_being_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "LONGEST_RECORD", 2000)
-    monkeypatch.setattr(reading, "CHUNK", 100)
+    monkeypatch.setattr(json_rows, "LONGEST_RECORD", 2000)
+    monkeypatch.setattr(json_rows, "CHUNK", 100)
     long = twiff_row(question="x" * 5000)
     rows, quarantine = pull_shard(write(tmp_path / "s.jsonl", [twiff_row(), long, twiff_row(video="b.mp4")]))
     assert rows["video"].to_list() == ["AAAAAAAAAAA_0.mp4", "b.mp4"]
@@ -186,7 +189,7 @@ def test_half_a_character_in_an_escape_is_a_rejected_row(tmp_path: Path) -> None
 def test_a_json_file_is_a_list_or_a_record_or_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, indent: int | None
 ) -> None:
-    monkeypatch.setattr(reading, "CHUNK", chunk)
+    monkeypatch.setattr(json_rows, "CHUNK", chunk)
     path, rows = tmp_path / "s.json", [twiff_row(), twiff_row(video="b.mp4"), twiff_row(video="c].mp4")]
     for content in (json.dumps(rows, indent=indent), "\n".join(json.dumps(row) for row in rows)):
         path.write_text(content)
@@ -219,7 +222,7 @@ def test_a_shard_is_written_in_batches_as_it_would_be_at_once(tmp_path: Path, mo
     rows[12] = twiff_row(meta_data={"classification": "weather"}, video="w.mp4")
     path = write(tmp_path / "s.parquet", rows)
     at_once = pull_shard(path)
-    monkeypatch.setattr(reading, "BATCH_ROWS", 3)
+    monkeypatch.setattr(validate, "BATCH_ROWS", 3)
     assert len(list(read_shard(path, "s"))) == 7
     counts = write_shard(path, "s", tmp_path / "rows.parquet", tmp_path / "quarantine.parquet")
     written = pl.read_parquet(tmp_path / "rows.parquet"), pl.read_parquet(tmp_path / "quarantine.parquet")
@@ -265,3 +268,162 @@ def test_another_table_and_a_file_that_is_none_are_named(tmp_path: Path) -> None
 def test_a_quarantined_row_must_be_findable() -> None:
     lost = pl.DataFrame([quarantined("s", RejectedRow("why", "what"))], schema=Quarantine.create_empty().schema)
     assert not Quarantine.is_valid(lost)
+
+
+def typed(name: str, values: pa.Array, tmp_path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The pull of three TwiFF rows, one of whose columns (or `meta_data` fields) has these values."""
+    rows = pa.Table.from_pylist([twiff_row(video=f"{n}.mp4") for n in range(3)])
+    if name in rows.column_names:
+        rows = rows.set_column(rows.column_names.index(name), name, values)
+    else:
+        meta = pa.StructArray.from_arrays([values], [name])
+        rows = rows.set_column(rows.column_names.index("meta_data"), "meta_data", meta)
+    pq.write_table(rows, tmp_path / "s.parquet")
+    return pull_shard(tmp_path / "s.parquet")
+
+
+UNREADABLE = pa.array([0, 2**31 - 1, 1], pa.int32())
+"""Days since 1970 of which Python has no date for the second."""
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(UNREADABLE.cast(pa.date32()), id="a date beyond Python's"),
+        pytest.param(pa.array([0, 2**62, 1], pa.duration("s")), id="a duration beyond Python's"),
+        pytest.param(pa.array([0, 2**62, 1], pa.timestamp("us")), id="a time beyond Python's"),
+    ],
+)
+def test_a_value_that_python_cannot_hold_loses_its_own_row_alone(values: pa.Array, tmp_path: Path) -> None:
+    rows, quarantine = typed("start", values, tmp_path)
+    assert rows["video"].to_list() == ["0.mp4", "2.mp4"]
+    assert quarantine.select("row", "reason").rows() == [(1, "unreadable row")]
+    assert "OverflowError" in quarantine["detail"][0]
+
+
+def test_rows_of_an_unknown_time_zone_say_so(tmp_path: Path) -> None:
+    _, quarantine = typed("start", pa.array([0, 1, None], pa.timestamp("us", tz="Mars/Olympus")), tmp_path)
+    assert quarantine["reason"].to_list() == ["unreadable row"] * 2
+    assert "Mars/Olympus" in quarantine["detail"][0]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())],
+    ids=str,
+)
+def test_texts_of_every_arrow_type_are_texts(column: pa.DataType, tmp_path: Path) -> None:
+    assert typed("question", pa.array(["What next?"] * 3).cast(column), tmp_path)[0].height == 3
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    rows = pa.Table.from_pylist([twiff_row()])
+    pq.write_table(rows.append_column("question", rows["question"]), tmp_path / "s.parquet")
+    with pytest.raises(ValueError, match=r"s\.parquet has columns of the same name: \['question'\]"):
+        pull_shard(tmp_path / "s.parquet")
+
+
+def bomb(path: Path, rows: int, bytes_: int, conversations: bool) -> Path:
+    """A shard of few kilobytes whose rows share one text of so many bytes."""
+    first = pa.array([f"{n}.mp4" for n in range(rows)])
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * bytes_]))
+    indices = pa.array([[1]] * rows)
+    if conversations:
+        ends = pa.array(range(rows + 1), pa.int32())
+        turns = pa.ListArray.from_arrays(ends, pa.StructArray.from_arrays([text, text], ["from", "value"]))
+        table = pa.table({"video": first, "conversations": turns, "image": indices, "reasoning_image": indices})
+    else:
+        names = ("video", "question", "answer", "question_images_index", "reasoning_images_index")
+        table = pa.table(dict(zip(names, (first, text, text, indices, indices), strict=True)))
+    pq.write_table(table, path, compression="zstd")
+    return path
+
+
+@pytest.mark.parametrize("conversations", [False, True])
+def test_texts_that_rows_share_are_not_unpacked_for_each(tmp_path: Path, conversations: bool) -> None:
+    """1,024 rows that share a text of 2 MiB, which would be 4 GiB out of its dictionary."""
+    path = bomb(tmp_path / "s.parquet", 1024, 2 * 2**20, conversations)
+    assert path.stat().st_size < 2**20
+    rows, quarantine = pull_shard(path)
+    assert rows.is_empty()
+    assert quarantine["reason"].to_list() == ["unreadable row"] * 1024
+    assert "at most 1048576 are read" in quarantine["detail"][0]
+
+
+def test_a_row_whose_text_is_too_large_is_lost_alone(tmp_path: Path) -> None:
+    rows = [twiff_row(video=f"{n}.mp4", question="x" * (2**21 if n == 5 else 3)) for n in range(9)]
+    kept, quarantine = pull_shard(write(tmp_path / "s.parquet", rows))
+    assert kept["row"].to_list() == [0, 1, 2, 3, 4, 6, 7, 8]
+    assert quarantine["row"].to_list() == [5]
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        pytest.param(pa.table({"image": pa.array([[1] * 2_000_000])}), "2000000 values in 1 rows", id="a long list"),
+        pytest.param(pa.table({"image": pa.array([b"x" * 200], pa.binary(200))}), "has 200 bytes", id="wide values"),
+        pytest.param(pa.table({"image": pa.array(["x" * 2**27])}), "unpacks to", id="a page that unpacks"),
+        pytest.param(pa.table({"image": pa.nulls(100_000, pa.int64())}), "100000 rows in", id="more rows than bytes"),
+    ],
+)
+def test_a_file_that_says_more_than_data_does_is_refused(table: pa.Table, words: str, tmp_path: Path) -> None:
+    for name in ("video", "conversations", "reasoning_image"):
+        table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
+    pq.write_table(table, tmp_path / "s.parquet", compression="zstd")
+    with pytest.raises(ValueError, match=rf"s\.parquet.* {words}"):
+        pull_shard(tmp_path / "s.parquet")
+
+
+def test_a_compressed_file_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_rows, "UNPACKED_SLACK", 2**16)
+    (tmp_path / "s.jsonl.gz").write_bytes(gzip.compress(b"\n" * 2**22))
+    with pytest.raises(ValueError, match=r"s\.jsonl\.gz cannot be read to its end: it unpacks to more than"):
+        pull_shard(tmp_path / "s.jsonl.gz")
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"a":' * 100_000, '{"video": ' + "9" * 5000 + "}", "NaN"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_json_that_python_cannot_hold_is_one_row(tmp_path: Path, line: str, suffix: str) -> None:
+    good = json.dumps(twiff_row())
+    (tmp_path / f"s{suffix}").write_text(f"{good}\n{line}\n{good.replace('AAA', 'BBB')}\n")
+    rows, quarantine = pull_shard(tmp_path / f"s{suffix}")
+    assert (rows.height, quarantine.height) == (2, 1)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.timedeltas(),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=3), values, max_size=3),
+    max_leaves=4,
+)
+
+
+FIELDS = sorted({*twiff_row(), *published_row(), *upstream_row()})
+MAKERS = st.sampled_from([twiff_row, published_row, upstream_row])
+
+
+@given(st.lists(st.tuples(MAKERS, st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=3)), min_size=1))
+def test_whatever_rows_hold_each_is_kept_or_has_its_own_reason(made: list[tuple[Any, dict[str, Any]]]) -> None:
+    batch = [(number, make(**changes)) for number, (make, changes) in enumerate(made)]
+    rows, quarantine = _validated(batch, "s", FirstRows())
+    assert sorted([*rows["row"], *quarantine["row"]]) == list(range(len(made)))
+
+
+def test_a_defect_of_ours_is_named_with_its_place_and_no_row_but_one_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(row: Any, source: str, number: int) -> Any:
+        return {}["no such key"] if number == 1 else parse_row(row, source, number)
+
+    monkeypatch.setattr(validate, "parse_row", defect)
+    batch = [(number, twiff_row(video=f"{number}.mp4")) for number in range(3)]
+    rows, quarantine = _validated(batch, "s", FirstRows())
+    assert rows["row"].to_list() == [0, 2]
+    assert quarantine.row(0, named=True)["detail"].startswith("KeyError: 'no such key' (test_validate.py:")
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, MemoryError])
+def test_what_is_the_process_own_is_no_rows_reason(fault: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(*_: Any) -> Any:
+        raise fault
+
+    monkeypatch.setattr(validate, "parse_row", faulty)
+    with pytest.raises(fault):
+        _validated([(0, twiff_row())], "s", FirstRows())

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from training.data.records import load_records, marked, name_of, read_prompt, read_record
+from training.data.records import load_records, name_of, read_prompt, read_record
+from training.data.trajectory import marked
 
 CLIP = Path(__file__).parents[2] / "data" / "parity" / "clip.mp4"
 QUESTION = "frame_1\n<image>\nWhere is the ball?"
@@ -197,9 +198,3 @@ def test_a_file_that_holds_no_records_says_so(data: bytes, said: str, tmp_path: 
     with pytest.raises(ValueError, match=said) as caught:
         load_records(tmp_path / "records.json")
     assert str(tmp_path / "records.json") in str(caught.value)
-
-
-def test_markers_are_added_to_a_question_that_has_none() -> None:
-    assert marked("Q", 2) == "frame_1\n<image>\nframe_2\n<image>\nQ"
-    assert marked("Q <image>", 2) == "Q <image>"
-    assert marked("Q", 0) == "Q"

@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training.data.rejection import RejectedRow
 from training.data.trajectory import (
+    MAX_TEXT,
     ClipInterval,
-    RejectedRow,
     TrajectoryTable,
     clip_interval,
     from_rows,
     given_counts,
+    marked,
     parse_row,
     to_frame,
 )
@@ -168,6 +170,10 @@ def test_text_after_the_last_future_frame_is_the_last_piece() -> None:
         ({"reasoning_images_index": []}, "no key frames"),
         ({"reasoning_images_index": [2]}, "placeholder mismatch"),
         ({"question_images_index": [1, 1]}, "placeholder mismatch"),
+        ({"question": "frame_1\n<image>\nframe_2\n<image>\nWhat?"}, "placeholder mismatch"),
+        ({"question": "What <IMAGE> now?"}, "placeholder mismatch"),
+        ({"question": "x" * (MAX_TEXT + 1)}, "text too long"),
+        ({"answer": "<ans>" * 200_000}, "text too long"),
         ({"question": "frame_1\n<image>\nWhat <rimage> now?"}, "placeholder mismatch"),
         ({"answer": "<ans>no</ans> <rimage> <rimage> <ans>red</ans>"}, "placeholder mismatch"),
         ({"question_images_index": [2]}, "future not after observed"),
@@ -212,6 +218,27 @@ def test_whatever_a_row_holds_it_is_a_trajectory_or_a_rejected_row(changes: dict
     except RejectedRow:
         return
     to_frame([trajectory])  # what is accepted keeps the table's contract
+
+
+@pytest.mark.parametrize("observed", [[1], [1, 2, 3]])
+def test_a_plain_question_is_the_marked_one_with_its_frames_first(observed: list[int]) -> None:
+    frames = "".join(f"frame_{k}\n<image>\n" for k in range(1, len(observed) + 1))
+    changes = {"question_images_index": observed, "reasoning_images_index": [5, 6]}
+    plain, with_markers = (parse_row(twiff_row(question=f"{m}What next?", **changes), "s", 0) for m in ("", frames))
+    assert plain == with_markers
+    assert plain.question == f"{frames}What next?"
+
+
+def test_a_plain_human_turn_is_the_marked_one() -> None:
+    plain = conversation_row()
+    plain["conversations"][1]["value"] = plain["conversations"][1]["value"].removeprefix("frame_1\n<image>\n")
+    assert parse_row(plain, "s", 0) == parse_row(conversation_row(), "s", 0)
+
+
+def test_markers_are_added_to_a_question_that_has_none() -> None:
+    assert marked("Q", 2) == "frame_1\n<image>\nframe_2\n<image>\nQ"
+    assert marked("Q <image>", 2) == "Q <image>"
+    assert marked("Q", 0) == "Q"
 
 
 def test_the_row_id_depends_on_the_content_and_not_on_the_shard() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.footage import FOOTAGE
 from training.data.keyframes import key_frame_pool
-from training.data.trajectory import RejectedRow
+from training.data.rejection import RejectedRow
 from training.data.video import UnreadableVideo, VideoInfo, frame_rate, probe, read_frames, resolve_clip
 
 REAL = {

@@ -1,0 +1,50 @@
+"""Encoded images that rows, benchmarks and prompts bring along: the one place where bytes that nobody here made are
+opened.
+
+PNG, JPEG and WEBP, and no more pixels than MAX_PIXELS; Pillow knows tens of formats, and its errors have as many types.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from training.data.rejection import described
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PIXELS = 2**25
+"""8K UHD; 100 MB as RGB."""
+_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
+
+
+def open_image(data: bytes) -> np.ndarray:
+    """The image as uint8 height x width x RGB; 16-bit grey is scaled to 8 bits, transparency is left out.
+
+    Raises ValueError for what is no image in FORMATS, has too many pixels, or is broken.
+    """
+    kind = media_type(data)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if (pixels := image.width * image.height) <= MAX_PIXELS:
+                return np.asarray(_eight_bits(image).convert("RGB"))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"a broken {kind}: {described(error)}") from error
+    raise ValueError(f"an image of {pixels} pixels; at most {MAX_PIXELS} are read")
+
+
+def media_type(data: bytes) -> str:
+    """The type of an image in FORMATS, as a data URL names it.  Raises ValueError for anything else."""
+    if not isinstance(data, bytes):
+        raise ValueError(f"an image is bytes; found {type(data).__name__}")
+    for signature, name in _SIGNATURES.items():
+        if data.startswith(signature):
+            return name
+    raise ValueError(f"an image is {', '.join(FORMATS)}; this one begins with {data[:8]!r}")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.uint32) * 255 // 65535).astype(np.uint8))

@@ -1,0 +1,113 @@
+"""Rows of a parquet file that nobody here made, in memory that neither the file's size nor what it unpacks to decides.
+
+A few kilobytes of parquet may say one long text for each of many rows, so texts stay in their dictionaries until it is
+known how much memory their rows need.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.data.json_rows import CHUNK, LONGEST_RECORD, Numbered, most_unpacked
+from training.data.rejection import RejectedRow, rejecting
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+BATCH_ROWS = 2048
+"""Read at once, their texts in dictionaries."""
+MAX_VALUES_OF_A_ROW, VALUES_SLACK = 64, 2**20
+"""Values in one column, on average over a row group's rows, beyond the first: nested lists may hold any number."""
+MAX_FIXED_BYTES = 64
+"""Bytes of a value where all values have the same: they are not kept in a dictionary."""
+
+
+def parquet_rows(
+    path: Path, columns: Callable[["pa.Schema"], list[str]], longest: int = LONGEST_RECORD
+) -> Iterator[Numbered]:
+    """The rows, of the columns that `columns` chooses; a row of more than `longest` bytes is rejected.
+
+    Raises ValueError, naming the file, for what is corrupt, names a column twice, holds more values or rows than data
+    does, or lacks columns (as `columns` says).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{path} has columns of the same name: {repeated}")
+            if file.metadata.num_rows > (size := path.stat().st_size):
+                raise ValueError(f"{path} says that it holds {file.metadata.num_rows} rows in {size} bytes")
+            chosen = columns(file.schema_arrow)
+            texts = _texts(path, file.metadata, chosen)
+        # With a buffer, pages are read as they are needed instead of whole column chunks.
+        with pq.ParquetFile(path, buffer_size=CHUNK, read_dictionary=texts) as file:
+            batches = file.iter_batches(BATCH_ROWS, columns=chosen, use_threads=False)
+            yield from enumerate(row for batch in batches for row in _rows(batch, longest))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read as parquet: {error}") from error
+
+
+def _texts(path: Path, metadata: "pq.FileMetaData", chosen: list[str]) -> list[str]:
+    """The leaves of the chosen columns that hold texts or bytes.  Raises ValueError for leaves that hold too much."""
+    texts = []
+    for number in range(len(metadata.schema)):
+        leaf = metadata.schema.column(number)
+        if not any(leaf.path == name or leaf.path.startswith(f"{name}.") for name in chosen):
+            continue
+        if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" and leaf.length > MAX_FIXED_BYTES:
+            raise ValueError(f"{path}: every value of column {leaf.path} has {leaf.length} bytes")
+        for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
+            column = group.column(number)
+            if column.num_values > VALUES_SLACK + MAX_VALUES_OF_A_ROW * group.num_rows:
+                raise ValueError(f"{path}: {leaf.path} holds {column.num_values} values in {group.num_rows} rows")
+            if column.total_uncompressed_size > most_unpacked(column.total_compressed_size):
+                raise ValueError(f"{path}: {leaf.path} unpacks to {column.total_uncompressed_size} bytes")
+        if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type != "DECIMAL":
+            texts.append(leaf.path)
+    return texts
+
+
+def _rows(batch: "pa.RecordBatch", longest: int) -> Iterator[dict[str, Any] | RejectedRow]:
+    """The batch's rows, as many at once as need at most `longest` bytes together."""
+    needed = sum(_unpacked_bytes(column) for column in batch.columns)
+    if needed <= longest:
+        yield from _records(batch)
+    elif len(batch) == 1:
+        yield RejectedRow("unreadable row", f"it holds {needed} bytes; at most {longest} are read")
+    else:
+        half = len(batch) // 2
+        yield from _rows(batch.slice(0, half), longest)
+        yield from _rows(batch.slice(half), longest)
+
+
+def _unpacked_bytes(array: "pa.Array") -> int:
+    """The bytes that an array's values need once they are out of their dictionary."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(array.type):
+        lengths = pc.binary_length(array.dictionary).take(array.indices)
+        return int(pc.sum(lengths.cast(pa.int64())).as_py() or 0)
+    if pa.types.is_struct(array.type):
+        return sum(_unpacked_bytes(field) for field in array.flatten())
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
+        return _unpacked_bytes(array.flatten())
+    return int(array.nbytes)
+
+
+def _records(batch: "pa.RecordBatch") -> Iterator[dict[str, Any] | RejectedRow]:
+    try:
+        yield from batch.to_pylist()
+    except Exception:  # a value that Python cannot hold: its row is lost, no other
+        for number in range(len(batch)):
+            try:
+                with rejecting("unreadable row"):
+                    record = batch.slice(number, 1).to_pylist()[0]
+            except RejectedRow as rejected:
+                yield rejected
+            else:
+                yield record
