@@ -11,9 +11,9 @@ import polars as pl
 from assets.trajectories.roots import ClipRoot, find_clip, open_root
 from assets.trajectories.validate import Quarantine, quarantine_table, quarantined
 from training.artifacts import file_digest
-from training.data.rejection import RejectedRow
+from training.data.rejection import RejectedRow, rejecting
 from training.data.trajectory import clip_interval
-from training.data.video import UnreadableVideo, probe
+from training.data.video import UnreadableVideo, VideoInfo, probe
 
 READERS_AT_ONCE = 4  # probing waits for storage; both readers release Python's lock
 
@@ -83,13 +83,11 @@ def _clip(video: str, times: dict[str, str] | None, roots: Sequence[ClipRoot]) -
     clip: dict[str, Any] = {"video": video}
     try:
         path, alias = _found(video, times, roots)
+        with rejecting("unreadable clip"):
+            clip |= {"alias": alias, "path": str(path), "bytes": path.stat().st_size, "sha256": file_digest(path)}
+            info = _probed(path)
     except RejectedRow as reject:
         return clip | {"reason": reject.reason, "detail": reject.detail}
-    clip |= {"alias": alias, "path": str(path), "bytes": path.stat().st_size, "sha256": file_digest(path)}
-    try:
-        info = probe(path)
-    except UnreadableVideo as unreadable:
-        return clip | {"reason": "unreadable clip", "detail": str(unreadable)}
     return clip | {
         "frames": info.frames,
         "fps": info.fps,
@@ -97,6 +95,13 @@ def _clip(video: str, times: dict[str, str] | None, roots: Sequence[ClipRoot]) -
         "height": info.height,
         "reader": info.reader,
     }
+
+
+def _probed(path: Path) -> VideoInfo:
+    try:
+        return probe(path)
+    except UnreadableVideo as unreadable:
+        raise RejectedRow("unreadable clip", str(unreadable)) from unreadable
 
 
 def _found(video: str, times: dict[str, str] | None, roots: Sequence[ClipRoot]) -> tuple[Path, str | None]:

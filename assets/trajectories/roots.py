@@ -75,6 +75,8 @@ class UrlRoot:
             info = self._fs.info(place)
         except FileNotFoundError:
             info = {"type": "missing"}
+        except ValueError as error:  # a name of which no address can be made
+            raise RejectedRow("malformed clip name", f"{name[:80]!r}: {error}") from error
         if info["type"] != "file":
             raise RejectedRow("missing clip", f"{name!r} is not in {self._url}")
         key = digest([self._url, str(PurePosixPath(name)), url_stamp(info)])

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from training.printable import printable
+
 MAX_DETAIL = 300
 """Characters of a detail: it is read by people, and what it quotes may have any length."""
 
@@ -14,7 +16,7 @@ class RejectedRow(ValueError):  # noqa: N818 - a row's fate, not a failure of th
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason = reason
-        self.detail = printable(detail)
+        self.detail = _brief(detail)
         super().__init__(f"{reason}: {self.detail}")
 
 
@@ -36,10 +38,8 @@ def described(error: Exception) -> str:
     """An exception's type, its words, and the line that raised it, by which a defect of ours is found."""
     (*_, raised) = traceback.extract_tb(error.__traceback__) or [None]
     where = f" ({Path(raised.filename).name}:{raised.lineno})" if raised else ""
-    return f"{type(error).__name__}: {printable(str(error))}{where}"
+    return f"{type(error).__name__}: {_brief(str(error))}{where}"
 
 
-def printable(text: str) -> str:
-    """At most MAX_DETAIL characters that every table, file and terminal can hold."""
-    shown = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text[:MAX_DETAIL])
-    return shown if len(text) <= MAX_DETAIL else f"{shown}..."
+def _brief(text: str) -> str:
+    return printable(text if len(text) <= MAX_DETAIL else f"{text[:MAX_DETAIL]}...")

@@ -25,6 +25,7 @@ IMAGE = "<image>"
 MAX_TEXT = 20_000
 """Characters of a field: its text goes to models, endpoints and judges, and through patterns."""
 CATEGORIES = ("instructional", "predictive", "camera", "other")
+MAX_TIME = 64
 GIVEN_SAMPLES = 8
 """Answers a condition behind the counts that Future-L1-50K brings."""
 GIVEN_COLUMNS = ("correct_in_8_base", "correct_in_8_hint", "gain")
@@ -342,7 +343,9 @@ def _time(meta: Mapping[str, Any], name: str) -> str | None:
         return None
     if isinstance(value, Mapping | list | bytes):
         raise RejectedRow("malformed field", f"{name} is {type(value).__name__}, not a time")
-    return _clean(name, str(value))
+    if len(text := str(value)) > MAX_TIME:
+        raise RejectedRow("malformed field", f"{name} has {len(text)} characters, too many for a time")
+    return _clean(name, text)
 
 
 def _count(row: Mapping[str, Any], name: str) -> int | None:

@@ -16,6 +16,8 @@ from training.data.keyframes import key_frame_pool
 from training.data.rejection import RejectedRow
 
 READERS = ("decord", "pyav")
+MAX_NAME_BYTES = 1024
+"""Of a clip's whole name; its root comes before it, and file systems take 4,096."""
 
 
 class UnreadableVideo(ValueError):  # noqa: N818 - a file's state, quarantined like a row
@@ -100,7 +102,8 @@ class FrameShelf:
 
 def check_clip_name(name: str) -> None:
     """Raises RejectedRow for a name that no file system takes."""
-    if not name.strip() or "\0" in name or any(len(part.encode()) > 255 for part in Path(name).parts):
+    parts = [part.encode(errors="replace") for part in name.split("/")]
+    if not name.strip() or "\0" in name or max(map(len, parts)) > 255 or sum(map(len, parts)) > MAX_NAME_BYTES:
         raise RejectedRow("malformed clip name", repr(name[:80]))
 
 
@@ -112,13 +115,16 @@ def resolve_clip(name: str, roots: Sequence[Path]) -> Path:
     """
     check_clip_name(name)
     inside = False
-    for root in (Path(root).resolve() for root in roots):
-        candidate = (root / name).resolve()
-        if not candidate.is_relative_to(root):
-            continue
-        inside = True
-        if candidate.is_file():
-            return candidate
+    for root in (Path(root).resolve() for root in roots if not Path(name).is_absolute()):
+        try:
+            candidate = (root / name).resolve()
+            if not candidate.is_relative_to(root):
+                continue
+            inside = True
+            if candidate.is_file():
+                return candidate
+        except (OSError, RuntimeError, UnicodeError) as error:  # links in a circle, a name beyond the file system's
+            raise RejectedRow("malformed clip name", f"{name[:80]!r}: {error}") from error
     if not inside:
         raise RejectedRow("path outside clip root", repr(name))
     raise RejectedRow("missing clip", f"{name!r} is in none of the {len(roots)} clip roots")

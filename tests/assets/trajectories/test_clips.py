@@ -13,6 +13,7 @@ import pytest
 
 from assets.toyworld.broken import FAULTS
 from assets.toyworld.source import SourceSizes, write_source
+from assets.trajectories import clips as clips_module
 from assets.trajectories.clips import ClipTable, resolve_clips
 from assets.trajectories.roots import open_root
 from assets.trajectories.validate import pull_shard
@@ -21,7 +22,7 @@ from training.artifacts import file_digest
 from training.data.keyframes import key_frame_number
 from training.data.rejection import RejectedRow
 from training.data.trajectory import parse_row, to_frame
-from training.data.video import read_frames
+from training.data.video import VideoInfo, probe, read_frames
 
 SIZES = SourceSizes(shards=1, rows_per_shard=50, futurebench_per_split=1, twiffbench=3)
 
@@ -82,6 +83,32 @@ def test_a_clip_is_recorded_with_its_size_and_the_hash_of_its_bytes(source: Path
 def test_a_clip_of_several_rows_is_probed_once_and_quarantines_them_all(tmp_path: Path) -> None:
     clips, quarantine = resolve_clips(rows_about("gone.mp4", "gone.mp4"), [tmp_path])
     assert (clips.height, quarantine.height) == (1, 2)
+
+
+@pytest.mark.parametrize("fault", [AssertionError("a defect"), RecursionError(), UnicodeError("x"), OSError(5, "I/O")])
+def test_whatever_is_raised_about_a_clip_is_its_own_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    for name in ("good.mp4", "bad.mp4"):
+        shutil.copy(FOOTAGE / "bikes.mp4", tmp_path / name)
+
+    def probing(path: Path) -> VideoInfo:
+        if path.name == "bad.mp4":
+            raise fault
+        return probe(path)
+
+    monkeypatch.setattr(clips_module, "probe", probing)
+    clips, quarantine = resolve_clips(rows_about("bad.mp4", "good.mp4"), [tmp_path])
+    assert clips["reason"].to_list() == ["unreadable clip", None]
+    assert quarantine["detail"][0].startswith(f"{type(fault).__name__}: ")
+
+
+def test_names_that_no_file_system_takes_are_quarantined_and_the_others_are_read(tmp_path: Path) -> None:
+    shutil.copy(FOOTAGE / "bikes.mp4", tmp_path / "good.mp4")
+    (tmp_path / "circle.mp4").symlink_to(tmp_path / "circle.mp4")
+    names = ("a/" * 3000 + "b.mp4", "circle.mp4", "x" * 300, str(tmp_path / "good.mp4"), "good.mp4")
+    clips, _ = resolve_clips(rows_about(*names), [tmp_path])
+    assert clips["reason"].to_list() == [*["malformed clip name"] * 3, "path outside clip root", None]
 
 
 def test_progress_counts_clips(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from evaluation.answering.frames import with_images
-from training.data import prompts
+from training.data import images, prompts
 from training.data.video import FrameShelf
 
 
@@ -21,6 +21,6 @@ def test_an_image_that_is_a_bomb_is_refused_and_not_opened(monkeypatch: pytest.M
     parts = [prompts.text("Look:"), prompts.image(png(40, 40))]
     [(_, none), (_, [image])] = list(with_images(parts, FrameShelf(0)))
     assert none == [] and image.shape == (40, 40, 3)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    with pytest.raises(ValueError, match="an embedded image is too large"):
+    monkeypatch.setattr(images, "MAX_PIXELS", 500)
+    with pytest.raises(ValueError, match="an image of 1600 pixels; at most 500 are read"):
         list(with_images(parts, FrameShelf(0)))

@@ -137,6 +137,10 @@ def test_a_clip_name_resolves_in_the_first_root_that_has_it(tmp_path: Path) -> N
         ("", "malformed clip name"),
         ("a\0.mp4", "malformed clip name"),
         ("x" * 300, "malformed clip name"),
+        ("a/" * 3000, "malformed clip name"),
+        ("a/" * 400 + "b", "missing clip"),
+        ("\ud83d.mp4", "malformed clip name"),
+        ("circle.mp4", "malformed clip name"),
     ],
 )
 def test_a_name_that_leads_nowhere_or_out_of_the_root_is_rejected(tmp_path: Path, name: str, reason: str) -> None:
@@ -144,6 +148,13 @@ def test_a_name_that_leads_nowhere_or_out_of_the_root_is_rejected(tmp_path: Path
     root.mkdir()
     (tmp_path / "secret.mp4").touch()
     (root / "link.mp4").symlink_to(tmp_path / "secret.mp4")
+    (root / "circle.mp4").symlink_to(root / "circle.mp4")
     with pytest.raises(RejectedRow) as caught:
         resolve_clip(name, [root])
     assert caught.value.reason == reason
+
+
+def test_an_absolute_name_is_rejected_though_it_lies_in_the_root(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(RejectedRow, match="path outside clip root"):
+        resolve_clip(str(tmp_path / "a.mp4"), [tmp_path])
