@@ -13,6 +13,8 @@ from rich.table import Table
 from assets.curation.planning import PlanAssumptions, estimate
 from assets.curation.population import Kinds, assumed_population
 from assets.store import AssetStore
+from evaluation.answering.controls import CONTROLS
+from evaluation.answering.requests import INTERVENTIONS
 from pipelines import cli_evaluate, cli_lineage, cli_model
 from pipelines import ui as dagster_ui
 from pipelines.curate import curate as curate_shards
@@ -22,7 +24,7 @@ from pipelines.driver import StepFailedError, run_plan
 from pipelines.instance import UnusableHomeError
 from pipelines.jobs import SELECT, TRAIN_RL, TRAIN_SFT, Step, plan
 from pipelines.picture import mermaid
-from pipelines.profile import CONTROLS, INTERVENTIONS, PROFILE_VARIABLE, Profile, load_profile, profile_from_environment
+from pipelines.profile import PROFILE_VARIABLE, Profile, load_profile, profile_from_environment
 from pipelines.summary import finish
 from training.endpoint import EndpointDownError, EndpointRefusesError
 
@@ -51,7 +53,7 @@ def reports(seed: int | None) -> None:
     """As demo, with every intervention and control for every model on every item."""
     profile = _profile(seed)
     necessity = profile.benchmarks.necessity.model_copy(update={
-        "models": profile.checkpoints.models, "interventions": INTERVENTIONS, "controls": CONTROLS, "n": None
+        "models": profile.checkpoints.models, "interventions": INTERVENTIONS[1:], "controls": CONTROLS[1:], "n": None
     })  # fmt: skip
     benchmarks = profile.benchmarks.model_copy(update={"necessity": necessity})
     _everything(profile.model_copy(update={"benchmarks": benchmarks}))

@@ -48,7 +48,7 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--frames", type=click.Choice(["embedded", "clip"]), help="TwiFF-Bench: where its frames are [embedded].")
 @click.option("--suffix", metavar="TEXT", help="What follows the question.")
 @click.option("--intervention", type=click.Choice(INTERVENTIONS), default="none", show_default=True, metavar="NAME",
-              help=f"What stands in for the latents: {', '.join(INTERVENTIONS[1:10])}, spans_1 ...")  # fmt: skip
+              help=f"What stands in for the latents: {', '.join(INTERVENTIONS[1:])}.")  # fmt: skip
 @click.option("--reference-latents", type=FILE, metavar="FILE", help="Safetensors with `mean`, for that intervention.")
 @click.option(
     "--control", type=click.Choice(CONTROLS), default="none", show_default=True, help="What is shown instead."

@@ -35,8 +35,8 @@ from assets.settings import (
     TwiffBenchRun,
 )
 from assets.toyworld.source import SourceSizes
-from evaluation.answering.controls import ControlName
-from evaluation.answering.requests import InterventionName
+from evaluation.answering.controls import CONTROLS
+from evaluation.answering.requests import INTERVENTIONS
 from evaluation.benchmarks.futurebench import FutureBenchSettings
 from evaluation.benchmarks.twiffbench import TwiffBenchSettings
 from training import recipes, tiny
@@ -44,13 +44,6 @@ from training.grading import toy_judge
 from training.grading.judge import JudgeSettings
 from training.project import PROJECT
 
-INTERVENTIONS: tuple[InterventionName, ...] = (
-    "zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated", "markers_only", "no_span",
-    "spans_1", "spans_2", "spans_3",
-)  # fmt: skip
-CONTROLS: tuple[ControlName, ...] = (
-    "no_video", "question_only", "shuffled_frames", "options_1", "options_2", "options_3"
-)  # fmt: skip
 FSDP = Path("profiles/accelerate/fsdp2.yaml")
 RUNS = ("sft", "rl")
 """The fields of a profile that are lists of runs."""
@@ -205,7 +198,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
                 recipe=TwiffBenchSettings(), answers=AnswerSettings(max_new_tokens=4096, **benchmark)
             ),
             necessity=NecessitySettings(
-                models=("future_l1", "la_dapo"), interventions=INTERVENTIONS, controls=CONTROLS, n=None
+                models=("future_l1", "la_dapo"), interventions=INTERVENTIONS[1:], controls=CONTROLS[1:], n=None
             ),
         ),
         judge=JudgeSettings(base_url="http://127.0.0.1:8000/v1", model="judge"),

@@ -14,7 +14,7 @@ Answer = dict[str, Any]
 
 InterventionName = Literal[
     "none", "zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated", "markers_only",
-    "no_span", "spans_1", "spans_2", "spans_3", "spans_4", "spans_5", "spans_6", "spans_7", "spans_8", "spans_9",
+    "no_span", "spans_1", "spans_2", "spans_3",
 ]  # fmt: skip
 """What stands in for a model's own latents (evaluation.answering.interventions says how)."""
 INTERVENTIONS: tuple[InterventionName, ...] = get_args(InterventionName)
