@@ -38,7 +38,6 @@ from training.data.rejection import RejectedRow
 from training.data.trajectory import IMAGE, Trajectory, parse_row
 from training.data.video import UnreadableVideo, probe, read_frames, resolve_clip
 from training.grading.judge import SCORE_PROMPT, Judge, Scores
-from training.grading.parsers import normalised
 from training.parquet import read_parquet
 
 NAME = "twiffbench"
@@ -113,12 +112,9 @@ def items(source: Path, settings: TwiffBenchSettings = PUBLISHED) -> pl.DataFram
 
 
 def prompts(table: pl.DataFrame, settings: TwiffBenchSettings) -> pl.DataFrame:
-    """The prompt table of the items that can be shown; ids are the items' ids.  Items with the same answer share their
-    `reference`.
-    """
+    """The prompt table of the items that can be shown; ids are the items' ids."""
     shown = list(table.filter(pl.col("problem").is_null()).iter_rows(named=True))
-    references = pl.Series("reference", [normalised(row["answer"]) for row in shown], pl.String)
-    return prompt_frame([(row["id"], _content(row, settings)) for row in shown]).with_columns(references)
+    return prompt_frame([(row["id"], _content(row, settings)) for row in shown])
 
 
 def judged(
