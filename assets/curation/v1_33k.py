@@ -20,13 +20,14 @@ import polars as pl
 
 from assets.curation.disjoint import question_words, source_names
 from assets.curation.pool import drawn
-from training.data.rejection import RejectedRow
+from training.data.json_rows import json_rows
+from training.data.parquet_rows import parquet_rows
+from training.data.rejection import RejectedRow, rejecting
 from training.data.text import control_in
-from training.data.trajectory import IMAGE
+from training.data.trajectory import IMAGE, MAX_TEXT, text_of
 from training.data.video import UnreadableVideo, VideoInfo, probe, resolve_clip
 from training.grading.parsers import options_of
 from training.grading.rule import reference_letter
-from training.parquet import read_parquet
 
 HOPS = (1, 2)
 FRAMES = 16
@@ -88,16 +89,17 @@ def choices(
         for item in _questions(record):
             read += 1
             try:
-                row = _row(item, record, source)
-                if source_names(row["video"]) & taken:
-                    raise RejectedRow("video of FutureBench", row["video"])
-                if question_words(row["question"]) in asked:
-                    raise RejectedRow("question of FutureBench", row["question"][:80])
-                if row["row_id"] in found:
-                    raise RejectedRow("repeated row", f"the same as row {found[row['row_id']]['number']}")
-                found[row["row_id"]] = row | {"number": number}
+                with rejecting("unreadable row"):
+                    row = _row(item, record, source)
+                    if source_names(row["video"]) & taken:
+                        raise RejectedRow("video of FutureBench", row["video"])
+                    if question_words(row["question"]) in asked:
+                        raise RejectedRow("question of FutureBench", row["question"][:80])
+                    if row["row_id"] in found:
+                        raise RejectedRow("repeated row", f"the same as row {found[row['row_id']]['number']}")
+                    found[row["row_id"]] = row | {"number": number}
             except RejectedRow as reject:
-                rejected.append({"source": source, "row": number, "reason": reject.reason, "detail": reject.detail})
+                rejected.append(_rejected(source, number, reject))
     chosen: list[dict[str, Any]] = []
     opened: dict[str, VideoInfo] = {}
     ids = pl.Series("row_id", sorted(found), pl.String)
@@ -106,10 +108,10 @@ def choices(
             break
         row = found[row_id]
         try:
-            chosen.append(_shown(row, videos, opened, frames))
+            with rejecting("unreadable video"):
+                chosen.append(_shown(row, videos, opened, frames))
         except RejectedRow as reject:
-            told = {"source": row["source"], "row": row["number"], "reason": reject.reason, "detail": reject.detail}
-            rejected.append(told)
+            rejected.append(_rejected(row["source"], row["number"], reject))
     schema = {"source": pl.String, "row": pl.Int64, "reason": pl.String, "detail": pl.String}
     quarantine = pl.DataFrame(rejected, schema=schema)
     table = ChoiceTable.validate(pl.DataFrame(chosen, schema=ChoiceTable.create_empty().schema))
@@ -132,24 +134,23 @@ def frame_numbers(frame_count: int, frames: int) -> list[int]:
     return np.unique(np.round(np.linspace(0, frame_count - 1, min(frames, frame_count))).astype(int)).tolist()
 
 
-def _records(files: Sequence[Path]) -> Iterator[tuple[str, int, Any]]:
-    """(file, row number from 1, record); a line that is no JSON is a record of its text."""
+def _rejected(source: str, number: int, reject: RejectedRow) -> dict[str, Any]:
+    return {"source": source, "row": number, "reason": reject.reason, "detail": reject.detail}
+
+
+def _records(files: Sequence[Path]) -> Iterator[tuple[str, int, dict[str, Any] | RejectedRow]]:
+    """(file, row number from 1, record or why it is none).  Raises ValueError for a file that is corrupt."""
     for path in files:
-        if path.suffix == ".parquet":
-            records: Iterator[Any] = read_parquet(path).iter_rows(named=True)
-        elif path.suffix == ".jsonl":
-            records = (_parsed(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-        else:
-            loaded = json.loads(path.read_text(encoding="utf-8"))
-            records = iter(loaded if isinstance(loaded, list) else [loaded])
-        for number, record in enumerate(records, 1):
-            yield path.name, number, record
+        whole = path.suffix == ".parquet"
+        records = parquet_rows(path, lambda table: table.names) if whole else json_rows(path)
+        for number, record in records:
+            yield path.name, number + 1, record
 
 
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -163,19 +164,21 @@ def _questions(record: Any) -> list[Any]:
 
 
 def _row(item: Any, record: Any, source: str) -> dict[str, Any]:
-    if not isinstance(record, Mapping):
-        raise RejectedRow("unreadable row", f"not an object: {record!r:.60}")
+    if isinstance(record, RejectedRow):
+        raise record
     if not isinstance(item, Mapping):
         raise RejectedRow("no multiple-choice question", f"mc_qa holds {item!r:.60}")
     qa = {str(name).lower(): value for name, value in item.items()}
-    question, answer = qa.get("question"), qa.get("answer")
-    if not isinstance(question, str) or not question.strip():
+    question, answer = text_of(qa, "question"), qa.get("answer")
+    if not question.strip():
         raise RejectedRow("empty question", f"found {question!r:.60}")
     hop = _hop(qa, record)
     if hop not in HOPS:
         raise RejectedRow("not 1 or 2 hops" if hop else "hop not told", f"found {hop}")
     stem, options = _options(question.strip(), qa.get("options"))
     text = stem + "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+    if len(text) > MAX_TEXT:
+        raise RejectedRow("text too long", f"question and options have {len(text)} characters")
     if control := control_in(text) or (IMAGE if IMAGE in text else None):
         raise RejectedRow("control token in text", control)
     if len(options_of(text)) != len(options):

@@ -6,6 +6,7 @@ and, where a judge gives the marks, the judge's stored replies, but no model and
 """
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,12 @@ from typing import Any, Protocol
 import polars as pl
 from pydantic import BaseModel
 
+from training.data.rejection import RejectedRow, rejecting
+from training.data.trajectory import MAX_TEXT
+from training.data.video import UnreadableVideo, VideoInfo, probe
 from training.grading.judge import Judge
+
+UNREADABLE_ITEM = "unreadable item"
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,34 @@ class Benchmark(Protocol):
         """What `graded` says of the whole, as JSON: `benchmark`, `status` (complete, partial, or why there is nothing),
         `reason`, `items`, `answered`, `missing`, `coverage`, and scores with n and interval, null where n is 0."""
         ...
+
+
+def item_of(blank: Mapping[str, Any], pieces: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One item: `blank`, and over it the pieces as they are read; where one cannot be, `problem` says why.
+
+    Whatever reading raises about an item is that item's problem; an unexpected exception is named with its place.
+    """
+    item = dict(blank)
+    try:
+        with rejecting(UNREADABLE_ITEM):
+            for piece in pieces:
+                item |= piece
+    except RejectedRow as rejected:
+        item["problem"] = str(rejected) if rejected.reason == UNREADABLE_ITEM else rejected.reason
+    return item
+
+
+def stored(value: Any) -> str | None:
+    """A value as text that a table can hold, of what is recorded whether or not the item can be asked."""
+    return None if value is None else str(value)[:MAX_TEXT].encode(errors="replace").decode()
+
+
+def probed(path: Path) -> VideoInfo:
+    """What an item's clip shows.  Raises RejectedRow where that is nothing."""
+    try:
+        return probe(path)
+    except UnreadableVideo as unreadable:
+        raise RejectedRow("unreadable video", str(unreadable)) from unreadable
 
 
 def sampled(table: pl.DataFrame, n: int | None) -> pl.DataFrame:

@@ -3,10 +3,9 @@
 Scoring is separate from answering, so that stored answers can be scored again (`choice` says how).
 """
 
-import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +16,17 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from evaluation.benchmarks import choice
-from evaluation.benchmarks.benchmark import Told
+from evaluation.benchmarks.benchmark import Told, item_of, probed, stored
 from evaluation.benchmarks.choice import LETTERS
+from training.data.json_rows import json_rows
 from training.data.prompts import Part, frame, prompt_frame, text, video
 from training.data.rejection import RejectedRow
-from training.data.video import UnreadableVideo, probe, resolve_clip
+from training.data.trajectory import text_of
+from training.data.video import resolve_clip
 from training.grading.parsers import ParserName
 
 NAME = "futurebench"
+BLANK: dict[str, Any] = {"video": None, "question_type": "None", "question": "", "options": [], "answer": ""}
 SPLITS = ("hop1", "hop2", "hop3", "hop5")
 _INLINE = (re.compile(r"\bA\)\s"), re.compile(r"\bD\)\s"))
 
@@ -69,15 +71,17 @@ class ItemTable(dy.Schema):
 
 
 def items(source: Path, settings: FutureBenchSettings) -> pl.DataFrame:
-    """The items of `source/futurebench.json`; videos are looked up in the folder of observed parts."""
-    records = json.loads((source / "futurebench.json").read_text(encoding="utf-8"))
+    """The items of `source/futurebench.json`; videos are looked up in the folder of observed parts.
+
+    Raises ValueError, naming the file, where it is no JSON.
+    """
     seen: Counter[str] = Counter()
     rows = []
-    for number, record in enumerate(records):
-        name = str(record.get("id", number))
+    for number, record in json_rows(source / "futurebench.json"):
+        name = str(number) if isinstance(record, RejectedRow) else str(stored(record.get("id", number)))
         seen[name] += 1
         unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
-        rows.append({"id": unique} | _item(record, settings, source / settings.videos))
+        rows.append({"id": unique} | item_of(BLANK, _pieces(record, settings, source / settings.videos)))
     return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
 
 
@@ -136,30 +140,41 @@ class FutureBench:
         return report(table, told.answers, self.settings, told.control)
 
 
-def _item(record: Mapping[str, Any], settings: FutureBenchSettings, videos: Path) -> dict[str, Any]:
-    qa = record.get("qa") or {}
-    question, answer = str(qa.get("Question", "")), str(qa.get("Answer", "")).strip().upper()
-    options = [str((qa.get("Options") or {}).get(letter, "")) for letter in LETTERS]
-    named = record.get("video_path")
-    item = {
-        "video": None if named is None else str(named),
-        "question_type": str(record.get("question_type")), "question": question, "options": options, "answer": answer,
-    }  # fmt: skip
+def _pieces(
+    record: Mapping[str, Any] | RejectedRow, settings: FutureBenchSettings, videos: Path
+) -> Iterator[dict[str, Any]]:
+    """An item as far as it can be read.  Raises RejectedRow where it can no further."""
+    if isinstance(record, RejectedRow):
+        raise record
+    yield {"video": stored(record.get("video_path")), "question_type": str(stored(record.get("question_type")))}
+    qa = record.get("qa")
+    if not isinstance(qa, Mapping):
+        raise RejectedRow("malformed field", f"qa is {type(qa).__name__}, not an object")
+    question, answer = text_of(qa, "Question"), text_of(qa, "Answer").strip().upper()
+    yield {"question": question, "answer": answer}
+    options = _options(qa.get("Options"))
+    yield {"options": options}
     if not question.strip() or not all(option.strip() for option in options):
-        return item | {"problem": "question or option missing"}
+        raise RejectedRow("question or option missing", f"found {qa!r}")
     if answer not in tuple(LETTERS):
-        return item | {"problem": "reference is not one letter A-D"}
-    try:
-        # The name refers to the full video; the observed part has the same name in its own folder.
-        path = resolve_clip(str(record.get("video_path")).split("video_dataset/", 1)[-1], [videos])
-        found = probe(path)
-    except RejectedRow as rejected:
-        return item | {"problem": rejected.reason}
-    except UnreadableVideo:
-        return item | {"problem": "unreadable video"}
-    if settings.layout == "video32" and found.frames < 2:
-        return item | {"problem": "video of a single frame"}
-    return item | {"path": str(path), "frame_count": found.frames, "reader": found.reader}
+        raise RejectedRow("reference is not one letter A-D", f"found {answer!r}")
+    # The name refers to the full video; the observed part has the same name in its own folder.
+    path = resolve_clip(text_of(record, "video_path").split("video_dataset/", 1)[-1], [videos])
+    clip = probed(path)
+    if settings.layout == "video32" and clip.frames < 2:
+        raise RejectedRow("video of a single frame", str(path))
+    yield {"path": str(path), "frame_count": clip.frames, "reader": clip.reader}
+
+
+def _options(held: Any) -> list[str]:
+    """The four options in order.  Raises RejectedRow for another number of them, or what is no text and no number."""
+    if not isinstance(held, Mapping):
+        raise RejectedRow("not four options", f"Options is {type(held).__name__}, not an object of letters")
+    options = {letter: option for letter, option in held.items() if option is not None and option == option}  # no NaN
+    if sorted(options) != list(LETTERS):
+        raise RejectedRow("not four options", f"found {sorted(options)}")
+    numbers = {letter: str(option) for letter, option in options.items() if type(option) in (int, float)}
+    return [text_of(options | numbers, letter) for letter in LETTERS]
 
 
 def _content(row: Mapping[str, Any], settings: FutureBenchSettings) -> list[Part]:

@@ -5,7 +5,6 @@ TwiFF does (reference/evaluation.md 2.8).  The folder is the published dataset's
 (or TwiFF's one `Seed-Bench-R1.jsonl` with a `task_level`), `images/{video_source}/` and `videos/{video_source}/`.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.benchmarks import choice
-from evaluation.benchmarks.benchmark import Told
+from evaluation.benchmarks.benchmark import Told, item_of, probed, stored
 from evaluation.benchmarks.choice import LETTERS
 from evaluation.benchmarks.cleanup import split_response
 from evaluation.benchmarks.cost import cost
@@ -35,9 +34,12 @@ from evaluation.benchmarks.judged import (
 )
 from evaluation.benchmarks.twiffbench import image_part, text_part
 from evaluation.statistics import bootstrap_mean
+from training.data.images import jpeg, media_type
+from training.data.json_rows import json_rows
 from training.data.prompts import Part, frame, prompt_frame, text, video
 from training.data.rejection import RejectedRow
-from training.data.video import UnreadableVideo, probe, resolve_clip
+from training.data.trajectory import text_of
+from training.data.video import read_frames, resolve_clip
 from training.grading.judge import ANSWER_PROMPT, Judge
 from training.grading.parsers import ParserName
 
@@ -47,6 +49,7 @@ SUFFIXES = {
     CHOICE: "Reply with the letter of the one best option only, inside <answer> </answer>.",
     OPEN_ENDED: "Give the final answer inside <answer> </answer>.",
 }
+BLANK: dict[str, Any] = {"question": "", "options": [], "answer": "", "gold": ""}
 _LEVEL = re.compile(r"L[123]")
 # "Considering the progress shown in the video and my current observation in the last frame, what ...": the question
 # speaks of pictures that are not as it says; what is asked begins after the comma.
@@ -149,14 +152,13 @@ def items(source: Path, settings: SeedBenchSettings) -> pl.DataFrame:
     rows = []
     for file in files:
         named = _LEVEL.search(file.name)
-        for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-            if line.strip():
-                record = _record(line)
-                level = str(record.get("task_level") or (named.group() if named else None))
-                name = f"{level}-{record.get('sample_id', f'line{number}')}".replace("/", "_")
-                seen[name] += 1
-                unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
-                rows.append({"id": unique, "level": level} | _item(record, level, settings, source))
+        for number, record in json_rows(file):
+            fields = {} if isinstance(record, RejectedRow) else record
+            level = str(stored(fields.get("task_level") or (named.group() if named else None)))
+            name = f"{level}-{stored(fields.get('sample_id', f'line{number + 1}'))}".replace("/", "_")
+            seen[name] += 1
+            unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
+            rows.append({"id": unique, "level": level} | item_of(BLANK, _pieces(record, level, settings, source)))
     return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
 
 
@@ -173,7 +175,7 @@ def judge_payload(
     """The question with the observation, the gold option's text, and the model's answer (no reference chain)."""
     yield text_part("Question: ")
     if settings.judge_sees_images:
-        yield image_part(Path(row["image"]).read_bytes())
+        yield image_part(_observation(Path(row["image"])))
     yield text_part(_bare(row["question"]))
     yield text_part("\nGround Truth Answer: ")
     yield text_part(row["gold"])
@@ -210,51 +212,42 @@ def _judged_report(table: pl.DataFrame, told: Told, rows: pl.DataFrame, settings
     }
 
 
-def _record(line: bytes) -> dict[str, Any]:
-    """One line's object; a line that is none is an item without fields, which cannot be asked."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
+def _observation(path: Path) -> bytes:
+    """The observation's file, or what it shows where a judge could not read its format."""
+    data = path.read_bytes()
+    return data if media_type(data) else jpeg(read_frames(path, [0], "pyav")[0])
 
 
-def _item(record: Mapping[str, Any], level: str, settings: SeedBenchSettings, source: Path) -> dict[str, Any]:
-    options = [str(record.get(f"choice_{letter.lower()}") or "") for letter in LETTERS]
-    answer = str(record.get("golden_choice_idx") or "").strip().upper()
-    item: dict[str, Any] = {
-        "question": str(record.get("question") or ""),
-        "options": options,
-        "answer": answer,
-        "gold": "",
-    }
+def _pieces(
+    record: Mapping[str, Any] | RejectedRow, level: str, settings: SeedBenchSettings, source: Path
+) -> Iterator[dict[str, Any]]:
+    """An item as far as it can be read.  Raises RejectedRow where it can no further."""
+    if isinstance(record, RejectedRow):
+        raise record
     if level not in LEVELS:
-        return item | {"problem": "level is not L1, L2 or L3"}
-    if not item["question"].strip() or not all(option.strip() for option in options):
-        return item | {"problem": "question or option missing"}
+        raise RejectedRow("level is not L1, L2 or L3", f"found {level}")
+    fields = {name: value for name, value in record.items() if value}
+    named = ("question", *(f"choice_{letter.lower()}" for letter in LETTERS))
+    if missing := [name for name in named if name not in fields]:
+        raise RejectedRow("question or option missing", f"no {', '.join(missing)}")
+    question, *options = (text_of(fields, name) for name in named)
+    answer = text_of(fields, "golden_choice_idx").strip().upper()
+    yield {"question": question, "options": options, "answer": answer}
+    if not all(text.strip() for text in (question, *options)):
+        raise RejectedRow("question or option missing", "a blank one")
     if answer not in tuple(LETTERS):
-        return item | {"problem": "reference is not one letter A-D"}
-    item["gold"] = str(record.get("answer") or options[LETTERS.index(answer)])
-    try:
-        return item | _shown(record, settings, source)
-    except RejectedRow as rejected:
-        return item | {"problem": rejected.reason}
-    except UnreadableVideo:
-        return item | {"problem": "unreadable video"}
-
-
-def _shown(record: Mapping[str, Any], settings: SeedBenchSettings, source: Path) -> dict[str, Any]:
-    """The files of an item.  Raises RejectedRow or UnreadableVideo for one that cannot be shown."""
-    folder = str(record.get("video_source") or "")
-    image = resolve_clip(f"{folder}/{record.get('current_observation_basename')}", [source / "images"])
-    found: dict[str, Any] = {"image": str(image)}
-    if settings.layout == "observation" or not record.get("task_progress_metadata"):
-        return found
-    path = resolve_clip(f"{folder}/{record.get('video_basename')}", [source / "videos"])
-    clip = probe(path)
+        raise RejectedRow("reference is not one letter A-D", f"found {answer!r}")
+    yield {"gold": text_of({"answer": options[LETTERS.index(answer)], **fields}, "answer")}
+    folder = text_of(fields, "video_source")
+    image = resolve_clip(f"{folder}/{text_of(fields, 'current_observation_basename')}", [source / "images"])
+    yield {"image": str(image)}
+    if settings.layout == "observation" or "task_progress_metadata" not in fields:
+        return
+    path = resolve_clip(f"{folder}/{text_of(fields, 'video_basename')}", [source / "videos"])
+    clip = probed(path)
     if clip.frames < 2:
         raise RejectedRow("video of a single frame", str(path))
-    return found | {"path": str(path), "frame_count": clip.frames, "reader": clip.reader}
+    yield {"path": str(path), "frame_count": clip.frames, "reader": clip.reader}
 
 
 def _content(row: Mapping[str, Any], settings: SeedBenchSettings) -> list[Part]:

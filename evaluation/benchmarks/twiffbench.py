@@ -6,7 +6,6 @@ images travel as they are embedded, and the model's two texts are JSON strings (
 """
 
 import base64
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +14,9 @@ from typing import Any, Literal
 
 import dataframely as dy
 import polars as pl
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from evaluation.benchmarks.benchmark import Told
+from evaluation.benchmarks.benchmark import Told, item_of, probed, stored
 from evaluation.benchmarks.cleanup import split_response, without_image_markers
 from evaluation.benchmarks.cost import cost
 from evaluation.benchmarks.judged import (
@@ -32,18 +30,20 @@ from evaluation.benchmarks.judged import (
 )
 from evaluation.statistics import bootstrap_mean
 from training.data.dialogue import Slot, user_pieces
+from training.data.images import jpeg, media_type, open_image
 from training.data.keyframes import key_frame_number
+from training.data.parquet_rows import parquet_rows
 from training.data.prompts import Part, image, prompt_frame, text
 from training.data.rejection import RejectedRow
-from training.data.trajectory import IMAGE, Trajectory, parse_row
-from training.data.video import UnreadableVideo, probe, read_frames, resolve_clip
+from training.data.trajectory import IMAGE, Trajectory, parse_row, text_of
+from training.data.video import read_frames, resolve_clip
 from training.grading.judge import SCORE_PROMPT, Judge, Scores
-from training.parquet import read_parquet
 
 NAME = "twiffbench"
 SCORES = ("cot", "answer")
 MARKS = (*SCORES, "average")
-JPEG_QUALITY = 95  # of frames from a clip: a benchmark of 720p frames as PNG would not fit into memory
+MAX_ITEM_BYTES = 2**28
+"""Of a row with its images."""
 
 
 class TwiffBenchSettings(BaseModel):
@@ -104,10 +104,9 @@ def items(source: Path, settings: TwiffBenchSettings = PUBLISHED) -> pl.DataFram
     shards = sorted(source.glob("test-*.parquet"))
     if not shards:
         raise ValueError(f"no test-*.parquet in {source}")
-    records = (record for shard in shards for record in read_parquet(shard).iter_rows(named=True))
-    rows = [
-        {"id": f"{number:05d}"} | _clip(record) | _item(record, number, clips) for number, record in enumerate(records)
-    ]
+    read = partial(parquet_rows, columns=lambda table: table.names, longest=MAX_ITEM_BYTES)
+    records = (record for shard in shards for _, record in read(shard))
+    rows = [{"id": f"{n:05d}"} | item_of({}, _pieces(record, n, clips)) for n, record in enumerate(records)]
     return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
 
 
@@ -213,59 +212,57 @@ def text_part(value: str) -> dict[str, Any]:
 
 
 def image_part(data: bytes) -> dict[str, Any]:
-    """An encoded image in a message to a judge."""
-    return {"type": "image_url", "image_url": {"url": _data_url(data)}}
+    """An encoded image in a message to a judge, labelled with its type."""
+    url = f"data:{media_type(data)};base64,{base64.b64encode(data).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _data_url(data: bytes) -> str:
-    kind = "png" if data.startswith(b"\x89PNG") else "webp" if data[8:12] == b"WEBP" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+def _pieces(record: Mapping[str, Any] | RejectedRow, number: int, clips: Path | None) -> Iterator[dict[str, Any]]:
+    """An item as far as it can be read.  Raises RejectedRow where it can no further.
 
-
-def _clip(record: Mapping[str, Any]) -> dict[str, str | None]:
-    """The clip that an item is about, also of one that cannot be asked: nothing may be trained on it."""
+    The clip that it is about is known also of one that cannot be asked: nothing may be trained on it.
+    """
+    if isinstance(record, RejectedRow):
+        raise record
+    yield {"video": stored(record.get("video"))}
     meta = record.get("meta_data") or {}
-    held = {"video": record.get("video"), "start": meta.get("start"), "end": meta.get("end")}
-    return {name: None if value is None else str(value) for name, value in held.items()}
-
-
-def _item(record: Mapping[str, Any], number: int, clips: Path | None) -> dict[str, Any]:
-    try:
-        row = parse_row(record, "twiffbench", number)
-        shown = _embedded(record, row) if clips is None else _key_frames(row, clips)
-    except RejectedRow as rejected:
-        return {"problem": rejected.reason}
-    except UnreadableVideo:
-        return {"problem": "unreadable video"}
-    return {
+    if isinstance(meta, Mapping):  # what else it may be, parse_row says
+        yield {name: stored(meta.get(name)) for name in ("start", "end")}
+    row = parse_row(record, NAME, number)
+    shown = _embedded(record, row) if clips is None else _key_frames(row, clips)
+    yield {
         "category": row.category,
         "question": row.question,
         "reasoning": list(row.reasoning),
         "answer": row.answer,
-        "whole_answer": record["answer"],
+        "whole_answer": text_of(record, "answer"),
         "question_images": shown[0],
         "reasoning_images": shown[1],
     }
 
 
 def _embedded(record: Mapping[str, Any], row: Trajectory) -> list[list[bytes]]:
-    """The observed images and the future ones.  Raises RejectedRow where they are not all there."""
-    shown = [[i["bytes"] for i in record.get(name) or []] for name in ("question_images", "reasoning_images")]
+    """The observed images and the future ones.  Raises RejectedRow where they are not all there, or unreadable."""
+    shown: list[list[Any]] = [
+        [image["bytes"] if isinstance(image, Mapping) else None for image in record.get(name) or []]
+        for name in ("question_images", "reasoning_images")
+    ]
     if [len(images) for images in shown] != [len(row.observed), len(row.future)] or None in shown[0] + shown[1]:
         raise RejectedRow("embedded images missing", f"{[len(images) for images in shown]} images")
+    for data in shown[0] + shown[1]:
+        try:
+            open_image(data)
+        except ValueError as error:
+            raise RejectedRow("unreadable image", str(error)) from error
     return shown
 
 
 def _key_frames(row: Trajectory, clips: Path) -> list[list[bytes]]:
-    """The same, read from the row's clip (reference/evaluation.md 3.1).  Raises RejectedRow or UnreadableVideo."""
+    """The same, read from the row's clip (reference/evaluation.md 3.1).  Raises RejectedRow."""
     path = resolve_clip(row.video, [clips])
-    clip = probe(path)
+    clip = probed(path)
     numbers = [key_frame_number(clip.frames, index) for index in (*row.observed, *row.future)]
-    images = []
-    for pixels in read_frames(path, numbers, clip.reader):
-        encoded = io.BytesIO()
-        Image.fromarray(pixels).save(encoded, "JPEG", quality=JPEG_QUALITY)
-        images.append(encoded.getvalue())
+    images = [jpeg(pixels) for pixels in read_frames(path, numbers, clip.reader)]
     return [images[: len(row.observed)], images[len(row.observed) :]]
 
 

@@ -113,8 +113,9 @@ def _list(path: Path) -> Iterator[Numbered]:
                     f"{path}: record {number + 1} is not JSON ({error}), so the records after it cannot be found; one "
                     "record a line (.jsonl) would lose that one only"
                 ) from error
-            found = record if isinstance(record, dict) else None
-            yield number, found or RejectedRow("unreadable row", f"record {number + 1} is a {type(record).__name__}")
+            if not isinstance(record, dict):
+                record = RejectedRow("unreadable row", f"record {number + 1} is a {type(record).__name__}")
+            yield number, record
             number, at = number + 1, end
 
 

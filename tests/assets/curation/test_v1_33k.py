@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from assets.curation.v1_33k import Choices, choices, frame_numbers
 from tests.footage import FOOTAGE
@@ -132,3 +135,27 @@ def test_rows_are_drawn_with_a_seed_and_a_shortage_is_told(tmp_path: Path) -> No
 @pytest.mark.parametrize(("count", "numbers"), [(1, [0]), (3, [0, 1, 2]), (31, list(range(0, 31, 2)))])
 def test_frames_are_evenly_spaced_from_the_first_to_the_last(count: int, numbers: list[int]) -> None:
     assert frame_numbers(count, 16) == numbers
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just("[" * 9999),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.sampled_from(["Question", "Options"]), values),
+    max_leaves=4,
+)
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda fields, changes: record(**changes) | fields,
+            st.dictionaries(st.sampled_from(["mc_qa", "video_path", "hop"]), VALUES),
+            st.dictionaries(st.sampled_from(["Question", "Options", "Answer", "question_type"]), VALUES),
+        )
+        | VALUES
+    )
+)
+def test_whatever_a_row_holds_it_has_a_reason_of_its_own(made: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "v1.json").write_text(json.dumps(made))
+        found = choices([Path(folder) / "v1.json"], [Path(folder)], 100, 0, NO_BENCHMARK)
+    assert found.rows.is_empty() and found.report["read"] == found.quarantine.height >= len(made)

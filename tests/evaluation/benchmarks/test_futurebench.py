@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import av
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evaluation.answering.controls import controlled, rotated
+from evaluation.benchmarks import futurebench
 from evaluation.benchmarks.futurebench import (
     FutureBenchSettings,
     accuracy_by_split,
@@ -22,6 +26,7 @@ from evaluation.benchmarks.futurebench import (
     video_frame_numbers,
 )
 from tests.evaluation.answers import answer_table
+from training.data.trajectory import MAX_TEXT
 
 DEMO = FutureBenchSettings(layout="keyframes", parser="option_text", suffix="")
 CASES = json.loads((Path(__file__).parents[2] / "data" / "parse_cases.json").read_text())
@@ -104,6 +109,83 @@ def test_a_broken_item_is_missing_with_a_reason_and_never_wrong(tmp_path: Path, 
     scores = report(table, answer_table({"0": "<answer>blue</answer>"}), DEMO)
     assert (scores["average"]["correct"], scores["average"]["n"], scores["missing"]) == (1, 1, 1)
     assert sum(scores["problems"].values()) == 1
+
+
+OPTIONS = dict(zip("ABCD", ("red", "blue", "cyan", "pink"), strict=True))
+
+
+def asked(**fields: Any) -> dict[str, Any]:
+    return record(5, qa=record(5)["qa"] | fields)
+
+
+@pytest.mark.parametrize(
+    ("odd", "problem"),
+    [
+        (asked(Options=list(OPTIONS.values())), "not four options"),
+        (asked(Options=OPTIONS | {"C": None}), "not four options"),
+        (asked(Options=OPTIONS | {"C": float("nan")}), "not four options"),
+        (asked(Options=OPTIONS | {"E": "none of them"}), "not four options"),
+        (asked(Options=json.dumps(OPTIONS)), "not four options"),
+        (asked(Options=OPTIONS | {"C": ["cyan"]}), "malformed field"),
+        (asked(Options=OPTIONS | {"C": " "}), "question or option missing"),
+        (asked(Options=OPTIONS | {"C": "x" * (MAX_TEXT + 1)}), "text too long"),
+        (asked(Question="x" * (MAX_TEXT + 1)), "text too long"),
+        (asked(Question=None), "missing field"),
+        (record(5, qa=[record(5)["qa"]]), "malformed field"),
+        (record(5, qa=json.dumps(record(5)["qa"])), "malformed field"),
+        (record(5, video_path=["a.mp4"]), "malformed field"),
+        (record(5, video_path="video_dataset/" + "a/" * 3000), "malformed clip name"),
+        ("no item", "unreadable row"),
+        (None, "unreadable row"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_an_odd_item_is_an_item_with_a_problem_and_no_other_is_lost(tmp_path: Path, odd: Any, problem: str) -> None:
+    table = items(write(tmp_path, record(0), odd, record(1)), DEMO)
+    assert table["problem"].to_list() == [None, problem, None]
+
+
+def test_options_may_be_numbers(tmp_path: Path) -> None:
+    table = items(write(tmp_path, asked(Options={"A": 1, "B": 2.5, "C": "3", "D": 0, "E": None})), DEMO)
+    assert table.select("options", "problem").row(0) == (["1", "2.5", "3", "0"], None)
+
+
+def test_a_defect_of_ours_is_a_problem_that_names_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path, record(0))
+    monkeypatch.setattr(futurebench, "resolve_clip", lambda name, roots: {}["no such key"])
+    (problem,) = items(source, DEMO)["problem"]
+    assert problem.startswith("unreadable item: KeyError: 'no such key' (test_futurebench.py:")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from(["A", "../x"]),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.sampled_from(["A", "B", "Options"]), values),
+    max_leaves=4,
+)
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda fields, qa: record(0, **fields) | {"qa": record(0)["qa"] | qa},
+            st.dictionaries(st.sampled_from(["id", "video_path", "question_type"]), VALUES),
+            st.dictionaries(st.sampled_from(["Question", "Options", "Answer"]), VALUES),
+        )
+        | VALUES
+    )
+)
+def test_whatever_items_hold_each_can_be_asked_or_has_a_problem(made: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "futurebench.json").write_text(json.dumps(made))
+        table = items(Path(folder), DEMO)
+    assert table.height == len(made) and table["problem"].null_count() == 0  # no clip is there
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "[1, 2"])
+def test_a_file_that_is_no_json_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "futurebench.json").write_text(text)
+    with pytest.raises(ValueError, match=r"futurebench\.json"):
+        items(tmp_path, DEMO)
 
 
 def test_repeated_ids_stay_apart(tmp_path: Path) -> None:
@@ -189,7 +271,7 @@ def test_no_answer_is_no_score_and_says_why(tmp_path: Path) -> None:
     told = report(table, answer_table({}), DEMO)
     assert (told["status"], told["average"]["accuracy"], told["reason"]) == ("unanswered", None, "no item was answered")
     broken = report(table.filter(pl.col("problem").is_not_null()), answer_table({}), DEMO)
-    assert broken["reason"] == "no item can be asked: question or option missing (1)"
+    assert broken["reason"] == "no item can be asked: not four options (1)"
     assert [case["output"] for case in CASES if case["fn"] == "futurebench.future_pred_aggregate_results"] == [0]
 
 

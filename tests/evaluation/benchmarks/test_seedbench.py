@@ -1,5 +1,6 @@
 """SEED-Bench-R1 plugs into the protocol: levels as splits, by options or open-ended with a judge."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from evaluation.benchmarks.benchmark import Benchmark, Told, sampled
 from evaluation.benchmarks.seedbench import SeedBench, SeedBenchSettings, judge_payload
 from tests.evaluation.answers import answer_table
 from tests.evaluation.benchmarks.test_futurebench import clip
+from training.data.images import open_image
+from training.data.trajectory import MAX_TEXT
 from training.data.video import FrameShelf
 from training.grading.judge import ANSWER_PROMPT, Judge, JudgeSettings, prompt_hash
 from training.grading.toy_judge import MODEL, serve
@@ -127,7 +130,29 @@ def test_the_judge_sees_the_observation_and_no_reference_chain(tmp_path: Path) -
     assert "\n" not in parts[-1]["text"]
 
 
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [("now.png", "png"), ("now.jpg", "jpeg"), ("now.webp", "webp"), ("now.gif", "jpeg"), ("now.bmp", "jpeg")],
+)
+def test_the_observation_goes_to_the_judge_with_its_type(tmp_path: Path, name: str, label: str) -> None:
+    benchmark, folder = bench(open_ended=True), write(tmp_path, L1=[record(current_observation_basename=name)])
+    Image.fromarray(observation()).save(folder / "images" / "EpicKitchens" / name)
+    row = benchmark.items(folder).row(0, named=True)
+    judge = Judge(JudgeSettings(base_url="http://127.0.0.1:9/v1", model=MODEL))
+    parts = list(judge_payload(row, "", judge, benchmark.settings))
+    kind, data = parts[1]["image_url"]["url"].split(",")
+    assert kind == f"data:image/{label};base64"
+    assert open_image(base64.b64decode(data)).shape == observation().shape
+
+
 PROBLEMS = {
+    "a question without end": record(question="x" * (MAX_TEXT + 1)),
+    "a question as a list": record(question=["what?"]),
+    "an option as an object": record(choice_d={"text": "close"}),
+    "an observation as a number": record(current_observation_basename=5),
+    "a name beyond the file system": record(current_observation_basename="a/" * 3000),
+    "deep JSON": "[" * 100_000,
+    "not UTF-8": b"\xff\xfe{}".decode("latin-1"),
     "missing clip": record(video_basename="gone.mp4"),
     "no observation": record(current_observation_basename="gone.png"),
     "path outside clip root": record(current_observation_basename="../../../etc/passwd"),

@@ -1,5 +1,6 @@
 """TwiFF-Bench: what the model and the judge see, and means that say what they cover."""
 
+import datetime
 import io
 import json
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -15,13 +18,19 @@ from tests.evaluation.answers import answer_table
 from tests.evaluation.benchmarks.test_futurebench import clip
 from tests.served import completion, served
 from training.data.keyframes import key_frame_number
+from training.data.trajectory import MAX_TEXT
 from training.grading.judge import Judge, JudgeSettings
 from training.grading.toy_judge import MODEL, serve
 
 DEMO = TwiffBenchSettings(layout="interleaved")
-PNG = b"\x89PNG-"
 IMAGES = pl.List(pl.Struct({"bytes": pl.Binary, "path": pl.String}))
 RIGHT = "<reason>It rolls.</reason>\n<reason>It rolls on.</reason>\n<answer>Red</answer>"
+
+
+def png(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), (shade, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def record(category: str = "Predictive Reasoning", **fields: Any) -> dict[str, Any]:
@@ -31,8 +40,8 @@ def record(category: str = "Predictive Reasoning", **fields: Any) -> dict[str, A
         "answer": "First it rolls. <rimage> Then it rolls on. <rimage> <ans>red</ans>",
         "question_images_index": [1],
         "reasoning_images_index": [2, 3],
-        "question_images": [{"bytes": PNG + b"1", "path": "1.png"}],
-        "reasoning_images": [{"bytes": PNG + b"2", "path": "2.png"}, {"bytes": PNG + b"3", "path": "3.png"}],
+        "question_images": [{"bytes": png(1), "path": "1.png"}],
+        "reasoning_images": [{"bytes": png(2), "path": "2.png"}, {"bytes": png(3), "path": "3.png"}],
         "meta_data": {"classification": category, "start": "0", "end": "1"},
     }
     return row | fields
@@ -52,7 +61,7 @@ def offline() -> Judge:
 
 def test_an_item_is_shown_as_sft_rendered_it_and_never_its_future(tmp_path: Path) -> None:
     label, image, question = prompts(items(write(tmp_path, record()), DEMO), DEMO)["content"].to_list()[0]
-    assert (label["text"], image["data"], question["text"]) == ("frame_1", PNG + b"1", "Which colour?")
+    assert (label["text"], image["data"], question["text"]) == ("frame_1", png(1), "Which colour?")
 
 
 def test_the_release_layout_puts_images_first_and_keeps_the_labels(tmp_path: Path) -> None:
@@ -101,8 +110,78 @@ def test_a_judge_that_fails_gives_no_score_rather_than_zero(tmp_path: Path) -> N
     assert told["average"] == {"mean": None, "n": 0, "interval": None}
 
 
+def encoded(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), (9, 0, 0)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def embedded(data: Any) -> list[dict[str, Any]]:
+    return [{"bytes": data, "path": None}]
+
+
+def typed(folder: Path, *rows: dict[str, Any]) -> Path:
+    """A shard for each row, its columns of whatever types the row has."""
+    for number, row in enumerate(rows):
+        pq.write_table(pa.Table.from_pylist([row]), folder / f"test-{number:05d}-of-{len(rows):05d}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("odd", "problem"),
+    [
+        ({"meta_data": json.dumps(record()["meta_data"])}, "malformed field"),
+        ({"meta_data": ["x"]}, "malformed field"),
+        ({"question_images": [png(1)]}, "embedded images missing"),
+        ({"question_images": [None]}, "embedded images missing"),
+        ({"question_images": None}, "embedded images missing"),
+        ({"question_images": embedded(None)}, "embedded images missing"),
+        ({"question_images": embedded("text")}, "unreadable image"),
+        ({"question_images": embedded(png(1)[:40])}, "unreadable image"),
+        ({"question_images": embedded(png(1).replace(b"IDAT", b"\0\1\2\3"))}, "unreadable image"),
+        ({"question_images": embedded(encoded("GIF"))}, "unreadable image"),
+        ({"question_images": embedded(encoded("DDS"))}, "unreadable image"),
+        ({"question": "x" * (MAX_TEXT + 1)}, "text too long"),
+        ({"question": None}, "missing field"),
+        ({"question_images_index": [1, 2]}, "placeholder mismatch"),
+        ({"video": 5}, "malformed field"),
+        ({"meta_data": {"start": datetime.timedelta(days=1), "end": None}}, None),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_an_odd_item_is_an_item_with_a_problem_and_no_other_is_lost(
+    tmp_path: Path, odd: dict[str, Any], problem: str | None
+) -> None:
+    table = items(typed(tmp_path, record(), record() | odd, record()), DEMO)
+    assert table["problem"].to_list() == [None, problem, None]
+    assert table["video"].null_count() == 0
+
+
+def test_a_plain_question_is_asked_and_judged_as_the_marked_one(tmp_path: Path) -> None:
+    table = items(typed(tmp_path, record(), record(question="Which colour?")), DEMO)
+    for layout in ("interleaved", "images_first"):
+        settings = TwiffBenchSettings(layout=layout)
+        marked, plain = prompts(table, settings)["content"].to_list()
+        assert marked == plain
+    marked, plain = (list(judge_payload(row, RIGHT, offline(), DEMO)) for row in table.iter_rows(named=True))
+    assert marked == plain
+
+
+@pytest.mark.parametrize(("kind", "label"), [("PNG", "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp")])
+def test_images_go_to_the_judge_with_their_type(tmp_path: Path, kind: str, label: str) -> None:
+    row = items(typed(tmp_path, record(question_images=embedded(encoded(kind)))), DEMO).row(0, named=True)
+    shown = [part for part in judge_payload(row, RIGHT, offline(), DEMO) if part["type"] == "image_url"]
+    assert shown[0]["image_url"]["url"].startswith(f"data:{label};base64,")
+
+
+def test_a_broken_shard_of_the_benchmark_is_named(tmp_path: Path) -> None:
+    (typed(tmp_path, record()) / "test-00001-of-00002.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match=r"test-00001-of-00002\.parquet cannot be read as parquet"):
+        items(tmp_path, DEMO)
+
+
 def test_an_unanswered_or_broken_item_makes_the_score_partial(tmp_path: Path) -> None:
-    table = items(write(tmp_path, record(), record(reasoning_images=[]), record(question="no marker")), DEMO)
+    table = items(write(tmp_path, record(), record(reasoning_images=[]), record(question="<image> and <image>")), DEMO)
     assert table["problem"].to_list()[1:] == ["embedded images missing", "placeholder mismatch"]
     with serve() as url:
         judge = Judge(JudgeSettings(base_url=url, model=MODEL))
