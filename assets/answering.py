@@ -14,7 +14,6 @@ from typing import Any
 
 import polars as pl
 
-from assets.code import code_of
 from assets.launcher import Launcher, Start
 from assets.launching.program import Context
 from assets.settings import AnswerSettings
@@ -29,7 +28,6 @@ from training.grading.parsers import ParserName
 from training.parquet import read_parquet
 
 PROGRAM = "evaluation.answer"
-CODE = code_of("evaluation/answer.py", "evaluation/answering", "training/model", "training/data")
 
 
 @dataclass(frozen=True)

@@ -1,120 +1,147 @@
-"""The version of code: what a set of Python sources says, whoever wrote it how.
+"""The version of code: an asset's roots are named, what they depend on is found.
 
-Layout, comments and docstrings do not count, nor does the Python that reads it: nobody wants to train again for a
-mended sentence.  Reading all sources takes a second, and every process of a run does it, so what each file says is
-remembered in the user's cache folder by the hash of its bytes.  What is remembered may be deleted at any time.
+Roots are the modules of the asset's stage that decide what is in it, and the program that it starts.  What counts with
+them is every module of the project that they reach: by an import, also inside a function, or by its name in a string,
+as programs and child processes are started; and every file that one of these names and that lies beside it or in a
+package around it, such as a template.
 """
 
-import ast
 import hashlib
-import json
-import os
-from contextlib import suppress
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+from assets.syntax import Syntax, SyntaxMemory
 from training.artifacts import digest
 from training.project import PROJECT
 
-CACHE_VARIABLE = "XDG_CACHE_HOME"
-MOST = 5_000
-"""Files that are remembered; beyond that the memory begins anew."""
+ROOMS = ("assets", "evaluation", "pipelines", "training")
+NEVER_COUNT = (
+    "pipelines",
+    # How an asset is declared, versioned and described; whatever imports Dagster, too (see `Code.counts`).
+    "assets.code", "assets.contracts", "assets.syntax",
+    # How programs are started.
+    "assets.answering", "assets.launching",
+    # Settings and recipes: their values are part of an artifact's version.
+    "assets.settings", "training.recipes",
+    # What runs a program and tells of it.
+    "training.callbacks", "training.devices", "training.printable", "training.processes", "training.programs",
+    "training.project", "training.provenance", "training.supervisor", "training.tether",
+    # How work is kept.
+    "training.appendlog", "training.artifacts", "training.files", "training.parquet",
+    # How requests are sent, and sent again.
+    "training.endpoint",
+)  # fmt: skip
+"""Modules, and rooms with all that is in them, that decide nothing of what an artifact holds: a mended retry must not
+train a model again."""
 
 
-def code_of(*paths: str) -> str:
-    """A version for the code in these files and packages of the project: the hash of what their Python sources say.
+class Code:
+    """The sources of a project's rooms, read when they are asked for."""
 
-    Raises ValueError for a path without any.
+    def __init__(self, project: Path) -> None:
+        paths = (path for room in ROOMS for path in (project / room).rglob("*") if path.parent.name != "__pycache__")
+        files = {path.relative_to(project).as_posix(): path for path in paths}
+        self._modules = {_module(file): file for file in files if file.endswith(".py")}
+        self._files = files
+        self._memory = SyntaxMemory()
+        self._syntaxes: dict[str, Syntax] = {}
+
+    def version(self, *roots: str) -> str:
+        """The hash of all that the roots reach: what Python sources say, and the bytes of other files."""
+        version = digest(self.reached(*roots))
+        self._memory.keep()
+        return version
+
+    def reached(self, *roots: str) -> dict[str, str]:
+        """Each file that counts for these modules and programs, by its path in the project: the hash of what it holds.
+
+        Raises ValueError for a root that is no module or never counts.
+        """
+        waiting = [module for root in roots for module in self._root(root)]
+        reached: dict[str, str] = {}
+        while waiting:
+            module = waiting.pop()
+            if (file := self._modules[module]) in reached or not self.counts(module):
+                continue
+            reached[file] = self.syntax(module).meaning
+            reached |= {path: self._hash(path) for path in self.data(module)}
+            waiting += self.references(module)
+        return reached
+
+    def counts(self, module: str) -> bool:
+        """Whether the module can decide what an artifact holds.
+
+        In assets/, what imports Dagster declares, stores, retries or starts; what decides stands beside it.
+        """
+        if any(module == one or module.startswith(f"{one}.") for one in NEVER_COUNT):
+            return False
+        return not module.startswith("assets.") or "dagster:" not in self.syntax(module).imports
+
+    def modules(self) -> dict[str, str]:
+        """The path of each module's source by its name."""
+        return dict(self._modules)
+
+    def syntax(self, module: str) -> Syntax:
+        if module not in self._syntaxes:
+            self._syntaxes[module] = self._memory.syntax_of(self._files[self._modules[module]].read_bytes())
+        return self._syntaxes[module]
+
+    def references(self, module: str) -> set[str]:
+        """The modules that a module imports, with the packages that they are in, and the programs that it names."""
+        references: set[str] = set()
+        for one in self.syntax(module).imports:
+            base, _, name = self._absolute(module, one).rpartition(":")
+            references.update(_with_packages(f"{base}.{name}" if f"{base}.{name}" in self._modules else base))
+        for name in self.syntax(module).names:
+            references.update(self._program(name))
+        return {reference for reference in references if reference in self._modules}
+
+    def data(self, module: str) -> Iterator[str]:
+        """The files that a module names and that lie beside it or in a package around it."""
+        for folder in Path(self._modules[module]).parents[:-1]:
+            paths = (f"{folder.as_posix()}/{name}" for name in self.syntax(module).names)
+            yield from (path for path in paths if path in self._files and self._files[path].is_file())
+
+    def _root(self, root: str) -> set[str]:
+        program = self._program(root)
+        empty = f"{root.replace('.', '/')}/__init__.py" in self._files and f"{root}.__main__" not in program
+        if root not in program or empty or not self.counts(root):
+            raise ValueError(f"{root!r} is no module of the project that decides what an artifact holds")
+        return program
+
+    def _program(self, name: str) -> set[str]:
+        """What `python -m name` runs, with the packages that it is in."""
+        return {one for one in (*_with_packages(name), f"{name}.__main__") if one in self._modules}
+
+    def _absolute(self, module: str, imported: str) -> str:
+        name = imported.lstrip(".")
+        if (level := len(imported) - len(name)) == 0:
+            return imported
+        package = module.split(".") if self._modules[module].endswith("__init__.py") else module.split(".")[:-1]
+        return ".".join([*package[: len(package) + 1 - level], name]).replace(".:", ":")
+
+    def _hash(self, path: str) -> str:
+        return hashlib.sha256(self._files[path].read_bytes()).hexdigest()[:16]
+
+
+def code_of(*roots: str) -> str:
+    """The version of the code that these modules and programs of the project reach.
+
+    Raises ValueError for a root that is no module or never counts.
     """
-    sources: list[Path] = []
-    for path in paths:
-        found = [PROJECT / path] if path.endswith(".py") else sorted((PROJECT / path).rglob("*.py"))
-        if not found or not all(source.is_file() for source in found):
-            raise ValueError(f"no Python source at {path} in {PROJECT}")
-        sources += found
-    known = _remembered()
-    before = len(known)
-    said = {str(source.relative_to(PROJECT)): _said(source.read_bytes(), known) for source in sources}
-    if len(known) > before:
-        _remember(known)
-    return digest(said)
-
-
-def meaning(text: str | bytes) -> str:
-    """The hash of what a source says: its syntax tree without strings that stand alone, and without what is empty,
-    since what may be empty differs from one Python to the next."""
-    return hashlib.sha256(json.dumps(_form(ast.parse(text)), separators=(",", ":")).encode()).hexdigest()[:16]
-
-
-def _form(node: Any) -> Any:
-    if isinstance(node, ast.JoinedStr):
-        return ["JoinedStr", *_pieces(node.values)]
-    if isinstance(node, ast.AST):
-        fields = [(name, _form(getattr(node, name))) for name in node._fields if name not in ("ctx", "kind")]
-        return [type(node).__name__, *([name, value] for name, value in fields if value not in (None, []))]
-    if isinstance(node, list):
-        return [_form(one) for one in node if not _is_docstring(one)]
-    return node if isinstance(node, str | int | None) else [type(node).__name__, repr(node)]
-
-
-def _pieces(values: list[ast.expr]) -> list[Any]:
-    """An f-string's pieces, neighbouring texts as one: Pythons cut them differently."""
-    pieces: list[Any] = []
-    for one in values:
-        if isinstance(one, ast.Constant) and isinstance(one.value, str):
-            if pieces and isinstance(pieces[-1], str):
-                pieces[-1] += one.value
-            elif one.value:
-                pieces.append(one.value)
-        else:
-            pieces.append(_form(one))
-    return pieces
-
-
-def _is_docstring(node: Any) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def _said(text: bytes, known: dict[str, str]) -> str:
-    key = hashlib.sha256(text).hexdigest()
-    if key not in known:
-        known[key] = meaning(text)
-    return known[key]
+    return _project().version(*roots)
 
 
 @cache
-def _remembered() -> dict[str, str]:
-    """What files say by the hash of their bytes, as far as earlier processes left it whole."""
-    path = _memory()
-    if path is None:
-        return {}
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(found, dict) or len(found) > MOST:
-        return {}
-    return {key: said for key, said in found.items() if isinstance(said, str) and len(key) == 64 and len(said) == 16}
+def _project() -> Code:
+    return Code(PROJECT)
 
 
-def _remember(known: dict[str, str]) -> None:
-    """For later processes, whole or not at all; who may not write there reads all sources each time."""
-    path = _memory()
-    if path is None:
-        return
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")  # each writer its own
-        fresh.write_text(json.dumps(known))
-        fresh.replace(path)
+def _module(file: str) -> str:
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def _memory() -> Path | None:
-    """The file in the user's cache folder, another one for another way to read sources; None without a home."""
-    try:
-        folder = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    own = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
-    return folder / "future-l1" / f"code-{own}.json"
+def _with_packages(module: str) -> Iterator[str]:
+    parts = module.split(".")
+    return (".".join(parts[:n]) for n in range(1, len(parts) + 1))

@@ -1,5 +1,4 @@
-"""What both trainers share: progress and metrics, where to stop and go on, and a recipe's optimiser in transformers'
-words."""
+"""What both trainers share: progress and metrics, and where to stop and go on."""
 
 import json
 import re
@@ -17,10 +16,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from training.programs import Reporter
-from training.recipes import Optimiser
 
-FIGURES = 40
-"""Reports that a curve wants at least, where the run has as many steps."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -100,25 +96,3 @@ def _has_state(checkpoint: Path) -> bool:
     except (FileNotFoundError, json.JSONDecodeError):
         return False
     return True
-
-
-def optimiser_arguments(optimiser: Optimiser, steps: int) -> dict[str, Any]:
-    """TrainingArguments for AdamW, its schedule, logging and checkpoints."""
-    cosine = optimiser.schedule == "cosine"
-    return {
-        "learning_rate": optimiser.rate,
-        "adam_beta1": optimiser.betas[0],
-        "adam_beta2": optimiser.betas[1],
-        "weight_decay": optimiser.weight_decay,
-        "max_grad_norm": optimiser.clip_norm,
-        "warmup_steps": round(optimiser.warmup * steps),
-        "lr_scheduler_type": "cosine_with_min_lr" if cosine else "constant_with_warmup",
-        "lr_scheduler_kwargs": {"min_lr_rate": optimiser.floor} if cosine else {},
-        "logging_steps": max(1, min(10, steps // FIGURES)),
-        "save_strategy": "steps",
-        "save_total_limit": 2,
-        "report_to": [],
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-    }

@@ -8,8 +8,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from assets.answering import CODE as ANSWERING_CODE
-from assets.answering import Asked, Job, answer_all
+from assets.answering import PROGRAM, Asked, Job, answer_all
 from assets.checkpoints.assets import BASE, MODEL, RL, SFT
 from assets.code import code_of
 from assets.configs import TriedAnswers
@@ -32,16 +31,9 @@ ANSWER_TABLE = "answers.parquet"
 GRADED_TABLE = "graded.parquet"
 REPORT = "report.json"
 
-FUTURE_CODE = code_of(
-    *(f"evaluation/benchmarks/{name}.py" for name in ("choice", "cost", "futurebench")),
-    "evaluation/statistics.py",
-    "training/grading/parsers.py",
-)
-TWIFF_CODE = code_of(
-    *(f"evaluation/benchmarks/{name}.py" for name in ("cleanup", "cost", "judged", "twiffbench")),
-    "evaluation/statistics.py",
-    "training/grading",
-)
+FUTURE, TWIFF = "evaluation.benchmarks.futurebench", "evaluation.benchmarks.twiffbench"
+FUTURE_CODE, TWIFF_CODE = code_of(FUTURE), code_of(TWIFF)
+FUTURE_ANSWERS_CODE, TWIFF_ANSWERS_CODE = code_of(FUTURE, PROGRAM), code_of(TWIFF, PROGRAM)
 
 
 def benchmark_assets(
@@ -128,8 +120,6 @@ def _write_items(workspace: Path, items: pl.DataFrame, by: str) -> dict[str, Any
 
 def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, device: str) -> dg.AssetsDefinition:
     """Both benchmarks in one op: what any model still owes is answered by one start of the program."""
-    future_code, twiff_code = f"{FUTURE_CODE}-{ANSWERING_CODE}", f"{TWIFF_CODE}-{ANSWERING_CODE}"
-
     common: dict[str, Any] = {
         "kinds": ("torch", "parquet"), "upstream": (FUTURE_ITEMS, TWIFF_ITEMS, BASE, SFT, RL),
         "cut": checkpoints.by_model, "table": ANSWER_TABLE,
@@ -138,13 +128,13 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
         FUTURE_ANSWERS: Asset(
             FUTURE_ANSWERS,
             "Every model's answers to FutureBench, greedy, with their latents.",
-            code=future_code,
+            code=FUTURE_ANSWERS_CODE,
             **common,
         ),
         TWIFF_ANSWERS: Asset(
             TWIFF_ANSWERS,
             "Every model's answers to TwiFF-Bench, greedy, with their latents.",
-            code=twiff_code,
+            code=TWIFF_ANSWERS_CODE,
             **common,
         ),
     }
@@ -162,14 +152,15 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
         future_prompts = cache(lambda: _prompts(store, FUTURE_ITEMS, futurebench.prompts, future.recipe))
         twiff_prompts = cache(lambda: _prompts(store, TWIFF_ITEMS, twiffbench.prompts, twiff.recipe))
         benchmarks = [
-            (FUTURE_ANSWERS, FUTURE_ITEMS, future_prompts, future.answers.model_copy(update=tried), future_code),
-            (TWIFF_ANSWERS, TWIFF_ITEMS, twiff_prompts, twiff.answers.model_copy(update=tried), twiff_code),
+            (FUTURE_ANSWERS, FUTURE_ITEMS, future_prompts, future.answers, FUTURE_ANSWERS_CODE),
+            (TWIFF_ANSWERS, TWIFF_ITEMS, twiff_prompts, twiff.answers, TWIFF_ANSWERS_CODE),
         ]
         wanted = {}
         for model in context.partition_keys:
             name, partition = checkpoints.artifact(model)
             checkpoint = store.current(name, partition)
-            for key, items, prompts, asked, code in benchmarks:
+            for key, items, prompts, answers, code in benchmarks:
+                asked = answers.model_copy(update=tried)
                 inputs = {items: store.current(items), "checkpoint": checkpoint}
                 told = {"answers": asked.model_dump(mode="json"), "seed": seed}
                 sampling = asked.model_dump(mode="json", exclude={"batch_size", "samples"})

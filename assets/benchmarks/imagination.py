@@ -24,12 +24,8 @@ IMAGINATION = "reports/imagination"
 TAUGHT = "future_l1.parquet"
 """The set whose future frames' mean feature stands in for latents."""
 
-IMAGINING = ("clustered", "featuremean", "imagination", "imagined", "looking", "readout", "realframes")
-CODE = code_of(
-    *(f"evaluation/latents/{name}.py" for name in IMAGINING),
-    *(f"evaluation/{name}.py" for name in ("imagine", "lot", "reports/sheet")),
-    "training/model",
-)
+PROGRAM = "evaluation.imagine"
+CODE = code_of(PROGRAM)
 
 
 def imagination_asset(checkpoints: Checkpoints, latents: int, seed: int, device: str) -> dg.AssetsDefinition:
@@ -79,7 +75,7 @@ def imagination_asset(checkpoints: Checkpoints, latents: int, seed: int, device:
                 "means": True,
                 "rows": str(sets.file(TAUGHT)),
             }
-            launcher.run_together(context, [Start("evaluation.imagine", folder, asked)])
+            launcher.run_together(context, [Start(PROGRAM, folder, asked)])
             counts = {model: _take(folder / model, workspace) for model, workspace in workspaces.items()}
             shutil.rmtree(folder)
             return counts

@@ -8,18 +8,16 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from assets.answering import CODE as ANSWERING_CODE
-from assets.answering import Asked, Job, answer_all
+from assets.answering import PROGRAM, Asked, Job, answer_all
 from assets.benchmarks.assets import (
     ANSWER_TABLE,
+    FUTURE,
     FUTURE_ANSWERS,
-    FUTURE_CODE,
     FUTURE_ITEMS,
     ITEM_TABLE,
     REPORT,
 )
 from assets.benchmarks.imagination import IMAGINATION
-from assets.benchmarks.reports import PLOTS_CODE
 from assets.checkpoints.assets import MODEL
 from assets.code import code_of
 from assets.configs import TriedItems
@@ -39,25 +37,19 @@ NECESSITY = "reports/latent_necessity"
 INTERVENED = "reports/intervened_answers"
 FIGURES = ("interventions.png", "controls.png")
 
-NECESSITY_CODE = code_of(
-    *(f"evaluation/benchmarks/{name}.py" for name in ("benchmark", "choice")),
-    *(f"evaluation/latents/{name}.py" for name in ("collapse", "imagination", "necessity", "phrases")),
-    "evaluation/statistics.py",
-)
+INTERVENED_CODE = code_of(FUTURE, PROGRAM)
+NECESSITY_CODE = code_of(FUTURE, "evaluation.latents.necessity", "evaluation.reports.plots.latents")
 
 
 def necessity_asset(
     settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, device: str
 ) -> dg.AssetsDefinition:
     run = settings.futurebench
-    code = f"{NECESSITY_CODE}-{FUTURE_CODE}-{ANSWERING_CODE}"
-    report_code = f"{code}-{PLOTS_CODE}"
-
     declared = Asset(
         NECESSITY,
         "The same items answered with something else in place of the model's own latents, or shown less.",
         kinds=("torch", "json"),
-        code=report_code,
+        code=NECESSITY_CODE,
         upstream=(FUTURE_ITEMS, FUTURE_ANSWERS, IMAGINATION),
         cut=checkpoints.by_model,
         shown=FIGURES,
@@ -90,7 +82,7 @@ def necessity_asset(
                 "seed": seed,
             }
             inputs = {FUTURE_ITEMS: items, "checkpoint": checkpoint, IMAGINATION: means}
-            work = store.work(INTERVENED, inputs, told, code, model)
+            work = store.work(INTERVENED, inputs, told, INTERVENED_CODE, model)
             job = partial(Job, checkpoint=checkpoint.path / MODEL, prompts=prompts, settings=run.answers, seed=seed)
             mean = {"mean": means.file(MEAN)}
             jobs = [job(name=i, intervention=i, reference_latents=mean.get(i)) for i in on_latents[model]]
@@ -131,7 +123,7 @@ def necessity_asset(
                 INTERVENED: answers[f"{INTERVENED}/{model}"],
                 FUTURE_ANSWERS: store.current(FUTURE_ANSWERS, model),
             }
-            work = store.work(NECESSITY, inputs, {"parser": run.recipe.parser}, report_code, model)
+            work = store.work(NECESSITY, inputs, {"parser": run.recipe.parser}, NECESSITY_CODE, model)
             reports[model] = work.do(partial(compare, model=model))
         yield batch_result(context, store, declared, reports)
 

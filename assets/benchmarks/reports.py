@@ -9,15 +9,15 @@ import dagster as dg
 
 from assets.benchmarks.assets import (
     ANSWER_TABLE,
+    FUTURE,
     FUTURE_ANSWERS,
-    FUTURE_CODE,
     FUTURE_ITEMS,
     FUTURE_REPORT,
     GRADED_TABLE,
     ITEM_TABLE,
     REPORT,
+    TWIFF,
     TWIFF_ANSWERS,
-    TWIFF_CODE,
     TWIFF_ITEMS,
     TWIFF_REPORT,
 )
@@ -35,9 +35,8 @@ from evaluation.reports.storyboard import BOARDS, write_storyboards
 from training.grading.judge import Judge
 from training.parquet import read_parquet
 
-PLOTS_CODE = code_of("evaluation/reports/plots")
-FUTURE_REPORT_CODE = f"{FUTURE_CODE}-{code_of('evaluation/reports/storyboard.py')}-{PLOTS_CODE}"
-TWIFF_REPORT_CODE = f"{TWIFF_CODE}-{PLOTS_CODE}"
+FUTURE_REPORT_CODE = code_of(FUTURE, "evaluation.reports.plots.scores", "evaluation.reports.storyboard")
+TWIFF_REPORT_CODE = code_of(TWIFF, "evaluation.reports.plots.scores")
 SPLITS_FIGURE, CATEGORIES_FIGURE = "splits.png", "categories.png"
 
 

@@ -30,11 +30,8 @@ MODEL = "model"
 CURVES = "curves.png"
 SFT_PROGRAM, RL_PROGRAM = "training.sft", "training.rl"
 
-BASE_CODE = code_of("assets/checkpoints/base.py")
-TRAINING_CODE = ("training/model", "training/callbacks.py", "training/saving.py", "training/data/dialogue.py",
-                 "training/data/keyframes.py", "training/data/video.py")  # fmt: skip
-SFT_CODE = code_of("training/sft", *TRAINING_CODE)
-RL_CODE = code_of("training/rl", "training/sft", "training/grading", *TRAINING_CODE)
+BASE_CODE = code_of("assets.checkpoints.base")
+SFT_CODE, RL_CODE = code_of(SFT_PROGRAM), code_of(RL_PROGRAM)
 
 # What is trained on really changed: materialising the same version again does not count.
 RETRAIN = (

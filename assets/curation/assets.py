@@ -10,8 +10,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from assets.answering import CODE as ANSWERING_CODE
-from assets.answering import Asked, Job, Scored, Server, answer_all
+from assets.answering import PROGRAM, Asked, Job, Scored, Server, answer_all
 from assets.code import code_of
 from assets.columns import GIVEN_GAIN
 from assets.configs import TriedSelection
@@ -21,6 +20,7 @@ from assets.curation.prompts import answer_prompts, prompts_hash
 from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, EXCLUDED_TABLE, POOL_TABLE, publish
 from assets.curation.selection import SelectionSettings
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS, highest, write_shown
+from assets.curation.usable import usable_rows
 from assets.curation.visual_gain import (
     VerdictTable,
     gain_report,
@@ -37,7 +37,7 @@ from assets.resources import JudgeAccess
 from assets.retries import after_outages
 from assets.settings import CurationSettings
 from assets.store import AssetStore
-from assets.trajectories.assets import CLIP_TABLE, CLIPS, ROWS, TRAJECTORIES
+from assets.trajectories.assets import CLIPS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
 from training.artifacts import Artifact, digest
 from training.grading.judge import Judge
@@ -55,36 +55,15 @@ GAIN_TABLE = "visual_gain.parquet"
 VERDICT_TABLE = "verdicts.parquet"
 ITEM_TABLE = "items.parquet"
 
-PROMPTS_CODE = code_of("assets/curation/prompts.py")
-GAIN_CODE = code_of("assets/curation/visual_gain.py", "training/grading", "evaluation/statistics.py")
-SELECTION_CODE = code_of(
-    *(
-        f"assets/curation/{name}.py"
-        for name in (
-            "card", "contamination", "dedup", "difference", "export", "keys", "likeness", "pool",
-            "publication", "selection", "sets", "storyboards",
-        )
-    )
-)  # fmt: skip
+ANSWERS_CODE = code_of("assets.curation.prompts", "assets.curation.usable", PROGRAM)
+GAIN_CODE = code_of(
+    *(f"assets.curation.{name}" for name in ("card", "storyboards", "usable", "visual_gain")), "training.grading.judge"
+)
+SELECTION_CODE = code_of(*(f"assets.curation.{name}" for name in ("contamination", "publication", "storyboards")))
 FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_window=timedelta(days=8))
 """Future-L1-50K is curated again weekly: a day after one week it is late, a day after two it is stale, also where the
 source had nothing new: then somebody should look at the source."""
 STORYBOARDS_OF_THE_SET, STORYBOARDS_OF_A_SHARD = 4, 2  # every materialisation keeps its picture in the event log
-
-
-def usable_rows(store: AssetStore, shard: str) -> pl.DataFrame:
-    """A shard's trajectories whose clip can be read, with `path`, `frame_count`, `reader` and `sha256` of the clip.
-
-    A row that an earlier shard has, too, is not among them.
-    """
-    clips = (
-        scan_parquet(store.current(CLIPS, shard).file(CLIP_TABLE))
-        .filter(pl.col("reason").is_null())
-        .select("video", "path", pl.col("frames").alias("frame_count"), "reader", "sha256")
-    )
-    rows = scan_parquet(store.current(TRAJECTORIES, shard).file(ROWS))
-    found = rows.join(clips, on="video", how="inner", maintain_order="left").collect()
-    return found.join(repeated_elsewhere(store, [shard]), on="row_id", how="anti", maintain_order="left")
 
 
 def curation_assets(settings: CurationSettings, seed: int, device: str) -> list[dg.AssetsDefinition]:
@@ -96,13 +75,12 @@ def curation_assets(settings: CurationSettings, seed: int, device: str) -> list[
 
 
 def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDefinition:
-    code = f"{PROMPTS_CODE}-{ANSWERING_CODE}"
     served = settings.endpoint is not None
     declared = Asset(
         ANSWERS,
         "The base model answers each row several times, plainly and with the true future as the hint.",
         kinds=("openai" if served else "torch", "parquet"),
-        code=code,
+        code=ANSWERS_CODE,
         upstream=(CLIPS,) if served else (CLIPS, BASE),
         cut=BY_SHARD,
         table=ANSWER_TABLE,
@@ -139,7 +117,7 @@ def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDef
             }  # fmt: skip
             rows = partial(usable, shard)
             wanted[shard] = Asked(
-                store.work(ANSWERS, inputs, config, code, shard),
+                store.work(ANSWERS, inputs, config, ANSWERS_CODE, shard),
                 [
                     Job(
                         "answers",

@@ -2,8 +2,7 @@
 
 import dagster as dg
 
-from assets.code import code_of
-from assets.curation.assets import CURATED
+from assets.curation.assets import CURATED, SELECTION_CODE
 from assets.curation.publication import CARD, CURATED_TABLE
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS
 from assets.define import Asset, asset
@@ -13,7 +12,6 @@ from assets.store import AssetStore
 from assets.trajectories.hub import hub_access
 
 HUB = "curation/hub"
-CODE = code_of("assets/curation/hub.py")
 
 
 def hub_asset(repository: str) -> dg.AssetsDefinition:
@@ -21,7 +19,7 @@ def hub_asset(repository: str) -> dg.AssetsDefinition:
         HUB,
         "By hand only: pushes the current Future-L1-50K to a dataset hub, with the environment's token.",
         kinds=("huggingface",),
-        code=CODE,
+        code=SELECTION_CODE,  # what is pushed is another asset's artifact as it is
         upstream=(CURATED,),
         table=CURATED_TABLE,
         links={"card": CARD},

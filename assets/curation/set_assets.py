@@ -12,7 +12,6 @@ from assets.curation.assets import (
     GAIN,
     ITEM_TABLE,
     RL_SETS,
-    SELECTION_CODE,
     SFT_SETS,
     gain_tables,
     index_of,
@@ -31,7 +30,8 @@ from assets.store import AssetStore
 from training.artifacts import file_digest
 from training.parquet import read_parquet
 
-RL_SETS_CODE = f"{SELECTION_CODE}-{code_of('assets/curation/v1_33k.py', 'assets/curation/disjoint.py')}"
+SFT_SETS_CODE = code_of("assets.curation.sets")
+RL_SETS_CODE = code_of("assets.curation.sets", "assets.curation.v1_33k")
 
 
 def set_assets(settings: CurationSettings, seed: int) -> list[dg.AssetsDefinition]:
@@ -43,7 +43,7 @@ def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
         SFT_SETS,
         "What SFT trains on: future_l1, as many random rows, and future_l1 again for text-only training.",
         kinds=("duckdb", "parquet"),
-        code=SELECTION_CODE,
+        code=SFT_SETS_CODE,
         upstream=upstream_of(settings, CURATED, GAIN),
         table="future_l1.parquet",
     )
@@ -64,7 +64,7 @@ def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
             return {"sets": {name: table.height for name, table in sets.items()}, "random": report}
 
         inputs = {CURATED: curated} | inputs_of(scored, items)
-        work = store.work(SFT_SETS, inputs, drawn, SELECTION_CODE)
+        work = store.work(SFT_SETS, inputs, drawn, SFT_SETS_CODE)
         return result_of(store, declared, work.do(draw))
 
     return curation_sft_sets

@@ -14,9 +14,7 @@ from assets.store import AssetStore
 from assets.toyworld.source import REPORT, SourceSizes, write_source
 
 SOURCE = "toyworld/source"
-CODE = code_of("assets/toyworld/source.py", "assets/toyworld/clips.py", "assets/toyworld/trajectories.py",
-               "assets/toyworld/broken.py", "assets/toyworld/benchmarks.py", "training/data/world.py",
-               "training/data/keyframes.py")  # fmt: skip
+CODE = code_of("assets.toyworld.source")
 
 
 def toyworld_assets(sizes: SourceSizes, seed: int) -> list[dg.AssetsDefinition]:

@@ -32,10 +32,8 @@ ROWS = "trajectories.parquet"
 CLIP_TABLE = "clips.parquet"
 QUARANTINE = "quarantine.parquet"
 
-TRAJECTORIES_CODE = code_of("assets/trajectories/validate.py", "assets/trajectories/reading.py",
-                            *(f"training/data/{name}.py" for name in
-                              ("json_rows", "parquet_rows", "rejection", "text", "trajectory")))  # fmt: skip
-CLIPS_CODE = code_of("assets/trajectories/clips.py", "assets/trajectories/roots.py", "training/data/video.py")
+TRAJECTORIES_CODE = code_of("assets.trajectories.validate")
+CLIPS_CODE = code_of("assets.trajectories.clips")
 
 
 def list_source(settings: SourceSettings) -> tuple[Source, Listing]:

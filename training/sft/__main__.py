@@ -8,9 +8,10 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig as TrlConfig
 
-from training.callbacks import Reporting, checkpoint_on_interrupt, last_checkpoint, optimiser_arguments
+from training.callbacks import Reporting, checkpoint_on_interrupt, last_checkpoint
 from training.model.checkpoint import load
 from training.model.rows import SKIPPED, RowReader, Rows
+from training.optimiser import optimiser_arguments
 from training.programs import CHECKPOINT, Reporter, TrainingConfig, run_program
 from training.provenance import provenance_of
 from training.recipes import SftRecipe

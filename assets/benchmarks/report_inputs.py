@@ -1,0 +1,79 @@
+"""What the comparison reports of a profile's models, read from the artifacts that are current."""
+
+from pathlib import Path
+from typing import Any
+
+from assets.benchmarks.assets import FUTURE_REPORT, GRADED_TABLE, REPORT, TWIFF_REPORT
+from assets.benchmarks.imagination import IMAGINATION
+from assets.benchmarks.necessity import NECESSITY
+from assets.checkpoints.assets import BASE as BASE_ASSET
+from assets.curation.assets import CURATED
+from assets.lineage import Lineage
+from assets.lineage_page import followed
+from assets.partitions import Checkpoints
+from assets.store import AssetStore, name_of, read_json
+from evaluation.latents.imagination import FOUND, PICTURE
+from evaluation.reports.run_reports import ModelOrigin, RunReports, paired_rows
+from evaluation.reports.storyboard import BOARDS
+from training.parquet import read_parquet
+from training.programs import read_metrics
+
+
+def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: bool) -> RunReports:
+    """What is reported of this profile's models, from the artifacts that are current; the latent map is the page's."""
+
+    def reports(key: str, file: str = REPORT) -> dict[str, dict[str, Any]]:
+        return {m: read_json(store.current(key, m).file(file)) for m in checkpoints.models if store.has(key, m)}
+
+    future = reports(FUTURE_REPORT)
+    tables = {model: store.current(FUTURE_REPORT, model).file(GRADED_TABLE) for model in future}
+    everything = store.everything()
+    seconds: dict[str, float] = {}
+    for name, artifact in everything.items():
+        asset = "/".join(name.split("/")[:2])
+        seconds[asset] = seconds.get(asset, 0.0) + artifact.provenance["seconds"]
+    return RunReports(
+        curation=store.current(CURATED).provenance["counts"],
+        futurebench=future,
+        twiffbench=reports(TWIFF_REPORT),
+        necessity=reports(NECESSITY),
+        imagination=reports(IMAGINATION, FOUND),
+        curves={m: read_metrics(store.current("checkpoints/rl", m).path) for m in checkpoints.rl if m in future},
+        pictures=_pictures(store, checkpoints),
+        models={model: _origin(store, checkpoints, model) for model in future},
+        paired=paired_rows({model: read_parquet(path) for model, path in tables.items()}, checkpoints.rl),
+        seconds=seconds,
+        provenance={name: artifact.version for name, artifact in everything.items()},
+        lineage=followed(Lineage(everything), {m: name_of(*checkpoints.artifact(m)) for m in future}, _best(future)),
+        on_published_data=published_data,
+    )
+
+
+def _best(reports: dict[str, dict[str, Any]]) -> str:
+    """The model with the highest average; the first where there is none."""
+    return max(reports, key=lambda model: reports[model]["average"]["accuracy"] or 0.0, default="")
+
+
+def _pictures(store: AssetStore, checkpoints: Checkpoints) -> dict[str, Path]:
+    """What the models imagined, and the last one's storyboards."""
+    imagined = {
+        f"imagined/{model}": store.current(IMAGINATION, model).file(PICTURE)
+        for model in checkpoints.models
+        if store.has(IMAGINATION, model) and PICTURE in store.current(IMAGINATION, model).manifest["files"]
+    }
+    for model in reversed(checkpoints.models):
+        if store.has(FUTURE_REPORT, model):
+            told = store.current(FUTURE_REPORT, model)
+            boards = {f"storyboards/{'right' if right else 'wrong'} answers of {model}": told.file(name)
+                      for name, right in BOARDS.items() if name in told.manifest["files"]}  # fmt: skip
+            return imagined | boards
+    return imagined
+
+
+def _origin(store: AssetStore, checkpoints: Checkpoints, model: str) -> ModelOrigin:
+    name, partition = checkpoints.artifact(model)
+    checkpoint = store.current(name, partition)
+    inputs = checkpoint.provenance["inputs"]
+    data = [str(version)[:16] for key, version in inputs.items() if key.startswith("curation/")]
+    stage = "zero-shot" if name == BASE_ASSET else name.rpartition("/")[2].upper()
+    return ModelOrigin(checkpoint=checkpoint.version, dataset=", ".join(data), stage=stage)
