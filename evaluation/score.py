@@ -113,7 +113,7 @@ def _records(path: Path, malformed: list[dict[str, Any]]) -> Iterator[tuple[int,
                 continue
             try:
                 record = json.loads(line)
-            except ValueError as error:  # not JSON, or not UTF-8
+            except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
                 malformed.append({"line": number, "problem": f"not JSON: {error}"})
                 continue
             problem = _identity_problem(record, seen)

@@ -34,8 +34,8 @@ FRAMES = 16
 LETTERS = "ABCD"
 
 _HOP = re.compile(r"(?i)\s*(?:(\d)[\s_-]*hops?|hops?[\s_-]*(\d)|(\d))\s*")
-_OPTION = re.compile(r"\s*\(?([A-Da-d])[.):]\s*(\S.*?)\s*", re.DOTALL)
-_INLINE = re.compile(r"(?:^|\s)\(?([A-D])[.)]\s+(.*?)(?=\s+\(?[A-D][.)]\s|\s*\Z)", re.DOTALL)
+_OPTION = re.compile(r"\(?([A-Da-d])[.):]\s*(\S.*)", re.DOTALL)
+_INLINE = re.compile(r"(?:^|\s)\(?([A-D])[.)]\s+")
 
 
 class ChoiceTable(dy.Schema):
@@ -204,24 +204,24 @@ def _hop(qa: Mapping[str, Any], record: Mapping[str, Any]) -> int | None:
 
 def _options(question: str, held: Any) -> tuple[str, list[str]]:
     """The question without its options, and the options' texts in the order of their letters."""
+    inline = list(_INLINE.finditer(question))
     if isinstance(held, str):
         held = _parsed(held)
     if isinstance(held, Mapping):
         by_letter = {str(letter).strip().upper(): text for letter, text in held.items() if text is not None}
         texts = [by_letter.get(letter) for letter in LETTERS[: len(by_letter)]]
     elif isinstance(held, list):
-        lettered = [_OPTION.fullmatch(text) if isinstance(text, str) else None for text in held]
+        lettered = [_OPTION.fullmatch(text.strip()) if isinstance(text, str) else None for text in held]
         texts = [match[2] if match else text for match, text in zip(lettered, held, strict=True)]
     else:
-        inside = _INLINE.findall(question)
-        if [letter for letter, _ in inside] != list(LETTERS[: len(inside)]):
+        if [letter[1] for letter in inline] != list(LETTERS[: len(inline)]):
             raise RejectedRow("malformed options", question[-80:])
-        texts = [text for _, text in inside]
+        ends = [*(letter.start() for letter in inline[1:]), len(question)]
+        texts = [question[letter.end() : end] for letter, end in zip(inline, ends, strict=False)]
     options = [" ".join(text.split()) for text in texts if isinstance(text, str)]
     if not 2 <= len(options) <= len(LETTERS) or len(options) != len(texts) or not all(options):
         raise RejectedRow("malformed options", f"found {held!r:.80}")
-    inline = _INLINE.search(question)
-    stem = question[: inline.start()].strip() if inline and len(_INLINE.findall(question)) == len(options) else question
+    stem = question[: inline[0].start()].strip() if len(inline) == len(options) else question
     if not stem:
         raise RejectedRow("empty question", "options and nothing else")
     return stem, options
@@ -231,7 +231,7 @@ def _reference(answer: Any, options: Mapping[str, str]) -> str:
     """The letter that the reference names, by itself, with its option's text, or by that text."""
     if not isinstance(answer, str) or not answer.strip():
         raise RejectedRow("empty answer", f"found {answer!r:.60}")
-    lettered = _OPTION.fullmatch(answer)
+    lettered = _OPTION.fullmatch(answer.strip())
     letter = reference_letter(answer.strip(), options) or (
         reference_letter(lettered[1].upper(), options) if lettered else None
     )

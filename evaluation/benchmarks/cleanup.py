@@ -1,15 +1,40 @@
 """A response as TwiFF-Bench's judge reads it: the release's clean-up, step for step (reference/evaluation.md 2.3)."""
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 _LATENT = re.compile(r"<\|latent(?:_start|_end)?\|>", re.IGNORECASE)
 _CHAT = re.compile(r"<\|(?:im_start|im_end|endoftext|redacted_im_end)\|>")
 _ANS = re.compile(r"<(/?)ans\s*>", re.IGNORECASE)
-_ANSWER = re.compile(r"<answer\s*>(.*?)</answer\s*>", re.IGNORECASE | re.DOTALL)
-_ANSWER_SPAN = re.compile(r"<ans(?:wer)?\s*>(.*?)</ans(?:wer)?\s*>", re.IGNORECASE | re.DOTALL)
-_REASON = re.compile(r"<reason\s*>(.*?)</reason\s*>", re.IGNORECASE | re.DOTALL)
 _REASON_TAG = re.compile(r"</?reason\s*>", re.IGNORECASE)
 _IMAGE = re.compile(r"<image>\s*")
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A complete block in a text: `start` and `end` are those of its tags, `inner` is stripped."""
+
+    start: int
+    end: int
+    inner: str
+
+
+class _Tag:
+    """Complete blocks of one tag, each from its first opening to the next closing one, in linear time."""
+
+    def __init__(self, name: str) -> None:
+        self._opening = re.compile(rf"<{name}\s*>", re.IGNORECASE)
+        self._closing = re.compile(rf"</{name}\s*>", re.IGNORECASE)
+
+    def blocks(self, text: str) -> Iterator[_Block]:
+        at = 0
+        while (opened := self._opening.search(text, at)) and (closed := self._closing.search(text, opened.end())):
+            at = closed.end()
+            yield _Block(opened.start(), at, text[opened.end() : closed.start()].strip())
+
+
+_ANSWER, _ANSWER_SPAN, _REASON = _Tag("answer"), _Tag("ans(?:wer)?"), _Tag("reason")
 
 
 def cleaned_response(text: str) -> str:
@@ -21,21 +46,21 @@ def cleaned_response(text: str) -> str:
 def split_response(text: str) -> tuple[str, str]:
     """The cleaned reasoning chain and answer; the answer is empty where no tag is complete."""
     plain = _ANS.sub(r"<\1answer>", _CHAT.sub("", _LATENT.sub("", text)))
-    match = _ANSWER.search(plain)
-    head, answer = (plain[: match.start()], match.group(1).strip()) if match else (plain, "")
-    return _tidy(merged_reasons(head)), _tidy(answer)
+    first = next(_ANSWER.blocks(plain), _Block(len(plain), len(plain), ""))
+    return _tidy(merged_reasons(plain[: first.start])), _tidy(first.inner)
 
 
 def merged_reasons(text: str) -> str:
     """The inner texts of all complete reason blocks, joined by blank lines, and after them what was left outside."""
-    blocks = [inner.strip() for inner in _REASON.findall(text)]
-    return "\n\n".join(piece for piece in (*blocks, _REASON.sub("", text).strip()) if piece)
+    blocks = list(_REASON.blocks(text))
+    starts, ends = [*(block.start for block in blocks), len(text)], [0, *(block.end for block in blocks)]
+    outside = "".join(text[end:start] for end, start in zip(ends, starts, strict=True)).strip()
+    return "\n\n".join(piece for piece in (*(block.inner for block in blocks), outside) if piece)
 
 
 def answer_span(text: str) -> str:
     """The inner text of the first `<answer>` or `<ans>`, stripped; empty without one."""
-    match = _ANSWER_SPAN.search(text)
-    return match.group(1).strip() if match else ""
+    return next((block.inner for block in _ANSWER_SPAN.blocks(text)), "")
 
 
 def without_image_markers(question: str) -> str:

@@ -53,7 +53,8 @@ BLANK: dict[str, Any] = {"question": "", "options": [], "answer": "", "gold": ""
 _LEVEL = re.compile(r"L[123]")
 # "Considering the progress shown in the video and my current observation in the last frame, what ...": the question
 # speaks of pictures that are not as it says; what is asked begins after the comma.
-_LEAD_IN = re.compile(r"^[^,?]*\bobservation\b[^,?]*,\s*", re.IGNORECASE)
+_LEAD_IN = re.compile(r"[^,?]*,\s*")
+_OBSERVATION = re.compile(r"\bobservation\b", re.IGNORECASE)
 
 
 class SeedBenchSettings(BaseModel):
@@ -268,4 +269,5 @@ def _asked(question: str, row: Mapping[str, Any], settings: SeedBenchSettings, s
 
 
 def _bare(question: str) -> str:
-    return _LEAD_IN.sub("", question)
+    lead_in = _LEAD_IN.match(question)
+    return question[lead_in.end() :] if lead_in and _OBSERVATION.search(lead_in[0]) else question

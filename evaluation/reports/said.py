@@ -2,11 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 _SPAN = r"<\|latent_start\|>(?P<span>(?:<\|latent\|>)*)(?:<\|latent_end\|>)?"
 _SPANS = re.compile(_SPAN)
-_BLOCKS = re.compile(rf"<reason>(?P<reason>.*?)</reason>|<answer>(?P<answer>.*?)</answer>|{_SPAN}", re.DOTALL)
+_OPENING = re.compile(rf"<(?P<block>reason|answer)>|{_SPAN}")
 
 Kind = Literal["reason", "answer", "text", "span"]
 
@@ -25,17 +25,21 @@ def parts(text: str) -> list[Part]:
 
     A span inside a block parts it in two, so that every span of the answer is one piece.
     """
+    last = {kind: text.rfind(f"</{kind}>") for kind in ("reason", "answer")}
     found: list[Part] = []
-    at = 0
-    for match in _BLOCKS.finditer(text):
+    at = looked = 0
+    while match := _OPENING.search(text, looked):
+        looked, kind = match.end(), cast(Literal["reason", "answer"] | None, match["block"])
+        if kind and last[kind] < looked:  # an opening tag that nothing closes is text
+            continue
         found += _pieces("text", text[at : match.start()])
-        at = match.end()
-        if match["span"] is not None:
-            found.append(Part("span", latents=match["span"].count("<|latent|>")))
-        elif match["reason"] is not None:
-            found += _pieces("reason", match["reason"]) or [Part("reason")]
+        if kind:
+            end = text.index(f"</{kind}>", looked)
+            found += _pieces(kind, text[looked:end]) or [Part(kind)]
+            looked = end + len(f"</{kind}>")
         else:
-            found += _pieces("answer", match["answer"]) or [Part("answer")]
+            found.append(Part("span", latents=match["span"].count("<|latent|>")))
+        at = looked
     return [*found, *_pieces("text", text[at:])]
 
 

@@ -33,7 +33,6 @@ GIVEN_COLUMNS = ("correct_in_8_base", "correct_in_8_hint", "gain")
 _FUTURE_MARKER = re.compile(r"<r?image>")  # TwiFF writes <rimage>, Future-L1-50K <image>
 _THOUGHT_PREFIX = re.compile(r"THOUGHT\s*\d+:[ \t]*")
 _FRAME_LABEL = re.compile(r"frame_\d+")
-_ANSWER = re.compile(r"(?s)(.*)<ans>(.*)</ans>\s*")
 _DATA_MARKER = re.compile(r"(?i)</?r?image>|</?ans>|<video>")
 _CATEGORY_PREFIXES = {"instruct": "instructional", "predict": "predictive", "camera": "camera"}
 _TIME = r"(?:(?:\d{1,4}:)?\d{1,2}:)?\d{1,7}(?:\.\d{1,9})?"  # 0:04:09.165, 4:09.165, 249.165
@@ -128,8 +127,9 @@ def parse_row(row: Mapping[str, Any], source: str, number: int) -> Trajectory:
 
 def split_answer(text: str) -> tuple[str, str | None]:
     """TwiFF's text in two: the reasoning, and the answer inside the `<ans>` at its end, None where there is none."""
-    match = _ANSWER.fullmatch(text)
-    return (match[1], match[2]) if match else (text, None)
+    whole = text.rstrip()
+    reasoning, opening, answer = whole.removesuffix("</ans>").rpartition("<ans>")
+    return (reasoning, answer) if opening and whole.endswith("</ans>") else (text, None)
 
 
 def text_pieces(reasoning: str) -> tuple[str, ...]:

@@ -30,12 +30,11 @@ def blocks(runs: Runs) -> str | None:
             found += "S"
             continue
         pieces = [piece for piece in _MARKER.split(run) if piece.strip()]
-        while pieces:
-            opening, *inside = pieces[:3]
+        for at in range(0, len(pieces), 3):
+            opening, *inside = pieces[at : at + 3]
             if len(inside) < 2 or _MARKER.fullmatch(inside[0]) or inside[1] != _CLOSING.get(opening):
                 return None
             found += "R" if opening == "<reason>" else "A"
-            del pieces[:3]
     return found
 
 

@@ -10,10 +10,11 @@ Verdict = Literal["correct", "incorrect", "unjudged"]
 
 def reference_letter(reference: str, options: Mapping[str, str]) -> str | None:
     """The letter of a multiple-choice reference, given as an option's text or as its letter."""
-    same = [letter for letter, option in options.items() if normalised(option) == normalised(reference)]
+    plain = normalised(reference)
+    same = [letter for letter, option in options.items() if normalised(option) == plain]
     if len(same) == 1:
         return same[0]
-    letter = normalised(reference).strip("()").upper()
+    letter = plain.strip("()").upper()
     return letter if letter in options else None
 
 
