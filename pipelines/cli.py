@@ -10,8 +10,7 @@ import dagster as dg
 from rich.console import Console
 from rich.table import Table
 
-from assets.curation.planning import PlanAssumptions, estimate
-from assets.curation.population import Kinds, assumed_population
+from assets.curation.estimate import Assumptions, estimate
 from assets.store import AssetStore
 from evaluation.answering.controls import CONTROLS
 from evaluation.answering.requests import INTERVENTIONS
@@ -67,12 +66,9 @@ def steps() -> None:
         CONSOLE.print(f"{number:2}  [bold]{step.stage.job}[/] {partitions}  [dim]{', '.join(step.stage.assets)}[/]")
 
 
-@main.command(name="plan")
+@main.command(name="estimate")
 @click.option("--rows", type=float, required=True, help="Rows to score; 2.7e6 is TwiFF-2.7M.")
-@click.option("--round", "round_size", type=click.IntRange(min=1), help="Answers of a row asked for at a time.")
-@click.option("--audit", type=click.FloatRange(0, 1), help="Share of rows answered in full.")
-@click.option("--kinds", type=float, nargs=3, metavar="S H A", help="Assumed shares: saturated, hopeless, ambiguous.")
-@click.option("--measured", is_flag=True, help="Take population and rates from the profile's scored shards.")
+@click.option("--measured", is_flag=True, help="Take answers a row and rates from the profile's scored shards.")
 @click.option("--answers-per-second", type=float, help="Per GPU; in place of token rates.")
 @click.option("--gpus", type=float)
 @click.option("--plain-tokens", type=float, help="Tokens of a prompt without the hint.")
@@ -81,33 +77,22 @@ def steps() -> None:
 @click.option("--judge-share", type=float, help="Share of answers that the rule leaves to the judge.")
 @click.option("--judge-distinct", type=float, help="Share of those that the judge has not seen yet.")
 @click.option("--price", type=float, nargs=2, metavar="IN OUT", help="The judge's price of a million tokens.")
-def estimate_run(
-    rows: float,
-    round_size: int | None,
-    audit: float | None,
-    kinds: tuple[float, float, float] | None,
-    measured: bool,
-    price: tuple[float, float] | None,
-    **given: float | None,
-) -> None:
-    """Estimate what curating so many rows costs, with and without curtailment, and say what that assumes.
+def estimate_cost(rows: float, measured: bool, price: tuple[float, float] | None, **given: float | None) -> None:
+    """Estimate what curating so many rows costs, and say what that assumes.
 
     The rule is the profile's, by default that of "paper".
     """
     profile = _profile(default="paper")
-    changed = {"round": round_size, "audit": audit}
-    settings = profile.curation.model_copy(update={name: v for name, v in changed.items() if v is not None})
     try:
-        assumptions = PlanAssumptions().given(**given, price_in=price and price[0], price_out=price and price[1])
-        shares = Kinds(saturated=kinds[0], hopeless=kinds[1], ambiguous=kinds[2]) if kinds else Kinds()
-        population = assumed_population(shares)
+        assumptions = Assumptions()
         if measured:
-            population, assumptions = measured_here(profile, assumptions)
-        told = estimate(int(rows), settings.rule, population, assumptions)
+            assumptions = measured_here(profile, assumptions)
+        assumptions = assumptions.given(**given, price_in=price and price[0], price_out=price and price[1])
+        found = estimate(int(rows), profile.curation.rule, assumptions)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    CONSOLE.print(_table(f"{int(rows):,} rows", ("", "with curtailment", "everything asked"), told.lines()))
-    CONSOLE.print(_table("What this rests on", ("", "value", "from"), told.assumed()))
+    CONSOLE.print(_table(f"{int(rows):,} rows", ("", ""), found.lines()))
+    CONSOLE.print(_table("What this rests on", ("", "value", "from"), found.assumed()))
 
 
 @main.command()

@@ -12,8 +12,7 @@ from rich.console import Console
 
 from assets.checkpoints.assets import BASE
 from assets.curation.assets import ANSWER_TABLE, ANSWERS, CURATED, GAIN, GAIN_TABLE, gain_tables, verdict_tables
-from assets.curation.planning import PlanAssumptions
-from assets.curation.population import Population, population_of
+from assets.curation.estimate import Assumptions
 from assets.curation.visual_gain import GainTable, gain_report
 from assets.store import AssetStore, write_json
 from assets.trajectories.assets import CLIPS, QUARANTINE, ROWS, TRAJECTORIES
@@ -61,19 +60,19 @@ def curate(profile: Profile, out: Path, console: Console) -> tuple[dict[str, Any
     return export(profile, out), failed
 
 
-def measured_here(profile: Profile, assumptions: PlanAssumptions) -> tuple[Population, PlanAssumptions]:
-    """The population of the profile's scored shards, and what their answers and verdicts say of rates.
+def measured_here(profile: Profile, assumptions: Assumptions) -> Assumptions:
+    """With what the answers and verdicts of the profile's scored shards say.
 
-    Raises ValueError where nothing is scored yet.
+    Raises ValueError where nothing was answered and scored yet.
     """
     store = AssetStore(profile.home)
-    scored = _scored(store)
+    scored = {shard: gain for shard, gain in _scored(store).items() if store.has(ANSWERS, shard)}
     if not scored:
-        raise ValueError(f"no shard is scored in {profile.home}: there is nothing to measure")
+        raise ValueError(f"no shard is answered and scored in {profile.home}: there is nothing to measure")
     at_once = float(profile.curation.endpoint.concurrency) if profile.curation.endpoint else 1.0
-    answers = [store.current(ANSWERS, shard).file(ANSWER_TABLE) for shard in scored if store.has(ANSWERS, shard)]
-    verdicts, population = verdict_tables(scored), population_of(gain_tables(scored))
-    return population, assumptions.measured(answers, verdicts, at_once) if answers and verdicts else assumptions
+    answers = [store.current(ANSWERS, shard).file(ANSWER_TABLE) for shard in scored]
+    rows = scan_parquet(*gain_tables(scored)).select(pl.len()).collect().item()
+    return assumptions.measured(rows, answers, verdict_tables(scored), at_once)
 
 
 def export(profile: Profile, out: Path) -> dict[str, Any]:

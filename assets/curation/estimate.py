@@ -1,19 +1,17 @@
 """What a big run of curation costs: answers, tokens, GPU-hours, judge calls and money, disk; with each assumption.
 
-Answers and requests come from a population (assets/curation/population.py) and the rule; the rest is arithmetic on
-quantities that each say where they come from.  A request prefills its prompt once, for all the answers it asks for.
+It is arithmetic on quantities that each say where they come from.  A request prefills its prompt once, for all the
+answers it asks for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from assets.curation.population import Asked, Population, expected_answers
-from evaluation.answering.curtailment import CONDITIONS, Condition, GainRule
+from evaluation.answering.curtailment import CONDITIONS, GainRule
 from training.grading.parsers import answer_text
 from training.parquet import scan_parquet
 
@@ -39,9 +37,11 @@ def _assumed(value: float, why: str) -> Quantity:
     return Quantity(value=value, source=f"assumed: {why}")
 
 
-class PlanAssumptions(_Frozen):
-    """What a plan needs to know besides the rule and the population; the defaults are for the paper's setting."""
+class Assumptions(_Frozen):
+    """What an estimate needs to know besides the rule; the defaults are for the paper's setting."""
 
+    answers_per_row: Quantity | None = None
+    """In both conditions; None: all that the rule may ask for, of which curtailment asks for a part."""
     plain_tokens: Quantity = _assumed(980, "one observed frame of 1280x720 (880 merged tokens) and 100 of text")
     """Prompt tokens without the hint."""
     hint_tokens: Quantity = _assumed(2230, "the same and 1.42 future frames a row (the paper's figure 6)")
@@ -68,7 +68,7 @@ class PlanAssumptions(_Frozen):
     clip_bytes: Quantity = _assumed(7e5, "Panda-70M at 360 px, 1.6 TB for 2.4 M clips; at most one a row")
 
     @model_validator(mode="after")
-    def _each_can_be(self) -> "PlanAssumptions":
+    def _each_can_be(self) -> "Assumptions":
         for name, found in self:
             if found is not None and name in _RATES and not 0 < found.value < inf:
                 raise ValueError(f"{name} must be more than 0; found {found.value}")
@@ -76,16 +76,20 @@ class PlanAssumptions(_Frozen):
                 raise ValueError(f"{name} must be 0 or more{', at most 1' * (name in _SHARES)}; found {found.value}")
         return self
 
-    def given(self, **values: float | None) -> "PlanAssumptions":
+    def given(self, **values: float | None) -> "Assumptions":
         """With other values; None leaves a field as it is.  Raises ValueError for one that cannot be."""
         found = {name: Quantity(value=value, source=GIVEN) for name, value in values.items() if value is not None}
         return self.model_validate({**dict(self), **found})
 
-    def measured(self, answers: Sequence[Path], verdicts: Sequence[Path], at_once: float = 1.0) -> "PlanAssumptions":
-        """With what earlier runs show: tokens of an answer, answers per second, what went to the judge.
+    def measured(
+        self, rows: int, answers: Sequence[Path], verdicts: Sequence[Path], at_once: float = 1.0
+    ) -> "Assumptions":
+        """With what earlier runs show: answers of a row, tokens of an answer, answers per second, what went to the
+        judge.
 
-        `answers` and `verdicts` are tables of curation/answers and curation/visual_gain; `at_once` requests were in
-        flight per GPU, 1 where the model ran locally, since its answers carry their share of their batch's seconds.
+        `answers` and `verdicts` are tables of curation/answers and curation/visual_gain, about `rows` rows; `at_once`
+        requests were in flight per GPU, 1 where the model ran locally, since its answers carry their share of their
+        batch's seconds.
         """
         found = {}
         told = scan_parquet(*answers).select(
@@ -95,6 +99,7 @@ class PlanAssumptions(_Frozen):
         )
         n, tokens, seconds = told.collect().row(0)
         if n:
+            found["answers_per_row"] = Quantity(value=n / rows, source=f"measured on {rows:,} rows")
             found["answer_tokens"] = Quantity(value=tokens, source=f"measured on {n:,} answers")
         if n and seconds:
             found["answers_per_second"] = Quantity(value=at_once * n / seconds, source=f"measured on {n:,} answers")
@@ -111,7 +116,7 @@ class PlanAssumptions(_Frozen):
 
 
 class Cost(_Frozen):
-    """What one way of asking costs, for all rows."""
+    """What all rows cost."""
 
     answers: float
     requests: float
@@ -128,24 +133,16 @@ class Cost(_Frozen):
     clip_bytes: float
 
 
-class Plan(_Frozen):
-    """The estimate: with curtailment, and with every answer asked for."""
+class Estimate(_Frozen):
+    """What so many rows cost, and what that rests on."""
 
     rows: int
     rule: GainRule
-    population: str
-    kept: float
-    """The share of rows that the rule keeps, before the cut at the top."""
-    saved: float
-    """The share of answers that curtailment does not ask for, the audit included."""
-    saved_between: tuple[float, float]
-    """Its 95 % interval if the population was observed, else its extremes under other assumptions."""
-    curtailed: Cost
-    full: Cost
-    assumptions: PlanAssumptions
+    cost: Cost
+    assumptions: Assumptions
 
-    def lines(self) -> list[tuple[str, str, str]]:
-        """A table: what, with curtailment, with every answer asked for."""
+    def lines(self) -> list[tuple[str, str]]:
+        """A table: what, and how much of it."""
         shown = [
             ("answers", "answers", ""), ("requests (prefills)", "requests", ""), ("prompt tokens", "prompt_tokens", ""),
             ("completion tokens", "completion_tokens", ""), ("GPU-hours", "gpu_hours", ""),
@@ -155,61 +152,34 @@ class Plan(_Frozen):
             ("disk: ledgers", "ledger_bytes", "B"), ("disk: tables", "table_bytes", "B"),
             ("disk: clips", "clip_bytes", "B"),
         ]  # fmt: skip
-        return [
-            (name, _brief(getattr(self.curtailed, field), unit), _brief(getattr(self.full, field), unit))
-            for name, field, unit in shown
-        ]
+        return [(name, _brief(getattr(self.cost, field), unit)) for name, field, unit in shown]
 
     def assumed(self) -> list[tuple[str, str, str]]:
         """A table: what, its value, where it comes from."""
-        rule, (low, high) = self.rule, self.saved_between
-        saved = f"{100 * self.saved:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-        known = [
+        rule = self.rule
+        fixed = [
             ("rows", f"{self.rows:,}", GIVEN),
             ("rule", f"p_t ≤ {rule.max_p_t}, gain ≥ {rule.min_gain} of {rule.samples} + {rule.samples}", "profile"),
             ("round, audit", f"{rule.round} answers, {100 * rule.audit:g} %", "profile"),
-            ("rows the rule keeps", f"{100 * self.kept:.1f} %", self.population),
-            ("answers saved", saved, "computed from the population and the rule"),
         ]
-        rest = {name.replace("_", " "): getattr(self.assumptions, name) for name in PlanAssumptions.model_fields}
-        return known + [(name, _brief(found.value), found.source) for name, found in rest.items() if found]
+        rest = {name.replace("_", " "): getattr(self.assumptions, name) for name in Assumptions.model_fields}
+        return fixed + [(name, _brief(found.value), found.source) for name, found in rest.items() if found]
 
 
-def estimate(rows: int, rule: GainRule, population: Population, assumptions: PlanAssumptions) -> Plan:
-    """What `rows` rows of this population cost.
-
-    Raises ValueError for no rows, or for a population of other numbers of answers than the rule asks for.
-    """
+def estimate(rows: int, rule: GainRule, assumptions: Assumptions) -> Estimate:
+    """What `rows` rows cost.  Raises ValueError for no rows."""
     if rows < 1:
-        raise ValueError(f"a plan is for at least one row; found {rows}")
-    if population.samples != rule.samples:
-        raise ValueError(
-            f"the rule asks for {rule.samples} answers a condition, the population was counted with"
-            f" {population.samples}: plan with as many"
-        )
-    asked = expected_answers(rule, population.expected)
-    full = expected_answers(rule.model_copy(update={"audit": 1.0}))
-    share = asked.all_answers / (len(CONDITIONS) * rule.samples)
-    low, high = population.between(share)
-    return Plan(
-        rows=rows,
-        rule=rule,
-        population=population.source,
-        kept=population.kept(rule),
-        saved=1 - population.mean(share),
-        saved_between=(1 - high, 1 - low),
-        curtailed=_cost(rows, population, asked, assumptions),
-        full=_cost(rows, population, full, assumptions),
-        assumptions=assumptions,
-    )
+        raise ValueError(f"an estimate is for at least one row; found {rows}")
+    everything = _assumed(len(CONDITIONS) * rule.samples, "every answer that the rule may ask for; at most")
+    known = assumptions.model_copy(update={"answers_per_row": assumptions.answers_per_row or everything})
+    return Estimate(rows=rows, rule=rule, cost=_cost(rows, rule, known), assumptions=known)
 
 
-def _cost(rows: int, population: Population, asked: Asked, known: PlanAssumptions) -> Cost:
-    def total(per_row: Mapping[Condition, np.ndarray]) -> dict[Condition, float]:
-        return {condition: rows * population.mean(values) for condition, values in per_row.items()}
-
-    answers, requests = sum(total(asked.answers).values()), total(asked.requests)
-    prompt = requests["plain"] * known.plain_tokens.value + requests["hint"] * known.hint_tokens.value
+def _cost(rows: int, rule: GainRule, known: Assumptions) -> Cost:
+    assert known.answers_per_row is not None
+    answers = rows * known.answers_per_row.value
+    requests = answers / (rule.samples if rule.audit == 1 else min(rule.round, rule.samples))
+    prompt = requests * (known.plain_tokens.value + known.hint_tokens.value) / len(CONDITIONS)
     completion = answers * known.answer_tokens.value
     if known.answers_per_second:
         seconds = answers / known.answers_per_second.value
@@ -222,7 +192,7 @@ def _cost(rows: int, population: Population, asked: Asked, known: PlanAssumption
         cost = (judge_in * known.price_in.value + judge_out * known.price_out.value) / 1e6
     return Cost(
         answers=answers,
-        requests=sum(requests.values()),
+        requests=requests,
         prompt_tokens=prompt,
         completion_tokens=completion,
         gpu_hours=seconds / 3600,

@@ -1,0 +1,31 @@
+"""`future-l1 estimate`: what curation costs, and what that rests on."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pipelines.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUTURE_L1_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("FUTURE_L1_PROFILE", raising=False)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["estimate", *arguments])
+
+
+def test_assumptions_stand_below_the_cost_and_can_be_given() -> None:
+    ran = run("--rows", "1e6", "--answers-per-second", "100", "--gpus", "4")
+    assert ran.exit_code == 0, ran.output
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ran.output.splitlines()]
+    wanted = (["answers", "16 M"], ["hours on 4 GPUs", "11.1"], ["answers per second", "100", "given"])
+    assert all(row in rows for row in wanted), ran.output
+
+
+def test_what_nothing_was_measured_on_is_an_error() -> None:
+    ran = run("--rows", "1e6", "--measured")
+    assert ran.exit_code == 1 and "no shard is answered and scored in" in ran.output
