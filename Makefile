@@ -9,7 +9,7 @@ export FUTURE_L1_HOME ?= $(CURDIR)/.future-l1
 export FUTURE_L1_PROFILE ?= demo
 export SEED
 
-.PHONY: setup demo reports test ui check audit fuzz bench kills pictures clean
+.PHONY: setup demo test ui check audit fuzz bench kills regenerate pictures clean
 
 $(STAMP): constraints.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -20,9 +20,6 @@ setup: $(STAMP)
 
 demo: $(STAMP)
 	$(VENV)/bin/future-l1 demo
-
-reports: $(STAMP)
-	$(VENV)/bin/future-l1 reports
 
 ui: $(STAMP)
 	$(VENV)/bin/future-l1 ui --port $(PORT)
@@ -44,6 +41,9 @@ fuzz: $(STAMP)
 
 kills: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -v tests/kills
+
+regenerate: $(STAMP)
+	$(VENV)/bin/python -m tests.frozen
 
 pictures: $(STAMP)
 	$(VENV)/bin/python -m tests.pipelines.screenshots $(FUTURE_L1_HOME) $(FUTURE_L1_PROFILE)

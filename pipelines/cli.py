@@ -22,8 +22,7 @@ from pipelines.definitions import build_definitions
 from pipelines.driver import StepFailedError, run_plan
 from pipelines.instance import UnusableHomeError
 from pipelines.jobs import SELECT, TRAIN_RL, TRAIN_SFT, Step, plan
-from pipelines.picture import mermaid
-from pipelines.profile import PROFILE_VARIABLE, Profile, load_profile, profile_from_environment
+from pipelines.profile import PROFILE_VARIABLE, Profile, load_profile, overlaid, profile_from_environment
 from pipelines.summary import finish
 from training.endpoint import EndpointDownError, EndpointRefusesError
 
@@ -41,21 +40,16 @@ def main() -> None:
 
 @main.command()
 @click.option("--seed", type=int, help="Draw other worlds and other training randomness (SEED, else 0).")
-def demo(seed: int | None) -> None:
+@click.option("--full-report", is_flag=True, help="Every intervention and control, for every model on every item.")
+def demo(seed: int | None, full_report: bool) -> None:
     """Make everything, from the source to the comparison, and print the numbers."""
-    _everything(_profile(seed))
-
-
-@main.command()
-@click.option("--seed", type=int, help="As for demo.")
-def reports(seed: int | None) -> None:
-    """As demo, with every intervention and control for every model on every item."""
     profile = _profile(seed)
-    necessity = profile.benchmarks.necessity.model_copy(update={
-        "models": profile.checkpoints.models, "interventions": INTERVENTIONS[1:], "controls": CONTROLS[1:], "n": None
-    })  # fmt: skip
-    benchmarks = profile.benchmarks.model_copy(update={"necessity": necessity})
-    _everything(profile.model_copy(update={"benchmarks": benchmarks}))
+    if full_report:
+        necessity = {"models": profile.checkpoints.models, "n": None, "interventions": INTERVENTIONS[1:],
+                     "controls": CONTROLS[1:]}  # fmt: skip
+        profile = overlaid(profile, {"benchmarks": {"necessity": necessity}})
+    _run(profile, plan(profile))
+    finish(profile, CONSOLE)
 
 
 @main.command()
@@ -212,12 +206,6 @@ def serve_ui(host: str, port: int, read_only: bool) -> None:
 
 
 @main.command()
-def picture() -> None:
-    """Print the lineage as a Mermaid flowchart; the README's is this one."""
-    click.echo(mermaid(build_definitions(_profile())))
-
-
-@main.command()
 @click.option("--profile", "names", multiple=True, default=["demo", "paper"], show_default=True)
 def check(names: tuple[str, ...]) -> None:
     """Check that the definitions of profiles are loadable."""
@@ -240,11 +228,6 @@ def _profile(seed: int | None = None, default: str = "demo") -> Profile:
     except ValueError as error:
         raise click.ClickException(f"{PROFILE_VARIABLE}: {error}") from error
     return profile if seed is None else profile.model_copy(update={"seed": seed})
-
-
-def _everything(profile: Profile) -> None:
-    _run(profile, plan(profile))
-    finish(profile, CONSOLE)
 
 
 def _run(profile: Profile, steps: list[Step]) -> None:

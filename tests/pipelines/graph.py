@@ -1,17 +1,15 @@
-"""The whole graph as text that a person can read: `python -m tests.pipelines.graph` writes graph.json again.
+"""The whole graph as text that a person can read, recorded in graph.json.
 
 Whoever changes the graph reads in the difference of that file what else has changed.
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from pipelines.alerts import WEBHOOK_VARIABLE
 from pipelines.definitions import build_definitions
 from pipelines.profile import PRESETS
 
@@ -113,7 +111,3 @@ def as_text() -> str:
     """Every profile's graph, as graph.json has it."""
     return json.dumps({name: graph(name) for name in PROFILES}, indent=1, sort_keys=True) + "\n"
 
-
-if __name__ == "__main__":
-    os.environ.pop(WEBHOOK_VARIABLE, None)
-    RECORDED.write_text(as_text())

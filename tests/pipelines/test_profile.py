@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from assets.launching.ray import RaySettings
-from pipelines.profile import demo, load_profile, paper, profile_from_environment
+from pipelines import cli
+from pipelines.profile import Profile, demo, load_profile, paper, profile_from_environment
 from tests.reduced import reduced_demo, write_reduced_overlay
 
 ROOT = Path(__file__).parents[2]
@@ -123,3 +125,19 @@ def test_the_papers_objectives_start_where_their_names_say(tmp_path: Path) -> No
     assert runs["grpo_text_only"] == ("text_only", "twiff_10k", 0)
     assert runs["la_dapo_5k"] == ("future_l1", "twiff_5k", 1)
     assert runs["la_dapo"] == ("future_l1", "twiff_10k", 1)
+
+
+def test_the_full_report_does_everything_to_every_model_on_every_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the paper's profile does by itself."""
+    runs: list[Profile] = []
+    monkeypatch.setattr(cli, "run_plan", lambda profile, *_: runs.append(profile) or [])
+    monkeypatch.setattr(cli, "finish", lambda *_: None)
+    for arguments in (["demo"], ["demo", "--full-report"]):
+        ran = CliRunner().invoke(cli.main, arguments, catch_exceptions=False)
+        assert ran.exit_code == 0
+    plain, full = (profile.benchmarks.necessity for profile in runs)
+    assert plain == demo(Path()).benchmarks.necessity
+    assert full.n is None and full.models == runs[1].checkpoints.models
+    wanted = paper(Path()).benchmarks.necessity
+    assert (full.interventions, full.controls) == (wanted.interventions, wanted.controls)
+    assert runs[0] == runs[1].model_copy(update={"benchmarks": runs[0].benchmarks})

@@ -1,0 +1,98 @@
+"""What the repository keeps of what its code says: `make regenerate` writes it anew, and tests compare.
+
+The README's picture of the lineage, the record of the graph (tests/pipelines/graph.json), and the tables of
+docs/data-contracts.md.
+"""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from assets.columns import ROWS, TABLES
+from assets.contracts import holds_or_null, schema_of
+from pipelines.alerts import WEBHOOK_VARIABLE
+from pipelines.definitions import build_definitions
+from pipelines.profile import demo
+from tests.pipelines import graph
+from training.project import PROJECT
+
+README, CONTRACTS = PROJECT / "README.md", PROJECT / "docs" / "data-contracts.md"
+
+_PICTURE = re.compile(r"(?<=```mermaid\n).*?(?=```)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- (?P<schema>[\w.]+:\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def with_picture(page: str) -> str:
+    """The page with the demo's lineage as a Mermaid flowchart: partitioned assets are stacks, groups are frames."""
+    nodes = build_definitions(demo(Path("/home"))).resolve_asset_graph().asset_nodes
+    nodes = sorted(nodes, key=lambda node: node.key.to_user_string())
+    lines = ["flowchart LR"]
+    for group in dict.fromkeys(str(node.group_name) for node in nodes):
+        members = [node for node in nodes if node.group_name == group]
+        lines.append(f"  subgraph {group}")
+        for node in members:
+            left, right = ("[[", "]]") if node.partitions_def else ("[", "]")
+            lines.append(f'    {_id(node.key)}{left}"{node.key.to_user_string()}"{right}')
+        lines.append("  end")
+    lines += [f"  {_id(parent)} --> {_id(node.key)}" for node in nodes for parent in sorted(node.parent_keys)]
+    return _PICTURE.sub(lambda _: "\n".join(lines) + "\n", page)
+
+
+def _id(key: dg.AssetKey) -> str:
+    return "_".join(key.path)
+
+
+def with_schemas(page: str) -> str:
+    """The page with every block between `<!-- module:Name -->` and `<!-- end -->` as that schema has it.
+
+    Raises AttributeError for a schema that is no more.
+    """
+    return _BLOCK.sub(lambda block: f"{block[1]}\n{_table(block['schema'])}\n\n{block[3]}", page)
+
+
+def schemas_on(page: str) -> set[str]:
+    """The schemas that the page shows, as `module:Name`."""
+    return {block["schema"] for block in _BLOCK.finditer(page)}
+
+
+def _table(name: str) -> str:
+    """A schema's columns, then its rules; of a plain polars schema (a dict) names and types only."""
+    schema, descriptions = schema_of(name), _descriptions(name)
+    if isinstance(schema, dict):
+        head, rules = ["column", "type"], []
+        rows = {column: [str(dtype)] for column, dtype in schema.items()}
+    else:
+        head, rules = ["column", "type", "holds"], schema._schema_validation_rules()
+        rows = {column.name: [str(column.dtype), holds_or_null(column)] for column in schema.columns().values()}
+    if descriptions:
+        head, rows = [*head, "what it is"], {column: [*cells, descriptions[column]] for column, cells in rows.items()}
+    lines = [_row(head), "|" + "---|" * len(head), *(_row([f"`{column}`", *cells]) for column, cells in rows.items())]
+    return "\n".join(lines + (["", *(f"- {rule.replace('_', ' ')}" for rule in rules)] if rules else []))
+
+
+def _descriptions(schema: str) -> dict[str, str]:
+    """What the columns of a schema are, where it is a main table's; else nothing."""
+    used = next((table for table in TABLES.values() if table.schema == schema), None)
+    table = TABLES[ROWS] if schema == "training.data.trajectory:TrajectoryTable" else used
+    return {name: table.says(name) for name in table.names()} if table else {}
+
+
+def _row(cells: Sequence[str]) -> str:
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
+
+
+FROZEN: dict[Path, Callable[[str], str]] = {
+    README: with_picture,
+    CONTRACTS: with_schemas,
+    graph.RECORDED: lambda _: graph.as_text(),
+}
+"""The files, and what makes each new from what it was."""
+
+if __name__ == "__main__":
+    os.environ.pop(WEBHOOK_VARIABLE, None)  # or there would be a sensor more
+    for path, fresh in FROZEN.items():
+        path.write_text(fresh(path.read_text(encoding="utf-8")), encoding="utf-8")
