@@ -13,6 +13,8 @@ import polars as pl
 Z95 = NormalDist().inv_cdf(0.975)
 BOOTSTRAP_DRAWS = 4_000
 BOOTSTRAP_SEED = 20_260_605
+BOOTSTRAP_CELLS = 4_000_000
+"""Drawn values that are in memory at a time."""
 Interval = tuple[float, float]
 
 
@@ -66,42 +68,56 @@ class PairedDifference:
         return asdict(self) | {"interval": list(self.interval)}
 
 
-def wilson(correct: float, n: float, z: float = Z95) -> Interval | None:
-    """Wilson score interval of a proportion, in [0, 1]; None without observations (which may be effective ones)."""
+def wilson(correct: float, n: float) -> Interval | None:
+    """Wilson score interval of a proportion, in [0, 1]; None without observations.
+
+    Observations may be effective ones, which scipy's interval (of whole numbers, and of no columns) does not know.
+    """
     if not 0 <= correct <= n:
         raise ValueError(f"{correct} correct of {n}")
     if n == 0:
         return None
-    p = correct / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low, high = _wilson(correct, n)
+    return max(0.0, low), min(1.0, high)
 
 
 def wilson_columns(correct: str, n: str, prefix: str) -> list[pl.Expr]:
     """The same interval for a whole table: columns `{prefix}_low` and `{prefix}_high`, null where n is 0."""
-    c, m, z2 = pl.col(correct).cast(pl.Float64), pl.col(n).cast(pl.Float64), Z95 * Z95
-    p = c / m
-    centre = (p + z2 / (2 * m)) / (1 + z2 / m)
-    half = Z95 / (1 + z2 / m) * (p * (1 - p) / m + z2 / (4 * m * m)).sqrt()
-    known = pl.when(pl.col(n) > 0)
+    bounds = _wilson(pl.col(correct).cast(pl.Float64), pl.col(n).cast(pl.Float64))
     return [
-        known.then((centre - half).clip(0.0, 1.0)).alias(f"{prefix}_low"),
-        known.then((centre + half).clip(0.0, 1.0)).alias(f"{prefix}_high"),
+        pl.when(pl.col(n) > 0).then(bound.clip(0.0, 1.0)).alias(f"{prefix}_{name}")
+        for name, bound in zip(("low", "high"), bounds, strict=True)
     ]
 
 
-def bootstrap_mean(values: Sequence[float], seed: int = BOOTSTRAP_SEED, draws: int = BOOTSTRAP_DRAWS) -> Mean:
+def _wilson(correct: Any, n: Any) -> tuple[Any, Any]:
+    """Of numbers or of columns, which rounding may leave just outside [0, 1]."""
+    p, weight = correct / n, 1 + Z95 * Z95 / n
+    centre = (p + Z95 * Z95 / (2 * n)) / weight
+    half = Z95 / weight * (p * (1 - p) / n + Z95 * Z95 / (4 * n * n)) ** 0.5
+    return centre - half, centre + half
+
+
+def bootstrap_mean(values: Sequence[float]) -> Mean:
     """The mean and its percentile-bootstrap interval; the seed is fixed, so a report can be repeated."""
+    from scipy.stats import bootstrap
+
     x = np.asarray(values, dtype=np.float64)
     if x.size == 0:
         return Mean(None, 0, None)
     if not np.isfinite(x).all():
         raise ValueError("a mean of values that are not finite")
-    # A resample's mean depends only on how often each distinct value is drawn: exact, and far less work than indices.
-    distinct, counts = np.unique(x, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(x.size, counts / x.size, size=draws)
-    low, high = np.quantile(drawn @ distinct / x.size, [0.025, 0.975])
+    if x.min() == x.max():  # also a single value, which scipy refuses
+        return Mean(float(x[0]), int(x.size), (float(x[0]), float(x[0])))
+    found = bootstrap(
+        (x,),
+        np.mean,
+        n_resamples=BOOTSTRAP_DRAWS,
+        batch=max(1, BOOTSTRAP_CELLS // x.size),
+        method="percentile",
+        rng=np.random.default_rng(BOOTSTRAP_SEED),
+    )
+    low, high = found.confidence_interval
     return Mean(float(x.mean()), int(x.size), (float(low), float(high)))
 
 
@@ -122,12 +138,10 @@ def paired_difference(a: Sequence[bool], b: Sequence[bool]) -> PairedDifference:
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
     """Two-sided exact p-value: the discordant items split as a fair coin would split them."""
-    n, smaller = only_a + only_b, min(only_a, only_b)
-    if n == 0:
-        return 1.0
-    log_terms = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(smaller + 1)]
-    tail = math.fsum(math.exp(term - n * math.log(2)) for term in log_terms)
-    return min(1.0, 2 * tail)
+    from scipy.stats import binomtest
+
+    n = only_a + only_b
+    return float(binomtest(only_a, n).pvalue) if n else 1.0
 
 
 def quadratic_kappa(a: Sequence[float], b: Sequence[float]) -> float | None:

@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from evaluation.statistics import (
     Proportion,
@@ -31,6 +32,7 @@ def test_wilson_contains_the_proportion_and_mirrors(counts: tuple[int, int]) -> 
     low, high = wilson(correct, n)
     assert 0 <= low <= correct / n + 1e-12 and correct / n - 1e-12 <= high <= 1
     assert wilson(n - correct, n) == pytest.approx((1 - high, 1 - low))
+    assert (low, high) == pytest.approx(binomtest(correct, n).proportion_ci(0.95, "wilson"), abs=1e-12)
 
 
 def test_the_column_form_equals_the_scalar_form() -> None:
@@ -56,7 +58,7 @@ def test_the_bootstrap_is_repeatable_and_near_the_normal_interval() -> None:
     mean = bootstrap_mean(values)
     assert mean == bootstrap_mean(values)
     assert mean.interval == pytest.approx((2.5 - 0.245, 2.5 + 0.245), abs=0.02)
-    assert bootstrap_mean([3.0] * 20).interval == (3.0, 3.0)
+    assert bootstrap_mean([3.0] * 20).interval == (3.0, 3.0) == bootstrap_mean([3.0]).interval
 
 
 def test_a_mean_of_nan_is_refused() -> None:

@@ -135,6 +135,7 @@ def test_the_code_location_loads_without_the_libraries_of_the_programs() -> None
         "jinja2",
         "pyarrow",
         "safetensors",
+        "scipy",
     ]
     code = f"import sys, pipelines.definitions; print([name for name in {heavy} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
