@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import dagster as dg
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from assets.curation.estimate import Assumptions, estimate
@@ -16,8 +18,8 @@ from evaluation.answering.controls import CONTROLS
 from evaluation.answering.requests import INTERVENTIONS
 from pipelines import cli_evaluate, cli_lineage, cli_model
 from pipelines import ui as dagster_ui
+from pipelines.curate import broken_shards, measured_here, own_shards, rows_are_usable
 from pipelines.curate import curate as curate_shards
-from pipelines.curate import measured_here, own_shards
 from pipelines.definitions import build_definitions
 from pipelines.driver import StepFailedError, run_plan
 from pipelines.instance import UnusableHomeError
@@ -50,6 +52,7 @@ def demo(seed: int | None, full_report: bool) -> None:
         profile = overlaid(profile, {"benchmarks": {"necessity": necessity}})
     _run(profile, plan(profile))
     finish(profile, CONSOLE)
+    _fail_if(broken_shards(profile))
 
 
 @main.command()
@@ -118,12 +121,13 @@ def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
         steps = plan(profile)
         last = next(number for number, step in enumerate(steps) if step.stage == SELECT)
         _run(profile, steps[: last + 1])
+        _fail_if(broken_shards(profile))
         return
     if out is None or trajectories is None or not options["clips"]:
         raise click.UsageError("your own shards need --trajectories, --clips and --out")
     try:
         profile = own_shards(_profile(default="paper"), out, trajectories=trajectories, **options)
-        summary, failed = curate_shards(profile, out, CONSOLE)
+        summary, failed, broken = curate_shards(profile, out, CONSOLE)
     except KeyboardInterrupt as error:
         raise click.ClickException("stopped; the same command goes on from here") from error
     except (UnusableHomeError, EndpointRefusesError, EndpointDownError, StepFailedError, ValueError) as error:
@@ -131,6 +135,7 @@ def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
     _warn(failed)
     CONSOLE.print_json(data=summary)
     CONSOLE.print(f"Tables   {out}", soft_wrap=True, highlight=False)
+    _fail_if(broken)
 
 
 @main.command()
@@ -232,7 +237,7 @@ def _profile(seed: int | None = None, default: str = "demo") -> Profile:
 
 def _run(profile: Profile, steps: list[Step]) -> None:
     try:
-        failed_checks = run_plan(profile, steps, CONSOLE)
+        failed_checks = run_plan(profile, steps, CONSOLE, before=partial(rows_are_usable, profile))
     except (UnusableHomeError, StepFailedError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt as error:
@@ -240,9 +245,14 @@ def _run(profile: Profile, steps: list[Step]) -> None:
     _warn(failed_checks)
 
 
+def _fail_if(broken: str) -> None:
+    if broken:
+        raise click.ClickException(broken)
+
+
 def _warn(failed_checks: list[str]) -> None:
     for failed in failed_checks:
-        CONSOLE.print(f"[yellow]![/] the check {failed} failed")
+        CONSOLE.print(f"[yellow]![/] {escape(failed)}")
 
 
 if __name__ == "__main__":

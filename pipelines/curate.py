@@ -4,6 +4,7 @@ The command line is an overlay of a profile, run in this process with DIR/work a
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from assets.curation.estimate import Assumptions
 from assets.curation.visual_gain import GainTable, gain_report
 from assets.store import AssetStore, write_json
 from assets.trajectories.assets import CLIPS, QUARANTINE, ROWS, TRAJECTORIES
+from assets.trajectories.checks import faulty_shards, said_of_shards
 from assets.trajectories.repeats import repeated_elsewhere
-from pipelines.driver import run_plan
+from assets.trajectories.validate import Quarantine
+from pipelines.driver import StepFailedError, run_plan
 from pipelines.jobs import INGEST, OBSERVE, PREPARE, SELECT, Step, score
 from pipelines.profile import Profile, overlaid
 from training.appendlog import AppendLog
@@ -44,8 +47,8 @@ def curation_steps(profile: Profile) -> list[Step]:
     ]
 
 
-def curate(profile: Profile, out: Path, console: Console) -> tuple[dict[str, Any], list[str]]:
-    """Curates and writes the tables to `out`; returns the summary and the names of checks that failed.
+def curate(profile: Profile, out: Path, console: Console) -> tuple[dict[str, Any], list[str], str]:
+    """Curates and writes the tables to `out`; returns the summary, what failed checks say, and `broken_shards`.
 
     Raises EndpointRefusesError before any work where the endpoint or the judge would never answer, and
     StepFailedError where a step fails; started again, it goes on.
@@ -56,8 +59,44 @@ def curate(profile: Profile, out: Path, console: Console) -> tuple[dict[str, Any
         preflight(endpoint.base_urls, endpoint.model, ENDPOINT_KEYS, "endpoint")
     if first and judge is not None and not profile.toy_judge:
         preflight((judge.base_url,), judge.model, JUDGE_KEYS, "judge")
-    failed = run_plan(profile, curation_steps(profile), console)
-    return export(profile, out), failed
+    failed = run_plan(profile, curation_steps(profile), console, before=partial(rows_are_usable, profile))
+    return export(profile, out), failed, broken_shards(profile)
+
+
+def rows_are_usable(profile: Profile, step: Step) -> None:
+    """Raises StepFailedError with the table of reasons where a step would ask about rows and none is usable."""
+    if step.stage != score(profile):
+        return
+    store = AssetStore(profile.home)
+    shards = [shard for shard in _pulled(store) if store.has(CLIPS, shard)]
+    quarantine = pl.concat([*_quarantine(store, shards), Quarantine.create_empty()])
+    read = sum(store.current(TRAJECTORIES, shard).provenance["counts"]["rows"] for shard in shards)
+    usable = read - quarantine["row_id"].count()  # of the others the id is not known
+    if usable > 0:
+        return
+    counted = quarantine["reason"].value_counts(sort=True).iter_rows()
+    reasons = "\n".join(f"{count:8}  {reason}" for reason, count in counted) or "       0  rows"
+    first = next(quarantine.select("source", "row", "reason", "detail").iter_rows(), None)
+    example = f"\nthe first is row {first[1]} of {first[0]}: {first[2]}, {first[3]}" if first else ""
+    raise StepFailedError(
+        f"of {len(shards)} shards no row is usable, so nothing is asked:\n{reasons}{example}\n"
+        f"every row is in the {QUARANTINE} tables under {store.artifacts.root / 'twiff'}"
+    )
+
+
+def broken_shards(profile: Profile) -> str:
+    """Which shards were left out because they cannot be read, and what to do; "" if none was."""
+    store = AssetStore(profile.home)
+    shards = _pulled(store)
+    broken, _ = faulty_shards(store, shards)
+    if not broken:
+        return ""
+    return f"{len(broken)} of {len(shards)} shards are broken, the others went on:\n{said_of_shards(broken, [])}"
+
+
+def _pulled(store: AssetStore) -> list[str]:
+    of_all = store.everything()
+    return [name.removeprefix(f"{TRAJECTORIES}/") for name in of_all if name.startswith(f"{TRAJECTORIES}/")]
 
 
 def measured_here(profile: Profile, assumptions: Assumptions) -> Assumptions:
@@ -80,7 +119,7 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
     store = AssetStore(profile.home)
     scored = _scored(store)
     gains, quarantine = gain_tables(scored), pl.concat(_quarantine(store, list(scored)))
-    curated = store.current(CURATED)
+    curated, (broken, empty) = store.current(CURATED), faulty_shards(store, list(scored))
     counted = [read_parquet(path, columns=GainTable.column_names()) for path in gains]
     counts = gain_report(counted, profile.curation.rule)
     replies = AppendLog(profile.home / "judge" / "replies.jsonl").records()
@@ -88,6 +127,8 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
         "read": quarantine.height + counts["rows"],
         "quarantined": quarantine.height,
         "quarantined_by_reason": dict(quarantine["reason"].value_counts(sort=True).iter_rows()),
+        "broken_shards": broken,
+        "empty_shards": empty,
         "scored": counts["scored"],
         "pending": counts["pending"],
         "kept": curated.provenance["counts"]["kept"],

@@ -7,7 +7,7 @@ nothing. Dagster's own log, and what programs print, go to a file.
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,10 +52,13 @@ class Screen:
         self.bars.update(self._inside, description=f"  {what}", completed=done, total=total, visible=True)
 
 
-def run_plan(profile: Profile, steps: Sequence[Step], console: Console) -> list[str]:
-    """Run the steps in order; returns the asset checks that failed without stopping the plan.
+def run_plan(
+    profile: Profile, steps: Sequence[Step], console: Console, before: Callable[[Step], None] = lambda step: None
+) -> list[str]:
+    """Run the steps in order; returns what the asset checks say that failed without stopping the plan.
 
-    Raises StepFailedError at the first step that fails; what was done until then is kept, and found by the next start.
+    `before` is called before each step, and may raise StepFailedError.  Raises StepFailedError at the first step that
+    fails; what was done until then is kept, and found by the next start.
     """
     profile.home.mkdir(parents=True, exist_ok=True)
     log = profile.home / "runs.log"
@@ -67,6 +70,7 @@ def run_plan(profile: Profile, steps: Sequence[Step], console: Console) -> list[
             for number, step in enumerate(steps):
                 screen.step(number, len(steps), step.says)
                 started = time.monotonic()
+                before(step)
                 warnings += _run(definitions, instance, step, log)
                 terminal.print(f"[green]✓[/] {step.says}  [dim]{time.monotonic() - started:.1f} s[/]")
     return warnings
@@ -82,24 +86,28 @@ def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, 
         run_config=LOG_LEVEL,
         raise_on_error=False,
     )
+    failed = [evaluation for evaluation in result.get_asset_check_evaluations() if not evaluation.passed]
     if not result.success:
-        cause = _cause(result)
+        cause = _cause(result, failed)
         if dg.DagsterExecutionInterruptedError.__name__ in cause:
             raise KeyboardInterrupt
         raise StepFailedError(f"{step.says} failed: {cause}\nthe log is {log}")
-    return [
-        f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}"
-        for evaluation in result.get_asset_check_evaluations()
-        if not evaluation.passed
-    ]
+    return [_said(evaluation) for evaluation in failed]
 
 
-def _cause(result: dg.ExecuteInProcessResult) -> str:
+def _said(evaluation: dg.AssetCheckEvaluation) -> str:
+    return f"check {evaluation.check_name} of {evaluation.asset_key.to_user_string()}: {evaluation.description}"
+
+
+def _cause(result: dg.ExecuteInProcessResult, failed: Sequence[dg.AssetCheckEvaluation]) -> str:
+    """What the first failed step says; of a check that stopped it, what the check found."""
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
             if data.user_failure_data and data.user_failure_data.description:
                 return data.user_failure_data.description
+            if stopping := [_said(e) for e in failed if e.blocking and e.severity == dg.AssetCheckSeverity.ERROR]:
+                return "\n".join(stopping)
             error = data.error.cause if data.error and data.error.cause else data.error
             return error.message if error else str(event.message)
     return "no step says why"

@@ -49,10 +49,15 @@ def _items_can_be_asked(key: str) -> dg.AssetChecksDefinition:
         description="Nearly every item of the benchmark has its question, its reference and its frames.",
     )
     def items_can_be_asked(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
-        counts = store.current(key).provenance["counts"]
+        items = store.current(key)
+        counts = items.provenance["counts"]
         share = counts["cannot_be_asked"] / max(1, counts["items"])
+        reasons = ", ".join(f"{count} x {problem}" for problem, count in counts["problems"].items())
         return dg.AssetCheckResult(
             passed=counts["items"] > 0 and share <= UNREADABLE_LIMIT,
+            description=f"{counts['cannot_be_asked']} of {counts['items']} items cannot be asked"
+            f"{f' ({reasons})' if reasons else ''}; at most {UNREADABLE_LIMIT:.0%} may be. Each has its problem in "
+            f"{items.file(ITEM_TABLE)}: complete the benchmark's folder, or repair its rows",
             metadata={"items": counts["items"], "share": share, "problems": counts["problems"]},
         )
 
@@ -77,7 +82,10 @@ def _every_item_is_answered(key: str, items: str, checkpoints: Checkpoints) -> d
             answered = read_parquet(store.current(key, model).file("answers.parquet"))["prompt_id"]
             missing[model] = len(asked.symmetric_difference(answered)) + len(answered) - answered.n_unique()
         return dg.AssetCheckResult(
-            passed=not any(missing.values()), metadata={"items": len(asked), "missing_or_repeated": missing}
+            passed=not any(missing.values()),
+            description=f"missing or repeated answers to {len(asked)} items, by model: {missing}; the reasons are in "
+            "answers.failed beside each model's answers",
+            metadata={"items": len(asked), "missing_or_repeated": missing},
         )
 
     return every_item_is_answered
@@ -98,7 +106,11 @@ def _futurebench_adds_up(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
             for count in ("correct", "n"):
                 if sum(split[count] for split in report["splits"].values()) != report["average"][count]:
                     wrong.append(f"{model}: {count}")
-        return dg.AssetCheckResult(passed=not wrong, metadata={"wrong": ", ".join(wrong) or "none"})
+        return dg.AssetCheckResult(
+            passed=not wrong,
+            description=f"sums that differ between the splits and the average: {', '.join(wrong) or 'none'}",
+            metadata={"wrong": ", ".join(wrong) or "none"},
+        )
 
     return splits_add_up
 
@@ -116,8 +128,11 @@ def _twiffbench_is_judged(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
             model: read_json(store.current(TWIFF_REPORT, model).file(REPORT))["coverage"]
             for model in context.partition_keys
         }
+        judged = {model: f"{one['judged']} of {one['answered']}" for model, one in coverage.items()}
         return dg.AssetCheckResult(
-            passed=all(one["judged"] == one["answered"] for one in coverage.values()), metadata={"coverage": coverage}
+            passed=all(one["judged"] == one["answered"] for one in coverage.values()),
+            description=f"answers that the judge marked, by model: {judged}; report again when it answers",
+            metadata={"coverage": coverage},
         )
 
     return every_answer_is_judged
@@ -140,7 +155,11 @@ def _mean_can_be_fed(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
             model: bool(tensors) and all(bool(np.isfinite(one).all()) for one in tensors.values())
             for model, tensors in means.items()
         }
-        return dg.AssetCheckResult(passed=all(finite.values()), metadata={"finite": finite})
+        return dg.AssetCheckResult(
+            passed=all(finite.values()),
+            description=f"whether {MEAN} holds finite numbers, by model: {finite}; if not, look at the checkpoint",
+            metadata={"finite": finite},
+        )
 
     return mean_can_be_fed
 
@@ -164,6 +183,7 @@ def _latents_matter(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
         return dg.AssetCheckResult(
             passed=all(costs.values()),
             severity=dg.AssetCheckSeverity.WARN,
+            description="; ".join(f"{model}: {report['verdict']}" for model, report in reports.items()),
             metadata={model: report["verdict"] for model, report in reports.items()},
         )
 
@@ -178,10 +198,12 @@ def _rl_is_not_worse(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     def rl_is_not_worse_than_its_sft(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
         rows = read_json(store.current(COMPARISON).file(REPORT))["paired"]
         changes = {row["after"]: row for row in rows if checkpoints.rl.get(row["after"]) == row["before"]}
+        told = {model: f"{row['difference']:+.1%} on {row['n']} items" for model, row in changes.items()}
         return dg.AssetCheckResult(
             passed=all(row["interval"][1] >= 0 for row in changes.values()),
             severity=dg.AssetCheckSeverity.WARN,
-            metadata={model: f"{row['difference']:+.1%} on {row['n']} items" for model, row in changes.items()},
+            description=f"change of accuracy by RL: {told or 'no RL model'}",
+            metadata=told,
         )
 
     return rl_is_not_worse_than_its_sft

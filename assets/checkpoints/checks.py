@@ -41,6 +41,9 @@ def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition
             and bool(weights)
             and "tokenizer.json" in names
             and "auto_map" not in config,
+            description=f"{folder} has model_type {config.get('model_type')!r} (wanted: 'qwen3_vl'), {len(weights)} "
+            f"files of safetensors, {'a' if 'tokenizer.json' in names else 'no'} tokenizer.json and "
+            f"{'code of its own (auto_map), which is not run' if 'auto_map' in config else 'no code of its own'}",
             metadata={"model_type": str(config.get("model_type")), "weights": weights},
         )
 
@@ -79,6 +82,12 @@ def _check(
         return dg.AssetCheckResult(
             passed=not any(problems.values()),
             severity=severity,
+            description="; ".join(
+                f"{recipe}: {', '.join(found)} ({artifacts[recipe].path})"
+                for recipe, found in problems.items()
+                if found
+            )
+            or f"no problem in {', '.join(problems)}",
             metadata={"problems": problems, "looked_at": looked_at},
         )
 
@@ -99,6 +108,7 @@ def _loss_went_down(partitions: dg.StaticPartitionsDefinition) -> dg.AssetChecks
         return dg.AssetCheckResult(
             passed=all(change and all(last < first for first, last in change.values()) for change in changes.values()),
             severity=dg.AssetCheckSeverity.WARN,
+            description=f"means over the first and the last tenth of the steps: {changes}",
             metadata={"first_and_last_tenth": changes},
         )
 

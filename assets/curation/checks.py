@@ -1,5 +1,6 @@
 """What must hold of the curated rows before anything is trained on them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -9,6 +10,7 @@ from assets.curation.assets import (
     ANSWERS,
     CURATED,
     GAIN,
+    GAIN_TABLE,
     RL_SETS,
     SFT_SETS,
     index_of,
@@ -41,6 +43,8 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         share = unreadable / max(1, asked)
         return dg.AssetCheckResult(
             passed=share <= PENDING_LIMIT,
+            description=f"{unreadable} of {asked} prompts could not be asked; at most {PENDING_LIMIT:.0%} may be. The "
+            f"reasons are in {_files(store, ANSWERS, context.partition_keys, 'answers.failed')}",
             metadata={"share": share, "limit": PENDING_LIMIT, "unreadable": unreadable, "prompts": asked},
         )
 
@@ -56,14 +60,18 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         counts = [store.current(GAIN, shard).provenance["counts"] for shard in context.partition_keys]
         pending, rows = sum(c["pending"] for c in counts), sum(c["rows"] for c in counts)
         share = pending / max(1, rows)
+        unjudged = sum(c["unjudged"] for c in counts)
         return dg.AssetCheckResult(
             passed=share <= PENDING_LIMIT,
+            description=f"{pending} of {rows} rows are pending, {unjudged} answers have no verdict; at most "
+            f"{PENDING_LIMIT:.0%} of the rows may be. They are in "
+            f"{_files(store, GAIN, context.partition_keys, GAIN_TABLE)}: score again once server and judge answer",
             metadata={
                 "share": share,
                 "limit": PENDING_LIMIT,
                 "pending": pending,
                 "rows": rows,
-                "unjudged_answers": sum(c["unjudged"] for c in counts),
+                "unjudged_answers": unjudged,
             },
         )
 
@@ -86,6 +94,8 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
             passed=0 < rows.height <= rule["top"] and broken == 0 and ordered,
             # An empty set is a finding about the model and the rows, not a broken selection.
             severity=dg.AssetCheckSeverity.ERROR if rows.height else dg.AssetCheckSeverity.WARN,
+            description=f"{rows.height} rows are published (at most {rule['top']}), {broken} of them break the rule, "
+            f"and they are {'' if ordered else 'not '}in order of gain: {curated.file(CURATED_TABLE)}",
             metadata={"rows": rows.height, "broken": broken, "best_first": ordered, "rule": rule},
         )
 
@@ -100,6 +110,9 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         found = disjoint(rows, index)
         return dg.AssetCheckResult(
             passed=not found,
+            description=f"{len(found)} of {rows.height} published rows are an item of "
+            + ", ".join(settings.disjoint_from)
+            + (f"; the first: {found[0]}. The selection has a defect: publish nothing of this" if found else ""),
             metadata={"rows": rows.height, "items": index.table.height, "found": len(found), "first": found[:10]},
         )
 
@@ -120,6 +133,8 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         gone = [path for path in paths if not Path(path).is_file()]
         return dg.AssetCheckResult(
             passed=all(rows.values()) and not any(repeated.values()) and not gone,
+            description=f"rows by set: {rows}; repeated: {sum(repeated.values())}; {len(gone)} of {len(paths)} clips "
+            f"are gone{f', {gone[0]} first: bring them back, or resolve clips again' if gone else ''}",
             metadata={"rows": rows, "repeated": repeated, "clips": len(paths), "gone": len(gone), "first": gone[:10]},
         )
 
@@ -139,9 +154,17 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
             rows[name] = table.height
         return dg.AssetCheckResult(
             passed=all(rows.values()) and not (artifact.provenance["config"]["avoid_sft"] and any(shared.values())),
+            description=f"rows by set: {rows}; of them on clips of the SFT set: {shared} ({artifact.path})",
             metadata={"rows": rows, "on_seen_clips": shared},
         )
 
     answered = [] if settings.given else [prompts_can_be_asked]
     decided = [few_rows_are_pending, rows_obey_the_rule, no_row_is_a_benchmarks]
     return [*answered, *decided, sft_rows_can_be_read, rl_clips_are_new]
+
+
+def _files(store: AssetStore, key: str, shards: Sequence[str], name: str) -> str:
+    """Where the shards' files of this name are, as the sentence of a check has it."""
+    return ", ".join(str(store.current(key, shard).path / name) for shard in shards[:3]) + (
+        f" and {len(shards) - 3} more" if len(shards) > 3 else ""
+    )

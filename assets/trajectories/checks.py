@@ -1,14 +1,37 @@
 """What must hold of a shard before models are asked about its rows."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import dagster as dg
 
 from assets.partitions import SHARDS, key_of
 from assets.settings import SourceSettings
 from assets.store import AssetStore
-from assets.trajectories.assets import CLIPS, TRAJECTORIES
+from assets.trajectories.assets import CLIPS, QUARANTINE, TRAJECTORIES
 
 
 def source_checks(settings: SourceSettings) -> list[dg.AssetChecksDefinition]:
+    limit = settings.quarantine_limit
+
+    @dg.asset_check(
+        asset=key_of(TRAJECTORIES),
+        partitions_def=SHARDS,
+        blocking=True,
+        description="Every shard can be read to its end, and holds rows; one that cannot stops no other of its run.",
+    )
+    def shards_can_be_read(
+        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> dg.AssetCheckResult:
+        broken, empty = faulty_shards(store, context.partition_keys)
+        none_left = broken and len(broken) + len(empty) == len(context.partition_keys)
+        return dg.AssetCheckResult(
+            passed=not broken and not empty,
+            severity=dg.AssetCheckSeverity.ERROR if none_left else dg.AssetCheckSeverity.WARN,
+            description=said_of_shards(broken, empty) or f"{len(context.partition_keys)} shards hold rows",
+            metadata={"broken": dg.MetadataValue.json(broken), "empty": dg.MetadataValue.json(empty)},
+        )
+
     @dg.asset_check(
         asset=key_of(TRAJECTORIES),
         partitions_def=SHARDS,
@@ -19,7 +42,12 @@ def source_checks(settings: SourceSettings) -> list[dg.AssetChecksDefinition]:
         context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.AssetCheckResult:
         counts = {shard: _counts(store, TRAJECTORIES, shard) for shard in context.partition_keys}
-        return _worst({shard: c["quarantined"] / (c["rows"] + c["quarantined"] or 1) for shard, c in counts.items()})
+        shares = {
+            shard: (c["quarantined"], c["rows"] + c["quarantined"], c["reasons"])
+            for shard, c in counts.items()
+            if "broken" not in c
+        }
+        return _worst(store, TRAJECTORIES, "rows", shares)
 
     @dg.asset_check(
         asset=key_of(CLIPS),
@@ -31,17 +59,42 @@ def source_checks(settings: SourceSettings) -> list[dg.AssetChecksDefinition]:
         context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.AssetCheckResult:
         counts = {shard: _counts(store, CLIPS, shard) for shard in context.partition_keys}
-        return _worst({shard: 1 - c["usable"] / (c["clips"] or 1) for shard, c in counts.items()})
+        shares = {shard: (c["clips"] - c["usable"], c["clips"], c["reasons"]) for shard, c in counts.items()}
+        return _worst(store, CLIPS, "clips", shares)
 
-    def _worst(shares: dict[str, float]) -> dg.AssetCheckResult:
-        shard = max(shares, key=lambda name: shares[name])
+    def _worst(
+        store: AssetStore, key: str, what: str, shares: dict[str, tuple[int, int, dict[str, int]]]
+    ) -> dg.AssetCheckResult:
+        """Of (unusable, all, reasons) by shard, the one with the greatest share of unusable."""
+        if not any(total for _, total, _ in shares.values()):
+            return dg.AssetCheckResult(passed=True, description=f"there are no {what}")
+        shard = max(shares, key=lambda name: shares[name][0] / max(1, shares[name][1]))
+        unusable, total, reasons = shares[shard]
+        counted = ", ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "no reason"
         return dg.AssetCheckResult(
-            passed=shares[shard] <= settings.quarantine_limit,
-            metadata={"worst_shard": shard, "share": shares[shard], "limit": settings.quarantine_limit},
+            passed=unusable / max(1, total) <= limit,
+            description=f"{unusable} of {total} {what} of shard {shard} cannot be used ({counted}); the profile allows "
+            f"{limit:.0%}. They are in {store.current(key, shard).path / QUARANTINE}: repair the source, or raise "
+            "source.quarantine_limit",
+            metadata={"worst_shard": shard, "share": unusable / max(1, total), "limit": limit},
         )
 
-    return [few_rows_are_quarantined, clips_can_be_read]
+    return [shards_can_be_read, few_rows_are_quarantined, clips_can_be_read]
 
 
-def _counts(store: AssetStore, key: str, shard: str) -> dict[str, int]:
+def faulty_shards(store: AssetStore, shards: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The pulled shards that are broken, with the reason, and those that hold no row at all."""
+    counts = {shard: _counts(store, TRAJECTORIES, shard) for shard in shards if store.has(TRAJECTORIES, shard)}
+    broken = {shard: c["broken"] for shard, c in counts.items() if "broken" in c}
+    return broken, [shard for shard, c in counts.items() if not c["rows"] + c["quarantined"]]
+
+
+def said_of_shards(broken: Mapping[str, str], empty: Sequence[str]) -> str:
+    """What is wrong with shards, and what to do; "" if nothing is."""
+    lines = [f"shard {shard} is broken, and nothing of it is used: {reason}" for shard, reason in broken.items()]
+    lines += [f"shard {shard} holds no rows" for shard in empty]
+    return "\n".join([*lines, "write these shards again, or remove them from the source"]) if lines else ""
+
+
+def _counts(store: AssetStore, key: str, shard: str) -> dict[str, Any]:
     return store.current(key, shard).provenance["counts"]

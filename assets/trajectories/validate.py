@@ -18,6 +18,7 @@ from training.data.rejection import RejectedRow, rejecting
 from training.data.trajectory import GIVEN_SAMPLES, Trajectory, TrajectoryTable, given_counts, parse_row
 
 BATCH_ROWS = 2048
+BROKEN_SHARD = "broken shard"
 
 
 class PulledTable(TrajectoryTable):
@@ -47,6 +48,9 @@ class Quarantine(dy.Schema):
         return pl.col("row").is_not_null() | pl.col("row_id").is_not_null()
 
 
+Batch = tuple[dy.DataFrame[PulledTable], dy.DataFrame[Quarantine]]
+
+
 @dataclass
 class FirstRows:
     """Where each row_id was first seen: 16 bytes a row, in two sorted arrays."""
@@ -69,7 +73,7 @@ class FirstRows:
         self._rows = np.insert(self._rows, at, rows[order])
 
 
-def read_shard(path: Path, source: str) -> Iterator[tuple[dy.DataFrame[PulledTable], dy.DataFrame[Quarantine]]]:
+def read_shard(path: Path, source: str) -> Iterator[Batch]:
     """The trajectories of a shard, and its quarantine, a batch at a time; `source` is the shard's name in both.
 
     A bad row never stops the others, and of equal rows the first is kept.  Raises ValueError, naming the file, if it
@@ -80,7 +84,7 @@ def read_shard(path: Path, source: str) -> Iterator[tuple[dy.DataFrame[PulledTab
         yield _validated(chain([first], islice(rows, BATCH_ROWS - 1)), source, seen)
 
 
-def pull_shard(path: Path) -> tuple[dy.DataFrame[PulledTable], dy.DataFrame[Quarantine]]:
+def pull_shard(path: Path) -> Batch:
     """`read_shard` at once, for a shard that fits into memory."""
     batches = list(read_shard(path, path.stem))
     rows = pl.concat([PulledTable.create_empty(), *(rows for rows, _ in batches)])
@@ -91,11 +95,21 @@ def pull_shard(path: Path) -> tuple[dy.DataFrame[PulledTable], dy.DataFrame[Quar
 def write_shard(path: Path, source: str, rows_file: Path, quarantine_file: Path) -> dict[str, Any]:
     """`read_shard` to two parquet files, in memory that does not grow with the shard; returns what there was of what.
 
-    The counts are `rows` and `quarantined`, and by kind `categories` and `reasons`, the most frequent first.
+    The counts are `rows` and `quarantined`, and by kind `categories` and `reasons`, the most frequent first.  Of a
+    broken shard nothing is kept: it is one quarantined row, and `broken` says why.
     """
+    try:
+        return _written(read_shard(path, source), rows_file, quarantine_file)
+    except ValueError as error:
+        broken = quarantined(source, RejectedRow(BROKEN_SHARD, str(error)), row=0)
+        nothing = (PulledTable.create_empty(), quarantine_table([broken]))
+        return _written([nothing], rows_file, quarantine_file) | {"broken": broken["detail"]}
+
+
+def _written(batches: Iterable[Batch], rows_file: Path, quarantine_file: Path) -> dict[str, Any]:
     reasons, categories = Counter[str](), Counter[str]()
     with TableWriter(rows_file, PulledTable) as rows_table, TableWriter(quarantine_file, Quarantine) as rejected_table:
-        for rows, rejected in read_shard(path, source):
+        for rows, rejected in batches:
             rows_table.write(rows)
             rejected_table.write(rejected)
             categories.update(rows["category"])
@@ -141,7 +155,7 @@ def quarantine_table(rows: list[dict[str, Any]]) -> dy.DataFrame[Quarantine]:
 
 def _validated(
     batch: Iterable[Numbered], source: str, seen: FirstRows
-) -> tuple[dy.DataFrame[PulledTable], dy.DataFrame[Quarantine]]:
+) -> Batch:
     parsed: list[tuple[int, Trajectory, tuple[int | None, int | None]]] = []
     rejected: dict[int, RejectedRow] = {}
     for number, row in batch:

@@ -207,8 +207,46 @@ def test_a_model_that_never_needs_the_hint_keeps_nothing_and_says_so(tmp_path: P
             capture_output=True, text=True, check=False,
         )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "rows_obey_the_rule failed" in ran.stdout
+    assert "check rows_obey_the_rule of curation/future_l1_50k: 0 rows are published" in ran.stdout
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["kept"], summary["scored"], summary["quarantined"]) == (0, 12, 1)
     assert summary["generations"] == 7 * 12
     assert pl.read_parquet(tmp_path / "out" / "future_l1_50k.parquet").height == 0
+
+
+def test_a_broken_shard_fails_alone_and_the_command_ends_with_the_list(tmp_path: Path) -> None:
+    folder, out = tmp_path / "own", tmp_path / "out"
+    rows = write_shards(folder, shards=1, rows=8, faults=0, seed=9)
+    (folder / "twiff" / "a-broken.parquet").write_bytes(b"PAR1 and no more")
+    (folder / "twiff" / "empty.jsonl").write_text("")
+    with served(Model(rows, knows="everything")) as endpoint, served(judge) as judging:
+        ran = subprocess.run(
+            command(folder, endpoint, judging, out, "--audit", "0"), cwd=ROOT, env=environment(),
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert "1 of 3 shards are broken, the others went on:\nshard a-broken is broken" in ran.stderr
+    assert "a-broken.parquet cannot be read as parquet" in ran.stderr
+    assert "shard empty holds no rows" in ran.stdout
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["scored"], summary["empty_shards"]) == (8, ["empty"])
+    assert list(summary["broken_shards"]) == ["a-broken"]
+
+
+def test_where_no_row_is_usable_nothing_is_asked_and_the_reasons_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    rows = write_shards(folder, shards=1, rows=6, faults=0, seed=10)
+    for clip in (folder / "clips").rglob("*.mp4"):
+        clip.unlink()
+    (folder / "twiff" / "other.jsonl").write_text('{"video": 3}\n[1]\n')
+    with served(Model(rows)) as endpoint, served(judge) as judging:
+        ran = subprocess.run(
+            command(folder, endpoint, judging, tmp_path / "out"), cwd=ROOT, env=environment(),
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 1
+    assert endpoint.choices == judging.choices == 0
+    assert "of 2 shards no row is usable, so nothing is asked:\n" in ran.stderr
+    table = [line.split(maxsplit=1) for line in ran.stderr.splitlines() if line.startswith("  ")]
+    told = {reason: int(count) for count, reason in table}
+    assert told == {"missing clip": 6, "missing field": 1, "unreadable row": 1}

@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from assets.partitions import SHARDS
+from assets.partitions import SHARDS, range_tags
 from assets.settings import SourceSettings
 from assets.store import AssetStore
 from assets.trajectories.assets import CLIP_TABLE, CLIPS, QUARANTINE, ROWS, TRAJECTORIES, source_assets
@@ -179,3 +179,50 @@ def test_what_is_wrong_with_a_source_is_said_and_not_tried_again(tmp_path: Path,
     with pytest.raises(dg.Failure, match="no shard") as caught:
         Room(tmp_path / "home", tmp_path / "empty", clips).observe()
     assert caught.value.allow_retries is False
+
+
+def test_a_broken_shard_is_left_out_alone_and_an_empty_one_is_told(room: Room, source: Path) -> None:
+    (source / "b.jsonl").write_text("")
+    whole = (source / "a.parquet").read_bytes()
+    (source / "a.parquet").write_bytes(whole[: len(whole) // 2])
+    room.observe()
+    job = room.definitions.resolve_job_def("ingest")
+    ran = job.execute_in_process(instance=room.instance, tags=range_tags(room.shards), run_config=QUIET)
+    assert ran.success
+    (said,) = [one for one in ran.get_asset_check_evaluations() if one.check_name == "shards_can_be_read"]
+    assert not said.passed and said.severity == dg.AssetCheckSeverity.WARN
+    assert "shard a is broken" in said.description and "a.parquet cannot be read as parquet" in said.description
+    assert "shard b holds no rows" in said.description
+    assert room.counts(TRAJECTORIES, "a")["reasons"] == {"broken shard": 1}
+    assert [room.counts(CLIPS, shard)["usable"] for shard in "abc"] == [0, 0, 2]
+    (source / "a.parquet").write_bytes(whole)
+    room.observe()
+    assert room.ingest() and room.counts(TRAJECTORIES, "a")["rows"] == 2
+
+
+def test_a_file_that_may_not_be_read_is_one_broken_shard(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(path: Path, *mode: Any, **options: Any) -> Any:
+        if path.name == "b.jsonl":
+            raise PermissionError(13, "Permission denied", str(path))
+        return open(path, *mode, **options)  # noqa: PTH123 - what Path.open is
+
+    monkeypatch.setattr(Path, "open", opened)
+    room.observe()
+    job = room.definitions.resolve_job_def("ingest")
+    assert job.execute_in_process(instance=room.instance, tags=range_tags(room.shards), run_config=QUIET).success
+    assert "Permission denied" in room.counts(TRAJECTORIES, "b")["broken"]
+    assert room.counts(TRAJECTORIES, "c")["rows"] == 2
+
+
+def test_a_check_that_stops_a_run_says_the_count_the_reason_and_the_file(room: Room, source: Path, clips: Path) -> None:
+    for clip in clips.iterdir():
+        clip.unlink()
+    room.observe()
+    job = room.definitions.resolve_job_def("ingest")
+    ran = job.execute_in_process(instance=room.instance, partition_key="a", run_config=QUIET, raise_on_error=False)
+    assert not ran.success
+    (said,) = [one for one in ran.get_asset_check_evaluations() if not one.passed]
+    quarantine = room.store.current(CLIPS, "a").path / QUARANTINE
+    counted = "2 of 2 clips of shard a cannot be used (2 x missing clip); the profile allows 50%"
+    assert said.description.startswith(counted)
+    assert str(quarantine) in said.description

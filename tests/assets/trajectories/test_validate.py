@@ -427,3 +427,14 @@ def test_what_is_the_process_own_is_no_rows_reason(fault: type[BaseException], m
     monkeypatch.setattr(validate, "parse_row", faulty)
     with pytest.raises(fault):
         _validated([(0, twiff_row())], "s", FirstRows())
+
+
+def test_of_a_broken_shard_nothing_is_kept_and_one_quarantined_row_says_why(tmp_path: Path) -> None:
+    lines = "".join(json.dumps(twiff_row(video=f"{n}.mp4")) + "\n" for n in range(5000))
+    content = gzip.compress(lines.encode())
+    (tmp_path / "s.jsonl.gz").write_bytes(content[: len(content) // 2])
+    counts = write_shard(tmp_path / "s.jsonl.gz", "s", tmp_path / "rows.parquet", tmp_path / "quarantine.parquet")
+    assert (counts["rows"], counts["quarantined"], counts["reasons"]) == (0, 1, {"broken shard": 1})
+    assert "s.jsonl.gz cannot be read to its end" in counts["broken"]
+    assert pl.read_parquet(tmp_path / "rows.parquet").is_empty()
+    assert pl.read_parquet(tmp_path / "quarantine.parquet")["reason"].to_list() == ["broken shard"]
