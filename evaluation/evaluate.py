@@ -35,7 +35,7 @@ from training.files import whole
 from training.grading.judge import Judge
 from training.parquet import read_parquet
 from training.programs import CONFIG_ERROR
-from training.project import python_path
+from training.project import python_variables
 
 ITEMS, ANSWERS, REFUSED, GRADED = "items.parquet", "answers.parquet", "refused.parquet", "graded.parquet"
 TIMED = "timed.parquet"
@@ -178,11 +178,7 @@ def _ask(folder: Path, jobs: list[dict[str, Any]], device: str, **caches: float)
     config = folder / "config.json"
     _write_json(config, {"out": str(folder.absolute()), "device": device, "jobs": jobs, **caches})
     own = [sys.executable, "-m", PROGRAM, "--config", str(config)]
-    environment = {
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": python_path(),
-    }
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **python_variables()}
     process = supervisor.start(own, DEADLINES, env=environment, stdout=2)  # its log is not our result
     try:
         status = process.wait()

@@ -183,7 +183,7 @@ def score(benchmark: str, answers: Path, parser: str) -> None:
     click.echo(json.dumps(score_file(benchmark, answers, parser), indent=1))  # type: ignore[arg-type]
 
 
-@main.command()
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})  # ids begin with -
 @click.argument("id_", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def lineage(id_: str, as_json: bool) -> None:

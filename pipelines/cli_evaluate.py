@@ -17,6 +17,7 @@ from evaluation.benchmarks.benchmark import Benchmark
 from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings
 from evaluation.benchmarks.seedbench import SeedBench, SeedBenchSettings
 from evaluation.benchmarks.twiffbench import TwiffBench, TwiffBenchSettings
+from training.artifacts import checkpoint_folder
 from training.endpoint import JUDGE_KEYS, EndpointDownError, EndpointRefusesError, preflight
 from training.grading.judge import Judge, JudgeSettings
 
@@ -111,6 +112,7 @@ def evaluate(
         benchmark = _benchmark(chosen, settings)
         judge = _judge(benchmark, out, judge_url, judge_model)
         if checkpoint is not None and source is not None:
+            checkpoint = checkpoint_folder(checkpoint)
             if judge is not None and evaluation.held(out) is None:  # later there may be nothing to ask it
                 preflight((judge.settings.base_url,), judge.settings.model, JUDGE_KEYS, "judge")
             asking = asking_of(

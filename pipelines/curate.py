@@ -24,7 +24,7 @@ from pipelines.driver import StepFailedError, run_plan
 from pipelines.jobs import INGEST, OBSERVE, PREPARE, SELECT, Step, score
 from pipelines.profile import Profile, overlaid
 from training.appendlog import AppendLog
-from training.artifacts import Artifact
+from training.artifacts import Artifact, checkpoint_folder
 from training.endpoint import ENDPOINT_KEYS, JUDGE_KEYS, preflight
 from training.files import whole
 from training.parquet import read_parquet, scan_parquet
@@ -218,7 +218,7 @@ def own_shards(
             # Somebody's own rows are theirs to judge: the counts and reasons are in the tables.
             "source": {"trajectories": trajectories, "clips": clips, "quarantine_limit": 1.0, **given},
             "curation": curation,
-            **({"base": base} if base else {}),
+            **({"base": str(checkpoint_folder(Path(base)))} if base else {}),
         },
     )
 

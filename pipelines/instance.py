@@ -5,12 +5,13 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
+from training.artifacts import digest
 from training.files import whole
 from training.project import PROJECT
 
@@ -37,8 +38,7 @@ def dagster_home(home: Path) -> Path:
 
     Raises UnusableHomeError where the environment names a database and the home was made without one.
     """
-    folder, postgres = home / "dagster", bool(os.environ.get(POSTGRES_VARIABLE))
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, postgres = _without_marks(home / "dagster"), bool(os.environ.get(POSTGRES_VARIABLE))
     settings = folder / "dagster.yaml"
     if not settings.exists():
         parts = ("dagster.yaml", "postgres.yaml") if postgres else ("dagster.yaml",)
@@ -52,6 +52,21 @@ def dagster_home(home: Path) -> Path:
         )
     os.environ["DAGSTER_HOME"] = str(folder)
     return folder
+
+
+def _without_marks(folder: Path) -> Path:
+    """The folder, made if need be, by a path that Dagster can write into SQLite's URLs, which take `?` and `%` for
+    marks of their own: a link to it in the user's cache folder."""
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not set("?%") & set(str(folder)):
+        return folder
+    links = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "future-l1" / "homes"
+    link = links / digest(str(folder))
+    links.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        link.symlink_to(folder)
+    return link
 
 
 def ready_instance(home: Path) -> None:

@@ -1,6 +1,7 @@
 """Dagster's webserver and daemon, together: started, seen to be healthy, and ended together."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 
 from pipelines.instance import ready_instance, sole_ui
 from training import supervisor
-from training.project import PROJECT
+from training.project import PROJECT, python_variables
 
 SECONDS_TO_HEALTH = 120.0
 HEALTH = """{
@@ -79,7 +80,9 @@ def _raise_if_taken(host: str, port: int) -> None:
 
 def _start(command: Sequence[str], lock: int) -> subprocess.Popen[str]:
     """With all that it starts it ends when we do, even if we are killed; until then the home's lock is not free."""
-    return supervisor.start([sys.executable, *command], DEADLINES, cwd=PROJECT, pass_fds=(lock,))
+    return supervisor.start(
+        [sys.executable, *command], DEADLINES, cwd=PROJECT, env={**os.environ, **python_variables()}, pass_fds=(lock,)
+    )
 
 
 def _wait_for_health(url: str, children: Sequence[subprocess.Popen[str]]) -> None:

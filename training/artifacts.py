@@ -24,10 +24,16 @@ from training.files import whole
 MANIFEST = "manifest.json"
 CURRENT = "current"
 PARTIAL = ".partial"
+MODEL = "model"
+"""The folder of an artifact that holds a model."""
 
 
 class MissingArtifactError(ValueError):
     """An artifact that was asked for is not in the store; the message says what to materialise."""
+
+
+class UnusableCheckpointError(ValueError):
+    """A folder holds no model that can be loaded; the message says which, and what it lacks."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,11 @@ class Artifact:
     @property
     def provenance(self) -> dict[str, Any]:
         return self.manifest["provenance"]
+
+
+def checkpoint_folder(folder: Path) -> Path:
+    """A checkpoint's own folder, given that or the folder of the artifact that holds it."""
+    return folder / MODEL if (folder / MODEL / "config.json").is_file() else folder
 
 
 def digest(value: Any) -> str:

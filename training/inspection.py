@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from transformers import AutoConfig
 
+from training.artifacts import UnusableCheckpointError, checkpoint_folder
 from training.data.records import Record, name_of, read_record
 from training.model.checkpoint import FutureL1, load
 from training.model.encoding import IGNORE, Encoded, collate
@@ -32,15 +32,19 @@ def open_checkpoint(folder: Path) -> FutureL1:
 
     Raises ValueError, saying what the folder lacks.
     """
-    folder = folder / "model" if (folder / "model" / "config.json").is_file() else folder
+    folder = checkpoint_folder(folder)
     try:
         config = json.loads((folder / "config.json").read_text())
         if config["model_type"] != "qwen3_vl":
             raise ValueError(f"its config.json is that of a {config['model_type']}, not of a Qwen3-VL")
         if torch.cuda.is_available():
-            return load(folder, "cuda", AutoConfig.from_pretrained(folder).dtype or torch.float32)
+            return load(
+                folder, "cuda", AutoConfig.from_pretrained(folder, trust_remote_code=False).dtype or torch.float32
+            )
         return load(folder)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except UnusableCheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} is no checkpoint that can be loaded: {error}") from error
 
 

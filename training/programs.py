@@ -27,6 +27,7 @@ from typing import Any, Literal, TypeVar
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 from pydantic import BaseModel, ConfigDict
 
+from training.artifacts import UnusableCheckpointError
 from training.devices import TooFewDevicesError, own_device
 from training.endpoint import EndpointDownError, EndpointRefusesError
 from training.files import whole
@@ -142,9 +143,9 @@ def is_first() -> bool:
 def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Mapping[str, Any]]) -> None:
     """Parse `--config FILE.json`, run `main` and write what it returns to `out/result.json`.
 
-    Ends with status 2 on a config that does not validate, that an endpoint refuses or that wants a GPU where there is
-    none, 75 where an endpoint does not answer, 130 when interrupted and 143 when terminated; whatever `main` left in
-    `out` is there for the next start.
+    Ends with status 2 on a config that does not validate, that an endpoint refuses, that wants a GPU where there is
+    none, or whose checkpoint cannot be loaded; 75 where an endpoint does not answer, 130 when interrupted and 143 when
+    terminated.  Whatever `main` left in `out` is there for the next start.
     """
     config = _parse(config_type)
     if os.environ.get(TETHERED):
@@ -159,7 +160,7 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
             result = main(config, reporter)
             if first:
                 _write_json(config.out / RESULT, dict(result))
-    except (EndpointRefusesError, TooFewDevicesError) as error:
+    except (EndpointRefusesError, TooFewDevicesError, UnusableCheckpointError) as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(CONFIG_ERROR)
     except EndpointDownError as error:

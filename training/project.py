@@ -6,6 +6,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-def python_path() -> str:
-    """PYTHONPATH for a process of ours: this project before what this process has there."""
-    return os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+def python_variables() -> dict[str, str]:
+    """For a Python of ours, and what it starts: this project is found first, and nothing in the folder where it is
+    started, where a file may have a module's name.  An empty part of PYTHONPATH would be that folder."""
+    before = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    return {"PYTHONPATH": os.pathsep.join([str(PROJECT), *before]), "PYTHONSAFEPATH": "1"}

@@ -50,7 +50,7 @@ class Deadlines(NamedTuple):
 def start(command: Sequence[str], deadlines: Deadlines, **options: Any) -> subprocess.Popen[str]:
     """The supervisor of a command, in a session of its own; the command ends when we do, or call `end`.
 
-    options: for subprocess.Popen; the project must be on the PYTHONPATH of `env`, or be `cwd`.
+    options: for subprocess.Popen; `env` has what `training.project.python_variables` says.
     """
     seconds = [str(deadlines.seconds_to_checkpoint), str(deadlines.seconds_to_leave)]
     own = [sys.executable, "-m", "training.supervisor", *seconds, *command]

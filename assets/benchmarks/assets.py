@@ -9,7 +9,7 @@ import dagster as dg
 import polars as pl
 
 from assets.answering import PROGRAM, Asked, Job, answer_all
-from assets.checkpoints.assets import BASE, MODEL, RL, SFT
+from assets.checkpoints.assets import BASE, RL, SFT
 from assets.code import code_of
 from assets.configs import TriedAnswers
 from assets.define import Asset, asset, op_assets
@@ -20,7 +20,7 @@ from assets.settings import BenchmarkSettings, SourceSettings
 from assets.store import AssetStore
 from evaluation.answering.ledger import keyed
 from evaluation.benchmarks import futurebench, twiffbench
-from training.artifacts import file_digest
+from training.artifacts import MODEL, file_digest
 from training.parquet import read_parquet
 
 FUTURE_ITEMS, FUTURE_ANSWERS, FUTURE_REPORT = "futurebench/items", "futurebench/answers", "futurebench/report"

@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 
 from assets.benchmarks.assets import ANSWER_TABLE, ITEM_TABLE, TWIFF_ANSWERS, TWIFF_ITEMS
-from assets.checkpoints.assets import MODEL
 from assets.code import code_of
 from assets.configs import TriedLook
 from assets.curation.assets import SFT_SETS
@@ -18,7 +17,7 @@ from assets.metadata import batch_result
 from assets.partitions import BASE, Checkpoints
 from assets.store import AssetStore, Work, read_json
 from evaluation.latents.imagination import FOUND, PICTURE
-from training.artifacts import digest
+from training.artifacts import MODEL, digest
 
 IMAGINATION = "reports/imagination"
 TAUGHT = "future_l1.parquet"

@@ -18,7 +18,6 @@ from assets.benchmarks.assets import (
     REPORT,
 )
 from assets.benchmarks.imagination import IMAGINATION
-from assets.checkpoints.assets import MODEL
 from assets.code import code_of
 from assets.configs import TriedItems
 from assets.define import Asset, op_assets
@@ -31,6 +30,7 @@ from evaluation.benchmarks import futurebench
 from evaluation.benchmarks.benchmark import sampled
 from evaluation.latents.imagination import MEAN
 from evaluation.latents.necessity import necessity_report
+from training.artifacts import MODEL
 from training.parquet import read_parquet
 
 NECESSITY = "reports/latent_necessity"

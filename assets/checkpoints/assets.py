@@ -19,13 +19,12 @@ from assets.partitions import Checkpoints
 from assets.resources import JudgeAccess
 from assets.settings import RlRun, SftRun
 from assets.store import AssetStore, Work
-from training.artifacts import Artifact
+from training.artifacts import MODEL, Artifact
 from training.programs import CHECKPOINT, METRICS, RESULT, read_metrics
 
 BASE = "checkpoints/base"
 SFT = "checkpoints/sft"
 RL = "checkpoints/rl"
-MODEL = "model"
 """The folder of an artifact that holds the checkpoint itself, as transformers writes it."""
 CURVES = "curves.png"
 SFT_PROGRAM, RL_PROGRAM = "training.sft", "training.rl"

@@ -8,11 +8,11 @@ from typing import Any
 
 import dagster as dg
 
-from assets.checkpoints.assets import BASE, MODEL, RL, SFT
+from assets.checkpoints.assets import BASE, RL, SFT
 from assets.partitions import Checkpoints, key_of
 from assets.store import AssetStore
 from training.appendlog import AppendLog
-from training.artifacts import Artifact
+from training.artifacts import MODEL, Artifact
 from training.programs import read_metrics
 
 CLASS = "Qwen3VLForConditionalGeneration"

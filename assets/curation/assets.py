@@ -39,11 +39,11 @@ from assets.settings import CurationSettings
 from assets.store import AssetStore
 from assets.trajectories.assets import CLIPS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
-from training.artifacts import Artifact, digest
+from training.artifacts import MODEL, Artifact, digest
 from training.grading.judge import Judge
 from training.parquet import read_parquet, scan_parquet
 
-BASE, MODEL = "checkpoints/base", "model"
+BASE = "checkpoints/base"
 ANSWERS = "curation/answers"
 GAIN = "curation/visual_gain"
 CURATED = "curation/future_l1_50k"

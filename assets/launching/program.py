@@ -12,7 +12,7 @@ from typing import Protocol
 import dagster as dg
 
 from training.programs import OUTAGE
-from training.project import python_path
+from training.project import python_variables
 from training.supervisor import Deadlines as Deadlines
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
@@ -54,7 +54,7 @@ class Backend(Protocol):
 def every_programs_variables(deadlines: Deadlines) -> dict[str, str]:
     """What is set for a program wherever it runs."""
     return {
-        "PYTHONPATH": python_path(),
+        **python_variables(),
         # torchrun would KILL its processes 30 s after INT.
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(deadlines.seconds_to_checkpoint)),
     }

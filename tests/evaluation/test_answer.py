@@ -273,9 +273,7 @@ def test_kept_latents_survive_a_kill_and_answers_without_them_are_asked_again(jo
             np.testing.assert_allclose(np.frombuffer(before, "<f2"), np.frombuffer(after, "<f2"), atol=5e-3)
 
 
-def test_borrowed_latents_are_the_same_after_a_kill(
-    job: Any, rows: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_borrowed_latents_are_the_same_after_a_kill(job: Any, rows: list[dict[str, Any]], tmp_path: Path) -> None:
     borrowing = job(intervention="other_item", batch_size=5, keep_latents=True)
     result = run(tmp_path / "whole", borrowing)
     assert result["answers"]["answers"] + result["answers"]["unreadable"] == 12

@@ -180,9 +180,9 @@ def _placed(
     name = "path" if row.get("path") else "video"
     match row.get(name):
         case [video]:  # as the release's readme has it
-            path = folder / text_of({name: video}, name)
+            path = folder.absolute() / text_of({name: video}, name)
         case _:
-            path = folder / text_of(row, name)
+            path = folder.absolute() / text_of(row, name)
     try:
         if not path.is_file():
             raise ValueError(f"there is no clip {path}; `video` is a path relative to the file of the records")

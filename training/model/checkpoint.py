@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
+from training.artifacts import UnusableCheckpointError
 from training.model.decode import Spans
 from training.model.encoding import Encoder, FrameLimits
 from training.model.teaching import Teaching
@@ -64,12 +66,14 @@ def load(
 ) -> FutureL1:
     """Loads a checkpoint, ours or the public release's, or a base model.
 
-    A base gets the latent tokens, their rows drawn from `seed`.  All get our chat template.  Raises ValueError when a
-    checkpoint's tokenizer and config disagree about the latent tokens, when it was saved with another template, or when
-    it needs what we do not have (a projection head).
+    A base gets the latent tokens, their rows drawn from `seed`.  All get our chat template.  Only safetensors are read,
+    and no code of the folder's is run.  Raises UnusableCheckpointError for weights that are missing, of another shape
+    or not finite, and ValueError when a checkpoint's tokenizer and config disagree about the latent tokens, when it was
+    saved with another template, or when it needs what we do not have (a projection head).
     """
-    processor = AutoProcessor.from_pretrained(folder)
-    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype).to(device).eval()
+    processor, model = _opened(folder, dtype)
+    model = model.to(device).eval()
+    _check_finite(model, folder)
     model.generate = _no_generate
     teaching = _teaching(model.config, folder)
     if teaching is None:
@@ -81,6 +85,36 @@ def load(
             raise ValueError(f"{folder}: its chat template is not the one it was taught with; save it with ours")
     processor.chat_template = CHAT_TEMPLATE
     return FutureL1(model, processor, tokens, teaching)
+
+
+def _opened(folder: Path, dtype: torch.dtype) -> tuple[Qwen3VLProcessor, Qwen3VLForConditionalGeneration]:
+    if (folder / "adapter_config.json").exists():
+        raise UnusableCheckpointError(f"{folder} holds an adapter: merge it into its base, and give that folder")
+    try:
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        model, loading = Qwen3VLForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UnusableCheckpointError(f"{folder} is no checkpoint that can be loaded: {error}") from error
+    for what, keys in (
+        ("has no weights", loading["missing_keys"]),
+        ("has weights of another shape than its config says,", {key for key, *_ in loading["mismatched_keys"]}),
+    ):
+        if keys:
+            first = ", ".join(sorted(keys)[:3])
+            raise UnusableCheckpointError(f"{folder} {what} for {len(keys)} of the model's tensors: {first}; save it "
+                                          "again")  # fmt: skip
+    return processor, model
+
+
+@torch.no_grad()
+def _check_finite(model: Qwen3VLForConditionalGeneration, folder: Path) -> None:
+    """Sums first: they need no memory, and one that is finite has finite parts."""
+    for name, weight in model.named_parameters():
+        if not weight.sum(dtype=torch.float32).isfinite() and not weight.isfinite().all():
+            raise UnusableCheckpointError(f"{folder} holds NaN or infinity in {name}: its training has diverged, or "
+                                          "the file is damaged; take an earlier checkpoint")  # fmt: skip
 
 
 def _teaching(config: Any, folder: Path) -> Teaching | None:
