@@ -106,7 +106,6 @@ class RlRecipe(BaseModel):
     dynamic_rounds: int = 20  # rollout rounds to fill a batch with mixed groups; 1: no dynamic sampling
     keep_between: tuple[float, float] = (0.1, 0.9)
     cache_gib: float = 0.0
-    workers: int = 0
     save_every: int = 50
 
 

@@ -23,7 +23,7 @@ RGB = np.array(
     [(220, 40, 40), (40, 170, 60), (40, 80, 220), (240, 220, 50), (130, 40, 170), (245, 140, 30), (60, 210, 220),
      (250, 150, 200)], dtype=np.uint8)  # fmt: skip
 RING = np.array([(0, 0), (0, 1), (0, 2), (0, 3), (1, 3), (2, 3), (3, 3), (3, 2), (3, 1), (3, 0), (2, 0), (1, 0)])
-N_TILES, SIDE, CELL, MAX_HOP = 12, 64, 16, 3
+N_TILES, SIDE, CELL = 12, 64, 16
 MARBLE_RADIUS = 5.5
 OTHER_HOPS = {0: (1, 2, 3), 1: (2, 3), 2: (1, 3), 3: (2, 4)}  # h' for each asked hop h
 SPLIT_SHARES: tuple[tuple[Split, int], ...] = (("base", 50), ("train", 30), ("validation", 5), ("test", 15))

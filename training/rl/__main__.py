@@ -78,7 +78,6 @@ def _train(
             activation_checkpointing=cuda,
             ddp_timeout=24 * 3600,  # seconds: all wait while one waits for the judge
             ddp_find_unused_parameters=False,  # each batch uses every weight that learns, latents or not
-            dataloader_num_workers=0,
             seed=config.seed,
             bf16=dtype == torch.bfloat16,
             use_cpu=not cuda,

@@ -18,7 +18,6 @@ from training.data import world
 from training.tiny.build import MARBLE_DRILLS, TILE_DRILL
 
 DRILLS = world.N_TILES + len(MARBLE_DRILLS)
-LATENT_SIDE = 32  # px: four merged tokens, the size of hints and of latent targets
 
 
 def downscale(frames: np.ndarray) -> np.ndarray:
