@@ -3,8 +3,10 @@
 Tried again is only what may pass by itself: a source, a hub, a served model or a judge that cannot be reached, breaks
 off or has had enough.  A wrong configuration, wrong input, a missing file and a defect are the same the second time,
 and a local program that fails is not started again unasked.  What was done before a failure is found by the next try.
+A step that INT or TERM ends is not tried again either: Dagster's own handling would take that for an outage.
 """
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -15,6 +17,7 @@ import dagster as dg
 
 from assets.trajectories.locations import local_path
 from assets.trajectories.shards import DamagedShardError
+from training import interrupts
 from training.endpoint import EndpointDownError
 
 TRIES = 3
@@ -26,6 +29,8 @@ OUTAGES = (OSError, EndpointDownError, DamagedShardError)
 HERE_TO_STAY = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError, ValueError)
 NETWORKS = {"aiohttp", "botocore", "httpcore", "httpx", "httpx2", "requests", "urllib3"}
 """Libraries of hubs and file systems whose errors are mostly no OSError."""
+END = object()
+INTERRUPTED = "interrupted; materialise again to go on from here"
 TOO_EARLY = {408, 425, 429}
 """Of the statuses from 400 to 499, those that say to come back later."""
 
@@ -46,8 +51,13 @@ def failing_at_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
         @wraps(function)
         def yielding(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            with _no_vain_retries():
-                yield from function(*args, **kwargs)
+            made = function(*args, **kwargs)
+            while True:
+                with _no_vain_retries():  # not while Dagster has the turn: signals are its own then
+                    event = next(made, END)
+                if event is END:
+                    return
+                yield event
 
         return yielding
 
@@ -61,10 +71,15 @@ def failing_at_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _no_vain_retries() -> Iterator[None]:
+    if multiprocessing.parent_process() is not None:
+        interrupts.listen()
     try:
-        yield
+        with interrupts.raising_once():
+            yield
     except dg.Failure:  # it says itself whether
         raise
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
+        raise dg.Failure(INTERRUPTED, allow_retries=False) from error
     except Exception as error:
         if may_pass(error):
             raise

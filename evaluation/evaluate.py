@@ -33,6 +33,7 @@ from training import supervisor
 from training.artifacts import digest
 from training.files import whole
 from training.grading.judge import Judge
+from training.interrupts import defer_interrupts
 from training.parquet import read_parquet
 from training.programs import CONFIG_ERROR
 from training.project import python_variables
@@ -183,7 +184,8 @@ def _ask(folder: Path, jobs: list[dict[str, Any]], device: str, **caches: float)
     try:
         status = process.wait()
     finally:
-        supervisor.end(process, DEADLINES)
+        with defer_interrupts():
+            supervisor.end(process, DEADLINES)
     if status == CONFIG_ERROR:
         raise ValueError(f"{PROGRAM} refuses what it was asked ({config}); what it says is above")
     if status != 0:

@@ -27,17 +27,23 @@ from pipelines.jobs import SELECT, TRAIN_RL, TRAIN_SFT, Step, plan
 from pipelines.profile import PROFILE_VARIABLE, Profile, load_profile, overlaid, profile_from_environment
 from pipelines.summary import finish
 from training.endpoint import EndpointDownError, EndpointRefusesError
+from training.interrupts import exiting
 
 CONSOLE = Console()
+RESUMED = {"demo", "reports", "curate", "train", "evaluate"}
+"""The commands that keep what they have done until then."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """From TwiFF trajectories to a latent-reasoning video model and its benchmark reports.
 
     FUTURE_L1_HOME says where everything is kept (.future-l1), FUTURE_L1_PROFILE which profile counts: demo, ablation,
     paper, or the path of a TOML overlay.
     """
+    goes_on = context.invoked_subcommand in RESUMED
+    context.with_resource(exiting(f"the same command {'goes on from here' if goes_on else 'starts over'}"))
 
 
 @main.command()
@@ -128,8 +134,6 @@ def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
     try:
         profile = own_shards(_profile(default="paper"), out, trajectories=trajectories, **options)
         summary, failed, broken = curate_shards(profile, out, CONSOLE)
-    except KeyboardInterrupt as error:
-        raise click.ClickException("stopped; the same command goes on from here") from error
     except (UnusableHomeError, EndpointRefusesError, EndpointDownError, StepFailedError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     _warn(failed)
@@ -240,8 +244,6 @@ def _run(profile: Profile, steps: list[Step]) -> None:
         failed_checks = run_plan(profile, steps, CONSOLE, before=partial(rows_are_usable, profile))
     except (UnusableHomeError, StepFailedError) as error:
         raise click.ClickException(str(error)) from error
-    except KeyboardInterrupt as error:
-        raise click.ClickException("stopped; the same command goes on from here") from error
     _warn(failed_checks)
 
 

@@ -125,8 +125,6 @@ def evaluate(
             asked = Asked(checkpoint=checkpoint, asking=asking, **how)
             evaluation.answer(benchmark, source, asked, out, limit, device)
         report = evaluation.score(benchmark, out, judge)
-    except KeyboardInterrupt as error:
-        raise click.ClickException("stopped; the same command goes on from here") from error
     except (ValueError, OSError, evaluation.AnsweringFailedError, EndpointDownError, EndpointRefusesError) as error:
         raise click.ClickException(str(error)) from error
     show(report, console)

@@ -21,6 +21,7 @@ from pipelines.definitions import build_definitions
 from pipelines.instance import DRIVER_TAG, driver_instance
 from pipelines.jobs import Step
 from pipelines.profile import Profile
+from training import interrupts
 
 LOG_LEVEL = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 
@@ -86,12 +87,11 @@ def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, 
         run_config=LOG_LEVEL,
         raise_on_error=False,
     )
+    if interrupts.received():  # between steps, Dagster only takes a note of it
+        raise KeyboardInterrupt
     failed = [evaluation for evaluation in result.get_asset_check_evaluations() if not evaluation.passed]
     if not result.success:
-        cause = _cause(result, failed)
-        if dg.DagsterExecutionInterruptedError.__name__ in cause:
-            raise KeyboardInterrupt
-        raise StepFailedError(f"{step.says} failed: {cause}\nthe log is {log}")
+        raise StepFailedError(f"{step.says} failed: {_cause(result, failed)}\nthe log is {log}")
     return [_said(evaluation) for evaluation in failed]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 from pipelines.instance import ready_instance, sole_ui
 from training import supervisor
+from training.interrupts import defer_interrupts
 from training.project import PROJECT, python_variables
 
 SECONDS_TO_HEALTH = 120.0
@@ -31,7 +31,7 @@ class UnhealthyError(RuntimeError):
 
 
 def serve(home: Path, host: str, port: int, read_only: bool = False) -> None:
-    """Serve the UI until SIGINT or SIGTERM; leaves no process behind. Raises UnhealthyError if a part of it ends.
+    """Serve the UI until an interrupt; leaves no process behind. Raises UnhealthyError if a part of it ends.
 
     With `read_only` the webserver refuses whatever would change something; schedules, sensors and queued runs go on.
     """
@@ -44,7 +44,6 @@ def serve(home: Path, host: str, port: int, read_only: bool = False) -> None:
         ["-m", "dagster._daemon", "run", *workspace],
     ]
     children: list[subprocess.Popen[str]] = []
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with sole_ui(home) as lock:
         try:
             for command in commands:
@@ -54,15 +53,12 @@ def serve(home: Path, host: str, port: int, read_only: bool = False) -> None:
             while True:
                 _raise_if_ended(children)
                 time.sleep(1.0)
-        except KeyboardInterrupt:
-            print("ending", flush=True)
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            for child in children:
-                supervisor.let_go(child)
-            for child in children:
-                supervisor.end(child, DEADLINES)
+            with defer_interrupts():
+                for child in children:
+                    supervisor.let_go(child)
+                for child in children:
+                    supervisor.end(child, DEADLINES)
 
 
 def _raise_if_taken(host: str, port: int) -> None:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
+from training.interrupts import patience
 from training.programs import Reporter
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -48,7 +49,8 @@ def checkpoint_on_interrupt(trainer: Trainer, every: int = 1) -> Iterator[None]:
     here = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, interrupt.hear) if here else None
     try:
-        yield
+        with patience():
+            yield
     finally:
         if here:
             signal.signal(signal.SIGINT, before)

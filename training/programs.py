@@ -31,6 +31,7 @@ from training.artifacts import UnusableCheckpointError
 from training.devices import TooFewDevicesError, own_device
 from training.endpoint import EndpointDownError, EndpointRefusesError
 from training.files import whole
+from training.interrupts import exiting
 from training.tether import TETHERED, die_with_parent
 
 PROGRESS = "progress.json"
@@ -150,11 +151,11 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
     config = _parse(config_type)
     if os.environ.get(TETHERED):
         die_with_parent()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     config.out.mkdir(parents=True, exist_ok=True)
     first = is_first()
+    sentence = f"the next start goes on from what is in {config.out}"
     try:
-        with _pipes(first) as pipes, _alone(config.out, first), _device(config.device) as device:
+        with exiting(sentence), _pipes(first) as pipes, _alone(config.out, first), _device(config.device) as device:
             reporter = Reporter(config.out, pipes, quiet=not first)
             reporter.log(f"{main.__module__} on {device} in {config.out}")
             result = main(config, reporter)
@@ -166,9 +167,6 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
     except EndpointDownError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(OUTAGE)
-    except KeyboardInterrupt:
-        print("interrupted; the next start goes on from the last checkpoint", file=sys.stderr, flush=True)
-        sys.exit(128 + signal.SIGINT)
     finally:
         _end_own_group()
 

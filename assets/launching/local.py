@@ -27,11 +27,11 @@ from assets.launching.program import (
     Watch,
     every_programs_variables,
     failure,
-    interrupts_wait,
     op_context,
 )
 from training import supervisor
 from training.devices import NOTHING, Claim, TooFewDevicesError, check_enough, says_waiting, try_claim, visible
+from training.interrupts import defer_interrupts
 
 SECONDS_BETWEEN_LOOKS = 0.2
 LINES_KEPT = 40
@@ -145,7 +145,7 @@ class LocalBackend:
         try:
             yield _Started(program, process, last_lines)
         finally:
-            with interrupts_wait():
+            with defer_interrupts():
                 supervisor.end(process, self._deadlines)
             copier.join()
 

@@ -2,9 +2,7 @@
 
 import math
 import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -79,23 +77,6 @@ def _how(status: int | None) -> str:
     if status < 0:
         return f"was ended by {signal.Signals(-status).name}"
     return f"ended with status {status}"
-
-
-@contextmanager
-def interrupts_wait() -> Iterator[None]:
-    """Let an impatient second Ctrl-C wait until the programs are gone: handled after the block, not lost."""
-    if threading.current_thread() is not threading.main_thread():  # no signal reaches us
-        yield
-        return
-    came: list[int] = []
-    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
 
 
 def op_context(context: Context) -> dg.OpExecutionContext:

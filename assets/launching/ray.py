@@ -23,7 +23,8 @@ from assets.launching.cluster import (
     seconds_to_end,
     wait_for_all,
 )
-from assets.launching.program import Context, Deadlines, Program, Watch, failure, interrupts_wait, op_context
+from assets.launching.program import Context, Deadlines, Program, Watch, failure, op_context
+from training.interrupts import defer_interrupts
 from training.project import PROJECT
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class RayBackend:
                 yield _Job(name, program, session, cluster)
             finally:
                 lease.unlink(missing_ok=True)
-                with interrupts_wait():
+                with defer_interrupts():
                     cluster.end(name)
 
 

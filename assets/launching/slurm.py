@@ -26,8 +26,9 @@ from assets.launching.cluster import (
     mark_of,
     seconds_to_end,
 )
-from assets.launching.program import Context, Deadlines, Program, Watch, failure, interrupts_wait
+from assets.launching.program import Context, Deadlines, Program, Watch, failure
 from assets.launching.slurm_queue import Queue
+from training.interrupts import defer_interrupts
 from training.project import PROJECT
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class _Job:
         except RuntimeError as error:  # whatever is wrong with the job or the host
             failed = error
         finally:
-            with interrupts_wait():
+            with defer_interrupts():
                 self._end()
         if self._ended_by is not None:
             raise self._ended_by

@@ -10,7 +10,8 @@ import dagster as dg
 import pytest
 
 from assets.launcher import LaunchSettings, _Watch
-from assets.launching.program import Program, failure, interrupts_wait
+from assets.launching.program import Program, failure
+from training.interrupts import defer_interrupts
 from training.programs import METRICS
 
 Clock = Callable[[float], None]
@@ -84,7 +85,7 @@ def test_a_failure_says_how_it_ended(tmp_path: Path, status: int | None, says: s
 
 def test_a_second_interrupt_waits_until_the_programs_are_gone() -> None:
     gone, before = False, signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), interrupts_wait():
+    with pytest.raises(KeyboardInterrupt), defer_interrupts():
         os.kill(os.getpid(), signal.SIGINT)
         gone = True
     assert gone
