@@ -205,12 +205,18 @@ main.add_command(cli_evaluate.evaluate)
 @main.command(name="ui")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=3000, show_default=True)
+@click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", envvar="FUTURE_L1_ALLOWED_HOSTS",
+              help="A further name of this server, NAME or NAME:PORT, as of a proxy; may be repeated.")  # fmt: skip
 @click.option("--read-only", is_flag=True, help="Refuse whatever would change something; the daemon goes on.")
-def serve_ui(host: str, port: int, read_only: bool) -> None:
-    """Serve Dagster (webserver and daemon) until Ctrl-C."""
+def serve_ui(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bool) -> None:
+    """Serve Dagster (webserver and daemon) until Ctrl-C.
+
+    What is asked under another name, or by another site's page, is refused. FUTURE_L1_ALLOWED_HOSTS may hold further
+    names, with blanks between.
+    """
     try:
-        dagster_ui.serve(_profile().home, host, port, read_only)
-    except (UnusableHomeError, dagster_ui.UnhealthyError) as error:
+        dagster_ui.serve(_profile().home, host, port, allowed_hosts, read_only)
+    except (UnusableHomeError, dagster_ui.UnhealthyError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.instance import ready_instance, sole_ui
 from training import supervisor
 from training.interrupts import defer_interrupts
-from training.project import PROJECT, python_variables
+from training.project import PROJECT, WORKSPACE, python_variables
 
 SECONDS_TO_HEALTH = 120.0
 HEALTH = """{
@@ -30,26 +30,33 @@ class UnhealthyError(RuntimeError):
     """The webserver or the daemon did not come up, or ended by itself."""
 
 
-def serve(home: Path, host: str, port: int, read_only: bool = False) -> None:
-    """Serve the UI until an interrupt; leaves no process behind. Raises UnhealthyError if a part of it ends.
+def serve(home: Path, host: str, port: int, allowed_hosts: Sequence[str] = (), read_only: bool = False) -> None:
+    """Serve the UI until an interrupt; leaves no process behind. Raises UnhealthyError if a part of it ends, and
+    ValueError for an allowed host that is none.
 
-    With `read_only` the webserver refuses whatever would change something; schedules, sensors and queued runs go on.
+    allowed_hosts: names of this server besides `host`, as of a proxy before it.  With `read_only` the webserver refuses
+    whatever would change something; schedules, sensors and queued runs go on.
     """
+    from pipelines.same_origin import split_host  # graphql, which no other command needs
+
+    for name in allowed_hosts:
+        split_host(name)
     _raise_if_taken(host, port)
     ready_instance(home)
-    workspace = ["-w", str(PROJECT / "workspace.yaml")]
+    names = [option for name in allowed_hosts for option in ("--allowed-host", name)]
     looking = ["--read-only"] if read_only else []
     commands = [
-        ["-m", "dagster_webserver", "-h", host, "-p", str(port), *looking, *workspace],
-        ["-m", "dagster._daemon", "run", *workspace],
+        ["-m", "pipelines.webserver", "--host", host, "--port", str(port), *names, *looking],
+        ["-m", "dagster._daemon", "run", "-w", str(WORKSPACE)],
     ]
     children: list[subprocess.Popen[str]] = []
     with sole_ui(home) as lock:
         try:
             for command in commands:
                 children.append(_start(command, lock))
-            _wait_for_health(f"http://{host}:{port}/graphql", children)
-            print(f"Dagster is on http://{host}:{port} (Ctrl-C ends it)", flush=True)
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            _wait_for_health(f"{url}/graphql", children)
+            print(f"Dagster is on {url} (Ctrl-C ends it)", flush=True)
             while True:
                 _raise_if_ended(children)
                 time.sleep(1.0)

@@ -48,6 +48,7 @@ def exiting(sentence: str) -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         number = received() or signal.SIGINT
+        _end_children()
         print(_farewell(number), file=sys.stderr, flush=True)
         sys.exit(128 + number)
     finally:
@@ -136,13 +137,17 @@ def _wait_for_end(heard: int) -> None:
         if _State.patient:
             deadline = time.monotonic() + SECONDS_TO_END
         time.sleep(_SECONDS_BETWEEN_LOOKS)
-    from training.processes import descendants, end_all
-
-    end_all(lambda: descendants(os.getpid()), LAST_STEPS)
+    _end_children()
     cursor = "\x1b[?25h" if os.isatty(_State.stderr) else ""  # a progress bar hid it
     with suppress(OSError):  # a terminal that is gone
         os.write(_State.stderr, f"{cursor}{_farewell(numbers[0])}\n".encode())
     os._exit(128 + numbers[0])
+
+
+def _end_children() -> None:
+    from training.processes import descendants, end_all
+
+    end_all(lambda: descendants(os.getpid()), LAST_STEPS)
 
 
 def _farewell(number: int) -> str:

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
+WORKSPACE = PROJECT / "workspace.yaml"
+"""Where Dagster's processes find the code location."""
 
 
 def python_variables() -> dict[str, str]:

@@ -46,7 +46,7 @@ def webhook() -> Iterator[Heard]:
 
 @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["la_dapo"]))
 def checkpoint() -> None:
-    raise ValueError("the eighth row is broken")
+    raise ValueError("the eighth row is <!channel> & <http://evil.example|broken>")
 
 
 def failed() -> dg.RunFailureSensorContext:
@@ -64,9 +64,10 @@ def test_a_failed_run_is_told(webhook: Heard, monkeypatch: pytest.MonkeyPatch) -
     context = failed()
     failed_runs()(context)
     (body,) = webhook
+    assert body["mrkdwn"] is False
     assert body["text"].splitlines() == [
         "Failed: train_rl (la_dapo)",
-        "checkpoint: ValueError: the eighth row is broken",
+        "checkpoint: ValueError: the eighth row is &lt;!channel&gt; &amp; &lt;http://evil.example|broken&gt;",
         f"https://runs.example/runs/{context.dagster_run.run_id}",
     ]
 

@@ -1,6 +1,10 @@
 """What a person sees and does: a real UI, headless Chromium where there is one, GraphQL as the witness."""
 
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -8,6 +12,7 @@ import pytest
 
 from tests.kills.matrix import Place, prepare
 from tests.pipelines.chromium import MISSING, chromium, found
+from tests.pipelines.test_ui import LAUNCH
 from tests.pipelines.ui_server import Ui, ui, until
 
 if TYPE_CHECKING:
@@ -106,6 +111,45 @@ def test_materialising_from_the_page_runs_to_success(page: "Page", served: Ui) -
     (run,) = until(lambda: {run["runId"] for run in served.runs()} - before, "the run is known")
     assert served.finished(run) == "SUCCESS", served.errors(run)
     assert materialised(served, "checkpoints/base")[0]["runId"] == run
+
+
+ATTACK = """
+async ([url, query]) => {
+    const asked = url + "/graphql?query=" + encodeURIComponent(query), body = JSON.stringify({query});
+    const failed = [];
+    for (const init of [{}, {method: "POST"}, {method: "POST", body}, {method: "POST", body, mode: "cors",
+                        headers: {"Content-Type": "application/json"}}])
+        await fetch(asked, {mode: "no-cors", ...init}).then(got => failed.push(got.type), () => failed.push("error"));
+    await new Promise(done => { const image = new Image(); image.onload = image.onerror = done; image.src = asked; });
+    const frame = document.body.appendChild(document.createElement("iframe")), form = document.createElement("form");
+    Object.assign(frame, {name: "hidden"});
+    Object.assign(form, {method: "post", action: asked, target: "hidden", enctype: "text/plain"});
+    const sent = new Promise(done => frame.onload = done);
+    document.body.appendChild(form).submit();
+    await sent;
+    const socket = new WebSocket(url.replace("http", "ws") + "/graphql", "graphql-ws");
+    failed.push(await new Promise(done => {
+        socket.onopen = () => done("open");
+        socket.onerror = () => done("error");
+    }));
+    return failed;
+}
+"""
+
+
+def test_a_page_of_another_site_starts_nothing(browser: "Browser", served: Ui, tmp_path: Path) -> None:
+    before = served.runs()
+    (tmp_path / "index.html").write_text("<!doctype html><title>another site</title><body>")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{site.server_port}/")
+        found = page.evaluate(ATTACK, [served.url, LAUNCH])
+        page.close()
+        site.shutdown()
+    assert found == ["opaque", "opaque", "opaque", "error", "error"]
+    assert served.runs() == before
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ import pytest
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
-from dagster_webserver.webserver import DagsterWebserver
 from starlette.testclient import TestClient
 
 from pipelines.definitions import build_definitions
 from pipelines.instance import dagster_home
 from pipelines.jobs import stages
 from pipelines.profile import Profile, load_profile
+from pipelines.webserver import application
 from tests.pipelines.ui_server import ROOT, Dagster, everything_ended
 from tests.reduced import write_reduced_overlay
 
@@ -40,7 +40,7 @@ class Web(Dagster):
 
     def __init__(self, context: WorkspaceProcessContext) -> None:
         self.context = context
-        client = TestClient(DagsterWebserver(context).create_asgi_app())
+        client = TestClient(application(context, "127.0.0.1"), base_url="http://127.0.0.1")
         super().__init__(lambda body: client.post("/graphql", json=body).json())
 
     def start_queued_runs(self) -> None:

@@ -5,17 +5,26 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlencode
 
 import psutil
 import pytest
 
-from tests.pipelines.ui_server import ROOT, environment, free_port, processes_of, ui, until
+from tests.pipelines.ui_server import ROOT, Ui, environment, free_port, processes_of, ui, until
 
+LAUNCH = """mutation {launchRun(executionParams: {runConfigData: {}, selector: {repositoryName: "__repository__",
+    repositoryLocationName: "future-l1", jobName: "write_source"}}) {__typename}}"""
+WEB_SOCKET = {
+    "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "graphql-ws",
+}  # fmt: skip
 NODES = "{assetNodes {assetKey {path} groupName}}"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_ui_serves_every_asset_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     with ui(tmp_path, "demo") as served:
         nodes = served.asked(NODES)["assetNodes"]
@@ -29,7 +38,34 @@ def test_the_ui_serves_every_asset_and_leaves_nothing_behind(tmp_path: Path, num
         _, alive = psutil.wait_procs(family, timeout=120)
         assert alive == []
         assert until(lambda: not processes_of(tmp_path), "nobody works for this home")
-        assert served.process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+        assert served.process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
+
+
+def test_another_sites_page_starts_nothing_over_http_or_websocket(tmp_path: Path) -> None:
+    with ui(tmp_path, "demo", "--allowed-host", "future-l1.example.org") as served:
+        launch = {"query": LAUNCH}
+        foreign, own = {"Origin": "http://evil.example"}, {"Origin": served.url}
+        rebound = {"Host": "evil.example", "Origin": "http://evil.example"}
+        proxied = {"Host": "future-l1.example.org", "Origin": "https://future-l1.example.org"}
+        for headers in (foreign, rebound):
+            assert status(served, "GET", {"query": NODES}, headers) == 403
+            assert status(served, "POST", launch, headers) == 403
+            assert status(served, "GET", {}, headers | WEB_SOCKET) == 403
+        assert status(served, "GET", launch, {}) == status(served, "GET", launch, own) == 405
+        assert served.runs() == []
+        for headers in ({}, own, proxied):
+            assert status(served, "GET", {"query": NODES}, headers) == 200
+            assert status(served, "GET", {}, headers | WEB_SOCKET) == 101
+        assert status(served, "POST", launch, proxied) == 200
+        assert [run["jobName"] for run in served.runs()] == ["write_source"]
+
+
+def status(served: Ui, method: str, asked: dict[str, str], headers: dict[str, str]) -> int:
+    """How GraphQL's address answers a request with its query string."""
+    connection = HTTPConnection(served.url.removeprefix("http://"), timeout=60)
+    with closing(connection):
+        connection.request(method, f"/graphql?{urlencode(asked)}", headers=headers)
+        return connection.getresponse().status
 
 
 def test_a_ui_to_look_at_has_a_living_daemon_and_refuses_what_changes_something(tmp_path: Path) -> None:

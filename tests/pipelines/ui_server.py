@@ -117,7 +117,7 @@ class Ui(Dagster):
             return json.load(answer)
 
     def part(self, module: str) -> psutil.Process:
-        """The webserver (`dagster_webserver`) or the daemon (`dagster._daemon`)."""
+        """The webserver (`pipelines.webserver`) or the daemon (`dagster._daemon`)."""
         (found,) = (one for one in processes_of(self.home) if one.cmdline()[1:3] == ["-m", module])
         return found
 
@@ -179,7 +179,7 @@ def ui(home: Path, profile: str, *options: str) -> Iterator[Ui]:
             yield Ui(process, home, port)
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-                assert process.wait(timeout=180) == 0, log.read_text()
+                assert process.wait(timeout=180) == 128 + signal.SIGINT, log.read_text()
         finally:
             process.kill()
             process.wait()

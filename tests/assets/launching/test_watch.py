@@ -1,7 +1,6 @@
-"""Who is ended for taking too long or for saying nothing, since when; and who may interrupt that."""
+"""Who is ended for taking too long or for saying nothing, since when."""
 
 import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 
 from assets.launcher import LaunchSettings, _Watch
 from assets.launching.program import Program, failure
-from training.interrupts import defer_interrupts
 from training.programs import METRICS
 
 Clock = Callable[[float], None]
@@ -81,12 +79,3 @@ def test_a_failure_says_how_it_ended(tmp_path: Path, status: int | None, says: s
     found = failure(program(tmp_path / "out"), status, ["the last line"])
     assert found.description == f"training.sft {says} in {tmp_path / 'out'}:\nthe last line"
     assert found.allow_retries == again
-
-
-def test_a_second_interrupt_waits_until_the_programs_are_gone() -> None:
-    gone, before = False, signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), defer_interrupts():
-        os.kill(os.getpid(), signal.SIGINT)
-        gone = True
-    assert gone
-    assert signal.getsignal(signal.SIGINT) is before

@@ -1,0 +1,110 @@
+"""Every command ends soon on INT and on TERM, at every stage, says how to go on, asks nobody any more, and goes on.
+
+Of the demo's stages, trainings and reports among them: tests/pipelines/test_reduced_demo.py.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.interrupted import ROOT, FileServer, environment, interrupted
+from tests.pipelines.own_shards import Model, judge, write_shards
+from tests.pipelines.test_evaluate import world
+from tests.served import Served, served
+from training.grading.toy_judge import MODEL, reply_to
+from training.tiny import BASE
+
+INT, TERM = signal.SIGINT, signal.SIGTERM
+GOES_ON, STARTS_OVER = "the same command goes on from here", "the same command starts over"
+
+
+def future_l1(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+
+
+def asked(server: Served, requests: int) -> Callable[[], bool]:
+    """Whether the server has so many requests, and holds the last of them back."""
+    server.latency = 600.0
+    return lambda: len(server.requests) >= requests
+
+
+def answered(server: Served) -> int:
+    """Lets go of whom it holds back; how many requests it has had."""
+    server.closing.set()
+    server.closing, server.latency = threading.Event(), 0.0
+    return len(server.requests)
+
+
+def finish(command: list[str]) -> None:
+    ran = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_curate_ends_at_every_stage_and_goes_on(tmp_path: Path) -> None:
+    rows = write_shards(tmp_path, shards=1, rows=12, faults=0)
+    (shard,) = (tmp_path / "twiff").iterdir()
+    with FileServer(tmp_path).serving() as files, served(Model(rows)) as model, served(judge) as judging:
+        command = future_l1(
+            "curate", "--trajectories", f"{files.url}/twiff/{shard.name}", "--clips", f"{files.url}/clips", "--out",
+            tmp_path / "out", "--endpoint", model.url, "--model", "served", "--judge", judging.url, "--judge-model",
+            "served", "--concurrency", 2,
+        )  # fmt: skip
+        for held, number in (("/twiff", INT), ("/clips", TERM)):  # pulled, and probed in threads
+            assert GOES_ON in interrupted(command, environment(), files.waits_for(held), number)
+            files.let_go()
+        for server, numbers in ((model, (INT, INT)), (judging, (TERM,))):
+            assert GOES_ON in interrupted(command, environment(), asked(server, 2), *numbers)
+            assert answered(server) == 2, "nobody was asked once it had ended, and nothing was tried again"
+            server.requests.clear()
+        finish(command)
+        assert (tmp_path / "out" / "summary.json").exists()
+
+
+def test_evaluate_ends_while_it_answers_and_while_it_is_judged_and_goes_on(tmp_path: Path) -> None:
+    world(tmp_path, 1)
+    with served(lambda request, _: reply_to(request["messages"][-1]["content"]), models=(MODEL,)) as judging:
+        command = future_l1(
+            "evaluate", "--checkpoint", BASE, "--benchmark", "twiffbench", "--source", tmp_path / "twiffbench", "--out",
+            tmp_path / "out", "--max-new-tokens", 64, "--image-tokens", 4, 16, "--batch-size", 1, "--device", "cpu",
+            "--judge-url", judging.url, "--judge-model", MODEL,
+        )  # fmt: skip
+        ledger = (tmp_path / "out" / "ledger").glob
+        begun = [lambda: any(path.stat().st_size for path in ledger("*.jsonl")), asked(judging, 2)]
+        for stage, number in zip(begun, (INT, TERM), strict=True):
+            assert GOES_ON in interrupted(command, environment(), stage, number)
+        answered(judging)
+        finish(command)
+        assert (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number"),
+    [
+        (("score", "futurebench"), TERM),
+        (("predict", "--checkpoint", BASE, "--out", "{}/out.json", "--prompts"), INT),
+        (("inspect", "--checkpoint", BASE, "--out", "{}/out.json", "--records"), TERM),
+    ],
+)
+def test_a_command_of_one_go_ends_and_starts_over(
+    tmp_path: Path, arguments: tuple[object, ...], number: signal.Signals
+) -> None:
+    """While it reads its input, which does not come."""
+    os.mkfifo(tmp_path / "input")
+    command = future_l1(*(str(part).format(tmp_path) for part in arguments), tmp_path / "input")
+
+    def is_read() -> bool:
+        try:
+            writing.append(os.open(tmp_path / "input", os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            return False
+        return True
+
+    writing: list[int] = []
+    assert STARTS_OVER in interrupted(command, environment(FUTURE_L1_HOME=str(tmp_path)), is_read, number)
+    os.close(writing[0])
