@@ -16,8 +16,9 @@ import pytest
 
 from assets.curation.assets import ANSWERS, GAIN
 from assets.curation.hub import HUB
+from assets.define import Asset, asset
 from assets.partitions import SHARDS
-from assets.retries import TRIES, may_pass
+from assets.retries import INTERRUPTED, TRIES, after_outages, may_pass
 from assets.store import AssetStore
 from assets.trajectories.assets import TRAJECTORIES
 from assets.trajectories.shards import DamagedShardError
@@ -236,6 +237,18 @@ def test_a_model_that_the_endpoint_does_not_have_is_asked_for_once(tmp_path: Pat
         scored = Scored(tmp_path, endpoint, judging, model="another")
         assert scored.runs.run("score") == (False, Counter())
         assert endpoint.requests == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, dg.DagsterExecutionInterruptedError])
+def test_an_interrupt_is_no_outage(error: type[BaseException]) -> None:
+    @asset(Asset("twiff/source", "Ends early.", kinds=(), retry=after_outages(), code="1", table=None))
+    def interrupted() -> None:
+        raise error
+
+    ran = dg.materialize([interrupted], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
+    assert not ran.success and not [event for event in ran.all_events if event.is_step_up_for_retry]
+    (failure,) = (event.step_failure_data for event in ran.all_events if event.is_step_failure)
+    assert failure.user_failure_data and failure.user_failure_data.description == INTERRUPTED
 
 
 class _ForbiddenError(Exception):

@@ -1,6 +1,6 @@
 """The whole lineage, end to end, in a reduced demo: the same code, fewer rows and steps.
 
-Killed in the middle of SFT, it goes on where it was and ends with the numbers of a run that was left alone.
+Interrupted at every stage and killed in SFT, it goes on where it was and ends with the numbers of a run left alone.
 """
 
 import json
@@ -21,32 +21,41 @@ from pipelines.definitions import build_definitions
 from pipelines.driver import LOG_LEVEL
 from pipelines.instance import driver_instance
 from pipelines.jobs import plan
-from tests.reduced import reduced_demo
+from tests.reduced import reduced_demo, write_overlay
 from training.programs import read_metrics
 
 ROOT = Path(__file__).parents[2]
 
 DRIVE = """
-import os, signal, sys
-from pathlib import Path
-from rich.console import Console
-from pipelines.driver import Screen, run_plan
-from pipelines.jobs import plan
-from pipelines.summary import finish
-from tests.reduced import reduced_demo
+import os, sys
+from assets.benchmarks import comparison, reports
+from pipelines.cli import main
+from pipelines.driver import Screen
+
+def ends(*_):
+    for number in map(int, sys.argv[2:]):
+        os.kill(os.getpid(), number)
 
 if __name__ == "__main__":
-    home, killed_in = Path(sys.argv[1]), sys.argv[2]
-    if killed_in:
-        def die(self, done, total, what):
-            if what == killed_in:
-                os.kill(os.getpid(), signal.SIGKILL)
-        Screen.__call__ = die
-    profile = reduced_demo(home)
-    run_plan(profile, plan(profile), Console())
-    finish(profile, Console())
+    match sys.argv[1]:
+        case "futurebench/report":
+            reports.write_storyboards = ends
+        case "reports/comparison":
+            comparison.build_page = ends
+        case stage:
+            Screen.__call__ = lambda self, done, total, what: ends() if what == stage and done else None
+    main(["demo"])
 """
-
+STAGES: dict[str, tuple[signal.Signals, ...]] = {
+    "clips": (signal.SIGINT,),
+    "clips probed": (signal.SIGTERM,),
+    "answers answers": (signal.SIGINT, signal.SIGINT),
+    "SFT": (signal.SIGKILL,),
+    "RL": (signal.SIGTERM,),
+    "futurebench/report": (signal.SIGINT,),
+    "reports/comparison": (signal.SIGTERM,),
+}
+"""Where the demo ends early, by what it says that it does or by the asset, and by which signals."""
 
 CANARY = "sk-canary-0f1e2d"
 SECRETS = dict.fromkeys(
@@ -54,11 +63,13 @@ SECRETS = dict.fromkeys(
 )
 
 
-def drive(home: Path, killed_in: str = "") -> subprocess.CompletedProcess[str]:
+def drive(home: Path, stage: str = "") -> subprocess.CompletedProcess[str]:
     script = home.parent / "drive.py"
     script.write_text(DRIVE)
-    environment = {**os.environ, **SECRETS, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(script), str(home), killed_in]
+    profile = write_overlay(home.parent / "reduced.toml", reduced_demo(home))
+    own = {"FUTURE_L1_HOME": str(home), "FUTURE_L1_PROFILE": str(profile), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **SECRETS, **own, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), stage, *(str(int(number)) for number in STAGES.get(stage, ()))]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -260,13 +271,19 @@ def test_running_it_again_makes_nothing_new(home: Path) -> None:
     assert (home / "summary.json").read_text() == told
 
 
-def test_killed_in_the_middle_it_ends_with_the_same_numbers(home: Path, tmp_path: Path) -> None:
-    killed = tmp_path / "home"
-    assert drive(killed, killed_in="SFT").returncode == -signal.SIGKILL
-    trainings = [process for process in psutil.process_iter(["cmdline"]) if str(killed) in str(process.info["cmdline"])]
-    _, alive = psutil.wait_procs(trainings, timeout=60)
-    assert alive == []
-    assert not (killed / "summary.json").exists()
-    ran = drive(killed)
+def test_interrupted_at_every_stage_it_ends_with_the_same_numbers(home: Path, tmp_path: Path) -> None:
+    ended = tmp_path / "home"
+    for stage, numbers_sent in STAGES.items():
+        ran, (number, *_) = drive(ended, stage), numbers_sent
+        left = [process for process in psutil.process_iter(["cmdline"]) if str(ended) in str(process.info["cmdline"])]
+        if number == signal.SIGKILL:
+            assert ran.returncode == -number
+            assert psutil.wait_procs(left, timeout=60)[1] == []
+        else:
+            assert ran.returncode == 128 + number, (stage, ran.stdout, ran.stderr)
+            assert ran.stderr == f"stopped by {number.name}: the same command goes on from here\n"
+            assert left == []
+        assert not (ended / "summary.json").exists()
+    ran = drive(ended)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert numbers(killed) == numbers(home)
+    assert numbers(ended) == numbers(home)
