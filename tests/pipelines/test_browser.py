@@ -113,6 +113,8 @@ def test_materialising_from_the_page_runs_to_success(page: "Page", served: Ui) -
     assert materialised(served, "checkpoints/base")[0]["runId"] == run
 
 
+ANOTHER_SITE = """<!doctype html><title>another site</title>
+<form method=post enctype=text/plain target=frame><input name=a></form><iframe name=frame></iframe>"""
 ATTACK = """
 async ([url, query]) => {
     const asked = url + "/graphql?query=" + encodeURIComponent(query), body = JSON.stringify({query});
@@ -121,12 +123,9 @@ async ([url, query]) => {
                         headers: {"Content-Type": "application/json"}}])
         await fetch(asked, {mode: "no-cors", ...init}).then(got => failed.push(got.type), () => failed.push("error"));
     await new Promise(done => { const image = new Image(); image.onload = image.onerror = done; image.src = asked; });
-    const frame = document.body.appendChild(document.createElement("iframe")), form = document.createElement("form");
-    Object.assign(frame, {name: "hidden"});
-    Object.assign(form, {method: "post", action: asked, target: "hidden", enctype: "text/plain"});
-    const sent = new Promise(done => frame.onload = done);
-    document.body.appendChild(form).submit();
-    await sent;
+    const [form, frame] = ["form", "iframe"].map(name => document.querySelector(name));
+    form.action = asked;
+    await new Promise(done => { frame.onload = done; form.submit(); });
     const socket = new WebSocket(url.replace("http", "ws") + "/graphql", "graphql-ws");
     failed.push(await new Promise(done => {
         socket.onopen = () => done("open");
@@ -139,7 +138,7 @@ async ([url, query]) => {
 
 def test_a_page_of_another_site_starts_nothing(browser: "Browser", served: Ui, tmp_path: Path) -> None:
     before = served.runs()
-    (tmp_path / "index.html").write_text("<!doctype html><title>another site</title><body>")
+    (tmp_path / "index.html").write_text(ANOTHER_SITE)
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
         threading.Thread(target=site.serve_forever, daemon=True).start()
