@@ -12,10 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from assets.curation.assets import ANSWERS
+from pipelines.driver import run_plan
+from pipelines.jobs import INGEST, OBSERVE, WRITE_SOURCE, Step
+from pipelines.profile import overlaid
 from tests.interrupted import ROOT, FileServer, environment, interrupted
 from tests.pipelines.own_shards import Model, judge, write_shards
 from tests.pipelines.test_evaluate import world
+from tests.pipelines.ui_server import processes_of, ui, until
+from tests.reduced import reduced_demo, write_overlay
 from tests.served import Served, served
 from training.grading.toy_judge import MODEL, reply_to
 from training.tiny import BASE
@@ -81,6 +88,28 @@ def test_evaluate_ends_while_it_answers_and_while_it_is_judged_and_goes_on(tmp_p
         answered(judging)
         finish(command)
         assert (tmp_path / "out" / "report.json").exists()
+
+
+def test_terminate_in_the_ui_cancels_a_run_that_asks_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    with served() as model:
+        profile = overlaid(
+            reduced_demo(home),
+            {
+                "toyworld": {"rows_per_shard": 30, "futurebench_per_split": 1, "twiffbench": 2},
+                "source": {"quarantine_limit": 1.0},
+                "curation": {"endpoint": {"base_urls": (model.url,), "model": "served", "concurrency": 2}},
+            },
+        )
+        monkeypatch.setenv("DAGSTER_HOME", "")  # what a plan sets goes with the test
+        run_plan(profile, [Step(WRITE_SOURCE), Step(OBSERVE), Step(INGEST, shards=True)], Console())
+        with ui(home, str(write_overlay(tmp_path / "served.toml", profile))) as dagster:
+            run = dagster.launch("score", [ANSWERS], "train-00000-of-00003", checks=False)
+            until(asked(model, 2), "the server is asked")
+            dagster.terminate(run)
+            assert dagster.finished(run) == "CANCELED"
+            assert answered(model) == 2
+            assert not [process for process in processes_of(home) if "evaluation.answer" in process.cmdline()]
 
 
 @pytest.mark.parametrize(
