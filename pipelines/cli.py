@@ -30,7 +30,7 @@ from training.endpoint import EndpointDownError, EndpointRefusesError
 from training.interrupts import exiting
 
 CONSOLE = Console()
-RESUMED = {"demo", "reports", "curate", "train", "evaluate"}
+RESUMED = {"demo", "curate", "train", "evaluate"}
 """The commands that keep what they have done until then."""
 
 

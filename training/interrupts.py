@@ -52,6 +52,8 @@ def exiting(sentence: str) -> Iterator[None]:
         print(_farewell(number), file=sys.stderr, flush=True)
         sys.exit(128 + number)
     finally:
+        if received() is None:  # the process has other things to do, as tests have
+            signal.set_wakeup_fd(-1)
         os.close(_State.stderr)
         _State.stderr = 2
 
@@ -101,19 +103,19 @@ def patience() -> Iterator[None]:
         _State.patient -= 1
 
 
-@cache
 def listen() -> None:
-    """From now on, the process ends SECONDS_TO_END after the first INT or TERM (once a process, in its main thread)."""
+    """From now on, the process ends SECONDS_TO_END after the first INT or TERM; called in its main thread."""
+    signal.set_wakeup_fd(_listener(), warn_on_full_buffer=False)
+
+
+@cache
+def _listener() -> int:
+    """The descriptor that tells the thread of signals."""
     heard, told = os.pipe()
     os.set_blocking(told, False)
-    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a fork's signals are not its parent's
     threading.Thread(target=_wait_for_end, args=(heard,), name="interrupts", daemon=True).start()
-
-
-def _forget() -> None:
-    """A fork's signals are not its parent's."""
-    signal.set_wakeup_fd(-1)
+    return told
 
 
 def _raise_once(number: int, _frame: object) -> None:

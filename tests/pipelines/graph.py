@@ -110,4 +110,3 @@ def _name(key: dg.AssetKey) -> str:
 def as_text() -> str:
     """Every profile's graph, as graph.json has it."""
     return json.dumps({name: graph(name) for name in PROFILES}, indent=1, sort_keys=True) + "\n"
-
