@@ -36,26 +36,31 @@ def ends(*_):
     for number in map(int, sys.argv[2:]):
         os.kill(os.getpid(), number)
 
+def hear(screen, done, total, what):
+    if sys.argv[1] and what.startswith(sys.argv[1]) and done:
+        ends()
+
 if __name__ == "__main__":
     match sys.argv[1]:
         case "futurebench/report":
             reports.write_storyboards = ends
         case "reports/comparison":
             comparison.build_page = ends
-        case stage:
-            Screen.__call__ = lambda self, done, total, what: ends() if what == stage and done else None
+        case _:
+            Screen.__call__ = hear
     main(["demo"])
 """
 STAGES: dict[str, tuple[signal.Signals, ...]] = {
     "clips": (signal.SIGINT,),
     "clips probed": (signal.SIGTERM,),
-    "answers answers": (signal.SIGINT, signal.SIGINT),
+    "answers train-": (signal.SIGINT, signal.SIGINT),
     "SFT": (signal.SIGKILL,),
     "RL": (signal.SIGTERM,),
-    "futurebench/report": (signal.SIGINT,),
-    "reports/comparison": (signal.SIGTERM,),
+    "answers futurebench.": (signal.SIGINT,),
+    "futurebench/report": (signal.SIGTERM,),
+    "reports/comparison": (signal.SIGINT,),
 }
-"""Where the demo ends early, by what it says that it does or by the asset, and by which signals."""
+"""Where the demo ends early, by how it begins to say what it does or by the asset, and by which signals."""
 
 CANARY = "sk-canary-0f1e2d"
 SECRETS = dict.fromkeys(
