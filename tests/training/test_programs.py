@@ -76,13 +76,15 @@ def test_an_interrupted_program_leaves_its_work_and_says_so(tmp_path: Path, numb
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
     assert "in " in process.stdout.readline()
     process.send_signal(number)
-    process.communicate(timeout=60)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == status
+    assert said.endswith(f": the next start goes on from what is in {tmp_path / 'out'}\n")
     assert not (tmp_path / "out" / "result.json").exists()
 
 

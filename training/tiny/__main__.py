@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from training.interrupts import exiting
 from training.tiny import BASE
 from training.tiny.build import build_model, build_processor
 from training.tiny.train import accuracy, train
@@ -15,6 +16,11 @@ from training.tiny.train import accuracy, train
 @click.option("--seed", default=0, show_default=True)
 def main(out: Path, steps: int, seed: int) -> None:
     """Trains the tiny base from scratch and saves model, tokenizer and processor."""
+    with exiting("the same command starts over"):
+        _make(out, steps, seed)
+
+
+def _make(out: Path, steps: int, seed: int) -> None:
     processor = build_processor()
     model = build_model(processor.tokenizer, seed)
     train(model, processor, steps, seed, log=click.echo)
