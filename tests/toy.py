@@ -40,7 +40,7 @@ def toy_rows(folder: Path, hops: list[int], seed: int = 0, split: world.Split = 
                 "end": None,
                 "path": str(folder / name),
                 "frame_count": FRAMES,
-                "reader": "decord",
+                "reader": "sequential",
             }
         )
     folder.mkdir(parents=True, exist_ok=True)

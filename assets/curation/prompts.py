@@ -43,7 +43,8 @@ def answer_prompts(rows: pl.DataFrame, settings: PromptSettings) -> pl.DataFrame
         for condition in CONDITIONS:
             content, name = _content(row, condition, settings), f"{row['row_id']}/{condition}"
             ids.append(name)
-            keys.append(_key(name, [part | {"path": row["sha256"]} if part["path"] else part for part in content]))
+            clip = {"path": row["sha256"], "reader": None}
+            keys.append(_key(name, [part | clip if part["path"] else part for part in content]))
             contents.append(content)
     return prompt_frame(list(zip(ids, contents, strict=True))).with_columns(pl.Series("key", keys, pl.String))
 
@@ -54,7 +55,7 @@ def _key(name: str, content: list[Part]) -> str:
 
 def prompts_hash(settings: PromptSettings) -> str:
     """Sixteen hex digits that change whenever a prompt would: the version, the settings, one row's rendering."""
-    row = dict(zip(SHOWN, ("frame_1\n<image>\nWhat next?", [1], [2, 3], "clip.mp4", 100, "decord"), strict=True))
+    row = dict(zip(SHOWN, ("frame_1\n<image>\nWhat next?", [1], [2, 3], "clip.mp4", 100, "seek"), strict=True))
     sample = {condition: _content(row, condition, settings) for condition in CONDITIONS}
     known = json.dumps([PROMPTS_VERSION, settings.model_dump(), sample], sort_keys=True)
     return hashlib.sha256(known.encode()).hexdigest()[:16]

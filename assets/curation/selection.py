@@ -47,7 +47,7 @@ class CuratedTable(TrajectoryTable):
     )
     path = dy.String(min_length=1)
     frame_count = dy.Int64(min=1)
-    reader = dy.String(regex="^(decord|pyav)$")
+    reader = dy.String(regex="^(seek|sequential)$")
     p_t = dy.Int64(nullable=True, min=0)  # null in the random set alone: it takes rows whatever their score
     p_v = dy.Int64(nullable=True, min=0)
     gain = dy.Int64(nullable=True)

@@ -56,7 +56,7 @@ class ChoiceTable(dy.Schema):
     hop = dy.Int64(is_in=HOPS)
     path = dy.String(min_length=1)
     frame_count = dy.Int64(min=1)
-    reader = dy.String(regex="^(decord|pyav)$")
+    reader = dy.String(regex="^(seek|sequential)$")
 
     @dy.rule()
     def one_marker_for_each_frame(cls) -> pl.Expr:
@@ -244,7 +244,7 @@ def _shown(row: Mapping[str, Any], videos: Sequence[Path], opened: dict[str, Vid
     path = str(resolve_clip(row["video"], videos))
     if path not in opened:
         try:
-            opened[path] = probe(path)
+            opened[path] = probe(path, lambda count: frame_numbers(count, frames))
         except UnreadableVideo as unreadable:
             raise RejectedRow("unreadable video", f"{row['video']}: {unreadable}") from unreadable
     clip = opened[path]

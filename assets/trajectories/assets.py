@@ -135,8 +135,8 @@ def _trajectories(settings: SourceSettings) -> dg.AssetsDefinition:
 def _clips(settings: SourceSettings) -> dg.AssetsDefinition:
     declared = Asset(
         CLIPS,
-        "Each clip of a shard: path, displayed frames, hash, the reader that works, or why it is unusable.",
-        kinds=("decord", "parquet"),
+        "Each clip of a shard: path, displayed frames, hash, how it is read, or why it is unusable.",
+        kinds=("pyav", "parquet"),
         code=CLIPS_CODE,
         upstream=(TRAJECTORIES,),
         cut=BY_SHARD,

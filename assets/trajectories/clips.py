@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,15 +12,15 @@ import polars as pl
 from assets.trajectories.roots import ClipRoot, find_clip, open_root
 from assets.trajectories.validate import Quarantine, quarantine_table, quarantined
 from training.artifacts import file_digest
+from training.data.keyframes import key_frame_pool
+from training.data.probe_pool import PROCESSES, ProbePool, shared_pool
 from training.data.rejection import RejectedRow, rejecting
 from training.data.trajectory import clip_interval
-from training.data.video import UnreadableVideo, VideoInfo, probe
-
-READERS_AT_ONCE = 4  # probing waits for storage; both readers release Python's lock
+from training.data.video import UnreadableVideo, VideoInfo
 
 
 class ClipTable(dy.Schema):
-    """One clip a row: where it is, its displayed frames and size, the reader that shows it; or why it is unusable.
+    """One clip a row: where it is, its displayed frames and size, how it is read; or why it is unusable.
 
     `alias` is the name under which the clip was found, where that is not the rows' own.
     """
@@ -33,7 +34,9 @@ class ClipTable(dy.Schema):
     width = dy.Int64(nullable=True, min=1)
     height = dy.Int64(nullable=True, min=1)
     sha256 = dy.String(nullable=True, regex="^[0-9a-f]{64}$")
-    reader = dy.String(nullable=True, regex="^(decord|pyav)$")
+    reader = dy.String(nullable=True, regex="^(seek|sequential)$")
+    rotation = dy.Int64(nullable=True, is_in=(0, 90, 180, 270))
+    header_seconds = dy.Float64(nullable=True)
     reason = dy.String(nullable=True)
     detail = dy.String(nullable=True)
 
@@ -58,10 +61,18 @@ def resolve_clips(
         pl.struct("start", "end").filter(pl.col("start").is_not_null() & pl.col("end").is_not_null()).first()
     )
     found: list[dict[str, Any]] = []
-    with ThreadPoolExecutor(READERS_AT_ONCE) as pool:
-        for clip in pool.map(lambda row: _clip(row[0], row[1], opened), videos.iter_rows()):
+    probes = shared_pool()
+    threads = ThreadPoolExecutor(PROCESSES)
+    try:
+        for clip in threads.map(lambda row: _clip(row[0], row[1], opened, probes), videos.iter_rows()):
             found.append(clip)
             progress(len(found), videos.height)
+    except BaseException:  # an interrupt waits for no clip
+        threads.shutdown(wait=False, cancel_futures=True)
+        probes.close()
+        raise
+    finally:
+        threads.shutdown()
     clips = ClipTable.validate(pl.DataFrame(found, schema=ClipTable.create_empty().schema))
     unusable = rows.join(clips.filter(pl.col("reason").is_not_null()), on="video", how="inner", maintain_order="left")
     return clips, quarantine_table(
@@ -79,27 +90,20 @@ def alias_of(video: str, start: str, end: str) -> str | None:
     return str(alias) if youtube is not None and str(alias) != video else None
 
 
-def _clip(video: str, times: dict[str, str] | None, roots: Sequence[ClipRoot]) -> dict[str, Any]:
+def _clip(video: str, times: dict[str, str] | None, roots: Sequence[ClipRoot], probes: ProbePool) -> dict[str, Any]:
     clip: dict[str, Any] = {"video": video}
     try:
         path, alias = _found(video, times, roots)
         with rejecting("unreadable clip"):
             clip |= {"alias": alias, "path": str(path), "bytes": path.stat().st_size, "sha256": file_digest(path)}
-            info = _probed(path)
+            return clip | asdict(_probed(path, probes))
     except RejectedRow as reject:
         return clip | {"reason": reject.reason, "detail": reject.detail}
-    return clip | {
-        "frames": info.frames,
-        "fps": info.fps,
-        "width": info.width,
-        "height": info.height,
-        "reader": info.reader,
-    }
 
 
-def _probed(path: Path) -> VideoInfo:
+def _probed(path: Path, probes: ProbePool) -> VideoInfo:
     try:
-        return probe(path)
+        return probes.probe(path, key_frame_pool)
     except UnreadableVideo as unreadable:
         raise RejectedRow("unreadable clip", str(unreadable)) from unreadable
 

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import polars as pl
 from pydantic import BaseModel
 
+from training.data.keyframes import key_frame_pool
+from training.data.probing import Numbers
 from training.data.rejection import RejectedRow, rejecting
 from training.data.trajectory import MAX_TEXT
 from training.data.video import UnreadableVideo, VideoInfo, probe
@@ -97,12 +99,15 @@ def stored(value: Any) -> str | None:
     return None if value is None else str(value)[:MAX_TEXT].encode(errors="replace").decode()
 
 
-def probed(path: Path) -> VideoInfo:
-    """What an item's clip shows.  Raises RejectedRow where that is nothing."""
+def probed(path: Path, numbers: Numbers = key_frame_pool, kind: str = "video") -> VideoInfo:
+    """What an item's clip shows, of which the frames `numbers` will be read.  Raises RejectedRow where that is nothing.
+
+    kind: `video`, or `image` for a picture, which is a clip of one frame.
+    """
     try:
-        return probe(path)
+        return probe(path, numbers)
     except UnreadableVideo as unreadable:
-        raise RejectedRow("unreadable video", str(unreadable)) from unreadable
+        raise RejectedRow(f"unreadable {kind}", str(unreadable)) from unreadable
 
 
 def sampled(table: pl.DataFrame, n: int | None) -> pl.DataFrame:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,6 +102,11 @@ def video_frame_numbers(frame_count: int, most: int = 32) -> list[int]:
     return np.round(np.linspace(0, frame_count - 1, wanted)).astype(int).tolist()
 
 
+def shown_numbers(frame_count: int, most: int) -> list[int]:
+    """The frames that a layout reads of a clip."""
+    return video_frame_numbers(frame_count, most) if frame_count > 1 else [0]
+
+
 def graded(table: pl.DataFrame, answers: pl.DataFrame, parser: ParserName, control: str = "none") -> pl.DataFrame:
     """One row per answered item, as `evaluation.benchmarks.choice.graded`; the split is `question_type`."""
     return choice.graded(table, answers, parser, "question_type", control)
@@ -160,7 +166,7 @@ def _pieces(
         raise RejectedRow("reference is not one letter A-D", f"found {answer!r}")
     # The name refers to the full video; the observed part has the same name in its own folder.
     path = resolve_clip(text_of(record, "video_path").split("video_dataset/", 1)[-1], [videos])
-    clip = probed(path)
+    clip = probed(path, partial(shown_numbers, most=settings.video_frames))
     if settings.layout == "video32" and clip.frames < 2:
         raise RejectedRow("video of a single frame", str(path))
     yield {"path": str(path), "frame_count": clip.frames, "reader": clip.reader}

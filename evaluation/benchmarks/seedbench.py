@@ -22,7 +22,7 @@ from evaluation.benchmarks.benchmark import Told, item_of, probed, stored
 from evaluation.benchmarks.choice import LETTERS
 from evaluation.benchmarks.cleanup import split_response
 from evaluation.benchmarks.cost import cost
-from evaluation.benchmarks.futurebench import video_frame_numbers
+from evaluation.benchmarks.futurebench import shown_numbers, video_frame_numbers
 from evaluation.benchmarks.judged import (
     HIGHEST,
     LOWEST,
@@ -216,7 +216,7 @@ def _judged_report(table: pl.DataFrame, told: Told, rows: pl.DataFrame, settings
 def _observation(path: Path) -> bytes:
     """The observation's file, or what it shows where a judge could not read its format."""
     data = path.read_bytes()
-    return data if media_type(data) else jpeg(read_frames(path, [0], "pyav")[0])
+    return data if media_type(data) else jpeg(read_frames(path, [0], "sequential")[0])
 
 
 def _pieces(
@@ -241,18 +241,19 @@ def _pieces(
     yield {"gold": text_of({"answer": options[LETTERS.index(answer)], **fields}, "answer")}
     folder = text_of(fields, "video_source")
     image = resolve_clip(f"{folder}/{text_of(fields, 'current_observation_basename')}", [source / "images"])
+    probed(image, kind="image")
     yield {"image": str(image)}
     if settings.layout == "observation" or "task_progress_metadata" not in fields:
         return
     path = resolve_clip(f"{folder}/{text_of(fields, 'video_basename')}", [source / "videos"])
-    clip = probed(path)
+    clip = probed(path, partial(shown_numbers, most=settings.video_frames))
     if clip.frames < 2:
         raise RejectedRow("video of a single frame", str(path))
     yield {"path": str(path), "frame_count": clip.frames, "reader": clip.reader}
 
 
 def _content(row: Mapping[str, Any], settings: SeedBenchSettings) -> list[Part]:
-    observation = frame(row["image"], 0, reader="pyav")  # which reads a picture as a clip of one frame
+    observation = frame(row["image"], 0)  # a picture is a clip of one frame
     suffix = SUFFIXES[settings.name] if settings.suffix is None else settings.suffix
     if settings.layout == "observation":
         return [text("frame_1"), observation, text(_asked(_bare(row["question"]), row, settings, suffix))]

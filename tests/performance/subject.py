@@ -59,7 +59,7 @@ def footage_rows() -> list[dict[str, Any]]:
                 "future": [5, 6, 7][:depth],
                 "path": str(FOOTAGE / clip),
                 "frame_count": CLIPS[clip],
-                "reader": "decord",
+                "reader": "sequential",
             }
         )
     return found
@@ -83,7 +83,7 @@ def dialogue(encoder: Encoder, first: int, frames: int, spans: int) -> Encoded:
 
 
 def _frames(first: int, count: int) -> list[Any]:
-    return read_frames(FOOTAGE / CLIP, [first + 10 * k for k in range(count)], "decord")
+    return read_frames(FOOTAGE / CLIP, [first + 10 * k for k in range(count)], "sequential")
 
 
 @contextmanager

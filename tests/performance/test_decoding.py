@@ -84,7 +84,7 @@ def test_eight_answers_of_a_video_from_one_prefill_against_eight(subject: Subjec
     path, count = FOOTAGE / "bikes.mp4", CLIPS["bikes.mp4"]
     numbers = video_frame_numbers(count)
     encoder, ask = subject.encoder, Asker(subject.model, subject.model.vision(cache_bytes=2**28))
-    shown = encoder.patch_video(read_frames(path, numbers, "decord"), numbers, frame_rate(path), 4, 64)
+    shown = encoder.patch_video(read_frames(path, numbers, "sequential"), numbers, frame_rate(path), 4, 64)
     prompt = encoder.prompt([*shown, "What happens next?"])
     sampling = Sampling(max_new_tokens=8)
     assert torch.equal(ask([prompt], sampling, [range(8)]).ids, ask([prompt] * 8, sampling).ids)
@@ -116,7 +116,7 @@ def footage_rows(encoder: Encoder, _rows: list[dict[str, Any]]) -> list[tuple[En
     path, count = FOOTAGE / "bikes.mp4", CLIPS["bikes.mp4"]
     found = []
     for first in range(0, 40, 10):
-        frames = read_frames(path, [first + k * (count - 50) // 5 for k in range(6)], "decord")
+        frames = read_frames(path, [first + k * (count - 50) // 5 for k in range(6)], "sequential")
         observed = [encoder.patch(frame, 4, 64) for frame in frames[:4]]
         hints = [encoder.patch(frame, 4, 16) for frame in frames[4:]]
         found.append(

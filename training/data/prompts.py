@@ -19,7 +19,7 @@ PART = pl.Struct(
         "text": pl.String,
         "path": pl.String,  # absolute path of the clip
         "frames": pl.List(pl.Int64),  # frame numbers; exactly one for an image
-        "reader": pl.String,  # the reader that probed the clip
+        "reader": pl.String,  # how the clip is read, as its probe recorded
         "data": pl.Binary,  # an encoded image instead of path and frames; with them, it stands for each of the frames
         "max_tokens": pl.Int64,  # cap on merged vision tokens of this image or frame pair; null: the job's limit
     }
@@ -52,7 +52,7 @@ def text(value: str) -> Part:
     return _part("text", text=value)
 
 
-def frame(path: Path | str, number: int, max_tokens: int | None = None, reader: str = "decord") -> Part:
+def frame(path: Path | str, number: int, max_tokens: int | None = None, reader: str = "sequential") -> Part:
     """One frame of a clip as an image; `number` counts displayed frames from 0."""
     return _part("image", path=str(path), frames=[number], reader=reader, max_tokens=max_tokens)
 
@@ -62,7 +62,7 @@ def image(data: bytes, max_tokens: int | None = None) -> Part:
     return _part("image", data=data, max_tokens=max_tokens)
 
 
-def video(path: Path | str, numbers: Sequence[int], reader: str = "decord", max_tokens: int | None = None) -> Part:
+def video(path: Path | str, numbers: Sequence[int], reader: str = "sequential", max_tokens: int | None = None) -> Part:
     """Frames of a clip as one video, shown in pairs; `max_tokens` caps each pair."""
     return _part("video", path=str(path), frames=list(numbers), reader=reader, max_tokens=max_tokens)
 

@@ -174,7 +174,7 @@ def _placed(
     row: Mapping[str, Any], shown: dict[str, Any], frames: list[int], number: int, folder: Path
 ) -> dict[str, Any]:
     """The row with its clip found and probed, where it has frames."""
-    placed = {"row_id": str(number), **shown, "frames": frames, "path": "", "frame_count": 0, "reader": "decord"}
+    placed = {"row_id": str(number), **shown, "frames": frames, "path": "", "frame_count": 0, "reader": "sequential"}
     if not (shown["observed"] or shown["future"] or frames):
         return placed
     name = "path" if row.get("path") else "video"

@@ -1,68 +1,54 @@
 """Clips on disk: how many frames they show, their frames as RGB arrays, and where a row's clip name leads.
 
-decord is the default reader.  Stream-copied cuts carry hidden pre-roll packets that decord counts as frames, or cannot
-be read by it at all; those go to PyAV, and the reader that worked is recorded.  A frame number always counts
-*displayed* frames from 0.
+A frame number always counts *displayed* frames from 0.  PyAV reads every clip: seeking where the probe has seen that
+shows the same and saves work, else from the beginning.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from training.bounded import BoundedCache
+from training.data.decoding import UnreadableVideo as UnreadableVideo
+from training.data.decoding import open_clip, read_by_seeking, read_sequentially
 from training.data.keyframes import key_frame_pool
+from training.data.probe_pool import shared_pool
+from training.data.probing import Numbers
+from training.data.probing import VideoInfo as VideoInfo
 from training.data.rejection import RejectedRow
 
-READERS = ("decord", "pyav")
+READERS = {"seek": read_by_seeking, "sequential": read_sequentially}
 MAX_NAME_BYTES = 1024
 """Of a clip's whole name; its root comes before it, and file systems take 4,096."""
 
 
-class UnreadableVideo(ValueError):  # noqa: N818 - a file's state, quarantined like a row
-    """A file that neither reader can show as a video, with what each of them said."""
+def probe(path: Path | str, numbers: Numbers = key_frame_pool) -> VideoInfo:
+    """What a clip shows, decoded in another process, and the reader that shows it.
 
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """A readable clip: displayed frames, frames per second, size in pixels, and the reader (`decord` or `pyav`)."""
-
-    frames: int
-    fps: float
-    width: int
-    height: int
-    reader: str
-
-
-def probe(path: Path | str) -> VideoInfo:
-    """What a clip shows, and which reader shows it; both ends of its key frames have been read.
-
-    Raises UnreadableVideo with a reason.
+    `numbers(frame count)` are the frames that will be read.  Raises UnreadableVideo with a reason.
     """
-    try:
-        return _probe_decord(path)
-    except UnreadableVideo as decord_failure:
-        try:
-            return _probe_pyav(path)
-        except UnreadableVideo as pyav_failure:
-            raise UnreadableVideo(f"decord: {decord_failure}; PyAV: {pyav_failure}") from pyav_failure
+    return shared_pool().probe(path, numbers)
 
 
 def read_frames(path: Path | str, numbers: Sequence[int], reader: str) -> list[np.ndarray]:
-    """The frames with these numbers, in this order (repeats allowed), each uint8 height x width x RGB.
+    """The frames with these numbers, in this order (repeats allowed), each uint8 height x width x RGB, upright.
 
-    `reader` is the one that `probe` recorded.  Raises UnreadableVideo for a file it cannot read and ValueError for a
-    number outside the clip.
+    `reader` is the one that `probe` recorded; the clip is read in this process.  Raises UnreadableVideo for a file it
+    cannot read and ValueError for a number outside the clip.
     """
     if reader not in READERS:
-        raise ValueError(f"reader must be one of {READERS}; found {reader!r}")
+        raise ValueError(f"reader must be one of {list(READERS)}; found {reader!r}")
     if not numbers:
         return []
     if min(numbers) < 0:
         raise ValueError(f"{path}: frame numbers count from 0; found {min(numbers)}")
-    wanted = sorted(set(numbers))
-    frames = _read_decord(path, wanted) if reader == "decord" else _read_pyav(path, wanted)
+    try:
+        frames = READERS[reader](path, set(numbers))
+    except UnreadableVideo as unreadable:
+        raise UnreadableVideo(f"{path}: {unreadable}") from unreadable
+    if missing := set(numbers) - set(frames):
+        raise ValueError(f"{path} has fewer frames; frame {max(missing)} does not exist")
     return [frames[number] for number in numbers]
 
 
@@ -71,13 +57,8 @@ def frame_rate(path: Path | str) -> float:
 
     Raises UnreadableVideo where none is written: timestamps would be guesses.
     """
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            rate = container.streams.video[0].average_rate
-    except av.FFmpegError as error:
-        raise UnreadableVideo(f"{path}: {_first_line(error)}") from error
+    with open_clip(path) as (_, stream):
+        rate = stream.average_rate
     if not rate:
         raise UnreadableVideo(f"{path} has no frame rate, so its frames have no times: show it as images")
     return float(rate)
@@ -128,85 +109,3 @@ def resolve_clip(name: str, roots: Sequence[Path]) -> Path:
     if not inside:
         raise RejectedRow("path outside clip root", repr(name))
     raise RejectedRow("missing clip", f"{name!r} is in none of the {len(roots)} clip roots")
-
-
-def _probe_decord(path: Path | str) -> VideoInfo:
-    import decord
-
-    displayed = _displayed_packets(path)
-    try:
-        video = decord.VideoReader(str(path), num_threads=1)
-        frames, fps = len(video), float(video.get_avg_fps())
-        if frames != displayed:  # hidden pre-roll: decord would number frames that are never shown
-            raise UnreadableVideo(f"counts {frames} frames where {displayed} are displayed")
-        pool = key_frame_pool(frames)
-        height, width, _ = video.get_batch([pool[0], pool[-1]]).shape[1:]
-    except (decord.DECORDError, RuntimeError, IndexError) as error:
-        raise UnreadableVideo(_first_line(error)) from error
-    return VideoInfo(frames, fps, width, height, "decord")
-
-
-def _displayed_packets(path: Path | str) -> int:
-    """Frames that the container says are shown: video packets less those that its edit list hides (no decoding)."""
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise UnreadableVideo("no video stream")
-            return sum(p.size > 0 and not p.is_discard for p in container.demux(container.streams.video[0]))
-    except av.FFmpegError as error:
-        raise UnreadableVideo(_first_line(error)) from error
-
-
-def _probe_pyav(path: Path | str) -> VideoInfo:
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise UnreadableVideo("no video stream")
-            stream = container.streams.video[0]
-            frames = sum(1 for _ in container.decode(stream))
-            rate, width, height = stream.average_rate, stream.width, stream.height
-    except av.FFmpegError as error:
-        raise UnreadableVideo(_first_line(error)) from error
-    if not frames:
-        raise UnreadableVideo("no frame could be decoded")
-    return VideoInfo(frames, float(rate or 0), width, height, "pyav")
-
-
-def _read_decord(path: Path | str, wanted: list[int]) -> dict[int, np.ndarray]:
-    import decord
-
-    try:
-        video = decord.VideoReader(str(path), num_threads=1)
-        if wanted[-1] < len(video):
-            return dict(zip(wanted, video.get_batch(wanted).asnumpy(), strict=True))
-    except (decord.DECORDError, RuntimeError) as error:
-        raise UnreadableVideo(f"{path}: {_first_line(error)}") from error
-    raise ValueError(f"{path} has {len(video)} frames; frame {wanted[-1]} does not exist")
-
-
-def _read_pyav(path: Path | str, wanted: list[int]) -> dict[int, np.ndarray]:
-    import av
-
-    frames: dict[int, np.ndarray] = {}
-    remaining, count = set(wanted), 0
-    try:
-        with av.open(str(path)) as container:
-            for number, frame in enumerate(container.decode(video=0)):
-                count = number + 1
-                if number in remaining:
-                    frames[number] = frame.to_ndarray(format="rgb24")
-                    remaining.remove(number)
-                if not remaining:
-                    return frames
-    except av.FFmpegError as error:
-        raise UnreadableVideo(f"{path}: {_first_line(error)}") from error
-    raise ValueError(f"{path} has {count} frames; frame {max(remaining)} does not exist")
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of a reader's message (decord appends a native stack trace)."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -27,7 +27,7 @@ def trajectory(number: int, **fields: Any) -> dict[str, Any]:
         "end": "0:00:03.000",
         "path": f"/clips/clip{number:07d}_0.mp4",
         "frame_count": 24,
-        "reader": "decord",
+        "reader": "sequential",
     }
     row |= fields
     return {"sha256": hashlib.sha256(row["video"].encode()).hexdigest()} | row

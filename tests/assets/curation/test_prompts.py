@@ -66,5 +66,5 @@ def test_the_hash_tells_settings_apart() -> None:
 
 
 def test_frames_are_read_by_the_reader_that_the_clip_needs(rows: pl.DataFrame) -> None:
-    by_pyav = rows.with_columns(pl.lit("pyav").alias("reader"))
-    assert {p["reader"] for p in parts(by_pyav, "hint", PromptSettings(), 1) if p["type"] == "image"} == {"pyav"}
+    seeking = rows.with_columns(pl.lit("seek").alias("reader"))
+    assert {p["reader"] for p in parts(seeking, "hint", PromptSettings(), 1) if p["type"] == "image"} == {"seek"}

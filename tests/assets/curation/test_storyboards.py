@@ -70,10 +70,10 @@ def test_a_storyboard_shows_the_observed_and_the_future_frames(toys: pl.DataFram
     shown = picture(storyboards(toys, told(toys), 1))
     best, other = toys.row(0, named=True), toys.row(2, named=True)
     pool = [key_frame_number(best["frame_count"], index) for index in (1, 2, 3)]
-    first, second, third = read_frames(best["path"], pool, "decord")
+    first, second, third = read_frames(best["path"], pool, "sequential")
     assert shows(shown, first, 2) and shows(shown, second, 2)
     assert not shows(shown, third, 2)  # it is not among the row's future frames
-    assert not shows(shown, read_frames(other["path"], pool[:1], "decord")[0], 2)
+    assert not shows(shown, read_frames(other["path"], pool[:1], "sequential")[0], 2)
 
 
 def test_verdicts_change_what_is_shown_and_those_of_other_rows_do_not(toys: pl.DataFrame) -> None:
@@ -88,7 +88,7 @@ def test_verdicts_change_what_is_shown_and_those_of_other_rows_do_not(toys: pl.D
 
 @pytest.mark.parametrize(
     "broken",
-    [{"path": "/gone/clip.mp4"}, {"path": __file__, "reader": "pyav"}, {"frame_count": 900}, {"reader": "none"}],
+    [{"path": "/gone/clip.mp4"}, {"path": __file__, "reader": "seek"}, {"frame_count": 900}, {"reader": "none"}],
 )
 def test_a_clip_that_cannot_be_read_is_a_grey_box(toys: pl.DataFrame, broken: dict[str, Any]) -> None:
     row = toys.head(1)

@@ -9,20 +9,23 @@ from typing import Any
 
 import fsspec
 import polars as pl
+import psutil
 import pytest
 
 from assets.toyworld.broken import FAULTS
 from assets.toyworld.source import SourceSizes, write_source
-from assets.trajectories import clips as clips_module
 from assets.trajectories.clips import ClipTable, resolve_clips
 from assets.trajectories.roots import open_root
 from assets.trajectories.validate import pull_shard
 from tests.footage import CLIPS, FOOTAGE
+from tests.numbered import HEIGHT, WIDTH, turned, write_clip
 from training.artifacts import file_digest
 from training.data.keyframes import key_frame_number
+from training.data.probe_pool import ProbePool
+from training.data.probing import Numbers
 from training.data.rejection import RejectedRow
 from training.data.trajectory import parse_row, to_frame
-from training.data.video import VideoInfo, probe, read_frames
+from training.data.video import VideoInfo, read_frames
 
 SIZES = SourceSizes(shards=1, rows_per_shard=50, futurebench_per_split=1, twiffbench=3)
 
@@ -68,12 +71,12 @@ def test_clip_faults_are_caught_with_their_reasons_and_every_other_clip_is_usabl
     assert Counter(quarantine["reason"]) == reasons
     assert set(quarantine["row_id"]) <= set(rows["row_id"])
     assert set(clips["video"]) == set(rows["video"])
-    assert Counter(clips["reader"].drop_nulls()) == {"decord": clips.height - 4, "pyav": 1}
+    assert Counter(clips["reader"].drop_nulls()) == {"sequential": clips.height - 3}
 
 
 def test_a_clip_is_recorded_with_its_size_and_the_hash_of_its_bytes(source: Path, rows: pl.DataFrame) -> None:
     clips, _ = resolve_clips(rows, [source / "clips"])
-    clip = clips.filter(pl.col("reader") == "decord").row(0, named=True)
+    clip = clips.filter(pl.col("reader").is_not_null()).row(0, named=True)
     assert (clip["frames"], clip["fps"], clip["width"], clip["height"]) == (16, 8.0, 64, 64)
     assert clip["path"] == str((source / "clips" / clip["video"]).resolve())
     assert clip["sha256"] == hashlib.sha256(Path(clip["path"]).read_bytes()).hexdigest()
@@ -92,15 +95,43 @@ def test_whatever_is_raised_about_a_clip_is_its_own_reason(
     for name in ("good.mp4", "bad.mp4"):
         shutil.copy(FOOTAGE / "bikes.mp4", tmp_path / name)
 
-    def probing(path: Path) -> VideoInfo:
+    probe = ProbePool.probe
+
+    def probing(pool: ProbePool, path: Path, numbers: Numbers) -> VideoInfo:
         if path.name == "bad.mp4":
             raise fault
-        return probe(path)
+        return probe(pool, path, numbers)
 
-    monkeypatch.setattr(clips_module, "probe", probing)
+    monkeypatch.setattr(ProbePool, "probe", probing)
     clips, quarantine = resolve_clips(rows_about("bad.mp4", "good.mp4"), [tmp_path])
     assert clips["reason"].to_list() == ["unreadable clip", None]
     assert quarantine["detail"][0].startswith(f"{type(fault).__name__}: ")
+
+
+def test_a_clip_is_recorded_as_it_is_shown(tmp_path: Path) -> None:
+    plain = write_clip(tmp_path / "plain.mp4", 96, options={"g": "4"})
+    turned(plain, tmp_path / "turned.mp4", (0, 1, -1, 0))
+    half = write_clip(tmp_path / "half.mkv", 96)
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    clips, _ = resolve_clips(rows_about("plain.mp4", "turned.mp4", "half.mkv"), [tmp_path])
+    columns = ("frames", "width", "height", "rotation", "reader", "header_seconds", "reason")
+    plain_row, turned_row, half_row = clips.select(columns).rows()
+    assert plain_row == (96, WIDTH, HEIGHT, 0, "seek", pytest.approx(3.84), None)
+    assert turned_row == (96, HEIGHT, WIDTH, 90, "seek", pytest.approx(3.84), None)
+    assert half_row == (*[None] * 6, "unreadable clip")
+    assert "of the 3.8 s that its header states" in clips["detail"][2]
+
+
+def test_an_interrupt_waits_for_no_clip_and_the_same_call_then_goes_through(tmp_path: Path) -> None:
+    rows = rows_about(*(shutil.copy(FOOTAGE / "bikes.mp4", tmp_path / f"{k}.mp4").name for k in range(12)))
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        resolve_clips(rows, [tmp_path], interrupt)
+    assert not [child for child in psutil.Process().children() if "training.data.probing" in child.cmdline()]
+    assert resolve_clips(rows, [tmp_path])[0]["frames"].to_list() == [250] * 12
 
 
 def test_names_that_no_file_system_takes_are_quarantined_and_the_others_are_read(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_prompt_is_shown_in_order_with_its_frames() -> None:
         )
     before, first, between, second = shown(server)
     assert (before, between) == ("before\n", "\nbetween two")
-    (original,) = read_frames(CLIP, [30], "decord")
+    (original,) = read_frames(CLIP, [30], "sequential")
     rows, columns = first.shape[0] // TILE, first.shape[1] // TILE
     assert first.shape[:2] == (rows * TILE, columns * TILE) and 32 < rows * columns <= 64
     small = np.asarray(Image.fromarray(original).resize((columns * TILE, rows * TILE), Image.Resampling.BICUBIC))
@@ -108,7 +108,7 @@ def test_a_video_is_its_frames_in_order_and_a_cap_is_kept() -> None:
         told(server, request("p", video(CLIP, [200, 0, 100], max_tokens=12), text("What next?")))
     *images, question = shown(server)
     assert question == "What next?"
-    for sent, original in zip(images, read_frames(CLIP, [200, 0, 100], "decord"), strict=True):
+    for sent, original in zip(images, read_frames(CLIP, [200, 0, 100], "sequential"), strict=True):
         height, width = sent.shape[:2]
         assert height * width <= 12 * TILE**2
         small = np.asarray(Image.fromarray(original).resize((width, height), Image.Resampling.BICUBIC))

@@ -257,8 +257,8 @@ def test_a_rows_clip_is_opened_once_for_both_its_prompts(
     backend: LocalBackend, asked: list[Request], taught_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    inner = video._read_decord
-    monkeypatch.setattr(video, "_read_decord", lambda path, wanted: opened.append(path) or inner(path, wanted))
+    inner = video.READERS["sequential"]
+    monkeypatch.setitem(video.READERS, "sequential", lambda path, wanted: opened.append(path) or inner(path, wanted))
     short = GREEDY.model_copy(update={"max_new_tokens": 2, "batch_size": 8})
     list(backend.answer(taught_folder, short, "none", asked))
     assert len(opened) == len(set(opened)) == 6

@@ -104,7 +104,7 @@ def test_enough_observed_frames_paint_and_only_those_are_fitted_on(
     assert found.readout.r2_of_change is not None and found.readout.r2_of_change <= found.readout.r2
     painted = found.spans[0].painted
     assert painted is not None and painted.shape == (64, 64, 3), "as the clip is"
-    with Image.fromarray(read_frames(rows[2]["path"], [last - 1], "decord")[0]) as true:
+    with Image.fromarray(read_frames(rows[2]["path"], [last - 1], "sequential")[0]) as true:
         assert np.abs(np.asarray(true.resize((64, 64))).astype(int) - painted).mean() < 30
 
 

@@ -44,7 +44,7 @@ def tables(rows: list[dict[str, Any]], tmp_path: Path) -> tuple[Path, Path]:
         {
             "id": f"i{n:02d}", "video": None, "question_type": kinds[n % 4], "question": f"Question {n}?",
             "options": ["red", "green", "blue", "pink"], "answer": "A", "path": rows[n]["path"],
-            "frame_count": rows[n]["frame_count"], "reader": "decord", "problem": None,
+            "frame_count": rows[n]["frame_count"], "reader": "sequential", "problem": None,
         }
         for n in range(20)
     ]  # fmt: skip

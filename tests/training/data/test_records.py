@@ -65,7 +65,7 @@ def test_every_layout_is_the_same_row(layout: str) -> None:
         "frames": [],
         "path": str(CLIP),
         "frame_count": 64,
-        "reader": "decord",
+        "reader": "seek",
     }
     assert record.problem == PROBLEMS.get(layout)
 

@@ -69,7 +69,7 @@ def naive_loss(bundle: FutureL1, rows: list[dict[str, Any]], draws: list[Draw], 
     squares: list[torch.Tensor] = []
 
     def features(row: dict[str, Any], key_frame: int, side: int) -> torch.Tensor:
-        (frame,) = read_frames(row["path"], [key_frame_number(row["frame_count"], key_frame)], "decord")
+        (frame,) = read_frames(row["path"], [key_frame_number(row["frame_count"], key_frame)], "sequential")
         image = Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC)
         pixels = bundle.processor.image_processor(image, do_resize=False, return_tensors="pt")
         with torch.no_grad():
