@@ -28,7 +28,7 @@ class ClipJob:
     """One clip to write: its file, its board (tiles, position, direction) and how it is filmed.
 
     `fog_level` hides everything after the observed key frame (0 nothing, 1 all); `observed_only` stops at step 0;
-    `pre_roll` leaves hidden frames before the first displayed one, which PyAV reads and decord misnumbers.
+    `pre_roll` leaves hidden frames before the first displayed one, which are not displayed.
     """
 
     path: Path

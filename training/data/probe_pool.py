@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from training.data.decoding import UnreadableVideo
 from training.data.probing import Numbers, VideoInfo
-from training.project import python_path
+from training.project import python_variables
 
 PROCESSES = min(4, os.cpu_count() or 1)
 MAX_BYTES = 2 * 2**30
@@ -110,7 +110,7 @@ class _Process:
 
     def __init__(self, max_bytes: int, seconds: int) -> None:
         environment = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-        environment |= {"PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
+        environment |= python_variables() | {"OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "training.data.probing", str(max_bytes), str(seconds)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment,
