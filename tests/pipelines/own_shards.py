@@ -80,7 +80,9 @@ class Model:
         content = request["messages"][-1]["content"]
         images = sum(part["type"] == "image_url" for part in content)
         told = words(" ".join(part["text"] for part in content if part["type"] == "text"))
-        asked = max((known for known in self.references if known in told), key=len)
+        asked = max((known for known in self.references if known in told), key=len, default=None)
+        if asked is None:  # a row that somebody changed
+            return "<answer>nothing is known of this</answer>"
         by_kind = {"saturated": True, "hopeless": False, "useful": images > 1}[kind_of(asked)]
         right = self.knows == "everything" or by_kind
         reference = self.references[asked]
