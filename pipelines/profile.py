@@ -42,7 +42,7 @@ from evaluation.benchmarks.twiffbench import TwiffBenchSettings
 from training import recipes, tiny
 from training.grading import toy_judge
 from training.grading.judge import JudgeSettings
-from training.project import PROJECT
+from training.project import IS_CHECKOUT, PROJECT
 
 FSDP = Path("profiles/accelerate/fsdp2.yaml")
 RUNS = ("sft", "rl")
@@ -234,7 +234,8 @@ def load_profile(named: str, home: Path, seed: int = 0) -> Profile:
         return PRESETS[named](home, seed)
     path = Path(named)
     if not path.is_file():
-        raise ValueError(f"no profile {named!r}: want {', '.join(PRESETS)} or the path of a TOML overlay")
+        raise ValueError(f"no profile {named!r}: want {', '.join(PRESETS)} or the path of a TOML overlay, as in "
+                         f"{PROJECT / 'profiles'}")  # fmt: skip
     try:
         overlay = tomllib.loads(path.read_text())
     except ValueError as error:
@@ -260,12 +261,20 @@ def overlaid(profile: Profile, overlay: Mapping[str, Any]) -> Profile:
 
 
 def profile_from_environment(default: str = "demo") -> Profile:
-    """The profile that FUTURE_L1_PROFILE, FUTURE_L1_HOME and SEED name; `default`, `.future-l1` and 0 without them."""
-    home = Path(os.environ.get(HOME_VARIABLE) or PROJECT / ".future-l1").resolve()
+    """The profile that FUTURE_L1_PROFILE, FUTURE_L1_HOME and SEED name; without them `default`, 0, and `.future-l1` in
+    the checkout, or in the current folder where the project is installed."""
+    home = Path(os.environ.get(HOME_VARIABLE) or (PROJECT if IS_CHECKOUT else Path()) / ".future-l1").resolve()
     seed = os.environ.get(SEED_VARIABLE) or "0"
     if not seed.isdecimal():
         raise ValueError(f"{SEED_VARIABLE} is a whole number from 0 on; found {seed!r}")
     return load_profile(os.environ.get(PROFILE_VARIABLE) or default, home, int(seed))
+
+
+def make_environment_absolute(home: Path) -> None:
+    """For processes that start in another folder: they find the same home and profile."""
+    os.environ[HOME_VARIABLE] = str(home)
+    if (path := Path(os.environ.get(PROFILE_VARIABLE) or "")).is_file():
+        os.environ[PROFILE_VARIABLE] = str(path.resolve())
 
 
 def _wrong_fields(error: ValidationError) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.instance import ready_instance, sole_ui
+from pipelines.profile import make_environment_absolute
 from training import supervisor
 from training.interrupts import defer_interrupts
 from training.project import PROJECT, WORKSPACE, python_variables
@@ -43,6 +44,7 @@ def serve(home: Path, host: str, port: int, allowed_hosts: Sequence[str] = (), r
     for name in allowed_hosts:
         split_host(name)
     _raise_if_taken(host, port)
+    make_environment_absolute(home)
     ready_instance(home)
     names = [option for name in allowed_hosts for option in ("--allowed-host", name)]
     looking = ["--read-only"] if read_only else []

@@ -30,7 +30,7 @@ from pipelines.jobs import INGEST, OBSERVE
 from pipelines.profile import Profile, demo
 from tests.assets.trajectories.shard_rows import twiff_row, write
 from tests.performance.conftest import Table
-from training.project import PROJECT
+from training.project import PROJECT, WORKSPACE
 
 FEW, MANY, BATCH, ALONE, REPEATS = 1, 3_000, 200, 8, 7
 TRAJECTORIES = dg.AssetKey(["twiff", "trajectories"])
@@ -95,7 +95,7 @@ def best(runs: Sequence[Spent]) -> Spent:
 def webserver(home: Path) -> Iterator[TestClient]:
     """The webserver's application, with the code location in a process of its own."""
     with home_of(home), driver_instance(home) as instance:
-        target = WorkspaceFileTarget([str(PROJECT / "workspace.yaml")])
+        target = WorkspaceFileTarget([str(WORKSPACE)])
         with WorkspaceProcessContext(instance, target) as context:
             (location,) = context.create_request_context().get_code_location_entries().values()
             assert location.code_location is not None, location.load_error

@@ -20,6 +20,7 @@ from pipelines.profile import Profile, load_profile
 from pipelines.webserver import application
 from tests.pipelines.ui_server import ROOT, Dagster, everything_ended
 from tests.reduced import write_reduced_overlay
+from training.project import WORKSPACE
 
 NODES = """{assetNodes {
     assetKey {path} groupName kinds pools description owners {... on TeamAssetOwner {team}}
@@ -50,7 +51,7 @@ class Web(Dagster):
 
 @contextmanager
 def webserver(instance: dg.DagsterInstance, read_only: bool = False) -> Iterator[Web]:
-    workspace = WorkspaceFileTarget([str(ROOT / "workspace.yaml")])
+    workspace = WorkspaceFileTarget([str(WORKSPACE)])
     with WorkspaceProcessContext(instance, workspace, read_only=read_only) as context:
         yield Web(context)
 
