@@ -14,6 +14,7 @@ from evaluation.benchmarks.futurebench import SPLITS
 from evaluation.benchmarks.twiffbench import MARKS
 from evaluation.reports.run_reports import RunReports
 from pipelines.profile import Profile
+from training.project import IS_CHECKOUT
 
 SUMMARY = "summary.json"
 COLUMNS = (*SPLITS, "average")
@@ -64,7 +65,8 @@ def finish(profile: Profile, console: Console) -> Path:
     for table in tables(summary):
         console.print(table)
     page = store.current(COMPARISON).file(PAGE)
-    console.print(f"Report   {page}\nNumbers  {path}\nUI       make ui", soft_wrap=True, highlight=False)
+    ui = "make ui" if IS_CHECKOUT else "future-l1 ui"
+    console.print(f"Report   {page}\nNumbers  {path}\nUI       {ui}", soft_wrap=True, highlight=False)
     return path
 
 

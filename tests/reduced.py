@@ -37,6 +37,22 @@ def reduced_demo(home: Path, seed: int = 0, steps: int = 3) -> Profile:
     )
 
 
+def smallest_demo(home: Path) -> Profile:
+    """One shard, two steps of SFT and no RL, few items: all that does not need RL runs once."""
+    profile = reduced_demo(home, steps=2)
+    selection = profile.curation.selection.model_copy(update={"top": 8})
+    necessity = profile.benchmarks.necessity.model_copy(update={"models": ("future_l1",), "n": 4})
+    return profile.model_copy(
+        update={
+            "toyworld": SourceSizes(shards=1, rows_per_shard=40, futurebench_per_split=2, twiffbench=4),
+            "source": profile.source.model_copy(update={"quarantine_limit": 1.0}),
+            "curation": profile.curation.model_copy(update={"selection": selection, "rl_sets": {"twiff": 4}}),
+            "rl": (),
+            "benchmarks": profile.benchmarks.model_copy(update={"necessity": necessity}),
+        }
+    )
+
+
 def write_reduced_overlay(path: Path, seed: int = 0, steps: int = 3) -> Path:
     """The reduced demo as a TOML overlay, which FUTURE_L1_PROFILE can name for `future-l1 ui`. Returns `path`."""
     return write_overlay(path, reduced_demo(path.parent, seed, steps))
@@ -46,8 +62,10 @@ def write_overlay(path: Path, profile: Profile) -> Path:
     """A variant of the demo as an overlay of it: every field in which they differ. Returns `path`."""
     known = demo(profile.home, profile.seed).model_dump(mode="json")
     wanted = profile.model_dump(mode="json", exclude={"name"})
-    for runs in RUNS:  # overlaid by their recipes' names
-        known[runs], wanted[runs] = ({run["recipe"]["name"]: run for run in one[runs]} for one in (known, wanted))
+    for runs in RUNS:  # overlaid by their recipes' names; none are a list
+        before, after = ({run["recipe"]["name"]: run for run in one[runs]} for one in (known, wanted))
+        if after:
+            known[runs], wanted[runs] = before, after
     path.write_text(tomlkit.dumps({"extends": "demo", **_differences(known, wanted)}))
     return path
 

@@ -7,8 +7,16 @@ from click.testing import CliRunner
 
 from assets.launching.ray import RaySettings
 from pipelines import cli
-from pipelines.profile import Profile, demo, load_profile, paper, profile_from_environment
+from pipelines.profile import (
+    Profile,
+    demo,
+    load_profile,
+    make_environment_absolute,
+    paper,
+    profile_from_environment,
+)
 from tests.reduced import reduced_demo, write_reduced_overlay
+from training.project import PROJECT
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,6 +109,30 @@ def test_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("SEED", "7")
     chosen = profile_from_environment()
     assert (chosen.name, chosen.home, chosen.seed) == ("paper", tmp_path, 7)
+
+
+def test_processes_in_another_folder_find_the_same_home_and_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FUTURE_L1_HOME", "home")
+    monkeypatch.setenv("FUTURE_L1_PROFILE", "mine.toml")
+    Path("mine.toml").write_text('extends = "demo"')
+    here = profile_from_environment()
+    make_environment_absolute(here.home)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert profile_from_environment() == here and here.home == tmp_path / "home"
+
+
+def test_an_installed_project_keeps_its_work_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FUTURE_L1_HOME", raising=False)
+    assert profile_from_environment().home == PROJECT / ".future-l1"
+    monkeypatch.setattr("pipelines.profile.IS_CHECKOUT", False)
+    assert profile_from_environment().home == tmp_path / ".future-l1"
 
 
 def test_the_papers_numbers_are_the_papers(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""A normal install works: the wheel, beside its dependencies, from a folder that holds nothing of the project."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from assets.code import ROOMS, code_of
+from tests.reduced import smallest_demo, write_overlay
+from training.project import PROJECT
+
+SOURCES = (*ROOMS, "instance", "profiles", "pyproject.toml", "README.md")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment into which the project's wheel was installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    sources, wheels, environment = folder / "sources", folder / "wheels", folder / "environment"
+    for name in SOURCES:  # a copy: building leaves files beside the sources, and takes those that a build left before
+        copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
+        sources.mkdir(exist_ok=True)
+        copy(PROJECT / name, sources / name)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(sources)])
+    run([sys.executable, "-m", "venv", "--without-pip", str(environment)])
+    (packages,) = environment.glob("lib/python*/site-packages")
+    beside = [path for path in sys.path if Path(path).name == "site-packages"]
+    (packages / "dependencies.pth").write_text("\n".join(beside))
+    (wheel,) = wheels.iterdir()
+    python = str(environment / "bin" / "python")
+    run([*pip, "--python", python, "install", "--no-deps", "--no-index", str(wheel)])
+    shutil.rmtree(sources)
+    return environment / "bin"
+
+
+def run(command: list[str], folder: Path | None = None, **variables: str) -> str:
+    """What a command prints, started as a person would start it; an assertion with all of it if it fails."""
+    plain = {name: value for name, value in os.environ.items()
+             if name not in ("PYTHONPATH", "SEED") and not name.startswith(("FUTURE_L1_", "DAGSTER_"))}  # fmt: skip
+    done = subprocess.run(command, cwd=folder, env={**plain, **variables}, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_command_line_works_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    command = str(installed / "future-l1")
+    assert "Usage: future-l1" in run([command, "--help"], tmp_path)
+    assert "paper load" in run([command, "check", "--profile", "demo", "--profile", "paper"], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_made_from_a_checkout_is_not_made_again(installed: Path, tmp_path: Path) -> None:
+    script = "from assets.code import code_of; print(code_of('evaluation.reports.report'), code_of('training.rl'))"
+    version = run([str(installed / "python"), "-c", script], tmp_path)
+    assert version.split() == [code_of("evaluation.reports.report"), code_of("training.rl")]
+
+
+def test_a_profile_of_the_project_is_named_where_there_is_none(installed: Path, tmp_path: Path) -> None:
+    script = "import sys, pathlib, pipelines.profile as p; [p.load_profile(f, pathlib.Path()) for f in sys.argv[1:]]"
+    load = [str(installed / "python"), "-c", script]
+    ended = subprocess.run([*load, "mine.toml"], cwd=tmp_path, capture_output=True, text=True)
+    examples = sorted(Path(ended.stderr.strip().rpartition(" in ")[2]).glob("*.toml"))
+    assert [path.name for path in examples] == sorted(path.name for path in (PROJECT / "profiles").glob("*.toml"))
+    run([*load, *map(str, examples)], tmp_path)
+
+
+def test_a_small_demo_runs_in_the_current_folder(installed: Path, tmp_path: Path) -> None:
+    write_overlay(tmp_path / "small.toml", smallest_demo(tmp_path))
+    run([str(installed / "future-l1"), "demo"], tmp_path, FUTURE_L1_PROFILE="small.toml", OMP_NUM_THREADS="1")
+    home = tmp_path / ".future-l1"
+    page = (home / "artifacts/reports/comparison/current/report.html").read_text(encoding="utf-8")
+    assert "future_l1" in page and "<html" in page
+    assert json.loads((home / "summary.json").read_text())
+    provenance = (home / "artifacts/checkpoints/sft/future_l1/current/model/provenance.json").read_text()
+    assert json.loads(provenance)["code"]["version"]
