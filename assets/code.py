@@ -25,8 +25,8 @@ NEVER_COUNT = (
     # Settings and recipes: their values are part of an artifact's version.
     "assets.settings", "training.recipes",
     # What runs a program and tells of it.
-    "training.callbacks", "training.devices", "training.printable", "training.processes", "training.programs",
-    "training.project", "training.provenance", "training.supervisor", "training.tether",
+    "training.callbacks", "training.devices", "training.interrupts", "training.printable", "training.processes",
+    "training.programs", "training.project", "training.provenance", "training.supervisor", "training.tether",
     # How work is kept.
     "training.appendlog", "training.artifacts", "training.files", "training.parquet",
     # How requests are sent, and sent again.

@@ -162,7 +162,7 @@ def test_the_papers_objectives_start_where_their_names_say(tmp_path: Path) -> No
 def test_the_full_report_does_everything_to_every_model_on_every_item(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the paper's profile does by itself."""
     runs: list[Profile] = []
-    monkeypatch.setattr(cli, "run_plan", lambda profile, *_: runs.append(profile) or [])
+    monkeypatch.setattr(cli, "run_plan", lambda profile, *_, **__: runs.append(profile) or [])
     monkeypatch.setattr(cli, "finish", lambda *_: None)
     for arguments in (["demo"], ["demo", "--full-report"]):
         ran = CliRunner().invoke(cli.main, arguments, catch_exceptions=False)
