@@ -124,7 +124,8 @@ def test_plumbing_is_part_of_nothing(changed: Change) -> None:
         "assets/retries.py", "assets/launcher.py", "assets/launching/local.py", "assets/launching/slurm.py",
         "assets/store.py", "assets/define.py", "assets/partitions.py", "assets/curation/assets.py",
         "assets/checkpoints/checks.py", "pipelines/driver.py", "training/programs.py", "training/callbacks.py",
-        "training/supervisor.py", "training/interrupts.py", "training/devices.py", "training/recipes.py", "training/endpoint.py",
+        "training/supervisor.py", "training/interrupts.py", "training/devices.py", "training/recipes.py",
+        "training/endpoint.py",
     )  # fmt: skip
     assert changed(*plumbing) == set()
 
