@@ -34,17 +34,12 @@ class _Tag:
             yield _Block(opened.start(), at, text[opened.end() : closed.start()].strip())
 
 
-_ANSWER, _ANSWER_SPAN, _REASON = _Tag("answer"), _Tag("ans(?:wer)?"), _Tag("reason")
-
-
-def cleaned_response(text: str) -> str:
-    """The reasoning blocks, then what stood outside them, then the first answer in its tag; control tokens removed."""
-    chain, answer = split_response(text)
-    return f"{chain}\n<answer>{answer}</answer>" if answer else chain
+_ANSWER, _REASON = _Tag("answer"), _Tag("reason")
 
 
 def split_response(text: str) -> tuple[str, str]:
-    """The cleaned reasoning chain and answer; the answer is empty where no tag is complete."""
+    """The reasoning (the blocks, then what stood outside them) and the first answer, control tokens removed; the answer
+    is empty where no tag is complete."""
     plain = _ANS.sub(r"<\1answer>", _CHAT.sub("", _LATENT.sub("", text)))
     first = next(_ANSWER.blocks(plain), _Block(len(plain), len(plain), ""))
     return _tidy(merged_reasons(plain[: first.start])), _tidy(first.inner)
@@ -56,11 +51,6 @@ def merged_reasons(text: str) -> str:
     starts, ends = [*(block.start for block in blocks), len(text)], [0, *(block.end for block in blocks)]
     outside = "".join(text[end:start] for end, start in zip(ends, starts, strict=True)).strip()
     return "\n\n".join(piece for piece in (*(block.inner for block in blocks), outside) if piece)
-
-
-def answer_span(text: str) -> str:
-    """The inner text of the first `<answer>` or `<ans>`, stripped; empty without one."""
-    return next((block.inner for block in _ANSWER_SPAN.blocks(text)), "")
 
 
 def without_image_markers(question: str) -> str:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -200,16 +200,6 @@ def to_frame(trajectories: Iterable[Trajectory]) -> dy.DataFrame[TrajectoryTable
     """Trajectories as a validated table."""
     rows = [asdict(t) for t in trajectories]
     return TrajectoryTable.validate(pl.DataFrame(rows, schema=TrajectoryTable.create_empty().schema))
-
-
-def from_rows(table: pl.DataFrame) -> list[Trajectory]:
-    """The trajectories of a table that has at least the columns of `TrajectoryTable`."""
-    names = [f.name for f in fields(Trajectory)]
-    found = []
-    for row in table.select(names).iter_rows(named=True):
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
-        found.append(Trajectory(**values))
-    return found
 
 
 def _parse_twiff(row: Mapping[str, Any], source: str) -> Trajectory:
