@@ -6,8 +6,9 @@ that has it, by row id, prompt id, item id or clip.  Nothing is kept for this be
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -15,7 +16,7 @@ import polars as pl
 
 from assets.store import AssetStore
 from evaluation.reports.followed import command
-from training.artifacts import CURRENT, Artifact
+from training.artifacts import CURRENT, Artifact, DamagedArtifactError
 from training.parquet import scan_parquet
 
 KEYS = ("row_id", "prompt_id", "id", "video", "alias")
@@ -80,6 +81,8 @@ class Lineage:
     """The current artifacts by name (`AssetStore.everything`)."""
 
     artifacts: Mapping[str, Artifact]
+    damaged: dict[Path, str] = field(default_factory=dict)
+    """What is wrong with tables that could not be looked into."""
 
     def trace(self, asked: str) -> Trace:
         """Follows an artifact's name or version, a row's, prompt's or item's id, or a clip's name.
@@ -175,7 +178,11 @@ class Lineage:
         """File, table and key columns; deeper files are a source's own."""
         for file in sorted(artifact.manifest["files"]):
             if file.endswith(".parquet") and "/" not in file:
-                table = scan_parquet(artifact.path / file)
+                try:
+                    table = scan_parquet(artifact.file(file))
+                except DamagedArtifactError as error:
+                    self.damaged[artifact.path / file] = str(error)
+                    continue
                 schema = table.collect_schema()
                 if columns := [column for column in KEYS if schema.get(column) == pl.String]:
                     yield file, table, columns

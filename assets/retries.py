@@ -19,6 +19,7 @@ from assets.trajectories.locations import local_path
 from assets.trajectories.shards import DamagedShardError
 from training import interrupts
 from training.endpoint import EndpointDownError
+from training.files import UNWRITABLE
 
 TRIES = 3
 """After the first."""
@@ -92,5 +93,7 @@ def may_pass(error: Exception) -> bool:
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(status, int) and 400 <= status < 500:
         return status in TOO_EARLY
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return False
     network = type(error).__module__.partition(".")[0] in NETWORKS
     return not isinstance(error, HERE_TO_STAY) and (network or isinstance(error, OUTAGES))

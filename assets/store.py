@@ -17,7 +17,7 @@ from typing import Any
 
 import dagster as dg
 
-from training.artifacts import CURRENT, Artifact, ArtifactStore, MissingArtifactError, digest
+from training.artifacts import CURRENT, Artifact, ArtifactStore, DamagedArtifactError, MissingArtifactError, digest
 from training.files import whole
 
 Counts = Mapping[str, Any]
@@ -142,10 +142,21 @@ class AssetStore:
         return folder
 
     def everything(self) -> dict[str, Artifact]:
-        """Every current artifact by its name, in order of name."""
+        """Every current artifact by its name, in order of name, without those whose manifest is broken (`damaged`)."""
+        return {name: found for name, found in self._everything() if isinstance(found, Artifact)}
+
+    def damaged(self) -> dict[str, DamagedArtifactError]:
+        """What is wrong with current artifacts that cannot be read, by name."""
+        return {name: found for name, found in self._everything() if isinstance(found, DamagedArtifactError)}
+
+    def _everything(self) -> Iterator[tuple[str, Artifact | DamagedArtifactError]]:
         root = self.artifacts.root
-        names = sorted(str(pointer.parent.relative_to(root)) for pointer in root.rglob(CURRENT) if pointer.is_symlink())
-        return {name: self.artifacts.current(name) for name in names}
+        for pointer in sorted(pointer for pointer in root.rglob(CURRENT) if pointer.is_symlink()):
+            name = str(pointer.parent.relative_to(root))
+            try:
+                yield name, self.artifacts.current(name)
+            except DamagedArtifactError as error:
+                yield name, error
 
     def has(self, key: str, partition: str | None = None) -> bool:
         pointer = self.artifacts.root.joinpath(*name_of(key, partition).split("/"), CURRENT)

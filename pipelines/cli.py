@@ -18,6 +18,7 @@ from evaluation.answering.controls import CONTROLS
 from evaluation.answering.requests import INTERVENTIONS
 from pipelines import cli_evaluate, cli_lineage, cli_model
 from pipelines import ui as dagster_ui
+from pipelines.commands import Commands
 from pipelines.curate import broken_shards, measured_here, own_shards, rows_are_usable
 from pipelines.curate import curate as curate_shards
 from pipelines.definitions import build_definitions
@@ -26,15 +27,17 @@ from pipelines.instance import UnusableHomeError
 from pipelines.jobs import SELECT, TRAIN_RL, TRAIN_SFT, Step, plan
 from pipelines.profile import PROFILE_VARIABLE, Profile, load_profile, overlaid, profile_from_environment
 from pipelines.summary import finish
+from training.artifacts import DamagedArtifactError
 from training.endpoint import EndpointDownError, EndpointRefusesError
 from training.interrupts import exiting
+from training.printable import printable
 
 CONSOLE = Console()
 RESUMED = {"demo", "curate", "train", "evaluate"}
 """The commands that keep what they have done until then."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.pass_context
 def main(context: click.Context) -> None:
     """From TwiFF trajectories to a latent-reasoning video model and its benchmark reports.
@@ -137,8 +140,8 @@ def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
     except (UnusableHomeError, EndpointRefusesError, EndpointDownError, StepFailedError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     _warn(failed)
-    CONSOLE.print_json(data=summary)
-    CONSOLE.print(f"Tables   {out}", soft_wrap=True, highlight=False)
+    CONSOLE.print_json(data=summary, ensure_ascii=True)
+    CONSOLE.print(f"Tables   {out}", soft_wrap=True, highlight=False, markup=False)
     _fail_if(broken)
 
 
@@ -156,7 +159,8 @@ def train(recipes: tuple[str, ...]) -> None:
 
 @main.command()
 @cli_model.INSPECT_OPTIONS
-def inspect(**options: Any) -> None:
+@click.option("--verify", is_flag=True, help="Read every file of every artifact, and say which are damaged.")
+def inspect(verify: bool, **options: Any) -> None:
     """List every current artifact with its version and folder; or show what records would teach.
 
     With --checkpoint, --records and --out: for each record of a JSON file (a list, one record, or one a line) and for
@@ -165,6 +169,8 @@ def inspect(**options: Any) -> None:
 
     With --rewards and --out: the parts of the reward of recorded groups of rollouts.
     """
+    if verify and any(value is not None for value in options.values()):
+        raise click.UsageError("--verify reads every artifact, and goes with no other option")
     if options["rewards"] is not None:
         cli_model.inspect_rewards(**options)
         return
@@ -172,8 +178,18 @@ def inspect(**options: Any) -> None:
     if any(value is not None for value in options.values()):
         cli_model.inspect_records(CONSOLE, **options)
         return
-    for name, artifact in AssetStore(_profile().home).everything().items():
-        CONSOLE.print(f"{name}  [dim]{artifact.version}  {artifact.path}[/]", soft_wrap=True, highlight=False)
+    store = AssetStore(_profile().home)
+    damaged = [str(error) for error in store.damaged().values()]
+    for name, artifact in store.everything().items():
+        CONSOLE.print(f"{escape(name)}  [dim]{artifact.version}  {escape(str(artifact.path))}[/]", soft_wrap=True,
+                      highlight=False)  # fmt: skip
+        if verify:
+            try:
+                artifact.verify()
+            except DamagedArtifactError as error:
+                damaged.append(str(error))
+    if damaged:
+        raise click.ClickException("\n".join(damaged))
 
 
 @main.command()
@@ -260,7 +276,7 @@ def _fail_if(broken: str) -> None:
 
 def _warn(failed_checks: list[str]) -> None:
     for failed in failed_checks:
-        CONSOLE.print(f"[yellow]![/] {escape(failed)}")
+        CONSOLE.print(f"[yellow]![/] {escape(printable(failed, keep=chr(10)))}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from evaluation.benchmarks.twiffbench import TwiffBench, TwiffBenchSettings
 from training.artifacts import checkpoint_folder
 from training.endpoint import JUDGE_KEYS, EndpointDownError, EndpointRefusesError, preflight
 from training.grading.judge import Judge, JudgeSettings
+from training.printable import printable
 
 SCORING = ("out", "name", "parser", "judge_url", "judge_model", "repeat_judgements")
 """The options that need no model."""
@@ -128,14 +129,14 @@ def evaluate(
     except (ValueError, OSError, evaluation.AnsweringFailedError, EndpointDownError, EndpointRefusesError) as error:
         raise click.ClickException(str(error)) from error
     show(report, console)
-    console.print(f"Tables   {out}", soft_wrap=True, highlight=False)
+    console.print(f"Tables   {out}", soft_wrap=True, highlight=False, markup=False)
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:
     """The report for people: scores by split with n and interval, then what is missing, and the cost."""
     changed = [f"{what} {report['run'][what]}" for what in ("intervention", "control") if report["run"][what] != "none"]
     title = ", ".join([f"{report['benchmark']}: {report['checkpoint']['name']}", *changed, report["status"]])
-    console.print(title, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(title), highlight=False, markup=False, soft_wrap=True)
     table = Table("", "score" if "judge" in report else "percent", "95 %", "n")
     for label, value in _scores(report):
         if "correct" in value:
@@ -147,7 +148,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
         table.add_row(label, "–" if score is None else f"{scale * score:.2f}", interval, n)
     console.print(table)
     for line in _remarks(report):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _scores(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

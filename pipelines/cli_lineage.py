@@ -22,10 +22,15 @@ LONGEST = 120
 
 def show(profile: Profile, asked: str, as_json: bool, console: Console) -> None:
     """Prints what the current artifacts of the profile's home know of an id."""
+    store = AssetStore(profile.home)
+    lineage = Lineage(store.everything())
     try:
-        trace = Lineage(AssetStore(profile.home).everything()).trace(asked)
+        trace = lineage.trace(asked)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
+    finally:
+        for damage in (*store.damaged().values(), *lineage.damaged.values()):
+            click.echo(f"! {printable(damage)}", err=True)
     if as_json:
         click.echo(json.dumps(asdict(trace), indent=1, default=str))
     else:

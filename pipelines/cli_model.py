@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from training.data.records import load_records
+from training.printable import printable
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -181,12 +182,12 @@ def _show(answer: dict[str, Any], max_new_tokens: int, as_json: bool) -> None:
     if as_json:
         reasoning = [part.text for part in told if part.kind == "reason"]
         final = next((part.text for part in reversed(told) if part.kind == "answer"), None)
-        click.echo(json.dumps(answer | {"reasoning": reasoning, "answer": final}, ensure_ascii=False))
+        click.echo(json.dumps(answer | {"reasoning": reasoning, "answer": final}))
         return
     table = Table.grid("", "", padding=(0, 2))
     for part in told:
         latents = f"{part.latents} latent{'' if part.latents == 1 else 's'}"
-        table.add_row(LABELS[part.kind], Text(latents if part.kind == "span" else part.text))
+        table.add_row(LABELS[part.kind], Text(latents if part.kind == "span" else printable(part.text, keep="\n")))
     console = Console()
     console.print(table)
     if not answer["finished"]:
@@ -228,6 +229,6 @@ def _report(entries: list[dict[str, Any]], what: str, out: Path, console: Consol
     if len(errors) == len(entries):
         raise click.ClickException("\n".join([f"none of {len(entries)} {what}", *errors]))
     for error in errors:
-        click.echo(f"! {error}", err=True)
+        click.echo(f"! {printable(error)}", err=True)
     console.print(f"{len(entries) - len(errors)} of {len(entries)} {what}: {out}", soft_wrap=True, highlight=False,
                   markup=False)  # fmt: skip

@@ -66,7 +66,7 @@ def finish(profile: Profile, console: Console) -> Path:
         console.print(table)
     page = store.current(COMPARISON).file(PAGE)
     ui = "make ui" if IS_CHECKOUT else "future-l1 ui"
-    console.print(f"Report   {page}\nNumbers  {path}\nUI       {ui}", soft_wrap=True, highlight=False)
+    console.print(f"Report   {page}\nNumbers  {path}\nUI       {ui}", soft_wrap=True, highlight=False, markup=False)
     return path
 
 

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from training.files import whole
 MANIFEST = "manifest.json"
 CURRENT = "current"
 PARTIAL = ".partial"
+READ_WHOLE = (".parquet", ".json", ".jsonl")
+"""Tables and JSON, whose content is checked when they are read; that of weights is by `Artifact.verify`."""
 MODEL = "model"
 """The folder of an artifact that holds a model."""
 
@@ -36,6 +39,13 @@ class UnusableCheckpointError(ValueError):
     """A folder holds no model that can be loaded; the message says which, and what it lacks."""
 
 
+class DamagedArtifactError(ValueError):
+    """An artifact is not as it was published; the message names the file, and says what to do."""
+
+    def __init__(self, folder: Path, what: str) -> None:
+        super().__init__(f"{what}: delete the folder {folder} and materialise it again")
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A complete, immutable folder with its manifest (name, version, inputs, config, code, provenance, files)."""
@@ -45,10 +55,40 @@ class Artifact:
     manifest: dict[str, Any]
 
     def file(self, name: str) -> Path:
-        """The path of one of the artifact's files; raises if the manifest does not list it."""
+        """The path of one of the artifact's files, to read it now.
+
+        Raises MissingArtifactError if the manifest does not list it, and DamagedArtifactError if it has another size
+        or, a table or JSON, other content than when it was published.
+        """
         if name not in self.manifest["files"]:
             raise MissingArtifactError(f"{self.path} has no file {name!r}; it has {sorted(self.manifest['files'])}")
+        self._check(name, content=name.endswith(READ_WHOLE))
         return self.path / name
+
+    def folder(self, name: str) -> Path:
+        """The path of one of its folders, as a model's, whose files have the sizes that they were published with."""
+        for file in self.manifest["files"]:
+            if file.startswith(f"{name}/"):
+                self._check(file, content=file.endswith(READ_WHOLE))
+        return self.path / name
+
+    def verify(self) -> None:
+        """Reads every file.  Raises DamagedArtifactError for the first that is not as it was published."""
+        for name in self.manifest["files"]:
+            self._check(name, content=True)
+
+    def _check(self, name: str, content: bool) -> None:
+        path, published = self.path / name, self.manifest["files"][name]
+        try:
+            found = path.stat()
+        except FileNotFoundError as error:
+            raise DamagedArtifactError(self.path, f"{path} is missing") from error
+        if found.st_size != published["bytes"]:
+            raise DamagedArtifactError(
+                self.path, f"{path} has {found.st_size:,} bytes, and was published with {published['bytes']:,}"
+            )
+        if content and _digest_of(path, found.st_ino, found.st_mtime_ns) != published["sha256"]:
+            raise DamagedArtifactError(self.path, f"{path} has other content than it was published with")
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -70,6 +110,12 @@ def file_digest(path: Path) -> str:
     """The SHA-256 of a file's bytes, in full."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _digest_of(path: Path, inode: int, changed: int) -> str:
+    """Once a process, as long as the file stays the same."""
+    return file_digest(path)
 
 
 @contextmanager
@@ -100,12 +146,9 @@ class ArtifactStore:
         return digest({"name": name, "inputs": dict(inputs), "config": config, "code": code})
 
     def find(self, name: str, version: str) -> Artifact | None:
-        """The complete artifact of exactly this version, or None."""
+        """The complete artifact of exactly this version, or None.  Raises DamagedArtifactError: broken manifest."""
         folder = self._folder(name) / version
-        manifest = folder / MANIFEST
-        if not manifest.is_file():
-            return None
-        return Artifact(folder, version, json.loads(manifest.read_text()))
+        return _read(folder) if (folder / MANIFEST).is_file() else None
 
     def workspace(self, name: str, version: str) -> Path:
         """The folder for half-done work of exactly this version; what a killed run left there is still there."""
@@ -163,7 +206,7 @@ class ArtifactStore:
         folders = self._folder(name).glob(f"*/{MANIFEST}")
         newest_last = sorted(folders, key=lambda manifest: (manifest.stat().st_mtime_ns, str(manifest)))
         return [
-            Artifact(manifest.parent, manifest.parent.name, json.loads(manifest.read_text()))
+            _read(manifest.parent)
             for manifest in newest_last
             if not (manifest.parent.is_symlink() or manifest.parent.suffix == PARTIAL or manifest.parent.name[0] == ".")
         ]
@@ -185,6 +228,19 @@ class ArtifactStore:
         if not all(parts) or any(part in {".", "..", CURRENT} or part.startswith(".") for part in parts):
             raise ValueError(f"{name!r} is not an artifact name: want stage/noun or stage/noun/partition")
         return self.root.joinpath(*parts)
+
+
+def _read(folder: Path) -> Artifact:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        for part in (manifest["provenance"], *manifest["files"].values()):
+            if not isinstance(part, dict):
+                raise TypeError(f"a {type(part).__name__} where an object belongs")
+        [(file["bytes"], file["sha256"]) for file in manifest["files"].values()]
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedArtifactError(folder, f"{path} is no manifest ({type(error).__name__}: {error})") from error
+    return Artifact(folder, folder.name, manifest)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -1,8 +1,12 @@
 """Files that are whole or absent, whenever the process that writes them dies."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+"""A disk that is full, or that may not be written: no further try helps, until somebody does something."""
 
 
 @contextmanager

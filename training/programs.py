@@ -19,9 +19,11 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
@@ -32,6 +34,7 @@ from training.devices import TooFewDevicesError, own_device
 from training.endpoint import EndpointDownError, EndpointRefusesError
 from training.files import whole
 from training.interrupts import exiting
+from training.printable import printable
 from training.tether import TETHERED, die_with_parent
 
 PROGRESS = "progress.json"
@@ -84,6 +87,7 @@ class Reporter:
         if self._quiet:
             return
         (self._out / METRICS).touch()  # a sign of life
+        message = printable(message)  # some quote servers and data
         print(message, flush=True)
         if self._pipes is not None:
             self._pipes.log.info(message)
@@ -149,6 +153,7 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
     terminated.  Whatever `main` left in `out` is there for the next start.
     """
     config = _parse(config_type)
+    sys.excepthook = _print_error
     if os.environ.get(TETHERED):
         die_with_parent()
     config.out.mkdir(parents=True, exist_ok=True)
@@ -162,13 +167,19 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
             if first:
                 _write_json(config.out / RESULT, dict(result))
     except (EndpointRefusesError, TooFewDevicesError, UnusableCheckpointError) as error:
-        print(error, file=sys.stderr, flush=True)
+        print(printable(error, keep="\n"), file=sys.stderr, flush=True)
         sys.exit(CONFIG_ERROR)
     except EndpointDownError as error:
-        print(error, file=sys.stderr, flush=True)
+        print(printable(error, keep="\n"), file=sys.stderr, flush=True)
         sys.exit(OUTAGE)
     finally:
         _end_own_group()
+
+
+def _print_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A traceback whose message, which may quote servers and data, does not steer a terminal."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(printable(text, keep="\n"), file=sys.stderr, flush=True)
 
 
 def _parse(config_type: type[Config]) -> Config:

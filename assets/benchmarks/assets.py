@@ -168,7 +168,7 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
                 ledger = store.ledger("benchmarks", about) / f"{key.partition('/')[0]}.jsonl"
                 wanted[f"{key}/{model}"] = Asked(
                     store.work(key, inputs, told, code, model),
-                    [Job("answers", checkpoint.path / MODEL, prompts, asked, seed, keep_latents=True, ledger=ledger)],
+                    [Job("answers", checkpoint.folder(MODEL), prompts, asked, seed, keep_latents=True, ledger=ledger)],
                 )
         artifacts = answer_all(context, store, launcher, device, wanted)
         for key, *_ in benchmarks:

@@ -59,7 +59,7 @@ def imagination_asset(checkpoints: Checkpoints, latents: int, seed: int, device:
             jobs[model] = {
                 "name": model,
                 "model_kind": name.rpartition("/")[2],
-                "checkpoint": str(checkpoint.path / MODEL),
+                "checkpoint": str(checkpoint.folder(MODEL)),
                 "answers": str(answers.file(ANSWER_TABLE)),
                 "latents": latents if model == BASE else None,
             }

@@ -83,7 +83,7 @@ def necessity_asset(
             }
             inputs = {FUTURE_ITEMS: items, "checkpoint": checkpoint, IMAGINATION: means}
             work = store.work(INTERVENED, inputs, told, INTERVENED_CODE, model)
-            job = partial(Job, checkpoint=checkpoint.path / MODEL, prompts=prompts, settings=run.answers, seed=seed)
+            job = partial(Job, checkpoint=checkpoint.folder(MODEL), prompts=prompts, settings=run.answers, seed=seed)
             mean = {"mean": means.file(MEAN)}
             jobs = [job(name=i, intervention=i, reference_latents=mean.get(i)) for i in on_latents[model]]
             jobs += [job(name=control, control=control) for control in chosen.controls]

@@ -112,7 +112,7 @@ def _sft(
 
         def train(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
             asked = {
-                name: {**configs[name], "data": _set_file(sets, runs[name].data), "base": str(base.path / MODEL)}
+                name: {**configs[name], "data": _set_file(sets, runs[name].data), "base": str(base.folder(MODEL))}
                 for name in workspaces
             }
             return _run(context, launcher, SFT_PROGRAM, workspaces, asked)
@@ -169,7 +169,7 @@ def _rl(
                 served = address.model_dump(mode="json") if address else None
                 asked = {
                     name: {**configs[name], "data": _set_file(sets, runs[name].data),
-                           "sft": str(starts[name].path / MODEL), "judge": served}
+                           "sft": str(starts[name].folder(MODEL)), "judge": served}
                     for name in workspaces
                 }  # fmt: skip
                 return _run(context, launcher, RL_PROGRAM, workspaces, asked)

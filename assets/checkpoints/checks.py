@@ -32,7 +32,7 @@ def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition
         description="The base is a Qwen3-VL with its processor and safetensors, and needs no code of its own.",
     )
     def base_is_complete(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
-        folder = store.current(BASE).path / MODEL
+        folder = store.current(BASE).folder(MODEL)
         config = json.loads((folder / "config.json").read_text())
         names = {path.name for path in folder.iterdir()}
         weights = sorted(name for name in names if name.endswith(".safetensors"))
@@ -216,7 +216,7 @@ def unfilled_problems(artifact: Artifact) -> list[str]:
 
 def latent_budget(artifact: Artifact) -> int | None:
     """The most latents that a span of this checkpoint may have, from its own config."""
-    config = json.loads((artifact.path / MODEL / "config.json").read_text())
+    config = json.loads(artifact.file(f"{MODEL}/config.json").read_text())
     return config.get("future_l1", {}).get("latents")
 
 

@@ -121,7 +121,7 @@ def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDef
                 [
                     Job(
                         "answers",
-                        base.path / MODEL if base else None,
+                        base.folder(MODEL) if base else None,
                         lambda rows=rows: answer_prompts(rows(), settings.prompts),  # type: ignore[misc]
                         settings.answers,
                         seed,

@@ -153,9 +153,7 @@ def quarantine_table(rows: list[dict[str, Any]]) -> dy.DataFrame[Quarantine]:
     return Quarantine.validate(pl.DataFrame(rows, schema=Quarantine.create_empty().schema))
 
 
-def _validated(
-    batch: Iterable[Numbered], source: str, seen: FirstRows
-) -> Batch:
+def _validated(batch: Iterable[Numbered], source: str, seen: FirstRows) -> Batch:
     parsed: list[tuple[int, Trajectory, tuple[int | None, int | None]]] = []
     rejected: dict[int, RejectedRow] = {}
     for number, row in batch:

@@ -1,0 +1,148 @@
+"""What is damaged, full or hostile ends in a sentence that says what to do, and stops nothing else."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+
+from assets.retries import may_pass
+from assets.store import AssetStore
+from pipelines.cli import main
+from training.artifacts import Artifact, DamagedArtifactError
+from training.parquet import read_parquet
+
+TRAJECTORIES = "twiff/trajectories"
+HOSTILE = "\x1b[2J\x9b31m\u202e"
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AssetStore:
+    """A home, which the environment names, with two shards and a model."""
+    monkeypatch.setenv("FUTURE_L1_HOME", str(tmp_path))
+    monkeypatch.setenv("FUTURE_L1_PROFILE", "demo")
+    store = AssetStore(tmp_path)
+
+    def write(workspace: Path) -> dict[str, object]:
+        pl.DataFrame({"row_id": ["0123456789abcdef"], "row": [3]}).write_parquet(workspace / "trajectories.parquet")
+        (workspace / "report.json").write_text("{}")
+        (workspace / "model").mkdir()
+        (workspace / "model" / "model.safetensors").write_bytes(b"weights")
+        return {"rows": 1}
+
+    for shard in ("good", "bad"):
+        store.work(TRAJECTORIES, {}, {}, shard, shard).do(write)
+    return store
+
+
+def bad(store: AssetStore) -> Artifact:
+    return store.current(TRAJECTORIES, "bad")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def flip(path: Path) -> None:
+    """Another content of the same size, written within the same tick of the clock or not."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    fresh = path.with_name("fresh")
+    fresh.write_bytes(content)
+    fresh.replace(path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"files": [], "provenance": {}}', "[" * 100_000,
+                                     '{"files": {"x": {}}, "provenance": {}}', "\udcff"])  # fmt: skip
+def test_a_broken_manifest_is_named_and_stops_nothing_else(store: AssetStore, content: str) -> None:
+    manifest = bad(store).path / "manifest.json"
+    manifest.write_text(content, errors="surrogateescape")
+    for read in (lambda: bad(store), lambda: store.work(TRAJECTORIES, {}, {}, "bad", "bad").found()):
+        with pytest.raises(
+            DamagedArtifactError, match=r"manifest\.json is no manifest.*: delete the folder .* and mat"
+        ):
+            read()
+    assert list(store.everything()) == [f"{TRAJECTORIES}/good"] and list(store.damaged()) == [f"{TRAJECTORIES}/bad"]
+    listed = run("inspect")
+    assert listed.exit_code == 1 and f"{TRAJECTORIES}/good" in listed.output and str(manifest) in listed.output
+    followed = run("lineage", "0123456789abcdef")
+    assert followed.exit_code == 0 and str(manifest) in followed.stderr and "row 3" in followed.output
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("spoil", [truncated, Path.unlink, flip])
+@pytest.mark.parametrize("name", ["trajectories.parquet", "report.json", "model/model.safetensors"])
+def test_a_file_that_changed_is_named(store: AssetStore, spoil: Callable[[Path], None], name: str) -> None:
+    path = bad(store).file(name)
+    spoil(path)
+    with pytest.raises(DamagedArtifactError, match=f"{path} .*delete the folder {bad(store).path} and"):
+        bad(store).verify()
+    if spoil is flip and name.startswith("model"):  # weights are read whole by --verify alone
+        assert bad(store).folder("model") == path.parent
+    else:
+        with pytest.raises(DamagedArtifactError):
+            bad(store).file(name)
+    assert run("inspect").exit_code == 0
+    verified = run("inspect", "--verify")
+    assert verified.exit_code == 1 and str(path) in verified.output and f"{TRAJECTORIES}/good" in verified.output
+    followed = run("lineage", "0123456789abcdef")
+    assert (str(path) in followed.stderr) is name.endswith(".parquet") and "good" in followed.output
+    assert read_parquet(store.current(TRAJECTORIES, "good").file("trajectories.parquet")).height == 1
+
+
+def test_what_is_as_it_was_published_verifies(store: AssetStore) -> None:
+    assert run("inspect", "--verify").exit_code == 0
+    assert run("inspect", "--verify", "--out", "x.json").exit_code == 2
+
+
+@pytest.mark.parametrize(("command", "size"), [(["demo"], 70_000), (["ui"], 70_000), (["train", "text_only"], 0)])
+def test_a_disk_that_takes_no_more_is_a_sentence(tmp_path: Path, command: list[str], size: int) -> None:
+    """A limit on the size of files is the full disk that every machine has."""
+    ended = future_l1(command, tmp_path / "home", size)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
+    assert ended.stderr.startswith("Error: ") and len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["demo"], ["ui"]])
+def test_a_home_that_cannot_be_written_is_a_sentence(command: list[str]) -> None:
+    ended = future_l1(command, Path("/sys/future-l1"), None)
+    assert ended.returncode == 1 and ended.stderr.startswith("Error: /sys/future-l1: "), ended.stderr
+    assert "choose another folder" in ended.stderr and len(ended.stderr.splitlines()) == 1
+
+
+def future_l1(command: list[str], home: Path, size: int | None) -> subprocess.CompletedProcess[str]:
+    def limit() -> None:
+        if size is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *command],
+        env={**os.environ, "FUTURE_L1_HOME": str(home), "FUTURE_L1_PROFILE": "demo", "COLUMNS": "1000"},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, preexec_fn=limit,
+    )  # fmt: skip
+
+
+def test_a_full_disk_is_no_outage() -> None:
+    with pytest.raises(OSError) as full:
+        Path("/dev/full").write_text("x")
+    assert not may_pass(full.value)
+
+
+def test_no_error_carries_what_a_terminal_obeys(store: AssetStore, tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    response = f"<answer>{HOSTILE}</answer>"
+    answers.write_text(
+        json.dumps({"id": HOSTILE, "answer": "A", "question_type": HOSTILE, "response": response}) + "\n["
+    )
+    for ran in (run("lineage", HOSTILE), run("train", HOSTILE), run("score", "futurebench", str(answers)),
+                run("inspect", "--rewards", str(answers), "--out", str(tmp_path / HOSTILE / "x.json"))):  # fmt: skip
+        assert not set(HOSTILE.replace("[2J", "").replace("31m", "")) & set(ran.output + ran.stderr)
