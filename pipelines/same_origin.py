@@ -10,9 +10,9 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from graphql import GraphQLError, OperationType, get_operation_ast, parse
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 GRAPHQL = "/graphql"
@@ -26,8 +26,8 @@ POLICY_VIOLATION = 1008
 class SameOriginMiddleware:
     """Passes on what is asked of this server by its own name and from its own pages; the rest gets 400, 403 or 405.
 
-    host: where it listens.  allowed_hosts: further names of it, `NAME` or `NAME:PORT`, as of a proxy before it.  The
-    address at which a connection arrives is the server's own, too.
+    No other site's page shows its pages in a frame.  host: where it listens.  allowed_hosts: further names of it, as
+    of a proxy: `NAME` or `NAME:PORT`.  The address at which a connection arrives is its own, too.
     """
 
     def __init__(self, app: ASGIApp, host: str, allowed_hosts: Iterable[str] = ()) -> None:
@@ -36,9 +36,14 @@ class SameOriginMiddleware:
         self._names = {*LOOPBACK, host.lower(), *(name for name, _ in self._allowed)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def unframed(message: Message) -> None:
+            if message["type"] == "http.response.start":  # or a page around ours could have its buttons clicked
+                MutableHeaders(scope=message)["X-Frame-Options"] = "SAMEORIGIN"
+            await send(message)
+
         refused = self._refused(scope) if scope["type"] in ("http", "websocket") else None
         if refused is None:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, unframed)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": refused[1]})
         else:

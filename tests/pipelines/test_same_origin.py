@@ -46,6 +46,8 @@ class Server:
 
         asyncio.run(self.layer(scope, receive, send))
         kinds = {"websocket.accept": 200, "websocket.close": 403}
+        if sent[0].get("status") == 200:
+            assert sent[0]["headers"] == [(b"x-frame-options", b"SAMEORIGIN")]
         return kinds.get(sent[0]["type"]) or int(sent[0]["status"])
 
 
