@@ -7,7 +7,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 """The folder of the packages, with profiles/ and instance/ beside them: a checkout, or site-packages."""
 IS_CHECKOUT = (PROJECT / "pyproject.toml").is_file()
 WORKSPACE = PROJECT / "instance" / "workspace.yaml"
-"""Where Dagster's processes find the code location."""
+"""Where Dagster's processes find the code location: the checkout's own workspace.yaml, which is copied into a wheel."""
 
 
 def python_variables() -> dict[str, str]:
