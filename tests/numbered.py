@@ -26,7 +26,9 @@ def number_in(pixels: np.ndarray) -> int:
     """The number that a picture says, of whatever size it is by now."""
     height = len(pixels)
     middle = pixels[height * 5 // 16 : height * 7 // 16].mean((0, 2))
-    return int("".join(str(int(bar[len(bar) // 4 : -len(bar) // 4].mean() > 128)) for bar in np.split(middle, 8)), 2)
+    return int(
+        "".join(str(int(bar[len(bar) // 4 : -len(bar) // 4].mean() > 128)) for bar in np.array_split(middle, 8)), 2
+    )
 
 
 def red_corner(pixels: np.ndarray) -> str:
