@@ -117,7 +117,7 @@ def backend_for(settings: LaunchSettings) -> Backend:
 def arguments_for(settings: LaunchSettings, module: str, config: Path) -> list[str]:
     """What follows the Python interpreter on the program's command line."""
     processes = settings.processes.get(module, 1)
-    program = ["-m", module, "--config", str(config)]
+    program = ["-m", module, "--config", str(config.absolute())]
     if processes == 1:
         return program
     file = settings.accelerate_config.get(module)

@@ -178,7 +178,7 @@ def _ask(folder: Path, jobs: list[dict[str, Any]], device: str, **caches: float)
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "config.json"
     _write_json(config, {"out": str(folder.absolute()), "device": device, "jobs": jobs, **caches})
-    own = [sys.executable, "-m", PROGRAM, "--config", str(config)]
+    own = [sys.executable, "-m", PROGRAM, "--config", str(config.absolute())]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **python_variables()}
     process = supervisor.start(own, DEADLINES, env=environment, stdout=2)  # its log is not our result
     try:

@@ -57,7 +57,7 @@ class LocalSource:
         elif self._path.is_file() or not glob.has_magic(str(self._path)):
             root, found = self._path.parent, [self._path]
         else:
-            root = Path(fixed_part(str(self._path)))
+            root = next(parent for parent in self._path.parents if parent.is_dir())  # `[` there is no pattern
             found = list(root.glob(str(self._path.relative_to(root))))
         files = [(str(file), file.stat()) for file in found if file.is_file()]
         return listed(

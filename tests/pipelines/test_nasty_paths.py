@@ -1,0 +1,82 @@
+"""The real commands in a folder, and with shards, clips and outputs, of any name."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from assets.toyworld.benchmarks import write_futurebench
+from assets.toyworld.clips import write_batch
+from tests.pipelines.own_shards import Model, judge, write_shards
+from tests.served import served
+from training.artifacts import MODEL
+from training.project import python_variables
+from training.tiny import BASE
+
+NASTY = "-a[1] b?c=%20*{x,y}: 中文 #&'"
+
+
+def future_l1(folder: Path, *arguments: object) -> str:
+    """Runs a command in a folder, with paths relative to it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FUTURE_L1")}
+    environment |= {**python_variables(), "XDG_CACHE_HOME": str(folder.parent / "cache"), "COLUMNS": "1000"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *map(str, arguments)],
+        cwd=folder, env=environment | {"FUTURE_L1_HOME": f"{NASTY} home"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_curating_and_following(tmp_path: Path) -> None:
+    folder = tmp_path / NASTY
+    rows = write_shards(folder, shards=1, rows=8, faults=0)
+    (shard,) = (folder / "twiff").iterdir()
+    table = pl.read_parquet(shard, glob=False)
+    clips = [f"{name[:-4]}{NASTY}.mp4" for name in table["video"]]
+    for name, clip in set(zip(table["video"], clips, strict=True)):
+        (folder / "clips" / name).rename(folder / "clips" / clip)
+    shard.unlink()
+    table.with_columns(pl.Series("video", clips)).write_parquet(folder / "twiff" / f"{NASTY} 1.parquet")
+    with served(Model(rows)) as endpoint, served(judge) as judging:
+        asked = ("curate", "--clips", "clips", "--endpoint", endpoint.url, "--model", "served", "--judge", judging.url,
+                 "--judge-model", "served", "--out", f"{NASTY} out")  # fmt: skip
+        for trajectories in (f"twiff/{NASTY} 1.parquet", f"{folder}/twiff/*.parquet"):
+            assert "Tables   -a[1] b?c" in future_l1(folder, *asked, "--trajectories", trajectories)
+    out = folder / f"{NASTY} out"
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["scored"] == summary["read"] == 8 and summary["kept"] > 0
+    scored = pl.read_parquet(out / "visual_gain.parquet", glob=False)
+    assert set(scored["video"]) == set(clips)
+    exported = json.loads((out / "future_l1_50k.json").read_text())
+    assert len(exported) == summary["kept"]
+    (folder / f"{NASTY} home").symlink_to(out / "work")
+    assert "curation/visual_gain" in future_l1(folder, "lineage", f"{scored['row_id'][0]}")
+    assert "curation/future_l1_50k" in future_l1(folder, "inspect", "--verify")
+
+
+def test_evaluating_and_predicting(tmp_path: Path) -> None:
+    folder = tmp_path / NASTY
+    (folder / "-source" / "first_part_video").mkdir(parents=True)
+    write_batch(write_futurebench(folder / "-source", 1, np.random.default_rng(0)))
+    (folder / "-checkpoint").mkdir()
+    (folder / "-checkpoint" / MODEL).symlink_to(BASE)
+    out = ("--out", "-out[1]?")
+    answered = future_l1(
+        folder, "evaluate", "--checkpoint", "-checkpoint", "--benchmark", "futurebench", "--source", "-source",
+        "--layout", "keyframes", "--max-new-tokens", 4, "--image-tokens", 4, 16, "--device", "cpu", *out,
+    )  # fmt: skip
+    assert "Tables   -out[1]?" in answered and "answered 4 of 4 items" in answered
+    assert "answered 4 of 4 items" in future_l1(folder, "evaluate", *out)
+    clip = next((folder / "-source" / "first_part_video").iterdir())
+    clip.rename(folder / "-0aBcDeFgHi-0:04:09.165-0:04:57.213[1]?.mp4")
+    prompt = {"video": "-0aBcDeFgHi-0:04:09.165-0:04:57.213[1]?.mp4", "frames": [1], "question": "What comes next?"}
+    (folder / "-prompts.json").write_text(json.dumps([prompt]))
+    future_l1(folder, "predict", "--checkpoint", "-checkpoint", "--prompts", "-prompts.json", "--out", "-a[1].json",
+              "--max-new-tokens", 2)  # fmt: skip
+    (answer,) = json.loads((folder / "-a[1].json").read_text())["prompts"]
+    assert len(answer["ids"]) == 2
