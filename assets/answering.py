@@ -80,6 +80,22 @@ class Asked:
     jobs: Sequence[Job]
 
 
+def again(of: Callable[[Mapping[str, str]], Work], retry_refused: bool) -> Work:
+    """The work that holds the answers now, or the one to do next where prompts were left without an answer.
+
+    `of` makes the work from further inputs.  What was pending is asked again at each start, what was refused where that
+    is wanted; each time makes a version of its own, which names the one before.
+    """
+    work = of({})
+    while (made := work.published()) is not None:
+        following, left = of({"asked_again": made.version}), made.provenance["counts"]
+        wanted = left["unreadable"] if retry_refused else left.get("pending", 0)
+        if not wanted and following.published() is None:
+            break
+        work = following
+    return work
+
+
 def answer_all(
     context: Context,
     store: AssetStore,
@@ -159,13 +175,15 @@ def _publish(asked: Asked, folder: Path, name: str) -> Artifact:
     """The program's start is shared out by the time that the jobs took."""
 
     def take(workspace: Path) -> dict[str, Any]:
-        counts: dict[str, Any] = {"answers": 0, "unreadable": 0, "unfinished": 0, "latent_tokens": 0, "text_tokens": 0}
+        names = ("answers", "unreadable", "pending", "unfinished", "latent_tokens", "text_tokens")
+        counts: dict[str, Any] = dict.fromkeys(names, 0)
         for job in asked.jobs:
             table = folder / "answers" / f"{_file(name, job)}.parquet"
             answers, failed = read_parquet(table), read_parquet(table.with_suffix(".failed"))
             answers.write_parquet(workspace / f"{job.name}.parquet")
             failed.write_parquet(workspace / f"{job.name}.failed")
             counts["unreadable"] += failed.height
+            counts["pending"] += int(failed["pending"].sum())
             counts["answers"] += answers.height
             counts["unfinished"] += answers.height - int(answers["finished"].sum())
             counts["latent_tokens"] += int(answers["latent_tokens"].sum())

@@ -81,6 +81,8 @@ class CurationSettings(Settings):
     """RL sets have no clip of the published set; else their overlap with it is counted."""
     choices: ChoiceSource | None = None
     """V1-33K's multiple-choice rows as one more RL set."""
+    retry_refused: bool = False
+    """Prompts that a server refused, or whose frames could not be read, are asked again at each start."""
     hub: str | None = None
     """The dataset repository that `curation/hub` pushes to."""
 

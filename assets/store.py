@@ -39,9 +39,13 @@ class Work:
     config: Any
     code: str
 
+    def published(self) -> Artifact | None:
+        """The published artifact, or None."""
+        return self.store.find(self.name, self.version)
+
     def found(self) -> Artifact | None:
         """The published artifact, now current; or None."""
-        artifact = self.store.find(self.name, self.version)
+        artifact = self.published()
         if artifact is not None:
             self.store.make_current(self.name, self.version)
         return artifact

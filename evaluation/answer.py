@@ -23,7 +23,7 @@ from evaluation.answering.controls import ControlName
 from evaluation.answering.curtailment import CONDITIONS, EVEN, Expected, GainRule, Tally, wanted
 from evaluation.answering.ledger import Ledger
 from evaluation.answering.prompt_table import Prompts
-from evaluation.answering.requests import Asking, Backend, InterventionName, Refused, Request
+from evaluation.answering.requests import Asking, Backend, Held, InterventionName, Refused, Request
 from training.endpoint import EndpointSettings
 from training.files import whole
 from training.grading.grade import Answered, grade
@@ -32,7 +32,8 @@ from training.grading.parsers import ParserName
 from training.parquet import read_parquet
 from training.programs import ProgramConfig, Reporter, run_program
 
-FAILED = {"prompt_id": pl.String, "reason": pl.String}
+FAILED = {"prompt_id": pl.String, "reason": pl.String, "pending": pl.Boolean}
+"""The prompts without an answer; those that are pending may have one the next time that they are asked."""
 
 
 class Gain(BaseModel):
@@ -145,20 +146,22 @@ def _answer(
 ) -> None:
     prompts = Prompts(job.prompts, job.control)
     own = target.with_suffix(".ledger.jsonl")
-    refused: dict[str, str] = {}
-    with Ledger(job.ledger or own, prompts.by_key, job.keep_latents) as ledger:
+    refused: dict[str, Refused] = {}
+    with Ledger(job.ledger or own, prompts.by_key, job.keep_latents, served=job.checkpoint is None) as ledger:
         if job.gain:
             rounds = _gain_rounds(job, job.gain, prompts, ledger, refused, judge)
         else:
             rounds = _once(job, prompts, ledger, refused)
         for requests, done, total in rounds:
             before, dropped = len(ledger), len(refused)
+            answered = ledger.any() if job.checkpoint is None else None
+            held = Held(len(ledger), prompts.request(answered, (0,), job.seed) if answered else None)
             told_by = backend().answer(
-                job.checkpoint, job, job.intervention, requests, job.reference_latents, job.keep_latents
+                job.checkpoint, job, job.intervention, requests, job.reference_latents, job.keep_latents, held
             )
             for told in told_by:
                 if isinstance(told, Refused):
-                    refused[told.prompt_id] = told.reason
+                    refused[told.prompt_id] = told
                 elif job.intervention != "other_item" or ledger.missing(told["prompt_id"], [told["sample"]]):
                     ledger.add(told)
                 reporter.progress(done + len(ledger) - before, total, f"answers {job.name}")
@@ -166,7 +169,8 @@ def _answer(
                 raise RuntimeError(f"{job.name}: {len(requests)} requests and neither an answer nor a reason")
         table = ledger.table(job.samples)
     with whole(target.with_suffix(".failed")) as fresh:
-        pl.DataFrame(list(refused.items()), schema=FAILED, orient="row").write_parquet(fresh)
+        rows = [(one.prompt_id, one.reason, one.pending) for one in refused.values()]
+        pl.DataFrame(rows, schema=FAILED, orient="row").write_parquet(fresh)
     with whole(target) as fresh:
         table.write_parquet(fresh)
     own.unlink(missing_ok=True)
@@ -176,7 +180,7 @@ Rounds = Iterator[tuple[list[Request], int, int]]
 """What to ask for next, and how far it is: answers that are known or will not be needed, of all that could be asked."""
 
 
-def _once(job: AnswerJob, prompts: Prompts, ledger: Ledger, refused: dict[str, str]) -> Rounds:
+def _once(job: AnswerJob, prompts: Prompts, ledger: Ledger, refused: dict[str, Refused]) -> Rounds:
     """All answers of all prompts; `refused` gets those that the control can do nothing to."""
     total = len(prompts.content) * job.samples
     missing = {prompt_id: ledger.missing(prompt_id, range(job.samples)) for prompt_id in prompts.content}
@@ -188,7 +192,7 @@ def _once(job: AnswerJob, prompts: Prompts, ledger: Ledger, refused: dict[str, s
             try:
                 requests.append(prompts.request(prompt_id, samples, job.seed))
             except (ValueError, OSError) as error:
-                refused[prompt_id] = str(error)
+                refused[prompt_id] = Refused(prompt_id, str(error))
     if requests:
         yield requests, len(ledger), total
 
@@ -198,7 +202,7 @@ def _gain_rounds(
     gain: Gain,
     prompts: Prompts,
     ledger: Ledger,
-    refused: Mapping[str, str],
+    refused: Mapping[str, Refused],
     judge_settings: JudgeSettings | None,
 ) -> Rounds:
     """Rounds of both conditions' prompts until every row is settled, complete, or cannot be asked.

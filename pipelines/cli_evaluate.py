@@ -18,7 +18,8 @@ from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings
 from evaluation.benchmarks.seedbench import SeedBench, SeedBenchSettings
 from evaluation.benchmarks.twiffbench import TwiffBench, TwiffBenchSettings
 from training.artifacts import checkpoint_folder
-from training.endpoint import JUDGE_KEYS, EndpointDownError, EndpointRefusesError, preflight
+from training.chat.preflight import preflight
+from training.endpoint import JUDGE_KEYS, EndpointDownError, EndpointRefusesError
 from training.grading.judge import Judge, JudgeSettings
 from training.printable import printable
 

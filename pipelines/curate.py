@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 
 from assets.checkpoints.assets import BASE
 from assets.curation.assets import ANSWER_TABLE, ANSWERS, CURATED, GAIN, GAIN_TABLE, gain_tables, verdict_tables
@@ -20,12 +21,14 @@ from assets.trajectories.assets import CLIPS, QUARANTINE, ROWS, TRAJECTORIES
 from assets.trajectories.checks import faulty_shards, said_of_shards
 from assets.trajectories.repeats import repeated_elsewhere
 from assets.trajectories.validate import Quarantine
+from evaluation.answering.image_factor import unknown_factor
 from pipelines.driver import StepFailedError, run_plan
 from pipelines.jobs import INGEST, OBSERVE, PREPARE, SELECT, Step, score
 from pipelines.profile import Profile, overlaid
 from training.appendlog import AppendLog
 from training.artifacts import Artifact, checkpoint_folder
-from training.endpoint import ENDPOINT_KEYS, JUDGE_KEYS, preflight
+from training.chat.preflight import preflight
+from training.endpoint import ENDPOINT_KEYS, JUDGE_KEYS
 from training.files import whole
 from training.parquet import read_parquet, scan_parquet
 
@@ -54,6 +57,8 @@ def curate(profile: Profile, out: Path, console: Console) -> tuple[dict[str, Any
     StepFailedError where a step fails; started again, it goes on.
     """
     endpoint, judge = profile.curation.endpoint, profile.judge
+    if endpoint is not None and (guess := unknown_factor(endpoint, profile.base)):
+        console.print(f"[yellow]![/] {escape(guess)}", soft_wrap=True, highlight=False)
     first = not (out / SUMMARY).exists()  # later there may be nothing to ask; if there is, the program looks first
     if first and endpoint is not None:
         preflight(endpoint.base_urls, endpoint.model, ENDPOINT_KEYS, "endpoint")
@@ -135,7 +140,7 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
         "rejected_by_reason": curated.provenance["counts"]["rejected_by_reason"],
         "generations": counts["generations"],
         "generations_saved": counts["generations_saved"],
-        "judge_calls": sum(1 for _ in replies),
+        "judge_calls": sum("reply" in record for record in replies),
         "audited": counts["audited"],
         "gain_histogram": counts["gain_histogram"],
         "versions": {"future_l1_50k": curated.version},
@@ -185,6 +190,8 @@ def own_shards(
     audit: float | None,
     concurrency: int | None,
     timeout: float | None,
+    image_factor: int | None,
+    retry_refused: bool,
 ) -> Profile:
     """The profile with somebody's own source, model and judge; DIR/work is its home.
 
@@ -200,7 +207,8 @@ def own_shards(
     given = {name: folder for name, folder in benchmarks.items() if folder}
     pace = {name: v for name, v in (("concurrency", concurrency), ("timeout", timeout)) if v is not None}
     curation = {
-        "endpoint": {"base_urls": endpoint, "model": model, **pace} if endpoint else None,
+        "endpoint": {"base_urls": endpoint, "model": model, "image_factor": image_factor, **pace} if endpoint else None,
+        "retry_refused": retry_refused,
         "disjoint_from": tuple(given),
         "selection": {} if top is None else {"top": top},
         **({} if round_size is None else {"round": round_size}),

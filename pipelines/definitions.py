@@ -45,7 +45,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
         assets=[
             *(toyworld_assets(profile.toyworld, seed) if profile.toyworld else []),
             *source_assets(profile.source, upstream),
-            *curation_assets(profile.curation, seed, device),
+            *curation_assets(profile.curation, seed, device, profile.base),
             *set_assets(profile.curation, seed),
             *([hub_asset(profile.curation.hub)] if profile.curation.hub else []),
             *checkpoint_assets(

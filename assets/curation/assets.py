@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from assets.answering import PROGRAM, Asked, Job, Scored, Server, answer_all
+from assets.answering import PROGRAM, Asked, Job, Scored, Server, again, answer_all
 from assets.code import code_of
 from assets.columns import GIVEN_GAIN
 from assets.configs import TriedSelection
@@ -36,10 +36,12 @@ from assets.partitions import BY_SHARD, SHARDS
 from assets.resources import JudgeAccess
 from assets.retries import after_outages
 from assets.settings import CurationSettings
-from assets.store import AssetStore
+from assets.store import AssetStore, Work
 from assets.trajectories.assets import CLIPS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
+from evaluation.answering.image_factor import QWEN3_VL, image_factor, unknown_factor
 from training.artifacts import MODEL, Artifact, digest
+from training.endpoint import EndpointSettings
 from training.grading.judge import Judge
 from training.parquet import read_parquet, scan_parquet
 
@@ -66,15 +68,22 @@ source had nothing new: then somebody should look at the source."""
 STORYBOARDS_OF_THE_SET, STORYBOARDS_OF_A_SHARD = 4, 2  # every materialisation keeps its picture in the event log
 
 
-def curation_assets(settings: CurationSettings, seed: int, device: str) -> list[dg.AssetsDefinition]:
+def curation_assets(settings: CurationSettings, seed: int, device: str, base: Path) -> list[dg.AssetsDefinition]:
     return [
-        *([] if settings.given else [_answers(settings, seed, device)]),
+        *([] if settings.given else [_answers(settings, seed, device, base)]),
         _visual_gain(settings),
         _future_l1_50k(settings),
     ]
 
 
-def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDefinition:
+def _with_image_factor(context: dg.AssetExecutionContext, endpoint: EndpointSettings, base: Path) -> EndpointSettings:
+    """The endpoint with the size of its model's vision tokens; a guess is told."""
+    if guess := unknown_factor(endpoint, base):
+        context.log.warning(guess)
+    return endpoint.model_copy(update={"image_factor": image_factor(endpoint, base)})
+
+
+def _answers(settings: CurationSettings, seed: int, device: str, base: Path) -> dg.AssetsDefinition:
     served = settings.endpoint is not None
     declared = Asset(
         ANSWERS,
@@ -94,9 +103,12 @@ def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDef
         launcher: dg.ResourceParam[Launcher],
         judge: dg.ResourceParam[JudgeAccess],
     ) -> Iterator[dg.MaterializeResult[None]]:
-        base = None if served else store.current(BASE)
-        model = base.version if base else settings.endpoint.model  # type: ignore[union-attr]
+        local = None if served else store.current(BASE)
+        model = local.version if local else settings.endpoint.model  # type: ignore[union-attr]
         sampling = settings.answers.model_dump(mode="json", exclude={"batch_size", "samples"})
+        endpoint = settings.endpoint and _with_image_factor(context, settings.endpoint, base)
+        if endpoint and endpoint.image_factor != QWEN3_VL:  # older ledgers are of that one
+            sampling["image_factor"] = endpoint.image_factor
         ledger = store.ledger("answers", {"model": model, "sampling": sampling, "seed": seed})
         config = {
             "sampling": sampling,
@@ -116,12 +128,16 @@ def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDef
                 "repeated": digest(repeated),
             }  # fmt: skip
             rows = partial(usable, shard)
+
+            def work(more: Mapping[str, str], shard: str = shard, inputs: dict[str, Artifact | str] = inputs) -> Work:
+                return store.work(ANSWERS, inputs | dict(more), config, ANSWERS_CODE, shard)
+
             wanted[shard] = Asked(
-                store.work(ANSWERS, inputs, config, ANSWERS_CODE, shard),
+                again(work, settings.retry_refused),
                 [
                     Job(
                         "answers",
-                        base.folder(MODEL) if base else None,
+                        local.folder(MODEL) if local else None,
                         lambda rows=rows: answer_prompts(rows(), settings.prompts),  # type: ignore[misc]
                         settings.answers,
                         seed,
@@ -131,7 +147,7 @@ def _answers(settings: CurationSettings, seed: int, device: str) -> dg.AssetsDef
                 ],
             )
         with judge.settings() as address:
-            server = Server(settings.endpoint, address)
+            server = Server(endpoint, address)
             artifacts = answer_all(context, store, launcher, device, wanted, server)
         yield batch_result(context, store, declared, artifacts)
 

@@ -22,21 +22,19 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from evaluation.answering.frames import with_images
-from evaluation.answering.requests import Answer, Asking, InterventionName, Refused, Request
+from evaluation.answering.image_factor import image_factor
+from evaluation.answering.requests import NOTHING_HELD, Answer, Asking, Held, InterventionName, Refused, Request
+from evaluation.answering.served_text import served_text, why_no_text
+from training.chat.completion import Choice, Completion, MalformedError
+from training.chat.pool import Control, Pool
+from training.chat.preflight import preflight
+from training.chat.server import GOES_ON, UnansweredError
 from training.data.prompts import Part
 from training.data.video import FrameShelf
-from training.endpoint import (
-    ENDPOINT_KEYS,
-    Choice,
-    Completion,
-    EndpointSettings,
-    MalformedError,
-    Pool,
-    UnansweredError,
-    preflight,
-)
+from training.endpoint import ENDPOINT_KEYS, EndpointRefusesError, EndpointSettings
 
-TILE = 32  # px a side of one merged vision token: Qwen3-VL's patches of 16 px, merged 2 x 2
+MIN_EMPTY, MAX_EMPTY_SHARE = 20, 0.2
+"""Replies without an answer that end the work: so many, and such a share of all."""
 JPEG_QUALITY = 95
 ANSWERS_AHEAD = 256  # answers that wait for a slow reader before requests do
 
@@ -53,6 +51,7 @@ class EndpointBackend:
 
     def __init__(self, settings: EndpointSettings, frames_cache_bytes: int = 2**28) -> None:
         self.settings, self._frames_cache_bytes = settings, frames_cache_bytes
+        self._image_factor = image_factor(settings)
 
     def preflight(self) -> None:
         """Raises EndpointRefusesError or EndpointDownError where no answer can be had, within seconds."""
@@ -66,6 +65,7 @@ class EndpointBackend:
         requests: Sequence[Request],
         reference_latents: Path | None = None,
         keep_latents: bool = False,
+        held: Held = NOTHING_HELD,
     ) -> Iterator[Answer | Refused]:
         """As the protocol says; prompts that stay unanswered although the server is there are refused, at the end.
 
@@ -77,14 +77,20 @@ class EndpointBackend:
         if intervention != "none" or keep_latents or reference_latents:
             wanted = f"intervention {intervention!r}" if intervention != "none" else "to keep or replace them"
             raise ValueError(f"latents of a served model are out of reach: {wanted} needs a local one")
-        return _streamed(lambda put: self._answer_all(asking, requests, put), ANSWERS_AHEAD)
+        return _streamed(lambda put: self._answer_all(asking, requests, held, put), ANSWERS_AHEAD)
 
     async def _answer_all(
-        self, asking: Asking, requests: Sequence[Request], put: Callable[[Answer | Refused], Awaitable[None]]
+        self,
+        asking: Asking,
+        requests: Sequence[Request],
+        held: Held,
+        put: Callable[[Answer | Refused], Awaitable[None]],
     ) -> None:
-        pool = Pool(self.settings, ENDPOINT_KEYS, "endpoint")
         todo = [(request, list(request.samples)) for request in requests]
-        with Renderer(asking, self._frames_cache_bytes) as renderer:
+        with Renderer(asking, self._frames_cache_bytes, self._image_factor) as renderer:
+            control = await _control(held.request, renderer, asking)
+            pool = Pool(self.settings, ENDPOINT_KEYS, "endpoint", control=control)
+            empty = _Empty(pool, held.answers)
 
             async def work(item: tuple[Request, list[int]]) -> None:
                 request, wanted = item
@@ -94,12 +100,57 @@ class EndpointBackend:
                     raise UnansweredError("refused", f"cannot be shown: {error}") from None
                 while wanted:  # a server may give fewer choices than it was asked for
                     body = {"messages": messages, "n": len(wanted), **_sampling(asking)}
-                    completion, choices = await pool.complete(partial(_same, body), _usable)
-                    for choice in choices[: len(wanted)]:
-                        await put(_answer(request.prompt_id, wanted.pop(0), choice, completion))
+                    accept = partial(empty.without, request.prompt_id)
+                    completion, answered = await pool.complete(partial(_same, body), accept)
+                    for text, choice in answered[: len(wanted)]:
+                        await put(_answer(request.prompt_id, wanted.pop(0), text, choice, completion))
 
             for (request, _), error in await pool.run(todo, work):
-                await put(Refused(request.prompt_id, error.reason))
+                await put(Refused(request.prompt_id, error.reason, pending=error.kind != "refused"))
+
+
+async def _control(request: Request | None, renderer: "Renderer", asking: Asking) -> Control | None:
+    """A request that the model answered before, for one answer; None where it cannot be shown any more."""
+    if request is None:
+        return None
+    with suppress(ValueError, OSError):
+        body = {"messages": await renderer.messages(request), "n": 1, **_sampling(asking)}
+        return Control(partial(_same, body), lambda completion: _answered(completion.choices))
+    return None
+
+
+class _Empty:
+    """Sorts out the replies without an answer, and ends the work where they are too many.
+
+    Only the first reply to each prompt counts: one that gets none however often it is asked for is one.
+    """
+
+    def __init__(self, pool: Pool, held: int) -> None:
+        self._pool, self._replies, self._empty = pool, held, 0
+        self._counted: set[str] = set()
+
+    def without(self, prompt_id: str, completion: Completion) -> tuple[Completion, list[tuple[str, Choice]]]:
+        """The choices of a completion that hold answers, with their texts.  Raises MalformedError without any."""
+        if prompt_id not in self._counted:
+            self._counted.add(prompt_id)
+            empty = [choice for choice in completion.choices if served_text(choice) is None]
+            self._replies += len(completion.choices)
+            self._empty += len(empty)
+            if empty and self._empty >= max(MIN_EMPTY, MAX_EMPTY_SHARE * self._replies):
+                self._pool.end(
+                    EndpointRefusesError(
+                        f"{self._pool.who}: {self._empty} of {self._replies} replies hold no answer, one of them: "
+                        f"{why_no_text(empty[0])}; {GOES_ON}"
+                    )
+                )
+        return completion, _answered(completion.choices)
+
+
+def _answered(choices: Sequence[Choice]) -> list[tuple[str, Choice]]:
+    found = [(text, choice) for choice in choices if (text := served_text(choice)) is not None]
+    if not found:
+        raise MalformedError(f"a reply without an answer: {why_no_text(choices[0])}")
+    return found
 
 
 def _same(body: dict[str, Any], malformed: int) -> dict[str, Any]:
@@ -111,26 +162,13 @@ def _sampling(asking: Asking) -> dict[str, Any]:
     return {"temperature": asking.temperature, "top_p": asking.top_p, "max_tokens": asking.max_new_tokens}
 
 
-def _usable(completion: Completion) -> tuple[Completion, list[Choice]]:
-    """The choices that are answers: they hold text, or say that the model ended without any."""
-    choices = [
-        choice
-        for choice in completion.choices
-        if (choice.message.content or choice.finish_reason in ("stop", "length"))
-        and choice.finish_reason not in ("abort", "error")
-    ]
-    if not choices:
-        raise MalformedError("a completion without an answer")
-    return completion, choices
-
-
-def _answer(prompt_id: str, sample: int, choice: Choice, completion: Completion) -> Answer:
+def _answer(prompt_id: str, sample: int, text: str, choice: Choice, completion: Completion) -> Answer:
     share = len(completion.choices)
     used = (completion.usage and completion.usage.completion_tokens) or 0
     return {
         "prompt_id": prompt_id,
         "sample": sample,
-        "text": choice.message.content or "",
+        "text": text,
         "tokens": [],
         "text_tokens": used // share,
         "latent_tokens": 0,
@@ -145,8 +183,8 @@ def _answer(prompt_id: str, sample: int, choice: Choice, completion: Completion)
 class Renderer:
     """Prompts to chat messages, in a few threads; prompts of one group share a thread and the frames that it read."""
 
-    def __init__(self, asking: Asking, frames_cache_bytes: int) -> None:
-        self._asking = asking
+    def __init__(self, asking: Asking, frames_cache_bytes: int, factor: int) -> None:
+        self._asking, self._factor = asking, factor
         count = min(4, os.cpu_count() or 1)
         self._threads = [(ThreadPoolExecutor(1), FrameShelf(frames_cache_bytes // count)) for _ in range(count)]
 
@@ -179,12 +217,12 @@ class Renderer:
             else:
                 high = part["max_tokens"] or self._asking.image_tokens[1]
                 low = min(self._asking.image_tokens[0], high)
-                content += [_image_url(Image.fromarray(image), low, high) for image in images]
+                content += [_image_url(Image.fromarray(image), low, high, self._factor) for image in images]
         return content
 
 
-def _image_url(image: Image.Image, low: int, high: int) -> dict[str, Any]:
-    size = fitted_size(image.width, image.height, low, high)
+def _image_url(image: Image.Image, low: int, high: int, factor: int) -> dict[str, Any]:
+    size = fitted_size(image.width, image.height, low, high, factor)
     if size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     data = io.BytesIO()
@@ -193,18 +231,19 @@ def _image_url(image: Image.Image, low: int, high: int) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def fitted_size(width: int, height: int, low: int, high: int) -> tuple[int, int]:
-    """Pixels (width, height) of an image as it is sent: unchanged where it has low..high merged tokens, else the
-    nearest whole tokens within them.  `high` wins over `low` and over the aspect ratio, as in the local backend.
+def fitted_size(width: int, height: int, low: int, high: int, factor: int) -> tuple[int, int]:
+    """Pixels (width, height) of an image as it is sent: unchanged where it has low..high merged tokens of `factor`
+    pixels a side, else the nearest whole tokens within them.  `high` wins over `low` and over the aspect ratio, as in
+    the local backend.
     """
-    tokens = max(1, round(width / TILE)) * max(1, round(height / TILE))
-    exact = width * height / TILE**2
+    tokens = max(1, round(width / factor)) * max(1, round(height / factor))
+    exact = width * height / factor**2
     if low <= tokens <= high and exact <= high:
         return width, height
     scale, whole = (math.sqrt(low / exact), math.ceil) if tokens < low else (math.sqrt(high / exact), math.floor)
-    columns, rows = max(1, whole(width * scale / TILE)), max(1, whole(height * scale / TILE))
+    columns, rows = max(1, whole(width * scale / factor)), max(1, whole(height * scale / factor))
     rows = min(rows, high)  # only reached by strips, whose short side is one token
-    return min(columns, high // rows) * TILE, rows * TILE
+    return min(columns, high // rows) * factor, rows * factor
 
 
 class _End:

@@ -31,15 +31,19 @@ KEY_DIGITS = 32
 class Ledger:
     """The answers to some prompts: those that the file holds already, and those that are added."""
 
-    def __init__(self, path: Path, prompts: Mapping[str, str], keep_latents: bool = False) -> None:
-        """`prompts`: ids by key.  With `keep_latents`, an answer that was stored without its latents is passed over."""
+    def __init__(
+        self, path: Path, prompts: Mapping[str, str], keep_latents: bool = False, served: bool = False
+    ) -> None:
+        """`prompts`: ids by key.  With `keep_latents`, an answer that was stored without its latents is passed over; so
+        is a `served` model's without text, which is a server's fault and no answer."""
         self._log = AppendLog(path)
         self._keys = {prompt_id: key for key, prompt_id in prompts.items()}
         self._answers: dict[tuple[str, int], Answer] = {}
         needed = {*ANSWERS, LATENTS} if keep_latents else set(ANSWERS)
         for record in self._log.records():
             prompt_id = prompts.get(str(record.get("key")))
-            if prompt_id is not None and needed <= set(record):
+            lost = served and not str(record.get("text")).strip()
+            if prompt_id is not None and needed <= set(record) and not lost:
                 answer = {**record, "prompt_id": prompt_id} | _latents(record, base64.b64decode)
                 self._answers.setdefault((prompt_id, record["sample"]), answer)
 
@@ -53,6 +57,10 @@ class Ledger:
 
     def __len__(self) -> int:
         return len(self._answers)
+
+    def any(self) -> str | None:
+        """The id of some prompt that has an answer."""
+        return next((prompt_id for prompt_id, _ in self._answers), None)
 
     def add(self, answer: Answer) -> None:
         """Writes an answer that was just given.

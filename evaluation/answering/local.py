@@ -9,7 +9,16 @@ import torch
 
 from evaluation.answering import interventions
 from evaluation.answering.frames import with_images
-from evaluation.answering.requests import INTERVENTIONS, Answer, Asking, InterventionName, Refused, Request
+from evaluation.answering.requests import (
+    INTERVENTIONS,
+    NOTHING_HELD,
+    Answer,
+    Asking,
+    Held,
+    InterventionName,
+    Refused,
+    Request,
+)
 from training.data.prompts import Part
 from training.data.video import FrameShelf, UnreadableVideo, frame_rate
 from training.model.checkpoint import FutureL1, load
@@ -41,6 +50,7 @@ class LocalBackend:
         requests: Sequence[Request],
         reference_latents: Path | None = None,
         keep_latents: bool = False,
+        held: Held = NOTHING_HELD,
     ) -> Iterator[Answer | Refused]:
         """Batch by batch.
 

@@ -38,10 +38,25 @@ class Request:
 @dataclass(frozen=True)
 class Refused:
     """A prompt that is not answered, and why: its frames cannot be read, the server refuses it, or what was asked of it
-    cannot be done (a control or an intervention that finds nothing to work on)."""
+    cannot be done (a control or an intervention that finds nothing to work on).
+
+    `pending`: the server is to blame, not the prompt: it is asked again by the next start.
+    """
 
     prompt_id: str
     reason: str
+    pending: bool = False
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is known of a model before it is asked: so many answers, and the request of one of them."""
+
+    answers: int = 0
+    request: Request | None = None
+
+
+NOTHING_HELD = Held()
 
 
 class Asking(BaseModel):
@@ -69,10 +84,12 @@ class Backend(Protocol):
         requests: Sequence[Request],
         reference_latents: Path | None = None,
         keep_latents: bool = False,
+        held: Held = NOTHING_HELD,
     ) -> Iterator[Answer | Refused]:
         """`checkpoint` is the model's folder (None where a server has the model); `intervention` one of INTERVENTIONS;
         `reference_latents` the safetensors file whose tensor `mean` [D] the intervention "mean" feeds; with
-        `keep_latents` each answer has its latents as they were fed.
+        `keep_latents` each answer has its latents as they were fed; `held` is what tells a server that has changed from
+        prompts that it cannot answer.
 
         Raises EndpointRefusesError where no request could ever be answered, EndpointDownError where the server is
         gone; what was yielded before stands.

@@ -2,9 +2,9 @@
 
 What a judge could not settle is "unjudged" (None for scores), never wrong and never 0: an endpoint that fails, refuses
 or answers outside the schema must not look like a bad model.  Every distinct request is sent once and its reply kept in
-an append-only file keyed by content, so that a killed run never pays twice.  The model's answer is untrusted text: it
-is length-bounded and travels as a JSON string in which `<` is escaped, so that it can neither close its delimiter nor
-carry a chat template's control tokens.
+an append-only file keyed by content, so that a killed run never pays twice; one that cannot be read is kept there, too,
+as `unreadable`, and is no reply.  The model's answer is untrusted text: it is length-bounded and travels as a JSON
+string in which `<` is escaped, so that it can neither close its delimiter nor carry a chat template's control tokens.
 """
 
 import asyncio
@@ -16,24 +16,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.appendlog import AppendLog
-from training.endpoint import (
-    JUDGE_KEYS,
-    BaseUrl,
-    Completion,
-    EndpointDownError,
-    EndpointSettings,
-    MalformedError,
-    Pool,
-    Usage,
-    plain_text,
-    preflight,
-)
+from training.chat.completion import Choice, Completion, MalformedError, Usage, one_line, plain_text
+from training.endpoint import JUDGE_KEYS, BaseUrl, EndpointDownError, EndpointSettings
+from training.grading.lastobject import last_object
 from training.grading.rule import Verdict
+
+if TYPE_CHECKING:
+    from training.chat.pool import Control
 
 VERDICT_PROMPT = """\
 You grade answers. The user message is one JSON object with three strings: "question", "reference" (the only standard \
@@ -68,6 +62,8 @@ Reply with the JSON object {"reasoning": a short string, "score": integer} and n
 """
 
 WARM = 0.5  # temperature where a greedy judge would only repeat itself
+KEPT_CHARACTERS = 4_000
+"""Of a reply that cannot be read."""
 
 
 class JudgeSettings(BaseModel):
@@ -138,7 +134,8 @@ class Judge:
 
     `on_outage`: what a server that is gone means.  "raise" EndpointDownError, where verdicts decide what is kept;
     "unjudged" for everything that it did not answer, where a report says how much was judged.  Either way what it
-    answered before is kept.  A server that refuses every request always raises EndpointRefusesError.
+    answered before is kept.  A server that refuses every request, whose account is empty, or of whose replies none can
+    be read, always raises EndpointRefusesError.
     """
 
     def __init__(self, settings: JudgeSettings, on_outage: Literal["raise", "unjudged"] = "unjudged") -> None:
@@ -151,6 +148,8 @@ class Judge:
 
     def preflight(self) -> None:
         """Raises EndpointRefusesError or EndpointDownError where the judge cannot be used, within seconds."""
+        from training.chat.preflight import preflight
+
         preflight((self.settings.base_url,), self.settings.model, JUDGE_KEYS, "judge")
 
     def spent(self) -> dict[str, Any]:
@@ -199,8 +198,9 @@ class Judge:
         asked = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._known}
         self.counts["cached"] += len(set(keys)) - len(asked)
         if asked:
+            answered = next((r for key, r in zip(keys, requests, strict=True) if key in self._known), None)
             try:
-                asyncio.run(self._ask_all(asked))
+                asyncio.run(self._ask_all(asked, answered))
             except EndpointDownError:
                 if self.on_outage == "raise":
                     raise
@@ -219,21 +219,24 @@ class Judge:
                 self._known[record["key"]] = record["reply"]
                 self._tokens[record["key"]] = (record.get("prompt_tokens") or 0, record.get("completion_tokens") or 0)
 
-    async def _ask_all(self, requests: Mapping[str, _Request]) -> None:
+    async def _ask_all(self, requests: Mapping[str, _Request], answered: _Request | None) -> None:
+        from training.chat.pool import Pool
+
         shared = self.settings.model_dump(include={"model", "concurrency", "timeout", "retries"})
         settings = EndpointSettings(base_urls=(self.settings.base_url,), **shared)
-        pool = Pool(settings, JUDGE_KEYS, "judge", self.counts)
+        pool = Pool(settings, JUDGE_KEYS, "judge", self.counts, self._control(answered) if answered else None)
 
         async def ask(key: str) -> None:
             self._recall()
             if key not in self._known:
-                self._keep(key, requests[key], *await self._ask(pool, requests[key]))
+                self._keep(key, requests[key], *await pool.complete(*self._control(requests[key])))
 
         await pool.run(list(requests), ask)
 
-    async def _ask(self, pool: Pool, request: _Request) -> tuple[dict[str, Any], Usage | None]:
-        """The validated reply, and its tokens; one outside the schema is asked for again, warmer, since greedy decoding
-        would repeat it."""
+    def _control(self, request: _Request) -> "Control":
+        """A request, and what takes its reply: the validated reply and its tokens.  One outside the schema is asked for
+        again, warmer, since greedy decoding would repeat it."""
+        from training.chat.pool import Control
 
         def body(malformed: int) -> dict[str, Any]:
             return {
@@ -244,28 +247,39 @@ class Judge:
             }
 
         def accept(completion: Completion) -> tuple[dict[str, Any], Usage | None]:
+            choice = completion.choices[0]
             try:
-                reply = request.reply.model_validate_json(_bare(completion.choices[0].message.content))
+                reply = request.reply.model_validate_json(_object(choice))
             except ValidationError:
-                raise MalformedError("a reply outside the schema") from None
+                raise MalformedError(self._keep_unreadable(request, choice)) from None
             return reply.model_dump(), completion.usage
 
-        return await pool.complete(body, accept)
+        return Control(body, accept)
+
+    def _keep_unreadable(self, request: _Request, choice: Choice) -> str:
+        """Stores a reply that cannot be read; returns what to say of it."""
+        key = request.key(self.settings.model)
+        said, reason = _text(choice), choice.finish_reason
+        self._store(key, request, {"unreadable": said[:KEPT_CHARACTERS], "finish_reason": reason})
+        cut = f", cut off at {self.settings.max_tokens} tokens" if reason == "length" else ""
+        return f"it was asked for a JSON object and says{cut}: {one_line(said)!r}"
 
     def _keep(self, key: str, request: _Request, reply: dict[str, Any], usage: Usage | None) -> None:
         self._known[key] = reply
         if usage:
             self._tokens[key] = (usage.prompt_tokens or 0, usage.completion_tokens or 0)
+        self._store(key, request, {**(usage.model_dump() if usage else {}), "reply": reply})
+
+    def _store(self, key: str, request: _Request, record: Mapping[str, Any]) -> None:
         if self._log:
-            about = {"model": self.settings.model, "prompt": prompt_hash(request.system)}
-            used = usage.model_dump() if usage else {}
-            self._log.append({"key": key, **about, **used, "reply": reply})
+            about = {"key": key, "model": self.settings.model, "prompt": prompt_hash(request.system)}
+            self._log.append({**about, **record})
 
 
 def read_scores(reply: str) -> Scores | None:
     """The marks in a stored judge reply, or None where it does not follow the schema or leaves the range."""
     try:
-        return Scores(*ScoreReply.model_validate_json(_bare(reply)).score)
+        return Scores(*ScoreReply.model_validate_json(last_object(reply)).score)
     except ValidationError:
         return None
 
@@ -315,9 +329,13 @@ def _escaped(text: str) -> str:
     return json.dumps(plain_text(text), ensure_ascii=False).replace("<", "\\u003c")
 
 
-def _bare(content: str | None) -> str:
-    """The reply without the code fence that some servers put around JSON; empty for a refusal."""
-    stripped = (content or "").strip()
-    if stripped.startswith("```") and stripped.endswith("```"):
-        stripped = stripped.strip("`").removeprefix("json")
-    return stripped
+def _text(choice: Choice) -> str:
+    """What a judge says; what is set apart as its reasoning counts only where there is nothing else."""
+    return choice.message.text if choice.message.text.strip() else choice.message.thoughts
+
+
+def _object(choice: Choice) -> str:
+    """The last JSON object of what a judge says; empty where it was cut off after a draft."""
+    text = _text(choice)
+    found = last_object(text)
+    return found if choice.finish_reason != "length" or text.rstrip().endswith(found) else ""

@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from evaluation.answering.endpoint import TILE, EndpointBackend, fitted_size
+from evaluation.answering.endpoint import EndpointBackend, fitted_size
+from evaluation.answering.image_factor import QWEN3_VL as TILE
 from evaluation.answering.requests import Answer, Asking, Refused, Request
 from tests.footage import FOOTAGE
 from tests.served import FAULTS, Served, closed_url, completion, served, user_text
-from training import endpoint
+from training.chat import pool as pools
 from training.data.prompts import ANSWERS, Part, frame, image, text, video
 from training.data.video import read_frames
 from training.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings
@@ -31,7 +32,7 @@ ASKING = Asking(temperature=0.7, top_p=0.9, max_new_tokens=33, batch_size=4, ima
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "PAUSE", 0.01)
+    monkeypatch.setattr(pools, "PAUSE", 0.01)
 
 
 def backend(*urls: str, **fields: Any) -> EndpointBackend:
@@ -120,7 +121,7 @@ def test_an_image_has_no_more_tokens_than_its_cap_and_is_left_alone_within_it(
     width: int, height: int, low: int, more: int
 ) -> None:
     high = low + more
-    sent = fitted_size(width, height, low, high)
+    sent = fitted_size(width, height, low, high, TILE)
     rows, columns = fit_grid(height, width, low, high, TILE)
     assert sent[0] * sent[1] <= high * TILE**2
     # a server that rounds to whole tokens sees the grid that the local backend sees

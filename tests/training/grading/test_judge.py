@@ -9,8 +9,8 @@ import pytest
 
 from tests.served import closed_url, completion, served
 from tests.training.grading.scripted import scripted, settings, toy_answer, verdict
-from training import endpoint
 from training.appendlog import AppendLog
+from training.chat import pool as pools
 from training.endpoint import EndpointDownError, EndpointRefusesError
 from training.grading.grade import Answered, Graded, grade
 from training.grading.judge import (
@@ -30,7 +30,7 @@ TRIPLES = [Triple("What next?", "it falls", "It  falls."), Triple("What next?", 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "PAUSE", 0.01)
+    monkeypatch.setattr(pools, "PAUSE", 0.01)
 
 
 def test_the_toy_judge_matches_normalised_answers() -> None:

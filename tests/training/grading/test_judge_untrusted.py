@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.grading.scripted import scripted, settings, verdict
-from training import endpoint
+from training.chat import completion
 from training.grading.grade import Answered, Graded, grade
 from training.grading.judge import VERDICT_PROMPT, Judge, Triple
 
@@ -55,7 +55,7 @@ def test_an_answer_cannot_leave_its_field_or_carry_control_tokens(text: str) -> 
     assert [name for name, _ in pairs] == ["question", "reference", "model_answer"]
     fields = dict(pairs)
     assert (fields["question"], fields["reference"]) == ("What <next>?", 'it "falls"')
-    whole = endpoint.plain_text(text)
+    whole = completion.plain_text(text)
     assert fields["model_answer"] == (whole if len(whole) <= 4000 else whole[:4000] + " [cut]")
 
 
@@ -63,8 +63,8 @@ def test_an_answer_cannot_leave_its_field_or_carry_control_tokens(text: str) -> 
 def test_any_text_is_one_json_string_without_an_opening_bracket(text: str) -> None:
     bounded = Judge(settings("http://127.0.0.1:9/v1", answer_limit=50)).untrusted(text)
     assert "<" not in bounded
-    plain = endpoint.plain_text(text)
-    assert json.loads(bounded) == (plain if len(text) <= 50 else endpoint.plain_text(text[:50]) + " [cut]")
+    plain = completion.plain_text(text)
+    assert json.loads(bounded) == (plain if len(text) <= 50 else completion.plain_text(text[:50]) + " [cut]")
 
 
 @pytest.mark.parametrize("text", INJECTIONS)

@@ -13,19 +13,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.served import Served, closed_url, completion, served, user_text
-from training import endpoint
-from training.endpoint import (
-    ENDPOINT_KEYS,
-    Completion,
-    EndpointDownError,
-    EndpointRefusesError,
-    EndpointSettings,
-    MalformedError,
-    Pool,
-    UnansweredError,
-    plain_text,
-    preflight,
-)
+from training.chat import pool as pools
+from training.chat import preflight as looking
+from training.chat.completion import Completion, MalformedError, plain_text
+from training.chat.pool import Pool
+from training.chat.preflight import preflight
+from training.chat.server import UnansweredError, retry_after
+from training.endpoint import ENDPOINT_KEYS, EndpointDownError, EndpointRefusesError, EndpointSettings
 
 KEYS = ENDPOINT_KEYS
 SECRET = "sk-of-nobody-0123456789"
@@ -34,7 +28,8 @@ Left = list[tuple[str, UnansweredError]]
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "PAUSE", 0.01)
+    monkeypatch.setattr(pools, "PAUSE", 0.01)
+    monkeypatch.setattr(looking, "PAUSE", 0.01)
     for name in KEYS:
         monkeypatch.delenv(name, raising=False)
 
@@ -110,7 +105,7 @@ def test_a_server_is_given_the_time_that_it_asks_for(
         waited.append(timeout)
         return await wait_for(what, timeout)
 
-    monkeypatch.setattr(endpoint.asyncio, "wait_for", recorded)
+    monkeypatch.setattr(pools.asyncio, "wait_for", recorded)
     echo.script = lambda number, _: (429, b"{}", headers) if number == 0 else None
     assert ask(pool_at(echo.url), ["a"])[0] == {"a": "A"}
     (seconds,) = (s for s in waited if s < 1)
@@ -118,15 +113,15 @@ def test_a_server_is_given_the_time_that_it_asks_for(
 
 
 def test_pauses_grow_and_end_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "PAUSE", 1.0)
-    monkeypatch.setattr(endpoint.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(pools, "PAUSE", 1.0)
+    monkeypatch.setattr(pools.random, "uniform", lambda low, high: high)
     waited: list[float] = []
 
     async def recorded(what: Any, timeout: float) -> None:
         what.close()
         waited.append(timeout)
 
-    monkeypatch.setattr(endpoint.asyncio, "wait_for", recorded)
+    monkeypatch.setattr(pools.asyncio, "wait_for", recorded)
     with pytest.raises(EndpointDownError):
         ask(pool_at(closed_url(), retries=7), ["a"])
     assert waited == [1, 2, 4, 8, 16, 30, 30] * 2
@@ -140,10 +135,10 @@ def test_a_server_that_asks_for_an_hour_is_down() -> None:
 
 
 def test_dates_and_nonsense_in_retry_after() -> None:
-    assert endpoint._retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
-    assert endpoint._retry_after({"retry-after": "Fri, 31 Dec 2999 23:59:59 GMT"}) > 1e6  # type: ignore[operator]
+    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
+    assert retry_after({"retry-after": "Fri, 31 Dec 2999 23:59:59 GMT"}) > 1e6  # type: ignore[operator]
     for nonsense in ("", "soon", "-1", "nan", "inf"):
-        assert endpoint._retry_after({"retry-after": nonsense}) is None
+        assert retry_after({"retry-after": nonsense}) is None
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

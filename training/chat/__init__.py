@@ -1,0 +1,1 @@
+"""Requests to OpenAI-compatible servers: their settings and keys, one client, and many requests that outlive faults."""

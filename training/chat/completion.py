@@ -1,0 +1,76 @@
+"""What is read of a chat completion.
+
+Servers differ in where they put text: `content` is text or a list of parts; what a reasoning model thinks aloud is in
+`reasoning_content` (older) or `reasoning`.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+QUOTED_CHARACTERS = 300
+
+
+class MalformedError(Exception):
+    """A completion that is not what was asked for."""
+
+
+def plain_text(text: str) -> str:
+    """Text that every store takes: U+FFFD in place of NUL and of half a surrogate pair."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def one_line(text: str, keys: Sequence[str] = ()) -> str:
+    """One short line of what a server says, without control characters and the keys, which it may repeat."""
+    for key in keys:
+        text = text.replace(key, "[key]") if key != "loopback" else text
+    text = text[: 10 * QUOTED_CHARACTERS]
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= QUOTED_CHARACTERS else line[:QUOTED_CHARACTERS] + " ..."
+
+
+def _text(value: Any) -> Any:
+    """The text of `content`: parts of type "text" are put together, others (images, thoughts) passed over."""
+    if isinstance(value, list) and all(isinstance(part, dict) for part in value):
+        value = "".join(part["text"] for part in value if isinstance(part.get("text"), str))
+    return plain_text(value) if isinstance(value, str) else value
+
+
+def _text_if_any(value: Any) -> str | None:
+    text = _text(value)
+    return text if isinstance(text, str) else None
+
+
+class Message(BaseModel):
+    content: Annotated[str | None, BeforeValidator(_text)] = None
+    reasoning_content: Annotated[str | None, BeforeValidator(_text_if_any)] = None
+    reasoning: Annotated[str | None, BeforeValidator(_text_if_any)] = None
+
+    @property
+    def text(self) -> str:
+        """What the model says; empty without any."""
+        return self.content or ""
+
+    @property
+    def thoughts(self) -> str:
+        """What the server set apart as reasoning; empty without any."""
+        return (self.reasoning_content or self.reasoning or "").strip()
+
+
+class Choice(BaseModel):
+    message: Message
+    finish_reason: str | None = None
+
+
+class Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Completion(BaseModel):
+    """A chat completion (openai's own type validates nothing); seconds: latency of this attempt."""
+
+    choices: list[Choice] = Field(min_length=1)
+    usage: Usage | None = None
+    seconds: float = 0.0

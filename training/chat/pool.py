@@ -1,0 +1,227 @@
+"""Many requests at a time to the servers of one model, that outlive faults.
+
+What may pass (429, 5xx, time-outs, lost connections, bodies that are cut or no chat completion) is asked again, at the
+next base URL where there are several, after growing pauses or as long as Retry-After says.  401, 402, 403, 404 and an
+account in arrears end the work at once; any other 4xx refuses one request.  As many failures in a row as requests may
+be in flight are an outage: what is in flight ends, nothing more is sent.
+
+A server that refuses, or gives replies without use to, several requests in a row is sent a request that was answered
+before.  If it answers that, the requests are to blame, and the work goes on; if not, the server is, and the work ends.
+"""
+
+import asyncio
+import itertools
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import Any, NamedTuple, TypeVar
+
+from training.chat.completion import Completion, MalformedError
+from training.chat.server import GOES_ON, Server, UnansweredError
+from training.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings, api_key
+
+PAUSE = 0.5  # seconds before the second try, twice as long before each further one
+LONGEST_PAUSE = 30.0
+LONGEST_WAIT = 120.0  # seconds; a server that says to wait longer is not waited for
+MAX_REFUSED = 20
+"""Requests refused in a row (or as many as may be in flight) before the server is checked."""
+MAX_MALFORMED = 5
+"""The same for requests whose replies are of no use."""
+CONTROL_TRIES = 3
+
+Item = TypeVar("Item")
+Reply = TypeVar("Reply")
+Body = Callable[[int], Mapping[str, Any]]
+
+
+class Control(NamedTuple):
+    """A request that was answered before: its body, and what takes its reply, as `Pool.complete` has them."""
+
+    body: Body
+    accept: Callable[[Completion], Any]
+
+
+class Pool:
+    """Runs work that asks one model, at most `concurrency` items at a time, over its servers in turn.
+
+    `counts`: requests (sent), malformed, unreachable and refused ones among them, prompt and completion tokens.
+    `control`: a request that was answered earlier; without one, the first that is answered becomes it.
+    """
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        variables: Sequence[str],
+        what: str,
+        counts: Counter[str] | None = None,
+        control: Control | None = None,
+    ) -> None:
+        self.settings = settings
+        self.counts: Counter[str] = Counter() if counts is None else counts
+        self._control = control
+        self.who = f"the {what} {settings.model!r} at {', '.join(settings.base_urls)}"
+        self._servers = [
+            Server(settings, url, api_key(variables, url, what), what, self.counts) for url in settings.base_urls
+        ]
+
+    async def run(
+        self, items: Sequence[Item], work: Callable[[Item], Awaitable[None]]
+    ) -> list[tuple[Item, UnansweredError]]:
+        """Does `work`, which calls `complete`, for every item; what failed is tried again at the end while that helps.
+
+        Returns the items that stayed unanswered though the server is there.  Raises EndpointRefusesError, and
+        EndpointDownError on an outage or for items that the server could not be reached for.
+        """
+        self._error: EndpointRefusesError | EndpointDownError | None = None
+        self._ended = asyncio.Event()
+        self._turn = itertools.count()
+        self._completions = 0
+        self._useless = [0] * len(self._servers)  # requests in a row that each refused or replied nonsense to
+        self._checking = asyncio.Lock()
+        async with AsyncExitStack() as stack:
+            for server in self._servers:
+                await stack.enter_async_context(server)
+            left = await self._pass(items, work)
+            tried = len(items) + 1  # what failed is tried again as long as that helps, and once in any case
+            while (failed := [item for item, error in left if error.kind != "refused"]) and len(failed) < tried:
+                tried = len(failed)
+                left = [(item, error) for item, error in left if error.kind == "refused"]
+                left += await self._pass(failed, work)
+            if self._control and any(error.kind == "refused" for _, error in left):
+                await self._check_the_last_word()
+        lost = [e for _, e in left if e.kind == "unreachable" or (e.kind == "faulty" and not self._completions)]
+        if lost:
+            raise self._down(f"{len(lost)} requests, the last: {lost[-1].reason}")
+        return left
+
+    async def _pass(
+        self, items: Sequence[Item], work: Callable[[Item], Awaitable[None]]
+    ) -> list[tuple[Item, UnansweredError]]:
+        queue, left = iter(items), []
+        self._failed_in_a_row = 0  # what is tried again has failed before: that alone is no outage
+
+        async def worker() -> None:
+            for item in queue:
+                if self._ended.is_set():
+                    return
+                try:
+                    await work(item)
+                except UnansweredError as error:
+                    left.append((item, error))
+                except EndedError:
+                    return
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self.settings.concurrency, len(items))):
+                group.create_task(worker())
+        if self._error:
+            raise self._error
+        return left
+
+    async def complete(self, body: Body, accept: Callable[[Completion], Reply]) -> Reply:
+        """What `accept` makes of a completion; it raises MalformedError for one that is to be asked for again.
+
+        `body` is the request without its model, given how many completions were not accepted.  Raises UnansweredError
+        after `retries` more tries.
+        """
+        first, malformed = next(self._turn), 0
+        failure = UnansweredError("unreachable", "not asked")
+        for attempt in range(self.settings.retries + 1):
+            if attempt:
+                await self._pause(attempt, failure.wait)
+            if self._ended.is_set():
+                raise EndedError
+            number = (first + attempt) % len(self._servers)
+            try:
+                reply = accept(await self._send(number, body(malformed)))
+            except MalformedError as error:
+                malformed += 1
+                self.counts["malformed"] += 1
+                failure = UnansweredError("faulty", str(error), wait=0.0)
+                if malformed == 1:
+                    await self._note_useless(number, failure, MAX_MALFORMED)
+            except UnansweredError as error:
+                failure = error
+            else:
+                self._useless[number] = 0
+                self._control = self._control or Control(body, accept)
+                return reply
+            if failure.kind == "refused" or (failure.wait or 0.0) > LONGEST_WAIT:
+                break
+        if failure.kind == "refused":
+            self.counts["refused"] += 1
+            await self._note_useless(number, failure, max(MAX_REFUSED, self.settings.concurrency))
+        else:
+            self._failed_in_a_row += 1  # each completion resets it, so completions that are not accepted never add up
+            if self._failed_in_a_row >= max(3, self.settings.concurrency):
+                self.end(self._down(failure.reason))
+        raise failure
+
+    async def _send(self, number: int, body: Mapping[str, Any]) -> Completion:
+        try:
+            completion = await self._servers[number].send(body)
+        except EndpointRefusesError as error:
+            raise self.end(error) from None
+        self._failed_in_a_row = 0
+        self._completions += 1
+        return completion
+
+    async def _note_useless(self, number: int, failure: UnansweredError, most: int) -> None:
+        self._useless[number] += 1
+        if self._useless[number] >= most:
+            async with self._checking:
+                if self._useless[number] >= most and not self._ended.is_set():
+                    await self._check(number, failure)
+
+    async def _check(self, number: int, failure: UnansweredError) -> None:
+        """Ends the work if the server does not answer what was answered before, or never answered anything."""
+        server = self._servers[number]
+        for attempt in range(CONTROL_TRIES):
+            if self._control is None:
+                break
+            try:
+                self._control.accept(await self._send(number, self._control.body(attempt)))
+            except MalformedError as error:
+                failure = UnansweredError("faulty", str(error))
+            except UnansweredError as error:
+                if error.kind == "refused":
+                    self.end(self._down(f"it refuses what it answered before: {error.reason}"))
+                return  # or it may pass: that is seen by whatever else is asked
+            else:
+                self._useless[number] = 0
+                return
+        unreadable = f"{server.who} gives replies that are of no use: {failure.reason}; {GOES_ON}"
+        self.end(server.refuses(failure.reason) if failure.kind == "refused" else EndpointRefusesError(unreadable))
+
+    async def _check_the_last_word(self) -> None:
+        """Nobody knows whether the last refusals are meant for those requests until the server answers another."""
+        with suppress(EndedError):
+            for number, useless in enumerate(self._useless):
+                if useless:
+                    await self._check(number, UnansweredError("refused", "nothing is answered any more"))
+        if self._error:
+            raise self._error
+
+    def end(self, error: EndpointRefusesError | EndpointDownError) -> "EndedError":
+        """Ends the work with this error, unless it has ended; what is in flight may still be answered."""
+        self._error = self._error or error
+        self._ended.set()
+        return EndedError()
+
+    def _down(self, said: str) -> EndpointDownError:
+        return EndpointDownError(
+            f"{self.who} does not answer ({said}); what it answered is kept: start again when it is back"
+        )
+
+    async def _pause(self, attempt: int, wait: float | None) -> None:
+        """Until the next attempt or the end of everything; jitter keeps the workers from coming back in step."""
+        seconds = min(PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+        if wait is not None:
+            seconds = wait * random.uniform(1.0, 1.25)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), seconds)
+
+
+class EndedError(Exception):
+    """The work as a whole is over; the pool knows why."""

@@ -1,0 +1,138 @@
+"""One server of a model: a request in its form, and what its replies and refusals mean."""
+
+import asyncio
+import json
+import logging
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+
+import openai
+
+from training.chat.client import RedirectedError, UnusableReplyError, client
+from training.chat.completion import Completion, one_line
+from training.chat.dialect import Dialect
+from training.endpoint import EndpointRefusesError, EndpointSettings
+
+GOES_ON = "what it answered is kept, and the same command goes on from there"
+
+_ARREARS = re.compile(
+    r"arrear|insufficient[_ ]?(?:user[_ ]?)?(?:quota|balance|credit|fund)|billing|current[_ ]?quota|deactivated",
+    re.IGNORECASE,
+)
+"""In the code or the type of an error, which no row has a say in, as it may in the message."""
+_DIALECTS: dict[tuple[str, str], Dialect] = {}
+"""By base URL and model, for as long as this process lives."""
+_LOG = logging.getLogger(__name__)
+
+Kind = Literal["refused", "faulty", "unreachable"]
+
+
+class UnansweredError(Exception):
+    """One request that stayed without an answer.
+
+    `refused`: this request never gets one; `faulty`: the server answered it with errors or nonsense; `unreachable`: it
+    had no chance.  `wait`: seconds until it may be tried again, where that is known.
+    """
+
+    def __init__(self, kind: Kind, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.kind, self.reason, self.wait = kind, reason, wait
+
+
+class Server:
+    """Sends requests to one base URL; use it as a context.  `counts` as `training.chat.pool.Pool` has them."""
+
+    def __init__(self, settings: EndpointSettings, base_url: str, key: str, what: str, counts: Counter[str]) -> None:
+        self._settings, self._url, self._key, self._counts = settings, base_url, key, counts
+        self.who = f"the {what} {settings.model!r} at {base_url}"
+
+    async def __aenter__(self) -> "Server":
+        self._client = await client(self._url, self._key, self._settings.timeout).__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._client.__aexit__(*error)
+
+    async def send(self, request: Mapping[str, Any]) -> Completion:
+        """The completion of a request without its model, in the form that this server takes.
+
+        Raises UnansweredError, and EndpointRefusesError where no request will be answered.
+        """
+        place = (self._url, self._settings.model)
+        while True:
+            dialect = _DIALECTS.get(place, Dialect())
+            try:
+                return await self._post(dialect.body(request))
+            except UnansweredError as error:
+                other = dialect.after(error.reason, request) if error.kind == "refused" else None
+                if other is None:
+                    raise
+                if _DIALECTS.get(place, Dialect()) == dialect:
+                    _DIALECTS[place] = other
+                    _LOG.warning("%s is asked with %s from now on: %s", self.who, other, error.reason)
+
+    async def _post(self, body: Mapping[str, Any]) -> Completion:
+        started = time.perf_counter()
+        self._counts["requests"] += 1
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                # not chat.completions.create: that checks and copies a request at the cost of half of all work here
+                text = await self._client.post(
+                    "/chat/completions", body={"model": self._settings.model, **body}, cast_to=str
+                )
+        except openai.APIStatusError as error:
+            raise self._meaning(error) from None
+        except (openai.APIConnectionError, TimeoutError) as error:
+            self._counts["unreachable"] += 1
+            cause = type(error.__cause__ or error).__name__
+            raise UnansweredError("unreachable", f"{self._url}: no whole reply ({cause})") from None
+        except RedirectedError as error:
+            raise EndpointRefusesError(f"{self.who} cannot be used: {error}") from None
+        except UnusableReplyError as error:
+            raise self._malformed(str(error)) from None
+        try:
+            completion = Completion.model_validate(json.loads(text))
+        except (ValueError, RecursionError):
+            raise self._malformed("not a chat completion") from None
+        if completion.usage:
+            self._counts["prompt_tokens"] += completion.usage.prompt_tokens or 0
+            self._counts["completion_tokens"] += completion.usage.completion_tokens or 0
+        return completion.model_copy(update={"seconds": time.perf_counter() - started})
+
+    def _malformed(self, reason: str) -> UnansweredError:
+        self._counts["malformed"] += 1
+        return UnansweredError("faulty", f"{self._url}: {reason}")
+
+    def _meaning(self, error: openai.APIStatusError) -> UnansweredError | EndpointRefusesError:
+        status, bare = error.status_code, " - " not in error.message
+        said = one_line(f"{error.message} {error.response.text}" if bare else error.message, [self._key])
+        if status == 402 or (status < 500 and _ARREARS.search(f"{error.code} {error.type}")):
+            return EndpointRefusesError(f"{self.who} wants its account filled up ({said}); {GOES_ON}")
+        if status in (401, 403, 404):
+            return self.refuses(said)
+        if status in (408, 409, 425, 429) or status >= 500:
+            self._counts["unreachable"] += 1
+            kind: Kind = "faulty" if status == 500 else "unreachable"
+            return UnansweredError(kind, said, retry_after(error.response.headers))
+        return UnansweredError("refused", said)
+
+    def refuses(self, said: str) -> EndpointRefusesError:
+        """What it is called when all requests are refused with these words."""
+        return EndpointRefusesError(f"{self.who} refuses every request ({said}); check its URL, model name and key")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server says to wait, as milliseconds, seconds or a date; None where it says nothing usable."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with suppress(ValueError):
+            seconds = float(headers.get(name, "")) * unit
+            return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    with suppress(ValueError, TypeError):
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
+    return None
