@@ -138,7 +138,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self._large(Path(unquote(url.path.removeprefix("/lfs/"))), start)
             elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", url.path):
                 self._about(match[1], match[2] or "revision", unquote(match[3] or "main"), parse_qs(url.query), token)
-            elif match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", url.path):
+            elif match := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", url.path):
                 self._file(match[1], unquote(match[2]), unquote(match[3]), start, token)
             else:
                 self._answer(404, b"no such page")

@@ -18,11 +18,13 @@ from typing import Any, Literal
 Fault = Literal["rate", "error", "timeout", "truncated", "malformed", "fewer", "empty"]
 FAULTS: tuple[Fault, ...] = ("rate", "error", "timeout", "truncated", "malformed", "fewer", "empty")
 Answer = Callable[[dict[str, Any], int], Any]  # (request, choice number) -> content
+Chunks = Callable[[], Iterator[bytes]]
 
 
 @dataclass
 class Served:
-    """Change it while it serves.  `script` goes first: (status, body[, headers]) for the n-th request, or None."""
+    """Change it while it serves.  `script` goes first: (status, body[, headers]) for the n-th request, or None; a body
+    may be a function whose chunks are sent for as long as they come."""
 
     answer: Answer = lambda request, choice: "an answer"
     faults: float = 0.0  # share of the requests that meet one of `kinds`
@@ -31,7 +33,7 @@ class Served:
     latency: float = 0.0  # seconds
     hangs: float = 5.0  # seconds of a "timeout", more than the client waits
     retry_after: Mapping[str, str] = field(default_factory=lambda: {"Retry-After": "0.01"})
-    models: Any = ("served",)  # None: no such path; anything but a tuple is the whole body
+    models: Any = ("served",)  # None: no such path; anything but a tuple is the whole body, or what `script` returns
     key: str | None = None
     script: Callable[[int, dict[str, Any]], tuple[Any, ...] | None] = lambda number, request: None
     usage: tuple[int, int] = (100, 7)  # prompt tokens, completion tokens of one choice
@@ -74,10 +76,12 @@ def closed_url() -> str:
         return f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
 
 
-def completion(contents: Sequence[Any], finish_reason: str | None = "stop", usage: tuple[int, int] = (100, 7)) -> bytes:
-    """The body of a chat completion."""
+def completion(
+    contents: Sequence[Any], finish_reason: str | None = "stop", usage: tuple[int, int] = (100, 7), **more: Any
+) -> bytes:
+    """The body of a chat completion; `more`: other fields of each message."""
     choices = [
-        {"index": i, "finish_reason": finish_reason, "message": {"role": "assistant", "content": content}}
+        {"index": i, "finish_reason": finish_reason, "message": {"role": "assistant", "content": content, **more}}
         for i, content in enumerate(contents)
     ]
     used = {"prompt_tokens": usage[0], "completion_tokens": usage[1] * len(choices)}
@@ -117,6 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif isinstance(state.models, tuple):
             data = [{"id": name, "object": "model"} for name in state.models]
             self._send(200, json.dumps({"object": "list", "data": data}).encode())
+        elif isinstance(state.models, list):
+            self._send(*state.models)
         else:
             self._send(200, state.models)
 
@@ -179,13 +185,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(401, json.dumps({"error": {"message": told}}).encode())
         return wrong
 
-    def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None, cut: bool = False) -> None:
+    def _send(
+        self, status: int, body: bytes | Chunks, headers: Mapping[str, str] | None = None, cut: bool = False
+    ) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
+        if isinstance(body, bytes):
+            self.send_header("Content-Length", str(len(body)))
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
+        if not isinstance(body, bytes):
+            self.close_connection = True
+            for chunk in body():
+                self.wfile.write(chunk)
+                self.wfile.flush()
+            return
         self.wfile.write(body[: len(body) // 2] if cut else body)
         self.wfile.flush()
         self.close_connection = self.close_connection or cut

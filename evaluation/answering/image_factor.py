@@ -6,6 +6,7 @@ gains differ.
 """
 
 import json
+import os
 import re
 from contextlib import suppress
 from functools import cache
@@ -55,14 +56,14 @@ def _factor_on_the_hub(model: str) -> int | None:
 
     for name in FILES:
         with suppress(OSError, ValueError, HfHubHTTPError):
-            path = Path(hf_hub_download(model, name, etag_timeout=HUB_SECONDS))
-            if factor := _factor_of(path):
+            path = hf_hub_download(model, name, etag_timeout=HUB_SECONDS, endpoint=os.environ.get("HF_ENDPOINT"))
+            if factor := _factor_of(Path(path)):
                 return factor
     return None
 
 
 def _factor_of(path: Path) -> int | None:
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         config = json.loads(path.read_text(encoding="utf-8"))
         config = config.get("image_processor", config)
         factor = int(config["patch_size"]) * int(config["merge_size"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import polars as pl
 import pytest
 
 from tests.pipelines.own_shards import Model, as_json_lines, judge, kind_of, repeat_row, write_shards
-from tests.served import Served, served
+from tests.served import Served, completion, served, user_text
 
 ROOT = Path(__file__).parents[2]
 SEEN_OF_A_ROW = ["row_id", "p_t", "p_v", "gain", "fate"]
@@ -170,6 +171,79 @@ def test_a_new_shard_costs_only_its_own_rows(source: tuple[Path, list[dict[str, 
         assert looser["generations_saved"] == 0
         assert len(endpoint.requests) > paid_for
     assert max(Counter(paid(tmp_path / "out")).values()) == 1
+
+
+def stopped(folder: Path, endpoint: Served, judging: Served, out: Path, *options: str) -> str:
+    """What a curation says that ends with an error; nothing is published."""
+    ran = subprocess.run(
+        command(folder, endpoint, judging, out, *options), cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stderr and not (out / "summary.json").exists()
+    return ran.stderr
+
+
+def test_an_empty_account_and_lost_replies_change_nothing_once_they_are_mended(
+    alone: Path, source: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """The endpoint's account runs dry, then it loses its answers; the judge cannot be read, then wants other forms."""
+    folder, rows = source
+    out, shown = tmp_path / "out", json.loads((alone / "summary.json").read_text())
+    dry = (402, b'{"error": {"message": "Insufficient Balance"}}')
+    old = (400, b'{"error": {"message": "use max_completion_tokens; response_format is unavailable"}}')
+    with served(Model(rows)) as endpoint, served(judge) as judging:
+        endpoint.script = lambda number, _: dry if number >= 30 else None
+        assert "account filled up (Error code: 402 - Insufficient Balance)" in stopped(folder, endpoint, judging, out)
+        endpoint.script = lambda _, r: (200, completion([None] * r["n"], reasoning="<reason>so"))
+        before = len(endpoint.requests)
+        assert "no text, reasoning that ends with '<reason>so'" in stopped(folder, endpoint, judging, out)
+        assert len(endpoint.requests) - before < 100
+        endpoint.script = lambda *_: None
+        judging.script = lambda *_: (200, completion(["Yes."]))
+        before = len(judging.requests)
+        assert "it was asked for a JSON object and says: 'Yes.'" in stopped(folder, endpoint, judging, out)
+        assert len(judging.requests) - before < 60
+        judging.script = lambda _, r: old if "max_tokens" in r or "response_format" in r else None
+        assert curate(folder, endpoint, judging, out) == shown
+        assert {"max_completion_tokens"} <= set(judging.requests[-1]) and "response_format" not in judging.requests[-1]
+    assert max(Counter(paid(out)).values()) == 1
+    assert shown == curate(folder, endpoint, judging, out)  # neither is there any more
+    first, second = (pl.read_parquet(place / "visual_gain.parquet").select(SEEN_OF_A_ROW) for place in (alone, out))
+    assert first.equals(second)
+
+
+def test_what_was_refused_or_stayed_pending_is_asked_again(
+    source: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """Of many rows one is refused, and one gets empty replies: what is pending is asked again by each start, what was
+    refused where that is wanted."""
+    folder, rows = source
+    marks = sorted(
+        mark for row in rows if Model([row]).references and kind_of(row["question"]) == "useful"
+        for mark in re.findall(r"\(0\.\d+\)", row["question"])
+    )  # fmt: skip
+    refused, silent = marks[:2]
+
+    def script(_: int, request: dict[str, Any]) -> tuple[int, bytes] | None:
+        if refused in user_text(request) and "refused" in faulty:
+            return 400, b'{"error": {"message": "too long"}}'
+        return (200, completion([""] * request["n"])) if silent in user_text(request) and "silent" in faulty else None
+
+    faulty = {"refused", "silent"}
+    out = tmp_path / "out"
+    with served(Model(rows), script=script) as endpoint, served(judge) as judging:
+        assert curate(folder, endpoint, judging, out)["pending"] == 2
+        faulty.remove("silent")
+        assert curate(folder, endpoint, judging, out)["pending"] == 1
+        asked = len(endpoint.requests)
+        faulty.remove("refused")
+        assert curate(folder, endpoint, judging, out)["pending"] == 1
+        assert len(endpoint.requests) == asked, "a refusal is not asked for again unasked"
+        assert curate(folder, endpoint, judging, out, "--retry-refused")["pending"] == 0
+        asked = len(endpoint.requests)
+        done = curate(folder, endpoint, judging, out)
+        assert done["pending"] == 0 and len(endpoint.requests) == asked
+    assert max(Counter(paid(out)).values()) == 1
 
 
 @pytest.mark.parametrize(

@@ -88,10 +88,14 @@ class Server:
                 )
         except openai.APIStatusError as error:
             raise self._meaning(error) from None
-        except (openai.APIConnectionError, TimeoutError) as error:
+        except TimeoutError:
             self._counts["unreachable"] += 1
-            cause = type(error.__cause__ or error).__name__
-            raise UnansweredError("unreachable", f"{self._url}: no whole reply ({cause})") from None
+            found = f"no whole reply in {self._settings.timeout:g} s"
+            raise UnansweredError("unreachable", f"{self._url}: {found}") from None
+        except openai.APIConnectionError as error:
+            self._counts["unreachable"] += 1
+            cause = type(error.__cause__).__name__
+            raise UnansweredError("unreachable", f"{self._url}: {error.message} ({cause})") from None
         except RedirectedError as error:
             raise EndpointRefusesError(f"{self.who} cannot be used: {error}") from None
         except UnusableReplyError as error:

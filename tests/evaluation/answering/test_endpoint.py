@@ -14,19 +14,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import Qwen2VLImageProcessor
 
 from evaluation.answering.endpoint import EndpointBackend, fitted_size
 from evaluation.answering.image_factor import QWEN3_VL as TILE
-from evaluation.answering.requests import Answer, Asking, Refused, Request
+from evaluation.answering.requests import Answer, Asking, Held, Refused, Request
 from tests.footage import FOOTAGE
 from tests.served import FAULTS, Served, closed_url, completion, served, user_text
 from training.chat import pool as pools
 from training.data.prompts import ANSWERS, Part, frame, image, text, video
 from training.data.video import read_frames
 from training.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings
+from training.grading.parsers import answer_text
 from training.model.vision import fit_grid
 
 CLIP = FOOTAGE / "bikes.mp4"
+BOUNDS = {"shortest_edge": 4 * 16**2, "longest_edge": 2**24}
 ASKING = Asking(temperature=0.7, top_p=0.9, max_new_tokens=33, batch_size=4, image_tokens=(4, 64), system=None)
 
 
@@ -116,18 +119,34 @@ def test_a_video_is_its_frames_in_order_and_a_cap_is_kept() -> None:
         assert np.abs(sent.astype(int) - small).mean() < 4
 
 
-@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 300), st.integers(0, 2000))
+@pytest.mark.parametrize("factor", [16, 28, 32])
+def test_frames_arrive_at_the_servers_processor_as_it_keeps_them(factor: int) -> None:
+    """The processor is transformers' own, with patches of half the factor, merged 2 x 2."""
+    processor = Qwen2VLImageProcessor(patch_size=factor // 2, merge_size=2, size=BOUNDS)
+    low, high = ASKING.image_tokens
+    with served(echo) as server:
+        told(server, request("p", frame(CLIP, 30), frame(CLIP, 60, 7)), image_factor=factor)
+    for sent, most in zip(shown(server), (high, 7), strict=True):
+        seen = processor(images=[Image.fromarray(sent)], return_tensors="pt")
+        (_, rows, columns) = seen["image_grid_thw"][0].tolist()
+        assert (rows * factor // 2, columns * factor // 2) == sent.shape[:2]
+        assert min(low, most) <= rows * columns // 4 <= most
+
+
+@given(
+    st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 300), st.integers(0, 2000), st.sampled_from([16, 28, 32])
+)
 def test_an_image_has_no_more_tokens_than_its_cap_and_is_left_alone_within_it(
-    width: int, height: int, low: int, more: int
+    width: int, height: int, low: int, more: int, factor: int
 ) -> None:
     high = low + more
-    sent = fitted_size(width, height, low, high, TILE)
-    rows, columns = fit_grid(height, width, low, high, TILE)
-    assert sent[0] * sent[1] <= high * TILE**2
+    sent = fitted_size(width, height, low, high, factor)
+    rows, columns = fit_grid(height, width, low, high, factor)
+    assert sent[0] * sent[1] <= high * factor**2
     # a server that rounds to whole tokens sees the grid that the local backend sees
-    grid = tuple(max(1, round(side / TILE)) for side in sent)
+    grid = tuple(max(1, round(side / factor)) for side in sent)
     assert grid == (columns, rows) or sent == (width, height)
-    assert sent == (width, height) or all(side % TILE == 0 for side in sent)
+    assert sent == (width, height) or all(side % factor == 0 for side in sent)
     assert grid[0] * grid[1] <= high
 
 
@@ -173,15 +192,75 @@ def test_more_choices_than_asked_are_no_more_answers() -> None:
         assert [a["text"] for a in told(server, request(samples=(0, 1)))] == ["a", "b"]
 
 
-@pytest.mark.parametrize(("reason", "finished"), [("stop", True), ("length", False)])
-def test_no_text_is_an_answer_where_the_model_ended(reason: str, finished: bool) -> None:
-    with served(script=lambda *_: (200, completion(["", None], reason))) as server:
-        answers = told(server, request(samples=(0, 1)))
-    assert [(a["text"], a["finished"]) for a in answers] == [("", finished)] * 2 and len(server.requests) == 1
+@pytest.mark.parametrize("reason", ["stop", "length", None])
+@pytest.mark.parametrize("text", ["", None, " \n"])
+def test_no_text_of_a_server_is_no_answer_and_stays_pending(reason: str | None, text: str | None) -> None:
+    with served(echo) as server:
+        server.script = lambda _, r: (200, completion([text] * r["n"], reason)) if "of p3" in user_text(r) else None
+        answers = told(server, *(request(f"p{i}", samples=(0, 1)) for i in range(6)), retries=2)
+    (refused,) = [a for a in answers if isinstance(a, Refused)]
+    assert (refused.prompt_id, refused.pending) == ("p3", True)
+    assert f"finish_reason '{reason}', no text, no reasoning" in refused.reason
+    assert len(answers) == 11 and sum("of p3" in user_text(r) for r in server.requests) == 6
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_an_answer_that_a_server_took_for_reasoning_is_read(name: str) -> None:
+    said = "<reason>it falls</reason><answer>down</answer>"
+    with served(script=lambda *_: (200, completion([None], **{name: f"\n{said}\n"}))) as server:
+        assert [a["text"] for a in told(server, request())] == [said]
+    for lost, reason in (("<reason>it falls", "stop"), (said, "length")):  # no answer, and a draft that was cut off
+        body = completion([""], reason, **{name: lost})
+        with served(script=lambda *_, body=body: (200, body)) as server:
+            (refused,) = told(server, request(), retries=0)
+            assert isinstance(refused, Refused) and refused.pending and lost[-20:] in refused.reason
+
+
+def test_reasoning_that_was_set_apart_stands_before_the_answer_and_never_for_it() -> None:
+    thoughts = "maybe <answer>A</answer>, or <answer>B</answer>?"
+    for said, answer in (("<answer>C</answer>", "C"), ("I do not know", None)):
+        body = completion([said], reasoning_content=thoughts)
+        with served(script=lambda *_, body=body: (200, body)) as server:
+            (found,) = told(server, request())
+        assert found["text"] == f"<reason>maybe A, or B?</reason>\n{said}"
+        assert answer_text(found["text"]) == answer
+
+
+def test_content_in_parts_is_one_text() -> None:
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    parts = [thinking, {"type": "text", "text": "<answer>"}, {"type": "text", "text": "down</answer>"}]
+    with served(script=lambda *_: (200, completion([parts]))) as server:
+        assert [a["text"] for a in told(server, request())] == ["<answer>down</answer>"]
+
+
+def test_too_many_replies_without_an_answer_end_the_work_and_one_is_quoted() -> None:
+    """Of four answers that are asked for, one is always empty."""
+
+    def some(_: int, r: dict[str, Any]) -> tuple[int, bytes]:
+        return 200, completion([*["<answer>a</answer>"] * (r["n"] - 1), None] if r["n"] > 2 else ["a"] * r["n"])
+
+    prompts = [request(f"p{i}", samples=(0, 1, 2, 3)) for i in range(200)]
+    with served(script=some) as server:
+        answers = []
+        with pytest.raises(EndpointRefusesError, match=r"20 of 80 replies hold no answer, .*no text.*same command"):
+            for answer in backend(server.url, concurrency=1).answer(None, ASKING, "none", prompts):
+                answers.append(answer)
+        assert 60 <= len(answers) <= 80 and len(server.requests) <= 41
+        held = Held(answers=10_000)  # the same few are nothing among many
+        assert len(list(backend(server.url).answer(None, ASKING, "none", prompts, held=held))) == 800
+
+
+def test_prompts_that_a_model_never_answers_stop_no_later_start() -> None:
+    with served(echo) as server:
+        server.script = lambda _, r: (200, completion([""] * r["n"])) if "silent" in user_text(r) else None
+        silent = [request(f"silent{i}", samples=(0, 1)) for i in range(8)]
+        held = Held(answers=500, request=request("known"))
+        answers = list(backend(server.url, retries=0).answer(None, ASKING, "none", silent, held=held))
+    assert len(answers) == 8 and all(isinstance(a, Refused) and a.pending for a in answers)
 
 
 @pytest.mark.parametrize(
-    "first", [completion([None], None), completion([""], "content_filter"), completion(["a"], "abort")]
+    "first", [completion([None], None), completion(["<answer>"], "content_filter"), completion(["a"], "abort")]
 )
 def test_no_text_without_an_end_is_asked_for_again(first: bytes) -> None:
     with served(echo, script=lambda number, _: (200, first) if number == 0 else None) as server:

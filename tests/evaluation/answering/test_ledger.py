@@ -52,6 +52,19 @@ def test_prefill_tokens_are_a_column_of_answers_that_count_them(tmp_path: Path) 
         assert dict(ledger.table(2).schema) == ANSWERS
 
 
+def test_an_empty_text_of_a_server_is_asked_for_again_and_one_of_a_local_model_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path, PROMPTS) as before:  # as ledgers were written once
+        before.add(told("a", text=" \n"))
+        before.add(told("b"))
+    assert Ledger(path, PROMPTS).missing("a", [0]) == ()
+    with Ledger(path, PROMPTS, served=True) as ledger:
+        assert (ledger.missing("a", [0]), ledger.missing("b", [0])) == ((0,), ())
+        ledger.add(told("a", text="<answer>B</answer>"))
+    again = Ledger(path, PROMPTS, served=True)
+    assert again.table(1)["text"].to_list() == ["<answer>B</answer>", "<answer>A</answer>"]
+
+
 def key(content: list[dict[str, Any]], name: str = "a", options: list[str] | None = None) -> str:
     table = prompt_frame([(name, content)])
     if options:

@@ -99,6 +99,61 @@ def test_fenced_json_is_read() -> None:
         assert Judge(settings(url)).verdicts(TRIPLES[:1]) == ["incorrect"]
 
 
+def test_a_judge_may_think_and_talk_before_its_verdict() -> None:
+    said = f"<think>\nmaybe {verdict('incorrect')}\n</think>\n\nHere is the JSON:\n```json\n{verdict('correct')}\n```"
+    with scripted(lambda *_: (200, said)) as (url, requests):
+        assert Judge(settings(url)).verdicts(TRIPLES) == ["correct", "correct"]
+        assert len(requests) == 2
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_a_verdict_that_a_server_took_for_reasoning_is_read(name: str) -> None:
+    body = completion([None], **{name: f"So: {verdict('correct')}"})
+    with served(script=lambda *_: (200, body)) as server:
+        assert Judge(settings(server.url)).verdicts(TRIPLES[:1]) == ["correct"]
+    body = completion([verdict("incorrect")], **{name: f"A draft: {verdict('correct')}"})
+    with served(script=lambda *_: (200, body)) as server:
+        assert Judge(settings(server.url)).verdicts(TRIPLES[:1]) == ["incorrect"]
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        (f"{verdict('correct')} but then", "unjudged"),
+        (f"{verdict('correct')}\n\n\n", "correct"),
+        ("<think> so", "unjudged"),
+    ],
+)
+def test_a_draft_in_a_reply_that_was_cut_off_is_no_verdict(said: str, read: str) -> None:
+    with served(script=lambda *_: (200, completion([said], "length"))) as server:
+        assert Judge(settings(server.url, retries=0)).verdicts(TRIPLES[:1]) == [read]
+
+
+def test_a_judge_that_cannot_be_read_ends_the_work_after_a_few_and_is_quoted(tmp_path: Path) -> None:
+    cache = tmp_path / "replies.jsonl"
+    asked = [Triple("q", "r", str(i)) for i in range(100)]
+    with scripted(lambda *_: (200, "Yes, \x1b[31mit is\x1b[0m correct.")) as (url, requests):
+        judge = Judge(settings(url, cache=cache, concurrency=4))
+        with pytest.raises(EndpointRefusesError, match=r"Yes, .*it is.* correct.*same command goes on") as ended:
+            judge.verdicts(asked)
+        assert len(requests) < 30 and str(ended.value).isprintable()
+    kept = list(AppendLog(cache).records())
+    assert 5 <= len(kept) == len(requests) and all("reply" not in record for record in kept)
+    assert kept[0]["unreadable"] == "Yes, \x1b[31mit is\x1b[0m correct." and kept[0]["finish_reason"] == "stop"
+    with serve() as url:
+        assert Judge(settings(url, cache=cache)).verdicts(asked) == ["incorrect"] * 100
+
+
+def test_what_only_a_few_answers_do_to_a_judge_stops_no_later_start(tmp_path: Path) -> None:
+    """The replies of before show that the judge can be read: what is left are the answers that nobody can judge."""
+    script = lambda _, request: (200, completion(["?"])) if "bad" in str(request) else None  # noqa: E731
+    asked = [TRIPLES[0], *(Triple("q", "r", f"bad {i}") for i in range(12))]
+    with served(toy_answer, script=script) as server:
+        for _ in ("now", "later"):
+            judge = Judge(settings(server.url, cache=tmp_path / "c", retries=0), on_outage="raise")
+            assert judge.verdicts(asked) == ["correct", *["unjudged"] * 12]
+
+
 def test_a_refused_request_is_unjudged_without_asking_again() -> None:
     with scripted(lambda *_: (400, "too long")) as (url, requests):
         judge = Judge(settings(url))
