@@ -30,7 +30,8 @@ NEVER_COUNT = (
     # How work is kept.
     "training.appendlog", "training.artifacts", "training.files", "training.parquet",
     # How requests are sent, and sent again.
-    "training.endpoint",
+    "training.endpoint", "training.chat.client", "training.chat.dialect", "training.chat.pool",
+    "training.chat.preflight", "training.chat.server",
 )  # fmt: skip
 """Modules, and rooms with all that is in them, that decide nothing of what an artifact holds: a mended retry must not
 train a model again."""

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field
 
+from training.printable import printable
+
 QUOTED_CHARACTERS = 300
 
 
@@ -25,8 +27,7 @@ def one_line(text: str, keys: Sequence[str] = ()) -> str:
     """One short line of what a server says, without control characters and the keys, which it may repeat."""
     for key in keys:
         text = text.replace(key, "[key]") if key != "loopback" else text
-    text = text[: 10 * QUOTED_CHARACTERS]
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = " ".join(printable(text[: 10 * QUOTED_CHARACTERS]).split())
     return line if len(line) <= QUOTED_CHARACTERS else line[:QUOTED_CHARACTERS] + " ..."
 
 
