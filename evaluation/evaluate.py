@@ -52,13 +52,25 @@ class AnsweringFailedError(RuntimeError):
     """The answering program ended before every prompt had its answer; what was answered is in the ledger."""
 
 
-def answer(benchmark: Benchmark, source: Path, asked: Asked, out: Path, limit: int | None, device: str) -> None:
+def answer(
+    benchmark: Benchmark,
+    source: Path,
+    asked: Asked,
+    out: Path,
+    limit: int | None,
+    device: str,
+    retry_refused: bool = False,
+) -> None:
     """Asks whatever is not in the ledger yet; `limit`: so many of the items, the same on every machine.
+
+    With `retry_refused`, prompts that were refused are asked again, too.
 
     Raises ValueError for what cannot be asked as it is, AnsweringFailedError where the program fails.
     """
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
+        if retry_refused:  # what was answered is in the ledger
+            (out / ABOUT).unlink(missing_ok=True)
         _answer(benchmark, source, asked, out, limit, device)
 
 

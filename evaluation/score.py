@@ -12,8 +12,8 @@ from typing import Any, Literal
 from evaluation.benchmarks.choice import LETTERS
 from evaluation.benchmarks.futurebench import SPLITS
 from evaluation.statistics import Proportion, bootstrap_mean
-from training.grading.judge import Scores, read_scores, release_scores
 from training.grading.parsers import ParserName, parse
+from training.grading.replies import Scores, read_scores, release_scores
 
 Benchmark = Literal["futurebench", "twiffbench"]
 

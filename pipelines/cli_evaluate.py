@@ -66,6 +66,7 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--batch-size", type=POSITIVE, default=16, show_default=True)
 @click.option("--time", "timed", type=click.IntRange(min=0), default=0, metavar="N", show_default=True,
               help="Answer N of the items once more, one at a time, to time an answer.")  # fmt: skip
+@click.option("--retry-refused", is_flag=True, help="Ask again what was refused, such as unreadable frames.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.pass_context
@@ -88,6 +89,7 @@ def evaluate(
     system_prompt: Path | None,
     batch_size: int,
     device: str,
+    retry_refused: bool,
     **how: Any,
 ) -> None:
     """Have a checkpoint answer a benchmark, and score the answers.
@@ -125,7 +127,7 @@ def evaluate(
                 system=system_prompt and system_prompt.read_text(encoding="utf-8"),
             )
             asked = Asked(checkpoint=checkpoint, asking=asking, **how)
-            evaluation.answer(benchmark, source, asked, out, limit, device)
+            evaluation.answer(benchmark, source, asked, out, limit, device, retry_refused)
         report = evaluation.score(benchmark, out, judge)
     except (ValueError, OSError, evaluation.AnsweringFailedError, EndpointDownError, EndpointRefusesError) as error:
         raise click.ClickException(str(error)) from error

@@ -6,36 +6,27 @@ Prompts are rendered when their turn comes: memory is bounded by the concurrency
 """
 
 import asyncio
-import base64
-import io
-import math
-import os
 import queue
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from PIL import Image
-
-from evaluation.answering.frames import with_images
 from evaluation.answering.image_factor import image_factor
+from evaluation.answering.renderer import Renderer
 from evaluation.answering.requests import NOTHING_HELD, Answer, Asking, Held, InterventionName, Refused, Request
 from evaluation.answering.served_text import served_text, why_no_text
 from training.chat.completion import Choice, Completion, MalformedError
 from training.chat.pool import Control, Pool
 from training.chat.preflight import preflight
 from training.chat.server import GOES_ON, UnansweredError
-from training.data.prompts import Part
-from training.data.video import FrameShelf
 from training.endpoint import ENDPOINT_KEYS, EndpointRefusesError, EndpointSettings
 
 MIN_EMPTY, MAX_EMPTY_SHARE = 20, 0.2
 """Replies without an answer that end the work: so many, and such a share of all."""
-JPEG_QUALITY = 95
 ANSWERS_AHEAD = 256  # answers that wait for a slow reader before requests do
 
 Item = TypeVar("Item")
@@ -109,7 +100,7 @@ class EndpointBackend:
                 await put(Refused(request.prompt_id, error.reason, pending=error.kind != "refused"))
 
 
-async def _control(request: Request | None, renderer: "Renderer", asking: Asking) -> Control | None:
+async def _control(request: Request | None, renderer: Renderer, asking: Asking) -> Control | None:
     """A request that the model answered before, for one answer; None where it cannot be shown any more."""
     if request is None:
         return None
@@ -178,72 +169,6 @@ def _answer(prompt_id: str, sample: int, text: str, choice: Choice, completion: 
         "prefill_seconds": 0.0,
         "decode_seconds": completion.seconds / share,
     }
-
-
-class Renderer:
-    """Prompts to chat messages, in a few threads; prompts of one group share a thread and the frames that it read."""
-
-    def __init__(self, asking: Asking, frames_cache_bytes: int, factor: int) -> None:
-        self._asking, self._factor = asking, factor
-        count = min(4, os.cpu_count() or 1)
-        self._threads = [(ThreadPoolExecutor(1), FrameShelf(frames_cache_bytes // count)) for _ in range(count)]
-
-    def __enter__(self) -> "Renderer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for thread, _shelf in self._threads:
-            thread.shutdown(cancel_futures=True)
-
-    async def messages(self, request: Request) -> list[dict[str, Any]]:
-        """The system prompt, if there is one, and the user turn.
-
-        Raises ValueError (UnreadableVideo among them) or OSError where its frames or images cannot be read.
-        """
-        thread, shelf = self._threads[hash(request.group) % len(self._threads)]
-        content = await asyncio.get_running_loop().run_in_executor(thread, self._content, request.content, shelf)
-        system = [] if self._asking.system is None else [{"role": "system", "content": self._asking.system}]
-        return [*system, {"role": "user", "content": content}]
-
-    def _content(self, parts: Sequence[Part], shelf: FrameShelf) -> list[dict[str, Any]]:
-        """Text and images in order; texts that follow each other are one, so that no server puts a break between."""
-        content: list[dict[str, Any]] = []
-        for part, images in with_images(parts, shelf):
-            if part["type"] == "text":
-                if content and content[-1]["type"] == "text":
-                    content[-1]["text"] += part["text"]
-                else:
-                    content.append({"type": "text", "text": part["text"]})
-            else:
-                high = part["max_tokens"] or self._asking.image_tokens[1]
-                low = min(self._asking.image_tokens[0], high)
-                content += [_image_url(Image.fromarray(image), low, high, self._factor) for image in images]
-        return content
-
-
-def _image_url(image: Image.Image, low: int, high: int, factor: int) -> dict[str, Any]:
-    size = fitted_size(image.width, image.height, low, high, factor)
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=JPEG_QUALITY)
-    url = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def fitted_size(width: int, height: int, low: int, high: int, factor: int) -> tuple[int, int]:
-    """Pixels (width, height) of an image as it is sent: unchanged where it has low..high merged tokens of `factor`
-    pixels a side, else the nearest whole tokens within them.  `high` wins over `low` and over the aspect ratio, as in
-    the local backend.
-    """
-    tokens = max(1, round(width / factor)) * max(1, round(height / factor))
-    exact = width * height / factor**2
-    if low <= tokens <= high and exact <= high:
-        return width, height
-    scale, whole = (math.sqrt(low / exact), math.ceil) if tokens < low else (math.sqrt(high / exact), math.floor)
-    columns, rows = max(1, whole(width * scale / factor)), max(1, whole(height * scale / factor))
-    rows = min(rows, high)  # only reached by strips, whose short side is one token
-    return min(columns, high // rows) * factor, rows * factor
 
 
 class _End:

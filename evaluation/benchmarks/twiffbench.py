@@ -37,7 +37,8 @@ from training.data.prompts import Part, image, prompt_frame, text
 from training.data.rejection import RejectedRow
 from training.data.trajectory import IMAGE, Trajectory, parse_row, text_of
 from training.data.video import read_frames, resolve_clip
-from training.grading.judge import SCORE_PROMPT, Judge, Scores
+from training.grading.judge import SCORE_PROMPT, Judge
+from training.grading.replies import Scores
 
 NAME = "twiffbench"
 SCORES = ("cot", "answer")

@@ -9,14 +9,12 @@ string in which `<` is escaped, so that it can neither close its delimiter nor c
 
 import asyncio
 import hashlib
-import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,6 +22,7 @@ from training.appendlog import AppendLog
 from training.chat.completion import Choice, Completion, MalformedError, Usage, one_line, plain_text
 from training.endpoint import JUDGE_KEYS, BaseUrl, EndpointDownError, EndpointSettings
 from training.grading.lastobject import last_object
+from training.grading.replies import AnswerReply, ScoreReply, Scores, VerdictReply
 from training.grading.rule import Verdict
 
 if TYPE_CHECKING:
@@ -88,33 +87,6 @@ class Triple(NamedTuple):
     question: str
     reference: str
     answer: str
-
-
-class Scores(NamedTuple):
-    """TwiFF-Bench's two marks, 0 to 5."""
-
-    cot: int
-    answer: int
-
-
-class _Reply(BaseModel):
-    """What is asked for has nothing else in it; a judge that adds a field all the same is understood."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra={"additionalProperties": False})
-
-
-class VerdictReply(_Reply):
-    verdict: Literal["correct", "incorrect", "unjudged"]
-
-
-class ScoreReply(_Reply):
-    reasoning: str
-    score: Annotated[list[Annotated[int, Field(ge=0, le=5)]], Field(min_length=2, max_length=2)]
-
-
-class AnswerReply(_Reply):
-    reasoning: str
-    score: Annotated[int, Field(ge=0, le=5)]
 
 
 class _Request(NamedTuple):
@@ -274,40 +246,6 @@ class Judge:
         if self._log:
             about = {"key": key, "model": self.settings.model, "prompt": prompt_hash(request.system)}
             self._log.append({**about, **record})
-
-
-def read_scores(reply: str) -> Scores | None:
-    """The marks in a stored judge reply, or None where it does not follow the schema or leaves the range."""
-    try:
-        return Scores(*ScoreReply.model_validate_json(last_object(reply)).score)
-    except ValidationError:
-        return None
-
-
-def release_scores(reply: str) -> Scores | None:
-    """The marks in a stored judge reply as the public release reads them (reference/evaluation.md 2.5), to score again
-    what it scored: the first two numbers in the lists of `score`, rounded half to even, of any size.
-
-    None where it finds fewer, and where it would crash.
-    """
-    try:
-        told = json.loads(reply)
-        found = list(itertools.islice(_numbers(told.get("score")), 2)) if isinstance(told, dict) else []
-    except (ValueError, OverflowError, RecursionError):
-        return None
-    return Scores(*found) if len(found) == 2 else None
-
-
-def _numbers(value: Any) -> Iterator[int]:
-    """The numbers in nested lists, depth first; booleans and text that is no number are passed over."""
-    for item in value if isinstance(value, list) else ():
-        if isinstance(item, list):
-            yield from _numbers(item)
-        elif isinstance(item, int | float) and not isinstance(item, bool):
-            yield round(item)
-        elif isinstance(item, str):
-            with suppress(ValueError):
-                yield round(float(item))
 
 
 def prompt_hash(prompt: str) -> str:

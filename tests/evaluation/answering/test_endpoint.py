@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
-from evaluation.answering.endpoint import EndpointBackend, fitted_size
+from evaluation.answering.endpoint import EndpointBackend
 from evaluation.answering.image_factor import QWEN3_VL as TILE
+from evaluation.answering.renderer import fitted_size
 from evaluation.answering.requests import Answer, Asking, Held, Refused, Request
 from tests.footage import FOOTAGE
 from tests.served import FAULTS, Served, closed_url, completion, served, user_text

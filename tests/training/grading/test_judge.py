@@ -13,15 +13,8 @@ from training.appendlog import AppendLog
 from training.chat import pool as pools
 from training.endpoint import EndpointDownError, EndpointRefusesError
 from training.grading.grade import Answered, Graded, grade
-from training.grading.judge import (
-    VERDICT_PROMPT,
-    Judge,
-    Scores,
-    Triple,
-    prompt_hash,
-    read_scores,
-    release_scores,
-)
+from training.grading.judge import VERDICT_PROMPT, Judge, Triple, prompt_hash
+from training.grading.replies import Scores, read_scores, release_scores
 from training.grading.toy_judge import MODEL, serve
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "parse_cases.json").read_text())
