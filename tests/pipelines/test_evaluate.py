@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from assets.toyworld.benchmarks import write_futurebench, write_twiffbench
 from assets.toyworld.clips import write_batch
+from evaluation.evaluate import AnsweringFailedError
 from pipelines.cli import main
 from training.data.prompts import ANSWERS
 from training.grading.toy_judge import MODEL, serve
@@ -168,16 +169,26 @@ def test_a_larger_sample_asks_only_for_what_is_new(alone: Path, source: Path, tm
     assert told(out).join(told(alone), on=UNTIMED, how="semi", nulls_equal=True).height == 6
 
 
-def test_a_control_has_answers_of_its_own(alone: Path, source: Path, tmp_path: Path) -> None:
+def test_a_control_has_answers_of_its_own(
+    alone: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     done(run(*options(source, out, "--limit", 4)))
     done(run(*options(source, out, "--limit", 4, "--control", "options_1")))
     assert [len(path.read_text().splitlines()) for path in (out / "ledger").glob("*.jsonl")] == [4, 4]
     assert report(out)["control"] == report(out)["run"]["control"] == "options_1"
-    printed = done(run(*options(source, out, "--limit", 4, "--control", "shuffled_frames")))
+    shuffled = options(source, out, "--limit", 4, "--control", "shuffled_frames")
+    printed = done(run(*shuffled))
     made = report(out)
     assert (made["status"], made["average"]["accuracy"], made["refused"]["count"]) == ("unanswered", None, 4)
     assert "no score: every prompt was refused, 4 because: control shuffled_frames" in printed
+
+    def asked(*_: Any, **__: Any) -> None:
+        raise AnsweringFailedError("the program was started")
+
+    monkeypatch.setattr("evaluation.evaluate._ask", asked)
+    done(run(*shuffled))
+    assert "the program was started" in run(*shuffled, "--retry-refused").output
 
 
 def test_missing_and_broken_videos_leave_a_partial_score(tmp_path: Path) -> None:
