@@ -65,7 +65,8 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
             passed=share <= PENDING_LIMIT,
             description=f"{pending} of {rows} rows are pending, {unjudged} answers have no verdict; at most "
             f"{PENDING_LIMIT:.0%} of the rows may be. They are in "
-            f"{_files(store, GAIN, context.partition_keys, GAIN_TABLE)}: score again once server and judge answer",
+            f"{_files(store, GAIN, context.partition_keys, GAIN_TABLE)}: start again once server and judge "
+            "answer, with --retry-refused (curation.retry_refused) for prompts that a server refused",
             metadata={
                 "share": share,
                 "limit": PENDING_LIMIT,
