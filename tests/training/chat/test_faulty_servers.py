@@ -216,14 +216,17 @@ def test_a_servers_words_reach_no_terminal_as_commands(echo: Served) -> None:
 
 
 def test_an_attempt_that_is_cancelled_is_no_timeout(echo: Served) -> None:
-    """A time limit of one's own around the work ends it, and is not taken for the attempt's."""
+    """Whoever cancels the work ends it; it is not taken for the attempt's own time limit, and not asked again."""
     echo.script = lambda *_: (200, drip(echo))
 
-    async def limited() -> None:
-        pool = pool_at(echo.url)
-        async with asyncio.timeout(0.3):
-            await pool.run(["a"], lambda _: pool.complete(lambda _: {"messages": []}, accepted))
+    async def cancelled() -> None:
+        pool = pool_at(echo.url, timeout=60.0)
+        work = asyncio.ensure_future(pool.run(["a"], lambda _: pool.complete(lambda _: {"messages": []}, accepted)))
+        while not echo.requests:
+            await asyncio.sleep(0.01)
+        work.cancel()
+        await work
 
-    with pytest.raises(TimeoutError):
-        asyncio.run(limited())
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled())
     assert len(echo.requests) == 1

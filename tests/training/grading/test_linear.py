@@ -12,7 +12,7 @@ from assets.curation import disjoint, storyboards, v1_33k
 from evaluation.benchmarks import cleanup, seedbench
 from evaluation.reports.said import parts
 from training.data.trajectory import RejectedRow, clip_interval, parse_row, split_answer
-from training.grading import grade, grammar, judge, parsers, plain, repetition, rule
+from training.grading import grade, grammar, parsers, plain, repetition, replies, rule
 from training.printable import printable
 from training.project import PROJECT
 
@@ -57,7 +57,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "options": lambda text: (parsers.options_of(text), plain.normalised(text)),
     "rule": lambda text: rule.grade_by_rule(QUESTION, "x", f"<answer>{text}</answer>"),
     "grade": lambda text: grade.grade([grade.Answered(text, text, text)], "strict", None),
-    "judge": lambda text: (judge.read_scores(text), judge.release_scores(text)),
+    "judge": lambda text: (replies.read_scores(text), replies.release_scores(text)),
     "grammar": lambda text: grammar.well_formed([text], 0),
     "repetition": repetition.repetition,
     "cleanup": cleanup.split_response,
