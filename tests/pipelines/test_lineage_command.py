@@ -34,7 +34,7 @@ def lineage(*arguments: str) -> Result:
 
 @pytest.mark.parametrize("asked", ["0123456789abcdef", CLIP])
 def test_a_row_or_a_clip_is_found_and_text_of_data_is_only_shown(version: str, asked: str) -> None:
-    ran = lineage("--", asked)
+    ran = lineage(asked)  # a clip's name may begin with a dash
     assert ran.exit_code == 0, ran.output
     said = " ".join(ran.output.split())
     assert f"in twiff/trajectories/shard {version} trajectories.parquet, revision 57364a4b" in said
@@ -47,7 +47,8 @@ def test_an_artifact_is_found_by_its_version_and_told_as_json(version: str) -> N
     assert json.loads(ran.output)["artifacts"] == {"twiff/trajectories/shard": version}
 
 
-def test_what_nobody_knows_is_an_error_and_no_traceback(version: str) -> None:
-    ran = lineage("nobody")
+@pytest.mark.parametrize("asked", ["nobody", "-0aBcDeFgHi_3.mp4", "-hAbCdEfGhI_1.mp4", "--AbCdEfGhI_1.mp4"])
+def test_what_nobody_knows_is_an_error_and_no_traceback(version: str, asked: str) -> None:
+    ran = lineage(asked)
     assert ran.exit_code == 1
-    assert ran.output.startswith("Error: 'nobody' is no artifact's name or version, and no table has it")
+    assert ran.output.startswith(f"Error: '{asked}' is no artifact's name or version, and no table has it")
