@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 DRIVE = """
 import os, sys
-from assets.benchmarks import comparison, reports
+from assets.benchmarks import comparison
 from pipelines.cli import main
 from pipelines.driver import Screen
 
@@ -41,24 +41,18 @@ def hear(screen, done, total, what):
         ends()
 
 if __name__ == "__main__":
-    match sys.argv[1]:
-        case "futurebench/report":
-            reports.write_storyboards = ends
-        case "reports/comparison":
-            comparison.build_page = ends
-        case _:
-            Screen.__call__ = hear
+    Screen.__call__ = hear
+    if sys.argv[1] == "reports/comparison":
+        comparison.build_page = ends
     main(["demo"])
 """
 STAGES: dict[str, tuple[signal.Signals, ...]] = {
     "clips": (signal.SIGINT,),
-    "clips probed": (signal.SIGTERM,),
     "answers train-": (signal.SIGINT, signal.SIGINT),
     "SFT": (signal.SIGKILL,),
     "RL": (signal.SIGTERM,),
     "answers futurebench.": (signal.SIGINT,),
-    "futurebench/report": (signal.SIGTERM,),
-    "reports/comparison": (signal.SIGINT,),
+    "reports/comparison": (signal.SIGTERM,),
 }
 """Where the demo ends early, by how it begins to say what it does or by the asset, and by which signals."""
 
