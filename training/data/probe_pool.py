@@ -3,6 +3,7 @@ much time is that clip's reason, and a fresh process goes on with the next clip.
 """
 
 import atexit
+import io
 import json
 import os
 import signal
@@ -116,6 +117,8 @@ class _Process:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment,
             start_new_session=True,  # a Ctrl-C is this process's to handle
         )  # fmt: skip
+        assert self._process.stdin is not None and isinstance(self._process.stdout, io.FileIO)
+        self._requests, self._answers = self._process.stdin, io.BufferedReader(self._process.stdout)
 
     @property
     def alive(self) -> bool:
@@ -138,10 +141,9 @@ class _Process:
         self._process.wait()
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
         with suppress(OSError, ValueError, RecursionError, subprocess.TimeoutExpired):
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            line = self._process.stdout.readline(MAX_LINE)
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            line = self._answers.readline(MAX_LINE)
             if line and isinstance(answer := json.loads(line), dict):
                 return answer
             if not line:
