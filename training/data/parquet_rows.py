@@ -1,7 +1,7 @@
 """Rows of a parquet file that nobody here made, in memory that neither the file's size nor what it unpacks to decides.
 
-A few kilobytes of parquet may say one long text for each of many rows, so texts stay in their dictionaries until it is
-known how much memory their rows need.
+A few kilobytes of parquet may say one long text for each of many rows: then texts stay in their dictionaries, which is
+slower by far, until it is known how much memory their rows need.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-BATCH_ROWS = 2048
-"""Read at once, their texts in dictionaries."""
+BATCH_ROWS, BATCH_BYTES = 2048, 2**26
+"""Read at once; bytes of a column whose rows share texts."""
 MAX_VALUES_OF_A_ROW, VALUES_SLACK = 64, 2**20
 """Values in one column, on average over a row group's rows, beyond the first: nested lists may hold any number."""
 MAX_FIXED_BYTES = 64
@@ -34,26 +34,51 @@ def parquet_rows(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
         with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
+            names, metadata = file.schema_arrow.names, file.metadata
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{path} has columns of the same name: {repeated}")
-            if file.metadata.num_rows > (size := path.stat().st_size):
-                raise ValueError(f"{path} says that it holds {file.metadata.num_rows} rows in {size} bytes")
+            if metadata.num_rows > (size := path.stat().st_size):
+                raise ValueError(f"{path} says that it holds {metadata.num_rows} rows in {size} bytes")
             chosen = columns(file.schema_arrow)
-            texts = _texts(path, file.metadata, chosen)
+        texts = _texts(path, metadata, chosen)
         # With a buffer, pages are read as they are needed instead of whole column chunks.
-        with pq.ParquetFile(path, buffer_size=CHUNK, read_dictionary=texts) as file:
-            batches = file.iter_batches(BATCH_ROWS, columns=chosen, use_threads=False)
-            yield from enumerate(row for batch in batches for row in _rows(batch, longest))
+        with (
+            pq.ParquetFile(path, buffer_size=CHUNK) as unpacked,
+            pq.ParquetFile(path, buffer_size=CHUNK, read_dictionary=list(texts)) as packed,
+        ):
+            for group in range(metadata.num_row_groups):
+                shared = max((_longest_shared(packed, group, *leaf) for leaf in texts.items()), default=0)
+                file = packed if shared > longest else unpacked
+                rows = BATCH_ROWS if file is packed else min(BATCH_ROWS, max(1, BATCH_BYTES // max(1, shared)))
+                for batch in file.iter_batches(rows, row_groups=[group], columns=chosen, use_threads=False):
+                    for row in _rows(batch, longest):
+                        yield number, row
+                        number += 1
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as parquet: {error}") from error
 
 
-def _texts(path: Path, metadata: "pq.FileMetaData", chosen: list[str]) -> list[str]:
-    """The leaves of the chosen columns that hold texts or bytes.  Raises ValueError for leaves that hold too much."""
-    texts = []
+def _longest_shared(packed: "pq.ParquetFile", group: int, path: str, leaf: int) -> int:
+    """The bytes of the longest text that rows of a group may share in a leaf; 0 where they share none, or are small."""
+    import pyarrow.compute as pc
+
+    column = packed.metadata.row_group(group).column(leaf)
+    size: int = column.total_uncompressed_size
+    if size * BATCH_ROWS <= BATCH_BYTES or not column.has_dictionary_page:
+        return 0
+    first = next(packed.iter_batches(BATCH_ROWS, row_groups=[group], columns=[path], use_threads=False))
+    (array,) = first.columns
+    while parts := _parts(array):
+        (array,) = parts
+    return int(pc.max(pc.binary_length(array.dictionary)).as_py()) if len(array.dictionary) else size
+
+
+def _texts(path: Path, metadata: "pq.FileMetaData", chosen: list[str]) -> dict[str, int]:
+    """The chosen leaves that hold texts or bytes, by path.  Raises ValueError for leaves that hold too much."""
+    texts = {}
     for number in range(len(metadata.schema)):
         leaf = metadata.schema.column(number)
         if not any(leaf.path == name or leaf.path.startswith(f"{name}.") for name in chosen):
@@ -66,8 +91,10 @@ def _texts(path: Path, metadata: "pq.FileMetaData", chosen: list[str]) -> list[s
                 raise ValueError(f"{path}: {leaf.path} holds {column.num_values} values in {group.num_rows} rows")
             if column.total_uncompressed_size > most_unpacked(column.total_compressed_size):
                 raise ValueError(f"{path}: {leaf.path} unpacks to {column.total_uncompressed_size} bytes")
+            if "DELTA_BYTE_ARRAY" in column.encodings:  # each text begins as another does: any number of long ones
+                raise ValueError(f"{path}: {leaf.path} is encoded as DELTA_BYTE_ARRAY: write it plain or by dictionary")
         if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type != "DECIMAL":
-            texts.append(leaf.path)
+            texts[leaf.path] = number
     return texts
 
 
@@ -92,11 +119,20 @@ def _unpacked_bytes(array: "pa.Array") -> int:
     if pa.types.is_dictionary(array.type):
         lengths = pc.binary_length(array.dictionary).take(array.indices)
         return int(pc.sum(lengths.cast(pa.int64())).as_py() or 0)
-    if pa.types.is_struct(array.type):
-        return sum(_unpacked_bytes(field) for field in array.flatten())
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
-        return _unpacked_bytes(array.flatten())
+    if parts := _parts(array):
+        return sum(_unpacked_bytes(part) for part in parts)
     return int(array.nbytes)
+
+
+def _parts(array: "pa.Array") -> "list[pa.Array]":
+    """The arrays that a nested one consists of."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(array.type):
+        return list(array.flatten())
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
+        return [array.flatten()]
+    return []
 
 
 def _records(batch: "pa.RecordBatch") -> Iterator[dict[str, Any] | RejectedRow]:

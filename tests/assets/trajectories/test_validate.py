@@ -351,6 +351,22 @@ def test_texts_that_rows_share_are_not_unpacked_for_each(tmp_path: Path, convers
     assert "at most 1048576 are read" in quarantine["detail"][0]
 
 
+def test_a_text_that_rows_share_behind_rows_without_one_is_not_unpacked_for_each(tmp_path: Path) -> None:
+    places = pa.array([None] * 3000 + [0] * 1000, pa.int32())
+    texts = pa.DictionaryArray.from_arrays(places, pa.array(["x" * 2**21]))
+    rows = pa.Table.from_pylist([twiff_row(video=f"{n}.mp4") for n in range(4000)])
+    pq.write_table(rows.set_column(1, "question", texts), tmp_path / "s.parquet", compression="zstd")
+    assert Counter(pull_shard(tmp_path / "s.parquet")[1]["reason"]) == {"missing field": 3000, "unreadable row": 1000}
+
+
+def test_texts_that_are_encoded_by_their_common_beginning_are_refused(tmp_path: Path) -> None:
+    rows = pa.Table.from_pylist([twiff_row()])
+    encoding = {"question": "DELTA_BYTE_ARRAY"}
+    pq.write_table(rows, tmp_path / "s.parquet", use_dictionary=False, column_encoding=encoding)
+    with pytest.raises(ValueError, match=r"s\.parquet: question is encoded as DELTA_BYTE_ARRAY"):
+        pull_shard(tmp_path / "s.parquet")
+
+
 def test_a_row_whose_text_is_too_large_is_lost_alone(tmp_path: Path) -> None:
     rows = [twiff_row(video=f"{n}.mp4", question="x" * (2**21 if n == 5 else 3)) for n in range(9)]
     kept, quarantine = pull_shard(write(tmp_path / "s.parquet", rows))
