@@ -26,7 +26,7 @@ class Place:
             paper(folder / "home"), folder / "out", trajectories=str(folder / "twiff"), clips=(str(folder / "clips"),),
             endpoint=(endpoint.url,), model="served", base=None, judge=judging.url, judge_model="served",
             futurebench=None, twiffbench=None, top=2, round_size=None, audit=None,
-            concurrency=None, timeout=None,
+            concurrency=None, timeout=None, image_factor=32, retry_refused=False,
         )  # fmt: skip
         self.profile: Profile = overlaid(profile, {"curation": {"rl_sets": dict.fromkeys(profile.curation.rl_sets, 2)}})
         self.definitions = build_definitions(self.profile)
