@@ -23,7 +23,7 @@ from evaluation.answering.controls import ControlName
 from evaluation.answering.curtailment import CONDITIONS, EVEN, Expected, GainRule, Tally, wanted
 from evaluation.answering.ledger import Ledger
 from evaluation.answering.prompt_table import Prompts
-from evaluation.answering.requests import Asking, Backend, Held, InterventionName, Refused, Request
+from evaluation.answering.requests import BORROWED, Asking, Backend, Held, InterventionName, Refused, Request
 from training.endpoint import EndpointSettings
 from training.files import whole
 from training.grading.grade import Answered, grade
@@ -162,7 +162,7 @@ def _answer(
             for told in told_by:
                 if isinstance(told, Refused):
                     refused[told.prompt_id] = told
-                elif job.intervention != "other_item" or ledger.missing(told["prompt_id"], [told["sample"]]):
+                elif job.intervention not in BORROWED or ledger.missing(told["prompt_id"], [told["sample"]]):
                     ledger.add(told)
                 reporter.progress(done + len(ledger) - before, total, f"answers {job.name}")
             if (len(ledger), len(refused)) == (before, dropped):
@@ -184,7 +184,7 @@ def _once(job: AnswerJob, prompts: Prompts, ledger: Ledger, refused: dict[str, R
     """All answers of all prompts; `refused` gets those that the control can do nothing to."""
     total = len(prompts.content) * job.samples
     missing = {prompt_id: ledger.missing(prompt_id, range(job.samples)) for prompt_id in prompts.content}
-    if job.intervention == "other_item" and any(missing.values()):
+    if job.intervention in BORROWED and any(missing.values()):
         missing = dict.fromkeys(missing, tuple(range(job.samples)))
     requests = []
     for prompt_id, samples in missing.items():

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from evaluation.answering.controls import ControlName
 from evaluation.answering.ledger import model_hash
-from evaluation.answering.requests import Asking, InterventionName
+from evaluation.answering.requests import BORROWED, Asking, InterventionName
 from training.artifacts import digest, file_digest
 from training.model.teaching import Teaching
 from training.recipes import SYSTEM
@@ -67,8 +67,9 @@ def run_of(asked: Asked, prompts: pl.DataFrame) -> dict[str, Any]:
     Where other prompts lend their latents, they are part of it.
     """
     donors = {}
-    if asked.intervention == "other_item":
-        donors = {"donors": digest(prompts["key"].sort().to_list()), "batch_size": asked.asking.batch_size}
+    if asked.intervention in BORROWED:
+        lenders = prompts.select("key", "reference").sort("key").rows()
+        donors = {"donors": digest(lenders), "batch_size": asked.asking.batch_size}
     if asked.reference_latents is not None:
         donors = {"reference_latents": file_digest(asked.reference_latents)}
     return {

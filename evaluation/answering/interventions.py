@@ -39,7 +39,8 @@ def intervene(
 ) -> tuple[Decoded, dict[str, str]]:
     """The answers of a batch under an intervention, and the prompts that it could not be done to, with the reason.
 
-    Raises ValueError for a checkpoint that opens no spans where spans are forced.
+    Raises ValueError for a checkpoint that opens no spans where spans are forced, and for prompts without a reference
+    where it decides who lends.
     """
     tokens, spans = bundle.tokens, bundle.spans
     match name:
@@ -55,8 +56,8 @@ def intervene(
             return draw(constant(mean)), {}
         case "first_repeated":
             return draw(first_repeated()), {}
-        case "other_item":
-            return _borrowed(draw, asked, tokens, spans.latents)
+        case "other_item" | "same_answer" | "other_answer":
+            return _borrowed(name, draw, asked, tokens, spans.latents)
         case "no_span":
             return draw(spans=Spans(0, spans.end)), {}
     if not spans.opened:
@@ -110,31 +111,43 @@ def first_repeated() -> Intervention:
     return replaced
 
 
-def _borrowed(draw: Draw, asked: Sequence[Request], tokens: Tokens, budget: int) -> tuple[Decoded, dict[str, str]]:
+def _borrowed(
+    name: InterventionName, draw: Draw, asked: Sequence[Request], tokens: Tokens, budget: int
+) -> tuple[Decoded, dict[str, str]]:
     """Other items' latents.  A prompt is not answered where one of its answers has latents and finds no donor."""
     owners = [request for request in asked for _ in request.samples]
+    without = [request.prompt_id for request in asked if request.reference is None]
+    if name != "other_item" and without:
+        raise ValueError(f"intervention {name!r} needs the column `reference`; prompt {without[0]!r} has none")
     plain = draw()
     used = (plain.ids == tokens.latent).any(1).tolist()
-    lenders = donors([owner.group for owner in owners], used)
+    lenders = donors(name, owners, used)
     alone = {
-        owner.prompt_id: f"other_item: no other item of its batch of {len(asked)} can lend it latents"
+        owner.prompt_id: f"{name}: no other item of its batch of {len(asked)} can lend it latents"
         for owner, has, lender in zip(owners, used, lenders, strict=True)
         if has and lender == NONE
     }
     return draw(lent(plain, tokens.latent, budget, lenders)), alone
 
 
-def donors(groups: Sequence[str], used: Sequence[bool]) -> list[int]:
+def donors(name: InterventionName, owners: Sequence[Request], used: Sequence[bool]) -> list[int]:
     """For each answer of a batch the number of the next one that may lend it its latents, NONE where there is none.
 
-    groups: what each answer is about.  A donor used latents itself and is about another item, so what an answer gets
-    depends on the batch that it is decoded in.
+    A donor used latents itself and is about another item: any (`other_item`), or one with the same or another
+    reference.  So what an answer gets depends on the batch that it is decoded in.
     """
-    able = [number for number in range(len(groups)) if used[number]]
+
+    def lends(donor: Request, owner: Request) -> bool:
+        if donor.group == owner.group:
+            return False
+        return name == "other_item" or (donor.reference == owner.reference) == (name == "same_answer")
+
+    n = len(owners)
+    able = [number for number in range(n) if used[number]]
     found = []
-    for row, group in enumerate(groups):
+    for row, owner in enumerate(owners):
         after = bisect_right(able, row)
-        others = (number for number in able[after:] + able[:after] if groups[number] != group)
+        others = (number for number in able[after:] + able[:after] if lends(owners[number], owner))
         found.append(next(others, NONE))
     return found
 

@@ -13,11 +13,13 @@ Answer = dict[str, Any]
 """The columns of training.data.prompts.ANSWERS, and `latents` (evaluation.latents.packed) where they are kept."""
 
 InterventionName = Literal[
-    "none", "zeros", "noise", "mean", "other_item", "first_repeated", "markers_only", "no_span", "spans_1", "spans_2",
-    "spans_3",
+    "none", "zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated", "markers_only",
+    "no_span", "spans_1", "spans_2", "spans_3",
 ]  # fmt: skip
 """What stands in for a model's own latents (evaluation.answering.interventions says how)."""
 INTERVENTIONS: tuple[InterventionName, ...] = get_args(InterventionName)
+BORROWED: tuple[InterventionName, ...] = ("other_item", "same_answer", "other_answer")
+"""Those whose answers depend on the other answers of their batch: the donors."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Request:
     """Some answers to one prompt: their numbers, and for each the seed that is the only source of its randomness.
 
     Prompts of one `group` begin with the same parts, so that a backend may process what they share once; they are about
-    one item.
+    one item.  `reference`: the item's right answer, for interventions that ask whether two items have the same.
     """
 
     prompt_id: str
@@ -33,6 +35,7 @@ class Request:
     samples: tuple[int, ...]
     seeds: tuple[int, ...]
     group: str
+    reference: str | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from evaluation.answering.controls import places, rotated
 from evaluation.answering.ledger import PROMPT_TOKENS
 from evaluation.benchmarks.cost import COSTS, cost
 from evaluation.statistics import Proportion, bootstrap_mean
-from training.grading.parsers import Parsed, ParserName, parse
+from training.grading.parsers import Parsed, ParserName, normalised, parse
 
 LETTERS = "ABCD"
 SPAN_BINS = ("0", "1", "2", "3", ">3")
@@ -26,9 +26,14 @@ def with_options(question: str, options: Sequence[str]) -> str:
     return "\n".join([question, *(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))])
 
 
-def options(shown: Sequence[Mapping[str, Any]]) -> pl.Series:
-    """The column `options` of a prompt table: each item's, in order."""
-    return pl.Series("options", [row["options"] for row in shown], pl.List(pl.String))
+def prompt_columns(shown: Sequence[Mapping[str, Any]], parser: ParserName) -> list[pl.Series]:
+    """What a prompt table tells of its items: `options` in order, and `reference`, which items with the same answer
+    share: the letter, or the option's text where that is what is read.
+    """
+    told = [(row["options"], LETTERS.index(row["answer"])) for row in shown]
+    texts = [normalised(options[right]) if parser == "option_text" else LETTERS[right] for options, right in told]
+    options = pl.Series("options", [options for options, _ in told], pl.List(pl.String))
+    return [options, pl.Series("reference", texts, pl.String)]
 
 
 def graded(

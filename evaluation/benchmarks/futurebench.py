@@ -87,9 +87,13 @@ def items(source: Path, settings: FutureBenchSettings) -> pl.DataFrame:
 
 
 def prompts(table: pl.DataFrame, settings: FutureBenchSettings) -> pl.DataFrame:
-    """The prompt table of the items that can be shown; ids are the items' ids, `options` are in order."""
+    """The prompt table of the items that can be shown; ids are the items' ids.  What controls and donors need of an
+    item is there, too: its `options` in order, and as `reference` what says that another has the same answer.
+    """
     shown = list(table.filter(pl.col("problem").is_null()).iter_rows(named=True))
-    return prompt_frame([(row["id"], _content(row, settings)) for row in shown]).with_columns(choice.options(shown))
+    return prompt_frame([(row["id"], _content(row, settings)) for row in shown]).with_columns(
+        choice.prompt_columns(shown, settings.parser)
+    )
 
 
 def video_frame_numbers(frame_count: int, most: int = 32) -> list[int]:

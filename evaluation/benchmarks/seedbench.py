@@ -41,7 +41,7 @@ from training.data.rejection import RejectedRow
 from training.data.trajectory import text_of
 from training.data.video import read_frames, resolve_clip
 from training.grading.judge import ANSWER_PROMPT, Judge
-from training.grading.parsers import ParserName
+from training.grading.parsers import ParserName, normalised
 
 CHOICE, OPEN_ENDED = "seedbench", "seedbench_open"
 LEVELS = ("L1", "L2", "L3")
@@ -167,7 +167,9 @@ def prompts(table: pl.DataFrame, settings: SeedBenchSettings) -> pl.DataFrame:
     """The prompt table of the items that can be shown; ids are the items' ids.  Open-ended, it has no `options`."""
     shown = list(table.filter(pl.col("problem").is_null()).iter_rows(named=True))
     told = prompt_frame([(row["id"], _content(row, settings)) for row in shown])
-    return told if settings.open_ended else told.with_columns(choice.options(shown))
+    if settings.open_ended:
+        return told.with_columns(pl.Series("reference", [normalised(row["gold"]) for row in shown], pl.String))
+    return told.with_columns(choice.prompt_columns(shown, settings.parser))
 
 
 def judge_payload(

@@ -38,6 +38,7 @@ from training.data.rejection import RejectedRow
 from training.data.trajectory import IMAGE, Trajectory, parse_row, text_of
 from training.data.video import read_frames, resolve_clip
 from training.grading.judge import SCORE_PROMPT, Judge
+from training.grading.parsers import normalised
 from training.grading.replies import Scores
 
 NAME = "twiffbench"
@@ -112,9 +113,12 @@ def items(source: Path, settings: TwiffBenchSettings = PUBLISHED) -> pl.DataFram
 
 
 def prompts(table: pl.DataFrame, settings: TwiffBenchSettings) -> pl.DataFrame:
-    """The prompt table of the items that can be shown; ids are the items' ids."""
+    """The prompt table of the items that can be shown; ids are the items' ids.  Items with the same answer share their
+    `reference`.
+    """
     shown = list(table.filter(pl.col("problem").is_null()).iter_rows(named=True))
-    return prompt_frame([(row["id"], _content(row, settings)) for row in shown])
+    references = pl.Series("reference", [normalised(row["answer"]) for row in shown], pl.String)
+    return prompt_frame([(row["id"], _content(row, settings)) for row in shown]).with_columns(references)
 
 
 def judged(

@@ -19,9 +19,9 @@ from evaluation.statistics import PairedDifference, Proportion, paired_differenc
 
 SIGNIFICANT = 0.05
 MATTERS = 0.02  # a smaller loss of accuracy, even if real, is not what latents are for
-REPLACEMENTS = ("zeros", "noise", "mean", "other_item")
+REPLACEMENTS = ("zeros", "noise", "mean", "other_item", "other_answer")
 """The interventions that take away what latents say and leave all else as it is: by these the verdict is given."""
-NEED_SPANS = (*REPLACEMENTS, "first_repeated", "markers_only", "no_span")
+NEED_SPANS = (*REPLACEMENTS, "same_answer", "first_repeated", "markers_only", "no_span")
 
 _START, _LATENT, _END = "<|latent_start|>", "<|latent|>", "<|latent_end|>"
 

@@ -48,6 +48,13 @@ EXPLANATIONS: dict[str, Phrase] = {
     "noise": _replacing("noise of the same norm"),
     "mean": _replacing("the mean of the training rows' future frames"),
     "other_item": _replacing("another item's latents"),
+    "other_answer": _replacing("the latents of an item with another answer"),
+    "same_answer": Phrase(
+        "replacing latents by those of an item with the same answer",
+        "these latents carry more than which answer is right",
+        "latents of any item with the same answer do as well",
+        "latents of another item with the same answer do better",
+    ),
     "first_repeated": Phrase(
         "repeating the first latent of each span",
         "the later latents of a span are used",

@@ -273,8 +273,12 @@ def test_kept_latents_survive_a_kill_and_answers_without_them_are_asked_again(jo
             np.testing.assert_allclose(np.frombuffer(before, "<f2"), np.frombuffer(after, "<f2"), atol=5e-3)
 
 
-def test_borrowed_latents_are_the_same_after_a_kill(job: Any, rows: list[dict[str, Any]], tmp_path: Path) -> None:
-    borrowing = job(intervention="other_item", batch_size=5, keep_latents=True)
+def test_borrowed_latents_are_the_same_after_a_kill(
+    job: Any, rows: list[dict[str, Any]], asked: Path, tmp_path: Path
+) -> None:
+    answers = pl.Series("reference", ["red" if number % 3 else "blue" for number in range(12)])
+    pl.read_parquet(asked).with_columns(answers).write_parquet(tmp_path / "prompts.parquet")
+    borrowing = job(prompts=tmp_path / "prompts.parquet", intervention="other_answer", batch_size=5, keep_latents=True)
     result = run(tmp_path / "whole", borrowing)
     assert result["answers"]["answers"] + result["answers"]["unreadable"] == 12
     with pytest.raises(Killed):
@@ -283,6 +287,8 @@ def test_borrowed_latents_are_the_same_after_a_kill(job: Any, rows: list[dict[st
     names = [*UNTIMED, "latents"]
     whole, cut = (pl.read_parquet(tmp_path / name / "answers.parquet").select(names) for name in ("whole", "cut"))
     assert whole["latents"].null_count() < 12 and whole.equals(cut)
+    with pytest.raises(ValueError, match="needs the column `reference`"):
+        run(tmp_path / "without", borrowing.model_copy(update={"prompts": asked}))
 
 
 @pytest.mark.parametrize(

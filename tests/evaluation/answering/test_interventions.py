@@ -27,8 +27,8 @@ def decoded(ids: list[list[int]], latents: list[float]) -> Decoded:
     return Decoded(torch.tensor(ids), nothing, nothing.bool(), vectors, vectors[:, 0], done, 0.0, 0.0)
 
 
-def request(name: str) -> Request:
-    return Request(name, [], (0,), (hash(name) % 1000,), name.partition("/")[0])
+def request(name: str, reference: str | None = None) -> Request:
+    return Request(name, [], (0,), (hash(name) % 1000,), name.partition("/")[0], reference)
 
 
 # rows: two spans of 3 and 1, none, one span of 2, one span of 3
@@ -69,9 +69,17 @@ def test_without_a_donor_the_latents_stay() -> None:
 
 
 def test_the_donor_is_the_next_answer_with_latents_about_another_item() -> None:
-    assert interventions.donors("abcc", USED) == [2, 2, 0, 0]
-    assert interventions.donors("abcc", [False, False, True, False]) == [2, 2, NONE, NONE]
-    assert interventions.donors("cc", [True, True]) == [NONE, NONE], "one item has two prompts"
+    asked = [request("a"), request("b"), request("c/plain"), request("c/hint")]
+    assert interventions.donors("other_item", asked, USED) == [2, 2, 0, 0]
+    assert interventions.donors("other_item", asked, [False, False, True, False]) == [2, 2, NONE, NONE]
+    assert interventions.donors("other_item", asked[2:], [True, True]) == [NONE, NONE], "one item has two prompts"
+
+
+def test_the_donors_answer_is_the_same_or_another() -> None:
+    asked = [request("a", "red"), request("b", "red"), request("c", "blue"), request("d", "red")]
+    assert interventions.donors("same_answer", asked, USED) == [3, 3, NONE, 0]
+    assert interventions.donors("other_answer", asked, USED) == [2, 2, 3, 2]
+    assert interventions.donors("other_answer", asked[:2], [True, True]) == [NONE, NONE]
 
 
 # ---- noise and constants
@@ -150,15 +158,15 @@ def plain(draw: interventions.Draw, taught: FutureL1) -> Decoded:
 
 @pytest.fixture
 def under(draw: interventions.Draw, taught: FutureL1) -> Callable[..., tuple[Decoded, dict[str, str]]]:
-    def run(name: InterventionName, items: str = "abcdef") -> tuple[Decoded, dict[str, str]]:
-        asked = [request(f"{item}/{number}") for number, item in enumerate(items)]
+    def run(name: InterventionName, references: str = "xyxyxy") -> tuple[Decoded, dict[str, str]]:
+        asked = [request(f"item{number}", reference) for number, reference in enumerate(references)]
         mean = torch.full((taught.model.config.text_config.hidden_size,), 0.5)
         return interventions.intervene(name, taught, draw, asked, mean)
 
     return run
 
 
-REPLACING = ("zeros", "noise", "mean", "other_item", "first_repeated")
+REPLACING = ("zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated")
 
 
 @pytest.mark.parametrize("name", REPLACING)
@@ -181,19 +189,24 @@ def test_only_what_follows_a_replaced_latent_changes(
 
 
 def test_borrowed_latents_are_another_answers(taught: FutureL1, plain: Decoded, under: Any) -> None:
-    replaced, _ = under("other_item", "ababab")
+    replaced, _ = under("same_answer")
     before, after = ([a.latents for a in b.completions(taught.tokens)] for b in (plain, replaced))
     for row, fed in enumerate(after):
         if len(fed):
             lent = [number for number, own in enumerate(before) if len(own) and torch.equal(own[:4], fed[:4])]
-            assert lent and lent[0] != row and lent[0] % 2 != row % 2, "items alternate"
+            assert lent and lent[0] != row and lent[0] % 2 == row % 2, "references alternate"
 
 
 def test_a_prompt_without_a_donor_is_left_out_and_says_so(plain: Decoded, under: Any, taught: FutureL1) -> None:
     used = [bool(len(answer.latents)) for answer in plain.completions(taught.tokens)]
-    _, alone = under("other_item", "aaaaaa")
-    assert set(alone) == {f"a/{number}" for number, has in enumerate(used) if has}
+    _, alone = under("same_answer", "abcdef")
+    assert set(alone) == {f"item{number}" for number, has in enumerate(used) if has}
     assert "no other item of its batch of 6" in next(iter(alone.values()))
+
+
+def test_donors_by_answer_need_the_answers(draw: interventions.Draw, taught: FutureL1) -> None:
+    with pytest.raises(ValueError, match="needs the column `reference`; prompt 'b' has none"):
+        interventions.intervene("same_answer", taught, draw, [request("a", "x"), request("b")], None)
 
 
 def test_without_spans_none_opens_and_markers_alone_close_at_once(taught: FutureL1, under: Any) -> None:

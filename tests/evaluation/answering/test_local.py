@@ -170,8 +170,8 @@ def test_the_times_of_shuffled_frames_ascend(taught: FutureL1, asked: list[Reque
 def test_who_finds_no_donor_is_refused_with_the_reason(
     backend: LocalBackend, asked: list[Request], taught_folder: Path
 ) -> None:
-    requests = [replace(r, group="one item") for r in asked[:6]]
-    found = list(backend.answer(taught_folder, GREEDY, "other_item", requests))
+    requests = [replace(r, reference=r.group) for r in asked[:6]]
+    found = list(backend.answer(taught_folder, GREEDY, "same_answer", requests))
     plain = told(list(backend.answer(taught_folder, GREEDY, "none", requests)))
     used = {prompt_id for (prompt_id, _), answer in plain.items() if answer["latent_tokens"]}
     assert used and {r.prompt_id for r in found if isinstance(r, Refused)} == used

@@ -259,11 +259,14 @@ def test_answers_to_rotated_options_are_read_against_what_was_shown(tmp_path: Pa
     assert rotated(["red", "blue", "cyan", "pink"], 1) == list(ROTATED.values())
 
 
-def test_a_prompt_tells_its_options(tmp_path: Path) -> None:
-    asked = prompts(items(write(tmp_path, record(0)), DEMO), DEMO)
-    assert asked["options"].to_list() == [["red", "blue", "cyan", "pink"]]
-    shown = controlled("options_2", asked["content"].to_list()[0], "0", 0, asked["options"].to_list()[0])
-    assert shown[-1]["text"] == "Which colour?\nA. cyan\nB. pink\nC. red\nD. blue"
+def test_a_prompt_tells_its_options_and_what_its_answer_is(tmp_path: Path) -> None:
+    table = items(write(tmp_path, record(0)), DEMO)
+    for settings, reference in ((DEMO, "blue"), (DEMO.model_copy(update={"parser": "strict"}), "B")):
+        asked = prompts(table, settings)
+        assert asked["options"].to_list() == [["red", "blue", "cyan", "pink"]]
+        assert asked["reference"].to_list() == [reference]
+        shown = controlled("options_2", asked["content"].to_list()[0], "0", 0, asked["options"].to_list()[0])
+        assert shown[-1]["text"] == "Which colour?\nA. cyan\nB. pink\nC. red\nD. blue"
 
 
 def test_no_answer_is_no_score_and_says_why(tmp_path: Path) -> None:

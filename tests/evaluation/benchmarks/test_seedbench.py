@@ -86,7 +86,7 @@ def test_open_ended_hides_the_options(tmp_path: Path) -> None:
     benchmark = bench(open_ended=True, layout="observation", suffix="")
     told = benchmark.prompts(benchmark.items(write(tmp_path, L1=[record()])))
     assert told["content"].to_list()[0][-1]["text"] == "what action should I take next in order to drink?"
-    assert "options" not in told.columns
+    assert told["reference"].to_list() == ["take cup"] and "options" not in told.columns
 
 
 def test_levels_are_splits_and_the_average_is_micro(tmp_path: Path) -> None:

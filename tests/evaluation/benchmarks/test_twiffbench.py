@@ -266,6 +266,13 @@ def test_without_a_judge_or_without_answers_there_is_no_score_and_the_reason_dif
         assert told["cot"]["mean"] is None
 
 
+def test_items_with_the_same_answer_share_their_reference(tmp_path: Path) -> None:
+    other = record(answer="It rolls. <rimage> On. <rimage> <ans> Red.</ans>")
+    blue = record(answer="It rolls. <rimage> On. <rimage> <ans>blue</ans>")
+    asked = prompts(items(write(tmp_path, record(), other, blue), DEMO), DEMO)
+    assert asked["reference"].to_list() == ["red", "red", "blue"]
+
+
 def test_a_table_without_images_is_shown_from_its_clips(tmp_path: Path) -> None:
     """A clip of 7 frames, frame k of grey level 8 k: its key frames 1, 2, 3 are frames 1, 2, 2."""
     plain = record(question_images=[], reasoning_images=[])

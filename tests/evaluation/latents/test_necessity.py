@@ -75,7 +75,7 @@ def test_some_replacements_may_cost_and_others_not() -> None:
 
 def test_the_verdict_is_given_by_what_takes_away_what_latents_say() -> None:
     lost = graded([False] * 100)
-    told = necessity_report(OWN, {"zeros": lost, "first_repeated": OWN, "no_span": OWN, "spans_2": OWN})
+    told = necessity_report(OWN, {"zeros": lost, "same_answer": OWN, "no_span": OWN, "spans_2": OWN})
     assert told["verdict"] == "These latents are used: every replacement costs accuracy."
     assert necessity_report(OWN, {"spans_2": lost})["verdict"] == "No replacement of these latents was tested."
 
@@ -103,8 +103,8 @@ def test_only_items_answered_on_both_sides_are_compared() -> None:
 
 
 def test_what_could_be_done_to_no_item_is_listed_and_not_compared() -> None:
-    told = necessity_report(OWN, {"zeros": OWN, "first_repeated": OWN[:0]}, {"shuffled_frames": OWN[:0]})
-    assert told["untested"] == ["first_repeated", "shuffled_frames"]
+    told = necessity_report(OWN, {"zeros": OWN, "same_answer": OWN[:0]}, {"shuffled_frames": OWN[:0]})
+    assert told["untested"] == ["same_answer", "shuffled_frames"]
     assert set(told["interventions"]) == {"zeros"} and told["controls"] == {}
     elsewhere = OWN.with_columns(pl.col("id") + "x")
     with pytest.raises(ValueError, match="'zeros' answered none of the items"):
