@@ -13,9 +13,8 @@ import polars as pl
 from evaluation.latents.imagination import BEYOND, EMPTY, NO_LATENTS, SpanScore, distances, score_span, spans_of
 from evaluation.latents.imagined import ImaginedItem, ImaginedSpan
 from evaluation.latents.readout import Readout, ReadoutFit
-from evaluation.latents.realframes import Eye, Frame, Item, Listed, Pool, read_items
+from evaluation.latents.realframes import Eye, Frame, Item, Listed, Pool, frame_cache, read_items
 from evaluation.lot import lot
-from training.bounded import BoundedCache
 from training.parquet import scan_parquet
 
 UNDECODABLE, UNANSWERED = "items_that_cannot_be_decoded", "items_without_an_answer"
@@ -89,7 +88,7 @@ def look(
 
     Raises ValueError for an answer whose latents are not those of its spans or of another width than the tower's.
     """
-    seen, kept = Seen(), BoundedCache[list[Frame]](POOL_BYTES)
+    seen, kept = Seen(), frame_cache(POOL_BYTES)
     for number, item in enumerate(read_items(items), start=1):
         try:
             observed, future = eye.item(item)

@@ -5,17 +5,18 @@ cropped to the grid's shape before it is encoded, so that every feature is of a 
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
+from cachetools import FIFOCache
 from PIL import Image, ImageOps
 
 from evaluation.answering.frames import with_images
 from evaluation.lot import lot
-from training.bounded import BoundedCache
 from training.data.prompts import image
 from training.data.video import FrameShelf
 from training.inspection import teaching_of
@@ -135,14 +136,20 @@ class Pool:
             if _can_be_decoded(data):
                 self._images.append((item.clip, data))
 
-    def beside(self, eye: Eye, clip: str, grid: Grid, kept: BoundedCache[list[Frame]]) -> list[Frame]:
+    def beside(self, eye: Eye, clip: str, grid: Grid, kept: "FIFOCache[Grid, list[Frame]]") -> list[Frame]:
         """At most `others` frames on a grid, none of this clip; `kept` holds what this eye has seen."""
-        seen = kept.get(str(grid))
+        seen = kept.get(grid)
         if seen is None:
             seen = eye.frames(decoded([data for _, data in self._images]), grid)
-            kept.put(str(grid), seen, sum(f.features.nbytes + f.pixels.nbytes + f.shown.nbytes for f in seen))
+            with suppress(ValueError):  # larger than the whole cache
+                kept[grid] = seen
         apart = [frame for (owner, _), frame in zip(self._images, seen, strict=True) if owner != clip]
         return apart[: self.others]
+
+
+def frame_cache(limit: int) -> "FIFOCache[Grid, list[Frame]]":
+    """What one eye has seen of other clips, by grid: at most `limit` bytes, the oldest go first."""
+    return FIFOCache(limit, lambda seen: sum(f.features.nbytes + f.pixels.nbytes + f.shown.nbytes for f in seen))
 
 
 def decoded(images: Sequence[bytes]) -> list[np.ndarray]:

@@ -16,9 +16,8 @@ from evaluation.answering.local import encode
 from evaluation.benchmarks import twiffbench
 from evaluation.imagine import ImagineConfig, ImagineJob, main
 from evaluation.latents.looking import UNANSWERED, UNDECODABLE, is_held_out, to_picture
-from evaluation.latents.realframes import Eye, Listed, Pool, decoded, listed, read_items
+from evaluation.latents.realframes import Eye, Listed, Pool, decoded, frame_cache, listed, read_items
 from tests.evaluation.answers import answer_table
-from training.bounded import BoundedCache
 from training.data.prompts import ANSWERS
 from training.data.video import FrameShelf
 from training.model.checkpoint import FutureL1, load
@@ -183,14 +182,14 @@ def test_answers_that_cannot_be_read_are_named(items: Path, taught_folder: Path,
 
 def test_the_pool_has_one_frame_of_a_clip_and_never_the_items_own(items: Path, eye: Eye) -> None:
     known = listed(items)
-    pool, kept = Pool(items, known, 5, seed=0), BoundedCache[Any](2**28)
+    pool, kept = Pool(items, known, 5, seed=0), frame_cache(2**28)
     chosen = {entry.clip: pool.beside(eye, entry.clip, (2, 2), kept) for entry in known}
     assert all(len(frames) == 5 == len({f.key for f in frames}) for frames in chosen.values())
     for item in read_items(items):
         own = {frame.key for frames in eye.item(item) for frame in frames}
         assert own.isdisjoint(frame.key for frame in chosen[item.clip])
     assert len({tuple(f.key for f in frames) for frames in chosen.values()}) == 6, "one clip of the pool is left out"
-    every = Pool(items, known, 10_000, seed=0).beside(eye, known[0].clip, (2, 2), kept=BoundedCache[Any](0))
+    every = Pool(items, known, 10_000, seed=0).beside(eye, known[0].clip, (2, 2), kept=frame_cache(0))
     assert len(every) == N - 1
 
 

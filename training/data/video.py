@@ -5,11 +5,12 @@ shows the same and saves work, else from the beginning.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from cachetools import FIFOCache
 
-from training.bounded import BoundedCache
 from training.data.decoding import UnreadableVideo as UnreadableVideo
 from training.data.decoding import open_clip, read_by_seeking, read_sequentially
 from training.data.keyframes import key_frame_pool
@@ -68,7 +69,7 @@ class FrameShelf:
     """Reads frames and keeps the latest within a bound: prompts about one clip need not open it again."""
 
     def __init__(self, limit: int) -> None:
-        self._kept: BoundedCache[np.ndarray] = BoundedCache(limit)
+        self._kept: FIFOCache[str, np.ndarray] = FIFOCache(limit, getsizeof=lambda frame: frame.nbytes)
 
     def read(self, path: str, numbers: Sequence[int], reader: str) -> list[np.ndarray]:
         """As `read_frames`."""
@@ -77,7 +78,8 @@ class FrameShelf:
         missing = [number for number in keys if number not in found]
         for number, frame in zip(missing, read_frames(path, missing, reader), strict=True):
             found[number] = frame
-            self._kept.put(keys[number], frame, frame.nbytes)
+            with suppress(ValueError):  # larger than the whole cache
+                self._kept[keys[number]] = frame
         return [found[number] for number in numbers]
 
 

@@ -11,18 +11,17 @@ import copy
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from cachetools import FIFOCache
 from PIL import Image
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 from transformers import Qwen2VLImageProcessor, Qwen3VLForConditionalGeneration, Qwen3VLVideoProcessor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 from transformers.video_utils import VideoMetadata
-
-from training.bounded import BoundedCache
 
 
 def fit_grid(height: int, width: int, low: int, high: int, tile: int, strict: bool = True) -> tuple[int, int]:
@@ -169,7 +168,7 @@ class FrozenVision:
         tower = model.model.visual
         self.tower = copy.deepcopy(tower).requires_grad_(False) if apart else tower
         self.width, self.chunk = model.config.text_config.hidden_size, chunk
-        self._kept: BoundedCache[Feature] = BoundedCache(cache_bytes)
+        self._kept: FIFOCache[str, Feature] = FIFOCache(cache_bytes, getsizeof=_bytes)
         self._held: dict[str, Feature] = {}
 
     @contextmanager
@@ -200,8 +199,8 @@ class FrozenVision:
         for part in _chunks(missing, self.chunk):
             for patch, feature in zip(part, self._encode(part), strict=True):
                 found[patch.key] = feature
-                tensors = (feature[0], *feature[1])
-                self._kept.put(patch.key, feature, sum(t.numel() * t.element_size() for t in tensors))
+                with suppress(ValueError):  # larger than the whole cache
+                    self._kept[patch.key] = feature
         return [found[p.key] for p in patches]
 
     def merged(self, patches: Sequence[Patches]) -> torch.Tensor:
@@ -224,6 +223,11 @@ class FrozenVision:
                     deepstack_features=[list(layer) for layer in zip(*(deep for _, deep in features), strict=True)],
                 )
         return outputs or None
+
+
+def _bytes(feature: Feature) -> int:
+    """Of its tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (feature[0], *feature[1]))
 
 
 def _chunks(patches: Sequence[Patches], tokens: int) -> Iterator[list[Patches]]:

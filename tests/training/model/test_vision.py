@@ -189,7 +189,7 @@ def test_the_cache_keeps_its_bound_and_the_newest(base: FutureL1, patcher: Patch
         vision.features([frame])
     kept = [vision._kept.get(frame.key) for frame in frames]
     assert [feature is not None for feature in kept] == [False] * 5 + [True] * 3
-    assert sum(f[0].untyped_storage().nbytes() for f in kept if f) == vision._kept.size <= vision._kept.limit
+    assert sum(f[0].untyped_storage().nbytes() for f in kept if f) == vision._kept.currsize <= vision._kept.maxsize
 
 
 def test_without_frames_there_are_no_outputs(base: FutureL1) -> None:
