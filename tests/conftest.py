@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from training.model.checkpoint import FutureL1
@@ -12,8 +13,11 @@ if TYPE_CHECKING:
 
 
 def pytest_configure() -> None:
-    """A shell's background jobs ignore INT, and so would the processes that tests start and interrupt."""
+    """A shell's background jobs ignore INT, and so would the processes that tests start and interrupt.  Property tests
+    assert nothing about a clock."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("no clock", deadline=None)
+    settings.load_profile("no clock")
 
 
 @pytest.fixture(scope="session")

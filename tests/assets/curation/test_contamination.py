@@ -103,7 +103,7 @@ def test_videos_without_a_youtube_id_are_the_same_by_name(tmp_path: Path) -> Non
 seconds = st.integers(0, 60)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(row=st.tuples(seconds, seconds), item=st.tuples(seconds, seconds))
 def test_intervals_overlap_exactly_where_they_share_time(
     tmp_path_factory: pytest.TempPathFactory, row: tuple[int, int], item: tuple[int, int]

@@ -98,7 +98,6 @@ NAMES = ["-0AAhXT99Zw-0:04:09.165-0:04:57.213.mp4", "x/abcdefghijk_12.mp4", "abc
 times = st.one_of(st.none(), st.sampled_from(["0:00:01", "00:05.5", "7", "x", " 0:00:09.000 ", "-1"]))
 
 
-@settings(deadline=None)
 @given(video=st.sampled_from(NAMES), start=times, end=times)
 def test_intervals_over_a_table_are_those_of_the_one_function(video: str, start: str | None, end: str | None) -> None:
     schema = {"video": pl.String, "start": pl.String, "end": pl.String}
@@ -142,7 +141,7 @@ row = st.tuples(st.integers(0, 3), st.sampled_from(["What?", "what", "Where?"]),
 rows = st.lists(row, min_size=1, max_size=25)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(rows=rows, order=st.randoms(use_true_random=False))
 def test_the_best_of_each_class_is_kept_in_any_order_of_shards(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, str, int]], order: Any

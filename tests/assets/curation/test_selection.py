@@ -47,7 +47,7 @@ def test_rows_cut_short_are_rejected_by_their_bounds_and_stay_out_of_the_histogr
 pairs = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=40)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(counts=pairs, top=st.integers(1, 20))
 def test_the_selection_equals_the_definition_and_ignores_the_sharding(
     tmp_path_factory: pytest.TempPathFactory, counts: Counts, top: int
