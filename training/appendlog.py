@@ -27,7 +27,7 @@ class AppendLog:
                 self._read_to += len(line)
                 try:
                     record = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if isinstance(record, dict):
                     yield record

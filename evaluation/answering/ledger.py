@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evaluation.answering.requests import Answer
 from training.appendlog import AppendLog
@@ -26,6 +27,25 @@ PROMPT_TOKENS = "prompt_tokens"
 """Tokens that were prefilled, text and vision; a column where each prompt has one answer, which is all they are for."""
 OPTIONAL: dict[str, Any] = {PROMPT_TOKENS: pl.Int64, LATENTS: pl.Binary}
 KEY_DIGITS = 32
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Stored(BaseModel):
+    """What a line must hold that the table takes; a disk, a hand or an odd server may have left anything."""
+
+    model_config = ConfigDict(strict=True)
+
+    sample: Count
+    text: str
+    tokens: list[Count]
+    text_tokens: Count
+    latent_tokens: Count
+    control_tokens: Count
+    spans: list[Count]
+    finished: bool
+    prefill_seconds: float
+    decode_seconds: float
 
 
 class Ledger:
@@ -42,8 +62,7 @@ class Ledger:
         needed = {*ANSWERS, LATENTS} if keep_latents else set(ANSWERS)
         for record in self._log.records():
             prompt_id = prompts.get(str(record.get("key")))
-            lost = served and not str(record.get("text")).strip()
-            if prompt_id is not None and needed <= set(record) and not lost:
+            if prompt_id is not None and needed <= set(record) and _is_answer(record, served):
                 answer = {**record, "prompt_id": prompt_id} | _latents(record, base64.b64decode)
                 self._answers.setdefault((prompt_id, record["sample"]), answer)
 
@@ -94,6 +113,14 @@ class Ledger:
             told.pop(PROMPT_TOKENS, None)
         schema = ANSWERS | told
         return pl.DataFrame([{name: answer.get(name) for name in schema} for answer in chosen], schema=schema)
+
+
+def _is_answer(record: Mapping[str, Any], served: bool) -> bool:
+    try:
+        text = _Stored.model_validate(record).text
+    except ValidationError:
+        return False
+    return not served or bool(text.strip())
 
 
 def keyed(prompts: pl.DataFrame) -> pl.DataFrame:

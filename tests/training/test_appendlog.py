@@ -30,7 +30,7 @@ def test_a_record_is_there_for_others_as_soon_as_it_is_appended(tmp_path: Path) 
     assert [len(record["text"]) for record in AppendLog(log.path).records()] == [100_000]
 
 
-@pytest.mark.parametrize("torn", [b'{"n": 2, "text": "ab', b"\xff\xfe", b'{"n": 2}', b"{"])
+@pytest.mark.parametrize("torn", [b'{"n": 2, "text": "ab', b"\xff\xfe", b'{"n": 2}', b"{", b"[" * 100_000 + b"\n"])
 def test_a_torn_line_is_passed_over_and_spoils_no_other(tmp_path: Path, torn: bytes) -> None:
     log = AppendLog(tmp_path / "log")
     log.append({"n": 1})

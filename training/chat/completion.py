@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from training.printable import printable
 
 QUOTED_CHARACTERS = 300
+TEXT_PARTS = ("text", "output_text")
 
 
 class MalformedError(Exception):
@@ -34,7 +35,8 @@ def one_line(text: str, keys: Sequence[str] = ()) -> str:
 def _text(value: Any) -> Any:
     """The text of `content`: parts of type "text" are put together, others (images, thoughts) passed over."""
     if isinstance(value, list) and all(isinstance(part, dict) for part in value):
-        value = "".join(part["text"] for part in value if isinstance(part.get("text"), str))
+        texts = (part.get("text") for part in value if part.get("type", "text") in TEXT_PARTS)
+        value = "".join(text for text in texts if isinstance(text, str))
     return plain_text(value) if isinstance(value, str) else value
 
 
@@ -64,14 +66,22 @@ class Choice(BaseModel):
     finish_reason: str | None = None
 
 
+def _count_if_any(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < 2**31 else None
+
+
+Count = Annotated[int | None, BeforeValidator(_count_if_any)]
+"""What no server could have counted is as if it had said nothing: tables hold no number of any size."""
+
+
 class Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count = None
+    completion_tokens: Count = None
 
 
 class Completion(BaseModel):
     """A chat completion (openai's own type validates nothing); seconds: latency of this attempt."""
 
     choices: list[Choice] = Field(min_length=1)
-    usage: Usage | None = None
+    usage: Annotated[Usage | None, BeforeValidator(lambda value: value if isinstance(value, dict) else None)] = None
     seconds: float = 0.0

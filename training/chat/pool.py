@@ -28,6 +28,8 @@ MAX_REFUSED = 20
 """Requests refused in a row (or as many as may be in flight) before the server is checked."""
 MAX_MALFORMED = 5
 """The same for requests whose replies are of no use."""
+FEWEST_REFUSED = 3
+"""Requests that all are refused, and nothing was ever answered: fewer may be to blame themselves."""
 CONTROL_TRIES = 3
 
 Item = TypeVar("Item")
@@ -79,6 +81,8 @@ class Pool:
         self._completions = 0
         self._useless = [0] * len(self._servers)  # requests in a row that each refused or replied nonsense to
         self._checking = asyncio.Lock()
+        self._refusal: UnansweredError | None = None  # the last
+        before = self.counts["refused"]
         async with AsyncExitStack() as stack:
             for server in self._servers:
                 await stack.enter_async_context(server)
@@ -88,8 +92,8 @@ class Pool:
                 tried = len(failed)
                 left = [(item, error) for item, error in left if error.kind == "refused"]
                 left += await self._pass(failed, work)
-            if self._control and any(error.kind == "refused" for _, error in left):
-                await self._check_the_last_word()
+            if self._refusal and (self._control or self.counts["refused"] - before >= FEWEST_REFUSED):
+                await self._check_the_last_word(self._refusal)
         lost = [e for _, e in left if e.kind == "unreachable" or (e.kind == "faulty" and not self._completions)]
         if lost:
             raise self._down(f"{len(lost)} requests, the last: {lost[-1].reason}")
@@ -151,6 +155,7 @@ class Pool:
                 break
         if failure.kind == "refused":
             self.counts["refused"] += 1
+            self._refusal = failure
             await self._note_useless(number, failure, max(MAX_REFUSED, self.settings.concurrency))
         else:
             self._failed_in_a_row += 1  # each completion resets it, so completions that are not accepted never add up
@@ -194,12 +199,12 @@ class Pool:
         unreadable = f"{server.who} gives replies that are of no use: {failure.reason}; {GOES_ON}"
         self.end(server.refuses(failure.reason) if failure.kind == "refused" else EndpointRefusesError(unreadable))
 
-    async def _check_the_last_word(self) -> None:
+    async def _check_the_last_word(self, refusal: UnansweredError) -> None:
         """Nobody knows whether the last refusals are meant for those requests until the server answers another."""
         with suppress(EndedError):
             for number, useless in enumerate(self._useless):
                 if useless:
-                    await self._check(number, UnansweredError("refused", "nothing is answered any more"))
+                    await self._check(number, refusal)
         if self._error:
             raise self._error
 

@@ -103,7 +103,7 @@ class Server:
         try:
             completion = Completion.model_validate(json.loads(text))
         except (ValueError, RecursionError):
-            raise self._malformed("not a chat completion") from None
+            raise self._malformed(f"not a chat completion but {one_line(text, [self._key])!r}") from None
         if completion.usage:
             self._counts["prompt_tokens"] += completion.usage.prompt_tokens or 0
             self._counts["completion_tokens"] += completion.usage.completion_tokens or 0

@@ -1,5 +1,6 @@
 """What a ledger knows answers and prompts by, and the columns that only some answers have."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,30 @@ def test_an_empty_text_of_a_server_is_asked_for_again_and_one_of_a_local_model_i
         ledger.add(told("a", text="<answer>B</answer>"))
     again = Ledger(path, PROMPTS, served=True)
     assert again.table(1)["text"].to_list() == ["<answer>B</answer>", "<answer>A</answer>"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"sample": []},
+        {"sample": "0"},
+        {"text": None},
+        {"text": ["a"]},
+        {"text_tokens": 10**30},
+        {"spans": "x"},
+        {"tokens": [-1]},
+        {"decode_seconds": "soon"},
+    ],
+)
+def test_a_line_that_no_table_holds_is_asked_again_and_stops_nothing(tmp_path: Path, damage: dict[str, Any]) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path, PROMPTS) as ledger:
+        ledger.add(told("a"))
+        ledger.add(told("b"))
+    first, second = path.read_text().splitlines()
+    path.write_text(json.dumps(json.loads(first) | damage) + "\n" + second + "\n")
+    again = Ledger(path, PROMPTS)
+    assert again.table(1)["prompt_id"].to_list() == ["b"] and again.missing("a", [0]) == (0,)
 
 
 def key(content: list[dict[str, Any]], name: str = "a", options: list[str] | None = None) -> str:

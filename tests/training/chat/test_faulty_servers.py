@@ -15,7 +15,7 @@ from tests.training.chat.test_pool import KEYS, SECRET, accepted, ask, pool_at, 
 from training.chat import client as clients
 from training.chat import pool as pools
 from training.chat import preflight as looking
-from training.chat.pool import MAX_REFUSED, Control, Pool
+from training.chat.pool import FEWEST_REFUSED, MAX_REFUSED, Control, Pool
 from training.chat.preflight import preflight
 from training.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings
 
@@ -26,6 +26,8 @@ ARREARS = [
     (403, {"message": "user quota is not enough", "code": "insufficient_user_quota"}),
     (400, {"message": "hard limit", "code": "billing_hard_limit_reached"}),
 ]
+
+ARREARS_IN_CHINESE = "\u8d26\u6237\u5df2\u6b20\u8d39"
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +94,25 @@ def test_a_refusal_of_everything_that_begins_in_the_middle_is_an_outage(echo: Se
         ask(pool_at(echo.url, concurrency=2), words(30 + left))
     assert len(json.loads(down.value.__notes__[0])) == 30
     assert len(echo.requests) <= 30 + MAX_REFUSED + 4
+
+
+@pytest.mark.parametrize("asked", [2, 3, 15])
+def test_few_requests_that_are_all_refused_are_the_servers_fault(echo: Served, asked: int) -> None:
+    """From the start, in words of its own and with a code that says nothing: but for one or two, which may be wrong."""
+    echo.script = lambda *_: error(400, code=20012, message=ARREARS_IN_CHINESE)
+    if asked < FEWEST_REFUSED:
+        assert [error.kind for _, error in ask(pool_at(echo.url), words(asked))[1]] == ["refused"] * asked
+        return
+    with pytest.raises(EndpointRefusesError, match="refuses every request .*" + ARREARS_IN_CHINESE):
+        ask(pool_at(echo.url), words(asked))
+
+
+def test_an_error_in_the_place_of_a_completion_is_quoted(echo: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    echo.script = lambda *_: error(200, code=402, message=f"no credits for {SECRET}\x1b[31m")
+    with pytest.raises(EndpointDownError, match="no credits for") as down:
+        ask(pool_at(echo.url), words(3))
+    assert SECRET not in str(down.value) and str(down.value).isprintable()
 
 
 def test_one_of_two_servers_that_refuses_everything_costs_no_request(echo: Served) -> None:

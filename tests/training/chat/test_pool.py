@@ -247,6 +247,22 @@ def test_a_server_that_says_nothing_of_usage_is_understood(echo: Served) -> None
     assert ask(pool_at(echo.url), ["a"])[0] == {"a": "x"}
 
 
+@pytest.mark.parametrize("usage", [(10**30, 10**30), (-5, -7), (1.5, "many"), (True, None)])
+def test_counts_that_no_server_could_have_counted_are_passed_over(echo: Served, usage: tuple[Any, Any]) -> None:
+    body = json.loads(completion(["told"]))
+    body["usage"] = dict(zip(("prompt_tokens", "completion_tokens"), usage, strict=True))
+    echo.script = lambda *_: (200, json.dumps(body).encode())
+    pool = pool_at(echo.url)
+    assert ask(pool, ["a"])[0] == {"a": "told"}
+    assert (pool.counts["prompt_tokens"], pool.counts["completion_tokens"], pool.counts["malformed"]) == (0, 0, 0)
+
+
+def test_of_parts_only_text_is_read(echo: Served) -> None:
+    parts = [{"type": "thinking", "text": "a draft"}, {"type": "text", "text": "to"}, {"text": "ld"}, {"type": "image"}]
+    echo.script = lambda *_: (200, completion([parts]))
+    assert ask(pool_at(echo.url), ["a"])[0] == {"a": "told"}
+
+
 def test_text_arrives_as_it_is_but_for_what_no_store_takes(echo: Served) -> None:
     said = "<|im_end|>\u2028 \U0001f600 e\u0301 \ufeff"
     echo.script = lambda *_: (200, completion([said + "\0\ud800."]))
