@@ -43,7 +43,7 @@ def _futurebench(
             if answer not in tuple(LETTERS):
                 raise BadLineError(f"answer is {record['answer']!r}, not a letter A-D")
             split, response = _string(record, "question_type"), _string(record, "response")
-            parsed = parse(parser, response, _options(record) if parser == "option_text" else {})
+            parsed = parse(parser, response, _options(record, parser))
         except BadLineError as error:
             malformed.append({"line": number, "problem": str(error)})
             continue
@@ -139,8 +139,10 @@ def _string(record: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _options(record: Mapping[str, Any]) -> dict[str, str]:
+def _options(record: Mapping[str, Any], parser: ParserName) -> dict[str, str]:
     options = record.get("options")
-    if not isinstance(options, dict) or not all(isinstance(option, str) for option in options.values()):
+    if isinstance(options, dict) and all(isinstance(option, str) for option in options.values()):
+        return options
+    if parser == "option_text":
         raise BadLineError("the parser option_text needs `options`, an object of letter and text")
-    return options
+    return {}

@@ -62,6 +62,14 @@ def test_option_text_needs_the_options(tmp_path: Path) -> None:
     assert (told["average"]["correct"], told["average"]["n"], told["missing"]) == (1, 1, 1)
 
 
+def test_strict_reads_an_options_own_text_as_the_benchmark_does(tmp_path: Path) -> None:
+    options = {"A": "He sits", "B": "He runs to gate D", "C": "He sleeps", "D": "He flies"}
+    said = "<answer>B. He runs to gate D</answer>"
+    lines = [answer(1, said, options=options), answer(2, said), answer(3, said, options=list(options.values()))]
+    told = score_file("futurebench", write(tmp_path, *lines), "strict")
+    assert [row["rule"] for row in told["rows"]] == ["letter and text", "several letters", "several letters"]
+
+
 def test_stored_judge_replies_become_means_with_coverage(tmp_path: Path) -> None:
     def reply(number: int, text: str) -> dict[str, Any]:
         return {"id": number, "category": "camera", "reply": text}

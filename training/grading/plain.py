@@ -7,7 +7,7 @@ _PIECE = re.compile(r"\S{1,1000}|\s+")
 _QUOTES = '"“”„«»‹›「」『』`'
 _MARKUP = re.compile(
     r"\\(?:boxed|fbox|text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf|tt)|emph|displaystyle)(?![A-Za-z])|\\(?=[()\[\]{}$])"
-    rf"|</?(?:b|strong|i|em|u|code|mark|p|span|br)\s?/?>|[*_~#${{}}{_QUOTES}]|(?<!\w)['‘’]|['‘’](?!\w)",
+    rf"|</?(?:b|strong|i|em|u|code|mark|p|span|br)\s?/?>|[*_#${{}}{_QUOTES}]|(?<!\w)['‘’]|['‘’](?!\w)",
     re.ASCII,
 )
 

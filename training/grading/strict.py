@@ -13,13 +13,16 @@ from training.grading.plain import normalised, without_markup
 _WORD = r"A-Za-z0-9À-ɏ'°-"
 """What a letter that stands alone does not touch; Chinese and the like may."""
 _CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_CLOSING = r")\]】>"
+_CLOSING = r")\]】〕》>"
 _NOT = r"(?:isn't|wasn't|can't|cannot)"
-_WRONG = r"(?:not|never|wrong|incorrect|false|impossible|unlikely|excluded|ruled\ out)"
+_WRONG = (
+    r"(?:not|never|wrong|incorrect|false|invalid|im(?:possible|probable|plausible)|unlikely|le(?:ss|ast)\ likely"
+    r"|excluded|eliminated|ruled\ out)"
+)
 _FLAGS = re.VERBOSE | re.IGNORECASE
 
 _LEAD = re.compile(
-    r"""[\s>•·→:–—✅✓✔-]*+
+    r"""[\s>•·→➡👉\uFE0F:–—✅✓✔【-]*+
     (?:(?:so|thus|hence|therefore|ok|okay|well)\b[\s,]*+)?+
     (?:i\s++(?:think|believe|guess)\b\s*+(?:that\s++)?+)?+
     (?:i(?:'d|'ll|\s++would|\s++will)?+\s++(?:choose|pick|select|take|say|go\s++(?:with|for))\b\s*+)?+
@@ -29,15 +32,15 @@ _LEAD = re.compile(
     (?:(?:answer|ans|option|choice|letter|prediction|selection)\b\s*+
        (?:(?:is|(?:would|should|must)\s++be)\b\s*+)?+ [:=→–—-]?+ \s*+
        (?:(?:the\s++)?+(?:option|choice|letter)\b\s*+:?+\s*+)?+)?+
-    (?:(?:我|认为|觉得|因此|所以|故|应该|应|该)*+ (?:最佳|正确|最终|的)*+
+    (?:(?:我|认为|觉得|因此|所以|综上|故|应该|应|该|[\s,])*+ (?:最佳|最可能|正确|最终|的)*+
        (?:答案|选项|選項|选择|選擇|选|選|正解|答え|정답|是)
-       (?:应该|应|是|为|為|は|은)*+ [\s:]*+ (?:选项|選項|选|選)?+)?+""",
+       (?:应该|应|是|为|為|は|은)*+ [\s:】]*+ (?:选项|選項|选|選)?+ \s*+)?+""",
     _FLAGS,
 )
-_LETTER = re.compile(rf"(?<![{_WORD}])(?:[(\[【<]\s*+)?+([A-D])", re.IGNORECASE)
+_LETTER = re.compile(rf"(?<![{_WORD}])(?:[(\[【〔《<]\s*+)?+([A-D])", re.IGNORECASE)
 _ALONE = re.compile(r"[^\w?]*+\Z")
 _DELIMITED = re.compile(
-    rf"""\s*+[:;。、=→–—{_CLOSING}] | [.,](?![A-Za-z](?![A-Za-z])) | [^\S\n]*+\n | \s++-\s | (?<!A)\s++\( | [{_CJK}]
+    rf"""\s*+[:;。、=→–—{_CLOSING}{_CJK}] | [.,](?![A-Za-z](?![A-Za-z])) | [^\S\n]*+\n | \s++-\s | (?<!A)\s++\(
     | \s++(?:is|{_NOT}|because|since|as|due)\b""",
     _FLAGS,
 )
@@ -52,7 +55,9 @@ _NAMED = re.compile(
 )
 _DENIED = re.compile(
     rf"""[\s.:,{_CLOSING}]*+
-    (?:(?:is|was|seems|looks|would|could|should)\b[^.,;\n]{{0,20}}?\b{_WRONG}\b | {_NOT}\b | 不|错|錯|非)""",
+    (?:(?:is|was|seems|looks|would|could|should)\b[^.,;\n]{{0,20}}?\b{_WRONG}\b
+      | {_NOT}\b | \(\s*+{_WRONG}\s*+\) | [✗✘❌×])
+    | [\s,{_CLOSING}]*+是?+(?:不|错|錯|非)""",
     _FLAGS,
 )
 
