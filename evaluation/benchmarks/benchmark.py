@@ -6,6 +6,7 @@ and, where a judge gives the marks, the judge's stored replies, but no model and
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,15 @@ def item_of(blank: Mapping[str, Any], pieces: Iterable[Mapping[str, Any]]) -> di
     except RejectedRow as rejected:
         item["problem"] = str(rejected) if rejected.reason == UNREADABLE_ITEM else rejected.reason
     return item
+
+
+def unique_id(name: str, seen: Counter[str]) -> str:
+    """An item's id: its name, and a number after it where an item before has that id; `seen` counts them."""
+    seen[name] += 1
+    while seen[name] > 1:
+        name = f"{name}#{seen[name]}"
+        seen[name] += 1
+    return name
 
 
 def stored(value: Any) -> str | None:

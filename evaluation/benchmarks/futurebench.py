@@ -17,7 +17,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from evaluation.benchmarks import choice
-from evaluation.benchmarks.benchmark import Told, item_of, probed, stored
+from evaluation.benchmarks.benchmark import Told, item_of, probed, stored, unique_id
 from evaluation.benchmarks.choice import LETTERS
 from training.data.json_rows import json_rows
 from training.data.prompts import Part, frame, prompt_frame, text, video
@@ -80,9 +80,7 @@ def items(source: Path, settings: FutureBenchSettings) -> pl.DataFrame:
     rows = []
     for number, record in json_rows(source / "futurebench.json"):
         name = str(number) if isinstance(record, RejectedRow) else str(stored(record.get("id", number)))
-        seen[name] += 1
-        unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
-        rows.append({"id": unique} | item_of(BLANK, _pieces(record, settings, source / settings.videos)))
+        rows.append({"id": unique_id(name, seen)} | item_of(BLANK, _pieces(record, settings, source / settings.videos)))
     return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
 
 

@@ -18,7 +18,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.benchmarks import choice
-from evaluation.benchmarks.benchmark import Told, item_of, probed, stored
+from evaluation.benchmarks.benchmark import Told, item_of, probed, stored, unique_id
 from evaluation.benchmarks.choice import LETTERS
 from evaluation.benchmarks.cleanup import split_response
 from evaluation.benchmarks.cost import cost
@@ -157,9 +157,8 @@ def items(source: Path, settings: SeedBenchSettings) -> pl.DataFrame:
             fields = {} if isinstance(record, RejectedRow) else record
             level = str(stored(fields.get("task_level") or (named.group() if named else None)))
             name = f"{level}-{stored(fields.get('sample_id', f'line{number + 1}'))}".replace("/", "_")
-            seen[name] += 1
-            unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
-            rows.append({"id": unique, "level": level} | item_of(BLANK, _pieces(record, level, settings, source)))
+            item = item_of(BLANK, _pieces(record, level, settings, source))
+            rows.append({"id": unique_id(name, seen), "level": level} | item)
     return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
 
 

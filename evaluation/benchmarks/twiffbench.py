@@ -6,6 +6,7 @@ images travel as they are embedded, and the model's two texts are JSON strings (
 """
 
 import base64
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ from evaluation.benchmarks.judged import (
 from evaluation.statistics import bootstrap_mean
 from training.data.dialogue import Slot, user_pieces
 from training.data.images import jpeg, media_type, open_image
+from training.data.json_rows import most_unpacked
 from training.data.keyframes import key_frame_number
 from training.data.parquet_rows import parquet_rows
 from training.data.prompts import Part, image, prompt_frame, text
@@ -44,6 +46,7 @@ from training.grading.replies import Scores
 NAME = "twiffbench"
 SCORES = ("cot", "answer")
 MARKS = (*SCORES, "average")
+IMAGES = ("question_images", "reasoning_images")
 MAX_ITEM_BYTES = 2**28
 """Of a row with its images."""
 
@@ -108,7 +111,13 @@ def items(source: Path, settings: TwiffBenchSettings = PUBLISHED) -> pl.DataFram
         raise ValueError(f"no test-*.parquet in {source}")
     read = partial(parquet_rows, columns=lambda table: table.names, longest=MAX_ITEM_BYTES)
     records = (record for shard in shards for _, record in read(shard))
-    rows = [{"id": f"{n:05d}"} | item_of({}, _pieces(record, n, clips)) for n, record in enumerate(records)]
+    most = left = most_unpacked(sum(shard.stat().st_size for shard in shards)) if clips is None else math.inf
+    rows = []
+    for n, record in enumerate(records):
+        rows.append({"id": f"{n:05d}"} | item_of({}, _pieces(record, n, clips)))
+        left -= sum(len(image) for name in IMAGES for image in rows[-1].get(name) or [])
+        if left < 0:
+            raise ValueError(f"{source}: the images unpack to more than {most} bytes, far more than images would")
     return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
 
 
@@ -249,8 +258,7 @@ def _pieces(record: Mapping[str, Any] | RejectedRow, number: int, clips: Path | 
 def _embedded(record: Mapping[str, Any], row: Trajectory) -> list[list[bytes]]:
     """The observed images and the future ones.  Raises RejectedRow where they are not all there, or unreadable."""
     shown: list[list[Any]] = [
-        [image["bytes"] if isinstance(image, Mapping) else None for image in record.get(name) or []]
-        for name in ("question_images", "reasoning_images")
+        [image["bytes"] if isinstance(image, Mapping) else None for image in record.get(name) or []] for name in IMAGES
     ]
     if [len(images) for images in shown] != [len(row.observed), len(row.future)] or None in shown[0] + shown[1]:
         raise RejectedRow("embedded images missing", f"{[len(images) for images in shown]} images")

@@ -189,7 +189,9 @@ def test_a_file_that_is_no_json_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_repeated_ids_stay_apart(tmp_path: Path) -> None:
-    assert items(write(tmp_path, record(1), record(1)), DEMO)["id"].to_list() == ["1", "1#2"]
+    records = [record(1, id=name) for name in (1, "1", "1#2", "1#2", 1)]
+    ids = items(write(tmp_path, *records), DEMO)["id"].to_list()
+    assert ids == ["1", "1#2", "1#2#2", "1#2#3", "1#3"]
 
 
 def test_scores_are_counts_with_intervals_per_split_and_a_micro_average(tmp_path: Path) -> None:

@@ -180,6 +180,17 @@ def test_a_broken_shard_of_the_benchmark_is_named(tmp_path: Path) -> None:
         items(tmp_path, DEMO)
 
 
+def test_a_shard_whose_images_unpack_to_far_more_than_itself_is_refused(tmp_path: Path) -> None:
+    """A kilobyte says one image with 20 MB of blanks behind it for each of ten rows."""
+    image = {"bytes": png(1) + bytes(20_000_000), "path": None}
+    assert items(write(tmp_path, record(question_images=[image])), DEMO)["problem"].to_list() == [None]
+    (shard,) = tmp_path.glob("test-*.parquet")
+    rows = pl.concat([pl.read_parquet(shard)] * 10).to_arrow()
+    pq.write_table(rows, shard, compression="zstd", dictionary_pagesize_limit=2**25)
+    with pytest.raises(ValueError, match="the images unpack to more than"):
+        items(tmp_path, DEMO)
+
+
 def test_an_unanswered_or_broken_item_makes_the_score_partial(tmp_path: Path) -> None:
     table = items(write(tmp_path, record(), record(reasoning_images=[]), record(question="<image> and <image>")), DEMO)
     assert table["problem"].to_list()[1:] == ["embedded images missing", "placeholder mismatch"]
