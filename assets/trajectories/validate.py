@@ -155,12 +155,12 @@ def quarantine_table(rows: list[dict[str, Any]]) -> dy.DataFrame[Quarantine]:
 
 def _validated(batch: Iterable[Numbered], source: str, seen: FirstRows) -> Batch:
     parsed: list[tuple[int, Trajectory, tuple[int | None, int | None]]] = []
-    rejected: dict[int, RejectedRow] = {}
+    rejected: dict[int, dict[str, Any]] = {}  # not the exceptions, whose frames hold the rows
     for number, row in batch:
         try:
             parsed.append((number, *_parsed(row, source, number)))
         except RejectedRow as reject:
-            rejected[number] = reject
+            rejected[number] = quarantined(source, reject, row=number)
 
     ids = np.array([int(trajectory.row_id, 16) for _, trajectory, _ in parsed], np.uint64)
     first = seen.find(ids)
@@ -173,10 +173,11 @@ def _validated(batch: Iterable[Numbered], source: str, seen: FirstRows) -> Batch
             values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(trajectory).items()}
             accepted.append(values | {"row": number, "given_p_t": p_t, "given_p_v": p_v})
         else:
-            rejected[number] = RejectedRow("repeated row", f"has the same content as row {original}")
+            repeated = RejectedRow("repeated row", f"has the same content as row {original}")
+            rejected[number] = quarantined(source, repeated, row=number)
     seen.add(np.fromiter(kept, np.uint64, len(kept)), np.fromiter(kept.values(), np.int64, len(kept)))
     rows = PulledTable.validate(pl.DataFrame(accepted, schema=PulledTable.create_empty().schema))
-    return rows, quarantine_table([quarantined(source, rejected[number], row=number) for number in sorted(rejected)])
+    return rows, quarantine_table([rejected[number] for number in sorted(rejected)])
 
 
 def _parsed(

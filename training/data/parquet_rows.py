@@ -70,9 +70,9 @@ def _longest_shared(packed: "pq.ParquetFile", group: int, path: str, leaf: int) 
     if size * BATCH_ROWS <= BATCH_BYTES or not column.has_dictionary_page:
         return 0
     first = next(packed.iter_batches(BATCH_ROWS, row_groups=[group], columns=[path], use_threads=False))
-    (array,) = first.columns
+    array = first.column(0)
     while parts := _parts(array):
-        (array,) = parts
+        array = parts[0]
     return int(pc.max(pc.binary_length(array.dictionary)).as_py()) if len(array.dictionary) else size
 
 
@@ -130,9 +130,11 @@ def _parts(array: "pa.Array") -> "list[pa.Array]":
 
     if pa.types.is_struct(array.type):
         return list(array.flatten())
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
-        return [array.flatten()]
-    return []
+    if pa.types.is_map(array.type):
+        inside = slice(array.offsets[0].as_py(), array.offsets[-1].as_py())
+        return [array.keys[inside], array.items[inside]]
+    lists = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
+    return [array.flatten()] if any(getattr(pa.types, f"is_{kind}")(array.type) for kind in lists) else []
 
 
 def _records(batch: "pa.RecordBatch") -> Iterator[dict[str, Any] | RejectedRow]:

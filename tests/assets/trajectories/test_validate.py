@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import weakref
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -357,6 +359,44 @@ def test_a_text_that_rows_share_behind_rows_without_one_is_not_unpacked_for_each
     rows = pa.Table.from_pylist([twiff_row(video=f"{n}.mp4") for n in range(4000)])
     pq.write_table(rows.set_column(1, "question", texts), tmp_path / "s.parquet", compression="zstd")
     assert Counter(pull_shard(tmp_path / "s.parquet")[1]["reason"]) == {"missing field": 3000, "unreadable row": 1000}
+
+
+SHARED: dict[str, Callable[[pa.Array, pa.DictionaryArray], pa.Array]] = {
+    "a list view": lambda at, text: pa.ListViewArray.from_arrays(at[:-1], pa.array([1] * len(text), pa.int32()), text),
+    "a map": lambda at, text: pa.MapArray.from_arrays(at, at[:-1], text),
+    "a field that is there twice": lambda at, text: pa.StructArray.from_arrays([text, text], ["x", "x"]),
+}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_texts_that_rows_share_inside_of_anything_lose_these_rows(tmp_path: Path, kind: str) -> None:
+    rows = pa.Table.from_pylist([twiff_row(video=f"{n}.mp4") for n in range(64)])
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 64, pa.int32()), pa.array(["x" * 2**21]))
+    shared = SHARED[kind](pa.array(range(65), pa.int32()), text)
+    pq.write_table(rows.set_column(rows.column_names.index("question"), "question", shared), tmp_path / "s.parquet")
+    quarantine = pull_shard(tmp_path / "s.parquet")[1]
+    assert quarantine["reason"].to_list() == ["unreadable row"] * 64
+    assert "at most 1048576 are read" in quarantine["detail"][0]
+
+
+def test_a_row_that_is_rejected_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 MiB each in JSON lines, and 2,048 are read at once."""
+
+    class Row(dict[str, Any]):
+        """What a weak reference may lead to."""
+
+    read: list[weakref.ref[Row]] = []
+
+    def rows(path: Path) -> Iterator[tuple[int, Row]]:
+        for number in range(9):
+            row = Row(twiff_row(answer=""))
+            read.append(weakref.ref(row))
+            yield number, row
+            del row
+            assert sum(ref() is not None for ref in read) <= 2  # with the first, which says that there are rows
+
+    monkeypatch.setattr(validate, "read_rows", rows)
+    assert pull_shard(tmp_path / "s.jsonl")[1]["reason"].to_list() == ["empty answer"] * 9
 
 
 def test_texts_that_are_encoded_by_their_common_beginning_are_refused(tmp_path: Path) -> None:
