@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -32,7 +33,7 @@ GOES_ON, STARTS_OVER = "the same command goes on from here", "the same command s
 
 
 def future_l1(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "pipelines", *map(str, arguments)]
 
 
 def asked(server: Served, requests: int) -> Callable[[], bool]:
@@ -137,3 +138,15 @@ def test_a_command_of_one_go_ends_and_starts_over(
     writing: list[int] = []
     assert STARTS_OVER in interrupted(command, environment(FUTURE_L1_HOME=str(tmp_path)), is_read, number)
     os.close(writing[0])
+
+
+@pytest.mark.parametrize("number", [INT, TERM])
+def test_a_command_ends_while_it_is_imported(tmp_path: Path, number: signal.Signals) -> None:
+    """Which takes seconds: pydantic comes early, dagster and polars after it."""
+
+    def is_imported() -> bool:
+        mapped = (region.path for child in psutil.Process().children() for region in child.memory_maps())
+        return any("pydantic_core" in path for path in mapped)
+
+    said = interrupted(future_l1("steps"), environment(FUTURE_L1_HOME=str(tmp_path)), is_imported, number)
+    assert "nothing was begun" in said and "Traceback" not in said
