@@ -75,8 +75,9 @@ def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[st
     found: dict[str, Any] = {}
     for name, value in wanted.items():
         before = known.get(name)
-        if isinstance(value, Mapping) and isinstance(before, Mapping):
-            found |= {name: inner} if (inner := _differences(before, value)) else {}
+        if isinstance(value, Mapping):
+            inner = _differences(before if isinstance(before, Mapping) else {}, value)
+            found |= {name: inner} if inner else {}
         elif value != before:
             found[name] = value
     return found

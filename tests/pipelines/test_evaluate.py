@@ -27,9 +27,14 @@ from training.tiny import BASE
 ROOT = Path(__file__).parents[2]
 ITEMS = 48
 UNTIMED = [name for name in ANSWERS if not name.endswith("_seconds")]
-WITHOUT_TORCH = (
-    "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from pipelines.cli import main; main()"
-)
+WITHOUT_TORCH = """
+import sys
+from pipelines.cli import main
+try:
+    main()
+finally:
+    assert sys.modules.keys().isdisjoint({"torch", "transformers"})
+"""
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +147,7 @@ def test_a_killed_evaluation_goes_on_and_asks_nothing_twice(alone: Path, source:
 
 
 def blocked(*arguments: Any) -> dict[str, Any]:
-    """Runs the command where torch and transformers cannot be imported; returns the report."""
+    """Runs the command, which must not import torch or transformers; returns the report."""
     command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
