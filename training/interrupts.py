@@ -45,15 +45,19 @@ def exiting(sentence: str) -> Iterator[None]:
     listen()
     try:
         with raising_once():
-            yield
-    except KeyboardInterrupt:
-        number = received() or signal.SIGINT
-        _end_children()
-        print(_farewell(number), file=sys.stderr, flush=True)
-        sys.exit(128 + number)
+            try:
+                yield
+            except KeyboardInterrupt:
+                number = received() or signal.SIGINT
+                _end_children()
+                print(_farewell(number), file=sys.stderr, flush=True)
+                sys.exit(128 + number)
     finally:
         if received() is None:  # the process has other things to do, as tests have
             signal.set_wakeup_fd(-1)
+        else:  # or it ends, and who asks again changes nothing
+            for number in SIGNALS:
+                signal.signal(number, _raise_once)
         os.close(_State.stderr)
         _State.stderr = 2
 

@@ -82,6 +82,20 @@ with exiting("again"):
     assert (tmp_path / "begun").read_text() == "saved"
 
 
+def test_who_asks_again_while_it_ends_changes_nothing(tmp_path: Path) -> None:
+    code = """
+import atexit
+interrupts.SECONDS_TO_END = 30.0
+atexit.register(signal.raise_signal, signal.SIGTERM)
+with exiting("again"):
+    interrupts._end_children = lambda: signal.raise_signal(signal.SIGTERM)
+    begun()
+    time.sleep(100)
+"""
+    said = interrupted(command(tmp_path, code), environment(), (tmp_path / "begun").exists, signal.SIGTERM)
+    assert said == "stopped by SIGTERM: again\n"
+
+
 def test_the_signals_of_a_fork_are_not_its_parents(tmp_path: Path) -> None:
     code = """
 with exiting("again"):

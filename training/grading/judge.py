@@ -116,6 +116,7 @@ class Judge:
         self._known: dict[str, dict[str, Any]] = {}
         self._tokens: dict[str, tuple[int, int]] = {}
         self._used: set[str] = set()
+        self._answered: _Request | None = None  # some request that it answered
         self._log = AppendLog(settings.cache) if settings.cache else None
 
     def preflight(self) -> None:
@@ -170,7 +171,7 @@ class Judge:
         asked = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._known}
         self.counts["cached"] += len(set(keys)) - len(asked)
         if asked:
-            answered = next((r for key, r in zip(keys, requests, strict=True) if key in self._known), None)
+            answered = next((r for key, r in zip(keys, requests, strict=True) if key in self._known), self._answered)
             try:
                 asyncio.run(self._ask_all(asked, answered))
             except EndpointDownError:
@@ -237,7 +238,7 @@ class Judge:
         return f"it was asked for a JSON object and says{cut}: {one_line(said)!r}"
 
     def _keep(self, key: str, request: _Request, reply: dict[str, Any], usage: Usage | None) -> None:
-        self._known[key] = reply
+        self._known[key], self._answered = reply, request
         if usage:
             self._tokens[key] = (usage.prompt_tokens or 0, usage.completion_tokens or 0)
         self._store(key, request, {**(usage.model_dump() if usage else {}), "reply": reply})

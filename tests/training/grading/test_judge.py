@@ -154,6 +154,15 @@ def test_a_refused_request_is_unjudged_without_asking_again() -> None:
         assert len(requests) == judge.counts["refused"] == 2
 
 
+def test_a_judge_that_answered_before_may_refuse_a_whole_call() -> None:
+    """As a training asks, a few answers at a time: what a filter refuses is not the judge's end."""
+    with served(lambda *_: verdict("correct")) as server:
+        judge = Judge(settings(server.url))
+        assert judge.verdicts(TRIPLES) == ["correct", "correct"]
+        server.script = lambda _, asked: (400, b"{}") if "forbidden" in json.dumps(asked) else None
+        assert judge.verdicts([Triple("What?", "red", f"forbidden {i}") for i in range(4)]) == ["unjudged"] * 4
+
+
 def test_a_wrong_model_name_ends_the_work_at_once_with_its_name() -> None:
     with scripted(lambda *_: (404, "no such model")) as (url, requests):
         with pytest.raises(ValueError, match=r"toy-judge.*check its URL, model name and key"):
