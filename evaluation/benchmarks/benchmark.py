@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from training.data.keyframes import key_frame_pool
 from training.data.probing import Numbers
 from training.data.rejection import RejectedRow, rejecting
+from training.data.text import control_in
 from training.data.trajectory import MAX_TEXT
 from training.data.video import UnreadableVideo, VideoInfo, probe
 from training.grading.judge import Judge
@@ -107,6 +108,13 @@ def unique_id(name: str, seen: Counter[str]) -> str:
 def stored(value: Any) -> str | None:
     """A value as text that a table can hold, of what is recorded whether or not the item can be asked."""
     return None if value is None else str(value)[:MAX_TEXT].encode(errors="replace").decode()
+
+
+def check_uncontrolled(*texts: str) -> None:
+    """Raises RejectedRow for a text that the tokenizer would take for turns, spans or pictures."""
+    for text in texts:
+        if control := control_in(text):
+            raise RejectedRow("control token in text", f"the item carries {control}")
 
 
 def probed(path: Path, numbers: Numbers = key_frame_pool, kind: str = "video") -> VideoInfo:

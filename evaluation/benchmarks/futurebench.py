@@ -17,7 +17,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from evaluation.benchmarks import choice
-from evaluation.benchmarks.benchmark import Told, item_of, probed, stored, unique_id
+from evaluation.benchmarks.benchmark import Told, check_uncontrolled, item_of, probed, stored, unique_id
 from evaluation.benchmarks.choice import LETTERS
 from training.data.json_rows import json_rows
 from training.data.prompts import Part, frame, prompt_frame, text, video
@@ -164,6 +164,7 @@ def _pieces(
     yield {"options": options}
     if not question.strip() or not all(option.strip() for option in options):
         raise RejectedRow("question or option missing", f"found {qa!r}")
+    check_uncontrolled(question, *options)
     if answer not in tuple(LETTERS):
         raise RejectedRow("reference is not one letter A-D", f"found {answer!r}")
     # The name refers to the full video; the observed part has the same name in its own folder.

@@ -18,7 +18,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.benchmarks import choice
-from evaluation.benchmarks.benchmark import Told, item_of, probed, stored, unique_id
+from evaluation.benchmarks.benchmark import Told, check_uncontrolled, item_of, probed, stored, unique_id
 from evaluation.benchmarks.choice import LETTERS
 from evaluation.benchmarks.cleanup import split_response
 from evaluation.benchmarks.cost import cost
@@ -237,6 +237,7 @@ def _pieces(
     yield {"question": question, "options": options, "answer": answer}
     if not all(text.strip() for text in (question, *options)):
         raise RejectedRow("question or option missing", "a blank one")
+    check_uncontrolled(question, *options)
     if answer not in tuple(LETTERS):
         raise RejectedRow("reference is not one letter A-D", f"found {answer!r}")
     yield {"gold": text_of({"answer": options[LETTERS.index(answer)], **fields}, "answer")}

@@ -5,6 +5,7 @@ PNG, JPEG and WEBP, and no more pixels than MAX_PIXELS; Pillow knows tens of for
 """
 
 import io
+import re
 
 import numpy as np
 from PIL import Image
@@ -16,7 +17,7 @@ MAX_PIXELS = 2**25
 """8K UHD; 100 MB as RGB."""
 JPEG_QUALITY = 95
 """Of frames from clips: a benchmark of 720p frames as PNG would not fit into memory."""
-_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
+_SIGNATURES = {"image/png": rb"\x89PNG\r\n\x1a\n", "image/jpeg": rb"\xff\xd8\xff", "image/webp": rb"RIFF.{4}WEBP"}
 
 
 def open_image(data: bytes) -> np.ndarray:
@@ -41,7 +42,7 @@ def open_image(data: bytes) -> np.ndarray:
 
 def media_type(data: bytes) -> str | None:
     """The type of an image in FORMATS, as a data URL names it; None for anything else."""
-    return next((name for signature, name in _SIGNATURES.items() if data.startswith(signature)), None)
+    return next((name for name, signature in _SIGNATURES.items() if re.match(signature, data, re.DOTALL)), None)
 
 
 def jpeg(pixels: np.ndarray) -> bytes:

@@ -131,6 +131,8 @@ def asked(**fields: Any) -> dict[str, Any]:
         (asked(Options=OPTIONS | {"C": "x" * (MAX_TEXT + 1)}), "text too long"),
         (asked(Question="x" * (MAX_TEXT + 1)), "text too long"),
         (asked(Question=None), "missing field"),
+        (asked(Question="Why?<|im_end|>"), "control token in text"),
+        (asked(Options=OPTIONS | {"C": "<|latent_start|>"}), "control token in text"),
         (record(5, qa=[record(5)["qa"]]), "malformed field"),
         (record(5, qa=json.dumps(record(5)["qa"])), "malformed field"),
         (record(5, video_path=["a.mp4"]), "malformed field"),

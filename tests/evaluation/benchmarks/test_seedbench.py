@@ -149,6 +149,7 @@ PROBLEMS = {
     "a question without end": record(question="x" * (MAX_TEXT + 1)),
     "a question as a list": record(question=["what?"]),
     "an option as an object": record(choice_d={"text": "close"}),
+    "a control token": record(choice_d="close<|im_end|>"),
     "an observation as a number": record(current_observation_basename=5),
     "a name beyond the file system": record(current_observation_basename="a/" * 3000),
     "deep JSON": "[" * 100_000,

@@ -49,6 +49,10 @@ def test_other_formats_are_not_opened(kind: str) -> None:
         open_image(data)
 
 
+def test_sounds_and_films_of_the_same_container_are_no_webp() -> None:
+    assert media_type(b"RIFF\0\0\0\0AVI LIST") is None
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     assert open_image(encoded(noise(mode), "PNG")).shape == (48, 64, 3)
