@@ -186,10 +186,13 @@ def test_the_film_is_shown_and_not_its_preview(tmp_path: Path, film_first: bool)
 
 @pytest.mark.parametrize(
     ("container", "audio_seconds"),
-    [("webm", 0), *((container, seconds) for container in ("mp4", "avi", "flv", "mkv") for seconds in (0, 5))],
+    [
+        *((container, 0) for container in ("webm", "mxf", "ivf")),
+        *((container, seconds) for container in ("mp4", "avi", "flv", "mkv") for seconds in (0, 5)),
+    ],
 )
 def test_half_a_file_is_no_clip(tmp_path: Path, container: str, audio_seconds: int) -> None:
-    codec, options = CODECS["VP8" if container == "webm" else "H.264 with B frames"]
+    codec, options = CODECS[{"webm": "VP8", "ivf": "VP8", "mxf": "MPEG-2"}.get(container, "H.264 with B frames")]
     path = write_clip(
         tmp_path / f"clip.{container}", 120, codec, options, audio_seconds=audio_seconds,
         muxing={"movflags": "faststart"} if container == "mp4" else None,
