@@ -57,7 +57,7 @@ _DENIED = re.compile(
     rf"""[\s.:,{_CLOSING}]*+
     (?:(?:is|was|seems|looks|would|could|should)\b[^.,;\n]{{0,20}}?\b{_WRONG}\b
       | {_NOT}\b | \(\s*+{_WRONG}\s*+\) | [✗✘❌×])
-    | [\s,{_CLOSING}]*+是?+(?:不|错|錯|非)""",
+    | [\s,{_CLOSING}]*+(?:是?+(?:不|错|錯|非) | (?:で|では|じゃ)(?:な|あり) | [는은가이]?+\s*+아[니님])""",
     _FLAGS,
 )
 

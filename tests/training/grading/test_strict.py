@@ -17,7 +17,8 @@ C is the correct answer because it rains|C, because it rains|答案：C|答案�
 C.green|(C) green|(C)green|C: green|C - green|C – green|C → green|C (green)|C. A dog runs|C) It is A dog
 C. A man (a tall one) runs|C. A 5-year-old jumps|C. The A-team wins|C. It is a cat.|C: A dog, a cat
 C. The man does not jump|C. not moving|C. He is never wrong|C. Nobody is wrong
-👉 C|➡️ C|因此，答案是C。|所以，选C|选择 C 选项|C 是正确的|【答案】C|最可能的答案是C|〔C〕|《C》|C. 不会动|C：不动
+👉 C|➡️ C|因此，答案是C。|所以，选C|选择 C 选项|C 是正确的|【答案】C|最可能的答案是C|〔C〕|《C》|C. 不会动
+C：不动|答えはCです
 C. He flies to Washington D.C. tomorrow|C. It rises to 30°C|C. C. C.|The answer is C. The answer is C."""
 STATES_A = (
     "A|(a)|A.|a|A) red|A: red|A。|A、red|A. A dog|A, because|Option A|The answer is A|A is right|选A|答案：A|**A**"
@@ -28,7 +29,8 @@ A. Wait, B.|a. b. c.|Either A or B|Neither A nor B|All except C|C or something|C
 The answer is A or B|选A或C|**A** or **B**|\\boxed{A} or \\boxed{B}|\\boxed{A, B}|(A)(B)|~~A~~ C
 Option A or option B|C; D|not C|Not C|The answer is not C|Answer: not C|It isn't C|C isn't right|C is wrong
 (C) is incorrect|C is not correct|C is definitely not right|C. No, not C|C cannot be|wrong: C|不是C|C不对|C错
-B ✗|B ❌|B (wrong)|~~B~~|B is eliminated|B is less likely|B is the least likely|B is implausible|B是错的|B，不对|C 不对
+B ✗|B ❌|B (wrong)|~~B~~|B is eliminated|B is less likely|B is the least likely|B is implausible
+B是错的|B，不对|C 不对|Bではない|B 아니다
 A dog runs|A cat jumps|a dog|A (small) dog|A man is (C)|The answer is A dog|the A-team|A.M. light|Because it rains
 Dunno|The vitamin C|C's|C-section|B.B. King|C?|optionC|None of the above|E|I|1|"""
 
