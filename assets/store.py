@@ -149,17 +149,17 @@ class AssetStore:
         """Every current artifact by its name, in order of name, without those whose manifest is broken (`damaged`)."""
         return {name: found for name, found in self._everything() if isinstance(found, Artifact)}
 
-    def damaged(self) -> dict[str, DamagedArtifactError]:
+    def damaged(self) -> dict[str, ValueError]:
         """What is wrong with current artifacts that cannot be read, by name."""
-        return {name: found for name, found in self._everything() if isinstance(found, DamagedArtifactError)}
+        return {name: found for name, found in self._everything() if isinstance(found, ValueError)}
 
-    def _everything(self) -> Iterator[tuple[str, Artifact | DamagedArtifactError]]:
+    def _everything(self) -> Iterator[tuple[str, Artifact | ValueError]]:
         root = self.artifacts.root
         for pointer in sorted(pointer for pointer in root.rglob(CURRENT) if pointer.is_symlink()):
             name = str(pointer.parent.relative_to(root))
             try:
                 yield name, self.artifacts.current(name)
-            except DamagedArtifactError as error:
+            except (DamagedArtifactError, MissingArtifactError) as error:
                 yield name, error
 
     def has(self, key: str, partition: str | None = None) -> bool:

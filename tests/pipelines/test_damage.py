@@ -75,6 +75,14 @@ def test_a_broken_manifest_is_named_and_stops_nothing_else(store: AssetStore, co
     assert followed.exit_code == 0 and str(manifest) in followed.stderr and "row 3" in followed.output
 
 
+def test_an_artifact_without_a_manifest_is_named_and_stops_nothing_else(store: AssetStore) -> None:
+    (bad(store).path / "manifest.json").unlink()
+    assert list(store.everything()) == [f"{TRAJECTORIES}/good"]
+    listed = run("inspect")
+    assert listed.exit_code == 1 and f"{TRAJECTORIES}/good" in listed.output
+    assert f"nothing is published as {TRAJECTORIES}/bad: materialise it first" in " ".join(listed.output.split())
+
+
 def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
