@@ -34,7 +34,7 @@ COLUMNS: tuple[Callable[[int], pa.Array], ...] = (
     lambda n: pa.array(range(n)),
     lambda n: pa.array([True] * n),
 )
-"""Columns of a length that no column of a shard should be."""
+"""Columns of so many values, of types that no shard should have."""
 STATUSES = (200, 200, 200, 301, 302, 400, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504, 529)
 
 
