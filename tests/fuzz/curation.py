@@ -109,11 +109,13 @@ def store(rng: random.Random, folder: Path) -> str:
     _, out = _curated(folder, good)
     files = [path for path in (out / "work" / "artifacts").rglob("*") if path.is_file()]
     for path in rng.sample(sorted(files), 3):
-        path.write_bytes(damaged(path.read_bytes(), rng))
+        whole = path.read_bytes()
+        path.write_bytes(damaged(whole, rng))
         (out / "summary.json").unlink(missing_ok=True)
         ended, _ = _curated(folder, good, out)
         if ended.status and path.parent.parent.name not in ended.output and path.name not in ended.output:
             raise ViolationError(f"{path} was damaged, and the error does not name it: {ended.sentence}")
+        path.write_bytes(whole)
     return ended.sentence[:100] or "not needed"
 
 
