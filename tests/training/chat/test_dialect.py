@@ -8,7 +8,6 @@ import pytest
 
 from tests.served import Served, served, user_text
 from tests.training.grading.scripted import settings, toy_answer
-from training.chat import pool as pools
 from training.chat.dialect import Dialect
 from training.endpoint import EndpointRefusesError
 from training.grading.judge import Judge, Triple
@@ -16,11 +15,6 @@ from training.grading.judge import Judge, Triple
 TRIPLES = [Triple("What next?", f"it falls {i}", f"it rises {i}") for i in range(40)]
 MAX_TOKENS = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
 TEMPERATURE = "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) is."
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "PAUSE", 0.01)
 
 
 def refusing(**told: str) -> Any:

@@ -13,7 +13,6 @@ import pytest
 from tests.served import Chunks, Served, completion, served, user_text
 from tests.training.chat.test_pool import KEYS, SECRET, accepted, ask, pool_at, words
 from training.chat import client as clients
-from training.chat import pool as pools
 from training.chat import preflight as looking
 from training.chat.pool import FEWEST_REFUSED, MAX_REFUSED, Control, Pool
 from training.chat.preflight import preflight
@@ -28,20 +27,6 @@ ARREARS = [
 ]
 
 ARREARS_IN_CHINESE = "\u8d26\u6237\u5df2\u6b20\u8d39"
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "PAUSE", 0.01)
-    monkeypatch.setattr(looking, "PAUSE", 0.01)
-    for name in KEYS:
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def echo() -> Iterator[Served]:
-    with served(lambda request, _: user_text(request).upper()) as server:
-        yield server
 
 
 def error(status: int, **fields: Any) -> tuple[int, bytes]:

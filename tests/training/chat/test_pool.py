@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from tests.served import Served, closed_url, completion, served, user_text
 from training.chat import pool as pools
-from training.chat import preflight as looking
 from training.chat.completion import Completion, MalformedError, plain_text
 from training.chat.pool import Pool
 from training.chat.preflight import preflight
@@ -24,20 +23,6 @@ from training.endpoint import ENDPOINT_KEYS, EndpointDownError, EndpointRefusesE
 KEYS = ENDPOINT_KEYS
 SECRET = "sk-of-nobody-0123456789"
 Left = list[tuple[str, UnansweredError]]
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "PAUSE", 0.01)
-    monkeypatch.setattr(looking, "PAUSE", 0.01)
-    for name in KEYS:
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def echo() -> Iterator[Served]:
-    with served(lambda request, _: user_text(request).upper()) as server:
-        yield server
 
 
 def pool_at(*urls: str, **fields: Any) -> Pool:
