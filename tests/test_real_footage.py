@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from assets.trajectories.clips import resolve_clips
-from assets.trajectories.validate import pull_shard
 from evaluation.answer import AnswerConfig, AnswerJob
 from evaluation.answer import main as answer
 from evaluation.benchmarks import futurebench
+from tests.assets.trajectories.shard_rows import pull_shard
 from tests.footage import CLIPS, FOOTAGE
 from training.data.keyframes import key_frame_number, key_frame_pool
 from training.data.video import read_frames

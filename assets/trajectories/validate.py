@@ -84,14 +84,6 @@ def read_shard(path: Path, source: str) -> Iterator[Batch]:
         yield _validated(chain([first], islice(rows, BATCH_ROWS - 1)), source, seen)
 
 
-def pull_shard(path: Path) -> Batch:
-    """`read_shard` at once, for a shard that fits into memory."""
-    batches = list(read_shard(path, path.stem))
-    rows = pl.concat([PulledTable.create_empty(), *(rows for rows, _ in batches)])
-    rejected = pl.concat([Quarantine.create_empty(), *(rejected for _, rejected in batches)])
-    return PulledTable.cast(rows), Quarantine.cast(rejected)
-
-
 def write_shard(path: Path, source: str, rows_file: Path, quarantine_file: Path) -> dict[str, Any]:
     """`read_shard` to two parquet files, in memory that does not grow with the shard; returns what there was of what.
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import polars as pl
 
+from assets.trajectories.validate import Batch, PulledTable, Quarantine, read_shard
+
 
 def twiff_row(**changes: Any) -> dict[str, Any]:
     """TwiFF-2.7M."""
@@ -62,3 +64,11 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def pull_shard(path: Path) -> Batch:
+    """`read_shard` at once, for a shard that fits into memory."""
+    batches = list(read_shard(path, path.stem))
+    rows = pl.concat([PulledTable.create_empty(), *(rows for rows, _ in batches)])
+    rejected = pl.concat([Quarantine.create_empty(), *(rejected for _, rejected in batches)])
+    return PulledTable.cast(rows), Quarantine.cast(rejected)

@@ -16,7 +16,7 @@ from assets.toyworld.broken import FAULTS
 from assets.toyworld.source import SourceSizes, write_source
 from assets.trajectories.clips import ClipTable, resolve_clips
 from assets.trajectories.roots import open_root
-from assets.trajectories.validate import pull_shard
+from tests.assets.trajectories.shard_rows import pull_shard
 from tests.footage import CLIPS, FOOTAGE
 from tests.numbered import HEIGHT, WIDTH, turned, write_clip
 from training.artifacts import file_digest

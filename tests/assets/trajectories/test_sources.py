@@ -17,8 +17,7 @@ from pydantic import ValidationError
 from assets.settings import SourceSettings
 from assets.trajectories.shards import DamagedShardError, shard_name
 from assets.trajectories.sources import listing, open_source
-from assets.trajectories.validate import pull_shard
-from tests.assets.trajectories.shard_rows import twiff_row, write
+from tests.assets.trajectories.shard_rows import pull_shard, twiff_row, write
 from tests.hub import Hub, serve
 from training.artifacts import ArtifactStore, file_digest
 from training.project import PROJECT

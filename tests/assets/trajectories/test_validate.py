@@ -24,12 +24,11 @@ from assets.trajectories.validate import (
     PulledTable,
     Quarantine,
     _validated,
-    pull_shard,
     quarantined,
     read_shard,
     write_shard,
 )
-from tests.assets.trajectories.shard_rows import published_row, twiff_row, upstream_row, write
+from tests.assets.trajectories.shard_rows import published_row, pull_shard, twiff_row, upstream_row, write
 from training.data import json_rows
 from training.data.rejection import RejectedRow
 from training.data.trajectory import parse_row
