@@ -14,10 +14,10 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from assets.store import AssetStore
+from assets.framework.store import AssetStore
 from evaluation.reports.followed import command
-from training.artifacts import CURRENT, Artifact, DamagedArtifactError
-from training.parquet import scan_parquet
+from training.storage.artifacts import CURRENT, Artifact, DamagedArtifactError
+from training.storage.parquet import scan_parquet
 
 KEYS = ("row_id", "prompt_id", "id", "video", "alias")
 """Columns by which a table knows a row, an item, or a clip."""

@@ -12,9 +12,9 @@ import polars as pl
 
 from assets.lineage import Input, Lineage
 from evaluation.reports.followed import Chain, Followed, FollowedItem, FollowedRow, ItemAnswer, Link, Step
-from training.artifacts import Artifact
 from training.data.keyframes import key_frame_number
-from training.parquet import read_parquet, scan_parquet
+from training.storage.artifacts import Artifact
+from training.storage.parquet import read_parquet, scan_parquet
 
 REPORTED = ("futurebench/report", "twiffbench/report")
 CHOICES, ITEMS, GRADED = "futurebench/report", "futurebench/items", "graded.parquet"

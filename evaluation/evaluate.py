@@ -24,26 +24,26 @@ from typing import Any
 
 import polars as pl
 
-from evaluation.answer import FAILED
-from evaluation.answering.asked import Asked, run_of
-from evaluation.answering.ledger import Ledger, keyed
 from evaluation.benchmarks.benchmark import Benchmark, Told, sampled
 from evaluation.benchmarks.cost import latency
-from training import supervisor
-from training.artifacts import digest
-from training.files import whole
+from evaluation.generate import FAILED
+from evaluation.generation.asked import Asked, run_of
+from evaluation.generation.ledger import Ledger, keyed
 from training.grading.judge import Judge
-from training.interrupts import defer_interrupts
-from training.parquet import read_parquet
-from training.programs import CONFIG_ERROR
-from training.project import python_variables
+from training.runtime import supervisor
+from training.runtime.interrupts import defer_interrupts
+from training.runtime.programs import CONFIG_ERROR
+from training.runtime.project import python_variables
+from training.storage.artifacts import digest
+from training.storage.files import whole
+from training.storage.parquet import read_parquet
 
 ITEMS, ANSWERS, REFUSED, GRADED = "items.parquet", "answers.parquet", "refused.parquet", "graded.parquet"
 TIMED = "timed.parquet"
 REPORT, ABOUT, REPLIES = "report.json", "evaluation.json", "judge.jsonl"
 LEDGER, WORK, LOCK = "ledger", "work", ".lock"
 
-PROGRAM = "evaluation.answer"
+PROGRAM = "evaluation.generate"
 DEADLINES = supervisor.Deadlines(seconds_to_checkpoint=15.0, seconds_to_leave=15.0)
 REASONS_TOLD = 5
 

@@ -23,10 +23,10 @@ from evaluation.latents.imagined import imagined_sheet
 from evaluation.latents.looking import Pictured, items_to_draw, look, read_answers, to_picture
 from evaluation.latents.readout import Readout
 from evaluation.latents.realframes import Eye, Pool, listed
-from training.files import whole
 from training.model.checkpoint import FutureL1, load
-from training.programs import ProgramConfig, Reporter, run_program
-from training.saving import placement
+from training.model.saving import placement
+from training.runtime.programs import ProgramConfig, Reporter, run_program
+from training.storage.files import whole
 
 
 class ImagineJob(BaseModel):
@@ -47,7 +47,8 @@ class ImagineJob(BaseModel):
 class ImagineConfig(ProgramConfig):
     """items: TwiFF-Bench's (benchmarks.twiffbench.ItemTable); others: frames of other clips beside each item's own.
 
-    rows: trajectories (training.programs.TrainingConfig.data), of which `mean_rows`, drawn by lot, make the means.
+    rows: trajectories (training.runtime.programs.TrainingConfig.data), of which `mean_rows`, drawn by lot, make the
+    means.
     """
 
     jobs: list[ImagineJob] = Field(min_length=1)

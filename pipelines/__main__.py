@@ -3,7 +3,7 @@
 What `pipelines.cli` imports takes seconds, in which Python's own handling of INT is a traceback, and of TERM silence.
 """
 
-from training.interrupts import exiting
+from training.runtime.interrupts import exiting
 
 
 def main() -> None:

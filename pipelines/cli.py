@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from assets.curation.estimate import Assumptions, estimate
-from assets.store import AssetStore
-from evaluation.answering.controls import CONTROLS
-from evaluation.answering.requests import INTERVENTIONS
+from assets.framework.store import AssetStore
+from evaluation.generation.controls import CONTROLS
+from evaluation.generation.requests import INTERVENTIONS
 from pipelines import cli_evaluate, cli_lineage, cli_model
 from pipelines import ui as dagster_ui
 from pipelines.commands import Commands
@@ -27,10 +27,10 @@ from pipelines.instance import UnusableHomeError
 from pipelines.jobs import SELECT, TRAIN_RL, TRAIN_SFT, Step, plan
 from pipelines.profile import PROFILE_VARIABLE, Profile, load_profile, overlaid, profile_from_environment
 from pipelines.summary import finish
-from training.artifacts import DamagedArtifactError
-from training.endpoint import EndpointDownError, EndpointRefusesError
-from training.interrupts import exiting
-from training.printable import printable
+from training.chat.endpoint import EndpointDownError, EndpointRefusesError
+from training.runtime.interrupts import exiting
+from training.runtime.printable import printable
+from training.storage.artifacts import DamagedArtifactError
 
 CONSOLE = Console()
 RESUMED = {"demo", "curate", "train", "evaluate"}

@@ -10,18 +10,18 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation import evaluate as evaluation
-from evaluation.answering.asked import Asked, asking_of
-from evaluation.answering.controls import CONTROLS
-from evaluation.answering.requests import INTERVENTIONS
 from evaluation.benchmarks.benchmark import Benchmark
 from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings
 from evaluation.benchmarks.seedbench import SeedBench, SeedBenchSettings
 from evaluation.benchmarks.twiffbench import TwiffBench, TwiffBenchSettings
-from training.artifacts import checkpoint_folder
+from evaluation.generation.asked import Asked, asking_of
+from evaluation.generation.controls import CONTROLS
+from evaluation.generation.requests import INTERVENTIONS
+from training.chat.endpoint import JUDGE_KEYS, EndpointDownError, EndpointRefusesError
 from training.chat.preflight import preflight
-from training.endpoint import JUDGE_KEYS, EndpointDownError, EndpointRefusesError
 from training.grading.judge import Judge, JudgeSettings
-from training.printable import printable
+from training.runtime.printable import printable
+from training.storage.artifacts import checkpoint_folder
 
 SCORING = ("out", "name", "parser", "judge_url", "judge_model", "repeat_judgements")
 """The options that need no model."""

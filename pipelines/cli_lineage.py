@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
+from assets.framework.store import AssetStore
 from assets.lineage import KEYS, Found, Lineage, Trace
-from assets.store import AssetStore
 from evaluation.reports.sections.parts import shortened
 from pipelines.profile import Profile
-from training.printable import printable
+from training.runtime.printable import printable
 
 ROWS_SHOWN = 6
 LONGEST = 120

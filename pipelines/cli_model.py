@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from training.data.records import load_records
-from training.printable import printable
+from training.runtime.printable import printable
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -6,9 +6,9 @@ from typing import Any
 import click
 from sqlalchemy.exc import OperationalError
 
-from training.artifacts import DamagedArtifactError
-from training.files import UNWRITABLE
-from training.printable import printable
+from training.runtime.printable import printable
+from training.storage.artifacts import DamagedArtifactError
+from training.storage.files import UNWRITABLE
 
 
 class Commands(click.Group):

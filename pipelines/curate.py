@@ -16,21 +16,21 @@ from assets.checkpoints.assets import BASE
 from assets.curation.assets import ANSWER_TABLE, ANSWERS, CURATED, GAIN, GAIN_TABLE, gain_tables, verdict_tables
 from assets.curation.estimate import Assumptions
 from assets.curation.visual_gain import GainTable, gain_report
-from assets.store import AssetStore, write_json
+from assets.framework.store import AssetStore, write_json
 from assets.trajectories.assets import CLIPS, QUARANTINE, ROWS, TRAJECTORIES
 from assets.trajectories.checks import faulty_shards, said_of_shards
 from assets.trajectories.repeats import repeated_elsewhere
 from assets.trajectories.validate import Quarantine
-from evaluation.answering.image_factor import unknown_factor
+from evaluation.generation.image_factor import unknown_factor
 from pipelines.driver import StepFailedError, run_plan
 from pipelines.jobs import INGEST, OBSERVE, PREPARE, SELECT, Step, score
 from pipelines.profile import Profile, overlaid
-from training.appendlog import AppendLog
-from training.artifacts import Artifact, checkpoint_folder
+from training.chat.endpoint import ENDPOINT_KEYS, JUDGE_KEYS
 from training.chat.preflight import preflight
-from training.endpoint import ENDPOINT_KEYS, JUDGE_KEYS
-from training.files import whole
-from training.parquet import read_parquet, scan_parquet
+from training.storage.append_log import AppendLog
+from training.storage.artifacts import Artifact, checkpoint_folder
+from training.storage.files import whole
+from training.storage.parquet import read_parquet, scan_parquet
 
 WORK = "work"
 SUMMARY = "summary.json"

@@ -18,9 +18,9 @@ from assets.curation.assets import curation_assets
 from assets.curation.checks import curation_checks
 from assets.curation.hub import hub_asset
 from assets.curation.set_assets import set_assets
-from assets.launcher import Launcher, Progress
-from assets.resources import JudgeAccess, LogProgress
-from assets.store import AssetStore
+from assets.framework.resources import JudgeAccess, LogProgress
+from assets.framework.store import AssetStore
+from assets.launching.launcher import Launcher, Progress
 from assets.toyworld.assets import SOURCE as TOYWORLD
 from assets.toyworld.assets import toyworld_assets
 from assets.toyworld.checks import toyworld_checks

@@ -16,12 +16,12 @@ import dagster as dg
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from assets.partitions import SHARDS, key_of, range_tags
+from assets.framework.partitions import SHARDS, key_of, range_tags
 from pipelines.definitions import build_definitions
 from pipelines.instance import DRIVER_TAG, driver_instance
 from pipelines.jobs import Step
 from pipelines.profile import Profile
-from training import interrupts
+from training.runtime import interrupts
 
 LOG_LEVEL = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from training.artifacts import digest
-from training.files import whole
-from training.project import PROJECT
+from training.runtime.project import PROJECT
+from training.storage.artifacts import digest
+from training.storage.files import whole
 
 DRIVER_TAG = "future-l1/driver"
 DRIVER_LOCK = "driver.lock"

@@ -24,7 +24,7 @@ from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import BASE, RL, RL_PROGRAM, SFT, SFT_PROGRAM
 from assets.curation.assets import ANSWERS, CURATED, GAIN, RL_SETS, SFT_SETS
 from assets.curation.hub import HUB
-from assets.partitions import key_of
+from assets.framework.partitions import key_of
 from assets.toyworld.assets import SOURCE as TOYWORLD
 from assets.trajectories.assets import CLIPS, SOURCE, TRAJECTORIES
 from pipelines.profile import Profile

@@ -20,9 +20,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from assets.curation.prompts import PromptSettings
 from assets.curation.selection import SelectionSettings
-from assets.launcher import LaunchSettings
-from assets.partitions import BASE, Checkpoints
-from assets.settings import (
+from assets.framework.partitions import BASE, Checkpoints
+from assets.framework.settings import (
     AnswerSettings,
     BenchmarkSettings,
     CurationSettings,
@@ -34,15 +33,16 @@ from assets.settings import (
     SourceSettings,
     TwiffBenchRun,
 )
+from assets.launching.launcher import LaunchSettings
 from assets.toyworld.source import SourceSizes
-from evaluation.answering.controls import CONTROLS
-from evaluation.answering.requests import INTERVENTIONS
 from evaluation.benchmarks.futurebench import FutureBenchSettings
 from evaluation.benchmarks.twiffbench import TwiffBenchSettings
+from evaluation.generation.controls import CONTROLS
+from evaluation.generation.requests import INTERVENTIONS
 from training import recipes, tiny
 from training.grading import toy_judge
 from training.grading.judge import JudgeSettings
-from training.project import IS_CHECKOUT, PROJECT
+from training.runtime.project import IS_CHECKOUT, PROJECT
 
 FSDP = Path("profiles/accelerate/fsdp2.yaml")
 RUNS = ("sft", "rl")
@@ -146,7 +146,7 @@ def demo(home: Path, seed: int = 0) -> Profile:
         toy_judge=True,
         launch=LaunchSettings(
             # One core each does both halves in less time than one after the other on two cores.
-            together={"evaluation.answer": 2, "training.sft": 2, "training.rl": 2},
+            together={"evaluation.generate": 2, "training.sft": 2, "training.rl": 2},
             # Freed memory stays with the program: a forward pass takes 71 ms instead of 186.
             environment={
                 "MALLOC_MMAP_MAX_": "0",
@@ -204,7 +204,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
         judge=JudgeSettings(base_url="http://127.0.0.1:8000/v1", model="judge"),
         launch=LaunchSettings(
             processes={"training.sft": 8, "training.rl": 8},
-            together={"evaluation.answer": 8},  # a GPU each; those that find none free wait for theirs
+            together={"evaluation.generate": 8},  # a GPU each; those that find none free wait for theirs
             accelerate_config={"training.sft": FSDP, "training.rl": FSDP},  # Adam's state fits no one GPU
             seconds_to_checkpoint=600.0,
             seconds_silent=7200.0,

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import dagster as dg
 
 from assets.curation.assets import GAIN
-from assets.partitions import SHARDS, SHARDS_PER_RUN, range_tags
-from assets.settings import SourceSettings
-from assets.store import AssetStore
+from assets.framework.partitions import SHARDS, SHARDS_PER_RUN, range_tags
+from assets.framework.settings import SourceSettings
+from assets.framework.store import AssetStore
 from assets.trajectories.assets import TRAJECTORIES, retire
 from assets.trajectories.sources import Listing, listing
-from training.artifacts import digest
+from training.storage.artifacts import digest
 
 
 def stale_shards(store: AssetStore, found: Listing) -> list[str]:

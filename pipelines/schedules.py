@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from assets.partitions import SHARDS
-from assets.settings import SourceSettings
-from assets.store import AssetStore
+from assets.framework.partitions import SHARDS
+from assets.framework.settings import SourceSettings
+from assets.framework.store import AssetStore
 from pipelines.jobs import RECURATE
 from pipelines.recuration import look
 

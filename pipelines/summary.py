@@ -9,12 +9,12 @@ from rich.table import Table
 
 from assets.benchmarks.comparison import COMPARISON, PAGE
 from assets.benchmarks.report_inputs import run_reports
-from assets.store import AssetStore, write_json
+from assets.framework.store import AssetStore, write_json
 from evaluation.benchmarks.futurebench import SPLITS
 from evaluation.benchmarks.twiffbench import MARKS
 from evaluation.reports.run_reports import RunReports
 from pipelines.profile import Profile
-from training.project import IS_CHECKOUT
+from training.runtime.project import IS_CHECKOUT
 
 SUMMARY = "summary.json"
 COLUMNS = (*SPLITS, "average")

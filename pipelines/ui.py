@@ -14,9 +14,9 @@ from typing import Any
 
 from pipelines.instance import ready_instance, sole_ui
 from pipelines.profile import make_environment_absolute
-from training import supervisor
-from training.interrupts import defer_interrupts
-from training.project import PROJECT, WORKSPACE, python_variables
+from training.runtime import supervisor
+from training.runtime.interrupts import defer_interrupts
+from training.runtime.project import PROJECT, WORKSPACE, python_variables
 
 SECONDS_TO_HEALTH = 120.0
 HEALTH = """{

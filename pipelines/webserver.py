@@ -16,8 +16,8 @@ from dagster_webserver.cli import DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_MAX
 from starlette.applications import Starlette
 
 from pipelines.same_origin import SameOriginMiddleware
-from training.interrupts import exiting
-from training.project import WORKSPACE
+from training.runtime.interrupts import exiting
+from training.runtime.project import WORKSPACE
 
 SECONDS_TO_FINISH = 3
 """What requests get that are under way when the server is asked to end; live logs would go on for ever."""

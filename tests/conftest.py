@@ -49,8 +49,8 @@ def base() -> "FutureL1":
 def taught_folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that knows the format and little else: a few dozen steps on the rows."""
     from tests.toy import sft_recipe
-    from training.programs import Reporter
     from training.recipes import Optimiser
+    from training.runtime.programs import Reporter
     from training.sft.__main__ import SftConfig, main
     from training.tiny import BASE
 

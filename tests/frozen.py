@@ -11,13 +11,13 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.columns import ROWS, TABLES
-from assets.contracts import holds_or_null, schema_of
+from assets.framework.columns import ROWS, TABLES
+from assets.framework.contracts import holds_or_null, schema_of
 from pipelines.alerts import WEBHOOK_VARIABLE
 from pipelines.definitions import build_definitions
 from pipelines.profile import demo
 from tests.pipelines import graph
-from training.project import PROJECT
+from training.runtime.project import PROJECT
 
 README, CONTRACTS = PROJECT / "README.md", PROJECT / "docs" / "data-contracts.md"
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.alerts import WEBHOOK_VARIABLE
 from tests.frozen import CONTRACTS, FROZEN, schemas_on, with_schemas
-from training.project import PROJECT
+from training.runtime.project import PROJECT
 
 
 def schemas() -> set[str]:

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from assets.trajectories.clips import resolve_clips
-from evaluation.answer import AnswerConfig, AnswerJob
-from evaluation.answer import main as answer
 from evaluation.benchmarks import futurebench
+from evaluation.generate import AnswerConfig, AnswerJob
+from evaluation.generate import main as answer
 from tests.assets.trajectories.shard_rows import pull_shard
 from tests.footage import CLIPS, FOOTAGE
 from training.data.keyframes import key_frame_number, key_frame_pool
@@ -25,8 +25,8 @@ from training.data.video import read_frames
 from training.model.checkpoint import FutureL1, load
 from training.model.rows import RowReader
 from training.model.teaching import Teaching
-from training.programs import Reporter, read_metrics
 from training.recipes import Optimiser, SftRecipe
+from training.runtime.programs import Reporter, read_metrics
 from training.sft.__main__ import SftConfig
 from training.sft.__main__ import main as sft
 from training.tiny import BASE

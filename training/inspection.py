@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig
 
-from training.artifacts import UnusableCheckpointError, checkpoint_folder
 from training.data.records import Record, name_of, read_record
 from training.model.checkpoint import FutureL1, load
 from training.model.encoding import IGNORE, Encoded, collate
@@ -22,6 +21,7 @@ from training.model.teaching import Teaching
 from training.model.tokens import LATENT
 from training.model.vision import FrozenVision
 from training.recipes import paper_sft
+from training.storage.artifacts import UnusableCheckpointError, checkpoint_folder
 
 CACHE_BYTES = 2**28
 """Vision features kept: every record is shown twice, alone and in the batch."""

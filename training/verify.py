@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from training.appendlog import AppendLog
 from training.model.checkpoint import FutureL1, load
 from training.model.decode import Sampling, decode
 from training.model.encoding import Encoded, collate
 from training.model.forward import inputs_of, spliced_forward
 from training.model.rows import SKIPPED, Row, RowReader, Rows
+from training.model.saving import placement
 from training.model.vision import FrozenVision
-from training.parquet import read_parquet
-from training.programs import CHECKPOINT, Reporter, TrainingConfig, is_first
-from training.saving import placement
+from training.runtime.programs import CHECKPOINT, Reporter, TrainingConfig, is_first
+from training.storage.append_log import AppendLog
+from training.storage.parquet import read_parquet
 
 LONGEST = 256
 """Tokens of an answer to a question that comes without a dialogue of its own."""

@@ -8,20 +8,20 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from assets.answering import PROGRAM, Asked, Job, answer_all
 from assets.checkpoints.assets import BASE, RL, SFT
-from assets.code import code_of
-from assets.configs import TriedAnswers
-from assets.define import Asset, asset, op_assets
-from assets.launcher import Launcher
-from assets.metadata import batch_result, result_of
-from assets.partitions import Checkpoints
-from assets.settings import BenchmarkSettings, SourceSettings
-from assets.store import AssetStore
-from evaluation.answering.ledger import keyed
+from assets.framework.code import code_of
+from assets.framework.configs import TriedAnswers
+from assets.framework.define import Asset, asset, op_assets
+from assets.framework.metadata import batch_result, result_of
+from assets.framework.partitions import Checkpoints
+from assets.framework.settings import BenchmarkSettings, SourceSettings
+from assets.framework.store import AssetStore
+from assets.generation import PROGRAM, Asked, Job, answer_all
+from assets.launching.launcher import Launcher
 from evaluation.benchmarks import futurebench, twiffbench
-from training.artifacts import MODEL, file_digest
-from training.parquet import read_parquet
+from evaluation.generation.ledger import keyed
+from training.storage.artifacts import MODEL, file_digest
+from training.storage.parquet import read_parquet
 
 FUTURE_ITEMS, FUTURE_ANSWERS, FUTURE_REPORT = "futurebench/items", "futurebench/answers", "futurebench/report"
 TWIFF_ITEMS, TWIFF_ANSWERS, TWIFF_REPORT = "twiffbench/items", "twiffbench/answers", "twiffbench/report"

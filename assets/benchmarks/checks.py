@@ -19,10 +19,10 @@ from assets.benchmarks.assets import (
 from assets.benchmarks.comparison import COMPARISON
 from assets.benchmarks.imagination import IMAGINATION
 from assets.benchmarks.necessity import NECESSITY
-from assets.partitions import Checkpoints, key_of
-from assets.store import AssetStore, read_json
+from assets.framework.partitions import Checkpoints, key_of
+from assets.framework.store import AssetStore, read_json
 from evaluation.latents.imagination import MEAN
-from training.parquet import read_parquet
+from training.storage.parquet import read_parquet
 
 UNREADABLE_LIMIT = 0.01
 

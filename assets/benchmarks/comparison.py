@@ -15,16 +15,16 @@ from assets.benchmarks.assets import (
 from assets.benchmarks.imagination import IMAGINATION
 from assets.benchmarks.necessity import NECESSITY
 from assets.benchmarks.report_inputs import run_reports
-from assets.code import code_of
 from assets.curation.assets import CURATED
-from assets.define import Asset, asset
-from assets.metadata import result_of
-from assets.partitions import Checkpoints
-from assets.store import AssetStore, write_json
+from assets.framework.code import code_of
+from assets.framework.define import Asset, asset
+from assets.framework.metadata import result_of
+from assets.framework.partitions import Checkpoints
+from assets.framework.store import AssetStore, write_json
 from evaluation.latents.latent_map import latent_map
 from evaluation.reports.report import build_page
-from training.artifacts import digest
-from training.parquet import read_parquet
+from training.storage.artifacts import digest
+from training.storage.parquet import read_parquet
 
 COMPARISON = "reports/comparison"
 PAGE, TEXT = "report.html", "report.md"

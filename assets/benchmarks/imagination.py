@@ -8,16 +8,16 @@ from typing import Any
 import dagster as dg
 
 from assets.benchmarks.assets import ANSWER_TABLE, ITEM_TABLE, TWIFF_ANSWERS, TWIFF_ITEMS
-from assets.code import code_of
-from assets.configs import TriedLook
 from assets.curation.assets import SFT_SETS
-from assets.define import Asset, op_assets
-from assets.launcher import Launcher, Start
-from assets.metadata import batch_result
-from assets.partitions import BASE, Checkpoints
-from assets.store import AssetStore, Work, read_json
+from assets.framework.code import code_of
+from assets.framework.configs import TriedLook
+from assets.framework.define import Asset, op_assets
+from assets.framework.metadata import batch_result
+from assets.framework.partitions import BASE, Checkpoints
+from assets.framework.store import AssetStore, Work, read_json
+from assets.launching.launcher import Launcher, Start
 from evaluation.latents.imagination import FOUND, PICTURE
-from training.artifacts import MODEL, digest
+from training.storage.artifacts import MODEL, digest
 
 IMAGINATION = "reports/imagination"
 TAUGHT = "future_l1.parquet"

@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from assets.answering import PROGRAM, Asked, Job, answer_all
 from assets.benchmarks.assets import (
     ANSWER_TABLE,
     FUTURE,
@@ -18,27 +17,28 @@ from assets.benchmarks.assets import (
     REPORT,
 )
 from assets.benchmarks.imagination import IMAGINATION
-from assets.code import code_of
-from assets.configs import TriedItems
-from assets.define import Asset, op_assets
-from assets.launcher import Launcher
-from assets.metadata import batch_result
-from assets.partitions import BASE, Checkpoints
-from assets.settings import BenchmarkSettings
-from assets.store import AssetStore, write_json
+from assets.framework.code import code_of
+from assets.framework.configs import TriedItems
+from assets.framework.define import Asset, op_assets
+from assets.framework.metadata import batch_result
+from assets.framework.partitions import BASE, Checkpoints
+from assets.framework.settings import BenchmarkSettings
+from assets.framework.store import AssetStore, write_json
+from assets.generation import PROGRAM, Asked, Job, answer_all
+from assets.launching.launcher import Launcher
 from evaluation.benchmarks import futurebench
 from evaluation.benchmarks.benchmark import sampled
 from evaluation.latents.imagination import MEAN
 from evaluation.latents.necessity import necessity_report
-from training.artifacts import MODEL
-from training.parquet import read_parquet
+from training.storage.artifacts import MODEL
+from training.storage.parquet import read_parquet
 
 NECESSITY = "reports/latent_necessity"
 INTERVENED = "reports/intervened_answers"
 FIGURES = ("interventions.png", "controls.png")
 
 INTERVENED_CODE = code_of(FUTURE, PROGRAM)
-NECESSITY_CODE = code_of(FUTURE, "evaluation.latents.necessity", "evaluation.reports.plots.latents")
+NECESSITY_CODE = code_of(FUTURE, "evaluation.latents.necessity", "evaluation.drawing.latent_plots")
 
 
 def necessity_asset(
@@ -132,7 +132,7 @@ def necessity_asset(
 
 def _figures(model: str, report: Mapping[str, Any]) -> dict[str, bytes]:
     """Changes of accuracy with intervals, by file name; an untaught model has no interventions."""
-    from evaluation.reports.plots.latents import controls, interventions
+    from evaluation.drawing.latent_plots import controls, interventions
 
     drawn = zip(FIGURES, ("interventions", "controls"), (interventions, controls), strict=True)
     return {name: draw({model: report}) for name, part, draw in drawn if report[part]}

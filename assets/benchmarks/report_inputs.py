@@ -8,15 +8,15 @@ from assets.benchmarks.imagination import IMAGINATION
 from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import BASE as BASE_ASSET
 from assets.curation.assets import CURATED
+from assets.framework.partitions import Checkpoints
+from assets.framework.store import AssetStore, name_of, read_json
 from assets.lineage import Lineage
 from assets.lineage_page import followed
-from assets.partitions import Checkpoints
-from assets.store import AssetStore, name_of, read_json
+from evaluation.drawing.storyboard import BOARDS
 from evaluation.latents.imagination import FOUND, PICTURE
 from evaluation.reports.run_reports import ModelOrigin, RunReports, paired_rows
-from evaluation.reports.storyboard import BOARDS
-from training.parquet import read_parquet
-from training.programs import read_metrics
+from training.runtime.programs import read_metrics
+from training.storage.parquet import read_parquet
 
 
 def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: bool) -> RunReports:

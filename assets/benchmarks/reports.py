@@ -21,22 +21,22 @@ from assets.benchmarks.assets import (
     TWIFF_ITEMS,
     TWIFF_REPORT,
 )
-from assets.code import code_of
-from assets.configs import TriedJudging
-from assets.define import Asset, asset
-from assets.metadata import batch_result
-from assets.partitions import Checkpoints
-from assets.resources import JudgeAccess
-from assets.retries import after_outages
-from assets.settings import BenchmarkSettings
-from assets.store import AssetStore, write_json
+from assets.framework.code import code_of
+from assets.framework.configs import TriedJudging
+from assets.framework.define import Asset, asset
+from assets.framework.metadata import batch_result
+from assets.framework.partitions import Checkpoints
+from assets.framework.resources import JudgeAccess
+from assets.framework.retries import after_outages
+from assets.framework.settings import BenchmarkSettings
+from assets.framework.store import AssetStore, write_json
 from evaluation.benchmarks import futurebench, twiffbench
-from evaluation.reports.storyboard import BOARDS, write_storyboards
+from evaluation.drawing.storyboard import BOARDS, write_storyboards
 from training.grading.judge import Judge
-from training.parquet import read_parquet
+from training.storage.parquet import read_parquet
 
-FUTURE_REPORT_CODE = code_of(FUTURE, "evaluation.reports.plots.scores", "evaluation.reports.storyboard")
-TWIFF_REPORT_CODE = code_of(TWIFF, "evaluation.reports.plots.scores")
+FUTURE_REPORT_CODE = code_of(FUTURE, "evaluation.drawing.score_plots", "evaluation.drawing.storyboard")
+TWIFF_REPORT_CODE = code_of(TWIFF, "evaluation.drawing.score_plots")
 SPLITS_FIGURE, CATEGORIES_FIGURE = "splits.png", "categories.png"
 
 
@@ -143,14 +143,14 @@ def _twiffbench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) ->
 
 def _splits_figure(model: str, report: Mapping[str, Any]) -> bytes:
     """Accuracy by depth and on average, with intervals."""
-    from evaluation.reports.plots.scores import accuracy_by_hop
+    from evaluation.drawing.score_plots import accuracy_by_hop
 
     return accuracy_by_hop({model: report})
 
 
 def _categories_figure(report: Mapping[str, Any]) -> bytes:
     """Marks of all items and of each category, with intervals."""
-    from evaluation.reports.plots.scores import judged_marks
+    from evaluation.drawing.score_plots import judged_marks
 
     categories = {name: {**marks, "status": "complete"} for name, marks in report["categories"].items()}
     return judged_marks({"all items": report, **categories})

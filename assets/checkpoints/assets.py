@@ -9,18 +9,18 @@ from typing import Any
 import dagster as dg
 
 from assets.checkpoints.base import files_of, link
-from assets.code import code_of
-from assets.configs import TriedTraining
 from assets.curation.assets import RL_SETS, SFT_SETS
-from assets.define import Asset, asset, op_assets
-from assets.launcher import Launcher, Start
-from assets.metadata import batch_result, result_of
-from assets.partitions import Checkpoints
-from assets.resources import JudgeAccess
-from assets.settings import RlRun, SftRun
-from assets.store import AssetStore, Work
-from training.artifacts import MODEL, Artifact
-from training.programs import CHECKPOINT, METRICS, RESULT, read_metrics
+from assets.framework.code import code_of
+from assets.framework.configs import TriedTraining
+from assets.framework.define import Asset, asset, op_assets
+from assets.framework.metadata import batch_result, result_of
+from assets.framework.partitions import Checkpoints
+from assets.framework.resources import JudgeAccess
+from assets.framework.settings import RlRun, SftRun
+from assets.framework.store import AssetStore, Work
+from assets.launching.launcher import Launcher, Start
+from training.runtime.programs import CHECKPOINT, METRICS, RESULT, read_metrics
+from training.storage.artifacts import MODEL, Artifact
 
 BASE = "checkpoints/base"
 SFT = "checkpoints/sft"
@@ -231,7 +231,7 @@ def _finish(workspace: Path, result: Mapping[str, Any]) -> dict[str, Any]:
         shutil.rmtree(workspace / MODEL, ignore_errors=True)
         (workspace / CHECKPOINT).rename(workspace / MODEL)
     shutil.rmtree(workspace / "steps", ignore_errors=True)
-    from evaluation.reports.figures import training_curves
+    from evaluation.drawing.figures import training_curves
 
     metrics = read_metrics(workspace)
     (workspace / CURVES).write_bytes(training_curves(metrics))

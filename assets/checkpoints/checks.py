@@ -9,11 +9,11 @@ from typing import Any
 import dagster as dg
 
 from assets.checkpoints.assets import BASE, RL, SFT
-from assets.partitions import Checkpoints, key_of
-from assets.store import AssetStore
-from training.appendlog import AppendLog
-from training.artifacts import MODEL, Artifact
-from training.programs import read_metrics
+from assets.framework.partitions import Checkpoints, key_of
+from assets.framework.store import AssetStore
+from training.runtime.programs import read_metrics
+from training.storage.append_log import AppendLog
+from training.storage.artifacts import MODEL, Artifact
 
 CLASS = "Qwen3VLForConditionalGeneration"
 SKIPPED_LIMIT = 0.01

@@ -10,10 +10,6 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from assets.answering import PROGRAM, Asked, Job, Scored, Server, again, answer_all
-from assets.code import code_of
-from assets.columns import GIVEN_GAIN
-from assets.configs import TriedSelection
 from assets.curation.card import COMPOSITION_FIGURE, GAIN_FIGURE, gain_figure
 from assets.curation.contamination import BenchmarkIndex, benchmark_index
 from assets.curation.prompts import answer_prompts, prompts_hash
@@ -29,21 +25,25 @@ from assets.curation.visual_gain import (
     verdicts,
     visual_gain,
 )
-from assets.define import Asset, asset, op_assets
-from assets.launcher import Launcher
-from assets.metadata import batch_result, result_of
-from assets.partitions import BY_SHARD, SHARDS
-from assets.resources import JudgeAccess
-from assets.retries import after_outages
-from assets.settings import CurationSettings
-from assets.store import AssetStore, Work
+from assets.framework.code import code_of
+from assets.framework.columns import GIVEN_GAIN
+from assets.framework.configs import TriedSelection
+from assets.framework.define import Asset, asset, op_assets
+from assets.framework.metadata import batch_result, result_of
+from assets.framework.partitions import BY_SHARD, SHARDS
+from assets.framework.resources import JudgeAccess
+from assets.framework.retries import after_outages
+from assets.framework.settings import CurationSettings
+from assets.framework.store import AssetStore, Work
+from assets.generation import PROGRAM, Asked, Job, Scored, Server, again, answer_all
+from assets.launching.launcher import Launcher
 from assets.trajectories.assets import CLIPS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
-from evaluation.answering.image_factor import QWEN3_VL, image_factor, unknown_factor
-from training.artifacts import MODEL, Artifact, digest
-from training.endpoint import EndpointSettings
+from evaluation.generation.image_factor import QWEN3_VL, image_factor, unknown_factor
+from training.chat.endpoint import EndpointSettings
 from training.grading.judge import Judge
-from training.parquet import read_parquet, scan_parquet
+from training.storage.artifacts import MODEL, Artifact, digest
+from training.storage.parquet import read_parquet, scan_parquet
 
 BASE = "checkpoints/base"
 ANSWERS = "curation/answers"

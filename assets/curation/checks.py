@@ -19,11 +19,11 @@ from assets.curation.assets import (
 )
 from assets.curation.disjoint import disjoint
 from assets.curation.publication import CURATED_TABLE
-from assets.partitions import SHARDS, key_of
-from assets.settings import CurationSettings
-from assets.store import AssetStore
-from evaluation.answering.curtailment import CONDITIONS
-from training.parquet import read_parquet
+from assets.framework.partitions import SHARDS, key_of
+from assets.framework.settings import CurationSettings
+from assets.framework.store import AssetStore
+from evaluation.generation.curtailment import CONDITIONS
+from training.storage.parquet import read_parquet
 
 PENDING_LIMIT = 0.05
 

@@ -27,7 +27,7 @@ from assets.curation.likeness import any_near, clip_signatures, signature
 from assets.curation.pool import scan
 from training.data.images import open_image
 from training.data.keyframes import key_frame_number, key_frame_pool
-from training.parquet import scan_parquet
+from training.storage.parquet import scan_parquet
 
 SAME_VIDEO = "source video of a benchmark item"
 SAME_CONTENT = "question, answer and frames of a benchmark item"

@@ -16,7 +16,7 @@ from assets.curation.likeness import any_near, clip_signatures
 from training.data.keyframes import key_frame_number
 from training.data.trajectory import clip_interval
 from training.grading.parsers import normalised, options_of
-from training.parquet import read_parquet
+from training.storage.parquet import read_parquet
 
 
 def disjoint(published: pl.DataFrame, index: BenchmarkIndex) -> list[str]:

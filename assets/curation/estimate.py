@@ -11,9 +11,9 @@ from pathlib import Path
 import polars as pl
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from evaluation.answering.curtailment import CONDITIONS, GainRule
+from evaluation.generation.curtailment import CONDITIONS, GainRule
 from training.grading.parsers import answer_text
-from training.parquet import scan_parquet
+from training.storage.parquet import scan_parquet
 
 GIVEN = "given"
 _LINE_BYTES = 330  # of a ledger line besides the answer's text and token ids

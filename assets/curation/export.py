@@ -7,7 +7,7 @@ out to the top level, and `image` and `reasoning_image` are lists of integers, b
 
 from pathlib import Path
 
-from training.parquet import read_parquet
+from training.storage.parquet import read_parquet
 
 PUBLIC_COLUMNS = (
     "video",

@@ -5,10 +5,10 @@ import dagster as dg
 from assets.curation.assets import CURATED, SELECTION_CODE
 from assets.curation.publication import CARD, CURATED_TABLE
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS
-from assets.define import Asset, asset
-from assets.metadata import metadata_of
-from assets.retries import after_outages
-from assets.store import AssetStore
+from assets.framework.define import Asset, asset
+from assets.framework.metadata import metadata_of
+from assets.framework.retries import after_outages
+from assets.framework.store import AssetStore
 from assets.trajectories.hub import hub_access
 
 HUB = "curation/hub"

@@ -17,7 +17,7 @@ from assets.curation.keys import (
     question_stem,
     with_clip_interval,
 )
-from training.parquet import scan_parquet
+from training.storage.parquet import scan_parquet
 
 READ = ("row_id", "video", "p_t", "gain", "start", "end", "sha256", "question", "answer", "observed", "future")
 

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from evaluation.answering.curtailment import CONDITIONS, Condition
+from evaluation.generation.curtailment import CONDITIONS, Condition
 from training.data.dialogue import Slot, user_pieces
 from training.data.keyframes import key_frame_number
 from training.data.prompts import Part, frame, prompt_frame, text

@@ -11,7 +11,7 @@ from assets.curation.contamination import BenchmarkIndex
 from assets.curation.difference import change_report, difference
 from assets.curation.export import export_json
 from assets.curation.selection import SelectionSettings, select
-from training.parquet import read_parquet
+from training.storage.parquet import read_parquet
 
 CURATED_TABLE = "future_l1_50k.parquet"
 EXPORT = "future_l1_50k.json"

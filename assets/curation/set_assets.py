@@ -5,8 +5,6 @@ from typing import Any
 
 import dagster as dg
 
-from assets.code import code_of
-from assets.configs import TriedDraw
 from assets.curation.assets import (
     CURATED,
     GAIN,
@@ -23,12 +21,14 @@ from assets.curation.assets import (
 from assets.curation.publication import CURATED_TABLE, POOL_TABLE
 from assets.curation.sets import random_set, rl_set
 from assets.curation.v1_33k import choices
-from assets.define import Asset, asset
-from assets.metadata import result_of
-from assets.settings import CurationSettings
-from assets.store import AssetStore
-from training.artifacts import file_digest
-from training.parquet import read_parquet
+from assets.framework.code import code_of
+from assets.framework.configs import TriedDraw
+from assets.framework.define import Asset, asset
+from assets.framework.metadata import result_of
+from assets.framework.settings import CurationSettings
+from assets.framework.store import AssetStore
+from training.storage.artifacts import file_digest
+from training.storage.parquet import read_parquet
 
 SFT_SETS_CODE = code_of("assets.curation.sets")
 RL_SETS_CODE = code_of("assets.curation.sets", "assets.curation.v1_33k")

@@ -16,12 +16,12 @@ from typing import Any
 import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
-from evaluation.answering.curtailment import CONDITIONS, Condition
+from evaluation.generation.curtailment import CONDITIONS, Condition
 from training.data.keyframes import key_frame_number
 from training.data.trajectory import IMAGE
 from training.data.video import read_frames
 from training.grading.parsers import answer_text
-from training.printable import printable
+from training.runtime.printable import printable
 
 STORYBOARDS, TOP_ROWS, REJECTED = "storyboards.png", "top_rows.md", "rejected.md"
 PNG_LIMIT = 400_000

@@ -2,10 +2,10 @@
 
 import polars as pl
 
-from assets.store import AssetStore
+from assets.framework.store import AssetStore
 from assets.trajectories.assets import CLIP_TABLE, CLIPS, ROWS, TRAJECTORIES
 from assets.trajectories.repeats import repeated_elsewhere
-from training.parquet import scan_parquet
+from training.storage.parquet import scan_parquet
 
 
 def usable_rows(store: AssetStore, shard: str) -> pl.DataFrame:

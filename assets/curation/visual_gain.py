@@ -12,7 +12,7 @@ from typing import Any
 import dataframely as dy
 import polars as pl
 
-from evaluation.answering.curtailment import CONDITIONS, GainRule
+from evaluation.generation.curtailment import CONDITIONS, GainRule
 from evaluation.statistics import wilson_columns
 from training.grading.grade import Answered, grade
 from training.grading.judge import Judge

@@ -12,7 +12,7 @@ from dagster_pipes import PIPES_PROTOCOL_VERSION_FIELD
 from pydantic import BaseModel, ConfigDict, Field
 
 from assets.launching.program import Deadlines, Program, Watch, every_programs_variables
-from training.artifacts import digest
+from training.storage.artifacts import digest
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_KILL = 15
@@ -57,7 +57,7 @@ class ClusterSettings(BaseModel):
     def command_for(self, program: Program, deadlines: Deadlines) -> list[str]:
         """A program under a supervisor, which on INT or TERM ends it and all that it started, with our deadlines."""
         seconds = [str(deadlines.seconds_to_checkpoint), str(deadlines.seconds_to_leave)]
-        return [self.python, "-m", "training.supervisor", *seconds, self.python, *program.arguments]
+        return [self.python, "-m", "training.runtime.supervisor", *seconds, self.python, *program.arguments]
 
     def environment_for(self, program: Program, deadlines: Deadlines) -> dict[str, str]:
         """Variables of a program besides those of the node that it runs on."""

@@ -3,7 +3,7 @@
 Dagster's own subprocess client signals the direct child only, never kills, and frees the pool slot while a stubborn
 training or its grandchildren still hold the device. Here, when the step is cancelled or fails, all that a program
 started gets INT (write a checkpoint and leave), TERM and KILL, each with a deadline, and the step ends only when nobody
-is left. Of a step that is killed outright, the program's supervisor does the same (`training.supervisor`).
+is left. Of a step that is killed outright, the program's supervisor does the same (`training.runtime.supervisor`).
 """
 
 import os
@@ -29,9 +29,9 @@ from assets.launching.program import (
     failure,
     op_context,
 )
-from training import supervisor
-from training.devices import NOTHING, Claim, TooFewDevicesError, check_enough, says_waiting, try_claim, visible
-from training.interrupts import defer_interrupts
+from training.runtime import supervisor
+from training.runtime.devices import NOTHING, Claim, TooFewDevicesError, check_enough, says_waiting, try_claim, visible
+from training.runtime.interrupts import defer_interrupts
 
 SECONDS_BETWEEN_LOOKS = 0.2
 LINES_KEPT = 40

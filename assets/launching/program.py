@@ -9,9 +9,9 @@ from typing import Protocol
 
 import dagster as dg
 
-from training.programs import OUTAGE
-from training.project import python_variables
-from training.supervisor import Deadlines as Deadlines
+from training.runtime.programs import OUTAGE
+from training.runtime.project import python_variables
+from training.runtime.supervisor import Deadlines as Deadlines
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
 

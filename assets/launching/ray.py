@@ -24,8 +24,8 @@ from assets.launching.cluster import (
     wait_for_all,
 )
 from assets.launching.program import Context, Deadlines, Program, Watch, failure, op_context
-from training.interrupts import defer_interrupts
-from training.project import PROJECT
+from training.runtime.interrupts import defer_interrupts
+from training.runtime.project import PROJECT
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails

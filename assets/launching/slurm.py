@@ -28,8 +28,8 @@ from assets.launching.cluster import (
 )
 from assets.launching.program import Context, Deadlines, Program, Watch, failure
 from assets.launching.slurm_queue import Queue
-from training.interrupts import defer_interrupts
-from training.project import PROJECT
+from training.runtime.interrupts import defer_interrupts
+from training.runtime.project import PROJECT
 
 if TYPE_CHECKING:
     from dagster_slurm import BashLauncher, ComputeResource, SSHConnectionResource

@@ -6,11 +6,11 @@ from typing import Any
 
 import dagster as dg
 
-from assets.code import code_of
-from assets.define import Asset, asset
-from assets.launcher import Progress
-from assets.metadata import result_of
-from assets.store import AssetStore
+from assets.framework.code import code_of
+from assets.framework.define import Asset, asset
+from assets.framework.metadata import result_of
+from assets.framework.store import AssetStore
+from assets.launching.launcher import Progress
 from assets.toyworld.source import REPORT, SourceSizes, write_source
 
 SOURCE = "toyworld/source"

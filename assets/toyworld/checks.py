@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from assets.partitions import key_of
-from assets.store import AssetStore
+from assets.framework.partitions import key_of
+from assets.framework.store import AssetStore
 from assets.toyworld.assets import SOURCE
 
 GUESSING_LIMIT = 0.60

@@ -8,21 +8,21 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from assets.code import code_of
-from assets.define import Asset, asset
-from assets.launcher import Progress
-from assets.metadata import batch_result
-from assets.partitions import BY_SHARD, SHARDS
-from assets.retries import if_remote
-from assets.settings import SourceSettings
-from assets.store import AssetStore
+from assets.framework.code import code_of
+from assets.framework.define import Asset, asset
+from assets.framework.metadata import batch_result
+from assets.framework.partitions import BY_SHARD, SHARDS
+from assets.framework.retries import if_remote
+from assets.framework.settings import SourceSettings
+from assets.framework.store import AssetStore
+from assets.launching.launcher import Progress
 from assets.trajectories.clips import resolve_clips
 from assets.trajectories.locations import local_path
 from assets.trajectories.shards import Listing, Shard
 from assets.trajectories.sources import Source, open_source
 from assets.trajectories.validate import write_shard
-from training.artifacts import CURRENT, Artifact, digest
-from training.parquet import read_parquet
+from training.storage.artifacts import CURRENT, Artifact, digest
+from training.storage.parquet import read_parquet
 
 SOURCE = "twiff/source"
 TRAJECTORIES = "twiff/trajectories"

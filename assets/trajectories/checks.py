@@ -5,9 +5,9 @@ from typing import Any
 
 import dagster as dg
 
-from assets.partitions import SHARDS, key_of
-from assets.settings import SourceSettings
-from assets.store import AssetStore
+from assets.framework.partitions import SHARDS, key_of
+from assets.framework.settings import SourceSettings
+from assets.framework.store import AssetStore
 from assets.trajectories.assets import CLIPS, QUARANTINE, TRAJECTORIES
 
 

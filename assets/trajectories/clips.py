@@ -11,12 +11,12 @@ import polars as pl
 
 from assets.trajectories.roots import ClipRoot, find_clip, open_root
 from assets.trajectories.validate import Quarantine, quarantine_table, quarantined
-from training.artifacts import file_digest
 from training.data.keyframes import key_frame_pool
 from training.data.probe_pool import PROCESSES, ProbePool, shared_pool
 from training.data.rejection import RejectedRow, rejecting
 from training.data.trajectory import clip_interval
 from training.data.video import UnreadableVideo, VideoInfo
+from training.storage.artifacts import file_digest
 
 
 class ClipTable(dy.Schema):

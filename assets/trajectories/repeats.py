@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from assets.store import AssetStore
+from assets.framework.store import AssetStore
 from assets.trajectories.assets import ROWS, TRAJECTORIES
-from training.artifacts import CURRENT
-from training.parquet import scan_parquet
+from training.storage.artifacts import CURRENT
+from training.storage.parquet import scan_parquet
 
 COLUMNS = {"row_id": pl.String, "shard": pl.String, "first": pl.String}
 

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from assets.trajectories.locations import local_path
 from assets.trajectories.sources import filesystem, url_stamp
-from training.artifacts import digest
 from training.data.rejection import RejectedRow
 from training.data.video import check_clip_name, resolve_clip
+from training.storage.artifacts import digest
 
 
 class ClipRoot(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.artifacts import CURRENT, digest
+from training.storage.artifacts import CURRENT, digest
 
 SUFFIXES = (".parquet", ".jsonl.gz", ".jsonl", ".json")
 LONGEST_NAME = 150

@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from assets.settings import SourceSettings
+from assets.framework.settings import SourceSettings
 from assets.trajectories.hub import HubSource
 from assets.trajectories.locations import HUB, fixed_part, local_path
 from assets.trajectories.shards import DamagedShardError, Listing, Shard, downloaded, listed
-from training.artifacts import digest, file_digest
+from training.storage.artifacts import digest, file_digest
 
 
 class Source(Protocol):

@@ -30,7 +30,8 @@ UNREADABLE_ITEM = "unreadable item"
 class Told:
     """Stored answers (training.data.prompts.ANSWERS), and how they are to be read.
 
-    control: the control of evaluation.answering.controls under which they were given; judge: None where none was named.
+    control: the control of evaluation.generation.controls under which they were given; judge: None where none was
+    named.
     """
 
     answers: pl.DataFrame

@@ -11,9 +11,9 @@ from typing import Any, get_args
 
 import polars as pl
 
-from evaluation.answering.controls import places, rotated
-from evaluation.answering.ledger import PROMPT_TOKENS
 from evaluation.benchmarks.cost import COSTS, cost
+from evaluation.generation.controls import places, rotated
+from evaluation.generation.ledger import PROMPT_TOKENS
 from evaluation.statistics import Proportion, bootstrap_mean
 from training.grading.parsers import Parsed, ParserName, normalised, parse
 

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from evaluation.lot import lot
-from training.files import whole
 from training.inspection import teaching_of
 from training.model.checkpoint import FutureL1
 from training.model.rows import RowReader
-from training.parquet import scan_parquet
+from training.storage.files import whole
+from training.storage.parquet import scan_parquet
 
 
 def write_mean(
@@ -20,8 +20,8 @@ def write_mean(
 ) -> dict[str, int]:
     """Writes tensor `mean` [D], the mean over all latent targets of at most `most` rows, drawn by lot.
 
-    rows: training.programs.TrainingConfig.data.  Returns the rows and latents in it, and the rows that could not be
-    read.  An untaught base would be taught as in the paper.  Raises ValueError when no row gives a target.
+    rows: training.runtime.programs.TrainingConfig.data.  Returns the rows and latents in it, and the rows that could
+    not be read.  An untaught base would be taught as in the paper.  Raises ValueError when no row gives a target.
     """
     table = scan_parquet(rows)
     ids = sorted(table.select("row_id").collect()["row_id"].to_list(), key=lambda name: lot(seed, name))[:most]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.reports.sheet import (
+from evaluation.drawing.sheet import (
     BLUE,
     INK,
     LINE,

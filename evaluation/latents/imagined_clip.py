@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.drawing.sheet import look_alike, shaped_like
 from evaluation.latents.imagination import distances
 from evaluation.latents.readout import Readout, ReadoutFit
 from evaluation.latents.realframes import Eye, Frame
-from evaluation.reports.sheet import look_alike, shaped_like
 from training.data.records import Record
 from training.data.video import read_frames
 from training.model.checkpoint import FutureL1

@@ -15,7 +15,7 @@ from evaluation.latents.imagined import ImaginedItem, ImaginedSpan
 from evaluation.latents.readout import Readout, ReadoutFit
 from evaluation.latents.realframes import Eye, Frame, Item, Listed, Pool, frame_cache, read_items
 from evaluation.lot import lot
-from training.parquet import scan_parquet
+from training.storage.parquet import scan_parquet
 
 UNDECODABLE, UNANSWERED = "items_that_cannot_be_decoded", "items_without_an_answer"
 HELD_OUT = 5

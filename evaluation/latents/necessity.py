@@ -11,8 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from evaluation.answering.controls import ROTATIONS
 from evaluation.benchmarks.futurebench import accuracy_by_split
+from evaluation.generation.controls import ROTATIONS
 from evaluation.latents.collapse import latent_statistics
 from evaluation.latents.phrases import EXPLANATIONS, WITHOUT_LATENTS
 from evaluation.statistics import PairedDifference, Proportion, paired_difference

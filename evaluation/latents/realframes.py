@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from cachetools import FIFOCache
 from PIL import Image, ImageOps
 
-from evaluation.answering.frames import with_images
+from evaluation.generation.frames import with_images
 from evaluation.lot import lot
 from training.data.prompts import image
 from training.data.video import FrameShelf
@@ -23,7 +23,7 @@ from training.inspection import teaching_of
 from training.model.checkpoint import FutureL1
 from training.model.encoding import Encoder
 from training.model.vision import Patches
-from training.parquet import scan_parquet
+from training.storage.parquet import scan_parquet
 
 COLUMNS = ("id", "video", "question_images", "reasoning_images", "problem")
 ROWS_AT_A_TIME = 8

@@ -1,6 +1,6 @@
 """One greedy answer to each of a few questions, with its spans and latents: for people, and for parity checks.
 
-Benchmarks are answered by `evaluation.answer`; here all prompts are one batch, and the latents are told, too.
+Benchmarks are answered by `evaluation.generate`; here all prompts are one batch, and the latents are told, too.
 """
 
 from collections.abc import Iterator, Sequence

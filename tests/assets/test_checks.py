@@ -2,7 +2,7 @@
 
 import ast
 
-from training.project import PROJECT
+from training.runtime.project import PROJECT
 
 
 def test_every_result_of_a_check_has_a_description_of_its_own() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from assets.framework.store import AssetStore
 from assets.lineage import Lineage, Trace
-from assets.store import AssetStore
-from training.artifacts import Artifact
+from training.storage.artifacts import Artifact
 
 GREEN, BLUE = "0" * 16, "1" * 16
 

@@ -7,11 +7,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from assets.framework.store import AssetStore
 from assets.lineage import Lineage, follow
 from assets.lineage_page import followed
-from assets.store import AssetStore
 from evaluation.reports.followed import Followed
-from training.artifacts import Artifact
+from training.storage.artifacts import Artifact
 
 MODELS = {"base": "checkpoints/base", "sft": "checkpoints/sft/sft", "rl": "checkpoints/rl/rl"}
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evaluation.answer import AnswerConfig, AnswerJob, main
+from evaluation.generate import AnswerConfig, AnswerJob, main
 from training.data import prompts
 from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS
-from training.programs import Reporter
+from training.runtime.programs import Reporter
 
 UNTIMED = [name for name in ANSWERS if not name.endswith("_seconds")]
 

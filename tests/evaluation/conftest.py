@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.answer import AnswerJob
+from evaluation.generate import AnswerJob
 from tests.evaluation.asking import content
 from training.data import prompts
 

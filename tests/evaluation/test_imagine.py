@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from assets.toyworld.benchmarks import write_twiffbench
-from evaluation.answering.local import encode
 from evaluation.benchmarks import twiffbench
+from evaluation.generation.local import encode
 from evaluation.imagine import ImagineConfig, ImagineJob, main
 from evaluation.latents.looking import UNANSWERED, UNDECODABLE, is_held_out, to_picture
 from evaluation.latents.realframes import Eye, Listed, Pool, decoded, frame_cache, listed, read_items
@@ -23,7 +23,7 @@ from training.data.video import FrameShelf
 from training.model.checkpoint import FutureL1, load
 from training.model.decode import Sampling, decode
 from training.model.rows import RowReader
-from training.programs import Reporter
+from training.runtime.programs import Reporter
 
 N = 40
 

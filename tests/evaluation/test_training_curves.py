@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from evaluation.reports import figures
+from evaluation.drawing import figures
 
 
 @pytest.fixture

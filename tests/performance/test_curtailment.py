@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.answering.curtailment import CONDITIONS, Expected, GainRule, Tally, wanted
+from evaluation.generation.curtailment import CONDITIONS, Expected, GainRule, Tally, wanted
 
 # The demo's rows with SEED=0, scored in full: rows by (p_t, p_v).
 DEMO = {

@@ -22,15 +22,15 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.testclient import TestClient
 
-from assets.launcher import Progress
-from assets.partitions import SHARDS, range_tags
+from assets.framework.partitions import SHARDS, range_tags
+from assets.launching.launcher import Progress
 from pipelines.definitions import build_definitions
 from pipelines.instance import driver_instance
 from pipelines.jobs import INGEST, OBSERVE
 from pipelines.profile import Profile, demo
 from tests.assets.trajectories.shard_rows import twiff_row, write
 from tests.performance.conftest import Table
-from training.project import PROJECT, WORKSPACE
+from training.runtime.project import PROJECT, WORKSPACE
 
 FEW, MANY, BATCH, ALONE, REPEATS = 1, 3_000, 200, 8, 7
 TRAJECTORIES = dg.AssetKey(["twiff", "trajectories"])

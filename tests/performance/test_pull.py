@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.assets.trajectories.shard_rows import twiff_row, write
-from training.project import PROJECT
+from training.runtime.project import PROJECT
 
 FEW, MANY = 5_000, 100_000
 PULL = """

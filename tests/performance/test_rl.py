@@ -17,9 +17,9 @@ from training.grading.judge import JudgeSettings
 from training.model.checkpoint import FutureL1
 from training.model.decode import Decoded, Sampling, decode
 from training.model.rows import RowReader
-from training.programs import Reporter, read_metrics
 from training.rl.__main__ import RlConfig, main
 from training.rl.trainer import LatentGRPOTrainer
+from training.runtime.programs import Reporter, read_metrics
 
 PROMPTS, GROUP, NEW = 4, 8, 40
 GROUPS, LENGTHS = (2, 4, 8, 16), (24, 48, 96)

@@ -20,7 +20,7 @@ import pytest
 from assets.curation.contamination import benchmark_index
 from assets.curation.keys import STOP_WORDS
 from assets.curation.selection import SelectionSettings, select
-from training.project import PROJECT
+from training.runtime.project import PROJECT
 
 ROWS, SHARDS, ITEMS, SAMPLE = 2_700_000, 20, 2_134, 20_000
 

@@ -12,11 +12,11 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
-from assets.retries import may_pass
-from assets.store import AssetStore
+from assets.framework.retries import may_pass
+from assets.framework.store import AssetStore
 from pipelines.cli import main
-from training.artifacts import Artifact, DamagedArtifactError
-from training.parquet import read_parquet
+from training.storage.artifacts import Artifact, DamagedArtifactError
+from training.storage.parquet import read_parquet
 
 TRAJECTORIES = "twiff/trajectories"
 HOSTILE = "\x1b[2J\x9b31m\u202e"

@@ -20,7 +20,7 @@ from pipelines.profile import Profile, load_profile
 from pipelines.webserver import application
 from tests.pipelines.ui_server import ROOT, Dagster, everything_ended
 from tests.reduced import write_reduced_overlay
-from training.project import WORKSPACE
+from training.runtime.project import WORKSPACE
 
 NODES = """{assetNodes {
     assetKey {path} groupName kinds pools description owners {... on TeamAssetOwner {team}}

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from pipelines.instance import dagster_home, ready_instance
-from training.project import python_variables
+from training.runtime.project import python_variables
 
 NAMES = ("runs (final?)", "100%", "%20", "a[1]*", "-x", "a:b", "一 二", "a#b&c", "a=1")
 
@@ -34,13 +34,14 @@ def test_a_child_does_not_import_what_lies_where_it_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", before)
-    (tmp_path / "training").mkdir()
-    for name in ("queue.py", "training/__init__.py", "training/project.py"):
+    (tmp_path / "training" / "runtime").mkdir(parents=True)
+    for name in ("queue.py", "training/__init__.py", "training/runtime/project.py"):
         (tmp_path / name).write_text("raise SystemExit(7)")
-    code = "import queue, training.project, subprocess, sys; print(training.project.PROJECT)"
+    code = "import queue, training.runtime.project, subprocess, sys; print(training.runtime.project.PROJECT)"
     grandchild = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True)"
     environment = {**os.environ, **python_variables()}
     for source in (code, grandchild):
         subprocess.run([sys.executable, "-c", source], cwd=tmp_path, env=environment, check=True)
-    subprocess.run([sys.executable, "-m", "training.supervisor", "1", "1", sys.executable, "-c", code], cwd=tmp_path,
-                   env=environment, check=True, stdin=subprocess.DEVNULL)  # fmt: skip
+    supervisor = [sys.executable, "-m", "training.runtime.supervisor", "1", "1"]
+    subprocess.run([*supervisor, sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True,
+                   stdin=subprocess.DEVNULL)  # fmt: skip

@@ -110,7 +110,7 @@ def test_terminate_in_the_ui_cancels_a_run_that_asks_a_server(tmp_path: Path, mo
             dagster.terminate(run)
             assert dagster.finished(run) == "CANCELED"
             assert answered(model) == 2
-            assert not [process for process in processes_of(home) if "evaluation.answer" in process.cmdline()]
+            assert not [process for process in processes_of(home) if "evaluation.generate" in process.cmdline()]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
-from assets.store import AssetStore
+from assets.framework.store import AssetStore
 from pipelines.cli import main
 
 HOSTILE = "\x1b[31mred\x1b[0m [bold]loud[/] \x07\u202e"

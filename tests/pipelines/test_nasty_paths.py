@@ -13,8 +13,8 @@ from assets.toyworld.benchmarks import write_futurebench
 from assets.toyworld.clips import write_batch
 from tests.pipelines.own_shards import Model, judge, write_shards
 from tests.served import served
-from training.artifacts import MODEL
-from training.project import python_variables
+from training.runtime.project import python_variables
+from training.storage.artifacts import MODEL
 from training.tiny import BASE
 
 NASTY = "-a[1] b?c=%20*{x,y}: 中文 #&'"

@@ -16,7 +16,7 @@ from pipelines.profile import (
     profile_from_environment,
 )
 from tests.reduced import reduced_demo, write_reduced_overlay
-from training.project import PROJECT
+from training.runtime.project import PROJECT
 
 ROOT = Path(__file__).parents[2]
 

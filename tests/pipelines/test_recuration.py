@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets.partitions import SHARDS
+from assets.framework.partitions import SHARDS
 from pipelines.curate import own_shards
 from pipelines.definitions import build_definitions
 from pipelines.profile import Profile, demo, overlaid, paper

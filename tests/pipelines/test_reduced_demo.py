@@ -15,14 +15,14 @@ import polars as pl
 import psutil
 import pytest
 
+from assets.framework.store import AssetStore
 from assets.lineage import Lineage
-from assets.store import AssetStore
 from pipelines.definitions import build_definitions
 from pipelines.driver import LOG_LEVEL
 from pipelines.instance import driver_instance
 from pipelines.jobs import plan
 from tests.reduced import reduced_demo, write_overlay
-from training.programs import read_metrics
+from training.runtime.programs import read_metrics
 
 ROOT = Path(__file__).parents[2]
 

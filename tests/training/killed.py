@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from training.programs import ProgramConfig, Reporter, read_progress
+from training.runtime.programs import ProgramConfig, Reporter, read_progress
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from training.programs import ProgramConfig
+from training.runtime.programs import ProgramConfig
 
 ROOT = Path(__file__).parents[2]
 

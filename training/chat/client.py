@@ -6,7 +6,7 @@ import httpx2
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
 from training.chat.completion import one_line
-from training.endpoint import is_loopback
+from training.chat.endpoint import is_loopback
 
 CONNECT_SECONDS = 10.0
 MAX_BODY_BYTES = 2**24

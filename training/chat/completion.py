@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from training.printable import printable
+from training.runtime.printable import printable
 
 QUOTED_CHARACTERS = 300
 TEXT_PARTS = ("text", "output_text")

@@ -18,8 +18,8 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any, NamedTuple, TypeVar
 
 from training.chat.completion import Completion, MalformedError
+from training.chat.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings, api_key
 from training.chat.server import GOES_ON, Server, UnansweredError
-from training.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings, api_key
 
 PAUSE = 0.5  # seconds before the second try, twice as long before each further one
 LONGEST_PAUSE = 30.0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from training.chat.completion import one_line
-from training.endpoint import EndpointDownError, EndpointRefusesError, api_key
+from training.chat.endpoint import EndpointDownError, EndpointRefusesError, api_key
 
 PAUSE = 0.5
 SECONDS = 5.0

@@ -17,7 +17,7 @@ import openai
 from training.chat.client import RedirectedError, UnusableReplyError, client
 from training.chat.completion import Completion, one_line
 from training.chat.dialect import Dialect
-from training.endpoint import EndpointRefusesError, EndpointSettings
+from training.chat.endpoint import EndpointRefusesError, EndpointSettings
 
 GOES_ON = "what it answered is kept, and the same command goes on from there"
 

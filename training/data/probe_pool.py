@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from training.data.decoding import UnreadableVideo
 from training.data.probing import Numbers, VideoInfo
-from training.project import python_variables
+from training.runtime.project import python_variables
 
 PROCESSES = min(4, os.cpu_count() or 1)
 MAX_BYTES = 2 * 2**30

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from training.printable import printable
+from training.runtime.printable import printable
 
 MAX_DETAIL = 300
 """Characters of a detail: it is read by people, and what it quotes may have any length."""

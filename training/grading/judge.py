@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from training.appendlog import AppendLog
 from training.chat.completion import Choice, Completion, MalformedError, Usage, one_line, plain_text
-from training.endpoint import JUDGE_KEYS, BaseUrl, EndpointDownError, EndpointSettings
+from training.chat.endpoint import JUDGE_KEYS, BaseUrl, EndpointDownError, EndpointSettings
 from training.grading.lastobject import last_object
 from training.grading.replies import AnswerReply, ScoreReply, Scores, VerdictReply
 from training.grading.rule import Verdict
+from training.storage.append_log import AppendLog
 
 if TYPE_CHECKING:
     from training.chat.pool import Control

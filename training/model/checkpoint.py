@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
-from training.artifacts import UnusableCheckpointError
 from training.model.decode import Spans
 from training.model.encoding import Encoder, FrameLimits
 from training.model.teaching import Teaching
@@ -20,6 +19,7 @@ from training.model.template import CHAT_TEMPLATE
 from training.model.tokens import LATENT, LATENT_END, LATENT_START, Tokens, add_latent_tokens, lookup
 from training.model.vision import FrozenVision
 from training.recipes import paper_sft
+from training.storage.artifacts import UnusableCheckpointError
 
 
 @dataclass

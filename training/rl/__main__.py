@@ -9,20 +9,20 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig
 
-from training.callbacks import Reporting, checkpoint_on_interrupt, last_checkpoint
 from training.grading.judge import Judge, JudgeSettings
 from training.model.checkpoint import load
 from training.model.rows import SKIPPED, RowReader, Rows
+from training.model.saving import learn_in_fp32, leave_checkpoint
 from training.model.vision import FrozenVision
 from training.optimiser import optimiser_arguments
-from training.programs import CHECKPOINT, Reporter, TrainingConfig, run_program
-from training.provenance import provenance_of
 from training.recipes import RlRecipe
 from training.rl.carried import file_of
 from training.rl.grading import RolloutGrader
 from training.rl.reward_functions import reward_functions
 from training.rl.trainer import LatentGRPOTrainer
-from training.saving import learn_in_fp32, leave_checkpoint
+from training.runtime.callbacks import Reporting, checkpoint_on_interrupt, last_checkpoint
+from training.runtime.programs import CHECKPOINT, Reporter, TrainingConfig, run_program
+from training.storage.provenance import provenance_of
 from training.verify import train_and_verify
 
 

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from training.files import whole
 from training.model.checkpoint import FutureL1
 from training.model.decode import Completion
 from training.model.rows import Rows
 from training.rl.rollouts import Rollout, rollout_of
+from training.storage.files import whole
 
 Group = tuple[list[Rollout], torch.Tensor]
 """The answers to one prompt, and their rewards [G, functions]."""

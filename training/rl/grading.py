@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, repeat
 
-from training.endpoint import EndpointDownError
+from training.chat.endpoint import EndpointDownError
 from training.grading.grade import Answered, grade
 from training.grading.judge import Judge
 from training.grading.repetition import REPETITIVE, repetition

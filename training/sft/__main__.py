@@ -8,17 +8,17 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig as TrlConfig
 
-from training.callbacks import Reporting, checkpoint_on_interrupt, last_checkpoint
 from training.model.checkpoint import load
 from training.model.rows import SKIPPED, RowReader, Rows
+from training.model.saving import is_sharded, learn_in_fp32, leave_checkpoint
 from training.optimiser import optimiser_arguments
-from training.programs import CHECKPOINT, Reporter, TrainingConfig, run_program
-from training.provenance import provenance_of
 from training.recipes import SftRecipe
-from training.saving import is_sharded, learn_in_fp32, leave_checkpoint
+from training.runtime.callbacks import Reporting, checkpoint_on_interrupt, last_checkpoint
+from training.runtime.programs import CHECKPOINT, Reporter, TrainingConfig, run_program
 from training.sft.draws import draw_rows
 from training.sft.lora import merged, peft_config
 from training.sft.trainer import Collator, LatentSFTTrainer
+from training.storage.provenance import provenance_of
 from training.verify import train_and_verify
 
 

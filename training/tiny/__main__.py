@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from training.interrupts import exiting
+from training.runtime.interrupts import exiting
 from training.tiny import BASE
 from training.tiny.build import build_model, build_processor
 from training.tiny.train import accuracy, train

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from evaluation.reports.followed import Chain
-from training.printable import printable
+from training.runtime.printable import printable
 
 DASH = "–"
 _MARKDOWN = re.compile(r"([\\`*|<>\[\]])")
@@ -89,8 +89,9 @@ def figure(wanted: bool, module: str, name: str, alt: str, *data: Any) -> list[F
     """The figure `name` of a module of figures, or none; matplotlib takes a second to load, so it is loaded here."""
     if not wanted:
         return []
-    from evaluation.reports import figures
-    from evaluation.reports.plots import latents, scores
+    from evaluation.drawing import figures
+    from evaluation.drawing import latent_plots as latents
+    from evaluation.drawing import score_plots as scores
 
     modules = {"runs": figures, "scores": scores, "latents": latents}
     return [FigureImage(name, alt, getattr(modules[module], name)(*data))]

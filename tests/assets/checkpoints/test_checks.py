@@ -16,7 +16,7 @@ from assets.checkpoints.checks import (
     skipped,
     unfilled_problems,
 )
-from training.artifacts import Artifact
+from training.storage.artifacts import Artifact
 
 SOUND = {
     "plain_class": "Qwen3VLForConditionalGeneration",

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from assets.curation.estimate import Assumptions, Quantity, estimate
-from evaluation.answering.curtailment import GainRule
+from evaluation.generation.curtailment import GainRule
 from training.data.prompts import ANSWERS
 
 

@@ -14,10 +14,10 @@ from assets.curation.hub import hub_asset
 from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, publish
 from assets.curation.selection import SelectionSettings
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS
-from assets.store import AssetStore
+from assets.framework.store import AssetStore
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
 from tests.hub import Hub, serve
-from training.artifacts import MANIFEST, Artifact
+from training.storage.artifacts import MANIFEST, Artifact
 
 REPO, TOKEN = "lab/future-l1-50k", "hf_kept_to_itself"
 SHOWN = {STORYBOARDS, TOP_ROWS, REJECTED}
@@ -175,7 +175,7 @@ def test_without_a_token_that_may_write_nothing_is_pushed_and_the_error_says_why
 def test_a_hub_that_is_busy_twice_is_pushed_to_at_the_third_try(
     hub: Hub, store: AssetStore, published: Callable[[str], Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("assets.retries.SECONDS", 0.01)
+    monkeypatch.setattr("assets.framework.retries.SECONDS", 0.01)
     first = published("first")
     hub.busy = 2
     result = push(store)

@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from tests.assets.curation.scored_rows import scored_of, trajectory
-from training.project import PROJECT
+from training.runtime.project import PROJECT
 
 COUNTS = [(0, 8), (4, 5), (5, 7), (6, 8), (7, 8), (8, 8), (0, 0)]
 

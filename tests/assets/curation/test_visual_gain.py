@@ -11,7 +11,7 @@ from assets.curation.visual_gain import (
     verdicts,
     visual_gain,
 )
-from evaluation.answering.curtailment import GainRule
+from evaluation.generation.curtailment import GainRule
 
 
 def answers(**said: list[str]) -> pl.DataFrame:

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training.devices import CLAIMED, VISIBLE
-from training.files import whole
-from training.programs import ProgramConfig, Reporter, is_first, run_program
+from training.runtime.devices import CLAIMED, VISIBLE
+from training.runtime.programs import ProgramConfig, Reporter, is_first, run_program
+from training.storage.files import whole
 
 PROGRAM = "tests.assets.launching.counting"
 FOREVER = 3600.0

@@ -4,7 +4,7 @@ import os
 import signal
 from typing import Any, Literal
 
-from training.programs import ProgramConfig, Reporter, run_program
+from training.runtime.programs import ProgramConfig, Reporter, run_program
 
 PROGRAM = "tests.assets.launching.deeds"
 

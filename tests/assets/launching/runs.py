@@ -9,8 +9,8 @@ from typing import Any
 
 import dagster as dg
 
-from assets.launcher import Launcher, LaunchSettings, Start
-from assets.store import AssetStore, Work
+from assets.framework.store import AssetStore, Work
+from assets.launching.launcher import Launcher, LaunchSettings, Start
 from tests.assets.launching.counting import PROGRAM
 
 INSTANCE = """

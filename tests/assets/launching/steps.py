@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import psutil
 
-from assets.launcher import Launcher, LaunchSettings, Start
+from assets.launching.launcher import Launcher, LaunchSettings, Start
 from tests.assets.launching.deeds import PROGRAM
 
 STEP = """
@@ -17,7 +17,7 @@ import json
 import sys
 import dagster as dg
 from pathlib import Path
-from assets.launcher import Launcher, LaunchSettings, Start
+from assets.launching.launcher import Launcher, LaunchSettings, Start
 
 @dg.asset
 def checkpoint(context: dg.AssetExecutionContext):

@@ -8,7 +8,7 @@ import pytest
 
 from assets.launching.cluster import LINES_KEPT, ClusterSettings, last_lines, patiently
 from assets.launching.program import Deadlines, Program
-from training.project import PROJECT
+from training.runtime.project import PROJECT
 
 
 def test_who_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +59,6 @@ def test_a_program_gets_its_settings_and_nothing_of_our_environment(
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120", "ADDED": "here",
     }  # fmt: skip
     assert settings.command_for(program, Deadlines(119.5, 15)) == [
-        "/shared/python", "-m", "training.supervisor", "119.5", "15", "/shared/python", "-m", "training.sft",
+        "/shared/python", "-m", "training.runtime.supervisor", "119.5", "15", "/shared/python", "-m", "training.sft",
     ]  # fmt: skip
     assert (settings.cpus_for(program), settings.gpus_for(program), settings.gib_for(program)) == (8, 2, None)

@@ -9,11 +9,11 @@ import dagster as dg
 import psutil
 import pytest
 
-from assets.launcher import Launcher, LaunchSettings, Start, arguments_for
+from assets.launching.launcher import Launcher, LaunchSettings, Start, arguments_for
 from assets.launching.local import LocalBackend, LocalSettings
 from assets.launching.program import Deadlines, Program
 from tests.assets.launching.counting import PROGRAM
-from training.devices import try_claim
+from training.runtime.devices import try_claim
 
 ROOT = Path(__file__).parents[3]
 
@@ -184,7 +184,7 @@ def test_a_config_that_several_processes_refuse_is_not_tried_again(
 def test_several_processes_go_through_accelerate_and_one_does_not(tmp_path: Path) -> None:
     settings = LaunchSettings(processes={"training.rl": 8}, accelerate_config={"training.rl": Path("fsdp.yaml")})
     many = arguments_for(settings, "training.rl", tmp_path / "config.json")
-    one = arguments_for(settings, "evaluation.answer", tmp_path / "config.json")
+    one = arguments_for(settings, "evaluation.generate", tmp_path / "config.json")
     assert many[many.index("--num_processes") + 1] == "8"
     assert many[many.index("--config_file") + 1] == str(ROOT / "fsdp.yaml"), "wherever the launcher was started"
     assert "accelerate.commands.launch" not in one

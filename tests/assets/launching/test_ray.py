@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from assets.curation.assets import ANSWERS
-from assets.launcher import LaunchSettings, Start, backend_for
+from assets.framework.store import AssetStore
+from assets.launching.launcher import LaunchSettings, Start, backend_for
 from assets.launching.program import Deadlines, Program
 from assets.launching.ray import LEASE, RaySettings, submission
-from assets.store import AssetStore
 from pipelines.driver import run_plan
 from pipelines.jobs import INGEST, OBSERVE, PREPARE, WRITE_SOURCE, Step, score
 from pipelines.profile import overlaid
@@ -24,7 +24,7 @@ from tests.assets.launching.steps import asked, begun, run, wait_for, working_in
 from tests.evaluation.asking import UNTIMED
 from tests.reduced import reduced_demo
 from tests.toy import sft_recipe
-from training.project import PROJECT
+from training.runtime.project import PROJECT
 from training.tiny import BASE
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def test_a_submission_asks_for_what_the_programs_processes_need(tmp_path: Path) 
     told = submission(settings, Deadlines(120, 15), program, "job-1", {"DAGSTER_PIPES_CONTEXT": "given"})
     assert told["entrypoint"] == (
         f"grep -qx job-1 '{tmp_path}/a b/{LEASE}' && cd {PROJECT} && "
-        "exec /opt/env/bin/python -m training.supervisor 120 15 /opt/env/bin/python -m training.rl"
+        "exec /opt/env/bin/python -m training.runtime.supervisor 120 15 /opt/env/bin/python -m training.rl"
     )
     assert (told["entrypoint_num_gpus"], told["entrypoint_num_cpus"]) == (8, 32)
     assert (told["entrypoint_memory"], told["entrypoint_resources"]) == (12 * 2**30, {"h100": 1})

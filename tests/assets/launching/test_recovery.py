@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.assets.launching.runs import counting, instance_folder, start_run, work
-from training.devices import try_claim
+from training.runtime.devices import try_claim
 
 SOON = {"seconds_to_checkpoint": 0.5, "seconds_to_leave": 0.5}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from assets.launcher import LaunchSettings
+from assets.launching.launcher import LaunchSettings
 from assets.launching.program import Deadlines, Program
 from assets.launching.slurm import SlurmSettings, compute, connection, folder_of, script_of
 from tests.assets.launching.deeds import PROGRAM
@@ -41,7 +41,7 @@ def test_a_job_asks_for_what_the_programs_processes_need(tmp_path: Path) -> None
 
 
 def test_a_program_on_the_cpu_asks_for_no_gpu_and_for_the_clusters_own_memory(tmp_path: Path) -> None:
-    words = sbatch(settings(tmp_path), Program("evaluation.answer", tmp_path, [], 2, False, {}))
+    words = sbatch(settings(tmp_path), Program("evaluation.generate", tmp_path, [], 2, False, {}))
     assert not any(word.startswith(("--gres", "--mem")) for word in words)
     assert words[words.index("-c") + 1] == "2"
 
@@ -64,7 +64,7 @@ def test_the_script_starts_the_program_under_its_supervisor(tmp_path: Path, monk
         payload_path="", python_executable="", working_dir="/jobs", pipes_context={}
     )
     assert plan.payload == lines
-    assert lines[-1].startswith("exec ") and " -m training.supervisor 120 15 " in lines[-1]
+    assert lines[-1].startswith("exec ") and " -m training.runtime.supervisor 120 15 " in lines[-1]
     assert "canary" not in "\n".join(lines)
     (tmp_path / "job.sh").write_text("\n".join(lines))
     ran = subprocess.run(

@@ -8,9 +8,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.launcher import LaunchSettings, _Watch
+from assets.launching.launcher import LaunchSettings, _Watch
 from assets.launching.program import Program, failure
-from training.programs import METRICS
+from training.runtime.programs import METRICS
 
 Clock = Callable[[float], None]
 

@@ -8,9 +8,9 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from assets.partitions import SHARDS, range_tags
-from assets.settings import SourceSettings
-from assets.store import AssetStore
+from assets.framework.partitions import SHARDS, range_tags
+from assets.framework.settings import SourceSettings
+from assets.framework.store import AssetStore
 from assets.trajectories.assets import CLIP_TABLE, CLIPS, QUARANTINE, ROWS, TRAJECTORIES, source_assets
 from assets.trajectories.checks import source_checks
 from assets.trajectories.repeats import repeated_elsewhere

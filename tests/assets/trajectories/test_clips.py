@@ -19,13 +19,13 @@ from assets.trajectories.roots import open_root
 from tests.assets.trajectories.shard_rows import pull_shard
 from tests.footage import CLIPS, FOOTAGE
 from tests.numbered import HEIGHT, WIDTH, turned, write_clip
-from training.artifacts import file_digest
 from training.data.keyframes import key_frame_number
 from training.data.probe_pool import ProbePool
 from training.data.probing import Numbers
 from training.data.rejection import RejectedRow
 from training.data.trajectory import parse_row, to_frame
 from training.data.video import VideoInfo, read_frames
+from training.storage.artifacts import file_digest
 
 SIZES = SourceSizes(shards=1, rows_per_shard=50, futurebench_per_split=1, twiffbench=3)
 

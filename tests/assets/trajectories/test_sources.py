@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from assets.settings import SourceSettings
+from assets.framework.settings import SourceSettings
 from assets.trajectories.shards import DamagedShardError, shard_name
 from assets.trajectories.sources import listing, open_source
 from tests.assets.trajectories.shard_rows import pull_shard, twiff_row, write
 from tests.hub import Hub, serve
-from training.artifacts import ArtifactStore, file_digest
-from training.project import PROJECT
+from training.runtime.project import PROJECT
+from training.storage.artifacts import ArtifactStore, file_digest
 
 REPO = "lab/TwiFF-2.7M"
 NAMES = ["train-00000-of-00002", "train-00001-of-00002"]

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.answering.controls import controlled, rotated
 from evaluation.benchmarks import futurebench
 from evaluation.benchmarks.futurebench import (
     FutureBenchSettings,
@@ -25,6 +24,7 @@ from evaluation.benchmarks.futurebench import (
     report,
     video_frame_numbers,
 )
+from evaluation.generation.controls import controlled, rotated
 from tests.evaluation.answers import answer_table
 from training.data.trajectory import MAX_TEXT
 

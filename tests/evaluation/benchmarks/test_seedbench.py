@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from evaluation.answering.frames import with_images
 from evaluation.benchmarks.benchmark import Benchmark, Told, sampled
 from evaluation.benchmarks.seedbench import SeedBench, SeedBenchSettings, judge_payload
+from evaluation.generation.frames import with_images
 from tests.evaluation.answers import answer_table
 from tests.evaluation.benchmarks.test_futurebench import clip
 from training.data.images import open_image

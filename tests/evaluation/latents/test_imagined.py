@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from evaluation.drawing.sheet import shaped_like
 from evaluation.latents.imagined import ImaginedItem, ImaginedSpan, imagined_sheet
-from evaluation.reports.sheet import shaped_like
 
 READOUT = {"rows": 10, "penalty": 0.1, "r2": 0.5, "r2_of_change": 0.1}
 BLUE, VERMILLION, PAINT = (0, 114, 178), (213, 94, 0), (1, 2, 250)

@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from evaluation.answering.controls import CONTROLS
-from evaluation.answering.requests import INTERVENTIONS
+from evaluation.generation.controls import CONTROLS
+from evaluation.generation.requests import INTERVENTIONS
 from evaluation.latents.necessity import compare, necessity_report, says_otherwise
 from evaluation.latents.phrases import EXPLANATIONS
 from tests.evaluation.answers import answer_table

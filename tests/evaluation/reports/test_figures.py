@@ -10,8 +10,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Wedge
 
-from evaluation.reports import figures
-from evaluation.reports.plots import latents, scores, style
+from evaluation.drawing import figures, style
+from evaluation.drawing import latent_plots as latents
+from evaluation.drawing import score_plots as scores
 from evaluation.reports.sections.published import PUBLISHED
 from tests.evaluation.made_reports import curve, everything
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from evaluation.drawing import score_plots as scores
+from evaluation.drawing import style
 from evaluation.reports.followed import command
-from evaluation.reports.plots import scores, style
 from evaluation.reports.report import Page, build_page
 from evaluation.reports.run_reports import RunReports
 from evaluation.reports.sections.cost import scaled

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from evaluation.benchmarks.futurebench import ItemTable, graded
+from evaluation.drawing.sheet import Sheet, text_width, wrapped
+from evaluation.drawing.storyboard import Board, board_of, drawn_by_lot, storyboard, write_storyboards
 from evaluation.reports.said import Part
-from evaluation.reports.sheet import Sheet, text_width, wrapped
-from evaluation.reports.storyboard import Board, board_of, drawn_by_lot, storyboard, write_storyboards
 from tests.evaluation.answers import answer_table
 
 FRAME = np.full((36, 64, 3), 90, np.uint8)
@@ -107,7 +107,7 @@ def test_a_clip_that_has_gone_leaves_a_board_without_frames(tables: tuple[Path, 
 
 def test_frames_that_look_alike_are_shown_once(tables: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     still = [FRAME, FRAME + 1, FRAME + 60, FRAME + 60]
-    monkeypatch.setattr("evaluation.reports.storyboard.read_frames", lambda *_: still)
+    monkeypatch.setattr("evaluation.drawing.storyboard.read_frames", lambda *_: still)
     row = pl.read_parquet(tables[0]).row(1, named=True) | {"text": "", "parsed": "A"}
     assert board_of(row).captions == ["frames 0 to 5", "frames 10 to 15"]
 

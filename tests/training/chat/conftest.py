@@ -7,7 +7,7 @@ import pytest
 from tests.served import Served, served, user_text
 from training.chat import pool as pools
 from training.chat import preflight as looking
-from training.endpoint import ENDPOINT_KEYS
+from training.chat.endpoint import ENDPOINT_KEYS
 
 
 @pytest.fixture(autouse=True)

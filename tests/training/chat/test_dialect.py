@@ -9,7 +9,7 @@ import pytest
 from tests.served import Served, served, user_text
 from tests.training.grading.scripted import settings, toy_answer
 from training.chat.dialect import Dialect
-from training.endpoint import EndpointRefusesError
+from training.chat.endpoint import EndpointRefusesError
 from training.grading.judge import Judge, Triple
 
 TRIPLES = [Triple("What next?", f"it falls {i}", f"it rises {i}") for i in range(40)]

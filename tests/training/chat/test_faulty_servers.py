@@ -14,9 +14,9 @@ from tests.served import Chunks, Served, completion, served, user_text
 from tests.training.chat.test_pool import KEYS, SECRET, accepted, ask, pool_at, words
 from training.chat import client as clients
 from training.chat import preflight as looking
+from training.chat.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings
 from training.chat.pool import FEWEST_REFUSED, MAX_REFUSED, Control, Pool
 from training.chat.preflight import preflight
-from training.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings
 
 ARREARS = [
     (402, {"message": "Insufficient Balance", "code": "invalid_request_error"}),

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from tests.served import Served, closed_url, completion, served, user_text
 from training.chat import pool as pools
 from training.chat.completion import Completion, MalformedError, plain_text
+from training.chat.endpoint import ENDPOINT_KEYS, EndpointDownError, EndpointRefusesError, EndpointSettings
 from training.chat.pool import Pool
 from training.chat.preflight import preflight
 from training.chat.server import UnansweredError, retry_after
-from training.endpoint import ENDPOINT_KEYS, EndpointDownError, EndpointRefusesError, EndpointSettings
 
 KEYS = ENDPOINT_KEYS
 SECRET = "sk-of-nobody-0123456789"

@@ -9,13 +9,13 @@ import pytest
 
 from tests.served import closed_url, completion, served
 from tests.training.grading.scripted import scripted, settings, toy_answer, verdict
-from training.appendlog import AppendLog
 from training.chat import pool as pools
-from training.endpoint import EndpointDownError, EndpointRefusesError
+from training.chat.endpoint import EndpointDownError, EndpointRefusesError
 from training.grading.grade import Answered, Graded, grade
 from training.grading.judge import VERDICT_PROMPT, Judge, Triple, prompt_hash
 from training.grading.replies import Scores, read_scores, release_scores
 from training.grading.toy_judge import MODEL, serve
+from training.storage.append_log import AppendLog
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "parse_cases.json").read_text())
 TRIPLES = [Triple("What next?", "it falls", "It  falls."), Triple("What next?", "it falls", "it rises")]

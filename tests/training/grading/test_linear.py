@@ -13,8 +13,8 @@ from evaluation.benchmarks import cleanup, seedbench
 from evaluation.reports.said import parts
 from training.data.trajectory import RejectedRow, clip_interval, parse_row, split_answer
 from training.grading import grade, grammar, parsers, plain, repetition, replies, rule
-from training.printable import printable
-from training.project import PROJECT
+from training.runtime.printable import printable
+from training.runtime.project import PROJECT
 
 CHARACTERS = 1_000_000
 HANGS = 60

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from tests.toy import rl_recipe
 from tests.training.two_processes import with_shards, with_whole_models
 from training.model.checkpoint import load
-from training.programs import Reporter, read_metrics
 from training.rl.__main__ import RlConfig, main
+from training.runtime.programs import Reporter, read_metrics
 
 STEPS = 2
 CURVES = ("loss", "grad_norm", "rewards/accuracy", "rewards/r_ctr", "completions/length", "spans")

@@ -7,7 +7,7 @@ import pytest
 from tests.served import served
 from tests.toy import rl_recipe
 from tests.training.rl.made import made
-from training.endpoint import EndpointDownError
+from training.chat.endpoint import EndpointDownError
 from training.grading.judge import Judge, JudgeSettings
 from training.rl import grading
 from training.rl.grading import RolloutGrader

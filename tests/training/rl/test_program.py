@@ -12,8 +12,8 @@ from tests.toy import rl_recipe, toy_rows, write_rows
 from tests.training.killed import Interrupting, kill_at
 from tests.training.rl.made import config
 from training.model.checkpoint import load
-from training.programs import Reporter, read_metrics
 from training.rl.__main__ import main
+from training.runtime.programs import Reporter, read_metrics
 from training.tiny import BASE
 
 KILLABLE = rl_recipe(steps=6, anchor=1.0, dynamic_rounds=2, save_every=1)

@@ -18,13 +18,13 @@ from tests.training.rl.made import config
 from training.grading.parsers import answer_text, normalised
 from training.grading.repetition import REPETITIVE, repetition
 from training.model.checkpoint import FutureL1, load
-from training.programs import Reporter
 from training.recipes import RlRecipe
 from training.rl import trainer as trainer_module
 from training.rl.__main__ import main
 from training.rl.carried import read, write
 from training.rl.rollouts import Rollout, replayed
 from training.rl.trainer import LatentGRPOTrainer
+from training.runtime.programs import Reporter
 
 
 @pytest.fixture

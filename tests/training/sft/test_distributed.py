@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tests.toy import sft_recipe, write_rows
 from tests.training.two_processes import with_shards, with_whole_models
 from training.model.checkpoint import load
-from training.programs import Reporter, read_metrics
 from training.recipes import Optimiser
+from training.runtime.programs import Reporter, read_metrics
 from training.sft.__main__ import SftConfig, main
 from training.tiny import BASE
 

@@ -14,14 +14,14 @@ from trl import SFTTrainer
 
 from tests.toy import sft_recipe, toy_rows, write_rows
 from tests.training.killed import Interrupting, kill_at
-from training.artifacts import file_digest
-from training.callbacks import last_checkpoint
 from training.model.checkpoint import load
-from training.programs import Reporter, read_metrics, read_progress
+from training.model.saving import learn_in_fp32
 from training.recipes import Optimiser, SftRecipe
-from training.saving import learn_in_fp32
+from training.runtime.callbacks import last_checkpoint
+from training.runtime.programs import Reporter, read_metrics, read_progress
 from training.sft.__main__ import SftConfig, freeze_vision, main
 from training.sft.trainer import LatentSFTTrainer
+from training.storage.artifacts import file_digest
 from training.tiny import BASE
 
 ROOT = Path(__file__).parents[3]

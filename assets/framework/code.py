@@ -1,0 +1,145 @@
+"""The version of code: an asset's roots are named, what they depend on is found.
+
+Roots are the modules of the asset's stage that decide what is in it, and the program that it starts.  What counts with
+them is every module of the project that they reach: by an import, also inside a function, or by its name in a string,
+as programs and child processes are started; and every file that one of these names and that lies beside it or in a
+package around it, such as a template.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from assets.framework.syntax import Syntax, SyntaxMemory
+from training.runtime.project import PROJECT
+from training.storage.artifacts import digest
+
+ROOMS = ("assets", "evaluation", "pipelines", "training")
+NEVER_COUNT = (
+    "pipelines",
+    # How an asset is declared, versioned and described; whatever imports Dagster, too (see `Code.counts`).
+    "assets.framework",
+    # How programs are started.
+    "assets.generation", "assets.launching",
+    # Recipes: their values are part of an artifact's version.
+    "training.recipes",
+    # What runs a program and tells of it, and how work is kept.
+    "training.runtime", "training.storage",
+    # How requests are sent, and sent again.
+    "training.chat.client", "training.chat.dialect", "training.chat.endpoint", "training.chat.pool",
+    "training.chat.preflight", "training.chat.server",
+)  # fmt: skip
+"""Modules, and rooms with all that is in them, that decide nothing of what an artifact holds: a mended retry must not
+train a model again."""
+
+
+class Code:
+    """The sources of a project's rooms, read when they are asked for."""
+
+    def __init__(self, project: Path) -> None:
+        paths = (path for room in ROOMS for path in (project / room).rglob("*") if path.parent.name != "__pycache__")
+        files = {path.relative_to(project).as_posix(): path for path in paths}
+        self._modules = {_module(file): file for file in files if file.endswith(".py")}
+        self._files = files
+        self._memory = SyntaxMemory()
+        self._syntaxes: dict[str, Syntax] = {}
+
+    def version(self, *roots: str) -> str:
+        """The hash of all that the roots reach: what Python sources say, and the bytes of other files."""
+        version = digest(self.reached(*roots))
+        self._memory.keep()
+        return version
+
+    def reached(self, *roots: str) -> dict[str, str]:
+        """Each file that counts for these modules and programs, by its path in the project: the hash of what it holds.
+
+        Raises ValueError for a root that is no module or never counts.
+        """
+        waiting = [module for root in roots for module in self._root(root)]
+        reached: dict[str, str] = {}
+        while waiting:
+            module = waiting.pop()
+            if (file := self._modules[module]) in reached or not self.counts(module):
+                continue
+            reached[file] = self.syntax(module).meaning
+            reached |= {path: self._hash(path) for path in self.data(module)}
+            waiting += self.references(module)
+        return reached
+
+    def counts(self, module: str) -> bool:
+        """Whether the module can decide what an artifact holds.
+
+        In assets/, what imports Dagster declares, stores, retries or starts; what decides stands beside it.
+        """
+        if any(module == one or module.startswith(f"{one}.") for one in NEVER_COUNT):
+            return False
+        return not module.startswith("assets.") or "dagster:" not in self.syntax(module).imports
+
+    def modules(self) -> dict[str, str]:
+        """The path of each module's source by its name."""
+        return dict(self._modules)
+
+    def syntax(self, module: str) -> Syntax:
+        if module not in self._syntaxes:
+            self._syntaxes[module] = self._memory.syntax_of(self._files[self._modules[module]].read_bytes())
+        return self._syntaxes[module]
+
+    def references(self, module: str) -> set[str]:
+        """The modules that a module imports, with the packages that they are in, and the programs that it names."""
+        references: set[str] = set()
+        for one in self.syntax(module).imports:
+            base, _, name = self._absolute(module, one).rpartition(":")
+            references.update(_with_packages(f"{base}.{name}" if f"{base}.{name}" in self._modules else base))
+        for name in self.syntax(module).names:
+            references.update(self._program(name))
+        return {reference for reference in references if reference in self._modules}
+
+    def data(self, module: str) -> Iterator[str]:
+        """The files that a module names and that lie beside it or in a package around it."""
+        for folder in Path(self._modules[module]).parents[:-1]:
+            paths = (f"{folder.as_posix()}/{name}" for name in self.syntax(module).names)
+            yield from (path for path in paths if path in self._files and self._files[path].is_file())
+
+    def _root(self, root: str) -> set[str]:
+        program = self._program(root)
+        empty = f"{root.replace('.', '/')}/__init__.py" in self._files and f"{root}.__main__" not in program
+        if root not in program or empty or not self.counts(root):
+            raise ValueError(f"{root!r} is no module of the project that decides what an artifact holds")
+        return program
+
+    def _program(self, name: str) -> set[str]:
+        """What `python -m name` runs, with the packages that it is in."""
+        return {one for one in (*_with_packages(name), f"{name}.__main__") if one in self._modules}
+
+    def _absolute(self, module: str, imported: str) -> str:
+        name = imported.lstrip(".")
+        if (level := len(imported) - len(name)) == 0:
+            return imported
+        package = module.split(".") if self._modules[module].endswith("__init__.py") else module.split(".")[:-1]
+        return ".".join([*package[: len(package) + 1 - level], name]).replace(".:", ":")
+
+    def _hash(self, path: str) -> str:
+        return hashlib.sha256(self._files[path].read_bytes()).hexdigest()[:16]
+
+
+def code_of(*roots: str) -> str:
+    """The version of the code that these modules and programs of the project reach.
+
+    Raises ValueError for a root that is no module or never counts.
+    """
+    return _project().version(*roots)
+
+
+@cache
+def _project() -> Code:
+    return Code(PROJECT)
+
+
+def _module(file: str) -> str:
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _with_packages(module: str) -> Iterator[str]:
+    parts = module.split(".")
+    return (".".join(parts[:n]) for n in range(1, len(parts) + 1))

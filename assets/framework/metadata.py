@@ -1,0 +1,84 @@
+"""What an asset's page shows of an artifact: counts, files, figures, provenance, and its main table."""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from assets.framework.columns import column_metadata
+from assets.framework.define import Asset
+from assets.framework.partitions import key_of
+from assets.framework.store import AssetStore
+from assets.lineage import follow
+from training.storage.artifacts import Artifact, digest
+from training.storage.parquet import scan_parquet
+
+
+def metadata_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dict[str, Any]:
+    """An artifact's metadata: what is shown, counts, its files, provenance and how to follow it, and its main table's
+    rows and columns with what these come from.
+
+    Markdown is shown by its file's stem, figures as `{stem}_figure`, since a figure has the name of the counts that it
+    draws.
+    """
+    provenance, files = artifact.provenance, artifact.manifest["files"]
+    metadata: dict[str, Any] = {}
+    for name in (name for name in asset.shown if name in files):
+        content = artifact.file(name).read_bytes()
+        if name.endswith(".png"):
+            picture = f"![{name}](data:image/png;base64,{base64.b64encode(content).decode()})"
+            metadata[f"{name.removesuffix('.png')}_figure"] = dg.MetadataValue.md(picture)
+        else:
+            metadata[name.removesuffix(".md")] = dg.MetadataValue.md(content.decode())
+    metadata |= {name: _metadata_value(value) for name, value in provenance["counts"].items()}
+    metadata |= {
+        "seconds": provenance["seconds"],
+        "folder": dg.MetadataValue.path(artifact.path),
+        **{name: dg.MetadataValue.path(path) for name, path in _linked(asset, artifact).items()},
+        "version": artifact.version,
+        "provenance": dg.MetadataValue.json({name: provenance[name] for name in ("inputs", "config", "code")}),
+        **follow(store, artifact),
+    }
+    if asset.table is not None:
+        path = artifact.file(asset.table)
+        metadata |= column_metadata(asset.told_columns, scan_parquet(path).collect_schema())
+        metadata["table"] = dg.MetadataValue.path(path)
+        metadata["dagster/row_count"] = scan_parquet(path).select(pl.len()).collect().item()
+        metadata["dagster/uri"] = str(path)
+    return metadata
+
+
+def result_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dg.MaterializeResult[None]:
+    """What an asset of one artifact returns: its version as the data version, and its metadata."""
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(artifact.version), metadata=metadata_of(store, asset, artifact)
+    )
+
+
+def batch_result(
+    context: dg.AssetExecutionContext, store: AssetStore, asset: Asset, artifacts: Mapping[str, Artifact]
+) -> dg.MaterializeResult[None]:
+    """What an asset returns that did several partitions in one run.
+
+    Metadata is each partition's own. Dagster has one data version for all partitions of one run, so it is the hash of
+    theirs (and a partition's own version where the run has one).
+    """
+    key = key_of(asset.key)
+    versions = {partition: artifact.version for partition, artifact in artifacts.items()}
+    for partition, artifact in artifacts.items():
+        context.add_asset_metadata(metadata_of(store, asset, artifact), asset_key=key, partition_key=partition)
+    version = digest(versions) if len(versions) > 1 else next(iter(versions.values()))
+    return dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(version))
+
+
+def _linked(asset: Asset, artifact: Artifact) -> dict[str, Path]:
+    """What the page leads to of what an artifact has, by what it is called there."""
+    linked = {name: artifact.path / file for name, file in asset.links.items()}
+    return {name: path for name, path in linked.items() if path.exists()}
+
+
+def _metadata_value(value: Any) -> Any:
+    return dg.MetadataValue.json(value) if isinstance(value, dict | list) else value

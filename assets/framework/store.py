@@ -1,0 +1,184 @@
+"""Artifacts by asset: what is done already, and what is made now.
+
+An asset's function asks `AssetStore.work(...)` for its work, whose version is the hash of the inputs' versions, the
+configuration and the code. What is published already is not done again; the asset is re-emitted with the same data
+version, so Dagster sees that nothing changed.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from training.storage.artifacts import (
+    CURRENT,
+    Artifact,
+    ArtifactStore,
+    DamagedArtifactError,
+    MissingArtifactError,
+    digest,
+)
+from training.storage.files import whole
+
+Counts = Mapping[str, Any]
+
+
+def name_of(key: str, partition: str | None = None) -> str:
+    """An artifact's name: its asset's key as stage/noun, and the partition."""
+    return key if partition is None else f"{key}/{partition}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """One artifact to be: found if it was made before, else made once, whoever asks."""
+
+    store: ArtifactStore
+    name: str
+    version: str
+    inputs: Mapping[str, str]
+    config: Any
+    code: str
+
+    def published(self) -> Artifact | None:
+        """The published artifact, or None."""
+        return self.store.find(self.name, self.version)
+
+    def found(self) -> Artifact | None:
+        """The published artifact, now current; or None."""
+        artifact = self.published()
+        if artifact is not None:
+            self.store.make_current(self.name, self.version)
+        return artifact
+
+    def do(self, make: Callable[[Path], Counts], spent_before: float = 0.0) -> Artifact:
+        """The published artifact, made now if need be: `make` fills the workspace and returns the counts to remember.
+
+        Several processes that want the same version take turns, and all but the first find it. `spent_before` are
+        seconds of this work that were spent elsewhere.
+        """
+        with self._workspace() as workspace:
+            if (artifact := self.found()) is not None:
+                return artifact
+            started = time.monotonic()
+            counts = make(workspace)
+            return self._publish(workspace, counts, spent_before + time.monotonic() - started)
+
+    @staticmethod
+    def do_together(
+        works: "Mapping[str, Work]", make: Callable[[Mapping[str, Path]], Mapping[str, Counts]]
+    ) -> dict[str, Artifact]:
+        """Several artifacts by name; those that are missing are made in one go, each in its own workspace.
+
+        The time is shared out equally.
+        """
+        with ExitStack() as stack:
+            workspaces = {name: stack.enter_context(work._workspace()) for name, work in sorted(works.items())}
+            done = {name: artifact for name, work in works.items() if (artifact := work.found()) is not None}
+            missing = {name: workspaces[name] for name in works if name not in done}
+            if missing:
+                started = time.monotonic()
+                counts = make(missing)
+                seconds = (time.monotonic() - started) / len(missing)
+                done |= {name: works[name]._publish(path, counts[name], seconds) for name, path in missing.items()}
+            return done
+
+    def _publish(self, workspace: Path, counts: Counts, seconds: float) -> Artifact:
+        provenance = {
+            "inputs": dict(self.inputs),
+            "config": self.config,
+            "code": self.code,
+            "counts": dict(counts),
+            "seconds": round(seconds, 3),
+        }
+        artifact = self.store.publish(self.name, self.version, workspace, provenance)
+        self.store.make_current(self.name, self.version)
+        return artifact
+
+    @contextmanager
+    def _workspace(self) -> Iterator[Path]:
+        """The workspace under an OS lock on the folder itself, which goes with the process that holds it."""
+        workspace = self.store.workspace(self.name, self.version)
+        descriptor = os.open(workspace, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Whoever held the lock before may have published this very folder under its final name.
+            yield self.store.workspace(self.name, self.version)
+        finally:
+            os.close(descriptor)
+
+
+class AssetStore:
+    """The artifacts under a home folder, by asset key and partition, room for work that is none yet, and the ledgers
+    of what was paid for."""
+
+    def __init__(self, home: Path) -> None:
+        self.artifacts = ArtifactStore(home / "artifacts")
+        self.scratch = home / "work"
+        self.ledgers = home / "ledger"
+
+    def work(
+        self, key: str, inputs: Mapping[str, Artifact | str], config: Any, code: str, partition: str | None = None
+    ) -> Work:
+        """The artifact of `key` and `partition` made from these inputs (artifacts or versions)."""
+        versions = {name: found.version if isinstance(found, Artifact) else found for name, found in inputs.items()}
+        name = name_of(key, partition)
+        return Work(
+            self.artifacts,
+            name,
+            self.artifacts.version(name, versions, config, code),
+            versions,
+            config,
+            code,
+        )
+
+    def current(self, key: str, partition: str | None = None) -> Artifact:
+        """The current artifact of an asset; without one, a failure that says which asset to materialise."""
+        try:
+            return self.artifacts.current(name_of(key, partition))
+        except MissingArtifactError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+
+    def ledger(self, kind: str, about: Mapping[str, Any]) -> Path:
+        """The folder of one ledger, told apart by all that its answers depend on besides the prompts."""
+        folder = self.ledgers / kind / digest(dict(about))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "ABOUT.json", dict(about))
+        return folder
+
+    def everything(self) -> dict[str, Artifact]:
+        """Every current artifact by its name, in order of name, without those whose manifest is broken (`damaged`)."""
+        return {name: found for name, found in self._everything() if isinstance(found, Artifact)}
+
+    def damaged(self) -> dict[str, ValueError]:
+        """What is wrong with current artifacts that cannot be read, by name."""
+        return {name: found for name, found in self._everything() if isinstance(found, ValueError)}
+
+    def _everything(self) -> Iterator[tuple[str, Artifact | ValueError]]:
+        root = self.artifacts.root
+        for pointer in sorted(pointer for pointer in root.rglob(CURRENT) if pointer.is_symlink()):
+            name = str(pointer.parent.relative_to(root))
+            try:
+                yield name, self.artifacts.current(name)
+            except (DamagedArtifactError, MissingArtifactError) as error:
+                yield name, error
+
+    def has(self, key: str, partition: str | None = None) -> bool:
+        pointer = self.artifacts.root.joinpath(*name_of(key, partition).split("/"), CURRENT)
+        return pointer.is_symlink()
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A report, whole or absent, without NaN: what is not known is null."""
+    with whole(path) as fresh:
+        fresh.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")

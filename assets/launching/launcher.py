@@ -1,0 +1,166 @@
+"""Starts GPU programs for assets, watches them, and brings back what they made.
+
+Where they run is the backend's business (`assets.launching`); what they report is in their working folders.
+"""
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict, Field
+
+from assets.launching.local import LocalBackend, LocalSettings
+from assets.launching.program import Backend, Context, Deadlines, Program
+from assets.launching.ray import RayBackend, RaySettings
+from assets.launching.slurm import SlurmBackend, SlurmSettings
+from training.runtime.programs import RESULT, last_sign, read_progress
+from training.runtime.project import PROJECT
+
+Progress = Callable[[int, int, str], None]
+
+
+class LaunchSettings(BaseModel):
+    """How programs are started, and for how long they may run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: LocalSettings | RaySettings | SlurmSettings = Field(default=LocalSettings(), discriminator="kind")
+    """Where programs run: this machine, or a cluster."""
+    processes: Mapping[str, int] = {}
+    """Processes per program (`{"training.sft": 8}`); more than one goes through `accelerate launch`."""
+    accelerate_config: Mapping[str, Path] = {}
+    """The file per program for `accelerate launch --config_file`: FSDP or ZeRO, precision, machines. Relative to the
+    project; without one, several processes hold a whole model each (DDP)."""
+    together: Mapping[str, int] = {}
+    """Programs side by side (`{"evaluation.generate": 8}`), where a run has work for several; one without."""
+    environment: Mapping[str, str] = {}
+    """Variables to add; never secrets, which programs read from the environment they inherit."""
+    seconds_to_checkpoint: float = Field(default=120.0, gt=0)
+    """From INT to TERM: what a program needs to write its checkpoint."""
+    seconds_to_leave: float = Field(default=15.0, gt=0)
+    """From TERM to KILL."""
+    seconds_silent: float | None = Field(default=None, gt=0)
+    """A program that says nothing for so long (no progress, figures, log line) hangs and is ended; None: never."""
+    seconds_at_most: Mapping[str, float] = {}
+    """Per program, after which it is ended, having written its checkpoint; the next start goes on from there."""
+
+    @property
+    def deadlines(self) -> Deadlines:
+        return Deadlines(self.seconds_to_checkpoint, self.seconds_to_leave)
+
+
+@dataclass(frozen=True)
+class Start:
+    """One program to run: its module, its working folder, and the other fields of its config."""
+
+    module: str
+    out: Path
+    config: Mapping[str, Any]
+
+
+class Launcher:
+    """Runs programs for assets; `progress` hears where they are."""
+
+    def __init__(self, settings: LaunchSettings, progress: Progress) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._backend = backend_for(settings)
+
+    def together(self, module: str) -> int:
+        """How many of this program run side by side."""
+        return self._settings.together.get(module, 1)
+
+    def run_together(self, context: Context, starts: Sequence[Start]) -> list[dict[str, Any]]:
+        """Run programs side by side to the end of the last; their results in order.
+
+        The program's own model of its config is beside its imports of torch, so it is the program that validates.
+        Raises dagster.Failure with the last lines of stderr of the first that failed, when all have ended; without
+        retries if it refused the config; or saying which one was silent or ran for too long, when all have been ended.
+        """
+        programs = [self._program(start) for start in starts]
+        watch = _Watch(self._settings, self._progress)
+        self._backend.run(context, programs, watch)
+        watch.tell(programs)
+        return [json.loads((start.out / RESULT).read_text()) for start in starts]
+
+    def _program(self, start: Start) -> Program:
+        start.out.mkdir(parents=True, exist_ok=True)
+        (start.out / RESULT).unlink(missing_ok=True)
+        path = start.out / "config.json"
+        path.write_text(json.dumps({"out": str(start.out), **start.config}, indent=1))
+        return Program(
+            start.module,
+            start.out,
+            arguments_for(self._settings, start.module, path),
+            self._settings.processes.get(start.module, 1),
+            start.config.get("device", "auto") != "cpu",
+            {"PYTHONUNBUFFERED": "1", **self._settings.environment},
+        )
+
+
+def backend_for(settings: LaunchSettings) -> Backend:
+    """Where programs run."""
+    match settings.backend:
+        case LocalSettings() as local:
+            return LocalBackend(local, settings.deadlines)
+        case RaySettings() as ray:
+            return RayBackend(ray, settings.deadlines)
+        case SlurmSettings() as slurm:
+            return SlurmBackend(slurm, settings.deadlines)
+
+
+def arguments_for(settings: LaunchSettings, module: str, config: Path) -> list[str]:
+    """What follows the Python interpreter on the program's command line."""
+    processes = settings.processes.get(module, 1)
+    program = ["-m", module, "--config", str(config.absolute())]
+    if processes == 1:
+        return program
+    file = settings.accelerate_config.get(module)
+    options = ["--config_file", str(PROJECT / file)] if file else []
+    return ["-m", "accelerate.commands.launch", "--num_processes", str(processes), *options, *program]
+
+
+class _Watch:
+    """Tells progress, and ends who is silent or runs for too long, each since its own start."""
+
+    def __init__(self, settings: LaunchSettings, progress: Progress) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._seen: dict[Path, tuple[int, int, str]] = {}
+        self._begun: dict[Path, float] = {}
+
+    def __call__(self, running: Sequence[Program]) -> None:
+        _check_parent()
+        self.tell(running)
+        for program in running:
+            self._end_if_overdue(program)
+
+    def tell(self, programs: Sequence[Program]) -> None:
+        """Say where they are, once for each place."""
+        for program in programs:
+            now = read_progress(program.out)
+            if now is not None and now != self._seen.get(program.out):
+                self._progress(*now)
+                self._seen[program.out] = now
+
+    def _end_if_overdue(self, program: Program) -> None:
+        begun = self._begun.setdefault(program.out, time.time())
+        silent, most_silent = time.time() - max(begun, last_sign(program.out)), self._settings.seconds_silent
+        if most_silent is not None and silent > most_silent:
+            raise dg.Failure(f"{program.module} in {program.out} has said nothing for {silent:.0f} s: it hangs")
+        ran, most = time.time() - begun, self._settings.seconds_at_most.get(program.module)
+        if most is not None and ran > most:
+            raise dg.Failure(f"{program.module} in {program.out} has run for {ran:.0f} s, longer than "
+                             "launch.seconds_at_most; materialise again to go on from its checkpoint")  # fmt: skip
+
+
+def _check_parent() -> None:
+    """A step in a process of its own outlives its run's, when that is killed; nobody would hear of what it does."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise dg.Failure(f"the run's own process ({parent.pid}) has ended; materialise again to go on from here")

@@ -1,0 +1,1 @@
+"""Figures and pictures: plots by matplotlib, sheets of images and text by Pillow."""

@@ -1,0 +1,201 @@
+"""What the assets draw on their own pages: curation's counts, a training's curves, and the rewards of RL runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+from evaluation.drawing.style import (
+    BLUE,
+    DASHED,
+    GREEN,
+    INK,
+    ORANGE,
+    QUIET,
+    WASH,
+    canvas,
+    looks,
+    plain,
+    png,
+    style,
+    title,
+)
+
+KEPT, AUDITED = BLUE, "#c8c8c8"
+# A training's panels: title, and the reported figures in it with their names and colours.
+CURVES: dict[str, dict[str, tuple[str, str]]] = {
+    "cross-entropy per token": {"ce": ("", BLUE)},
+    "latent MSE": {
+        "latent_mse": ("the model", BLUE),
+        "latent_mse_nothing_changes": ("“nothing changes”", ORANGE),
+        "latent_mse_mean": ("training mean", "#9a9a9a"),
+    },
+    "latent skill": {"latent_skill": ("", BLUE)},
+    "rewards": {
+        "accuracy/drawn": ("accuracy of all drawn", BLUE),
+        "rewards/accuracy": ("of the groups kept", "#56b4e9"),
+        "rewards/format": ("format", ORANGE),
+    },
+    "rewards of latents": {"rewards/r_ctr": ("$R_{ctr}$", GREEN), "rewards/r_div": ("$R_{div}$", "#cc79a7")},
+    "spans per answer": {"spans": ("", BLUE)},
+}
+# The panels of RL runs side by side; of several names the one that most runs reported is drawn, else the first.
+REWARDS = {
+    "accuracy": {"accuracy/drawn": "accuracy of all drawn", "rewards/accuracy": "accuracy in the groups kept"},
+    "format": {"rewards/format": "format"},
+    "ctr": {"rewards/r_ctr": "$R_{ctr}$"},
+    "div": {"rewards/r_div": "$R_{div}$"},
+    "spans": {"spans": "spans per answer"},
+}
+WINDOW = 9
+"""Reports in a running mean."""
+
+
+def gain_histogram(audited: Mapping[str, int], kept: Mapping[str, int]) -> bytes:
+    """Kept rows by visual gain, and beside them the rows scored in full whatever their fate, which stand for all.
+
+    Keys are gains as text.
+    """
+    figure, (left, right) = _panels(6.9)
+    known = [int(gain) for gain in (*audited, *kept)]
+    gains = [str(gain) for gain in range(min(known, default=-8), max(known, default=8) + 1)]
+    shown, sample = ({gain: counts.get(gain, 0) for gain in gains} for counts in (kept, audited))
+    _counts(left, shown, KEPT, f"kept rows (n = {sum(kept.values()):,})")
+    _counts(right, sample, AUDITED, f"rows scored in full whatever comes out (n = {sum(audited.values()):,})")
+    for axes in (left, right):
+        axes.set_xlabel("visual gain: right answers, hinted minus plain")
+    return png(figure)
+
+
+def composition(categories: Mapping[str, int], future_frames: Mapping[str, int]) -> bytes:
+    """Published rows by category and by number of future frames."""
+    figure, (left, right) = _panels(6.9)
+    _counts(left, categories, KEPT, "category")
+    _counts(right, future_frames, KEPT, "future frames per row")
+    return png(figure)
+
+
+def training_curves(metrics: Sequence[Mapping[str, float]]) -> bytes:
+    """What a training reported step by step (training.runtime.programs.read_metrics): a panel for each thing that it
+    tells.
+
+    SFT's latents stand beside what needs no training, the observed frame as the future one and the mean of the training
+    frames: at a skill of 0 or less they are worth nothing, whatever the loss did.
+    """
+    panels = {title: drawn for title, lines in CURVES.items() if (drawn := _reported(metrics, lines))}
+    figure = Figure(figsize=(max(3.4, 2.3 * len(panels)), 2.7), layout="constrained")
+    if not panels:
+        figure.text(0.5, 0.5, "the training reported nothing", ha="center", fontsize=9, color=QUIET)
+        return png(figure)
+    for axes, (panel, lines) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+        style(axes)
+        for label, colour, steps, values in lines:
+            marker = "o" if len(steps) == 1 else None
+            axes.plot(steps, values, color=colour, linewidth=1.4, marker=marker, markersize=3, label=label)
+        if panel == "latent skill":
+            _worthless(axes)
+        elif panel == "latent MSE":
+            axes.set_ylim(0)
+        elif panel == "cross-entropy per token":
+            axes.set_yscale("log")  # it begins at the vocabulary's size, and what is learned later would be a flat line
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
+        title(axes, panel)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        if any(label for label, *_ in lines):
+            axes.legend(frameon=False, fontsize=7)
+    return png(figure)
+
+
+def reward_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
+    """RL runs side by side, a panel a reward: running means with their 95 % intervals over WINDOW reports, and below
+    them what was reported.
+
+    The interval is of the mean of neighbouring reports, mean ± 1.96 s / sqrt(k): it shows the noise between steps.
+    """
+    panels = {}
+    for choices in REWARDS.values():
+        found = {
+            name: {run: line for run, told in runs.items() if (line := _reported(told, {name: ("", "")}))}
+            for name in choices
+        }
+        name = max(choices, key=lambda each: len(found[each]))
+        if found[name]:
+            panels[choices[name]] = found[name]
+    figure, axes = canvas(max(4.0, 2.05 * len(panels)), 3.0, max(1, len(panels)))
+    styles = looks(runs)
+    for each, (label, lines) in zip(axes, panels.items(), strict=False):
+        title(each, label)
+        each.set_xlabel("step")
+        each.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        for run, [(_, _, steps, values)] in lines.items():
+            colour = styles[run].colour
+            mean, half = _running(np.asarray(values))
+            each.plot(steps, values, color=colour, linewidth=0.6, alpha=0.3)
+            each.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
+            each.plot(steps, mean, color=colour, linewidth=1.6, marker=styles[run].marker, markersize=4,
+                      markevery=max(1, len(steps) // 5), label=plain(run))  # fmt: skip
+    handles, labels = axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, frameon=False, fontsize=8, ncols=len(labels), loc="outside lower center")
+    return png(figure)
+
+
+def _running(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The centred running mean and half of its interval; windows are cut at the ends, one value has no interval."""
+    means, halves = [], []
+    for at in range(len(values)):
+        window = values[max(0, at - WINDOW // 2) : at + WINDOW // 2 + 1]
+        means.append(window.mean())
+        halves.append(1.96 * window.std(ddof=1) / np.sqrt(len(window)) if len(window) > 1 else 0.0)
+    return np.asarray(means), np.asarray(halves)
+
+
+def _reported(
+    metrics: Sequence[Mapping[str, float]], lines: Mapping[str, tuple[str, str]]
+) -> list[tuple[str, str, list[float], list[float]]]:
+    """Label, colour, steps and values of each figure that was reported; what is not finite is left out."""
+    drawn = []
+    for name, (label, colour) in lines.items():
+        points = [(line["step"], line[name]) for line in metrics if np.isfinite(line.get(name, np.nan))]
+        if points:
+            steps, values = (list(column) for column in zip(*points, strict=True))
+            drawn.append((label, colour, steps, values))
+    return drawn
+
+
+def _worthless(axes: Axes) -> None:
+    """Marks what is no better than a trivial prediction; how far below it a run began is cut off at -2."""
+    low, high = axes.get_ylim()
+    low, high = max(-2.0, min(low, -0.25)), max(high, 1.0)
+    axes.set_ylim(low, high)
+    axes.axhspan(low, 0, color=WASH, zorder=-1)
+    axes.axhline(0, color=QUIET, linewidth=0.8, linestyle=DASHED, zorder=1)
+    said = "no better than\n“nothing changes”\nor the mean"
+    where: dict[str, Any] = {"xytext": (0, -3), "xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+    axes.annotate(said, (0.97, 0), ha="right", va="top", fontsize=7, color=QUIET, **where)
+
+
+def _panels(width: float) -> tuple[Figure, list[Axes]]:
+    """Two figures of row counts side by side; 6.9 inches are what a dialog of the UI shows whole."""
+    figure, axes = canvas(width, 3.4, 2)
+    axes[0].set_ylabel("rows")
+    return figure, axes
+
+
+def _counts(axes: Axes, counts: Mapping[str, int], colour: str, title: str) -> None:
+    """A bar for each name, with its count, and its share where there is room."""
+    names, total, top = list(counts), max(1, sum(counts.values())), max([1, *counts.values()])
+    axes.bar(range(len(names)), [counts[name] for name in names], color=colour, width=0.82)
+    for x, name in enumerate(names):
+        said = f"{counts[name]:,}\n{100 * counts[name] / total:.1f} %" if len(names) < 10 else f"{counts[name]:,}"
+        if counts[name]:
+            axes.text(x, counts[name] + 0.015 * top, said, ha="center", va="bottom", fontsize=7, color=QUIET)
+    axes.set_xticks(range(len(names)), [plain(name) for name in names])
+    axes.set_ylim(0, 1.18 * top)
+    axes.set_title(title, fontsize=8, color=INK)

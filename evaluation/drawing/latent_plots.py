@@ -1,0 +1,198 @@
+"""Figures of latents: how many spans, what changes without them, what they show, and where they lie."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from evaluation.drawing.score_plots import ROW, difference
+from evaluation.drawing.style import (
+    BLUE,
+    GREEN,
+    HOP_LABELS,
+    INK,
+    ORANGE,
+    QUIET,
+    SPAN_COLOURS,
+    VERMILION,
+    canvas,
+    named_rows,
+    percent_axis,
+    plain,
+    png,
+    style,
+    title,
+    value_of,
+    whiskers,
+)
+
+HOPS = tuple(HOP_LABELS)[:-1]
+MAP_COLOURS = {"1": BLUE, "2": ORANGE, "3": GREEN, ">3": VERMILION}
+MAP_MARKERS = {"1": "o", "2": "^", "3": "s", ">3": "x"}
+Reports = Mapping[str, Mapping[str, Any]]
+
+
+def spans_by_hop(models: Reports, published: Mapping[str, Any] | None = None) -> bytes:
+    """Donuts: the share of answers with 0, 1, 2, 3 and more latent spans by depth; the mean with its interval inside.
+
+    models: FutureBench reports.  published: `latent_span_usage` of published.json, drawn as a last row marked as such.
+    """
+    names = [*models, *(["published"] if published else [])]
+    across = min(2, max(1, len(names)))
+    lines = -(-max(1, len(names)) // across)
+    figure = Figure(figsize=(5.1 * across, 0.35 + 1.62 * lines), layout="constrained")
+    blocks = np.array(figure.subfigures(lines, across, squeeze=False)).flat
+    for name, block in zip(names, blocks, strict=False):
+        ours = name in models
+        block.suptitle(plain(name) if ours else "published, not ours", fontsize=9.5, color=INK if ours else QUIET,
+                       style="normal" if ours else "italic")  # fmt: skip
+        for axes, hop in zip(block.subplots(1, len(HOPS)), HOPS, strict=True):
+            axes.set_axis_off()
+            if ours or (published and hop in published["mean"]):
+                axes.set_title(HOP_LABELS[hop], fontsize=7.5, color=QUIET, pad=2)
+            if ours:
+                usage = models[name]["spans"][hop]
+                bounds = "" if usage["interval"] is None else "{:.2f}–{:.2f}".format(*usage["interval"])
+                _donut(axes, usage["shares"], usage["mean"], f"{bounds}\nn = {usage['n']}")
+            elif published and hop in published["mean"]:
+                shares = dict(zip(published["bins"], (s / 100 for s in published["share_percent"][hop]), strict=True))
+                _donut(axes, shares, published["mean"][hop], "no\ninterval")
+    handles = [Line2D([], [], marker="s", linestyle="", markersize=7, color=c) for c in SPAN_COLOURS.values()]
+    said = [f"{name} span{'s' * (name != '1')}" for name in SPAN_COLOURS]
+    figure.legend(handles, said, frameon=False, fontsize=8, ncols=len(said), loc="outside lower center")
+    return png(figure)
+
+
+def interventions(models: Reports) -> bytes:
+    """Change of accuracy with something in place of the latents; models are reports of `latents.necessity`."""
+    return _changes(models, "interventions")
+
+
+def controls(models: Reports) -> bytes:
+    """Change of accuracy with something missing from the prompt, or in another order; reports as above."""
+    return _changes(models, "controls")
+
+
+def _changes(models: Reports, part: str) -> bytes:
+    """A panel a model: paired differences on the same items with their intervals, and right of each the share of
+    answers that changed, with its interval."""
+    shown = {name: report for name, report in models.items() if report.get(part)}
+    names = list(dict.fromkeys(name for report in shown.values() for name in report[part]))
+    across = min(2, max(1, len(shown)))
+    lines = -(-max(1, len(shown)) // across)
+    figure, panels = canvas(1.6 + 4.1 * across, lines * (1.1 + ROW * max(2, len(names))), across, lines,
+                            sharey=True, sharex=True)  # fmt: skip
+    named_rows(panels, [name.replace("_", " ") for name in names])
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
+    for axes, (model, report) in zip(panels, shown.items(), strict=False):
+        own = report["own"]
+        title(axes, plain(f"{model}: {100 * own['accuracy']:.1f} % as it is (n = {own['n']})"))
+        for y, row in enumerate(report[part].get(name) for name in names):
+            if row is not None:
+                low, high = row["difference"]["interval"]
+                difference(axes, y, row["difference"], low <= 0 <= high, VERMILION if high < 0 else BLUE)
+                changed, bounds = row["answers_changed"]["accuracy"], row["answers_changed"]["interval"]
+                said = f"{100 * changed:.0f} % changed ({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f})"
+                axes.text(1.0, y, said, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=7,
+                          color=QUIET)  # fmt: skip
+        axes.axvline(0, color=INK, linewidth=0.9)
+    for axes in panels[-across:]:
+        axes.set_xlabel("points of accuracy, 95 % interval")
+    low, high = panels[0].get_xlim()
+    panels[0].set_xlim(low, high + 0.55 * (high - low))
+    return png(figure)
+
+
+def imagination(models: Reports) -> bytes:
+    """Does a span resemble the frame that comes?  Rank of the true future frame, against the observed frame and chance.
+
+    models: imagination reports; left top-1, middle mean reciprocal rank, right top-1 by the span's number.
+    """
+    figure, panels = canvas(10.2, 0.95 + 0.5 * max(2, len(models)), 3)
+    first, rank, by_span = panels
+    named_rows(panels, list(models))
+    for axes in (rank, by_span):
+        axes.set_yticklabels([])
+    for axes, name, label in ((first, "top1", "true frame ranked first"), (rank, "mrr", "mean reciprocal rank")):
+        title(axes, label)
+        for y, report in enumerate(models.values()):
+            _dot(axes, y - 0.14, report["true_frame"][name], BLUE, "o", BLUE)
+            _dot(axes, y + 0.14, report["observed_frame"][name], ORANGE, "D", "white")
+            chance = report["chance"][name]
+            axes.plot([chance, chance], [y - 0.36, y + 0.36], color=QUIET, linewidth=1.4)
+    _by_span(by_span, models)
+    for axes in panels:
+        axes.set_xlim(0, 1.05)
+    for axes in (first, by_span):
+        percent_axis(axes, "x")
+    handles = [
+        Line2D([], [], marker="o", linestyle="", color=BLUE),
+        Line2D([], [], marker="D", linestyle="", color=ORANGE, markerfacecolor="white"),
+        Line2D([], [], color=QUIET),
+    ]
+    said = ["the latents", "the last observed frame in their place", "chance"]
+    figure.legend(handles, said, frameon=False, fontsize=8, ncols=3, loc="outside lower center")
+    return png(figure)
+
+
+def latent_map(found: Mapping[str, Any]) -> bytes:
+    """Latent spans on their two main axes, a panel a model, coloured by the span's number; `latent_map.latent_map`."""
+    models = found["models"]
+    figure, panels = canvas(max(4.4, 3.5 * len(models)), 3.6, max(1, len(models)), sharex=True, sharey=True)
+    for axes, (name, model) in zip(panels, models.items(), strict=False):
+        style(axes, grid="both")
+        x, y = np.asarray(model["x"]), np.asarray(model["y"])
+        numbers = np.asarray([str(number) if number <= 3 else ">3" for number in model["span"]])
+        for label, colour in MAP_COLOURS.items():
+            at = numbers == label
+            axes.scatter(x[at], y[at], s=13, color=colour, alpha=0.6, linewidths=0.8 if label == ">3" else 0,
+                         marker=MAP_MARKERS[label])  # fmt: skip
+        of = "" if model["n"] == len(x) else f" of {model['n']:,}"
+        title(axes, plain(f"{name}: {len(x):,}{of} spans"))
+        axes.set_xlabel(f"first axis ({100 * found['explained'][0]:.0f} % of variance)")
+    panels[0].set_ylabel(f"second axis ({100 * found['explained'][1]:.0f} %)")
+    handles = [Line2D([], [], marker=MAP_MARKERS[n], linestyle="", color=c) for n, c in MAP_COLOURS.items()]
+    figure.legend(
+        handles,
+        list(MAP_COLOURS),
+        title="span",
+        title_fontsize=8,
+        frameon=False,
+        fontsize=8,
+        loc="outside right center",
+    )
+    return png(figure)
+
+
+def _donut(axes: Axes, shares: Mapping[str, float | None], mean: float | None, said: str) -> None:
+    parts = {name: share for name, share in shares.items() if share}
+    if mean is None or not parts:
+        axes.text(0.5, 0.5, "no answers", transform=axes.transAxes, ha="center", fontsize=8, color=QUIET)
+        return
+    axes.pie(list(parts.values()), colors=[SPAN_COLOURS[name] for name in parts], startangle=90, counterclock=False,
+             radius=1.22, wedgeprops={"width": 0.33, "edgecolor": "white", "linewidth": 1})  # fmt: skip
+    axes.text(0, 0.2, f"{mean:.2f}", ha="center", va="center", fontsize=9, color=INK, weight="bold")
+    axes.text(0, -0.27, said, ha="center", va="center", fontsize=5.5, color=QUIET)
+
+
+def _dot(axes: Axes, y: float, score: Mapping[str, Any], colour: str, marker: str, face: str) -> None:
+    value = value_of(score)
+    if value is not None:
+        axes.errorbar(value, y, xerr=whiskers(value, score["interval"]), fmt=marker, markersize=5.5, color=colour,
+                      markerfacecolor=face, elinewidth=1.4, capsize=2.5)  # fmt: skip
+
+
+def _by_span(axes: Axes, models: Reports) -> None:
+    """The latents' top-1 by the span's number, which stands left of its interval."""
+    title(axes, "ranked first, by the span's number")
+    for y, report in enumerate(models.values()):
+        numbers = sorted(report["by_span"], key=int)
+        for place, span in enumerate(numbers):
+            at, score = y + 0.7 * ((place + 0.5) / len(numbers) - 0.5), report["by_span"][span]["top1"]
+            _dot(axes, at, score, BLUE, "o", BLUE)
+            axes.annotate(span, (score["interval"][0], at), xytext=(-5, 0), textcoords="offset points", ha="right",
+                          va="center", fontsize=7, color=QUIET)  # fmt: skip

@@ -1,0 +1,226 @@
+"""Answers from a model behind OpenAI-compatible servers (vLLM, SGLang, ...): the endpoint backend.
+
+All wanted answers of a prompt are one request with `n`; images travel as JPEG data URLs, at most as large as the
+prompt's caps on vision tokens allow, so that a server that rounds to whole tokens sees what the local backend sees.
+Prompts are rendered when their turn comes: memory is bounded by the concurrency, not by the number of prompts.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from evaluation.generation.image_factor import image_factor
+from evaluation.generation.renderer import Renderer
+from evaluation.generation.requests import NOTHING_HELD, Answer, Asking, Held, InterventionName, Refused, Request
+from evaluation.generation.served_text import served_text, why_no_text
+from training.chat.completion import Choice, Completion, MalformedError
+from training.chat.endpoint import ENDPOINT_KEYS, EndpointRefusesError, EndpointSettings
+from training.chat.pool import Control, Pool
+from training.chat.preflight import preflight
+from training.chat.server import GOES_ON, UnansweredError
+
+MIN_EMPTY, MAX_EMPTY_SHARE = 20, 0.2
+"""Replies without an answer that end the work: so many, and such a share of all."""
+ANSWERS_AHEAD = 256  # answers that wait for a slow reader before requests do
+
+Item = TypeVar("Item")
+
+
+class EndpointBackend:
+    """Implements evaluation.generation.requests.Backend.
+
+    No seed is sent, so answers are not reproducible: servers differ in whether they take one at all, and in what one
+    seed means for `n` answers (with vLLM a seeded request may give n equal answers).  What makes a re-run cheap and
+    equal is the caller's ledger.
+    """
+
+    def __init__(self, settings: EndpointSettings, frames_cache_bytes: int = 2**28) -> None:
+        self.settings, self._frames_cache_bytes = settings, frames_cache_bytes
+        self._image_factor = image_factor(settings)
+
+    def preflight(self) -> None:
+        """Raises EndpointRefusesError or EndpointDownError where no answer can be had, within seconds."""
+        preflight(self.settings.base_urls, self.settings.model, ENDPOINT_KEYS, "endpoint")
+
+    def answer(
+        self,
+        checkpoint: Path | None,
+        asking: Asking,
+        intervention: InterventionName,
+        requests: Sequence[Request],
+        reference_latents: Path | None = None,
+        keep_latents: bool = False,
+        held: Held = NOTHING_HELD,
+    ) -> Iterator[Answer | Refused]:
+        """As the protocol says; prompts that stay unanswered although the server is there are refused, at the end.
+
+        Raises ValueError for a checkpoint (the server has its own model), for an intervention on latents, and
+        where they are to be kept.
+        """
+        if checkpoint is not None:
+            raise ValueError(f"an endpoint serves its own model {self.settings.model!r}, not {checkpoint}")
+        if intervention != "none" or keep_latents or reference_latents:
+            wanted = f"intervention {intervention!r}" if intervention != "none" else "to keep or replace them"
+            raise ValueError(f"latents of a served model are out of reach: {wanted} needs a local one")
+        return _streamed(lambda put: self._answer_all(asking, requests, held, put), ANSWERS_AHEAD)
+
+    async def _answer_all(
+        self,
+        asking: Asking,
+        requests: Sequence[Request],
+        held: Held,
+        put: Callable[[Answer | Refused], Awaitable[None]],
+    ) -> None:
+        todo = [(request, list(request.samples)) for request in requests]
+        with Renderer(asking, self._frames_cache_bytes, self._image_factor) as renderer:
+            control = await _control(held.request, renderer, asking)
+            pool = Pool(self.settings, ENDPOINT_KEYS, "endpoint", control=control)
+            empty = _Empty(pool, held.answers)
+
+            async def work(item: tuple[Request, list[int]]) -> None:
+                request, wanted = item
+                try:
+                    messages = await renderer.messages(request)
+                except (ValueError, OSError) as error:
+                    raise UnansweredError("refused", f"cannot be shown: {error}") from None
+                while wanted:  # a server may give fewer choices than it was asked for
+                    body = {"messages": messages, "n": len(wanted), **_sampling(asking)}
+                    accept = partial(empty.without, request.prompt_id)
+                    completion, answered = await pool.complete(partial(_same, body), accept)
+                    for text, choice in answered[: len(wanted)]:
+                        await put(_answer(request.prompt_id, wanted.pop(0), text, choice, completion))
+
+            for (request, _), error in await pool.run(todo, work):
+                await put(Refused(request.prompt_id, error.reason, pending=error.kind != "refused"))
+
+
+async def _control(request: Request | None, renderer: Renderer, asking: Asking) -> Control | None:
+    """A request that the model answered before, for one answer; None where it cannot be shown any more."""
+    if request is None:
+        return None
+    with suppress(ValueError, OSError):
+        body = {"messages": await renderer.messages(request), "n": 1, **_sampling(asking)}
+        return Control(partial(_same, body), lambda completion: _answered(completion.choices))
+    return None
+
+
+class _Empty:
+    """Sorts out the replies without an answer, and ends the work where they are too many.
+
+    Only the first reply to each prompt counts: one that gets none however often it is asked for is one.
+    """
+
+    def __init__(self, pool: Pool, held: int) -> None:
+        self._pool, self._replies, self._empty = pool, held, 0
+        self._counted: set[str] = set()
+
+    def without(self, prompt_id: str, completion: Completion) -> tuple[Completion, list[tuple[str, Choice]]]:
+        """The choices of a completion that hold answers, with their texts.  Raises MalformedError without any."""
+        if prompt_id not in self._counted:
+            self._counted.add(prompt_id)
+            empty = [choice for choice in completion.choices if served_text(choice) is None]
+            self._replies += len(completion.choices)
+            self._empty += len(empty)
+            if empty and self._empty >= max(MIN_EMPTY, MAX_EMPTY_SHARE * self._replies):
+                self._pool.end(
+                    EndpointRefusesError(
+                        f"{self._pool.who}: {self._empty} of {self._replies} replies hold no answer, one of them: "
+                        f"{why_no_text(empty[0])}; {GOES_ON}"
+                    )
+                )
+        return completion, _answered(completion.choices)
+
+
+def _answered(choices: Sequence[Choice]) -> list[tuple[str, Choice]]:
+    found = [(text, choice) for choice in choices if (text := served_text(choice)) is not None]
+    if not found:
+        raise MalformedError(f"a reply without an answer: {why_no_text(choices[0])}")
+    return found
+
+
+def _same(body: dict[str, Any], malformed: int) -> dict[str, Any]:
+    """The request however often it was answered badly: it is sampled anyway."""
+    return body
+
+
+def _sampling(asking: Asking) -> dict[str, Any]:
+    return {"temperature": asking.temperature, "top_p": asking.top_p, "max_tokens": asking.max_new_tokens}
+
+
+def _answer(prompt_id: str, sample: int, text: str, choice: Choice, completion: Completion) -> Answer:
+    share = len(completion.choices)
+    used = (completion.usage and completion.usage.completion_tokens) or 0
+    return {
+        "prompt_id": prompt_id,
+        "sample": sample,
+        "text": text,
+        "tokens": [],
+        "text_tokens": used // share,
+        "latent_tokens": 0,
+        "control_tokens": 0,
+        "spans": [],
+        "finished": choice.finish_reason == "stop",
+        "prefill_seconds": 0.0,
+        "decode_seconds": completion.seconds / share,
+    }
+
+
+class _End:
+    """The last thing in the queue: why it ended."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+def _streamed(produce: Callable[[Callable[[Item], Awaitable[None]]], Awaitable[None]], ahead: int) -> Iterator[Item]:
+    """What a coroutine puts, as it comes.
+
+    The coroutine runs in a thread of its own, at most `ahead` items before the reader, and is cancelled when the
+    reader stops early.
+    """
+    told: queue.SimpleQueue[Item | _End] = queue.SimpleQueue()
+    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None], asyncio.Semaphore]] = Future()
+
+    async def main() -> None:
+        room = asyncio.Semaphore(ahead)
+        task = asyncio.current_task()
+        assert task is not None
+        running.set_result((asyncio.get_running_loop(), task, room))
+
+        async def put(item: Item) -> None:
+            await room.acquire()
+            told.put(item)
+
+        await produce(put)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            asyncio.run(main())
+        except BaseException as ended:  # told to the reader
+            error = ended
+        told.put(_End(error))
+
+    thread = threading.Thread(target=run, name="endpoint", daemon=True)
+    thread.start()
+    loop, task, room = running.result()
+
+    def tell(call: Callable[[], Any]) -> None:
+        with suppress(RuntimeError):  # the loop has ended already
+            loop.call_soon_threadsafe(call)
+
+    try:
+        while not isinstance(item := told.get(), _End):
+            tell(room.release)
+            yield item
+        if item.error:
+            raise item.error
+    finally:
+        tell(task.cancel)
+        thread.join()

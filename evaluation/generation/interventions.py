@@ -1,0 +1,216 @@
+"""What stands in for a model's own latents while it answers, to see whether the answer needs them.
+
+Most replace the vectors that are fed (zeros, noise, mean, another item's, the span's first); `markers_only` lets spans
+open that close at once, `no_span` lets none open, and `spans_k` forces exactly k (`forced_spans` says where).  All else
+stays as it is: prompt, seeds, sampling.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file
+
+from evaluation.generation.requests import InterventionName, Request
+from training.model.checkpoint import FutureL1
+from training.model.decode import Decoded, Intervention, Spans
+from training.model.randomness import INTERVENTION, normal
+from training.model.tokens import Tokens
+
+NONE = -1  # an answer without a donor
+
+
+class Draw(Protocol):
+    """The answers of one batch, decoded again under other conditions; None: as the model is."""
+
+    def __call__(
+        self,
+        intervention: Intervention | None = None,
+        spans: Spans | None = None,
+        scripts: Sequence[Sequence[int]] | None = None,
+    ) -> Decoded: ...
+
+
+def intervene(
+    name: InterventionName, bundle: FutureL1, draw: Draw, asked: Sequence[Request], mean: torch.Tensor | None
+) -> tuple[Decoded, dict[str, str]]:
+    """The answers of a batch under an intervention, and the prompts that it could not be done to, with the reason.
+
+    Raises ValueError for a checkpoint that opens no spans where spans are forced, and for prompts without a reference
+    where it decides who lends.
+    """
+    tokens, spans = bundle.tokens, bundle.spans
+    match name:
+        case "none":
+            return draw(), {}
+        case "zeros":
+            return draw(zeros()), {}
+        case "noise":
+            seeds = [seed for request in asked for seed in request.seeds]
+            return draw(noise(torch.tensor(seeds, device=bundle.model.device))), {}
+        case "mean":
+            assert mean is not None, "the backend reads it before it answers"
+            return draw(constant(mean)), {}
+        case "first_repeated":
+            return draw(first_repeated()), {}
+        case "other_item" | "same_answer" | "other_answer":
+            return _borrowed(name, draw, asked, tokens, spans.latents)
+        case "no_span":
+            return draw(spans=Spans(0, spans.end)), {}
+    if not spans.opened:
+        raise ValueError(f"intervention {name!r} needs a checkpoint that was taught spans: this one opens none")
+    if name == "markers_only":
+        return draw(spans=Spans(0, spans.end, may_open=True)), {}
+    scripts = forced_spans(draw(), tokens, bundle.processor.tokenizer, int(name.removeprefix("spans_")), spans.latents)
+    return draw(spans=replace(spans, may_open=False), scripts=scripts), {}
+
+
+def zeros() -> Intervention:
+    """Every latent is the zero vector."""
+    return lambda vectors, _span, _slot: torch.zeros_like(vectors)
+
+
+def noise(seeds: torch.Tensor) -> Intervention:
+    """Gaussian noise with the norm of the latent that it replaces; it depends on the answer's seed (`seeds` [B], on the
+    model's device) and on the span and the place in it, whatever was said before."""
+
+    def replaced(vectors: torch.Tensor, span: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+        place = (span << 24) + slot  # spans are far shorter
+        drawn = normal(seeds, INTERVENTION, place, vectors.shape[-1]).to(vectors.dtype)
+        return drawn * (vectors.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
+
+    return replaced
+
+
+def constant(vector: torch.Tensor) -> Intervention:
+    """Every latent is this vector [D]."""
+    return lambda vectors, _span, _slot: vector.to(vectors).expand_as(vectors)
+
+
+def read_mean(path: Path, width: int, device: torch.device) -> torch.Tensor:
+    """The tensor `mean` [width] of a safetensors file, on the device.  Raises ValueError where it is not there."""
+    found = load_file(path, device=str(device))
+    if "mean" not in found or found["mean"].shape != (width,):
+        told = {name: list(tensor.shape) for name, tensor in found.items()}
+        raise ValueError(f"{path}: the model needs a tensor `mean` of [{width}]; found {told}")
+    return found["mean"]
+
+
+def first_repeated() -> Intervention:
+    """Every latent of a span is the span's first one, which is the model's own."""
+    kept: torch.Tensor | None = None
+
+    def replaced(vectors: torch.Tensor, _span: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept = vectors if kept is None else torch.where((slot == 0).unsqueeze(-1), vectors, kept)
+        return kept
+
+    return replaced
+
+
+def _borrowed(
+    name: InterventionName, draw: Draw, asked: Sequence[Request], tokens: Tokens, budget: int
+) -> tuple[Decoded, dict[str, str]]:
+    """Other items' latents.  A prompt is not answered where one of its answers has latents and finds no donor."""
+    owners = [request for request in asked for _ in request.samples]
+    without = [request.prompt_id for request in asked if request.reference is None]
+    if name != "other_item" and without:
+        raise ValueError(f"intervention {name!r} needs the column `reference`; prompt {without[0]!r} has none")
+    plain = draw()
+    used = (plain.ids == tokens.latent).any(1).tolist()
+    lenders = donors(name, owners, used)
+    alone = {
+        owner.prompt_id: f"{name}: no other item of its batch of {len(asked)} can lend it latents"
+        for owner, has, lender in zip(owners, used, lenders, strict=True)
+        if has and lender == NONE
+    }
+    return draw(lent(plain, tokens.latent, budget, lenders)), alone
+
+
+def donors(name: InterventionName, owners: Sequence[Request], used: Sequence[bool]) -> list[int]:
+    """For each answer of a batch the number of the next one that may lend it its latents, NONE where there is none.
+
+    A donor used latents itself and is about another item: any (`other_item`), or one with the same or another
+    reference.  So what an answer gets depends on the batch that it is decoded in.
+    """
+
+    def lends(donor: Request, owner: Request) -> bool:
+        if donor.group == owner.group:
+            return False
+        return name == "other_item" or (donor.reference == owner.reference) == (name == "same_answer")
+
+    n = len(owners)
+    able = [number for number in range(n) if used[number]]
+    found = []
+    for row, owner in enumerate(owners):
+        after = bisect_right(able, row)
+        others = (number for number in able[after:] + able[:after] if lends(owners[number], owner))
+        found.append(next(others, NONE))
+    return found
+
+
+def lent(plain: Decoded, latent_id: int, budget: int, lenders: Sequence[int]) -> Intervention:
+    """The latents of each answer's lender at the same span and place; an answer without one keeps its own.
+
+    `plain` are the same rows' answers with their own latents.  A donor with fewer spans lends its last one, a shorter
+    span its last latent.
+    """
+    is_latent = plain.ids == latent_id
+    starts = is_latent & ~is_latent.roll(1, 1)
+    span_of = starts.long().cumsum(1)[is_latent] - 1  # of each latent in plain.latents
+    row_of = is_latent.nonzero()[:, 0]
+    counts = starts.sum(1)
+    width = plain.latents.shape[-1]
+    store = plain.latents.new_zeros(len(plain.ids), max(1, int(counts.max())), max(1, budget), width)
+    first = is_latent.long().cumsum(1) - 1
+    place = first[is_latent] - (first.masked_fill(~starts, -1).cummax(1).values)[is_latent]
+    store[row_of, span_of, place] = plain.latents
+    lengths = store.new_zeros(store.shape[:2], dtype=torch.long)
+    lengths.index_put_((row_of, span_of), torch.ones_like(row_of), accumulate=True)
+    donor = torch.tensor(lenders, device=plain.ids.device)
+    has_donor, donor = (donor != NONE).unsqueeze(-1), donor.clamp(min=0)
+
+    def replaced(vectors: torch.Tensor, span: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+        which = torch.minimum(span, counts[donor] - 1).clamp(min=0)
+        at = torch.minimum(slot, lengths[donor, which] - 1).clamp(min=0)
+        return torch.where(has_donor, store[donor, which, at].to(vectors.dtype), vectors)
+
+    return replaced
+
+
+def forced_spans(plain: Decoded, tokens: Tokens, tokenizer: Any, wanted: int, budget: int) -> list[list[int]]:
+    """How each answer begins so that it has `wanted` spans before the rest of it, which may open none.
+
+    It is the answer's own beginning up to the end of its `wanted`-th span.  Where it has fewer, it is all that it says
+    before its `<answer>` tag (without a tag: up to its last span), and then the spans that lack, each on a line of its
+    own as SFT renders a frame without a text before it, as long as the answer's last span (the budget, if it has none).
+    """
+    newline = tokenizer.encode("\n", add_special_tokens=False)
+    scripts = []
+    for completion in plain.completions(tokens):
+        ids = completion.ids
+        inside = tokens.inside_span(ids)
+        ends = [at + 1 for at, token in enumerate(ids) if inside[at] and token == tokens.latent_end]
+        if len(ends) >= wanted:
+            scripts.append(ids[: ends[wanted - 1]])
+            continue
+        begun = ids[: max([_before_answer(ids, tokenizer), *ends])]
+        size = tokens.span_sizes(begun)[-1] if ends else 0
+        span = [tokens.latent_start, *[tokens.latent] * (size or budget), tokens.latent_end, *newline]
+        scripts.append(begun + span * (wanted - len(ends)))
+    return scripts
+
+
+def _before_answer(ids: Sequence[int], tokenizer: Any) -> int:
+    """How many tokens of an answer stand before its first `<answer>` tag; 0 without one."""
+
+    def said(count: int) -> str:
+        return str(tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    at = said(len(ids)).find("<answer>")
+    if at <= 0:
+        return 0
+    return bisect_right(range(len(ids) + 1), at, key=lambda count: len(said(count))) - 1

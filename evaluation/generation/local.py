@@ -1,0 +1,209 @@
+"""Answers from a checkpoint on this machine: prompts with their frames read, decoded in batches."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluation.generation import interventions
+from evaluation.generation.frames import with_images
+from evaluation.generation.requests import (
+    INTERVENTIONS,
+    NOTHING_HELD,
+    Answer,
+    Asking,
+    Held,
+    InterventionName,
+    Refused,
+    Request,
+)
+from training.data.prompts import Part
+from training.data.video import FrameShelf, UnreadableVideo, frame_rate
+from training.model.checkpoint import FutureL1, load
+from training.model.decode import Decoded, Intervention, Sampling, Spans, decode
+from training.model.encoding import Encoded, Encoder
+from training.model.teaching import Teaching
+from training.model.vision import FrozenVision
+
+
+class LocalBackend:
+    """Implements generation.requests.Backend; keeps the latest checkpoint in memory, its features and frames too.
+
+    An answer depends on its prompt and seed only (but for rounding, which decides ties), under an intervention with
+    other items' latents also on the other answers of its batch: those are the donors.
+    """
+
+    def __init__(self, device: str, vision_cache_gib: float, frames_cache_gib: float) -> None:
+        cuda = device != "cpu" and torch.cuda.is_available()
+        self.device, self.dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
+        self.vision_bytes = int(vision_cache_gib * 2**30)
+        self._shelf = FrameShelf(int(frames_cache_gib * 2**30))
+        self._loaded: tuple[Path, FutureL1, FrozenVision] | None = None
+
+    def answer(
+        self,
+        checkpoint: Path | None,
+        asking: Asking,
+        intervention: InterventionName,
+        requests: Sequence[Request],
+        reference_latents: Path | None = None,
+        keep_latents: bool = False,
+        held: Held = NOTHING_HELD,
+    ) -> Iterator[Answer | Refused]:
+        """Batch by batch.
+
+        Raises ValueError without a checkpoint, for an intervention that there is not, and as `interventions.intervene`
+        and `interventions.read_mean` do.
+        """
+        if checkpoint is None:
+            raise ValueError("the local backend answers from a checkpoint's folder: none was given")
+        if intervention not in INTERVENTIONS:
+            raise ValueError(f"intervention must be one of {INTERVENTIONS}; found {intervention!r}")
+        if (intervention == "mean") != (reference_latents is not None):
+            raise ValueError(f"reference latents belong to the intervention 'mean' alone; found {intervention!r}")
+        bundle, vision = self._load(checkpoint)
+        width = bundle.model.config.text_config.hidden_size
+        mean = interventions.read_mean(reference_latents, width, bundle.model.device) if reference_latents else None
+        encoder = _encoder(bundle, asking)
+        for batch in batches(requests, asking.batch_size):
+            asked, encoded = [], []
+            for request in batch:
+                try:
+                    encoded.append(encode(encoder, request.content, self._shelf))
+                    asked.append(request)
+                except (UnreadableVideo, ValueError, OSError) as error:
+                    yield Refused(request.prompt_id, str(error))
+            if asked:
+                draw = _drawer(bundle, vision, asking, asked, encoded)
+                decoded, left_out = interventions.intervene(intervention, bundle, draw, asked, mean)
+                yield from (Refused(*reason) for reason in left_out.items())
+                told = _answers(bundle, asked, encoded, decoded, keep_latents)
+                yield from (answer for answer in told if answer["prompt_id"] not in left_out)
+
+    def _load(self, checkpoint: Path) -> tuple[FutureL1, FrozenVision]:
+        if self._loaded is None or self._loaded[0] != checkpoint:
+            self._loaded = None  # one model in memory at a time
+            bundle = load(checkpoint, self.device, self.dtype)
+            self._loaded = checkpoint, bundle, bundle.vision(self.vision_bytes)
+        return self._loaded[1:]
+
+
+def batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
+    """Requests of at most `batch_size` answers (or a single request of more), alike lengths together.
+
+    A group stays in one batch where it fits into one: what its prompts begin with is processed once a batch.  Its
+    longest prompt comes first: the clip is opened once, for the others show frames that it shows.
+    """
+    groups: dict[str, list[Request]] = defaultdict(list)
+    for request in requests:
+        groups[request.group].append(request)
+    ordered = sorted(
+        (sorted(group, key=_length, reverse=True) for group in groups.values()), key=lambda g: _length(g[0])
+    )
+    batch: list[Request] = []
+    room = batch_size
+    for group in ordered:
+        wanted = sum(len(request.samples) for request in group)
+        for part in [group] if wanted <= batch_size else [[request] for request in group]:
+            answers = sum(len(request.samples) for request in part)
+            if batch and answers > room:
+                yield batch
+                batch, room = [], batch_size
+            batch += part
+            room -= answers
+    if batch:
+        yield batch
+
+
+def encode(encoder: Encoder, content: Sequence[Part], shelf: FrameShelf) -> Encoded:
+    """A prompt's content with its frames read, each clip once.
+
+    Raises UnreadableVideo, ValueError or OSError for what cannot be shown.
+    """
+    low, high = encoder.limits.observed
+    pieces = []
+    for part, images in with_images(content, shelf):
+        cap = part["max_tokens"] or high
+        match part["type"]:
+            case "text":
+                pieces.append(part["text"])
+            case "image":
+                pieces.append(encoder.patch(images[0], min(low, cap), cap))
+            case "video":
+                fps = frame_rate(part["path"])
+                times = sorted(part["frames"])  # they ascend in whatever order the frames are shown
+                pieces += encoder.patch_video(images, times, fps, min(low, cap), cap)
+    return encoder.prompt(pieces)
+
+
+def _encoder(bundle: FutureL1, asking: Asking) -> Encoder:
+    teaching = bundle.teaching or Teaching(
+        observed_tokens=asking.image_tokens, latents=0, span_end="model", system=asking.system
+    )
+    return bundle.encoder(teaching.model_copy(update={"observed_tokens": asking.image_tokens, "system": asking.system}))
+
+
+def _drawer(
+    bundle: FutureL1, vision: FrozenVision, asking: Asking, asked: Sequence[Request], encoded: Sequence[Encoded]
+) -> interventions.Draw:
+    """Decodes the batch as often as an intervention needs it."""
+    sampling = Sampling(asking.max_new_tokens, asking.temperature, asking.top_p)
+    seeds, groups = [request.seeds for request in asked], [request.group for request in asked]
+
+    def draw(
+        intervention: Intervention | None = None,
+        spans: Spans | None = None,
+        scripts: Sequence[Sequence[int]] | None = None,
+    ) -> Decoded:
+        return decode(
+            bundle.model, vision, bundle.tokens, encoded, sampling, spans or bundle.spans, seeds, groups, intervention,
+            scripts,
+        )  # fmt: skip
+
+    return draw
+
+
+def _answers(
+    bundle: FutureL1, asked: Sequence[Request], encoded: Sequence[Encoded], decoded: Decoded, keep_latents: bool
+) -> Iterator[Answer]:
+    tokens, answers = bundle.tokens, len(decoded.ids)
+    prompts = zip(asked, encoded, strict=True)
+    names = [(request.prompt_id, sample, len(e.ids)) for request, e in prompts for sample in request.samples]
+    for (prompt_id, sample, prompt_tokens), completion in zip(names, decoded.completions(tokens), strict=True):
+        ids = completion.ids
+        latents, control = ids.count(tokens.latent), sum(t in tokens.control for t in ids)
+        yield {
+            "prompt_id": prompt_id,
+            "sample": sample,
+            "text": completion.said(tokens, bundle.processor.tokenizer),
+            "tokens": ids,
+            "text_tokens": len(ids) - latents - control,
+            "latent_tokens": latents,
+            "control_tokens": control,
+            "spans": tokens.span_sizes(ids),
+            "finished": completion.finished,
+            "prompt_tokens": prompt_tokens,
+            "prefill_seconds": decoded.prefill_seconds / answers,
+            "decode_seconds": decoded.decode_seconds / answers,
+        } | ({"latents": _stored(prompt_id, completion.latents)} if keep_latents else {})
+
+
+def _stored(prompt_id: str, latents: torch.Tensor) -> bytes | None:
+    """Latents [n,D] as the column `latents` holds them (float16, little-endian, row-major); None where there are none.
+
+    Raises ValueError for values that float16 does not hold.
+    """
+    if not len(latents):
+        return None
+    small = latents.to("cpu", torch.float16)
+    if not bool(small.isfinite().all()):
+        raise ValueError(f"latents of {prompt_id!r} are not finite in float16: largest {latents.abs().max():.3g}")
+    return small.numpy().astype("<f2").tobytes()
+
+
+def _length(request: Request) -> tuple[int, int, str]:
+    shown: list[dict[str, Any]] = [part for part in request.content if part["type"] != "text"]
+    frames = sum(len(part["frames"] or (1,)) for part in shown)
+    return frames, sum(len(part["text"] or "") for part in request.content), request.prompt_id

@@ -1,1 +1,0 @@
-"""Figures of the comparison page: one look (style), scores, and latents; training and curation are in figures.py."""

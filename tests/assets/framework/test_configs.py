@@ -1,0 +1,149 @@
+"""What is tried in the Launchpad makes an artifact of its own, and the profile's values find the first one again."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from assets.curation.assets import CURATED, RL_SETS, SFT_SETS
+from assets.curation.selection import SelectionSettings
+from assets.framework.configs import TriedSelection, TriedTraining
+from assets.framework.partitions import SHARDS, range_tags
+from assets.framework.store import AssetStore
+from pipelines.definitions import build_definitions
+from pipelines.profile import demo, overlaid
+from tests.assets.trajectories.shard_rows import published_row, write
+from tests.footage import FOOTAGE
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+COUNTS = [(0, 8), (1, 7), (2, 6), (3, 5), (6, 8), (7, 8), (4, 5), (0, 2)]
+SELECT = "curation__future_l1_50k"
+
+
+class Curated:
+    """A source that brings its own counts, scored and selected by the real jobs."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("twiff", "clips"):
+            (folder / name).mkdir(parents=True)
+        rows = []
+        for number, (p_t, p_v) in enumerate(COUNTS):
+            name = f"{number:011d}_0.mp4"
+            shutil.copy(FOOTAGE / "carphone_pristine.mp4", folder / "clips" / name)
+            counts = {"correct_in_8_base": p_t, "correct_in_8_hint": p_v, "gain": p_v - p_t}
+            rows.append(published_row(video=name, answer=f"it stops at {number}", **counts))
+        write(folder / "twiff" / "part.jsonl", rows)
+        profile = overlaid(
+            demo(folder / "home").model_copy(update={"toyworld": None}),
+            {
+                "source": {"trajectories": folder / "twiff", "clips": (folder / "clips",)},
+                "curation": {"given": True, "disjoint_from": (), "selection": {"top": 4}, "rl_avoids_sft": False},
+            },
+        )
+        self.store, self.definitions = AssetStore(profile.home), build_definitions(profile)
+        self.instance = dg.DagsterInstance.ephemeral()
+        self.run("observe_source")
+        shards = self.instance.get_dynamic_partitions(str(SHARDS.name))
+        for job in ("ingest", "score"):
+            assert self.run(job, partition_key=shards[0], tags=range_tags(shards)).success
+
+    def run(self, job: str, config: dict[str, Any] | None = None, **more: Any) -> dg.ExecuteInProcessResult:
+        """`config`: by op."""
+        ops = {"ops": {name: {"config": values} for name, values in (config or {}).items()}}
+        return self.definitions.resolve_job_def(job).execute_in_process(
+            instance=self.instance, run_config=QUIET | ops, raise_on_error=False, **more
+        )
+
+    def select(self, **config: Any) -> dg.ExecuteInProcessResult:
+        return self.run("select", {SELECT: config})
+
+    def rows(self) -> list[tuple[int, int]]:
+        """p_t and gain of the rows that are published now, in order of rank."""
+        table = pl.read_parquet(self.store.current(CURATED).file("future_l1_50k.parquet")).sort("rank")
+        return list(table.select("p_t", "gain").iter_rows())
+
+
+@pytest.fixture(scope="module")
+def curated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Curated]:
+    yield Curated(tmp_path_factory.mktemp("given"))
+
+
+def failure_of(result: dg.ExecuteInProcessResult) -> Any:
+    """Of the only step that failed."""
+    assert not result.success
+    (failed,) = [event for event in result.all_events if event.is_step_failure]
+    return failed.step_failure_data
+
+
+def test_other_thresholds_make_another_artifact_and_the_profiles_find_the_first(curated: Curated) -> None:
+    assert curated.select().success
+    first = curated.store.current(CURATED)
+    assert [gain for _, gain in curated.rows()] == [8, 6, 4, 2] and first.provenance["config"]["top"] == 4
+    result = curated.select(top=2, max_p_t=1)
+    tried = curated.store.current(CURATED)
+    assert result.success and curated.rows() == [(0, 8), (1, 6)]
+    assert tried.provenance["config"] == {"max_p_t": 1, "min_gain": 2, "top": 2}
+    obeys = next(one for one in result.get_asset_check_evaluations() if one.check_name == "rows_obey_the_rule")
+    assert obeys.passed and obeys.metadata["rule"].value == tried.provenance["config"]  # not what the profile says
+    assert curated.select().success
+    assert curated.store.current(CURATED).version == first.version != tried.version
+    assert len(curated.store.artifacts.versions(CURATED)) == 2
+
+
+def test_another_seed_draws_other_sets_of_the_same_selection(curated: Curated) -> None:
+    assert curated.select().success
+    before = {key: curated.store.current(key).version for key in (CURATED, SFT_SETS, RL_SETS)}
+    drawn = {"curation__sft_sets": {"seed": 7}, "curation__rl_sets": {"seed": 7}}
+    assert curated.run("select", drawn).success
+    assert curated.store.current(CURATED).version == before[CURATED]
+    for key in (SFT_SETS, RL_SETS):
+        assert curated.store.current(key).provenance["config"]["seed"] == 7
+        assert curated.store.current(key).version != before[key]
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"top": 0}, "run config: top must be at least 1; found 0"),
+        ({"max_p_t": -1}, "run config: max_p_t must be at least 0; found -1"),
+        ({"min_gain": 9}, "run config: min_gain is 9, and a row has 8 answers a condition"),
+    ],
+)
+def test_a_value_that_cannot_be_fails_at_once_with_a_sentence(
+    curated: Curated, config: dict[str, int], says: str
+) -> None:
+    failed = failure_of(curated.select(**config)).user_failure_data
+    assert failed is not None and failed.description == says
+
+
+def test_a_misspelt_value_is_refused_before_anything_runs(curated: Curated) -> None:
+    with pytest.raises(dg.DagsterInvalidConfigError, match="topp"):
+        curated.select(topp=3)
+
+
+def test_rows_that_were_cut_short_cannot_be_kept_by_a_looser_rule(curated: Curated) -> None:
+    scored = curated.store.everything()["curation/visual_gain/part"]
+    assert curated.select(max_p_t=8).success  # the source's own counts: no row was cut short
+    manifest = scored.path / "manifest.json"
+    whole = manifest.read_text()
+    assert '"cut": 0' in whole
+    try:
+        manifest.write_text(whole.replace('"cut": 0', '"cut": 3'))
+        failed = failure_of(curated.select(min_gain=1)).user_failure_data
+        assert failed is not None and "choose no looser values" in str(failed.description)
+        assert curated.select(min_gain=3).success
+    finally:
+        manifest.write_text(whole)
+
+
+def test_what_is_left_out_is_the_profiles() -> None:
+    settings = SelectionSettings(top=50_000)
+    assert TriedSelection().over(settings, 8) == settings
+    assert TriedSelection(top=10).over(settings, 8) == SelectionSettings(top=10)
+    assert TriedTraining(steps=3).values() == {"steps": 3}
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        TriedTraining(steps=0).values()

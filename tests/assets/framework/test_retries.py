@@ -1,0 +1,276 @@
+"""What may pass is tried again, on servers that really fail twice and then work; everything else is tried once."""
+
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from assets.curation.assets import ANSWERS, GAIN
+from assets.curation.hub import HUB
+from assets.framework.define import Asset, asset
+from assets.framework.partitions import SHARDS
+from assets.framework.retries import INTERRUPTED, TRIES, after_outages, may_pass
+from assets.framework.store import AssetStore
+from assets.trajectories.assets import TRAJECTORIES
+from assets.trajectories.shards import DamagedShardError
+from pipelines.definitions import build_definitions
+from pipelines.profile import Profile, demo, overlaid
+from tests import hub
+from tests.assets.trajectories.shard_rows import twiff_row, write
+from tests.footage import FOOTAGE
+from tests.pipelines.own_shards import Model, judge, write_shards
+from tests.served import Served, served
+from training.chat.endpoint import EndpointDownError, EndpointRefusesError
+
+OUTAGE = 3
+"""So many failures in a row are an outage, where one request is in flight at a time (training.chat.endpoint)."""
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits half a minute here; and a hub that is busy is not asked again by its client."""
+    monkeypatch.setattr("assets.framework.retries.SECONDS", 0.01)
+    monkeypatch.setattr("assets.trajectories.hub.WAITS", ())
+
+
+class Runs:
+    """Jobs of a profile in this process."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.store, self.definitions = AssetStore(profile.home), build_definitions(profile)
+        self.instance = dg.DagsterInstance.ephemeral()
+
+    def run(self, job: str) -> tuple[bool, Counter[str]]:
+        """Whether it succeeded, and how often each step was started over."""
+        shards = self.instance.get_dynamic_partitions(str(SHARDS.name))
+        result = self.definitions.resolve_job_def(job).execute_in_process(
+            instance=self.instance, run_config=QUIET, raise_on_error=False,
+            partition_key=shards[0] if shards and job in ("ingest", "score") else None,
+        )  # fmt: skip
+        again = [event.step_key for event in result.all_events if event.event_type_value == "STEP_UP_FOR_RETRY"]
+        return result.success, Counter(again)
+
+
+def sourced(folder: Path, trajectories: Path | str, **curation: Any) -> Profile:
+    return overlaid(
+        demo(folder / "home").model_copy(update={"toyworld": None}),
+        {"source": {"trajectories": trajectories, "clips": (folder / "clips",)}, "curation": curation},
+    )
+
+
+@dataclass
+class Unsteady:
+    """A file server that answers so many requests for content with 503."""
+
+    url: str = ""
+    failing: int = 0
+    asked: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def unsteady(folder: Path) -> Iterator[Unsteady]:
+    state = Unsteady()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.asked.append(self.path)
+            if state.failing:
+                state.failing -= 1
+                self.send_error(503)
+            else:
+                super().do_GET()
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One shard of one row with its clip."""
+    for name in ("twiff", "clips"):
+        (tmp_path / name).mkdir()
+    shutil.copy(FOOTAGE / "carphone_pristine.mp4", tmp_path / "clips" / "AAAAAAAAAAA_0.mp4")
+    write(tmp_path / "twiff" / "part.parquet", [twiff_row()])
+    return tmp_path
+
+
+def test_a_shard_on_a_server_that_fails_twice_is_pulled_at_the_third_try(folder: Path) -> None:
+    with unsteady(folder / "twiff") as server:
+        runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
+        assert runs.run("observe_source") == (True, Counter())
+        server.failing = 2
+        assert runs.run("ingest") == (True, Counter({"twiff__trajectories": 2}))
+        assert server.failing == 0 and runs.store.current(TRAJECTORIES, "part").provenance["counts"]["rows"] == 1
+
+
+def test_a_server_that_stays_away_is_not_asked_for_ever(folder: Path) -> None:
+    with unsteady(folder / "twiff") as server:
+        runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
+        runs.run("observe_source")
+        server.failing, server.asked = 1000, []
+        assert runs.run("ingest") == (False, Counter({"twiff__trajectories": TRIES}))
+        assert len(server.asked) >= TRIES + 1
+
+
+def test_a_hub_that_is_busy_twice_is_pulled_from_at_the_third_try(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub.serve(folder / "hub") as there:
+        monkeypatch.setenv("HF_ENDPOINT", there.url)
+        there.commit("lab/twiff", folder / "twiff")
+        runs = Runs(sourced(folder, "hf://datasets/lab/twiff@main"))
+        assert runs.run("observe_source")[0]
+        there.busy = 2
+        assert runs.run("ingest") == (True, Counter({"twiff__trajectories": 2}))
+
+
+def test_a_local_shard_that_is_no_shard_is_read_once(folder: Path) -> None:
+    (folder / "twiff" / "part.parquet").write_bytes(b"not parquet")
+    runs = Runs(sourced(folder, folder / "twiff"))
+    runs.run("observe_source")
+    assert runs.run("ingest") == (False, Counter())
+
+
+def test_a_shard_on_a_server_that_is_no_shard_is_pulled_once(folder: Path) -> None:
+    (folder / "twiff" / "part.parquet").write_bytes(b"not parquet")
+    with unsteady(folder / "twiff") as server:
+        runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
+        runs.run("observe_source")
+        assert runs.run("ingest") == (False, Counter())
+
+
+def test_nobody_pushes_again_without_a_token(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    runs = Runs(sourced(folder, folder / "twiff", hub="lab/set"))
+    runs.store.work("curation/future_l1_50k", {}, {}, "code").do(lambda workspace: {})
+    assert runs.run("publish") == (False, Counter())
+    assert HUB in {node.key.to_user_string() for node in runs.definitions.resolve_asset_graph().asset_nodes}
+
+
+class Scored:
+    """Own shards, and a served model and judge that can be told to fail."""
+
+    def __init__(self, folder: Path, endpoint: Served, judging: Served, **asking: Any) -> None:
+        self.failing = {"endpoint": 0, "judge": 0}
+        for name, server in (("endpoint", endpoint), ("judge", judging)):
+            server.script = partial(self._fault, name)
+        serving = {"model": "served", "concurrency": 1, "retries": 0, **asking}
+        profile = overlaid(
+            sourced(folder, folder / "twiff"),
+            {
+                "source": {"quarantine_limit": 1.0},
+                "curation": {
+                    "endpoint": {"base_urls": (endpoint.url,), **serving},
+                    "answers": {"samples": 2},
+                    "parser": "strict",
+                    "disjoint_from": (),
+                    "selection": {"max_p_t": 1, "min_gain": 1},
+                },
+                "judge": {"base_url": judging.url, **(serving | {"model": "served"})},
+                "toy_judge": False,
+            },
+        )
+        self.replies = profile.home / "judge" / "replies.jsonl"
+        self.runs = Runs(profile)
+        for job in ("observe_source", "ingest"):
+            assert self.runs.run(job)[0]
+
+    def _fault(self, name: str, number: int, request: dict[str, Any]) -> tuple[int, bytes] | None:
+        if not self.failing[name]:
+            return None
+        self.failing[name] -= 1
+        return 500, b'{"error": {"message": "oops"}}'
+
+
+def test_outages_of_the_model_and_of_the_judge_pass_and_nothing_is_paid_twice(tmp_path: Path) -> None:
+    rows = write_shards(tmp_path, shards=1, rows=8, faults=0, seed=4)  # five are open questions: a judge's
+    with served(Model(rows)) as endpoint, served(judge) as judging:
+        scored = Scored(tmp_path, endpoint, judging)
+        scored.failing["endpoint"] = 2 * OUTAGE
+        assert scored.runs.run("score") == (True, Counter({"answer_shards": 2}))
+        answers = scored.runs.store.everything()[f"{ANSWERS}/part-4-0"]
+        assert endpoint.choices == answers.provenance["counts"]["answers"]
+        before = scored.runs.store.everything()[f"{GAIN}/part-4-0"].version
+        assert scored.replies.stat().st_size > 0
+        scored.replies.unlink()
+        scored.failing["judge"] = 2 * OUTAGE
+        assert scored.runs.run("score") == (True, Counter({"curation__visual_gain": 2}))
+        assert scored.runs.store.everything()[f"{GAIN}/part-4-0"].version == before
+
+
+def test_a_program_that_crashes_is_started_once(tmp_path: Path) -> None:
+    rows = write_shards(tmp_path, shards=1, rows=8, faults=0, seed=4)
+    with served(Model(rows)) as endpoint, served(judge) as judging:
+        scored = Scored(tmp_path, endpoint, judging)
+        library = tmp_path / "broken" / "openai.py"
+        library.parent.mkdir()
+        library.write_text("raise RuntimeError('a broken library')")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(library.parent))
+            assert scored.runs.run("score") == (False, Counter())
+        assert endpoint.requests == []
+
+
+def test_a_model_that_the_endpoint_does_not_have_is_asked_for_once(tmp_path: Path) -> None:
+    rows = write_shards(tmp_path, shards=1, rows=6, faults=0)
+    with served(Model(rows)) as endpoint, served(judge) as judging:
+        scored = Scored(tmp_path, endpoint, judging, model="another")
+        assert scored.runs.run("score") == (False, Counter())
+        assert endpoint.requests == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, dg.DagsterExecutionInterruptedError])
+def test_an_interrupt_is_no_outage(error: type[BaseException]) -> None:
+    @asset(Asset("twiff/source", "Ends early.", kinds=(), retry=after_outages(), code="1", table=None))
+    def interrupted() -> None:
+        raise error
+
+    ran = dg.materialize([interrupted], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
+    assert not ran.success and not [event for event in ran.all_events if event.is_step_up_for_retry]
+    (failure,) = (event.step_failure_data for event in ran.all_events if event.is_step_failure)
+    assert failure.user_failure_data and failure.user_failure_data.description == INTERRUPTED
+
+
+class _ForbiddenError(Exception):
+    """As fsspec's HTTP file system raises it."""
+
+    status = 403
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (ConnectionResetError("by peer"), True),
+        (TimeoutError("30 s"), True),
+        (EndpointDownError("gone"), True),
+        (DamagedShardError("cut"), True),
+        (EndpointRefusesError("its key"), False),
+        (FileNotFoundError("no such file"), False),
+        (PermissionError("not yours"), False),
+        (_ForbiddenError("forbidden"), False),
+        (ValueError("top"), False),
+        (KeyError("a defect"), False),
+    ],
+)
+def test_only_an_outage_may_pass(error: Exception, passes: bool) -> None:
+    assert may_pass(error) is passes

@@ -1,0 +1,111 @@
+"""What a source says does not depend on how it is written; what is remembered of it is never believed of another."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from assets.framework.syntax import syntax_of
+from training.runtime.project import PROJECT
+
+BEFORE = '''"""Old."""
+
+
+def f(x, *, name: str = "a"):
+    """Old."""
+    return [x + 1.0, f"{x!r:>{10}} of {name}", b"bytes", ..., None, {**x}]
+'''
+
+
+def meaning(text: str) -> str:
+    return syntax_of(text.encode()).meaning
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        (BEFORE.replace("Old.", "New, and longer."), True),
+        (BEFORE.replace("x + 1.0", "(x\n        + 1.0)  # why not\n    "), True),
+        (BEFORE.replace('"a"', "'a'"), True),
+        (BEFORE.replace('of {name}"', 'of " f"{name}"'), True),
+        (BEFORE.replace('of {name}"', 'of {name}" "!"'), False),
+        (BEFORE + '"""What follows a constant is said of it."""\n', True),
+        (BEFORE.replace("1.0", "1"), False),
+        (BEFORE.replace("1.0", '"1.0"'), False),
+        (BEFORE.replace('b"bytes"', '"bytes"'), False),
+        (BEFORE.replace("return", "yield"), False),
+        (BEFORE.replace("def f", "async def f"), False),
+    ],
+)
+def test_code_that_says_the_same_has_the_same_version(text: str, same: bool) -> None:
+    assert (meaning(text) == meaning(BEFORE)) is same
+
+
+def test_the_version_is_the_same_whatever_python_reads_the_code() -> None:
+    assert meaning(BEFORE) == "414a089f3b626e17"  # as 3.10 to 3.13 have it
+
+
+def test_imports_are_seen_wherever_they_stand() -> None:
+    source = b"""
+import a.b, c as d
+from typing import TYPE_CHECKING
+from .e import f
+from .. import g
+if TYPE_CHECKING:
+    import h
+else:
+    import i
+def j():
+    "imports k.l"
+    from m.n import *
+    return "o.p", "-m", "q.html.j2", "no module", f"{j}.r"
+"""
+    imports, names = ["..:g", ".e:f", "a.b:", "c:", "i:", "m.n:*", "typing:TYPE_CHECKING"], ["o.p", "q.html.j2"]
+    assert syntax_of(source)[1:] == (imports, names)
+
+
+def version(cache: Path) -> str:
+    """Of some code, as a new process has it."""
+    told = subprocess.run(
+        [sys.executable, "-c", "from assets.framework.code import code_of; print(code_of('assets.toyworld.source'))"],
+        cwd=PROJECT, env={**os.environ, "XDG_CACHE_HOME": str(cache)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return told.stdout.strip()
+
+
+def memory(cache: Path) -> Path:
+    (path,) = (cache / "future-l1").glob("code-*.json")
+    return path
+
+
+def test_what_is_remembered_is_what_the_code_says(tmp_path: Path) -> None:
+    first = version(tmp_path)
+    known = json.loads(memory(tmp_path).read_text())
+    assert hashlib.sha256((PROJECT / "assets/toyworld/source.py").read_bytes()).hexdigest() in known
+    assert version(tmp_path) == first
+    other = {key: ["0" * 16, imports, names] for key, (_, imports, names) in known.items()}
+    memory(tmp_path).write_text(json.dumps(other))
+    assert version(tmp_path) != first, "a text that is remembered is not read again"
+    memory(tmp_path).write_text(json.dumps({key: ["0" * 16, [], []] for key in ("0" * 64, "1" * 64)}))
+    assert version(tmp_path) == first, "nothing is believed of another text"
+    memory(tmp_path).unlink()
+    assert version(tmp_path) == first
+
+
+@pytest.mark.parametrize("left", ["", '{"half', "[]", '{"short": "no"}', "\x00", f'{{"{"0" * 64}": 7}}'])
+def test_a_memory_that_is_damaged_is_none(tmp_path: Path, left: str) -> None:
+    first = version(tmp_path)
+    path = memory(tmp_path)
+    path.write_text(left)
+    assert version(tmp_path) == first
+    assert len(json.loads(path.read_text())) > 2
+
+
+def test_who_may_not_write_there_reads_the_code_each_time(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    assert version(blocked) == version(tmp_path / "cache")

@@ -1,0 +1,142 @@
+"""Controls change what a prompt shows and nothing else, and say so where there is nothing to change."""
+
+import io
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from evaluation.generation.controls import CONTROLS, ROTATIONS, ControlName, controlled, rotated
+from evaluation.generation.frames import with_images
+from training.data import prompts
+from training.data.prompts import Part
+from training.data.video import FrameShelf, UnreadableVideo, read_frames
+from training.grading.parsers import options_of
+
+OPTIONS = ["pink", "a red tile", "cyan", "green"]
+LISTED = "Which colour?\nA. pink\nB. a red tile\nC. cyan\nD. green"
+
+
+def png(width: int, height: int, colour: tuple[int, int, int] = (250, 0, 0)) -> bytes:
+    encoded = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def changed(control: ControlName, content: list[Part], prompt_id: str = "item", seed: int = 0) -> list[Part]:
+    return controlled(control, content, prompt_id, seed, OPTIONS)
+
+
+def test_every_control_has_its_name() -> None:
+    assert get_args(ControlName) == CONTROLS and set(ROTATIONS) < set(CONTROLS)
+    content = [prompts.text(LISTED)]
+    assert changed("none", content) == content
+
+
+# ---- frames
+
+
+def test_without_video_frames_are_grey_in_their_size_and_number(rows: list[dict[str, Any]]) -> None:
+    row = rows[0]
+    (seen,) = read_frames(row["path"], [0], row["reader"])
+    asked: list[Part] = [
+        prompts.text("frame_1"), prompts.frame(row["path"], 0, max_tokens=4, reader=row["reader"]),
+        prompts.image(png(30, 20)), prompts.video(row["path"], [0, 1, 3, 2], row["reader"]), prompts.text(LISTED),
+    ]  # fmt: skip
+    shown = list(with_images(changed("no_video", asked), FrameShelf(0)))
+    assert [part["type"] for part, _ in shown] == [part["type"] for part in asked]
+    assert [len(images) for _, images in shown] == [0, 1, 1, 4, 0]
+    for (_, images), size in zip(shown[1:4], (seen.shape, (20, 30, 3), seen.shape), strict=True):
+        assert all(image.shape == size and (image == 128).all() for image in images)
+    assert shown[1][0]["max_tokens"] == 4
+    assert (shown[3][0]["path"], shown[3][0]["frames"]) == (row["path"], [0, 1, 3, 2]), "whose times they have"
+    assert [part["text"] for part, _ in shown] == [part["text"] for part in asked]
+
+
+def test_a_clip_that_cannot_be_read_cannot_be_made_grey(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a video")
+    with pytest.raises(UnreadableVideo, match=r"broken\.mp4"):
+        changed("no_video", [prompts.frame(broken, 0)])
+
+
+def test_the_question_alone_is_all_its_text_and_no_frame() -> None:
+    asked = [prompts.text("frame_1"), prompts.frame("clip.mp4", 0), prompts.video("c.mp4", [1]), prompts.text(LISTED)]
+    assert changed("question_only", asked) == [asked[0], asked[3]]
+
+
+def test_shuffled_frames_of_a_video_are_the_same_frames_in_another_order() -> None:
+    asked = [prompts.video("clip.mp4", list(range(8)), max_tokens=9), prompts.text(LISTED)]
+    video, text = changed("shuffled_frames", asked)
+    assert sorted(video["frames"]) == list(range(8)) and video["frames"] != list(range(8))
+    assert text == asked[1] and video | {"frames": list(range(8))} == asked[0]
+    assert changed("shuffled_frames", asked)[0] == video, "an item has its order for good"
+    orders = {tuple(changed("shuffled_frames", asked, f"item{n}", n % 2)[0]["frames"]) for n in range(6)}
+    assert len(orders) > 3, "each item and each seed has an order of its own"
+
+
+@given(st.integers(2, 6), st.text(max_size=5), st.integers(0, 99))
+def test_shuffling_never_leaves_all_frames_where_they_were(count: int, prompt_id: str, seed: int) -> None:
+    images = [prompts.image(png(4, 4, (n, 0, 0)), max_tokens=n + 1) for n in range(count)]
+    asked = [part for image in images for part in (prompts.text("frame"), image)]
+    shown = changed("shuffled_frames", asked, prompt_id, seed)
+    before, after = ([part["data"] for part in parts if part["data"]] for parts in (asked, shown))
+    assert sorted(before) == sorted(after) and before != after
+    assert [part["max_tokens"] for part in shown] == [part["max_tokens"] for part in asked], "a cap stays at its place"
+
+
+@pytest.mark.parametrize(
+    ("control", "content", "told"),
+    [
+        ("shuffled_frames", [prompts.frame("clip.mp4", 0), prompts.text("?")], "a single frame"),
+        ("shuffled_frames", [prompts.video("clip.mp4", [0])], "a single frame"),
+        ("no_video", [prompts.text("?")], "no frames"),
+        ("question_only", [prompts.text("?")], "no frames"),
+        ("options_1", [prompts.text("Which?\nA. pink")], "does not list"),
+        ("options_1", [prompts.text("Which?\nA. pink\nC. cyan\nB. a red tile\nD. green")], "does not list"),
+    ],
+)
+def test_where_there_is_nothing_to_change_the_control_says_so(control: Any, content: list[Part], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        changed(control, content)
+
+
+# ---- options
+
+
+def test_options_move_and_letters_stay() -> None:
+    (asked,) = changed("options_1", [prompts.text(LISTED + "\nReply with a letter.")])
+    assert asked["text"] == "Which colour?\nA. a red tile\nB. cyan\nC. green\nD. pink\nReply with a letter."
+    for control in ROTATIONS:
+        (asked,) = changed(control, [prompts.text(LISTED)])
+        assert list(options_of(asked["text"]).values()) == rotated(OPTIONS, int(control[-1]))
+
+
+def test_options_within_the_question_are_rotated_there() -> None:
+    inline = prompts.text("A) pink was seen. Which is next: A) pink B) a red tile C) cyan D) green? Reply.")
+    (asked,) = changed("options_3", [inline])
+    assert asked["text"] == "A) pink was seen. Which is next: A) green B) pink C) a red tile D) cyan? Reply."
+
+
+def test_a_rotation_needs_the_options() -> None:
+    with pytest.raises(ValueError, match="needs the prompts' column `options`"):
+        controlled("options_2", [prompts.text(LISTED)], "item", 0, None)
+
+
+@given(st.integers(-5, 9))
+def test_rotated_letters_tell_the_items_own(by: int) -> None:
+    shown = dict(zip("ABCD", rotated(OPTIONS, by), strict=True))
+    own = dict(zip("ABCD", OPTIONS, strict=True))
+    for letter, meant in zip("ABCD", rotated(list("ABCD"), by), strict=True):
+        assert shown[letter] == own[meant]
+    assert rotated(rotated(OPTIONS, by), -by) == OPTIONS
+
+
+def test_grey_is_the_middle_of_what_a_pixel_can_be() -> None:
+    (part,) = changed("no_video", [prompts.image(png(2, 2))])
+    with Image.open(io.BytesIO(part["data"])) as image:
+        assert np.asarray(image).mean() == pytest.approx(127.5, abs=0.5)

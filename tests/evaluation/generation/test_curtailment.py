@@ -1,0 +1,131 @@
+"""Curtailment keeps exactly the rows of the full procedure, for fewer answers."""
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation.generation.curtailment import (
+    CONDITIONS,
+    EVEN,
+    FEWEST_ROWS,
+    Expected,
+    GainRule,
+    Tally,
+    settled_against,
+    wanted,
+)
+
+STREAM = st.lists(st.booleans(), min_size=8, max_size=8)
+
+
+def play(
+    rule: GainRule,
+    streams: dict[str, list[bool | None]],
+    in_full: bool = False,
+    expected: Expected = EVEN,
+) -> dict[str, Tally]:
+    """Asks for a row's answers, taken from its two streams (None: unjudged), until nothing more is wanted."""
+    tallies = {condition: Tally() for condition in CONDITIONS}
+    for _ in range(2 * rule.samples + 1):
+        more = wanted(rule, tallies["plain"], tallies["hint"], in_full, expected)
+        if not any(more.values()):
+            return tallies
+        for condition, count in more.items():
+            tally = tallies[condition]
+            for verdict in streams[condition][tally.answers : tally.answers + count]:
+                tally.right += verdict is True
+                tally.wrong += verdict is False
+            tally.answers += count
+    raise AssertionError("it went on asking")
+
+
+SHARE = st.floats(0.01, 0.99)
+
+
+@given(STREAM, STREAM, st.integers(1, 8), st.integers(0, 8), st.integers(-2, 8), st.builds(Expected, SHARE, SHARE))
+def test_the_kept_rows_and_their_gains_are_those_of_the_full_procedure(
+    plain: list[bool], hint: list[bool], portion: int, max_p_t: int, min_gain: int, expected: Expected
+) -> None:
+    rule = GainRule(round=portion, max_p_t=max_p_t, min_gain=min_gain)
+    tallies = play(rule, {"plain": plain, "hint": hint}, expected=expected)
+    p_t, p_v = sum(plain), sum(hint)
+    if p_t <= max_p_t and p_v - p_t >= min_gain:
+        assert (tallies["plain"], tallies["hint"]) == (Tally(8, p_t, 8 - p_t), Tally(8, p_v, 8 - p_v))
+    else:
+        complete = all(tally.answers == 8 for tally in tallies.values())
+        assert complete or settled_against(rule, tallies["plain"], tallies["hint"])
+
+
+@given(STREAM, STREAM, st.integers(1, 8))
+def test_no_answer_is_asked_for_after_the_row_is_settled(plain: list[bool], hint: list[bool], portion: int) -> None:
+    """A portion is never larger than what could settle the row, so every answer but the last portion was needed."""
+    rule = GainRule(round=portion)
+    tallies = {condition: Tally() for condition in CONDITIONS}
+    streams = {"plain": plain, "hint": hint}
+    while any((more := wanted(rule, tallies["plain"], tallies["hint"], False)).values()):
+        assert not settled_against(rule, tallies["plain"], tallies["hint"])
+        for condition, count in more.items():
+            tally = tallies[condition]
+            told = streams[condition][tally.answers : tally.answers + count]
+            tally.answers, tally.right, tally.wrong = (
+                tally.answers + count, tally.right + sum(told), tally.wrong + count - sum(told),
+            )  # fmt: skip
+
+
+def test_a_saturated_row_is_settled_by_seven_plain_answers() -> None:
+    tallies = play(GainRule(), {"plain": [True] * 8, "hint": [True] * 8})
+    assert (tallies["plain"].answers, tallies["hint"].answers) == (7, 0)
+
+
+@pytest.mark.parametrize(("portion", "plain"), [(1, 1), (2, 2), (4, 4)])
+def test_a_hopeless_row_is_settled_by_seven_hinted_answers_after_one_look_without_the_hint(
+    portion: int, plain: int
+) -> None:
+    tallies = play(GainRule(round=portion), {"plain": [False] * 8, "hint": [False] * 8})
+    assert (tallies["plain"].answers, tallies["hint"].answers) == (plain, 7)
+
+
+def test_an_audited_row_is_answered_in_full() -> None:
+    tallies = play(GainRule(), {"plain": [True] * 8, "hint": [True] * 8}, in_full=True)
+    assert (tallies["plain"].answers, tallies["hint"].answers) == (8, 8)
+
+
+def test_unjudged_answers_settle_nothing() -> None:
+    tallies = play(GainRule(), {"plain": [True] * 6 + [None] * 2, "hint": [None] * 8})
+    assert (tallies["plain"].answers, tallies["hint"].answers) == (8, 8)
+    assert not settled_against(GainRule(), tallies["plain"], tallies["hint"])
+
+
+def test_the_audit_sample_is_a_share_of_the_rows_and_the_same_each_time() -> None:
+    rows = [f"{number:016x}" for number in range(20_000)]
+    drawn = [row for row in rows if GainRule(audit=0.1).audited(row)]
+    assert 1_850 < len(drawn) < 2_150
+    assert {row for row in rows if GainRule(audit=0.05).audited(row)} < set(drawn)
+    assert all(GainRule(audit=1.0).audited(row) for row in rows)
+    assert not any(GainRule(audit=0.0).audited(row) for row in rows)
+
+
+def test_every_outcome_of_a_small_rule_is_decided() -> None:
+    rule = GainRule(samples=3, max_p_t=1, min_gain=1, round=2)
+    for plain, hint in product(product((True, False), repeat=3), repeat=2):
+        play(rule, {"plain": list(plain), "hint": list(hint)})
+
+
+def test_a_rule_that_keeps_nothing_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="no row can gain 9"):
+        GainRule(min_gain=9)
+
+
+def test_where_rows_are_mostly_hopeless_the_hint_is_tried_first() -> None:
+    audited = [(Tally(8, 0, 8), Tally(8, 0, 8))] * FEWEST_ROWS
+    hopeless = {"plain": [False] * 8, "hint": [False] * 8}
+    tallies = play(GainRule(), hopeless, expected=Expected.of(audited))
+    assert (tallies["plain"].answers, tallies["hint"].answers) == (0, 7)
+    assert Expected.of(audited[1:]) == EVEN
+
+
+def test_what_is_expected_comes_from_settled_verdicts() -> None:
+    rows = [(Tally(8, 6, 0), Tally(8, 8, 0))] * 8 + [(Tally(8, 0, 2), Tally(8, 0, 8))] * 8
+    assert Expected.of(rows) == Expected((48 + 1) / (64 + 2), (64 + 1) / (128 + 2))

@@ -1,0 +1,367 @@
+"""The endpoint backend: what a server is shown, what its choices become, and what survives its faults."""
+
+import base64
+import io
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import Qwen2VLImageProcessor
+
+from evaluation.generation.endpoint import EndpointBackend
+from evaluation.generation.image_factor import QWEN3_VL as TILE
+from evaluation.generation.renderer import fitted_size
+from evaluation.generation.requests import Answer, Asking, Held, Refused, Request
+from tests.footage import FOOTAGE
+from tests.served import FAULTS, Served, closed_url, completion, served, user_text
+from training.chat import pool as pools
+from training.chat.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings
+from training.data.prompts import ANSWERS, Part, frame, image, text, video
+from training.data.video import read_frames
+from training.grading.parsers import answer_text
+from training.model.vision import fit_grid
+
+CLIP = FOOTAGE / "bikes.mp4"
+BOUNDS = {"shortest_edge": 4 * 16**2, "longest_edge": 2**24}
+ASKING = Asking(temperature=0.7, top_p=0.9, max_new_tokens=33, batch_size=4, image_tokens=(4, 64), system=None)
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "PAUSE", 0.01)
+
+
+def backend(*urls: str, **fields: Any) -> EndpointBackend:
+    return EndpointBackend(EndpointSettings(base_urls=urls, **({"model": "served", "timeout": 5.0} | fields)))
+
+
+def request(prompt_id: str = "p", *parts: Part, samples: tuple[int, ...] = (0,)) -> Request:
+    return Request(prompt_id, list(parts or (text(f"question of {prompt_id}"),)), samples, samples, prompt_id)
+
+
+def echo(request: dict[str, Any], choice: int) -> str:
+    return f"{user_text(request)}, choice {choice} of {request['n']}"
+
+
+def told(server: Served, *requests: Request, asking: Asking = ASKING, **fields: Any) -> list[Answer | Refused]:
+    return list(backend(server.url, **fields).answer(None, asking, "none", requests))
+
+
+def shown(server: Served) -> list[Any]:
+    """The user turn of the one request that arrived: texts, and images as they decode."""
+    (arrived,) = server.requests
+    parts = []
+    for part in arrived["messages"][-1]["content"]:
+        if part["type"] == "image_url":
+            kind, data = part["image_url"]["url"].split(";base64,")
+            assert kind == "data:image/jpeg"
+            parts.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))))
+        else:
+            parts.append(part["text"])
+    return parts
+
+
+def test_all_answers_of_a_prompt_are_one_request_with_its_sampling() -> None:
+    with served(echo, usage=(50, 9)) as server:
+        answers = told(server, request(samples=(1, 4, 6)))
+    (arrived,) = server.requests
+    assert {name: arrived[name] for name in ("model", "n", "temperature", "top_p", "max_tokens")} == {
+        "model": "served", "n": 3, "temperature": 0.7, "top_p": 0.9, "max_tokens": 33,
+    }  # fmt: skip
+    assert "seed" not in arrived and [m["role"] for m in arrived["messages"]] == ["user"]
+    table = pl.DataFrame(answers, schema=ANSWERS)
+    assert table["sample"].to_list() == [1, 4, 6]
+    assert table["text"].to_list() == [f"question of p, choice {i} of 3" for i in range(3)]
+    assert table["text_tokens"].to_list() == [9, 9, 9] and table["finished"].all()
+    assert 0 < table["decode_seconds"].sum() < 5 and table["decode_seconds"].n_unique() == 1
+
+
+def test_the_system_prompt_goes_first() -> None:
+    with served(echo) as server:
+        told(server, request(), asking=ASKING.model_copy(update={"system": "Think."}))
+    assert server.requests[0]["messages"][0] == {"role": "system", "content": "Think."}
+
+
+def test_a_prompt_is_shown_in_order_with_its_frames() -> None:
+    encoded = io.BytesIO()
+    Image.new("RGBA", (96, 64), (250, 10, 20, 255)).save(encoded, "PNG")
+    with served(echo) as server:
+        told(
+            server,
+            request("p", text("before\n"), frame(CLIP, 30), text("\nbetween "), text("two"), image(encoded.getvalue())),
+        )
+    before, first, between, second = shown(server)
+    assert (before, between) == ("before\n", "\nbetween two")
+    (original,) = read_frames(CLIP, [30], "sequential")
+    rows, columns = first.shape[0] // TILE, first.shape[1] // TILE
+    assert first.shape[:2] == (rows * TILE, columns * TILE) and 32 < rows * columns <= 64
+    small = np.asarray(Image.fromarray(original).resize((columns * TILE, rows * TILE), Image.Resampling.BICUBIC))
+    assert np.abs(first.astype(int) - small).mean() < 3
+    assert second.shape == (64, 96, 3) and np.abs(second.astype(int) - [250, 10, 20]).max() < 8
+
+
+def test_a_video_is_its_frames_in_order_and_a_cap_is_kept() -> None:
+    with served(echo) as server:
+        told(server, request("p", video(CLIP, [200, 0, 100], max_tokens=12), text("What next?")))
+    *images, question = shown(server)
+    assert question == "What next?"
+    for sent, original in zip(images, read_frames(CLIP, [200, 0, 100], "sequential"), strict=True):
+        height, width = sent.shape[:2]
+        assert height * width <= 12 * TILE**2
+        small = np.asarray(Image.fromarray(original).resize((width, height), Image.Resampling.BICUBIC))
+        assert np.abs(sent.astype(int) - small).mean() < 4
+
+
+@pytest.mark.parametrize("factor", [16, 28, 32])
+def test_frames_arrive_at_the_servers_processor_as_it_keeps_them(factor: int) -> None:
+    """The processor is transformers' own, with patches of half the factor, merged 2 x 2."""
+    processor = Qwen2VLImageProcessor(patch_size=factor // 2, merge_size=2, size=BOUNDS)
+    low, high = ASKING.image_tokens
+    with served(echo) as server:
+        told(server, request("p", frame(CLIP, 30), frame(CLIP, 60, 7)), image_factor=factor)
+    for sent, most in zip(shown(server), (high, 7), strict=True):
+        seen = processor(images=[Image.fromarray(sent)], return_tensors="pt")
+        (_, rows, columns) = seen["image_grid_thw"][0].tolist()
+        assert (rows * factor // 2, columns * factor // 2) == sent.shape[:2]
+        assert min(low, most) <= rows * columns // 4 <= most
+
+
+@given(
+    st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 300), st.integers(0, 2000), st.sampled_from([16, 28, 32])
+)
+def test_an_image_has_no_more_tokens_than_its_cap_and_is_left_alone_within_it(
+    width: int, height: int, low: int, more: int, factor: int
+) -> None:
+    high = low + more
+    sent = fitted_size(width, height, low, high, factor)
+    rows, columns = fit_grid(height, width, low, high, factor)
+    assert sent[0] * sent[1] <= high * factor**2
+    # a server that rounds to whole tokens sees the grid that the local backend sees
+    grid = tuple(max(1, round(side / factor)) for side in sent)
+    assert grid == (columns, rows) or sent == (width, height)
+    assert sent == (width, height) or all(side % factor == 0 for side in sent)
+    assert grid[0] * grid[1] <= high
+
+
+def test_frames_that_cannot_be_read_refuse_their_prompt_alone(tmp_path: Path) -> None:
+    gone = tmp_path / "gone.mp4"
+    with served(echo) as server:
+        answers = told(
+            server,
+            request("gone", frame(gone, 0), text("?")),
+            request("beyond", frame(CLIP, 10_000), text("?")),
+            request("broken", image(b"not an image"), text("?")),
+            request("good"),
+        )
+    refused = {a.prompt_id: a.reason for a in answers if isinstance(a, Refused)}
+    assert refused.keys() == {"gone", "beyond", "broken"}
+    assert "gone.mp4" in refused["gone"] and "frame 10000 does not exist" in refused["beyond"]
+    assert [a["prompt_id"] for a in answers if isinstance(a, dict)] == ["good"] and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_prompt_that_the_server_refuses_is_refused_once_with_its_reason(status: int) -> None:
+    def script(_: int, request: dict[str, Any]) -> tuple[int, bytes] | None:
+        return (status, b'{"error": {"message": "too long"}}') if "of p3" in user_text(request) else None
+
+    with served(echo, script=script) as server:
+        answers = told(server, *(request(f"p{i}", samples=(0, 1)) for i in range(6)))
+    (refused,) = [a for a in answers if isinstance(a, Refused)]
+    assert refused.prompt_id == "p3" and "too long" in refused.reason
+    assert len(answers) == 11 and len(server.requests) in (6, 7)  # one to make sure, where the refusal came last
+
+
+def test_a_server_that_gives_fewer_choices_is_asked_for_the_rest() -> None:
+    def one(_: int, request: dict[str, Any]) -> tuple[int, bytes]:
+        return 200, completion([f"of {request['n']}"])
+
+    with served(script=one) as server:
+        answers = told(server, request(samples=(0, 3, 5, 7)), retries=0)
+    assert [(a["sample"], a["text"]) for a in answers] == [(0, "of 4"), (3, "of 3"), (5, "of 2"), (7, "of 1")]
+
+
+def test_more_choices_than_asked_are_no_more_answers() -> None:
+    with served(script=lambda *_: (200, completion(["a", "b", "c"]))) as server:
+        assert [a["text"] for a in told(server, request(samples=(0, 1)))] == ["a", "b"]
+
+
+@pytest.mark.parametrize("reason", ["stop", "length", None])
+@pytest.mark.parametrize("text", ["", None, " \n"])
+def test_no_text_of_a_server_is_no_answer_and_stays_pending(reason: str | None, text: str | None) -> None:
+    with served(echo) as server:
+        server.script = lambda _, r: (200, completion([text] * r["n"], reason)) if "of p3" in user_text(r) else None
+        answers = told(server, *(request(f"p{i}", samples=(0, 1)) for i in range(6)), retries=2)
+    (refused,) = [a for a in answers if isinstance(a, Refused)]
+    assert (refused.prompt_id, refused.pending) == ("p3", True)
+    assert f"finish_reason '{reason}', no text, no reasoning" in refused.reason
+    assert len(answers) == 11 and sum("of p3" in user_text(r) for r in server.requests) == 6
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_an_answer_that_a_server_took_for_reasoning_is_read(name: str) -> None:
+    said = "<reason>it falls</reason><answer>down</answer>"
+    with served(script=lambda *_: (200, completion([None], **{name: f"\n{said}\n"}))) as server:
+        assert [a["text"] for a in told(server, request())] == [said]
+    for lost, reason in (("<reason>it falls", "stop"), (said, "length")):  # no answer, and a draft that was cut off
+        body = completion([""], reason, **{name: lost})
+        with served(script=lambda *_, body=body: (200, body)) as server:
+            (refused,) = told(server, request(), retries=0)
+            assert isinstance(refused, Refused) and refused.pending and lost[-20:] in refused.reason
+
+
+def test_reasoning_that_was_set_apart_stands_before_the_answer_and_never_for_it() -> None:
+    thoughts = "maybe <answer>A</answer>, or <answer>B</answer>?"
+    for said, answer in (("<answer>C</answer>", "C"), ("I do not know", None)):
+        body = completion([said], reasoning_content=thoughts)
+        with served(script=lambda *_, body=body: (200, body)) as server:
+            (found,) = told(server, request())
+        assert found["text"] == f"<reason>maybe A, or B?</reason>\n{said}"
+        assert answer_text(found["text"]) == answer
+
+
+def test_content_in_parts_is_one_text() -> None:
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    parts = [thinking, {"type": "text", "text": "<answer>"}, {"type": "text", "text": "down</answer>"}]
+    with served(script=lambda *_: (200, completion([parts]))) as server:
+        assert [a["text"] for a in told(server, request())] == ["<answer>down</answer>"]
+
+
+def test_too_many_replies_without_an_answer_end_the_work_and_one_is_quoted() -> None:
+    """Of four answers that are asked for, one is always empty."""
+
+    def some(_: int, r: dict[str, Any]) -> tuple[int, bytes]:
+        return 200, completion([*["<answer>a</answer>"] * (r["n"] - 1), None] if r["n"] > 2 else ["a"] * r["n"])
+
+    prompts = [request(f"p{i}", samples=(0, 1, 2, 3)) for i in range(200)]
+    with served(script=some) as server:
+        answers = []
+        with pytest.raises(EndpointRefusesError, match=r"20 of 80 replies hold no answer, .*no text.*same command"):
+            for answer in backend(server.url, concurrency=1).answer(None, ASKING, "none", prompts):
+                answers.append(answer)
+        assert 60 <= len(answers) <= 80 and len(server.requests) <= 41
+        held = Held(answers=10_000)  # the same few are nothing among many
+        assert len(list(backend(server.url).answer(None, ASKING, "none", prompts, held=held))) == 800
+
+
+def test_prompts_that_a_model_never_answers_stop_no_later_start() -> None:
+    with served(echo) as server:
+        server.script = lambda _, r: (200, completion([""] * r["n"])) if "silent" in user_text(r) else None
+        silent = [request(f"silent{i}", samples=(0, 1)) for i in range(8)]
+        held = Held(answers=500, request=request("known"))
+        answers = list(backend(server.url, retries=0).answer(None, ASKING, "none", silent, held=held))
+    assert len(answers) == 8 and all(isinstance(a, Refused) and a.pending for a in answers)
+
+
+@pytest.mark.parametrize(
+    "first", [completion([None], None), completion(["<answer>"], "content_filter"), completion(["a"], "abort")]
+)
+def test_no_text_without_an_end_is_asked_for_again(first: bytes) -> None:
+    with served(echo, script=lambda number, _: (200, first) if number == 0 else None) as server:
+        (answer,) = told(server, request())
+    assert answer["text"] == "question of p, choice 0 of 1"
+
+
+def test_an_unfinished_text_is_kept_as_it_is() -> None:
+    said = "<reason>so\0 <|im_end|> \ud83d"
+    with served(script=lambda *_: (200, completion([said], "length"))) as server:
+        (answer,) = told(server, request())
+    assert (answer["text"], answer["finished"]) == ("<reason>so\ufffd <|im_end|> \ufffd", False)
+    assert json.loads(json.dumps(answer, ensure_ascii=False).encode()) == answer
+    assert pl.DataFrame([answer], schema=ANSWERS)["text"].item() == answer["text"]
+
+
+def test_every_answer_arrives_once_whatever_a_fifth_of_the_requests_meet() -> None:
+    prompts = [request(f"p{i}", samples=(0, 1, 2, 5)) for i in range(80)]
+    with served(echo, faults=0.2, hangs=3.0, seed=3) as server, served(echo, faults=0.2, hangs=3.0, seed=4) as other:
+        answers = list(
+            backend(server.url, other.url, timeout=1.0, concurrency=16).answer(None, ASKING, "none", prompts)
+        )
+        assert {*server.met, *other.met} == {*FAULTS}
+    counted = Counter((a["prompt_id"], a["sample"]) for a in answers if isinstance(a, dict))
+    assert counted == {(f"p{i}", sample): 1 for i in range(80) for sample in (0, 1, 2, 5)}
+    assert all(a["text"].startswith(f"question of {a['prompt_id']}, ") for a in answers)
+
+
+def test_an_answer_is_there_before_the_next_prompt_is_settled() -> None:
+    first_seen = threading.Event()
+
+    def answer(request: dict[str, Any], choice: int) -> str:
+        if "of p1" in user_text(request):
+            assert first_seen.wait(10)
+        return echo(request, choice)
+
+    with served(answer) as server:
+        answers = backend(server.url).answer(None, ASKING, "none", [request("p0"), request("p1")])
+        assert next(answers)["prompt_id"] == "p0"
+        first_seen.set()
+        assert [a["prompt_id"] for a in answers] == ["p1"]
+
+
+def test_an_outage_is_raised_after_what_was_answered() -> None:
+    with served(echo, script=lambda number, _: (503, b"") if number >= 10 else None) as server:
+        answers, prompts = [], [request(f"p{i}") for i in range(60)]
+        with pytest.raises(EndpointDownError, match="start again when it is back"):
+            for answer in backend(server.url, concurrency=4, retries=1).answer(None, ASKING, "none", prompts):
+                answers.append(answer)
+        assert len(answers) == 10 and len(server.requests) < 30
+
+
+def test_a_wrong_model_ends_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FUTURE_L1_ENDPOINT_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with served(script=lambda *_: (404, b'{"error": {"message": "no such model"}}')) as server:
+        with pytest.raises(EndpointRefusesError, match="no such model"):
+            told(server, *(request(f"p{i}") for i in range(50)), concurrency=4)
+        assert len(server.requests) <= 4
+        with pytest.raises(EndpointRefusesError, match="serves 'served'"):
+            backend(server.url, model="other").preflight()
+        backend(server.url, closed_url()).preflight()
+    with pytest.raises(EndpointRefusesError, match="set FUTURE_L1_ENDPOINT_API_KEY or OPENAI_API_KEY"):
+        backend("https://models.invalid/v1").preflight()
+
+
+def test_a_reader_that_stops_early_stops_the_requests() -> None:
+    with served(echo, latency=0.02) as server:
+        answers = backend(server.url, concurrency=2).answer(
+            None, ASKING, "none", [request(f"p{i}") for i in range(500)]
+        )
+        next(answers)
+        answers.close()
+        assert len(server.requests) < 20
+        assert not any(thread.name == "endpoint" for thread in threading.enumerate())
+
+
+def test_a_slow_reader_is_not_buried(monkeypatch: pytest.MonkeyPatch) -> None:
+    from evaluation.generation import endpoint as module
+
+    monkeypatch.setattr(module, "ANSWERS_AHEAD", 5)
+    buried = threading.Event()
+
+    def answer(request: dict[str, Any], choice: int) -> str:
+        if len(server.requests) > 20:
+            buried.set()
+        return echo(request, choice)
+
+    with served(answer) as server:
+        prompts = [request(f"p{i}") for i in range(200)]
+        answers = backend(server.url, concurrency=2).answer(None, ASKING, "none", prompts)
+        next(answers)
+        assert not buried.wait(0.5)
+        assert sum(1 for _ in answers) == 199 and buried.is_set()
+
+
+def test_an_intervention_or_a_checkpoint_is_not_for_a_served_model() -> None:
+    with pytest.raises(ValueError, match="'zeros' needs a local"):
+        backend("http://127.0.0.1:9/v1").answer(None, ASKING, "zeros", [])
+    with pytest.raises(ValueError, match="to keep or replace them needs a local"):
+        backend("http://127.0.0.1:9/v1").answer(None, ASKING, "none", [], keep_latents=True)
+    with pytest.raises(ValueError, match="serves its own model"):
+        backend("http://127.0.0.1:9/v1").answer(Path("/somewhere"), ASKING, "none", [])

@@ -1,0 +1,50 @@
+"""FutureBench in the paper's layout, answered by the tiny base: videos that can be shown, and one that cannot."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from assets.toyworld.benchmarks import write_futurebench
+from assets.toyworld.clips import write_batch
+from evaluation.benchmarks import futurebench
+from evaluation.generate import AnswerConfig, AnswerJob, main
+from training.data.prompts import prompt_frame, text, video
+from training.runtime.programs import Reporter
+from training.tiny import BASE
+
+
+def answers(out: Path, prompts: pl.DataFrame) -> pl.DataFrame:
+    out.mkdir()
+    prompts.write_parquet(out / "prompts.parquet")
+    job = AnswerJob(
+        name="answers", checkpoint=BASE, prompts=out / "prompts.parquet", max_new_tokens=8, batch_size=4,
+        image_tokens=(4, 16), system=None,
+    )  # fmt: skip
+    main(AnswerConfig(out=out, device="cpu", jobs=[job]), Reporter(out, quiet=True))
+    return pl.read_parquet(out / "answers.parquet")
+
+
+def test_every_item_is_answered_from_its_video(tmp_path: Path) -> None:
+    settings = futurebench.FutureBenchSettings(layout="video32", parser="option_text", suffix="")
+    clips = write_futurebench(tmp_path, 3, np.random.default_rng(0))
+    for folder in {clip.path.parent for clip in clips}:
+        folder.mkdir(parents=True, exist_ok=True)
+    write_batch(clips)
+    table = futurebench.items(tmp_path, settings)
+    told = answers(tmp_path / "out", futurebench.prompts(table, settings))
+    report = futurebench.report(table, told, settings)
+    assert (report["items"], report["answered"], report["missing"]) == (12, 12, 0)
+    assert all(told["text"].str.len_chars() > 0)
+
+
+def test_a_video_that_is_gone_is_listed_and_stops_no_other(tmp_path: Path) -> None:
+    (clip,) = write_futurebench(tmp_path, 1, np.random.default_rng(0))[:1]
+    clip.path.parent.mkdir()
+    write_batch([clip])
+    question = text("Which colour is the marble on at step 1?")
+    rows = [("kept", [video(clip.path, [0, 3]), question]), ("gone", [video(tmp_path / "gone.mp4", [0, 3]), question])]
+    told = answers(tmp_path / "out", prompt_frame(rows))
+    assert told["prompt_id"].to_list() == ["kept"]
+    failed = pl.read_parquet(tmp_path / "out" / "answers.failed")
+    assert failed["prompt_id"].to_list() == ["gone"] and "gone.mp4" in failed["reason"][0]

@@ -1,0 +1,264 @@
+"""What stands in for a model's own latents: it changes latents, all of them, and nothing else."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from evaluation.generation import interventions
+from evaluation.generation.interventions import NONE
+from evaluation.generation.requests import INTERVENTIONS, InterventionName, Request
+from training.model.checkpoint import FutureL1
+from training.model.decode import Decoded, Intervention, Sampling, Spans, decode
+from training.model.encoding import Encoder
+from training.model.rows import RowReader
+
+LATENT, BUDGET = 9, 3
+
+
+def decoded(ids: list[list[int]], latents: list[float]) -> Decoded:
+    """Answers whose k-th latent is the vector (value, value)."""
+    vectors = torch.tensor(latents)[:, None].expand(-1, 2)
+    nothing = torch.zeros(len(ids), len(ids[0]))
+    done = torch.ones(len(ids), dtype=torch.bool)
+    return Decoded(torch.tensor(ids), nothing, nothing.bool(), vectors, vectors[:, 0], done, 0.0, 0.0)
+
+
+def request(name: str, reference: str | None = None) -> Request:
+    return Request(name, [], (0,), (hash(name) % 1000,), name.partition("/")[0], reference)
+
+
+# rows: two spans of 3 and 1, none, one span of 2, one span of 3
+PLAIN = decoded(
+    [[1, 9, 9, 9, 1, 9], [1, 1, 1, 1, 1, 1], [1, 9, 9, 1, 1, 1], [9, 9, 9, 1, 1, 1]], [1, 2, 3, 4, 5, 6, 7, 8, 9]
+)
+USED = [True, False, True, True]
+OWN = -1.0
+
+
+def at(span: int, slot: int, lenders: Sequence[int] = (2, 2, 3, 0)) -> list[float]:
+    """What each of the four rows is fed at this place instead of its own vector."""
+    replace = interventions.lent(PLAIN, LATENT, BUDGET, lenders)
+    fed = replace(torch.full((4, 2), OWN), torch.full((4,), span), torch.full((4,), slot))
+    return fed[:, 0].tolist()
+
+
+# ---- another item's latents
+
+
+def test_another_items_latents_are_lent_at_their_span_and_place() -> None:
+    assert at(0, 0) == [5, 5, 7, 1]
+    assert at(0, 1) == [6, 6, 8, 2]
+
+
+def test_a_shorter_donor_lends_its_last_span_and_latent() -> None:
+    assert at(0, 2) == [6, 6, 9, 3], "the donor of rows 0 and 1 has only two latents"
+    assert at(1, 0) == [5, 5, 7, 4], "only row 0, the donor of row 3, has a second span"
+    assert at(5, 2) == [6, 6, 9, 4]
+
+
+def test_rows_in_text_mode_are_no_obstacle() -> None:
+    assert len(at(-1, -1)) == 4
+
+
+def test_without_a_donor_the_latents_stay() -> None:
+    assert at(0, 0, (NONE, NONE, 3, NONE)) == [OWN, OWN, 7, OWN]
+
+
+def test_the_donor_is_the_next_answer_with_latents_about_another_item() -> None:
+    asked = [request("a"), request("b"), request("c/plain"), request("c/hint")]
+    assert interventions.donors("other_item", asked, USED) == [2, 2, 0, 0]
+    assert interventions.donors("other_item", asked, [False, False, True, False]) == [2, 2, NONE, NONE]
+    assert interventions.donors("other_item", asked[2:], [True, True]) == [NONE, NONE], "one item has two prompts"
+
+
+def test_the_donors_answer_is_the_same_or_another() -> None:
+    asked = [request("a", "red"), request("b", "red"), request("c", "blue"), request("d", "red")]
+    assert interventions.donors("same_answer", asked, USED) == [3, 3, NONE, 0]
+    assert interventions.donors("other_answer", asked, USED) == [2, 2, 3, 2]
+    assert interventions.donors("other_answer", asked[:2], [True, True]) == [NONE, NONE]
+
+
+# ---- noise and constants
+
+
+def test_noise_has_the_norm_of_what_it_replaces() -> None:
+    own = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 0.5]])
+    place = torch.zeros(2).long()
+    first, again = (interventions.noise(torch.tensor([1, 2]))(own, place, place) for _ in range(2))
+    assert torch.equal(first, again)
+    torch.testing.assert_close(first.norm(dim=-1), torch.tensor([5.0, 0.5]))
+    assert not torch.allclose(first, own)
+
+
+def test_noise_depends_on_the_answers_seed_and_the_latents_place() -> None:
+    own, noise = torch.ones(3, 8), interventions.noise
+    spans, slots = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
+    batch = noise(torch.tensor([7, 7, 7]))(own, spans, slots)
+    for row in range(3):
+        alone = noise(torch.tensor([7]))(own[:1], spans[row : row + 1], slots[row : row + 1])
+        assert torch.equal(alone[0], batch[row])
+    other = noise(torch.tensor([8, 7, 7]))(own, spans, slots)
+    assert torch.equal(other[1:], batch[1:])
+    different = [batch[0], batch[1], batch[2], other[0]]
+    assert all(not torch.allclose(a, b) for i, a in enumerate(different) for b in different[:i])
+
+
+def test_the_first_latent_of_each_span_is_repeated() -> None:
+    replace = interventions.first_repeated()
+    slots = [[0, -1], [1, 0], [2, 1], [-1, 2], [0, -1], [1, 0]]  # of two rows that are never in step
+    fed = [
+        replace(torch.full((2, 1), float(step)), torch.zeros(2).long(), torch.tensor(slot))[:, 0].tolist()
+        for step, slot in enumerate(slots)
+    ]
+    spans = [[fed[step][row] for step in range(6) if slots[step][row] >= 0] for row in (0, 1)]
+    assert spans == [[0, 0, 0, 4, 4], [1, 1, 1, 5]]
+
+
+def test_the_mean_is_read_from_a_file_that_fits_the_model(tmp_path: Path) -> None:
+    path, cpu = tmp_path / "mean.safetensors", torch.device("cpu")
+    save_file({"mean": torch.tensor([1.0, 2.0])}, path)
+    mean = interventions.read_mean(path, 2, cpu)
+    fed = interventions.constant(mean)(torch.zeros(3, 2), torch.zeros(3).long(), torch.zeros(3).long())
+    assert fed.tolist() == [[1.0, 2.0]] * 3
+    with pytest.raises(ValueError, match=r"mean\.safetensors: the model needs a tensor `mean` of \[3\]"):
+        interventions.read_mean(path, 3, cpu)
+    save_file({"average": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=r"found \{'average': \[2\]\}"):
+        interventions.read_mean(path, 2, cpu)
+
+
+# ---- on a model
+
+
+@pytest.fixture(scope="module")
+def draw(taught: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]) -> interventions.Draw:
+    reader = RowReader(encoder, keep=False)
+    prompts = [reader.prompt(row) for row in rows[:6]]
+
+    def run(intervention: Intervention | None = None, spans: Spans | None = None, scripts: Any = None) -> Decoded:
+        return decode(
+            taught.model, taught.vision(), taught.tokens, prompts, Sampling(60), spans or taught.spans, [[0]] * 6,
+            intervention=intervention, scripts=scripts,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(draw: interventions.Draw, taught: FutureL1) -> Decoded:
+    found = draw()
+    counts = [taught.tokens.span_sizes(answer.ids) for answer in found.completions(taught.tokens)]
+    assert sum(map(bool, counts)) > 2, "answers need spans for any of this to mean anything"
+    return found
+
+
+@pytest.fixture
+def under(draw: interventions.Draw, taught: FutureL1) -> Callable[..., tuple[Decoded, dict[str, str]]]:
+    def run(name: InterventionName, references: str = "xyxyxy") -> tuple[Decoded, dict[str, str]]:
+        asked = [request(f"item{number}", reference) for number, reference in enumerate(references)]
+        mean = torch.full((taught.model.config.text_config.hidden_size,), 0.5)
+        return interventions.intervene(name, taught, draw, asked, mean)
+
+    return run
+
+
+REPLACING = ("zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated")
+
+
+@pytest.mark.parametrize("name", REPLACING)
+def test_only_what_follows_a_replaced_latent_changes(
+    taught: FutureL1, plain: Decoded, under: Any, name: InterventionName
+) -> None:
+    replaced, alone = under(name)
+    assert not alone
+    for before, after in zip(plain.ids.tolist(), replaced.ids.tolist(), strict=True):
+        begin = before.index(taught.tokens.latent_start) if taught.tokens.latent_start in before else len(before)
+        assert before[: begin + 6] == after[: begin + 6], "the text up to the first span, and its fixed length"
+    if name in ("zeros", "mean"):
+        assert (replaced.latents == (0.0 if name == "zeros" else 0.5)).all()
+    else:
+        first = min(len(plain.latents), len(replaced.latents))
+        assert not torch.allclose(plain.latents[:first], replaced.latents[:first], atol=1e-2)
+    if name == "first_repeated":
+        spans = replaced.latents.unflatten(0, (-1, 4))
+        torch.testing.assert_close(spans, spans[:, :1].expand_as(spans))
+
+
+def test_borrowed_latents_are_another_answers(taught: FutureL1, plain: Decoded, under: Any) -> None:
+    replaced, _ = under("same_answer")
+    before, after = ([a.latents for a in b.completions(taught.tokens)] for b in (plain, replaced))
+    for row, fed in enumerate(after):
+        if len(fed):
+            lent = [number for number, own in enumerate(before) if len(own) and torch.equal(own[:4], fed[:4])]
+            assert lent and lent[0] != row and lent[0] % 2 == row % 2, "references alternate"
+
+
+def test_a_prompt_without_a_donor_is_left_out_and_says_so(plain: Decoded, under: Any, taught: FutureL1) -> None:
+    used = [bool(len(answer.latents)) for answer in plain.completions(taught.tokens)]
+    _, alone = under("same_answer", "abcdef")
+    assert set(alone) == {f"item{number}" for number, has in enumerate(used) if has}
+    assert "no other item of its batch of 6" in next(iter(alone.values()))
+
+
+def test_donors_by_answer_need_the_answers(draw: interventions.Draw, taught: FutureL1) -> None:
+    with pytest.raises(ValueError, match="needs the column `reference`; prompt 'b' has none"):
+        interventions.intervene("same_answer", taught, draw, [request("a", "x"), request("b")], None)
+
+
+def test_without_spans_none_opens_and_markers_alone_close_at_once(taught: FutureL1, under: Any) -> None:
+    t = taught.tokens
+    for answer in under("no_span")[0].completions(t):
+        assert not {t.latent, t.latent_start, t.latent_end} & set(answer.ids)
+    markers = [answer.ids for answer in under("markers_only")[0].completions(t)]
+    assert any(t.latent_start in ids for ids in markers)
+    for ids in markers:
+        assert set(t.span_sizes(ids[:-1])) <= {0}
+        assert all(ids[at + 1] == t.latent_end for at, token in enumerate(ids[:-1]) if token == t.latent_start)
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3])
+def test_exactly_so_many_spans_are_forced_before_the_answer(
+    taught: FutureL1, plain: Decoded, under: Any, wanted: int
+) -> None:
+    t, tokenizer = taught.tokens, taught.processor.tokenizer
+    forced, _ = under(f"spans_{wanted}")
+    for before, after in zip(plain.completions(t), forced.completions(t), strict=True):
+        assert t.span_sizes(after.ids) == [4] * wanted
+        own, said = t.span_sizes(before.ids), after.said(t, tokenizer)
+        ends = [place for place, token in enumerate(before.ids) if token == t.latent_end]
+        if len(own) >= wanted:
+            begin = ends[wanted - 1] + 1
+            assert after.ids[:begin] == before.ids[:begin]
+        else:
+            begun = before.said(t, tokenizer).split("<answer>")[0]
+            span = "<|latent_start|>" + "<|latent|>" * 4 + "<|latent_end|>\n"
+            assert said.startswith(begun + span * (wanted - len(own)))
+        last = max(place for place, token in enumerate(after.ids) if token == t.latent_end)
+        assert not after.sampled[: last + 1].any(), "what is forced was not drawn"
+        assert after.sampled[last + 2 :].all()
+
+
+def test_forced_spans_without_an_answer_tag_stand_at_the_beginning(taught: FutureL1) -> None:
+    t, tokenizer = taught.tokens, taught.processor.tokenizer
+    words = tokenizer.encode("no tag at all", add_special_tokens=False)
+    stray = decoded([[*words, t.latent_end]], [])
+    newline = tokenizer.encode("\n", add_special_tokens=False)
+    span = [t.latent_start, t.latent, t.latent, t.latent_end, *newline]
+    assert interventions.forced_spans(stray, t, tokenizer, 2, budget=2) == [span * 2], "a stray end is no span"
+
+
+def test_spans_cannot_be_forced_on_a_model_that_knows_none(base: FutureL1, draw: interventions.Draw) -> None:
+    for name in ("markers_only", "spans_2"):
+        with pytest.raises(ValueError, match="taught spans"):
+            interventions.intervene(name, base, draw, [request("a")], None)  # type: ignore[arg-type]
+
+
+def test_every_name_is_known(under: Any) -> None:
+    assert get_args(InterventionName) == INTERVENTIONS
+    for name in INTERVENTIONS:
+        if not name.startswith("spans_"):
+            assert len(under(name)[0].ids) == 6, name

@@ -1,0 +1,128 @@
+"""What a ledger knows answers and prompts by, and the columns that only some answers have."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from evaluation.generation.ledger import Ledger, keyed, model_hash
+from tests.evaluation.answers import answer_table
+from training.data.prompts import ANSWERS, frame, image, prompt_frame, text
+from training.tiny import BASE
+
+PROMPTS = {"k1": "a", "k2": "b"}
+
+
+def told(prompt_id: str, **fields: Any) -> dict[str, Any]:
+    return answer_table({prompt_id: "<answer>A</answer>"}).row(0, named=True) | fields
+
+
+def test_latents_survive_in_the_ledger_and_are_a_column_only_where_they_are_kept(tmp_path: Path) -> None:
+    path, latents = tmp_path / "ledger.jsonl", bytes(range(256))
+    with Ledger(path, PROMPTS, keep_latents=True) as ledger:
+        ledger.add(told("a", latents=latents))
+        ledger.add(told("b", latents=None))
+        first = ledger.table(1)
+    again = Ledger(path, PROMPTS, keep_latents=True).table(1)
+    assert again.equals(first)
+    assert again["latents"].to_list() == [latents, None]
+    with Ledger(tmp_path / "plain.jsonl", PROMPTS) as plain:
+        plain.add(told("a"))
+        assert dict(plain.table(1).schema) == ANSWERS
+
+
+def test_an_answer_without_its_latents_is_missing_where_they_are_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path, PROMPTS) as ledger:
+        ledger.add(told("a", text="without"))
+    with Ledger(path, PROMPTS, keep_latents=True) as ledger:
+        assert ledger.missing("a", [0]) == (0,)
+        ledger.add(told("a", text="with", latents=b"\0\0"))
+    assert Ledger(path, PROMPTS, keep_latents=True).table(1)["text"].to_list() == ["with"]
+    assert Ledger(path, PROMPTS).table(1)["text"].to_list() == ["without"]
+
+
+def test_prefill_tokens_are_a_column_of_answers_that_count_them(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.jsonl", PROMPTS) as ledger:
+        ledger.add(told("a", prompt_tokens=70))
+        ledger.add(told("b"))
+        assert ledger.table(1)["prompt_tokens"].to_list() == [70, None]
+        assert dict(ledger.table(2).schema) == ANSWERS
+
+
+def test_an_empty_text_of_a_server_is_asked_for_again_and_one_of_a_local_model_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path, PROMPTS) as before:  # as ledgers were written once
+        before.add(told("a", text=" \n"))
+        before.add(told("b"))
+    assert Ledger(path, PROMPTS).missing("a", [0]) == ()
+    with Ledger(path, PROMPTS, served=True) as ledger:
+        assert (ledger.missing("a", [0]), ledger.missing("b", [0])) == ((0,), ())
+        ledger.add(told("a", text="<answer>B</answer>"))
+    again = Ledger(path, PROMPTS, served=True)
+    assert again.table(1)["text"].to_list() == ["<answer>B</answer>", "<answer>A</answer>"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"sample": []},
+        {"sample": "0"},
+        {"text": None},
+        {"text": ["a"]},
+        {"text_tokens": 10**30},
+        {"spans": "x"},
+        {"tokens": [-1]},
+        {"decode_seconds": "soon"},
+    ],
+)
+def test_a_line_that_no_table_holds_is_asked_again_and_stops_nothing(tmp_path: Path, damage: dict[str, Any]) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path, PROMPTS) as ledger:
+        ledger.add(told("a"))
+        ledger.add(told("b"))
+    first, second = path.read_text().splitlines()
+    path.write_text(json.dumps(json.loads(first) | damage) + "\n" + second + "\n")
+    again = Ledger(path, PROMPTS)
+    assert again.table(1)["prompt_id"].to_list() == ["b"] and again.missing("a", [0]) == (0,)
+
+
+def key(content: list[dict[str, Any]], name: str = "a", options: list[str] | None = None) -> str:
+    table = prompt_frame([(name, content)])
+    if options:
+        table = table.with_columns(pl.Series("options", [options], pl.List(pl.String)))
+    (found,) = keyed(table)["key"]
+    return found
+
+
+def test_a_key_is_of_what_is_shown_wherever_it_lies(tmp_path: Path) -> None:
+    for name, data in (("one.mp4", b"clip"), ("two.mp4", b"clip"), ("other.mp4", b"another")):
+        (tmp_path / name).write_bytes(data)
+    shown = [frame(tmp_path / "one.mp4", 0), text("Which?")]
+    moved = [frame(tmp_path / "two.mp4", 0), text("Which?")]
+    assert key(shown) == key(moved)
+    different = [
+        key(shown, name="b"),
+        key(shown, options=["x", "y"]),
+        key(shown, options=["y", "x"]),
+        key([frame(tmp_path / "other.mp4", 0), text("Which?")]),
+        key([frame(tmp_path / "one.mp4", 1), text("Which?")]),
+        key([frame(tmp_path / "one.mp4", 0), text("Which one?")]),
+        key([image(b"clip"), text("Which?")]),
+        key([image(b"clap"), text("Which?")]),
+    ]
+    assert len({key(shown), *different}) == len(different) + 1
+
+
+def test_a_model_is_known_by_what_decides_its_answers(tmp_path: Path) -> None:
+    copied = tmp_path / "moved"
+    shutil.copytree(BASE, copied)
+    (copied / "provenance.json").write_text("{}")
+    assert model_hash(copied) == model_hash(BASE)
+    (copied / "chat_template.jinja").write_text("another")
+    assert model_hash(copied) != model_hash(BASE)
+    with pytest.raises(ValueError, match=r"holds no \*\.safetensors"):
+        model_hash(tmp_path)

@@ -1,0 +1,289 @@
+"""The local backend: how requests are batched changes no answer, and what cannot be shown is refused."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation.generation import local
+from evaluation.generation.local import LocalBackend, batches
+from evaluation.generation.requests import Answer, Asking, InterventionName, Refused, Request
+from training.data import prompts, video
+from training.data.keyframes import key_frame_number
+from training.data.prompts import ANSWERS
+from training.model.checkpoint import FutureL1
+from training.model.decode import Sampling, decode
+from training.model.randomness import derived_seed
+from training.model.teaching import Teaching
+from training.tiny import BASE
+
+GREEDY = Asking(max_new_tokens=40, batch_size=16, image_tokens=(4, 16), system=None)
+DRAWN = GREEDY.model_copy(update={"temperature": 1.3, "top_p": 0.95})
+
+
+def request(prompt_id: str, content: list[prompts.Part], samples: Sequence[int] = (0,)) -> Request:
+    seeds = tuple(derived_seed(prompt_id, sample) for sample in samples)
+    return Request(prompt_id, content, tuple(samples), seeds, prompt_id.split("/")[0])
+
+
+@pytest.fixture(scope="module")
+def asked(rows: list[dict[str, Any]]) -> list[Request]:
+    """Six rows, each plainly and with its true future frames, two answers each."""
+
+    def content(row: dict[str, Any], hint: bool) -> list[prompts.Part]:
+        numbers = [key_frame_number(row["frame_count"], index) for index in [1, *row["future"]][: None if hint else 1]]
+        shown = [prompts.frame(row["path"], n, None if n == numbers[0] else 4, row["reader"]) for n in numbers]
+        return [prompts.text("frame_1"), *shown, prompts.text(row["question"].replace("frame_1\n<image>\n", ""))]
+
+    return [
+        request(f"{row['row_id']}/{'hint' if hint else 'plain'}", content(row, hint), (0, 1))
+        for hint in (False, True)
+        for row in rows[:6]
+    ]
+
+
+@pytest.fixture
+def backend() -> LocalBackend:
+    return LocalBackend("cpu", vision_cache_gib=0.1, frames_cache_gib=0.1)
+
+
+def told(found: Sequence[Answer | Refused]) -> dict[tuple[str, int], Answer]:
+    """Answers by prompt and number, without the seconds that they took."""
+    answers = [a for a in found if not isinstance(a, Refused)]
+    return {(a["prompt_id"], a["sample"]): {k: v for k, v in a.items() if not k.endswith("_seconds")} for a in answers}
+
+
+# ---- answers
+
+
+def test_answers_are_the_decoders(
+    backend: LocalBackend, asked: list[Request], taught: FutureL1, taught_folder: Path
+) -> None:
+    answers = told(list(backend.answer(taught_folder, DRAWN, "none", asked)))
+    assert taught.teaching is not None
+    encoder, shelf = taught.encoder(taught.teaching), video.FrameShelf(0)
+    sampling, t = Sampling(40, 1.3, 0.95), taught.tokens
+    for wanted in asked[::5]:
+        encoded = local.encode(encoder, wanted.content, shelf)
+        expected = decode(taught.model, taught.vision(), t, [encoded], sampling, taught.spans, [wanted.seeds])
+        for sample, ids in enumerate(expected.ids.tolist()):
+            kept = [i for i in ids if i != t.pad]
+            text = [i for i in kept if i != t.end_of_turn]
+            answer = answers[wanted.prompt_id, sample]
+            assert answer["tokens"] == kept
+            assert answer["text"] == taught.processor.tokenizer.decode(text, skip_special_tokens=False)
+            assert answer["finished"] == bool(expected.finished[sample])
+            assert answer["latent_tokens"] == sum(answer["spans"]) == kept.count(t.latent)
+            assert answer["text_tokens"] + answer["latent_tokens"] + answer["control_tokens"] == len(kept)
+
+
+def test_answers_have_the_columns_of_the_table(
+    backend: LocalBackend, asked: list[Request], taught_folder: Path
+) -> None:
+    found = list(backend.answer(taught_folder, GREEDY, "none", asked[:2]))
+    assert pl.DataFrame(found, schema=ANSWERS).height == 4
+    assert all(
+        set(a) == {*ANSWERS, "prompt_tokens"} and a["decode_seconds"] > 0 for a in found if not isinstance(a, Refused)
+    )
+
+
+@pytest.mark.parametrize("intervention", ["none", "zeros", "noise", "first_repeated", "spans_2"])
+def test_an_answer_is_the_same_in_any_company(
+    backend: LocalBackend, asked: list[Request], taught_folder: Path, intervention: InterventionName
+) -> None:
+    whole = told(list(backend.answer(taught_folder, DRAWN, intervention, asked)))
+    assert len({a["text"] for a in whole.values()}) > 6, "answers must differ for this to mean anything"
+    small = DRAWN.model_copy(update={"batch_size": 3})
+    others = [request(r.prompt_id, r.content, (1,)) for r in asked[::-1]]
+    unrelated = [replace(r, group=r.prompt_id) for r in asked]
+    for asking, requests in ((small, asked), (DRAWN, others), (DRAWN, unrelated), (DRAWN, asked[3:4])):
+        part = told(list(backend.answer(taught_folder, asking, intervention, requests)))
+        assert part == {key: whole[key] for key in part}
+        assert set(part) == {(r.prompt_id, sample) for r in requests for sample in r.samples}
+
+
+def test_a_base_is_shown_images_as_it_is_asked_to_and_opens_no_span(
+    backend: LocalBackend, asked: list[Request], base: FutureL1
+) -> None:
+    asking = GREEDY.model_copy(update={"max_new_tokens": 6, "image_tokens": (4, 9), "system": "Answer briefly."})
+    answers = told(list(backend.answer(BASE, asking, "none", asked)))
+    teaching = Teaching(observed_tokens=(4, 9), latents=0, span_end="model", system="Answer briefly.")
+    encoded = local.encode(base.encoder(teaching), asked[0].content, video.FrameShelf(0))
+    expected = decode(base.model, base.vision(), base.tokens, [encoded], Sampling(6), base.spans, [[0]])
+    assert answers[asked[0].prompt_id, 0]["tokens"] == [i for i in expected.ids[0].tolist() if i != base.tokens.pad]
+    assert all(a["latent_tokens"] == 0 for a in answers.values())
+
+
+def test_latents_are_kept_as_they_were_fed(
+    backend: LocalBackend, asked: list[Request], taught: FutureL1, taught_folder: Path
+) -> None:
+    found = list(backend.answer(taught_folder, DRAWN, "none", asked, keep_latents=True))
+    assert taught.teaching is not None
+    encoder, shelf, t = taught.encoder(taught.teaching), video.FrameShelf(0), taught.tokens
+    stored = {(a["prompt_id"], a["sample"]): a for a in found if not isinstance(a, Refused)}
+    assert len({bool(a["latents"]) for a in stored.values()}) == 2, "answers with latents and without"
+    for wanted in asked[::4]:
+        encoded = local.encode(encoder, wanted.content, shelf)
+        expected = decode(
+            taught.model, taught.vision(), t, [encoded], Sampling(40, 1.3, 0.95), taught.spans, [wanted.seeds]
+        )
+        for sample, answer in zip(wanted.samples, expected.completions(t), strict=True):
+            data = stored[wanted.prompt_id, sample]["latents"]
+            if not len(answer.latents):
+                assert data is None
+                continue
+            vectors = np.frombuffer(data, "<f2").reshape(sum(stored[wanted.prompt_id, sample]["spans"]), -1)
+            np.testing.assert_allclose(vectors, answer.latents.numpy(), rtol=2e-3, atol=2e-3)
+
+
+def test_latents_that_float16_does_not_hold_are_an_error() -> None:
+    with pytest.raises(ValueError, match="latents of 'item' are not finite in float16: largest 1e\\+05"):
+        local._stored("item", torch.full((2, 3), 1e5))
+
+
+def test_a_prompt_without_frames_is_answered(backend: LocalBackend, asked: list[Request], taught_folder: Path) -> None:
+    blind = [replace(r, content=[part for part in r.content if part["type"] == "text"]) for r in asked[:3]]
+    mixed = told(list(backend.answer(taught_folder, GREEDY, "none", [*blind, *asked[3:6]])))
+    alone = told(list(backend.answer(taught_folder, GREEDY, "none", blind)))
+    assert len(alone) == 6 and alone == {key: mixed[key] for key in alone}
+
+
+def test_the_times_of_shuffled_frames_ascend(taught: FutureL1, asked: list[Request]) -> None:
+    assert taught.teaching is not None
+    encoder, clip = taught.encoder(taught.teaching), asked[0].content[1]["path"]
+    ordered, shuffled = (
+        local.encode(encoder, [prompts.video(clip, numbers), prompts.text("?")], video.FrameShelf(0))
+        for numbers in ([0, 1, 2, 3], [3, 0, 2, 1])
+    )
+    assert ordered.ids == shuffled.ids, "times are words of the prompt"
+    seen, changed = (torch.cat([p.pixels for p in encoded.observed]) for encoded in (ordered, shuffled))
+    assert seen.shape == changed.shape and not torch.equal(seen, changed)
+
+
+def test_who_finds_no_donor_is_refused_with_the_reason(
+    backend: LocalBackend, asked: list[Request], taught_folder: Path
+) -> None:
+    requests = [replace(r, reference=r.group) for r in asked[:6]]
+    found = list(backend.answer(taught_folder, GREEDY, "same_answer", requests))
+    plain = told(list(backend.answer(taught_folder, GREEDY, "none", requests)))
+    used = {prompt_id for (prompt_id, _), answer in plain.items() if answer["latent_tokens"]}
+    assert used and {r.prompt_id for r in found if isinstance(r, Refused)} == used
+    assert {prompt_id for prompt_id, _ in told(found)} == {r.prompt_id for r in requests} - used
+
+
+@pytest.mark.parametrize("intervention", ["zeros", "noise", "other_item", "first_repeated"])
+def test_an_intervention_changes_what_follows_the_first_latents(
+    backend: LocalBackend, asked: list[Request], taught_folder: Path, intervention: InterventionName
+) -> None:
+    plain, replaced = (told(list(backend.answer(taught_folder, GREEDY, n, asked))) for n in ("none", intervention))
+    assert plain.keys() == replaced.keys()
+    for key, answer in plain.items():
+        assert answer["text"].split("<|latent_end|>")[0] == replaced[key]["text"].split("<|latent_end|>")[0]
+
+
+# ---- what cannot be shown
+
+
+def test_what_cannot_be_shown_is_refused_once_and_the_rest_answered(
+    backend: LocalBackend, asked: list[Request], taught_folder: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a video")
+    clip = asked[0].content[1]["path"]
+    spoiled = {
+        "broken": [prompts.frame(broken, 0)],
+        "missing": [prompts.frame(tmp_path / "missing.mp4", 0)],
+        "beyond": [prompts.frame(clip, 999)],
+        "not an image": [prompts.image(b"not an image")],
+        "a placeholder": [prompts.frame(clip, 0), prompts.text("<|image_pad|>")],
+        "a sound": [prompts.text("hear") | {"type": "audio"}],
+    }
+    requests = [request(name, content, (0, 1)) for name, content in spoiled.items()] + asked[:3]
+    small = GREEDY.model_copy(update={"batch_size": 4})
+    found = list(backend.answer(taught_folder, small, "none", requests))
+    refused = {r.prompt_id: r.reason for r in found if isinstance(r, Refused)}
+    assert len(found) == len(spoiled) + 6 and set(refused) == set(spoiled)
+    assert {name for name, _ in told(found)} == {r.prompt_id for r in asked[:3]}
+    assert min(len(reason) for reason in refused.values()) > 10
+    assert "broken.mp4" in refused["broken"] and "999" in refused["beyond"]
+
+
+def test_a_mistake_is_told_before_anything_is_loaded(backend: LocalBackend, asked: list[Request]) -> None:
+    with pytest.raises(ValueError, match="checkpoint's folder"):
+        next(backend.answer(None, GREEDY, "none", asked))
+    with pytest.raises(ValueError, match="intervention must be one of"):
+        next(backend.answer(Path("nowhere"), GREEDY, "nonsense", asked))  # type: ignore[arg-type]
+    for intervention, mean in (("mean", None), ("zeros", Path("mean.safetensors"))):
+        with pytest.raises(ValueError, match="belong to the intervention 'mean' alone"):
+            next(backend.answer(Path("nowhere"), GREEDY, intervention, asked, mean))  # type: ignore[arg-type]
+
+
+# ---- what it costs
+
+
+def test_a_model_is_loaded_once_and_one_at_a_time(
+    backend: LocalBackend, asked: list[Request], taught_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Path] = []
+    inner = local.load
+    monkeypatch.setattr(local, "load", lambda folder, *rest: loaded.append(folder) or inner(folder, *rest))
+    short = GREEDY.model_copy(update={"max_new_tokens": 2})
+    for checkpoint in (taught_folder, taught_folder, BASE, taught_folder):
+        assert len(list(backend.answer(checkpoint, short, "none", asked[:1]))) == 2
+    assert loaded == [taught_folder, BASE, taught_folder]
+
+
+def test_answers_arrive_batch_by_batch(
+    backend: LocalBackend, asked: list[Request], taught_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    inner = local.decode
+    monkeypatch.setattr(local, "decode", lambda *a: decoded.append(len(a[3])) or inner(*a))
+    arriving = backend.answer(taught_folder, GREEDY.model_copy(update={"batch_size": 8}), "none", asked)
+    for number in range(24):
+        next(arriving)
+        assert len(decoded) == number // 8 + 1
+    assert decoded == [4, 4, 4]
+
+
+def test_a_rows_clip_is_opened_once_for_both_its_prompts(
+    backend: LocalBackend, asked: list[Request], taught_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    inner = video.READERS["sequential"]
+    monkeypatch.setitem(video.READERS, "sequential", lambda path, wanted: opened.append(path) or inner(path, wanted))
+    short = GREEDY.model_copy(update={"max_new_tokens": 2, "batch_size": 8})
+    list(backend.answer(taught_folder, short, "none", asked))
+    assert len(opened) == len(set(opened)) == 6
+
+
+# ---- batches
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 8), st.integers(0, 4)), max_size=30, unique_by=lambda r: r),
+    st.integers(1, 20),
+)
+def test_batches_hold_every_request_once_and_keep_groups_together(
+    drawn: list[tuple[int, int, int]], batch_size: int
+) -> None:
+    requests = [
+        request(f"{group}/{k}", [prompts.text("?"), *[prompts.frame("clip.mp4", 0)] * frames], range(samples))
+        for k, (group, samples, frames) in enumerate(drawn)
+    ]
+    found = list(batches(requests, batch_size))
+    assert sorted(r.prompt_id for batch in found for r in batch) == sorted(r.prompt_id for r in requests)
+    for batch in found:
+        assert len(batch) == 1 or sum(len(r.samples) for r in batch) <= batch_size
+    for group in {r.group for r in requests}:
+        places = [(n, k) for n, batch in enumerate(found) for k, r in enumerate(batch) if r.group == group]
+        if sum(len(r.samples) for r in requests if r.group == group) <= batch_size:
+            assert len({n for n, _ in places}) == 1, "a group that fits is in one batch"
+            assert [k for _, k in places] == list(range(places[0][1], places[0][1] + len(places))), "side by side"

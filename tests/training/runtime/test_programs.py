@@ -1,0 +1,125 @@
+"""A program reads one config, reports, and leaves one result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.runtime.programs import Reporter, read_metrics, read_progress
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = """
+import sys
+from training.runtime.programs import ProgramConfig, run_program
+
+class Config(ProgramConfig):
+    steps: int
+
+def main(config, reporter):
+    for step in range(config.steps):
+        reporter.metrics(step, {"loss": 1.0 / (step + 1)})
+        reporter.progress(step + 1, config.steps, "counting")
+    if config.steps == 13:
+        raise ValueError("thirteen")
+    if config.steps == 7:
+        sys.stdin.read()
+    return {"counted": config.steps}
+
+run_program(Config, main)
+"""
+
+
+def command(tmp_path: Path, **config: object) -> list[str]:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"out": str(tmp_path / "out"), "device": "cpu", **config}))
+    return [sys.executable, "-c", PROGRAM, "--config", str(path)]
+
+
+def start(tmp_path: Path, **config: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command(tmp_path, **config), env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_a_program_leaves_its_result_metrics_and_progress(tmp_path: Path) -> None:
+    process = start(tmp_path, steps=3)
+    assert process.returncode == 0, process.stderr
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == {"counted": 3}
+    losses = [record["loss"] for record in read_metrics(tmp_path / "out")]
+    assert losses == [1.0, 0.5, 1 / 3]
+    assert read_progress(tmp_path / "out") == (3, 3, "counting")
+
+
+def test_an_unknown_field_ends_it_before_it_starts(tmp_path: Path) -> None:
+    process = start(tmp_path, steps=3, stpes=4)
+    assert process.returncode == 2
+    assert "stpes" in process.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_program_that_fails_leaves_no_result(tmp_path: Path) -> None:
+    process = start(tmp_path, steps=13)
+    assert process.returncode == 1
+    assert "thirteen" in process.stderr
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_program_leaves_its_work_and_says_so(tmp_path: Path, number: int, status: int) -> None:
+    process = subprocess.Popen(
+        command(tmp_path, steps=7),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "in " in process.stdout.readline()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert said.endswith(f": the next start goes on from what is in {tmp_path / 'out'}\n")
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
+def test_two_programs_never_work_in_one_folder(tmp_path: Path) -> None:
+    """The second one starts with the end of the first, however that comes."""
+    programs = []
+    for _ in range(2):
+        program = subprocess.Popen(
+            command(tmp_path, steps=7),
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert program.stdout is not None
+        programs.append((program, program.stdout.readline()))
+    (first, began), (second, waits) = programs
+    assert " on cpu in " in began
+    assert waits == f"waiting until the program that works in {tmp_path / 'out'} has ended\n"
+    first.kill()
+    first.communicate()
+    said, _ = second.communicate(timeout=60)
+    assert " on cpu in " in said and second.returncode == 0
+
+
+def test_a_line_cut_by_a_kill_is_not_a_metric_and_a_resumed_step_counts_once(tmp_path: Path) -> None:
+    reporter = Reporter(tmp_path)
+    reporter.metrics(1, {"loss": 3.0})
+    reporter.metrics(2, {"loss": 2.0})
+    reporter.metrics(2, {"loss": 1.5})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 1.5}]
+
+
+def test_one_rank_of_several_speaks(tmp_path: Path) -> None:
+    Reporter(tmp_path, quiet=True).progress(1, 2, "training")
+    assert read_progress(tmp_path) is None

@@ -1,0 +1,74 @@
+"""OpenAI-compatible servers: where they are, their keys, and what it is called when they cannot be used."""
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+ENDPOINT_KEYS = ("FUTURE_L1_ENDPOINT_API_KEY", "OPENAI_API_KEY")
+JUDGE_KEYS = ("FUTURE_L1_JUDGE_API_KEY", "OPENAI_API_KEY")
+
+
+class EndpointRefusesError(ValueError):
+    """The endpoint will not answer as it is: a wrong URL, model name or key, no credit, or replies without use."""
+
+
+class EndpointDownError(RuntimeError):
+    """The endpoint cannot be reached or fails all the time: start again later."""
+
+
+def _checked_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("a base URL looks like http://HOST:PORT/v1")
+    if parts.username or parts.password:
+        raise ValueError("a base URL holds no user name or password: keys come from the environment")
+    return url.rstrip("/")
+
+
+BaseUrl = Annotated[str, AfterValidator(_checked_url)]
+
+
+class EndpointSettings(BaseModel):
+    """Where a model is served and how it is asked.  Its key comes from the environment only.
+
+    image_factor: pixels a side of one of the model's merged vision tokens, its processor's patch_size x merge_size (32
+    for Qwen3-VL, 28 for Qwen2.5-VL); None: as evaluation.generation.image_factor finds it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_urls: tuple[BaseUrl, ...] = Field(min_length=1)  # several servers of one model take turns
+    model: str
+    concurrency: int = Field(default=64, ge=1)
+    timeout: float = Field(default=120.0, gt=0)  # seconds for one attempt, the whole reply included
+    retries: int = Field(default=5, ge=0)
+    image_factor: int | None = Field(default=None, ge=1)
+
+
+def api_key(variables: Sequence[str], base_url: str, what: str) -> str:
+    """The first of the environment variables that is set; a server on loopback needs none.
+
+    Raises EndpointRefusesError that names the variables, never what they hold.
+    """
+    for variable in variables:
+        key = os.environ.get(variable, "").strip()
+        if key and not (key.isascii() and key.isprintable() and " " not in key):
+            raise EndpointRefusesError(f"{variable} holds white space or characters that no key has: set it again")
+        if key:
+            return key
+    if is_loopback(base_url):
+        return "loopback"
+    raise EndpointRefusesError(f"no key for the {what} at {base_url}: set {' or '.join(variables)} in the environment")
+
+
+def is_loopback(base_url: str) -> bool:
+    """Whether a URL's host is this machine."""
+    host = urlsplit(base_url).hostname or ""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"

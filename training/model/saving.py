@@ -1,0 +1,88 @@
+"""Weights in and out of training: fp32 while they learn, whole while they decode, whole and in one dtype when saved."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+
+from training.model.checkpoint import FutureL1
+from training.model.teaching import Teaching
+from training.storage.artifacts import replaced
+from training.storage.provenance import write_provenance
+
+
+def placement(device: str) -> tuple[torch.device, torch.dtype]:
+    """Where this process computes and in which dtype weights are read: its own GPU where there is one."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu"), torch.float32
+    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(place)
+    return place, torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+
+
+def learn_in_fp32(model: torch.nn.Module) -> None:
+    """Weights that learn become fp32, the others stay.
+
+    In bf16 a weight has 8 bits: a step of 1e-5 on one of 0.02 is rounded away.  FSDP and ZeRO keep such copies
+    themselves; one GPU, and several with a whole model each, do not.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def is_sharded() -> bool:
+    """Whether `accelerate launch` asked for FSDP: weights are whole only while the model's own forward uses them."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
+@contextmanager
+def whole_weights(model: torch.nn.Module) -> Iterator[None]:
+    """Within the context FSDP2's weights are whole in every process, in the dtype of its forward pass.
+
+    Each is gathered once, when the context begins: all processes must enter it together, between two optimiser steps,
+    and may then go any number of forward steps without gradients, each process its own number.  Does nothing to a model
+    that is whole anyway.
+    """
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    if not sharded:
+        yield
+        return
+    states = [module._get_fsdp_state() for module in sharded]
+    states[0]._lazy_init()  # else the first submodule that decodes would be taken for the root
+    kept = [(group, group.post_forward_mesh_info) for state in states for group in state._fsdp_param_groups]
+    sharded[0].set_reshard_after_forward(False)
+    for module in sharded:
+        module.unshard()
+    try:
+        yield
+    finally:
+        for group, mesh in kept:
+            group.post_forward_mesh_info = mesh
+        sharded[0].reset_iter_state()  # shards again, and forgets the order of the decoder's passes
+
+
+def leave_checkpoint(
+    accelerator: Any,
+    bundle: FutureL1,
+    teaching: Teaching,
+    folder: Path,
+    dtype: torch.dtype,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Writes the model as `folder`, whole or not at all; every process must call this, the first one writes.
+
+    Sharded weights are gathered to the first process's memory.
+    """
+    weights = accelerator.get_state_dict(bundle.model)
+    if not accelerator.is_main_process:
+        return
+    tied = bundle.model.all_tied_weights_keys
+    whole = {name: weight.to("cpu", dtype) for name, weight in weights.items() if name not in tied}
+    with replaced(folder) as fresh:
+        bundle.save(fresh, teaching, whole)
+        write_provenance(fresh, {**provenance, "dtype": str(dtype).removeprefix("torch.")})

@@ -1,0 +1,100 @@
+"""What both trainers share: progress and metrics, and where to stop and go on."""
+
+import json
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+
+from training.runtime.interrupts import patience
+from training.runtime.programs import Reporter
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+class Reporting(TrainerCallback):
+    """Forwards a trainer's steps and logged figures."""
+
+    def __init__(self, reporter: Reporter, what: str) -> None:
+        self.reporter, self.what = reporter, what
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
+        """Progress after each optimiser step."""
+        self.reporter.progress(state.global_step, state.max_steps, self.what)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_kwargs: Any) -> None:
+        """Figures whenever the trainer logs them."""
+        figures = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        if figures:
+            self.reporter.metrics(state.global_step, figures)
+
+
+@contextmanager
+def checkpoint_on_interrupt(trainer: Trainer, every: int = 1) -> Iterator[None]:
+    """INT to any process lets all of them finish the step, save a checkpoint and stop; then raises KeyboardInterrupt.
+
+    every: steps between which a checkpoint can be gone on from.
+    """
+    interrupt = _Interrupt(every)
+    trainer.add_callback(interrupt)
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, interrupt.hear) if here else None
+    try:
+        with patience():
+            yield
+    finally:
+        if here:
+            signal.signal(signal.SIGINT, before)
+    if interrupt.stopped:
+        raise KeyboardInterrupt
+
+
+class _Interrupt(TrainerCallback):
+    """Stops a trainer at the end of a step, in all its processes at the same one."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.heard = self.stopped = False
+
+    def hear(self, *_: Any) -> None:
+        """A second INT says the same: torchrun repeats the one that it got to its processes."""
+        if not self.heard:
+            self.heard = True
+            print("interrupted: saving a checkpoint after this step; TERM stops now", file=sys.stderr, flush=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
+        """All processes must agree, or one would wait for the other's next step."""
+        if state.global_step % self.every:
+            return
+        heard = torch.tensor(int(self.heard), device=args.device)
+        if dist.is_initialized():
+            dist.all_reduce(heard, dist.ReduceOp.MAX)
+        if heard.item():
+            self.stopped = control.should_save = control.should_training_stop = True
+
+
+def last_checkpoint(folder: Path, needs: Sequence[str] = ()) -> str | None:
+    """The latest whole checkpoint of a trainer, or None; one that a kill cut short lacks the state, written last.
+
+    needs: files that our own trainer writes even later.
+    """
+    numbered = sorted((int(found[1]), path) for path in folder.glob("*") if (found := _CHECKPOINT.fullmatch(path.name)))
+    stated = (path for _, path in reversed(numbered) if _has_state(path))
+    return next((str(path) for path in stated if all((path / file).exists() for file in needs)), None)
+
+
+def _has_state(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return True

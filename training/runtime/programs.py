@@ -1,0 +1,253 @@
+"""What the GPU programs share: a JSON config, progress, metrics, a device of their own and a result.
+
+A program is a module whose last lines are `if __name__ == "__main__": run_program(SftConfig, main)`. It is started as
+`python -m training.sft --config sft.json`, by hand or by Dagster's launcher, and leaves in its working folder
+
+    config.json     what it was asked (written by the launcher)
+    progress.json   {"done", "total", "what"}: where it is now
+    metrics.jsonl   {"step", name: value, ...}: one line a report; after a resumed run the last line of a step counts
+    result.json     what `main` returned, written last
+
+Under Dagster its log lines, progress and metrics also travel through Pipes. Each of its processes holds the lock of the
+GPU that it works on for as long as it lives; where the locks are, and who may have which, says
+`training.runtime.devices`.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
+from pydantic import BaseModel, ConfigDict
+
+from training.chat.endpoint import EndpointDownError, EndpointRefusesError
+from training.runtime.devices import TooFewDevicesError, own_device
+from training.runtime.interrupts import exiting
+from training.runtime.printable import printable
+from training.runtime.tether import TETHERED, die_with_parent
+from training.storage.artifacts import UnusableCheckpointError
+from training.storage.files import whole
+
+PROGRESS = "progress.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+CHECKPOINT = "checkpoint"
+"""The folder that a training program leaves, beside these."""
+CONFIG_ERROR = 2
+"""The status of a program that no retry will help."""
+OUTAGE = 75
+"""The status of a program whose model or judge does not answer: a later start may go on (EX_TEMPFAIL)."""
+
+# Every event is a row in Dagster's database, and a line on a person's screen.
+SECONDS_BETWEEN_EVENTS = 10.0
+SECONDS_BETWEEN_FILES = 0.2
+
+
+class ProgramConfig(BaseModel):
+    """What every program is told: the folder to work and resume in, and the device to work on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    out: Path
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class TrainingConfig(ProgramConfig):
+    """What both trainings are told.  data: parquet with TrajectoryTable's columns, path, frame_count and reader."""
+
+    data: Path
+    seed: int = 0
+
+
+Config = TypeVar("Config", bound=ProgramConfig)
+
+
+class Reporter:
+    """Tells people and Dagster how a program is doing; cheap enough to call at every step."""
+
+    def __init__(self, out: Path, pipes: PipesContext | None = None, quiet: bool = False) -> None:
+        self._out = out
+        self._pipes = pipes
+        self._quiet = quiet
+        self._last_file = 0.0
+        self._last_event = time.monotonic()
+        self._last_metrics: dict[str, Any] = {}
+
+    def log(self, message: str) -> None:
+        """One line for the log."""
+        if self._quiet:
+            return
+        (self._out / METRICS).touch()  # a sign of life
+        message = printable(message)  # some quote servers and data
+        print(message, flush=True)
+        if self._pipes is not None:
+            self._pipes.log.info(message)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """`done` of `total` steps of the activity `what`; the last one is always reported."""
+        if self._quiet:
+            return
+        now = time.monotonic()
+        if now - self._last_file >= SECONDS_BETWEEN_FILES or done >= total:
+            self._last_file = now
+            _write_json(self._out / PROGRESS, {"done": done, "total": total, "what": what})
+        if now - self._last_event >= SECONDS_BETWEEN_EVENTS:
+            self._last_event = now
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in self._last_metrics.items())
+            self.log(f"{what}: {done} of {total}" + (f" ({figures})" if figures else ""))
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line of figures to metrics.jsonl."""
+        if self._quiet:
+            return
+        self._last_metrics = dict(values)
+        with (self._out / METRICS).open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def read_metrics(out: Path) -> list[dict[str, float]]:
+    """The figures in a program's folder in order of step; of a step reported twice, the last report."""
+    path = out / METRICS
+    if not path.is_file():
+        return []
+    lines = [line for line in path.read_text().splitlines() if line.endswith("}")]  # a kill may cut the last one
+    by_step: dict[float, dict[str, float]] = {}
+    for record in map(json.loads, lines):
+        by_step.setdefault(record["step"], {}).update(record)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def read_progress(out: Path) -> tuple[int, int, str] | None:
+    """Where the program working in `out` says it is, or None before its first report."""
+    path = out / PROGRESS
+    if not path.is_file():
+        return None
+    progress = json.loads(path.read_text())
+    return progress["done"], progress["total"], progress["what"]
+
+
+def last_sign(out: Path) -> float:
+    """When the program working in `out` last reported anything, in seconds since the epoch; 0 before it did."""
+    return max((path.stat().st_mtime for name in (PROGRESS, METRICS) if (path := out / name).is_file()), default=0.0)
+
+
+def is_first() -> bool:
+    """Whether this is the process that speaks and writes, of one or of several."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Mapping[str, Any]]) -> None:
+    """Parse `--config FILE.json`, run `main` and write what it returns to `out/result.json`.
+
+    Ends with status 2 on a config that does not validate, that an endpoint refuses, that wants a GPU where there is
+    none, or whose checkpoint cannot be loaded; 75 where an endpoint does not answer, 130 when interrupted and 143 when
+    terminated.  Whatever `main` left in `out` is there for the next start.
+    """
+    config = _parse(config_type)
+    sys.excepthook = _print_error
+    if os.environ.get(TETHERED):
+        die_with_parent()
+    config.out.mkdir(parents=True, exist_ok=True)
+    first = is_first()
+    sentence = f"the next start goes on from what is in {config.out}"
+    try:
+        with exiting(sentence), _pipes(first) as pipes, _alone(config.out, first), _device(config.device) as device:
+            reporter = Reporter(config.out, pipes, quiet=not first)
+            reporter.log(f"{main.__module__} on {device} in {config.out}")
+            result = main(config, reporter)
+            if first:
+                _write_json(config.out / RESULT, dict(result))
+    except (EndpointRefusesError, TooFewDevicesError, UnusableCheckpointError) as error:
+        print(printable(error, keep="\n"), file=sys.stderr, flush=True)
+        sys.exit(CONFIG_ERROR)
+    except EndpointDownError as error:
+        print(printable(error, keep="\n"), file=sys.stderr, flush=True)
+        sys.exit(OUTAGE)
+    finally:
+        _end_own_group()
+
+
+def _print_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A traceback whose message, which may quote servers and data, does not steer a terminal."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(printable(text, keep="\n"), file=sys.stderr, flush=True)
+
+
+def _parse(config_type: type[Config]) -> Config:
+    parser = argparse.ArgumentParser(description=config_type.__doc__)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE.json")
+    path = parser.parse_args().config
+    try:
+        return config_type.model_validate_json(path.read_text())
+    except ValueError as error:
+        parser.exit(CONFIG_ERROR, f"{path}: {error}\n")
+
+
+@contextmanager
+def _pipes(first: bool) -> Iterator[PipesContext | None]:
+    """Dagster Pipes where Dagster started us; only one of several ranks speaks."""
+    if not first or not PipesEnvVarParamsLoader().is_dagster_pipes_process():
+        yield None
+        return
+    with open_dagster_pipes() as pipes:
+        yield pipes
+
+
+@contextmanager
+def _alone(out: Path, first: bool) -> Iterator[None]:
+    """No other program works in `out`: one whose step was killed may still be writing its checkpoint there."""
+    if not first:
+        yield
+        return
+    with (out / METRICS).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting until the program that works in {out} has ended", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _device(device: str) -> Iterator[str]:
+    """Where this process works; its GPU's lock is held for as long as it lives (`training.runtime.devices`).
+
+    Raises TooFewDevicesError where a GPU is asked for and there is none.
+    """
+    if device == "cpu":
+        yield device
+        return
+    with own_device(lambda line: print(line, flush=True)) as own:
+        if own is None and device == "cuda":
+            _check_cuda()
+        yield own or device
+
+
+def _check_cuda() -> None:
+    """No lock is held where nvidia-smi names no device; torch may know one all the same."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise TooFewDevicesError("a GPU is asked for (device = cuda), and none is visible on this machine")
+
+
+def _end_own_group() -> None:
+    """Leave no worker behind: when this program leads the group that the launcher made, end the rest of it."""
+    if os.environ.get(TETHERED) and os.getpgrp() == os.getpid():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(os.getpgrp(), signal.SIGTERM)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with whole(path) as fresh:
+        fresh.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,153 @@
+"""Run a command that ends, with everything that it started, when whoever started it ends.
+
+    python -m training.runtime.supervisor SECONDS_TO_CHECKPOINT SECONDS_TO_LEAVE COMMAND...
+
+A training would outlive the Dagster step that started it when that step's process is killed outright (out of memory, a
+reboot of the daemon), and go on using a device that Dagster believes to be free. So this process stays between them.
+Its standard input, if a pipe, is a leash: when the other end is let go, deliberately or because its holder is gone, the
+command and all that descends from it get INT (write a checkpoint and leave), TERM and KILL, each with a deadline. INT
+or TERM sent to this process do the same. What a command leaves behind when it ends by itself gets TERM and KILL.
+
+Descendants are found by their parents, and orphans among them become children of this process, so that leaving the
+group or the session is no way out. A supervisor below another one ends what is its own, with its own deadlines. The
+status is the command's: of a command that a signal killed, the same signal.
+"""
+
+import os
+import resource
+import select
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from training.runtime.tether import TETHERED, die_with_parent, prctl
+
+PR_SET_CHILD_SUBREAPER = 36
+SECONDS_TO_DIE = 60.0
+"""After KILL: a process that is still there waits inside the kernel, and no signal reaches it."""
+ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Deadlines(NamedTuple):
+    """seconds_to_checkpoint: from INT to TERM.  seconds_to_leave: from TERM to KILL."""
+
+    seconds_to_checkpoint: float
+    seconds_to_leave: float
+
+    def steps(self) -> list[tuple[signal.Signals, float]]:
+        """The signals in order, each with the seconds until the next."""
+        return [
+            (signal.SIGINT, self.seconds_to_checkpoint),
+            (signal.SIGTERM, self.seconds_to_leave),
+            (signal.SIGKILL, SECONDS_TO_DIE),
+        ]
+
+
+def start(command: Sequence[str], deadlines: Deadlines, **options: Any) -> subprocess.Popen[str]:
+    """The supervisor of a command, in a session of its own; the command ends when we do, or call `end`.
+
+    options: for subprocess.Popen; `env` has what `training.runtime.project.python_variables` says.
+    """
+    seconds = [str(deadlines.seconds_to_checkpoint), str(deadlines.seconds_to_leave)]
+    own = [sys.executable, "-m", "training.runtime.supervisor", *seconds, *command]
+    return subprocess.Popen(own, stdin=subprocess.PIPE, text=True, start_new_session=True, **options)
+
+
+def let_go(supervisor: subprocess.Popen[str]) -> None:
+    """Have it end its command, and return at once."""
+    assert supervisor.stdin is not None
+    supervisor.stdin.close()
+
+
+def end(supervisor: subprocess.Popen[str], deadlines: Deadlines) -> None:
+    """End a supervisor's command and all that it started; returns when nobody is left."""
+    from training.runtime.processes import end_all, of_session
+
+    let_go(supervisor)
+    supervisor.wait()
+    # Nobody is left, unless the supervisor itself was killed: then those that did not leave its session.
+    end_all(lambda: of_session(supervisor.pid), deadlines.steps())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a command to its end, or to ours; its status."""
+    deadlines, command = Deadlines(float(arguments[0]), float(arguments[1])), arguments[2:]
+    prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans below become ours
+    heard = _hear((signal.SIGCHLD, *ASKED_TO_END))
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, TETHERED: "1"},
+        close_fds=False,  # locks that it is to hold
+        process_group=0,
+        preexec_fn=die_with_parent,  # should this process be killed
+    )
+    from training.runtime.processes import descendants, end_all  # while the command starts
+
+    asked = False
+    while not asked and child.poll() is None:
+        asked = _is_asked_to_end(heard)
+        _reap_orphans(child.pid)
+    if _has_children():
+        end_all(lambda: descendants(os.getpid()), deadlines.steps() if child.poll() is None else deadlines.steps()[1:])
+    status = child.wait()
+    _reap_orphans(child.pid)
+    return status
+
+
+def _hear(numbers: Sequence[int]) -> int:
+    """A descriptor that has a byte for each of these signals that arrives."""
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    return heard
+
+
+def _is_asked_to_end(heard: int) -> bool:
+    """Waits for news; whether they are that the leash was let go, or a signal that says the same."""
+    leash = sys.stdin.fileno()
+    ready, _, _ = select.select([leash, heard] if _is_held(leash) else [heard], [], [])
+    let_go = leash in ready and not os.read(leash, 4096)
+    return let_go or (heard in ready and not set(os.read(heard, 4096)).isdisjoint(ASKED_TO_END))
+
+
+def _is_held(descriptor: int) -> bool:
+    """Whether somebody can hold its other end; an engine of a cluster gives /dev/null, and sends signals."""
+    return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+
+
+def _reap_orphans(child: int) -> None:
+    """Wait for those that became ours and have ended; the command itself is its Popen's."""
+    with suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid != child:
+            os.waitpid(ended.si_pid, 0)
+
+
+def _has_children() -> bool:
+    """Whether anybody below is left: an orphan would be ours."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _leave(status: int) -> None:
+    """End as the command did."""
+    if status < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    _leave(main(sys.argv[1:]))
