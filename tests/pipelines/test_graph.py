@@ -140,14 +140,3 @@ def test_the_code_location_loads_without_the_libraries_of_the_programs() -> None
     code = f"import sys, pipelines.definitions; print([name for name in {heavy} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
-
-
-def test_imports_go_one_way() -> None:
-    rooms = ["training", "evaluation", "assets", "pipelines"]
-    for number, room in enumerate(rooms):
-        later = {*rooms[number + 1 :], *(["dagster"] if room in ("training", "evaluation") else [])}
-        for source in (ROOT / room).rglob("*.py"):
-            imports = [
-                line.split()[1] for line in source.read_text().splitlines() if line.startswith(("import ", "from "))
-            ]
-            assert not later & {name.split(".")[0] for name in imports}, source
