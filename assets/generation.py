@@ -24,7 +24,8 @@ from evaluation.generation.requests import InterventionName
 from training.chat.endpoint import EndpointSettings
 from training.grading.judge import JudgeSettings
 from training.grading.parsers import ParserName
-from training.storage.artifacts import Artifact, digest
+from training.storage.artifacts import Artifact
+from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
 
 PROGRAM = "evaluation.generate"

@@ -34,8 +34,8 @@ from training.runtime import supervisor
 from training.runtime.interrupts import defer_interrupts
 from training.runtime.programs import CONFIG_ERROR
 from training.runtime.project import python_variables
-from training.storage.artifacts import digest
 from training.storage.files import whole
+from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
 
 ITEMS, ANSWERS, REFUSED, GRADED = "items.parquet", "answers.parquet", "refused.parquet", "graded.parquet"

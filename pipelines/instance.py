@@ -12,8 +12,8 @@ import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from training.runtime.project import PROJECT
-from training.storage.artifacts import digest
 from training.storage.files import whole
+from training.storage.hashing import digest
 
 DRIVER_TAG = "future-l1/driver"
 DRIVER_LOCK = "driver.lock"

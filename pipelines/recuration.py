@@ -11,7 +11,7 @@ from assets.framework.settings import SourceSettings
 from assets.framework.store import AssetStore
 from assets.trajectories.assets import TRAJECTORIES, retire
 from assets.trajectories.sources import Listing, listing
-from training.storage.artifacts import digest
+from training.storage.hashing import digest
 
 
 def stale_shards(store: AssetStore, found: Listing) -> list[str]:

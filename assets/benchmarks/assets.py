@@ -20,7 +20,8 @@ from assets.generation import PROGRAM, Asked, Job, answer_all
 from assets.launching.launcher import Launcher
 from evaluation.benchmarks import futurebench, twiffbench
 from evaluation.generation.ledger import keyed
-from training.storage.artifacts import MODEL, file_digest
+from training.storage.artifacts import MODEL
+from training.storage.hashing import file_digest
 from training.storage.parquet import read_parquet
 
 FUTURE_ITEMS, FUTURE_ANSWERS, FUTURE_REPORT = "futurebench/items", "futurebench/answers", "futurebench/report"

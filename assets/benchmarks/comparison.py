@@ -23,7 +23,7 @@ from assets.framework.partitions import Checkpoints
 from assets.framework.store import AssetStore, write_json
 from evaluation.latents.latent_map import latent_map
 from evaluation.reports.report import build_page
-from training.storage.artifacts import digest
+from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
 
 COMPARISON = "reports/comparison"

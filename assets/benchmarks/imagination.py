@@ -17,7 +17,8 @@ from assets.framework.partitions import BASE, Checkpoints
 from assets.framework.store import AssetStore, Work, read_json
 from assets.launching.launcher import Launcher, Start
 from evaluation.latents.imagination import FOUND, PICTURE
-from training.storage.artifacts import MODEL, digest
+from training.storage.artifacts import MODEL
+from training.storage.hashing import digest
 
 IMAGINATION = "reports/imagination"
 TAUGHT = "future_l1.parquet"

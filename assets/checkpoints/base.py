@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from training.storage.artifacts import file_digest
+from training.storage.hashing import file_digest
 
 
 def files_of(base: Path) -> dict[str, str]:

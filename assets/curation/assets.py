@@ -42,7 +42,8 @@ from assets.trajectories.repeats import repeated_elsewhere
 from evaluation.generation.image_factor import QWEN3_VL, image_factor, unknown_factor
 from training.chat.endpoint import EndpointSettings
 from training.grading.judge import Judge
-from training.storage.artifacts import MODEL, Artifact, digest
+from training.storage.artifacts import MODEL, Artifact
+from training.storage.hashing import digest
 from training.storage.parquet import read_parquet, scan_parquet
 
 BASE = "checkpoints/base"

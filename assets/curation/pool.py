@@ -17,6 +17,7 @@ from assets.curation.keys import (
     question_stem,
     with_clip_interval,
 )
+from training.storage.hashing import stable_hash
 from training.storage.parquet import scan_parquet
 
 READ = ("row_id", "video", "p_t", "gain", "start", "end", "sha256", "question", "answer", "observed", "future")
@@ -69,15 +70,9 @@ def whole_rows(scored: Sequence[Path], ranked: pl.DataFrame, columns: Sequence[s
     return found.sort(**order, nulls_last=True).unique("rank", keep="first").sort("rank")
 
 
-def drawn(row_ids: pl.Series, seed: str = "") -> pl.Series:
-    """A number per row that orders rows as by chance: the first 64 bits of the SHA-256 of `{seed}:{row_id}`.
+def drawn(row_ids: pl.Series, *seed: str) -> pl.Series:
+    """The hash of each row's id, which orders rows as by chance: `stable_hash(seed, row_id)`.
 
     Without a seed, of the row id alone: the order among rows of equal gain.
     """
-    import duckdb
-
-    ids = pl.DataFrame({"name": row_ids if not seed else seed + ":" + row_ids})
-    with duckdb.connect() as connection:
-        connection.register("ids", ids.to_arrow())
-        hashes = connection.sql("SELECT ('0x' || sha256(name)[:16])::UBIGINT AS number FROM ids").to_arrow_table()
-    return pl.Series("drawn", pl.DataFrame(hashes)["number"], pl.UInt64)
+    return pl.Series("drawn", [stable_hash(*seed, row_id) for row_id in row_ids], pl.UInt64)

@@ -27,7 +27,7 @@ from assets.framework.define import Asset, asset
 from assets.framework.metadata import result_of
 from assets.framework.settings import CurationSettings
 from assets.framework.store import AssetStore
-from training.storage.artifacts import file_digest
+from training.storage.hashing import file_digest
 from training.storage.parquet import read_parquet
 
 SFT_SETS_CODE = code_of("assets.curation.sets")

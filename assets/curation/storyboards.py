@@ -4,7 +4,6 @@ Everything shown is untrusted: text is cut, control characters are dropped, a pi
 markup of any kind), and a table's cells carry no live Markdown.
 """
 
-import hashlib
 import io
 import re
 from collections import Counter
@@ -22,6 +21,7 @@ from training.data.trajectory import IMAGE
 from training.data.video import read_frames
 from training.grading.parsers import answer_text
 from training.runtime.printable import printable
+from training.storage.hashing import stable_hash
 
 STORYBOARDS, TOP_ROWS, REJECTED = "storyboards.png", "top_rows.md", "rejected.md"
 PNG_LIMIT = 400_000
@@ -59,7 +59,7 @@ def highest(rows: pl.DataFrame, n: int) -> pl.DataFrame:
     scored = rows.drop_nulls("gain")
     least = scored["gain"].top_k(n).min()
     scored = scored.filter(pl.col("gain") >= pl.lit(least, pl.Int64))
-    drawn = pl.Series("drawn", [hashlib.sha256(row_id.encode()).hexdigest() for row_id in scored["row_id"]], pl.String)
+    drawn = pl.Series("drawn", [stable_hash(row_id) for row_id in scored["row_id"]], pl.UInt64)
     return scored.with_columns(drawn).sort("gain", "drawn", descending=[True, False]).head(n).drop("drawn")
 
 

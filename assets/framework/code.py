@@ -13,7 +13,7 @@ from pathlib import Path
 
 from assets.framework.syntax import Syntax, SyntaxMemory
 from training.runtime.project import PROJECT
-from training.storage.artifacts import digest
+from training.storage.hashing import digest
 
 ROOMS = ("assets", "evaluation", "pipelines", "training")
 NEVER_COUNT = (

@@ -13,7 +13,8 @@ from assets.framework.define import Asset
 from assets.framework.partitions import key_of
 from assets.framework.store import AssetStore
 from assets.lineage import follow
-from training.storage.artifacts import Artifact, digest
+from training.storage.artifacts import Artifact
+from training.storage.hashing import digest
 from training.storage.parquet import scan_parquet
 
 

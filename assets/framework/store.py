@@ -17,15 +17,9 @@ from typing import Any
 
 import dagster as dg
 
-from training.storage.artifacts import (
-    CURRENT,
-    Artifact,
-    ArtifactStore,
-    DamagedArtifactError,
-    MissingArtifactError,
-    digest,
-)
+from training.storage.artifacts import CURRENT, Artifact, ArtifactStore, DamagedArtifactError, MissingArtifactError
 from training.storage.files import whole
+from training.storage.hashing import digest
 
 Counts = Mapping[str, Any]
 

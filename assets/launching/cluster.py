@@ -12,7 +12,7 @@ from dagster_pipes import PIPES_PROTOCOL_VERSION_FIELD
 from pydantic import BaseModel, ConfigDict, Field
 
 from assets.launching.program import Deadlines, Program, Watch, every_programs_variables
-from training.storage.artifacts import digest
+from training.storage.hashing import digest
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_KILL = 15

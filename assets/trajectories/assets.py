@@ -21,7 +21,8 @@ from assets.trajectories.locations import local_path
 from assets.trajectories.shards import Listing, Shard
 from assets.trajectories.sources import Source, open_source
 from assets.trajectories.validate import write_shard
-from training.storage.artifacts import CURRENT, Artifact, digest
+from training.storage.artifacts import CURRENT, Artifact
+from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
 
 SOURCE = "twiff/source"

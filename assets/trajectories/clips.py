@@ -16,7 +16,7 @@ from training.data.probe_pool import PROCESSES, ProbePool, shared_pool
 from training.data.rejection import RejectedRow, rejecting
 from training.data.trajectory import clip_interval
 from training.data.video import UnreadableVideo, VideoInfo
-from training.storage.artifacts import file_digest
+from training.storage.hashing import file_digest
 
 
 class ClipTable(dy.Schema):

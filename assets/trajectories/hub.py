@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from assets.trajectories.locations import fixed_part, hub_location
 from assets.trajectories.shards import DamagedShardError, Listing, Shard, downloaded, listed
-from training.storage.artifacts import file_digest
+from training.storage.hashing import file_digest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, RepoFile

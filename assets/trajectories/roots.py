@@ -10,7 +10,7 @@ from assets.trajectories.locations import local_path
 from assets.trajectories.sources import filesystem, url_stamp
 from training.data.rejection import RejectedRow
 from training.data.video import check_clip_name, resolve_clip
-from training.storage.artifacts import digest
+from training.storage.hashing import digest
 
 
 class ClipRoot(Protocol):

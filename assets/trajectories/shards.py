@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.storage.artifacts import CURRENT, digest
+from training.storage.artifacts import CURRENT
+from training.storage.hashing import digest
 
 SUFFIXES = (".parquet", ".jsonl.gz", ".jsonl", ".json")
 LONGEST_NAME = 150

@@ -13,7 +13,7 @@ from assets.framework.settings import SourceSettings
 from assets.trajectories.hub import HubSource
 from assets.trajectories.locations import HUB, fixed_part, local_path
 from assets.trajectories.shards import DamagedShardError, Listing, Shard, downloaded, listed
-from training.storage.artifacts import digest, file_digest
+from training.storage.hashing import digest, file_digest
 
 
 class Source(Protocol):

@@ -5,7 +5,6 @@ from scoring: `prompts` is all that the answering program sees, and `graded` and
 and, where a judge gives the marks, the judge's stored replies, but no model and no torch.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from training.data.text import control_in
 from training.data.trajectory import MAX_TEXT
 from training.data.video import UnreadableVideo, VideoInfo, probe
 from training.grading.judge import Judge
+from training.storage.hashing import stable_hash
 
 UNREADABLE_ITEM = "unreadable item"
 
@@ -133,6 +133,6 @@ def sampled(table: pl.DataFrame, n: int | None) -> pl.DataFrame:
     """`n` of the items, the same on every machine: those whose id hashes lowest, in their own order.  None: all."""
     if n is None or n >= table.height:
         return table
-    hashed = [hashlib.sha256(name.encode()).hexdigest() for name in table["id"]]
+    hashed = [stable_hash(name) for name in table["id"]]
     chosen = sorted(sorted(range(table.height), key=hashed.__getitem__)[:n])
     return table[chosen]

@@ -27,10 +27,10 @@ from evaluation.drawing.sheet import (
     text_width,
     wrapped,
 )
-from evaluation.lot import lot
 from evaluation.reports.said import Part, parts
 from training.data.video import UnreadableVideo, read_frames
 from training.storage.files import whole
+from training.storage.hashing import stable_hash
 from training.storage.parquet import read_parquet
 
 BOARDS = {"storyboard_right.png": True, "storyboard_wrong.png": False}
@@ -81,7 +81,7 @@ def write_storyboards(items: Path, graded: Path, folder: Path, model: str, each:
 def drawn_by_lot(table: pl.DataFrame, most: int, seed: int) -> list[dict[str, Any]]:
     """At most so many rows, of every depth in turn and else by lot, the shallowest first."""
     depths: dict[str, list[dict[str, Any]]] = {depth: [] for depth in DEPTHS}
-    for row in sorted(table.iter_rows(named=True), key=lambda row: lot(seed, row["id"])):
+    for row in sorted(table.iter_rows(named=True), key=lambda row: stable_hash(seed, row["id"])):
         depths.setdefault(row["question_type"], []).append(row)
     turns = [(turn, place) for place, rows in enumerate(depths.values()) for turn in range(len(rows))]
     kept = [list(depths.values())[place][turn] for turn, place in sorted(turns)[:most]]

@@ -12,7 +12,7 @@ from evaluation.generation.ledger import model_hash
 from evaluation.generation.requests import BORROWED, Asking, InterventionName
 from training.model.teaching import Teaching
 from training.recipes import SYSTEM
-from training.storage.artifacts import digest, file_digest
+from training.storage.hashing import digest, file_digest
 
 RELEASE_TOKENS = (196, 1568)
 """Least and most merged vision tokens of an image in the release's evaluation (reference/evaluation.md 1.4)."""

@@ -8,7 +8,6 @@ A control changes a prompt's content and nothing else.  Where it finds nothing t
 raises ValueError, so that no answer to an unchanged prompt is counted as one to a changed prompt.
 """
 
-import hashlib
 import io
 import random
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from PIL import Image
 from training.data.images import open_image
 from training.data.prompts import Part
 from training.data.video import read_frames
+from training.storage.hashing import stable_hash
 
 ControlName = Literal["none", "no_video", "question_only", "shuffled_frames", "options_1", "options_2", "options_3"]
 CONTROLS: tuple[ControlName, ...] = get_args(ControlName)
@@ -46,7 +46,7 @@ def controlled(
         case "question_only":
             return [part for part in _with_frames(control, content) if part["type"] == "text"]
         case "shuffled_frames":
-            return _shuffled(_with_frames(control, content), random.Random(_number(seed, prompt_id)))
+            return _shuffled(_with_frames(control, content), random.Random(stable_hash("shuffled", seed, prompt_id)))
         case "options_1" | "options_2" | "options_3":
             if not options:
                 raise ValueError(f"control {control} needs the prompts' column `options`, and it is empty here")
@@ -105,10 +105,6 @@ def _reordered(values: Sequence[_Item], draw: random.Random) -> list[_Item]:
     while len(values) > 1 and order == sorted(order):
         draw.shuffle(order)
     return [values[at] for at in order]
-
-
-def _number(seed: int, prompt_id: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"shuffled:{seed}:{prompt_id}".encode()).digest()[:8], "big")
 
 
 def _with_options(content: Sequence[Part], options: Sequence[str], others: Sequence[str]) -> list[Part]:

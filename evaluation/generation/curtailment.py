@@ -7,12 +7,13 @@ are together more than samples - min_gain.  Nothing is estimated: the rows that 
 of asking everything.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from training.storage.hashing import stable_hash
 
 Condition = Literal["plain", "hint"]
 CONDITIONS: tuple[Condition, ...] = ("plain", "hint")
@@ -43,8 +44,7 @@ class GainRule(BaseModel):
 
     def audited(self, row_id: str) -> bool:
         """Whether the row belongs to the audit sample, which stands for all rows: a function of its id alone."""
-        drawn = int.from_bytes(hashlib.sha256(f"audit:{row_id}".encode()).digest()[:8], "big")
-        return drawn < self.audit * 2**64
+        return stable_hash("audit", row_id) < self.audit * 2**64
 
 
 @dataclass

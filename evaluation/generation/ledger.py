@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from evaluation.generation.requests import Answer
 from training.data.prompts import ANSWERS
 from training.storage.append_log import AppendLog
-from training.storage.artifacts import digest, file_digest
+from training.storage.hashing import digest, file_digest
 
 LATENTS = "latents"
 """A column that answers have where a job keeps latents: float16, little-endian, row-major [sum(spans), hidden]."""

@@ -1,6 +1,5 @@
 """A table of prompts as the answering program asks it: what is shown, and the seed of each answer."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import polars as pl
 from evaluation.generation.controls import ControlName, controlled
 from evaluation.generation.requests import Request
 from training.data.prompts import Part
+from training.storage.hashing import stable_hash
 from training.storage.parquet import read_parquet
 
 
@@ -36,14 +36,9 @@ class Prompts:
         """A prompt as it is asked.  Raises ValueError or OSError as `evaluation.generation.controls.controlled`
         does."""
         content = controlled(self.control, self.content[prompt_id], prompt_id, seed, self._options.get(prompt_id))
-        seeds = tuple(seed_of(seed, prompt_id, sample) for sample in samples)
+        seeds = tuple(stable_hash(seed, prompt_id, sample) >> 1 for sample in samples)
         reference = self._references.get(prompt_id)
         return Request(prompt_id, content, samples, seeds, prompt_id.partition("/")[0], reference)
-
-
-def seed_of(seed: int, prompt_id: str, sample: int) -> int:
-    """The seed of one answer's random stream, 63 bits."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{prompt_id}:{sample}".encode()).digest()[:8], "big") >> 1
 
 
 def _optional(table: pl.DataFrame, name: str, ids: list[str]) -> dict[str, Any]:

@@ -7,11 +7,11 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
-from evaluation.lot import lot
 from training.inspection import teaching_of
 from training.model.checkpoint import FutureL1
 from training.model.rows import RowReader
 from training.storage.files import whole
+from training.storage.hashing import stable_hash
 from training.storage.parquet import scan_parquet
 
 
@@ -24,7 +24,7 @@ def write_mean(
     not be read.  An untaught base would be taught as in the paper.  Raises ValueError when no row gives a target.
     """
     table = scan_parquet(rows)
-    ids = sorted(table.select("row_id").collect()["row_id"].to_list(), key=lambda name: lot(seed, name))[:most]
+    ids = sorted(table.select("row_id").collect()["row_id"].to_list(), key=lambda name: stable_hash(seed, name))[:most]
     chosen = table.filter(pl.col("row_id").is_in(ids)).collect()
     reader, vision = RowReader(bundle.encoder(teaching_of(bundle, None, None)), keep=False), bundle.vision()
     total, latents, unreadable = torch.zeros(vision.width, dtype=torch.float64), 0, []

@@ -14,7 +14,7 @@ from evaluation.latents.imagination import BEYOND, EMPTY, NO_LATENTS, SpanScore,
 from evaluation.latents.imagined import ImaginedItem, ImaginedSpan
 from evaluation.latents.readout import Readout, ReadoutFit
 from evaluation.latents.realframes import Eye, Frame, Item, Listed, Pool, frame_cache, read_items
-from evaluation.lot import lot
+from training.storage.hashing import stable_hash
 from training.storage.parquet import scan_parquet
 
 UNDECODABLE, UNANSWERED = "items_that_cannot_be_decoded", "items_without_an_answer"
@@ -67,7 +67,7 @@ def read_answers(path: Path) -> Answers:
 def to_picture(known: Sequence[Listed], most: int, seed: int) -> list[str]:
     """Items of held-out clips, of every depth in turn and else by lot: the same for every model, whatever comes out."""
     depths: dict[int, list[str]] = {}
-    for entry in sorted(known, key=lambda entry: lot(seed, entry.id)):
+    for entry in sorted(known, key=lambda entry: stable_hash(seed, entry.id)):
         if is_held_out(entry.clip, seed):
             depths.setdefault(entry.frames, []).append(entry.id)
     turns = [(place, -depth, name) for depth, names in depths.items() for place, name in enumerate(names)]
@@ -77,7 +77,7 @@ def to_picture(known: Sequence[Listed], most: int, seed: int) -> list[str]:
 
 def is_held_out(clip: str, seed: int) -> bool:
     """Whether no frame of the clip may be fitted on."""
-    return lot(seed, f"clip {clip}") % HELD_OUT == 0
+    return stable_hash(seed, f"clip {clip}") % HELD_OUT == 0
 
 
 def look(

@@ -16,13 +16,13 @@ from cachetools import FIFOCache
 from PIL import Image, ImageOps
 
 from evaluation.generation.frames import with_images
-from evaluation.lot import lot
 from training.data.prompts import image
 from training.data.video import FrameShelf
 from training.inspection import teaching_of
 from training.model.checkpoint import FutureL1
 from training.model.encoding import Encoder
 from training.model.vision import Patches
+from training.storage.hashing import stable_hash
 from training.storage.parquet import scan_parquet
 
 COLUMNS = ("id", "video", "question_images", "reasoning_images", "problem")
@@ -126,13 +126,13 @@ class Pool:
     """
 
     def __init__(self, items: Path, known: Sequence[Listed], others: int, seed: int) -> None:
-        of_clip = {entry.clip: entry.id for entry in sorted(known, key=lambda e: lot(seed, e.id), reverse=True)}
-        chosen = sorted(of_clip.values(), key=lambda name: lot(seed, name))[: others + 1]
+        of_clip = {entry.clip: entry.id for entry in sorted(known, key=lambda e: stable_hash(seed, e.id), reverse=True)}
+        chosen = sorted(of_clip.values(), key=lambda name: stable_hash(seed, name))[: others + 1]
         self.others = others
         self._images: list[tuple[str, bytes]] = []
         for item in read_items(items, set(chosen)):
             images = [*item.observed, *item.future]
-            data = images[lot(seed, f"frame of {item.id}") % len(images)]
+            data = images[stable_hash(seed, f"frame of {item.id}") % len(images)]
             if _can_be_decoded(data):
                 self._images.append((item.clip, data))
 

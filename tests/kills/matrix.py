@@ -17,7 +17,8 @@ from assets.framework.store import AssetStore
 from tests.pipelines.ui_server import ROOT, Ui, future_l1, processes_of, until
 from tests.reduced import write_reduced_overlay
 from training.runtime.programs import RESULT
-from training.storage.artifacts import CURRENT, PARTIAL, Artifact, file_digest
+from training.storage.artifacts import CURRENT, PARTIAL, Artifact
+from training.storage.hashing import file_digest
 
 Who = Literal["program", "supervisor", "launcher", "run worker", "daemon", "webserver", "ui", "everybody"]
 """`launcher` is the step's process, `supervisor` stands between it and the program; `ui` is the command that a person

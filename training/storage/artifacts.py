@@ -9,7 +9,6 @@ artifact.
     $FUTURE_L1_HOME/artifacts/<stage>/<noun>[/<partition>]/current -> <version>
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from training.storage.files import whole
+from training.storage.hashing import digest, file_digest
 
 MANIFEST = "manifest.json"
 CURRENT = "current"
@@ -98,18 +98,6 @@ class Artifact:
 def checkpoint_folder(folder: Path) -> Path:
     """A checkpoint's own folder, given that or the folder of the artifact that holds it."""
     return folder / MODEL if (folder / MODEL / "config.json").is_file() else folder
-
-
-def digest(value: Any) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a JSON-able value in canonical form."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in full."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache

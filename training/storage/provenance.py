@@ -10,7 +10,7 @@ from typing import Any
 
 from training.runtime.programs import is_first
 from training.runtime.project import PROJECT
-from training.storage.artifacts import digest, file_digest
+from training.storage.hashing import digest, file_digest
 
 PROVENANCE = "provenance.json"
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft")

@@ -25,7 +25,7 @@ from training.data.probing import Numbers
 from training.data.rejection import RejectedRow
 from training.data.trajectory import parse_row, to_frame
 from training.data.video import VideoInfo, read_frames
-from training.storage.artifacts import file_digest
+from training.storage.hashing import file_digest
 
 SIZES = SourceSizes(shards=1, rows_per_shard=50, futurebench_per_split=1, twiffbench=3)
 

@@ -20,7 +20,8 @@ from assets.trajectories.sources import listing, open_source
 from tests.assets.trajectories.shard_rows import pull_shard, twiff_row, write
 from tests.hub import Hub, serve
 from training.runtime.project import PROJECT
-from training.storage.artifacts import ArtifactStore, file_digest
+from training.storage.artifacts import ArtifactStore
+from training.storage.hashing import file_digest
 
 REPO = "lab/TwiFF-2.7M"
 NAMES = ["train-00000-of-00002", "train-00001-of-00002"]

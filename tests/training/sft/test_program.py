@@ -21,7 +21,7 @@ from training.runtime.callbacks import last_checkpoint
 from training.runtime.programs import Reporter, read_metrics, read_progress
 from training.sft.__main__ import SftConfig, freeze_vision, main
 from training.sft.trainer import LatentSFTTrainer
-from training.storage.artifacts import file_digest
+from training.storage.hashing import file_digest
 from training.tiny import BASE
 
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,27 @@
+"""Hashes: of values, of files, and of names, whose order stands for chance."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def stable_hash(*parts: object) -> int:
+    """The first 64 bits of the SHA-256 of the parts, joined by colons: the same number in every process, for ever.
+
+    Rows, prompts and frames are sampled by it: whether one is chosen depends on its name and on a seed alone.
+    """
+    name = ":".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "replace")).digest()[:8], "big")
+
+
+def digest(value: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a JSON-able value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in full."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
