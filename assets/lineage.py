@@ -22,9 +22,9 @@ from training.storage.parquet import scan_parquet
 KEYS = ("row_id", "prompt_id", "id", "video", "alias")
 """Columns by which a table knows a row, an item, or a clip."""
 TOLD = (
-    "row", "path", "start", "end", "frame_count", "frames", "sha256", "right_plain", "asked_plain", "right_hint",
-    "asked_hint", "p_t", "p_v", "gain", "fate", "rank", "condition", "sample", "verdict", "graded_by", "reason",
-    "detail", "question_type", "answer", "parsed", "correct", "spans", "cot", "text",
+    "row", "path", "start", "end", "frame_count", "frames", "sha256", "n_correct_plain", "n_graded_plain",
+    "n_correct_hint", "n_graded_hint", "p_t", "p_v", "gain", "status", "rank", "condition", "sample", "verdict",
+    "graded_by", "reason", "detail", "question_type", "answer", "parsed", "correct", "spans", "cot", "text",
 )  # fmt: skip
 """Columns worth telling of a row; frames and long texts are in the tables themselves."""
 MODELS, REPORTS, CLIPS = "checkpoints/", ("/report/", "reports/"), "twiff/clips/"

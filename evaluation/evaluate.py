@@ -24,7 +24,7 @@ from typing import Any
 
 import polars as pl
 
-from evaluation.benchmarks.benchmark import Benchmark, Told, sampled
+from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers, sampled
 from evaluation.benchmarks.cost import latency
 from evaluation.generate import FAILED
 from evaluation.generation.asked import Asked, run_of
@@ -121,7 +121,7 @@ def score(benchmark: Benchmark, out: Path, judge: Judge | None) -> dict[str, Any
         raise ValueError(f"{out} holds answers to {about['benchmark']}, not to {benchmark.name}")
     table, answers = read_parquet(out / ITEMS), read_parquet(out / ANSWERS)
     run = about["run"]
-    told = Told(answers, run["control"], judge)
+    told = StoredAnswers(answers, run["control"], judge)
     rows = benchmark.graded(table, told)
     report = benchmark.report(table, told, rows)
     report |= _refusals(report, read_parquet(out / REFUSED))

@@ -68,7 +68,7 @@ class PoolTable(dy.Schema):
     rank = dy.Int64(min=1)
     clip = dy.Int64(min=1)
     same = dy.Int64(nullable=True, min=1)  # null for a row that a benchmark has, too
-    fate = dy.String(check=lambda f: f.is_in(["selected", "below the cut", "repeat", "contaminated"]))
+    status = dy.String(check=lambda f: f.is_in(["selected", "below the cut", "repeat", "contaminated"]))
 
 
 class ExclusionTable(dy.Schema):
@@ -116,13 +116,13 @@ def select(scored: Sequence[Path], settings: SelectionSettings, index: Benchmark
     pool = PoolTable.validate(
         pool.with_columns(
             pl.when(pl.col("same").is_null()).then(pl.lit("contaminated")).when(~first).then(pl.lit("repeat"))
-            .when(place <= settings.top).then(pl.lit("selected")).otherwise(pl.lit("below the cut")).alias("fate")
+            .when(place <= settings.top).then(pl.lit("selected")).otherwise(pl.lit("below the cut")).alias("status")
         ),
         cast=True,
     )  # fmt: skip
-    ranked = pool.filter(pl.col("fate") == "selected").select("row_id").with_row_index("rank", offset=1)
+    ranked = pool.filter(pl.col("status") == "selected").select("row_id").with_row_index("rank", offset=1)
     rows = published(whole_rows(scored, ranked, PUBLISHED_FROM))
-    counts = _fates(scored, settings) | {"contamination": contamination}
+    counts = _statuses(scored, settings) | {"contamination": contamination}
     return Selection(rows, pool, _excluded(pool, touched), _report(counts, pool, rows))
 
 
@@ -158,7 +158,7 @@ def _reasoning() -> pl.Expr:
 
 def _excluded(pool: pl.DataFrame, touched: pl.DataFrame) -> pl.DataFrame:
     by_rank = pool.select(pl.col("rank").alias("same"), pl.col("row_id").alias("repeats"))
-    repeats = pool.filter(pl.col("fate") == "repeat").join(by_rank, on="same", maintain_order="left")
+    repeats = pool.filter(pl.col("status") == "repeat").join(by_rank, on="same", maintain_order="left")
     told = repeats.with_columns(pl.lit(REPEAT).alias("reason"))
     matched = pool.join(touched, on="row_id", maintain_order="left")
     columns = ExclusionTable.create_empty()
@@ -166,25 +166,25 @@ def _excluded(pool: pl.DataFrame, touched: pl.DataFrame) -> pl.DataFrame:
     return ExclusionTable.validate(listed)
 
 
-def _fates(scored: Sequence[Path], settings: SelectionSettings) -> dict[str, Any]:
+def _statuses(scored: Sequence[Path], settings: SelectionSettings) -> dict[str, Any]:
     """Where every row went before the cut; a row that several shards have counts once, at its best.
 
     A row without a gain was cut short where its bounds already speak against it, else it is pending.
     """
     passing = (pl.col("p_t") <= settings.max_p_t) & (pl.col("gain") >= settings.min_gain)
-    saturated = pl.coalesce("p_t", "right_plain") > settings.max_p_t
+    saturated = pl.coalesce("p_t", "n_correct_plain") > settings.max_p_t
     low = pl.coalesce("gain", "gain_high") < settings.min_gain
-    fates = ("retained", "saturated", "low_gain", "pending")  # the best first
-    fate = pl.when(passing).then(0).when(saturated).then(1).when(low).then(2).otherwise(3)
+    statuses = ("retained", "saturated", "low_gain", "pending")  # the best first
+    status = pl.when(passing).then(0).when(saturated).then(1).when(low).then(2).otherwise(3)
     rows = scan(scored).select(
         pl.col("row_id").hash(),
-        fate.cast(pl.UInt8).alias("fate"),
+        status.cast(pl.UInt8).alias("status"),
         pl.col("gain").is_not_null().alias("complete"),
         pl.when("audited").then("gain").alias("audited"),
     )
-    each = rows.group_by("row_id").agg(pl.col("fate").min(), pl.col("complete").any(), pl.col("audited").max())
-    counted = each.group_by("fate", "complete", "audited").len().collect(engine="streaming")
-    number = {name: int(counted.filter(pl.col("fate") == i)["len"].sum()) for i, name in enumerate(fates)}
+    each = rows.group_by("row_id").agg(pl.col("status").min(), pl.col("complete").any(), pl.col("audited").max())
+    counted = each.group_by("status", "complete", "audited").len().collect(engine="streaming")
+    number = {name: int(counted.filter(pl.col("status") == i)["len"].sum()) for i, name in enumerate(statuses)}
     read = int(counted["len"].sum())
     audited = counted.drop_nulls("audited").group_by("audited").agg(pl.col("len").sum())
     complete = int(counted.filter("complete")["len"].sum())
@@ -199,7 +199,7 @@ def _fates(scored: Sequence[Path], settings: SelectionSettings) -> dict[str, Any
 
 def _report(counts: dict[str, Any], pool: pl.DataFrame, rows: pl.DataFrame) -> dict[str, Any]:
     """`gain_histogram` counts the audited rows alone: rows that were cut short have no gain, and are not a sample."""
-    fates = dict(pool["fate"].value_counts().iter_rows())
+    statuses = dict(pool["status"].value_counts().iter_rows())
     scored = counts["read"] - counts["pending"]
     return {
         "read": counts["read"],
@@ -214,9 +214,9 @@ def _report(counts: dict[str, Any], pool: pl.DataFrame, rows: pl.DataFrame) -> d
         "rejected_by_reason": {
             "saturated": counts["saturated"],
             "low_gain": counts["low_gain"],
-            "contaminated": fates.get("contaminated", 0),
-            "repeats": fates.get("repeat", 0),
-            "below_the_cut": fates.get("below the cut", 0),
+            "contaminated": statuses.get("contaminated", 0),
+            "repeats": statuses.get("repeat", 0),
+            "below_the_cut": statuses.get("below the cut", 0),
         },
         "contamination": counts["contamination"],
         "lowest_gain_kept": rows["gain"].min(),
@@ -226,7 +226,7 @@ def _report(counts: dict[str, Any], pool: pl.DataFrame, rows: pl.DataFrame) -> d
         "categories": dict(rows["category"].value_counts(sort=True).sort("count", "category", descending=[True, False])
                            .iter_rows()),
         "future_frames": _histogram(rows.select(pl.col("future").list.len().alias("k"))["k"].value_counts()),
-        "clips": pool.filter(pl.col("fate") == "selected")["clip"].n_unique(),
+        "clips": pool.filter(pl.col("status") == "selected")["clip"].n_unique(),
     }  # fmt: skip
 
 

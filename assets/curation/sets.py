@@ -45,8 +45,8 @@ def rl_set(
     whose reference names none of their options are passed over: no answer to them could be right.  The report says how
     many rows were wanted, how many there are, and how many of them, and of their clips, SFT has, too.
     """
-    sft = pool.filter(pl.col("fate") == "selected")
-    clean = pool.filter(pl.col("fate").is_in(["selected", "below the cut"]))
+    sft = pool.filter(pl.col("status") == "selected")
+    clean = pool.filter(pl.col("status").is_in(["selected", "below the cut"]))
     unseen = clean.filter(~pl.col("clip").is_in(sft["clip"].implode()))
     source = unseen if avoid_sft else clean
     order = source.with_columns(drawn(source["row_id"], str(seed))).sort("drawn", "row_id")["row_id"]
@@ -67,7 +67,7 @@ def rl_set(
         "pool": clean.height,
         "pool_on_unseen_clips": unseen.height,
         "cannot_be_graded": ungradable,
-        "rows_shared_with_sft": own.filter(pl.col("fate") == "selected").height,
+        "rows_shared_with_sft": own.filter(pl.col("status") == "selected").height,
         "clips_shared_with_sft": own.filter(pl.col("clip").is_in(sft["clip"].implode()))["clip"].n_unique(),
     }
 

@@ -34,12 +34,12 @@ class GainTable(dy.Schema):
     """The numbers that select a row; right and asked count settled verdicts, answers what was generated."""
 
     row_id = dy.String(primary_key=True)
-    right_plain = dy.Int64(min=0)
-    asked_plain = dy.Int64(min=0)
-    answers_plain = dy.Int64(min=0)
-    right_hint = dy.Int64(min=0)
-    asked_hint = dy.Int64(min=0)
-    answers_hint = dy.Int64(min=0)
+    n_correct_plain = dy.Int64(min=0)
+    n_graded_plain = dy.Int64(min=0)
+    n_generated_plain = dy.Int64(min=0)
+    n_correct_hint = dy.Int64(min=0)
+    n_graded_hint = dy.Int64(min=0)
+    n_generated_hint = dy.Int64(min=0)
     unjudged = dy.Int64(min=0)
     p_t = dy.Int64(nullable=True, min=0)
     p_v = dy.Int64(nullable=True, min=0)
@@ -47,7 +47,7 @@ class GainTable(dy.Schema):
     gain_low = dy.Int64()
     gain_high = dy.Int64()
     audited = dy.Bool()
-    fate = dy.String(check=lambda f: f.is_in(["complete", "cut", "pending"]))
+    status = dy.String(check=lambda f: f.is_in(["complete", "cut", "pending"]))
     plain_low = dy.Float64(nullable=True, min=0, max=1)
     plain_high = dy.Float64(nullable=True, min=0, max=1)
     hint_low = dy.Float64(nullable=True, min=0, max=1)
@@ -63,7 +63,7 @@ class GainTable(dy.Schema):
 
     @dy.rule()
     def only_complete_rows_have_counts(cls) -> pl.Expr:
-        return (pl.col("fate") == "complete") == pl.col("gain").is_not_null()
+        return (pl.col("status") == "complete") == pl.col("gain").is_not_null()
 
 
 def verdicts(rows: pl.DataFrame, answers: pl.DataFrame, parser: ParserName, judge: Judge | None) -> pl.DataFrame:
@@ -101,14 +101,14 @@ def visual_gain(rows: pl.DataFrame, graded: pl.DataFrame, rule: GainRule) -> pl.
         expression.cast(pl.Int64).alias(f"{name}_{condition}")
         for condition in CONDITIONS
         for name, expression in (
-            ("right", ((pl.col("verdict") == "correct") & (pl.col("condition") == condition)).sum()),
-            ("asked", (settled & (pl.col("condition") == condition)).sum()),
-            ("answers", (pl.col("condition") == condition).sum()),
+            ("n_correct", ((pl.col("verdict") == "correct") & (pl.col("condition") == condition)).sum()),
+            ("n_graded", (settled & (pl.col("condition") == condition)).sum()),
+            ("n_generated", (pl.col("condition") == condition).sum()),
         )
     ]
     counts = graded.group_by("row_id").agg(*columns, (~settled).sum().cast(pl.Int64).alias("unjudged"))
     table = rows.join(counts, on="row_id", how="left", maintain_order="left").with_columns(
-        pl.col(*(f"{name}_{c}" for name in ("right", "asked", "answers") for c in CONDITIONS), "unjudged").fill_null(0)
+        pl.col("^n_(correct|graded|generated)_(plain|hint)$", "unjudged").fill_null(0)
     )
     return _scored(table, rule)
 
@@ -117,33 +117,33 @@ def given_gain(rows: pl.DataFrame, rule: GainRule) -> pl.DataFrame:
     """As `visual_gain` for rows that bring their own counts, `given_p_t` and `given_p_v`; others are pending."""
     known = pl.col("given_p_t").is_not_null() & pl.col("given_p_v").is_not_null()
     table = rows.with_columns(
-        pl.col("given_p_t").fill_null(0).alias("right_plain"),
-        pl.col("given_p_v").fill_null(0).alias("right_hint"),
-        *(pl.when(known).then(rule.samples).otherwise(0).cast(pl.Int64).alias(f"asked_{c}") for c in CONDITIONS),
-        *(pl.lit(0, pl.Int64).alias(name) for name in ("answers_plain", "answers_hint", "unjudged")),
+        pl.col("given_p_t").fill_null(0).alias("n_correct_plain"),
+        pl.col("given_p_v").fill_null(0).alias("n_correct_hint"),
+        *(pl.when(known).then(rule.samples).otherwise(0).cast(pl.Int64).alias(f"n_graded_{c}") for c in CONDITIONS),
+        *(pl.lit(0, pl.Int64).alias(name) for name in ("n_generated_plain", "n_generated_hint", "unjudged")),
     )
     return _scored(table, rule)
 
 
 def _scored(table: pl.DataFrame, rule: GainRule) -> pl.DataFrame:
     """Counts per condition to p_t, p_v and gain, or to bounds and what became of the row."""
-    low = pl.col("right_hint") - pl.col("right_plain") - (rule.samples - pl.col("asked_plain"))
-    high = pl.col("right_hint") + (rule.samples - pl.col("asked_hint")) - pl.col("right_plain")
-    complete = pl.all_horizontal(pl.col(f"asked_{c}") == rule.samples for c in CONDITIONS)
-    against = (pl.col("right_plain") > rule.max_p_t) | (high < rule.min_gain)
+    low = pl.col("n_correct_hint") - pl.col("n_correct_plain") - (rule.samples - pl.col("n_graded_plain"))
+    high = pl.col("n_correct_hint") + (rule.samples - pl.col("n_graded_hint")) - pl.col("n_correct_plain")
+    complete = pl.all_horizontal(pl.col(f"n_graded_{c}") == rule.samples for c in CONDITIONS)
+    against = (pl.col("n_correct_plain") > rule.max_p_t) | (high < rule.min_gain)
     audited = pl.Series("audited", [rule.audited(row_id) for row_id in table["row_id"]], pl.Boolean)
     scored = table.with_columns(
-        pl.when(complete).then(pl.col("right_plain")).alias("p_t"),
-        pl.when(complete).then(pl.col("right_hint")).alias("p_v"),
+        pl.when(complete).then(pl.col("n_correct_plain")).alias("p_t"),
+        pl.when(complete).then(pl.col("n_correct_hint")).alias("p_v"),
         low.alias("gain_low"),
         high.alias("gain_high"),
         audited,
         pl.when(complete).then(pl.lit("complete")).when(against).then(pl.lit("cut")).otherwise(pl.lit("pending"))
-        .alias("fate"),
+        .alias("status"),
     ).with_columns(
         (pl.col("p_v") - pl.col("p_t")).alias("gain"),
-        *wilson_columns("right_plain", "asked_plain", "plain"),
-        *wilson_columns("right_hint", "asked_hint", "hint"),
+        *wilson_columns("n_correct_plain", "n_graded_plain", "plain"),
+        *wilson_columns("n_correct_hint", "n_graded_hint", "hint"),
     )  # fmt: skip
     GainTable.validate(scored.select(GainTable.column_names()))
     return scored
@@ -159,15 +159,15 @@ def gain_report(tables: Sequence[pl.DataFrame], rule: GainRule) -> dict[str, Any
     """Counts over shards: what became of the rows, answers generated and saved, and the audited rows' histogram."""
     table = pl.concat([t.select(GainTable.column_names()) for t in tables])
     audited = table.filter("audited")
-    saturated = pl.col("right_plain") > rule.max_p_t
+    saturated = pl.col("n_correct_plain") > rule.max_p_t
     retained = audited.filter((pl.col("p_t") <= rule.max_p_t) & (pl.col("gain") >= rule.min_gain))
-    generated = pl.col("answers_plain") + pl.col("answers_hint")
-    cut = table.filter(pl.col("fate") == "cut")
-    decided = table.filter(pl.col("fate") != "pending")
+    generated = pl.col("n_generated_plain") + pl.col("n_generated_hint")
+    cut = table.filter(pl.col("status") == "cut")
+    decided = table.filter(pl.col("status") != "pending")
     return {
         "rows": table.height,
         "scored": decided.height,
-        "complete": table.filter(pl.col("fate") == "complete").height,
+        "complete": table.filter(pl.col("status") == "complete").height,
         "cut": cut.height,
         "pending": table.height - decided.height,
         "rejected_by_reason": {

@@ -113,9 +113,9 @@ def _gain(right: Mapping[str, tuple[str, ...]]) -> dict[str, Made]:
     for condition, title in (("plain", "without the hint"), ("hint", "with the hint")):
         of = right[condition]
         made |= {
-            f"right_{condition}": Made(f"right answers {title}", of),
-            f"asked_{condition}": Made(f"answers {title} that are settled", of),
-            f"answers_{condition}": Made(f"answers {title} that were generated", of),
+            f"n_correct_{condition}": Made(f"right answers {title}", of),
+            f"n_graded_{condition}": Made(f"answers {title} that are settled", of),
+            f"n_generated_{condition}": Made(f"answers {title} that were generated", of),
             f"{condition}_low": Made(f"lower 95 % Wilson bound of the share right {title}", of),
             f"{condition}_high": Made(f"upper 95 % Wilson bound of the share right {title}", of),
         }
@@ -126,8 +126,8 @@ def _gain(right: Mapping[str, tuple[str, ...]]) -> dict[str, Made]:
         "gain": Made("visual gain: p_v - p_t", both),
         "gain_low": Made("the least that the gain can be, given what is settled", both),
         "gain_high": Made("the most that it can be", both),
-        "audited": Made("drawn by a hash of its id and answered in full, whatever its fate", (f"{ROWS}:row_id",)),
-        "fate": Made("complete, cut (its answers could not keep it any more) or pending", both),
+        "audited": Made("drawn by a hash of its id and answered in full, whatever its outcome", (f"{ROWS}:row_id",)),
+        "status": Made("complete, cut (its answers could not keep it any more) or pending", both),
         "frame_count": Made("displayed frames of the clip", (f"{CLIPS}:frames",)),
     }
 

@@ -27,7 +27,7 @@ UNREADABLE_ITEM = "unreadable item"
 
 
 @dataclass(frozen=True)
-class Told:
+class StoredAnswers:
     """Stored answers (training.data.prompts.ANSWERS), and how they are to be read.
 
     control: the control of evaluation.generation.controls under which they were given; judge: None where none was
@@ -72,11 +72,11 @@ class Benchmark(Protocol):
         """The prompt table (training.data.prompts) of the items that can be asked; ids are the items' ids."""
         ...
 
-    def graded(self, table: pl.DataFrame, told: Told) -> pl.DataFrame:
+    def graded(self, table: pl.DataFrame, told: StoredAnswers) -> pl.DataFrame:
         """One row per answered item: `id`, the column `by`, and its mark or verdict, null where nobody gave one."""
         ...
 
-    def report(self, table: pl.DataFrame, told: Told, rows: pl.DataFrame) -> dict[str, Any]:
+    def report(self, table: pl.DataFrame, told: StoredAnswers, rows: pl.DataFrame) -> dict[str, Any]:
         """What `graded` says of the whole, as JSON: `benchmark`, `status` (complete, partial, or why there is nothing),
         `reason`, `items`, `answered`, `missing`, `coverage`, and scores with n and interval, null where n is 0."""
         ...

@@ -17,7 +17,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from evaluation.benchmarks import choice
-from evaluation.benchmarks.benchmark import Told, check_uncontrolled, item_of, probed, stored, unique_id
+from evaluation.benchmarks.benchmark import StoredAnswers, check_uncontrolled, item_of, probed, stored, unique_id
 from evaluation.benchmarks.choice import LETTERS
 from training.data.json_rows import json_rows
 from training.data.prompts import Part, frame, prompt_frame, text, video
@@ -141,10 +141,10 @@ class FutureBench:
     def prompts(self, table: pl.DataFrame) -> pl.DataFrame:
         return prompts(table, self.settings)
 
-    def graded(self, table: pl.DataFrame, told: Told) -> pl.DataFrame:
+    def graded(self, table: pl.DataFrame, told: StoredAnswers) -> pl.DataFrame:
         return graded(table, told.answers, self.settings.parser, told.control)
 
-    def report(self, table: pl.DataFrame, told: Told, rows: pl.DataFrame) -> dict[str, Any]:
+    def report(self, table: pl.DataFrame, told: StoredAnswers, rows: pl.DataFrame) -> dict[str, Any]:
         return report(table, told.answers, self.settings, told.control)
 
 

@@ -18,7 +18,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.benchmarks import choice
-from evaluation.benchmarks.benchmark import Told, check_uncontrolled, item_of, probed, stored, unique_id
+from evaluation.benchmarks.benchmark import StoredAnswers, check_uncontrolled, item_of, probed, stored, unique_id
 from evaluation.benchmarks.choice import LETTERS
 from evaluation.benchmarks.cleanup import split_response
 from evaluation.benchmarks.cost import cost
@@ -129,12 +129,12 @@ class SeedBench:
     def prompts(self, table: pl.DataFrame) -> pl.DataFrame:
         return prompts(table, self.settings)
 
-    def graded(self, table: pl.DataFrame, told: Told) -> pl.DataFrame:
+    def graded(self, table: pl.DataFrame, told: StoredAnswers) -> pl.DataFrame:
         if self.judged:
             return _judged(table, told, self.settings)
         return choice.graded(table, told.answers, self.settings.parser, self.by, told.control)
 
-    def report(self, table: pl.DataFrame, told: Told, rows: pl.DataFrame) -> dict[str, Any]:
+    def report(self, table: pl.DataFrame, told: StoredAnswers, rows: pl.DataFrame) -> dict[str, Any]:
         head = {"benchmark": self.name, "layout": self.settings.layout}
         if self.judged:
             return head | _judged_report(table, told, rows, self.settings)
@@ -185,7 +185,7 @@ def judge_payload(
     yield text_part(judge.untrusted(split_response(response)[1]))
 
 
-def _judged(table: pl.DataFrame, told: Told, settings: SeedBenchSettings) -> pl.DataFrame:
+def _judged(table: pl.DataFrame, told: StoredAnswers, settings: SeedBenchSettings) -> pl.DataFrame:
     answers = told.answers.filter(pl.col("sample") == 0)
     rows = table.join(answers, left_on="id", right_on="prompt_id", maintain_order="left")
     marks: list[list[int | None]] = [[None] * settings.judgements] * rows.height
@@ -197,7 +197,9 @@ def _judged(table: pl.DataFrame, told: Told, settings: SeedBenchSettings) -> pl.
     return ScoreTable.validate(rows.select("id", "level", *mark_columns(["answer"], single)))
 
 
-def _judged_report(table: pl.DataFrame, told: Told, rows: pl.DataFrame, settings: SeedBenchSettings) -> dict[str, Any]:
+def _judged_report(
+    table: pl.DataFrame, told: StoredAnswers, rows: pl.DataFrame, settings: SeedBenchSettings
+) -> dict[str, Any]:
     def mean(level: str | None = None) -> dict[str, Any]:
         chosen = rows if level is None else rows.filter(pl.col("level") == level)
         return bootstrap_mean(chosen["answer"].drop_nulls().to_list()).as_dict()

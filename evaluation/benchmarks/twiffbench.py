@@ -17,7 +17,7 @@ import dataframely as dy
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from evaluation.benchmarks.benchmark import Told, item_of, probed, stored
+from evaluation.benchmarks.benchmark import StoredAnswers, item_of, probed, stored
 from evaluation.benchmarks.cleanup import split_response, without_image_markers
 from evaluation.benchmarks.cost import cost
 from evaluation.benchmarks.judged import (
@@ -185,10 +185,10 @@ class TwiffBench:
     def prompts(self, table: pl.DataFrame) -> pl.DataFrame:
         return prompts(table, self.settings)
 
-    def graded(self, table: pl.DataFrame, told: Told) -> pl.DataFrame:
+    def graded(self, table: pl.DataFrame, told: StoredAnswers) -> pl.DataFrame:
         return judged(table, told.answers, told.judge, self.settings)
 
-    def report(self, table: pl.DataFrame, told: Told, rows: pl.DataFrame) -> dict[str, Any]:
+    def report(self, table: pl.DataFrame, told: StoredAnswers, rows: pl.DataFrame) -> dict[str, Any]:
         return report(table, rows, self.settings, told.judge) | {"control": told.control, "cost": cost(told.answers)}
 
 

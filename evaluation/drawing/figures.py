@@ -55,7 +55,7 @@ WINDOW = 9
 
 
 def gain_histogram(audited: Mapping[str, int], kept: Mapping[str, int]) -> bytes:
-    """Kept rows by visual gain, and beside them the rows scored in full whatever their fate, which stand for all.
+    """Kept rows by visual gain, and beside them the rows scored in full whatever their outcome, which stand for all.
 
     Keys are gains as text.
     """

@@ -68,8 +68,8 @@ def settled_against(rule: GainRule, plain: Tally, hint: Tally) -> bool:
 class Expected:
     """The share of plain answers that are right, and of hinted ones that are wrong, before a row is asked anything."""
 
-    right_plain: float = 0.5
-    wrong_hint: float = 0.5
+    correct_plain: float = 0.5
+    incorrect_hint: float = 0.5
 
     @classmethod
     def of(cls, rows: Sequence[tuple[Tally, Tally]]) -> "Expected":
@@ -103,8 +103,8 @@ def wanted(
         return left
     need: dict[Condition, int] = {"plain": min(saturated, either), "hint": either}
     rate = {
-        "plain": (plain.right + PRIOR * expected.right_plain) / (plain.answers + PRIOR),
-        "hint": (hint.wrong + PRIOR * expected.wrong_hint) / (hint.answers + PRIOR),
+        "plain": (plain.right + PRIOR * expected.correct_plain) / (plain.answers + PRIOR),
+        "hint": (hint.wrong + PRIOR * expected.incorrect_hint) / (hint.answers + PRIOR),
     }
     open_conditions = [condition for condition in CONDITIONS if left[condition]]
     chosen = min(open_conditions, key=lambda condition: need[condition] / rate[condition])

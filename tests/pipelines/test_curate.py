@@ -18,7 +18,7 @@ from tests.pipelines.own_shards import Model, as_json_lines, judge, kind_of, rep
 from tests.served import Served, completion, served, user_text
 
 ROOT = Path(__file__).parents[2]
-SEEN_OF_A_ROW = ["row_id", "p_t", "p_v", "gain", "fate"]
+SEEN_OF_A_ROW = ["row_id", "p_t", "p_v", "gain", "status"]
 
 
 def command(folder: Path, endpoint: Served, judging: Served, out: Path, *options: str) -> list[str]:
@@ -82,14 +82,14 @@ def test_the_tables_account_for_every_row(alone: Path, source: tuple[Path, list[
     assert quarantine["row"].null_count() == 0
     assert quarantine.select("source", "row").is_unique().all()
     assert gains["row_id"].is_unique().all()
-    assert summary["generations"] == int(gains.select(pl.sum("answers_plain") + pl.sum("answers_hint")).item())
+    assert summary["generations"] == int(gains.select(pl.sum("n_generated_plain") + pl.sum("n_generated_hint")).item())
     assert summary["generations"] + summary["generations_saved"] == 16 * summary["scored"]
 
 
 def test_what_the_model_knows_decides_what_is_kept_and_what_is_asked(alone: Path) -> None:
     gains = pl.read_parquet(alone / "visual_gain.parquet")
     for row in gains.iter_rows(named=True):
-        counts = (row["p_t"], row["p_v"], row["answers_plain"], row["answers_hint"])
+        counts = (row["p_t"], row["p_v"], row["n_generated_plain"], row["n_generated_hint"])
         match kind_of(row["question"]):
             case "useful":
                 assert counts == (0, 8, 8, 8)
@@ -97,7 +97,7 @@ def test_what_the_model_knows_decides_what_is_kept_and_what_is_asked(alone: Path
                 assert counts == (None, None, 7, 0)
             case "hopeless" if not row["audited"]:
                 assert counts == (None, None, 4, 7)
-    assert {"complete", "cut"} == set(gains["fate"])
+    assert {"complete", "cut"} == set(gains["status"])
     kept = pl.read_parquet(alone / "future_l1_50k.parquet")
     assert kept.height == 12
     assert set(kept["gain"]) == {8}

@@ -11,7 +11,7 @@ MAX_DETAIL = 300
 """Characters of a detail: it is read by people, and what it quotes may have any length."""
 
 
-class RejectedRow(ValueError):  # noqa: N818 - a row's fate, not a failure of the program
+class RejectedRow(ValueError):  # noqa: N818 - a row's outcome, not a failure of the program
     """A source row that is not a trajectory: `reason` is a short class to count by, `detail` says what was found."""
 
     def __init__(self, reason: str, detail: str) -> None:

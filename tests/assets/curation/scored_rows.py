@@ -55,22 +55,22 @@ def scored_of(rows: Sequence[dict[str, Any]], counts: Counts, cut: Sequence[int]
     wrong; rows that were not are audited.
     """
     table = rows_of(*rows).with_columns(
-        pl.Series("right_plain", [t or 0 for t, _ in counts], pl.Int64),
-        pl.Series("right_hint", [v or 0 for _, v in counts], pl.Int64),
-        *(pl.Series(f"asked_{c}", [0 if t is None else SAMPLES for t, _ in counts]) for c in ("plain", "hint")),
+        pl.Series("n_correct_plain", [t or 0 for t, _ in counts], pl.Int64),
+        pl.Series("n_correct_hint", [v or 0 for _, v in counts], pl.Int64),
+        *(pl.Series(f"n_graded_{c}", [0 if t is None else SAMPLES for t, _ in counts]) for c in ("plain", "hint")),
         pl.lit(0, pl.Int64).alias("unjudged"),
     )
     short = pl.Series([i in cut for i in range(len(rows))])
-    stopped = {"right_plain": 5, "asked_plain": 5, "right_hint": 0, "asked_hint": 2}
+    stopped = {"n_correct_plain": 5, "n_graded_plain": 5, "n_correct_hint": 0, "n_graded_hint": 2}
     table = table.with_columns(
         *(pl.when(short).then(pl.lit(n, pl.Int64)).otherwise(pl.col(name)).alias(name) for name, n in stopped.items())
     )
-    full = (pl.col("asked_plain") == SAMPLES) & (pl.col("asked_hint") == SAMPLES)
+    full = (pl.col("n_graded_plain") == SAMPLES) & (pl.col("n_graded_hint") == SAMPLES)
     return table.with_columns(
-        pl.when(full).then("right_plain").alias("p_t"),
-        pl.when(full).then("right_hint").alias("p_v"),
-        (pl.col("right_hint") - pl.col("right_plain") - SAMPLES + pl.col("asked_plain")).alias("gain_low"),
-        (pl.col("right_hint") - pl.col("right_plain") + SAMPLES - pl.col("asked_hint")).alias("gain_high"),
+        pl.when(full).then("n_correct_plain").alias("p_t"),
+        pl.when(full).then("n_correct_hint").alias("p_v"),
+        (pl.col("n_correct_hint") - pl.col("n_correct_plain") - SAMPLES + pl.col("n_graded_plain")).alias("gain_low"),
+        (pl.col("n_correct_hint") - pl.col("n_correct_plain") + SAMPLES - pl.col("n_graded_hint")).alias("gain_high"),
         full.alias("audited"),
     ).with_columns((pl.col("p_v") - pl.col("p_t")).alias("gain"))
 

@@ -36,8 +36,8 @@ def test_saturated_unhelped_and_pending_rows_are_left_out_and_the_rest_ranked_by
 
 def test_rows_cut_short_are_rejected_by_their_bounds_and_stay_out_of_the_histogram_of_gains(tmp_path: Path) -> None:
     table = scored_of([trajectory(i) for i in range(4)], [(0, 8), (0, 0), (8, 8), (0, 3)], cut=[1, 2])
-    saturated = pl.when(pl.col("row_id").str.ends_with("2")).then(7).otherwise(pl.col("right_plain"))
-    files = write_shards(tmp_path, table.with_columns(saturated.alias("right_plain")))
+    saturated = pl.when(pl.col("row_id").str.ends_with("2")).then(7).otherwise(pl.col("n_correct_plain"))
+    files = write_shards(tmp_path, table.with_columns(saturated.alias("n_correct_plain")))
     report = select(files, SelectionSettings(), NOTHING).report
     assert (report["scored"], report["complete"], report["cut_short"], report["pending"]) == (4, 2, 2, 0)
     assert (report["rejected_by_reason"]["saturated"], report["rejected_by_reason"]["low_gain"]) == (1, 1)
@@ -89,7 +89,7 @@ def test_a_repeated_question_leaves_room_for_the_next_row_and_is_listed_with_wha
     (left,) = chosen.excluded.to_dicts()
     assert (int(left["row_id"], 16), left["reason"], int(left["repeats"], 16)) == (1, REPEAT, 0)
     assert chosen.report["rejected_by_reason"]["repeats"] == 1
-    assert dict(chosen.pool.select("row_id", "fate").iter_rows())[rows[1]["row_id"]] == "repeat"
+    assert dict(chosen.pool.select("row_id", "status").iter_rows())[rows[1]["row_id"]] == "repeat"
 
 
 def test_a_published_row_reads_back_as_the_same_trajectory(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_an_unjudged_answer_makes_its_row_pending_and_is_kept_out_of_the_counts(
     told = answers(r1_plain=["<answer>it rises</answer>", "<answer>it falls</answer>"], r1_hint=[RIGHT[:5]] * 2)
     table = visual_gain(rows[1:2], verdicts(rows[1:2], told, "option_text", None), rule(2))
     row = table.row(0, named=True)
-    assert (row["right_plain"], row["asked_plain"], row["asked_hint"], row["unjudged"]) == (1, 1, 2, 1)
+    assert (row["n_correct_plain"], row["n_graded_plain"], row["n_graded_hint"], row["unjudged"]) == (1, 1, 2, 1)
     assert row["p_t"] is None and row["p_v"] is None and row["gain"] is None
 
 
@@ -70,7 +70,7 @@ def test_a_row_that_cannot_be_kept_any_more_has_bounds_instead_of_a_gain(rows: p
     chosen = rows.filter(pl.col("answer") != "it falls")
     strict = rule(3, max_p_t=1, min_gain=2, audit=0.0)
     table = visual_gain(chosen, verdicts(chosen, told, "option_text", None), strict)
-    assert table["fate"].to_list() == ["cut", "cut"]
+    assert table["status"].to_list() == ["cut", "cut"]
     assert table.select("p_t", "p_v", "gain").rows() == [(None, None, None)] * 2
     assert table.select("gain_low", "gain_high").rows() == [(-3, 1), (-3, 1)]
     report = gain_report([table], strict)
@@ -92,7 +92,7 @@ def test_counts_that_the_source_brings_are_taken_over(rows: pl.DataFrame) -> Non
         pl.Series("given_p_t", [1, 7, None], pl.Int64), pl.Series("given_p_v", [8, 8, None], pl.Int64)
     )
     table = given_gain(known, GainRule())
-    assert table.select("p_t", "p_v", "gain", "fate").rows() == [
+    assert table.select("p_t", "p_v", "gain", "status").rows() == [
         (1, 8, 7, "complete"), (7, 8, 1, "complete"), (None, None, None, "pending"),
     ]  # fmt: skip
     report = gain_report([table], GainRule())

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from evaluation.benchmarks.benchmark import Benchmark, Told, sampled
+from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers, sampled
 from evaluation.benchmarks.seedbench import SeedBench, SeedBenchSettings, judge_payload
 from evaluation.generation.frames import with_images
 from tests.evaluation.answers import answer_table
@@ -93,7 +93,7 @@ def test_levels_are_splits_and_the_average_is_micro(tmp_path: Path) -> None:
     benchmark: Benchmark = bench()
     table = benchmark.items(write(tmp_path, L1=[record(1), record(2)], L2=[record(1)], L3=[record("ab/c_3")]))
     said = {"L1-1": "B", "L1-2": "A", "L2-1": "(b)", "L3-ab_c_3": "take cup"}
-    told = Told(answer_table({name: f"<answer>{text}</answer>" for name, text in said.items()}))
+    told = StoredAnswers(answer_table({name: f"<answer>{text}</answer>" for name, text in said.items()}))
     report = benchmark.report(table, told, benchmark.graded(table, told))
     counts = {level: (score["correct"], score["n"]) for level, score in report["splits"].items()}
     assert counts == {"L1": (1, 2), "L2": (1, 1), "L3": (0, 1)}
@@ -108,7 +108,7 @@ def test_open_answers_are_marked_once_each_with_the_observation(tmp_path: Path) 
     said = {"L1-1": "Take cup.", "L1-2": "put cup", "L3-1": "take cup"}
     answers = answer_table({name: f"<reason>x</reason><answer>{text}</answer>" for name, text in said.items()})
     with serve() as url:
-        told = Told(answers, judge=Judge(JudgeSettings(base_url=url, model=MODEL)))
+        told = StoredAnswers(answers, judge=Judge(JudgeSettings(base_url=url, model=MODEL)))
         rows = benchmark.graded(table, told)
         report = benchmark.report(table, told, rows)
     assert rows["answer"].to_list() == [5.0, 0.0, 5.0]
@@ -170,7 +170,7 @@ def test_a_broken_item_is_missing_with_a_reason_and_never_wrong(tmp_path: Path, 
     benchmark = bench()
     table = benchmark.items(write(tmp_path, L1=[record(1), PROBLEMS[name]]))
     assert benchmark.prompts(table)["prompt_id"].to_list() == ["L1-1"]
-    told = Told(answer_table({"L1-1": "<answer>B</answer>"}))
+    told = StoredAnswers(answer_table({"L1-1": "<answer>B</answer>"}))
     report = benchmark.report(table, told, benchmark.graded(table, told))
     assert (report["average"]["correct"], report["average"]["n"], report["missing"]) == (1, 1, 1)
     assert sum(report["problems"].values()) == 1

@@ -47,7 +47,7 @@ def test_curtailed_rows_have_the_answers_of_the_full_procedure_and_fewer(gain_jo
     gains = [visual_gain(references, verdicts(references, t, "option_text", None), rule) for t in (full, short)]
     kept = [g.filter((pl.col("p_t") <= 6) & (pl.col("gain") >= 2)).select("row_id", "p_t", "p_v") for g in gains]
     assert kept[0].height > 0 and kept[0].equals(kept[1])
-    assert set(gains[1]["fate"]) == {"complete", "cut"}
+    assert set(gains[1]["status"]) == {"complete", "cut"}
 
 
 def test_another_threshold_asks_only_for_what_the_ledger_lacks(gain_job: Any, tmp_path: Path) -> None:
