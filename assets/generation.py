@@ -14,13 +14,12 @@ from typing import Any
 
 import polars as pl
 
-from assets.framework.settings import AnswerSettings
 from assets.framework.store import AssetStore, Work
 from assets.launching.launcher import Launcher, Start
 from assets.launching.program import Context
 from evaluation.generation.controls import ControlName
 from evaluation.generation.curtailment import GainRule
-from evaluation.generation.requests import InterventionName
+from evaluation.generation.requests import Asking, InterventionName
 from training.chat.endpoint import EndpointSettings
 from training.grading.judge import JudgeSettings
 from training.grading.parsers import ParserName
@@ -29,6 +28,13 @@ from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
 
 PROGRAM = "evaluation.generate"
+
+
+class AnswerSettings(Asking):
+    """How a model is asked, and for how many answers: fields of an answering job."""
+
+    samples: int = 1
+    system: str | None = None
 
 
 @dataclass(frozen=True)

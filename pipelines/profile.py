@@ -18,23 +18,17 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from assets.benchmarks.settings import BenchmarkSettings, FutureBenchRun, NecessitySettings, TwiffBenchRun
+from assets.checkpoints.settings import RlRun, SftRun
 from assets.curation.prompts import PromptSettings
 from assets.curation.selection import SelectionSettings
+from assets.curation.settings import CurationSettings
 from assets.framework.partitions import BASE, Checkpoints
-from assets.framework.settings import (
-    AnswerSettings,
-    BenchmarkSettings,
-    CurationSettings,
-    FutureBenchRun,
-    NecessitySettings,
-    RlRun,
-    Settings,
-    SftRun,
-    SourceSettings,
-    TwiffBenchRun,
-)
+from assets.framework.settings import Settings
+from assets.generation import AnswerSettings
 from assets.launching.launcher import LaunchSettings
 from assets.toyworld.source import SourceSizes
+from assets.trajectories.settings import SourceSettings
 from evaluation.benchmarks.futurebench import FutureBenchSettings
 from evaluation.benchmarks.twiffbench import TwiffBenchSettings
 from evaluation.generation.controls import CONTROLS

@@ -7,9 +7,9 @@ import dagster as dg
 
 from assets.curation.assets import GAIN
 from assets.framework.partitions import SHARDS, SHARDS_PER_RUN, range_tags
-from assets.framework.settings import SourceSettings
 from assets.framework.store import AssetStore
 from assets.trajectories.assets import TRAJECTORIES, retire
+from assets.trajectories.settings import SourceSettings
 from assets.trajectories.sources import Listing, listing
 from training.storage.hashing import digest
 

@@ -3,8 +3,8 @@
 import dagster as dg
 
 from assets.framework.partitions import SHARDS
-from assets.framework.settings import SourceSettings
 from assets.framework.store import AssetStore
+from assets.trajectories.settings import SourceSettings
 from pipelines.alerts import failed_runs
 from pipelines.jobs import RECURATE
 from pipelines.recuration import look

@@ -8,16 +8,16 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from assets.benchmarks.settings import AnswersConfig, BenchmarkSettings
 from assets.checkpoints.assets import BASE, RL, SFT
 from assets.framework.code import code_of
-from assets.framework.configs import TriedAnswers
 from assets.framework.define import Asset, asset, op_assets
 from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import Checkpoints
-from assets.framework.settings import BenchmarkSettings, SourceSettings
 from assets.framework.store import AssetStore
 from assets.generation import PROGRAM, Asked, Job, answer_all
 from assets.launching.launcher import Launcher
+from assets.trajectories.settings import SourceSettings
 from evaluation.benchmarks import futurebench, twiffbench
 from evaluation.generation.ledger import keyed
 from training.storage.artifacts import MODEL
@@ -145,7 +145,7 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
     )
     def answer_benchmarks(
         context: dg.AssetExecutionContext,
-        config: TriedAnswers,
+        config: AnswersConfig,
         store: dg.ResourceParam[AssetStore],
         launcher: dg.ResourceParam[Launcher],
     ) -> Iterator[dg.MaterializeResult[None]]:

@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 
 from assets.benchmarks.assets import ANSWER_TABLE, ITEM_TABLE, TWIFF_ANSWERS, TWIFF_ITEMS
+from assets.benchmarks.settings import RetrievalConfig
 from assets.curation.assets import SFT_SETS
 from assets.framework.code import code_of
-from assets.framework.configs import TriedLook
 from assets.framework.define import Asset, op_assets
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import BASE, Checkpoints
@@ -45,7 +45,7 @@ def imagination_asset(checkpoints: Checkpoints, latents: int, seed: int, device:
     @op_assets("look_at_latents", declared, pool="gpu")
     def look_at_latents(
         context: dg.AssetExecutionContext,
-        config: TriedLook,
+        config: RetrievalConfig,
         store: dg.ResourceParam[AssetStore],
         launcher: dg.ResourceParam[Launcher],
     ) -> Iterator[dg.MaterializeResult[None]]:

@@ -17,12 +17,11 @@ from assets.benchmarks.assets import (
     REPORT,
 )
 from assets.benchmarks.imagination import IMAGINATION
+from assets.benchmarks.settings import BenchmarkSettings, NecessityConfig
 from assets.framework.code import code_of
-from assets.framework.configs import TriedItems
 from assets.framework.define import Asset, op_assets
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import BASE, Checkpoints
-from assets.framework.settings import BenchmarkSettings
 from assets.framework.store import AssetStore, write_json
 from assets.generation import PROGRAM, Asked, Job, answer_all
 from assets.launching.launcher import Launcher
@@ -59,7 +58,7 @@ def necessity_asset(
     @op_assets("intervene_on_latents", declared, pool="gpu")
     def intervene_on_latents(
         context: dg.AssetExecutionContext,
-        config: TriedItems,
+        config: NecessityConfig,
         store: dg.ResourceParam[AssetStore],
         launcher: dg.ResourceParam[Launcher],
     ) -> Iterator[dg.MaterializeResult[None]]:

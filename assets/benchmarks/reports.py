@@ -21,14 +21,13 @@ from assets.benchmarks.assets import (
     TWIFF_ITEMS,
     TWIFF_REPORT,
 )
+from assets.benchmarks.settings import BenchmarkSettings, JudgeConfig
 from assets.framework.code import code_of
-from assets.framework.configs import TriedJudging
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import Checkpoints
 from assets.framework.resources import JudgeAccess
 from assets.framework.retries import after_outages
-from assets.framework.settings import BenchmarkSettings
 from assets.framework.store import AssetStore, write_json
 from evaluation.benchmarks import futurebench, twiffbench
 from evaluation.drawing.storyboard import BOARDS, write_storyboards
@@ -106,7 +105,7 @@ def _twiffbench_report(settings: BenchmarkSettings, checkpoints: Checkpoints) ->
     @asset(declared)
     def twiffbench_report(
         context: dg.AssetExecutionContext,
-        config: TriedJudging,
+        config: JudgeConfig,
         store: dg.ResourceParam[AssetStore],
         judge: dg.ResourceParam[JudgeAccess],
     ) -> dg.MaterializeResult[None]:

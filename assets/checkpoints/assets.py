@@ -9,14 +9,13 @@ from typing import Any
 import dagster as dg
 
 from assets.checkpoints.base import files_of, link
+from assets.checkpoints.settings import RecipeConfig, RlRun, SftRun
 from assets.curation.assets import RL_SETS, SFT_SETS
 from assets.framework.code import code_of
-from assets.framework.configs import TriedTraining
 from assets.framework.define import Asset, asset, op_assets
 from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import Checkpoints
 from assets.framework.resources import JudgeAccess
-from assets.framework.settings import RlRun, SftRun
 from assets.framework.store import AssetStore, Work
 from assets.launching.launcher import Launcher, Start
 from training.runtime.programs import CHECKPOINT, METRICS, RESULT, read_metrics
@@ -103,7 +102,7 @@ def _sft(
     @op_assets("start_sft", declared, pool="gpu")
     def start_sft(
         context: dg.AssetExecutionContext,
-        config: TriedTraining,
+        config: RecipeConfig,
         store: dg.ResourceParam[AssetStore],
         launcher: dg.ResourceParam[Launcher],
     ) -> Iterator[dg.MaterializeResult[None]]:
@@ -155,7 +154,7 @@ def _rl(
     @op_assets("start_rl", declared, pool="gpu")
     def start_rl(
         context: dg.AssetExecutionContext,
-        config: TriedTraining,
+        config: RecipeConfig,
         store: dg.ResourceParam[AssetStore],
         launcher: dg.ResourceParam[Launcher],
         judge: dg.ResourceParam[JudgeAccess],
@@ -209,7 +208,7 @@ def _run(
     return {name: _finish(folder, json.loads((folder / RESULT).read_text())) for name, folder in workspaces.items()}
 
 
-def _config(run: SftRun | RlRun, seed: int, device: str, tried: TriedTraining) -> dict[str, Any]:
+def _config(run: SftRun | RlRun, seed: int, device: str, tried: RecipeConfig) -> dict[str, Any]:
     """What a training is told besides its inputs."""
     values = tried.values()
     recipe = run.recipe.model_copy(update={"steps": values.pop("steps", run.recipe.steps)})

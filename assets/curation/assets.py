@@ -15,6 +15,7 @@ from assets.curation.contamination import BenchmarkIndex, benchmark_index
 from assets.curation.prompts import answer_prompts, prompts_hash
 from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, EXCLUDED_TABLE, POOL_TABLE, publish
 from assets.curation.selection import SelectionSettings
+from assets.curation.settings import CurationSettings, SelectionConfig
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS, highest, write_shown
 from assets.curation.usable import usable_rows
 from assets.curation.visual_gain import (
@@ -27,13 +28,11 @@ from assets.curation.visual_gain import (
 )
 from assets.framework.code import code_of
 from assets.framework.columns import GIVEN_GAIN
-from assets.framework.configs import TriedSelection
 from assets.framework.define import Asset, asset, op_assets
 from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import BY_SHARD, SHARDS
 from assets.framework.resources import JudgeAccess
 from assets.framework.retries import after_outages
-from assets.framework.settings import CurationSettings
 from assets.framework.store import AssetStore, Work
 from assets.generation import PROGRAM, Asked, Job, Scored, Server, again, answer_all
 from assets.launching.launcher import Launcher
@@ -283,7 +282,7 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
 
     @asset(declared)
     def curation_future_l1_50k(
-        context: dg.AssetExecutionContext, config: TriedSelection, store: dg.ResourceParam[AssetStore]
+        context: dg.AssetExecutionContext, config: SelectionConfig, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
         scored, items = scored_shards(context, store), items_of(settings, store)
         rule = config.over(settings.selection, settings.rule.samples)

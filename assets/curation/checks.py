@@ -19,8 +19,8 @@ from assets.curation.assets import (
 )
 from assets.curation.disjoint import disjoint
 from assets.curation.publication import CURATED_TABLE
+from assets.curation.settings import CurationSettings
 from assets.framework.partitions import SHARDS, key_of
-from assets.framework.settings import CurationSettings
 from assets.framework.store import AssetStore
 from evaluation.generation.curtailment import CONDITIONS
 from training.storage.parquet import read_parquet

@@ -20,12 +20,11 @@ from assets.curation.assets import (
 )
 from assets.curation.publication import CURATED_TABLE, POOL_TABLE
 from assets.curation.sets import random_set, rl_set
+from assets.curation.settings import CurationSettings, SetsConfig
 from assets.curation.v1_33k import choices
 from assets.framework.code import code_of
-from assets.framework.configs import TriedDraw
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import result_of
-from assets.framework.settings import CurationSettings
 from assets.framework.store import AssetStore
 from training.storage.hashing import file_digest
 from training.storage.parquet import read_parquet
@@ -50,7 +49,7 @@ def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
 
     @asset(declared)
     def curation_sft_sets(
-        context: dg.AssetExecutionContext, config: TriedDraw, store: dg.ResourceParam[AssetStore]
+        context: dg.AssetExecutionContext, config: SetsConfig, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
         drawn = {"seed": seed} | config.values()
         scored, curated, items = scored_shards(context, store), store.current(CURATED), items_of(settings, store)
@@ -82,7 +81,7 @@ def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
 
     @asset(declared)
     def curation_rl_sets(
-        context: dg.AssetExecutionContext, config: TriedDraw, store: dg.ResourceParam[AssetStore]
+        context: dg.AssetExecutionContext, config: SetsConfig, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
         drawn = {"seed": seed} | config.values()
         scored, curated, items = scored_shards(context, store), store.current(CURATED), items_of(settings, store)

@@ -70,11 +70,14 @@ class Code:
     def counts(self, module: str) -> bool:
         """Whether the module can decide what an artifact holds.
 
-        In assets/, what imports Dagster declares, stores, retries or starts; what decides stands beside it.
+        In assets/, what imports Dagster declares, stores, retries or starts; what decides stands beside it.  A stage's
+        settings never count: their values are part of an artifact's version.
         """
         if any(module == one or module.startswith(f"{one}.") for one in NEVER_COUNT):
             return False
-        return not module.startswith("assets.") or "dagster:" not in self.syntax(module).imports
+        if not module.startswith("assets."):
+            return True
+        return not module.endswith(".settings") and "dagster:" not in self.syntax(module).imports
 
     def modules(self) -> dict[str, str]:
         """The path of each module's source by its name."""

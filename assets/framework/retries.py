@@ -15,8 +15,6 @@ from typing import Any
 
 import dagster as dg
 
-from assets.trajectories.locations import local_path
-from assets.trajectories.shards import DamagedShardError
 from training.chat.endpoint import EndpointDownError
 from training.runtime import interrupts
 from training.storage.files import UNWRITABLE
@@ -26,7 +24,7 @@ TRIES = 3
 SECONDS = 30.0
 """Before the second try, twice as long before each further one, give or take."""
 
-OUTAGES = (OSError, EndpointDownError, DamagedShardError)
+OUTAGES = (OSError, EndpointDownError)
 HERE_TO_STAY = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError, ValueError)
 NETWORKS = {"aiohttp", "botocore", "httpcore", "httpx", "httpx2", "requests", "urllib3"}
 """Libraries of hubs and file systems whose errors are mostly no OSError."""
@@ -39,11 +37,6 @@ TOO_EARLY = {408, 425, 429}
 def after_outages() -> dg.RetryPolicy:
     """The policy of every asset that asks something remote."""
     return dg.RetryPolicy(max_retries=TRIES, delay=SECONDS, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-
-
-def if_remote(*locations: str) -> dg.RetryPolicy | None:
-    """The same where one of the locations is not a local path."""
-    return after_outages() if any(local_path(location) is None for location in locations) else None
 
 
 def failing_at_once(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,12 +12,12 @@ from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import BY_SHARD, SHARDS
-from assets.framework.retries import if_remote
-from assets.framework.settings import SourceSettings
+from assets.framework.retries import after_outages
 from assets.framework.store import AssetStore
 from assets.launching.launcher import Progress
 from assets.trajectories.clips import resolve_clips
-from assets.trajectories.locations import local_path
+from assets.trajectories.locations import any_remote, local_path
+from assets.trajectories.settings import SourceSettings
 from assets.trajectories.shards import Listing, Shard
 from assets.trajectories.sources import Source, open_source
 from assets.trajectories.validate import write_shard
@@ -103,7 +103,7 @@ def _trajectories(settings: SourceSettings) -> dg.AssetsDefinition:
         upstream=(SOURCE,),
         cut=BY_SHARD,
         table=ROWS,
-        retry=if_remote(settings.trajectories),
+        retry=after_outages() if any_remote(settings.trajectories) else None,
         links={"quarantine": QUARANTINE},
     )
 
@@ -142,7 +142,7 @@ def _clips(settings: SourceSettings) -> dg.AssetsDefinition:
         upstream=(TRAJECTORIES,),
         cut=BY_SHARD,
         table=CLIP_TABLE,
-        retry=if_remote(*settings.clips),
+        retry=after_outages() if any_remote(*settings.clips) else None,
         links={"quarantine": QUARANTINE},
     )
 

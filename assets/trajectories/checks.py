@@ -6,9 +6,9 @@ from typing import Any
 import dagster as dg
 
 from assets.framework.partitions import SHARDS, key_of
-from assets.framework.settings import SourceSettings
 from assets.framework.store import AssetStore
 from assets.trajectories.assets import CLIPS, QUARANTINE, TRAJECTORIES
+from assets.trajectories.settings import SourceSettings
 
 
 def source_checks(settings: SourceSettings) -> list[dg.AssetChecksDefinition]:

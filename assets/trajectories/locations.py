@@ -42,6 +42,11 @@ def local_path(location: str) -> Path | None:
     return Path(location.removeprefix("file://")) if not is_url(location.removeprefix("file://")) else None
 
 
+def any_remote(*locations: str) -> bool:
+    """Whether one of the locations is not a local path."""
+    return any(local_path(location) is None for location in locations)
+
+
 def checked(location: str | Path) -> str:
     """A location as a profile holds it.
 

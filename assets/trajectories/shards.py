@@ -13,7 +13,7 @@ SUFFIXES = (".parquet", ".jsonl.gz", ".jsonl", ".json")
 LONGEST_NAME = 150
 
 
-class DamagedShardError(RuntimeError):
+class DamagedShardError(OSError):
     """What was downloaded is not what the source lists; the download is thrown away."""
 
 

@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from assets.framework.settings import SourceSettings
 from assets.trajectories.hub import HubSource
 from assets.trajectories.locations import HUB, fixed_part, local_path
+from assets.trajectories.settings import SourceSettings
 from assets.trajectories.shards import DamagedShardError, Listing, Shard, downloaded, listed
 from training.storage.hashing import digest, file_digest
 

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 
 from assets.framework.partitions import SHARDS, range_tags
-from assets.framework.settings import SourceSettings
 from assets.framework.store import AssetStore
 from assets.trajectories.assets import CLIP_TABLE, CLIPS, QUARANTINE, ROWS, TRAJECTORIES, source_assets
 from assets.trajectories.checks import source_checks
 from assets.trajectories.repeats import repeated_elsewhere
+from assets.trajectories.settings import SourceSettings
 from tests.assets.trajectories.shard_rows import published_row, twiff_row, upstream_row, write
 from tests.footage import FOOTAGE
 from tests.hub import serve

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from assets.framework.settings import SourceSettings
+from assets.trajectories.settings import SourceSettings
 from assets.trajectories.shards import DamagedShardError, shard_name
 from assets.trajectories.sources import listing, open_source
 from tests.assets.trajectories.shard_rows import pull_shard, twiff_row, write

@@ -9,9 +9,10 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from assets.checkpoints.settings import RecipeConfig
 from assets.curation.assets import CURATED, RL_SETS, SFT_SETS
 from assets.curation.selection import SelectionSettings
-from assets.framework.configs import TriedSelection, TriedTraining
+from assets.curation.settings import SelectionConfig
 from assets.framework.partitions import SHARDS, range_tags
 from assets.framework.store import AssetStore
 from pipelines.definitions import build_definitions
@@ -142,8 +143,8 @@ def test_rows_that_were_cut_short_cannot_be_kept_by_a_looser_rule(curated: Curat
 
 def test_what_is_left_out_is_the_profiles() -> None:
     settings = SelectionSettings(top=50_000)
-    assert TriedSelection().over(settings, 8) == settings
-    assert TriedSelection(top=10).over(settings, 8) == SelectionSettings(top=10)
-    assert TriedTraining(steps=3).values() == {"steps": 3}
+    assert SelectionConfig().over(settings, 8) == settings
+    assert SelectionConfig(top=10).over(settings, 8) == SelectionSettings(top=10)
+    assert RecipeConfig(steps=3).values() == {"steps": 3}
     with pytest.raises(ValueError, match="steps must be at least 1"):
-        TriedTraining(steps=0).values()
+        RecipeConfig(steps=0).values()

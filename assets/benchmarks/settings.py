@@ -1,0 +1,86 @@
+"""Settings of the benchmarks: how items are shown, how models are asked, and the latent-necessity experiment."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from assets.framework.settings import RunOverrides, Settings
+from assets.generation import AnswerSettings
+from evaluation.benchmarks.futurebench import FutureBenchSettings
+from evaluation.benchmarks.twiffbench import TwiffBenchSettings
+from evaluation.generation.controls import ControlName
+from evaluation.generation.requests import InterventionName
+
+
+class FutureBenchRun(Settings):
+    """FutureBench: how items are shown and read, and how models are asked."""
+
+    recipe: FutureBenchSettings
+    answers: AnswerSettings
+
+
+class TwiffBenchRun(Settings):
+    """TwiFF-Bench: the same."""
+
+    recipe: TwiffBenchSettings
+    answers: AnswerSettings
+
+
+class NecessitySettings(Settings):
+    """The latent-necessity experiment: interventions on latents, and controls, on `n` FutureBench items (None: all)."""
+
+    models: tuple[str, ...]
+    """The models that the whole plan asks; any other can be asked by hand."""
+    interventions: tuple[InterventionName, ...]
+    controls: tuple[ControlName, ...] = ()
+    n: int | None
+
+
+class BenchmarkSettings(Settings):
+    """All benchmarks of a profile."""
+
+    futurebench: FutureBenchRun
+    twiffbench: TwiffBenchRun
+    necessity: NecessitySettings
+
+
+class AnswersConfig(RunOverrides):
+    """Run config of answers: how models are asked."""
+
+    minimum: ClassVar[dict[str, int]] = {"max_new_tokens": 1, "batch_size": 1}
+
+    max_new_tokens: int | None = Field(
+        default=None, description="The longest answer, in tokens; a longer one is cut. Empty: the profile's."
+    )
+    batch_size: int | None = Field(
+        default=None, description="Answers in flight at a time; fewer need less memory. Empty: the profile's."
+    )
+
+
+class JudgeConfig(RunOverrides):
+    """Run config of judged scores: how often the judge is asked."""
+
+    minimum: ClassVar[dict[str, int]] = {"judgements": 1}
+
+    judgements: int | None = Field(
+        default=None, description="Judgements of each answer, whose mean is its mark. Empty: the profile's."
+    )
+
+
+class RetrievalConfig(RunOverrides):
+    """Run config of latent retrieval: another random sample of the frames that latents are compared with."""
+
+    minimum: ClassVar[dict[str, int]] = {"seed": 0}
+
+    seed: int | None = Field(default=None, description="Seed of the draws. Empty: the profile's.")
+
+
+class NecessityConfig(RunOverrides):
+    """Run config of latent necessity: fewer items, for a first look, or more than the profile takes."""
+
+    minimum: ClassVar[dict[str, int]] = {"n": 1}
+
+    n: int | None = Field(
+        default=None,
+        description="How many FutureBench items are asked again; more than there are: all. Empty: the profile's.",
+    )

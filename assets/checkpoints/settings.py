@@ -1,0 +1,36 @@
+"""Settings of the checkpoints: which models are trained, on what, and from where."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from assets.framework.settings import RunOverrides, Settings
+from training.recipes import RlRecipe, SftRecipe
+
+
+class SftRun(Settings):
+    """One SFT checkpoint: its recipe, and which of `curation/sft_sets` it trains on."""
+
+    recipe: SftRecipe
+    data: str
+
+
+class RlRun(Settings):
+    """One RL checkpoint: its recipe, which of `curation/rl_sets` it trains on, and the SFT run it starts from."""
+
+    recipe: RlRecipe
+    data: str
+    start: str
+
+
+class RecipeConfig(RunOverrides):
+    """Run config of a training: another seed, or a short run to see whether it starts."""
+
+    minimum: ClassVar[dict[str, int]] = {"steps": 1, "seed": 0}
+
+    seed: int | None = Field(default=None, description="Seed of the training. Empty: the profile's.")
+    steps: int | None = Field(
+        default=None,
+        description="Optimiser steps, for a trial run: its checkpoint is the current one until the recipe is "
+        "materialised again without this. Empty: the recipe's.",
+    )

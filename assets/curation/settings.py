@@ -1,0 +1,102 @@
+"""Settings of the curation: how rows become Future-L1-50K and the sets that models are trained on."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from assets.curation.prompts import PromptSettings
+from assets.curation.selection import SelectionSettings
+from assets.framework.settings import RunOverrides, Settings
+from assets.generation import AnswerSettings
+from evaluation.generation.curtailment import GainRule
+from training.chat.endpoint import EndpointSettings
+from training.grading.parsers import ParserName
+
+
+class ChoiceSource(Settings):
+    """V1-33K: its rows, and the folders with the observed parts of its videos."""
+
+    name: str = "v1_33k_2k"
+    rows: tuple[Path, ...]
+    videos: tuple[Path, ...]
+    wanted: int = Field(default=2_000, ge=1)
+
+
+class CurationSettings(Settings):
+    """How rows become Future-L1-50K."""
+
+    prompts: PromptSettings
+    answers: AnswerSettings
+    endpoint: EndpointSettings | None = None
+    """An OpenAI-compatible server that has the base model; None: it is loaded here."""
+    parser: ParserName
+    selection: SelectionSettings
+    round: int = Field(default=4, ge=1)
+    """Answers of a row and condition that are asked for at a time."""
+    audit: float = Field(default=0.01, ge=0, le=1)
+    """The share of rows that is answered in full whatever the outcome; 1 turns curtailment off."""
+    given: bool = False
+    """The source brings its own counts (Future-L1-50K): nothing is answered."""
+    disjoint_from: tuple[Literal["futurebench", "twiffbench"], ...] = ("futurebench", "twiffbench")
+    """The benchmarks whose items must not be in the published set."""
+    versions_kept: int = Field(default=20, ge=1)
+    """Publications of the set that stay in the store, the current one among them."""
+    rl_sets: dict[str, int] = Field(min_length=1)
+    """RL sets by name: so many rows of the retained pool."""
+    rl_avoids_sft: bool = True
+    """RL sets have no clip of the published set; else their overlap with it is counted."""
+    choices: ChoiceSource | None = None
+    """V1-33K's multiple-choice rows as one more RL set."""
+    retry_refused: bool = False
+    """Prompts that a server refused, or whose frames could not be read, are asked again at each start."""
+    hub: str | None = None
+    """The dataset repository that `curation/hub` pushes to."""
+
+    @model_validator(mode="after")
+    def _choices_are_kept_off_futurebench(self) -> "CurationSettings":
+        if self.choices and "futurebench" not in self.disjoint_from:
+            raise ValueError("curation.choices needs futurebench in curation.disjoint_from: its rows must not be in it")
+        return self
+
+    @property
+    def rule(self) -> GainRule:
+        """What keeps a row, and how its answers are asked for."""
+        return GainRule(
+            samples=self.answers.samples,
+            max_p_t=self.selection.max_p_t,
+            min_gain=self.selection.min_gain,
+            round=self.round,
+            audit=self.audit,
+        )
+
+
+class SelectionConfig(RunOverrides):
+    """Run config of the selection: other thresholds, or another size, for Future-L1-50K."""
+
+    minimum: ClassVar[dict[str, int]] = {"top": 1, "max_p_t": 0}
+
+    top: int | None = Field(default=None, description="How many rows to publish at most. Empty: the profile's.")
+    max_p_t: int | None = Field(
+        default=None,
+        description="Keep rows with at most so many right answers without the hint (the paper: 6 of 8). Not more than "
+        "the rows were scored for. Empty: the profile's.",
+    )
+    min_gain: int | None = Field(
+        default=None,
+        description="Keep rows that the hint gains at least so many right answers (the paper: 2). Not fewer than the "
+        "rows were scored for. Empty: the profile's.",
+    )
+
+    def over(self, settings: SelectionSettings, samples: int) -> SelectionSettings:
+        """The profile's thresholds with these.  Raises ValueError where no row of `samples` answers could be kept."""
+        chosen = settings.model_copy(update=self.values())
+        if chosen.min_gain > samples:
+            raise ValueError(f"run config: min_gain is {chosen.min_gain}, and a row has {samples} answers a condition")
+        return chosen
+
+
+class SetsConfig(RunOverrides):
+    """Run config of the training sets: another random sample."""
+
+    seed: int | None = Field(default=None, description="Seed of the random rows. Empty: the profile's.")

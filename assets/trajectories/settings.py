@@ -1,0 +1,25 @@
+"""Settings of the sources: where trajectories, clips and benchmark files are."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from assets.framework.settings import Settings
+from assets.trajectories.locations import checked
+
+
+class SourceSettings(Settings):
+    """Where the sources are."""
+
+    trajectories: Annotated[str, BeforeValidator(checked)]
+    """TwiFF shards (parquet, JSON lines, JSON): a folder, an fsspec URL or `hf://datasets/ORG/NAME@REVISION`, and in
+    each of them, with a pattern after it, some of the files."""
+    clips: tuple[Annotated[str, BeforeValidator(checked)], ...]
+    """Clip roots, folders or fsspec URLs; a row's video must lead inside one of them. The first that has it counts."""
+    futurebench: Path
+    """Folder with `futurebench.json` and `first_part_video/`."""
+    twiffbench: Path
+    """Folder with `test-*.parquet`."""
+    quarantine_limit: float = Field(default=0.05, ge=0, le=1)
+    """The share of rows in quarantine above which a check fails."""
