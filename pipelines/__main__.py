@@ -1,6 +1,6 @@
 """`future-l1`, and `python -m pipelines`: the command line, which an interrupt ends properly from its first second on.
 
-What `pipelines.cli` imports takes seconds, in which Python's own handling of INT is a traceback, and of TERM silence.
+Importing the commands takes seconds, in which Python's own handling of INT is a traceback, and of TERM silence.
 """
 
 from training.runtime.interrupts import exiting
@@ -8,7 +8,7 @@ from training.runtime.interrupts import exiting
 
 def main() -> None:
     with exiting("nothing was begun, the same command begins"):
-        from pipelines.cli import main as commands
+        from pipelines.cli.main import main as commands
     commands()
 
 

@@ -38,7 +38,7 @@ class Ended:
 
 def run(*arguments: object) -> Ended:
     """Runs `future-l1` with these arguments.  Raises ViolationError for an end that no input may cause."""
-    line = [sys.executable, "-P", "-m", "pipelines.cli", *map(str, arguments)]
+    line = [sys.executable, "-P", "-m", "pipelines", *map(str, arguments)]
     environment = {n: v for n, v in os.environ.items() if not n.startswith("FUTURE_L1_")} | {"OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(ROOT)
     with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory() as folder:

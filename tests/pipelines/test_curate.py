@@ -23,7 +23,7 @@ SEEN_OF_A_ROW = ["row_id", "p_t", "p_v", "gain", "status"]
 
 def command(folder: Path, endpoint: Served, judging: Served, out: Path, *options: str) -> list[str]:
     return [
-        sys.executable, "-m", "pipelines.cli", "curate", "--trajectories", str(folder / "twiff"), "--clips",
+        sys.executable, "-m", "pipelines", "curate", "--trajectories", str(folder / "twiff"), "--clips",
         str(folder / "clips"), "--endpoint", endpoint.url, "--model", "served", "--judge", judging.url,
         "--judge-model", "served", "--top", "12", "--out", str(out), *options,
     ]  # fmt: skip
@@ -265,7 +265,7 @@ def test_a_wrong_model_or_key_fails_before_any_work(
 
 
 def test_options_that_do_not_say_who_answers_are_a_users_mistake(tmp_path: Path) -> None:
-    asked = [sys.executable, "-m", "pipelines.cli", "curate", "--trajectories", "x", "--clips", "y", "--out", "z"]
+    asked = [sys.executable, "-m", "pipelines", "curate", "--trajectories", "x", "--clips", "y", "--out", "z"]
     ran = subprocess.run(asked, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert "say who answers" in ran.stderr

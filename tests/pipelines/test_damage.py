@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from assets.framework.retries import may_pass
 from assets.framework.store import AssetStore
-from pipelines.cli import main
+from pipelines.cli.main import main
 from training.storage.artifacts import Artifact, DamagedArtifactError
 from training.storage.parquet import read_parquet
 
@@ -133,7 +133,7 @@ def future_l1(command: list[str], home: Path, size: int | None) -> subprocess.Co
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     return subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", *command],
+        [sys.executable, "-m", "pipelines", *command],
         env={**os.environ, "FUTURE_L1_HOME": str(home), "FUTURE_L1_PROFILE": "demo", "COLUMNS": "1000"},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, preexec_fn=limit,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from assets.toyworld.benchmarks import write_futurebench, write_twiffbench
 from assets.toyworld.clips import write_batch
 from evaluation.evaluate import AnsweringFailedError
-from pipelines.cli import main
+from pipelines.cli.main import main
 from training.data.prompts import ANSWERS
 from training.grading.toy_judge import MODEL, serve
 from training.tiny import BASE
@@ -29,7 +29,7 @@ ITEMS = 48
 UNTIMED = [name for name in ANSWERS if not name.endswith("_seconds")]
 WITHOUT_TORCH = """
 import sys
-from pipelines.cli import main
+from pipelines.cli.main import main
 try:
     main()
 finally:
@@ -112,7 +112,7 @@ def test_the_folder_holds_answers_marks_and_a_report(alone: Path) -> None:
 def kill_at(arguments: Sequence[str], out: Path, answers: int) -> None:
     """Starts the command and sends SIGKILL to it, and to nobody else, when the ledger has so many answers."""
     command = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", *arguments],
+        [sys.executable, "-m", "pipelines", *arguments],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from assets.framework.store import AssetStore
-from pipelines.cli import main
+from pipelines.cli.main import main
 
 HOSTILE = "\x1b[31mred\x1b[0m [bold]loud[/] \x07\u202e"
 CLIP = "-w5n_0.mp4"

@@ -25,7 +25,7 @@ def future_l1(folder: Path, *arguments: object) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FUTURE_L1")}
     environment |= {**python_variables(), "XDG_CACHE_HOME": str(folder.parent / "cache"), "COLUMNS": "1000"}
     ran = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", *map(str, arguments)],
+        [sys.executable, "-m", "pipelines", *map(str, arguments)],
         cwd=folder, env=environment | {"FUTURE_L1_HOME": f"{NASTY} home"}, capture_output=True, text=True,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -6,7 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from assets.launching.ray import RaySettings
-from pipelines import cli
+from pipelines.cli import common
+from pipelines.cli import demo as demo_command
+from pipelines.cli.main import main
 from pipelines.profile import (
     Profile,
     demo,
@@ -162,10 +164,10 @@ def test_the_papers_objectives_start_where_their_names_say(tmp_path: Path) -> No
 def test_the_full_report_does_everything_to_every_model_on_every_item(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the paper's profile does by itself."""
     runs: list[Profile] = []
-    monkeypatch.setattr(cli, "run_plan", lambda profile, *_, **__: runs.append(profile) or [])
-    monkeypatch.setattr(cli, "finish", lambda *_: None)
+    monkeypatch.setattr(common, "run_plan", lambda profile, *_, **__: runs.append(profile) or [])
+    monkeypatch.setattr(demo_command, "finish", lambda *_: None)
     for arguments in (["demo"], ["demo", "--full-report"]):
-        ran = CliRunner().invoke(cli.main, arguments, catch_exceptions=False)
+        ran = CliRunner().invoke(main, arguments, catch_exceptions=False)
         assert ran.exit_code == 0
     plain, full = (profile.benchmarks.necessity for profile in runs)
     assert plain == demo(Path()).benchmarks.necessity

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 DRIVE = """
 import os, sys
 from assets.benchmarks import comparison
-from pipelines.cli import main
+from pipelines.cli.main import main
 from pipelines.driver import Screen
 
 def ends(*_):

@@ -79,7 +79,7 @@ def test_a_ui_to_look_at_has_a_living_daemon_and_refuses_what_changes_something(
         with pytest.raises(AssertionError, match="UnauthorizedError"):
             served.launch("write_source")
         assert served.runs() == []
-        second = [sys.executable, "-m", "pipelines.cli", "ui", "--port", str(free_port())]
+        second = [sys.executable, "-m", "pipelines", "ui", "--port", str(free_port())]
         refused = subprocess.run(
             second,
             cwd=ROOT,
@@ -98,7 +98,7 @@ def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_behind(tmp_path: Pa
         port = free_port()
         taken.bind(("127.0.0.1", port))
         taken.listen()
-        command = [sys.executable, "-m", "pipelines.cli", "ui", "--port", str(port)]
+        command = [sys.executable, "-m", "pipelines", "ui", "--port", str(port)]
         ended = subprocess.run(
             command,
             cwd=ROOT,

@@ -165,7 +165,7 @@ def ui(home: Path, profile: str, *options: str) -> Iterator[Ui]:
     port, log = free_port(), home / UI_LOG
     with log.open("a") as said, everything_ended(home):
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli", "ui", "--port", str(port), *options],
+            [sys.executable, "-m", "pipelines", "ui", "--port", str(port), *options],
             cwd=ROOT, env=environment(home, profile), stdout=said, stderr=said, text=True, start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         )  # fmt: skip
@@ -195,7 +195,7 @@ def environment(home: Path, profile: str) -> dict[str, str]:
 def future_l1(home: Path, profile: str, *command: str) -> None:
     """Run a command to its end, on this home and profile."""
     ran = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", *command],
+        [sys.executable, "-m", "pipelines", *command],
         cwd=ROOT, env=environment(home, profile), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pipelines.cli import main
+from pipelines.cli.main import main
 from training.inspection import open_checkpoint, teaching_of
 from training.model.checkpoint import FutureL1, load
 from training.recipes import paper_sft

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from evaluation.reports.prediction import predict, with_teaching
 from evaluation.reports.said import Part, parts
-from pipelines.cli import main
+from pipelines.cli.main import main
 from training.grading.parsers import answer_text
 from training.model.checkpoint import FutureL1
 from training.model.decode import Spans

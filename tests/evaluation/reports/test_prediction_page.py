@@ -17,7 +17,7 @@ from evaluation.latents.realframes import Eye
 from evaluation.reports.prediction import predict, with_teaching
 from evaluation.reports.prediction_page import answer_page
 from evaluation.reports.said import parts
-from pipelines.cli import main
+from pipelines.cli.main import main
 from training.data.keyframes import key_frame_number
 from training.data.records import read_prompt
 from training.data.video import read_frames

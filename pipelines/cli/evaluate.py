@@ -17,6 +17,7 @@ from evaluation.benchmarks.twiffbench import TwiffBench, TwiffBenchSettings
 from evaluation.generation.asked import Asked, asking_of
 from evaluation.generation.controls import CONTROLS
 from evaluation.generation.requests import INTERVENTIONS
+from pipelines.cli.common import CHECKPOINT, CONSOLE, FILE, FOLDER, POSITIVE
 from training.chat.endpoint import JUDGE_KEYS, EndpointDownError, EndpointRefusesError
 from training.chat.preflight import preflight
 from training.grading.judge import Judge, JudgeSettings
@@ -35,13 +36,10 @@ LAYOUTS_TOLD = "; ".join(f"{name}: {', '.join(layouts)}" for name, layouts in LA
 PARSERS = ("strict", "release", "release_direct", "option_text")
 NEW_TOKENS = {"futurebench": 2048}
 MOST_NEW_TOKENS = 4096  # of the others
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-POSITIVE = click.IntRange(min=1)
 
 
 @click.command()
-@click.option("--checkpoint", type=FOLDER, metavar="DIR", help="A checkpoint's or a base model's folder.")
+@CHECKPOINT
 @click.option("--benchmark", "name", type=click.Choice(BENCHMARKS), help="seedbench_open: without its options.")
 @click.option("--source", type=FOLDER, metavar="DIR", help="The benchmark's folder.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", required=True)
@@ -109,7 +107,6 @@ def evaluate(
     given = {
         "layout": layout, "frames": frames, "suffix": suffix, "parser": parser, "judgements": repeat_judgements
     }  # fmt: skip
-    console = Console()
     try:
         chosen, settings = (name, {}) if checkpoint and name else _stored(name, out)
         settings |= {option: value for option, value in given.items() if value is not None}
@@ -131,8 +128,8 @@ def evaluate(
         report = evaluation.score(benchmark, out, judge)
     except (ValueError, OSError, evaluation.AnsweringFailedError, EndpointDownError, EndpointRefusesError) as error:
         raise click.ClickException(str(error)) from error
-    show(report, console)
-    console.print(f"Tables   {out}", soft_wrap=True, highlight=False, markup=False)
+    show(report, CONSOLE)
+    CONSOLE.print(f"Tables   {out}", soft_wrap=True, highlight=False, markup=False)
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:

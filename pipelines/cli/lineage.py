@@ -13,6 +13,7 @@ from rich.tree import Tree
 from assets.framework.store import AssetStore
 from assets.lineage import KEYS, Found, Lineage, Trace
 from evaluation.reports.sections.parts import shortened
+from pipelines.cli.common import CONSOLE, current_profile
 from pipelines.profile import Profile
 from training.runtime.printable import printable
 
@@ -20,7 +21,7 @@ ROWS_SHOWN = 6
 LONGEST = 120
 
 
-def show(profile: Profile, asked: str, as_json: bool, console: Console) -> None:
+def _show(profile: Profile, asked: str, as_json: bool, console: Console) -> None:
     """Prints what the current artifacts of the profile's home know of an id."""
     store = AssetStore(profile.home)
     lineage = Lineage(store.everything())
@@ -75,3 +76,14 @@ def _named(name: str, version: str) -> str:
 def _short(value: Any) -> str:
     """A value on one line, without what a terminal would obey: it comes from datasets and models."""
     return shortened(printable(value), LONGEST)
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})  # ids begin with -
+@click.argument("id_", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def lineage(id_: str, as_json: bool) -> None:
+    """Follow an id both ways: a row's, an item's, a clip's name, an artifact's name or version.
+
+    Back to shard, revision and clip, and on to the checkpoints that were trained on it and the reports made of them.
+    """
+    _show(current_profile(), id_, as_json, CONSOLE)

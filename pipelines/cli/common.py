@@ -1,0 +1,89 @@
+"""What commands share: the profile, running its steps, and the types of options."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from pipelines.curate import rows_are_usable
+from pipelines.driver import StepFailedError, run_plan
+from pipelines.instance import UnusableHomeError
+from pipelines.jobs import Step
+from pipelines.profile import PROFILE_VARIABLE, Profile, profile_from_environment
+from training.runtime.printable import printable
+
+CONSOLE = Console()
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+POSITIVE = click.IntRange(min=1)
+CHECKPOINT = click.option("--checkpoint", type=FOLDER, metavar="DIR", help="A checkpoint's or a base model's folder.")
+SYSTEM_PROMPT = click.option("--system-prompt", type=FILE, metavar="FILE", help="In place of the checkpoint's own.")
+
+
+def current_profile(seed: int | None = None, default: str = "demo") -> Profile:
+    try:
+        profile = profile_from_environment(default)
+    except ValueError as error:
+        raise click.ClickException(f"{PROFILE_VARIABLE}: {error}") from error
+    return profile if seed is None else profile.model_copy(update={"seed": seed})
+
+
+def run_steps(profile: Profile, steps: list[Step]) -> None:
+    try:
+        failed_checks = run_plan(profile, steps, CONSOLE, before=partial(rows_are_usable, profile))
+    except (UnusableHomeError, StepFailedError) as error:
+        raise click.ClickException(str(error)) from error
+    warn(failed_checks)
+
+
+def fail_if(broken: str) -> None:
+    if broken:
+        raise click.ClickException(broken)
+
+
+def warn(failed_checks: list[str]) -> None:
+    for failed in failed_checks:
+        CONSOLE.print(f"[yellow]![/] {escape(printable(failed, keep=chr(10)))}")
+
+
+def read_text(path: Path | None) -> str | None:
+    """A file's exact text."""
+    try:
+        return path.read_bytes().decode() if path else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no UTF-8 text: {error}") from error
+
+
+def make_room(out: Path) -> None:
+    """Before any work, so that it is not lost."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written: {error}") from error
+
+
+def write_json_lines(found: dict[str, Any], out: Path) -> None:
+    """JSON, with each item of a list on a line of its own."""
+    fields = []
+    for name, value in found.items():
+        items = value if isinstance(value, list) else [value]
+        lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in items)
+        fields.append(f'"{name}": ' + (f"[\n{lines}\n]" if isinstance(value, list) else lines))
+    # half a character, as an id may hold, becomes the JSON escape that it was
+    out.write_text("{\n" + ",\n".join(fields) + "\n}\n", encoding="utf-8", errors="backslashreplace")
+
+
+def report_entries(entries: list[dict[str, Any]], what: str, out: Path) -> None:
+    """How many entries are in the file, and what is wrong with the others; fails when it is none."""
+    errors = [entry["error"] for entry in entries if "error" in entry]
+    if len(errors) == len(entries):
+        raise click.ClickException("\n".join([f"none of {len(entries)} {what}", *errors]))
+    for error in errors:
+        click.echo(f"! {printable(error)}", err=True)
+    CONSOLE.print(f"{len(entries) - len(errors)} of {len(entries)} {what}: {out}", soft_wrap=True, highlight=False,
+                  markup=False)  # fmt: skip

@@ -1,0 +1,46 @@
+"""`future-l1 demo`, `steps` and `train`: the plan, whole or in part."""
+
+import click
+
+from evaluation.generation.controls import CONTROLS
+from evaluation.generation.requests import INTERVENTIONS
+from pipelines.cli.common import CONSOLE, current_profile, fail_if, run_steps
+from pipelines.curate import broken_shards
+from pipelines.jobs import TRAIN_RL, TRAIN_SFT, Step, plan
+from pipelines.profile import overlaid
+from pipelines.summary import finish
+
+
+@click.command()
+@click.option("--seed", type=int, help="Draw other worlds and other training randomness (SEED, else 0).")
+@click.option("--full-report", is_flag=True, help="Every intervention and control, for every model on every item.")
+def demo(seed: int | None, full_report: bool) -> None:
+    """Make everything, from the source to the comparison, and print the numbers."""
+    profile = current_profile(seed)
+    if full_report:
+        necessity = {"models": profile.checkpoints.models, "n": None, "interventions": INTERVENTIONS[1:],
+                     "controls": CONTROLS[1:]}  # fmt: skip
+        profile = overlaid(profile, {"benchmarks": {"necessity": necessity}})
+    run_steps(profile, plan(profile))
+    finish(profile, CONSOLE)
+    fail_if(broken_shards(profile))
+
+
+@click.command()
+def steps() -> None:
+    """Print the steps that make everything, in order, and what each one makes."""
+    for number, step in enumerate(plan(current_profile()), start=1):
+        partitions = "every shard" if step.shards else ", ".join(step.partitions)
+        CONSOLE.print(f"{number:2}  [bold]{step.stage.job}[/] {partitions}  [dim]{', '.join(step.stage.assets)}[/]")
+
+
+@click.command()
+@click.argument("recipes", nargs=-1, required=True)
+def train(recipes: tuple[str, ...]) -> None:
+    """Train the named SFT and RL recipes, in the order given, from the sets that are current."""
+    profile = current_profile()
+    known = dict.fromkeys(profile.checkpoints.sft, TRAIN_SFT) | dict.fromkeys(profile.checkpoints.rl, TRAIN_RL)
+    unknown = [name for name in recipes if name not in known]
+    if unknown:
+        raise click.BadParameter(f"{', '.join(unknown)}: this profile has {', '.join(known)}", param_hint="RECIPES")
+    run_steps(profile, [Step(known[name], (name,)) for name in recipes])

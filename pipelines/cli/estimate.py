@@ -1,0 +1,46 @@
+"""`future-l1 estimate`: what a curation costs."""
+
+from collections.abc import Sequence
+
+import click
+from rich.table import Table
+
+from assets.curation.estimate import Assumptions, estimate
+from pipelines.cli.common import CONSOLE, current_profile
+from pipelines.curate import measured_here
+
+
+@click.command(name="estimate")
+@click.option("--rows", type=float, required=True, help="Rows to score; 2.7e6 is TwiFF-2.7M.")
+@click.option("--measured", is_flag=True, help="Take answers a row and rates from the profile's scored shards.")
+@click.option("--answers-per-second", type=float, help="Per GPU; in place of token rates.")
+@click.option("--gpus", type=float)
+@click.option("--plain-tokens", type=float, help="Tokens of a prompt without the hint.")
+@click.option("--hint-tokens", type=float, help="Tokens of a prompt with the hint.")
+@click.option("--answer-tokens", type=float)
+@click.option("--judge-share", type=float, help="Share of answers that the rule leaves to the judge.")
+@click.option("--judge-distinct", type=float, help="Share of those that the judge has not seen yet.")
+@click.option("--price", type=float, nargs=2, metavar="IN OUT", help="The judge's price of a million tokens.")
+def estimate_cost(rows: float, measured: bool, price: tuple[float, float] | None, **given: float | None) -> None:
+    """Estimate what curating so many rows costs, and say what that assumes.
+
+    The rule is the profile's, by default that of "paper".
+    """
+    profile = current_profile(default="paper")
+    try:
+        assumptions = Assumptions()
+        if measured:
+            assumptions = measured_here(profile, assumptions)
+        assumptions = assumptions.given(**given, price_in=price and price[0], price_out=price and price[1])
+        found = estimate(int(rows), profile.curation.rule, assumptions)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    CONSOLE.print(_table(f"{int(rows):,} rows", ("", ""), found.lines()))
+    CONSOLE.print(_table("What this rests on", ("", "value", "from"), found.assumed()))
+
+
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(*heads, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    return table

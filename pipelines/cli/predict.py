@@ -1,0 +1,130 @@
+"""`future-l1 predict`: a model answers a question, or a file of them, in this process."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.cli.common import (
+    CHECKPOINT,
+    CONSOLE,
+    FILE,
+    NEW_FILE,
+    POSITIVE,
+    SYSTEM_PROMPT,
+    make_room,
+    read_text,
+    report_entries,
+    write_json_lines,
+)
+from training.data.records import load_records
+from training.runtime.printable import printable
+
+LABELS = {"reason": "reason", "span": "span", "answer": "[bold]answer[/]", "text": "text"}
+PAGES = (".html", ".htm")
+
+
+@click.command()
+@CHECKPOINT
+@click.option("--video", type=FILE, metavar="CLIP", help="The clip that the question is about.")
+@click.option("--frames", metavar="K,K", help="Which of its key frames 1..8 are shown, as 1,3.")
+@click.option("--question", metavar="TEXT")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--prompts", type=FILE, metavar="FILE", help="Instead: a JSON file of records or questions, one batch.")
+@click.option("--out", type=NEW_FILE, metavar="FILE", help="Where the JSON or, for a question, the page goes.")
+@click.option("--max-latents", type=POSITIVE, metavar="N", help="The cap on a span (L_max), if not the checkpoint's.")
+@click.option("--release-cap", is_flag=True, help="Twice that cap, as the public release decodes.")
+@click.option("--max-new-tokens", type=POSITIVE, default=1024, show_default=True, metavar="N")
+@SYSTEM_PROMPT
+def predict(
+    checkpoint: Path | None,
+    video: Path | None,
+    frames: str | None,
+    question: str | None,
+    as_json: bool,
+    prompts: Path | None,
+    out: Path | None,
+    max_latents: int | None,
+    release_cap: bool,
+    max_new_tokens: int,
+    system_prompt: Path | None,
+) -> None:
+    """Answer a question about a clip, greedily, and show the reasoning, the latent spans and the answer.
+
+    With --out PAGE.html also on a page of its own, with the frames of the clip that are nearest to each span and, where
+    enough of the clip was observed, the latents painted.  With --prompts and --out, decode all prompts of a file as one
+    batch into token ids, spans and latents.
+    """
+    if checkpoint is None:
+        raise click.UsageError("which model is to answer? give --checkpoint")
+    if (question is None) == (prompts is None) or (prompts is not None and out is None):
+        raise click.UsageError("give --question (with --video and --frames), or --prompts and --out")
+    page = out if question is not None else None
+    if out is not None and (out.suffix.lower() in PAGES) != (page is not None):
+        raise click.UsageError("a question's --out is a page, as answer.html; that of --prompts is JSON")
+    if (video is None) != (frames is None) or (prompts and (video or as_json)):
+        raise click.UsageError("--video and --frames go together, and with --question; so does --json")
+    try:
+        values = load_records(prompts) if prompts else [_asked(question, video, frames)]
+        system = read_text(system_prompt)
+        if out is not None:
+            make_room(out)
+        from evaluation.reports.prediction import predict, with_teaching
+        from training.inspection import open_checkpoint
+
+        bundle = with_teaching(open_checkpoint(checkpoint), max_latents, system, release_cap)
+        found = predict(bundle, values, prompts.parent if prompts else Path(), max_new_tokens)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    if prompts is not None and out is not None:
+        write_json_lines(found, out)
+        report_entries(found["prompts"], "prompts answered", out)
+        return
+    [answer] = found.pop("prompts")
+    if "error" in answer:
+        raise click.ClickException(answer["error"])
+    _show(answer | found, max_new_tokens, as_json)
+    if page is not None:
+        from evaluation.reports.prediction_page import answer_page
+
+        try:
+            html = answer_page(bundle, values[0], answer, found, str(checkpoint))
+        except ValueError as error:
+            raise click.ClickException(f"{page} is not written: {error}") from error
+        page.write_text(html, encoding="utf-8", errors="backslashreplace")
+        click.echo(f"page: {page}", err=True)
+
+
+def _asked(question: str | None, video: Path | None, frames: str | None) -> dict[str, Any]:
+    """The options as a prompt of a file would be."""
+    if video is None or frames is None:
+        return {"id": "--question", "question": question}
+    try:
+        indices = [int(part) for part in frames.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"key frames are numbers 1..8 with commas between, as 1,3; found {frames!r}",
+                                 param_hint="--frames") from None  # fmt: skip
+    return {"id": video.name, "video": str(video.absolute()), "frames": indices, "question": question}
+
+
+def _show(answer: dict[str, Any], max_new_tokens: int, as_json: bool) -> None:
+    from evaluation.reports.said import parts
+
+    told = parts(answer["text"])
+    if as_json:
+        reasoning = [part.text for part in told if part.kind == "reason"]
+        final = next((part.text for part in reversed(told) if part.kind == "answer"), None)
+        click.echo(json.dumps(answer | {"reasoning": reasoning, "answer": final}))
+        return
+    table = Table.grid("", "", padding=(0, 2))
+    for part in told:
+        latents = f"{part.latents} latent{'' if part.latents == 1 else 's'}"
+        table.add_row(LABELS[part.kind], Text(latents if part.kind == "span" else printable(part.text, keep="\n")))
+    CONSOLE.print(table)
+    if not answer["finished"]:
+        CONSOLE.print(f"[yellow]![/] cut after {max_new_tokens} tokens: --max-new-tokens lets it go on")
+    if not any(part.kind == "answer" for part in told):
+        CONSOLE.print("[yellow]![/] it gave no <answer>")

@@ -1,0 +1,38 @@
+"""`future-l1 ui` and `check`."""
+
+import click
+import dagster as dg
+
+from pipelines import ui as dagster_ui
+from pipelines.cli.common import CONSOLE, current_profile
+from pipelines.definitions import build_definitions
+from pipelines.instance import UnusableHomeError
+from pipelines.profile import load_profile
+
+
+@click.command(name="ui")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, default=3000, show_default=True)
+@click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", envvar="FUTURE_L1_ALLOWED_HOSTS",
+              help="A further name of this server, NAME or NAME:PORT, as of a proxy; may be repeated.")  # fmt: skip
+@click.option("--read-only", is_flag=True, help="Refuse whatever would change something; the daemon goes on.")
+def serve_ui(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bool) -> None:
+    """Serve Dagster (webserver and daemon) until Ctrl-C.
+
+    What is asked under another name, or by another site's page, is refused. FUTURE_L1_ALLOWED_HOSTS may hold further
+    names, with blanks between.
+    """
+    try:
+        dagster_ui.serve(current_profile().home, host, port, allowed_hosts, read_only)
+    except (UnusableHomeError, dagster_ui.UnhealthyError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@click.command()
+@click.option("--profile", "names", multiple=True, default=["demo", "paper"], show_default=True)
+def check(names: tuple[str, ...]) -> None:
+    """Check that the definitions of profiles are loadable."""
+    home = current_profile().home
+    for name in names:
+        dg.Definitions.validate_loadable(build_definitions(load_profile(name, home)))
+        CONSOLE.print(f"[green]✓[/] the definitions of {name} load")
