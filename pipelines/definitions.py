@@ -9,7 +9,7 @@ import dagster as dg
 from assets.benchmarks.assets import benchmark_assets
 from assets.benchmarks.checks import benchmark_checks
 from assets.benchmarks.comparison import comparison_asset
-from assets.benchmarks.imagination import imagination_asset
+from assets.benchmarks.latent_retrieval import latent_retrieval_asset
 from assets.benchmarks.necessity import necessity_asset
 from assets.benchmarks.reports import report_assets
 from assets.checkpoints.assets import checkpoint_assets
@@ -60,7 +60,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
             ),
             *benchmark_assets(profile.benchmarks, profile.source, checkpoints, upstream, seed, device),
             *report_assets(profile.benchmarks, checkpoints),
-            imagination_asset(checkpoints, profile.sft[0].recipe.teaching.latents, seed, device),
+            latent_retrieval_asset(checkpoints, profile.sft[0].recipe.teaching.latents, seed, device),
             necessity_asset(profile.benchmarks, checkpoints, seed, device),
             comparison_asset(checkpoints, published_data=profile.toyworld is None),
         ],

@@ -19,7 +19,7 @@ from assets.benchmarks.assets import (
     TWIFF_REPORT,
 )
 from assets.benchmarks.comparison import COMPARISON
-from assets.benchmarks.imagination import IMAGINATION
+from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
 from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import BASE, RL, RL_PROGRAM, SFT, SFT_PROGRAM
 from assets.curation.assets import ANSWERS, CURATED, GAIN, RL_SETS, SFT_SETS
@@ -55,7 +55,7 @@ EVALUATE = Stage(
     (FUTURE_ANSWERS, TWIFF_ANSWERS, FUTURE_REPORT, TWIFF_REPORT),
     "answering and scoring both benchmarks",
 )
-INTERVENE = Stage("intervene", (IMAGINATION, NECESSITY), "looking at latents, and replacing them")
+INTERVENE = Stage("intervene", (LATENT_RETRIEVAL, NECESSITY), "looking at latents, and replacing them")
 COMPARE = Stage("compare", (COMPARISON,), "comparing")
 RECURATE = "recurate"
 

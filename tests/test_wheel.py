@@ -58,6 +58,8 @@ def test_what_was_made_from_a_checkout_is_not_made_again(installed: Path, tmp_pa
     script = "from assets.framework.code import code_of as v; print(v('evaluation.reports.report'), v('training.rl'))"
     version = run([str(installed / "python"), "-c", script], tmp_path)
     assert version.split() == [code_of("evaluation.reports.report"), code_of("training.rl")]
+
+
 def test_a_profile_of_the_project_is_named_where_there_is_none(installed: Path, tmp_path: Path) -> None:
     script = "import sys, pathlib, pipelines.profile as p; [p.load_profile(f, pathlib.Path()) for f in sys.argv[1:]]"
     load = [str(installed / "python"), "-c", script]

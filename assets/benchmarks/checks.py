@@ -17,11 +17,11 @@ from assets.benchmarks.assets import (
     TWIFF_REPORT,
 )
 from assets.benchmarks.comparison import COMPARISON
-from assets.benchmarks.imagination import IMAGINATION
+from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
 from assets.benchmarks.necessity import NECESSITY
 from assets.framework.partitions import Checkpoints, key_of
 from assets.framework.store import AssetStore, read_json
-from evaluation.latents.imagination import MEAN
+from evaluation.latents.retrieval_report import MEAN_FILE
 from training.storage.parquet import read_parquet
 
 UNREADABLE_LIMIT = 0.01
@@ -140,7 +140,7 @@ def _twiffbench_is_judged(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
 
 def _mean_can_be_fed(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=key_of(IMAGINATION),
+        asset=key_of(LATENT_RETRIEVAL),
         partitions_def=checkpoints.model_partitions,
         blocking=True,
         description="The mean feature that is fed in place of latents next is there and consists of finite numbers.",
@@ -150,14 +150,16 @@ def _mean_can_be_fed(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     ) -> dg.AssetCheckResult:
         from safetensors.numpy import load_file
 
-        means = {model: load_file(store.current(IMAGINATION, model).file(MEAN)) for model in context.partition_keys}
+        means = {
+            model: load_file(store.current(LATENT_RETRIEVAL, model).file(MEAN_FILE)) for model in context.partition_keys
+        }
         finite = {
             model: bool(tensors) and all(bool(np.isfinite(one).all()) for one in tensors.values())
             for model, tensors in means.items()
         }
         return dg.AssetCheckResult(
             passed=all(finite.values()),
-            description=f"whether {MEAN} holds finite numbers, by model: {finite}; if not, look at the checkpoint",
+            description=f"whether {MEAN_FILE} holds finite numbers, by model: {finite}; if not, look at the checkpoint",
             metadata={"finite": finite},
         )
 

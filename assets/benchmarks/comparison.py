@@ -12,7 +12,7 @@ from assets.benchmarks.assets import (
     REPORT,
     TWIFF_REPORT,
 )
-from assets.benchmarks.imagination import IMAGINATION
+from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
 from assets.benchmarks.necessity import NECESSITY
 from assets.benchmarks.report_inputs import run_reports
 from assets.curation.assets import CURATED
@@ -28,7 +28,7 @@ from training.storage.parquet import read_parquet
 
 COMPARISON = "reports/comparison"
 PAGE, TEXT = "report.html", "report.md"
-MAIN_FIGURES = ("accuracy_by_hop", "interventions", "imagination", "spans_by_hop")
+MAIN_FIGURES = ("accuracy_by_hop", "interventions", "latent_retrieval", "spans_by_hop")
 
 CODE = code_of("assets.benchmarks.report_inputs", "evaluation.latents.latent_map", "evaluation.reports.report")
 
@@ -41,7 +41,7 @@ def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.Asset
         "Our models beside the published rows: tables, figures and provenance on one self-contained page.",
         kinds=("html", "matplotlib"),
         code=CODE,
-        upstream=(FUTURE_REPORT, TWIFF_REPORT, NECESSITY, IMAGINATION, CURATED),
+        upstream=(FUTURE_REPORT, TWIFF_REPORT, NECESSITY, LATENT_RETRIEVAL, CURATED),
         shown=("comparison.md", *(f"{name}.png" for name in MAIN_FIGURES)),
         links={"page": PAGE, "report": REPORT},
     )
@@ -66,7 +66,7 @@ def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.Asset
             write_json(workspace / REPORT, told.model_dump(mode="json", exclude={"pictures"}))
             return {"models": list(reports.futurebench)}
 
-        made = (FUTURE_REPORT, TWIFF_REPORT, NECESSITY, IMAGINATION)
+        made = (FUTURE_REPORT, TWIFF_REPORT, NECESSITY, LATENT_RETRIEVAL)
         inputs = {
             name: version
             for name, version in reports.provenance.items()

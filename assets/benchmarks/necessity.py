@@ -16,7 +16,7 @@ from assets.benchmarks.assets import (
     ITEM_TABLE,
     REPORT,
 )
-from assets.benchmarks.imagination import IMAGINATION
+from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
 from assets.benchmarks.settings import BenchmarkSettings, NecessityConfig
 from assets.framework.code import code_of
 from assets.framework.define import Asset, op_assets
@@ -27,8 +27,8 @@ from assets.generation import PROGRAM, Asked, Job, answer_all
 from assets.launching.launcher import Launcher
 from evaluation.benchmarks import futurebench
 from evaluation.benchmarks.benchmark import sampled
-from evaluation.latents.imagination import MEAN
 from evaluation.latents.necessity import necessity_report
+from evaluation.latents.retrieval_report import MEAN_FILE
 from training.storage.artifacts import MODEL
 from training.storage.parquet import read_parquet
 
@@ -49,7 +49,7 @@ def necessity_asset(
         "The same items answered with something else in place of the model's own latents, or shown less.",
         kinds=("torch", "json"),
         code=NECESSITY_CODE,
-        upstream=(FUTURE_ITEMS, FUTURE_ANSWERS, IMAGINATION),
+        upstream=(FUTURE_ITEMS, FUTURE_ANSWERS, LATENT_RETRIEVAL),
         cut=checkpoints.by_model,
         shown=FIGURES,
         links={"report": REPORT},
@@ -72,7 +72,7 @@ def necessity_asset(
         for model in context.partition_keys:
             name, partition = checkpoints.artifact(model)
             checkpoint = store.current(name, partition)
-            means = store.current(IMAGINATION, model)
+            means = store.current(LATENT_RETRIEVAL, model)
             told = {
                 "answers": run.answers.model_dump(mode="json"),
                 "interventions": chosen.interventions,
@@ -80,10 +80,10 @@ def necessity_asset(
                 "n": chosen.n,
                 "seed": seed,
             }
-            inputs = {FUTURE_ITEMS: items, "checkpoint": checkpoint, IMAGINATION: means}
+            inputs = {FUTURE_ITEMS: items, "checkpoint": checkpoint, LATENT_RETRIEVAL: means}
             work = store.work(INTERVENED, inputs, told, INTERVENED_CODE, model)
             job = partial(Job, checkpoint=checkpoint.folder(MODEL), prompts=prompts, settings=run.answers, seed=seed)
-            mean = {"mean": means.file(MEAN)}
+            mean = {"mean": means.file(MEAN_FILE)}
             jobs = [job(name=i, intervention=i, reference_latents=mean.get(i)) for i in on_latents[model]]
             jobs += [job(name=control, control=control) for control in chosen.controls]
             wanted[f"{INTERVENED}/{model}"] = Asked(work, jobs)

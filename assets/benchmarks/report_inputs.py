@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from assets.benchmarks.assets import FUTURE_REPORT, GRADED_TABLE, REPORT, TWIFF_REPORT
-from assets.benchmarks.imagination import IMAGINATION
+from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
 from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import BASE as BASE_ASSET
 from assets.curation.assets import CURATED
@@ -13,7 +13,7 @@ from assets.framework.store import AssetStore, name_of, read_json
 from assets.lineage import Lineage
 from assets.lineage_page import followed
 from evaluation.drawing.storyboard import BOARDS
-from evaluation.latents.imagination import FOUND, PICTURE
+from evaluation.latents.retrieval_report import PICTURE_FILE, REPORT_FILE
 from evaluation.reports.run_reports import ModelOrigin, RunReports, paired_rows
 from training.runtime.programs import read_metrics
 from training.storage.parquet import read_parquet
@@ -37,7 +37,7 @@ def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: boo
         futurebench=future,
         twiffbench=reports(TWIFF_REPORT),
         necessity=reports(NECESSITY),
-        imagination=reports(IMAGINATION, FOUND),
+        latent_retrieval=reports(LATENT_RETRIEVAL, REPORT_FILE),
         curves={m: read_metrics(store.current("checkpoints/rl", m).path) for m in checkpoints.rl if m in future},
         pictures=_pictures(store, checkpoints),
         models={model: _origin(store, checkpoints, model) for model in future},
@@ -57,9 +57,10 @@ def _best(reports: dict[str, dict[str, Any]]) -> str:
 def _pictures(store: AssetStore, checkpoints: Checkpoints) -> dict[str, Path]:
     """What the models imagined, and the last one's storyboards."""
     imagined = {
-        f"imagined/{model}": store.current(IMAGINATION, model).file(PICTURE)
+        f"retrieved_frames/{model}": store.current(LATENT_RETRIEVAL, model).file(PICTURE_FILE)
         for model in checkpoints.models
-        if store.has(IMAGINATION, model) and PICTURE in store.current(IMAGINATION, model).manifest["files"]
+        if store.has(LATENT_RETRIEVAL, model)
+        and PICTURE_FILE in store.current(LATENT_RETRIEVAL, model).manifest["files"]
     }
     for model in reversed(checkpoints.models):
         if store.has(FUTURE_REPORT, model):

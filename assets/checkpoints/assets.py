@@ -230,7 +230,7 @@ def _finish(workspace: Path, result: Mapping[str, Any]) -> dict[str, Any]:
         shutil.rmtree(workspace / MODEL, ignore_errors=True)
         (workspace / CHECKPOINT).rename(workspace / MODEL)
     shutil.rmtree(workspace / "steps", ignore_errors=True)
-    from evaluation.drawing.figures import training_curves
+    from evaluation.drawing.run_plots import training_curves
 
     metrics = read_metrics(workspace)
     (workspace / CURVES).write_bytes(training_curves(metrics))

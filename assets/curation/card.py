@@ -100,7 +100,7 @@ def dataset_card(report: Mapping[str, Any], selection: SelectionSettings, benchm
 
 def card_figures(report: Mapping[str, Any]) -> dict[str, bytes]:
     """The PNGs that the card shows, by file name."""
-    from evaluation.drawing.figures import composition
+    from evaluation.drawing.run_plots import composition
 
     return {
         GAIN_FIGURE: gain_figure(report),
@@ -110,7 +110,7 @@ def card_figures(report: Mapping[str, Any]) -> dict[str, bytes]:
 
 def gain_figure(report: Mapping[str, Any]) -> bytes:
     """Kept rows and audited rows by gain, of a publication or a shard (`visual_gain.gain_report`)."""
-    from evaluation.drawing.figures import gain_histogram
+    from evaluation.drawing.run_plots import gain_histogram
 
     return gain_histogram(report["gain_histogram"], report["gain_histogram_kept"])
 

@@ -107,7 +107,7 @@ def _changes(models: Reports, part: str) -> bytes:
     return png(figure)
 
 
-def imagination(models: Reports) -> bytes:
+def latent_retrieval(models: Reports) -> bytes:
     """Does a span resemble the frame that comes?  Rank of the true future frame, against the observed frame and chance.
 
     models: imagination reports; left top-1, middle mean reciprocal rank, right top-1 by the span's number.

@@ -1,4 +1,4 @@
-"""A sheet of pictures and text, drawn with Pillow: what `imagined.png` and the storyboards are made of.
+"""A sheet of pictures and text, drawn with Pillow: what `retrieved_frames.png` and the storyboards are made of.
 
 Lengths are in points of the finished page; the PNG has `SCALE` pixels a point, so that it is sharp on any screen.
 Text is data: no markup is read in it.  Colours are those of Okabe and Ito, which colour-blind readers tell apart, and

@@ -27,7 +27,7 @@ from evaluation.drawing.sheet import (
     text_width,
     wrapped,
 )
-from evaluation.reports.said import Part, parts
+from evaluation.generation.segments import Part, parts
 from training.data.video import UnreadableVideo, read_frames
 from training.storage.files import whole
 from training.storage.hashing import stable_hash

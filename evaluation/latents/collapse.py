@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from evaluation.latents.imagination import spans_of
+from evaluation.latents.retrieval_report import spans_of
 from evaluation.statistics import bootstrap_mean
 
 

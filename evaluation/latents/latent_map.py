@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from evaluation.latents.imagination import spans_of
+from evaluation.latents.retrieval_report import spans_of
 
 MOST = 2_000
 """Points drawn of each model, spread evenly over its answers in their order."""
@@ -44,7 +44,7 @@ def latent_map(answers: Mapping[str, pl.DataFrame], most: int = MOST) -> dict[st
 def span_means(answers: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """The mean latent of every span [S, D] and its number within its answer [S].
 
-    answers: with `latents` as stored (`imagination.spans_of`, whose errors it raises).  Spans of length 0 have no mean.
+    answers: with `latents` as stored (`retrieval_report.spans_of`, whose errors it raises).  An empty span has no mean.
     """
     means, numbers = [], []
     for name, sizes, data in answers.select("prompt_id", "spans", "latents").iter_rows():

@@ -11,8 +11,8 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from evaluation.latents.imagined_clip import ClipView, Near, SpanView, latents_of, view
-from evaluation.reports.said import Part, parts
+from evaluation.generation.segments import Part, parts
+from evaluation.latents.clip_retrieval import ClipRetrieval, NearestFrame, SpanRetrieval, latents_of, view
 from training.data.records import Record, read_prompt
 from training.data.video import UnreadableVideo, frame_rate, read_frames
 from training.model.checkpoint import FutureL1
@@ -71,7 +71,7 @@ def _shown(record: Record, rate: float) -> Iterator[Picture]:
         yield Picture(_data(frame), _when(number, rate))
 
 
-def _cards(answer: Mapping[str, Any], looked: ClipView | None, record: Record, rate: float) -> Iterator[Card]:
+def _cards(answer: Mapping[str, Any], looked: ClipRetrieval | None, record: Record, rate: float) -> Iterator[Card]:
     """The pieces of the answer in their order."""
     views = iter(looked.spans if looked else ())
     last = max(record.frame_numbers("observed"), default=0)
@@ -79,7 +79,7 @@ def _cards(answer: Mapping[str, Any], looked: ClipView | None, record: Record, r
         yield _card(part, next(views, None) if part.kind == "span" else None, last, rate)
 
 
-def _card(part: Part, found: SpanView | None, last: int, rate: float) -> Card:
+def _card(part: Part, found: SpanRetrieval | None, last: int, rate: float) -> Card:
     if found is None:
         return Card(part)
     nearest = [Picture(_data(n.shown), _when(n.number, rate), _share(n), n.number > last) for n in found.near]
@@ -87,7 +87,7 @@ def _card(part: Part, found: SpanView | None, last: int, rate: float) -> Card:
     return Card(part, nearest, painted)
 
 
-def _share(near: Near) -> str:
+def _share(near: NearestFrame) -> str:
     return "" if near.share is None else f"distance {near.share:.2f}, the last frame shown: 1"
 
 

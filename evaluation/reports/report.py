@@ -68,7 +68,7 @@ def sections(reports: RunReports, with_figures: bool = True) -> list[Section]:
         (reports.twiffbench, scores.judged),
         (reports.necessity, latents.necessity),
         (reports.necessity, latents.controls),
-        (reports.imagination or reports.pictures, latents.imagination),
+        (reports.latent_retrieval or reports.pictures, latents.latent_retrieval),
         (True, latents.spans),
         (reports.latent_map, latents.latent_map),
         (True, cost.cost),

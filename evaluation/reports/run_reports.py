@@ -27,7 +27,7 @@ class RunReports(BaseModel):
 
     curves: lines of `training.runtime.programs.read_metrics` by model.  latent_map:
     `evaluation.latents.latent_map.latent_map`.
-    pictures: PNG files by name; `imagined/...` stands with what was imagined, the others are storyboards.
+    pictures: PNG files by name; `retrieved_frames/...` stands with what was imagined, the others are storyboards.
     on_published_data: our rows are of the very benchmarks that the published rows are of, never so in the demo.
     """
 
@@ -37,7 +37,7 @@ class RunReports(BaseModel):
     futurebench: dict[str, dict[str, Any]]
     twiffbench: dict[str, dict[str, Any]] = {}
     necessity: dict[str, dict[str, Any]] = {}
-    imagination: dict[str, dict[str, Any]] = {}
+    latent_retrieval: dict[str, dict[str, Any]] = {}
     latent_map: dict[str, Any] = {}
     curves: dict[str, list[dict[str, Any]]] = {}
     pictures: dict[str, Path] = {}

@@ -111,7 +111,7 @@ def _asked(question: str | None, video: Path | None, frames: str | None) -> dict
 
 
 def _show(answer: dict[str, Any], max_new_tokens: int, as_json: bool) -> None:
-    from evaluation.reports.said import parts
+    from evaluation.generation.segments import parts
 
     told = parts(answer["text"])
     if as_json:

@@ -4,7 +4,7 @@ from typing import Any
 
 from evaluation.benchmarks.choice import SPAN_BINS
 from evaluation.benchmarks.futurebench import SPLITS
-from evaluation.latents.imagination import SpanScore, imagination_report
+from evaluation.latents.retrieval_report import SpanScore, retrieval_report
 from evaluation.statistics import Proportion, bootstrap_mean, paired_difference
 
 ACCURACY = {"base": 0.08, "text_only": 0.25, "future_l1": 0.74, "la_dapo": 0.93}
@@ -87,7 +87,7 @@ def necessity(model: str) -> dict[str, Any]:
     }
 
 
-def imagination(hits: int) -> dict[str, Any]:
+def latent_retrieval(hits: int) -> dict[str, Any]:
     """Of ten items with two spans each, `hits` first spans are nearest to their true frame, as the latents are."""
     scores = [
         SpanScore(str(item), number, 3, 16, rank, 5, min(rank, 4), 4, 0.2 * rank, 1.0, 1.0)
@@ -95,7 +95,7 @@ def imagination(hits: int) -> dict[str, Any]:
         for number in (1, 2)
         for rank in [1 if number == 1 and item < hits else 4]
     ]
-    return imagination_report(scores, {}, "rl")
+    return retrieval_report(scores, {}, "rl")
 
 
 def latent_map() -> dict[str, Any]:
@@ -179,10 +179,10 @@ def everything() -> dict[str, Any]:
         "futurebench": {m: futurebench(m) for m in ACCURACY},
         "twiffbench": {m: twiffbench(m) for m in ACCURACY},
         "necessity": {m: necessity(m) for m in ("future_l1", "la_dapo")},
-        "imagination": {
-            "future_l1": imagination(6),
-            "la_dapo": imagination(9),
-            "text_only": imagination_report([], {}, "sft"),
+        "latent_retrieval": {
+            "future_l1": latent_retrieval(6),
+            "la_dapo": latent_retrieval(9),
+            "text_only": retrieval_report([], {}, "sft"),
         },
         "latent_map": latent_map(),
         "curves": {"la_dapo": curve(0.5), "grpo": curve(0.3), "future_l1": [{"step": 1, "ce": 2.0}]},

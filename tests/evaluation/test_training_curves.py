@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from evaluation.drawing import figures
+from evaluation.drawing import run_plots as figures
 
 
 @pytest.fixture
@@ -27,10 +27,15 @@ def reports(**values: Any) -> list[dict[str, float]]:
 
 
 def test_latents_stand_beside_what_needs_no_training(drawn: list[Figure]) -> None:
-    found = reports(ce=3.0, latent_mse=0.5, latent_mse_nothing_changes=0.7, latent_mse_mean=0.9, latent_skill=-9.0)
+    found = reports(
+        ce=3.0,
+        latent_mse=0.5,
+        latent_skill=-9.0,
+        **{"latent_mse/copy_last_frame": 0.7, "latent_mse/training_mean": 0.9},
+    )
     assert figures.training_curves(found) == figures.training_curves(found)
     words, errors, skill = drawn[0].axes
-    assert [line.get_label() for line in errors.lines] == ["the model", "“nothing changes”", "training mean"]
+    assert [line.get_label() for line in errors.lines] == ["the model", "copy of the last frame", "training mean"]
     assert list(errors.lines[1].get_ydata()) == [1.7, 2.7, 3.7, 4.7, 5.7]
     assert "no better than" in skill.texts[0].get_text()
     assert skill.get_ylim()[1] == 1.0, "how far there is to go is seen"

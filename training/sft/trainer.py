@@ -130,8 +130,8 @@ class LatentSFTTrainer(SFTTrainer):
             if self._mean is None:
                 self._mean = self._training_mean()
             self._figures.add("latent_mse", errors)
-            self._figures.add("latent_mse_nothing_changes", _errors(self.vision.merged(batch.unchanged), targets))
-            self._figures.add("latent_mse_mean", _errors(self._mean, targets))
+            self._figures.add("latent_mse/copy_last_frame", _errors(self.vision.merged(batch.unchanged), targets))
+            self._figures.add("latent_mse/training_mean", _errors(self._mean, targets))
 
     def _training_mean(self) -> torch.Tensor:
         """The mean feature [D] of the first rows' future frames: the same for every process, and after a resume."""
@@ -147,7 +147,7 @@ class LatentSFTTrainer(SFTTrainer):
         """
         figures = self._figures.take(self.accelerator)
         if "latent_mse" in figures:
-            trivial = min(figures["latent_mse_nothing_changes"], figures["latent_mse_mean"])
+            trivial = min(figures["latent_mse/copy_last_frame"], figures["latent_mse/training_mean"])
             figures["latent_skill"] = 1 - figures["latent_mse"] / trivial
         super().log(logs | figures, start_time)
 
@@ -160,7 +160,7 @@ def _errors(predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 class _Figures:
     """Running sums on the device: nothing waits for it between two logs."""
 
-    NAMES = ("ce", "token_accuracy", "latent_mse", "latent_mse_nothing_changes", "latent_mse_mean")
+    NAMES = ("ce", "token_accuracy", "latent_mse", "latent_mse/copy_last_frame", "latent_mse/training_mean")
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(len(self.NAMES), 2, device=device, dtype=torch.float64)

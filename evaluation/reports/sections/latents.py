@@ -23,7 +23,7 @@ from evaluation.reports.sections.parts import (
 from evaluation.reports.sections.published import PUBLISHED
 from evaluation.reports.sections.scores import HEADINGS
 
-IMAGINED = "imagined"
+PICTURES = "retrieved_frames"
 """Pictures of this name stand here."""
 
 
@@ -71,10 +71,10 @@ def controls(reports: RunReports, figures: bool) -> Section | None:
     return Section("Does the answer need the video?", tables=tables, figures=drawn, note=note)
 
 
-def imagination(reports: RunReports, figures: bool) -> Section | None:
+def latent_retrieval(reports: RunReports, figures: bool) -> Section | None:
     """Whether a span resembles the frame that comes; None where neither ranks nor pictures are there."""
-    pictures = [picture(name, path) for name, path in reports.pictures.items() if name.split("/")[0] == IMAGINED]
-    models = reports.imagination
+    pictures = [picture(name, path) for name, path in reports.pictures.items() if name.split("/")[0] == PICTURES]
+    models = reports.latent_retrieval
     if not models and not pictures:
         return None
     ranked = {name: report for name, report in models.items() if report["n_spans"]}
@@ -85,7 +85,7 @@ def imagination(reports: RunReports, figures: bool) -> Section | None:
             by_span.append(Row([Cell(name), Cell(span), percent(score["top1"]), mean(score["mrr"])]))
     head = ["ranked by", "true frame first", "mean reciprocal rank", "latent skill"]
     tables = [Table(head, rows), Table(["model", "span", *head[1:3]], by_span, "By span", True)] if ranked else []
-    drawn = figure(figures and bool(ranked), "latents", "imagination", "Rank of the true future frame", ranked)
+    drawn = figure(figures and bool(ranked), "latents", "latent_retrieval", "Rank of the true future frame", ranked)
     note = "Where the true future frame ranks among real frames by its distance to the latents in feature space;"
     note += " intervals are over items. Latent skill: 1 - MSE over the MSE of “nothing changes”, the mean over spans."
     said = [f"{name}: {report['sentence']}" for name, report in models.items()]

@@ -1,8 +1,8 @@
 """The page's lineage: from every number back to the clips, and from rows and items on to the numbers."""
 
+from evaluation.generation.segments import parts
 from evaluation.reports.followed import Chain, Followed, FollowedItem, FollowedRow, Link, command
 from evaluation.reports.run_reports import RunReports
-from evaluation.reports.said import parts
 from evaluation.reports.sections.parts import DASH, Cell, Row, Section, Table, heading, shortened
 
 

@@ -89,8 +89,8 @@ def figure(wanted: bool, module: str, name: str, alt: str, *data: Any) -> list[F
     """The figure `name` of a module of figures, or none; matplotlib takes a second to load, so it is loaded here."""
     if not wanted:
         return []
-    from evaluation.drawing import figures
     from evaluation.drawing import latent_plots as latents
+    from evaluation.drawing import run_plots as figures
     from evaluation.drawing import score_plots as scores
 
     modules = {"runs": figures, "scores": scores, "latents": latents}

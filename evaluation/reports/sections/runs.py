@@ -1,7 +1,7 @@
 """The page's runs: curation, rewards, storyboards, seconds and versions."""
 
 from evaluation.reports.run_reports import RunReports
-from evaluation.reports.sections.latents import IMAGINED
+from evaluation.reports.sections.latents import PICTURES
 from evaluation.reports.sections.parts import Cell, Row, Section, Table, figure, picture
 
 REWARD = "rewards/accuracy"
@@ -41,7 +41,7 @@ def rewards(reports: RunReports, figures: bool) -> Section | None:
 
 def storyboards(reports: RunReports, figures: bool) -> Section | None:
     """Items to look at; None on a page without figures."""
-    chosen = {name: path for name, path in reports.pictures.items() if name.split("/")[0] != IMAGINED}
+    chosen = {name: path for name, path in reports.pictures.items() if name.split("/")[0] != PICTURES}
     if not chosen or not figures:
         return None
     return Section("Items to look at", figures=[picture(name, path) for name, path in chosen.items()])

@@ -7,7 +7,7 @@ import pytest
 from assets.curation.card import COMPOSITION_FIGURE, GAIN_FIGURE, card_figures, dataset_card
 from assets.curation.contamination import benchmark_index
 from assets.curation.selection import SelectionSettings, select
-from evaluation.drawing.figures import composition, gain_histogram
+from evaluation.drawing.run_plots import composition, gain_histogram
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
 
 SETTINGS = SelectionSettings(top=3)

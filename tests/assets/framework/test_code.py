@@ -37,7 +37,7 @@ print(json.dumps([by_asset, by_module]))
 BESIDE_THE_ROOMS = {"assets.lineage_page", "training.inspection", "training.optimiser", "training.verify"}
 """Modules in no room of their own that count; what runs programs and keeps work is in NEVER_COUNT."""
 OF_NO_VERSION = {
-    "assets.checkpoints.assets": {"evaluation.drawing.figures"},  # curves: another picture trains nothing again
+    "assets.checkpoints.assets": {"evaluation.drawing.run_plots"},  # curves: another picture trains nothing again
     "assets.curation.hub": {"assets.curation.publication", "assets.curation.storyboards", "assets.trajectories.hub"},
     "assets.curation.set_assets": {"assets.curation.publication"},  # names of files
 }

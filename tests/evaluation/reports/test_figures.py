@@ -10,9 +10,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Wedge
 
-from evaluation.drawing import figures, style
 from evaluation.drawing import latent_plots as latents
+from evaluation.drawing import run_plots as figures
 from evaluation.drawing import score_plots as scores
+from evaluation.drawing import style
 from evaluation.reports.sections.published import PUBLISHED
 from tests.evaluation.made_reports import curve, everything
 
@@ -27,7 +28,7 @@ DRAWN: dict[str, Callable[[], bytes]] = {
     "cost": lambda: scores.cost_against_accuracy(RUN["futurebench"]),
     "spans": lambda: latents.spans_by_hop(RUN["futurebench"], PUBLISHED["latent_span_usage"]),
     "interventions": lambda: latents.interventions(RUN["necessity"]),
-    "imagination": lambda: latents.imagination({"la_dapo": RUN["imagination"]["la_dapo"]}),
+    "latent_retrieval": lambda: latents.latent_retrieval({"la_dapo": RUN["latent_retrieval"]["la_dapo"]}),
     "map": lambda: latents.latent_map(RUN["latent_map"]),
 }
 
@@ -103,7 +104,7 @@ def test_the_same_numbers_give_the_same_png(name: str) -> None:
         lambda: scores.data_scaling({}),
         lambda: latents.spans_by_hop({}),
         lambda: latents.controls({}),
-        lambda: latents.imagination({}),
+        lambda: latents.latent_retrieval({}),
         lambda: latents.latent_map({"models": {}, "explained": [0.0, 0.0]}),
     ],
 )
@@ -163,8 +164,8 @@ def test_changes_under_interventions_have_paired_intervals(drawn: list[Figure]) 
 
 
 def test_the_true_frame_stands_beside_the_observed_one_and_chance(drawn: list[Figure]) -> None:
-    report = RUN["imagination"]["la_dapo"]
-    latents.imagination({"la_dapo": report})
+    report = RUN["latent_retrieval"]["la_dapo"]
+    latents.latent_retrieval({"la_dapo": report})
     first, _, by_span = drawn[0].axes
     expected = [report[name]["top1"]["interval"] for name in ("true_frame", "observed_frame")]
     assert intervals(first) == [pytest.approx(bounds) for bounds in expected]
@@ -205,7 +206,11 @@ def test_published_scores_over_data_have_no_interval(drawn: list[Figure]) -> Non
 def test_models_keep_their_colour_and_differ_in_their_marker() -> None:
     every = style.looks(["base", "mine", "la_dapo", "yours"])
     assert every["la_dapo"].colour == style.looks(["la_dapo"])["la_dapo"].colour
-    assert len({look.colour for look in every.values()}) == len({look.marker for look in every.values()}) == 4
+    assert (
+        len({score_spans.colour for score_spans in every.values()})
+        == len({score_spans.marker for score_spans in every.values()})
+        == 4
+    )
 
 
 @pytest.mark.parametrize("sight", SIGHTS)

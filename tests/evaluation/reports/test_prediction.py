@@ -10,8 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from evaluation.generation.segments import Part, parts
 from evaluation.reports.prediction import predict, with_teaching
-from evaluation.reports.said import Part, parts
 from pipelines.cli.main import main
 from training.grading.parsers import answer_text
 from training.model.checkpoint import FutureL1

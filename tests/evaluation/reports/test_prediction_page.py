@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from evaluation.latents.imagined_clip import ENOUGH, latents_of, view
-from evaluation.latents.realframes import Eye
+from evaluation.generation.segments import parts
+from evaluation.latents.clip_retrieval import ENOUGH, latents_of, view
+from evaluation.latents.frame_pool import FrameEncoder
 from evaluation.reports.prediction import predict, with_teaching
 from evaluation.reports.prediction_page import answer_page
-from evaluation.reports.said import parts
 from pipelines.cli.main import main
 from training.data.keyframes import key_frame_number
 from training.data.records import read_prompt
@@ -55,7 +55,7 @@ def answered(text: str, latents: list[np.ndarray]) -> dict[str, Any]:
 
 
 def features(taught: FutureL1, row: dict[str, Any], number: int) -> np.ndarray:
-    return Eye(taught).frames(read_frames(row["path"], [number], row["reader"]))[0].features
+    return FrameEncoder(taught).frames(read_frames(row["path"], [number], row["reader"]))[0].features
 
 
 # ---- what a span shows

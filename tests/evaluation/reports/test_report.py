@@ -66,10 +66,10 @@ class Elements(HTMLParser):
 def stored(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The run's reports as a file would hold them."""
     folder = tmp_path_factory.mktemp("pictures")
-    for name in ("imagined", "right"):
+    for name in ("retrieved_frames", "right"):
         Image.new("RGB", (40, 20), "#0072b2").save(folder / f"{name}.png")
     pictures = {
-        "imagined/la_dapo": str(folder / "imagined.png"),
+        "retrieved_frames/la_dapo": str(folder / "retrieved_frames.png"),
         "storyboards/la_dapo/right": str(folder / "right.png"),
     }
     return json.dumps(everything() | {"pictures": pictures})
@@ -168,10 +168,10 @@ def test_hostile_text_is_shown_and_never_live(run: dict[str, Any], tmp_path: Pat
     run["twiffbench"]["base"] |= {"status": "partial", "reason": HOSTILE}
     run["necessity"]["la_dapo"] |= {"verdict": HOSTILE}
     run["necessity"]["la_dapo"]["interventions"][HOSTILE] = run["necessity"]["la_dapo"]["interventions"]["zeros"]
-    run["imagination"][HOSTILE] = run["imagination"].pop("la_dapo") | {"sentence": HOSTILE}
+    run["latent_retrieval"][HOSTILE] = run["latent_retrieval"].pop("la_dapo") | {"sentence": HOSTILE}
     run["latent_map"]["models"][HOSTILE] = run["latent_map"]["models"].pop("la_dapo")
     run["curves"][HOSTILE] = run["curves"].pop("la_dapo")
-    run["pictures"][f"storyboards/{HOSTILE}"] = run["pictures"]["imagined/la_dapo"]
+    run["pictures"][f"storyboards/{HOSTILE}"] = run["pictures"]["retrieved_frames/la_dapo"]
     run["models"][HOSTILE] = {"checkpoint": HOSTILE, "dataset": HOSTILE, "stage": HOSTILE}
     run["provenance"][HOSTILE] = HOSTILE
     run["curation"]["rejected_by_reason"] = {HOSTILE: 3}

@@ -12,7 +12,7 @@ from PIL import Image
 from evaluation.benchmarks.futurebench import ItemTable, graded
 from evaluation.drawing.sheet import Sheet, text_width, wrapped
 from evaluation.drawing.storyboard import Board, board_of, drawn_by_lot, storyboard, write_storyboards
-from evaluation.reports.said import Part
+from evaluation.generation.segments import Part
 from tests.evaluation.answers import answer_table
 
 FRAME = np.full((36, 64, 3), 90, np.uint8)

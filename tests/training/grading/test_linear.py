@@ -10,7 +10,7 @@ import pytest
 
 from assets.curation import disjoint, storyboards, v1_33k
 from evaluation.benchmarks import cleanup, seedbench
-from evaluation.reports.said import parts
+from evaluation.generation.segments import parts
 from training.data.trajectory import RejectedRow, clip_interval, parse_row, split_answer
 from training.grading import grade, grammar, parsers, plain, repetition, replies, rule
 from training.runtime.printable import printable

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from assets.curation.v1_33k import _INLINE, _OPTION
 from evaluation.benchmarks import cleanup, seedbench
-from evaluation.reports import said
+from evaluation.generation import segments as said
 from training.data.trajectory import split_answer
 from training.grading.parsers import answer_text, options_of, release
 

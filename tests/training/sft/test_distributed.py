@@ -19,7 +19,7 @@ from training.runtime.programs import Reporter, read_metrics
 from training.sft.__main__ import SftConfig, main
 from training.tiny import BASE
 
-CURVES = ("loss", "grad_norm", "ce", "token_accuracy", "latent_mse", "latent_mse_nothing_changes", "latent_skill")
+CURVES = ("loss", "grad_norm", "ce", "token_accuracy", "latent_mse", "latent_mse/copy_last_frame", "latent_skill")
 
 
 @pytest.fixture(scope="module")

@@ -163,9 +163,9 @@ def test_skill_is_against_the_better_of_two_trivial_predictors(
         trainer.compute_loss(student.model, collated(trainer, [(1, True), (3, False)]))
     trainer.log({})
     figures = trainer.state.log_history[-1]
-    assert figures["latent_mse_nothing_changes"] == pytest.approx(float((same - truth).pow(2).mean()), rel=1e-5)
-    assert figures["latent_mse_mean"] == pytest.approx(float((mean - truth).pow(2).mean()), rel=1e-5)
-    trivial = min(figures["latent_mse_nothing_changes"], figures["latent_mse_mean"])
+    assert figures["latent_mse/copy_last_frame"] == pytest.approx(float((same - truth).pow(2).mean()), rel=1e-5)
+    assert figures["latent_mse/training_mean"] == pytest.approx(float((mean - truth).pow(2).mean()), rel=1e-5)
+    trivial = min(figures["latent_mse/copy_last_frame"], figures["latent_mse/training_mean"])
     assert figures["latent_skill"] == pytest.approx(1 - figures["latent_mse"] / trivial)
 
 

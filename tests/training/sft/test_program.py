@@ -84,7 +84,9 @@ def test_it_tells_how_it_goes(uninterrupted: Path) -> None:
     assert read_progress(uninterrupted) == (20, 20, "SFT")
     figures = read_metrics(uninterrupted)
     assert [line["step"] for line in figures] == list(range(1, 21)), "a short run reports every step"
-    assert {"ce", "latent_mse", "latent_mse_nothing_changes", "latent_mse_mean", "latent_skill"} <= set(figures[0])
+    assert {"ce", "latent_mse", "latent_mse/copy_last_frame", "latent_mse/training_mean", "latent_skill"} <= set(
+        figures[0]
+    )
 
 
 def test_killed_at_any_step_it_goes_on_to_the_same_weights(uninterrupted: Path, data: Path, tmp_path: Path) -> None:

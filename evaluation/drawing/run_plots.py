@@ -30,8 +30,8 @@ CURVES: dict[str, dict[str, tuple[str, str]]] = {
     "cross-entropy per token": {"ce": ("", BLUE)},
     "latent MSE": {
         "latent_mse": ("the model", BLUE),
-        "latent_mse_nothing_changes": ("“nothing changes”", ORANGE),
-        "latent_mse_mean": ("training mean", "#9a9a9a"),
+        "latent_mse/copy_last_frame": ("copy of the last frame", ORANGE),
+        "latent_mse/training_mean": ("training mean", "#9a9a9a"),
     },
     "latent skill": {"latent_skill": ("", BLUE)},
     "rewards": {
@@ -176,7 +176,7 @@ def _worthless(axes: Axes) -> None:
     axes.set_ylim(low, high)
     axes.axhspan(low, 0, color=WASH, zorder=-1)
     axes.axhline(0, color=QUIET, linewidth=0.8, linestyle=DASHED, zorder=1)
-    said = "no better than\n“nothing changes”\nor the mean"
+    said = "no better than a\ncopy of the last frame\nor the mean"
     where: dict[str, Any] = {"xytext": (0, -3), "xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
     axes.annotate(said, (0.97, 0), ha="right", va="top", fontsize=7, color=QUIET, **where)
 

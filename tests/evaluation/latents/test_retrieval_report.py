@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.latents.imagination import NOTHING, SpanScore, distances, imagination_report, score_span, spans_of
+from evaluation.latents.retrieval_report import NOTHING, SpanScore, distances, retrieval_report, score_span, spans_of
 
 
 def frame(*values: float) -> np.ndarray:
@@ -86,7 +86,7 @@ def test_latents_that_are_the_observed_frame_are_the_baseline() -> None:
 
 def test_a_report_by_hand() -> None:
     scores = [span("a", 1), span("a", 2, rank=2, error=2.0, error_to_observed=1.0), span("b", 1, clip=0, others=1)]
-    report = imagination_report(scores, {"spans_beyond_the_frames": 3, "spans_without_latents": 0}, "sft")
+    report = retrieval_report(scores, {"spans_beyond_the_frames": 3, "spans_without_latents": 0}, "sft")
     assert (report["n_spans"], report["n_items"], report["model_kind"]) == (3, 2, "sft")
     assert report["left_out"] == {"spans_beyond_the_frames": 3}
     assert report["candidates"] == {"same_clip": pytest.approx(2 / 3), "other_clips": pytest.approx(5 / 3)}
@@ -108,13 +108,13 @@ def test_a_report_by_hand() -> None:
 
 
 def test_a_frame_that_does_not_change_has_no_skill_but_a_rank() -> None:
-    report = imagination_report([span(unchanged_error=0.0), span("b")], {}, "rl")
+    report = retrieval_report([span(unchanged_error=0.0), span("b")], {}, "rl")
     assert (report["skill"]["n"], report["nothing_changes"], report["n_spans"]) == (1, 1, 2)
     assert report["skill"]["mean"] == 0.75
 
 
 def test_nothing_imagined_is_null_and_says_so() -> None:
-    report = imagination_report([], {"answers_without_latents": 9}, "base")
+    report = retrieval_report([], {"answers_without_latents": 9}, "base")
     assert report["sentence"] == NOTHING
     assert report["true_frame"]["top1"] == {"correct": 0, "n": 0, "accuracy": None, "interval": None}
     assert report["chance"] == {"top1": None, "mrr": None} and report["skill"]["mean"] is None
@@ -130,12 +130,12 @@ def test_nothing_imagined_is_null_and_says_so() -> None:
     ],
 )
 def test_the_sentence_follows_the_numbers(changes: dict[str, Any], said: str) -> None:
-    said_of = imagination_report([span(str(i), **changes) for i in range(30)], {}, "sft")["sentence"]
+    said_of = retrieval_report([span(str(i), **changes) for i in range(30)], {}, "sft")["sentence"]
     assert said in said_of and "n = 30" in said_of and "nearest of 4.0 real frames" in said_of
 
 
 def test_scoring_needs_no_torch() -> None:
-    names = ("latents.imagination", "latents.readout", "latents.imagined", "drawing.storyboard")
+    names = ("latents.retrieval_report", "latents.readout", "latents.retrieval_sheet", "drawing.storyboard")
     modules = ", ".join(f"evaluation.{name}" for name in names)
     asked = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0

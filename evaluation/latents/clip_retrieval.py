@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from evaluation.drawing.sheet import look_alike, shaped_like
-from evaluation.latents.imagination import distances
+from evaluation.latents.frame_pool import Frame, FrameEncoder
 from evaluation.latents.readout import Readout, ReadoutFit
-from evaluation.latents.realframes import Eye, Frame
+from evaluation.latents.retrieval_report import distances
 from training.data.records import Record
 from training.data.video import read_frames
 from training.model.checkpoint import FutureL1
@@ -28,7 +28,7 @@ NEAREST = 3
 
 
 @dataclass(frozen=True)
-class Near:
+class NearestFrame:
     """A frame of the clip: its number, its picture, and its distance as a share of the last shown frame's."""
 
     number: int
@@ -37,23 +37,23 @@ class Near:
 
 
 @dataclass(frozen=True)
-class SpanView:
+class SpanRetrieval:
     """A span's nearest frames, nearest first, and its painting (None: nothing could be fitted)."""
 
-    near: Sequence[Near]
+    near: Sequence[NearestFrame]
     painted: np.ndarray | None
 
 
 @dataclass(frozen=True)
-class ClipView:
+class ClipRetrieval:
     """What the spans show; `readout` painted them, or `unpainted` says why there is none."""
 
-    spans: Sequence[SpanView]
+    spans: Sequence[SpanRetrieval]
     readout: Readout | None
     unpainted: str
 
 
-def view(bundle: FutureL1, record: Record, spans: Sequence[np.ndarray]) -> ClipView:
+def view(bundle: FutureL1, record: Record, spans: Sequence[np.ndarray]) -> ClipRetrieval:
     """Looks at the record's clip with the checkpoint's tower; spans: latents [n,D] of each.
 
     Raises UnreadableVideo for a clip that cannot be read.
@@ -63,11 +63,11 @@ def view(bundle: FutureL1, record: Record, spans: Sequence[np.ndarray]) -> ClipV
     numbers = sorted({*_spread(0, row["frame_count"] - 1, FRAMES), *shown})
     seen = _spread(0, last, FITTED)
     wanted = sorted({*numbers, *seen})
-    eye = Eye(bundle)
+    eye = FrameEncoder(bundle)
     images = read_frames(row["path"], wanted, row["reader"])
     frames = dict(zip(wanted, eye.frames(images), strict=True))
     readout, unpainted = _fitted([frames[number] for number in seen])
-    return ClipView([_span(frames, numbers, last, latents, readout) for latents in spans], readout, unpainted)
+    return ClipRetrieval([_span(frames, numbers, last, latents, readout) for latents in spans], readout, unpainted)
 
 
 def _spread(first: int, last: int, most: int) -> list[int]:
@@ -76,18 +76,18 @@ def _spread(first: int, last: int, most: int) -> list[int]:
 
 def _span(
     frames: dict[int, Frame], numbers: Sequence[int], last: int, latents: np.ndarray, readout: Readout | None
-) -> SpanView:
+) -> SpanRetrieval:
     if not len(latents):
-        return SpanView([], None)
+        return SpanRetrieval([], None)
     found = distances(latents, np.stack([frames[number].features for number in numbers]))
     still = float(distances(latents, frames[last].features[None])[0])
-    near: list[Near] = []
+    near: list[NearestFrame] = []
     for place in np.argsort(found, kind="stable"):
         shown = frames[numbers[place]].shown
         if len(near) < NEAREST and not any(look_alike(shown, other.shown) for other in near):
-            near.append(Near(numbers[place], shown, float(found[place]) / still if still else None))
+            near.append(NearestFrame(numbers[place], shown, float(found[place]) / still if still else None))
     painted = shaped_like(readout.paint(latents, frames[last].grid), frames[last].shown) if readout else None
-    return SpanView(near, painted)
+    return SpanRetrieval(near, painted)
 
 
 def _fitted(seen: Sequence[Frame]) -> tuple[Readout | None, str]:

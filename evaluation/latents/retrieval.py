@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from evaluation.latents.imagination import BEYOND, EMPTY, NO_LATENTS, SpanScore, distances, score_span, spans_of
-from evaluation.latents.imagined import ImaginedItem, ImaginedSpan
+from evaluation.latents.frame_pool import Frame, FrameEncoder, FramePool, Item, ItemEntry, frame_cache, read_items
 from evaluation.latents.readout import Readout, ReadoutFit
-from evaluation.latents.realframes import Eye, Frame, Item, Listed, Pool, frame_cache, read_items
+from evaluation.latents.retrieval_report import BEYOND, EMPTY, NO_LATENTS, SpanScore, distances, score_span, spans_of
+from evaluation.latents.retrieval_sheet import SheetItem, SheetSpan
 from training.storage.hashing import stable_hash
 from training.storage.parquet import scan_parquet
 
@@ -27,7 +27,7 @@ Answers = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Imagined:
+class RetrievedSpan:
     """A span's latents [n,D], the real frame nearest to them, and what that is."""
 
     latents: np.ndarray
@@ -37,22 +37,22 @@ class Imagined:
 
 
 @dataclass(frozen=True)
-class Pictured:
+class RetrievedItem:
     """An item's last observed and its future frames, and its spans."""
 
     observed: Frame
     future: list[Frame]
-    spans: list[Imagined]
+    spans: list[RetrievedSpan]
 
 
 @dataclass
-class Seen:
+class SpanScores:
     """What a pass gave: scores, what could not be compared by reason, the read-out's sums, and items by id."""
 
     scores: list[SpanScore] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     fit: ReadoutFit = field(default_factory=ReadoutFit)
-    pictured: dict[str, Pictured] = field(default_factory=dict)
+    pictured: dict[str, RetrievedItem] = field(default_factory=dict)
 
 
 def read_answers(path: Path) -> Answers:
@@ -64,7 +64,7 @@ def read_answers(path: Path) -> Answers:
     return {row["prompt_id"]: row for row in kept.iter_rows(named=True)}
 
 
-def to_picture(known: Sequence[Listed], most: int, seed: int) -> list[str]:
+def sample_pictured(known: Sequence[ItemEntry], most: int, seed: int) -> list[str]:
     """Items of held-out clips, of every depth in turn and else by lot: the same for every model, whatever comes out."""
     depths: dict[int, list[str]] = {}
     for entry in sorted(known, key=lambda entry: stable_hash(seed, entry.id)):
@@ -80,15 +80,15 @@ def is_held_out(clip: str, seed: int) -> bool:
     return stable_hash(seed, f"clip {clip}") % HELD_OUT == 0
 
 
-def look(
-    eye: Eye, answers: Answers, items: Path, pool: Pool, shown: Sequence[str], seed: int,
+def score_spans(
+    eye: FrameEncoder, answers: Answers, items: Path, pool: FramePool, shown: Sequence[str], seed: int,
     progress: Callable[[int], None],
-) -> Seen:  # fmt: skip
+) -> SpanScores:  # fmt: skip
     """Scores every span of every answer that has a true future frame; `shown` names the items to keep for a picture.
 
     Raises ValueError for an answer whose latents are not those of its spans or of another width than the tower's.
     """
-    seen, kept = Seen(), frame_cache(POOL_BYTES)
+    seen, kept = SpanScores(), frame_cache(POOL_BYTES)
     for number, item in enumerate(read_items(items), start=1):
         try:
             observed, future = eye.item(item)
@@ -104,20 +104,20 @@ def look(
         others = pool.beside(eye, item.clip, future[0].grid, kept)
         spans = _score(seen, item, answers[item.id], observed, future, others)
         if item.id in shown:
-            seen.pictured[item.id] = Pictured(observed[-1], future, spans)
+            seen.pictured[item.id] = RetrievedItem(observed[-1], future, spans)
     return seen
 
 
-def items_to_draw(
-    shown: Sequence[str], models: Mapping[str, tuple[Mapping[str, Pictured], Readout | None]]
-) -> list[ImaginedItem]:
+def drawn_items(
+    shown: Sequence[str], models: Mapping[str, tuple[Mapping[str, RetrievedItem], Readout | None]]
+) -> list[SheetItem]:
     """The kept items with each model's spans; the true frames are painted by the first model's read-out."""
     first, readout = next(iter(models.values()))
     drawn = []
     for name in (name for name in shown if name in first):
         item = first[name]
         drawn.append(
-            ImaginedItem(
+            SheetItem(
                 name,
                 item.observed.shown,
                 [frame.shown for frame in item.future],
@@ -128,10 +128,10 @@ def items_to_draw(
     return drawn
 
 
-def _drawn(item: Pictured, readout: Readout | None) -> list[ImaginedSpan]:
+def _drawn(item: RetrievedItem, readout: Readout | None) -> list[SheetSpan]:
     grid = item.future[0].grid
     return [
-        ImaginedSpan(s.nearest.shown, s.nearest_is, s.right, readout.paint(s.latents, grid) if readout else None)
+        SheetSpan(s.nearest.shown, s.nearest_is, s.right, readout.paint(s.latents, grid) if readout else None)
         for s in item.spans
     ]
 
@@ -146,9 +146,9 @@ def _gather(fit: ReadoutFit, observed: Sequence[Frame], future: Sequence[Frame],
 
 
 def _score(
-    seen: Seen, item: Item, answer: Mapping[str, Any], observed: Sequence[Frame], future: Sequence[Frame],
+    seen: SpanScores, item: Item, answer: Mapping[str, Any], observed: Sequence[Frame], future: Sequence[Frame],
     others: Sequence[Frame],
-) -> list[Imagined]:  # fmt: skip
+) -> list[RetrievedSpan]:  # fmt: skip
     """An answer's spans, each beside the frame that it stands for."""
     spans = spans_of(answer["latents"], answer["spans"], item.id)
     if not sum(answer["spans"]):
@@ -171,7 +171,7 @@ def _score(
         names |= {f"another clip {k}": frame for k, frame in enumerate(apart)}
         nearest = list(names)[int(distances(latents, _stack(list(names.values()), true)).argmin())]
         said = "another clip" if nearest.startswith("another") else nearest
-        imagined.append(Imagined(latents, names[nearest], said, names[nearest].key == true.key))
+        imagined.append(RetrievedSpan(latents, names[nearest], said, names[nearest].key == true.key))
     return imagined
 
 

@@ -35,7 +35,7 @@ Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Listed:
+class ItemEntry:
     """What is known of an item without its images; `clip` is its video, or the item itself where none is named."""
 
     id: str
@@ -64,10 +64,10 @@ class Frame:
     key: str
 
 
-def listed(items: Path) -> list[Listed]:
+def list_items(items: Path) -> list[ItemEntry]:
     """The items of a TwiFF-Bench table (benchmarks.twiffbench.ItemTable) that can be shown, without their images."""
     table = scan_parquet(items).filter(pl.col("problem").is_null()).select("id", "video", "reasoning").collect()
-    return [Listed(name, video or f"item {name}", len(texts) - 1) for name, video, texts in table.iter_rows()]
+    return [ItemEntry(name, video or f"item {name}", len(texts) - 1) for name, video, texts in table.iter_rows()]
 
 
 def read_items(items: Path, wanted: Collection[str] | None = None) -> Iterator[Item]:
@@ -80,7 +80,7 @@ def read_items(items: Path, wanted: Collection[str] | None = None) -> Iterator[I
                     yield Item(row["id"], clip, row["question_images"], row["reasoning_images"])
 
 
-class Eye:
+class FrameEncoder:
     """A checkpoint's tower, looking at frames as SFT's targets were looked at.
 
     `latents`: L_max, if not the checkpoint's; an untaught base's is the paper's.
@@ -119,13 +119,13 @@ class Eye:
         return self.encoder.patch(np.asarray(cropped), 1, grid[0] * grid[1])
 
 
-class Pool:
+class FramePool:
     """One frame of each of some clips, which stand beside every item's own: drawn by lot, the same for every model.
 
     Only the encoded images are held, and features of recent grids.
     """
 
-    def __init__(self, items: Path, known: Sequence[Listed], others: int, seed: int) -> None:
+    def __init__(self, items: Path, known: Sequence[ItemEntry], others: int, seed: int) -> None:
         of_clip = {entry.clip: entry.id for entry in sorted(known, key=lambda e: stable_hash(seed, e.id), reverse=True)}
         chosen = sorted(of_clip.values(), key=lambda name: stable_hash(seed, name))[: others + 1]
         self.others = others
@@ -136,7 +136,7 @@ class Pool:
             if _can_be_decoded(data):
                 self._images.append((item.clip, data))
 
-    def beside(self, eye: Eye, clip: str, grid: Grid, kept: "FIFOCache[Grid, list[Frame]]") -> list[Frame]:
+    def beside(self, eye: FrameEncoder, clip: str, grid: Grid, kept: "FIFOCache[Grid, list[Frame]]") -> list[Frame]:
         """At most `others` frames on a grid, none of this clip; `kept` holds what this eye has seen."""
         seen = kept.get(grid)
         if seen is None:

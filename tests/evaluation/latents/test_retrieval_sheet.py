@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from evaluation.drawing.sheet import shaped_like
-from evaluation.latents.imagined import ImaginedItem, ImaginedSpan, imagined_sheet
+from evaluation.latents.retrieval_sheet import SheetItem, SheetSpan, retrieval_sheet
 
 READOUT = {"rows": 10, "penalty": 0.1, "r2": 0.5, "r2_of_change": 0.1}
 BLUE, VERMILLION, PAINT = (0, 114, 178), (213, 94, 0), (1, 2, 250)
@@ -17,17 +17,17 @@ def frame(level: int, shape: tuple[int, int] = (40, 40)) -> np.ndarray:
     return np.full((*shape, 3), level, np.uint8)
 
 
-def span(right: bool = True, painted: bool = True) -> ImaginedSpan:
-    return ImaginedSpan(frame(50), "future 1", right, np.full((8, 8, 3), PAINT, np.uint8) if painted else None)
+def span(right: bool = True, painted: bool = True) -> SheetSpan:
+    return SheetSpan(frame(50), "future 1", right, np.full((8, 8, 3), PAINT, np.uint8) if painted else None)
 
 
-def item(name: str = "a", future: int = 2, shape: tuple[int, int] = (40, 40), **models: Any) -> ImaginedItem:
+def item(name: str = "a", future: int = 2, shape: tuple[int, int] = (40, 40), **models: Any) -> SheetItem:
     frames = [frame(100, shape)] * future
-    return ImaginedItem(name, frame(20, shape), frames, [frame(150, (8, 8))] * future, models)
+    return SheetItem(name, frame(20, shape), frames, [frame(150, (8, 8))] * future, models)
 
 
-def page(items: list[ImaginedItem], readout: dict[str, Any] | None = READOUT) -> np.ndarray:
-    with Image.open(io.BytesIO(imagined_sheet(items, readout))) as drawn:
+def page(items: list[SheetItem], readout: dict[str, Any] | None = READOUT) -> np.ndarray:
+    with Image.open(io.BytesIO(retrieval_sheet(items, readout))) as drawn:
         return np.asarray(drawn.convert("RGB"))
 
 

@@ -1,4 +1,4 @@
-"""`python -m evaluation.imagine` on the toy world's benchmark: latents that are known to be right, or to be nothing."""
+"""The retrieval program on the toy world's benchmark: latents that are right by construction, or hold nothing."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,17 @@ from safetensors import safe_open
 from assets.toyworld.benchmarks import write_twiffbench
 from evaluation.benchmarks import twiffbench
 from evaluation.generation.local import encode
-from evaluation.imagine import ImagineConfig, ImagineJob, main
-from evaluation.latents.looking import UNANSWERED, UNDECODABLE, is_held_out, to_picture
-from evaluation.latents.realframes import Eye, Listed, Pool, decoded, frame_cache, listed, read_items
+from evaluation.latent_retrieval import LatentRetrievalConfig, LatentRetrievalJob, main
+from evaluation.latents.frame_pool import (
+    FrameEncoder,
+    FramePool,
+    ItemEntry,
+    decoded,
+    frame_cache,
+    list_items,
+    read_items,
+)
+from evaluation.latents.retrieval import UNANSWERED, UNDECODABLE, is_held_out, sample_pictured
 from tests.evaluation.answers import answer_table
 from training.data.prompts import ANSWERS
 from training.data.video import FrameShelf
@@ -38,8 +46,8 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def eye(taught: FutureL1) -> Eye:
-    return Eye(taught)
+def eye(taught: FutureL1) -> FrameEncoder:
+    return FrameEncoder(taught)
 
 
 def told(latents: dict[str, list[np.ndarray]], path: Path) -> Path:
@@ -55,24 +63,24 @@ def told(latents: dict[str, list[np.ndarray]], path: Path) -> Path:
     return path
 
 
-def seen(items: Path, eye: Eye) -> dict[str, tuple[list[np.ndarray], list[np.ndarray]]]:
+def seen(items: Path, eye: FrameEncoder) -> dict[str, tuple[list[np.ndarray], list[np.ndarray]]]:
     """Features of each item's observed and future frames."""
     looked = {item.id: eye.item(item) for item in read_items(items)}
     return {name: tuple([f.features for f in frames] for frames in both) for name, both in looked.items()}  # type: ignore[misc]
 
 
 def imagined(out: Path, items: Path, checkpoint: Path, answers: Path, **changes: Any) -> dict[str, Any]:
-    job = ImagineJob(name="m", model_kind="sft", checkpoint=checkpoint, answers=answers)
-    main(ImagineConfig(**{"out": out, "device": "cpu", "items": items, "jobs": [job], "others": 10, **changes}),
+    job = LatentRetrievalJob(name="m", model_kind="sft", checkpoint=checkpoint, answers=answers)
+    main(LatentRetrievalConfig(**{"out": out, "device": "cpu", "items": items, "jobs": [job], "others": 10, **changes}),
          Reporter(out, quiet=True))  # fmt: skip
-    return json.loads((out / "m" / "imagination.json").read_text())
+    return json.loads((out / "m" / "latent_retrieval.json").read_text())
 
 
 # ---- what is known beforehand
 
 
 def test_the_true_frames_themselves_are_found_and_painted(
-    items: Path, eye: Eye, taught_folder: Path, tmp_path: Path
+    items: Path, eye: FrameEncoder, taught_folder: Path, tmp_path: Path
 ) -> None:
     known = seen(items, eye)
     answers = told({name: future for name, (_, future) in known.items()}, tmp_path / "answers.parquet")
@@ -85,14 +93,14 @@ def test_the_true_frames_themselves_are_found_and_painted(
     assert report["observed_frame"]["top1"]["accuracy"] < 0.9
     assert "show what happens next" in report["sentence"]
     assert report["readout"]["r2"] is not None and report["readout"]["rows"] == 4 * sum(
-        not is_held_out(entry.clip, 0) for entry in listed(items)
+        not is_held_out(entry.clip, 0) for entry in list_items(items)
     )
-    with Image.open(tmp_path / "m" / "imagined.png") as page:
+    with Image.open(tmp_path / "m" / "retrieved_frames.png") as page:
         assert page.format == "PNG" and min(page.size) > 300
 
 
 def test_a_copy_of_the_observed_frame_is_the_baseline(
-    items: Path, eye: Eye, taught_folder: Path, tmp_path: Path
+    items: Path, eye: FrameEncoder, taught_folder: Path, tmp_path: Path
 ) -> None:
     known = seen(items, eye)
     answers = told(
@@ -105,7 +113,7 @@ def test_a_copy_of_the_observed_frame_is_the_baseline(
     assert "show what happens next" not in report["sentence"]
 
 
-def test_noise_is_chance(items: Path, eye: Eye, taught_folder: Path, tmp_path: Path) -> None:
+def test_noise_is_chance(items: Path, eye: FrameEncoder, taught_folder: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     noise = {name: [rng.normal(size=f.shape) for f in future] for name, (_, future) in seen(items, eye).items()}
     report = imagined(tmp_path, items, taught_folder, told(noise, tmp_path / "a.parquet"))
@@ -125,7 +133,7 @@ def test_what_was_really_decoded_is_scored(items: Path, taught: FutureL1, taught
         sizes = taught.tokens.span_sizes(answer.ids)
         latents[name] = [part.numpy() for part in answer.latents.split(sizes)] if sizes else []
     report = imagined(tmp_path, items, taught_folder, told(latents, tmp_path / "a.parquet"))
-    depth = {entry.id: entry.frames for entry in listed(items)}
+    depth = {entry.id: entry.frames for entry in list_items(items)}
     spans = {name: sum(len(span) > 0 for span in own[: depth[name]]) for name, own in latents.items()}
     assert report["n_spans"] == sum(spans.values()) > 20
     assert report["left_out"].get("answers_without_latents", 0) == sum(not own for own in latents.values())
@@ -134,7 +142,9 @@ def test_what_was_really_decoded_is_scored(items: Path, taught: FutureL1, taught
 # ---- what cannot be compared
 
 
-def test_what_cannot_be_compared_is_counted(items: Path, eye: Eye, taught_folder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_compared_is_counted(
+    items: Path, eye: FrameEncoder, taught_folder: Path, tmp_path: Path
+) -> None:
     known = {name: list(future) for name, (_, future) in seen(items, eye).items()}
     names = list(known)
     missing, silent, eager, empty, broken = names[:5]
@@ -160,14 +170,14 @@ def test_what_cannot_be_compared_is_counted(items: Path, eye: Eye, taught_folder
 
 
 def test_a_model_without_latents_has_a_report_all_the_same(items: Path, taught_folder: Path, tmp_path: Path) -> None:
-    answers = told({entry.id: [] for entry in listed(items)}, tmp_path / "a.parquet")
+    answers = told({entry.id: [] for entry in list_items(items)}, tmp_path / "a.parquet")
     report = imagined(tmp_path, items, taught_folder, answers)
     assert (report["n_spans"], report["left_out"]) == (0, {"answers_without_latents": N})
-    assert (tmp_path / "m" / "imagined.png").is_file()
+    assert (tmp_path / "m" / "retrieved_frames.png").is_file()
 
 
 def test_answers_that_cannot_be_read_are_named(items: Path, taught_folder: Path, tmp_path: Path) -> None:
-    name = listed(items)[0].id
+    name = list_items(items)[0].id
     narrow = told({name: [np.zeros((4, 7))]}, tmp_path / "narrow.parquet")
     with pytest.raises(ValueError, match=f"'{name}' has latents of 7 components.*another model"):
         imagined(tmp_path, items, taught_folder, narrow)
@@ -180,20 +190,20 @@ def test_answers_that_cannot_be_read_are_named(items: Path, taught_folder: Path,
 # ---- frames of other clips
 
 
-def test_the_pool_has_one_frame_of_a_clip_and_never_the_items_own(items: Path, eye: Eye) -> None:
-    known = listed(items)
-    pool, kept = Pool(items, known, 5, seed=0), frame_cache(2**28)
+def test_the_pool_has_one_frame_of_a_clip_and_never_the_items_own(items: Path, eye: FrameEncoder) -> None:
+    known = list_items(items)
+    pool, kept = FramePool(items, known, 5, seed=0), frame_cache(2**28)
     chosen = {entry.clip: pool.beside(eye, entry.clip, (2, 2), kept) for entry in known}
     assert all(len(frames) == 5 == len({f.key for f in frames}) for frames in chosen.values())
     for item in read_items(items):
         own = {frame.key for frames in eye.item(item) for frame in frames}
         assert own.isdisjoint(frame.key for frame in chosen[item.clip])
     assert len({tuple(f.key for f in frames) for frames in chosen.values()}) == 6, "one clip of the pool is left out"
-    every = Pool(items, known, 10_000, seed=0).beside(eye, known[0].clip, (2, 2), kept=frame_cache(0))
+    every = FramePool(items, known, 10_000, seed=0).beside(eye, known[0].clip, (2, 2), kept=frame_cache(0))
     assert len(every) == N - 1
 
 
-def test_frames_of_another_shape_are_cropped_to_the_grid(eye: Eye) -> None:
+def test_frames_of_another_shape_are_cropped_to_the_grid(eye: FrameEncoder) -> None:
     wide = np.zeros((40, 160, 3), np.uint8)
     wide[:, 60:100] = 200  # its middle square
     [alone], [beside] = eye.frames([wide]), eye.frames([wide], (2, 2))
@@ -201,7 +211,7 @@ def test_frames_of_another_shape_are_cropped_to_the_grid(eye: Eye) -> None:
     assert beside.pixels.min() > 150, "the sides are cut off, not squeezed in"
 
 
-def test_features_are_what_sft_aims_at(rows: list[dict[str, Any]], taught: FutureL1, eye: Eye) -> None:
+def test_features_are_what_sft_aims_at(rows: list[dict[str, Any]], taught: FutureL1, eye: FrameEncoder) -> None:
     from training.data.keyframes import key_frame_number
     from training.data.video import read_frames
 
@@ -226,47 +236,47 @@ def test_an_item_with_a_problem_is_no_item(items: Path, tmp_path: Path) -> None:
     table = pl.read_parquet(items)
     marked = table.with_columns(pl.when(pl.col("id") == "00002").then(pl.lit("no images")).alias("problem"))
     marked.write_parquet(tmp_path / "items.parquet")
-    assert [entry.id for entry in listed(tmp_path / "items.parquet")] == [
+    assert [entry.id for entry in list_items(tmp_path / "items.parquet")] == [
         i.id for i in read_items(tmp_path / "items.parquet")
     ]
-    assert len(listed(tmp_path / "items.parquet")) == N - 1
+    assert len(list_items(tmp_path / "items.parquet")) == N - 1
 
 
 def test_every_depth_is_pictured_and_no_clip_that_was_fitted_on() -> None:
-    known = [Listed(f"{number:03d}", f"clip {number}", 1 + number % 3) for number in range(200)]
-    shown = to_picture(known, 6, seed=0)
+    known = [ItemEntry(f"{number:03d}", f"clip {number}", 1 + number % 3) for number in range(200)]
+    shown = sample_pictured(known, 6, seed=0)
     entries = [entry for name in shown for entry in known if entry.id == name]
     assert [entry.frames for entry in entries] == [3, 3, 2, 2, 1, 1]
     assert all(is_held_out(entry.clip, 0) for entry in entries)
-    assert to_picture(known[::-1], 6, seed=0) == shown
+    assert sample_pictured(known[::-1], 6, seed=0) == shown
 
 
 # ---- several models, and means
 
 
 def test_models_are_drawn_together_and_a_base_is_one_of_them(
-    items: Path, eye: Eye, taught_folder: Path, tmp_path: Path
+    items: Path, eye: FrameEncoder, taught_folder: Path, tmp_path: Path
 ) -> None:
     from training.tiny import BASE
 
     known = seen(items, eye)
     answers = told({name: future for name, (_, future) in known.items()}, tmp_path / "a.parquet")
     silent = told({name: [] for name in known}, tmp_path / "silent.parquet")
-    base = ImagineJob(name="base", model_kind="base", checkpoint=BASE, answers=silent)
-    jobs = [base, ImagineJob(name="sft", model_kind="sft", checkpoint=taught_folder, answers=answers)]
-    config = ImagineConfig(out=tmp_path, device="cpu", items=items, jobs=jobs, others=3, pictured=2)
+    base = LatentRetrievalJob(name="base", model_kind="base", checkpoint=BASE, answers=silent)
+    jobs = [base, LatentRetrievalJob(name="sft", model_kind="sft", checkpoint=taught_folder, answers=answers)]
+    config = LatentRetrievalConfig(out=tmp_path, device="cpu", items=items, jobs=jobs, others=3, pictured=2)
     result = main(config, Reporter(tmp_path, quiet=True))
     assert (result["base"]["spans"], result["sft"]["spans"] > N) == (0, True)
-    assert (tmp_path / "imagined.png").is_file()
-    sized = Eye(load(BASE), latents=9).frames([np.zeros((64, 64, 3), np.uint8)])
+    assert (tmp_path / "retrieved_frames.png").is_file()
+    sized = FrameEncoder(load(BASE), latents=9).frames([np.zeros((64, 64, 3), np.uint8)])
     assert [frame.grid for frame in sized] == [(3, 3)]
 
 
 def test_the_mean_is_that_of_all_targets(
     rows: list[dict[str, Any]], data: Path, taught: FutureL1, taught_folder: Path, tmp_path: Path
 ) -> None:
-    job = ImagineJob(name="m", model_kind="sft", checkpoint=taught_folder)
-    config = ImagineConfig(out=tmp_path, device="cpu", jobs=[job], means=True, rows=data)
+    job = LatentRetrievalJob(name="m", model_kind="sft", checkpoint=taught_folder)
+    config = LatentRetrievalConfig(out=tmp_path, device="cpu", jobs=[job], means=True, rows=data)
     result = main(config, Reporter(tmp_path, quiet=True))
     assert taught.teaching is not None
     reader = RowReader(taught.encoder(taught.teaching), keep=False)
@@ -280,8 +290,8 @@ def test_a_row_that_cannot_be_read_is_counted_and_none_at_all_is_an_error(
     rows: list[dict[str, Any]], taught_folder: Path, tmp_path: Path
 ) -> None:
     gone = [row | {"path": str(tmp_path / "gone.mp4")} for row in rows[:3]]
-    job = ImagineJob(name="m", model_kind="sft", checkpoint=taught_folder)
-    config = ImagineConfig(out=tmp_path, device="cpu", jobs=[job], means=True, rows=tmp_path / "rows.parquet")
+    job = LatentRetrievalJob(name="m", model_kind="sft", checkpoint=taught_folder)
+    config = LatentRetrievalConfig(out=tmp_path, device="cpu", jobs=[job], means=True, rows=tmp_path / "rows.parquet")
     pl.DataFrame([*gone[:1], *rows[1:3]]).write_parquet(tmp_path / "rows.parquet")
     assert main(config, Reporter(tmp_path, quiet=True))["m"]["mean"]["unreadable"] == 1
     pl.DataFrame(gone).write_parquet(tmp_path / "rows.parquet")
@@ -302,4 +312,6 @@ def test_a_row_that_cannot_be_read_is_counted_and_none_at_all_is_an_error(
 )
 def test_a_config_that_asks_for_nothing_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        ImagineConfig(**{"out": "o", "jobs": [{"name": "m", "model_kind": "sft", "checkpoint": "c"}], **changes})
+        LatentRetrievalConfig(
+            **{"out": "o", "jobs": [{"name": "m", "model_kind": "sft", "checkpoint": "c"}], **changes}
+        )

@@ -18,8 +18,8 @@ import numpy as np
 
 from evaluation.latents.clustered import clustered_mean, clustered_proportion, clustered_ratio
 
-FOUND, PICTURE, MEAN = "imagination.json", "imagined.png", "mean.safetensors"
-"""What `evaluation.imagine` leaves of each model."""
+REPORT_FILE, PICTURE_FILE, MEAN_FILE = "latent_retrieval.json", "retrieved_frames.png", "mean.safetensors"
+"""What `evaluation.latent_retrieval` leaves of each model."""
 NO_LATENTS, BEYOND, EMPTY = "answers_without_latents", "spans_beyond_the_frames", "spans_without_latents"
 NOTHING = "This model's answers contain no latents that stand beside a true future frame: nothing was imagined."
 
@@ -99,8 +99,8 @@ def _rank(found: np.ndarray) -> int:
     return 1 + int((found[1:] <= found[0]).sum())
 
 
-def imagination_report(scores: Sequence[SpanScore], left_out: Mapping[str, int], model_kind: str) -> dict[str, Any]:
-    """Shape of imagination.json (docs/data-contracts.md): ranks, baseline, chance, skill, and what they say.
+def retrieval_report(scores: Sequence[SpanScore], left_out: Mapping[str, int], model_kind: str) -> dict[str, Any]:
+    """Shape of latent_retrieval.json (docs/data-contracts.md): ranks, baseline, chance, skill, and what they say.
 
     `left_out` counts what could not be compared, by reason.  Intervals are over items.
     """

@@ -16,30 +16,30 @@ from assets.framework.metadata import batch_result
 from assets.framework.partitions import BASE, Checkpoints
 from assets.framework.store import AssetStore, Work, read_json
 from assets.launching.launcher import Launcher, Start
-from evaluation.latents.imagination import FOUND, PICTURE
+from evaluation.latents.retrieval_report import PICTURE_FILE, REPORT_FILE
 from training.storage.artifacts import MODEL
 from training.storage.hashing import digest
 
-IMAGINATION = "reports/imagination"
+LATENT_RETRIEVAL = "reports/imagination"
 TAUGHT = "future_l1.parquet"
 """The set whose future frames' mean feature stands in for latents."""
 
-PROGRAM = "evaluation.imagine"
+PROGRAM = "evaluation.latent_retrieval"
 CODE = code_of(PROGRAM)
 
 
-def imagination_asset(checkpoints: Checkpoints, latents: int, seed: int, device: str) -> dg.AssetsDefinition:
+def latent_retrieval_asset(checkpoints: Checkpoints, latents: int, seed: int, device: str) -> dg.AssetsDefinition:
     """`latents`: L_max of the SFT recipes, at which the untaught base's features are compared."""
 
     declared = Asset(
-        IMAGINATION,
+        LATENT_RETRIEVAL,
         "Where the true future frame ranks among others for every latent span, and what the latents show.",
         kinds=("torch", "json"),
         code=CODE,
         upstream=(TWIFF_ITEMS, TWIFF_ANSWERS, SFT_SETS),
         cut=checkpoints.by_model,
-        shown=(PICTURE,),
-        links={"report": FOUND},
+        shown=(PICTURE_FILE,),
+        links={"report": REPORT_FILE},
     )
 
     @op_assets("look_at_latents", declared, pool="gpu")
@@ -56,7 +56,7 @@ def imagination_asset(checkpoints: Checkpoints, latents: int, seed: int, device:
             name, partition = checkpoints.artifact(model)
             checkpoint, answers = store.current(name, partition), store.current(TWIFF_ANSWERS, model)
             inputs = {TWIFF_ITEMS: items, TWIFF_ANSWERS: answers, SFT_SETS: sets, "checkpoint": checkpoint}
-            works[model] = store.work(IMAGINATION, inputs, told, CODE, model)
+            works[model] = store.work(LATENT_RETRIEVAL, inputs, told, CODE, model)
             jobs[model] = {
                 "name": model,
                 "model_kind": name.rpartition("/")[2],
@@ -89,6 +89,6 @@ def _take(made: Path, workspace: Path) -> dict[str, Any]:
     """A model's files into its workspace; what its page tells."""
     for path in made.iterdir():
         shutil.move(path, workspace / path.name)
-    found = read_json(workspace / FOUND)
+    found = read_json(workspace / REPORT_FILE)
     return {"sentence": found["sentence"], "spans": found["n_spans"], "top1": found["true_frame"]["top1"],
             "top1_of_the_observed_frame": found["observed_frame"]["top1"]}  # fmt: skip

@@ -24,7 +24,7 @@ HEAD, CAPTION = 62.0, 16.0
 
 
 @dataclass(frozen=True)
-class ImaginedSpan:
+class SheetSpan:
     """One span: the real frame nearest to it, of those that it was compared with, what that is, and the painting.
 
     `right`: that it is the true future frame; `painted` is None where there is no read-out.
@@ -37,17 +37,17 @@ class ImaginedSpan:
 
 
 @dataclass(frozen=True)
-class ImaginedItem:
+class SheetItem:
     """An item's last observed frame, its true future frames, the read-out of these, and each model's spans."""
 
     id: str
     observed: np.ndarray
     future: Sequence[np.ndarray]
     painted_future: Sequence[np.ndarray]
-    spans: Mapping[str, Sequence[ImaginedSpan]]
+    spans: Mapping[str, Sequence[SheetSpan]]
 
 
-def imagined_sheet(items: Sequence[ImaginedItem], readout: Mapping[str, Any] | None) -> bytes:
+def retrieval_sheet(items: Sequence[SheetItem], readout: Mapping[str, Any] | None) -> bytes:
     """A PNG; rows: the true frames, their read-out, and for each model the nearest real frames and painted latents.
 
     readout: `Readout.as_dict` of what painted, None where nothing could be fitted.  A model without a span is named
@@ -77,13 +77,13 @@ def imagined_sheet(items: Sequence[ImaginedItem], readout: Mapping[str, Any] | N
     return sheet.png()
 
 
-def _width(item: ImaginedItem) -> float:
+def _width(item: SheetItem) -> float:
     return (1 + len(item.future)) * (FRAME + GAP) + BLOCK_GAP
 
 
-def _bands(items: Sequence[ImaginedItem]) -> list[list[ImaginedItem]]:
+def _bands(items: Sequence[SheetItem]) -> list[list[SheetItem]]:
     """Items side by side, as many as fit."""
-    bands: list[list[ImaginedItem]] = []
+    bands: list[list[SheetItem]] = []
     for item in items:
         if not bands or LABELS + sum(map(_width, [*bands[-1], item])) > WIDTH:
             bands.append([])
@@ -91,7 +91,7 @@ def _bands(items: Sequence[ImaginedItem]) -> list[list[ImaginedItem]]:
     return bands
 
 
-def _frame_height(items: Sequence[ImaginedItem]) -> float:
+def _frame_height(items: Sequence[SheetItem]) -> float:
     """Of the tallest frame at full width, but never taller than wide."""
     return FRAME * max((min(1.0, item.observed.shape[0] / item.observed.shape[1]) for item in items), default=1.0)
 
@@ -106,7 +106,7 @@ def _labels(sheet: Sheet, rows: Sequence[tuple[str, str]], top: float, row: floa
 
 
 def _block(
-    sheet: Sheet, item: ImaginedItem, models: Sequence[str], painted: bool, left: float, top: float, row: float
+    sheet: Sheet, item: SheetItem, models: Sequence[str], painted: bool, left: float, top: float, row: float
 ) -> None:
     """One item at its upper left corner."""
     places = [left + column * (FRAME + GAP) for column in range(1 + len(item.future))]
@@ -129,7 +129,7 @@ def _block(
 
 
 def _spans(
-    sheet: Sheet, item: ImaginedItem, model: str, places: Sequence[float], painted: bool, y: float, row: float
+    sheet: Sheet, item: SheetItem, model: str, places: Sequence[float], painted: bool, y: float, row: float
 ) -> None:
     """A model's spans of an item, and where it has none."""
     high, spans = row - CAPTION, item.spans.get(model, ())
