@@ -27,9 +27,8 @@ from pipelines.jobs import INGEST, OBSERVE, PREPARE, SELECT, Step, score
 from pipelines.profile import Profile, overlaid
 from training.chat.endpoint import ENDPOINT_KEYS, JUDGE_KEYS
 from training.chat.preflight import preflight
-from training.storage.append_log import AppendLog
 from training.storage.artifacts import Artifact, checkpoint_folder
-from training.storage.files import whole
+from training.storage.files import AppendLog, whole
 from training.storage.parquet import read_parquet, scan_parquet
 
 WORK = "work"

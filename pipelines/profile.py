@@ -36,6 +36,7 @@ from evaluation.generation.requests import INTERVENTIONS
 from training import recipes, tiny
 from training.grading import toy_judge
 from training.grading.judge import JudgeSettings
+from training.model.latent_config import SYSTEM_PROMPT
 from training.runtime.project import IS_CHECKOUT, PROJECT
 
 FSDP = Path("profiles/accelerate/fsdp2.yaml")
@@ -159,7 +160,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
     """
     data = home / "data"
     image_tokens = (196, 1568)
-    benchmark = {"system": recipes.SYSTEM, "image_tokens": image_tokens, "batch_size": 16}
+    benchmark = {"system": SYSTEM_PROMPT, "image_tokens": image_tokens, "batch_size": 16}
     return Profile(
         name="paper",
         home=home,

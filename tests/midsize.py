@@ -16,9 +16,8 @@ from transformers import (
 )
 
 from training.model.checkpoint import FutureL1
-from training.model.teaching import Teaching
-from training.model.template import CHAT_TEMPLATE
-from training.model.tokens import add_latent_tokens
+from training.model.latent_config import Teaching
+from training.model.tokens import CHAT_TEMPLATE, add_latent_tokens
 from training.tiny import BASE
 
 TEACHING = Teaching(observed_tokens=(2, 32), latents=4, span_end="model", system=None)

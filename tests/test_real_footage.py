@@ -23,8 +23,8 @@ from tests.footage import CLIPS, FOOTAGE
 from training.data.keyframes import key_frame_number, key_frame_pool
 from training.data.video import read_frames
 from training.model.checkpoint import FutureL1, load
+from training.model.latent_config import Teaching
 from training.model.rows import RowReader
-from training.model.teaching import Teaching
 from training.recipes import Optimiser, SftRecipe
 from training.runtime.programs import Reporter, read_metrics
 from training.sft.__main__ import SftConfig

@@ -8,7 +8,7 @@ import polars as pl
 
 from assets.toyworld.clips import FRAMES, ClipJob, write_batch
 from training.data import world
-from training.model.teaching import Teaching
+from training.model.latent_config import Teaching
 from training.recipes import Optimiser, RlRecipe, SftRecipe
 
 TEACHING = Teaching(observed_tokens=(4, 16), latents=4, span_end="fixed", system=None)

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from training.model.teaching import Teaching
+from training.model.latent_config import PAPER, Teaching
 
 
 class Optimiser(BaseModel):
@@ -111,12 +111,6 @@ class RlRecipe(BaseModel):
 
 Recipe = TypeVar("Recipe", SftRecipe, RlRecipe)
 
-SYSTEM = """You think in two modes, text and images, before you answer.
-- Text: put reasoning in words between <reason> and </reason>.
-- Images: imagine what the coming frames show between <|latent_start|> and <|latent_end|>.
-When you have thought enough, give the final answer between <answer> and </answer>.
-"""
-
 TEXT_ONLY = "_text_only"
 """How the names of RL recipes end that start from the text-only SFT."""
 
@@ -161,15 +155,14 @@ def paper_sft(name: str) -> SftRecipe:
 
     `future_l1_lambda_0.05` and the like are the rows of Table 3, `future_l1_l_max_8` too.
     """
-    teaching = Teaching(observed_tokens=(2, 16384), latents=4, span_end="model", system=SYSTEM)
     optimiser = Optimiser(rate=1e-5, weight_decay=0.1, warmup=0.1, schedule="cosine")
-    recipe = SftRecipe(name="future_l1", teaching=teaching, optimiser=optimiser, batch=1, accumulation=16, workers=8,
+    recipe = SftRecipe(name="future_l1", teaching=PAPER, optimiser=optimiser, batch=1, accumulation=16, workers=8,
                        save_every=50)  # fmt: skip
     changes: dict[str, dict[str, Any]] = {"future_l1": {}, "random": {}, "text_only": {"span_share": (0.0, 0.0, 0.0)}}
     for weight in (0.01, 0.05, 0.2, 0.5, 1.0):
         changes[f"future_l1_lambda_{weight:g}"] = {"latent_weight": weight}
     for latents in (2, 8, 16, 32, 64):
-        changes[f"future_l1_l_max_{latents}"] = {"teaching": teaching.model_copy(update={"latents": latents})}
+        changes[f"future_l1_l_max_{latents}"] = {"teaching": PAPER.model_copy(update={"latents": latents})}
     return _pick(name, changes, recipe)
 
 

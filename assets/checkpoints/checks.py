@@ -12,8 +12,8 @@ from assets.checkpoints.assets import BASE, RL, SFT
 from assets.framework.partitions import Checkpoints, key_of
 from assets.framework.store import AssetStore
 from training.runtime.programs import read_metrics
-from training.storage.append_log import AppendLog
 from training.storage.artifacts import MODEL, Artifact
+from training.storage.files import AppendLog
 
 CLASS = "Qwen3VLForConditionalGeneration"
 SKIPPED_LIMIT = 0.01
@@ -134,7 +134,7 @@ def training_problems(artifact: Artifact) -> list[str]:
 
 
 def _verified(artifact: Artifact) -> dict[str, Any]:
-    """What the program found when it opened the checkpoint again (training.verify)."""
+    """What the program found when it opened the checkpoint again (training.model.verify)."""
     facts: dict[str, Any] = artifact.provenance["counts"]["verified"]
     return facts
 

@@ -10,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from evaluation.generation.controls import ControlName
 from evaluation.generation.ledger import model_hash
 from evaluation.generation.requests import BORROWED, Asking, InterventionName
-from training.model.teaching import Teaching
-from training.recipes import SYSTEM
+from training.model.latent_config import SYSTEM_PROMPT, Teaching
 from training.storage.hashing import digest, file_digest
 
 RELEASE_TOKENS = (196, 1568)
@@ -54,7 +53,7 @@ def asking_of(checkpoint: Path, **given: Any) -> Asking:
     own = Teaching.model_validate(config["future_l1"]) if "future_l1" in config else None
     small = own is not None and own.observed_tokens[1] < RELEASE_TOKENS[0]
     known: dict[str, Any] = {
-        "system": own.system if own else SYSTEM,
+        "system": own.system if own else SYSTEM_PROMPT,
         "image_tokens": own.observed_tokens if own and small else RELEASE_TOKENS,
     }
     known |= {name: value for name, value in given.items() if value is not None}

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evaluation.generation.requests import Answer
 from training.data.prompts import ANSWERS
-from training.storage.append_log import AppendLog
+from training.storage.files import AppendLog
 from training.storage.hashing import digest, file_digest
 
 LATENTS = "latents"

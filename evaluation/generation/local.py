@@ -24,7 +24,7 @@ from training.data.video import FrameShelf, UnreadableVideo, frame_rate
 from training.model.checkpoint import FutureL1, load
 from training.model.decode import Decoded, Intervention, Sampling, Spans, decode
 from training.model.encoding import Encoded, Encoder
-from training.model.teaching import Teaching
+from training.model.latent_config import Teaching
 from training.model.vision import FrozenVision
 
 

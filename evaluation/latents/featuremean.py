@@ -7,9 +7,9 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
-from training.inspection import teaching_of
 from training.model.checkpoint import FutureL1
 from training.model.rows import RowReader
+from training.sft.inspection import teaching_of
 from training.storage.files import whole
 from training.storage.hashing import stable_hash
 from training.storage.parquet import scan_parquet

@@ -18,10 +18,10 @@ from PIL import Image, ImageOps
 from evaluation.generation.frames import with_images
 from training.data.prompts import image
 from training.data.video import FrameShelf
-from training.inspection import teaching_of
 from training.model.checkpoint import FutureL1
 from training.model.encoding import Encoder
 from training.model.vision import Patches
+from training.sft.inspection import teaching_of
 from training.storage.hashing import stable_hash
 from training.storage.parquet import scan_parquet
 

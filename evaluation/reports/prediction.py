@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from training.data.records import name_of, read_prompt
-from training.inspection import teaching_of
 from training.model.checkpoint import FutureL1
 from training.model.decode import Decoded, Sampling, decode
 from training.model.encoding import Encoded
 from training.model.rows import RowReader
+from training.sft.inspection import teaching_of
 
 UNTAUGHT = "untaught: no span may be opened"
 

@@ -50,13 +50,13 @@ def _inspect_records(
     resize: str | None,
     out: Path | None,
 ) -> None:
-    """Writes what `training.inspection` finds; fails when no record could be shown."""
+    """Writes what `training.sft.inspection` finds; fails when no record could be shown."""
     if checkpoint is None or records is None or out is None:
         raise click.UsageError("to look at records, give --checkpoint, --records and --out")
     try:
         values, system = load_records(records), read_text(system_prompt)
         make_room(out)
-        from training.inspection import inspect_records, open_checkpoint, teaching_of
+        from training.sft.inspection import inspect_records, open_checkpoint, teaching_of
 
         bundle = open_checkpoint(checkpoint)
         teaching = teaching_of(bundle, max_latents, system)

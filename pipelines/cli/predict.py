@@ -73,7 +73,7 @@ def predict(
         if out is not None:
             make_room(out)
         from evaluation.reports.prediction import predict, with_teaching
-        from training.inspection import open_checkpoint
+        from training.sft.inspection import open_checkpoint
 
         bundle = with_teaching(open_checkpoint(checkpoint), max_latents, system, release_cap)
         found = predict(bundle, values, prompts.parent if prompts else Path(), max_new_tokens)

@@ -28,9 +28,9 @@ from training.data.keyframes import key_frame_number
 from training.data.video import read_frames
 from training.model.checkpoint import FutureL1
 from training.model.encoding import IGNORE
+from training.model.latent_config import Teaching
 from training.model.rows import Row
 from training.model.splice import splice_latents
-from training.model.teaching import Teaching
 from training.model.tokens import LATENT_END, LATENT_START
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"

@@ -17,8 +17,8 @@ from training.data.dialogue import Slot, assistant_pieces, user_pieces
 from training.data.video import read_frames
 from training.model.checkpoint import FutureL1
 from training.model.encoding import Encoded, Encoder
+from training.model.latent_config import Teaching
 from training.model.rows import SKIPPED, Row, RowReader, Rows
-from training.model.teaching import Teaching
 from training.sft.__main__ import freeze_vision
 from training.sft.trainer import Collator, LatentSFTTrainer
 

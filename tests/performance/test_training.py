@@ -11,7 +11,7 @@ from tests.performance.conftest import Compare
 from tests.performance.release import prepared, step_loss
 from tests.performance.subject import Subject, dialogue, trainer_of
 from training.model.encoding import IGNORE, collate
-from training.model.forward import spliced_forward
+from training.model.splice import spliced_forward
 from training.sft.trainer import LatentSFTTrainer
 
 WEIGHT = 0.1

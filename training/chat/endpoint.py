@@ -9,15 +9,17 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from training.runtime.errors import OutageError, PermanentError
+
 ENDPOINT_KEYS = ("FUTURE_L1_ENDPOINT_API_KEY", "OPENAI_API_KEY")
 JUDGE_KEYS = ("FUTURE_L1_JUDGE_API_KEY", "OPENAI_API_KEY")
 
 
-class EndpointRefusesError(ValueError):
+class EndpointRefusesError(PermanentError):
     """The endpoint will not answer as it is: a wrong URL, model name or key, no credit, or replies without use."""
 
 
-class EndpointDownError(RuntimeError):
+class EndpointDownError(OutageError):
     """The endpoint cannot be reached or fails all the time: start again later."""
 
 

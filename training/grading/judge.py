@@ -23,7 +23,7 @@ from training.chat.endpoint import JUDGE_KEYS, BaseUrl, EndpointDownError, Endpo
 from training.grading.lastobject import last_object
 from training.grading.replies import AnswerReply, ScoreReply, Scores, VerdictReply
 from training.grading.rule import Verdict
-from training.storage.append_log import AppendLog
+from training.storage.files import AppendLog
 
 if TYPE_CHECKING:
     from training.chat.pool import Control

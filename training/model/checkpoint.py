@@ -14,12 +14,14 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VL
 
 from training.model.decode import Spans
 from training.model.encoding import Encoder, FrameLimits
-from training.model.teaching import Teaching
-from training.model.template import CHAT_TEMPLATE
-from training.model.tokens import LATENT, LATENT_END, LATENT_START, Tokens, add_latent_tokens, lookup
+from training.model.latent_config import PAPER, Teaching
+from training.model.tokens import CHAT_TEMPLATE, LATENT, LATENT_END, LATENT_START, Tokens, add_latent_tokens, lookup
 from training.model.vision import FrozenVision
-from training.recipes import paper_sft
-from training.storage.artifacts import UnusableCheckpointError
+from training.runtime.errors import PermanentError
+
+
+class UnusableCheckpointError(PermanentError):
+    """A folder holds no model that can be loaded; the message says which, and what it lacks."""
 
 
 @dataclass
@@ -126,8 +128,7 @@ def _teaching(config: Any, folder: Path) -> Teaching | None:
     if getattr(config, "use_projection_head", False):
         raise ValueError(f"{folder}: decodes through a projection head, which the paper's models do not have")
     fixed = getattr(config, "train_fixed_latent_budget", None)
-    paper = paper_sft("future_l1").teaching
-    return paper.model_copy(
+    return PAPER.model_copy(
         update={"latents": int(fixed or config.max_latent_token), "span_end": "fixed" if fixed else "model"}
     )
 

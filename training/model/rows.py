@@ -10,7 +10,7 @@ from training.data.dialogue import Slot, assistant_pieces, user_pieces
 from training.data.keyframes import key_frame_number
 from training.data.video import UnreadableVideo, read_frames
 from training.model.encoding import Encoded, Encoder
-from training.storage.append_log import AppendLog
+from training.storage.files import AppendLog
 
 SKIPPED = "skipped.jsonl"
 """What a program could not use, in its working folder: {"row_id", "reason"} a line; processes may repeat a row."""

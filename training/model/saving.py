@@ -10,9 +10,9 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from training.model.checkpoint import FutureL1
-from training.model.teaching import Teaching
-from training.storage.artifacts import replaced
-from training.storage.provenance import write_provenance
+from training.model.latent_config import Teaching
+from training.runtime.provenance import write_provenance
+from training.storage.files import replaced
 
 
 def placement(device: str) -> tuple[torch.device, torch.dtype]:

@@ -1,10 +1,70 @@
-"""The latent splice: vectors in place of the embeddings at latent positions, while `input_ids` stay real."""
+"""The latent splice: vectors in place of the embeddings at latent positions, while `input_ids` stay real.
+
+SFT, RL's replay, the anchor, inspection and the interventions all go through here.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from accelerate.utils import extract_model_from_parallel
+from peft import PeftModel
+
+from training.model.vision import FrozenVision, Patches
+
+
+class Shown(Protocol):
+    """Padded rows: ids and mask [B,T], positions [3,B,T], and the observed frames of all of them."""
+
+    @property
+    def ids(self) -> torch.Tensor: ...
+    @property
+    def mask(self) -> torch.Tensor: ...
+    @property
+    def positions(self) -> torch.Tensor: ...
+    @property
+    def observed(self) -> list[Patches]: ...
+
+
+def inputs_of(batch: Shown, vision: FrozenVision, device: torch.device) -> dict[str, Any]:
+    """What the model's forward takes of a batch, on its device; the frames as the frozen tower's features."""
+    return {
+        "input_ids": batch.ids.to(device),
+        "attention_mask": batch.mask.to(device),
+        "position_ids": batch.positions.to(device),
+        "mm_encoder_outputs": vision.encoder_outputs(batch.observed),
+    }
+
+
+def spliced_forward(
+    model: Any, inputs: dict[str, Any], latent: torch.Tensor, latents: torch.Tensor, at: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """States [B,T,D] after the final norm, and logits [n,V] of the n positions where `at` [B,T] holds, row by row.
+
+    `latents` [m,D] are fed at the positions `latent` [B,T].  There is one call, of `model` as it is wrapped (DDP, FSDP,
+    ZeRO, PEFT), so sharded weights are whole while they are used; inside it the head is given the asked positions only:
+    logits at every position are most of a step's memory.
+    """
+    inner = unwrapped(model)
+    seen: list[torch.Tensor] = []
+    hooks = [
+        inner.model.register_forward_hook(lambda _module, _args, out: seen.append(out.last_hidden_state)),
+        inner.lm_head.register_forward_pre_hook(lambda _module, _args: (seen[0][at],)),
+    ]
+    try:
+        with splice_latents(inner, latent, latents):
+            logits = model(**inputs, use_cache=False, logits_to_keep=1).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen[0], logits
+
+
+def unwrapped(model: Any) -> Any:
+    """The Qwen3VLForConditionalGeneration inside whatever accelerate and PEFT put around it."""
+    inner = extract_model_from_parallel(model)
+    return inner.get_base_model() if isinstance(inner, PeftModel) else inner
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The three latent tokens, and the chat markers that a dialogue is built from."""
+"""The three latent tokens, and the chat markers and the template that a dialogue is built from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,37 @@ import torch
 from transformers import PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration
 
 LATENT, LATENT_START, LATENT_END = "<|latent|>", "<|latent_start|>", "<|latent_end|>"
+
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+    {{- '<|im_start|>' + message.role + '\\n' -}}
+    {%- if message.content is string -%}
+        {{- message.content -}}
+    {%- else -%}
+        {%- for part in message.content -%}
+            {%- if part.type == 'text' -%}
+                {{- part.text -}}
+            {%- elif part.type == 'video' -%}
+                {{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
+            {%- elif message.role == 'assistant' -%}
+                {{- '<|latent_start|><|image_pad|><|latent_end|>' -}}
+            {%- else -%}
+                {{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- '<|im_start|>assistant\\n' -}}
+{%- endif -%}
+"""
+"""Our chat template: it renders frames in every turn, where Qwen3-VL's own drops an assistant's.
+
+A frame of the assistant is a latent span around `<|image_pad|>`, which a processor expands to the frame's tokens.  No
+system turn is invented, and nothing is put between the parts of a message.  Encoder renders the same text without
+jinja, since it must know which token belongs to which part; a test holds the two to each other.
+"""
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from training.grading.judge import Judge, JudgeSettings
 from training.model.checkpoint import load
 from training.model.rows import SKIPPED, RowReader, Rows
 from training.model.saving import learn_in_fp32, leave_checkpoint
+from training.model.verify import train_and_verify
 from training.model.vision import FrozenVision
 from training.optimiser import optimiser_arguments
 from training.recipes import RlRecipe
-from training.rl.carried import file_of
 from training.rl.grading import RolloutGrader
 from training.rl.reward_functions import reward_functions
+from training.rl.surplus import file_of
 from training.rl.trainer import LatentGRPOTrainer
 from training.runtime.callbacks import Reporting, checkpoint_on_interrupt, last_checkpoint
 from training.runtime.programs import CHECKPOINT, Reporter, TrainingConfig, run_program
-from training.storage.provenance import provenance_of
-from training.verify import train_and_verify
+from training.runtime.provenance import provenance_of
 
 
 class RlConfig(TrainingConfig):

@@ -17,18 +17,18 @@ from trl import GRPOTrainer
 
 from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, decode
-from training.model.forward import inputs_of, spliced_forward
 from training.model.randomness import derived_seed
 from training.model.rows import Rows
 from training.model.saving import whole_weights
+from training.model.splice import inputs_of, spliced_forward
 from training.model.vision import FrozenVision
 from training.recipes import RlRecipe
-from training.rl.carried import Carried, Group
 from training.rl.grading import RolloutGrader
 from training.rl.losses import Clip, gaussian_log_ratio, k3, policy_loss
+from training.rl.metrics import Stopwatch, rollout_figures
 from training.rl.rewards import group_advantages, mixed_groups
 from training.rl.rollouts import Replay, Rollout, token_log_probs, unpack
-from training.rl.watch import Stopwatch, rollout_figures
+from training.rl.surplus import Carried, Group
 
 LEAST_SHARE = 0.25
 """Of fresh prompts' groups are taken to be mixed, however few were so far."""

@@ -16,6 +16,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.runtime.errors import PermanentError
+
 CLAIMED = "FUTURE_L1_DEVICES"
 """The names of the devices that were claimed for a program, by its processes' LOCAL_RANK, with commas between."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -24,7 +26,7 @@ SECONDS_TO_ANSWER = 120.0
 """For nvidia-smi, which takes seconds where the driver is not kept loaded."""
 
 
-class TooFewDevicesError(ValueError):
+class TooFewDevicesError(PermanentError):
     """A program needs more devices than there are."""
 
 

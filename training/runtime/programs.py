@@ -30,12 +30,11 @@ from typing import Any, Literal, TypeVar
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 from pydantic import BaseModel, ConfigDict
 
-from training.chat.endpoint import EndpointDownError, EndpointRefusesError
 from training.runtime.devices import TooFewDevicesError, own_device
+from training.runtime.errors import OutageError, PermanentError
 from training.runtime.interrupts import exiting
 from training.runtime.printable import printable
-from training.runtime.tether import TETHERED, die_with_parent
-from training.storage.artifacts import UnusableCheckpointError
+from training.runtime.supervisor import TETHERED, die_with_parent
 from training.storage.files import whole
 
 PROGRESS = "progress.json"
@@ -167,10 +166,10 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
             result = main(config, reporter)
             if first:
                 _write_json(config.out / RESULT, dict(result))
-    except (EndpointRefusesError, TooFewDevicesError, UnusableCheckpointError) as error:
+    except PermanentError as error:
         print(printable(error, keep="\n"), file=sys.stderr, flush=True)
         sys.exit(CONFIG_ERROR)
-    except EndpointDownError as error:
+    except OutageError as error:
         print(printable(error, keep="\n"), file=sys.stderr, flush=True)
         sys.exit(OUTAGE)
     finally:

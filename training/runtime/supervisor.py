@@ -13,6 +13,7 @@ group or the session is no way out. A supervisor below another one ends what is 
 status is the command's: of a command that a signal killed, the same signal.
 """
 
+import ctypes
 import os
 import resource
 import select
@@ -24,8 +25,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from training.runtime.tether import TETHERED, die_with_parent, prctl
-
+TETHERED = "FUTURE_L1_TETHERED"
+"""Set for a program that belongs to whoever started it and ends with it, and for what it starts."""
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 SECONDS_TO_DIE = 60.0
 """After KILL: a process that is still there waits inside the kernel, and no signal reaches it."""
@@ -97,6 +99,18 @@ def main(arguments: Sequence[str]) -> int:
     status = child.wait()
     _reap_orphans(child.pid)
     return status
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when this process's parent ends (Linux); raises OSError if it refuses."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process (Linux); raises OSError if the kernel refuses."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value}) failed")
 
 
 def _hear(numbers: Sequence[int]) -> int:

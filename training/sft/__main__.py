@@ -6,20 +6,22 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from trl import SFTConfig as TrlConfig
 
-from training.model.checkpoint import load
+from training.model.checkpoint import FutureL1, load
 from training.model.rows import SKIPPED, RowReader, Rows
 from training.model.saving import is_sharded, learn_in_fp32, leave_checkpoint
+from training.model.verify import train_and_verify
 from training.optimiser import optimiser_arguments
-from training.recipes import SftRecipe
+from training.recipes import LoraSettings, SftRecipe
 from training.runtime.callbacks import Reporting, checkpoint_on_interrupt, last_checkpoint
 from training.runtime.programs import CHECKPOINT, Reporter, TrainingConfig, run_program
-from training.sft.draws import draw_rows
-from training.sft.lora import merged, peft_config
+from training.runtime.provenance import provenance_of
+from training.sft.sampler import draw_rows
 from training.sft.trainer import Collator, LatentSFTTrainer
-from training.storage.provenance import provenance_of
-from training.verify import train_and_verify
+
+PROJECTIONS = r".*\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
 
 class SftConfig(TrainingConfig):
@@ -87,7 +89,7 @@ def _train(
     with checkpoint_on_interrupt(trainer):
         trainer.train(resume_from_checkpoint=resume)
     if recipe.lora:
-        bundle.model = merged(trainer.model)
+        bundle.model = trainer.model.merge_and_unload()
     provenance = {**made_from, "steps": steps}
     leave_checkpoint(trainer.accelerator, bundle, recipe.teaching, config.out / CHECKPOINT, dtype, provenance)
     trainer.accelerator.free_memory()
@@ -98,6 +100,23 @@ def _train(
 def freeze_vision(model: Any) -> None:
     """The tower, its merger and DeepStack's mergers learn nothing: latent targets are constants (paper, Table 8)."""
     model.model.visual.requires_grad_(False)
+
+
+def peft_config(settings: LoraSettings, bundle: FutureL1) -> LoraConfig:
+    """PEFT's configuration: adapters beside the language model's projections, merged before the checkpoint is saved.
+
+    The embedding and head rows of the three latent tokens are trained whole: they are new, and a low rank of nothing.
+    """
+    t = bundle.tokens
+    new = [t.latent, t.latent_start, t.latent_end]
+    tied = bundle.model.config.tie_word_embeddings
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=PROJECTIONS,
+        trainable_token_indices={"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new},
+    )
 
 
 if __name__ == "__main__":

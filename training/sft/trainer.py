@@ -22,8 +22,8 @@ from trl import SFTTrainer
 
 from training.model.checkpoint import FutureL1
 from training.model.encoding import IGNORE, Batch, collate
-from training.model.forward import inputs_of, spliced_forward
 from training.model.rows import Rows
+from training.model.splice import inputs_of, spliced_forward
 from training.model.vision import FrozenVision
 from training.recipes import SftRecipe
 

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,10 +32,6 @@ MODEL = "model"
 
 class MissingArtifactError(ValueError):
     """An artifact that was asked for is not in the store; the message says what to materialise."""
-
-
-class UnusableCheckpointError(ValueError):
-    """A folder holds no model that can be loaded; the message says which, and what it lacks."""
 
 
 class DamagedArtifactError(ValueError):
@@ -104,23 +99,6 @@ def checkpoint_folder(folder: Path) -> Path:
 def _digest_of(path: Path, inode: int, changed: int) -> str:
     """Once a process, as long as the file stays the same."""
     return file_digest(path)
-
-
-@contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
-    """A fresh folder to fill, which takes the place of `folder` when the context ends without an error.
-
-    A process that is killed leaves the old folder, the new one, or none; never half of one.
-    """
-    fresh, old = folder.with_name(f".{folder.name}.fresh"), folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    yield fresh
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True)

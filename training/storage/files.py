@@ -1,9 +1,13 @@
-"""Files that are whole or absent, whenever the process that writes them dies."""
+"""Files that survive the process that writes them: whole or absent, or append-only logs of JSON lines."""
 
 import errno
-from collections.abc import Iterator
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 """A disk that is full, or that may not be written: no further try helps, until somebody does something."""
@@ -18,3 +22,65 @@ def whole(path: Path) -> Iterator[Path]:
     fresh = path.with_name(f".{path.name}.fresh")
     yield fresh
     fresh.replace(path)
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A fresh folder to fill, which takes the place of `folder` when the context ends without an error.
+
+    A process that is killed leaves the old folder, the new one, or none; never half of one.
+    """
+    fresh, old = folder.with_name(f".{folder.name}.fresh"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    yield fresh
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class AppendLog:
+    """One record a line.  A line torn by a crash is passed over; several processes may append to one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read_to = 0
+        self._file: IO[bytes] | None = None
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The whole records that were not yielded before, among them what other processes appended since."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as lines:
+            lines.seek(self._read_to)
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    return  # still being written, or torn: the next append starts a fresh line
+                self._read_to += len(line)
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(record, dict):
+                    yield record
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Hands one record to the operating system, in one write: lines of several processes do not mix."""
+        if self._file is None:
+            self._file = self._open()
+        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> IO[bytes]:
+        """For appending, on a fresh line even where a crash left half of one."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = self.path.open("a+b", buffering=0)
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
+            file.write(b"\n")
+        return file

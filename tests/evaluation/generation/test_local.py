@@ -20,8 +20,8 @@ from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS
 from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, decode
+from training.model.latent_config import Teaching
 from training.model.randomness import derived_seed
-from training.model.teaching import Teaching
 from training.tiny import BASE
 
 GREEDY = Asking(max_new_tokens=40, batch_size=16, image_tokens=(4, 16), system=None)

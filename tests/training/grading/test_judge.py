@@ -15,7 +15,7 @@ from training.grading.grade import Answered, Graded, grade
 from training.grading.judge import VERDICT_PROMPT, Judge, Triple, prompt_hash
 from training.grading.replies import Scores, read_scores, release_scores
 from training.grading.toy_judge import MODEL, serve
-from training.storage.append_log import AppendLog
+from training.storage.files import AppendLog
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "parse_cases.json").read_text())
 TRIPLES = [Triple("What next?", "it falls", "It  falls."), Triple("What next?", "it falls", "it rises")]

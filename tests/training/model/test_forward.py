@@ -11,11 +11,10 @@ from trl.trainer.utils import add_fused_lm_head
 
 from training.model.checkpoint import FutureL1
 from training.model.encoding import IGNORE, Batch, Encoder, collate
-from training.model.forward import inputs_of, spliced_forward
 from training.model.rows import RowReader
-from training.model.splice import splice_latents
+from training.model.splice import inputs_of, splice_latents, spliced_forward
 from training.recipes import LoraSettings
-from training.sft.lora import merged, peft_config
+from training.sft.__main__ import peft_config
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +103,7 @@ def test_fresh_adapters_change_nothing_and_merged_ones_all_that_they_learned(
             if name in learning:
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
         learned = forward(bundle, batch, adapted)
-        whole = merged(adapted)
+        whole = adapted.merge_and_unload()
         assert not any("lora" in name for name in whole.state_dict())
         for found, expected in zip(forward(bundle, batch, whole), learned, strict=True):
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

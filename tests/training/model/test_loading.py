@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from training.inspection import open_checkpoint
-from training.model.checkpoint import load
+from training.model.checkpoint import UnusableCheckpointError, load
 from training.runtime.project import PROJECT
-from training.storage.artifacts import MODEL, UnusableCheckpointError, checkpoint_folder
+from training.sft.inspection import open_checkpoint
+from training.storage.artifacts import MODEL, checkpoint_folder
 
 BASE = PROJECT / "training" / "tiny" / "base"
 WEIGHT = "model.language_model.layers.0.mlp.gate_proj.weight"

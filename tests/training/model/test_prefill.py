@@ -14,8 +14,8 @@ from training.model import prefill as prefilling
 from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, Spans, decode
 from training.model.encoding import Encoded, Encoder
+from training.model.latent_config import Teaching
 from training.model.prefill import Prefilled, prefill, share
-from training.model.teaching import Teaching
 from training.model.tokens import add_latent_tokens
 from training.model.vision import FrozenVision, Patches
 from training.tiny import BASE

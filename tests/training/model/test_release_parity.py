@@ -15,8 +15,8 @@ from training.data.keyframes import key_frame_number
 from training.data.video import probe, read_frames
 from training.model.checkpoint import FutureL1, load
 from training.model.encoding import IGNORE, collate
-from training.model.forward import spliced_forward
-from training.model.teaching import Teaching
+from training.model.latent_config import Teaching
+from training.model.splice import spliced_forward
 
 PARITY = Path(__file__).parents[2] / "data" / "parity"
 EXPECTED = json.loads((PARITY / "expected.json").read_text())

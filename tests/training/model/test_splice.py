@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from training.model.checkpoint import FutureL1
-from training.model.forward import spliced_forward
-from training.model.splice import splice_latents
+from training.model.splice import splice_latents, spliced_forward
 
 
 @pytest.fixture

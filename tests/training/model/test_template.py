@@ -13,7 +13,7 @@ from training.data.dialogue import Slot, assistant_pieces, user_pieces
 from training.model.checkpoint import FutureL1, load
 from training.model.encoding import Encoder
 from training.model.rows import RowReader
-from training.model.template import CHAT_TEMPLATE
+from training.model.tokens import CHAT_TEMPLATE
 from training.recipes import paper_sft
 from training.tiny import BASE
 

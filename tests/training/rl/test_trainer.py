@@ -21,8 +21,8 @@ from training.model.checkpoint import FutureL1, load
 from training.recipes import RlRecipe
 from training.rl import trainer as trainer_module
 from training.rl.__main__ import main
-from training.rl.carried import read, write
 from training.rl.rollouts import Rollout, replayed
+from training.rl.surplus import read, write
 from training.rl.trainer import LatentGRPOTrainer
 from training.runtime.programs import Reporter
 
@@ -104,7 +104,7 @@ def test_in_bf16_what_learns_is_fp32_and_the_replay_begins_near_the_decoders_pro
         assert {p.dtype for p in self.reference.parameters()} == {torch.bfloat16} == {self.vision.tower.dtype}
 
     monkeypatch.setattr(LatentGRPOTrainer, "_watch", watch)
-    monkeypatch.setattr("training.verify.placement", lambda _: (torch.device("cpu"), torch.bfloat16))
+    monkeypatch.setattr("training.model.verify.placement", lambda _: (torch.device("cpu"), torch.bfloat16))
     recipe = rl_recipe(steps=1, minibatches=1, temperature=1.3, latent_std=0.2)
     main(config(tmp_path, data, taught_folder, recipe), Reporter(tmp_path, quiet=True))
     for log_ratio in ratios.values():

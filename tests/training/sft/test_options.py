@@ -14,12 +14,11 @@ from trl import SFTConfig as TrlConfig
 from tests.toy import TEACHING, sft_recipe, toy_rows
 from training.model.checkpoint import load
 from training.model.encoding import IGNORE, Encoded, collate
-from training.model.forward import inputs_of, spliced_forward
 from training.model.rows import RowReader, Rows
+from training.model.splice import inputs_of, spliced_forward
 from training.optimiser import optimiser_arguments
 from training.recipes import LoraSettings, Optimiser, SftRecipe
-from training.sft.__main__ import freeze_vision
-from training.sft.lora import peft_config
+from training.sft.__main__ import freeze_vision, peft_config
 from training.sft.trainer import Collator, LatentSFTTrainer
 from training.tiny import BASE
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.storage.append_log import AppendLog
+from training.storage.files import AppendLog
 
 
 def test_records_come_back_in_order_and_once(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, text: str
 WRITER = """
 import sys
 from pathlib import Path
-from training.storage.append_log import AppendLog
+from training.storage.files import AppendLog
 log = AppendLog(Path(sys.argv[1]))
 for n in range(300):
     log.append({"who": sys.argv[2], "n": n, "text": sys.argv[2] * (n * 50)})

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from training.storage.artifacts import ArtifactStore, MissingArtifactError, replaced
+from training.storage.artifacts import ArtifactStore, MissingArtifactError
+from training.storage.files import replaced
 
 NAME = "curation/answers/train-00000"
 
@@ -142,7 +143,7 @@ def test_pruning_keeps_the_newest_and_the_current(store: ArtifactStore) -> None:
 KILLED_WHILE_REPLACING = """
 import os, signal, sys
 from pathlib import Path
-from training.storage.artifacts import replaced
+from training.storage.files import replaced
 
 with replaced(Path(sys.argv[1])) as fresh:
     (fresh / "config.json").write_text("half")

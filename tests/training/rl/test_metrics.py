@@ -8,8 +8,8 @@ import torch
 
 from tests.training.rl.made import made
 from training.model.checkpoint import FutureL1
+from training.rl.metrics import Stopwatch, rollout_figures
 from training.rl.rollouts import Rollout
-from training.rl.watch import Stopwatch, rollout_figures
 
 NAMES = ["accuracy", "format"]
 

@@ -4,6 +4,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+SYSTEM_PROMPT = """You think in two modes, text and images, before you answer.
+- Text: put reasoning in words between <reason> and </reason>.
+- Images: imagine what the coming frames show between <|latent_start|> and <|latent_end|>.
+When you have thought enough, give the final answer between <answer> and </answer>.
+"""
+
 
 class Teaching(BaseModel):
     """Stored in a checkpoint's config: decoding must not differ from it unasked.
@@ -30,3 +36,7 @@ class Teaching(BaseModel):
     def cap_origin(self) -> str:
         """Where `cap` comes from, in words for config.json."""
         return "2 x L_max, the release's" if self.release_cap else "L_max"
+
+
+PAPER = Teaching(observed_tokens=(2, 16384), latents=4, span_end="model", system=SYSTEM_PROMPT)
+"""The paper's, which a base model and the public release's checkpoints are used with."""

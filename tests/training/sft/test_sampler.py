@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from training.sft.draws import draw_rows
+from training.sft.sampler import draw_rows
 
 DEPTHS = [1, 2, 3, 5] * 25
 

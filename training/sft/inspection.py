@@ -13,15 +13,14 @@ import torch.nn.functional as F
 from transformers import AutoConfig
 
 from training.data.records import Record, name_of, read_record
-from training.model.checkpoint import FutureL1, load
+from training.model.checkpoint import FutureL1, UnusableCheckpointError, load
 from training.model.encoding import IGNORE, Encoded, collate
-from training.model.forward import inputs_of, spliced_forward
+from training.model.latent_config import PAPER, Teaching
 from training.model.rows import RowReader
-from training.model.teaching import Teaching
+from training.model.splice import inputs_of, spliced_forward
 from training.model.tokens import LATENT
 from training.model.vision import FrozenVision
-from training.recipes import paper_sft
-from training.storage.artifacts import UnusableCheckpointError, checkpoint_folder
+from training.storage.artifacts import checkpoint_folder
 
 CACHE_BYTES = 2**28
 """Vision features kept: every record is shown twice, alone and in the batch."""
@@ -53,7 +52,7 @@ def teaching_of(bundle: FutureL1, latents: int | None, system: str | None) -> Te
 
     Raises ValueError for a system prompt that holds placeholders of vectors.
     """
-    teaching = bundle.teaching or paper_sft("future_l1").teaching
+    teaching = bundle.teaching or PAPER
     given = {"latents": latents, "system": system}
     teaching = teaching.model_copy(update={name: value for name, value in given.items() if value is not None})
     found = [mark for mark in (LATENT, "<|image_pad|>", "<|video_pad|>") if mark in (teaching.system or "")]

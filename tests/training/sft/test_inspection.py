@@ -13,12 +13,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pipelines.cli.main import main
-from training.inspection import open_checkpoint, teaching_of
 from training.model.checkpoint import FutureL1, load
 from training.recipes import paper_sft
+from training.sft.inspection import open_checkpoint, teaching_of
 from training.tiny import BASE
 
-PARITY = Path(__file__).parents[1] / "data" / "parity"
+PARITY = Path(__file__).parents[2] / "data" / "parity"
 CHECKPOINT = PARITY / "checkpoint"
 CASES = json.loads((PARITY / "expected.json").read_text())["cases"]
 POOL = json.loads((PARITY / "expected.json").read_text())["meta"]["pool_frame_numbers"]

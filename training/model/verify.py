@@ -11,12 +11,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from training.model.checkpoint import FutureL1, load
 from training.model.decode import Sampling, decode
 from training.model.encoding import Encoded, collate
-from training.model.forward import inputs_of, spliced_forward
 from training.model.rows import SKIPPED, Row, RowReader, Rows
 from training.model.saving import placement
+from training.model.splice import inputs_of, spliced_forward
 from training.model.vision import FrozenVision
 from training.runtime.programs import CHECKPOINT, Reporter, TrainingConfig, is_first
-from training.storage.append_log import AppendLog
+from training.storage.files import AppendLog
 from training.storage.parquet import read_parquet
 
 LONGEST = 256
