@@ -134,8 +134,9 @@ def _run(
         (folder / name).mkdir(parents=True, exist_ok=True)
     jobs = [_config(folder, _file(name, job), job) for name, asked in missing.items() for job in asked.jobs]
     jobs.sort(key=lambda job: (job["checkpoint"] or "", job["name"]))  # a program loads few checkpoints
-    together = 1 if server.endpoint else launcher.together(PROGRAM)  # a server is asked by one, which knows how much
-    size = -(-len(jobs) // together)
+    # One client asks a server, as it limits the requests in flight.
+    max_parallel = 1 if server.endpoint else launcher.max_parallel(PROGRAM)
+    size = -(-len(jobs) // max_parallel)
     shares = [jobs[i : i + size] for i in range(0, len(jobs), size)]
     common = {
         "device": "cpu" if server.endpoint else device,  # a served model leaves this machine's devices alone
@@ -145,7 +146,7 @@ def _run(
     }
     starts = [Start(PROGRAM, folder / "programs" / str(i), {**common, "jobs": share}) for i, share in enumerate(shares)]
     started = time.monotonic()
-    results = launcher.run_together(context, starts)
+    results = launcher.run_parallel(context, starts)
     spent = time.monotonic() - started
     own = {name: told["seconds"] for result in results for name, told in result.items()}
     total = sum(own.values()) or 1.0

@@ -44,7 +44,7 @@ REPORT, ABOUT, REPLIES = "report.json", "evaluation.json", "judge.jsonl"
 LEDGER, WORK, LOCK = "ledger", "work", ".lock"
 
 PROGRAM = "evaluation.generate"
-DEADLINES = supervisor.Deadlines(seconds_to_checkpoint=15.0, seconds_to_leave=15.0)
+DEADLINES = supervisor.Deadlines(sigint_grace=15.0, sigterm_grace=15.0)
 REASONS_TOLD = 5
 
 

@@ -55,7 +55,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
                 checkpoints,
                 seed,
                 device,
-                profile.launch.together,
+                profile.launch.max_parallel,
                 profile.retrain,
             ),
             *benchmark_assets(profile.benchmarks, profile.source, checkpoints, upstream, seed, device),

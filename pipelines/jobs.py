@@ -101,7 +101,7 @@ def stages(profile: Profile) -> list[Stage]:
 
 def plan(profile: Profile, necessity: Sequence[str] | None = None) -> list[Step]:
     """Everything in order; latent necessity for the models that the profile names, or for `necessity`."""
-    checkpoints, together = profile.checkpoints, profile.launch.together
+    checkpoints, max_parallel = profile.checkpoints, profile.launch.max_parallel
     return [
         *([Step(WRITE_SOURCE)] if profile.toyworld else []),
         Step(OBSERVE),
@@ -109,8 +109,8 @@ def plan(profile: Profile, necessity: Sequence[str] | None = None) -> list[Step]
         Step(INGEST, shards=True),
         Step(score(profile), shards=True),
         Step(SELECT),
-        *(Step(TRAIN_SFT, recipes) for recipes in batched(checkpoints.sft, together.get(SFT_PROGRAM, 1))),
-        *(Step(TRAIN_RL, recipes) for recipes in batched(tuple(checkpoints.rl), together.get(RL_PROGRAM, 1))),
+        *(Step(TRAIN_SFT, recipes) for recipes in batched(checkpoints.sft, max_parallel.get(SFT_PROGRAM, 1))),
+        *(Step(TRAIN_RL, recipes) for recipes in batched(tuple(checkpoints.rl), max_parallel.get(RL_PROGRAM, 1))),
         Step(EVALUATE, checkpoints.models),
         *(
             Step(INTERVENE, models)

@@ -141,14 +141,14 @@ def demo(home: Path, seed: int = 0) -> Profile:
         toy_judge=True,
         launch=LaunchSettings(
             # One core each does both halves in less time than one after the other on two cores.
-            together={"evaluation.generate": 2, "training.sft": 2, "training.rl": 2},
+            max_parallel={"evaluation.generate": 2, "training.sft": 2, "training.rl": 2},
             # Freed memory stays with the program: a forward pass takes 71 ms instead of 186.
             environment={
                 "MALLOC_MMAP_MAX_": "0",
                 "MALLOC_TRIM_THRESHOLD_": "8000000000",
                 "MALLOC_TOP_PAD_": "268435456",
             },
-            seconds_to_checkpoint=20.0,
+            sigint_grace=20.0,
         ),
     )
 
@@ -198,11 +198,11 @@ def paper(home: Path, seed: int = 0) -> Profile:
         ),
         judge=JudgeSettings(base_url="http://127.0.0.1:8000/v1", model="judge"),
         launch=LaunchSettings(
-            processes={"training.sft": 8, "training.rl": 8},
-            together={"evaluation.generate": 8},  # a GPU each; those that find none free wait for theirs
+            num_processes={"training.sft": 8, "training.rl": 8},
+            max_parallel={"evaluation.generate": 8},  # a GPU each; those that find none free wait for theirs
             accelerate_config={"training.sft": FSDP, "training.rl": FSDP},  # Adam's state fits no one GPU
-            seconds_to_checkpoint=600.0,
-            seconds_silent=7200.0,
+            sigint_grace=600.0,
+            heartbeat_timeout=7200.0,
         ),
     )
 

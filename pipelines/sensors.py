@@ -9,7 +9,7 @@ from pipelines.alerts import failed_runs
 from pipelines.jobs import RECURATE
 from pipelines.recuration import look
 
-SECONDS_BETWEEN_LOOKS = 300
+POLL_INTERVAL = 300
 
 
 def build_sensors(source: SourceSettings) -> list[dg.SensorDefinition]:
@@ -19,7 +19,7 @@ def build_sensors(source: SourceSettings) -> list[dg.SensorDefinition]:
     @dg.sensor(
         name="new_shards",
         job_name=RECURATE,
-        minimum_interval_seconds=SECONDS_BETWEEN_LOOKS,
+        minimum_interval_seconds=POLL_INTERVAL,
         description="Registers shards that appeared in the source, and curates again from new and changed ones.",
     )
     def new_shards(

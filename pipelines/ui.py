@@ -24,7 +24,7 @@ HEALTH = """{
         locationOrLoadError {__typename ... on PythonError {message}}}}}
     instance {daemonHealth {allDaemonStatuses {daemonType required healthy}}}
 }"""
-DEADLINES = supervisor.Deadlines(seconds_to_checkpoint=7.0, seconds_to_leave=2.0)
+DEADLINES = supervisor.Deadlines(sigint_grace=7.0, sigterm_grace=2.0)
 """For servers and runs; the programs of runs, which may save a checkpoint, have the profile's."""
 
 

@@ -75,7 +75,7 @@ def latent_retrieval_asset(checkpoints: Checkpoints, latents: int, seed: int, de
                 "means": True,
                 "rows": str(sets.file(TAUGHT)),
             }
-            launcher.run_together(context, [Start(PROGRAM, folder, asked)])
+            launcher.run_parallel(context, [Start(PROGRAM, folder, asked)])
             counts = {model: _take(folder / model, workspace) for model, workspace in workspaces.items()}
             shutil.rmtree(folder)
             return counts

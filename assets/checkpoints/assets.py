@@ -47,7 +47,7 @@ def checkpoint_assets(
     checkpoints: Checkpoints,
     seed: int,
     device: str,
-    together: Mapping[str, int],
+    max_parallel: Mapping[str, int],
     retrain: bool,
 ) -> list[dg.AssetsDefinition]:
     """`together`: of each program, how many recipes are trained in one run, side by side, where several are asked for.
@@ -57,8 +57,8 @@ def checkpoint_assets(
     condition = RETRAIN if retrain else None
     return [
         _base(base),
-        _sft(sft, checkpoints, seed, device, together.get(SFT_PROGRAM, 1), condition),
-        _rl(rl, checkpoints, seed, device, together.get(RL_PROGRAM, 1), condition),
+        _sft(sft, checkpoints, seed, device, max_parallel.get(SFT_PROGRAM, 1), condition),
+        _rl(rl, checkpoints, seed, device, max_parallel.get(RL_PROGRAM, 1), condition),
     ]
 
 
@@ -84,7 +84,7 @@ def _sft(
     checkpoints: Checkpoints,
     seed: int,
     device: str,
-    together: int,
+    max_parallel: int,
     condition: dg.AutomationCondition | None,
 ) -> dg.AssetsDefinition:
     declared = Asset(
@@ -93,7 +93,7 @@ def _sft(
         kinds=("torch", "safetensors"),
         code=SFT_CODE,
         upstream=(BASE, SFT_SETS),
-        cut=checkpoints.by_sft(together),
+        cut=checkpoints.by_sft(max_parallel),
         shown=(CURVES,),
         links={"model": MODEL, "metrics": METRICS},
         condition=condition,
@@ -136,7 +136,7 @@ def _rl(
     checkpoints: Checkpoints,
     seed: int,
     device: str,
-    together: int,
+    max_parallel: int,
     condition: dg.AutomationCondition | None,
 ) -> dg.AssetsDefinition:
     declared = Asset(
@@ -145,7 +145,7 @@ def _rl(
         kinds=("torch", "safetensors"),
         code=RL_CODE,
         upstream=(SFT, RL_SETS),
-        cut=checkpoints.by_rl(together),
+        cut=checkpoints.by_rl(max_parallel),
         shown=(CURVES,),
         links={"model": MODEL, "metrics": METRICS},
         condition=condition,
@@ -204,7 +204,7 @@ def _run(
     """
     waiting = {name: workspace for name, workspace in workspaces.items() if not (workspace / RESULT).is_file()}
     if waiting:
-        launcher.run_together(context, [Start(module, folder, asked[name]) for name, folder in waiting.items()])
+        launcher.run_parallel(context, [Start(module, folder, asked[name]) for name, folder in waiting.items()])
     return {name: _finish(folder, json.loads((folder / RESULT).read_text())) for name, folder in workspaces.items()}
 
 

@@ -75,13 +75,13 @@ class Checkpoints:
             {"checkpoints/sft": self.sft_to_models(), "checkpoints/rl": self.rl_to_models()},
         )
 
-    def by_sft(self, together: int) -> Cut:
+    def by_sft(self, max_parallel: int) -> Cut:
         """One SFT recipe a partition, so many in one run."""
-        return Cut(self.sft_partitions, together)
+        return Cut(self.sft_partitions, max_parallel)
 
-    def by_rl(self, together: int) -> Cut:
+    def by_rl(self, max_parallel: int) -> Cut:
         """One RL recipe a partition, made from the SFT checkpoint that it starts from; so many in one run."""
-        return Cut(self.rl_partitions, together, {"checkpoints/sft": self.sft_to_rl()})
+        return Cut(self.rl_partitions, max_parallel, {"checkpoints/sft": self.sft_to_rl()})
 
     def sft_to_rl(self) -> dg.StaticPartitionMapping:
         """An SFT recipe feeds the RL recipes that start from it."""

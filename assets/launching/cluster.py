@@ -1,4 +1,4 @@
-"""What the clusters' backends share: they are asked over a network, and read the programs' files where all nodes do."""
+"""What the backends for clusters share.  Requests go over a network, and files lie on a file system of all nodes."""
 
 import json
 import math
@@ -11,21 +11,21 @@ import dagster as dg
 from dagster_pipes import PIPES_PROTOCOL_VERSION_FIELD
 from pydantic import BaseModel, ConfigDict, Field
 
-from assets.launching.program import Deadlines, Program, Watch, every_programs_variables
+from assets.launching.program import Deadlines, Program, Watch, common_environment
 from training.storage.hashing import digest
 
-SECONDS_BETWEEN_LOOKS = 1.0
+POLL_INTERVAL = 1.0
 SECONDS_TO_KILL = 15
 """From a supervisor's KILL to the cluster's."""
 SECONDS_TO_CONFIRM = 60.0
-"""For the cluster to say that a program has ended, beyond what it is given to end."""
+"""For the cluster to report that a program has ended, after the time that the program has to end."""
 LINES_KEPT = 40
 
-Answer = TypeVar("Answer")
+Reply = TypeVar("Reply")
 
 
 class ClusterSettings(BaseModel):
-    """What every cluster is told.
+    """Settings of every cluster.
 
     The home folder, the data, this project and its Python environment lie at the same paths on a file system that all
     nodes share. Keys and tokens are in the nodes' own environment, never in what is submitted.
@@ -44,32 +44,32 @@ class ClusterSettings(BaseModel):
 
     def gpus_for(self, program: Program) -> int:
         """For all its processes."""
-        return self.gpus * program.processes if program.on_gpu else 0
+        return self.gpus * program.num_processes if program.on_gpu else 0
 
     def cpus_for(self, program: Program) -> int:
         """For all its processes."""
-        return self.cpus * program.processes
+        return self.cpus * program.num_processes
 
     def gib_for(self, program: Program) -> int | None:
         """For all its processes."""
-        return None if self.memory_gib is None else math.ceil(self.memory_gib * program.processes)
+        return None if self.memory_gib is None else math.ceil(self.memory_gib * program.num_processes)
 
     def command_for(self, program: Program, deadlines: Deadlines) -> list[str]:
         """A program under a supervisor, which on INT or TERM ends it and all that it started, with our deadlines."""
-        seconds = [str(deadlines.seconds_to_checkpoint), str(deadlines.seconds_to_leave)]
+        seconds = [str(deadlines.sigint_grace), str(deadlines.sigterm_grace)]
         return [self.python, "-m", "training.runtime.supervisor", *seconds, self.python, *program.arguments]
 
     def environment_for(self, program: Program, deadlines: Deadlines) -> dict[str, str]:
         """Variables of a program besides those of the node that it runs on."""
         return {
             "OMP_NUM_THREADS": str(self.cpus),
-            **every_programs_variables(deadlines),
+            **common_environment(deadlines),
             **program.environment,
         }
 
 
 class Submitted(Protocol):
-    """A program that was given to a cluster."""
+    """A program that is a job of a cluster."""
 
     program: Program
 
@@ -89,47 +89,49 @@ def wait_for_all(submitted: Sequence[Submitted], watch: Watch) -> None:
     raises."""
     while waited_for := [one for one in submitted if not one.has_ended()]:
         watch([one.program for one in waited_for if one.has_started])
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(POLL_INTERVAL)
     for one in submitted:
         one.raise_if_failed()
 
 
-def mark_of(program: Program) -> str:
-    """By which a cluster knows the jobs of a working folder: its digest, as names are short."""
+def job_digest(program: Program) -> str:
+    """The digest of the working folder, by which a cluster's jobs of this program are found: names are short."""
     return digest(str(program.out))
 
 
 def seconds_to_end(deadlines: Deadlines) -> int:
-    """What a supervisor is given to end its program, before the cluster kills them both."""
-    return math.ceil(deadlines.seconds_to_checkpoint + deadlines.seconds_to_leave) + SECONDS_TO_KILL
+    """Seconds that a supervisor has to end its program before the cluster kills both."""
+    return math.ceil(deadlines.sigint_grace + deadlines.sigterm_grace) + SECONDS_TO_KILL
 
 
-def patiently(ask: Callable[[], Answer], errors: tuple[type[Exception], ...], seconds: float, whom: str) -> Answer:
-    """What `ask` returns, asked again while it raises one of `errors`: a training outlives a hiccup of its cluster.
+def with_retries(
+    request: Callable[[], Reply], errors: tuple[type[Exception], ...], seconds: float, server: str
+) -> Reply:
+    """Returns `request()`, called again while it raises one of `errors`: a short outage ends no training.
 
-    Raises dagster.Failure, with the last error, when `whom` has not answered for so long.
+    Raises dagster.Failure, with the last error, when `server` has not answered for `seconds`.
     """
     deadline = time.monotonic() + seconds
     while True:
         try:
-            return ask()
+            return request()
         except errors as error:
             if time.monotonic() > deadline:
-                raise dg.Failure(f"{whom} has not answered for {seconds:.0f} s: {error}") from error
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+                raise dg.Failure(f"{server} has not answered for {seconds:.0f} s: {error}") from error
+            time.sleep(POLL_INTERVAL)
 
 
-def confirmed(ended: Callable[[], bool], deadlines: Deadlines) -> bool:
-    """Whether it ended within the program's deadlines and the cluster's own time."""
+def wait_until(ended: Callable[[], bool], deadlines: Deadlines) -> bool:
+    """Whether `ended` became true within the program's deadlines and the cluster's own time."""
     deadline = time.monotonic() + seconds_to_end(deadlines) + SECONDS_TO_CONFIRM
     while not (done := ended()) and time.monotonic() < deadline:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(POLL_INTERVAL)
     return done
 
 
-def last_lines(said: str) -> Sequence[str]:
-    """The end of what a program said, without its Pipes messages."""
-    return [line for line in said.splitlines() if not _is_message(line)][-LINES_KEPT:]
+def last_lines(output: str) -> Sequence[str]:
+    """The last LINES_KEPT lines of a program's output, without its Pipes messages."""
+    return [line for line in output.splitlines() if not _is_message(line)][-LINES_KEPT:]
 
 
 def _is_message(line: str) -> bool:

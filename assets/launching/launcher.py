@@ -31,27 +31,27 @@ class LaunchSettings(BaseModel):
 
     backend: LocalSettings | RaySettings | SlurmSettings = Field(default=LocalSettings(), discriminator="kind")
     """Where programs run: this machine, or a cluster."""
-    processes: Mapping[str, int] = {}
-    """Processes per program (`{"training.sft": 8}`); more than one goes through `accelerate launch`."""
+    num_processes: Mapping[str, int] = {}
+    """Processes per program (`{"training.sft": 8}`); more than one are started by `accelerate launch`."""
     accelerate_config: Mapping[str, Path] = {}
     """The file per program for `accelerate launch --config_file`: FSDP or ZeRO, precision, machines. Relative to the
     project; without one, several processes hold a whole model each (DDP)."""
-    together: Mapping[str, int] = {}
-    """Programs side by side (`{"evaluation.generate": 8}`), where a run has work for several; one without."""
+    max_parallel: Mapping[str, int] = {}
+    """Programs that one step runs at the same time (`{"evaluation.generate": 8}`), if there is work for several; otherwise 1."""
     environment: Mapping[str, str] = {}
     """Variables to add; never secrets, which programs read from the environment they inherit."""
-    seconds_to_checkpoint: float = Field(default=120.0, gt=0)
-    """From INT to TERM: what a program needs to write its checkpoint."""
-    seconds_to_leave: float = Field(default=15.0, gt=0)
-    """From TERM to KILL."""
-    seconds_silent: float | None = Field(default=None, gt=0)
-    """A program that says nothing for so long (no progress, figures, log line) hangs and is ended; None: never."""
-    seconds_at_most: Mapping[str, float] = {}
-    """Per program, after which it is ended, having written its checkpoint; the next start goes on from there."""
+    sigint_grace: float = Field(default=120.0, gt=0)
+    """Seconds from SIGINT to SIGTERM: what a program needs to write its checkpoint."""
+    sigterm_grace: float = Field(default=15.0, gt=0)
+    """Seconds from SIGTERM to SIGKILL."""
+    heartbeat_timeout: float | None = Field(default=None, gt=0)
+    """Seconds without progress, metrics or a log line after which a program is ended as hanging; None: never."""
+    timeout: Mapping[str, float] = {}
+    """Seconds per program after which it is ended, having written its checkpoint; the next start resumes from there."""
 
     @property
     def deadlines(self) -> Deadlines:
-        return Deadlines(self.seconds_to_checkpoint, self.seconds_to_leave)
+        return Deadlines(self.sigint_grace, self.sigterm_grace)
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class Launcher:
         self._progress = progress
         self._backend = backend_for(settings)
 
-    def together(self, module: str) -> int:
+    def max_parallel(self, module: str) -> int:
         """How many of this program run side by side."""
-        return self._settings.together.get(module, 1)
+        return self._settings.max_parallel.get(module, 1)
 
-    def run_together(self, context: Context, starts: Sequence[Start]) -> list[dict[str, Any]]:
+    def run_parallel(self, context: Context, starts: Sequence[Start]) -> list[dict[str, Any]]:
         """Run programs side by side to the end of the last; their results in order.
 
         The program's own model of its config is beside its imports of torch, so it is the program that validates.
@@ -85,7 +85,7 @@ class Launcher:
         programs = [self._program(start) for start in starts]
         watch = _Watch(self._settings, self._progress)
         self._backend.run(context, programs, watch)
-        watch.tell(programs)
+        watch.report(programs)
         return [json.loads((start.out / RESULT).read_text()) for start in starts]
 
     def _program(self, start: Start) -> Program:
@@ -97,7 +97,7 @@ class Launcher:
             start.module,
             start.out,
             arguments_for(self._settings, start.module, path),
-            self._settings.processes.get(start.module, 1),
+            self._settings.num_processes.get(start.module, 1),
             start.config.get("device", "auto") != "cpu",
             {"PYTHONUNBUFFERED": "1", **self._settings.environment},
         )
@@ -116,47 +116,47 @@ def backend_for(settings: LaunchSettings) -> Backend:
 
 def arguments_for(settings: LaunchSettings, module: str, config: Path) -> list[str]:
     """What follows the Python interpreter on the program's command line."""
-    processes = settings.processes.get(module, 1)
+    num_processes = settings.num_processes.get(module, 1)
     program = ["-m", module, "--config", str(config.absolute())]
-    if processes == 1:
+    if num_processes == 1:
         return program
     file = settings.accelerate_config.get(module)
     options = ["--config_file", str(PROJECT / file)] if file else []
-    return ["-m", "accelerate.commands.launch", "--num_processes", str(processes), *options, *program]
+    return ["-m", "accelerate.commands.launch", "--num_processes", str(num_processes), *options, *program]
 
 
 class _Watch:
-    """Tells progress, and ends who is silent or runs for too long, each since its own start."""
+    """Reports progress, and ends a program that is silent or runs for too long, measured from its own start."""
 
     def __init__(self, settings: LaunchSettings, progress: Progress) -> None:
         self._settings = settings
         self._progress = progress
-        self._seen: dict[Path, tuple[int, int, str]] = {}
+        self._reported: dict[Path, tuple[int, int, str]] = {}
         self._begun: dict[Path, float] = {}
 
     def __call__(self, running: Sequence[Program]) -> None:
         _check_parent()
-        self.tell(running)
+        self.report(running)
         for program in running:
             self._end_if_overdue(program)
 
-    def tell(self, programs: Sequence[Program]) -> None:
-        """Say where they are, once for each place."""
+    def report(self, programs: Sequence[Program]) -> None:
+        """Reports the progress of each program where it has changed."""
         for program in programs:
             now = read_progress(program.out)
-            if now is not None and now != self._seen.get(program.out):
+            if now is not None and now != self._reported.get(program.out):
                 self._progress(*now)
-                self._seen[program.out] = now
+                self._reported[program.out] = now
 
     def _end_if_overdue(self, program: Program) -> None:
         begun = self._begun.setdefault(program.out, time.time())
-        silent, most_silent = time.time() - max(begun, last_sign(program.out)), self._settings.seconds_silent
+        silent, most_silent = time.time() - max(begun, last_sign(program.out)), self._settings.heartbeat_timeout
         if most_silent is not None and silent > most_silent:
             raise dg.Failure(f"{program.module} in {program.out} has said nothing for {silent:.0f} s: it hangs")
-        ran, most = time.time() - begun, self._settings.seconds_at_most.get(program.module)
+        ran, most = time.time() - begun, self._settings.timeout.get(program.module)
         if most is not None and ran > most:
             raise dg.Failure(f"{program.module} in {program.out} has run for {ran:.0f} s, longer than "
-                             "launch.seconds_at_most; materialise again to go on from its checkpoint")  # fmt: skip
+                             "launch.timeout; materialise again to go on from its checkpoint")  # fmt: skip
 
 
 def _check_parent() -> None:

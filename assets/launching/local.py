@@ -25,15 +25,23 @@ from assets.launching.program import (
     Deadlines,
     Program,
     Watch,
-    every_programs_variables,
+    common_environment,
     failure,
     op_context,
 )
 from training.runtime import supervisor
-from training.runtime.devices import NOTHING, Claim, TooFewDevicesError, check_enough, says_waiting, try_claim, visible
+from training.runtime.devices import (
+    NOTHING,
+    Claim,
+    TooFewDevicesError,
+    check_enough,
+    try_claim,
+    visible,
+    waiting_message,
+)
 from training.runtime.interrupts import defer_interrupts
 
-SECONDS_BETWEEN_LOOKS = 0.2
+POLL_INTERVAL = 0.2
 LINES_KEPT = 40
 """Of each process."""
 
@@ -76,20 +84,20 @@ class LocalBackend:
         without retries, if one needs more devices than there are.
         """
         devices = self._devices(programs)
-        waiting, said, started = dict(enumerate(programs)), set[int](), dict[int, _Started]()
-        with ExitStack() as stack, _all_let_go_at_once(started):
+        waiting, logged, started = dict(enumerate(programs)), set[int](), dict[int, _Started]()
+        with ExitStack() as stack, _request_all_to_stop(started):
             while waiting or any(one.lives for one in started.values()):
                 for i, program in tuple(waiting.items()):
                     if (claim := _claim(program, devices)) is not None:
                         with claim:  # until the program has inherited it
                             started[i] = stack.enter_context(self._started(context, program, claim, len(programs)))
                         del waiting[i]
-                    elif i not in said:
-                        said.add(i)
-                        context.log.info(f"{program.out}: {says_waiting(devices, program.processes)}")
+                    elif i not in logged:
+                        logged.add(i)
+                        context.log.info(f"{program.out}: {waiting_message(devices, program.num_processes)}")
                 living = [one for one in started.values() if one.lives]
                 watch([one.program for one in living])
-                _wait_a_moment(living)
+                _wait_for_first(living)
         for _, one in sorted(started.items()):
             if one.supervisor.returncode != 0:
                 raise failure(one.program, one.supervisor.returncode, one.last_lines)
@@ -103,15 +111,15 @@ class LocalBackend:
         if self._settings.devices is None and not devices:
             return ()
         try:
-            check_enough(devices, max(program.processes for program in wanting))
+            check_enough(devices, max(program.num_processes for program in wanting))
         except TooFewDevicesError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         return devices
 
     @contextmanager
-    def _started(self, context: Context, program: Program, claim: Claim, together: int) -> Iterator[_Started]:
+    def _started(self, context: Context, program: Program, claim: Claim, max_parallel: int) -> Iterator[_Started]:
         """A program under a supervisor, with its Pipes session, until the context ends."""
-        cores = max(1, (os.cpu_count() or 1) // together)
+        cores = max(1, (os.cpu_count() or 1) // max_parallel)
         with dg.open_pipes_session(
             context=op_context(context),
             context_injector=dg.PipesEnvContextInjector(),
@@ -119,11 +127,11 @@ class LocalBackend:
         ) as session:
             environment = {
                 **os.environ,
-                **({"OMP_NUM_THREADS": str(cores)} if together > 1 else {}),
+                **({"OMP_NUM_THREADS": str(cores)} if max_parallel > 1 else {}),
                 **program.environment,
                 **claim.environment,
                 **session.get_bootstrap_env_vars(),
-                **every_programs_variables(self._deadlines),
+                **common_environment(self._deadlines),
             }
             with self._supervised(program, environment, claim) as started:
                 yield started
@@ -139,7 +147,7 @@ class LocalBackend:
             errors="replace",
         )
         assert process.stderr is not None
-        last_lines: deque[str] = deque(maxlen=LINES_KEPT * program.processes)
+        last_lines: deque[str] = deque(maxlen=LINES_KEPT * program.num_processes)
         copier = threading.Thread(target=_copy_lines, args=(process.stderr, last_lines), daemon=True)
         copier.start()
         try:
@@ -152,11 +160,11 @@ class LocalBackend:
 
 def _claim(program: Program, devices: Sequence[str]) -> Claim | None:
     """The devices of a program, which may be none; None while too few are free."""
-    return try_claim(devices, program.processes) if devices and program.on_gpu else NOTHING
+    return try_claim(devices, program.num_processes) if devices and program.on_gpu else NOTHING
 
 
 @contextmanager
-def _all_let_go_at_once(started: Mapping[int, _Started]) -> Iterator[None]:
+def _request_all_to_stop(started: Mapping[int, _Started]) -> Iterator[None]:
     """Whatever ends the context, all programs checkpoint at the same time, before each is waited for."""
     try:
         yield
@@ -165,13 +173,13 @@ def _all_let_go_at_once(started: Mapping[int, _Started]) -> Iterator[None]:
             supervisor.let_go(one.supervisor)
 
 
-def _wait_a_moment(living: Sequence[_Started]) -> None:
-    """Until the first of them ends, or it is time to look again."""
+def _wait_for_first(living: Sequence[_Started]) -> None:
+    """Returns when the first of them has ended, at the latest after POLL_INTERVAL seconds."""
     if not living:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(POLL_INTERVAL)
         return
     with suppress(subprocess.TimeoutExpired):
-        living[0].supervisor.wait(SECONDS_BETWEEN_LOOKS)
+        living[0].supervisor.wait(POLL_INTERVAL)
 
 
 def _copy_lines(stream: IO[str], last_lines: deque[str]) -> None:

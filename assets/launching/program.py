@@ -1,4 +1,4 @@
-"""What every place where programs run is asked, and what it owes."""
+"""The interface of a backend, which is a place where programs run."""
 
 import math
 import signal
@@ -27,7 +27,7 @@ class Program:
     module: str
     out: Path
     arguments: Sequence[str]
-    processes: int
+    num_processes: int
     on_gpu: bool
     environment: Mapping[str, str]
 
@@ -49,17 +49,17 @@ class Backend(Protocol):
         """
 
 
-def every_programs_variables(deadlines: Deadlines) -> dict[str, str]:
-    """What is set for a program wherever it runs."""
+def common_environment(deadlines: Deadlines) -> dict[str, str]:
+    """Environment variables of a program wherever it runs."""
     return {
         **python_variables(),
         # torchrun would KILL its processes 30 s after INT.
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(deadlines.seconds_to_checkpoint)),
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(deadlines.sigint_grace)),
     }
 
 
 def failure(program: Program, status: int | None, last_lines: Sequence[str]) -> dg.Failure:
-    """How a program failed, with the last lines that it said; with retries if somebody that it asked did not answer.
+    """The failure of a program, with the last lines of its stderr; retried where a server did not answer it.
 
     status: negative if a signal ended it.
     """
@@ -80,5 +80,5 @@ def _how(status: int | None) -> str:
 
 
 def op_context(context: Context) -> dg.OpExecutionContext:
-    """What Pipes sessions want to be given."""
+    """The context that Pipes sessions take."""
     return context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context

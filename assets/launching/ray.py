@@ -15,13 +15,13 @@ import dagster as dg
 from pydantic import Field
 
 from assets.launching.cluster import (
-    Answer,
     ClusterSettings,
-    confirmed,
+    Reply,
     last_lines,
-    patiently,
     seconds_to_end,
     wait_for_all,
+    wait_until,
+    with_retries,
 )
 from assets.launching.program import Context, Deadlines, Program, Watch, failure, op_context
 from training.runtime.interrupts import defer_interrupts
@@ -44,7 +44,7 @@ class RaySettings(ClusterSettings):
     """Where Ray's dashboard answers; its token, if it wants one, is RAY_AUTH_TOKEN of Dagster's environment."""
     resources: Mapping[str, float] = {}
     """Ray's custom resources for each program (`{"h100": 1}`)."""
-    seconds_unreachable: float = Field(default=300.0, gt=0)
+    unreachable_timeout: float = Field(default=300.0, gt=0)
     """A dashboard that does not answer for so long fails the step."""
 
 
@@ -69,7 +69,7 @@ class RayBackend:
         name = f"{program.module}-{uuid.uuid4().hex[:12]}"
         lease = program.out / LEASE
         lease.write_text(name + "\n")
-        cluster.end_those_before(program)
+        cluster.end_earlier_jobs(program)
         with dg.open_pipes_session(
             context=op_context(context),
             context_injector=dg.PipesEnvContextInjector(),
@@ -89,7 +89,7 @@ class RayBackend:
 def submission(
     settings: RaySettings, deadlines: Deadlines, program: Program, name: str, pipes: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What Ray's `submit_job` is told.  pipes: the variables of the program's Pipes session."""
+    """Arguments of Ray's `submit_job`.  pipes: the variables of the program's Pipes session."""
     gib = settings.gib_for(program)
     lease, project = shlex.quote(str(program.out / LEASE)), shlex.quote(str(PROJECT))
     command = shlex.join(settings.command_for(program, deadlines))
@@ -113,7 +113,7 @@ def submission(
 
 
 class _Cluster:
-    """Ray's API of jobs, asked patiently."""
+    """Ray's jobs API; a request that fails is sent again for `unreachable_timeout` seconds."""
 
     def __init__(self, settings: RaySettings, deadlines: Deadlines) -> None:
         from dagster_ray import PipesRayJobClient
@@ -126,10 +126,10 @@ class _Cluster:
             raise dg.Failure(f"{error} launch.backend.address is where Ray's dashboard answers.") from error
 
     def details(self, name: str) -> "JobDetails":
-        """What Ray knows of a job."""
-        return self._patiently(lambda: self.client.get_job_info(name))
+        """Status, metadata and exit code of a job."""
+        return self._with_retries(lambda: self.client.get_job_info(name))
 
-    def end_those_before(self, program: Program) -> None:
+    def end_earlier_jobs(self, program: Program) -> None:
         """A job whose step was killed outright goes on: two programs must not work in one folder."""
         for name, details in self._living().items():
             if (details.metadata or {}).get(FOLDER) == str(program.out):
@@ -147,8 +147,8 @@ class _Cluster:
 
         if name not in self._living():
             return
-        self._patiently(lambda: self.client.stop_job(name))
-        if not confirmed(ended, self._deadlines):
+        self._with_retries(lambda: self.client.stop_job(name))
+        if not wait_until(ended, self._deadlines):
             raise dg.Failure(
                 f"Ray's job {name} was asked to stop and has not ended: see `ray job status {name} --address "
                 f"{self._settings.address}`, and stop it before materialising again"
@@ -156,12 +156,12 @@ class _Cluster:
 
     def _living(self) -> "dict[str, JobDetails]":
         """Every submitted job that has not ended."""
-        jobs = self._patiently(self.client.list_jobs)
+        jobs = self._with_retries(self.client.list_jobs)
         return {job.submission_id: job for job in jobs if job.submission_id and not job.status.is_terminal()}
 
-    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
+    def _with_retries(self, ask: Callable[[], Reply]) -> Reply:
         # requests raises subclasses of OSError, and Ray's client RuntimeError for every other answer than it expects.
-        return patiently(ask, (OSError, RuntimeError), self._settings.seconds_unreachable, self._settings.address)
+        return with_retries(ask, (OSError, RuntimeError), self._settings.unreachable_timeout, self._settings.address)
 
 
 @dataclass
@@ -193,5 +193,5 @@ class _Job:
 
         details = self.cluster.details(self.name)
         if details.status != JobStatus.SUCCEEDED:
-            said = details.message or f"Ray's job {self.name} was stopped, but not by its step"
-            raise failure(self.program, details.driver_exit_code, last_lines(said))
+            output = details.message or f"Ray's job {self.name} was stopped, but not by its step"
+            raise failure(self.program, details.driver_exit_code, last_lines(output))

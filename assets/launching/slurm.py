@@ -21,10 +21,10 @@ from pydantic import Field
 
 from assets.launching.cluster import (
     ClusterSettings,
-    confirmed,
+    job_digest,
     last_lines,
-    mark_of,
     seconds_to_end,
+    wait_until,
 )
 from assets.launching.program import Context, Deadlines, Program, Watch, failure
 from assets.launching.slurm_queue import Queue
@@ -50,7 +50,7 @@ class SlurmSettings(ClusterSettings):
     port: int = 22
     key: Path | None = None
     """The private SSH key; None: what ssh finds by itself (its agent, its own configuration)."""
-    known_hosts: Path | None = None
+    ssh_known_hosts: Path | None = None
     """Of ssh; None: the user's own."""
     folder: Path
     """On the shared file system: scripts and logs of jobs; those of failed jobs stay until the next start."""
@@ -59,9 +59,9 @@ class SlurmSettings(ClusterSettings):
     qos: str | None = None
     time_limit: str = "24:00:00"
     """HH:MM:SS or D-HH:MM:SS; shortly before, a program is ended, and the next start goes on from its checkpoint."""
-    seconds_between_looks: float = Field(default=5.0, ge=1)
+    poll_interval: float = Field(default=5.0, ge=1)
     """At the queue: each look is a command on the host."""
-    seconds_unreachable: float = Field(default=300.0, gt=0)
+    unreachable_timeout: float = Field(default=300.0, gt=0)
     """A host that does not answer for so long fails the step."""
 
 
@@ -81,7 +81,7 @@ class SlurmBackend:
 
 
 def compute(settings: SlurmSettings, deadlines: Deadlines, program: Program) -> "ComputeResource":
-    """What dagster-slurm is told of the cluster, and of what the program's processes need."""
+    """dagster-slurm's description of the cluster, and of what the program's processes need."""
     from dagster_slurm import ComputeResource, SlurmQueueConfig, SlurmResource
     from dagster_slurm.config import ExecutionMode
 
@@ -100,8 +100,8 @@ def compute(settings: SlurmSettings, deadlines: Deadlines, program: Program) -> 
         ssh=connection(settings),
         queue=queue,
         remote_base=str(folder_of(settings, program)),
-        status_poll_interval_seconds=min(2.0, settings.seconds_between_looks),
-        status_poll_max_interval_seconds=settings.seconds_between_looks,
+        status_poll_interval_seconds=min(2.0, settings.poll_interval),
+        status_poll_max_interval_seconds=settings.poll_interval,
     )
     return ComputeResource(
         mode=ExecutionMode.SLURM,
@@ -114,7 +114,7 @@ def compute(settings: SlurmSettings, deadlines: Deadlines, program: Program) -> 
 
 def folder_of(settings: SlurmSettings, program: Program) -> Path:
     """Where scripts and logs of this program's jobs are; by it, they are found in the queue."""
-    return settings.folder / mark_of(program)
+    return settings.folder / job_digest(program)
 
 
 def connection(settings: SlurmSettings) -> "SSHConnectionResource":
@@ -126,7 +126,7 @@ def connection(settings: SlurmSettings) -> "SSHConnectionResource":
         port=settings.port,
         user=settings.user,
         key_path=None if settings.key is None else str(settings.key),
-        known_hosts_file=None if settings.known_hosts is None else str(settings.known_hosts),
+        known_hosts_file=None if settings.ssh_known_hosts is None else str(settings.ssh_known_hosts),
     )
 
 
@@ -173,9 +173,9 @@ class _Job:
         self._program = program
         self._folder = folder_of(settings, program)
         self._queue = Queue(
-            connection(settings).get_ssh_base_command(), settings.host, self._folder, settings.seconds_unreachable
+            connection(settings).get_ssh_base_command(), settings.host, self._folder, settings.unreachable_timeout
         )
-        self._asked: set[str] = set()
+        self._stopping: set[str] = set()
         self._ended_by: BaseException | None = None
 
     def run(self, watch: Watch) -> dg.Failure | None:
@@ -206,25 +206,25 @@ class _Job:
 
     @contextmanager
     def _watched(self, watch: Watch) -> Iterator[None]:
-        """dagster-slurm has this thread, and keeps signals from it; another one watches, and hears of them."""
-        heard, told = os.pipe()
-        os.set_blocking(told, False)
-        before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-        thread = threading.Thread(target=self._look, args=(watch, heard), daemon=True)
+        """dagster-slurm has this thread, and keeps signals from it; another thread watches the job and gets them."""
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._poll, args=(watch, reader), daemon=True)
         thread.start()
         try:
             yield
         finally:
             signal.set_wakeup_fd(before)
-            os.close(told)
+            os.close(writer)
             thread.join()
-            os.close(heard)
+            os.close(reader)
 
-    def _look(self, watch: Watch, heard: int) -> None:
-        """Until the other end is closed."""
+    def _poll(self, watch: Watch, signals: int) -> None:
+        """Watches the job until the other end of the pipe `signals` is closed."""
         while True:
-            if select.select([heard], [], [], self._settings.seconds_between_looks)[0]:
-                numbers = os.read(heard, 4096)
+            if select.select([signals], [], [], self._settings.poll_interval)[0]:
+                numbers = os.read(signals, 4096)
                 if not numbers:
                     return
                 if not {signal.SIGINT, signal.SIGTERM}.isdisjoint(numbers):
@@ -238,7 +238,7 @@ class _Job:
                 self._ended_by = self._ended_by or error
             if self._ended_by is not None:
                 with suppress(dg.Failure):  # the end of the step tries again, and says so
-                    self._asked |= self._queue.ask_to_end(but=self._asked)
+                    self._stopping |= self._queue.request_stop(but=self._stopping)
 
     def _forget_job_of_run(self) -> None:
         """So that no other step takes it over."""
@@ -248,8 +248,8 @@ class _Job:
 
     def _end(self) -> None:
         """End what is left of this program's jobs, and return only when Slurm says that they have ended."""
-        self._queue.ask_to_end()
-        if not confirmed(lambda: not self._queue.living(), self._deadlines):
+        self._queue.request_stop()
+        if not wait_until(lambda: not self._queue.living(), self._deadlines):
             numbers = ", ".join(job.number for job in self._queue.living())
             raise dg.Failure(
                 f"Slurm's job {numbers} was asked to end and has not: see `scontrol show job {numbers}` on "
@@ -262,6 +262,6 @@ class _Job:
         if last is None:
             return failure(self._program, None, [str(error)])
         logs = [Path(last.folder) / f"slurm-{last.number}.{stream}" for stream in ("out", "err")]
-        said = "\n".join(log.read_text(errors="replace") for log in logs if log.is_file())
+        output = "\n".join(log.read_text(errors="replace") for log in logs if log.is_file())
         why = [] if last.state == "FAILED" else [f"Slurm's job {last.number}: {last.state}"]
-        return failure(self._program, self._queue.status(last.number), [*why, *last_lines(said)])
+        return failure(self._program, self._queue.status(last.number), [*why, *last_lines(output)])

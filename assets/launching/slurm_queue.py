@@ -6,7 +6,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from assets.launching.cluster import patiently
+from assets.launching.cluster import with_retries
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,22 @@ class Listed:
 
 
 class Queue:
-    """The jobs of one program, asked for patiently; those that have ended are known to Slurm for a few minutes."""
+    """The jobs of one program, by commands that are sent again while the host does not answer.
 
-    def __init__(self, ssh: Sequence[str], host: str, folder: Path, seconds_unreachable: float) -> None:
+    Slurm lists jobs that have ended for a few minutes.
+    """
+
+    def __init__(self, ssh: Sequence[str], host: str, folder: Path, unreachable_timeout: float) -> None:
         """ssh: what a command on the host begins with.  folder: where scripts and logs of the program's jobs are."""
         self._ssh = ssh
         self._host = host
         self._folder = folder
-        self._seconds_unreachable = seconds_unreachable
+        self._unreachable_timeout = unreachable_timeout
 
     def jobs(self) -> list[Listed]:
         """All that worked in this program's folder of scripts and logs, or will."""
-        told = self._ask("squeue --noheader --me --states=all --format='%i|%T|%Z'")
-        listed = [Listed(*line.split("|", 2)) for line in told.splitlines() if line.count("|") >= 2]
+        output = self._run("squeue --noheader --me --states=all --format='%i|%T|%Z'")
+        listed = [Listed(*line.split("|", 2)) for line in output.splitlines() if line.count("|") >= 2]
         return [job for job in listed if Path(job.folder).is_relative_to(self._folder)]
 
     def living(self) -> list[Listed]:
@@ -40,26 +43,27 @@ class Queue:
 
         return [job for job in self.jobs() if job.state not in TERMINAL_STATES]
 
-    def ask_to_end(self, but: Set[str] = frozenset()) -> set[str]:
+    def request_stop(self, but: Set[str] = frozenset()) -> set[str]:
         """Those that wait are ended, and those that run get INT: their supervisors.  Returns their numbers."""
         numbers = {job.number for job in self.living()} - but
         for number in numbers:
-            self._ask(f"scancel --quiet --state=PENDING {number}; scancel --quiet --batch --signal=INT {number}; true")
+            self._run(f"scancel --quiet --state=PENDING {number}; scancel --quiet --batch --signal=INT {number}; true")
         return numbers
 
     def status(self, number: str) -> int | None:
         """With which a job's program ended; negative if a signal ended it, None if Slurm does not say."""
-        found = re.search(r" ExitCode=(\d+):(\d+)", self._ask(f"scontrol --oneliner show job {number} || true"))
-        return None if found is None else int(found[1]) or -int(found[2])
+        output = self._run(f"scontrol --oneliner show job {number} || true")
+        code = re.search(r" ExitCode=(\d+):(\d+)", output)
+        return None if code is None else int(code[1]) or -int(code[2])
 
-    def _ask(self, command: str) -> str:
-        def ask() -> str:
-            told = subprocess.run(
+    def _run(self, command: str) -> str:
+        def run() -> str:
+            result = subprocess.run(
                 [*self._ssh, command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
             )
-            if told.returncode != 0:
-                raise ConnectionError(told.stderr.strip() or f"{command} ended with status {told.returncode}")
-            return told.stdout
+            if result.returncode != 0:
+                raise ConnectionError(result.stderr.strip() or f"{command} ended with status {result.returncode}")
+            return result.stdout
 
         errors = (ConnectionError, subprocess.TimeoutExpired)
-        return patiently(ask, errors, self._seconds_unreachable, f"Slurm on {self._host}")
+        return with_retries(run, errors, self._unreachable_timeout, f"Slurm on {self._host}")

@@ -30,12 +30,12 @@ def overlay(tmp_path: Path, text: str) -> str:
 
 
 def test_an_overlay_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
-    text = 'extends = "demo"\n[curation.selection]\ntop = 7\n[launch.processes]\n"training.rl" = 2\n'
+    text = 'extends = "demo"\n[curation.selection]\ntop = 7\n[launch.num_processes]\n"training.rl" = 2\n'
     changed, preset = load_profile(overlay(tmp_path, text), tmp_path), demo(tmp_path)
     assert changed.name == "mine"
     assert changed.curation.selection.top == 7
     assert changed.curation.selection.max_p_t == preset.curation.selection.max_p_t
-    assert changed.launch.processes == {"training.rl": 2}
+    assert changed.launch.num_processes == {"training.rl": 2}
     assert changed.sft == preset.sft
     assert changed.toyworld == preset.toyworld
 

@@ -95,7 +95,7 @@ def check_enough(names: Sequence[str], count: int) -> None:
     if count > len(names):
         raise TooFewDevicesError(
             f"{count} processes need a device each, and there {'is' if len(names) == 1 else 'are'} {len(names)} "
-            f"({', '.join(names) or 'no GPU is visible'}): start fewer (launch.processes), or give them more"
+            f"({', '.join(names) or 'no GPU is visible'}): start fewer (launch.num_processes), or give them more"
         )
 
 
@@ -126,7 +126,7 @@ def try_claim(names: Sequence[str], count: int) -> Claim | None:
     return Claim(tuple(claimed), tuple(claimed.values()))
 
 
-def says_waiting(names: Sequence[str], count: int) -> str:
+def waiting_message(names: Sequence[str], count: int) -> str:
     """What to say of a program that cannot have its devices yet."""
     return f"waiting until {count} of {', '.join(names)} {'is' if count == 1 else 'are'} free"
 
@@ -163,7 +163,7 @@ def own_device(say: Callable[[str], None]) -> Iterator[str | None]:
 def _claim_any(names: Sequence[str], say: Callable[[str], None]) -> Claim:
     claim = try_claim(names, 1)
     if claim is None:
-        say(says_waiting(names, 1))
+        say(waiting_message(names, 1))
     while claim is None:
         time.sleep(SECONDS_BETWEEN_TRIES)
         claim = try_claim(names, 1)

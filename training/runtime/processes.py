@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import psutil
 
-SECONDS_BETWEEN_LOOKS = 0.05
+POLL_INTERVAL = 0.05
 
 Step = tuple[signal.Signals, float]
 """A signal, and the seconds until the next."""
@@ -31,7 +31,7 @@ def end_all(everybody: Callable[[], Iterable[psutil.Process]], steps: Sequence[S
             if kill or not told:  # at the end also those that were born meanwhile
                 told = left - supervisors if kill else left
                 _send(told, number)
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(POLL_INTERVAL)
 
 
 def descendants(pid: int) -> list[psutil.Process]:

@@ -35,16 +35,16 @@ ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Deadlines(NamedTuple):
-    """seconds_to_checkpoint: from INT to TERM.  seconds_to_leave: from TERM to KILL."""
+    """sigint_grace: from INT to TERM.  sigterm_grace: from TERM to KILL."""
 
-    seconds_to_checkpoint: float
-    seconds_to_leave: float
+    sigint_grace: float
+    sigterm_grace: float
 
     def steps(self) -> list[tuple[signal.Signals, float]]:
         """The signals in order, each with the seconds until the next."""
         return [
-            (signal.SIGINT, self.seconds_to_checkpoint),
-            (signal.SIGTERM, self.seconds_to_leave),
+            (signal.SIGINT, self.sigint_grace),
+            (signal.SIGTERM, self.sigterm_grace),
             (signal.SIGKILL, SECONDS_TO_DIE),
         ]
 
@@ -54,7 +54,7 @@ def start(command: Sequence[str], deadlines: Deadlines, **options: Any) -> subpr
 
     options: for subprocess.Popen; `env` has what `training.runtime.project.python_variables` says.
     """
-    seconds = [str(deadlines.seconds_to_checkpoint), str(deadlines.seconds_to_leave)]
+    seconds = [str(deadlines.sigint_grace), str(deadlines.sigterm_grace)]
     own = [sys.executable, "-m", "training.runtime.supervisor", *seconds, *command]
     return subprocess.Popen(own, stdin=subprocess.PIPE, text=True, start_new_session=True, **options)
 

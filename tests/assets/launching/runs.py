@@ -39,7 +39,7 @@ def count(context: dg.OpExecutionContext) -> None:
     launcher = Launcher(LaunchSettings.model_validate(asked["launch"]), lambda *_: None)
 
     def make(workspace: Path) -> Mapping[str, Any]:
-        return launcher.run_together(context, [Start(PROGRAM, workspace, asked["program"])])[0]
+        return launcher.run_parallel(context, [Start(PROGRAM, workspace, asked["program"])])[0]
 
     work(Path(asked["home"])).do(make)
 

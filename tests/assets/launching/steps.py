@@ -23,7 +23,7 @@ from assets.launching.launcher import Launcher, LaunchSettings, Start
 def checkpoint(context: dg.AssetExecutionContext):
     starts = [Start(module, Path(out), config) for module, out, config in json.loads(sys.argv[2])]
     launcher = Launcher(LaunchSettings.model_validate_json(sys.argv[1]), lambda *_: None)
-    launcher.run_together(context, starts)
+    launcher.run_parallel(context, starts)
 
 if __name__ == "__main__":
     dg.materialize([checkpoint], instance=dg.DagsterInstance.ephemeral())
@@ -43,7 +43,7 @@ def run(settings: LaunchSettings, *starts: Start, retries: int = 0) -> tuple[lis
     @dg.asset(retry_policy=dg.RetryPolicy(max_retries=retries))
     def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         tries.append(context.retry_number)
-        results.extend(Launcher(settings, lambda *_: None).run_together(context, starts))
+        results.extend(Launcher(settings, lambda *_: None).run_parallel(context, starts))
         return dg.MaterializeResult()
 
     ran = dg.materialize([checkpoint], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)

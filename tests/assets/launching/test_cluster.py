@@ -6,13 +6,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.launching.cluster import LINES_KEPT, ClusterSettings, last_lines, patiently
+from assets.launching.cluster import LINES_KEPT, ClusterSettings, last_lines, with_retries
 from assets.launching.program import Deadlines, Program
 from training.runtime.project import PROJECT
 
 
 def test_who_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assets.launching.cluster.SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr("assets.launching.cluster.POLL_INTERVAL", 0.0)
     answers = iter([ConnectionError("gone"), ConnectionError("gone"), "here"])
 
     def ask() -> str:
@@ -21,7 +21,7 @@ def test_who_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> 
             raise answer
         return answer
 
-    assert patiently(ask, (ConnectionError,), 60.0, "the cluster") == "here"
+    assert with_retries(ask, (ConnectionError,), 60.0, "the cluster") == "here"
 
 
 def test_who_never_answers_is_named_with_the_last_error() -> None:
@@ -29,7 +29,7 @@ def test_who_never_answers_is_named_with_the_last_error() -> None:
         raise ConnectionError("refused")
 
     with pytest.raises(dg.Failure) as failed:
-        patiently(ask, (ConnectionError,), 0.0, "the cluster at http://10.0.0.1")
+        with_retries(ask, (ConnectionError,), 0.0, "the cluster at http://10.0.0.1")
     assert failed.value.description == "the cluster at http://10.0.0.1 has not answered for 0 s: refused"
 
 
@@ -38,7 +38,7 @@ def test_other_errors_are_not_waited_out() -> None:
         raise ValueError("wrong")
 
     with pytest.raises(ValueError, match="wrong"):
-        patiently(ask, (ConnectionError,), 60.0, "the cluster")
+        with_retries(ask, (ConnectionError,), 60.0, "the cluster")
 
 
 def test_the_last_lines_are_the_programs_own() -> None:

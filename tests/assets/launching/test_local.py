@@ -30,7 +30,7 @@ class Ran:
         def counted(context: dg.AssetExecutionContext) -> None:
             self.tries += 1
             launcher = Launcher(settings, lambda *progress: self.heard.append(progress))
-            self.results += launcher.run_together(context, starts)
+            self.results += launcher.run_parallel(context, starts)
 
         self.ran = dg.materialize([counted], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
 
@@ -49,8 +49,9 @@ def on_gpu(out: Path, **config: Any) -> Start:
     return Start(PROGRAM, out, {"device": "auto", **config})
 
 
-def having(devices: Sequence[str], processes: int = 1, **settings: Any) -> LaunchSettings:
-    return LaunchSettings(backend=LocalSettings(devices=tuple(devices)), processes={PROGRAM: processes}, **settings)
+def having(devices: Sequence[str], num_processes: int = 1, **settings: Any) -> LaunchSettings:
+    backend = LocalSettings(devices=tuple(devices))
+    return LaunchSettings(backend=backend, num_processes={PROGRAM: num_processes}, **settings)
 
 
 def test_a_program_runs_reports_and_returns_its_result(tmp_path: Path) -> None:
@@ -83,9 +84,9 @@ def test_a_stale_result_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
 
 def test_a_program_that_takes_too_long_is_ended_with_everybody_it_started(tmp_path: Path) -> None:
     told = tmp_path / "told"
-    settings = LaunchSettings(seconds_to_checkpoint=0.3, seconds_to_leave=0.3, seconds_at_most={PROGRAM: 10.0})
+    settings = LaunchSettings(sigint_grace=0.3, sigterm_grace=0.3, timeout={PROGRAM: 10.0})
     run = Ran([on_cpu(tmp_path / "out", "ignore signals", told=str(told))], settings)
-    assert "longer than launch.seconds_at_most" in run.failure
+    assert "longer than launch.timeout" in run.failure
     pids = [int(pid) for pid in told.read_text().split()]
     assert len(pids) == 3 and not any(map(psutil.pid_exists, pids))
 
@@ -104,7 +105,7 @@ def test_who_finds_no_device_waits_and_is_not_watched_meanwhile(tmp_path: Path, 
     @dg.op
     def three(context: dg.OpExecutionContext) -> None:
         backend = LocalBackend(LocalSettings(devices=devices[:1]), Deadlines(1.0, 1.0))
-        programs = [program(tmp_path / name, processes=1) for name in ("one", "two")]
+        programs = [program(tmp_path / name, num_processes=1) for name in ("one", "two")]
         backend.run(context, programs, lambda running: watched.append([program.out for program in running]))
 
     @dg.job
@@ -117,10 +118,10 @@ def test_who_finds_no_device_waits_and_is_not_watched_meanwhile(tmp_path: Path, 
         assert json.loads((tmp_path / name / "result.json").read_text())["devices"]["CUDA_VISIBLE_DEVICES"] == "GPU-a"
 
 
-def program(out: Path, processes: int) -> Program:
+def program(out: Path, num_processes: int) -> Program:
     out.mkdir()
     (out / "config.json").write_text(json.dumps({"out": str(out), "device": "auto"}))
-    return Program(PROGRAM, out, ["-m", PROGRAM, "--config", str(out / "config.json")], processes, True, {})
+    return Program(PROGRAM, out, ["-m", PROGRAM, "--config", str(out / "config.json")], num_processes, True, {})
 
 
 def test_a_device_of_another_program_is_left_alone(tmp_path: Path, devices: Sequence[str]) -> None:
@@ -133,7 +134,7 @@ def test_a_device_of_another_program_is_left_alone(tmp_path: Path, devices: Sequ
 
 
 def test_more_processes_than_devices_fail_at_once(tmp_path: Path, devices: Sequence[str]) -> None:
-    run = Ran([on_gpu(tmp_path / "out")], having(devices, processes=3), retries=2)
+    run = Ran([on_gpu(tmp_path / "out")], having(devices, num_processes=3), retries=2)
     assert run.failure.startswith("3 processes need a device each, and there are 2 (GPU-a, GPU-b)")
     assert run.tries == 1
 
@@ -160,7 +161,7 @@ def test_each_process_holds_its_own_device_and_none_is_left(
 ) -> None:
     """The second one is killed as for want of memory."""
     told, out = tmp_path / "told", tmp_path / "out"
-    settings = having(devices, 2, accelerate_config=two_processes, seconds_to_checkpoint=1.0, seconds_to_leave=0.5)
+    settings = having(devices, 2, accelerate_config=two_processes, sigint_grace=1.0, sigterm_grace=0.5)
     run = Ran([on_gpu(out, deed="run out of memory", told=str(told))], settings)
     assert "Signal 9 (SIGKILL)" in run.failure
     ranks = [json.loads((out / f"rank_{i}.json").read_text()) for i in (0, 1)]
@@ -182,7 +183,7 @@ def test_a_config_that_several_processes_refuse_is_not_tried_again(
 
 
 def test_several_processes_go_through_accelerate_and_one_does_not(tmp_path: Path) -> None:
-    settings = LaunchSettings(processes={"training.rl": 8}, accelerate_config={"training.rl": Path("fsdp.yaml")})
+    settings = LaunchSettings(num_processes={"training.rl": 8}, accelerate_config={"training.rl": Path("fsdp.yaml")})
     many = arguments_for(settings, "training.rl", tmp_path / "config.json")
     one = arguments_for(settings, "evaluation.generate", tmp_path / "config.json")
     assert many[many.index("--num_processes") + 1] == "8"

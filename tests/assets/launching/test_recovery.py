@@ -18,7 +18,7 @@ import pytest
 from tests.assets.launching.runs import counting, instance_folder, start_run, work
 from training.runtime.devices import try_claim
 
-SOON = {"seconds_to_checkpoint": 0.5, "seconds_to_leave": 0.5}
+SOON = {"sigint_grace": 0.5, "sigterm_grace": 0.5}
 
 
 @dataclass
@@ -66,7 +66,7 @@ def place(tmp_path: Path, devices: Sequence[str]) -> Iterator[Place]:
     ("deed", "launch", "says"),
     [
         ("run out of memory", {}, r"was killed \(SIGKILL: mostly for want of memory\)"),
-        ("hang", {"seconds_silent": 10.0}, r"has said nothing for \d\d s: it hangs"),
+        ("hang", {"heartbeat_timeout": 10.0}, r"has said nothing for \d\d s: it hangs"),
     ],
 )
 def test_a_program_that_dies_or_hangs_fails_its_step(

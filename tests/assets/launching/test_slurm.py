@@ -91,7 +91,7 @@ def test_each_program_has_a_folder_of_its_own_jobs(tmp_path: Path) -> None:
 
 
 def test_a_host_that_does_not_answer_is_said(tmp_path: Path) -> None:
-    unreachable = settings(tmp_path, host="127.0.0.1", port=9, seconds_unreachable=0.1)
+    unreachable = settings(tmp_path, host="127.0.0.1", port=9, unreachable_timeout=0.1)
     _, failed, _ = run(LaunchSettings(backend=unreachable), asked(tmp_path / "out", "go on"))
     assert failed.startswith("Slurm on 127.0.0.1 has not answered for 0 s: ")
     assert "Connection refused" in failed

@@ -32,7 +32,7 @@ def says(program: Program, now: float) -> None:
 
 
 def test_a_program_has_its_time_from_its_own_start(tmp_path: Path, clock: Clock) -> None:
-    watch = _Watch(LaunchSettings(seconds_at_most={"training.sft": 100.0}), lambda *_: None)
+    watch = _Watch(LaunchSettings(timeout={"training.sft": 100.0}), lambda *_: None)
     first, second = program(tmp_path / "first"), program(tmp_path / "second")
     for now, running in ((0.0, [first]), (99.0, [first]), (150.0, [second]), (249.0, [second])):
         clock(now)
@@ -43,7 +43,7 @@ def test_a_program_has_its_time_from_its_own_start(tmp_path: Path, clock: Clock)
 
 
 def test_a_program_is_silent_since_its_start_or_its_last_word(tmp_path: Path, clock: Clock) -> None:
-    watch = _Watch(LaunchSettings(seconds_silent=100.0), lambda *_: None)
+    watch = _Watch(LaunchSettings(heartbeat_timeout=100.0), lambda *_: None)
     one = program(tmp_path / "one")
     says(one, 1000.0)  # in an earlier start
     for now in (5000.0, 5099.0):
@@ -58,7 +58,7 @@ def test_a_program_is_silent_since_its_start_or_its_last_word(tmp_path: Path, cl
 
 
 def test_other_programs_have_no_time_limit(tmp_path: Path, clock: Clock) -> None:
-    watch = _Watch(LaunchSettings(seconds_at_most={"training.sft": 100.0}), lambda *_: None)
+    watch = _Watch(LaunchSettings(timeout={"training.sft": 100.0}), lambda *_: None)
     for now in (0.0, 1e9):
         clock(now)
         watch([program(tmp_path / "rl", "training.rl")])
