@@ -37,7 +37,7 @@ class LaunchSettings(BaseModel):
     """The file per program for `accelerate launch --config_file`: FSDP or ZeRO, precision, machines. Relative to the
     project; without one, several processes hold a whole model each (DDP)."""
     max_parallel: Mapping[str, int] = {}
-    """Programs that one step runs at the same time (`{"evaluation.generate": 8}`), if there is work for several; otherwise 1."""
+    """Programs that one step runs at the same time (`{"evaluation.generate": 8}`), where it has work for several."""
     environment: Mapping[str, str] = {}
     """Variables to add; never secrets, which programs read from the environment they inherit."""
     sigint_grace: float = Field(default=120.0, gt=0)
