@@ -32,7 +32,7 @@ from training.storage.files import whole
 class LatentRetrievalJob(BaseModel):
     """A model, and its answers (training.data.prompts.ANSWERS with `latents`).
 
-    latents: L_max, if not the checkpoint's; an untaught base's is the paper's.
+    latents: L_max, if not the checkpoint's; a base model's is the paper's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -60,7 +60,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
             ),
             *benchmark_assets(profile.benchmarks, profile.source, checkpoints, upstream, seed, device),
             *report_assets(profile.benchmarks, checkpoints),
-            latent_retrieval_asset(checkpoints, profile.sft[0].recipe.teaching.latents, seed, device),
+            latent_retrieval_asset(checkpoints, profile.sft[0].recipe.latent_config.max_latents, seed, device),
             necessity_asset(profile.benchmarks, checkpoints, seed, device),
             comparison_asset(checkpoints, published_data=profile.toyworld is None),
         ],

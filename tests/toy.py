@@ -8,10 +8,10 @@ import polars as pl
 
 from assets.toyworld.clips import FRAMES, ClipJob, write_batch
 from training.data import world
-from training.model.latent_config import Teaching
+from training.model.latent_config import LatentConfig
 from training.recipes import Optimiser, RlRecipe, SftRecipe
 
-TEACHING = Teaching(observed_tokens=(4, 16), latents=4, span_end="fixed", system=None)
+LATENT_CONFIG = LatentConfig(image_tokens=(4, 16), max_latents=4, span_end="fixed", system_prompt=None)
 
 
 def toy_rows(folder: Path, hops: list[int], seed: int = 0, split: world.Split = "train") -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def write_rows(rows: list[dict[str, Any]], path: Path) -> Path:
 def sft_recipe(**changes: Any) -> SftRecipe:
     """Four draws a step, all with spans, no own states."""
     defaults: dict[str, Any] = {
-        "name": "test", "teaching": TEACHING, "optimiser": Optimiser(rate=1e-3), "batch": 4, "steps": 4,
+        "name": "test", "latent_config": LATENT_CONFIG, "optimiser": Optimiser(rate=1e-3), "batch": 4, "steps": 4,
         "latent_weight": 1.0, "cache_gib": 0.1,
     }  # fmt: skip
     return SftRecipe(**{**defaults, **changes})

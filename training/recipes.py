@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from training.model.latent_config import PAPER, Teaching
+from training.model.latent_config import PAPER, LatentConfig
 
 
 class Optimiser(BaseModel):
@@ -49,7 +49,7 @@ class SftRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    teaching: Teaching
+    latent_config: LatentConfig
     optimiser: Optimiser
     batch: int  # rows a step and device
     accumulation: int = 1
@@ -140,10 +140,10 @@ def demo_sft(name: str) -> SftRecipe:
     never vanishes in a mixture and drowns 0.1 * MSE: with weight 3 the latents' error falls fastest, and CE loses
     nothing.  Own states come late, when they are good; without them free-running answers stay near chance.
     """
-    teaching = Teaching(observed_tokens=(4, 16), latents=4, span_end="fixed", system=None)
+    latent_config = LatentConfig(image_tokens=(4, 16), max_latents=4, span_end="fixed", system_prompt=None)
     optimiser = Optimiser(rate=3e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.03, schedule="cosine", floor=0.03)
     recipe = SftRecipe(
-        name="future_l1", teaching=teaching, optimiser=optimiser, batch=32, steps=900, latent_weight=3.0,
+        name="future_l1", latent_config=latent_config, optimiser=optimiser, batch=32, steps=900, latent_weight=3.0,
         weighting="token", span_share=(0.8, 0.6, 0.25), own_state=(0.5, 0.8), bucket=True, cache_gib=2.0,
         save_every=150,
     )  # fmt: skip
@@ -156,13 +156,13 @@ def paper_sft(name: str) -> SftRecipe:
     `future_l1_lambda_0.05` and the like are the rows of Table 3, `future_l1_l_max_8` too.
     """
     optimiser = Optimiser(rate=1e-5, weight_decay=0.1, warmup=0.1, schedule="cosine")
-    recipe = SftRecipe(name="future_l1", teaching=PAPER, optimiser=optimiser, batch=1, accumulation=16, workers=8,
+    recipe = SftRecipe(name="future_l1", latent_config=PAPER, optimiser=optimiser, batch=1, accumulation=16, workers=8,
                        save_every=50)  # fmt: skip
     changes: dict[str, dict[str, Any]] = {"future_l1": {}, "random": {}, "text_only": {"span_share": (0.0, 0.0, 0.0)}}
     for weight in (0.01, 0.05, 0.2, 0.5, 1.0):
         changes[f"future_l1_lambda_{weight:g}"] = {"latent_weight": weight}
     for latents in (2, 8, 16, 32, 64):
-        changes[f"future_l1_l_max_{latents}"] = {"teaching": PAPER.model_copy(update={"latents": latents})}
+        changes[f"future_l1_l_max_{latents}"] = {"latent_config": PAPER.model_copy(update={"max_latents": latents})}
     return _pick(name, changes, recipe)
 
 

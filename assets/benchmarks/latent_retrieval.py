@@ -29,7 +29,7 @@ CODE = code_of(PROGRAM)
 
 
 def latent_retrieval_asset(checkpoints: Checkpoints, latents: int, seed: int, device: str) -> dg.AssetsDefinition:
-    """`latents`: L_max of the SFT recipes, at which the untaught base's features are compared."""
+    """`latents`: L_max of the SFT recipes, at which the base model's features are compared."""
 
     declared = Asset(
         LATENT_RETRIEVAL,

@@ -66,7 +66,7 @@ def necessity_asset(
         items = store.current(FUTURE_ITEMS)
         table = sampled(read_parquet(items.file(ITEM_TABLE)).filter(pl.col("problem").is_null()), chosen.n)
         prompts = partial(futurebench.prompts, table, run.recipe)
-        # An untaught model has no latents.
+        # A base model has no latents.
         on_latents = {model: () if model == BASE else chosen.interventions for model in context.partition_keys}
         wanted = {}
         for model in context.partition_keys:
@@ -130,7 +130,7 @@ def necessity_asset(
 
 
 def _figures(model: str, report: Mapping[str, Any]) -> dict[str, bytes]:
-    """Changes of accuracy with intervals, by file name; an untaught model has no interventions."""
+    """Changes of accuracy with intervals, by file name; a base model has no interventions."""
     from evaluation.drawing.latent_plots import controls, interventions
 
     drawn = zip(FIGURES, ("interventions", "controls"), (interventions, controls), strict=True)

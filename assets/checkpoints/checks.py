@@ -208,7 +208,7 @@ def unfilled(artifact: Artifact) -> dict[str, float]:
 
 
 def unfilled_problems(artifact: Artifact) -> list[str]:
-    """Whether much of the rollouts taught nothing."""
+    """Whether much of the rollouts gave no gradient."""
     share = unfilled(artifact).get("groups/filled_up", 0.0)
     found = f"{share:.0%} of the places found no group with right and wrong answers: harder rows, or fewer steps"
     return [found] if share > UNFILLED_LIMIT else []
@@ -217,7 +217,7 @@ def unfilled_problems(artifact: Artifact) -> list[str]:
 def latent_budget(artifact: Artifact) -> int | None:
     """The most latents that a span of this checkpoint may have, from its own config."""
     config = json.loads(artifact.file(f"{MODEL}/config.json").read_text())
-    return config.get("future_l1", {}).get("latents")
+    return config.get("future_l1", {}).get("max_latents")
 
 
 EVERY_CHECKPOINT = (

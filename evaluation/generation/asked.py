@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from evaluation.generation.controls import ControlName
 from evaluation.generation.ledger import model_hash
 from evaluation.generation.requests import BORROWED, Asking, InterventionName
-from training.model.latent_config import SYSTEM_PROMPT, Teaching
+from training.model.latent_config import SYSTEM_PROMPT, LatentConfig
 from training.storage.hashing import digest, file_digest
 
 RELEASE_TOKENS = (196, 1568)
@@ -42,19 +42,19 @@ class Asked(BaseModel):
 def asking_of(checkpoint: Path, **given: Any) -> Asking:
     """How a checkpoint is asked where nothing else is `given` (fields of Asking, None for what is not).
 
-    The system prompt is the one that it was taught, the release's for a checkpoint that does not say; an empty one is
-    no system turn.  Images have the release's bounds, unless it was never taught as large ones: then its own.  Raises
-    ValueError where the folder holds no model.
+    The system prompt is the one that it was trained with, the release's for a checkpoint that does not say; an empty
+    one is no system turn.  Images have the release's bounds, unless it was never trained on as large ones: then its
+    own. Raises ValueError where the folder holds no model.
     """
     try:
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{checkpoint} is no model's folder: {error}") from error
-    own = Teaching.model_validate(config["future_l1"]) if "future_l1" in config else None
-    small = own is not None and own.observed_tokens[1] < RELEASE_TOKENS[0]
+    own = LatentConfig.model_validate(config["future_l1"]) if "future_l1" in config else None
+    small = own is not None and own.image_tokens[1] < RELEASE_TOKENS[0]
     known: dict[str, Any] = {
-        "system": own.system if own else SYSTEM_PROMPT,
-        "image_tokens": own.observed_tokens if own and small else RELEASE_TOKENS,
+        "system": own.system_prompt if own else SYSTEM_PROMPT,
+        "image_tokens": own.image_tokens if own and small else RELEASE_TOKENS,
     }
     known |= {name: value for name, value in given.items() if value is not None}
     return Asking(**known | {"system": known["system"] or None})

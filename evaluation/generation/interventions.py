@@ -61,7 +61,7 @@ def intervene(
         case "no_span":
             return draw(spans=Spans(0, spans.end)), {}
     if not spans.opened:
-        raise ValueError(f"intervention {name!r} needs a checkpoint that was taught spans: this one opens none")
+        raise ValueError(f"intervention {name!r} needs a checkpoint with latent spans: this one opens none")
     if name == "markers_only":
         return draw(spans=Spans(0, spans.end, may_open=True)), {}
     scripts = forced_spans(draw(), tokens, bundle.processor.tokenizer, int(name.removeprefix("spans_")), spans.latents)

@@ -24,7 +24,7 @@ from training.data.video import FrameShelf, UnreadableVideo, frame_rate
 from training.model.checkpoint import FutureL1, load
 from training.model.decode import Decoded, Intervention, Sampling, Spans, decode
 from training.model.encoding import Encoded, Encoder
-from training.model.latent_config import Teaching
+from training.model.latent_config import LatentConfig
 from training.model.vision import FrozenVision
 
 
@@ -139,10 +139,12 @@ def encode(encoder: Encoder, content: Sequence[Part], shelf: FrameShelf) -> Enco
 
 
 def _encoder(bundle: FutureL1, asking: Asking) -> Encoder:
-    teaching = bundle.teaching or Teaching(
-        observed_tokens=asking.image_tokens, latents=0, span_end="model", system=asking.system
+    latent_config = bundle.latent_config or LatentConfig(
+        image_tokens=asking.image_tokens, max_latents=0, span_end="model", system_prompt=asking.system
     )
-    return bundle.encoder(teaching.model_copy(update={"observed_tokens": asking.image_tokens, "system": asking.system}))
+    return bundle.encoder(
+        latent_config.model_copy(update={"image_tokens": asking.image_tokens, "system_prompt": asking.system})
+    )
 
 
 def _drawer(

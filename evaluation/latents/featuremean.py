@@ -1,4 +1,4 @@
-"""The mean feature of the future frames that a checkpoint was taught with, for an intervention on its latents."""
+"""The mean feature of the future frames that a checkpoint was trained with, for an intervention on its latents."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from training.model.checkpoint import FutureL1
 from training.model.rows import RowReader
-from training.sft.inspection import teaching_of
+from training.sft.inspection import latent_config_of
 from training.storage.files import whole
 from training.storage.hashing import stable_hash
 from training.storage.parquet import scan_parquet
@@ -21,12 +21,12 @@ def write_mean(
     """Writes tensor `mean` [D], the mean over all latent targets of at most `most` rows, drawn by lot.
 
     rows: training.runtime.programs.TrainingConfig.data.  Returns the rows and latents in it, and the rows that could
-    not be read.  An untaught base would be taught as in the paper.  Raises ValueError when no row gives a target.
+    not be read.  A base model has the paper's L_max.  Raises ValueError when no row gives a target.
     """
     table = scan_parquet(rows)
     ids = sorted(table.select("row_id").collect()["row_id"].to_list(), key=lambda name: stable_hash(seed, name))[:most]
     chosen = table.filter(pl.col("row_id").is_in(ids)).collect()
-    reader, vision = RowReader(bundle.encoder(teaching_of(bundle, None, None)), keep=False), bundle.vision()
+    reader, vision = RowReader(bundle.encoder(latent_config_of(bundle, None, None)), keep=False), bundle.vision()
     total, latents, unreadable = torch.zeros(vision.width, dtype=torch.float64), 0, []
     for number, row in enumerate(chosen.iter_rows(named=True), start=1):
         try:

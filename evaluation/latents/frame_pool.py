@@ -21,7 +21,7 @@ from training.data.video import FrameShelf
 from training.model.checkpoint import FutureL1
 from training.model.encoding import Encoder
 from training.model.vision import Patches
-from training.sft.inspection import teaching_of
+from training.sft.inspection import latent_config_of
 from training.storage.hashing import stable_hash
 from training.storage.parquet import scan_parquet
 
@@ -83,11 +83,11 @@ def read_items(items: Path, wanted: Collection[str] | None = None) -> Iterator[I
 class FrameEncoder:
     """A checkpoint's tower, looking at frames as SFT's targets were looked at.
 
-    `latents`: L_max, if not the checkpoint's; an untaught base's is the paper's.
+    `latents`: L_max, if not the checkpoint's; a base model's is the paper's.
     """
 
     def __init__(self, bundle: FutureL1, latents: int | None = None) -> None:
-        self.encoder: Encoder = bundle.encoder(teaching_of(bundle, latents, None))
+        self.encoder: Encoder = bundle.encoder(latent_config_of(bundle, latents, None))
         self._vision = bundle.vision()
 
     def frames(self, images: Sequence[np.ndarray], grid: Grid | None = None) -> list[Frame]:

@@ -13,24 +13,24 @@ from training.model.checkpoint import FutureL1
 from training.model.decode import Decoded, Sampling, decode
 from training.model.encoding import Encoded
 from training.model.rows import RowReader
-from training.sft.inspection import teaching_of
+from training.sft.inspection import latent_config_of
 
-UNTAUGHT = "untaught: no span may be opened"
+NO_LATENTS = "a base model: no span may be opened"
 
 
 def with_teaching(bundle: FutureL1, latents: int | None, system: str | None, release_cap: bool) -> FutureL1:
-    """The checkpoint with the L_max and the system prompt asked for; an untaught base opens spans if L_max is given.
+    """The checkpoint with the L_max and the system prompt asked for; a base model opens spans if L_max is given.
 
     Raises ValueError when the release's rule is asked for where there is no cap to double.
     """
-    teaching = teaching_of(bundle, latents, system)
-    if bundle.teaching is None and latents is None:
+    latent_config = latent_config_of(bundle, latents, system)
+    if bundle.latent_config is None and latents is None:
         if release_cap:
-            raise ValueError("an untaught base has no cap on its spans that could be doubled: say how many latents")
-        teaching = teaching.model_copy(update={"latents": 0})
+            raise ValueError("a base model has no cap on its spans that could be doubled: say how many latents")
+        latent_config = latent_config.model_copy(update={"max_latents": 0})
     if release_cap:
-        teaching = teaching.model_copy(update={"release_cap": True})
-    return replace(bundle, teaching=teaching)
+        latent_config = latent_config.model_copy(update={"release_cap": True})
+    return replace(bundle, latent_config=latent_config)
 
 
 def predict(bundle: FutureL1, values: Sequence[Any], folder: Path, max_new_tokens: int) -> dict[str, Any]:
@@ -39,11 +39,11 @@ def predict(bundle: FutureL1, values: Sequence[Any], folder: Path, max_new_token
     All that can be read is decoded as one batch; an entry has `error` where a prompt cannot be read or rendered
     (docs/data-contracts.md has the fields).
     """
-    teaching = bundle.teaching
-    assert teaching is not None
+    latent_config = bundle.latent_config
+    assert latent_config is not None
     entries: list[dict[str, Any]] = []
     encoded: list[Encoded] = []
-    reader = RowReader(bundle.encoder(teaching), keep=False)
+    reader = RowReader(bundle.encoder(latent_config), keep=False)
     for number, value in enumerate(values):
         name = name_of(value, number)
         try:
@@ -59,8 +59,8 @@ def predict(bundle: FutureL1, values: Sequence[Any], folder: Path, max_new_token
         answered = [entry for entry in entries if "error" not in entry]
         for entry, answer in zip(answered, _answers(bundle, decoded), strict=True):
             entry |= answer
-    origin = teaching.cap_origin if teaching.latents else UNTAUGHT
-    return {"prompts": entries, "cap": teaching.cap, "cap_origin": origin}
+    origin = latent_config.cap_origin if latent_config.max_latents else NO_LATENTS
+    return {"prompts": entries, "cap": latent_config.cap, "cap_origin": origin}
 
 
 def _answers(bundle: FutureL1, decoded: Decoded) -> Iterator[dict[str, Any]]:

@@ -56,11 +56,11 @@ def _inspect_records(
     try:
         values, system = load_records(records), read_text(system_prompt)
         make_room(out)
-        from training.sft.inspection import inspect_records, open_checkpoint, teaching_of
+        from training.sft.inspection import inspect_records, latent_config_of, open_checkpoint
 
         bundle = open_checkpoint(checkpoint)
-        teaching = teaching_of(bundle, max_latents, system)
-        found = inspect_records(bundle, values, records.parent, teaching, resize or "exact")  # type: ignore[arg-type]
+        latent_config = latent_config_of(bundle, max_latents, system)
+        found = inspect_records(bundle, values, records.parent, latent_config, resize or "exact")  # type: ignore[arg-type]
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     write_json_lines(found, out)

@@ -1,4 +1,4 @@
-"""Twelve rows as prompts, and jobs that ask the taught checkpoint about them."""
+"""Twelve rows as prompts, and jobs that ask the SFT checkpoint about them."""
 
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ def asked(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def job(taught_folder: Path, asked: Path) -> Any:
+def job(sft_checkpoint: Path, asked: Path) -> Any:
     def make(**changes: Any) -> AnswerJob:
         defaults: dict[str, Any] = {
-            "name": "answers", "checkpoint": taught_folder, "prompts": asked, "max_new_tokens": 40, "batch_size": 8,
+            "name": "answers", "checkpoint": sft_checkpoint, "prompts": asked, "max_new_tokens": 40, "batch_size": 8,
             "image_tokens": (4, 16), "system": None,
         }  # fmt: skip
         return AnswerJob(**{**defaults, **changes})

@@ -46,8 +46,8 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def eye(taught: FutureL1) -> FrameEncoder:
-    return FrameEncoder(taught)
+def eye(sft_model: FutureL1) -> FrameEncoder:
+    return FrameEncoder(sft_model)
 
 
 def told(latents: dict[str, list[np.ndarray]], path: Path) -> Path:
@@ -80,11 +80,11 @@ def imagined(out: Path, items: Path, checkpoint: Path, answers: Path, **changes:
 
 
 def test_the_true_frames_themselves_are_found_and_painted(
-    items: Path, eye: FrameEncoder, taught_folder: Path, tmp_path: Path
+    items: Path, eye: FrameEncoder, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
     known = seen(items, eye)
     answers = told({name: future for name, (_, future) in known.items()}, tmp_path / "answers.parquet")
-    report = imagined(tmp_path, items, taught_folder, answers)
+    report = imagined(tmp_path, items, sft_checkpoint, answers)
     spans = sum(len(future) for _, future in known.values())
     assert report["n_spans"] == report["true_frame"]["top1"]["correct"] == report["above_observed"]["correct"] == spans
     assert report["n_items"] == N and report["left_out"] == {}
@@ -100,39 +100,43 @@ def test_the_true_frames_themselves_are_found_and_painted(
 
 
 def test_a_copy_of_the_observed_frame_is_the_baseline(
-    items: Path, eye: FrameEncoder, taught_folder: Path, tmp_path: Path
+    items: Path, eye: FrameEncoder, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
     known = seen(items, eye)
     answers = told(
         {name: [observed[-1]] * len(future) for name, (observed, future) in known.items()}, tmp_path / "a.parquet"
     )
-    report = imagined(tmp_path, items, taught_folder, answers)
+    report = imagined(tmp_path, items, sft_checkpoint, answers)
     assert report["true_frame"]["top1"]["correct"] == report["observed_frame"]["top1"]["correct"]
     assert report["above_observed"]["correct"] == 0
     assert report["skill"]["mean"] == pytest.approx(0, abs=1e-3)
     assert "show what happens next" not in report["sentence"]
 
 
-def test_noise_is_chance(items: Path, eye: FrameEncoder, taught_folder: Path, tmp_path: Path) -> None:
+def test_noise_is_chance(items: Path, eye: FrameEncoder, sft_checkpoint: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     noise = {name: [rng.normal(size=f.shape) for f in future] for name, (_, future) in seen(items, eye).items()}
-    report = imagined(tmp_path, items, taught_folder, told(noise, tmp_path / "a.parquet"))
+    report = imagined(tmp_path, items, sft_checkpoint, told(noise, tmp_path / "a.parquet"))
     assert report["true_frame"]["top1"]["interval"][0] < report["chance"]["top1"] + 0.1
     assert report["skill"]["mean"] < 0
 
 
-def test_what_was_really_decoded_is_scored(items: Path, taught: FutureL1, taught_folder: Path, tmp_path: Path) -> None:
+def test_what_was_really_decoded_is_scored(
+    items: Path, sft_model: FutureL1, sft_checkpoint: Path, tmp_path: Path
+) -> None:
     """The answers of a checkpoint, by the decoder: the latents of span k stand beside reasoning image k."""
-    assert taught.teaching is not None
+    assert sft_model.latent_config is not None
     prompts = twiffbench.prompts(pl.read_parquet(items), twiffbench.TwiffBenchSettings(layout="interleaved"))
-    encoder = taught.encoder(taught.teaching)
+    encoder = sft_model.encoder(sft_model.latent_config)
     rows = [encode(encoder, content, FrameShelf(0)) for content in prompts["content"]]
-    found = decode(taught.model, taught.vision(), taught.tokens, rows, Sampling(60), taught.spans, [[0]] * N)
+    found = decode(
+        sft_model.model, sft_model.vision(), sft_model.tokens, rows, Sampling(60), sft_model.spans, [[0]] * N
+    )
     latents = {}
-    for name, answer in zip(prompts["prompt_id"], found.completions(taught.tokens), strict=True):
-        sizes = taught.tokens.span_sizes(answer.ids)
+    for name, answer in zip(prompts["prompt_id"], found.completions(sft_model.tokens), strict=True):
+        sizes = sft_model.tokens.span_sizes(answer.ids)
         latents[name] = [part.numpy() for part in answer.latents.split(sizes)] if sizes else []
-    report = imagined(tmp_path, items, taught_folder, told(latents, tmp_path / "a.parquet"))
+    report = imagined(tmp_path, items, sft_checkpoint, told(latents, tmp_path / "a.parquet"))
     depth = {entry.id: entry.frames for entry in list_items(items)}
     spans = {name: sum(len(span) > 0 for span in own[: depth[name]]) for name, own in latents.items()}
     assert report["n_spans"] == sum(spans.values()) > 20
@@ -143,7 +147,7 @@ def test_what_was_really_decoded_is_scored(items: Path, taught: FutureL1, taught
 
 
 def test_what_cannot_be_compared_is_counted(
-    items: Path, eye: FrameEncoder, taught_folder: Path, tmp_path: Path
+    items: Path, eye: FrameEncoder, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
     known = {name: list(future) for name, (_, future) in seen(items, eye).items()}
     names = list(known)
@@ -159,7 +163,7 @@ def test_what_cannot_be_compared_is_counted(
         .alias("question_images")
     )
     spoiled.write_parquet(tmp_path / "items.parquet")
-    report = imagined(tmp_path, tmp_path / "items.parquet", taught_folder, told(known, tmp_path / "a.parquet"))
+    report = imagined(tmp_path, tmp_path / "items.parquet", sft_checkpoint, told(known, tmp_path / "a.parquet"))
     lacking = 1 + (sum(map(len, known[empty])) == 0)
     assert report["left_out"] == {
         UNANSWERED: 1, UNDECODABLE: 1, "answers_without_latents": lacking, "spans_beyond_the_frames": 2,
@@ -169,22 +173,22 @@ def test_what_cannot_be_compared_is_counted(
     assert report["n_spans"] == report["true_frame"]["top1"]["correct"] == left
 
 
-def test_a_model_without_latents_has_a_report_all_the_same(items: Path, taught_folder: Path, tmp_path: Path) -> None:
+def test_a_model_without_latents_has_a_report_all_the_same(items: Path, sft_checkpoint: Path, tmp_path: Path) -> None:
     answers = told({entry.id: [] for entry in list_items(items)}, tmp_path / "a.parquet")
-    report = imagined(tmp_path, items, taught_folder, answers)
+    report = imagined(tmp_path, items, sft_checkpoint, answers)
     assert (report["n_spans"], report["left_out"]) == (0, {"answers_without_latents": N})
     assert (tmp_path / "m" / "retrieved_frames.png").is_file()
 
 
-def test_answers_that_cannot_be_read_are_named(items: Path, taught_folder: Path, tmp_path: Path) -> None:
+def test_answers_that_cannot_be_read_are_named(items: Path, sft_checkpoint: Path, tmp_path: Path) -> None:
     name = list_items(items)[0].id
     narrow = told({name: [np.zeros((4, 7))]}, tmp_path / "narrow.parquet")
     with pytest.raises(ValueError, match=f"'{name}' has latents of 7 components.*another model"):
-        imagined(tmp_path, items, taught_folder, narrow)
+        imagined(tmp_path, items, sft_checkpoint, narrow)
     plain = tmp_path / "plain.parquet"
     pl.DataFrame([], schema=ANSWERS).write_parquet(plain)
     with pytest.raises(ValueError, match=r"no column latents.*keep_latents"):
-        imagined(tmp_path, items, taught_folder, plain)
+        imagined(tmp_path, items, sft_checkpoint, plain)
 
 
 # ---- frames of other clips
@@ -211,13 +215,15 @@ def test_frames_of_another_shape_are_cropped_to_the_grid(eye: FrameEncoder) -> N
     assert beside.pixels.min() > 150, "the sides are cut off, not squeezed in"
 
 
-def test_features_are_what_sft_aims_at(rows: list[dict[str, Any]], taught: FutureL1, eye: FrameEncoder) -> None:
+def test_features_are_what_sft_aims_at(rows: list[dict[str, Any]], sft_model: FutureL1, eye: FrameEncoder) -> None:
     from training.data.keyframes import key_frame_number
     from training.data.video import read_frames
 
     row = rows[2]
-    assert taught.teaching is not None
-    targets = taught.vision().merged(RowReader(taught.encoder(taught.teaching), keep=False).dialogue(row, True).future)
+    assert sft_model.latent_config is not None
+    targets = sft_model.vision().merged(
+        RowReader(sft_model.encoder(sft_model.latent_config), keep=False).dialogue(row, True).future
+    )
     numbers = [key_frame_number(row["frame_count"], index) for index in row["future"]]
     looked = eye.frames(read_frames(row["path"], numbers, row["reader"]))
     np.testing.assert_array_equal(np.concatenate([f.features for f in looked]), targets.numpy())
@@ -255,7 +261,7 @@ def test_every_depth_is_pictured_and_no_clip_that_was_fitted_on() -> None:
 
 
 def test_models_are_drawn_together_and_a_base_is_one_of_them(
-    items: Path, eye: FrameEncoder, taught_folder: Path, tmp_path: Path
+    items: Path, eye: FrameEncoder, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
     from training.tiny import BASE
 
@@ -263,7 +269,7 @@ def test_models_are_drawn_together_and_a_base_is_one_of_them(
     answers = told({name: future for name, (_, future) in known.items()}, tmp_path / "a.parquet")
     silent = told({name: [] for name in known}, tmp_path / "silent.parquet")
     base = LatentRetrievalJob(name="base", model_kind="base", checkpoint=BASE, answers=silent)
-    jobs = [base, LatentRetrievalJob(name="sft", model_kind="sft", checkpoint=taught_folder, answers=answers)]
+    jobs = [base, LatentRetrievalJob(name="sft", model_kind="sft", checkpoint=sft_checkpoint, answers=answers)]
     config = LatentRetrievalConfig(out=tmp_path, device="cpu", items=items, jobs=jobs, others=3, pictured=2)
     result = main(config, Reporter(tmp_path, quiet=True))
     assert (result["base"]["spans"], result["sft"]["spans"] > N) == (0, True)
@@ -273,24 +279,24 @@ def test_models_are_drawn_together_and_a_base_is_one_of_them(
 
 
 def test_the_mean_is_that_of_all_targets(
-    rows: list[dict[str, Any]], data: Path, taught: FutureL1, taught_folder: Path, tmp_path: Path
+    rows: list[dict[str, Any]], data: Path, sft_model: FutureL1, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
-    job = LatentRetrievalJob(name="m", model_kind="sft", checkpoint=taught_folder)
+    job = LatentRetrievalJob(name="m", model_kind="sft", checkpoint=sft_checkpoint)
     config = LatentRetrievalConfig(out=tmp_path, device="cpu", jobs=[job], means=True, rows=data)
     result = main(config, Reporter(tmp_path, quiet=True))
-    assert taught.teaching is not None
-    reader = RowReader(taught.encoder(taught.teaching), keep=False)
-    targets = torch.cat([taught.vision().merged(reader.dialogue(row, True).future) for row in rows])
+    assert sft_model.latent_config is not None
+    reader = RowReader(sft_model.encoder(sft_model.latent_config), keep=False)
+    targets = torch.cat([sft_model.vision().merged(reader.dialogue(row, True).future) for row in rows])
     with safe_open(tmp_path / "m" / "mean.safetensors", "pt") as stored:
         torch.testing.assert_close(stored.get_tensor("mean"), targets.mean(0))
     assert result["m"]["mean"] == {"rows": len(rows), "latents": len(targets), "unreadable": 0}
 
 
 def test_a_row_that_cannot_be_read_is_counted_and_none_at_all_is_an_error(
-    rows: list[dict[str, Any]], taught_folder: Path, tmp_path: Path
+    rows: list[dict[str, Any]], sft_checkpoint: Path, tmp_path: Path
 ) -> None:
     gone = [row | {"path": str(tmp_path / "gone.mp4")} for row in rows[:3]]
-    job = LatentRetrievalJob(name="m", model_kind="sft", checkpoint=taught_folder)
+    job = LatentRetrievalJob(name="m", model_kind="sft", checkpoint=sft_checkpoint)
     config = LatentRetrievalConfig(out=tmp_path, device="cpu", jobs=[job], means=True, rows=tmp_path / "rows.parquet")
     pl.DataFrame([*gone[:1], *rows[1:3]]).write_parquet(tmp_path / "rows.parquet")
     assert main(config, Reporter(tmp_path, quiet=True))["m"]["mean"]["unreadable"] == 1

@@ -88,12 +88,13 @@ def table(capsys: pytest.CaptureFixture[str]) -> Table:
 
 @pytest.fixture(scope="session", params=["tiny", "mid-size"])
 def subject(request: pytest.FixtureRequest) -> Subject:
-    """The tiny model that a few steps taught the format, with toy rows; the mid-size one with rows of real footage."""
+    """The tiny model that learned the format in a few steps, with toy rows; the mid-size one with rows of real
+    footage."""
     if request.param == "tiny":
-        return Subject("tiny", *(request.getfixturevalue(name) for name in ("taught", "encoder", "rows")))
+        return Subject("tiny", *(request.getfixturevalue(name) for name in ("sft_model", "encoder", "rows")))
     model = midsize()
-    assert model.teaching is not None
-    return Subject("mid-size", model, model.encoder(model.teaching), footage_rows())
+    assert model.latent_config is not None
+    return Subject("mid-size", model, model.encoder(model.latent_config), footage_rows())
 
 
 @pytest.fixture

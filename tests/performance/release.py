@@ -28,7 +28,7 @@ from training.data.keyframes import key_frame_number
 from training.data.video import read_frames
 from training.model.checkpoint import FutureL1
 from training.model.encoding import IGNORE
-from training.model.latent_config import Teaching
+from training.model.latent_config import LatentConfig
 from training.model.rows import Row
 from training.model.splice import splice_latents
 from training.model.tokens import LATENT_END, LATENT_START
@@ -36,17 +36,17 @@ from training.model.tokens import LATENT_END, LATENT_START
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
-def step_loss(bundle: FutureL1, teaching: Teaching, rows: list[Row], latent_weight: float) -> float:
+def step_loss(bundle: FutureL1, latent_config: LatentConfig, rows: list[Row], latent_weight: float) -> float:
     """The loss of a step over these rows, whose gradients are left on the weights."""
     total = 0.0
     for row in rows:
-        loss = sample_loss(bundle, prepared(bundle, teaching, row), latent_weight) / len(rows)
+        loss = sample_loss(bundle, prepared(bundle, latent_config, row), latent_weight) / len(rows)
         loss.backward()
         total += float(loss.detach())
     return total
 
 
-def prepared(bundle: FutureL1, teaching: Teaching, row: Row) -> dict[str, torch.Tensor]:
+def prepared(bundle: FutureL1, latent_config: LatentConfig, row: Row) -> dict[str, torch.Tensor]:
     """What the release's collator makes of one sample."""
     processor, tokens = bundle.processor, bundle.tokens
     user = user_pieces(row["question"], len(row["observed"]))
@@ -56,8 +56,8 @@ def prepared(bundle: FutureL1, teaching: Teaching, row: Row) -> dict[str, torch.
     frames = read_frames(row["path"], numbers, row["reader"])
     observed = [frame for slot, frame in zip(slots, frames, strict=True) if slot.kind == "observed"]
     future = [frame for slot, frame in zip(slots, frames, strict=True) if slot.kind == "future"]
-    low, high = teaching.observed_tokens
-    least = min(low, teaching.latents)
+    low, high = latent_config.image_tokens
+    least = min(low, latent_config.max_latents)
 
     def resized(kept: list[np.ndarray], low: int, high: int) -> list[Image.Image]:
         return [_resized(processor, frame, low, high) for frame in kept]
@@ -71,9 +71,9 @@ def prepared(bundle: FutureL1, teaching: Teaching, row: Row) -> dict[str, torch.
     def process(text: str, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         return processor(text=[text], images=images or None, return_tensors="pt")
 
-    both = process(whole, resized(observed, low, high) + resized(future, least, teaching.latents))
+    both = process(whole, resized(observed, low, high) + resized(future, least, latent_config.max_latents))
     seen = process(asked, resized(observed, low, high))
-    imagined = process(told, resized(future, least, teaching.latents))
+    imagined = process(told, resized(future, least, latent_config.max_latents))
     ids = both["input_ids"][0]
     header = tokens_of(processor, "<|im_start|>assistant")
     start = next(t for t in range(len(ids)) if ids[t : t + len(header)].tolist() == header) + len(header)

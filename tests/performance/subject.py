@@ -17,7 +17,7 @@ from training.data.dialogue import Slot, assistant_pieces, user_pieces
 from training.data.video import read_frames
 from training.model.checkpoint import FutureL1
 from training.model.encoding import Encoded, Encoder
-from training.model.latent_config import Teaching
+from training.model.latent_config import LatentConfig
 from training.model.rows import SKIPPED, Row, RowReader, Rows
 from training.sft.__main__ import freeze_vision
 from training.sft.trainer import Collator, LatentSFTTrainer
@@ -37,10 +37,10 @@ class Subject:
     rows: list[Row]
 
     @property
-    def teaching(self) -> Teaching:
+    def latent_config(self) -> LatentConfig:
         """Spans end where the model ends them, as in the paper."""
-        assert self.model.teaching is not None
-        return self.model.teaching.model_copy(update={"span_end": "model"})
+        assert self.model.latent_config is not None
+        return self.model.latent_config.model_copy(update={"span_end": "model"})
 
 
 def footage_rows() -> list[dict[str, Any]]:
@@ -90,7 +90,8 @@ def _frames(first: int, count: int) -> list[Any]:
 def wishing(model: FutureL1, wish: Callable[[int], dict[int, float]]) -> Iterator[None]:
     """Within the context, `wish(step)` gives logits that are added to tokens' own at that step of one decoding.
 
-    An untaught model never imagines by itself and ends anywhere: what is timed needs answers of one length with spans.
+    A model without SFT never imagines by itself and ends anywhere: what is timed needs answers of one length with
+    spans.
     """
     step = itertools.count()
 
@@ -127,7 +128,7 @@ def trainer_of(subject: Subject, folder: Path, keep: bool) -> LatentSFTTrainer:
         output_dir=str(folder), max_steps=1, use_cpu=True, bf16=False, report_to=[], max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True}, activation_checkpointing=False,
     )  # fmt: skip
-    encoder = subject.model.encoder(subject.teaching)
+    encoder = subject.model.encoder(subject.latent_config)
     return LatentSFTTrainer(
         model=subject.model.model,
         args=arguments,
@@ -135,6 +136,6 @@ def trainer_of(subject: Subject, folder: Path, keep: bool) -> LatentSFTTrainer:
         data_collator=Collator(Rows(subject.rows, RowReader(encoder, keep), folder / SKIPPED)),
         processing_class=subject.model.processor.tokenizer,
         bundle=subject.model,
-        recipe=sft_recipe(teaching=subject.teaching, latent_weight=0.1, weighting="sample"),
+        recipe=sft_recipe(latent_config=subject.latent_config, latent_weight=0.1, weighting="sample"),
         vision=subject.model.vision(2**28 if keep else 0),
     )

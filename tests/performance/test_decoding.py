@@ -43,8 +43,8 @@ class Asker:
 
 
 @pytest.fixture
-def ask(taught: FutureL1) -> Asker:
-    return Asker(taught, taught.vision(cache_bytes=2**28))
+def ask(sft_model: FutureL1) -> Asker:
+    return Asker(sft_model, sft_model.vision(cache_bytes=2**28))
 
 
 def test_a_batch_of_answers_against_one_at_a_time(subject: Subject, compare: Compare) -> None:
@@ -58,11 +58,11 @@ def test_a_batch_of_answers_against_one_at_a_time(subject: Subject, compare: Com
     prompts = [reader.prompt(row) for row in rows]
     model = subject.model
     asker = Asker(model, model.vision(cache_bytes=2**28))
-    taught = subject.name == "tiny"
-    sampling = GREEDY if taught else Sampling(max_new_tokens=24, temperature=1.0)
+    sft_model = subject.name == "tiny"
+    sampling = GREEDY if sft_model else Sampling(max_new_tokens=24, temperature=1.0)
 
     def ask(numbers: Sequence[int]) -> Decoded:
-        with contextlib.nullcontext() if taught else wishing(model, now_and_then(model)):
+        with contextlib.nullcontext() if sft_model else wishing(model, now_and_then(model)):
             return asker([prompts[i] for i in numbers], sampling, [[i] for i in numbers])
 
     together = ask(range(len(rows)))

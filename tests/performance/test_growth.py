@@ -28,7 +28,7 @@ def settings() -> list[tuple[int, int, int]]:
 
 def test_growth_of_decoding(subject: Subject, measure: Measure, table: Table) -> None:
     """The tower runs in every prefill here; a span of 4 latents adds 6 tokens to an answer."""
-    model, latents = subject.model, subject.teaching.latents
+    model, latents = subject.model, subject.latent_config.max_latents
     vision = model.vision()
 
     def ask(prompts: list[Encoded], new: int, opening: list[int]) -> Decoded:
@@ -66,7 +66,7 @@ def test_growth_of_an_sft_step(subject: Subject, measure: Measure, table: Table,
     Each dialogue has the same thoughts, five, whatever its spans.
     """
     trainer = trainer_of(subject, tmp_path, keep=True)
-    encoder, tokens = subject.model.encoder(subject.teaching), subject.model.tokens
+    encoder, tokens = subject.model.encoder(subject.latent_config), subject.model.tokens
 
     def step(inputs: dict[str, Any]) -> float:
         loss = trainer.compute_loss(trainer.model, inputs)

@@ -64,8 +64,8 @@ def test_rollouts_in_groups_against_one_at_a_time(subject: Subject, compare: Com
 @pytest.fixture
 def asked(subject: Subject, tmp_path: Path) -> Callable[..., RlConfig]:
     """The RL program's config for the subject: its checkpoint, and its rows as open questions."""
-    assert subject.model.teaching is not None
-    subject.model.save(tmp_path / "model", subject.teaching)
+    assert subject.model.latent_config is not None
+    subject.model.save(tmp_path / "model", subject.latent_config)
     rows = [{**row, "question": row["question"].split("\nA.")[0]} for row in subject.rows]
     pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")
 
@@ -84,7 +84,7 @@ def test_where_a_steps_seconds_go(
     subject: Subject, asked: Callable[..., RlConfig], judge_url: str, table: Table
 ) -> None:
     """The program itself, four optimiser steps on two rollout batches, a judge that takes 50 ms for a verdict asked
-    beside the decoding of the next half.  An untaught model gives it nothing to judge."""
+    beside the decoding of the next half.  A model without SFT gives it nothing to judge."""
     judge = JudgeSettings(base_url=judge_url, model="served", concurrency=8)
     config = asked(judge, steps=4, decode_prompts=2)
     main(config, Reporter(config.out))

@@ -49,7 +49,7 @@ def test_an_sft_step_against_the_releases_way(subject: Subject, compare: Compare
         return loss, gradients
 
     def release() -> tuple[float, list[torch.Tensor | None]]:
-        return taken(lambda: step_loss(subject.model, subject.teaching, subject.rows[:n], WEIGHT))
+        return taken(lambda: step_loss(subject.model, subject.latent_config, subject.rows[:n], WEIGHT))
 
     def ours(trainer: LatentSFTTrainer, together: bool) -> tuple[float, list[torch.Tensor | None]]:
         return taken(lambda: step(trainer, n, together))
@@ -69,7 +69,7 @@ def test_an_sft_step_against_the_releases_way(subject: Subject, compare: Compare
     draws = [{"row": row, "spans": True, "counts": True} for row in range(n)]
     compare(
         "  of these the preparing of rows alone",
-        lambda: [prepared(subject.model, subject.teaching, row) for row in subject.rows[:n]],
+        lambda: [prepared(subject.model, subject.latent_config, row) for row in subject.rows[:n]],
         lambda: new.data_collator(draws),
         n,
     )
@@ -80,7 +80,7 @@ def test_logits_at_labels_against_everywhere(subject: Subject, compare: Compare)
 
     Naive: float32 logits at every position, and a cross-entropy that ignores most of them.
     """
-    encoder, tokens, model = subject.model.encoder(subject.teaching), subject.model.tokens, subject.model.model
+    encoder, tokens, model = subject.model.encoder(subject.latent_config), subject.model.tokens, subject.model.model
     model.model.visual.requires_grad_(False)
     batch = collate([dialogue(encoder, first, 16, 3) for first in range(2)], tokens.pad)
     vision = subject.model.vision(2**28)

@@ -1,4 +1,4 @@
-"""A Future-L1 checkpoint: plain transformers folders whose config also holds the latent budget and how it was taught.
+"""A Future-L1 checkpoint: plain transformers folders whose config also holds its LatentConfig.
 
 Nothing needs remote code: any Qwen3-VL loader reads the weights; what decoding needs is in `config.future_l1`.
 """
@@ -14,7 +14,7 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VL
 
 from training.model.decode import Spans
 from training.model.encoding import Encoder, FrameLimits
-from training.model.latent_config import PAPER, Teaching
+from training.model.latent_config import PAPER, LatentConfig
 from training.model.tokens import CHAT_TEMPLATE, LATENT, LATENT_END, LATENT_START, Tokens, add_latent_tokens, lookup
 from training.model.vision import FrozenVision
 from training.runtime.errors import PermanentError
@@ -31,34 +31,36 @@ class FutureL1:
     model: Qwen3VLForConditionalGeneration
     processor: Qwen3VLProcessor
     tokens: Tokens
-    teaching: Teaching | None  # None: an untaught base model
+    latent_config: LatentConfig | None  # None: a base model, without latents
 
     @property
     def spans(self) -> Spans:
         """The spans this checkpoint decodes: none for a base model."""
-        return Spans(self.teaching.cap, self.teaching.span_end) if self.teaching else Spans(0, "model")
+        return Spans(self.latent_config.cap, self.latent_config.span_end) if self.latent_config else Spans(0, "model")
 
     def encoder(
-        self, teaching: Teaching, resize: Literal["exact", "release"] = "exact", supervise_length: bool = False
+        self, latent_config: LatentConfig, resize: Literal["exact", "release"] = "exact", supervise_length: bool = False
     ) -> Encoder:
-        """The encoder of dialogues under a teaching."""
-        limits = FrameLimits(teaching.observed_tokens, max(1, teaching.latents), resize)
-        return Encoder(self.processor, limits, teaching.system, teaching.span_end, supervise_length)
+        """The encoder of dialogues under a latent configuration."""
+        limits = FrameLimits(latent_config.image_tokens, max(1, latent_config.max_latents), resize)
+        return Encoder(self.processor, limits, latent_config.system_prompt, latent_config.span_end, supervise_length)
 
     def vision(self, cache_bytes: int = 0, apart: bool = False) -> FrozenVision:
         """The frozen tower and merger, with a feature cache of at most `cache_bytes`; `apart` as in FrozenVision."""
         return FrozenVision(self.model, cache_bytes, apart=apart)
 
-    def save(self, folder: Path, teaching: Teaching, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+    def save(
+        self, folder: Path, latent_config: LatentConfig, weights: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         """Writes safetensors, config and processor; the release's names of the token ids and the budget go along.
 
         `weights`: what a sharded model was gathered to; None: the model's own.
         """
         config = self.model.config
-        config.future_l1 = teaching.model_dump(mode="json")
+        config.future_l1 = latent_config.model_dump(mode="json")
         config.latent_id, config.latent_start_id = self.tokens.latent, self.tokens.latent_start
-        config.latent_end_id, config.max_latent_token = self.tokens.latent_end, teaching.latents
-        config.latent_cap, config.latent_cap_origin = teaching.cap, teaching.cap_origin
+        config.latent_end_id, config.max_latent_token = self.tokens.latent_end, latent_config.max_latents
+        config.latent_cap, config.latent_cap_origin = latent_config.cap, latent_config.cap_origin
         self.model.save_pretrained(folder, state_dict=weights)
         self.processor.save_pretrained(folder)
 
@@ -77,16 +79,16 @@ def load(
     model = model.to(device).eval()
     _check_finite(model, folder)
     model.generate = _no_generate
-    teaching = _teaching(model.config, folder)
-    if teaching is None:
+    latent_config = _latent_config_of(model.config, folder)
+    if latent_config is None:
         tokens = add_latent_tokens(model, processor.tokenizer, seed)
     else:
         tokens = lookup(processor.tokenizer)
         _same_tokens(tokens, model.config, folder)
         if hasattr(model.config, "future_l1") and processor.chat_template != CHAT_TEMPLATE:
-            raise ValueError(f"{folder}: its chat template is not the one it was taught with; save it with ours")
+            raise ValueError(f"{folder}: its chat template is not the one it was trained with; save it with ours")
     processor.chat_template = CHAT_TEMPLATE
-    return FutureL1(model, processor, tokens, teaching)
+    return FutureL1(model, processor, tokens, latent_config)
 
 
 def _opened(folder: Path, dtype: torch.dtype) -> tuple[Qwen3VLProcessor, Qwen3VLForConditionalGeneration]:
@@ -119,17 +121,17 @@ def _check_finite(model: Qwen3VLForConditionalGeneration, folder: Path) -> None:
                                           "the file is damaged; take an earlier checkpoint")  # fmt: skip
 
 
-def _teaching(config: Any, folder: Path) -> Teaching | None:
-    """From our own field, or from those of the public release (reference/sft.md 1.1); None: an untaught base."""
+def _latent_config_of(config: Any, folder: Path) -> LatentConfig | None:
+    """From our own field, or from those of the public release (reference/sft.md 1.1); None: a base model."""
     if (ours := getattr(config, "future_l1", None)) is not None:
-        return Teaching(**ours)
+        return LatentConfig(**ours)
     if getattr(config, "latent_id", None) is None:
         return None
     if getattr(config, "use_projection_head", False):
         raise ValueError(f"{folder}: decodes through a projection head, which the paper's models do not have")
     fixed = getattr(config, "train_fixed_latent_budget", None)
     return PAPER.model_copy(
-        update={"latents": int(fixed or config.max_latent_token), "span_end": "fixed" if fixed else "model"}
+        update={"max_latents": int(fixed or config.max_latent_token), "span_end": "fixed" if fixed else "model"}
     )
 
 

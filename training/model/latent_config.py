@@ -1,4 +1,4 @@
-"""What a checkpoint was taught about frames and spans (no torch: recipes and Dagster read it too)."""
+"""The latent configuration of a checkpoint: frame sizes and span budget (no torch: recipes and Dagster read it too)."""
 
 from typing import Literal
 
@@ -11,32 +11,32 @@ When you have thought enough, give the final answer between <answer> and </answe
 """
 
 
-class Teaching(BaseModel):
-    """Stored in a checkpoint's config: decoding must not differ from it unasked.
+class LatentConfig(BaseModel):
+    """The span budget and the frame sizes of a checkpoint, stored in its config; decoding uses no other values unasked.
 
-    observed_tokens: least and most merged tokens of an observed frame; latents: the cap L_max on a span; span_end: who
-    ends a span; system: the system prompt, None for no system turn; release_cap: decode spans of up to twice L_max, as
-    the public release does, though the model never saw such.
+    image_tokens: least and most merged tokens of an observed frame.  max_latents: the cap L_max of a span.  span_end:
+    whether the model's end token or the full budget ends a span.  system_prompt: None for no system turn.  release_cap:
+    decode spans of up to twice L_max, as the public release does, though the model never saw such spans.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    observed_tokens: tuple[int, int]
-    latents: int
+    image_tokens: tuple[int, int]
+    max_latents: int
     span_end: Literal["model", "fixed"]
-    system: str | None
+    system_prompt: str | None
     release_cap: bool = False
 
     @property
     def cap(self) -> int:
         """Latents after which decoding ends a span."""
-        return 2 * self.latents if self.release_cap else self.latents
+        return 2 * self.max_latents if self.release_cap else self.max_latents
 
     @property
     def cap_origin(self) -> str:
-        """Where `cap` comes from, in words for config.json."""
+        """The origin of `cap`, for config.json."""
         return "2 x L_max, the release's" if self.release_cap else "L_max"
 
 
-PAPER = Teaching(observed_tokens=(2, 16384), latents=4, span_end="model", system=SYSTEM_PROMPT)
-"""The paper's, which a base model and the public release's checkpoints are used with."""
+PAPER = LatentConfig(image_tokens=(2, 16384), max_latents=4, span_end="model", system_prompt=SYSTEM_PROMPT)
+"""The paper's configuration, for base models, and for what the public release's checkpoints do not say."""

@@ -10,7 +10,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from training.model.checkpoint import FutureL1
-from training.model.latent_config import Teaching
+from training.model.latent_config import LatentConfig
 from training.runtime.provenance import write_provenance
 from training.storage.files import replaced
 
@@ -69,7 +69,7 @@ def whole_weights(model: torch.nn.Module) -> Iterator[None]:
 def leave_checkpoint(
     accelerator: Any,
     bundle: FutureL1,
-    teaching: Teaching,
+    latent_config: LatentConfig,
     folder: Path,
     dtype: torch.dtype,
     provenance: Mapping[str, Any],
@@ -84,5 +84,5 @@ def leave_checkpoint(
     tied = bundle.model.all_tied_weights_keys
     whole = {name: weight.to("cpu", dtype) for name, weight in weights.items() if name not in tied}
     with replaced(folder) as fresh:
-        bundle.save(fresh, teaching, whole)
+        bundle.save(fresh, latent_config, whole)
         write_provenance(fresh, {**provenance, "dtype": str(dtype).removeprefix("torch.")})

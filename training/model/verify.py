@@ -1,4 +1,5 @@
-"""A saved checkpoint as others will meet it: opened with plain transformers, then made to decode and to be taught."""
+"""A saved checkpoint as others will meet it: opened with plain transformers, then made to decode, and to read a
+dialogue with its latents given."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -53,15 +54,15 @@ def verified(out: Path, rows: Sequence[Row], device: torch.device, dtype: torch.
     facts = _opened(out / CHECKPOINT, dtype)
     _freed(device)
     bundle = load(out / CHECKPOINT, device, dtype)
-    assert bundle.teaching is not None, out
-    teachable = [row for row in rows if row["future"]]  # multiple-choice rows of RL have nothing to imagine
-    usable = Rows(teachable or rows, RowReader(bundle.encoder(bundle.teaching), keep=False), skipped)
-    dialogue = usable.dialogue(0, spans=True) if teachable else None
+    assert bundle.latent_config is not None, out
+    with_future = [row for row in rows if row["future"]]  # multiple-choice rows of RL have nothing to imagine
+    usable = Rows(with_future or rows, RowReader(bundle.encoder(bundle.latent_config), keep=False), skipped)
+    dialogue = usable.dialogue(0, spans=True) if with_future else None
     row, prompt = usable.prompt(0)  # of the same row: what cannot be read as a dialogue is passed over here too
     tokens = 2 * (len(dialogue.ids) - len(prompt.ids)) if dialogue else LONGEST
     vision = bundle.vision()
     facts |= {"row_id": row["row_id"]}
-    facts |= _decoded(bundle, vision, prompt, tokens) | _taught(bundle, vision, dialogue or prompt)
+    facts |= _decoded(bundle, vision, prompt, tokens) | _teacher_forced(bundle, vision, dialogue or prompt)
     unusable = {record["row_id"] for record in AppendLog(skipped).records()}
     return {"skipped": len(unusable), "verified": facts}
 
@@ -101,7 +102,7 @@ def _decoded(bundle: FutureL1, vision: FrozenVision, prompt: Encoded, tokens: in
 
 
 @torch.no_grad()
-def _taught(bundle: FutureL1, vision: FrozenVision, dialogue: Encoded) -> dict[str, Any]:
+def _teacher_forced(bundle: FutureL1, vision: FrozenVision, dialogue: Encoded) -> dict[str, Any]:
     """One pass over a dialogue with the true frames' features as latents."""
     batch = collate([dialogue], bundle.tokens.pad)
     inputs = inputs_of(batch, vision, bundle.model.device)
@@ -110,6 +111,6 @@ def _taught(bundle: FutureL1, vision: FrozenVision, dialogue: Encoded) -> dict[s
     last[:, -1] = True
     states, logits = spliced_forward(bundle.model, inputs, latent, vision.merged(batch.future), last)
     return {
-        "taught_spans": [patches.tokens for patches in batch.future],
+        "teacher_forced_spans": [patches.tokens for patches in batch.future],
         "states_finite": bool(states.isfinite().all() and logits.isfinite().all()),
     }

@@ -50,8 +50,8 @@ def _train(
         raise ValueError(f"{config.data} holds {len(rows)} rows and a rollout batch asks {recipe.prompts} of them: "
                          "curate more, or lower the recipe's `prompts`")  # fmt: skip
     bundle = load(config.sft, device, dtype)
-    if bundle.teaching is None:
-        raise ValueError(f"{config.sft} was never taught latent spans: RL starts from an SFT checkpoint")
+    if bundle.latent_config is None:
+        raise ValueError(f"{config.sft} has no latent configuration: RL starts from an SFT checkpoint")
     bundle.model.model.visual.requires_grad_(False)
     reference = copy.deepcopy(bundle.model).requires_grad_(False).eval()
     learn_in_fp32(bundle.model)
@@ -91,14 +91,16 @@ def _train(
         bundle=bundle,
         grader=grader,
         reference=reference,
-        rows=Rows(rows, RowReader(bundle.encoder(bundle.teaching), keep=recipe.cache_gib > 0), config.out / SKIPPED),
+        rows=Rows(
+            rows, RowReader(bundle.encoder(bundle.latent_config), keep=recipe.cache_gib > 0), config.out / SKIPPED
+        ),
         vision=FrozenVision(reference, int(recipe.cache_gib * 2**30)),  # its tower is whole in every process
     )
     resume = last_checkpoint(config.out / "steps", needs=[file_of(i) for i in range(devices)])
     with checkpoint_on_interrupt(trainer, every=recipe.minibatches):
         trainer.train(resume_from_checkpoint=resume)
     provenance = {**made_from, "steps": steps}
-    leave_checkpoint(trainer.accelerator, bundle, bundle.teaching, config.out / CHECKPOINT, dtype, provenance)
+    leave_checkpoint(trainer.accelerator, bundle, bundle.latent_config, config.out / CHECKPOINT, dtype, provenance)
     trainer.accelerator.free_memory()
     trainer.accelerator.end_training()
     return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resume and Path(resume).name}

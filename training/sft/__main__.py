@@ -49,7 +49,7 @@ def _train(
     freeze_vision(bundle.model)
     if not recipe.lora:
         learn_in_fp32(bundle.model)
-    encoder = bundle.encoder(recipe.teaching, supervise_length=recipe.supervise_length)
+    encoder = bundle.encoder(recipe.latent_config, supervise_length=recipe.supervise_length)
     usable = Rows(rows, RowReader(encoder, keep=recipe.cache_gib > 0), config.out / SKIPPED)
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     per_step = recipe.batch * recipe.accumulation * devices
@@ -91,7 +91,7 @@ def _train(
     if recipe.lora:
         bundle.model = trainer.model.merge_and_unload()
     provenance = {**made_from, "steps": steps}
-    leave_checkpoint(trainer.accelerator, bundle, recipe.teaching, config.out / CHECKPOINT, dtype, provenance)
+    leave_checkpoint(trainer.accelerator, bundle, recipe.latent_config, config.out / CHECKPOINT, dtype, provenance)
     trainer.accelerator.free_memory()
     trainer.accelerator.end_training()
     return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resume and Path(resume).name}

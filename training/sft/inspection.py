@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from training.data.records import Record, name_of, read_record
 from training.model.checkpoint import FutureL1, UnusableCheckpointError, load
 from training.model.encoding import IGNORE, Encoded, collate
-from training.model.latent_config import PAPER, Teaching
+from training.model.latent_config import PAPER, LatentConfig
 from training.model.rows import RowReader
 from training.model.splice import inputs_of, spliced_forward
 from training.model.tokens import LATENT
@@ -47,32 +47,35 @@ def open_checkpoint(folder: Path) -> FutureL1:
         raise ValueError(f"{folder} is no checkpoint that can be loaded: {error}") from error
 
 
-def teaching_of(bundle: FutureL1, latents: int | None, system: str | None) -> Teaching:
-    """The checkpoint's own teaching, an untaught base's is the paper's; `latents` and `system` in place of its own.
+def latent_config_of(bundle: FutureL1, max_latents: int | None, system: str | None) -> LatentConfig:
+    """The checkpoint's latent configuration, a base model's is the paper's; `max_latents` and `system` replace its
+    values.
 
     Raises ValueError for a system prompt that holds placeholders of vectors.
     """
-    teaching = bundle.teaching or PAPER
-    given = {"latents": latents, "system": system}
-    teaching = teaching.model_copy(update={name: value for name, value in given.items() if value is not None})
-    found = [mark for mark in (LATENT, "<|image_pad|>", "<|video_pad|>") if mark in (teaching.system or "")]
+    latent_config = bundle.latent_config or PAPER
+    changes = {"max_latents": max_latents, "system_prompt": system}
+    latent_config = latent_config.model_copy(
+        update={name: value for name, value in changes.items() if value is not None}
+    )
+    found = [mark for mark in (LATENT, "<|image_pad|>", "<|video_pad|>") if mark in (latent_config.system_prompt or "")]
     if found:
         raise ValueError(f"the system prompt holds {', '.join(found)}, which stand for vectors: take them out")
-    return teaching
+    return latent_config
 
 
 def inspect_records(
     bundle: FutureL1,
     values: Sequence[Any],
     folder: Path,
-    teaching: Teaching,
+    latent_config: LatentConfig,
     resize: Literal["exact", "release"] = "exact",
 ) -> dict[str, Any]:
     """`records`, an entry for each value, and `batch`, all that could be shown as one right-padded batch (or None).
 
     An entry has `error` and no tensors where a record cannot be rendered (docs/data-contracts.md has the fields).
     """
-    reader, vision = RowReader(bundle.encoder(teaching, resize=resize), keep=False), bundle.vision(CACHE_BYTES)
+    reader, vision = RowReader(bundle.encoder(latent_config, resize=resize), keep=False), bundle.vision(CACHE_BYTES)
     entries: list[dict[str, Any]] = []
     shown: list[Encoded] = []
     for number, value in enumerate(values):

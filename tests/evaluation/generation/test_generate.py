@@ -31,7 +31,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())
 
 
-def test_every_prompt_is_answered_with_its_counts(job: Any, tmp_path: Path, asked: Path, taught: FutureL1) -> None:
+def test_every_prompt_is_answered_with_its_counts(job: Any, tmp_path: Path, asked: Path, sft_model: FutureL1) -> None:
     result = run(tmp_path, job())
     table = pl.read_parquet(tmp_path / "answers.parquet")
     assert dict(table.schema) == ANSWERS | {"prompt_tokens": pl.Int64}
@@ -39,10 +39,10 @@ def test_every_prompt_is_answered_with_its_counts(job: Any, tmp_path: Path, aske
     assert table["prompt_id"].to_list() == sorted(pl.read_parquet(asked)["prompt_id"])
     assert result["answers"]["answers"] == 12 and result["answers"]["unreadable"] == 0
     assert result["answers"]["seconds"] > 0
-    t = taught.tokens
+    t = sft_model.tokens
     for row in table.iter_rows(named=True):
         kept = [i for i in row["tokens"] if i != t.end_of_turn]
-        assert row["text"] == taught.processor.tokenizer.decode(kept, skip_special_tokens=False)
+        assert row["text"] == sft_model.processor.tokenizer.decode(kept, skip_special_tokens=False)
         assert row["text_tokens"] + row["latent_tokens"] + row["control_tokens"] == len(row["tokens"])
         assert row["latent_tokens"] == row["text"].count("<|latent|>") == sum(row["spans"])
         assert len(row["spans"]) == row["text"].count("<|latent_start|>")
@@ -51,22 +51,22 @@ def test_every_prompt_is_answered_with_its_counts(job: Any, tmp_path: Path, aske
 
 
 def test_the_model_is_asked_as_it_was_taught(
-    job: Any, tmp_path: Path, taught: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]
+    job: Any, tmp_path: Path, sft_model: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]
 ) -> None:
     run(tmp_path, job())
     answers = dict(pl.read_parquet(tmp_path / "answers.parquet").select("prompt_id", "tokens").iter_rows())
     reader = RowReader(encoder, keep=False)
     expected = decode(
-        taught.model,
-        taught.vision(),
-        taught.tokens,
+        sft_model.model,
+        sft_model.vision(),
+        sft_model.tokens,
         [reader.prompt(row) for row in rows[:12]],
         Sampling(40),
-        taught.spans,
+        sft_model.spans,
         [[0]] * 12,
     )
     for row, ids in zip(rows, expected.ids.tolist(), strict=False):
-        assert answers[row["row_id"]] == [i for i in ids if i != taught.tokens.pad]
+        assert answers[row["row_id"]] == [i for i in ids if i != sft_model.tokens.pad]
 
 
 def test_samples_are_numbered_and_drawn_again_alike(job: Any, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_interventions_are_jobs_like_others(job: Any, tmp_path: Path) -> None:
 
 
 def test_controls_are_jobs_like_others(
-    job: Any, rows: list[dict[str, Any]], tmp_path: Path, asked: Path, taught: FutureL1
+    job: Any, rows: list[dict[str, Any]], tmp_path: Path, asked: Path, sft_model: FutureL1
 ) -> None:
     table = pl.read_parquet(asked).with_columns(
         pl.Series("options", [list(options_of(row["question"]).values()) for row in rows[:12]])

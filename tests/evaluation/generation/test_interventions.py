@@ -135,13 +135,14 @@ def test_the_mean_is_read_from_a_file_that_fits_the_model(tmp_path: Path) -> Non
 
 
 @pytest.fixture(scope="module")
-def draw(taught: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]) -> interventions.Draw:
+def draw(sft_model: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]) -> interventions.Draw:
     reader = RowReader(encoder, keep=False)
     prompts = [reader.prompt(row) for row in rows[:6]]
 
     def run(intervention: Intervention | None = None, spans: Spans | None = None, scripts: Any = None) -> Decoded:
         return decode(
-            taught.model, taught.vision(), taught.tokens, prompts, Sampling(60), spans or taught.spans, [[0]] * 6,
+            sft_model.model, sft_model.vision(), sft_model.tokens, prompts, Sampling(60), spans or sft_model.spans,
+            [[0]] * 6,
             intervention=intervention, scripts=scripts,
         )  # fmt: skip
 
@@ -149,19 +150,19 @@ def draw(taught: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]) -> inte
 
 
 @pytest.fixture(scope="module")
-def plain(draw: interventions.Draw, taught: FutureL1) -> Decoded:
+def plain(draw: interventions.Draw, sft_model: FutureL1) -> Decoded:
     found = draw()
-    counts = [taught.tokens.span_sizes(answer.ids) for answer in found.completions(taught.tokens)]
+    counts = [sft_model.tokens.span_sizes(answer.ids) for answer in found.completions(sft_model.tokens)]
     assert sum(map(bool, counts)) > 2, "answers need spans for any of this to mean anything"
     return found
 
 
 @pytest.fixture
-def under(draw: interventions.Draw, taught: FutureL1) -> Callable[..., tuple[Decoded, dict[str, str]]]:
+def under(draw: interventions.Draw, sft_model: FutureL1) -> Callable[..., tuple[Decoded, dict[str, str]]]:
     def run(name: InterventionName, references: str = "xyxyxy") -> tuple[Decoded, dict[str, str]]:
         asked = [request(f"item{number}", reference) for number, reference in enumerate(references)]
-        mean = torch.full((taught.model.config.text_config.hidden_size,), 0.5)
-        return interventions.intervene(name, taught, draw, asked, mean)
+        mean = torch.full((sft_model.model.config.text_config.hidden_size,), 0.5)
+        return interventions.intervene(name, sft_model, draw, asked, mean)
 
     return run
 
@@ -171,12 +172,12 @@ REPLACING = ("zeros", "noise", "mean", "other_item", "same_answer", "other_answe
 
 @pytest.mark.parametrize("name", REPLACING)
 def test_only_what_follows_a_replaced_latent_changes(
-    taught: FutureL1, plain: Decoded, under: Any, name: InterventionName
+    sft_model: FutureL1, plain: Decoded, under: Any, name: InterventionName
 ) -> None:
     replaced, alone = under(name)
     assert not alone
     for before, after in zip(plain.ids.tolist(), replaced.ids.tolist(), strict=True):
-        begin = before.index(taught.tokens.latent_start) if taught.tokens.latent_start in before else len(before)
+        begin = before.index(sft_model.tokens.latent_start) if sft_model.tokens.latent_start in before else len(before)
         assert before[: begin + 6] == after[: begin + 6], "the text up to the first span, and its fixed length"
     if name in ("zeros", "mean"):
         assert (replaced.latents == (0.0 if name == "zeros" else 0.5)).all()
@@ -188,29 +189,29 @@ def test_only_what_follows_a_replaced_latent_changes(
         torch.testing.assert_close(spans, spans[:, :1].expand_as(spans))
 
 
-def test_borrowed_latents_are_another_answers(taught: FutureL1, plain: Decoded, under: Any) -> None:
+def test_borrowed_latents_are_another_answers(sft_model: FutureL1, plain: Decoded, under: Any) -> None:
     replaced, _ = under("same_answer")
-    before, after = ([a.latents for a in b.completions(taught.tokens)] for b in (plain, replaced))
+    before, after = ([a.latents for a in b.completions(sft_model.tokens)] for b in (plain, replaced))
     for row, fed in enumerate(after):
         if len(fed):
             lent = [number for number, own in enumerate(before) if len(own) and torch.equal(own[:4], fed[:4])]
             assert lent and lent[0] != row and lent[0] % 2 == row % 2, "references alternate"
 
 
-def test_a_prompt_without_a_donor_is_left_out_and_says_so(plain: Decoded, under: Any, taught: FutureL1) -> None:
-    used = [bool(len(answer.latents)) for answer in plain.completions(taught.tokens)]
+def test_a_prompt_without_a_donor_is_left_out_and_says_so(plain: Decoded, under: Any, sft_model: FutureL1) -> None:
+    used = [bool(len(answer.latents)) for answer in plain.completions(sft_model.tokens)]
     _, alone = under("same_answer", "abcdef")
     assert set(alone) == {f"item{number}" for number, has in enumerate(used) if has}
     assert "no other item of its batch of 6" in next(iter(alone.values()))
 
 
-def test_donors_by_answer_need_the_answers(draw: interventions.Draw, taught: FutureL1) -> None:
+def test_donors_by_answer_need_the_answers(draw: interventions.Draw, sft_model: FutureL1) -> None:
     with pytest.raises(ValueError, match="needs the column `reference`; prompt 'b' has none"):
-        interventions.intervene("same_answer", taught, draw, [request("a", "x"), request("b")], None)
+        interventions.intervene("same_answer", sft_model, draw, [request("a", "x"), request("b")], None)
 
 
-def test_without_spans_none_opens_and_markers_alone_close_at_once(taught: FutureL1, under: Any) -> None:
-    t = taught.tokens
+def test_without_spans_none_opens_and_markers_alone_close_at_once(sft_model: FutureL1, under: Any) -> None:
+    t = sft_model.tokens
     for answer in under("no_span")[0].completions(t):
         assert not {t.latent, t.latent_start, t.latent_end} & set(answer.ids)
     markers = [answer.ids for answer in under("markers_only")[0].completions(t)]
@@ -222,9 +223,9 @@ def test_without_spans_none_opens_and_markers_alone_close_at_once(taught: Future
 
 @pytest.mark.parametrize("wanted", [1, 2, 3])
 def test_exactly_so_many_spans_are_forced_before_the_answer(
-    taught: FutureL1, plain: Decoded, under: Any, wanted: int
+    sft_model: FutureL1, plain: Decoded, under: Any, wanted: int
 ) -> None:
-    t, tokenizer = taught.tokens, taught.processor.tokenizer
+    t, tokenizer = sft_model.tokens, sft_model.processor.tokenizer
     forced, _ = under(f"spans_{wanted}")
     for before, after in zip(plain.completions(t), forced.completions(t), strict=True):
         assert t.span_sizes(after.ids) == [4] * wanted
@@ -242,8 +243,8 @@ def test_exactly_so_many_spans_are_forced_before_the_answer(
         assert after.sampled[last + 2 :].all()
 
 
-def test_forced_spans_without_an_answer_tag_stand_at_the_beginning(taught: FutureL1) -> None:
-    t, tokenizer = taught.tokens, taught.processor.tokenizer
+def test_forced_spans_without_an_answer_tag_stand_at_the_beginning(sft_model: FutureL1) -> None:
+    t, tokenizer = sft_model.tokens, sft_model.processor.tokenizer
     words = tokenizer.encode("no tag at all", add_special_tokens=False)
     stray = decoded([[*words, t.latent_end]], [])
     newline = tokenizer.encode("\n", add_special_tokens=False)
@@ -253,7 +254,7 @@ def test_forced_spans_without_an_answer_tag_stand_at_the_beginning(taught: Futur
 
 def test_spans_cannot_be_forced_on_a_model_that_knows_none(base: FutureL1, draw: interventions.Draw) -> None:
     for name in ("markers_only", "spans_2"):
-        with pytest.raises(ValueError, match="taught spans"):
+        with pytest.raises(ValueError, match="latent spans"):
             interventions.intervene(name, base, draw, [request("a")], None)  # type: ignore[arg-type]
 
 

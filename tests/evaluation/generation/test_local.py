@@ -20,7 +20,7 @@ from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS
 from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, decode
-from training.model.latent_config import Teaching
+from training.model.latent_config import LatentConfig
 from training.model.randomness import derived_seed
 from training.tiny import BASE
 
@@ -64,30 +64,30 @@ def told(found: Sequence[Answer | Refused]) -> dict[tuple[str, int], Answer]:
 
 
 def test_answers_are_the_decoders(
-    backend: LocalBackend, asked: list[Request], taught: FutureL1, taught_folder: Path
+    backend: LocalBackend, asked: list[Request], sft_model: FutureL1, sft_checkpoint: Path
 ) -> None:
-    answers = told(list(backend.answer(taught_folder, DRAWN, "none", asked)))
-    assert taught.teaching is not None
-    encoder, shelf = taught.encoder(taught.teaching), video.FrameShelf(0)
-    sampling, t = Sampling(40, 1.3, 0.95), taught.tokens
+    answers = told(list(backend.answer(sft_checkpoint, DRAWN, "none", asked)))
+    assert sft_model.latent_config is not None
+    encoder, shelf = sft_model.encoder(sft_model.latent_config), video.FrameShelf(0)
+    sampling, t = Sampling(40, 1.3, 0.95), sft_model.tokens
     for wanted in asked[::5]:
         encoded = local.encode(encoder, wanted.content, shelf)
-        expected = decode(taught.model, taught.vision(), t, [encoded], sampling, taught.spans, [wanted.seeds])
+        expected = decode(sft_model.model, sft_model.vision(), t, [encoded], sampling, sft_model.spans, [wanted.seeds])
         for sample, ids in enumerate(expected.ids.tolist()):
             kept = [i for i in ids if i != t.pad]
             text = [i for i in kept if i != t.end_of_turn]
             answer = answers[wanted.prompt_id, sample]
             assert answer["tokens"] == kept
-            assert answer["text"] == taught.processor.tokenizer.decode(text, skip_special_tokens=False)
+            assert answer["text"] == sft_model.processor.tokenizer.decode(text, skip_special_tokens=False)
             assert answer["finished"] == bool(expected.finished[sample])
             assert answer["latent_tokens"] == sum(answer["spans"]) == kept.count(t.latent)
             assert answer["text_tokens"] + answer["latent_tokens"] + answer["control_tokens"] == len(kept)
 
 
 def test_answers_have_the_columns_of_the_table(
-    backend: LocalBackend, asked: list[Request], taught_folder: Path
+    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path
 ) -> None:
-    found = list(backend.answer(taught_folder, GREEDY, "none", asked[:2]))
+    found = list(backend.answer(sft_checkpoint, GREEDY, "none", asked[:2]))
     assert pl.DataFrame(found, schema=ANSWERS).height == 4
     assert all(
         set(a) == {*ANSWERS, "prompt_tokens"} and a["decode_seconds"] > 0 for a in found if not isinstance(a, Refused)
@@ -96,15 +96,15 @@ def test_answers_have_the_columns_of_the_table(
 
 @pytest.mark.parametrize("intervention", ["none", "zeros", "noise", "first_repeated", "spans_2"])
 def test_an_answer_is_the_same_in_any_company(
-    backend: LocalBackend, asked: list[Request], taught_folder: Path, intervention: InterventionName
+    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path, intervention: InterventionName
 ) -> None:
-    whole = told(list(backend.answer(taught_folder, DRAWN, intervention, asked)))
+    whole = told(list(backend.answer(sft_checkpoint, DRAWN, intervention, asked)))
     assert len({a["text"] for a in whole.values()}) > 6, "answers must differ for this to mean anything"
     small = DRAWN.model_copy(update={"batch_size": 3})
     others = [request(r.prompt_id, r.content, (1,)) for r in asked[::-1]]
     unrelated = [replace(r, group=r.prompt_id) for r in asked]
     for asking, requests in ((small, asked), (DRAWN, others), (DRAWN, unrelated), (DRAWN, asked[3:4])):
-        part = told(list(backend.answer(taught_folder, asking, intervention, requests)))
+        part = told(list(backend.answer(sft_checkpoint, asking, intervention, requests)))
         assert part == {key: whole[key] for key in part}
         assert set(part) == {(r.prompt_id, sample) for r in requests for sample in r.samples}
 
@@ -114,25 +114,25 @@ def test_a_base_is_shown_images_as_it_is_asked_to_and_opens_no_span(
 ) -> None:
     asking = GREEDY.model_copy(update={"max_new_tokens": 6, "image_tokens": (4, 9), "system": "Answer briefly."})
     answers = told(list(backend.answer(BASE, asking, "none", asked)))
-    teaching = Teaching(observed_tokens=(4, 9), latents=0, span_end="model", system="Answer briefly.")
-    encoded = local.encode(base.encoder(teaching), asked[0].content, video.FrameShelf(0))
+    latent_config = LatentConfig(image_tokens=(4, 9), max_latents=0, span_end="model", system_prompt="Answer briefly.")
+    encoded = local.encode(base.encoder(latent_config), asked[0].content, video.FrameShelf(0))
     expected = decode(base.model, base.vision(), base.tokens, [encoded], Sampling(6), base.spans, [[0]])
     assert answers[asked[0].prompt_id, 0]["tokens"] == [i for i in expected.ids[0].tolist() if i != base.tokens.pad]
     assert all(a["latent_tokens"] == 0 for a in answers.values())
 
 
 def test_latents_are_kept_as_they_were_fed(
-    backend: LocalBackend, asked: list[Request], taught: FutureL1, taught_folder: Path
+    backend: LocalBackend, asked: list[Request], sft_model: FutureL1, sft_checkpoint: Path
 ) -> None:
-    found = list(backend.answer(taught_folder, DRAWN, "none", asked, keep_latents=True))
-    assert taught.teaching is not None
-    encoder, shelf, t = taught.encoder(taught.teaching), video.FrameShelf(0), taught.tokens
+    found = list(backend.answer(sft_checkpoint, DRAWN, "none", asked, keep_latents=True))
+    assert sft_model.latent_config is not None
+    encoder, shelf, t = sft_model.encoder(sft_model.latent_config), video.FrameShelf(0), sft_model.tokens
     stored = {(a["prompt_id"], a["sample"]): a for a in found if not isinstance(a, Refused)}
     assert len({bool(a["latents"]) for a in stored.values()}) == 2, "answers with latents and without"
     for wanted in asked[::4]:
         encoded = local.encode(encoder, wanted.content, shelf)
         expected = decode(
-            taught.model, taught.vision(), t, [encoded], Sampling(40, 1.3, 0.95), taught.spans, [wanted.seeds]
+            sft_model.model, sft_model.vision(), t, [encoded], Sampling(40, 1.3, 0.95), sft_model.spans, [wanted.seeds]
         )
         for sample, answer in zip(wanted.samples, expected.completions(t), strict=True):
             data = stored[wanted.prompt_id, sample]["latents"]
@@ -148,16 +148,16 @@ def test_latents_that_float16_does_not_hold_are_an_error() -> None:
         local._stored("item", torch.full((2, 3), 1e5))
 
 
-def test_a_prompt_without_frames_is_answered(backend: LocalBackend, asked: list[Request], taught_folder: Path) -> None:
+def test_a_prompt_without_frames_is_answered(backend: LocalBackend, asked: list[Request], sft_checkpoint: Path) -> None:
     blind = [replace(r, content=[part for part in r.content if part["type"] == "text"]) for r in asked[:3]]
-    mixed = told(list(backend.answer(taught_folder, GREEDY, "none", [*blind, *asked[3:6]])))
-    alone = told(list(backend.answer(taught_folder, GREEDY, "none", blind)))
+    mixed = told(list(backend.answer(sft_checkpoint, GREEDY, "none", [*blind, *asked[3:6]])))
+    alone = told(list(backend.answer(sft_checkpoint, GREEDY, "none", blind)))
     assert len(alone) == 6 and alone == {key: mixed[key] for key in alone}
 
 
-def test_the_times_of_shuffled_frames_ascend(taught: FutureL1, asked: list[Request]) -> None:
-    assert taught.teaching is not None
-    encoder, clip = taught.encoder(taught.teaching), asked[0].content[1]["path"]
+def test_the_times_of_shuffled_frames_ascend(sft_model: FutureL1, asked: list[Request]) -> None:
+    assert sft_model.latent_config is not None
+    encoder, clip = sft_model.encoder(sft_model.latent_config), asked[0].content[1]["path"]
     ordered, shuffled = (
         local.encode(encoder, [prompts.video(clip, numbers), prompts.text("?")], video.FrameShelf(0))
         for numbers in ([0, 1, 2, 3], [3, 0, 2, 1])
@@ -168,11 +168,11 @@ def test_the_times_of_shuffled_frames_ascend(taught: FutureL1, asked: list[Reque
 
 
 def test_who_finds_no_donor_is_refused_with_the_reason(
-    backend: LocalBackend, asked: list[Request], taught_folder: Path
+    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path
 ) -> None:
     requests = [replace(r, reference=r.group) for r in asked[:6]]
-    found = list(backend.answer(taught_folder, GREEDY, "same_answer", requests))
-    plain = told(list(backend.answer(taught_folder, GREEDY, "none", requests)))
+    found = list(backend.answer(sft_checkpoint, GREEDY, "same_answer", requests))
+    plain = told(list(backend.answer(sft_checkpoint, GREEDY, "none", requests)))
     used = {prompt_id for (prompt_id, _), answer in plain.items() if answer["latent_tokens"]}
     assert used and {r.prompt_id for r in found if isinstance(r, Refused)} == used
     assert {prompt_id for prompt_id, _ in told(found)} == {r.prompt_id for r in requests} - used
@@ -180,9 +180,9 @@ def test_who_finds_no_donor_is_refused_with_the_reason(
 
 @pytest.mark.parametrize("intervention", ["zeros", "noise", "other_item", "first_repeated"])
 def test_an_intervention_changes_what_follows_the_first_latents(
-    backend: LocalBackend, asked: list[Request], taught_folder: Path, intervention: InterventionName
+    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path, intervention: InterventionName
 ) -> None:
-    plain, replaced = (told(list(backend.answer(taught_folder, GREEDY, n, asked))) for n in ("none", intervention))
+    plain, replaced = (told(list(backend.answer(sft_checkpoint, GREEDY, n, asked))) for n in ("none", intervention))
     assert plain.keys() == replaced.keys()
     for key, answer in plain.items():
         assert answer["text"].split("<|latent_end|>")[0] == replaced[key]["text"].split("<|latent_end|>")[0]
@@ -192,7 +192,7 @@ def test_an_intervention_changes_what_follows_the_first_latents(
 
 
 def test_what_cannot_be_shown_is_refused_once_and_the_rest_answered(
-    backend: LocalBackend, asked: list[Request], taught_folder: Path, tmp_path: Path
+    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
@@ -207,7 +207,7 @@ def test_what_cannot_be_shown_is_refused_once_and_the_rest_answered(
     }
     requests = [request(name, content, (0, 1)) for name, content in spoiled.items()] + asked[:3]
     small = GREEDY.model_copy(update={"batch_size": 4})
-    found = list(backend.answer(taught_folder, small, "none", requests))
+    found = list(backend.answer(sft_checkpoint, small, "none", requests))
     refused = {r.prompt_id: r.reason for r in found if isinstance(r, Refused)}
     assert len(found) == len(spoiled) + 6 and set(refused) == set(spoiled)
     assert {name for name, _ in told(found)} == {r.prompt_id for r in asked[:3]}
@@ -229,24 +229,24 @@ def test_a_mistake_is_told_before_anything_is_loaded(backend: LocalBackend, aske
 
 
 def test_a_model_is_loaded_once_and_one_at_a_time(
-    backend: LocalBackend, asked: list[Request], taught_folder: Path, monkeypatch: pytest.MonkeyPatch
+    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[Path] = []
     inner = local.load
     monkeypatch.setattr(local, "load", lambda folder, *rest: loaded.append(folder) or inner(folder, *rest))
     short = GREEDY.model_copy(update={"max_new_tokens": 2})
-    for checkpoint in (taught_folder, taught_folder, BASE, taught_folder):
+    for checkpoint in (sft_checkpoint, sft_checkpoint, BASE, sft_checkpoint):
         assert len(list(backend.answer(checkpoint, short, "none", asked[:1]))) == 2
-    assert loaded == [taught_folder, BASE, taught_folder]
+    assert loaded == [sft_checkpoint, BASE, sft_checkpoint]
 
 
 def test_answers_arrive_batch_by_batch(
-    backend: LocalBackend, asked: list[Request], taught_folder: Path, monkeypatch: pytest.MonkeyPatch
+    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
     inner = local.decode
     monkeypatch.setattr(local, "decode", lambda *a: decoded.append(len(a[3])) or inner(*a))
-    arriving = backend.answer(taught_folder, GREEDY.model_copy(update={"batch_size": 8}), "none", asked)
+    arriving = backend.answer(sft_checkpoint, GREEDY.model_copy(update={"batch_size": 8}), "none", asked)
     for number in range(24):
         next(arriving)
         assert len(decoded) == number // 8 + 1
@@ -254,13 +254,13 @@ def test_answers_arrive_batch_by_batch(
 
 
 def test_a_rows_clip_is_opened_once_for_both_its_prompts(
-    backend: LocalBackend, asked: list[Request], taught_folder: Path, monkeypatch: pytest.MonkeyPatch
+    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
     inner = video.READERS["sequential"]
     monkeypatch.setitem(video.READERS, "sequential", lambda path, wanted: opened.append(path) or inner(path, wanted))
     short = GREEDY.model_copy(update={"max_new_tokens": 2, "batch_size": 8})
-    list(backend.answer(taught_folder, short, "none", asked))
+    list(backend.answer(sft_checkpoint, short, "none", asked))
     assert len(opened) == len(set(opened)) == 6
 
 

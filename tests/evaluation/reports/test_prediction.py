@@ -36,9 +36,9 @@ def prompts(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def answered(prompts: Path, taught_folder: Path) -> dict[str, Any]:
+def answered(prompts: Path, sft_checkpoint: Path) -> dict[str, Any]:
     out = prompts.with_name("out.json")
-    result = run("--checkpoint", taught_folder, "--prompts", prompts, "--max-new-tokens", 60, "--out", out)
+    result = run("--checkpoint", sft_checkpoint, "--prompts", prompts, "--max-new-tokens", 60, "--out", out)
     assert result.exit_code == 0, result.output
     assert "prompt 6" in result.stderr
     return json.loads(out.read_text())
@@ -47,8 +47,8 @@ def answered(prompts: Path, taught_folder: Path) -> dict[str, Any]:
 # ---- a batch
 
 
-def test_a_batch_is_answered_as_each_prompt_alone(answered: dict[str, Any], prompts: Path, taught: FutureL1) -> None:
-    alone = [predict(taught, [value], prompts.parent, 60)["prompts"][0] for value in json.loads(prompts.read_text())]
+def test_a_batch_is_answered_as_each_prompt_alone(answered: dict[str, Any], prompts: Path, sft_model: FutureL1) -> None:
+    alone = [predict(sft_model, [value], prompts.parent, 60)["prompts"][0] for value in json.loads(prompts.read_text())]
     for together, single in zip(answered["prompts"], alone, strict=True):
         assert {**together, "latents": 0, "prompt": 0, "error": 0} == {**single, "latents": 0, "prompt": 0, "error": 0}
         torch.testing.assert_close(torch.tensor(together.get("latents", 0)), torch.tensor(single.get("latents", 0)))
@@ -56,13 +56,13 @@ def test_a_batch_is_answered_as_each_prompt_alone(answered: dict[str, Any], prom
     assert len({tuple(entry.get("ids", [])) for entry in alone}) > 3
 
 
-def test_spans_and_latents_are_those_of_the_ids(answered: dict[str, Any], taught: FutureL1) -> None:
-    t = taught.tokens
+def test_spans_and_latents_are_those_of_the_ids(answered: dict[str, Any], sft_model: FutureL1) -> None:
+    t = sft_model.tokens
     for entry in (entry for entry in answered["prompts"] if "error" not in entry):
         inside = [p for first, last in entry["spans"] for p in range(first, last + 1)]
         assert inside == [p for p, token in enumerate(entry["ids"]) if token == t.latent]
         assert len(entry["latents"]) == len(inside) == sum(entry["latents_per_span"])
-        assert all(len(vector) == taught.model.config.text_config.hidden_size for vector in entry["latents"])
+        assert all(len(vector) == sft_model.model.config.text_config.hidden_size for vector in entry["latents"])
         assert all(entry["ids"][first - 1] == t.latent_start for first, _ in entry["spans"])
         assert t.pad not in entry["ids"]
         assert entry["finished"] == (entry["ids"][-1] == t.end_of_turn)
@@ -75,9 +75,9 @@ def test_what_cannot_be_asked_has_an_error_and_the_others_an_answer(answered: di
     assert "there is no clip" in entries[4]["error"]
 
 
-def test_a_plain_question_is_the_records_prompt(rows: list[dict[str, Any]], prompts: Path, taught: FutureL1) -> None:
-    whole = predict(taught, rows[3:4], prompts.parent, 12)["prompts"][0]
-    plain = predict(taught, json.loads(prompts.read_text())[5:6], prompts.parent, 12)["prompts"][0]
+def test_a_plain_question_is_the_records_prompt(rows: list[dict[str, Any]], prompts: Path, sft_model: FutureL1) -> None:
+    whole = predict(sft_model, rows[3:4], prompts.parent, 12)["prompts"][0]
+    plain = predict(sft_model, json.loads(prompts.read_text())[5:6], prompts.parent, 12)["prompts"][0]
     assert plain["ids"] == whole["ids"]
 
 
@@ -86,7 +86,7 @@ def test_a_plain_question_is_the_records_prompt(rows: list[dict[str, Any]], prom
 
 @pytest.mark.parametrize(
     ("latents", "release_cap", "cap", "origin"),
-    [(3, False, 3, "L_max"), (3, True, 6, "2 x L_max, the release's"), (None, False, 0, "untaught")],
+    [(3, False, 3, "L_max"), (3, True, 6, "2 x L_max, the release's"), (None, False, 0, "a base model")],
 )
 def test_a_bases_spans_end_at_the_cap_that_is_asked_for(
     base: FutureL1, latents: int | None, release_cap: bool, cap: int, origin: str
@@ -102,9 +102,9 @@ def test_there_is_no_cap_to_double_in_an_untaught_base(base: FutureL1) -> None:
         with_teaching(base, None, None, True)
 
 
-def test_a_taught_checkpoint_keeps_its_own_cap_and_prompt(taught: FutureL1) -> None:
-    assert with_teaching(taught, None, None, False) == taught
-    doubled = with_teaching(taught, None, None, True)
+def test_a_taught_checkpoint_keeps_its_own_cap_and_prompt(sft_model: FutureL1) -> None:
+    assert with_teaching(sft_model, None, None, False) == sft_model
+    doubled = with_teaching(sft_model, None, None, True)
     assert doubled.spans == Spans(8, "fixed")
 
 
@@ -146,13 +146,13 @@ def test_an_empty_span_is_told_as_one_that_ends_before_it_begins(base: FutureL1)
 
 
 def test_people_are_told_reasoning_spans_and_answer(
-    rows: list[dict[str, Any]], taught_folder: Path, taught: FutureL1
+    rows: list[dict[str, Any]], sft_checkpoint: Path, sft_model: FutureL1
 ) -> None:
     row = rows[2]
     question = row["question"].split("\n", 2)[2]
-    asked = ("--checkpoint", taught_folder, "--video", row["path"], "--frames", "1", "--question", question)
+    asked = ("--checkpoint", sft_checkpoint, "--video", row["path"], "--frames", "1", "--question", question)
     found = json.loads(run(*asked, "--json").stdout)
-    expected = predict(taught, [row], Path(), 1024)["prompts"][0]
+    expected = predict(sft_model, [row], Path(), 1024)["prompts"][0]
     assert found["ids"] == expected["ids"]
     assert found["answer"] == answer_text(found["text"])
     result = run(*asked)

@@ -54,17 +54,17 @@ def answered(text: str, latents: list[np.ndarray]) -> dict[str, Any]:
     return {"text": text, "latents_per_span": [len(span) for span in latents], "latents": vectors, "finished": True}
 
 
-def features(taught: FutureL1, row: dict[str, Any], number: int) -> np.ndarray:
-    return FrameEncoder(taught).frames(read_frames(row["path"], [number], row["reader"]))[0].features
+def features(sft_model: FutureL1, row: dict[str, Any], number: int) -> np.ndarray:
+    return FrameEncoder(sft_model).frames(read_frames(row["path"], [number], row["reader"]))[0].features
 
 
 # ---- what a span shows
 
 
-def test_a_span_that_is_a_frame_is_nearest_to_it(taught: FutureL1, rows: list[dict[str, Any]]) -> None:
+def test_a_span_that_is_a_frame_is_nearest_to_it(sft_model: FutureL1, rows: list[dict[str, Any]]) -> None:
     row, record = rows[2], read_prompt(asked(rows[2], [1]), 0, Path())
     number = key_frame_number(row["frame_count"], 4)
-    found = view(taught, record, [features(taught, row, number), features(taught, row, number)[:0]])
+    found = view(sft_model, record, [features(sft_model, row, number), features(sft_model, row, number)[:0]])
     assert found.spans[0].near[0].number == number
     assert found.spans[0].near[0].share == pytest.approx(0, abs=1e-6)
     shares = [near.share or 0 for near in found.spans[0].near]
@@ -73,15 +73,15 @@ def test_a_span_that_is_a_frame_is_nearest_to_it(taught: FutureL1, rows: list[di
 
 
 def test_too_few_observed_frames_paint_nothing_and_the_page_says_why(
-    taught: FutureL1, rows: list[dict[str, Any]]
+    sft_model: FutureL1, rows: list[dict[str, Any]]
 ) -> None:
-    found = view(taught, read_prompt(asked(rows[2], [1]), 0, Path()), [features(taught, rows[2], 3)])
+    found = view(sft_model, read_prompt(asked(rows[2], [1]), 0, Path()), [features(sft_model, rows[2], 3)])
     assert found.readout is None and found.spans[0].painted is None
     assert f"needs {ENOUGH}" in found.unpainted
 
 
 def test_enough_observed_frames_paint_and_only_those_are_fitted_on(
-    taught: FutureL1, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    sft_model: FutureL1, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = read_prompt(asked(rows[2], [1, 7]), 0, Path())
     last = key_frame_number(rows[2]["frame_count"], 7)
@@ -95,9 +95,9 @@ def test_enough_observed_frames_paint_and_only_those_are_fitted_on(
         inner(self, x, *rest, **named)
 
     monkeypatch.setattr(ReadoutFit, "add_observed", noted)
-    latents = features(taught, rows[2], last - 1)
-    found = view(taught, record, [latents])
-    after = [features(taught, rows[2], number) for number in range(last + 1, rows[2]["frame_count"])]
+    latents = features(sft_model, rows[2], last - 1)
+    found = view(sft_model, record, [latents])
+    after = [features(sft_model, rows[2], number) for number in range(last + 1, rows[2]["frame_count"])]
     assert ENOUGH <= len(fitted) <= last + 1
     assert not any(np.array_equal(own, other) for own in fitted for other in after)
     assert found.readout is not None and found.readout.r2 is not None and 0 < found.readout.r2 <= 1
@@ -111,19 +111,19 @@ def test_enough_observed_frames_paint_and_only_those_are_fitted_on(
 # ---- the page
 
 
-def test_a_painting_says_how_far_to_believe_it(taught: FutureL1, rows: list[dict[str, Any]]) -> None:
+def test_a_painting_says_how_far_to_believe_it(sft_model: FutureL1, rows: list[dict[str, Any]]) -> None:
     span = f"<|latent_start|>{'<|latent|>' * 4}<|latent_end|>"
-    answer = answered(f"{span}<answer>red</answer>", [features(taught, rows[2], 9)])
-    page = Page(answer_page(taught, asked(rows[2], [1, 7]), answer, TOLD, "c"))
+    answer = answered(f"{span}<answer>red</answer>", [features(sft_model, rows[2], 9)])
+    page = Page(answer_page(sft_model, asked(rows[2], [1, 7]), answer, TOLD, "c"))
     assert page.tags.count("img") == 2 + 1 + 3, "the frames shown, the painting, and the nearest"
     assert "R² is" in page.text and "of what changed in them it is" in page.text
 
 
-def test_the_page_needs_nothing_and_shows_every_span(taught: FutureL1, rows: list[dict[str, Any]]) -> None:
-    latents = [features(taught, rows[2], 4), features(taught, rows[2], 6)]
+def test_the_page_needs_nothing_and_shows_every_span(sft_model: FutureL1, rows: list[dict[str, Any]]) -> None:
+    latents = [features(sft_model, rows[2], 4), features(sft_model, rows[2], 6)]
     span = "<|latent_start|><|latent|><|latent|><|latent|><|latent|><|latent_end|>"
     answer = answered(f"<reason>First</reason>{span}<reason>then {span}</reason><answer>red</answer>", latents)
-    html = answer_page(taught, asked(rows[2], [1]), answer, TOLD, "some/checkpoint")
+    html = answer_page(sft_model, asked(rows[2], [1]), answer, TOLD, "some/checkpoint")
     page = Page(html)
     assert "script" not in page.tags and "link" not in page.tags and "http" not in html.replace("http-equiv", "")
     assert len(page.sources) == page.tags.count("img") == 1 + 2 * 3, "the frame shown, and three for each span"
@@ -138,19 +138,19 @@ def test_the_page_needs_nothing_and_shows_every_span(taught: FutureL1, rows: lis
     assert "some/checkpoint" in page.text and "unseen" in page.text and f"needs {ENOUGH}" in page.text
 
 
-def test_texts_are_only_text(taught: FutureL1) -> None:
+def test_texts_are_only_text(sft_model: FutureL1) -> None:
     odd = "<script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
-    html = answer_page(taught, {"question": odd}, answered(f"<answer>{odd}</answer>", []), TOLD, odd)
+    html = answer_page(sft_model, {"question": odd}, answered(f"<answer>{odd}</answer>", []), TOLD, odd)
     page = Page(html)
     assert "script" not in page.tags and "img" not in page.tags and page.sources == []
     assert page.text.count("alert(1)") >= 6 and "{{ 7 * 7 }}" in page.text
     assert "How to read" not in page.text, "without a clip there is nothing to look at"
 
 
-def test_an_unfinished_answer_says_so(taught: FutureL1) -> None:
+def test_an_unfinished_answer_says_so(sft_model: FutureL1) -> None:
     cut = answered("so", []) | {"finished": False}
-    assert "was cut" in answer_page(taught, {"question": "Q"}, cut, TOLD, "c")
-    assert "was cut" not in answer_page(taught, {"question": "Q"}, answered("so", []), TOLD, "c")
+    assert "was cut" in answer_page(sft_model, {"question": "Q"}, cut, TOLD, "c")
+    assert "was cut" not in answer_page(sft_model, {"question": "Q"}, answered("so", []), TOLD, "c")
 
 
 def test_latents_are_split_by_span() -> None:
@@ -167,13 +167,13 @@ def run(*options: Any) -> Result:
 
 
 def test_the_command_writes_the_page_of_what_it_prints(
-    rows: list[dict[str, Any]], taught_folder: Path, taught: FutureL1, tmp_path: Path
+    rows: list[dict[str, Any]], sft_checkpoint: Path, sft_model: FutureL1, tmp_path: Path
 ) -> None:
     question, page = asked(rows[2], [1])["question"], tmp_path / "deep" / "page.html"
-    result = run("--checkpoint", taught_folder, "--video", rows[2]["path"], "--frames", "1", "--question", question,
+    result = run("--checkpoint", sft_checkpoint, "--video", rows[2]["path"], "--frames", "1", "--question", question,
                  "--out", page)  # fmt: skip
     assert result.exit_code == 0, result.output
-    [answer] = predict(with_teaching(taught, None, None, False), [asked(rows[2], [1])], Path(), 1024)["prompts"]
+    [answer] = predict(with_teaching(sft_model, None, None, False), [asked(rows[2], [1])], Path(), 1024)["prompts"]
     said = Page(page.read_text(encoding="utf-8"))
     for part in parts(answer["text"]):
         assert part.text in said.text and part.text in result.stdout
@@ -182,6 +182,6 @@ def test_the_command_writes_the_page_of_what_it_prints(
 
 
 @pytest.mark.parametrize(("which", "out"), [("--question", "x.json"), ("--prompts", "x.html"), ("--prompts", "x.HTM")])
-def test_a_page_is_a_questions_and_json_that_of_a_file(which: str, out: str, taught_folder: Path) -> None:
-    result = run("--checkpoint", taught_folder, which, Path(__file__), "--out", out)
+def test_a_page_is_a_questions_and_json_that_of_a_file(which: str, out: str, sft_checkpoint: Path) -> None:
+    result = run("--checkpoint", sft_checkpoint, which, Path(__file__), "--out", out)
     assert result.exit_code == 2 and "a question's --out is a page" in " ".join(result.stderr.split())

@@ -1,4 +1,4 @@
-"""A checkpoint is a plain transformers folder that remembers its teaching."""
+"""A checkpoint is a plain transformers folder that remembers its latent configuration."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
-from tests.toy import TEACHING
+from tests.toy import LATENT_CONFIG
 from training.model.checkpoint import FutureL1, load
 from training.model.decode import Spans
 from training.model.tokens import LATENT, LATENT_END, LATENT_START, add_latent_tokens, lookup
@@ -15,15 +15,15 @@ from training.tiny import BASE
 
 
 def test_the_base_decodes_no_spans(base: FutureL1) -> None:
-    assert base.teaching is None
+    assert base.latent_config is None
     assert base.spans == Spans(0, "model")
 
 
 def test_a_taught_checkpoint_keeps_weights_tokens_and_teaching(base: FutureL1, tmp_path: Path) -> None:
     fresh = load(BASE)
-    fresh.save(tmp_path, TEACHING)
+    fresh.save(tmp_path, LATENT_CONFIG)
     again = load(tmp_path)
-    assert again.teaching == TEACHING
+    assert again.latent_config == LATENT_CONFIG
     assert again.spans == Spans(4, "fixed")
     assert again.tokens == fresh.tokens
     for name, weight in fresh.model.state_dict().items():
@@ -31,27 +31,27 @@ def test_a_taught_checkpoint_keeps_weights_tokens_and_teaching(base: FutureL1, t
 
 
 def test_twice_the_budget_is_decoded_where_the_teaching_says_so(tmp_path: Path) -> None:
-    load(BASE).save(tmp_path, TEACHING.model_copy(update={"release_cap": True}))
+    load(BASE).save(tmp_path, LATENT_CONFIG.model_copy(update={"release_cap": True}))
     again = load(tmp_path)
     assert again.spans == Spans(8, "fixed")
     assert (again.model.config.latent_cap, again.model.config.latent_cap_origin) == (8, "2 x L_max, the release's")
-    assert again.model.config.max_latent_token == 4, "what a span was taught to be stays"
+    assert again.model.config.max_latent_token == 4, "the span budget stays"
 
 
-def test_any_loader_reads_it_and_the_release_finds_its_names(taught_folder: Path, taught: FutureL1) -> None:
-    plain = Qwen3VLForConditionalGeneration.from_pretrained(taught_folder)
-    tokenizer = AutoProcessor.from_pretrained(taught_folder).tokenizer
+def test_any_loader_reads_it_and_the_release_finds_its_names(sft_checkpoint: Path, sft_model: FutureL1) -> None:
+    plain = Qwen3VLForConditionalGeneration.from_pretrained(sft_checkpoint)
+    tokenizer = AutoProcessor.from_pretrained(sft_checkpoint).tokenizer
     config = plain.config
     assert [config.latent_id, config.latent_start_id, config.latent_end_id] == tokenizer.convert_tokens_to_ids(
         [LATENT, LATENT_START, LATENT_END]
     )
     assert config.max_latent_token == 4
     assert (config.latent_cap, config.latent_cap_origin) == (4, "L_max")
-    assert not any(path.suffix in {".py", ".bin", ".pt"} for path in taught_folder.iterdir())
+    assert not any(path.suffix in {".py", ".bin", ".pt"} for path in sft_checkpoint.iterdir())
 
 
-def test_a_tokenizer_that_disagrees_with_the_config_is_an_error(taught_folder: Path, tmp_path: Path) -> None:
-    for path in taught_folder.iterdir():
+def test_a_tokenizer_that_disagrees_with_the_config_is_an_error(sft_checkpoint: Path, tmp_path: Path) -> None:
+    for path in sft_checkpoint.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"latent_id": 5}))

@@ -61,13 +61,13 @@ def prefers(bundle: FutureL1, *wanted: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def answer(taught: FutureL1, prompts: list[Encoded]) -> Callable[..., Decoded]:
+def answer(sft_model: FutureL1, prompts: list[Encoded]) -> Callable[..., Decoded]:
     def run(
         sampling: Sampling = GREEDY, spans: Spans = FIXED, asked: Any = None, seeds: Any = None, **options: Any
     ) -> Decoded:
         asked = asked or prompts[:1]
         seeds = seeds or [[number] for number in range(len(asked))]
-        return decode(taught.model, taught.vision(), taught.tokens, asked, sampling, spans, seeds, **options)
+        return decode(sft_model.model, sft_model.vision(), sft_model.tokens, asked, sampling, spans, seeds, **options)
 
     return run
 
@@ -95,16 +95,16 @@ def kept(ids: list[int], pad: int) -> list[int]:
 # ---- a batch changes nothing for its rows
 
 
-def test_a_batch_decodes_as_its_rows_alone(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
+def test_a_batch_decodes_as_its_rows_alone(answer: Any, prompts: list[Encoded], sft_model: FutureL1) -> None:
     batch = answer(asked=prompts)
-    lengths, modes = {len(p.ids) for p in prompts}, batch.ids == taught.tokens.latent
+    lengths, modes = {len(p.ids) for p in prompts}, batch.ids == sft_model.tokens.latent
     assert len(lengths) > 3, "rows must need padding"
     assert (modes.any(0) & ~modes.all(0)).any(), "some step must mix text and latent mode"
     latents = batch.latents.split(modes.sum(1).tolist())
     for i, prompt in enumerate(prompts):
         alone = answer(asked=[prompt])
-        ids = kept(batch.ids[i].tolist(), taught.tokens.pad)
-        assert ids == kept(alone.ids[0].tolist(), taught.tokens.pad)
+        ids = kept(batch.ids[i].tolist(), sft_model.tokens.pad)
+        assert ids == kept(alone.ids[0].tolist(), sft_model.tokens.pad)
         torch.testing.assert_close(latents[i], alone.latents, atol=1e-4, rtol=0)
         torch.testing.assert_close(batch.log_probs[i, : len(ids)], alone.log_probs[0, : len(ids)], atol=1e-4, rtol=0)
         assert batch.finished[i] == alone.finished[0]
@@ -120,8 +120,8 @@ def test_one_prefill_repeated_is_as_many_prefills(answer: Any, prompts: list[Enc
 # ---- spans
 
 
-def test_every_fixed_span_is_full_and_ends(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
-    t = taught.tokens
+def test_every_fixed_span_is_full_and_ends(answer: Any, prompts: list[Encoded], sft_model: FutureL1) -> None:
+    t = sft_model.tokens
     for spans in (Spans(4, "fixed"), Spans(2, "fixed")):
         batch = answer(spans=spans, asked=prompts)
         for row in batch.ids.tolist():
@@ -130,32 +130,32 @@ def test_every_fixed_span_is_full_and_ends(answer: Any, prompts: list[Encoded], 
         assert (batch.ids == t.latent_start).any()
 
 
-def test_the_model_may_end_a_span_an_empty_one_too(answer: Any, taught: FutureL1, scripted: Any) -> None:
-    t = taught.tokens
+def test_the_model_may_end_a_span_an_empty_one_too(answer: Any, sft_model: FutureL1, scripted: Any) -> None:
+    t = sft_model.tokens
     scripted([t.latent_start, 10, t.latent, t.latent_end, t.latent_start, t.latent_end, t.end_of_turn])
     batch = answer(Sampling(12), Spans(4, "model"))
     whole, empty = [t.latent_start, t.latent, t.latent, t.latent_end], [t.latent_start, t.latent_end]
     assert batch.ids[0].tolist() == [*whole, *empty, t.end_of_turn]
     assert batch.sampled[0].tolist() == [True, False, False, True, True, True, True]
-    (rollout,) = unpack([{}], [None], [[0]], batch, t, taught.processor.tokenizer)  # type: ignore[list-item]
+    (rollout,) = unpack([{}], [None], [[0]], batch, t, sft_model.processor.tokenizer)  # type: ignore[list-item]
     assert t.span_sizes(rollout.ids) == [2, 0]
     assert [len(span) for span in rollout.spans(t)] == [2], "an empty span imagined nothing"
 
 
-def test_going_on_is_a_choice_that_competes_with_the_end(answer: Any, taught: FutureL1) -> None:
+def test_going_on_is_a_choice_that_competes_with_the_end(answer: Any, sft_model: FutureL1) -> None:
     """Where the length is supervised, `<|latent|>` is what the model says to go on."""
-    t = taught.tokens
-    with prefers(taught, t.latent, t.latent_end, t.latent_start):
+    t = sft_model.tokens
+    with prefers(sft_model, t.latent, t.latent_end, t.latent_start):
         batch = answer(Sampling(7), Spans(4, "model"))
     assert batch.ids[0].tolist()[:1] == [t.latent_end], "outside a span the placeholder cannot be picked"
-    with prefers(taught, t.latent, t.latent_start, t.latent_end):
+    with prefers(sft_model, t.latent, t.latent_start, t.latent_end):
         batch = answer(Sampling(7), Spans(4, "model"))
     assert batch.ids[0].tolist() == [t.latent_start, *[t.latent] * 4, t.latent_end, t.latent_start]
 
 
-def test_the_budget_ends_a_span_that_the_model_does_not(answer: Any, taught: FutureL1) -> None:
-    t = taught.tokens
-    with prefers(taught, t.latent_start):
+def test_the_budget_ends_a_span_that_the_model_does_not(answer: Any, sft_model: FutureL1) -> None:
+    t = sft_model.tokens
+    with prefers(sft_model, t.latent_start):
         batch = answer(Sampling(10), Spans(3, "model"))
     span = [t.latent_start, t.latent, t.latent, t.latent, t.latent_end]
     assert batch.ids[0].tolist() == span * 2
@@ -163,24 +163,24 @@ def test_the_budget_ends_a_span_that_the_model_does_not(answer: Any, taught: Fut
     assert (batch.log_probs[0][~batch.sampled[0]] == 0).all(), "forced tokens were not drawn"
 
 
-def test_an_end_of_turn_inside_a_span_is_discarded(answer: Any, taught: FutureL1, scripted: Any) -> None:
-    t = taught.tokens
+def test_an_end_of_turn_inside_a_span_is_discarded(answer: Any, sft_model: FutureL1, scripted: Any) -> None:
+    t = sft_model.tokens
     scripted([t.latent_start, t.end_of_turn])
     batch = answer(Sampling(12), Spans(2, "model"))
     assert batch.ids[0].tolist() == [t.latent_start, t.latent, t.latent, t.latent_end, t.end_of_turn]
     assert batch.finished.tolist() == [True]
 
 
-def test_without_a_budget_no_span_is_opened(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
-    with prefers(taught, taught.tokens.latent_start):
+def test_without_a_budget_no_span_is_opened(answer: Any, prompts: list[Encoded], sft_model: FutureL1) -> None:
+    with prefers(sft_model, sft_model.tokens.latent_start):
         batch = answer(Sampling(12), Spans(0, "model"), asked=prompts)
-    assert not torch.isin(batch.ids, torch.tensor([taught.tokens.latent_start, taught.tokens.latent])).any()
+    assert not torch.isin(batch.ids, torch.tensor([sft_model.tokens.latent_start, sft_model.tokens.latent])).any()
     assert len(batch.latents) == 0
 
 
-def test_without_a_budget_a_span_may_still_be_opened_and_closes_at_once(answer: Any, taught: FutureL1) -> None:
-    t = taught.tokens
-    with prefers(taught, t.latent_start):
+def test_without_a_budget_a_span_may_still_be_opened_and_closes_at_once(answer: Any, sft_model: FutureL1) -> None:
+    t = sft_model.tokens
+    with prefers(sft_model, t.latent_start):
         for end in ("fixed", "model"):
             batch = answer(Sampling(5), Spans(0, end, may_open=True))
             assert batch.ids[0].tolist() == [t.latent_start, t.latent_end] * 2 + [t.latent_start]
@@ -188,10 +188,10 @@ def test_without_a_budget_a_span_may_still_be_opened_and_closes_at_once(answer: 
             assert len(batch.latents) == 0
 
 
-def test_a_script_begins_an_answer_and_is_not_sampled(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
-    t = taught.tokens
+def test_a_script_begins_an_answer_and_is_not_sampled(answer: Any, prompts: list[Encoded], sft_model: FutureL1) -> None:
+    t = sft_model.tokens
     span = [t.latent_start, *[t.latent] * 4, t.latent_end]
-    with prefers(taught, t.latent_start, 10):
+    with prefers(sft_model, t.latent_start, 10):
         batch = answer(Sampling(9), Spans(4, "fixed", may_open=False), asked=prompts[:2], scripts=[[*span, 11], []])
     assert batch.ids.tolist() == [[*span, 11, 10, 10], [10] * 9], "after its script no span is opened"
     assert batch.sampled.tolist() == [[False] * 7 + [True] * 2, [True] * 9]
@@ -200,11 +200,11 @@ def test_a_script_begins_an_answer_and_is_not_sampled(answer: Any, prompts: list
 
 
 def test_an_answers_own_beginning_as_a_script_changes_nothing(
-    answer: Any, prompts: list[Encoded], taught: FutureL1
+    answer: Any, prompts: list[Encoded], sft_model: FutureL1
 ) -> None:
     plain = answer(asked=prompts)
-    answers = list(plain.completions(taught.tokens))
-    assert sum(taught.tokens.latent in a.ids for a in answers) > 2
+    answers = list(plain.completions(sft_model.tokens))
+    assert sum(sft_model.tokens.latent in a.ids for a in answers) > 2
     again = answer(asked=prompts, scripts=[a.ids[: 5 * number] for number, a in enumerate(answers)])
     assert torch.equal(again.ids, plain.ids)
     torch.testing.assert_close(again.latents, plain.latents, atol=1e-4, rtol=0)
@@ -217,10 +217,12 @@ def test_each_answer_needs_its_script(answer: Any, prompts: list[Encoded]) -> No
 
 
 @pytest.mark.parametrize("spans", [Spans(0, "model"), Spans(4, "model")])
-def test_text_mode_emits_no_placeholders(answer: Any, prompts: list[Encoded], taught: FutureL1, spans: Spans) -> None:
-    t = taught.tokens
+def test_text_mode_emits_no_placeholders(
+    answer: Any, prompts: list[Encoded], sft_model: FutureL1, spans: Spans
+) -> None:
+    t = sft_model.tokens
     never = (t.latent, t.image, t.video, *((t.latent_start, t.latent_end) if spans.latents == 0 else ()))
-    with prefers(taught, *never):
+    with prefers(sft_model, *never):
         for sampling in (Sampling(8), Sampling(8, temperature=2.0)):
             batch = answer(sampling, spans, asked=prompts)
             in_text = torch.tensor([[not i for i in t.inside_span(row)] for row in batch.ids.tolist()])
@@ -233,30 +235,30 @@ def test_sampling_that_means_nothing_is_refused() -> None:
             Sampling(**{"max_new_tokens": 4, **wrong})
 
 
-def test_transformers_own_generation_is_an_error(taught: FutureL1) -> None:
+def test_transformers_own_generation_is_an_error(sft_model: FutureL1) -> None:
     for options in ({"num_beams": 4}, {"use_cache": False}, {}):
         with pytest.raises(NotImplementedError, match=r"generate\(\) does not know them"):
-            taught.model.generate(input_ids=torch.tensor([[1]]), **options)
+            sft_model.model.generate(input_ids=torch.tensor([[1]]), **options)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 6])
-def test_a_span_cut_by_the_length_stays_open_and_well_formed(answer: Any, taught: FutureL1, length: int) -> None:
-    t = taught.tokens
-    with prefers(taught, t.latent_start):
+def test_a_span_cut_by_the_length_stays_open_and_well_formed(answer: Any, sft_model: FutureL1, length: int) -> None:
+    t = sft_model.tokens
+    with prefers(sft_model, t.latent_start):
         batch = answer(Sampling(length))
     whole = [t.latent_start, t.latent, t.latent, t.latent, t.latent, t.latent_end]
     assert batch.ids[0].tolist() == whole[:length]
     assert not batch.finished[0]
     assert len(batch.latents) == whole[:length].count(t.latent)
-    (rollout,) = unpack([{}], [None], [[0]], batch, t, taught.processor.tokenizer)  # type: ignore[list-item]
+    (rollout,) = unpack([{}], [None], [[0]], batch, t, sft_model.processor.tokenizer)  # type: ignore[list-item]
     assert t.span_sizes(rollout.ids) == [len(batch.latents)]
 
 
-def test_a_padding_token_in_text_ends_the_turn(answer: Any, taught: FutureL1, scripted: Any) -> None:
+def test_a_padding_token_in_text_ends_the_turn(answer: Any, sft_model: FutureL1, scripted: Any) -> None:
     """Qwen's generation config lists it as an end, and padding after it could not be told from it."""
-    scripted([10, taught.tokens.pad, 11])
+    scripted([10, sft_model.tokens.pad, 11])
     batch = answer(Sampling(6))
-    (rollout,) = unpack([{}], [None], [[0]], batch, taught.tokens, taught.processor.tokenizer)  # type: ignore[list-item]
+    (rollout,) = unpack([{}], [None], [[0]], batch, sft_model.tokens, sft_model.processor.tokenizer)  # type: ignore[list-item]
     assert rollout.ids == [10]
     assert rollout.finished
 
@@ -281,9 +283,11 @@ def assert_alike(found: list[Any], expected: list[Any]) -> None:
         torch.testing.assert_close(latents, same_latents, atol=1e-4, rtol=0)
 
 
-def test_an_answer_depends_on_its_prompt_and_seed_only(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
+def test_an_answer_depends_on_its_prompt_and_seed_only(
+    answer: Any, prompts: list[Encoded], sft_model: FutureL1
+) -> None:
     seeds = [[100 * i + k for k in range(4)] for i in range(len(prompts))]
-    whole = records(answer(DRAWN, asked=prompts, seeds=seeds), taught.tokens)
+    whole = records(answer(DRAWN, asked=prompts, seeds=seeds), sft_model.tokens)
     known = dict(zip([s for own in seeds for s in own], whole, strict=True))
     assert len({tuple(ids) for ids, _, _ in whole}) > len(prompts), "answers must differ for this to mean anything"
     regrouped = [
@@ -294,7 +298,7 @@ def test_an_answer_depends_on_its_prompt_and_seed_only(answer: Any, prompts: lis
     ]
     for numbers, some in regrouped:
         part = answer(DRAWN, asked=[prompts[i] for i in numbers], seeds=some)
-        assert_alike(records(part, taught.tokens), [known[seed] for own in some for seed in own])
+        assert_alike(records(part, sft_model.tokens), [known[seed] for own in some for seed in own])
 
 
 def test_another_seed_draws_another_answer(answer: Any, prompts: list[Encoded]) -> None:
@@ -344,8 +348,8 @@ def test_a_tiny_nucleus_is_greedy(answer: Any, prompts: list[Encoded]) -> None:
     assert torch.equal(drawn.ids, answer(Sampling(30), asked=prompts).ids)
 
 
-def test_latent_noise_is_around_the_hidden_state(answer: Any, taught: FutureL1) -> None:
-    with prefers(taught, taught.tokens.latent_start):
+def test_latent_noise_is_around_the_hidden_state(answer: Any, sft_model: FutureL1) -> None:
+    with prefers(sft_model, sft_model.tokens.latent_start):
         plain = answer(Sampling(2))
         noisy = answer(Sampling(2, latent_std=0.3))
     assert (plain.latent_noise == 0).all()
@@ -355,11 +359,11 @@ def test_latent_noise_is_around_the_hidden_state(answer: Any, taught: FutureL1) 
     assert 0.5 < float(recorded) < 2
 
 
-def test_what_follows_the_end_of_a_turn_is_padding(answer: Any, prompts: list[Encoded], taught: FutureL1) -> None:
+def test_what_follows_the_end_of_a_turn_is_padding(answer: Any, prompts: list[Encoded], sft_model: FutureL1) -> None:
     batch = answer(Sampling(40, temperature=1.0), asked=prompts)
     assert batch.finished.any()
     for row, sampled, finished in zip(batch.ids.tolist(), batch.sampled.tolist(), batch.finished.tolist(), strict=True):
         if finished:
-            end = row.index(taught.tokens.end_of_turn)
-            assert set(row[end + 1 :]) <= {taught.tokens.pad}
+            end = row.index(sft_model.tokens.end_of_turn)
+            assert set(row[end + 1 :]) <= {sft_model.tokens.pad}
             assert sampled[end] and not any(sampled[end + 1 :])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.toy import TEACHING
+from tests.toy import LATENT_CONFIG
 from training.data.dialogue import Slot
 from training.model.checkpoint import FutureL1
 from training.model.encoding import IGNORE, Encoded, Encoder, collate, rope_positions
@@ -24,7 +24,7 @@ def text_of(encoder: Encoder, ids: list[int]) -> str:
 
 
 def with_teaching(base: FutureL1, **changes: Any) -> Encoder:
-    return base.encoder(TEACHING.model_copy(update=changes))
+    return base.encoder(LATENT_CONFIG.model_copy(update=changes))
 
 
 def test_a_dialogue_is_rendered_as_the_release_renders_it(base: FutureL1) -> None:

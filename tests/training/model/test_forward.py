@@ -18,23 +18,23 @@ from training.sft.__main__ import peft_config
 
 
 @pytest.fixture(scope="module")
-def batch(taught: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]) -> Batch:
+def batch(sft_model: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]) -> Batch:
     """Dialogues of one, two and three spans and one without, padded."""
     reader = RowReader(encoder, keep=False)
     drawn = [(0, True), (1, True), (2, True), (4, False)]
-    return collate([reader.dialogue(rows[number], spans) for number, spans in drawn], taught.tokens.pad)
+    return collate([reader.dialogue(rows[number], spans) for number, spans in drawn], sft_model.tokens.pad)
 
 
 @pytest.fixture
-def bundle(taught: FutureL1) -> FutureL1:
+def bundle(sft_model: FutureL1) -> FutureL1:
     """A copy that a test may change."""
-    return replace(taught, model=copy.deepcopy(taught.model))
+    return replace(sft_model, model=copy.deepcopy(sft_model.model))
 
 
 @pytest.fixture(scope="module")
-def plain(taught: FutureL1, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def plain(sft_model: FutureL1, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.no_grad():
-        return forward(taught, batch)
+        return forward(sft_model, batch)
 
 
 def forward(bundle: FutureL1, batch: Batch, model: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,19 +46,19 @@ def forward(bundle: FutureL1, batch: Batch, model: Any = None) -> tuple[torch.Te
     return states[batch.mask.bool()], logits
 
 
-def test_logits_are_those_of_the_asked_positions(taught: FutureL1, batch: Batch, plain: Any) -> None:
+def test_logits_are_those_of_the_asked_positions(sft_model: FutureL1, batch: Batch, plain: Any) -> None:
     at = (batch.labels != IGNORE).roll(-1, 1)[batch.mask.bool()]
     with torch.no_grad():
-        torch.testing.assert_close(plain[1], taught.model.lm_head(plain[0][at]), atol=1e-6, rtol=0)
+        torch.testing.assert_close(plain[1], sft_model.model.lm_head(plain[0][at]), atol=1e-6, rtol=0)
     assert len(plain[1]) == int((batch.labels != IGNORE).sum()) < batch.mask.sum() / 2
 
 
-def test_padding_changes_nothing(taught: FutureL1, encoder: Encoder, rows: list[dict[str, Any]], plain: Any) -> None:
+def test_padding_changes_nothing(sft_model: FutureL1, encoder: Encoder, rows: list[dict[str, Any]], plain: Any) -> None:
     reader = RowReader(encoder, keep=False)
     alone = []
     for number, spans in [(0, True), (1, True), (2, True), (4, False)]:
         with torch.no_grad():
-            alone.append(forward(taught, collate([reader.dialogue(rows[number], spans)], taught.tokens.pad))[0])
+            alone.append(forward(sft_model, collate([reader.dialogue(rows[number], spans)], sft_model.tokens.pad))[0])
     torch.testing.assert_close(plain[0], torch.cat(alone), atol=1e-5, rtol=0)
 
 

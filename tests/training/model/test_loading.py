@@ -102,4 +102,4 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path) -> None:
 def test_an_artifacts_folder_means_the_checkpoint_in_it(tmp_path: Path) -> None:
     shutil.copytree(BASE, tmp_path / MODEL)
     assert checkpoint_folder(tmp_path) == checkpoint_folder(tmp_path / MODEL) == tmp_path / MODEL
-    assert open_checkpoint(tmp_path).teaching is None
+    assert open_checkpoint(tmp_path).latent_config is None

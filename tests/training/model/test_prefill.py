@@ -14,13 +14,15 @@ from training.model import prefill as prefilling
 from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, Spans, decode
 from training.model.encoding import Encoded, Encoder
-from training.model.latent_config import Teaching
+from training.model.latent_config import LatentConfig
 from training.model.prefill import Prefilled, prefill, share
 from training.model.tokens import add_latent_tokens
 from training.model.vision import FrozenVision, Patches
 from training.tiny import BASE
 
-TEACHING = Teaching(observed_tokens=(4, 64), latents=4, span_end="fixed", system="Watch closely and think ahead.")
+LATENT_CONFIG = LatentConfig(
+    image_tokens=(4, 64), max_latents=4, span_end="fixed", system_prompt="Watch closely and think ahead."
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +33,12 @@ def stacked() -> FutureL1:
     torch.manual_seed(0)
     model = Qwen3VLForConditionalGeneration(config).eval()
     processor = AutoProcessor.from_pretrained(BASE)
-    return FutureL1(model, processor, add_latent_tokens(model, processor.tokenizer), TEACHING)
+    return FutureL1(model, processor, add_latent_tokens(model, processor.tokenizer), LATENT_CONFIG)
 
 
 @pytest.fixture(scope="module")
 def encoder(stacked: FutureL1) -> Encoder:
-    return stacked.encoder(TEACHING)
+    return stacked.encoder(LATENT_CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +190,7 @@ def test_only_what_is_really_alike_is_shared(encoder: Encoder, pads: tuple[int, 
 def test_prompts_that_are_called_a_group_and_are_none_share_nothing(
     stacked: FutureL1, encoder: Encoder, pads: tuple[int, int]
 ) -> None:
-    bare = stacked.encoder(TEACHING.model_copy(update={"system": None}))
+    bare = stacked.encoder(LATENT_CONFIG.model_copy(update={"system_prompt": None}))
     moved = encoder.prompt([shown(encoder, 1), "What next?"])
     moved = replace(moved, positions=moved.positions + 3)
     others = [encoder.prompt([shown(encoder, 1), "What next?"]), bare.prompt(["user"]), moved]

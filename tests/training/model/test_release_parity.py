@@ -15,7 +15,7 @@ from training.data.keyframes import key_frame_number
 from training.data.video import probe, read_frames
 from training.model.checkpoint import FutureL1, load
 from training.model.encoding import IGNORE, collate
-from training.model.latent_config import Teaching
+from training.model.latent_config import LatentConfig
 from training.model.splice import spliced_forward
 
 PARITY = Path(__file__).parents[2] / "data" / "parity"
@@ -38,7 +38,7 @@ def case(request: pytest.FixtureRequest, release: FutureL1) -> SimpleNamespace:
     recorded: dict[str, Any] = EXPECTED["cases"][request.param]
     system = (PARITY / "system_prompt.txt").read_text()
     encoder = release.encoder(
-        Teaching(observed_tokens=(2, 16384), latents=recorded["L_max"], span_end="model", system=system)
+        LatentConfig(image_tokens=(2, 16384), max_latents=recorded["L_max"], span_end="model", system_prompt=system)
     )
     user = user_pieces(RECORD["conversations"][0]["value"], 1)
     assistant = assistant_pieces(THOUGHTS, RECORD["answer"])

@@ -24,7 +24,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module", params=SETTINGS)
 def decoded(
-    request: pytest.FixtureRequest, taught: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]
+    request: pytest.FixtureRequest, sft_model: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]
 ) -> tuple[list[Rollout], Sampling]:
     """Four answers to each of four prompts of unlike lengths."""
     sampling, spans = SETTINGS[request.param]
@@ -32,27 +32,27 @@ def decoded(
     asked = [*rows[:3], {**rows[3], "question": rows[3]["question"].split("\nA.")[0]}]
     prompts = [reader.prompt(row) for row in asked]
     seeds = [range(4 * i, 4 * i + 4) for i in range(4)]
-    answers = decode(taught.model, taught.vision(), taught.tokens, prompts, sampling, spans, seeds)
-    rollouts = unpack(asked, prompts, seeds, answers, taught.tokens, taught.processor.tokenizer)
+    answers = decode(sft_model.model, sft_model.vision(), sft_model.tokens, prompts, sampling, spans, seeds)
+    rollouts = unpack(asked, prompts, seeds, answers, sft_model.tokens, sft_model.processor.tokenizer)
     assert [(r.seed, r.prompt) for r in rollouts] == [(i, prompts[i // 4]) for i in range(16)]
     assert sum(len(r.latents) for r in rollouts) > 0
     return rollouts, sampling
 
 
-def replay(taught: FutureL1, rollouts: list[Rollout]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def replay(sft_model: FutureL1, rollouts: list[Rollout]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """ids [B,T], last hidden states [B,T,D] and logits [B*T,V] of one pass over all rollouts."""
-    batch = collate([replayed(r, taught.tokens) for r in rollouts], taught.tokens.pad)
-    inputs = inputs_of(batch, taught.vision(), taught.model.device)
+    batch = collate([replayed(r, sft_model.tokens) for r in rollouts], sft_model.tokens.pad)
+    inputs = inputs_of(batch, sft_model.vision(), sft_model.model.device)
     latents = torch.cat([r.latents for r in rollouts])
-    latent = batch.ids == taught.tokens.latent
+    latent = batch.ids == sft_model.tokens.latent
     with torch.no_grad():
-        return batch.ids, *spliced_forward(taught.model, inputs, latent, latents, torch.ones_like(latent))
+        return batch.ids, *spliced_forward(sft_model.model, inputs, latent, latents, torch.ones_like(latent))
 
 
-def test_latents_are_the_states_of_the_replay(taught: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
+def test_latents_are_the_states_of_the_replay(sft_model: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
     rollouts, sampling = decoded
-    ids, states, _ = replay(taught, rollouts)
-    means = states[(ids == taught.tokens.latent).roll(-1, 1)]
+    ids, states, _ = replay(sft_model, rollouts)
+    means = states[(ids == sft_model.tokens.latent).roll(-1, 1)]
     latents, noise = torch.cat([r.latents for r in rollouts]), torch.cat([r.noise for r in rollouts])
     if sampling.latent_std == 0:
         torch.testing.assert_close(latents, means, atol=1e-5, rtol=0)
@@ -62,18 +62,22 @@ def test_latents_are_the_states_of_the_replay(taught: FutureL1, decoded: tuple[l
         assert (latents - means).abs().max() > 0.1
 
 
-def test_log_probabilities_are_those_of_the_replay(taught: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
+def test_log_probabilities_are_those_of_the_replay(
+    sft_model: FutureL1, decoded: tuple[list[Rollout], Sampling]
+) -> None:
     rollouts, sampling = decoded
-    ids, _, logits = replay(taught, rollouts)
+    ids, _, logits = replay(sft_model, rollouts)
     for row, (rollout, logits_TV) in enumerate(zip(rollouts, logits.split(ids.shape[1]), strict=True)):
         places = len(rollout.prompt.ids) + rollout.sampled.nonzero()[:, 0]
-        in_span = torch.tensor(taught.tokens.inside_span(rollout.ids))[rollout.sampled]
-        found = token_log_probs(logits_TV[places - 1], ids[row, places], in_span, taught.tokens, sampling.temperature)
+        in_span = torch.tensor(sft_model.tokens.inside_span(rollout.ids))[rollout.sampled]
+        found = token_log_probs(
+            logits_TV[places - 1], ids[row, places], in_span, sft_model.tokens, sampling.temperature
+        )
         torch.testing.assert_close(found, rollout.log_probs[rollout.sampled], atol=1e-5, rtol=0)
 
 
-def test_the_record_is_complete(taught: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
-    t = taught.tokens
+def test_the_record_is_complete(sft_model: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
+    t = sft_model.tokens
     for rollout in decoded[0]:
         assert len(rollout.ids) == len(rollout.log_probs) == len(rollout.sampled)
         assert t.pad not in rollout.ids
@@ -83,15 +87,15 @@ def test_the_record_is_complete(taught: FutureL1, decoded: tuple[list[Rollout], 
         assert forced <= {t.latent, t.latent_end}
 
 
-def test_a_static_placeholder_would_not_pass(taught: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
+def test_a_static_placeholder_would_not_pass(sft_model: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
     """The release's replay feeds the placeholder's embedding: the test above must be able to see that."""
     rollouts, _ = decoded
-    ids, states, _ = replay(taught, rollouts)
-    batch = collate([replayed(r, taught.tokens) for r in rollouts], taught.tokens.pad)
+    ids, states, _ = replay(sft_model, rollouts)
+    batch = collate([replayed(r, sft_model.tokens) for r in rollouts], sft_model.tokens.pad)
     with torch.no_grad():
-        static = taught.model.model(
+        static = sft_model.model.model(
             input_ids=ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False,
-            mm_encoder_outputs=taught.vision().encoder_outputs(batch.observed),
+            mm_encoder_outputs=sft_model.vision().encoder_outputs(batch.observed),
         ).last_hidden_state  # fmt: skip
-    ends = ids == taught.tokens.latent_end
+    ends = ids == sft_model.tokens.latent_end
     assert not torch.allclose(static[ends], states[ends], atol=1e-2)

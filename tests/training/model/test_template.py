@@ -1,4 +1,4 @@
-"""The chat template and the encoder render the same dialogue; a checkpoint keeps the template it was taught with."""
+"""The chat template and the encoder render the same dialogue; a checkpoint keeps the template it was trained with."""
 
 import json
 import shutil
@@ -35,37 +35,39 @@ def messages(row: dict[str, Any], system: str | None) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("system", [None, "Imagine <|latent_start|> first <|latent_end|>.\n"])
 def test_the_template_says_what_the_encoder_says(
-    taught: FutureL1, rows: list[dict[str, Any]], system: str | None
+    sft_model: FutureL1, rows: list[dict[str, Any]], system: str | None
 ) -> None:
-    assert taught.teaching is not None
-    encoder = taught.encoder(taught.teaching.model_copy(update={"system": system}))
+    assert sft_model.latent_config is not None
+    encoder = sft_model.encoder(sft_model.latent_config.model_copy(update={"system_prompt": system}))
     dialogue = RowReader(encoder, keep=False).dialogue(rows[1], spans=True)
     assert len(dialogue.future) == 2
-    rendered = taught.processor.apply_chat_template(messages(rows[1], system), tokenize=False)
+    rendered = sft_model.processor.apply_chat_template(messages(rows[1], system), tokenize=False)
     before, *after = rendered.split("<|image_pad|>")
     expanded = ["<|image_pad|>" * frame.tokens for frame in dialogue.observed]
     expanded += ["<|latent|>" * frame.tokens for frame in dialogue.future]
     rendered = before + "".join(vectors + text for vectors, text in zip(expanded, after, strict=True))
-    assert rendered == taught.processor.tokenizer.decode(dialogue.ids, skip_special_tokens=False)
+    assert rendered == sft_model.processor.tokenizer.decode(dialogue.ids, skip_special_tokens=False)
 
 
-def test_a_prompt_ends_where_the_answer_begins(taught: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]) -> None:
+def test_a_prompt_ends_where_the_answer_begins(
+    sft_model: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]
+) -> None:
     asked = messages(rows[0], None)[:1]
-    rendered = taught.processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    rendered = sft_model.processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
     prompt = RowReader(encoder, keep=False).prompt(rows[0])
-    decoded = taught.processor.tokenizer.decode(prompt.ids, skip_special_tokens=False)
+    decoded = sft_model.processor.tokenizer.decode(prompt.ids, skip_special_tokens=False)
     assert rendered.replace("<|image_pad|>", "<|image_pad|>" * prompt.observed[0].tokens) == decoded
 
 
-def test_it_goes_with_the_checkpoint(taught_folder: Path) -> None:
-    assert AutoProcessor.from_pretrained(taught_folder).chat_template == CHAT_TEMPLATE
+def test_it_goes_with_the_checkpoint(sft_checkpoint: Path) -> None:
+    assert AutoProcessor.from_pretrained(sft_checkpoint).chat_template == CHAT_TEMPLATE
     assert load(BASE).processor.chat_template == CHAT_TEMPLATE, "a base gets it, whatever it came with"
 
 
-def test_a_checkpoint_with_another_template_is_refused(taught_folder: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(taught_folder, tmp_path / "other")
+def test_a_checkpoint_with_another_template_is_refused(sft_checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sft_checkpoint, tmp_path / "other")
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    with pytest.raises(ValueError, match="its chat template is not the one it was taught with"):
+    with pytest.raises(ValueError, match="its chat template is not the one it was trained with"):
         load(folder)
 
 
@@ -83,8 +85,8 @@ def released(tmp_path: Path, **fields: Any) -> Path:
 
 def test_a_checkpoint_of_the_release_loads(tmp_path: Path) -> None:
     bundle = load(released(tmp_path))
-    paper = paper_sft("future_l1").teaching
-    assert bundle.teaching == paper.model_copy(update={"latents": 32})
+    paper = paper_sft("future_l1").latent_config
+    assert bundle.latent_config == paper.model_copy(update={"max_latents": 32})
     assert (bundle.spans.latents, bundle.spans.end) == (32, "model"), "its own habit of twice the budget is an option"
     before = load(PARITY).model.state_dict()
     assert all(torch.equal(weight, before[name]) for name, weight in bundle.model.state_dict().items())

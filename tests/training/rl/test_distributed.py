@@ -20,36 +20,36 @@ STEPS = 2
 CURVES = ("loss", "grad_norm", "rewards/accuracy", "rewards/r_ctr", "completions/length", "spans")
 
 
-def asked(out: Path, data: Path, taught: Path) -> RlConfig:
+def asked(out: Path, data: Path, sft_model: Path) -> RlConfig:
     recipe = rl_recipe(
         steps=STEPS, prompts=4, minibatches=1, latent_std=0.2, kl=0.05, anchor=1.0, temperature=1.3, dynamic_rounds=1
     )
-    return RlConfig(out=out, device="cpu", recipe=recipe, data=data, sft=taught)
+    return RlConfig(out=out, device="cpu", recipe=recipe, data=data, sft=sft_model)
 
 
 @pytest.fixture(scope="module")
-def alone(data: Path, taught_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(data: Path, sft_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process."""
     out = tmp_path_factory.mktemp("alone")
-    assert main(asked(out, data, taught_folder), Reporter(out))["steps"] == STEPS
+    assert main(asked(out, data, sft_checkpoint), Reporter(out))["steps"] == STEPS
     return out
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, taught_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(data: Path, sft_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes by `accelerate launch`, each with the whole policy."""
-    return with_whole_models("training.rl", asked(tmp_path_factory.mktemp("whole") / "out", data, taught_folder))
+    return with_whole_models("training.rl", asked(tmp_path_factory.mktemp("whole") / "out", data, sft_checkpoint))
 
 
 @pytest.fixture(scope="module")
-def sharded(data: Path, taught_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sharded(data: Path, sft_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes with a part of the policy each."""
-    return with_shards("training.rl", asked(tmp_path_factory.mktemp("sharded") / "out", data, taught_folder))
+    return with_shards("training.rl", asked(tmp_path_factory.mktemp("sharded") / "out", data, sft_checkpoint))
 
 
 @pytest.mark.parametrize("way", ["whole", "sharded"])
 def test_two_processes_learn_as_one_does(
-    alone: Path, way: str, taught_folder: Path, request: pytest.FixtureRequest
+    alone: Path, way: str, sft_checkpoint: Path, request: pytest.FixtureRequest
 ) -> None:
     together: Path = request.getfixturevalue(way)
     one, two = read_metrics(alone), read_metrics(together)
@@ -57,7 +57,7 @@ def test_two_processes_learn_as_one_does(
     for expected, found in zip(one, two, strict=True):
         # all sums are fp32; the processes add up in another order
         assert {n: found[n] for n in CURVES} == pytest.approx({n: expected[n] for n in CURVES}, rel=1e-4)
-    folders = (taught_folder, alone / "checkpoint", together / "checkpoint")
+    folders = (sft_checkpoint, alone / "checkpoint", together / "checkpoint")
     before, expected, found = (load_file(folder / "model.safetensors") for folder in folders)
     assert expected.keys() == found.keys()
     for name, weight in expected.items():
@@ -65,10 +65,10 @@ def test_two_processes_learn_as_one_does(
         assert (found[name] - weight).norm() <= 5e-3 * (weight - before[name]).norm(), name
 
 
-def test_a_sharded_policy_was_really_sharded_and_is_whole_when_saved(sharded: Path, taught_folder: Path) -> None:
+def test_a_sharded_policy_was_really_sharded_and_is_whole_when_saved(sharded: Path, sft_checkpoint: Path) -> None:
     parts = list((sharded / "steps" / f"checkpoint-{STEPS}" / "pytorch_model_fsdp_0").glob("__*.distcp"))
     assert len(parts) == 2, "each process wrote its own"
-    saved, before = load(sharded / "checkpoint").model, load(taught_folder).model
+    saved, before = load(sharded / "checkpoint").model, load(sft_checkpoint).model
     assert {name: p.shape for name, p in saved.named_parameters()} == {
         name: p.shape for name, p in before.named_parameters()
     }

@@ -20,29 +20,29 @@ KILLABLE = rl_recipe(steps=6, anchor=1.0, dynamic_rounds=2, save_every=1)
 
 
 @pytest.fixture(scope="module")
-def run(data: Path, taught_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(data: Path, sft_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("rl")
-    result = main(config(out, data, taught_folder, KILLABLE), Reporter(out))
+    result = main(config(out, data, sft_checkpoint, KILLABLE), Reporter(out))
     assert result.pop("verified")["latents_finite"]
     assert result == {"steps": 6, "rows": 24, "recipe": "test", "resumed_from": None, "skipped": 0}
     return out
 
 
-def test_it_learns_and_tells(run: Path, taught_folder: Path) -> None:
-    before, after = load(taught_folder), load(run / "checkpoint")
-    assert after.teaching == before.teaching
+def test_it_learns_and_tells(run: Path, sft_checkpoint: Path) -> None:
+    before, after = load(sft_checkpoint), load(run / "checkpoint")
+    assert after.latent_config == before.latent_config
     moved = {n for n, w in after.model.state_dict().items() if not torch.equal(w, before.model.state_dict()[n])}
     assert moved and not any("visual" in name for name in moved)
     assert all(torch.isfinite(w).all() for w in after.model.state_dict().values())
     assert read_metrics(run)[-1]["step"] == 6
     told = json.loads((run / "checkpoint" / "provenance.json").read_text())
-    assert (told["program"], told["steps"], told["base"]["name"]) == ("training.rl", 6, taught_folder.name)
+    assert (told["program"], told["steps"], told["base"]["name"]) == ("training.rl", 6, sft_checkpoint.name)
 
 
 def test_killed_at_any_step_it_goes_on_to_the_same_weights(
-    run: Path, data: Path, taught_folder: Path, tmp_path: Path
+    run: Path, data: Path, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
-    asked = config(tmp_path / "out", data, taught_folder, KILLABLE)
+    asked = config(tmp_path / "out", data, sft_checkpoint, KILLABLE)
     kill_at("training.rl", asked, 3)
     resumed_from = main(asked, Reporter(asked.out, quiet=True))["resumed_from"]
     assert resumed_from in ("checkpoint-2", "checkpoint-4"), "checkpoints are made between rollout batches"
@@ -52,9 +52,9 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(
 
 
 def test_interrupted_it_writes_a_checkpoint_between_rollout_batches(
-    run: Path, data: Path, taught_folder: Path, tmp_path: Path
+    run: Path, data: Path, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
-    asked = config(tmp_path / "out", data, taught_folder, KILLABLE.model_copy(update={"save_every": 1000}))
+    asked = config(tmp_path / "out", data, sft_checkpoint, KILLABLE.model_copy(update={"save_every": 1000}))
     with pytest.raises(KeyboardInterrupt):
         main(asked, Interrupting(asked.out, 3))
     assert main(asked, Reporter(asked.out, quiet=True))["resumed_from"] == "checkpoint-4"
@@ -63,12 +63,12 @@ def test_interrupted_it_writes_a_checkpoint_between_rollout_batches(
         torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)
 
 
-def test_passes_of_any_size_add_up_to_a_minibatch(data: Path, taught_folder: Path, tmp_path: Path) -> None:
+def test_passes_of_any_size_add_up_to_a_minibatch(data: Path, sft_checkpoint: Path, tmp_path: Path) -> None:
     found = []
     for accumulation in (1, 4):
         out = tmp_path / str(accumulation)
         recipe = rl_recipe(steps=2, anchor=1.0, latent_std=0.1, accumulation=accumulation)
-        main(config(out, data, taught_folder, recipe), Reporter(out))
+        main(config(out, data, sft_checkpoint, recipe), Reporter(out))
         found.append((read_metrics(out), load_file(out / "checkpoint" / "model.safetensors")))
     (figures, weights), (same_figures, same_weights) = found
     for line, same in zip(figures, same_figures, strict=True):
@@ -79,23 +79,25 @@ def test_passes_of_any_size_add_up_to_a_minibatch(data: Path, taught_folder: Pat
         torch.testing.assert_close(same_weights[name], weight, atol=2e-4, rtol=0)
 
 
-def test_rl_starts_from_a_taught_checkpoint(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="was never taught latent spans"):
+def test_rl_starts_from_a_checkpoint_with_latents(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no latent configuration"):
         main(config(tmp_path, data, BASE, rl_recipe()), Reporter(tmp_path, quiet=True))
 
 
-def test_no_rows_is_a_users_mistake(taught_folder: Path, tmp_path: Path) -> None:
+def test_no_rows_is_a_users_mistake(sft_checkpoint: Path, tmp_path: Path) -> None:
     empty = write_rows(toy_rows(tmp_path / "clips", [1]), tmp_path / "rows.parquet")
     pl.read_parquet(empty).clear().write_parquet(empty)
     with pytest.raises(ValueError, match="holds no rows: curate first"):
-        main(config(tmp_path, empty, taught_folder, rl_recipe()), Reporter(tmp_path, quiet=True))
+        main(config(tmp_path, empty, sft_checkpoint, rl_recipe()), Reporter(tmp_path, quiet=True))
 
 
-def test_groups_must_be_whole_on_a_device(data: Path, taught_folder: Path, tmp_path: Path) -> None:
+def test_groups_must_be_whole_on_a_device(data: Path, sft_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"divisible|whole groups"):
-        main(config(tmp_path, data, taught_folder, rl_recipe(prompts=3, minibatches=5)), Reporter(tmp_path, quiet=True))
+        main(
+            config(tmp_path, data, sft_checkpoint, rl_recipe(prompts=3, minibatches=5)), Reporter(tmp_path, quiet=True)
+        )
 
 
-def test_a_batch_of_more_prompts_than_rows_is_a_users_mistake(data: Path, taught_folder: Path, tmp_path: Path) -> None:
+def test_a_batch_of_more_prompts_than_rows_is_a_users_mistake(data: Path, sft_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds 24 rows and a rollout batch asks 25 of them"):
-        main(config(tmp_path, data, taught_folder, rl_recipe(prompts=25)), Reporter(tmp_path, quiet=True))
+        main(config(tmp_path, data, sft_checkpoint, rl_recipe(prompts=25)), Reporter(tmp_path, quiet=True))

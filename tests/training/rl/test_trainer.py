@@ -29,14 +29,14 @@ from training.runtime.programs import Reporter
 
 @pytest.fixture
 def built(
-    monkeypatch: pytest.MonkeyPatch, data: Path, taught_folder: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, data: Path, sft_checkpoint: Path, tmp_path: Path
 ) -> Callable[..., LatentGRPOTrainer]:
     """The trainer that the program would train, ready for its first rollout batch."""
 
     def build(**changes: Any) -> LatentGRPOTrainer:
         found: list[LatentGRPOTrainer] = []
         monkeypatch.setattr(LatentGRPOTrainer, "train", lambda self, **_: found.append(self))
-        main(config(tmp_path, data, taught_folder, rl_recipe(**changes)), Reporter(tmp_path, quiet=True))
+        main(config(tmp_path, data, sft_checkpoint, rl_recipe(**changes)), Reporter(tmp_path, quiet=True))
         trainer = found[0]
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
@@ -77,13 +77,13 @@ def test_trl_still_buffers_and_calls_as_we_rely_on() -> None:
 
 
 def test_the_replay_begins_at_the_decoders_probabilities(
-    built: Any, data: Path, taught_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: Any, data: Path, sft_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through the program's own path: ratio 1 on the first minibatch, of words and of latents, and no longer later."""
     ratios: dict[str, list[torch.Tensor]] = {"ratio": [], "latent_ratio": []}
     monkeypatch.setattr(LatentGRPOTrainer, "_watch", lambda self, name, log_ratio: ratios[name].append(log_ratio))
     recipe = rl_recipe(steps=4, temperature=1.3, latent_std=0.2)
-    main(config(tmp_path, data, taught_folder, recipe), Reporter(tmp_path, quiet=True))
+    main(config(tmp_path, data, sft_checkpoint, recipe), Reporter(tmp_path, quiet=True))
     for first, second, third, fourth in ratios.values():
         assert first.abs().max() < 1e-4
         assert second.abs().max() > 1e-3
@@ -92,7 +92,7 @@ def test_the_replay_begins_at_the_decoders_probabilities(
 
 
 def test_in_bf16_what_learns_is_fp32_and_the_replay_begins_near_the_decoders_probabilities(
-    data: Path, taught_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, sft_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU under the autocast of a GPU.  bf16 logits of 8 and more are 0.06 apart: rare words may differ so much,
     the others do not.  Decoding in fp32 has a mean of 3e-3."""
@@ -106,7 +106,7 @@ def test_in_bf16_what_learns_is_fp32_and_the_replay_begins_near_the_decoders_pro
     monkeypatch.setattr(LatentGRPOTrainer, "_watch", watch)
     monkeypatch.setattr("training.model.verify.placement", lambda _: (torch.device("cpu"), torch.bfloat16))
     recipe = rl_recipe(steps=1, minibatches=1, temperature=1.3, latent_std=0.2)
-    main(config(tmp_path, data, taught_folder, recipe), Reporter(tmp_path, quiet=True))
+    main(config(tmp_path, data, sft_checkpoint, recipe), Reporter(tmp_path, quiet=True))
     for log_ratio in ratios.values():
         assert 0 < log_ratio.abs().max() < 0.1
     assert ratios["ratio"].abs().mean() < 1e-3
@@ -181,7 +181,7 @@ def naive_loss(
     return (policy + latent_terms) / actions + recipe.anchor * float(torch.stack(drifts).mean())
 
 
-def test_the_loss_of_a_moved_policy_is_the_papers(built: Any, taught_folder: Path) -> None:
+def test_the_loss_of_a_moved_policy_is_the_papers(built: Any, sft_checkpoint: Path) -> None:
     recipe = rl_recipe(anchor=0.7, kl=0.05, latent_std=0.2, minibatches=1, temperature=0.9, latent_clip=0.02)
     trainer = built(anchor=0.7, kl=0.05, latent_std=0.2, minibatches=1, temperature=0.9, latent_clip=0.02)
     batch = roll_out(trainer)
@@ -191,7 +191,7 @@ def test_the_loss_of_a_moved_policy_is_the_papers(built: Any, taught_folder: Pat
             if "visual" not in name:
                 weight += 0.01 * torch.randn(weight.shape, generator=g)
         found = float(trainer._compute_loss(trainer.model, batch))
-        expected = naive_loss(trainer, trainer.bundle, load(taught_folder), batch["advantages"].tolist(), recipe)
+        expected = naive_loss(trainer, trainer.bundle, load(sft_checkpoint), batch["advantages"].tolist(), recipe)
         still = -sum(
             a * int(r.sampled.sum()) for r, a in zip(trainer._rollouts, batch["advantages"].tolist(), strict=True)
         )
@@ -328,7 +328,7 @@ def test_nothing_is_learned_from_masked_answers_that_were_cut(built: Any, monkey
 
 
 def test_unjudged_answers_have_no_advantage(
-    built: Any, taught_folder: Path, tmp_path: Path, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    built: Any, sft_checkpoint: Path, tmp_path: Path, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Open questions and no judge: what is neither an exact match nor repetitive is unjudged, and not wrong."""
     trainer = built()

@@ -15,7 +15,7 @@ from PIL import Image
 from pipelines.cli.main import main
 from training.model.checkpoint import FutureL1, load
 from training.recipes import paper_sft
-from training.sft.inspection import open_checkpoint, teaching_of
+from training.sft.inspection import latent_config_of, open_checkpoint
 from training.tiny import BASE
 
 PARITY = Path(__file__).parents[2] / "data" / "parity"
@@ -214,14 +214,14 @@ def test_a_record_that_cannot_be_shown_has_an_error_and_no_tensors(mixed: dict[s
     assert len(mixed["batch"]["input_ids"]) == len(MIXED) - 1
 
 
-# ---- teaching and resize
+# ---- latent configuration and resize
 
 
 def test_without_a_cap_the_checkpoint_is_shown_its_own(
-    taught_folder: Path, rows: list[dict[str, Any]], tmp_path: Path
+    sft_checkpoint: Path, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     (tmp_path / "records.json").write_text(json.dumps(rows[:3]))
-    result = inspect(tmp_path / "records.json", tmp_path / "out.json", checkpoint=taught_folder)
+    result = inspect(tmp_path / "records.json", tmp_path / "out.json", checkpoint=sft_checkpoint)
     assert result.exit_code == 0, result.output
     entries = json.loads((tmp_path / "out.json").read_text())["records"]
     assert [entry["latents_per_span"] for entry in entries] == [[4], [4, 4], [4, 4, 4]]
@@ -231,9 +231,9 @@ def test_without_a_cap_the_checkpoint_is_shown_its_own(
 
 
 def test_an_untaught_base_is_shown_the_papers_teaching(base: FutureL1) -> None:
-    paper = paper_sft("future_l1").teaching
-    assert teaching_of(base, None, None) == paper
-    assert teaching_of(base, 7, "Look.") == paper.model_copy(update={"latents": 7, "system": "Look."})
+    paper = paper_sft("future_l1").latent_config
+    assert latent_config_of(base, None, None) == paper
+    assert latent_config_of(base, 7, "Look.") == paper.model_copy(update={"max_latents": 7, "system_prompt": "Look."})
 
 
 def test_the_releases_resize_counts_are_an_option(tmp_path: Path) -> None:
@@ -298,14 +298,14 @@ def test_options_that_cannot_be_say_what_to_do(options: list[str], said: str, tm
 
 
 def test_a_system_prompt_may_name_tags_but_no_placeholders(base: FutureL1) -> None:
-    assert teaching_of(base, None, "<|latent_start|> a view <|latent_end|>")
+    assert latent_config_of(base, None, "<|latent_start|> a view <|latent_end|>")
     with pytest.raises(ValueError, match=r"<\|latent\|>, which stand for vectors"):
-        teaching_of(base, None, "use <|latent|>")
+        latent_config_of(base, None, "use <|latent|>")
 
 
 def test_an_artifacts_folder_is_as_good_as_the_checkpoint_in_it(tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(BASE)
-    assert open_checkpoint(tmp_path).teaching is None
+    assert open_checkpoint(tmp_path).latent_config is None
 
 
 def test_without_options_artifacts_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

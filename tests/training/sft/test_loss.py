@@ -9,7 +9,7 @@ from datasets import Dataset
 from PIL import Image
 from trl import SFTConfig as TrlConfig
 
-from tests.toy import TEACHING, sft_recipe
+from tests.toy import LATENT_CONFIG, sft_recipe
 from training.data.keyframes import key_frame_number
 from training.data.video import read_frames
 from training.model.checkpoint import FutureL1, load
@@ -50,7 +50,9 @@ def trainer(
         model=student.model,
         args=arguments,
         train_dataset=Dataset.from_list([{"row": 0, "spans": True}]),
-        data_collator=Collator(Rows(rows, RowReader(student.encoder(TEACHING), keep=True), folder / "skipped.jsonl")),
+        data_collator=Collator(
+            Rows(rows, RowReader(student.encoder(LATENT_CONFIG), keep=True), folder / "skipped.jsonl")
+        ),
         processing_class=student.processor.tokenizer,
         bundle=student,
         recipe=sft_recipe(latent_weight=0.3, weighting="token"),
@@ -151,7 +153,7 @@ def test_figures_are_reported(trainer: LatentSFTTrainer, student: FutureL1) -> N
 def test_skill_is_against_the_better_of_two_trivial_predictors(
     trainer: LatentSFTTrainer, student: FutureL1, rows: list[dict[str, Any]]
 ) -> None:
-    reader, vision = RowReader(student.encoder(TEACHING), keep=False), student.vision()
+    reader, vision = RowReader(student.encoder(LATENT_CONFIG), keep=False), student.vision()
     dialogue = reader.dialogue(rows[1], spans=True)
     observed = {**rows[1], "future": [rows[1]["observed"][0]] * 2}
     truth, same = (vision.merged(d.future) for d in (dialogue, reader.dialogue(observed, spans=True)))

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from trl import SFTConfig as TrlConfig
 
-from tests.toy import TEACHING, sft_recipe, toy_rows
+from tests.toy import LATENT_CONFIG, sft_recipe, toy_rows
 from training.model.checkpoint import load
 from training.model.encoding import IGNORE, Encoded, collate
 from training.model.rows import RowReader, Rows
@@ -23,7 +23,7 @@ from training.sft.trainer import Collator, LatentSFTTrainer
 from training.tiny import BASE
 
 Build = Callable[..., LatentSFTTrainer]
-WIDE = TEACHING.model_copy(update={"span_end": "model"})
+WIDE = LATENT_CONFIG.model_copy(update={"span_end": "model"})
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def build(rows: list[dict[str, Any]], tmp_path: Path) -> Build:
         bundle = load(BASE)
         if freeze:
             freeze_vision(bundle.model)
-        encoder = bundle.encoder(recipe.teaching, supervise_length=recipe.supervise_length)
+        encoder = bundle.encoder(recipe.latent_config, supervise_length=recipe.supervise_length)
         total = (recipe.steps or 1) * recipe.batch
         draws = [{"row": i % len(rows), "spans": True, "counts": True} for i in range(total)]
         return LatentSFTTrainer(
@@ -122,7 +122,7 @@ def test_the_length_of_a_span_is_learned_only_where_it_is_supervised(build: Buil
     going_on = {}
     for supervised in (False, True):
         recipe = sft_recipe(
-            teaching=WIDE, supervise_length=supervised, steps=24, batch=4, optimiser=Optimiser(rate=3e-3)
+            latent_config=WIDE, supervise_length=supervised, steps=24, batch=4, optimiser=Optimiser(rate=3e-3)
         )
         trainer = build(recipe)
         t = trainer.tokens

@@ -58,7 +58,7 @@ def test_it_says_what_it_did_and_what_the_saved_folder_does(uninterrupted: Path,
     assert facts["weights_missing"] == facts["weights_unknown"] == []
     assert facts["row_id"] == rows[0]["row_id"]
     assert facts["decoded_tokens"] >= 1
-    assert facts["taught_spans"] == [4]
+    assert facts["teacher_forced_spans"] == [4]
     assert facts["latents_finite"] and facts["states_finite"]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.toy import TEACHING
+from tests.toy import LATENT_CONFIG
 from training.data import world
 from training.model.checkpoint import FutureL1
 from training.tiny.build import build_model, build_processor, build_tokenizer, toy_texts
@@ -40,7 +40,7 @@ def test_a_hint_has_the_size_of_a_latent_target() -> None:
     small = downscale(frames.astype(np.uint8))
     assert small.shape == (2, 32, 32, 3)
     assert small[0, 0, 0, 0] == round(float(frames[0, :2, :2, 0].mean()))
-    assert TEACHING.latents == (32 // 16) ** 2
+    assert LATENT_CONFIG.max_latents == (32 // 16) ** 2
 
 
 def test_a_short_training_learns_to_see() -> None:
