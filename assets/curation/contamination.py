@@ -24,7 +24,7 @@ from assets.curation.keys import (
     with_clip_interval,
 )
 from assets.curation.likeness import any_near, clip_signatures, signature
-from assets.curation.pool import scan
+from assets.curation.scored import scan
 from training.data.images import open_image
 from training.data.keyframes import key_frame_number, key_frame_pool
 from training.storage.parquet import scan_parquet

@@ -1,10 +1,14 @@
 """What makes two rows the same: keys of questions, answers and clips, as polars expressions over millions of rows.
 
 A question's key ignores letter case, punctuation and stop words and keeps every number; an answer's key is what the
-grader compares.  A clip is known by its YouTube id and interval in seconds, whatever its file is called.
+grader compares.  A clip is the same under whatever name: the same file name, the same file content, or the same
+interval of the same YouTube video.  A row repeats another that asks the same about the same frames of the same clip.
 """
 
 import polars as pl
+
+COMPARED = ("row_id", "video", "p_t", "gain", "start", "end", "sha256", "question", "answer", "observed", "future")
+"""The columns from which the keys of a row are made."""
 
 # Words that leave a question's meaning alone.  Negations, places and times (not, before, left) are not among them.
 _STOP_WORDS = (
@@ -47,8 +51,8 @@ def _question_keys(questions: pl.Series) -> pl.Series:
     words = signed.str.extract_all(_TOKEN)
     keys = words.list.eval(pl.element().filter(~pl.element().is_in(STOP_WORDS))).list.join(" ")
     bare = (keys == "").arg_true()
-    said = words.gather(bare).list.join(" ")
-    return keys.scatter(bare, said.zip_with(said != "", plain.gather(bare).str.strip_chars()))
+    stop_words = words.gather(bare).list.join(" ")
+    return keys.scatter(bare, stop_words.zip_with(stop_words != "", plain.gather(bare).str.strip_chars()))
 
 
 def _nfkc(texts: pl.Series) -> pl.Series:
@@ -79,7 +83,7 @@ def with_clip_interval(rows: pl.LazyFrame) -> pl.LazyFrame:
     times = {"begin": (named.field("2"), "start"), "finish": (named.field("3"), "end")}
     rows = rows.with_columns(
         named.field("1").alias("video_id"),
-        *(pl.coalesce(in_name, own).str.strip_chars().alias(name) for name, (in_name, own) in times.items()),
+        *(pl.coalesce(in_name, in_row).str.strip_chars().alias(name) for name, (in_name, in_row) in times.items()),
     ).drop("_clip")
     rows = rows.with_columns(pl.col(name).str.extract(rf"^({_TIME})$").str.split(":").list.reverse() for name in times)
     rows = rows.with_columns(_seconds(pl.col(name)) for name in times)
@@ -91,3 +95,65 @@ def _seconds(parts: pl.Expr) -> pl.Expr:
     """Seconds, minutes and hours, as far as there are, in seconds."""
     at = [parts.list.get(i, null_on_oob=True).cast(pl.Float64) for i in range(3)]
     return at[0] + 60 * at[1].fill_null(0) + 3600 * at[2].fill_null(0)
+
+
+def keyed(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Numbers and keys of each row, without its texts.
+
+    `file`, `frames`, `stem`, `options` and `answer` are hashes of this process: of the clip's content, the key-frame
+    indices, the question without its options, the options, and the answer in words.
+    """
+    question, answer = pl.col("question"), answer_in_words(pl.col("question"), pl.col("answer"))
+    return with_clip_interval(rows.select(COMPARED)).select(
+        "row_id",
+        "video",
+        "p_t",
+        "gain",
+        "video_id",
+        "begin",
+        "finish",
+        pl.coalesce("sha256", "video").hash().alias("file"),
+        pl.struct("observed", "future").hash().alias("frames"),
+        question_key(question_stem(question)).hash().alias("stem"),
+        question_key(question_options(question)).hash().alias("options"),
+        answer_key(answer).hash().alias("answer"),
+    )
+
+
+def best_of_each(keys: pl.DataFrame) -> pl.DataFrame:
+    """One row per trajectory of a keyed table: the one of the best gain where several shards have it."""
+    if keys["row_id"].n_unique() == keys.height:
+        return keys
+    best_first = keys.sort("gain", "p_t", "video", descending=[True, False, False], nulls_last=True)
+    return best_first.unique("row_id", keep="first")
+
+
+def clip_number(ranked: pl.DataFrame) -> pl.Series:
+    """`clip` [rows]: the lowest rank among all rows that are of the same clip, over any chain of names.
+
+    `ranked` is a keyed table with `rank`.
+    """
+    unique = pl.col("rank").cast(pl.UInt64) + (1 << 63)  # a row without an interval shares it with no other
+    interval = pl.struct("video_id", (pl.col("begin", "finish") * 1000).round().cast(pl.Int64))
+    complete = pl.all_horizontal(pl.col("video_id", "begin", "finish").is_not_null())
+    table = ranked.select(
+        pl.col("rank").alias("clip"),
+        pl.col("video").hash().alias("name"),
+        "file",
+        pl.when(complete).then(interval.hash()).otherwise(unique).alias("interval"),
+    )
+    while True:
+        before = table["clip"]
+        for name in ("name", "file", "interval"):
+            table = table.with_columns(pl.col("clip").min().over(name))
+        if table["clip"].equals(before):
+            return before
+
+
+def repeated(ranked: pl.DataFrame) -> pl.Series:
+    """`same` [rows]: the rank of the best-ranked row that asks the same of the same frames; the row's where it is first.
+
+    `ranked` is a keyed table with `rank` and `clip` (`clip_number`).
+    """
+    question = ("clip", "frames", "stem", "options", "answer")
+    return ranked.select(pl.col("rank").min().over(question).alias("same"))["same"]

@@ -3,7 +3,7 @@
 Kept are rows that the hint makes answerable: p_t <= 6 and p_v - p_t >= 2, ranked by gain, the first 50,000 (the paper,
 section 3.2).  The paper does not say how equal gains are ordered; here by the SHA-256 of the row id, so that the cut
 favours no shard, clip or category and is the same on every machine.  Before the cut, rows that a benchmark has, too
-(`contamination`), and rows that repeat a better-ranked one (`dedup`) are taken out, listed and counted.
+(`contamination`), and rows that repeat a better-ranked one (`keys`) are taken out, listed and counted.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,14 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from assets.curation.contamination import BenchmarkIndex, contaminated
-from assets.curation.dedup import clip_number, repeated
-from assets.curation.pool import drawn, keyed, scan, whole_rows
+from assets.curation.keys import best_of_each, clip_number, keyed, repeated
+from assets.curation.scored import hash_order, scan, whole_rows
 from training.data.keyframes import KEY_FRAMES
 from training.data.trajectory import IMAGE, TrajectoryTable
 
 REPEAT = "repeats a better-ranked row"
+OUTCOMES = ("retained", "saturated", "low_gain", "pending")
+"""What the thresholds decide of a row, the best first: of a row that several shards have, the best one counts."""
 PUBLISHED_FROM = (*TrajectoryTable.column_names(), "path", "frame_count", "reader", "p_t", "p_v", "gain")
 
 
@@ -68,7 +70,7 @@ class PoolTable(dy.Schema):
     rank = dy.Int64(min=1)
     clip = dy.Int64(min=1)
     same = dy.Int64(nullable=True, min=1)  # null for a row that a benchmark has, too
-    status = dy.String(check=lambda f: f.is_in(["selected", "below the cut", "repeat", "contaminated"]))
+    status = dy.String(check=lambda status: status.is_in(["selected", "below the cut", "repeat", "contaminated"]))
 
 
 class ExclusionTable(dy.Schema):
@@ -100,30 +102,22 @@ class Selection:
 
 
 def select(scored: Sequence[Path], settings: SelectionSettings, index: BenchmarkIndex) -> Selection:
-    """Future-L1-50K from all scored shards; rows with an id that was there before count once."""
+    """Future-L1-50K from all scored shards, which are scanned once; then the chosen rows are read whole.
+
+    Rows with an id that was there before count once.
+    """
+    rows = scan(scored)
     passing = (pl.col("p_t") <= settings.max_p_t) & (pl.col("gain") >= settings.min_gain)
-    found = keyed(scan(scored).filter(passing))
-    found = found.with_columns(drawn(found["row_id"])).sort("gain", "drawn", "row_id", descending=[True, False, False])
-    found = found.drop("drawn").with_row_index("rank", offset=1)
-    touched, contamination = contaminated(found, scored, index)
-    found = found.with_columns(clip_number(found))
-    apart = found.join(touched, on="row_id", how="anti", maintain_order="left")
-    apart = apart.select("rank", repeated(apart))
-    pool = found.select("row_id", "video", "p_t", "gain", "rank", "clip").join(apart, on="rank", how="left")
-    pool = pool.sort("rank")
-    first = pl.col("same") == pl.col("rank")
-    place = pl.when(first).then(first.cum_sum())
-    pool = PoolTable.validate(
-        pool.with_columns(
-            pl.when(pl.col("same").is_null()).then(pl.lit("contaminated")).when(~first).then(pl.lit("repeat"))
-            .when(place <= settings.top).then(pl.lit("selected")).otherwise(pl.lit("below the cut")).alias("status")
-        ),
-        cast=True,
-    )  # fmt: skip
-    ranked = pool.filter(pl.col("status") == "selected").select("row_id").with_row_index("rank", offset=1)
-    rows = published(whole_rows(scored, ranked, PUBLISHED_FROM))
-    counts = _statuses(scored, settings) | {"contamination": contamination}
-    return Selection(rows, pool, _excluded(pool, touched), _report(counts, pool, rows))
+    keys, outcomes = pl.collect_all([keyed(rows.filter(passing)), _outcomes(rows, passing, settings)], engine="streaming")
+    keys = best_of_each(keys)
+    best_first = keys.with_columns(hash_order(keys["row_id"])).sort("gain", "order", descending=[True, False])
+    ranked = best_first.drop("order").with_row_index("rank", offset=1)
+    matches, contamination = contaminated(ranked, scored, index)
+    pool = _pool(ranked.with_columns(clip_number(ranked)), matches, settings.top)
+    selected = pool.filter(pl.col("status") == "selected").select("row_id").with_row_index("rank", offset=1)
+    chosen = published(whole_rows(scored, selected, PUBLISHED_FROM))
+    report = _report(outcomes, pool, chosen) | {"contamination": contamination}
+    return Selection(chosen, pool, _excluded(pool, matches), report)
 
 
 def published(rows: pl.DataFrame) -> pl.DataFrame:
@@ -149,64 +143,74 @@ def _reasoning() -> pl.Expr:
     thoughts = pl.lit(0)
     for i in range(KEY_FRAMES + 1):
         piece = pl.col("reasoning").list.get(i, null_on_oob=True)
-        said = (piece != "").fill_null(False)
-        thoughts = thoughts + said
-        lines.append(pl.when(said).then(pl.format("THOUGHT {}: {}", thoughts, piece)))
+        is_thought = (piece != "").fill_null(False)
+        thoughts = thoughts + is_thought
+        lines.append(pl.when(is_thought).then(pl.format("THOUGHT {}: {}", thoughts, piece)))
         lines.append(pl.when(pl.col("future").list.len() > i).then(pl.lit(IMAGE)))
     return pl.concat_str(lines, separator="\n", ignore_nulls=True)
 
 
-def _excluded(pool: pl.DataFrame, touched: pl.DataFrame) -> pl.DataFrame:
-    by_rank = pool.select(pl.col("rank").alias("same"), pl.col("row_id").alias("repeats"))
-    repeats = pool.filter(pl.col("status") == "repeat").join(by_rank, on="same", maintain_order="left")
-    told = repeats.with_columns(pl.lit(REPEAT).alias("reason"))
-    matched = pool.join(touched, on="row_id", maintain_order="left")
-    columns = ExclusionTable.create_empty()
-    listed = pl.concat([columns, matched, told], how="diagonal_relaxed").sort("rank").select(columns.columns)
-    return ExclusionTable.validate(listed)
-
-
-def _statuses(scored: Sequence[Path], settings: SelectionSettings) -> dict[str, Any]:
-    """Where every row went before the cut; a row that several shards have counts once, at its best.
+def _outcomes(rows: pl.LazyFrame, passing: pl.Expr, settings: SelectionSettings) -> pl.LazyFrame:
+    """How many rows have each outcome of the thresholds (a number in OUTCOMES); one that several shards have counts
+    once, at its best.
 
     A row without a gain was cut short where its bounds already speak against it, else it is pending.
     """
-    passing = (pl.col("p_t") <= settings.max_p_t) & (pl.col("gain") >= settings.min_gain)
     saturated = pl.coalesce("p_t", "n_correct_plain") > settings.max_p_t
     low = pl.coalesce("gain", "gain_high") < settings.min_gain
-    statuses = ("retained", "saturated", "low_gain", "pending")  # the best first
-    status = pl.when(passing).then(0).when(saturated).then(1).when(low).then(2).otherwise(3)
-    rows = scan(scored).select(
+    outcome = pl.when(passing).then(0).when(saturated).then(1).when(low).then(2).otherwise(3)
+    columns = rows.select(
         pl.col("row_id").hash(),
-        status.cast(pl.UInt8).alias("status"),
+        outcome.cast(pl.UInt8).alias("outcome"),
         pl.col("gain").is_not_null().alias("complete"),
         pl.when("audited").then("gain").alias("audited"),
     )
-    each = rows.group_by("row_id").agg(pl.col("status").min(), pl.col("complete").any(), pl.col("audited").max())
-    counted = each.group_by("status", "complete", "audited").len().collect(engine="streaming")
-    number = {name: int(counted.filter(pl.col("status") == i)["len"].sum()) for i, name in enumerate(statuses)}
-    read = int(counted["len"].sum())
-    audited = counted.drop_nulls("audited").group_by("audited").agg(pl.col("len").sum())
-    complete = int(counted.filter("complete")["len"].sum())
-    return number | {
-        "read": read,
-        "repeated_across_shards": scan(scored).select(pl.len()).collect().item() - read,
-        "complete": complete,
-        "audited": int(audited["len"].sum()),
-        "gain_histogram": _histogram(audited),
-    }
+    each = columns.group_by("row_id").agg(
+        pl.col("outcome").min(), pl.col("complete").any(), pl.col("audited").max(), pl.len().alias("times")
+    )
+    return each.group_by("outcome", "complete", "audited").agg(pl.len().alias("rows"), pl.col("times").sum())
 
 
-def _report(counts: dict[str, Any], pool: pl.DataFrame, rows: pl.DataFrame) -> dict[str, Any]:
+def _pool(ranked: pl.DataFrame, matches: pl.DataFrame, top: int) -> pl.DataFrame:
+    """What becomes of each ranked row; `matches` are the rows that a benchmark has, too."""
+    apart = ranked.join(matches, on="row_id", how="anti", maintain_order="left")
+    apart = apart.select("rank", repeated(apart))
+    pool = ranked.select("row_id", "video", "p_t", "gain", "rank", "clip").join(apart, on="rank", how="left")
+    first = pl.col("same") == pl.col("rank")
+    place = pl.when(first).then(first.cum_sum())
+    status = (
+        pl.when(pl.col("same").is_null()).then(pl.lit("contaminated")).when(~first).then(pl.lit("repeat"))
+        .when(place <= top).then(pl.lit("selected")).otherwise(pl.lit("below the cut"))
+    )  # fmt: skip
+    return PoolTable.validate(pool.sort("rank").with_columns(status.alias("status")), cast=True)
+
+
+def _excluded(pool: pl.DataFrame, matches: pl.DataFrame) -> pl.DataFrame:
+    by_rank = pool.select(pl.col("rank").alias("same"), pl.col("row_id").alias("repeats"))
+    repeats = pool.filter(pl.col("status") == "repeat").join(by_rank, on="same", maintain_order="left")
+    repeats = repeats.with_columns(pl.lit(REPEAT).alias("reason"))
+    contaminated_rows = pool.join(matches, on="row_id", maintain_order="left")
+    columns = ExclusionTable.create_empty()
+    listed = pl.concat([columns, contaminated_rows, repeats], how="diagonal_relaxed").sort("rank")
+    return ExclusionTable.validate(listed.select(columns.columns))
+
+
+def _report(outcomes: pl.DataFrame, pool: pl.DataFrame, rows: pl.DataFrame) -> dict[str, Any]:
     """`gain_histogram` counts the audited rows alone: rows that were cut short have no gain, and are not a sample."""
-    statuses = dict(pool["status"].value_counts().iter_rows())
-    scored = counts["read"] - counts["pending"]
+    by_outcome = dict(outcomes.group_by("outcome").agg(pl.col("rows").sum()).iter_rows())
+    counts = {name: by_outcome.get(number, 0) for number, name in enumerate(OUTCOMES)}
+    by_status = dict(pool["status"].value_counts().iter_rows())
+    read = int(outcomes["rows"].sum())
+    complete = int(outcomes.filter("complete")["rows"].sum())
+    audited = outcomes.drop_nulls("audited").group_by("audited").agg(pl.col("rows").sum())
+    scored = read - counts["pending"]
+    categories = rows["category"].value_counts().sort("count", "category", descending=[True, False])
     return {
-        "read": counts["read"],
-        "repeated_across_shards": counts["repeated_across_shards"],
+        "read": read,
+        "repeated_across_shards": int(outcomes["times"].sum()) - read,
         "scored": scored,
-        "complete": counts["complete"],
-        "cut_short": scored - counts["complete"],
+        "complete": complete,
+        "cut_short": scored - complete,
         "pending": counts["pending"],
         "retained": counts["retained"],
         "kept": rows.height,
@@ -214,20 +218,18 @@ def _report(counts: dict[str, Any], pool: pl.DataFrame, rows: pl.DataFrame) -> d
         "rejected_by_reason": {
             "saturated": counts["saturated"],
             "low_gain": counts["low_gain"],
-            "contaminated": statuses.get("contaminated", 0),
-            "repeats": statuses.get("repeat", 0),
-            "below_the_cut": statuses.get("below the cut", 0),
+            "contaminated": by_status.get("contaminated", 0),
+            "repeats": by_status.get("repeat", 0),
+            "below_the_cut": by_status.get("below the cut", 0),
         },
-        "contamination": counts["contamination"],
         "lowest_gain_kept": rows["gain"].min(),
-        "audited": counts["audited"],
-        "gain_histogram": counts["gain_histogram"],
+        "audited": int(audited["rows"].sum()),
+        "gain_histogram": _histogram(audited),
         "gain_histogram_kept": _histogram(rows["gain"].value_counts()),
-        "categories": dict(rows["category"].value_counts(sort=True).sort("count", "category", descending=[True, False])
-                           .iter_rows()),
-        "future_frames": _histogram(rows.select(pl.col("future").list.len().alias("k"))["k"].value_counts()),
+        "categories": dict(categories.iter_rows()),
+        "future_frames": _histogram(rows["future"].list.len().value_counts()),
         "clips": pool.filter(pl.col("status") == "selected")["clip"].n_unique(),
-    }  # fmt: skip
+    }
 
 
 def _histogram(counts: pl.DataFrame) -> dict[str, int]:

@@ -1,47 +1,139 @@
-"""What models are trained on: `curation/sft_sets` and `curation/rl_sets`, drawn from the selection."""
+"""What visual gain selects: Future-L1-50K, the sets that models are trained on, and the push to a dataset hub."""
 
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
-from assets.curation.assets import (
-    CURATED,
-    GAIN,
-    ITEM_TABLE,
-    RL_SETS,
-    SFT_SETS,
-    gain_tables,
-    index_of,
-    inputs_of,
-    items_of,
-    scored_shards,
-    upstream_of,
-)
-from assets.curation.publication import CURATED_TABLE, POOL_TABLE
+from assets.curation.assets import CURATED, RL_SETS, SFT_SETS
+from assets.curation.card import COMPOSITION_FIGURE, GAIN_FIGURE
+from assets.curation.contamination import BenchmarkIndex, benchmark_index
+from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, EXCLUDED_TABLE, POOL_TABLE, publish
+from assets.curation.scored import GAIN, gain_tables, scored_shards, verdict_tables
+from assets.curation.selection import SelectionSettings
 from assets.curation.sets import random_set, rl_set
-from assets.curation.settings import CurationSettings, SetsConfig
+from assets.curation.settings import CurationSettings, SelectionConfig, SetsConfig
+from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS, highest, write_shown
 from assets.curation.v1_33k import choices
+from assets.curation.visual_gain import VerdictTable
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
-from assets.framework.metadata import result_of
+from assets.framework.metadata import metadata_of, result_of
+from assets.framework.retries import after_outages
 from assets.framework.store import AssetStore
+from assets.trajectories.hub import hub_access
+from training.storage.artifacts import Artifact
 from training.storage.hashing import file_digest
-from training.storage.parquet import read_parquet
+from training.storage.parquet import read_parquet, scan_parquet
 
+HUB = "curation/hub"
+ITEM_TABLE = "items.parquet"
+
+SELECTION_CODE = code_of(*(f"assets.curation.{name}" for name in ("contamination", "publication", "storyboards")))
 SFT_SETS_CODE = code_of("assets.curation.sets")
 RL_SETS_CODE = code_of("assets.curation.sets", "assets.curation.v1_33k")
+FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_window=timedelta(days=8))
+"""Future-L1-50K is curated again weekly: a day after one week it is late, a day after two it is stale, also where the
+source had nothing new: then somebody should look at the source."""
+STORYBOARDS_OF_THE_SET = 4  # every materialisation keeps its picture in the event log
 
 
 def set_assets(settings: CurationSettings, seed: int) -> list[dg.AssetsDefinition]:
-    return [_sft_sets(settings, seed), _rl_sets(settings, seed)]
+    return [
+        _future_l1_50k(settings),
+        _sft_sets(settings, seed),
+        _rl_sets(settings, seed),
+        *([_hub(settings.hub)] if settings.hub else []),
+    ]
+
+
+def items_of(settings: CurationSettings, store: AssetStore) -> dict[str, Artifact]:
+    """The items of the benchmarks that the published set must not touch, by benchmark."""
+    return {name: store.current(f"{name}/items") for name in settings.disjoint_from}
+
+
+def index_of(items: Mapping[str, Artifact]) -> BenchmarkIndex:
+    return benchmark_index({name: artifact.file(ITEM_TABLE) for name, artifact in items.items()})
+
+
+def upstream_of(settings: CurationSettings, *keys: str) -> tuple[str, ...]:
+    """The keys, and those of the benchmarks' items."""
+    return (*keys, *(f"{name}/items" for name in settings.disjoint_from))
+
+
+def inputs_of(scored: Mapping[str, Artifact], items: Mapping[str, Artifact]) -> dict[str, Artifact | str]:
+    """What a selection is made from, as a version has it."""
+    shards: dict[str, Artifact | str] = {f"{GAIN}/{shard}": artifact for shard, artifact in scored.items()}
+    return shards | {f"{name}/items": artifact for name, artifact in items.items()}
+
+
+def _check_scored_for(rule: SelectionSettings, scored: Mapping[str, Artifact]) -> None:
+    """Raises ValueError where rows were cut short that the rule might keep: nobody knows their gain."""
+    for shard, artifact in scored.items():
+        made_for = artifact.provenance["config"]["rule"]
+        looser = rule.max_p_t > made_for["max_p_t"] or rule.min_gain < made_for["min_gain"]
+        if looser and artifact.provenance["counts"]["cut"]:
+            raise ValueError(
+                f"shard {shard} was scored to keep rows with p_t at most {made_for['max_p_t']} and a gain of at least "
+                f"{made_for['min_gain']}, and others were cut short; max_p_t {rule.max_p_t} and min_gain "
+                f"{rule.min_gain} might keep some of them: choose no looser values, or score again with these in the "
+                "profile"
+            )
+
+
+def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
+    declared = Asset(
+        CURATED,
+        "The rows that the hint makes answerable, ranked by gain, with the numbers that selected them.",
+        kinds=("polars", "parquet"),
+        code=SELECTION_CODE,
+        upstream=upstream_of(settings, GAIN),
+        table=CURATED_TABLE,
+        shown=(GAIN_FIGURE, COMPOSITION_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED, CHANGE),
+        fresh=FRESH,
+        links={"card": CARD, "pool": POOL_TABLE, "excluded": EXCLUDED_TABLE},
+    )
+
+    @asset(declared)
+    def curation_future_l1_50k(
+        config: SelectionConfig, store: dg.ResourceParam[AssetStore]
+    ) -> dg.MaterializeResult[None]:
+        scored, items = scored_shards(store), items_of(settings, store)
+        rule = config.over(settings.selection, settings.rule.samples)
+        _check_scored_for(rule, scored)
+
+        def make(workspace: Path) -> dict[str, Any]:
+            before = store.current(CURATED) if store.has(CURATED) else None
+            report = publish(
+                workspace,
+                gain_tables(scored),
+                rule,
+                index_of(items),
+                (before.version, before.file(CURATED_TABLE)) if before else None,
+            )
+            best = highest(read_parquet(workspace / CURATED_TABLE), STORYBOARDS_OF_THE_SET)
+            of_best = pl.col("row_id").is_in(best["row_id"].implode())
+            verdicts = [scan_parquet(path).filter(of_best).collect() for path in verdict_tables(scored)]
+            verdicts = pl.concat([VerdictTable.create_empty(), *verdicts])
+            write_shown(workspace, best, verdicts, report, STORYBOARDS_OF_THE_SET)
+            return {**report, "shards": len(scored)}
+
+        work = store.work(CURATED, inputs_of(scored, items), rule.model_dump(mode="json"), SELECTION_CODE)
+        artifact = work.do(make)
+        store.artifacts.prune(CURATED, settings.versions_kept)
+        return result_of(store, declared, artifact)
+
+    return curation_future_l1_50k
 
 
 def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
     declared = Asset(
         SFT_SETS,
         "What SFT trains on: future_l1, as many random rows, and future_l1 again for text-only training.",
-        kinds=("duckdb", "parquet"),
+        kinds=("polars", "parquet"),
         code=SFT_SETS_CODE,
         upstream=upstream_of(settings, CURATED, GAIN),
         table="future_l1.parquet",
@@ -49,22 +141,22 @@ def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
 
     @asset(declared)
     def curation_sft_sets(
-        context: dg.AssetExecutionContext, config: SetsConfig, store: dg.ResourceParam[AssetStore]
+        config: SetsConfig, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
-        drawn = {"seed": seed} | config.values()
-        scored, curated, items = scored_shards(context, store), store.current(CURATED), items_of(settings, store)
+        draw = {"seed": seed} | config.values()
+        scored, curated, items = scored_shards(store), store.current(CURATED), items_of(settings, store)
 
-        def draw(workspace: Path) -> dict[str, Any]:
+        def write(workspace: Path) -> dict[str, Any]:
             selected = read_parquet(curated.file(CURATED_TABLE))
-            chance, report = random_set(gain_tables(scored), selected.height, drawn["seed"], index_of(items))
-            sets = {"future_l1": selected, "random": chance, "text_only": selected}
+            random_rows, report = random_set(gain_tables(scored), selected.height, draw["seed"], index_of(items))
+            sets = {"future_l1": selected, "random": random_rows, "text_only": selected}
             for name, table in sets.items():
                 table.write_parquet(workspace / f"{name}.parquet")
             return {"sets": {name: table.height for name, table in sets.items()}, "random": report}
 
         inputs = {CURATED: curated} | inputs_of(scored, items)
-        work = store.work(SFT_SETS, inputs, drawn, SFT_SETS_CODE)
-        return result_of(store, declared, work.do(draw))
+        work = store.work(SFT_SETS, inputs, draw, SFT_SETS_CODE)
+        return result_of(store, declared, work.do(write))
 
     return curation_sft_sets
 
@@ -72,8 +164,8 @@ def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
 def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
     declared = Asset(
         RL_SETS,
-        "What RL trains on: retained rows drawn with a seed, and V1-33K's questions where they are given.",
-        kinds=("duckdb", "parquet"),
+        "What RL trains on: retained rows drawn with a seed, and V1-33K's questions where they are v1_33k.",
+        kinds=("polars", "parquet"),
         code=RL_SETS_CODE,
         upstream=upstream_of(settings, CURATED, GAIN),
         table=f"{next(iter(settings.rl_sets))}.parquet",
@@ -81,31 +173,78 @@ def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
 
     @asset(declared)
     def curation_rl_sets(
-        context: dg.AssetExecutionContext, config: SetsConfig, store: dg.ResourceParam[AssetStore]
+        config: SetsConfig, store: dg.ResourceParam[AssetStore]
     ) -> dg.MaterializeResult[None]:
-        drawn = {"seed": seed} | config.values()
-        scored, curated, items = scored_shards(context, store), store.current(CURATED), items_of(settings, store)
-        given = settings.choices
+        draw = {"seed": seed} | config.values()
+        scored, curated, items = scored_shards(store), store.current(CURATED), items_of(settings, store)
+        v1_33k = settings.choices
 
-        def draw(workspace: Path) -> dict[str, Any]:
+        def write(workspace: Path) -> dict[str, Any]:
             pool, reports = read_parquet(curated.file(POOL_TABLE)), {}
             for name, rows in settings.rl_sets.items():
-                table, reports[name] = rl_set(gain_tables(scored), pool, rows, drawn["seed"], settings.rl_avoids_sft)
+                table, reports[name] = rl_set(gain_tables(scored), pool, rows, draw["seed"], settings.rl_avoids_sft)
                 table.write_parquet(workspace / f"{name}.parquet")
-            if given:
+            if v1_33k:
                 futurebench = read_parquet(items["futurebench"].file(ITEM_TABLE))
-                found = choices(given.rows, given.videos, given.wanted, drawn["seed"], futurebench)
-                found.rows.write_parquet(workspace / f"{given.name}.parquet")
-                found.quarantine.write_parquet(workspace / f"{given.name}.quarantine.parquet")
-                reports[given.name] = found.report
+                questions = choices(v1_33k.rows, v1_33k.videos, v1_33k.wanted, draw["seed"], futurebench)
+                questions.rows.write_parquet(workspace / f"{v1_33k.name}.parquet")
+                questions.quarantine.write_parquet(workspace / f"{v1_33k.name}.quarantine.parquet")
+                reports[v1_33k.name] = questions.report
             return {"sets": {name: report["rows"] for name, report in reports.items()}, "reports": reports}
 
         inputs = {CURATED: curated} | inputs_of(scored, items)
-        told = drawn | {"rows": settings.rl_sets, "avoid_sft": settings.rl_avoids_sft}
-        if given:
-            inputs |= {path.name: file_digest(path) for path in given.rows}
-            told["choices"] = given.model_dump(mode="json")
-        work = store.work(RL_SETS, inputs, told, RL_SETS_CODE)
-        return result_of(store, declared, work.do(draw))
+        values = draw | {"rows": settings.rl_sets, "avoid_sft": settings.rl_avoids_sft}
+        if v1_33k:
+            inputs |= {path.name: file_digest(path) for path in v1_33k.rows}
+            values["choices"] = v1_33k.model_dump(mode="json")
+        work = store.work(RL_SETS, inputs, values, RL_SETS_CODE)
+        return result_of(store, declared, work.do(write))
 
     return curation_rl_sets
+
+
+def _hub(repository: str) -> dg.AssetsDefinition:
+    declared = Asset(
+        HUB,
+        "By hand only: pushes the current Future-L1-50K to a dataset hub, with the environment's token.",
+        kinds=("huggingface",),
+        code=SELECTION_CODE,  # what is pushed is another asset's artifact as it is
+        upstream=(CURATED,),
+        table=CURATED_TABLE,
+        links={"card": CARD},
+        retry=after_outages(),
+    )
+
+    @asset(declared)
+    def curation_hub(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
+        curated = store.current(CURATED)
+        endpoint, token = hub_access()
+        where = f"dataset {repository} on {endpoint}"
+        if not token:
+            raise dg.Failure(f"nobody may push {where} without a token: set HF_TOKEN", allow_retries=False)
+        api = HfApi(endpoint=endpoint, token=token)
+        try:
+            # Not create_repo's exist_ok: with a token that may make none, 2.4 trips over an endpoint given to HfApi.
+            if not api.repo_exists(repository, repo_type="dataset"):
+                api.create_repo(repository, repo_type="dataset")
+            commit = api.upload_folder(
+                repo_id=repository,
+                repo_type="dataset",
+                folder_path=curated.path,
+                ignore_patterns=[STORYBOARDS, TOP_ROWS, REJECTED],  # the card says that no clip is part of it
+                commit_message=f"Future-L1-50K, version {curated.version}",
+            )
+        except HfHubHTTPError as error:
+            if error.response.status_code not in (401, 403):
+                raise
+            why = error.server_message or error.response.headers.get("X-Error-Message")
+            raise dg.Failure(f"HF_TOKEN may not push {where}: {why}", allow_retries=False) from error
+        pushed = {"commit": dg.MetadataValue.url(commit.commit_url)}
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(curated.version), metadata=metadata_of(store, declared, curated) | pushed
+        )
+
+    return curation_hub

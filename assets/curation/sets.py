@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 
 from assets.curation.contamination import BenchmarkIndex, contaminated
-from assets.curation.pool import drawn, keyed, scan, whole_rows
+from assets.curation.keys import best_of_each, keyed
+from assets.curation.scored import hash_order, scan, whole_rows
 from assets.curation.selection import PUBLISHED_FROM, published
 from training.grading.parsers import options_of
 from training.grading.rule import reference_letter
@@ -21,12 +22,12 @@ def random_set(
     Rows that a benchmark has, too, are passed over.
     """
     ids = scan(scored).select(pl.col("row_id").unique()).collect(engine="streaming")["row_id"]
-    order = pl.DataFrame({"row_id": ids}).with_columns(drawn(ids, str(seed))).sort("drawn", "row_id")["row_id"]
+    order = pl.DataFrame({"row_id": ids}).with_columns(hash_order(ids, seed)).sort("order")["row_id"]
     passed: set[str] = set()
     while True:
         chosen = order[: rows + len(passed)]
-        keys = keyed(scan(scored).filter(pl.col("row_id").is_in(chosen.implode())))
-        touched = set(contaminated(keys, scored, index)[0]["row_id"])
+        keys = keyed(scan(scored).filter(pl.col("row_id").is_in(chosen.implode()))).collect(engine="streaming")
+        touched = set(contaminated(best_of_each(keys), scored, index)[0]["row_id"])
         if touched == passed or len(chosen) == len(order):
             break
         passed = touched
@@ -49,7 +50,7 @@ def rl_set(
     clean = pool.filter(pl.col("status").is_in(["selected", "below the cut"]))
     unseen = clean.filter(~pl.col("clip").is_in(sft["clip"].implode()))
     source = unseen if avoid_sft else clean
-    order = source.with_columns(drawn(source["row_id"], str(seed))).sort("drawn", "row_id")["row_id"]
+    order = source.with_columns(hash_order(source["row_id"], seed)).sort("order")["row_id"]
     taken, ungradable = order[:0], 0
     while len(taken) < rows and len(taken) + ungradable < len(order):
         more = order[len(taken) + ungradable :][: rows - len(taken)].to_frame().with_row_index("rank", offset=1)
@@ -58,17 +59,17 @@ def rl_set(
         ungradable += more.height - len(good)
         taken = taken.extend(good)
     table = published(whole_rows(scored, taken.to_frame().with_row_index("rank", offset=1), PUBLISHED_FROM))
-    own = pool.filter(pl.col("row_id").is_in(taken.implode()))
+    chosen = pool.filter(pl.col("row_id").is_in(taken.implode()))
     return table, {
         "wanted": rows,
         "rows": table.height,
         "short": max(0, rows - table.height),
-        "clips": own["clip"].n_unique(),
+        "clips": chosen["clip"].n_unique(),
         "pool": clean.height,
         "pool_on_unseen_clips": unseen.height,
         "cannot_be_graded": ungradable,
-        "rows_shared_with_sft": own.filter(pl.col("status") == "selected").height,
-        "clips_shared_with_sft": own.filter(pl.col("clip").is_in(sft["clip"].implode()))["clip"].n_unique(),
+        "rows_shared_with_sft": chosen.filter(pl.col("status") == "selected").height,
+        "clips_shared_with_sft": chosen.filter(pl.col("clip").is_in(sft["clip"].implode()))["clip"].n_unique(),
     }
 
 

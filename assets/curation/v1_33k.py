@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from assets.curation.disjoint import question_words, source_names
-from assets.curation.pool import drawn
+from assets.curation.scored import hash_order
 from training.data.json_rows import json_rows
 from training.data.parquet_rows import parquet_rows
 from training.data.rejection import RejectedRow, rejecting
@@ -103,7 +103,7 @@ def choices(
     chosen: list[dict[str, Any]] = []
     opened: dict[str, VideoInfo] = {}
     ids = pl.Series("row_id", sorted(found), pl.String)
-    for row_id in ids.to_frame().with_columns(drawn(ids, str(seed))).sort("drawn", "row_id")["row_id"]:
+    for row_id in ids.to_frame().with_columns(hash_order(ids, seed)).sort("order")["row_id"]:
         if len(chosen) == rows:
             break
         row = found[row_id]

@@ -163,6 +163,11 @@ class AssetStore:
             except (DamagedArtifactError, MissingArtifactError) as error:
                 yield name, error
 
+    def partitions(self, key: str) -> list[str]:
+        """The partitions of an asset that have a current artifact, in order."""
+        pointers = self.artifacts.root.joinpath(*key.split("/")).glob(f"*/{CURRENT}")
+        return sorted(pointer.parent.name for pointer in pointers if pointer.is_symlink())
+
     def has(self, key: str, partition: str | None = None) -> bool:
         pointer = self.artifacts.root.joinpath(*name_of(key, partition).split("/"), CURRENT)
         return pointer.is_symlink()

@@ -1,0 +1,44 @@
+"""Usable rows: a shard's trajectories whose clip can be read, each row in the first shard that has it alone."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from assets.framework.store import AssetStore
+from assets.trajectories.assets import CLIP_TABLE, CLIPS, ROWS, TRAJECTORIES
+from training.storage.parquet import scan_parquet
+
+REPEATS = {"row_id": pl.String, "shard": pl.String, "first": pl.String}
+
+
+def usable_rows(store: AssetStore, shard: str) -> pl.DataFrame:
+    """The rows with `path`, `frame_count`, `reader` and `sha256` of their clip, without `repeats_of_earlier_shards`."""
+    clips = (
+        scan_parquet(store.current(CLIPS, shard).file(CLIP_TABLE))
+        .filter(pl.col("reason").is_null())
+        .select("video", "path", pl.col("frames").alias("frame_count"), "reader", "sha256")
+    )
+    rows = scan_parquet(store.current(TRAJECTORIES, shard).file(ROWS))
+    readable = rows.join(clips, on="video", how="inner", maintain_order="left").collect()
+    return readable.join(repeats_of_earlier_shards(store, [shard]), on="row_id", how="anti", maintain_order="left")
+
+
+def repeats_of_earlier_shards(store: AssetStore, shards: Sequence[str]) -> pl.DataFrame:
+    """The rows of `shards` (row_id, shard) that a shard before them in order has too (`first`, the earliest one).
+
+    Every shard whose trajectories are current counts, whether it is scored or not; only row_id columns are read.
+    """
+    current = store.partitions(TRAJECTORIES)
+    wanted = sorted(set(shards) & set(current))
+    if not wanted:
+        return pl.DataFrame(schema=REPEATS)
+    ids = {
+        shard: scan_parquet(store.current(TRAJECTORIES, shard).file(ROWS)).select("row_id", shard=pl.lit(shard))
+        for shard in current
+        if shard <= wanted[-1]
+    }
+    rows = pl.concat([ids[shard] for shard in wanted])
+    earlier = pl.concat(ids.values()).join(rows, on="row_id", how="semi")
+    first = earlier.group_by("row_id").agg(pl.col("shard").min().alias("first"))
+    repeats = rows.join(first, on="row_id").filter(pl.col("first") < pl.col("shard"))
+    return repeats.select(*REPEATS).sort("shard", "row_id").collect(engine="streaming")
