@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from assets.checkpoints.assets import BASE
-from assets.curation.assets import ANSWER_TABLE, ANSWERS, CURATED, GAIN, GAIN_TABLE, gain_tables, verdict_tables
+from assets.curation.assets import ANSWER_TABLE, ANSWERS, CURATED
 from assets.curation.estimate import Assumptions
+from assets.curation.scored import GAIN_TABLE, gain_tables, scored_shards, verdict_tables
 from assets.curation.visual_gain import GainTable, gain_report
 from assets.framework.store import AssetStore, write_json
 from assets.trajectories.assets import CLIPS, QUARANTINE, ROWS, TRAJECTORIES
 from assets.trajectories.checks import faulty_shards, said_of_shards
-from assets.trajectories.repeats import repeated_elsewhere
+from assets.trajectories.usable import repeats_of_earlier_shards
 from assets.trajectories.validate import Quarantine
 from evaluation.generation.image_factor import unknown_factor
 from pipelines.driver import StepFailedError, run_plan
@@ -27,7 +28,7 @@ from pipelines.jobs import INGEST, OBSERVE, PREPARE, SELECT, Step, score
 from pipelines.profile import Profile, overlaid
 from training.chat.endpoint import ENDPOINT_KEYS, JUDGE_KEYS
 from training.chat.preflight import preflight
-from training.storage.artifacts import Artifact, checkpoint_folder
+from training.storage.artifacts import checkpoint_folder
 from training.storage.files import AppendLog, whole
 from training.storage.parquet import read_parquet, scan_parquet
 
@@ -72,7 +73,7 @@ def rows_are_usable(profile: Profile, step: Step) -> None:
     if step.stage != score(profile):
         return
     store = AssetStore(profile.home)
-    shards = [shard for shard in _pulled(store) if store.has(CLIPS, shard)]
+    shards = [shard for shard in store.partitions(TRAJECTORIES) if store.has(CLIPS, shard)]
     quarantine = pl.concat([*_quarantine(store, shards), Quarantine.create_empty()])
     read = sum(store.current(TRAJECTORIES, shard).provenance["counts"]["rows"] for shard in shards)
     usable = read - quarantine["row_id"].count()  # of the others the id is not known
@@ -91,16 +92,11 @@ def rows_are_usable(profile: Profile, step: Step) -> None:
 def broken_shards(profile: Profile) -> str:
     """Which shards were left out because they cannot be read, and what to do; "" if none was."""
     store = AssetStore(profile.home)
-    shards = _pulled(store)
+    shards = store.partitions(TRAJECTORIES)
     broken, _ = faulty_shards(store, shards)
     if not broken:
         return ""
     return f"{len(broken)} of {len(shards)} shards are broken, the others went on:\n{said_of_shards(broken, [])}"
-
-
-def _pulled(store: AssetStore) -> list[str]:
-    of_all = store.everything()
-    return [name.removeprefix(f"{TRAJECTORIES}/") for name in of_all if name.startswith(f"{TRAJECTORIES}/")]
 
 
 def measured_here(profile: Profile, assumptions: Assumptions) -> Assumptions:
@@ -109,7 +105,7 @@ def measured_here(profile: Profile, assumptions: Assumptions) -> Assumptions:
     Raises ValueError where nothing was answered and scored yet.
     """
     store = AssetStore(profile.home)
-    scored = {shard: gain for shard, gain in _scored(store).items() if store.has(ANSWERS, shard)}
+    scored = {shard: gain for shard, gain in scored_shards(store).items() if store.has(ANSWERS, shard)}
     if not scored:
         raise ValueError(f"no shard is answered and scored in {profile.home}: there is nothing to measure")
     at_once = float(profile.curation.endpoint.concurrency) if profile.curation.endpoint else 1.0
@@ -121,7 +117,7 @@ def measured_here(profile: Profile, assumptions: Assumptions) -> Assumptions:
 def export(profile: Profile, out: Path) -> dict[str, Any]:
     """Writes the current tables of a curation to `out`, and `summary.json`, which it returns."""
     store = AssetStore(profile.home)
-    scored = _scored(store)
+    scored = scored_shards(store)
     gains, quarantine = gain_tables(scored), pl.concat(_quarantine(store, list(scored)))
     curated, (broken, empty) = store.current(CURATED), faulty_shards(store, list(scored))
     counted = [read_parquet(path, columns=GainTable.column_names()) for path in gains]
@@ -154,12 +150,6 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
             fresh.write_bytes(curated.file(name).read_bytes())
     write_json(out / SUMMARY, summary)
     return summary
-
-
-def _scored(store: AssetStore) -> dict[str, Artifact]:
-    """The visual gain of every scored shard, by the shard's name."""
-    of_all = store.everything().items()
-    return {name.removeprefix(f"{GAIN}/"): artifact for name, artifact in of_all if name.startswith(f"{GAIN}/")}
 
 
 def _quarantine(store: AssetStore, shards: list[str]) -> Iterator[pl.DataFrame]:
@@ -232,7 +222,7 @@ def own_shards(
 
 def _repeats(store: AssetStore, shards: list[str]) -> Iterator[pl.DataFrame]:
     """Usable rows that an earlier shard has, too, as rows of a quarantine table."""
-    for (shard,), repeats in repeated_elsewhere(store, shards).group_by("shard", maintain_order=True):
+    for (shard,), repeats in repeats_of_earlier_shards(store, shards).group_by("shard", maintain_order=True):
         rows = read_parquet(store.current(TRAJECTORIES, str(shard)).file(ROWS), columns=["source", "row", "row_id"])
         gone = read_parquet(store.current(CLIPS, str(shard)).file(QUARANTINE), columns=["row_id"])
         yield (

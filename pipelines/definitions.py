@@ -16,7 +16,6 @@ from assets.checkpoints.assets import checkpoint_assets
 from assets.checkpoints.checks import checkpoint_checks
 from assets.curation.assets import curation_assets
 from assets.curation.checks import curation_checks
-from assets.curation.hub import hub_asset
 from assets.curation.set_assets import set_assets
 from assets.framework.resources import JudgeAccess, LogProgress
 from assets.framework.store import AssetStore
@@ -47,7 +46,6 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
             *source_assets(profile.source, upstream),
             *curation_assets(profile.curation, seed, device, profile.base),
             *set_assets(profile.curation, seed),
-            *([hub_asset(profile.curation.hub)] if profile.curation.hub else []),
             *checkpoint_assets(
                 profile.base,
                 {run.recipe.name: run for run in profile.sft},

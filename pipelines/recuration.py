@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import dagster as dg
 
-from assets.curation.assets import GAIN
+from assets.curation.scored import GAIN
 from assets.framework.partitions import SHARDS, SHARDS_PER_RUN, range_tags
 from assets.framework.store import AssetStore
 from assets.trajectories.assets import TRAJECTORIES, retire

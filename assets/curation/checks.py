@@ -6,22 +6,15 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.curation.assets import (
-    ANSWERS,
-    CURATED,
-    GAIN,
-    GAIN_TABLE,
-    RL_SETS,
-    SFT_SETS,
-    index_of,
-    items_of,
-    usable_rows,
-)
+from assets.curation.assets import ANSWERS, CURATED, RL_SETS, SFT_SETS
 from assets.curation.disjoint import disjoint
 from assets.curation.publication import CURATED_TABLE
+from assets.curation.scored import GAIN, GAIN_TABLE
+from assets.curation.set_assets import index_of, items_of
 from assets.curation.settings import CurationSettings
 from assets.framework.partitions import SHARDS, key_of
 from assets.framework.store import AssetStore
+from assets.trajectories.usable import usable_rows
 from evaluation.generation.curtailment import CONDITIONS
 from training.storage.parquet import read_parquet
 

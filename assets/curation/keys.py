@@ -151,7 +151,7 @@ def clip_number(ranked: pl.DataFrame) -> pl.Series:
 
 
 def repeated(ranked: pl.DataFrame) -> pl.Series:
-    """`same` [rows]: the rank of the best-ranked row that asks the same of the same frames; the row's where it is first.
+    """`same` [rows]: the rank of the best-ranked row that asks the same of the same frames, perhaps its own.
 
     `ranked` is a keyed table with `rank` and `clip` (`clip_number`).
     """

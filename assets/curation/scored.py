@@ -39,8 +39,10 @@ def scan(scored: Sequence[Path]) -> pl.LazyFrame:
 
 
 def whole_rows(scored: Sequence[Path], ranked: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
-    """`columns` of the rows in `ranked` (row_id, rank), with `rank` and in its order; of a row that several shards have,
-    the one of the best gain."""
+    """`columns` of the rows in `ranked` (row_id, rank), with `rank` and in its order.
+
+    Of a row that several shards have, the one of the best gain.
+    """
     wanted = pl.col("row_id").is_in(ranked["row_id"].implode())
     rows = scan(scored).select(columns).filter(wanted).collect(engine="streaming")
     order: dict[str, Any] = {"by": ["rank", "gain", "p_t", "video"], "descending": [False, True, False, False]}

@@ -108,7 +108,8 @@ def select(scored: Sequence[Path], settings: SelectionSettings, index: Benchmark
     """
     rows = scan(scored)
     passing = (pl.col("p_t") <= settings.max_p_t) & (pl.col("gain") >= settings.min_gain)
-    keys, outcomes = pl.collect_all([keyed(rows.filter(passing)), _outcomes(rows, passing, settings)], engine="streaming")
+    queries = [keyed(rows.filter(passing)), _outcomes(rows, passing, settings)]
+    keys, outcomes = pl.collect_all(queries, engine="streaming")
     keys = best_of_each(keys)
     best_first = keys.with_columns(hash_order(keys["row_id"])).sort("gain", "order", descending=[True, False])
     ranked = best_first.drop("order").with_row_index("rank", offset=1)

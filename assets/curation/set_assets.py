@@ -46,7 +46,7 @@ def set_assets(settings: CurationSettings, seed: int) -> list[dg.AssetsDefinitio
         _future_l1_50k(settings),
         _sft_sets(settings, seed),
         _rl_sets(settings, seed),
-        *([_hub(settings.hub)] if settings.hub else []),
+        *([hub_asset(settings.hub)] if settings.hub else []),
     ]
 
 
@@ -117,8 +117,8 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
             best = highest(read_parquet(workspace / CURATED_TABLE), STORYBOARDS_OF_THE_SET)
             of_best = pl.col("row_id").is_in(best["row_id"].implode())
             verdicts = [scan_parquet(path).filter(of_best).collect() for path in verdict_tables(scored)]
-            verdicts = pl.concat([VerdictTable.create_empty(), *verdicts])
-            write_shown(workspace, best, verdicts, report, STORYBOARDS_OF_THE_SET)
+            table = pl.concat([VerdictTable.create_empty(), *verdicts])
+            write_shown(workspace, best, table, report, STORYBOARDS_OF_THE_SET)
             return {**report, "shards": len(scored)}
 
         work = store.work(CURATED, inputs_of(scored, items), rule.model_dump(mode="json"), SELECTION_CODE)
@@ -164,7 +164,7 @@ def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
 def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
     declared = Asset(
         RL_SETS,
-        "What RL trains on: retained rows drawn with a seed, and V1-33K's questions where they are v1_33k.",
+        "What RL trains on: retained rows drawn with a seed, and V1-33K's questions where the profile names them.",
         kinds=("polars", "parquet"),
         code=RL_SETS_CODE,
         upstream=upstream_of(settings, CURATED, GAIN),
@@ -203,7 +203,7 @@ def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
     return curation_rl_sets
 
 
-def _hub(repository: str) -> dg.AssetsDefinition:
+def hub_asset(repository: str) -> dg.AssetsDefinition:
     declared = Asset(
         HUB,
         "By hand only: pushes the current Future-L1-50K to a dataset hub, with the environment's token.",

@@ -1,17 +1,24 @@
-"""A publication holds its rows, what was left out and why, and what changed."""
+"""A publication holds its rows, what was left out and why, what changed, and a JSON list that the release reads."""
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import pytest
 
 from assets.curation import publication
 from assets.curation.contamination import benchmark_index
-from assets.curation.selection import CuratedTable, ExclusionTable, PoolTable, SelectionSettings
-from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
+from assets.curation.publication import PUBLIC_COLUMNS, change_report, difference, export_json
+from assets.curation.selection import CuratedTable, ExclusionTable, PoolTable, SelectionSettings, select
+from tests.assets.curation.scored_rows import Counts, scored_of, trajectory, write_shards
+
+NOTHING = benchmark_index({})
 
 
 def test_a_publication_is_complete_and_the_next_one_tells_what_changed(tmp_path: Path) -> None:
-    index, settings = benchmark_index({}), SelectionSettings(top=3)
+    index, settings = NOTHING, SelectionSettings(top=3)
     folders = [tmp_path / "first", tmp_path / "second"]
     reports = []
     for folder, gains in zip(folders, [(8, 7, 6, 5), (8, 7, 6, 5, 8)], strict=True):
@@ -30,3 +37,76 @@ def test_a_publication_is_complete_and_the_next_one_tells_what_changed(tmp_path:
         schema.validate(pl.read_parquet(folders[1] / name))
     assert (reports[1]["change"]["rows_in"], reports[1]["change"]["rows_out"]) == (1, 1)
     assert "| new | 1 |" in (folders[1] / "CHANGE.md").read_text()
+
+
+def published(folder: Path, counts: Counts) -> pl.DataFrame:
+    rows = [trajectory(i, category=("predictive", "camera")[i % 2]) for i in range(len(counts))]
+    return select(write_shards(folder, scored_of(rows, counts)), SelectionSettings(), NOTHING).rows
+
+
+def test_a_difference_names_what_came_what_went_and_what_drifted(tmp_path: Path) -> None:
+    old = published(tmp_path, [(0, 8), (0, 4), (0, 2)])
+    new = published(tmp_path, [(0, 8), (0, 6), (5, 6), (1, 8)])
+    change = difference(new, old)
+    assert (change["rows_in"], change["rows_out"], change["rows_kept"], change["gains_changed"]) == (1, 1, 2, 1)
+    assert change["gain_drift"] == {"2": 1}
+    assert sum(change["category_shift"].values()) == pytest.approx(0)
+    report = change_report(change, "0123")
+    for line in ("version 0123", "| new | 1 |", "| gone | 1 |", "| +2 | 1 |", "| camera | +33.33 |"):
+        assert line in report
+
+
+def test_a_first_version_of_nothing_can_be_compared(tmp_path: Path) -> None:
+    empty = published(tmp_path, [(8, 8)])
+    assert "Mean gain: none before, none now." in change_report(difference(empty, empty), "0")
+
+
+def rendered(record: dict[str, Any]) -> tuple[list[str | int], list[str | int]]:
+    """A record's user and assistant pieces by reference/sft.md 2.1 and 2.3; frames are their indices.
+
+    The first turn of a speaker counts.  The i-th marker is the i-th frame; surplus markers and frames are dropped.
+    """
+    assert isinstance(record["reasoning_image"], list) and all(type(k) is int for k in record["reasoning_image"])
+    assert isinstance(record["image"][0], int), "integers make it the kind of record that holds key frames"
+    turns: dict[str, str] = {}
+    for turn in record["conversations"]:
+        turns.setdefault(turn["from"], turn["value"])
+    user: list[str | int] = []
+    pieces = turns["human"].split("<image>")
+    for number, piece in enumerate(pieces):
+        user += [piece.strip()] if piece.strip() else []
+        user += [record["image"][number]] if number < min(len(pieces) - 1, len(record["image"])) else []
+    assistant: list[str | int] = []
+    pieces = turns["gpt"].split("<image>")
+    for number, piece in enumerate(pieces):
+        text = re.sub(r"THOUGHT \d+:\s*", "", piece).strip()
+        assistant += [f"<reason>{text}</reason>\n"] if text else []
+        frames = record["reasoning_image"]
+        assistant += [frames[number], "\n"] if number < min(len(pieces) - 1, len(frames)) else []
+    if record["answer"].strip():
+        assistant.append(f"<answer>{record['answer'].strip()}</answer>")
+    return user, assistant
+
+
+def test_the_releases_loader_reads_what_was_exported(tmp_path: Path) -> None:
+    rows = [
+        trajectory(0, question="frame_1\n<image>\nWhat happens?", answer='it "falls"\nand é', future=[3, 5],
+                   reasoning=["It tips.", "", "Then: done."], start=None, end=None),
+        trajectory(1),
+    ]  # fmt: skip
+    files = write_shards(tmp_path, scored_of(rows, [(0, 8), (1, 5)]))
+    chosen = select(files, SelectionSettings(), NOTHING).rows
+    export_json(chosen.sample(fraction=1, shuffle=True, seed=1), tmp_path / "future_l1_50k.json")
+    records = json.loads((tmp_path / "future_l1_50k.json").read_text(encoding="utf-8"))
+    assert isinstance(records, list) and len(records) == 2
+    assert [set(record) for record in records] == [set(PUBLIC_COLUMNS)] * 2
+    assert rendered(records[0]) == (
+        ["frame_1", 1, "What happens?"],
+        ["<reason>It tips.</reason>\n", 3, "\n", 5, "\n", "<reason>Then: done.</reason>\n",
+         '<answer>it "falls"\nand é</answer>'],
+    )  # fmt: skip
+    assert records[0]["meta_data"] == {"classification": "predictive", "start": None, "end": None}
+    counts = [(record["gain"], record["correct_in_8_base"], record["correct_in_8_hint"]) for record in records]
+    assert counts == [(8, 0, 8), (4, 1, 5)]
+    text = json.dumps(records)
+    assert "<rimage>" not in text and "<ans>" not in text and records[1]["video"] == rows[1]["video"]

@@ -14,8 +14,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets.curation.assets import ANSWERS, GAIN
-from assets.curation.hub import HUB
+from assets.curation.assets import ANSWERS
+from assets.curation.scored import GAIN
+from assets.curation.set_assets import HUB
 from assets.framework.define import Asset, asset
 from assets.framework.partitions import SHARDS
 from assets.framework.retries import INTERRUPTED, TRIES, after_outages, may_pass

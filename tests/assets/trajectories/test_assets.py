@@ -12,8 +12,8 @@ from assets.framework.partitions import SHARDS, range_tags
 from assets.framework.store import AssetStore
 from assets.trajectories.assets import CLIP_TABLE, CLIPS, QUARANTINE, ROWS, TRAJECTORIES, source_assets
 from assets.trajectories.checks import source_checks
-from assets.trajectories.repeats import repeated_elsewhere
 from assets.trajectories.settings import SourceSettings
+from assets.trajectories.usable import repeats_of_earlier_shards
 from tests.assets.trajectories.shard_rows import published_row, twiff_row, upstream_row, write
 from tests.footage import FOOTAGE
 from tests.hub import serve
@@ -100,7 +100,7 @@ def test_observing_registers_what_appeared_and_forgets_what_vanished(room: Room,
     assert room.observe()[0] != version
     assert room.shards == ["b", "c", "d"]
     assert not room.store.has(TRAJECTORIES, "a") and not room.store.has(CLIPS, "a")
-    assert repeated_elsewhere(room.store, ["b", "c"]).is_empty()  # what is gone repeats nothing
+    assert repeats_of_earlier_shards(room.store, ["b", "c"]).is_empty()  # what is gone repeats nothing
 
 
 def test_a_shard_is_pulled_once_and_says_what_it_holds(room: Room, source: Path) -> None:
@@ -137,7 +137,7 @@ def test_only_a_shard_whose_content_changed_is_pulled_again(room: Room, source: 
 
 
 def test_a_row_that_several_shards_have_belongs_to_the_first_of_them(room: Room) -> None:
-    assert repeated_elsewhere(room.store, ["a"]).is_empty()
+    assert repeats_of_earlier_shards(room.store, ["a"]).is_empty()
     room.observe()
     room.ingest()
     ids = {
@@ -145,13 +145,13 @@ def test_a_row_that_several_shards_have_belongs_to_the_first_of_them(room: Room)
         for shard in room.shards
         for row in pl.read_parquet(room.store.current(TRAJECTORIES, shard).file(ROWS)).iter_rows(named=True)
     }
-    repeated = repeated_elsewhere(room.store, room.shards)
+    repeated = repeats_of_earlier_shards(room.store, room.shards)
     assert repeated.rows() == [
         (ids["b", "AAAAAAAAAAA_1.mp4"], "b", "a"),
         (ids["c", "AAAAAAAAAAA_0.mp4"], "c", "a"),
     ]
     for shard in room.shards:
-        assert repeated_elsewhere(room.store, [shard]).equals(repeated.filter(pl.col("shard") == shard))
+        assert repeats_of_earlier_shards(room.store, [shard]).equals(repeated.filter(pl.col("shard") == shard))
 
 
 def test_a_source_on_a_hub_is_observed_at_its_commit_and_pulled_without_being_downloaded_again(
