@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 
 from assets.toyworld.clips import FRAMES, ClipJob, write_batch
-from training.data import world
 from training.model.latent_config import LatentConfig
 from training.recipes import Optimiser, RlRecipe, SftRecipe
+from training.tiny import world
 
 LATENT_CONFIG = LatentConfig(image_tokens=(4, 16), max_latents=4, span_end="fixed", system_prompt=None)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from assets.toyworld.clips import ClipJob
 from assets.toyworld.trajectories import SHARD_SCHEMA, clip_job, clip_name, later_event, trajectory_row
-from training.data.world import CATEGORIES, COLOURS, Questions, draw_questions, question_text
+from training.tiny.world import CATEGORIES, COLOURS, Questions, draw_questions, question_text
 
 FUTUREBENCH_HOPS = {"hop1": (1,), "hop2": (2,), "hop3": (3,), "hop5": (1, 2, 3)}  # hop5 is interpolation
 IMAGES = pl.List(pl.Struct({"bytes": pl.Binary, "path": pl.String}))

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from training.data.keyframes import KEY_FRAMES, key_frame_pool
-from training.data.world import SIDE, Boards, fog
 from training.runtime.supervisor import die_with_parent
+from training.tiny.world import SIDE, Boards, fog
 
 FRAMES, OBSERVED_FRAMES, RATE = 16, 4, 8  # 16: short, all key frames differ, unevenly spaced
 HIDDEN_FRAMES = 3  # of a stream-copied cut: in the file, before its first displayed frame

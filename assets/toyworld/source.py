@@ -18,7 +18,7 @@ import numpy as np
 from assets.toyworld.benchmarks import write_futurebench, write_twiffbench
 from assets.toyworld.clips import write_clips
 from assets.toyworld.trajectories import Mix, draw_shard
-from training.data.world import draw_questions, rule_baselines
+from training.tiny.world import draw_questions, rule_baselines
 
 RULE_QUESTIONS = 3000
 REPORT = "SOURCE.json"

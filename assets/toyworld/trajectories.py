@@ -15,7 +15,7 @@ import polars as pl
 
 from assets.toyworld.broken import CORRUPT_CLIP, FAULTS, spoiled
 from assets.toyworld.clips import FRAMES, RATE, ClipJob
-from training.data.world import (
+from training.tiny.world import (
     CATEGORIES,
     COLOURS,
     Boards,

@@ -16,8 +16,8 @@ import polars as pl
 
 from assets.toyworld.clips import write_clips
 from assets.toyworld.trajectories import SHARD_SCHEMA, Mix, draw_shard
-from training.data.world import COLOURS
 from training.grading.toy_judge import reply_to
+from training.tiny.world import COLOURS
 
 KINDS = ("saturated", "hopeless", "useful")
 

@@ -13,7 +13,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from training.data import world
+from training.tiny import world
 
 PATCH, MERGE, WIDTH = 8, 2, 128
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
-from training.data import world
+from training.tiny import world
 from training.tiny.build import MARBLE_DRILLS, TILE_DRILL
 
 DRILLS = world.N_TILES + len(MARBLE_DRILLS)

@@ -23,9 +23,9 @@ from assets.curation.selection import SelectionSettings, select
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
 from tests.footage import CLIPS, FOOTAGE
 from tests.toy import toy_rows
-from training.data import world
 from training.data.keyframes import key_frame_number
 from training.data.video import read_frames
+from training.tiny import world
 
 Row = dict[str, Any]
 

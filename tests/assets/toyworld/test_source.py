@@ -19,7 +19,7 @@ from assets.toyworld.trajectories import Mix, Shard, draw_shard
 from training.data.keyframes import key_frame_pool
 from training.data.trajectory import parse_row
 from training.data.video import probe, read_frames
-from training.data.world import COLOURS, Boards, board_split, draw_boards
+from training.tiny.world import COLOURS, Boards, board_split, draw_boards
 
 SMALL = SourceSizes(shards=2, rows_per_shard=40, futurebench_per_split=3, twiffbench=6)
 STEP = re.compile(r"step (\d)")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.toy import LATENT_CONFIG
-from training.data import world
 from training.model.checkpoint import FutureL1
+from training.tiny import world
 from training.tiny.build import build_model, build_processor, build_tokenizer, toy_texts
 from training.tiny.train import Lesson, accuracy, downscale, drill_loss, train
 
