@@ -4,6 +4,7 @@ The README's picture of the lineage, the record of the graph (tests/pipelines/gr
 docs/data-contracts.md.
 """
 
+import importlib
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -11,8 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.framework.columns import ROWS, TABLES
-from assets.framework.contracts import holds_or_null, schema_of
+from assets.framework.metadata import constraints_and_null
 from pipelines.alerts import WEBHOOK_VARIABLE
 from pipelines.definitions import build_definitions
 from pipelines.profile import demo
@@ -60,24 +60,19 @@ def schemas_on(page: str) -> set[str]:
 
 def _table(name: str) -> str:
     """A schema's columns, then its rules; of a plain polars schema (a dict) names and types only."""
-    schema, descriptions = schema_of(name), _descriptions(name)
+    module, attribute = name.split(":")
+    schema = getattr(importlib.import_module(module), attribute)
     if isinstance(schema, dict):
         head, rules = ["column", "type"], []
-        rows = {column: [str(dtype)] for column, dtype in schema.items()}
+        rows = [[f"`{column}`", str(dtype)] for column, dtype in schema.items()]
     else:
-        head, rules = ["column", "type", "holds"], schema._schema_validation_rules()
-        rows = {column.name: [str(column.dtype), holds_or_null(column)] for column in schema.columns().values()}
-    if descriptions:
-        head, rows = [*head, "what it is"], {column: [*cells, descriptions[column]] for column, cells in rows.items()}
-    lines = [_row(head), "|" + "---|" * len(head), *(_row([f"`{column}`", *cells]) for column, cells in rows.items())]
+        head, rules = ["column", "type", "constraints", "description"], schema._schema_validation_rules()
+        rows = [
+            [f"`{column.name}`", str(column.dtype), constraints_and_null(column), str(column.description)]
+            for column in schema.columns().values()
+        ]
+    lines = [_row(head), "|" + "---|" * len(head), *map(_row, rows)]
     return "\n".join(lines + (["", *(f"- {rule.replace('_', ' ')}" for rule in rules)] if rules else []))
-
-
-def _descriptions(schema: str) -> dict[str, str]:
-    """What the columns of a schema are, where it is a main table's; else nothing."""
-    used = next((table for table in TABLES.values() if table.schema == schema), None)
-    table = TABLES[ROWS] if schema == "training.data.trajectory:TrajectoryTable" else used
-    return {name: table.says(name) for name in table.names()} if table else {}
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import polars as pl
 from assets.benchmarks.settings import AnswersConfig, BenchmarkSettings
 from assets.checkpoints.assets import BASE, RL, SFT
 from assets.framework.code import code_of
-from assets.framework.define import Asset, asset, op_assets
+from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import Checkpoints
 from assets.framework.store import AssetStore
@@ -20,6 +20,7 @@ from assets.launching.launcher import Launcher
 from assets.trajectories.settings import SourceSettings
 from evaluation.benchmarks import futurebench, twiffbench
 from evaluation.generation.ledger import keyed
+from training.data.prompts import BenchmarkAnswerTable
 from training.storage.artifacts import MODEL
 from training.storage.hashing import file_digest
 from training.storage.parquet import read_parquet
@@ -59,9 +60,10 @@ def _futurebench_items(
         FUTURE_ITEMS,
         "FutureBench's four-way items with the clips of their observed parts.",
         kinds=("polars", "parquet"),
-        code=FUTURE_CODE,
-        upstream=upstream,
+        code_version=FUTURE_CODE,
+        deps=upstream,
         table=ITEM_TABLE,
+        columns=(futurebench.ItemTable,),
     )
 
     @asset(declared)
@@ -83,9 +85,10 @@ def _twiffbench_items(source: SourceSettings, upstream: tuple[str, ...]) -> dg.A
         TWIFF_ITEMS,
         "TwiFF-Bench's items with their embedded images and reference reasoning.",
         kinds=("polars", "parquet"),
-        code=TWIFF_CODE,
-        upstream=upstream,
+        code_version=TWIFF_CODE,
+        deps=upstream,
         table=ITEM_TABLE,
+        columns=(twiffbench.ItemTable,),
     )
 
     @asset(declared)
@@ -122,26 +125,30 @@ def _write_items(workspace: Path, items: pl.DataFrame, by: str) -> dict[str, Any
 def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, device: str) -> dg.AssetsDefinition:
     """Both benchmarks in one op: what any model still owes is answered by one start of the program."""
     common: dict[str, Any] = {
-        "kinds": ("torch", "parquet"), "upstream": (FUTURE_ITEMS, TWIFF_ITEMS, BASE, SFT, RL),
-        "cut": checkpoints.by_model, "table": ANSWER_TABLE,
+        "kinds": ("torch", "parquet"), "deps": (FUTURE_ITEMS, TWIFF_ITEMS, BASE, SFT, RL),
+        "partitions": checkpoints.model_partitioning(), "table": ANSWER_TABLE,
+        "columns": (BenchmarkAnswerTable,),
     }  # fmt: skip
     declared = {
         FUTURE_ANSWERS: Asset(
             FUTURE_ANSWERS,
             "Every model's answers to FutureBench, greedy, with their latents.",
-            code=FUTURE_ANSWERS_CODE,
+            code_version=FUTURE_ANSWERS_CODE,
             **common,
         ),
         TWIFF_ANSWERS: Asset(
             TWIFF_ANSWERS,
             "Every model's answers to TwiFF-Bench, greedy, with their latents.",
-            code=TWIFF_ANSWERS_CODE,
+            code_version=TWIFF_ANSWERS_CODE,
             **common,
         ),
     }
 
-    @op_assets(
-        "answer_benchmarks", *declared.values(), pool="gpu", says="Every model answers both benchmarks, greedily."
+    @asset(
+        *declared.values(),
+        pool="gpu",
+        name="benchmarks__answers",
+        description="Every model answers both benchmarks, greedily.",
     )
     def answer_benchmarks(
         context: dg.AssetExecutionContext,

@@ -40,9 +40,9 @@ def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.Asset
         COMPARISON,
         "Our models beside the published rows: tables, figures and provenance on one self-contained page.",
         kinds=("html", "matplotlib"),
-        code=CODE,
-        upstream=(FUTURE_REPORT, TWIFF_REPORT, NECESSITY, LATENT_RETRIEVAL, CURATED),
-        shown=("comparison.md", *(f"{name}.png" for name in MAIN_FIGURES)),
+        code_version=CODE,
+        deps=(FUTURE_REPORT, TWIFF_REPORT, NECESSITY, LATENT_RETRIEVAL, CURATED),
+        previews=("comparison.md", *(f"{name}.png" for name in MAIN_FIGURES)),
         links={"page": PAGE, "report": REPORT},
     )
 

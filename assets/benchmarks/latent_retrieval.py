@@ -11,7 +11,7 @@ from assets.benchmarks.assets import ANSWER_TABLE, ITEM_TABLE, TWIFF_ANSWERS, TW
 from assets.benchmarks.settings import RetrievalConfig
 from assets.curation.assets import SFT_SETS
 from assets.framework.code import code_of
-from assets.framework.define import Asset, op_assets
+from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import BASE, Checkpoints
 from assets.framework.store import AssetStore, Work, read_json
@@ -35,14 +35,14 @@ def latent_retrieval_asset(checkpoints: Checkpoints, latents: int, seed: int, de
         LATENT_RETRIEVAL,
         "Where the true future frame ranks among others for every latent span, and what the latents show.",
         kinds=("torch", "json"),
-        code=CODE,
-        upstream=(TWIFF_ITEMS, TWIFF_ANSWERS, SFT_SETS),
-        cut=checkpoints.by_model,
-        shown=(PICTURE_FILE,),
+        code_version=CODE,
+        deps=(TWIFF_ITEMS, TWIFF_ANSWERS, SFT_SETS),
+        partitions=checkpoints.model_partitioning(),
+        previews=(PICTURE_FILE,),
         links={"report": REPORT_FILE},
     )
 
-    @op_assets("look_at_latents", declared, pool="gpu")
+    @asset(declared, pool="gpu")
     def look_at_latents(
         context: dg.AssetExecutionContext,
         config: RetrievalConfig,

@@ -19,7 +19,7 @@ from assets.benchmarks.assets import (
 from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
 from assets.benchmarks.settings import BenchmarkSettings, NecessityConfig
 from assets.framework.code import code_of
-from assets.framework.define import Asset, op_assets
+from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import BASE, Checkpoints
 from assets.framework.store import AssetStore, write_json
@@ -48,14 +48,14 @@ def necessity_asset(
         NECESSITY,
         "The same items answered with something else in place of the model's own latents, or shown less.",
         kinds=("torch", "json"),
-        code=NECESSITY_CODE,
-        upstream=(FUTURE_ITEMS, FUTURE_ANSWERS, LATENT_RETRIEVAL),
-        cut=checkpoints.by_model,
-        shown=FIGURES,
+        code_version=NECESSITY_CODE,
+        deps=(FUTURE_ITEMS, FUTURE_ANSWERS, LATENT_RETRIEVAL),
+        partitions=checkpoints.model_partitioning(),
+        previews=FIGURES,
         links={"report": REPORT},
     )
 
-    @op_assets("intervene_on_latents", declared, pool="gpu")
+    @asset(declared, pool="gpu")
     def intervene_on_latents(
         context: dg.AssetExecutionContext,
         config: NecessityConfig,

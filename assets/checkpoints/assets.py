@@ -12,7 +12,7 @@ from assets.checkpoints.base import files_of, link
 from assets.checkpoints.settings import RecipeConfig, RlRun, SftRun
 from assets.curation.assets import RL_SETS, SFT_SETS
 from assets.framework.code import code_of
-from assets.framework.define import Asset, asset, op_assets
+from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import Checkpoints
 from assets.framework.resources import JudgeAccess
@@ -67,7 +67,7 @@ def _base(base: Path) -> dg.AssetsDefinition:
         BASE,
         "The base model, resolved: every file hashed, and linked from the artifact.",
         kinds=("transformers", "safetensors"),
-        code=BASE_CODE,
+        code_version=BASE_CODE,
         links={"model": MODEL},
     )
 
@@ -91,15 +91,15 @@ def _sft(
         SFT,
         "Supervised fine-tuning on interleaved text and latents; resumes from its own last checkpoint.",
         kinds=("torch", "safetensors"),
-        code=SFT_CODE,
-        upstream=(BASE, SFT_SETS),
-        cut=checkpoints.by_sft(max_parallel),
-        shown=(CURVES,),
+        code_version=SFT_CODE,
+        deps=(BASE, SFT_SETS),
+        partitions=checkpoints.sft_partitioning(max_parallel),
+        previews=(CURVES,),
         links={"model": MODEL, "metrics": METRICS},
-        condition=condition,
+        automation_condition=condition,
     )
 
-    @op_assets("start_sft", declared, pool="gpu")
+    @asset(declared, pool="gpu")
     def start_sft(
         context: dg.AssetExecutionContext,
         config: RecipeConfig,
@@ -143,15 +143,15 @@ def _rl(
         RL,
         "LA-DAPO and its ablations, from an SFT checkpoint; resumes from its own last checkpoint.",
         kinds=("torch", "safetensors"),
-        code=RL_CODE,
-        upstream=(SFT, RL_SETS),
-        cut=checkpoints.by_rl(max_parallel),
-        shown=(CURVES,),
+        code_version=RL_CODE,
+        deps=(SFT, RL_SETS),
+        partitions=checkpoints.rl_partitioning(max_parallel),
+        previews=(CURVES,),
         links={"model": MODEL, "metrics": METRICS},
-        condition=condition,
+        automation_condition=condition,
     )
 
-    @op_assets("start_rl", declared, pool="gpu")
+    @asset(declared, pool="gpu")
     def start_rl(
         context: dg.AssetExecutionContext,
         config: RecipeConfig,

@@ -15,6 +15,7 @@ from assets.curation.scored import GAIN, GAIN_TABLE, VERDICT_TABLE
 from assets.curation.settings import CurationSettings
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS, write_shown
 from assets.curation.visual_gain import (
+    GainTable,
     VerdictTable,
     gain_report,
     given_gain,
@@ -23,19 +24,19 @@ from assets.curation.visual_gain import (
     visual_gain,
 )
 from assets.framework.code import code_of
-from assets.framework.columns import GIVEN_GAIN
-from assets.framework.define import Asset, asset, op_assets
+from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
-from assets.framework.partitions import BY_SHARD
+from assets.framework.partitions import SHARD_PARTITIONING
 from assets.framework.resources import JudgeAccess
 from assets.framework.retries import after_outages
 from assets.framework.store import AssetStore, Work
 from assets.generation import PROGRAM, Asked, Job, Scored, Server, again, answer_all
 from assets.launching.launcher import Launcher
 from assets.trajectories.assets import CLIPS, TRAJECTORIES
-from assets.trajectories.usable import repeats_of_earlier_shards, usable_rows
+from assets.trajectories.usable import UsableTable, repeats_of_earlier_shards, usable_rows
 from evaluation.generation.image_factor import QWEN3_VL, image_factor, unknown_factor
 from training.chat.endpoint import EndpointSettings
+from training.data.prompts import AnswerTable
 from training.grading.judge import Judge
 from training.storage.artifacts import MODEL, Artifact
 from training.storage.hashing import digest
@@ -77,14 +78,15 @@ def _answers(settings: CurationSettings, seed: int, device: str, base: Path) -> 
         ANSWERS,
         "The base model answers each row several times, plainly and with the true future as the hint.",
         kinds=("openai" if served else "torch", "parquet"),
-        code=ANSWERS_CODE,
-        upstream=(CLIPS,) if served else (CLIPS, BASE),
-        cut=BY_SHARD,
+        code_version=ANSWERS_CODE,
+        deps=(CLIPS,) if served else (CLIPS, BASE),
+        partitions=SHARD_PARTITIONING,
         table=ANSWER_TABLE,
-        retry=after_outages() if served else None,
+        columns=(AnswerTable,),
+        retry_policy=after_outages() if served else None,
     )
 
-    @op_assets("answer_shards", declared, pool="endpoint" if served else "gpu")
+    @asset(declared, pool="endpoint" if served else "gpu")
     def answer_shards(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[AssetStore],
@@ -148,13 +150,13 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
         GAIN,
         "A verdict on each answer (the rule first, then the judge), and per row p_t, p_v and the gain.",
         kinds=("polars", "openai"),
-        code=GAIN_CODE,
-        upstream=(CLIPS if settings.given else ANSWERS,),
-        cut=BY_SHARD,
+        code_version=GAIN_CODE,
+        deps=(CLIPS if settings.given else ANSWERS,),
+        partitions=SHARD_PARTITIONING,
         table=GAIN_TABLE,
-        retry=None if settings.given else after_outages(),
-        columns=GIVEN_GAIN if settings.given else None,
-        shown=(GAIN_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED),
+        columns=(UsableTable, GainTable),
+        retry_policy=None if settings.given else after_outages(),
+        previews=(GAIN_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED),
         links={"verdicts": VERDICT_TABLE},
     )
 

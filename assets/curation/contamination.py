@@ -41,13 +41,13 @@ _NO_SUFFIX = r"(?s)([^/]*?)(?:\.[A-Za-z][A-Za-z0-9_]{1,4})?/*$"
 class BenchmarkTable(dy.Schema):
     """One benchmark item as rows are compared with it; what is null cannot be compared."""
 
-    benchmark = dy.String(primary_key=True)
-    item_id = dy.String(primary_key=True)
-    videos = dy.List(dy.String())
-    begin = dy.Float64(nullable=True)
-    finish = dy.Float64(nullable=True)
-    question = dy.String(nullable=True)
-    answer = dy.String(nullable=True)
+    benchmark = dy.String(primary_key=True, description="name of the benchmark")
+    item_id = dy.String(primary_key=True, description="id of the item")
+    videos = dy.List(dy.String(), description="ids of its source video")
+    begin = dy.Float64(nullable=True, description="start in the source video, in seconds")
+    finish = dy.Float64(nullable=True, description="end in the source video, in seconds")
+    question = dy.String(nullable=True, description="normalised question")
+    answer = dy.String(nullable=True, description="normalised answer")
 
 
 @dataclass(frozen=True)

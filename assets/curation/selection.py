@@ -40,21 +40,33 @@ class SelectionSettings(BaseModel):
 class CuratedTable(TrajectoryTable):
     """A published row: the trajectory, the public dataset's columns for the same content, and what selected it."""
 
-    rank = dy.Int64(min=1)
-    conversations = dy.List(dy.Struct({"from": dy.String(), "value": dy.String()}), min_length=2, max_length=2)
-    image = dy.List(dy.Int64(min=1, max=8))
-    reasoning_image = dy.List(dy.Int64(min=1, max=8))
-    meta_data = dy.Struct(
-        {"classification": dy.String(), "start": dy.String(nullable=True), "end": dy.String(nullable=True)}
+    rank = dy.Int64(
+        min=1,
+        description="rank in its set: by gain, then by a hash of the id; in an RL set by a hash of the id and the seed",
     )
-    path = dy.String(min_length=1)
-    frame_count = dy.Int64(min=1)
-    reader = dy.String(regex="^(seek|sequential)$")
-    p_t = dy.Int64(nullable=True, min=0)  # null in the random set alone: it takes rows whatever their score
-    p_v = dy.Int64(nullable=True, min=0)
-    gain = dy.Int64(nullable=True)
-    correct_in_8_base = dy.Int64(nullable=True, min=0)
-    correct_in_8_hint = dy.Int64(nullable=True, min=0)
+    conversations = dy.List(
+        dy.Struct({"from": dy.String(), "value": dy.String()}),
+        min_length=2,
+        max_length=2,
+        description="human and gpt turn, as in the public release",
+    )
+    image = dy.List(dy.Int64(min=1, max=8), description="observed, under the public release's name")
+    reasoning_image = dy.List(dy.Int64(min=1, max=8), description="future, under the public release's name")
+    meta_data = dy.Struct(
+        {"classification": dy.String(), "start": dy.String(nullable=True), "end": dy.String(nullable=True)},
+        description="category, start and end, as in the public release",
+    )
+    path = dy.String(min_length=1, description="path of the clip's file")
+    frame_count = dy.Int64(min=1, description="number of displayed frames of the clip")
+    reader = dy.String(
+        regex="^(seek|sequential)$", description="way its frames are read: by seeking, or sequentially from the start"
+    )
+    # p_t, p_v and gain are null in the random set alone: it takes rows whatever their score.
+    p_t = dy.Int64(nullable=True, min=0, description="correct answers without the hint, of rows answered in full")
+    p_v = dy.Int64(nullable=True, min=0, description="correct answers with the hint, of rows answered in full")
+    gain = dy.Int64(nullable=True, description="visual gain: p_v - p_t")
+    correct_in_8_base = dy.Int64(nullable=True, min=0, description="p_t, under the public release's name")
+    correct_in_8_hint = dy.Int64(nullable=True, min=0, description="p_v, under the public release's name")
 
 
 class PoolTable(dy.Schema):
@@ -63,26 +75,33 @@ class PoolTable(dy.Schema):
     `clip` and `same` are the ranks of the best-ranked row of its clip, and of those rows that are the same question.
     """
 
-    row_id = dy.String(primary_key=True)
-    video = dy.String()
-    p_t = dy.Int64(min=0)
-    gain = dy.Int64()
-    rank = dy.Int64(min=1)
-    clip = dy.Int64(min=1)
-    same = dy.Int64(nullable=True, min=1)  # null for a row that a benchmark has, too
-    status = dy.String(check=lambda status: status.is_in(["selected", "below the cut", "repeat", "contaminated"]))
+    row_id = dy.String(primary_key=True, description="id of the row")
+    video = dy.String(description="name of the clip")
+    p_t = dy.Int64(min=0, description="correct answers without the hint")
+    gain = dy.Int64(description="visual gain: p_v - p_t")
+    rank = dy.Int64(min=1, description="rank among the rows that pass the thresholds")
+    clip = dy.Int64(min=1, description="rank of the best-ranked row of its clip")
+    same = dy.Int64(
+        nullable=True,
+        min=1,
+        description="rank of the best-ranked row that asks the same; null where a benchmark has it",
+    )
+    status = dy.String(
+        check=lambda status: status.is_in(["selected", "below the cut", "repeat", "contaminated"]),
+        description="selected, below the cut, repeat or contaminated",
+    )
 
 
 class ExclusionTable(dy.Schema):
     """A row that passes the thresholds and is left out: why, and the benchmark item or the row that it matches."""
 
-    row_id = dy.String(primary_key=True)
-    video = dy.String()
-    gain = dy.Int64()
-    reason = dy.String(min_length=1)
-    benchmark = dy.String(nullable=True)
-    item_id = dy.String(nullable=True)
-    repeats = dy.String(nullable=True)
+    row_id = dy.String(primary_key=True, description="id of the row")
+    video = dy.String(description="name of the clip")
+    gain = dy.Int64(description="visual gain: p_v - p_t")
+    reason = dy.String(min_length=1, description="reason for the exclusion")
+    benchmark = dy.String(nullable=True, description="benchmark that it matches")
+    item_id = dy.String(nullable=True, description="item of the benchmark that it matches")
+    repeats = dy.String(nullable=True, description="better-ranked row that it repeats")
 
     @dy.rule()
     def it_names_what_it_matches(cls) -> pl.Expr:

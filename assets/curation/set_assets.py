@@ -13,7 +13,7 @@ from assets.curation.card import COMPOSITION_FIGURE, GAIN_FIGURE
 from assets.curation.contamination import BenchmarkIndex, benchmark_index
 from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, EXCLUDED_TABLE, POOL_TABLE, publish
 from assets.curation.scored import GAIN, gain_tables, scored_shards, verdict_tables
-from assets.curation.selection import SelectionSettings
+from assets.curation.selection import CuratedTable, SelectionSettings
 from assets.curation.sets import random_set, rl_set
 from assets.curation.settings import CurationSettings, SelectionConfig, SetsConfig
 from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS, highest, write_shown
@@ -89,11 +89,12 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
         CURATED,
         "The rows that the hint makes answerable, ranked by gain, with the numbers that selected them.",
         kinds=("polars", "parquet"),
-        code=SELECTION_CODE,
-        upstream=upstream_of(settings, GAIN),
+        code_version=SELECTION_CODE,
+        deps=upstream_of(settings, GAIN),
         table=CURATED_TABLE,
-        shown=(GAIN_FIGURE, COMPOSITION_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED, CHANGE),
-        fresh=FRESH,
+        columns=(CuratedTable,),
+        previews=(GAIN_FIGURE, COMPOSITION_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED, CHANGE),
+        freshness_policy=FRESH,
         links={"card": CARD, "pool": POOL_TABLE, "excluded": EXCLUDED_TABLE},
     )
 
@@ -134,9 +135,10 @@ def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
         SFT_SETS,
         "What SFT trains on: future_l1, as many random rows, and future_l1 again for text-only training.",
         kinds=("polars", "parquet"),
-        code=SFT_SETS_CODE,
-        upstream=upstream_of(settings, CURATED, GAIN),
+        code_version=SFT_SETS_CODE,
+        deps=upstream_of(settings, CURATED, GAIN),
         table="future_l1.parquet",
+        columns=(CuratedTable,),
     )
 
     @asset(declared)
@@ -166,9 +168,10 @@ def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
         RL_SETS,
         "What RL trains on: retained rows drawn with a seed, and V1-33K's questions where the profile names them.",
         kinds=("polars", "parquet"),
-        code=RL_SETS_CODE,
-        upstream=upstream_of(settings, CURATED, GAIN),
+        code_version=RL_SETS_CODE,
+        deps=upstream_of(settings, CURATED, GAIN),
         table=f"{next(iter(settings.rl_sets))}.parquet",
+        columns=(CuratedTable,),
     )
 
     @asset(declared)
@@ -208,11 +211,12 @@ def hub_asset(repository: str) -> dg.AssetsDefinition:
         HUB,
         "By hand only: pushes the current Future-L1-50K to a dataset hub, with the environment's token.",
         kinds=("huggingface",),
-        code=SELECTION_CODE,  # what is pushed is another asset's artifact as it is
-        upstream=(CURATED,),
+        code_version=SELECTION_CODE,  # what is pushed is another asset's artifact as it is
+        deps=(CURATED,),
         table=CURATED_TABLE,
+        columns=(CuratedTable,),
         links={"card": CARD},
-        retry=after_outages(),
+        retry_policy=after_outages(),
     )
 
     @asset(declared)

@@ -44,19 +44,21 @@ class ChoiceTable(dy.Schema):
     `frames` are frame numbers of the clip, one for each `<image>` marker; there is nothing to imagine in it.
     """
 
-    row_id = dy.String(primary_key=True, regex="^[0-9a-f]{16}$")
-    source = dy.String(min_length=1)
-    video = dy.String(min_length=1)
-    question = dy.String(min_length=1)
-    reasoning = dy.List(dy.String())
-    answer = dy.String(min_length=1)
-    observed = dy.List(dy.Int64())
-    future = dy.List(dy.Int64())
-    frames = dy.List(dy.Int64(min=0), min_length=1)
-    hop = dy.Int64(is_in=HOPS)
-    path = dy.String(min_length=1)
-    frame_count = dy.Int64(min=1)
-    reader = dy.String(regex="^(seek|sequential)$")
+    row_id = dy.String(primary_key=True, regex="^[0-9a-f]{16}$", description="hash of the row's content")
+    source = dy.String(min_length=1, description="file that the row was read from")
+    video = dy.String(min_length=1, description="name of the clip")
+    question = dy.String(min_length=1, description="question and options, with a marker for each observed frame")
+    reasoning = dy.List(dy.String(), description="empty: V1-33K has no reasoning")
+    answer = dy.String(min_length=1, description="letter and text of the correct option")
+    observed = dy.List(dy.Int64(), description="empty: frames are numbers here, not key frames")
+    future = dy.List(dy.Int64(), description="empty: there are no future frames")
+    frames = dy.List(dy.Int64(min=0), min_length=1, description="frame numbers of the observed frames")
+    hop = dy.Int64(is_in=HOPS, description="number of hops of the question")
+    path = dy.String(min_length=1, description="path of the clip's file")
+    frame_count = dy.Int64(min=1, description="number of displayed frames of the clip")
+    reader = dy.String(
+        regex="^(seek|sequential)$", description="way its frames are read: by seeking, or sequentially from the start"
+    )
 
     @dy.rule()
     def one_marker_for_each_frame(cls) -> pl.Expr:

@@ -22,36 +22,54 @@ from training.grading.parsers import ParserName
 class VerdictTable(dy.Schema):
     """One graded answer a row."""
 
-    row_id = dy.String(primary_key=True)
-    condition = dy.String(primary_key=True, check=lambda c: c.is_in(CONDITIONS))
-    number = dy.Int64(primary_key=True, min=0, alias="sample")  # `sample` is a method of every schema
-    text = dy.String()
-    verdict = dy.String(check=lambda v: v.is_in(["correct", "incorrect", "unjudged"]))
-    graded_by = dy.String(check=lambda g: g.is_in(["rule", "judge"]))
+    row_id = dy.String(primary_key=True, description="id of the row")
+    condition = dy.String(
+        primary_key=True, check=lambda c: c.is_in(CONDITIONS), description="plain (without the hint) or hint"
+    )
+    # `sample` is a method of every schema.
+    number = dy.Int64(primary_key=True, min=0, alias="sample", description="number of the answer, from 0")
+    text = dy.String(description="text of the answer")
+    verdict = dy.String(
+        check=lambda v: v.is_in(["correct", "incorrect", "unjudged"]), description="correct, incorrect, or unjudged"
+    )
+    graded_by = dy.String(
+        check=lambda g: g.is_in(["rule", "judge"]), description="grader that gave the verdict: the rule or the judge"
+    )
 
 
 class GainTable(dy.Schema):
     """The numbers that select a row; right and asked count settled verdicts, answers what was generated."""
 
-    row_id = dy.String(primary_key=True)
-    n_correct_plain = dy.Int64(min=0)
-    n_graded_plain = dy.Int64(min=0)
-    n_generated_plain = dy.Int64(min=0)
-    n_correct_hint = dy.Int64(min=0)
-    n_graded_hint = dy.Int64(min=0)
-    n_generated_hint = dy.Int64(min=0)
-    unjudged = dy.Int64(min=0)
-    p_t = dy.Int64(nullable=True, min=0)
-    p_v = dy.Int64(nullable=True, min=0)
-    gain = dy.Int64(nullable=True)
-    gain_low = dy.Int64()
-    gain_high = dy.Int64()
-    audited = dy.Bool()
-    status = dy.String(check=lambda f: f.is_in(["complete", "cut", "pending"]))
-    plain_low = dy.Float64(nullable=True, min=0, max=1)
-    plain_high = dy.Float64(nullable=True, min=0, max=1)
-    hint_low = dy.Float64(nullable=True, min=0, max=1)
-    hint_high = dy.Float64(nullable=True, min=0, max=1)
+    row_id = dy.String(primary_key=True, description="id of the row")
+    n_correct_plain = dy.Int64(min=0, description="correct answers without the hint")
+    n_graded_plain = dy.Int64(min=0, description="answers without the hint that have a verdict")
+    n_generated_plain = dy.Int64(min=0, description="answers generated without the hint")
+    n_correct_hint = dy.Int64(min=0, description="correct answers with the hint")
+    n_graded_hint = dy.Int64(min=0, description="answers with the hint that have a verdict")
+    n_generated_hint = dy.Int64(min=0, description="answers generated with the hint")
+    unjudged = dy.Int64(min=0, description="answers that no judge could grade")
+    p_t = dy.Int64(nullable=True, min=0, description="correct answers without the hint, of rows answered in full")
+    p_v = dy.Int64(nullable=True, min=0, description="correct answers with the hint, of rows answered in full")
+    gain = dy.Int64(nullable=True, description="visual gain: p_v - p_t")
+    gain_low = dy.Int64(description="lower bound of the gain, given the verdicts so far")
+    gain_high = dy.Int64(description="upper bound of the gain, given the verdicts so far")
+    audited = dy.Bool(description="sampled by a hash of its id to be answered in full, whatever its status")
+    status = dy.String(
+        check=lambda f: f.is_in(["complete", "cut", "pending"]),
+        description="complete, cut (its answers could not keep it any more) or pending",
+    )
+    plain_low = dy.Float64(
+        nullable=True, min=0, max=1, description="lower 95 % Wilson bound of the share correct without the hint"
+    )
+    plain_high = dy.Float64(
+        nullable=True, min=0, max=1, description="upper 95 % Wilson bound of the share correct without the hint"
+    )
+    hint_low = dy.Float64(
+        nullable=True, min=0, max=1, description="lower 95 % Wilson bound of the share correct with the hint"
+    )
+    hint_high = dy.Float64(
+        nullable=True, min=0, max=1, description="upper 95 % Wilson bound of the share correct with the hint"
+    )
 
     @dy.rule()
     def gain_is_the_difference(cls) -> pl.Expr:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import dataframely as dy
 import polars as pl
 
-from assets.framework.columns import column_metadata
 from assets.framework.define import Asset
 from assets.framework.partitions import key_of
 from assets.framework.store import AssetStore
@@ -17,17 +17,20 @@ from training.storage.artifacts import Artifact
 from training.storage.hashing import digest
 from training.storage.parquet import scan_parquet
 
+_BOUNDS = (("min", "≥ {}"), ("max", "≤ {}"), ("min_length", "length ≥ {}"), ("max_length", "length ≤ {}"),
+           ("regex", "`{}`"), ("is_in", "one of {}"))  # fmt: skip
+
 
 def metadata_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dict[str, Any]:
     """An artifact's metadata: what is shown, counts, its files, provenance and how to follow it, and its main table's
-    rows and columns with what these come from.
+    rows and columns.
 
     Markdown is shown by its file's stem, figures as `{stem}_figure`, since a figure has the name of the counts that it
     draws.
     """
     provenance, files = artifact.provenance, artifact.manifest["files"]
     metadata: dict[str, Any] = {}
-    for name in (name for name in asset.shown if name in files):
+    for name in (name for name in asset.previews if name in files):
         content = artifact.file(name).read_bytes()
         if name.endswith(".png"):
             picture = f"![{name}](data:image/png;base64,{base64.b64encode(content).decode()})"
@@ -45,7 +48,7 @@ def metadata_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dict[str
     }
     if asset.table is not None:
         path = artifact.file(asset.table)
-        metadata |= column_metadata(asset.told_columns, scan_parquet(path).collect_schema())
+        metadata["dagster/column_schema"] = table_schema(asset.columns, scan_parquet(path).collect_schema())
         metadata["table"] = dg.MetadataValue.path(path)
         metadata["dagster/row_count"] = scan_parquet(path).select(pl.len()).collect().item()
         metadata["dagster/uri"] = str(path)
@@ -73,6 +76,39 @@ def batch_result(
         context.add_asset_metadata(metadata_of(store, asset, artifact), asset_key=key, partition_key=partition)
     version = digest(versions) if len(versions) > 1 else next(iter(versions.values()))
     return dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(version))
+
+
+def table_schema(schemas: tuple[type[dy.Schema], ...], columns: Mapping[str, pl.DataType]) -> dg.TableSchema:
+    """Dagster's schema of a table's columns, with the descriptions and constraints of the dataframely schemas.
+
+    Raises KeyError for a column that no schema has.
+    """
+    described = {column.name: column for schema in schemas for column in schema.columns().values()}
+    return dg.TableSchema(
+        [
+            dg.TableColumn(
+                name,
+                str(dtype),
+                described[name].description,
+                dg.TableColumnConstraints(nullable=described[name].nullable, other=constraints(described[name])),
+            )
+            for name, dtype in columns.items()
+        ]
+    )
+
+
+def constraints(column: dy.Column) -> list[str]:
+    """The constraints on a column's values in words, except for null."""
+    words = ["key"] if column.primary_key else []
+    words += [text.format(bound) for name, text in _BOUNDS if (bound := getattr(column, name, None)) is not None]
+    if isinstance(column, dy.List) and (inner := constraints_and_null(column.inner)):
+        words.append(f"each {inner}")
+    return words + (["checked in code"] if column.check is not None else [])
+
+
+def constraints_and_null(column: dy.Column) -> str:
+    """All constraints on one line."""
+    return ", ".join([*constraints(column), *(["null allowed"] if column.nullable else [])])
 
 
 def _linked(asset: Asset, artifact: Artifact) -> dict[str, Path]:

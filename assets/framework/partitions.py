@@ -1,9 +1,9 @@
-"""How assets are called and cut: shards as they come, and the recipes and models that the profile names.
+"""Keys and partitions of assets: the source's shards, and the recipes and models of the profile.
 
-Partitions are batches. What happens to one trajectory is a row of a table.
+A partition is a batch of trajectories; a single trajectory is a row of a table.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
@@ -19,20 +19,22 @@ def key_of(name: str) -> dg.AssetKey:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How an asset is cut: its partitions, how many of them one run takes (None: all that are asked for), and the
-    mappings of upstream assets whose partitions are not the same."""
+class Partitioning:
+    """The partitions of an asset, the most that one run takes (None: no limit), and the partition mappings of upstream
+    assets that have other partitions, by their keys."""
 
-    partitions: dg.PartitionsDefinition
-    per_run: int | None = None
+    definition: dg.PartitionsDefinition
+    max_partitions_per_run: int | None = None
     mappings: Mapping[str, dg.PartitionMapping] = field(default_factory=dict)
 
     @property
-    def backfill(self) -> dg.BackfillPolicy:
-        return dg.BackfillPolicy.multi_run(self.per_run) if self.per_run else dg.BackfillPolicy.single_run()
+    def backfill_policy(self) -> dg.BackfillPolicy:
+        if self.max_partitions_per_run is None:
+            return dg.BackfillPolicy.single_run()
+        return dg.BackfillPolicy.multi_run(self.max_partitions_per_run)
 
 
-BY_SHARD = Cut(SHARDS, SHARDS_PER_RUN)
+SHARD_PARTITIONING = Partitioning(SHARDS, SHARDS_PER_RUN)
 
 
 def range_tags(partitions: Sequence[str]) -> dict[str, str]:
@@ -66,34 +68,20 @@ class Checkpoints:
     def model_partitions(self) -> dg.StaticPartitionsDefinition:
         return dg.StaticPartitionsDefinition(list(self.models))
 
-    @property
-    def by_model(self) -> Cut:
+    def model_partitioning(self) -> Partitioning:
         """One model a partition, made from its own checkpoint; one run takes all models."""
-        return Cut(
-            self.model_partitions,
-            None,
-            {"checkpoints/sft": self.sft_to_models(), "checkpoints/rl": self.rl_to_models()},
-        )
+        mappings = {"checkpoints/sft": _same(self.sft), "checkpoints/rl": _same(self.rl)}
+        return Partitioning(self.model_partitions, None, mappings)
 
-    def by_sft(self, max_parallel: int) -> Cut:
-        """One SFT recipe a partition, so many in one run."""
-        return Cut(self.sft_partitions, max_parallel)
+    def sft_partitioning(self, max_partitions_per_run: int) -> Partitioning:
+        """One SFT recipe a partition."""
+        return Partitioning(self.sft_partitions, max_partitions_per_run)
 
-    def by_rl(self, max_parallel: int) -> Cut:
-        """One RL recipe a partition, made from the SFT checkpoint that it starts from; so many in one run."""
-        return Cut(self.rl_partitions, max_parallel, {"checkpoints/sft": self.sft_to_rl()})
-
-    def sft_to_rl(self) -> dg.StaticPartitionMapping:
-        """An SFT recipe feeds the RL recipes that start from it."""
-        return dg.StaticPartitionMapping(
-            {sft: [rl for rl, start in self.rl.items() if start == sft] for sft in set(self.rl.values())}
-        )
-
-    def sft_to_models(self) -> dg.StaticPartitionMapping:
-        return dg.StaticPartitionMapping({recipe: recipe for recipe in self.sft})
-
-    def rl_to_models(self) -> dg.StaticPartitionMapping:
-        return dg.StaticPartitionMapping({recipe: recipe for recipe in self.rl})
+    def rl_partitioning(self, max_partitions_per_run: int) -> Partitioning:
+        """One RL recipe a partition, made from the SFT checkpoint that it starts from."""
+        followers = {sft: [rl for rl, start in self.rl.items() if start == sft] for sft in set(self.rl.values())}
+        mappings = {"checkpoints/sft": dg.StaticPartitionMapping(followers)}
+        return Partitioning(self.rl_partitions, max_partitions_per_run, mappings)
 
     def artifact(self, model: str) -> tuple[str, str | None]:
         """The asset key and partition of a model's checkpoint."""
@@ -104,3 +92,8 @@ class Checkpoints:
         if model in self.rl:
             return "checkpoints/rl", model
         raise ValueError(f"no model {model!r} in this profile; it has {', '.join(self.models)}")
+
+
+def _same(names: Iterable[str]) -> dg.StaticPartitionMapping:
+    """The mapping of recipes to the models of the same names."""
+    return dg.StaticPartitionMapping({name: name for name in names})

@@ -1,8 +1,9 @@
 """What a Python source says, whoever wrote it how: a hash of its syntax tree, and the names that lead elsewhere.
 
-Layout, comments and docstrings do not count, nor does the Python that reads it: nobody wants to train again for a
-mended sentence.  Parsing all sources takes a second, and every process of a run needs them, so what each file says is
-remembered in the user's cache folder by the hash of its bytes.  What is remembered may be deleted at any time.
+Layout, comments, docstrings and descriptions of columns do not count, nor does the Python that reads it: nobody wants
+to train again for a mended sentence.  Parsing all sources takes a second, and every process of a run needs them, so
+what each file says is remembered in the user's cache folder by the hash of its bytes.  What is remembered may be
+deleted at any time.
 """
 
 import ast
@@ -100,7 +101,7 @@ def _form(node: Any) -> Any:
         fields = [(name, _form(getattr(node, name))) for name in node._fields if name not in ("ctx", "kind")]
         return [type(node).__name__, *([name, value] for name, value in fields if value not in (None, []))]
     if isinstance(node, list):
-        return [_form(one) for one in node if not _is_docstring(one)]
+        return [_form(one) for one in node if not _is_docstring(one) and not _is_description(one)]
     return node if isinstance(node, str | int | None) else [type(node).__name__, repr(node)]
 
 
@@ -120,6 +121,11 @@ def _pieces(values: list[ast.expr]) -> list[Any]:
 
 def _is_docstring(node: Any) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _is_description(node: Any) -> bool:
+    """Whether this is the argument `description="..."`, which documents a column as a docstring documents a class."""
+    return isinstance(node, ast.keyword) and node.arg == "description" and isinstance(node.value, ast.Constant)
 
 
 def _remembered(path: Path) -> dict[str, Syntax]:

@@ -22,7 +22,7 @@ def toyworld_assets(sizes: SourceSizes, seed: int) -> list[dg.AssetsDefinition]:
         SOURCE,
         "Clips, TwiFF-shaped shards and both benchmarks of the marble ring, drawn from the profile's seed.",
         kinds=("python", "parquet", "mp4"),
-        code=CODE,
+        code_version=CODE,
         links={"report": REPORT, "clips": "clips"},
     )
 

@@ -11,16 +11,16 @@ import polars as pl
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
-from assets.framework.partitions import BY_SHARD, SHARDS
+from assets.framework.partitions import SHARD_PARTITIONING, SHARDS
 from assets.framework.retries import after_outages
 from assets.framework.store import AssetStore
 from assets.launching.launcher import Progress
-from assets.trajectories.clips import resolve_clips
+from assets.trajectories.clips import ClipTable, resolve_clips
 from assets.trajectories.locations import any_remote, local_path
 from assets.trajectories.settings import SourceSettings
 from assets.trajectories.shards import Listing, Shard
 from assets.trajectories.sources import Source, open_source
-from assets.trajectories.validate import write_shard
+from assets.trajectories.validate import PulledTable, write_shard
 from training.storage.artifacts import CURRENT, Artifact
 from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
@@ -66,7 +66,7 @@ def _source(settings: SourceSettings, upstream: tuple[str, ...]) -> dg.AssetsDef
         SOURCE,
         "The TwiFF shards as they lie in the source; observing them registers new shards.",
         kinds=("parquet",),
-        upstream=upstream,
+        deps=upstream,
     )
 
     @dg.multi_observable_source_asset(specs=[declared.spec])
@@ -99,11 +99,12 @@ def _trajectories(settings: SourceSettings) -> dg.AssetsDefinition:
         TRAJECTORIES,
         "The validated rows of one TwiFF shard; every other row is in its quarantine table with a reason.",
         kinds=("polars", "parquet"),
-        code=TRAJECTORIES_CODE,
-        upstream=(SOURCE,),
-        cut=BY_SHARD,
+        code_version=TRAJECTORIES_CODE,
+        deps=(SOURCE,),
+        partitions=SHARD_PARTITIONING,
         table=ROWS,
-        retry=after_outages() if any_remote(settings.trajectories) else None,
+        columns=(PulledTable,),
+        retry_policy=after_outages() if any_remote(settings.trajectories) else None,
         links={"quarantine": QUARANTINE},
     )
 
@@ -138,11 +139,12 @@ def _clips(settings: SourceSettings) -> dg.AssetsDefinition:
         CLIPS,
         "Each clip of a shard: path, displayed frames, hash, how it is read, or why it is unusable.",
         kinds=("pyav", "parquet"),
-        code=CLIPS_CODE,
-        upstream=(TRAJECTORIES,),
-        cut=BY_SHARD,
+        code_version=CLIPS_CODE,
+        deps=(TRAJECTORIES,),
+        partitions=SHARD_PARTITIONING,
         table=CLIP_TABLE,
-        retry=after_outages() if any_remote(*settings.clips) else None,
+        columns=(ClipTable,),
+        retry_policy=after_outages() if any_remote(*settings.clips) else None,
         links={"quarantine": QUARANTINE},
     )
 

@@ -25,20 +25,26 @@ class ClipTable(dy.Schema):
     `alias` is the name under which the clip was found, where that is not the rows' own.
     """
 
-    video = dy.String(primary_key=True)
-    alias = dy.String(nullable=True)
-    path = dy.String(nullable=True)
-    bytes = dy.Int64(nullable=True, min=0)
-    frames = dy.Int64(nullable=True, min=1)
-    fps = dy.Float64(nullable=True)
-    width = dy.Int64(nullable=True, min=1)
-    height = dy.Int64(nullable=True, min=1)
-    sha256 = dy.String(nullable=True, regex="^[0-9a-f]{64}$")
-    reader = dy.String(nullable=True, regex="^(seek|sequential)$")
-    rotation = dy.Int64(nullable=True, is_in=(0, 90, 180, 270))
-    header_seconds = dy.Float64(nullable=True)
-    reason = dy.String(nullable=True)
-    detail = dy.String(nullable=True)
+    video = dy.String(primary_key=True, description="name of the clip")
+    alias = dy.String(nullable=True, description="other name under which the file is stored")
+    path = dy.String(nullable=True, description="path of the file")
+    bytes = dy.Int64(nullable=True, min=0, description="size of the file")
+    frames = dy.Int64(nullable=True, min=1, description="number of displayed frames")
+    fps = dy.Float64(nullable=True, description="frames per second")
+    width = dy.Int64(nullable=True, min=1, description="width in pixels, after rotation")
+    height = dy.Int64(nullable=True, min=1, description="height in pixels, after rotation")
+    sha256 = dy.String(nullable=True, regex="^[0-9a-f]{64}$", description="SHA-256 of the file")
+    reader = dy.String(
+        nullable=True,
+        regex="^(seek|sequential)$",
+        description="way its frames are read: by seeking, or sequentially from the start",
+    )
+    rotation = dy.Int64(
+        nullable=True, is_in=(0, 90, 180, 270), description="clockwise rotation that readers apply, in degrees"
+    )
+    header_seconds = dy.Float64(nullable=True, description="duration that the container's header states")
+    reason = dy.String(nullable=True, description="reason why the clip cannot be used, one of a few")
+    detail = dy.String(nullable=True, description="details of the reason")
 
     @dy.rule()
     def a_clip_is_readable_or_says_why_not(cls) -> pl.Expr:

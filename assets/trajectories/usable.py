@@ -2,17 +2,30 @@
 
 from collections.abc import Sequence
 
+import dataframely as dy
 import polars as pl
 
 from assets.framework.store import AssetStore
 from assets.trajectories.assets import CLIP_TABLE, CLIPS, ROWS, TRAJECTORIES
+from assets.trajectories.validate import PulledTable
 from training.storage.parquet import scan_parquet
 
 REPEATS = {"row_id": pl.String, "shard": pl.String, "first": pl.String}
 
 
+class UsableTable(PulledTable):
+    """A trajectory and its clip."""
+
+    path = dy.String(min_length=1, description="path of the clip's file")
+    frame_count = dy.Int64(min=1, description="number of displayed frames of the clip")
+    reader = dy.String(
+        regex="^(seek|sequential)$", description="way its frames are read: by seeking, or sequentially from the start"
+    )
+    sha256 = dy.String(regex="^[0-9a-f]{64}$", description="SHA-256 of the clip's file")
+
+
 def usable_rows(store: AssetStore, shard: str) -> pl.DataFrame:
-    """The rows with `path`, `frame_count`, `reader` and `sha256` of their clip, without `repeats_of_earlier_shards`."""
+    """The shard's `UsableTable`, without `repeats_of_earlier_shards`."""
     clips = (
         scan_parquet(store.current(CLIPS, shard).file(CLIP_TABLE))
         .filter(pl.col("reason").is_null())

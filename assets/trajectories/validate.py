@@ -25,9 +25,19 @@ class PulledTable(TrajectoryTable):
     """Trajectories as they are pulled: `row` counts from 0 in the source; with the counts that an already selected set
     brings (null elsewhere)."""
 
-    row = dy.Int64(min=0)
-    given_p_t = dy.Int64(nullable=True, min=0, max=GIVEN_SAMPLES)
-    given_p_v = dy.Int64(nullable=True, min=0, max=GIVEN_SAMPLES)
+    row = dy.Int64(min=0, description="position of the row in the source's file, from 0")
+    given_p_t = dy.Int64(
+        nullable=True,
+        min=0,
+        max=GIVEN_SAMPLES,
+        description="correct answers without the hint, where the source has counts",
+    )
+    given_p_v = dy.Int64(
+        nullable=True,
+        min=0,
+        max=GIVEN_SAMPLES,
+        description="correct answers with the hint, where the source has counts",
+    )
 
     @dy.rule()
     def both_counts_are_given_or_neither(cls) -> pl.Expr:
@@ -37,11 +47,11 @@ class PulledTable(TrajectoryTable):
 class Quarantine(dy.Schema):
     """Rows that are not used, and why: `row` counts from 0 in the source, `row_id` is known once a row was parsed."""
 
-    source = dy.String()
-    row = dy.Int64(nullable=True, min=0)
-    row_id = dy.String(nullable=True)
-    reason = dy.String(min_length=1)
-    detail = dy.String()
+    source = dy.String(description="shard that the row was read from")
+    row = dy.Int64(nullable=True, min=0, description="position of the row in the source's file, from 0")
+    row_id = dy.String(nullable=True, description="id of a row that could be parsed")
+    reason = dy.String(min_length=1, description="reason for the rejection, one of a few")
+    detail = dy.String(description="value that was rejected, and where")
 
     @dy.rule()
     def the_row_can_be_found(cls) -> pl.Expr:

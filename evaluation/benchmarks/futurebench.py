@@ -55,20 +55,42 @@ class FutureBenchSettings(BaseModel):
 class ItemTable(dy.Schema):
     """One benchmark item; `problem` says why it cannot be asked."""
 
-    id = dy.String(primary_key=True)
-    video = dy.String(nullable=True)
-    question_type = dy.String()
-    question = dy.String()
-    options = dy.List(dy.String())
-    answer = dy.String()
-    path = dy.String(nullable=True)
-    frame_count = dy.Int64(nullable=True, min=1)
-    reader = dy.String(nullable=True)
-    problem = dy.String(nullable=True)
+    id = dy.String(primary_key=True, description="id of the item")
+    video = dy.String(nullable=True, description="clip of the observed part")
+    question_type = dy.String(
+        description="split: how far ahead the question asks (hop1 to hop3), or between observed events (hop5)"
+    )
+    question = dy.String(description="question without its options")
+    options = dy.List(dy.String(), description="four options in order")
+    answer = dy.String(description="letter of the correct option")
+    path = dy.String(nullable=True, description="path of the clip's file")
+    frame_count = dy.Int64(nullable=True, min=1, description="number of displayed frames of the observed part")
+    reader = dy.String(nullable=True, description="way its frames are read: by seeking, or sequentially from the start")
+    problem = dy.String(nullable=True, description="reason why the item cannot be asked")
 
     @dy.rule()
     def an_item_can_be_shown_or_says_why_not(cls) -> pl.Expr:
         return pl.col("path").is_not_null() ^ pl.col("problem").is_not_null()
+
+
+class GradedTable(dy.Schema):
+    """One graded answer."""
+
+    id = dy.String(primary_key=True, description="id of the item")
+    question_type = dy.String(description="split of the item")
+    answer = dy.String(description="letter of the correct option")
+    text = dy.String(description="text of the answer")
+    parsed = dy.String(nullable=True, description="letter that the answer names; null: none could be read")
+    rule = dy.String(description="rule of the parser that read it")
+    correct = dy.Bool(description="whether `parsed` is the correct letter")
+    spans = dy.Int64(description="number of latent spans")
+    prompt_tokens = dy.Int64(description="number of tokens of the prompt, text and vision")
+    text_tokens = dy.Int64(description="number of text tokens")
+    latent_tokens = dy.Int64(description="number of latents that were fed back")
+    control_tokens = dy.Int64(description="number of latent_start, latent_end and end-of-turn tokens")
+    prefill_seconds = dy.Float64(description="its share of its batch's prefill")
+    decode_seconds = dy.Float64(description="its share of its batch's decoding")
+    finished = dy.Bool(description="false: cut by max_new_tokens")
 
 
 def items(source: Path, settings: FutureBenchSettings) -> pl.DataFrame:

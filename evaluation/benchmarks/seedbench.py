@@ -86,26 +86,30 @@ class ItemTable(dy.Schema):
     where the task has only begun.
     """
 
-    id = dy.String(primary_key=True)
-    level = dy.String()
-    question = dy.String()
-    options = dy.List(dy.String())
-    answer = dy.String()
-    gold = dy.String()
-    image = dy.String(nullable=True)
-    path = dy.String(nullable=True)
-    frame_count = dy.Int64(nullable=True, min=1)
-    reader = dy.String(nullable=True)
-    problem = dy.String(nullable=True)
+    id = dy.String(primary_key=True, description="id of the item")
+    level = dy.String(description="level of generalisation, L1 to L3")
+    question = dy.String(description="question without its options")
+    options = dy.List(dy.String(), description="options in order")
+    answer = dy.String(description="letter of the correct option")
+    gold = dy.String(description="text of the correct option")
+    image = dy.String(nullable=True, description="path of the current observation")
+    path = dy.String(nullable=True, description="path of the video so far; null where the task has only begun")
+    frame_count = dy.Int64(nullable=True, min=1, description="number of displayed frames of the video so far")
+    reader = dy.String(nullable=True, description="way its frames are read: by seeking, or sequentially from the start")
+    problem = dy.String(nullable=True, description="reason why the item cannot be asked")
 
 
 class ScoreTable(dy.Schema):
     """One answered item of the open-ended mode."""
 
-    id = dy.String(primary_key=True)
-    level = dy.String()
-    answer = dy.Float64(nullable=True, min=LOWEST, max=HIGHEST)
-    answer_marks = dy.List(dy.Int64(nullable=True, min=LOWEST, max=HIGHEST))
+    id = dy.String(primary_key=True, description="id of the item")
+    level = dy.String(description="level of generalisation, L1 to L3")
+    answer = dy.Float64(
+        nullable=True, min=LOWEST, max=HIGHEST, description="judge's mean mark of the answer, 0 to 5; null: unjudged"
+    )
+    answer_marks = dy.List(
+        dy.Int64(nullable=True, min=LOWEST, max=HIGHEST), description="judge's marks of the answer, in order"
+    )
 
 
 @dataclass(frozen=True)

@@ -75,29 +75,37 @@ class TwiffBenchSettings(BaseModel):
 class ItemTable(dy.Schema):
     """One benchmark item; `problem` says why it cannot be asked."""
 
-    id = dy.String(primary_key=True)
-    video = dy.String(nullable=True)
-    start = dy.String(nullable=True)
-    end = dy.String(nullable=True)
-    category = dy.String(nullable=True)
-    question = dy.String(nullable=True)
-    reasoning = dy.List(dy.String(), nullable=True)
-    answer = dy.String(nullable=True)
-    whole_answer = dy.String(nullable=True)
-    question_images = dy.List(dy.Binary(), nullable=True)
-    reasoning_images = dy.List(dy.Binary(), nullable=True)
-    problem = dy.String(nullable=True)
+    id = dy.String(primary_key=True, description="number of the row over all shards")
+    video = dy.String(nullable=True, description="clip that the item is about")
+    start = dy.String(nullable=True, description="start of the clip in its source video")
+    end = dy.String(nullable=True, description="end of the clip in its source video")
+    category = dy.String(nullable=True, description="kind of question")
+    question = dy.String(nullable=True, description="question, with a marker for each observed image")
+    reasoning = dy.List(dy.String(), nullable=True, description="text of the reference around its images")
+    answer = dy.String(nullable=True, description="reference answer, short")
+    whole_answer = dy.String(nullable=True, description="reference answer as in the source")
+    question_images = dy.List(dy.Binary(), nullable=True, description="observed frames, encoded")
+    reasoning_images = dy.List(dy.Binary(), nullable=True, description="future frames of the reference, encoded")
+    problem = dy.String(nullable=True, description="reason why the item cannot be asked")
 
 
 class ScoreTable(dy.Schema):
     """One answered item; its marks are means over `*_marks`, the judgements in order, and null where there is none."""
 
-    id = dy.String(primary_key=True)
-    category = dy.String()
-    cot = dy.Float64(nullable=True, min=LOWEST, max=HIGHEST)
-    cot_marks = dy.List(dy.Int64(nullable=True, min=LOWEST, max=HIGHEST))
-    answer = dy.Float64(nullable=True, min=LOWEST, max=HIGHEST)
-    answer_marks = dy.List(dy.Int64(nullable=True, min=LOWEST, max=HIGHEST))
+    id = dy.String(primary_key=True, description="number of the row over all shards")
+    category = dy.String(description="kind of question")
+    cot = dy.Float64(
+        nullable=True, min=LOWEST, max=HIGHEST, description="judge's mean mark of the reasoning, 0 to 5; null: unjudged"
+    )
+    cot_marks = dy.List(
+        dy.Int64(nullable=True, min=LOWEST, max=HIGHEST), description="judge's marks of the reasoning, in order"
+    )
+    answer = dy.Float64(
+        nullable=True, min=LOWEST, max=HIGHEST, description="judge's mean mark of the answer, 0 to 5; null: unjudged"
+    )
+    answer_marks = dy.List(
+        dy.Int64(nullable=True, min=LOWEST, max=HIGHEST), description="judge's marks of the answer, in order"
+    )
 
 
 PUBLISHED = TwiffBenchSettings()

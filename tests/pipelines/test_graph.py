@@ -44,9 +44,9 @@ def test_every_asset_says_what_it_is_and_who_answers_for_it(nodes: dict) -> None
 
 
 def test_an_op_says_what_it_does_and_its_assets_what_they_are(definitions: dg.Definitions, nodes: dict) -> None:
-    op = definitions.resolve_job_def("train_sft").graph.node_named("start_sft").definition
+    op = definitions.resolve_job_def("train_sft").graph.node_named("checkpoints__sft").definition
     assert op.description == nodes["checkpoints/sft"].description
-    both = definitions.resolve_job_def("evaluate").graph.node_named("answer_benchmarks").definition
+    both = definitions.resolve_job_def("evaluate").graph.node_named("benchmarks__answers").definition
     assert both.description == "Every model answers both benchmarks, greedily."
     assert "FutureBench" in nodes["futurebench/answers"].description
     assert "TwiFF-Bench" in nodes["twiffbench/answers"].description
@@ -70,7 +70,8 @@ def test_checkpoints_follow_their_data_where_the_profile_says_so(profile: Profil
 def test_a_model_is_made_from_its_own_checkpoint_and_rl_from_its_sft(nodes: dict, profile: Profile) -> None:
     checkpoints = profile.checkpoints
     rl = checkpoints.rl_partitions.get_partition_keys()
-    upstream = checkpoints.sft_to_rl().get_upstream_mapped_partitions_result_for_partitions(
+    mapping = checkpoints.rl_partitioning(1).mappings["checkpoints/sft"]
+    upstream = mapping.get_upstream_mapped_partitions_result_for_partitions(
         checkpoints.rl_partitions.subset_with_partition_keys(["la_dapo"]),
         checkpoints.rl_partitions,
         checkpoints.sft_partitions,

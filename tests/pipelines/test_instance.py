@@ -22,7 +22,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dag
         instance.event_log_storage.set_concurrency_slots("gpu", 2)
         for run, tags in ((DRIVER, {DRIVER_TAG: "in process"}), (UI, {})):
             instance.add_run(dg.DagsterRun("train_sft", run, status=dg.DagsterRunStatus.STARTED, tags=tags))
-            instance.event_log_storage.claim_concurrency_slot("gpu", run, "start_sft")
+            instance.event_log_storage.claim_concurrency_slot("gpu", run, "checkpoints__sft")
         yield instance
 
 

@@ -58,7 +58,7 @@ class Place:
             instance=self.instance, partition_key=request.partition_key, tags=dict(request.tags), raise_on_error=True
         )
         assert ran.success
-        materialised = ran.asset_materializations_for_node("answer_shards")
+        materialised = ran.asset_materializations_for_node("curation__answers")
         assert {e.asset_key.to_user_string() for e in ran.get_asset_materialization_events()} >= {
             "curation/future_l1_50k", "curation/sft_sets", "twiff/trajectories",
         }  # fmt: skip

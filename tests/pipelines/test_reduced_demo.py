@@ -200,7 +200,7 @@ def test_every_checkpoint_was_opened_again_and_shows_its_curves(home: Path, monk
 
 
 def test_every_asset_page_tells_what_a_person_asks_of_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts, files, provenance, the way to follow it; of a main table rows, columns, and where they come from."""
+    """Counts, files, provenance, the way to follow it; of a main table rows and columns."""
     monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
     nodes = build_definitions(reduced_demo(home)).resolve_asset_graph().asset_nodes
     with driver_instance(home) as instance:
@@ -228,12 +228,6 @@ def test_every_asset_page_tells_what_a_person_asks_of_it(home: Path, monkeypatch
         assert metadata["dagster/row_count"].value > 0, key
         schema = metadata["dagster/column_schema"].value
         assert {column.name for column in schema.columns} == columns and all(c.description for c in schema.columns), key
-        lineage = metadata["dagster/column_lineage"].value.deps_by_column
-        assert set(lineage) == columns, key
-        for column, came in lineage.items():
-            for one in came:
-                assert one.column_name in real[one.asset_key.to_user_string()], (key, column, one)
-            assert f"| `{column}` |" in metadata["columns"].value
     assert {key for key, page in pages.items() if any(name.endswith("_figure") for name in page.metadata)} == {
         "curation/visual_gain", "curation/future_l1_50k", "checkpoints/sft", "checkpoints/rl", "futurebench/report",
         "twiffbench/report", "reports/imagination", "reports/latent_necessity", "reports/comparison",
@@ -251,7 +245,7 @@ def test_a_trial_of_one_step_is_a_checkpoint_beside_the_recipes_own(
         for config, succeeds in (({"steps": 1, "seed": 5}, True), ({"steps": 0}, False), ({}, True)):
             ran = job.execute_in_process(
                 instance=instance, partition_key="text_only", raise_on_error=False,
-                run_config=LOG_LEVEL | {"ops": {"start_sft": {"config": config}}},
+                run_config=LOG_LEVEL | {"ops": {"checkpoints__sft": {"config": config}}},
             )  # fmt: skip
             assert ran.success is succeeds
             if config.get("steps"):

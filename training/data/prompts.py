@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import dataframely as dy
 import polars as pl
 
 PART = pl.Struct(
@@ -26,19 +27,35 @@ PART = pl.Struct(
 )
 FIELDS = [field.name for field in PART.fields]
 PROMPTS: dict[str, Any] = {"prompt_id": pl.String, "content": pl.List(PART)}
-ANSWERS: dict[str, Any] = {
-    "prompt_id": pl.String,
-    "sample": pl.Int64,
-    "text": pl.String,  # decoded with special tokens kept, without the end of turn
-    "tokens": pl.List(pl.Int64),
-    "text_tokens": pl.Int64,
-    "latent_tokens": pl.Int64,
-    "control_tokens": pl.Int64,  # latent_start, latent_end and the end of turn
-    "spans": pl.List(pl.Int64),  # latents of each span that was generated
-    "finished": pl.Boolean,  # False: cut by max_new_tokens
-    "prefill_seconds": pl.Float64,  # of the answer's share of its batch
-    "decode_seconds": pl.Float64,
-}
+
+
+class AnswerTable(dy.Schema):
+    """One answer a row."""
+
+    prompt_id = dy.String(description="id of the prompt: row_id/plain, row_id/hint, or a benchmark item's id")
+    # `sample` is a method of every schema.
+    number = dy.Int64(alias="sample", description="number of the answer to its prompt, from 0")
+    text = dy.String(description="decoded text with special tokens, without the end of turn")
+    tokens = dy.List(dy.Int64(), description="token ids")
+    text_tokens = dy.Int64(description="number of text tokens")
+    latent_tokens = dy.Int64(description="number of latents that were fed back")
+    control_tokens = dy.Int64(description="number of latent_start, latent_end and end-of-turn tokens")
+    spans = dy.List(dy.Int64(), description="number of latents of each span")
+    finished = dy.Bool(description="false: cut by max_new_tokens")
+    prefill_seconds = dy.Float64(description="its share of its batch's prefill")
+    decode_seconds = dy.Float64(description="its share of its batch's decoding")
+
+
+class BenchmarkAnswerTable(AnswerTable):
+    """An answer to a benchmark item: what it was generated from, and its latents, where they are kept."""
+
+    prompt_tokens = dy.Int64(description="number of tokens of the prompt, text and vision")
+    latents = dy.Binary(
+        nullable=True, description="latents that were fed: float16, row-major [sum of spans, hidden size]"
+    )
+
+
+ANSWERS: dict[str, Any] = {column.name: column.dtype for column in AnswerTable.columns().values()}
 
 Part = dict[str, Any]
 

@@ -208,7 +208,7 @@ def test_outages_of_the_model_and_of_the_judge_pass_and_nothing_is_paid_twice(tm
     with served(Model(rows)) as endpoint, served(judge) as judging:
         scored = Scored(tmp_path, endpoint, judging)
         scored.failing["endpoint"] = 2 * OUTAGE
-        assert scored.runs.run("score") == (True, Counter({"answer_shards": 2}))
+        assert scored.runs.run("score") == (True, Counter({"curation__answers": 2}))
         answers = scored.runs.store.everything()[f"{ANSWERS}/part-4-0"]
         assert endpoint.choices == answers.provenance["counts"]["answers"]
         before = scored.runs.store.everything()[f"{GAIN}/part-4-0"].version
@@ -242,7 +242,7 @@ def test_a_model_that_the_endpoint_does_not_have_is_asked_for_once(tmp_path: Pat
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, dg.DagsterExecutionInterruptedError])
 def test_an_interrupt_is_no_outage(error: type[BaseException]) -> None:
-    @asset(Asset("twiff/source", "Ends early.", kinds=(), retry=after_outages(), code="1", table=None))
+    @asset(Asset("twiff/source", "Ends early.", kinds=(), retry_policy=after_outages(), code_version="1"))
     def interrupted() -> None:
         raise error
 

@@ -4,16 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import dataframely as dy
 import polars as pl
 import pytest
 
-from assets.framework.columns import Made, Table
 from assets.framework.define import Asset, asset
-from assets.framework.metadata import batch_result, metadata_of, result_of
-from assets.framework.partitions import Cut
+from assets.framework.metadata import batch_result, metadata_of, result_of, table_schema
+from assets.framework.partitions import Partitioning
 from assets.framework.store import AssetStore
 
 SAYS = "Rows of a test."
+
+
+class RowTable(dy.Schema):
+    row_id = dy.String(primary_key=True, description="the row")
+    gain = dy.Int64(nullable=True, min=0, description="its gain")
 
 
 @pytest.fixture
@@ -86,11 +91,15 @@ def test_everything_current_is_listed_by_name(store: AssetStore) -> None:
 
 def test_metadata_tells_rows_columns_counts_and_provenance(store: AssetStore) -> None:
     artifact = store.work("curation/rows", {"clips": "1"}, {"top": 2}, "code").do(write_rows([]))
-    columns = Table("", {"row_id": Made("the row"), "gain": Made("its gain", ("curation/answers:text",))})
-    declared = Asset("curation/rows", SAYS, ("parquet",), table="rows.parquet", columns=columns)
+    declared = Asset("curation/rows", SAYS, ("parquet",), table="rows.parquet", columns=(RowTable,))
     metadata = metadata_of(store, declared, artifact)
     assert metadata["dagster/row_count"] == 2
-    assert [column.name for column in metadata["dagster/column_schema"].columns] == ["row_id", "gain"]
+    assert metadata["dagster/column_schema"].columns == [
+        dg.TableColumn("row_id", "String", "the row", dg.TableColumnConstraints(nullable=False, other=["key"])),
+        dg.TableColumn("gain", "Int64", "its gain", dg.TableColumnConstraints(nullable=True, other=["≥ 0"])),
+    ]
+    with pytest.raises(KeyError, match="surprise"):
+        table_schema((RowTable,), {"surprise": pl.String()})
     assert metadata["rows"] == 2
     assert metadata["provenance"].value == {"inputs": {"clips": "1"}, "config": {"top": 2}, "code": "code"}
     assert result_of(store, declared, artifact).data_version == dg.DataVersion(artifact.version)
@@ -104,7 +113,7 @@ def test_a_figure_is_shown_beside_the_counts_that_it_draws(store: AssetStore) ->
 
     artifact = store.work("curation/rows", {}, {}, "code").do(draw)
     shown = ("histogram.png", "top_rows.md", "not_there.md")
-    metadata = metadata_of(store, Asset("curation/rows", SAYS, ("parquet",), shown=shown), artifact)
+    metadata = metadata_of(store, Asset("curation/rows", SAYS, ("parquet",), previews=shown), artifact)
     assert metadata["histogram"].value == {"8": 2}
     assert metadata["histogram_figure"].value == "![histogram.png](data:image/png;base64,UE5H)"
     assert metadata["top_rows"].value == "| rank |"
@@ -114,7 +123,7 @@ def test_a_figure_is_shown_beside_the_counts_that_it_draws(store: AssetStore) ->
 def test_partitions_of_one_run_keep_their_own_metadata(store: AssetStore) -> None:
     partitions = dg.StaticPartitionsDefinition(["a", "b"])
 
-    declared = Asset("curation/rows", SAYS, ("parquet",), cut=Cut(partitions))
+    declared = Asset("curation/rows", SAYS, ("parquet",), partitions=Partitioning(partitions))
 
     @asset(declared)
     def rows(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
