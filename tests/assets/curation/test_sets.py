@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from assets.curation.contamination import BenchmarkIndex, benchmark_index
+from assets.curation.scored import hash_order
 from assets.curation.selection import Selection, SelectionSettings, select
 from assets.curation.sets import random_set, rl_set
 from tests.assets.curation.scored_rows import Counts, scored_of, trajectory, write_shards
+from training.storage.hashing import stable_hash
 
 NOTHING = benchmark_index({})
 
@@ -83,3 +86,10 @@ def _of_videos(folder: Path, videos: pl.Series) -> BenchmarkIndex:
     )
     table.write_parquet(folder / "items.parquet")
     return benchmark_index({"twiffbench": folder / "items.parquet"})
+
+
+@pytest.mark.parametrize("seed", [(), (7,), (7, 8)])
+def test_a_column_of_hashes_is_the_stable_hash_of_each_row(seed: tuple[int, ...]) -> None:
+    row_ids = pl.Series("row_id", ["a", "é", "row/plain", ""])
+    assert hash_order(row_ids, *seed).to_list() == [stable_hash(*seed, row_id) for row_id in row_ids]
+    assert hash_order(row_ids.clear(), *seed).to_list() == []
