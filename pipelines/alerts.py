@@ -1,7 +1,7 @@
-"""A run that failed is told to a webhook (Slack's shape), when the environment names one.
+"""The sensor `failed_runs`: posts each failed run to a webhook in Slack's format, where the environment names one.
 
-Rows, models and servers have a say in an error's text: it goes out as plain text, escaped as Slack wants it, so that it
-makes no links and calls nobody (`<!channel>`).
+An error's text may hold parts of rows, of model outputs and of server replies: it is sent as plain text, escaped as
+Slack requires, so that it makes no links and notifies nobody (`<!channel>`).
 """
 
 import html
@@ -16,65 +16,63 @@ import dagster as dg
 from dagster._utils.error import SerializableErrorInfo
 
 WEBHOOK_VARIABLE = "FUTURE_L1_WEBHOOK"
-"""The address; a secret, so it is nowhere else."""
+"""The environment variable with the webhook's address, which is a secret and stands nowhere else."""
 UI_VARIABLE = "FUTURE_L1_UI"
-"""Where people open the UI, for the link."""
-LONGEST_ERROR = 1500
-SECONDS = 10.0
-PAUSES = (0.0, 1.0, 4.0)
-"""Before each attempt: Dagster gives a run to the sensor once."""
+"""The environment variable with the UI's address, for the link to the run."""
+MAX_ERROR_CHARS = 1500
+TIMEOUT = 10.0
+RETRY_DELAYS = (0.0, 1.0, 4.0)
+"""Seconds before each attempt; we retry here, since Dagster gives a run to the sensor once."""
 
 
 def failed_runs() -> dg.SensorDefinition:
-    """On from the start where the daemon's environment has a webhook; without one every tick would say so."""
+    """The sensor; by default it runs only where the daemon's environment has a webhook, since it would skip every tick
+    without one."""
+    status = dg.DefaultSensorStatus.RUNNING if os.environ.get(WEBHOOK_VARIABLE) else dg.DefaultSensorStatus.STOPPED
 
     @dg.run_failure_sensor(
         name="failed_runs",
         description=f"Posts each failed run, its error and a link to the webhook in ${WEBHOOK_VARIABLE}.",
-        default_status=_status(),
+        default_status=status,
     )
     def post_failed_run(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         webhook = os.environ.get(WEBHOOK_VARIABLE)
         if not webhook:
             return dg.SkipReason(f"${WEBHOOK_VARIABLE} names no webhook")
-        _post(webhook, {"text": html.escape(_told(context), quote=False), "mrkdwn": False})
+        _post(webhook, {"text": html.escape(_message(context), quote=False), "mrkdwn": False})
         return None
 
     return post_failed_run
 
 
-def _status() -> dg.DefaultSensorStatus:
-    return dg.DefaultSensorStatus.RUNNING if os.environ.get(WEBHOOK_VARIABLE) else dg.DefaultSensorStatus.STOPPED
-
-
-def _told(context: dg.RunFailureSensorContext) -> str:
-    """Job, partition, the first failed step's error (else the run's), and where to look."""
+def _message(context: dg.RunFailureSensorContext) -> str:
+    """Job, partition, the error of the first failed step (else the run's), and the link to the run."""
     run = context.dagster_run
-    where = run.tags.get("dagster/partition") or run.tags.get("dagster/asset_partition_range_start") or ""
+    partition = run.tags.get("dagster/partition") or run.tags.get("dagster/asset_partition_range_start") or ""
     errors = [
-        f"{event.step_key}: {_cause(event.step_failure_data.error)}" for event in context.get_step_failure_events()
+        f"{event.step_key}: {_root_cause(event.step_failure_data.error)}" for event in context.get_step_failure_events()
     ]
     error = (errors or [context.failure_event.message or "no message"])[0]
     ui = os.environ.get(UI_VARIABLE, "http://127.0.0.1:3000").rstrip("/")
-    title = " ".join(["Failed:", run.job_name, *([f"({where})"] if where else [])])
-    return f"{title}\n{error[:LONGEST_ERROR]}\n{ui}/runs/{run.run_id}"
+    title = " ".join(["Failed:", run.job_name, *([f"({partition})"] if partition else [])])
+    return f"{title}\n{error[:MAX_ERROR_CHARS]}\n{ui}/runs/{run.run_id}"
 
 
-def _cause(error: SerializableErrorInfo | None) -> str:
-    """What went wrong at the bottom of it, without the stacks."""
+def _root_cause(error: SerializableErrorInfo | None) -> str:
+    """The message of the innermost cause, without stack traces."""
     while error is not None and error.cause is not None:
         error = error.cause
     return error.message.strip() if error else "no message"
 
 
 def _post(webhook: str, body: Mapping[str, str | bool]) -> None:
-    """Raises RuntimeError, without the address, when it does not arrive: the tick then shows it."""
+    """Post as JSON, with retries.  Raises RuntimeError, which the sensor's tick shows, without the secret address."""
     request = urllib.request.Request(webhook, json.dumps(body).encode(), {"Content-Type": "application/json"})
     problem = ""
-    for pause in PAUSES:
-        time.sleep(pause)
+    for delay in RETRY_DELAYS:
+        time.sleep(delay)
         try:
-            with urllib.request.urlopen(request, timeout=SECONDS):
+            with urllib.request.urlopen(request, timeout=TIMEOUT):
                 return
         except urllib.error.HTTPError as error:
             problem = f"answered {error.code}"

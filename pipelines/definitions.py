@@ -26,10 +26,10 @@ from assets.toyworld.checks import toyworld_checks
 from assets.trajectories.assets import source_assets
 from assets.trajectories.checks import source_checks
 from pipelines.jobs import build_jobs
-from pipelines.orphans import leave_once_orphaned
 from pipelines.profile import Profile, profile_from_environment
 from pipelines.schedules import build_schedules
 from pipelines.sensors import build_sensors
+from training.runtime.processes import exit_if_parent_died
 
 # Backfill policies and partitioned checks are what Dagster calls beta and preview; the pin on dagster answers for them.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -88,5 +88,5 @@ def _resources(profile: Profile, progress: Progress) -> Mapping[str, Any]:
 @dg.definitions
 def defs() -> dg.Definitions:
     """The definitions of the profile that the environment names."""
-    leave_once_orphaned()
+    exit_if_parent_died()
     return build_definitions(profile_from_environment())

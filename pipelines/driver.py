@@ -1,6 +1,6 @@
-"""Runs a plan of jobs in this process, showing where it is: what `future-l1 demo` and its kin do.
+"""`run_plan`: runs a plan of jobs in this process with progress bars, for `demo`, `curate` and `train`.
 
-Steps whose artifacts are published already re-emit them, so running a plan again costs a moment a step and changes
+Steps whose artifacts are published already re-emit them, so a plan that is run again takes a moment a step and changes
 nothing. Dagster's own log, and what programs print, go to a file.
 """
 
@@ -32,42 +32,42 @@ class StepFailedError(RuntimeError):
 
 @dataclass
 class Screen:
-    """Two bars: the step of the plan, and what is going on inside it."""
+    """Two progress bars: the step of the plan, and the work inside the step."""
 
     console: Console
     bars: Progress = field(init=False)
     _plan: TaskID = field(init=False)
-    _inside: TaskID = field(init=False)
+    _work: TaskID = field(init=False)
 
     def __post_init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bars = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self._plan = self.bars.add_task("starting", total=None)
-        self._inside = self.bars.add_task("", total=None, visible=False)
+        self._work = self.bars.add_task("", total=None, visible=False)
 
-    def step(self, number: int, total: int, says: str) -> None:
-        self.bars.update(self._plan, description=says, completed=number, total=total)
-        self.bars.reset(self._inside, visible=False)
+    def step(self, number: int, total: int, title: str) -> None:
+        self.bars.update(self._plan, description=title, completed=number, total=total)
+        self.bars.reset(self._work, visible=False)
 
     def __call__(self, done: int, total: int, what: str) -> None:
-        self.bars.update(self._inside, description=f"  {what}", completed=done, total=total, visible=True)
+        self.bars.update(self._work, description=f"  {what}", completed=done, total=total, visible=True)
 
 
 def run_plan(
     profile: Profile, steps: Sequence[Step], console: Console, before: Callable[[Step], None] = lambda step: None
 ) -> list[str]:
-    """Run the steps in order; returns what the asset checks say that failed without stopping the plan.
+    """Run the steps in order; returns the messages of asset checks that failed without stopping the plan.
 
     `before` is called before each step, and may raise StepFailedError.  Raises StepFailedError at the first step that
-    fails; what was done until then is kept, and found by the next start.
+    fails; the next start goes on from the artifacts of the steps before it.
     """
     profile.home.mkdir(parents=True, exist_ok=True)
     log = profile.home / "runs.log"
     warnings: list[str] = []
-    with _own_terminal(console) as terminal, driver_instance(profile.home) as instance:
+    with _terminal(console) as terminal, driver_instance(profile.home) as instance:
         screen = Screen(terminal)
         definitions = build_definitions(profile, screen)
-        with _output_to(log), screen.bars:
+        with _redirected_output(log), screen.bars:
             for number, step in enumerate(steps):
                 screen.step(number, len(steps), step.says)
                 started = time.monotonic()
@@ -92,30 +92,30 @@ def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, 
     failed = [evaluation for evaluation in result.get_asset_check_evaluations() if not evaluation.passed]
     if not result.success:
         raise StepFailedError(f"{step.says} failed: {_cause(result, failed)}\nthe log is {log}")
-    return [_said(evaluation) for evaluation in failed]
+    return [_message(evaluation) for evaluation in failed]
 
 
-def _said(evaluation: dg.AssetCheckEvaluation) -> str:
+def _message(evaluation: dg.AssetCheckEvaluation) -> str:
     return f"check {evaluation.check_name} of {evaluation.asset_key.to_user_string()}: {evaluation.description}"
 
 
 def _cause(result: dg.ExecuteInProcessResult, failed: Sequence[dg.AssetCheckEvaluation]) -> str:
-    """What the first failed step says; of a check that stopped it, what the check found."""
+    """The error of the first failed step, or the messages of the checks that blocked it."""
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
             if data.user_failure_data and data.user_failure_data.description:
                 return data.user_failure_data.description
-            if stopping := [_said(e) for e in failed if e.blocking and e.severity == dg.AssetCheckSeverity.ERROR]:
-                return "\n".join(stopping)
+            if blocking := [_message(e) for e in failed if e.blocking and e.severity == dg.AssetCheckSeverity.ERROR]:
+                return "\n".join(blocking)
             error = data.error.cause if data.error and data.error.cause else data.error
             return error.message if error else str(event.message)
-    return "no step says why"
+    return "no step failed with an error"
 
 
 @contextmanager
-def _own_terminal(console: Console) -> Iterator[Console]:
-    """A console on a duplicate of standard output, which stays where it is while output is redirected."""
+def _terminal(console: Console) -> Iterator[Console]:
+    """A console on a duplicate of standard output, which stays on the terminal while output is redirected."""
     sys.stdout.flush()
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1) as duplicate:
         yield Console(
@@ -124,11 +124,11 @@ def _own_terminal(console: Console) -> Iterator[Console]:
 
 
 @contextmanager
-def _output_to(log: Path) -> Iterator[None]:
+def _redirected_output(log: Path) -> Iterator[None]:
     """Send this process's standard output and error, and so its children's, to the end of a file."""
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = [os.dup(1), os.dup(2)]
+    originals = [os.dup(1), os.dup(2)]
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -137,6 +137,6 @@ def _output_to(log: Path) -> Iterator[None]:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            for number, descriptor in enumerate(kept, start=1):
+            for number, descriptor in enumerate(originals, start=1):
                 os.dup2(descriptor, number)
                 os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The Dagster instance of a home folder, and putting right what a killed run left in it."""
+"""The Dagster instance of a home folder, its locks, and the repair of runs that a killed process left unfinished."""
 
 import fcntl
 import json
@@ -19,26 +19,27 @@ DRIVER_TAG = "future-l1/driver"
 DRIVER_LOCK = "driver.lock"
 UI_LOCK = "ui.lock"
 POSTGRES_VARIABLE = "FUTURE_L1_POSTGRES"
-"""postgresql+psycopg2://user:password@host/database, where runs and events are not to be in SQLite."""
+"""The environment variable with the database of runs and events, postgresql+psycopg2://user:password@host/database;
+without it they are in SQLite."""
 POOLS = {"gpu": 1, "endpoint": 1}
-"""Steps at once, until somebody sets another limit in the UI; a count: devices have locks of their own."""
+"""Pools and their default limits, which the UI can change; devices have locks of their own."""
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 class UnusableHomeError(ValueError):
-    """The home folder, or the database of its runs, cannot be used; the message says why."""
+    """The home folder, or the database of its runs, cannot be used."""
 
 
 class AlreadyRunningError(UnusableHomeError):
-    """Another process is working on the same home folder."""
+    """Another process holds the lock of the home folder."""
 
 
 def dagster_home(home: Path) -> Path:
-    """The instance's folder, with its dagster.yaml; processes find it by DAGSTER_HOME.
+    """The instance's folder, with its dagster.yaml; sets DAGSTER_HOME to it.
 
     Raises UnusableHomeError where the environment names a database and the home was made without one.
     """
-    folder, postgres = _without_marks(home / "dagster"), bool(os.environ.get(POSTGRES_VARIABLE))
+    folder, postgres = _sqlite_safe(home / "dagster"), bool(os.environ.get(POSTGRES_VARIABLE))
     settings = folder / "dagster.yaml"
     if not settings.exists():
         parts = ("dagster.yaml", "postgres.yaml") if postgres else ("dagster.yaml",)
@@ -54,9 +55,9 @@ def dagster_home(home: Path) -> Path:
     return folder
 
 
-def _without_marks(folder: Path) -> Path:
-    """The folder, made if need be, by a path that Dagster can write into SQLite's URLs, which take `?` and `%` for
-    marks of their own: a link to it in the user's cache folder."""
+def _sqlite_safe(folder: Path) -> Path:
+    """A path that Dagster can write into SQLite's URLs, in which `?` and `%` are syntax: the folder (created), or
+    a link to it in the user's cache folder."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     if not set("?%") & set(str(folder)):
@@ -69,11 +70,11 @@ def _without_marks(folder: Path) -> Path:
     return link
 
 
-def ready_instance(home: Path) -> None:
-    """Makes the instance's databases, if they are new, before several processes open them: two that make the same ones
-    at once leave them broken (a version table with more than one head)."""
+def initialize_instance(home: Path) -> None:
+    """Create the instance's databases, where they are new, before several processes open them: two that create them at
+    once leave them broken (a version table with more than one head)."""
     folder = dagster_home(home)
-    with (folder / "ready.lock").open("a") as lock:
+    with (folder / "initialize.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with _instance(folder) as instance:
             _limit_pools(instance)
@@ -81,64 +82,67 @@ def ready_instance(home: Path) -> None:
 
 @contextmanager
 def driver_instance(home: Path) -> Iterator[dg.DagsterInstance]:
-    """The instance for runs in this process, one such process at a time. Raises AlreadyRunningError."""
+    """The instance for runs in this process, under an exclusive lock of the home. Raises AlreadyRunningError."""
     folder = dagster_home(home)
-    other = f"another future-l1 is working in {home}; wait for it or stop it"
-    with _only_one(folder / DRIVER_LOCK, other), _instance(folder) as instance:
+    error = f"another future-l1 is working in {home}; wait for it or stop it"
+    with _exclusive_lock(folder / DRIVER_LOCK, error), _instance(folder) as instance:
         _limit_pools(instance)
-        _put_right(folder, instance, DRIVER_LOCK)
+        _repair_stale_runs(folder, instance, DRIVER_LOCK)
         yield instance
 
 
 @contextmanager
-def sole_ui(home: Path) -> Iterator[int]:
-    """Webserver and daemon of a ready home, one of each at a time. Raises AlreadyRunningError.
+def exclusive_ui(home: Path) -> Iterator[int]:
+    """The exclusive lock of the webserver and the daemon of an initialized home. Raises AlreadyRunningError.
 
-    Yields the lock's descriptor: whoever inherits it must have ended before the next UI may begin.
+    Yields the lock's descriptor: processes that inherit it hold the lock until they end.
     """
     folder = dagster_home(home)
-    with _only_one(folder / UI_LOCK, f"another `future-l1 ui` serves {home}, or is ending: wait or stop it") as lock:
+    error = f"another `future-l1 ui` serves {home}, or is ending: wait or stop it"
+    with _exclusive_lock(folder / UI_LOCK, error) as lock:
         with _instance(folder) as instance:
-            _put_right(folder, instance, UI_LOCK)
+            _repair_stale_runs(folder, instance, UI_LOCK)
         yield lock
 
 
 @contextmanager
-def _only_one(lock: Path, otherwise: str) -> Iterator[int]:
-    with lock.open("a") as file:
+def _exclusive_lock(path: Path, error: str) -> Iterator[int]:
+    with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AlreadyRunningError(otherwise) from error
+        except BlockingIOError as busy:
+            raise AlreadyRunningError(error) from busy
         yield file.fileno()
 
 
-def _put_right(folder: Path, instance: dg.DagsterInstance, held: str) -> None:
-    """A driver or a UI that was killed left its runs "started" and their pool slots taken, and nobody else will tell:
-    as its lock is free, or ours, it is gone, so its runs have failed and their slots are given back."""
-    gone = {lock for lock in (DRIVER_LOCK, UI_LOCK) if lock == held or _is_free(folder / lock)}
+def _repair_stale_runs(folder: Path, instance: dg.DagsterInstance, held: str) -> None:
+    """Report the unfinished runs of a killed driver or UI as failed, and free their pool slots; nobody else does.
+
+    A driver or a UI has been killed where its lock is free, or is the one that this process holds (`held`).
+    """
+    stale = {lock for lock in (DRIVER_LOCK, UI_LOCK) if lock == held or _is_free(folder / lock)}
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         lock = DRIVER_LOCK if DRIVER_TAG in run.tags else UI_LOCK
-        if lock in gone and not _is_looked_after(run):
+        if lock in stale and not _has_live_server(run):
             instance.report_run_failed(run, "the process that drove this run was killed")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
 def _is_free(lock: Path) -> bool:
     try:
-        with _only_one(lock, ""):
+        with _exclusive_lock(lock, ""):
             return True
     except AlreadyRunningError:
         return False
 
 
-def _is_looked_after(run: dg.DagsterRun) -> bool:
-    """Whether the code server that started a run still answers; it tells of the run's end, whatever that is."""
+def _has_live_server(run: dg.DagsterRun) -> bool:
+    """Whether the code server that started a run still answers; it reports the run's end."""
     server = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
     if "socket" not in server:
         return False
-    with socket.socket(socket.AF_UNIX) as asking:
-        return asking.connect_ex(server["socket"]) == 0
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(server["socket"]) == 0
 
 
 def _instance(folder: Path) -> dg.DagsterInstance:
@@ -159,7 +163,7 @@ def _instance(folder: Path) -> dg.DagsterInstance:
 
 def _limit_pools(instance: dg.DagsterInstance) -> None:
     storage = instance.event_log_storage
-    known = {limit.name for limit in storage.get_pool_limits() if not limit.from_default}
-    for name, steps in POOLS.items():
-        if name not in known:
-            storage.set_concurrency_slots(name, steps)
+    configured = {pool.name for pool in storage.get_pool_limits() if not pool.from_default}
+    for name, limit in POOLS.items():
+        if name not in configured:
+            storage.set_concurrency_slots(name, limit)

@@ -1,4 +1,4 @@
-"""A failed run reaches the webhook with its error and a link, and the webhook's address reaches nobody."""
+"""A failed run is posted to the webhook with its error and a link, and the webhook's address stands in no error."""
 
 import json
 import threading
@@ -58,7 +58,7 @@ def failed() -> dg.RunFailureSensorContext:
     return context.for_run_failure()
 
 
-def test_a_failed_run_is_told(webhook: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_is_posted(webhook: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(WEBHOOK_VARIABLE, webhook.url)
     monkeypatch.setenv(UI_VARIABLE, "https://runs.example/")
     context = failed()
@@ -72,14 +72,14 @@ def test_a_failed_run_is_told(webhook: Heard, monkeypatch: pytest.MonkeyPatch) -
     ]
 
 
-@pytest.mark.parametrize(("status", "said"), [(404, "answered 404"), (None, "cannot be reached")])
+@pytest.mark.parametrize(("status", "message"), [(404, "answered 404"), (None, "cannot be reached")])
 def test_a_webhook_that_does_not_take_it_fails_the_tick_without_its_address(
-    webhook: Heard, monkeypatch: pytest.MonkeyPatch, status: int | None, said: str
+    webhook: Heard, monkeypatch: pytest.MonkeyPatch, status: int | None, message: str
 ) -> None:
     webhook.status = status or 200
-    monkeypatch.setattr(alerts, "PAUSES", (0.0, 0.01))
+    monkeypatch.setattr(alerts, "RETRY_DELAYS", (0.0, 0.01))
     monkeypatch.setenv(WEBHOOK_VARIABLE, webhook.url if status else f"http://127.0.0.1:1/{SECRET}")
-    with pytest.raises(Exception, match=said) as caught:
+    with pytest.raises(Exception, match=message) as caught:
         failed_runs()(failed())
     chain, error = [], caught.value
     while error is not None:

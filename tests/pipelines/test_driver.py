@@ -1,42 +1,43 @@
-"""What a plan that ends early says: the first cause, and of a check what it found."""
+"""The error of a plan that ends early: that of the first failed step, or the message of the check that blocked it."""
 
 import dagster as dg
 
-from pipelines.driver import _cause, _said
+from pipelines.driver import _cause, _message
 
 
 def ran(result: dg.AssetCheckResult, fault: str | None = None) -> tuple[dg.ExecuteInProcessResult, list[str], str]:
-    """A run of one asset with a blocking check; what its failed checks say, and its cause."""
+    """A run of one asset with a blocking check; the messages of its failed checks, and its cause."""
 
     @dg.asset
     def items() -> None:
         if fault:
             raise dg.Failure(fault, allow_retries=False)
 
-    @dg.asset_check(asset=items, blocking=True, description="Nearly every item can be asked.")
-    def items_can_be_asked() -> dg.AssetCheckResult:
+    @dg.asset_check(asset=items, blocking=True, description="Nearly every item is usable.")
+    def items_are_usable() -> dg.AssetCheckResult:
         return result
 
     with dg.DagsterInstance.ephemeral() as instance:
-        done = dg.materialize([items, items_can_be_asked], instance=instance, raise_on_error=False)
+        done = dg.materialize([items, items_are_usable], instance=instance, raise_on_error=False)
         failed = [evaluation for evaluation in done.get_asset_check_evaluations() if not evaluation.passed]
-        return done, [_said(evaluation) for evaluation in failed], _cause(done, failed)
+        return done, [_message(evaluation) for evaluation in failed], _cause(done, failed)
 
 
-def test_a_check_that_stops_the_plan_says_what_it_found() -> None:
-    sentence = "3 of 4 items cannot be asked (3 x missing clip). Each has its problem in /home/items.parquet"
-    done, said, cause = ran(dg.AssetCheckResult(passed=False, description=sentence))
+def test_a_check_that_blocks_the_plan_is_its_cause() -> None:
+    sentence = "3 of 4 items are unusable (3 x missing clip). Each has its problem in /home/items.parquet"
+    done, messages, cause = ran(dg.AssetCheckResult(passed=False, description=sentence))
     assert not done.success
-    assert said == [f"check items_can_be_asked of items: {sentence}"]
-    assert cause == said[0]
+    assert messages == [f"check items_are_usable of items: {sentence}"]
+    assert cause == messages[0]
 
 
 def test_a_check_that_only_warns_is_no_cause() -> None:
-    done, said, cause = ran(dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="few"))
+    warning = dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="few")
+    done, messages, cause = ran(warning)
     assert done.success
-    assert (said, cause) == (["check items_can_be_asked of items: few"], "no step says why")
+    assert (messages, cause) == (["check items_are_usable of items: few"], "no step failed with an error")
 
 
-def test_a_step_that_fails_says_its_own_cause() -> None:
-    _, said, cause = ran(dg.AssetCheckResult(passed=True), fault="the benchmark is not at /nowhere")
-    assert (said, cause) == ([], "the benchmark is not at /nowhere")
+def test_a_failed_step_is_its_own_cause() -> None:
+    _, messages, cause = ran(dg.AssetCheckResult(passed=True), fault="the benchmark is not at /nowhere")
+    assert (messages, cause) == ([], "the benchmark is not at /nowhere")

@@ -1,4 +1,4 @@
-"""`future-l1 ui` serves every asset, shows only if it is told so, and leaves nothing behind."""
+"""`future-l1 ui` serves every asset, refuses mutations with --read-only, and leaves no process behind."""
 
 import signal
 import socket
@@ -115,8 +115,8 @@ def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_behind(tmp_path: Pa
 
 def test_an_instance_that_several_begin_at_once_is_made_once(tmp_path: Path) -> None:
     """What `future-l1 ui` does before it starts two servers, in four processes at the same moment."""
-    code = "import sys; from pathlib import Path; from pipelines.instance import ready_instance; sys.stdin.read(); "
-    code += "ready_instance(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from pipelines.instance import initialize_instance as initialize; "
+    code += "sys.stdin.read(); initialize(Path(sys.argv[1]))"
     makers = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE) for _ in range(4)
     ]

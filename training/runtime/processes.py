@@ -1,15 +1,20 @@
 """Ending processes for certain: who is still there is looked up again and again, and each signal has a deadline."""
 
+import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from multiprocessing.util import Finalize
 
 import psutil
 
 POLL_INTERVAL = 0.05
+FLUSH_PRIORITY = 100
+"""Above that of multiprocessing's queues, which wait for their readers: Python runs the highest priority first."""
 
 Step = tuple[signal.Signals, float]
 """A signal, and the seconds until the next."""
@@ -50,6 +55,24 @@ def descendants(pid: int) -> list[psutil.Process]:
 def of_session(leader: int) -> list[psutil.Process]:
     """The processes of the session that one leads or led."""
     return [process for process in psutil.process_iter() if _session(process) == leader]
+
+
+def exit_if_parent_died() -> None:
+    """In a process of `multiprocessing`: at its end, exit at once if its parent has died by then.
+
+    A Dagster step sends its events through a pipe of which it holds both ends.  Its buffer is 64 KiB, less than a
+    figure: a step whose run was killed would wait for ever for a reader, and keep its memory.
+    """
+    if multiprocessing.parent_process() is not None:
+        Finalize(None, _exit_if_orphaned, exitpriority=FLUSH_PRIORITY)
+
+
+def _exit_if_orphaned() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:

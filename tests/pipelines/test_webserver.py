@@ -1,4 +1,4 @@
-"""Who is served by a webserver behind the layer, and who is refused, over HTTP and WebSocket."""
+"""The same-origin check of the webserver: which requests it passes on and which it refuses, over HTTP and WebSocket."""
 
 import asyncio
 from typing import Any
@@ -7,13 +7,13 @@ from urllib.parse import urlencode
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from pipelines.same_origin import SameOriginMiddleware
+from pipelines.webserver import SameOriginMiddleware
 
 READS, CHANGES = "query A {version}", "mutation B {launchRun {__typename}}"
 
 
-async def served(scope: Scope, receive: Receive, send: Send) -> None:
-    """Dagster's place."""
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """In the place of Dagster's."""
     start: Message = {"type": "http.response.start", "status": 200, "headers": []}
     await send({"type": "websocket.accept"} if scope["type"] == "websocket" else start)
 
@@ -22,7 +22,7 @@ class Server:
     """One that listens on `host`, reached at the address `at`, port 3000."""
 
     def __init__(self, host: str = "127.0.0.1", *allowed: str, at: str = "127.0.0.1") -> None:
-        self.layer, self.at = SameOriginMiddleware(served, host, allowed), at
+        self.middleware, self.at = SameOriginMiddleware(application, host, allowed), at
 
     def status(
         self, method: str, headers: list[tuple[str, str]], query: dict[str, Any] | None = None, path: str = "/graphql"
@@ -44,7 +44,7 @@ class Server:
         async def receive() -> Message:
             raise AssertionError("nothing of the request is read")
 
-        asyncio.run(self.layer(scope, receive, send))
+        asyncio.run(self.middleware(scope, receive, send))
         kinds = {"websocket.accept": 200, "websocket.close": 403}
         if sent[0].get("status") == 200:
             assert sent[0]["headers"] == [(b"x-frame-options", b"SAMEORIGIN")]
@@ -87,7 +87,7 @@ def test_two_hosts_are_one_too_many() -> None:
         "http://evil.example/127.0.0.1:3000", "chrome-extension://127.0.0.1:3000",
     ],
 )  # fmt: skip
-def test_a_page_from_elsewhere_is_refused(origin: str) -> None:
+def test_another_sites_page_is_refused(origin: str) -> None:
     assert statuses(Server(), [("Host", "127.0.0.1:3000"), ("Origin", origin)]) == {403}
 
 
@@ -96,7 +96,7 @@ def test_one_foreign_origin_of_several_is_enough() -> None:
     assert statuses(Server(), [("Host", "127.0.0.1:3000"), *origins]) == {403}
 
 
-def test_a_server_on_all_addresses_goes_by_the_one_where_it_is_asked() -> None:
+def test_a_server_on_all_addresses_answers_to_the_address_of_the_connection() -> None:
     everywhere = Server("0.0.0.0", at="10.0.0.5")
     assert statuses(everywhere, [("Host", "10.0.0.5:3000"), ("Origin", "http://10.0.0.5:3000")]) == {200}
     assert statuses(everywhere, [("Host", "10.0.0.6:3000")]) == {403}
@@ -112,13 +112,13 @@ def test_a_server_on_all_addresses_goes_by_the_one_where_it_is_asked() -> None:
         ("127.0.0.1:3000", "https://future-l1.example.org"),  # a proxy that passes no Host on
     ],
 )
-def test_a_proxy_before_it_has_names_that_are_allowed(host: str, origin: str) -> None:
+def test_a_proxy_needs_an_allowed_name(host: str, origin: str) -> None:
     headers = [("Host", host), ("Origin", origin)]
     assert statuses(Server("127.0.0.1", "other.example", "Future-L1.example.org"), headers) == {200}
     assert statuses(Server(), headers) == {403}
 
 
-def test_an_allowed_name_has_the_ports_that_it_says() -> None:
+def test_an_allowed_name_with_a_port_allows_that_port() -> None:
     host = ("Host", "future-l1.example.org")  # nginx leaves the port out
     other_port = [host, ("Origin", "https://future-l1.example.org:8443")]
     assert statuses(Server("127.0.0.1", "future-l1.example.org"), other_port) == {403}
@@ -128,11 +128,11 @@ def test_an_allowed_name_has_the_ports_that_it_says() -> None:
 @pytest.mark.parametrize("name", ["https://future-l1.example.org", "future-l1.example.org/ui", "", "name:port"])
 def test_an_allowed_host_is_a_name(name: str) -> None:
     with pytest.raises(ValueError, match=r"NAME or NAME:PORT|port|Port"):
-        SameOriginMiddleware(served, "127.0.0.1", [name])
+        SameOriginMiddleware(application, "127.0.0.1", [name])
 
 
 @pytest.mark.parametrize(
-    ("asked", "status"),
+    ("parameters", "status"),
     [
         ({"query": READS}, 200),
         ({"query": CHANGES}, 405),
@@ -151,7 +151,7 @@ def test_an_allowed_host_is_a_name(name: str) -> None:
         ({}, 200),
     ],
 )
-def test_a_mutation_is_not_sent_by_get(asked: dict[str, str | list[str]], status: int) -> None:
+def test_a_mutation_is_not_sent_by_get(parameters: dict[str, str | list[str]], status: int) -> None:
     host = [("Host", "localhost:3000")]
-    assert Server().status("GET", host, asked) == Server().status("HEAD", host, asked) == status
-    assert Server().status("POST", host, asked) == Server().status("GET", host, asked, "/asset-groups") == 200
+    assert Server().status("GET", host, parameters) == Server().status("HEAD", host, parameters) == status
+    assert Server().status("POST", host, parameters) == Server().status("GET", host, parameters, "/asset-groups") == 200
