@@ -12,9 +12,9 @@ from assets.framework.partitions import Checkpoints
 from assets.framework.store import AssetStore, name_of, read_json
 from assets.lineage import Lineage
 from assets.lineage_page import followed
-from evaluation.drawing.storyboard import BOARDS
 from evaluation.latents.retrieval_report import PICTURE_FILE, REPORT_FILE
 from evaluation.reports.run_reports import ModelOrigin, RunReports, paired_rows
+from evaluation.reports.storyboards import BOARDS
 from training.runtime.programs import read_metrics
 from training.storage.parquet import read_parquet
 

@@ -30,11 +30,11 @@ from assets.framework.resources import JudgeAccess
 from assets.framework.retries import after_outages
 from assets.framework.store import AssetStore, write_json
 from evaluation.benchmarks import futurebench, twiffbench
-from evaluation.drawing.storyboard import BOARDS, write_storyboards
+from evaluation.reports.storyboards import BOARDS, write_storyboards
 from training.grading.judge import Judge
 from training.storage.parquet import read_parquet
 
-FUTURE_REPORT_CODE = code_of(FUTURE, "evaluation.drawing.score_plots", "evaluation.drawing.storyboard")
+FUTURE_REPORT_CODE = code_of(FUTURE, "evaluation.drawing.score_plots", "evaluation.reports.storyboards")
 TWIFF_REPORT_CODE = code_of(TWIFF, "evaluation.drawing.score_plots")
 SPLITS_FIGURE, CATEGORIES_FIGURE = "splits.png", "categories.png"
 

@@ -10,10 +10,10 @@ import dagster as dg
 import polars as pl
 
 from assets.curation.card import GAIN_FIGURE, gain_figure
+from assets.curation.previews import REJECTED, STORYBOARDS, TOP_ROWS, write_previews
 from assets.curation.prompts import answer_prompts, prompts_hash
 from assets.curation.scored import GAIN, GAIN_TABLE, VERDICT_TABLE
 from assets.curation.settings import CurationSettings
-from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS, write_shown
 from assets.curation.visual_gain import (
     GainTable,
     VerdictTable,
@@ -52,8 +52,9 @@ ANSWER_TABLE = "answers.parquet"
 
 ANSWERS_CODE = code_of("assets.curation.prompts", "assets.trajectories.usable", PROGRAM)
 GAIN_CODE = code_of(
-    *(f"assets.curation.{name}" for name in ("card", "storyboards", "visual_gain")),
-    "assets.trajectories.usable", "training.grading.judge"
+    *(f"assets.curation.{name}" for name in ("card", "previews", "visual_gain")),
+    "assets.trajectories.usable",
+    "training.grading.judge",
 )
 STORYBOARDS_OF_A_SHARD = 2  # every materialisation keeps its picture in the event log
 
@@ -174,7 +175,7 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
             table.write_parquet(workspace / GAIN_TABLE)
             report = gain_report([table], rule)
             told = VerdictTable.create_empty() if graded is None else graded
-            write_shown(workspace, table, told, report, STORYBOARDS_OF_A_SHARD)
+            write_previews(workspace, table, told, report, STORYBOARDS_OF_A_SHARD)
             (workspace / GAIN_FIGURE).write_bytes(gain_figure(report))
             return report | ({"judge": spent} if spent else {})
 

@@ -11,12 +11,12 @@ import polars as pl
 from assets.curation.assets import CURATED, RL_SETS, SFT_SETS
 from assets.curation.card import COMPOSITION_FIGURE, GAIN_FIGURE
 from assets.curation.contamination import BenchmarkIndex, benchmark_index
+from assets.curation.previews import REJECTED, STORYBOARDS, TOP_ROWS, highest, write_previews
 from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, EXCLUDED_TABLE, POOL_TABLE, publish
 from assets.curation.scored import GAIN, gain_tables, scored_shards, verdict_tables
 from assets.curation.selection import CuratedTable, SelectionSettings
 from assets.curation.sets import random_set, rl_set
 from assets.curation.settings import CurationSettings, SelectionConfig, SetsConfig
-from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS, highest, write_shown
 from assets.curation.v1_33k import choices
 from assets.curation.visual_gain import VerdictTable
 from assets.framework.code import code_of
@@ -32,7 +32,7 @@ from training.storage.parquet import read_parquet, scan_parquet
 HUB = "curation/hub"
 ITEM_TABLE = "items.parquet"
 
-SELECTION_CODE = code_of(*(f"assets.curation.{name}" for name in ("contamination", "publication", "storyboards")))
+SELECTION_CODE = code_of(*(f"assets.curation.{name}" for name in ("contamination", "publication", "previews")))
 SFT_SETS_CODE = code_of("assets.curation.sets")
 RL_SETS_CODE = code_of("assets.curation.sets", "assets.curation.v1_33k")
 FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_window=timedelta(days=8))
@@ -119,7 +119,7 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
             of_best = pl.col("row_id").is_in(best["row_id"].implode())
             verdicts = [scan_parquet(path).filter(of_best).collect() for path in verdict_tables(scored)]
             table = pl.concat([VerdictTable.create_empty(), *verdicts])
-            write_shown(workspace, best, table, report, STORYBOARDS_OF_THE_SET)
+            write_previews(workspace, best, table, report, STORYBOARDS_OF_THE_SET)
             return {**report, "shards": len(scored)}
 
         work = store.work(CURATED, inputs_of(scored, items), rule.model_dump(mode="json"), SELECTION_CODE)
@@ -142,9 +142,7 @@ def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
     )
 
     @asset(declared)
-    def curation_sft_sets(
-        config: SetsConfig, store: dg.ResourceParam[AssetStore]
-    ) -> dg.MaterializeResult[None]:
+    def curation_sft_sets(config: SetsConfig, store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
         draw = {"seed": seed} | config.values()
         scored, curated, items = scored_shards(store), store.current(CURATED), items_of(settings, store)
 
@@ -175,9 +173,7 @@ def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
     )
 
     @asset(declared)
-    def curation_rl_sets(
-        config: SetsConfig, store: dg.ResourceParam[AssetStore]
-    ) -> dg.MaterializeResult[None]:
+    def curation_rl_sets(config: SetsConfig, store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
         draw = {"seed": seed} | config.values()
         scored, curated, items = scored_shards(store), store.current(CURATED), items_of(settings, store)
         v1_33k = settings.choices

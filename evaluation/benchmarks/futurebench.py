@@ -28,7 +28,8 @@ from training.grading.parsers import ParserName
 
 NAME = "futurebench"
 BLANK: dict[str, Any] = {"video": None, "question_type": "None", "question": "", "options": [], "answer": ""}
-SPLITS = ("hop1", "hop2", "hop3", "hop5")
+SPLIT_LABELS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation"}
+SPLITS = tuple(SPLIT_LABELS)
 _INLINE = (re.compile(r"\bA\)\s"), re.compile(r"\bD\)\s"))
 
 

@@ -45,7 +45,8 @@ from training.grading.replies import Scores
 
 NAME = "twiffbench"
 SCORES = ("cot", "answer")
-MARKS = (*SCORES, "average")
+MARK_LABELS = {"cot": "CoT", "answer": "Answer", "average": "Average"}
+MARKS = tuple(MARK_LABELS)
 IMAGES = ("question_images", "reasoning_images")
 MAX_ITEM_BYTES = 2**28
 """Of a row with its images."""

@@ -8,16 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from evaluation.benchmarks.futurebench import SPLIT_LABELS, SPLITS
 from evaluation.drawing.score_plots import ROW, difference
+from evaluation.drawing.sheet import BLUE, GREEN, INK, ORANGE, QUIET, VERMILION
 from evaluation.drawing.style import (
-    BLUE,
-    GREEN,
-    HOP_LABELS,
-    INK,
-    ORANGE,
-    QUIET,
     SPAN_COLOURS,
-    VERMILION,
     canvas,
     named_rows,
     percent_axis,
@@ -29,7 +24,6 @@ from evaluation.drawing.style import (
     whiskers,
 )
 
-HOPS = tuple(HOP_LABELS)[:-1]
 MAP_COLOURS = {"1": BLUE, "2": ORANGE, "3": GREEN, ">3": VERMILION}
 MAP_MARKERS = {"1": "o", "2": "^", "3": "s", ">3": "x"}
 Reports = Mapping[str, Mapping[str, Any]]
@@ -49,10 +43,10 @@ def spans_by_hop(models: Reports, published: Mapping[str, Any] | None = None) ->
         ours = name in models
         block.suptitle(plain(name) if ours else "published, not ours", fontsize=9.5, color=INK if ours else QUIET,
                        style="normal" if ours else "italic")  # fmt: skip
-        for axes, hop in zip(block.subplots(1, len(HOPS)), HOPS, strict=True):
+        for axes, hop in zip(block.subplots(1, len(SPLITS)), SPLITS, strict=True):
             axes.set_axis_off()
             if ours or (published and hop in published["mean"]):
-                axes.set_title(HOP_LABELS[hop], fontsize=7.5, color=QUIET, pad=2)
+                axes.set_title(SPLIT_LABELS[hop], fontsize=7.5, color=QUIET, pad=2)
             if ours:
                 usage = models[name]["spans"][hop]
                 bounds = "" if usage["interval"] is None else "{:.2f}–{:.2f}".format(*usage["interval"])

@@ -8,21 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from evaluation.drawing.style import (
-    BLUE,
-    DASHED,
-    GREEN,
-    INK,
-    ORANGE,
-    QUIET,
-    WASH,
-    canvas,
-    looks,
-    plain,
-    png,
-    style,
-    title,
-)
+from evaluation.drawing.sheet import BLUE, GREEN, INK, ORANGE, QUIET, WASH
+from evaluation.drawing.style import DASHED, canvas, looks, plain, png, style, title
 
 KEPT, AUDITED = BLUE, "#c8c8c8"
 # A training's panels: title, and the reported figures in it with their names and colours.

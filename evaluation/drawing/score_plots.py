@@ -6,12 +6,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from evaluation.benchmarks.futurebench import SPLIT_LABELS
+from evaluation.benchmarks.twiffbench import MARK_LABELS
+from evaluation.drawing.sheet import INK, QUIET, WASH
 from evaluation.drawing.style import (
     DASHED,
-    HOP_LABELS,
-    INK,
-    QUIET,
-    WASH,
     Look,
     canvas,
     looks,
@@ -26,16 +25,16 @@ from evaluation.drawing.style import (
 )
 
 Scores = Mapping[str, Mapping[str, Any]]
-MARK_LABELS = {"cot": "CoT", "answer": "Answer", "average": "Average"}
+PANELS = {**SPLIT_LABELS, "average": "average"}
 ROW = 0.27
 """Inches for one model."""
 
 
 def accuracy_by_hop(models: Scores, chance: float | None = 0.25) -> bytes:
     """Bars by depth and on average for each model, with Wilson intervals; models are FutureBench reports."""
-    figure, panels = canvas(10.2, 0.95 + ROW * max(2, len(models)), len(HOP_LABELS), sharey=True)
+    figure, panels = canvas(10.2, 0.95 + ROW * max(2, len(models)), len(PANELS), sharey=True)
     named_rows(panels, list(models))
-    for axes, (split, label) in zip(panels, HOP_LABELS.items(), strict=True):
+    for axes, (split, label) in zip(panels, PANELS.items(), strict=True):
         scores = {
             m: report["average"] if split == "average" else report["splits"][split] for m, report in models.items()
         }

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from evaluation.drawing.sheet import INK, QUIET
+
 MODEL_COLOURS = {
     "base": "#bbbbbb", "text_only": "#e69f00", "random": "#d55e00", "future_l1": "#0072b2", "la_dapo": "#009e73",
     "grpo": "#cc79a7", "dapo": "#56b4e9", "dapo_ctr": "#332288", "dapo_div": "#882255", "grpo_text_only": "#ddcc77",
@@ -19,9 +21,7 @@ MODEL_COLOURS = {
 OTHER_COLOURS = ("#cc79a7", "#d55e00", "#56b4e9", "#332288", "#999933", "#000000")
 MARKERS = "osD^vPX<>*"
 SPAN_COLOURS = {"0": "#e4e4e4", "1": "#c6dbef", "2": "#6baed6", "3": "#2171b5", ">3": "#08306b"}
-INK, QUIET, FAINT, WASH, GRID = "#222222", "#6b6b6b", "#bbbbbb", "#f4f4f4", "#e8e8e8"
-BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
-HOP_LABELS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation", "average": "average"}
+FAINT, GRID = "#bbbbbb", "#e8e8e8"
 DASHED = (0, (4, 3))
 DPI = 160
 

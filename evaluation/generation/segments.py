@@ -1,4 +1,4 @@
-"""What an answer says, in pieces for people: reasoning, spans of latents, the answer, and any other text."""
+"""The segments of a generated answer: reasoning, spans of latents, the answer, and any other text."""
 
 import re
 from dataclasses import dataclass
@@ -12,46 +12,46 @@ Kind = Literal["reason", "answer", "text", "span"]
 
 
 @dataclass(frozen=True)
-class Part:
-    """A piece of an answer: text that was reasoned or answered or is neither, or a span (`text` is then empty)."""
+class Segment:
+    """A stretch of an answer: of its reasoning, of its answer, of other text, or a span (`text` is then empty)."""
 
     kind: Kind
     text: str = ""
     latents: int = 0
 
 
-def parts(text: str) -> list[Part]:
-    """An answer's text in pieces, in their order; what is in no block is plain text, blank stretches are left out.
+def segments(text: str) -> list[Segment]:
+    """The segments of an answer's text in order; what is in no block is plain text, blank stretches are left out.
 
-    A span inside a block parts it in two, so that every span of the answer is one piece.
+    A span inside a block splits it in two, so that every span of the answer is one segment.
     """
     last = {kind: text.rfind(f"</{kind}>") for kind in ("reason", "answer")}
-    found: list[Part] = []
-    at = looked = 0
-    while match := _OPENING.search(text, looked):
-        looked, kind = match.end(), cast(Literal["reason", "answer"] | None, match["block"])
-        if kind and last[kind] < looked:  # an opening tag that nothing closes is text
+    result: list[Segment] = []
+    at = position = 0
+    while match := _OPENING.search(text, position):
+        position, kind = match.end(), cast(Literal["reason", "answer"] | None, match["block"])
+        if kind and last[kind] < position:  # an opening tag that nothing closes is text
             continue
-        found += _pieces("text", text[at : match.start()])
+        result += _pieces("text", text[at : match.start()])
         if kind:
-            end = text.index(f"</{kind}>", looked)
-            found += _pieces(kind, text[looked:end]) or [Part(kind)]
-            looked = end + len(f"</{kind}>")
+            end = text.index(f"</{kind}>", position)
+            result += _pieces(kind, text[position:end]) or [Segment(kind)]
+            position = end + len(f"</{kind}>")
         else:
-            found.append(Part("span", latents=match["span"].count("<|latent|>")))
-        at = looked
-    return [*found, *_pieces("text", text[at:])]
+            result.append(Segment("span", latents=match["span"].count("<|latent|>")))
+        at = position
+    return [*result, *_pieces("text", text[at:])]
 
 
-def _pieces(kind: Kind, text: str) -> list[Part]:
+def _pieces(kind: Kind, text: str) -> list[Segment]:
     """A stretch of one kind, and the spans inside it."""
-    found: list[Part] = []
+    result: list[Segment] = []
     at = 0
     for match in [*_SPANS.finditer(text), None]:
         between = text[at : match.start() if match else None].strip()
         if between:
-            found.append(Part(kind, between))
+            result.append(Segment(kind, between))
         if match:
             at = match.end()
-            found.append(Part("span", latents=match["span"].count("<|latent|>")))
-    return found
+            result.append(Segment("span", latents=match["span"].count("<|latent|>")))
+    return result

@@ -11,7 +11,7 @@ from evaluation.drawing.sheet import (
     INK,
     LINE,
     QUIET,
-    VERMILLION,
+    VERMILION,
     Sheet,
     line_height,
     shaped_like,
@@ -134,8 +134,8 @@ def _spans(
     """A model's spans of an item, and where it has none."""
     high, spans = row - CAPTION, item.spans.get(model, ())
     for x, span in zip(places, spans, strict=False):
-        colour, mark = (BLUE, "✓") if span.right else (VERMILLION, "✗")
-        sheet.image(x, y, FRAME, high, span.nearest, colour, thick=1.5)
+        colour, mark = (BLUE, "✓") if span.right else (VERMILION, "✗")
+        sheet.image(x, y, FRAME, high, span.nearest, colour, thickness=1.5)
         sheet.text(x + FRAME / 2, y + high + 7.5, f"{mark} {span.nearest_is}", 7.5, colour, anchor="mm")
         if painted and span.painted is not None:
             sheet.image(x, y + row, FRAME, high, shaped_like(span.painted, item.observed))

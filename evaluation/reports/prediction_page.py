@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from evaluation.generation.segments import Part, parts
+from evaluation.generation.segments import Segment, segments
 from evaluation.latents.clip_retrieval import ClipRetrieval, NearestFrame, SpanRetrieval, latents_of, view
 from training.data.records import Record, read_prompt
 from training.data.video import UnreadableVideo, frame_rate, read_frames
@@ -35,7 +35,7 @@ class Picture:
 class Card:
     """A piece of the answer; a span has pictures."""
 
-    part: Part
+    segment: Segment
     nearest: Sequence[Picture] = ()
     painted: Picture | None = None
 
@@ -75,16 +75,16 @@ def _cards(answer: Mapping[str, Any], looked: ClipRetrieval | None, record: Reco
     """The pieces of the answer in their order."""
     views = iter(looked.spans if looked else ())
     last = max(record.frame_numbers("observed"), default=0)
-    for part in parts(answer["text"]):
-        yield _card(part, next(views, None) if part.kind == "span" else None, last, rate)
+    for segment in segments(answer["text"]):
+        yield _card(segment, next(views, None) if segment.kind == "span" else None, last, rate)
 
 
-def _card(part: Part, found: SpanRetrieval | None, last: int, rate: float) -> Card:
+def _card(segment: Segment, found: SpanRetrieval | None, last: int, rate: float) -> Card:
     if found is None:
-        return Card(part)
+        return Card(segment)
     nearest = [Picture(_data(n.shown), _when(n.number, rate), _share(n), n.number > last) for n in found.near]
     painted = None if found.painted is None else Picture(_data(found.painted), "the latents, painted")
-    return Card(part, nearest, painted)
+    return Card(segment, nearest, painted)
 
 
 def _share(near: NearestFrame) -> str:

@@ -103,7 +103,7 @@ def _asked(question: str | None, video: Path | None, frames: str | None) -> dict
     if video is None or frames is None:
         return {"id": "--question", "question": question}
     try:
-        indices = [int(part) for part in frames.split(",")]
+        indices = [int(index) for index in frames.split(",")]
     except ValueError:
         raise click.BadParameter(f"key frames are numbers 1..8 with commas between, as 1,3; found {frames!r}",
                                  param_hint="--frames") from None  # fmt: skip
@@ -111,20 +111,22 @@ def _asked(question: str | None, video: Path | None, frames: str | None) -> dict
 
 
 def _show(answer: dict[str, Any], max_new_tokens: int, as_json: bool) -> None:
-    from evaluation.generation.segments import parts
+    from evaluation.generation.segments import segments
 
-    told = parts(answer["text"])
+    pieces = segments(answer["text"])
     if as_json:
-        reasoning = [part.text for part in told if part.kind == "reason"]
-        final = next((part.text for part in reversed(told) if part.kind == "answer"), None)
+        reasoning = [segment.text for segment in pieces if segment.kind == "reason"]
+        final = next((segment.text for segment in reversed(pieces) if segment.kind == "answer"), None)
         click.echo(json.dumps(answer | {"reasoning": reasoning, "answer": final}))
         return
     table = Table.grid("", "", padding=(0, 2))
-    for part in told:
-        latents = f"{part.latents} latent{'' if part.latents == 1 else 's'}"
-        table.add_row(LABELS[part.kind], Text(latents if part.kind == "span" else printable(part.text, keep="\n")))
+    for segment in pieces:
+        latents = f"{segment.latents} latent{'' if segment.latents == 1 else 's'}"
+        table.add_row(
+            LABELS[segment.kind], Text(latents if segment.kind == "span" else printable(segment.text, keep="\n"))
+        )
     CONSOLE.print(table)
     if not answer["finished"]:
         CONSOLE.print(f"[yellow]![/] cut after {max_new_tokens} tokens: --max-new-tokens lets it go on")
-    if not any(part.kind == "answer" for part in told):
+    if not any(segment.kind == "answer" for segment in pieces):
         CONSOLE.print("[yellow]![/] it gave no <answer>")

@@ -4,11 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.benchmarks.twiffbench import MARKS
+from evaluation.benchmarks.twiffbench import MARK_LABELS, MARKS
 from evaluation.reports.run_reports import RunReports
 from evaluation.reports.sections.parts import DASH, Cell, Row, Section, Table, figure, heading, mean, percent
 from evaluation.reports.sections.published import PUBLISHED, cost_rows
-from evaluation.reports.sections.scores import MARK_HEADS
 
 PLAIN_ROWS = 10_000
 """Training rows of a recipe whose name says none, beside namesakes that do (`la_dapo`, `la_dapo_5k`)."""
@@ -45,7 +44,7 @@ def scaling(reports: RunReports, figures: bool) -> Section | None:
         return None
     accuracy = {f: {n: reports.futurebench[m]["average"] for n, m in sizes.items()} for f, sizes in families.items()}
     panels: dict[str, Any] = {"FutureBench accuracy": accuracy}
-    for mark, label in MARK_HEADS.items():
+    for mark, label in MARK_LABELS.items():
         lines = {
             family: {n: reports.twiffbench[m][mark] for n, m in sizes.items() if m in reports.twiffbench}
             for family, sizes in families.items()
@@ -59,7 +58,7 @@ def scaling(reports: RunReports, figures: bool) -> Section | None:
         for family, sizes in families.items()
         for n, model in sizes.items()
     ]
-    head = ["recipe", "rows of data", "FutureBench", *(f"TwiFF-Bench {label}" for label in MARK_HEADS.values())]
+    head = ["recipe", "rows of data", "FutureBench", *(f"TwiFF-Bench {label}" for label in MARK_LABELS.values())]
     note = "“Published” is of TwiFF-Bench itself, its own judge and Qwen3-VL-8B, without intervals: not ours."
     drawn = figure(figures, "scores", "data_scaling", "Scores over rows of training data", panels)
     return Section("Data scaling", tables=[Table(head, rows)], figures=drawn, note=note)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from evaluation.benchmarks.futurebench import SPLITS
+from evaluation.benchmarks.futurebench import SPLIT_LABELS, SPLITS
 from evaluation.reports.run_reports import RunReports
 from evaluation.reports.sections.parts import (
     DASH,
@@ -21,7 +21,6 @@ from evaluation.reports.sections.parts import (
     points,
 )
 from evaluation.reports.sections.published import PUBLISHED
-from evaluation.reports.sections.scores import HEADINGS
 
 PICTURES = "retrieved_frames"
 """Pictures of this name stand here."""
@@ -105,7 +104,7 @@ def spans(reports: RunReports, figures: bool) -> Section:
     drawn = figure(figures and bool(used), "latents", "spans_by_hop", "Latent spans per answer by depth", used, known)
     note = "Latent spans per answer, counted on generated tokens; 95 % bootstrap intervals."
     note += " Models that use none have no donuts."
-    table = Table(["model", *list(HEADINGS.values())[:-1]], rows)
+    table = Table(["model", *SPLIT_LABELS.values()], rows)
     return Section("When the model imagines", tables=[table], figures=drawn, note=note)
 
 

@@ -1,6 +1,6 @@
 """The page's lineage: from every number back to the clips, and from rows and items on to the numbers."""
 
-from evaluation.generation.segments import parts
+from evaluation.generation.segments import segments
 from evaluation.reports.followed import Chain, Followed, FollowedItem, FollowedRow, Link, command
 from evaluation.reports.run_reports import RunReports
 from evaluation.reports.sections.parts import DASH, Cell, Row, Section, Table, heading, shortened
@@ -93,5 +93,5 @@ def _items(items: list[FollowedItem]) -> Table:
 def _said(text: str) -> str:
     """An answer in a line: thoughts, spans by the number of their latents, and the answer after an arrow."""
     told = {"reason": "{}", "text": "{}", "answer": "→ {}"}
-    pieces = [f"[{p.latents} latents]" if p.kind == "span" else told[p.kind].format(p.text) for p in parts(text)]
+    pieces = [f"[{p.latents} latents]" if p.kind == "span" else told[p.kind].format(p.text) for p in segments(text)]
     return " ".join(pieces) or DASH

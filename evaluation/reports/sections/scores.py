@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from evaluation.benchmarks.futurebench import SPLITS
-from evaluation.benchmarks.twiffbench import MARKS
+from evaluation.benchmarks.futurebench import SPLIT_LABELS, SPLITS
+from evaluation.benchmarks.twiffbench import MARK_LABELS, MARKS
 from evaluation.reports.run_reports import RunReports, holm
 from evaluation.reports.sections.parts import (
     DASH,
@@ -21,13 +21,10 @@ from evaluation.reports.sections.parts import (
 )
 from evaluation.reports.sections.published import COUNTERPARTS, PUBLISHED, futurebench_rows, twiffbench_rows
 
-HEADINGS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation", "average": "average"}
-MARK_HEADS = {"cot": "CoT", "answer": "Answer", "average": "Average"}
-
 
 def comparison(reports: RunReports, figures: bool) -> Section:
     """FutureBench: our rows with their origin, then the published rows, marked as such."""
-    head = ["model", *HEADINGS.values(), "unparsed", "checkpoint"]
+    head = ["model", *SPLIT_LABELS.values(), "average", "unparsed", "checkpoint"]
     rows = [_own_row(name, report, reports) for name, report in reports.futurebench.items()]
     beside, others = futurebench_rows([COUNTERPARTS.get(name, "") for name in reports.futurebench])
     ours = {report["average"]["n"] for report in reports.futurebench.values()}
@@ -75,7 +72,7 @@ def paired(reports: RunReports, figures: bool) -> Section:
 def judged(reports: RunReports, figures: bool) -> Section:
     """TwiFF-Bench: marks with their coverage, by category, and who judged."""
     models = reports.twiffbench
-    head = ["model", *MARK_HEADS.values(), "judged"]
+    head = ["model", *MARK_LABELS.values(), "judged"]
     rows, categories = [], []
     for name, report in models.items():
         coverage = report["coverage"]
@@ -87,7 +84,7 @@ def judged(reports: RunReports, figures: bool) -> Section:
     there = "TwiFF-Bench itself" if reports.on_published_data else "TwiFF-Bench itself, other data than our rows"
     rows.append(heading(f"Published (arXiv 2606.05769), not ours: on {there}, by another judge", published=True))
     rows += twiffbench_rows(list(models))
-    tables = [Table(head, rows), Table(["model", "category", *MARK_HEADS.values()], categories, "By category", True)]
+    tables = [Table(head, rows), Table(["model", "category", *MARK_LABELS.values()], categories, "By category", True)]
     if agreements := [row for name, report in models.items() for row in _agreement(name, report)]:
         tables.append(Table(["model", "mark", "quadratic kappa"], agreements, "Agreement of repeated judgements"))
     drawn = figure(figures, "scores", "judged_marks", "Marks with intervals", models)
@@ -119,7 +116,7 @@ def _agreement(name: str, report: Mapping[str, Any]) -> list[Row]:
     rows = []
     for mark, one in (report.get("agreement") or {}).items():
         kappa = DASH if one["kappa"] is None else f"{one['kappa']:.2f}"
-        rows.append(Row([Cell(name), Cell(MARK_HEADS[mark]), Cell(kappa, f"n = {one['n']}")]))
+        rows.append(Row([Cell(name), Cell(MARK_LABELS[mark]), Cell(kappa, f"n = {one['n']}")]))
     return rows
 
 

@@ -10,10 +10,10 @@ from huggingface_hub import DatasetCard, HfApi, constants
 
 from assets.curation.assets import CURATED
 from assets.curation.contamination import benchmark_index
+from assets.curation.previews import REJECTED, STORYBOARDS, TOP_ROWS
 from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, publish
 from assets.curation.selection import SelectionSettings
 from assets.curation.set_assets import hub_asset
-from assets.curation.storyboards import REJECTED, STORYBOARDS, TOP_ROWS
 from assets.framework.store import AssetStore
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
 from tests.hub import Hub, serve

@@ -135,7 +135,7 @@ def test_the_sentence_follows_the_numbers(changes: dict[str, Any], said: str) ->
 
 
 def test_scoring_needs_no_torch() -> None:
-    names = ("latents.retrieval_report", "latents.readout", "latents.retrieval_sheet", "drawing.storyboard")
+    names = ("latents.retrieval_report", "latents.readout", "latents.retrieval_sheet", "reports.storyboards")
     modules = ", ".join(f"evaluation.{name}" for name in names)
     asked = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0

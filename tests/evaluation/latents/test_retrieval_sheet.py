@@ -10,7 +10,7 @@ from evaluation.drawing.sheet import shaped_like
 from evaluation.latents.retrieval_sheet import SheetItem, SheetSpan, retrieval_sheet
 
 READOUT = {"rows": 10, "penalty": 0.1, "r2": 0.5, "r2_of_change": 0.1}
-BLUE, VERMILLION, PAINT = (0, 114, 178), (213, 94, 0), (1, 2, 250)
+BLUE, VERMILION, PAINT = (0, 114, 178), (213, 94, 0), (1, 2, 250)
 
 
 def frame(level: int, shape: tuple[int, int] = (40, 40)) -> np.ndarray:
@@ -35,10 +35,10 @@ def count(pixels: np.ndarray, colour: tuple[int, int, int]) -> int:
     return int((pixels == colour).all(-1).sum())
 
 
-def test_a_right_span_is_blue_and_a_wrong_one_vermillion() -> None:
+def test_a_right_span_is_blue_and_a_wrong_one_vermilion() -> None:
     right, wrong = page([item(m=[span(), span()])]), page([item(m=[span(right=False)] * 2)])
-    assert count(right, BLUE) > 500 and not count(right, VERMILLION)
-    assert count(wrong, VERMILLION) > 500 and not count(wrong, BLUE)
+    assert count(right, BLUE) > 500 and not count(right, VERMILION)
+    assert count(wrong, VERMILION) > 500 and not count(wrong, BLUE)
 
 
 def test_every_span_is_painted_where_there_is_a_read_out() -> None:

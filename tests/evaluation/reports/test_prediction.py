@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from evaluation.generation.segments import Part, parts
+from evaluation.generation.segments import Segment, segments
 from evaluation.reports.prediction import predict, with_teaching
 from pipelines.cli.main import main
 from training.grading.parsers import answer_text
@@ -157,31 +157,34 @@ def test_people_are_told_reasoning_spans_and_answer(
     assert found["answer"] == answer_text(found["text"])
     result = run(*asked)
     assert result.exit_code == 0, result.output
-    told = parts(found["text"])
-    assert {part.kind for part in told} >= {"reason", "span", "answer"}
+    told = segments(found["text"])
+    assert {segment.kind for segment in told} >= {"reason", "span", "answer"}
     lines = [line.split() for line in result.stdout.splitlines() if line.strip()]
-    labels = [[part.kind, *(part.text.split() or [str(part.latents), "latents"])] for part in told]
+    labels = [[segment.kind, *(segment.text.split() or [str(segment.latents), "latents"])] for segment in told]
     assert lines == labels
 
 
 def test_an_answer_is_told_in_pieces_whatever_it_looks_like() -> None:
     span = "<|latent_start|><|latent|><|latent|><|latent_end|>"
-    assert parts(f"<reason>It [bold]rolls</reason>\n{span}\nhm <answer> red </answer>") == [
-        Part("reason", "It [bold]rolls"),
-        Part("span", latents=2),
-        Part("text", "hm"),
-        Part("answer", "red"),
+    assert segments(f"<reason>It [bold]rolls</reason>\n{span}\nhm <answer> red </answer>") == [
+        Segment("reason", "It [bold]rolls"),
+        Segment("span", latents=2),
+        Segment("text", "hm"),
+        Segment("answer", "red"),
     ]
-    assert parts("<|latent_start|><|latent_end|>") == [Part("span", latents=0)]
-    assert parts("<reason>cut<|latent_start|><|latent|>") == [Part("text", "<reason>cut"), Part("span", latents=1)]
-    assert parts(f"<reason>It {span} rolls</reason><answer>{span}</answer><answer></answer>") == [
-        Part("reason", "It"),
-        Part("span", latents=2),
-        Part("reason", "rolls"),
-        Part("span", latents=2),
-        Part("answer", ""),
+    assert segments("<|latent_start|><|latent_end|>") == [Segment("span", latents=0)]
+    assert segments("<reason>cut<|latent_start|><|latent|>") == [
+        Segment("text", "<reason>cut"),
+        Segment("span", latents=1),
     ]
-    assert parts("") == []
+    assert segments(f"<reason>It {span} rolls</reason><answer>{span}</answer><answer></answer>") == [
+        Segment("reason", "It"),
+        Segment("span", latents=2),
+        Segment("reason", "rolls"),
+        Segment("span", latents=2),
+        Segment("answer", ""),
+    ]
+    assert segments("") == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from evaluation.generation.segments import parts
+from evaluation.generation.segments import segments
 from evaluation.latents.clip_retrieval import ENOUGH, latents_of, view
 from evaluation.latents.frame_pool import FrameEncoder
 from evaluation.reports.prediction import predict, with_teaching
@@ -174,10 +174,10 @@ def test_the_command_writes_the_page_of_what_it_prints(
                  "--out", page)  # fmt: skip
     assert result.exit_code == 0, result.output
     [answer] = predict(with_teaching(sft_model, None, None, False), [asked(rows[2], [1])], Path(), 1024)["prompts"]
-    said = Page(page.read_text(encoding="utf-8"))
-    for part in parts(answer["text"]):
-        assert part.text in said.text and part.text in result.stdout
-    assert said.text.count("distance ") >= 3 * sum(size > 0 for size in answer["latents_per_span"])
+    page_text = Page(page.read_text(encoding="utf-8")).text
+    for segment in segments(answer["text"]):
+        assert segment.text in page_text and segment.text in result.stdout
+    assert page_text.count("distance ") >= 3 * sum(size > 0 for size in answer["latents_per_span"])
     assert str(page) in result.stderr.replace("\n", "")
 
 

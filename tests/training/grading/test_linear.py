@@ -8,9 +8,9 @@ from contextlib import suppress
 
 import pytest
 
-from assets.curation import disjoint, storyboards, v1_33k
+from assets.curation import disjoint, previews, v1_33k
 from evaluation.benchmarks import cleanup, seedbench
-from evaluation.generation.segments import parts
+from evaluation.generation.segments import segments
 from training.data.trajectory import RejectedRow, clip_interval, parse_row, split_answer
 from training.grading import grade, grammar, parsers, plain, repetition, replies, rule
 from training.runtime.printable import printable
@@ -61,7 +61,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "grammar": lambda text: grammar.well_formed([text], 0),
     "repetition": repetition.repetition,
     "cleanup": cleanup.split_response,
-    "page": lambda text: (parts(text), storyboards._question(text), printable(text)),
+    "page": lambda text: (segments(text), previews._question(text), printable(text)),
     "row": in_a_row,
     "choice": in_a_choice,
     "lead-in": seedbench._bare,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from assets.curation.v1_33k import _INLINE, _OPTION
 from evaluation.benchmarks import cleanup, seedbench
-from evaluation.generation import segments as said
+from evaluation.generation import segments
 from training.data.trajectory import split_answer
 from training.grading.parsers import answer_text, options_of, release
 
@@ -60,13 +60,15 @@ def test_options(text: str) -> None:
 @given(TEXTS)
 def test_lead_in_and_pieces(text: str) -> None:
     assert seedbench._bare(text) == re.sub(r"(?i)^[^,?]*\bobservation\b[^,?]*,\s*", "", text)
-    blocks = re.compile(rf"<reason>(?P<reason>.*?)</reason>|<answer>(?P<answer>.*?)</answer>|{said._SPAN}", re.DOTALL)
+    blocks = re.compile(
+        rf"<reason>(?P<reason>.*?)</reason>|<answer>(?P<answer>.*?)</answer>|{segments._SPAN}", re.DOTALL
+    )
     expected, at = [], 0
     for match in blocks.finditer(text):
-        expected += said._pieces("text", text[at : match.start()])
+        expected += segments._pieces("text", text[at : match.start()])
         kind, at = match.lastgroup if match["span"] is None else "span", match.end()
         if kind == "span":
-            expected.append(said.Part("span", latents=match["span"].count("<|latent|>")))
+            expected.append(segments.Segment("span", latents=match["span"].count("<|latent|>")))
         else:
-            expected += said._pieces(kind, match[kind]) or [said.Part(kind)]  # type: ignore[arg-type, index]
-    assert said.parts(text) == [*expected, *said._pieces("text", text[at:])]
+            expected += segments._pieces(kind, match[kind]) or [segments.Segment(kind)]  # type: ignore[arg-type, index]
+    assert segments.segments(text) == [*expected, *segments._pieces("text", text[at:])]

@@ -12,7 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from assets.curation.storyboards import PNG_LIMIT, WIDTH, highest, rejected_table, storyboards, top_rows
+from assets.curation.previews import PNG_LIMIT, highest, rejected_table, storyboards, top_rows
 from assets.curation.visual_gain import VerdictTable
 from tests.assets.curation.scored_rows import rows_of, trajectory
 from tests.footage import CLIPS, FOOTAGE
@@ -49,7 +49,7 @@ def told(table: pl.DataFrame, right: str = "", wrong: str = "<answer>no</answer>
 
 def picture(png: bytes) -> np.ndarray:
     image = Image.open(io.BytesIO(png))
-    assert image.format == "PNG" and image.width == WIDTH
+    assert image.format == "PNG" and image.width == 1130
     return np.asarray(image.convert("RGB"))
 
 
@@ -93,9 +93,11 @@ def test_verdicts_change_what_is_shown_and_those_of_other_rows_do_not(toys: pl.D
 def test_a_clip_that_cannot_be_read_is_a_grey_box(toys: pl.DataFrame, broken: dict[str, Any]) -> None:
     row = toys.head(1)
     lost = row.with_columns(**{name: pl.lit(value) for name, value in broken.items()})
-    shown = picture(storyboards(lost, told(row), 1))
-    assert (shown[139:152, 100:500] == 0xE4).all()
-    assert (shown < 0x80).all(axis=-1)[70:100, 30:600].any()  # the reason
+    shown, whole = (picture(storyboards(rows, told(row), 1)) for rows in (lost, row))
+    left = [page[50:140, 40:590] for page in (shown, whole)]  # under the title, left of the question
+    assert (np.ptp(left[0].astype(int), axis=-1) < 8).all(), "grey, and the reason in grey letters"
+    assert (left[0] < 0x90).all(axis=-1).any()
+    assert (np.ptp(left[1].astype(int), axis=-1) > 100).any(), "else the toy world's colours are there"
 
 
 def test_ten_rows_of_real_footage_in_all_their_frames_stay_small(tmp_path: Path) -> None:

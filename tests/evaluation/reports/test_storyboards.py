@@ -1,4 +1,4 @@
-"""Storyboards and the sheet that they are drawn on: who is drawn, what is told, and text that is only text."""
+"""Storyboards of benchmark answers and the sheet under them: which items, their blocks, and text that is only text."""
 
 import io
 from pathlib import Path
@@ -11,24 +11,32 @@ from PIL import Image
 
 from evaluation.benchmarks.futurebench import ItemTable, graded
 from evaluation.drawing.sheet import Sheet, text_width, wrapped
-from evaluation.drawing.storyboard import Board, board_of, drawn_by_lot, storyboard, write_storyboards
-from evaluation.generation.segments import Part
+from evaluation.drawing.storyboard import Board, BoardFrame, storyboard
+from evaluation.reports.storyboards import LAYOUT, board_of, heading, sample_items, write_storyboards
 from tests.evaluation.answers import answer_table
 
 FRAME = np.full((36, 64, 3), 90, np.uint8)
 
 
-def board(**changes: Any) -> Board:
-    fields: dict[str, Any] = {
-        "id": "a", "depth": "1 hop", "frames": [FRAME], "captions": ["frame 0"], "question": "Which?",
-        "options": ["red", "green", "blue", "pink"], "chosen": "A", "true": "A", "said": [Part("answer", "red")],
-    }  # fmt: skip
-    return Board(**{**fields, **changes})
+ROW: dict[str, Any] = {
+    "id": "a", "question_type": "hop1", "question": "Which?", "options": ["red", "green", "blue", "pink"],
+    "answer": "A", "parsed": "A", "text": "<answer>red</answer>", "path": "gone.mp4", "frame_count": 9,
+    "reader": "sequential",
+}  # fmt: skip
+
+
+def page(correct: bool = True, **changes: Any) -> np.ndarray:
+    """The page of one item with such a row."""
+    return pixels(storyboard([board_of(ROW | changes)], LAYOUT, heading(1, "m", correct)))
 
 
 def pixels(png: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(png)) as page:
         return np.asarray(page.convert("RGB"))
+
+
+def captions(board: Board) -> list[str]:
+    return [frame.caption for frame in board.frames if isinstance(frame, BoardFrame)]
 
 
 def has(page: np.ndarray, colour: str) -> bool:
@@ -56,14 +64,14 @@ def tables(rows: list[dict[str, Any]], tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "items.parquet", tmp_path / "graded.parquet"
 
 
-# ---- who is drawn
+# ---- which items
 
 
 def test_right_and_wrong_answers_each_have_a_board(tables: tuple[Path, Path], tmp_path: Path) -> None:
     written = write_storyboards(*tables, tmp_path, "m")
     assert [path.name for path in written] == ["storyboard_right.png", "storyboard_wrong.png"]
     first = [path.read_bytes() for path in written]
-    assert [path.read_bytes() for path in write_storyboards(*tables, tmp_path, "m")] == first, "the same items, by lot"
+    assert [path.read_bytes() for path in write_storyboards(*tables, tmp_path, "m")] == first, "the same items"
     heights = [pixels(data).shape[0] for data in first]
     [few] = [path for path in write_storyboards(*tables, tmp_path, "m", each=1) if "right" in path.name]
     assert pixels(few.read_bytes()).shape[0] < heights[0] / 2
@@ -79,73 +87,76 @@ def test_where_nothing_is_wrong_there_is_no_such_board(tables: tuple[Path, Path]
 
 def test_every_depth_is_drawn_before_any_is_drawn_twice(tables: tuple[Path, Path]) -> None:
     table = pl.read_parquet(tables[0])
-    found = drawn_by_lot(table, 5, seed=0)
-    assert [row["question_type"] for row in found] == ["hop1", "hop1", "hop2", "hop3", "hop5"]
-    assert drawn_by_lot(table.reverse(), 5, seed=0) == found
-    assert drawn_by_lot(table, 5, seed=1) != found
-    assert len(drawn_by_lot(table, 99, seed=0)) == 20
+    rows = sample_items(table, 5, seed=0)
+    assert [row["question_type"] for row in rows] == ["hop1", "hop1", "hop2", "hop3", "hop5"]
+    assert sample_items(table.reverse(), 5, seed=0) == rows
+    assert sample_items(table, 5, seed=1) != rows
+    assert len(sample_items(table, 99, seed=0)) == 20
 
 
-# ---- what is told
+# ---- what a board holds
 
 
 def test_a_board_holds_the_item_and_what_was_said(tables: tuple[Path, Path]) -> None:
     row = pl.read_parquet(tables[0]).join(pl.read_parquet(tables[1]).select("id", "text", "parsed"), on="id").row(
         1, named=True
     )  # fmt: skip
-    found = board_of(row)
-    assert (found.id, found.depth, found.chosen, found.true) == ("i01", "2 hops", "B", "A")
-    assert found.said == [Part("reason", "Why"), Part("answer", "B")]
-    assert found.captions == ["frame 0", "frame 5", "frame 10", "frame 15"] and len(found.frames) == 4
+    board = board_of(row)
+    assert board.detail == "2 hops · i01"
+    question, answer = board.blocks[0].columns  # type: ignore[attr-defined]
+    assert [block.mark for block in question] == ["", "✓ true", "✗ chosen", "", ""]
+    assert [(block.label, block.text) for block in answer] == [("reason", "Why"), ("answer", "B")]
+    assert captions(board) == ["frame 0", "frame 5", "frame 10", "frame 15"]
 
 
 def test_a_clip_that_has_gone_leaves_a_board_without_frames(tables: tuple[Path, Path]) -> None:
     row = pl.read_parquet(tables[0]).row(0, named=True) | {"text": "x", "parsed": None}
-    assert board_of(row).frames == []
-    assert pixels(storyboard([board_of(row)], "m", False)).shape[0] > 100
+    board = board_of(row)
+    assert board.frames == "the clip cannot be read"
+    assert pixels(storyboard([board], LAYOUT)).shape[0] > 100
 
 
 def test_frames_that_look_alike_are_shown_once(tables: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     still = [FRAME, FRAME + 1, FRAME + 60, FRAME + 60]
-    monkeypatch.setattr("evaluation.drawing.storyboard.read_frames", lambda *_: still)
+    monkeypatch.setattr("evaluation.reports.storyboards.read_frames", lambda *_: still)
     row = pl.read_parquet(tables[0]).row(1, named=True) | {"text": "", "parsed": "A"}
-    assert board_of(row).captions == ["frames 0 to 5", "frames 10 to 15"]
+    assert captions(board_of(row)) == ["frames 0 to 5", "frames 10 to 15"]
 
 
 def test_right_wrong_and_latents_differ_in_more_than_colour() -> None:
-    right, wrong = pixels(storyboard([board()], "m", True)), pixels(storyboard([board(chosen="B")], "m", False))
+    right, wrong = page(), page(False, parsed="B")
     assert has(right, "#0072b2") and not has(right, "#d55e00")
     assert has(wrong, "#0072b2") and has(wrong, "#d55e00")
     grey = [np.asarray(Image.fromarray(page).convert("1")) for page in (right, wrong)]
     assert (grey[0] != grey[1]).sum() > 100, "words and marks tell them apart without colour"
-    assert has(pixels(storyboard([board(said=[Part("span", latents=4)])], "m", True)), "#aa4488")
+    assert has(page(text="<|latent_start|><|latent|><|latent_end|>"), "#aa4488")
 
 
 def test_a_page_is_as_long_as_what_is_said_but_no_longer_than_six_lines_a_piece() -> None:
-    said = [[Part("reason", "word " * n)] * 3 for n in (1, 90, 9000)]
-    heights = [pixels(storyboard([board(said=pieces)], "m", True)).shape for pieces in said]
-    assert heights[0][0] < heights[1][0] == heights[2][0]
-    assert len({shape[1] for shape in heights}) == 1
+    shapes = [page(text=f"<reason>{'word ' * n}</reason>" * 3).shape for n in (1, 90, 9000)]
+    assert shapes[0][0] < shapes[1][0] == shapes[2][0]
+    assert len({shape[1] for shape in shapes}) == 1
 
 
 def test_text_from_a_data_set_is_only_text() -> None:
     odd = "$x^{2$ \\frac <b>bold</b> {0} %s \ud800 \x00 中文"
-    assert storyboard([board(question=odd, options=[odd] * 4, said=[Part("text", odd)])], odd, True)[:4] == b"\x89PNG"
+    board = board_of(ROW | {"question": odd, "options": [odd] * 4, "text": odd})
+    assert storyboard([board], LAYOUT, heading(1, odd, True))[:4] == b"\x89PNG"
 
 
 # ---- the sheet
 
 
 def test_wrapped_lines_fit_and_lose_nothing() -> None:
-    said = "one two three four five six seven eight " + "w" * 200
-    lines = wrapped(said, 80, 10)
+    text = "one two three four five six seven eight " + "w" * 200
+    lines = wrapped(text, 80, 10)
     assert all(text_width(line, 10) <= 80 for line in lines) and len(lines) > 5
-    assert "".join(lines).replace(" ", "") == said.replace(" ", "")
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert wrapped("first\nsecond", 500, 10) == ["first", "second"] and wrapped("", 80, 10) == []
 
 
 def test_what_is_cut_ends_in_an_ellipsis() -> None:
-    cut = wrapped("word " * 50, 80, 10, most=2)
+    cut = wrapped("word " * 50, 80, 10, max_lines=2)
     assert len(cut) == 2 and cut[-1].endswith("…") and text_width(cut[-1], 10) <= 80
 
 
