@@ -21,8 +21,7 @@ from assets.framework.resources import JudgeAccess, LogProgress
 from assets.framework.store import AssetStore
 from assets.launching.launcher import Launcher, Progress
 from assets.toyworld.assets import SOURCE as TOYWORLD
-from assets.toyworld.assets import toyworld_assets
-from assets.toyworld.checks import toyworld_checks
+from assets.toyworld.assets import toyworld_assets, toyworld_checks
 from assets.trajectories.assets import source_assets
 from assets.trajectories.checks import source_checks
 from pipelines.jobs import build_jobs

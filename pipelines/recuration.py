@@ -10,7 +10,8 @@ from assets.framework.partitions import SHARDS, SHARDS_PER_RUN, range_tags
 from assets.framework.store import AssetStore
 from assets.trajectories.assets import TRAJECTORIES, retire
 from assets.trajectories.settings import SourceSettings
-from assets.trajectories.sources import Listing, listing
+from assets.trajectories.shards import Listing
+from assets.trajectories.sources import open_source
 from training.storage.hashing import digest
 
 
@@ -37,7 +38,7 @@ def look(instance: dg.DagsterInstance, store: AssetStore, settings: SourceSettin
     A run is asked for once for the same files: its key is made of the shards' stamps, and of `once_per`, the period
     after which one that failed is asked for again.  What is gone is retired.  Raises ValueError if nothing is there.
     """
-    found = listing(settings)
+    found = open_source(settings.trajectories).listing()
     known = list(instance.get_dynamic_partitions(str(SHARDS.name)))
     gone = [name for name in known if name not in found.shards]
     for name in gone:

@@ -1,4 +1,4 @@
-"""`toyworld/source`: the demo's source, written as the real ones are."""
+"""`toyworld/source`: the demo's source, written as the real ones are, and what must hold of it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,12 +9,15 @@ import dagster as dg
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import result_of
+from assets.framework.partitions import key_of
 from assets.framework.store import AssetStore
 from assets.launching.launcher import Progress
 from assets.toyworld.source import REPORT, SourceSizes, write_source
 
 SOURCE = "toyworld/source"
 CODE = code_of("assets.toyworld.source")
+GUESSING_LIMIT = 0.60
+"""No rule that does not look ahead may come near what the models are meant to learn (reference: .566 at most)."""
 
 
 def toyworld_assets(sizes: SourceSizes, seed: int) -> list[dg.AssetsDefinition]:
@@ -38,3 +41,22 @@ def toyworld_assets(sizes: SourceSizes, seed: int) -> list[dg.AssetsDefinition]:
         return result_of(store, declared, work.do(write))
 
     return [toyworld_source]
+
+
+def toyworld_checks() -> list[dg.AssetChecksDefinition]:
+    @dg.asset_check(
+        asset=key_of(SOURCE),
+        blocking=True,
+        description="The four options do not give the answer away: no simple rule gets far on held-out boards.",
+    )
+    def options_do_not_leak(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
+        rules: dict[str, float] = store.current(SOURCE).provenance["counts"]["rules"]
+        best = max(rules, key=lambda rule: rules[rule])
+        return dg.AssetCheckResult(
+            passed=rules[best] <= GUESSING_LIMIT,
+            description=f"the best rule that does not look ahead, {best}, is right in {rules[best]:.1%}; at most "
+            f"{GUESSING_LIMIT:.0%} may be",
+            metadata={"best_rule": best, "accuracy": rules[best], "limit": GUESSING_LIMIT, "rules": rules},
+        )
+
+    return [options_do_not_leak]

@@ -16,9 +16,8 @@ from assets.framework.retries import after_outages
 from assets.framework.store import AssetStore
 from assets.launching.launcher import Progress
 from assets.trajectories.clips import ClipTable, resolve_clips
-from assets.trajectories.locations import any_remote, local_path
 from assets.trajectories.settings import SourceSettings
-from assets.trajectories.shards import Listing, Shard
+from assets.trajectories.shards import Listing, Shard, any_remote, local_path
 from assets.trajectories.sources import Source, open_source
 from assets.trajectories.validate import PulledTable, write_shard
 from training.storage.artifacts import CURRENT, Artifact
@@ -73,20 +72,20 @@ def _source(settings: SourceSettings, upstream: tuple[str, ...]) -> dg.AssetsDef
     def twiff_source(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> Iterator[dg.ObserveResult]:
-        source, found = list_source(settings)
-        for vanished in set(context.instance.get_dynamic_partitions(str(SHARDS.name))) - set(found.shards):
+        source, listing = list_source(settings)
+        for vanished in set(context.instance.get_dynamic_partitions(str(SHARDS.name))) - set(listing.shards):
             context.instance.delete_dynamic_partition(str(SHARDS.name), vanished)
             retire(store, vanished)
-        context.instance.add_dynamic_partitions(str(SHARDS.name), list(found.shards))
-        versions = {name: source.version(shard) for name, shard in found.shards.items()}
+        context.instance.add_dynamic_partitions(str(SHARDS.name), list(listing.shards))
+        versions = {name: source.version(shard) for name, shard in listing.shards.items()}
         yield dg.ObserveResult(
             asset_key=declared.spec.key,
             data_version=dg.DataVersion(digest(versions)),
             metadata={
                 "source": settings.trajectories,
-                "revision": found.revision,
+                "revision": listing.revision,
                 "shards": len(versions),
-                "bytes": sum(shard.bytes for shard in found.shards.values()),
+                "bytes": sum(shard.bytes for shard in listing.shards.values()),
                 "versions": dg.MetadataValue.json({name: version[:24] for name, version in versions.items()}),
             },
         )
@@ -114,17 +113,17 @@ def _trajectories(settings: SourceSettings) -> dg.AssetsDefinition:
         store: dg.ResourceParam[AssetStore],
         progress: dg.ResourceParam[Progress],
     ) -> dg.MaterializeResult[None]:
-        source, found = list_source(settings)
+        source, listing = list_source(settings)
 
         def pull(workspace: Path, shard: Shard) -> dict[str, Any]:
             with source.fetch(shard, store.scratch / "shards") as path:
                 counts = write_shard(path, shard.name, workspace / ROWS, workspace / QUARANTINE)
-            return {**counts, "revision": found.revision, "stamp": shard.stamp}
+            return {**counts, "revision": listing.revision, "stamp": shard.stamp}
 
         pulled = {}
         for done, name in enumerate(context.partition_keys):
             progress(done, len(context.partition_keys), "shards pulled")
-            if (shard := found.shards.get(name)) is None:
+            if (shard := listing.shards.get(name)) is None:
                 raise dg.Failure(f"{settings.trajectories} has no shard {name!r} any more", allow_retries=False)
             config = {"shard": PurePosixPath(shard.file).name}
             work = store.work(TRAJECTORIES, {SOURCE: source.version(shard)}, config, TRAJECTORIES_CODE, name)

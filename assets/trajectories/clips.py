@@ -1,22 +1,33 @@
-"""The clips that trajectories name: found inside their root, probed and hashed, or quarantined with a reason."""
+"""The clips that trajectories name: found inside their root, probed and hashed, or quarantined with a reason.
 
+A clip root is a folder, or an fsspec URL whose clips are downloaded one by one into a cache.
+"""
+
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import dataframely as dy
 import polars as pl
 
-from assets.trajectories.roots import ClipRoot, find_clip, open_root
+from assets.trajectories.shards import local_path
+from assets.trajectories.sources import filesystem, url_stamp
 from assets.trajectories.validate import Quarantine, quarantine_table, quarantined
 from training.data.keyframes import key_frame_pool
 from training.data.probe_pool import PROCESSES, ProbePool, shared_pool
 from training.data.rejection import RejectedRow, rejecting
 from training.data.trajectory import clip_interval
-from training.data.video import UnreadableVideo, VideoInfo
-from training.storage.hashing import file_digest
+from training.data.video import UnreadableVideo, VideoInfo, check_clip_name, resolve_clip
+from training.storage.hashing import digest, file_digest
+
+ClipRoot = Callable[[str], Path]
+"""A place that has clips: the local file of a name; RejectedRow if the name is none, leads out of it, or is not there.
+"""
 
 
 class ClipTable(dy.Schema):
@@ -66,20 +77,20 @@ def resolve_clips(
     videos = rows.group_by("video", maintain_order=True).agg(
         pl.struct("start", "end").filter(pl.col("start").is_not_null() & pl.col("end").is_not_null()).first()
     )
-    found: list[dict[str, Any]] = []
+    resolved: list[dict[str, Any]] = []
     probes = shared_pool()
     threads = ThreadPoolExecutor(PROCESSES)
     try:
         for clip in threads.map(lambda row: _clip(row[0], row[1], opened, probes), videos.iter_rows()):
-            found.append(clip)
-            progress(len(found), videos.height)
+            resolved.append(clip)
+            progress(len(resolved), videos.height)
     except BaseException:  # an interrupt waits for no clip
         threads.shutdown(wait=False, cancel_futures=True)
         probes.close()
         raise
     finally:
         threads.shutdown()
-    clips = ClipTable.validate(pl.DataFrame(found, schema=ClipTable.create_empty().schema))
+    clips = ClipTable.validate(pl.DataFrame(resolved, schema=ClipTable.create_empty().schema))
     unusable = rows.join(clips.filter(pl.col("reason").is_not_null()), on="video", how="inner", maintain_order="left")
     return clips, quarantine_table(
         [
@@ -99,7 +110,7 @@ def alias_of(video: str, start: str, end: str) -> str | None:
 def _clip(video: str, times: dict[str, str] | None, roots: Sequence[ClipRoot], probes: ProbePool) -> dict[str, Any]:
     clip: dict[str, Any] = {"video": video}
     try:
-        path, alias = _found(video, times, roots)
+        path, alias = _find(video, times, roots)
         with rejecting("unreadable clip"):
             clip |= {"alias": alias, "path": str(path), "bytes": path.stat().st_size, "sha256": file_digest(path)}
             return clip | asdict(_probed(path, probes))
@@ -114,15 +125,78 @@ def _probed(path: Path, probes: ProbePool) -> VideoInfo:
         raise RejectedRow("unreadable clip", str(unreadable)) from unreadable
 
 
-def _found(video: str, times: dict[str, str] | None, roots: Sequence[ClipRoot]) -> tuple[Path, str | None]:
+def _find(video: str, times: dict[str, str] | None, roots: Sequence[ClipRoot]) -> tuple[Path, str | None]:
     """The clip's file, and its alias if it was found by that."""
     try:
-        return find_clip(video, roots), None
+        return _in_first_root(video, roots), None
     except RejectedRow as reject:
         alias = alias_of(video, **times) if times and reject.reason == "missing clip" else None
         if alias is None:
             raise
         try:
-            return find_clip(alias, roots), alias
+            return _in_first_root(alias, roots), alias
         except RejectedRow:
             raise RejectedRow(reject.reason, f"{reject.detail}, nor is {alias!r}") from None
+
+
+def _in_first_root(name: str, roots: Sequence[ClipRoot]) -> Path:
+    """The clip in the first root that has it; RejectedRow if none does."""
+    rejects = []
+    for root in roots:
+        try:
+            return root(name)
+        except RejectedRow as reject:
+            rejects.append(reject)
+    if any(reject.reason == "missing clip" for reject in rejects) or not rejects:
+        raise RejectedRow("missing clip", f"{name!r} is in none of the {len(roots)} clip roots")
+    raise rejects[0]
+
+
+def open_root(root: Path | str, cache: Path | None = None) -> ClipRoot:
+    """The clip root at a folder or an fsspec URL.  Raises ValueError for a URL without a cache."""
+    path = local_path(str(root))
+    if path is not None:
+        return partial(resolve_clip, roots=[path])
+    if cache is None:
+        raise ValueError(f"clips from {root} need a folder to be kept in")
+    return UrlRoot(str(root), cache)
+
+
+class UrlRoot:
+    """Clips under an fsspec URL.
+
+    A name goes to the file system as it is, so it must not hold `..` nor begin at the top.  The cached file is called
+    by a hash of where the clip is and its stamp: names reach no local path.
+    """
+
+    def __init__(self, url: str, cache: Path) -> None:
+        self._url, self._cache = url, cache
+        self._fs, self._root = filesystem(url)
+        self._fs.invalidate_cache()  # else a clip that came later would still be missing
+
+    def __call__(self, name: str) -> Path:
+        check_clip_name(name)
+        if ".." in PurePosixPath(name).parts or name.startswith("/") or "\\" in name or "://" in name or "::" in name:
+            raise RejectedRow("path outside clip root", repr(name))
+        place = f"{self._root}/{PurePosixPath(name)}"
+        try:
+            info = self._fs.info(place)
+        except FileNotFoundError:
+            info = {"type": "missing"}
+        except ValueError as error:  # a name of which no address can be made
+            raise RejectedRow("malformed clip name", f"{name[:80]!r}: {error}") from error
+        if info["type"] != "file":
+            raise RejectedRow("missing clip", f"{name!r} is not in {self._url}")
+        key = digest([self._url, str(PurePosixPath(name)), url_stamp(info)])
+        file = self._cache / key[:2] / f"{key}.mp4"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            fresh = file.with_name(f".{key}-{os.getpid()}-{threading.get_ident()}")
+            try:
+                self._fs.get_file(place, str(fresh))
+                if info.get("size") and fresh.stat().st_size != info["size"]:
+                    raise OSError(f"{name} of {self._url} came with {fresh.stat().st_size} of its {info['size']} bytes")
+                fresh.replace(file)
+            finally:
+                fresh.unlink(missing_ok=True)
+        return file.absolute()

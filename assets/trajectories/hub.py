@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from assets.trajectories.locations import fixed_part, hub_location
-from assets.trajectories.shards import DamagedShardError, Listing, Shard, downloaded, listed
+from assets.trajectories.shards import DamagedShardError, Listing, Shard, download_shard, hub_location, pattern_root
 from training.storage.hashing import file_digest
 
 if TYPE_CHECKING:
@@ -59,12 +58,12 @@ class HubSource:
         if any(file == pattern for file, _, _ in files):
             root, files = str(Path(pattern).parent).removeprefix("."), [entry for entry in files if entry[0] == pattern]
         elif glob.has_magic(pattern):
-            root, files = fixed_part(pattern), [entry for entry in files if _matches(entry[0], pattern)]
+            root, files = pattern_root(pattern), [entry for entry in files if _matches(entry[0], pattern)]
         else:
             root = f"{pattern}/" if pattern else ""
             files = [entry for entry in files if entry[0].startswith(root) and not entry[0].endswith(".json")]
         where = f"{self._hub.repo}/{pattern} at {self._hub.revision} on {self._endpoint}"
-        return listed(where, root, files, commit)
+        return Listing.of(where, root, files, commit)
 
     def version(self, shard: Shard) -> str:
         return shard.stamp.removeprefix("sha256:")  # then it is that of a local copy, too
@@ -93,7 +92,7 @@ class HubSource:
             if (address := _address(partial, shard.stamp)) != shard.stamp:
                 raise DamagedShardError(f"{url} came as {address} where the hub lists {shard.stamp}: start again")
 
-        yield downloaded(shard, scratch, download)
+        yield download_shard(shard, scratch, download)
 
     def _api(self) -> "HfApi":
         from huggingface_hub import HfApi

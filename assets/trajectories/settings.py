@@ -6,16 +6,16 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from assets.framework.settings import Settings
-from assets.trajectories.locations import checked
+from assets.trajectories.shards import valid_location
 
 
 class SourceSettings(Settings):
     """Where the sources are."""
 
-    trajectories: Annotated[str, BeforeValidator(checked)]
+    trajectories: Annotated[str, BeforeValidator(valid_location)]
     """TwiFF shards (parquet, JSON lines, JSON): a folder, an fsspec URL or `hf://datasets/ORG/NAME@REVISION`, and in
     each of them, with a pattern after it, some of the files."""
-    clips: tuple[Annotated[str, BeforeValidator(checked)], ...]
+    clips: tuple[Annotated[str, BeforeValidator(valid_location)], ...]
     """Clip roots, folders or fsspec URLs; a row's video must lead inside one of them. The first that has it counts."""
     futurebench: Path
     """Folder with `futurebench.json` and `first_part_video/`."""

@@ -1,20 +1,91 @@
-"""A source's shards: what they are called, what they are a version of, and where a downloaded one is kept."""
+"""Where a source is, and its shards: locations as a profile writes them, names and stamps of shards, and downloads.
+
+A location is a local path, an fsspec URL, or a dataset repository on a hub.
+"""
 
 import fcntl
+import glob
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from training.storage.artifacts import CURRENT
 from training.storage.hashing import digest
 
+HUB = "hf://"
 SUFFIXES = (".parquet", ".jsonl.gz", ".jsonl", ".json")
-LONGEST_NAME = 150
+MAX_NAME_LENGTH = 150
+
+_HUB = re.compile(
+    r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>refs/convert/[\w.-]+|refs/pr/\d+|[^/@\s]+)(?:/(?P<files>.*))?"
+)
+
+
+@dataclass(frozen=True)
+class HubLocation:
+    """A dataset repository at a revision; `files` is a folder, a file or a pattern in it ("" for all of it)."""
+
+    repo: str
+    revision: str
+    files: str
+
+
+def hub_location(location: str) -> HubLocation:
+    """Reads `hf://datasets/ORG/NAME@REVISION/files*`; raises ValueError that says what is missing."""
+    match = _HUB.fullmatch(location)
+    if match is None:
+        raise ValueError(
+            f"{location!r} is no dataset repository: want hf://datasets/ORG/NAME@REVISION, with a commit, a tag or a "
+            "branch as the revision, and after it, if not all files are meant, /folder or /pattern*.parquet"
+        )
+    return HubLocation(match["repo"], match["revision"], (match["files"] or "").strip("/"))
+
+
+def is_url(location: str) -> bool:
+    return "://" in location
+
+
+def local_path(location: str) -> Path | None:
+    """The path that a location on this machine is, or None for one elsewhere."""
+    return Path(location.removeprefix("file://")) if not is_url(location.removeprefix("file://")) else None
+
+
+def any_remote(*locations: str) -> bool:
+    """Whether one of the locations is not a local path."""
+    return any(local_path(location) is None for location in locations)
+
+
+def valid_location(location: str | Path) -> str:
+    """The location as text.
+
+    Raises ValueError for an unknown protocol, a hub location that pins no revision, and a URL that carries a password.
+    """
+    text = str(location)
+    if not text.strip() or "\0" in text:
+        raise ValueError(f"a location is a path or a URL; found {text!r}")
+    if text.startswith(HUB):
+        hub_location(text)
+    elif is_url(text):
+        import fsspec
+
+        protocol = text.split("://")[0].split("::")[0]
+        if protocol not in fsspec.available_protocols():
+            raise ValueError(f"{text!r} has an unknown protocol {protocol!r}: want a path, hf:// or what fsspec reads")
+        if urlsplit(text).password:
+            raise ValueError(f"{text.split('://')[0]}://… carries a password: credentials belong in the environment")
+    return text
+
+
+def pattern_root(pattern: str) -> str:
+    """The folder above the first part of a path that has a wildcard."""
+    parts = pattern.split("/")
+    return "/".join(parts[: next(number for number, part in enumerate(parts) if glob.has_magic(part))])
 
 
 class DamagedShardError(OSError):
-    """What was downloaded is not what the source lists; the download is thrown away."""
+    """A download is not what the source lists; it is thrown away."""
 
 
 @dataclass(frozen=True)
@@ -38,28 +109,28 @@ class Listing:
     revision: str
     shards: Mapping[str, Shard]
 
+    @classmethod
+    def of(cls, where: str, root: str, files: Iterable[tuple[str, str, int]], revision: str | None = None) -> "Listing":
+        """The listing of (path, stamp, bytes) under `root`; what is hidden or no shard by its name is passed over.
 
-def listed(where: str, root: str, files: Iterable[tuple[str, str, int]], revision: str | None = None) -> Listing:
-    """The listing of (path, stamp, bytes) under `root`; what is hidden or no shard by its name is passed over.
-
-    Raises ValueError if there is no shard, or if two would have one name.
-    """
-    shards: dict[str, Shard] = {}
-    for file, stamp, size in sorted(files):
-        inside = file.removeprefix(root).lstrip("/")
-        if not file.endswith(SUFFIXES) or any(part.startswith(".") for part in inside.split("/")):
-            continue
-        shard = Shard(shard_name(inside), file, stamp, size)
-        if (other := shards.get(shard.name)) is not None:
-            raise ValueError(
-                f"{other.file} and {file} in {where} would both be shard {shard.name!r}: rename one of them, or name "
-                "the wanted files with a pattern"
-            )
-        shards[shard.name] = shard
-    if not shards:
-        raise ValueError(f"no shard ({', '.join(f'*{suffix}' for suffix in SUFFIXES)}) in {where}")
-    shards = dict(sorted(shards.items()))
-    return Listing(revision or digest({name: shard.stamp for name, shard in shards.items()}), shards)
+        Raises ValueError if there is no shard, or if two would have one name.
+        """
+        shards: dict[str, Shard] = {}
+        for file, stamp, size in sorted(files):
+            inside = file.removeprefix(root).lstrip("/")
+            if not file.endswith(SUFFIXES) or any(part.startswith(".") for part in inside.split("/")):
+                continue
+            shard = Shard(shard_name(inside), file, stamp, size)
+            if (other := shards.get(shard.name)) is not None:
+                raise ValueError(
+                    f"{other.file} and {file} in {where} would both be shard {shard.name!r}: rename one of them, or "
+                    "name the wanted files with a pattern"
+                )
+            shards[shard.name] = shard
+        if not shards:
+            raise ValueError(f"no shard ({', '.join(f'*{suffix}' for suffix in SUFFIXES)}) in {where}")
+        shards = dict(sorted(shards.items()))
+        return cls(revision or digest({name: shard.stamp for name, shard in shards.items()}), shards)
 
 
 def shard_name(file: str) -> str:
@@ -68,17 +139,17 @@ def shard_name(file: str) -> str:
     name = re.sub(r"\.{2,}", ".", name).lstrip(".")  # "..." stands between the ends of a range of partitions
     if name in ("", CURRENT):
         name = f"shard_{name}"
-    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{digest(file)}"
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[:MAX_NAME_LENGTH]}-{digest(file)}"
 
 
 def suffix_of(file: str) -> str:
     return next((suffix for suffix in SUFFIXES if file.endswith(suffix)), "")
 
 
-def downloaded(shard: Shard, scratch: Path, download: Callable[[Path], None]) -> Path:
+def download_shard(shard: Shard, scratch: Path, download: Callable[[Path], None]) -> Path:
     """The shard's file under `scratch`, downloaded if need be; other versions of the shard are removed.
 
-    `download` completes the partial file at the path that it gets, which may hold what a killed run left, and raises
+    `download` completes the partial file at its path, which may hold what a killed run left, and raises
     DamagedShardError if the outcome is wrong.  Processes that want the same shard take turns.
     """
     folder = scratch / shard.name

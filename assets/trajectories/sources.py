@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from assets.trajectories.hub import HubSource
-from assets.trajectories.locations import HUB, fixed_part, local_path
-from assets.trajectories.settings import SourceSettings
-from assets.trajectories.shards import DamagedShardError, Listing, Shard, downloaded, listed
+from assets.trajectories.shards import (
+    HUB,
+    DamagedShardError,
+    Listing,
+    Shard,
+    download_shard,
+    local_path,
+    pattern_root,
+)
 from training.storage.hashing import digest, file_digest
 
 
@@ -40,11 +46,6 @@ def open_source(location: str) -> Source:
     return UrlSource(location) if path is None else LocalSource(path)
 
 
-def listing(settings: SourceSettings) -> Listing:
-    """The source's revision and shards, cheaply: no shard is read.  Raises ValueError if there is none."""
-    return open_source(settings.trajectories).listing()
-
-
 class LocalSource:
     """Shards in a folder, or those that a pattern names; a shard is handed out as it lies there."""
 
@@ -53,18 +54,15 @@ class LocalSource:
 
     def listing(self) -> Listing:
         if self._path.is_dir():
-            root, found = self._path, list(self._path.iterdir())
+            root, paths = self._path, list(self._path.iterdir())
         elif self._path.is_file() or not glob.has_magic(str(self._path)):
-            root, found = self._path.parent, [self._path]
+            root, paths = self._path.parent, [self._path]
         else:
             root = next(parent for parent in self._path.parents if parent.is_dir())  # `[` there is no pattern
-            found = list(root.glob(str(self._path.relative_to(root))))
-        files = [(str(file), file.stat()) for file in found if file.is_file()]
-        return listed(
-            str(self._path),
-            str(root),
-            [(file, f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size) for file, stat in files],
-        )
+            paths = list(root.glob(str(self._path.relative_to(root))))
+        stats = [(str(path), path.stat()) for path in paths if path.is_file()]
+        files = [(path, f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size) for path, stat in stats]
+        return Listing.of(str(self._path), str(root), files)
 
     def version(self, shard: Shard) -> str:
         try:
@@ -91,14 +89,15 @@ class UrlSource:
     def listing(self) -> Listing:
         self._fs.invalidate_cache()  # else a shard that appeared would not be seen
         if self._fs.isdir(self._path):
-            root, found = self._path, self._fs.ls(self._path, detail=True)
+            root, entries = self._path, self._fs.ls(self._path, detail=True)
         elif glob.has_magic(self._path):
-            root, found = fixed_part(self._path), list(self._fs.glob(self._path, detail=True).values())
+            root, entries = pattern_root(self._path), list(self._fs.glob(self._path, detail=True).values())
         else:
             root = self._path.rpartition("/")[0]  # not PurePosixPath: the slashes of http:// are two
-            found = [self._fs.info(self._path)] if self._fs.isfile(self._path) else []
-        files = [info for info in found if info["type"] == "file"]
-        return listed(self._url, root, [(info["name"], url_stamp(info), int(info.get("size") or 0)) for info in files])
+            entries = [self._fs.info(self._path)] if self._fs.isfile(self._path) else []
+        infos = [info for info in entries if info["type"] == "file"]
+        files = [(info["name"], url_stamp(info), int(info.get("size") or 0)) for info in infos]
+        return Listing.of(self._url, root, files)
 
     def version(self, shard: Shard) -> str:
         return shard.stamp
@@ -110,7 +109,7 @@ class UrlSource:
             if shard.bytes and (size := partial.stat().st_size) != shard.bytes:
                 raise DamagedShardError(f"{shard.file} of {self._url} came with {size} of its {shard.bytes} bytes")
 
-        yield downloaded(shard, scratch, download)
+        yield download_shard(shard, scratch, download)
 
 
 def filesystem(url: str) -> tuple[Any, str]:

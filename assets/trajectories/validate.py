@@ -1,24 +1,41 @@
-"""One shard to validated trajectories and a quarantine: every row ends in one of the two tables."""
+"""One shard to validated trajectories and a quarantine: every row ends in one of the two tables.
+
+Rows are read one at a time, so memory stays flat however large the file is; of parquet only the columns are read that
+a trajectory is made of, so that embedded images cost nothing.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dataframely as dy
 import numpy as np
 import polars as pl
 
-from assets.trajectories.reading import read_rows
-from training.data.json_rows import Numbered
+from training.data.json_rows import Numbered, json_rows
+from training.data.parquet_rows import parquet_rows
 from training.data.rejection import RejectedRow, rejecting
-from training.data.trajectory import GIVEN_SAMPLES, Trajectory, TrajectoryTable, given_counts, parse_row
+from training.data.trajectory import GIVEN_COLUMNS, GIVEN_SAMPLES, Trajectory, TrajectoryTable, given_counts, parse_row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BATCH_ROWS = 2048
 BROKEN_SHARD = "broken shard"
+LAYOUTS = (
+    ("video", "conversations", "image", "reasoning_image"),  # Future-L1-50K
+    ("video", "conversations", "frames", "recon_frames"),  # TwiFF's training files
+    ("video", "question", "answer", "question_images_index", "reasoning_images_index"),  # TwiFF-2.7M
+)
+OPTIONAL_COLUMNS = ("answer", *GIVEN_COLUMNS)
+MAX_ROW_BYTES = 2**20
+"""Of the columns that are read, for parquet."""
+META, META_FIELDS = "meta_data", ("classification", "start", "end")
 
 
 class PulledTable(TrajectoryTable):
@@ -81,6 +98,31 @@ class FirstRows:
         at = np.searchsorted(self._ids, ids[order])
         self._ids = np.insert(self._ids, at, ids[order])
         self._rows = np.insert(self._rows, at, rows[order])
+
+
+def read_rows(path: Path) -> Iterator[Numbered]:
+    """The rows of a shard.  Raises ValueError, naming the file, for what is no shard or is corrupt."""
+    if path.name.endswith(".parquet"):
+        return parquet_rows(path, partial(_columns, path), MAX_ROW_BYTES)
+    return json_rows(path)
+
+
+def _columns(path: Path, schema: "pa.Schema") -> list[str]:
+    """The columns to read, of `meta_data` only three fields.  Raises ValueError if they make no layout."""
+    import pyarrow as pa
+
+    names = set(schema.names)
+    layout = next((columns for columns in LAYOUTS if set(columns) <= names), None)
+    if layout is None:
+        needed = " or ".join(str(list(columns)) for columns in LAYOUTS)
+        raise ValueError(f"{path} is not a TwiFF shard: it has columns {sorted(names)}, a shard needs {needed}")
+    columns = [*layout, *(name for name in OPTIONAL_COLUMNS if name in names and name not in layout)]
+    if META not in names:
+        return columns
+    meta = schema.field(META).type
+    if not pa.types.is_struct(meta):
+        return [*columns, META]
+    return [*columns, *(f"{META}.{field.name}" for field in meta if field.name in META_FIELDS)]
 
 
 def read_shard(path: Path, source: str) -> Iterator[Batch]:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from assets.toyworld.benchmarks import write_twiffbench
+from assets.toyworld.source import write_twiffbench
 from evaluation.benchmarks import twiffbench
 from evaluation.generation.local import encode
 from evaluation.latent_retrieval import LatentRetrievalConfig, LatentRetrievalJob, main

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from assets.toyworld.benchmarks import TWIFFBENCH_SCHEMA, write_futurebench, write_twiffbench
 from assets.toyworld.clips import write_batch
+from assets.toyworld.source import TWIFFBENCH_SCHEMA, write_futurebench, write_twiffbench
 from tests.fuzz.commands import Ended, ViolationError, run
 from tests.fuzz.mutants import altered, damaged
 from training.tiny import BASE

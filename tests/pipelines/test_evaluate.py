@@ -16,8 +16,8 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 
-from assets.toyworld.benchmarks import write_futurebench, write_twiffbench
 from assets.toyworld.clips import write_batch
+from assets.toyworld.source import write_futurebench, write_twiffbench
 from evaluation.evaluate import AnsweringFailedError
 from pipelines.cli.main import main
 from training.data.prompts import ANSWERS

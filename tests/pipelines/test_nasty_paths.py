@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from assets.toyworld.benchmarks import write_futurebench
 from assets.toyworld.clips import write_batch
+from assets.toyworld.source import write_futurebench
 from tests.pipelines.own_shards import Model, judge, write_shards
 from tests.served import served
 from training.runtime.project import python_variables

@@ -9,8 +9,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -213,12 +213,6 @@ def given_counts(row: Mapping[str, Any]) -> tuple[int | None, int | None]:
     if gain is not None and gain != p_v - p_t:
         raise RejectedRow("impossible counts", f"gain is {gain}, and {p_v} - {p_t} is {p_v - p_t}")
     return p_t, p_v
-
-
-def to_frame(trajectories: Iterable[Trajectory]) -> dy.DataFrame[TrajectoryTable]:
-    """Trajectories as a validated table."""
-    rows = [asdict(t) for t in trajectories]
-    return TrajectoryTable.validate(pl.DataFrame(rows, schema=TrajectoryTable.create_empty().schema))
 
 
 def _parse_twiff(row: Mapping[str, Any], source: str) -> Trajectory:

@@ -11,10 +11,9 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from assets.toyworld.benchmarks import FUTUREBENCH_HOPS, write_futurebench
 from assets.toyworld.broken import FAULTS
 from assets.toyworld.clips import BATCH, FRAMES, ClipJob, write_batch, write_clips
-from assets.toyworld.source import SourceSizes, write_source
+from assets.toyworld.source import FUTUREBENCH_HOPS, SourceSizes, write_futurebench, write_source
 from assets.toyworld.trajectories import Mix, Shard, draw_shard
 from training.data.keyframes import key_frame_pool
 from training.data.trajectory import parse_row

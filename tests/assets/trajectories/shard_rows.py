@@ -1,12 +1,15 @@
 """Rows as the published datasets have them, and files of rows."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import dataframely as dy
 import polars as pl
 
 from assets.trajectories.validate import Batch, PulledTable, Quarantine, read_shard
+from training.data.trajectory import Trajectory, TrajectoryTable
 
 
 def twiff_row(**changes: Any) -> dict[str, Any]:
@@ -72,3 +75,8 @@ def pull_shard(path: Path) -> Batch:
     rows = pl.concat([PulledTable.create_empty(), *(rows for rows, _ in batches)])
     rejected = pl.concat([Quarantine.create_empty(), *(rejected for _, rejected in batches)])
     return PulledTable.cast(rows), Quarantine.cast(rejected)
+
+
+def table_of(trajectories: list[Trajectory]) -> dy.DataFrame[TrajectoryTable]:
+    rows = [asdict(trajectory) for trajectory in trajectories]
+    return TrajectoryTable.validate(pl.DataFrame(rows, schema=TrajectoryTable.create_empty().schema))

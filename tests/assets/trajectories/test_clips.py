@@ -14,16 +14,15 @@ import pytest
 
 from assets.toyworld.broken import FAULTS
 from assets.toyworld.source import SourceSizes, write_source
-from assets.trajectories.clips import ClipTable, resolve_clips
-from assets.trajectories.roots import open_root
-from tests.assets.trajectories.shard_rows import pull_shard
+from assets.trajectories.clips import ClipTable, open_root, resolve_clips
+from tests.assets.trajectories.shard_rows import pull_shard, table_of
 from tests.footage import CLIPS, FOOTAGE
 from tests.numbered import HEIGHT, WIDTH, turned, write_clip
 from training.data.keyframes import key_frame_number
 from training.data.probe_pool import ProbePool
 from training.data.probing import Numbers
 from training.data.rejection import RejectedRow
-from training.data.trajectory import parse_row, to_frame
+from training.data.trajectory import parse_row
 from training.data.video import VideoInfo, read_frames
 from training.storage.hashing import file_digest
 
@@ -43,7 +42,7 @@ def rows(source: Path) -> pl.DataFrame:
 
 
 def rows_about(*videos: str, meta: dict[str, str] | None = None) -> pl.DataFrame:
-    rows = to_frame(
+    rows = table_of(
         parse_row(
             {
                 "video": video,
@@ -252,7 +251,7 @@ def test_a_name_that_leads_out_of_a_remote_root_is_rejected(
 ) -> None:
     bucket.pipe("/bucket/clips/a.mp4", b"")
     with pytest.raises(RejectedRow) as caught:
-        open_root("memory://bucket/clips", tmp_path).clip(name)
+        open_root("memory://bucket/clips", tmp_path)(name)
     assert caught.value.reason == reason
     assert not list(tmp_path.rglob("*.mp4"))
 

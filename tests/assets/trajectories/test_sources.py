@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from assets.trajectories.settings import SourceSettings
-from assets.trajectories.shards import DamagedShardError, shard_name
-from assets.trajectories.sources import listing, open_source
+from assets.trajectories.shards import DamagedShardError, Listing, shard_name
+from assets.trajectories.sources import open_source
 from tests.assets.trajectories.shard_rows import pull_shard, twiff_row, write
 from tests.hub import Hub, serve
 from training.runtime.project import PROJECT
@@ -30,6 +30,10 @@ CHUNK = 10 * 2**20  # what the hub's client writes at a time
 
 def settings(trajectories: Path | str, **changes: object) -> SourceSettings:
     return SourceSettings(trajectories=trajectories, clips=(), futurebench=Path(), twiffbench=Path(), **changes)
+
+
+def listing_of(settings: SourceSettings) -> Listing:
+    return open_source(settings.trajectories).listing()
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def test_a_folder_lists_its_shards_and_hands_them_out_as_they_lie(folder: Path, tmp_path: Path) -> None:
-    found = listing(settings(folder))
+    found = listing_of(settings(folder))
     assert list(found.shards) == NAMES
     assert [shard.bytes for shard in found.shards.values()] == [
         (folder / f"{name}.parquet").stat().st_size for name in NAMES
@@ -68,37 +72,37 @@ def test_a_folder_lists_its_shards_and_hands_them_out_as_they_lie(folder: Path, 
 
 
 def test_a_shard_that_appears_or_changes_changes_the_revision_and_one_that_is_read_does_not(folder: Path) -> None:
-    revisions = [listing(settings(folder)).revision]
+    revisions = [listing_of(settings(folder)).revision]
     (folder / f"{NAMES[0]}.parquet").read_bytes()
-    revisions.append(listing(settings(folder)).revision)
+    revisions.append(listing_of(settings(folder)).revision)
     write(folder / f"{NAMES[0]}.parquet", [twiff_row(video="BBBBBBBBBBB_0.mp4")])
-    revisions.append(listing(settings(folder)).revision)
+    revisions.append(listing_of(settings(folder)).revision)
     write(folder / "train-00002.parquet", [twiff_row()])
-    revisions.append(listing(settings(folder)).revision)
+    revisions.append(listing_of(settings(folder)).revision)
     assert revisions[0] == revisions[1] and len(set(revisions)) == 3
 
 
 def test_a_pattern_or_a_file_names_some_of_a_folder(folder: Path) -> None:
-    assert list(listing(settings(folder / "train-00001*.parquet")).shards) == NAMES[1:]
-    assert list(listing(settings(folder / f"{NAMES[0]}.parquet")).shards) == NAMES[:1]
+    assert list(listing_of(settings(folder / "train-00001*.parquet")).shards) == NAMES[1:]
+    assert list(listing_of(settings(folder / f"{NAMES[0]}.parquet")).shards) == NAMES[:1]
     (folder / "more").mkdir()
     (folder / "more" / "x.jsonl.gz").write_bytes(b"")
-    assert list(listing(settings(folder)).shards) == NAMES
-    assert list(listing(settings(folder / "**" / "*.jsonl.gz")).shards) == ["more--x"]
-    assert list(listing(settings(f"file://{folder}")).shards) == NAMES
+    assert list(listing_of(settings(folder)).shards) == NAMES
+    assert list(listing_of(settings(folder / "**" / "*.jsonl.gz")).shards) == ["more--x"]
+    assert list(listing_of(settings(f"file://{folder}")).shards) == NAMES
 
 
 @pytest.mark.parametrize("what", ["empty", "absent", "*.jsonl"])
 def test_where_there_is_no_shard_the_error_names_the_place(tmp_path: Path, what: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=rf"no shard .* in .*{what}".replace("*.j", r"\*\.j")):
-        listing(settings(tmp_path / what))
+        listing_of(settings(tmp_path / what))
 
 
 def test_two_files_of_one_name_are_an_error_that_names_both(folder: Path) -> None:
     (folder / f"{NAMES[0]}.jsonl").write_text("")
     with pytest.raises(ValueError, match=rf"{NAMES[0]}\.jsonl and .*{NAMES[0]}\.parquet"):
-        listing(settings(folder))
+        listing_of(settings(folder))
 
 
 @given(st.text(min_size=1).filter(lambda text: "\0" not in text), st.sampled_from([".parquet", ".jsonl.gz", ""]))
@@ -128,9 +132,9 @@ def test_shards_at_a_url_are_downloaded_once_for_each_of_their_versions(folder: 
     memory = fsspec.filesystem("memory")
     memory.put(str(folder), "/bucket/twiff", recursive=True)
     try:
-        found = listing(settings("memory://bucket/twiff"))
+        found = listing_of(settings("memory://bucket/twiff"))
         assert list(found.shards) == NAMES
-        assert list(listing(settings("memory://bucket/twiff/train-00001*")).shards) == NAMES[1:]
+        assert list(listing_of(settings("memory://bucket/twiff/train-00001*")).shards) == NAMES[1:]
         source = open_source("memory://bucket/twiff")
         with source.fetch(found.shards[NAMES[0]], tmp_path / "scratch") as path:
             assert pull_shard(path)[0].height == 1
@@ -138,7 +142,7 @@ def test_shards_at_a_url_are_downloaded_once_for_each_of_their_versions(folder: 
         with source.fetch(found.shards[NAMES[0]], tmp_path / "scratch") as path:
             assert path == first
         memory.pipe(f"/bucket/twiff/{NAMES[0]}.parquet", b"another")
-        again = listing(settings("memory://bucket/twiff")).shards[NAMES[0]]
+        again = listing_of(settings("memory://bucket/twiff")).shards[NAMES[0]]
         assert source.version(again) != source.version(found.shards[NAMES[0]])
         with source.fetch(again, tmp_path / "scratch") as path:
             assert path.read_bytes() == b"another"
@@ -149,12 +153,12 @@ def test_shards_at_a_url_are_downloaded_once_for_each_of_their_versions(folder: 
 
 def test_a_url_that_needs_a_library_says_which() -> None:
     with pytest.raises(ValueError, match=r"s3://bucket/twiff needs a library .*s3fs"):
-        listing(settings("s3://bucket/twiff"))
+        listing_of(settings("s3://bucket/twiff"))
 
 
 def test_a_branch_of_a_hub_is_resolved_to_the_commit_that_it_is(hub: Hub, folder: Path, tmp_path: Path) -> None:
     commit = hub.commit(REPO, folder.parent)
-    found = listing(settings(f"hf://datasets/{REPO}@main"))
+    found = listing_of(settings(f"hf://datasets/{REPO}@main"))
     assert found.revision == commit
     assert list(found.shards) == [f"data--{name}" for name in NAMES]  # settings.json is none, nor what is hidden
     shard = found.shards[f"data--{NAMES[0]}"]
@@ -170,12 +174,12 @@ def test_a_pinned_commit_stays_what_it_was_when_the_branch_goes_on(hub: Hub, fol
     commit = hub.commit(REPO, folder.parent)
     write(folder / "train-00002-of-00002.parquet", [twiff_row()])
     newer = hub.commit(REPO, folder.parent)
-    pinned = listing(settings(f"hf://datasets/{REPO}@{commit}/data"))
+    pinned = listing_of(settings(f"hf://datasets/{REPO}@{commit}/data"))
     assert (pinned.revision, list(pinned.shards)) == (commit, NAMES)
-    newest = listing(settings(f"hf://datasets/{REPO}@main/data/*.parquet"))
+    newest = listing_of(settings(f"hf://datasets/{REPO}@main/data/*.parquet"))
     assert (newest.revision, list(newest.shards)) == (newer, [*NAMES, "train-00002-of-00002"])
     assert newest.shards[NAMES[0]].stamp == pinned.shards[NAMES[0]].stamp
-    one = listing(settings(f"hf://datasets/{REPO}@{commit}/data/{NAMES[1]}.parquet"))
+    one = listing_of(settings(f"hf://datasets/{REPO}@{commit}/data/{NAMES[1]}.parquet"))
     assert list(one.shards) == NAMES[1:]
 
 
@@ -256,10 +260,10 @@ def test_a_busy_hub_is_asked_again_and_one_that_stays_busy_is_an_error(hub: Hub,
 
     hub.commit(REPO, folder)
     hub.busy = 2
-    assert list(listing(settings(f"hf://datasets/{REPO}@main")).shards) == NAMES
+    assert list(listing_of(settings(f"hf://datasets/{REPO}@main")).shards) == NAMES
     hub.busy = 100
     with pytest.raises(HfHubHTTPError, match="503"):
-        listing(settings(f"hf://datasets/{REPO}@main"))
+        listing_of(settings(f"hf://datasets/{REPO}@main"))
 
 
 def test_a_private_dataset_needs_the_token_which_the_storage_never_sees(
@@ -268,10 +272,10 @@ def test_a_private_dataset_needs_the_token_which_the_storage_never_sees(
     hub.commit(REPO, folder)
     hub.private[REPO] = "hf_secret"
     with pytest.raises(ValueError, match=f"no dataset {REPO}: .*set HF_TOKEN"):
-        listing(settings(f"hf://datasets/{REPO}@main"))
+        listing_of(settings(f"hf://datasets/{REPO}@main"))
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(ValueError, match="HF_TOKEN may not read it"):
-        listing(settings(f"hf://datasets/{REPO}@main"))
+        listing_of(settings(f"hf://datasets/{REPO}@main"))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     source = open_source(f"hf://datasets/{REPO}@main")
     with source.fetch(source.listing().shards[NAMES[0]], tmp_path / "scratch") as path:
@@ -282,4 +286,4 @@ def test_a_private_dataset_needs_the_token_which_the_storage_never_sees(
 def test_a_revision_that_is_not_there_is_a_mistake_with_its_name(hub: Hub, folder: Path) -> None:
     hub.commit(REPO, folder)
     with pytest.raises(ValueError, match="has no revision 'v2'"):
-        listing(settings(f"hf://datasets/{REPO}@v2"))
+        listing_of(settings(f"hf://datasets/{REPO}@v2"))

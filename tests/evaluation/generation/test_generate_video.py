@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from assets.toyworld.benchmarks import write_futurebench
 from assets.toyworld.clips import write_batch
+from assets.toyworld.source import write_futurebench
 from evaluation.benchmarks import futurebench
 from evaluation.generate import AnswerConfig, AnswerJob, main
 from training.data.prompts import prompt_frame, text, video

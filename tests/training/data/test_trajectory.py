@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.assets.trajectories.shard_rows import table_of
 from training.data.rejection import RejectedRow
 from training.data.trajectory import (
     MAX_TEXT,
@@ -19,7 +20,6 @@ from training.data.trajectory import (
     given_counts,
     marked,
     parse_row,
-    to_frame,
 )
 
 
@@ -218,7 +218,7 @@ def test_whatever_a_row_holds_it_is_a_trajectory_or_a_rejected_row(changes: dict
         trajectory = parse_row(twiff_row(**changes), "s", 0)
     except RejectedRow:
         return
-    to_frame([trajectory])  # what is accepted keeps the table's contract
+    table_of([trajectory])  # what is accepted keeps the table's contract
 
 
 @pytest.mark.parametrize("observed", [[1], [1, 2, 3]])
@@ -268,11 +268,11 @@ def test_a_category_is_told_by_how_its_label_begins(label: Any, category: str) -
 
 def test_trajectories_survive_the_table() -> None:
     trajectories = [parse_row(twiff_row(), "s", 0), parse_row(twiff_row(video="b.mp4"), "s", 1)]
-    assert to_frame(trajectories).to_dicts() == json.loads(json.dumps([asdict(t) for t in trajectories]))
-    assert to_frame([]).is_empty()
+    assert table_of(trajectories).to_dicts() == json.loads(json.dumps([asdict(t) for t in trajectories]))
+    assert table_of([]).is_empty()
 
 
 def test_the_table_refuses_a_future_frame_that_was_observed() -> None:
-    table = to_frame([parse_row(twiff_row(), "s", 0)]).with_columns(observed=pl.lit([3], dtype=pl.List(pl.Int64)))
+    table = table_of([parse_row(twiff_row(), "s", 0)]).with_columns(observed=pl.lit([3], dtype=pl.List(pl.Int64)))
     with pytest.raises(dy.exc.ValidationError, match="future_follows_observed"):
         TrajectoryTable.validate(table)
