@@ -1,14 +1,15 @@
-"""Asks models through the answering program: many prompt tables, one start, one artifact for each set of tables.
+"""Generates answers for assets: many jobs, one start of `evaluation.generate`, one artifact for each set of jobs.
 
 Importing torch and loading a model costs more than many a table takes, so whatever a run still needs goes into one
-program, or into as many as the machine runs side by side. What was published before is not asked again; what a killed
-run had finished is not either.
+program, or into as many as the machine runs side by side. What was published before is not generated again; what a
+killed run had finished is not either.
 """
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,9 @@ import polars as pl
 from assets.framework.store import AssetStore, Work
 from assets.launching.launcher import Launcher, Start
 from assets.launching.program import Context
-from evaluation.generation.controls import ControlName
-from evaluation.generation.curtailment import GainRule
-from evaluation.generation.requests import Asking, InterventionName
+from evaluation.generation.jobs import AnswerJob, GenerateConfig
 from training.chat.endpoint import EndpointSettings
 from training.grading.judge import JudgeSettings
-from training.grading.parsers import ParserName
 from training.storage.artifacts import Artifact
 from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
@@ -30,68 +28,24 @@ from training.storage.parquet import read_parquet
 PROGRAM = "evaluation.generate"
 
 
-class AnswerSettings(Asking):
-    """How a model is asked, and for how many answers: fields of an answering job."""
-
-    samples: int = 1
-    system: str | None = None
-
-
 @dataclass(frozen=True)
-class Scored:
-    """That a job's prompts are both conditions of rows, whose visual gain decides what is asked.
+class AnswerWork:
+    """An artifact of answers to one prompt table.
 
-    `references` makes the table of row_id, question and answer.
+    `jobs`: by name, each an AnswerJob but for its name and its prompts; a job's answers become `{name}.parquet`, and
+    the prompts without an answer `{name}.failed`.
     """
-
-    rule: GainRule
-    references: Callable[[], pl.DataFrame]
-    parser: ParserName
-
-
-@dataclass(frozen=True)
-class Job:
-    """One prompt table for one model; its answers become `{name}.parquet` of the artifact, and the prompts that could
-    not be asked `{name}.failed`.
-
-    `checkpoint`: None where the endpoint has the model; `ledger`: where the answers stay for other versions of the
-    artifact.  `intervention` to `reference_latents` are the answering program's (evaluation.generate.AnswerJob).
-    """
-
-    name: str
-    checkpoint: Path | None
-    prompts: Callable[[], pl.DataFrame]
-    settings: AnswerSettings
-    seed: int
-    intervention: InterventionName = "none"
-    control: ControlName = "none"
-    keep_latents: bool = False
-    reference_latents: Path | None = None
-    ledger: Path | None = None
-    scored: Scored | None = None
-
-
-@dataclass(frozen=True)
-class Server:
-    """Who is asked over the network: the model, if it is served, and the judge between rounds of scored jobs."""
-
-    endpoint: EndpointSettings | None = None
-    judge: JudgeSettings | None = None
-
-
-@dataclass(frozen=True)
-class Asked:
-    """An artifact of answers that is wanted, and the jobs that it is made of."""
 
     work: Work
-    jobs: Sequence[Job]
+    prompts: Callable[[], pl.DataFrame]
+    jobs: Mapping[str, partial[AnswerJob]]
 
 
-def again(of: Callable[[Mapping[str, str]], Work], retry_refused: bool) -> Work:
+def next_work(of: Callable[[Mapping[str, str]], Work], retry_refused: bool) -> Work:
     """The work that holds the answers now, or the one to do next where prompts were left without an answer.
 
-    `of` makes the work from further inputs.  What was pending is asked again at each start, what was refused where that
-    is wanted; each time makes a version of its own, which names the one before.
+    `of` makes the work from further inputs.  Pending prompts are sent again at each start, refused ones where that is
+    wanted; each time makes a version of its own, which names the one before.
     """
     work = of({})
     while (made := work.published()) is not None:
@@ -103,104 +57,82 @@ def again(of: Callable[[Mapping[str, str]], Work], retry_refused: bool) -> Work:
     return work
 
 
-def answer_all(
+def generate_answers(
     context: Context,
     store: AssetStore,
     launcher: Launcher,
     device: str,
-    wanted: Mapping[str, Asked],
-    server: Server | None = None,
+    wanted: Mapping[str, AnswerWork],
+    endpoint: EndpointSettings | None = None,
+    judge: JudgeSettings | None = None,
 ) -> dict[str, Artifact]:
-    """The artifacts that are wanted, by their names; what is missing is made in one go."""
-    found = {name: asked.work.found() for name, asked in wanted.items()}
-    missing = {name: asked for name, asked in wanted.items() if found[name] is None}
+    """The artifacts that are wanted, by their names; what is missing is made in one go.
+
+    `endpoint`: the server of the jobs without a checkpoint; `judge`: for the jobs that score visual gain.
+    """
+    artifacts = {name: answers.work.found() for name, answers in wanted.items()}
+    missing = {name: answers for name, answers in wanted.items() if artifacts[name] is None}
     if missing:
-        folder = store.scratch / "answers" / digest({name: asked.work.version for name, asked in wanted.items()})
-        _run(context, launcher, device, folder, missing, server or Server())
-        found |= {name: _publish(asked, folder, name) for name, asked in missing.items()}
+        folder = store.scratch / "answers" / digest({name: answers.work.version for name, answers in wanted.items()})
+        jobs = [job for name, answers in missing.items() for job in _jobs(folder, name, answers)]
+        seconds = _run(context, launcher, folder, partial(
+            GenerateConfig, answers=folder / "answers", endpoint=endpoint, judge=judge,
+            device="cpu" if endpoint else device,  # a served model leaves this machine's devices alone
+        ), jobs)  # fmt: skip
+        artifacts |= {name: _publish(answers, folder, name, seconds) for name, answers in missing.items()}
         shutil.rmtree(folder)
-    return {name: artifact for name, artifact in found.items() if artifact is not None}
+    return {name: artifact for name, artifact in artifacts.items() if artifact is not None}
+
+
+def _jobs(folder: Path, name: str, answers: AnswerWork) -> list[AnswerJob]:
+    """The jobs of one artifact, their prompts written."""
+    prompts = folder / "prompts" / f"{_file(name)}.parquet"
+    prompts.parent.mkdir(parents=True, exist_ok=True)
+    answers.prompts().write_parquet(prompts)
+    return [make(name=_file(name, job), prompts=prompts) for job, make in answers.jobs.items()]
 
 
 def _run(
-    context: Context,
-    launcher: Launcher,
-    device: str,
-    folder: Path,
-    missing: Mapping[str, Asked],
-    server: Server,
-) -> None:
-    for name in ("prompts", "answers", "references"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    jobs = [_config(folder, _file(name, job), job) for name, asked in missing.items() for job in asked.jobs]
-    jobs.sort(key=lambda job: (job["checkpoint"] or "", job["name"]))  # a program loads few checkpoints
-    # One client asks a server, as it limits the requests in flight.
-    max_parallel = 1 if server.endpoint else launcher.max_parallel(PROGRAM)
-    size = -(-len(jobs) // max_parallel)
-    shares = [jobs[i : i + size] for i in range(0, len(jobs), size)]
-    common = {
-        "device": "cpu" if server.endpoint else device,  # a served model leaves this machine's devices alone
-        "answers": str(folder / "answers"),
-        "endpoint": server.endpoint.model_dump(mode="json") if server.endpoint else None,
-        "judge": server.judge.model_dump(mode="json") if server.judge else None,
-    }
-    starts = [Start(PROGRAM, folder / "programs" / str(i), {**common, "jobs": share}) for i, share in enumerate(shares)]
+    context: Context, launcher: Launcher, folder: Path, config: partial[GenerateConfig], jobs: list[AnswerJob]
+) -> dict[str, float]:
+    """Runs the jobs; the seconds of each, which share the programs' time out as their answers took it."""
+    (folder / "answers").mkdir(exist_ok=True)
+    jobs.sort(key=lambda job: (str(job.checkpoint or ""), job.name))  # a program loads few checkpoints
+    served = any(job.checkpoint is None for job in jobs)
+    parallel = 1 if served else launcher.max_parallel(PROGRAM)  # a server's one client knows how much it can take
+    size = -(-len(jobs) // parallel)
+    configs = [
+        config(out=folder / "programs" / str(number), jobs=jobs[first : first + size])
+        for number, first in enumerate(range(0, len(jobs), size))
+    ]
+    starts = [Start(PROGRAM, one.out, one.model_dump(mode="json", exclude={"out"})) for one in configs]
     started = time.monotonic()
     results = launcher.run_parallel(context, starts)
-    spent = time.monotonic() - started
-    own = {name: told["seconds"] for result in results for name, told in result.items()}
-    total = sum(own.values()) or 1.0
-    (folder / "seconds").mkdir(exist_ok=True)
-    for name, seconds in own.items():
-        (folder / "seconds" / name).write_text(str(spent * seconds / total))
+    elapsed = time.monotonic() - started
+    answering = {name: counts["seconds"] for result in results for name, counts in result.items()}
+    total = sum(answering.values()) or 1.0
+    return {name: elapsed * seconds / total for name, seconds in answering.items()}
 
 
-def _config(folder: Path, name: str, job: Job) -> dict[str, Any]:
-    """A job as the program reads it, its tables written."""
-    prompts = folder / "prompts" / f"{name}.parquet"
-    job.prompts().write_parquet(prompts)
-    gain = None
-    if job.scored:
-        references = folder / "references" / f"{name}.parquet"
-        job.scored.references().write_parquet(references)
-        gain = {"rule": job.scored.rule.model_dump(), "references": str(references), "parser": job.scored.parser}
-    return {
-        "name": name,
-        "checkpoint": str(job.checkpoint) if job.checkpoint else None,
-        "prompts": str(prompts),
-        "intervention": job.intervention,
-        "control": job.control,
-        "keep_latents": job.keep_latents,
-        "reference_latents": str(job.reference_latents) if job.reference_latents else None,
-        "seed": job.seed,
-        "ledger": str(job.ledger) if job.ledger else None,
-        "gain": gain,
-        **job.settings.model_dump(mode="json"),
-    }
-
-
-def _publish(asked: Asked, folder: Path, name: str) -> Artifact:
-    """The program's start is shared out by the time that the jobs took."""
-
-    def take(workspace: Path) -> dict[str, Any]:
+def _publish(answers: AnswerWork, folder: Path, name: str, seconds: Mapping[str, float]) -> Artifact:
+    def collect(workspace: Path) -> dict[str, Any]:
         names = ("answers", "unreadable", "pending", "unfinished", "latent_tokens", "text_tokens")
         counts: dict[str, Any] = dict.fromkeys(names, 0)
-        for job in asked.jobs:
-            table = folder / "answers" / f"{_file(name, job)}.parquet"
-            answers, failed = read_parquet(table), read_parquet(table.with_suffix(".failed"))
-            answers.write_parquet(workspace / f"{job.name}.parquet")
-            failed.write_parquet(workspace / f"{job.name}.failed")
-            counts["unreadable"] += failed.height
-            counts["pending"] += int(failed["pending"].sum())
-            counts["answers"] += answers.height
-            counts["unfinished"] += answers.height - int(answers["finished"].sum())
-            counts["latent_tokens"] += int(answers["latent_tokens"].sum())
-            counts["text_tokens"] += int(answers["text_tokens"].sum())
+        for job in answers.jobs:
+            path = folder / "answers" / f"{_file(name, job)}.parquet"
+            table, refused = read_parquet(path), read_parquet(path.with_suffix(".failed"))
+            table.write_parquet(workspace / f"{job}.parquet")
+            refused.write_parquet(workspace / f"{job}.failed")
+            counts["unreadable"] += refused.height
+            counts["pending"] += int(refused["pending"].sum())
+            counts["answers"] += table.height
+            counts["unfinished"] += table.height - int(table["finished"].sum())
+            counts["latent_tokens"] += int(table["latent_tokens"].sum())
+            counts["text_tokens"] += int(table["text_tokens"].sum())
         return counts
 
-    spent = sum(float((folder / "seconds" / _file(name, job)).read_text()) for job in asked.jobs)
-    return asked.work.do(take, spent_before=spent)
+    return answers.work.do(collect, spent_before=sum(seconds[_file(name, job)] for job in answers.jobs))
 
 
-def _file(name: str, job: Job) -> str:
-    return f"{name}.{job.name}".replace("/", ".")
+def _file(*names: str) -> str:
+    return ".".join(names).replace("/", ".")

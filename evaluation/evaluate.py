@@ -19,6 +19,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ import polars as pl
 
 from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers, sampled
 from evaluation.benchmarks.cost import latency
-from evaluation.generate import FAILED
-from evaluation.generation.asked import Asked, run_of
+from evaluation.generate import REFUSALS
+from evaluation.generation.jobs import AnswerJob, GenerateConfig
 from evaluation.generation.ledger import Ledger, keyed
 from training.grading.judge import Judge
 from training.runtime import supervisor
@@ -55,23 +56,26 @@ class AnsweringFailedError(RuntimeError):
 def answer(
     benchmark: Benchmark,
     source: Path,
-    asked: Asked,
+    make_job: partial[AnswerJob],
     out: Path,
     limit: int | None,
     device: str,
     retry_refused: bool = False,
+    timed: int = 0,
 ) -> None:
-    """Asks whatever is not in the ledger yet; `limit`: so many of the items, the same on every machine.
+    """Generates the answers that are not in the ledger yet; `limit`: so many of the items, the same on every machine.
 
-    With `retry_refused`, prompts that were refused are asked again, too.
+    `make_job`: an AnswerJob but for its name, prompts and ledger.  With `retry_refused`, prompts that were refused are
+    sent again, too.  `timed`: so many of the prompts are answered once more, one at a time, to measure latency.
 
-    Raises ValueError for what cannot be asked as it is, AnsweringFailedError where the program fails.
+    Raises ValueError for a job or items that cannot be answered, AnsweringFailedError where the program fails.
     """
+    out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         if retry_refused:  # what was answered is in the ledger
             (out / ABOUT).unlink(missing_ok=True)
-        _answer(benchmark, source, asked, out, limit, device)
+        _answer(benchmark, source, make_job, out, limit, device, timed)
 
 
 @contextmanager
@@ -85,18 +89,28 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _answer(benchmark: Benchmark, source: Path, asked: Asked, out: Path, limit: int | None, device: str) -> None:
+def _answer(
+    benchmark: Benchmark,
+    source: Path,
+    make_job: partial[AnswerJob],
+    out: Path,
+    limit: int | None,
+    device: str,
+    timed: int,
+) -> None:
+    job = make_job(name="answers", prompts=out / WORK / "prompts.parquet")
+    assert job.checkpoint is not None
     everything = benchmark.items(source)
     table = sampled(everything, limit)
     prompts = keyed(benchmark.prompts(table))
-    run = run_of(asked, prompts)
+    run = job.ledger_contents(prompts)
     about = {
         "benchmark": benchmark.name,
         "settings": benchmark.settings.model_dump(mode="json"),
-        "checkpoint": {"name": "/".join(asked.checkpoint.absolute().parts[1:][-4:]), "hash": run["model"]},
+        "checkpoint": {"name": "/".join(job.checkpoint.absolute().parts[1:][-4:]), "hash": run["model"]},
         "run": run,
-        "batch_size": asked.asking.batch_size,
-        "timed": asked.timed,
+        "batch_size": job.generation.batch_size,
+        "timed": timed,
         "prompts": digest(sorted(prompts["key"])),
         "limit": None if table.height == everything.height else {"asked": table.height, "of": everything.height},
     }
@@ -105,7 +119,8 @@ def _answer(benchmark: Benchmark, source: Path, asked: Asked, out: Path, limit: 
     if (told := held(out)) is None or told | {"settings": about["settings"]} != about:
         (out / ABOUT).unlink(missing_ok=True)
         _write_json(out / LEDGER / f"{digest(run)}.json", run)
-        _program(asked, prompts, out, digest(run), device)
+        ledger = out / LEDGER / f"{digest(run)}.jsonl"
+        _generate(job.model_copy(update={"ledger": ledger}), ledger, prompts, out, device, timed)
     _write_json(out / ABOUT, about)
 
 
@@ -141,65 +156,48 @@ def held(out: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _program(asked: Asked, prompts: pl.DataFrame, out: Path, ledger: str, device: str) -> None:
-    """Has the prompts answered, and the tables put into their places; what the ledger holds needs no program."""
-    work, path = out / WORK, out / LEDGER / f"{ledger}.jsonl"
+def _generate(job: AnswerJob, ledger: Path, prompts: pl.DataFrame, out: Path, device: str, timed: int) -> None:
+    """Generates the answers, and puts the tables into their places; what the ledger holds needs no program."""
+    work = out / WORK
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    known = Ledger(path, dict(prompts.select("key", "prompt_id").iter_rows()))
-    if len(known) == prompts.height:
+    held = Ledger(ledger, dict(prompts.select("key", "prompt_id").iter_rows()))
+    if len(held) == prompts.height:
         with whole(out / ANSWERS) as answers, whole(out / REFUSED) as refused:
-            known.table(1).write_parquet(answers)
-            pl.DataFrame(schema=FAILED).write_parquet(refused)
+            held.table(1).write_parquet(answers)
+            pl.DataFrame(schema=REFUSALS).write_parquet(refused)
     else:
-        _ask(work / "answers", [_job("answers", asked, prompts, work, path)], device)
+        prompts.write_parquet(job.prompts)
+        _run(GenerateConfig(out=work / "answers", device=device, jobs=[job]))
         for name, made in ((ANSWERS, "answers.parquet"), (REFUSED, "answers.failed")):
             (work / "answers" / made).replace(out / name)
     (out / TIMED).unlink(missing_ok=True)
-    if asked.timed:
-        first, timed = prompts.head(1), prompts.head(asked.timed)
-        jobs = [_job(name, asked, rows, work, None, 1) for name, rows in (("1_warm_up", first), ("2_timed", timed))]
-        _ask(work / "timed", jobs, device, vision_cache_gib=0.0)
+    if timed:
+        one_at_a_time = {"generation": job.generation.model_copy(update={"batch_size": 1}), "ledger": None}
+        jobs = []
+        for name, count in (("1_warm_up", 1), ("2_timed", timed)):
+            path = work / f"{name}.prompts.parquet"
+            prompts.head(count).write_parquet(path)
+            jobs.append(job.model_copy(update={"name": name, "prompts": path, **one_at_a_time}))
+        _run(GenerateConfig(out=work / "timed", device=device, jobs=jobs, vision_cache_gib=0.0))
         (work / "timed" / "2_timed.parquet").replace(out / TIMED)
     shutil.rmtree(work)
 
 
-def _job(
-    name: str, asked: Asked, prompts: pl.DataFrame, work: Path, ledger: Path | None, batch_size: int | None = None
-) -> dict[str, Any]:
-    """A job of the answering program, its prompts written."""
-    path = work / f"{name}.prompts.parquet"
-    prompts.write_parquet(path)
-    asking = asked.asking.model_dump(mode="json") | ({"batch_size": batch_size} if batch_size else {})
-    latents = {"reference_latents": str(asked.reference_latents.absolute())} if asked.reference_latents else {}
-    return {
-        "name": name,
-        "checkpoint": str(asked.checkpoint.absolute()),
-        "prompts": str(path.absolute()),
-        "ledger": str(ledger.absolute()) if ledger else None,
-        "seed": asked.seed,
-        "intervention": asked.intervention,
-        "control": asked.control,
-        **asking,
-        **latents,
-    }
-
-
-def _ask(folder: Path, jobs: list[dict[str, Any]], device: str, **caches: float) -> None:
-    """Runs the answering program to its end; it ends with this process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "config.json"
-    _write_json(config, {"out": str(folder.absolute()), "device": device, "jobs": jobs, **caches})
-    own = [sys.executable, "-m", PROGRAM, "--config", str(config.absolute())]
+def _run(config: GenerateConfig) -> None:
+    """Runs the generation program to its end; it ends with this process, however that ends."""
+    path = config.out / "config.json"
+    _write_json(path, config.model_dump(mode="json"))
+    command = [sys.executable, "-m", PROGRAM, "--config", str(path)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **python_variables()}
-    process = supervisor.start(own, DEADLINES, env=environment, stdout=2)  # its log is not our result
+    process = supervisor.start(command, DEADLINES, env=environment, stdout=2)  # its log is not our result
     try:
         status = process.wait()
     finally:
         with defer_interrupts():
             supervisor.end(process, DEADLINES)
     if status == CONFIG_ERROR:
-        raise ValueError(f"{PROGRAM} refuses what it was asked ({config}); what it says is above")
+        raise ValueError(f"{PROGRAM} refuses its config ({path}); its message is above")
     if status != 0:
         raise AnsweringFailedError(f"{PROGRAM} ended with status {status}; the same command goes on from here")
 

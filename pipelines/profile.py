@@ -25,14 +25,13 @@ from assets.curation.selection import SelectionSettings
 from assets.curation.settings import CurationSettings
 from assets.framework.partitions import BASE, Checkpoints
 from assets.framework.settings import Settings
-from assets.generation import AnswerSettings
 from assets.launching.launcher import LaunchSettings
 from assets.toyworld.source import SourceSizes
 from assets.trajectories.settings import SourceSettings
 from evaluation.benchmarks.futurebench import FutureBenchSettings
 from evaluation.benchmarks.twiffbench import TwiffBenchSettings
 from evaluation.generation.controls import CONTROLS
-from evaluation.generation.requests import INTERVENTIONS
+from evaluation.generation.jobs import INTERVENTIONS, GenerationConfig
 from training import recipes, tiny
 from training.grading import toy_judge
 from training.grading.judge import JudgeSettings
@@ -98,7 +97,7 @@ def demo(home: Path, seed: int = 0) -> Profile:
     """A known world, a tiny Qwen3-VL, two CPU cores, minutes; nothing is downloaded. Also the tests' fixture."""
     source = home / "artifacts" / "toyworld" / "source" / "current"
     tokens = (4, 16)
-    greedy = AnswerSettings(max_new_tokens=48, batch_size=256, image_tokens=tokens)
+    greedy = GenerationConfig(max_new_tokens=48, batch_size=256, image_tokens=tokens)
     return Profile(
         name="demo",
         home=home,
@@ -114,7 +113,7 @@ def demo(home: Path, seed: int = 0) -> Profile:
         base=tiny.BASE,
         curation=CurationSettings(
             prompts=PromptSettings(hint_tokens=4),
-            answers=AnswerSettings(samples=8, temperature=1.0, max_new_tokens=6, batch_size=256, image_tokens=tokens),
+            answers=GenerationConfig(samples=8, temperature=1.0, max_new_tokens=6, batch_size=256, image_tokens=tokens),
             parser="option_text",
             audit=1.0,  # every row in full: the histogram is of all rows
             selection=SelectionSettings(top=2400),
@@ -175,7 +174,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
         base=home / "models" / "Qwen3-VL-8B-Instruct",
         curation=CurationSettings(
             prompts=PromptSettings(instruction="Give the final answer inside <answer> </answer>."),
-            answers=AnswerSettings(
+            answers=GenerationConfig(
                 samples=8, temperature=1.0, max_new_tokens=1024, batch_size=128, image_tokens=image_tokens
             ),
             parser="strict",
@@ -187,10 +186,10 @@ def paper(home: Path, seed: int = 0) -> Profile:
         rl=tuple(_paper_run(name) for name in recipes.RL_NAMES["paper"]),
         benchmarks=BenchmarkSettings(
             futurebench=FutureBenchRun(
-                recipe=FutureBenchSettings(), answers=AnswerSettings(max_new_tokens=2048, **benchmark)
+                recipe=FutureBenchSettings(), answers=GenerationConfig(max_new_tokens=2048, **benchmark)
             ),
             twiffbench=TwiffBenchRun(
-                recipe=TwiffBenchSettings(), answers=AnswerSettings(max_new_tokens=4096, **benchmark)
+                recipe=TwiffBenchSettings(), answers=GenerationConfig(max_new_tokens=4096, **benchmark)
             ),
             necessity=NecessitySettings(
                 models=("future_l1", "la_dapo"), interventions=INTERVENTIONS[1:], controls=CONTROLS[1:], n=None

@@ -16,8 +16,8 @@ import torch
 
 from assets.trajectories.clips import resolve_clips
 from evaluation.benchmarks import futurebench
-from evaluation.generate import AnswerConfig, AnswerJob
 from evaluation.generate import main as answer
+from evaluation.generation.jobs import AnswerJob, GenerateConfig, GenerationConfig
 from tests.assets.trajectories.shard_rows import pull_shard
 from tests.footage import CLIPS, FOOTAGE
 from training.data.keyframes import key_frame_number, key_frame_pool
@@ -146,10 +146,12 @@ def test_benchmark_items_on_real_clips_are_answered(trained: Path, tmp_path: Pat
     table = futurebench.items(tmp_path, settings)
     futurebench.prompts(table, settings).write_parquet(tmp_path / "prompts.parquet")
     job = AnswerJob(
-        name="answers", checkpoint=trained, prompts=tmp_path / "prompts.parquet", max_new_tokens=12, batch_size=4,
-        image_tokens=(4, 24), system=LATENT_CONFIG.system_prompt,
+        name="answers", checkpoint=trained, prompts=tmp_path / "prompts.parquet",
+        generation=GenerationConfig(
+            max_new_tokens=12, batch_size=4, image_tokens=(4, 24), system=LATENT_CONFIG.system_prompt
+        ),
     )  # fmt: skip
-    result = answer(AnswerConfig(out=tmp_path, device="cpu", jobs=[job]), Reporter(tmp_path, quiet=True))
+    result = answer(GenerateConfig(out=tmp_path, device="cpu", jobs=[job]), Reporter(tmp_path, quiet=True))
     assert (result["answers"]["answers"], result["answers"]["unreadable"]) == (4, 0)
     report = futurebench.report(table, pl.read_parquet(tmp_path / "answers.parquet"), settings)
     assert (report["items"], report["answered"]) == (4, 4)

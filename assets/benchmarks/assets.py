@@ -1,7 +1,7 @@
 """Benchmarks of every model: items, and answers by one program for all that is missing."""
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import Checkpoints
 from assets.framework.store import AssetStore
-from assets.generation import PROGRAM, Asked, Job, answer_all
+from assets.generation import PROGRAM, AnswerWork, generate_answers
 from assets.launching.launcher import Launcher
 from assets.trajectories.settings import SourceSettings
 from evaluation.benchmarks import futurebench, twiffbench
+from evaluation.generation.jobs import AnswerJob
 from evaluation.generation.ledger import keyed
 from training.data.prompts import BenchmarkAnswerTable
 from training.storage.artifacts import MODEL
@@ -168,17 +169,18 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
             name, partition = checkpoints.artifact(model)
             checkpoint = store.current(name, partition)
             for key, items, prompts, answers, code in benchmarks:
-                asked = answers.model_copy(update=tried)
+                generation = answers.model_copy(update=tried)
                 inputs = {items: store.current(items), "checkpoint": checkpoint}
-                told = {"answers": asked.model_dump(mode="json"), "seed": seed}
-                sampling = asked.model_dump(mode="json", exclude={"batch_size", "samples"})
-                about = {"model": checkpoint.version, "sampling": sampling, "seed": seed}
+                told = {"answers": generation.model_dump(mode="json"), "seed": seed}
+                about = {"model": checkpoint.version, "sampling": generation.sampling(), "seed": seed}
                 ledger = store.ledger("benchmarks", about) / f"{key.partition('/')[0]}.jsonl"
-                wanted[f"{key}/{model}"] = Asked(
-                    store.work(key, inputs, told, code, model),
-                    [Job("answers", checkpoint.folder(MODEL), prompts, asked, seed, keep_latents=True, ledger=ledger)],
-                )
-        artifacts = answer_all(context, store, launcher, device, wanted)
+                job = partial(
+                    AnswerJob, checkpoint=checkpoint.folder(MODEL), generation=generation, seed=seed,
+                    keep_latents=True, ledger=ledger,
+                )  # fmt: skip
+                work = store.work(key, inputs, told, code, model)
+                wanted[f"{key}/{model}"] = AnswerWork(work, prompts, {"answers": job})
+        artifacts = generate_answers(context, store, launcher, device, wanted)
         for key, *_ in benchmarks:
             own = {model: artifacts[f"{key}/{model}"] for model in context.partition_keys}
             yield batch_result(context, store, declared[key], own)

@@ -23,10 +23,11 @@ from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import BASE, Checkpoints
 from assets.framework.store import AssetStore, write_json
-from assets.generation import PROGRAM, Asked, Job, answer_all
+from assets.generation import PROGRAM, AnswerWork, generate_answers
 from assets.launching.launcher import Launcher
 from evaluation.benchmarks import futurebench
 from evaluation.benchmarks.benchmark import sampled
+from evaluation.generation.jobs import AnswerJob
 from evaluation.latents.necessity import necessity_report
 from evaluation.latents.retrieval_report import MEAN_FILE
 from training.storage.artifacts import MODEL
@@ -82,12 +83,14 @@ def necessity_asset(
             }
             inputs = {FUTURE_ITEMS: items, "checkpoint": checkpoint, LATENT_RETRIEVAL: means}
             work = store.work(INTERVENED, inputs, told, INTERVENED_CODE, model)
-            job = partial(Job, checkpoint=checkpoint.folder(MODEL), prompts=prompts, settings=run.answers, seed=seed)
+            job = partial(AnswerJob, checkpoint=checkpoint.folder(MODEL), generation=run.answers, seed=seed)
             mean = {"mean": means.file(MEAN_FILE)}
-            jobs = [job(name=i, intervention=i, reference_latents=mean.get(i)) for i in on_latents[model]]
-            jobs += [job(name=control, control=control) for control in chosen.controls]
-            wanted[f"{INTERVENED}/{model}"] = Asked(work, jobs)
-        answers = answer_all(context, store, launcher, device, wanted)
+            jobs: dict[str, partial[AnswerJob]] = {
+                i: partial(job, intervention=i, reference_latents=mean.get(i)) for i in on_latents[model]
+            }  # fmt: skip
+            jobs |= {control: partial(job, control=control) for control in chosen.controls}
+            wanted[f"{INTERVENED}/{model}"] = AnswerWork(work, prompts, jobs)
+        answers = generate_answers(context, store, launcher, device, wanted)
 
         def compare(workspace: Path, model: str) -> dict[str, Any]:
             graded = partial(futurebench.graded, table, parser=run.recipe.parser)

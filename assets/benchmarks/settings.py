@@ -5,25 +5,24 @@ from typing import ClassVar
 from pydantic import Field
 
 from assets.framework.settings import RunOverrides, Settings
-from assets.generation import AnswerSettings
 from evaluation.benchmarks.futurebench import FutureBenchSettings
 from evaluation.benchmarks.twiffbench import TwiffBenchSettings
 from evaluation.generation.controls import ControlName
-from evaluation.generation.requests import InterventionName
+from evaluation.generation.jobs import GenerationConfig, InterventionName
 
 
 class FutureBenchRun(Settings):
     """FutureBench: how items are shown and read, and how models are asked."""
 
     recipe: FutureBenchSettings
-    answers: AnswerSettings
+    answers: GenerationConfig
 
 
 class TwiffBenchRun(Settings):
     """TwiFF-Bench: the same."""
 
     recipe: TwiffBenchSettings
-    answers: AnswerSettings
+    answers: GenerationConfig
 
 
 class NecessitySettings(Settings):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from assets.framework.partitions import SHARD_PARTITIONING
 from assets.framework.resources import JudgeAccess
 from assets.framework.retries import after_outages
 from assets.framework.store import AssetStore, Work
-from assets.generation import PROGRAM, Asked, Job, Scored, Server, again, answer_all
+from assets.generation import PROGRAM, AnswerWork, generate_answers, next_work
 from assets.launching.launcher import Launcher
 from assets.trajectories.assets import CLIPS, TRAJECTORIES
 from assets.trajectories.usable import UsableTable, repeats_of_earlier_shards, usable_rows
 from evaluation.generation.image_factor import QWEN3_VL, image_factor, unknown_factor
+from evaluation.generation.jobs import AnswerJob, VisualGainScoring
 from training.chat.endpoint import EndpointSettings
 from training.data.prompts import AnswerTable
 from training.grading.judge import Judge
@@ -96,7 +97,7 @@ def _answers(settings: CurationSettings, seed: int, device: str, base: Path) -> 
     ) -> Iterator[dg.MaterializeResult[None]]:
         local = None if served else store.current(BASE)
         model = local.version if local else settings.endpoint.model  # type: ignore[union-attr]
-        sampling = settings.answers.model_dump(mode="json", exclude={"batch_size", "samples"})
+        sampling = settings.answers.sampling()
         endpoint = settings.endpoint and _with_image_factor(context, settings.endpoint, base)
         if endpoint and endpoint.image_factor != QWEN3_VL:  # older ledgers are of that one
             sampling["image_factor"] = endpoint.image_factor
@@ -110,7 +111,6 @@ def _answers(settings: CurationSettings, seed: int, device: str, base: Path) -> 
             "seed": seed,
         }
         repeats = repeats_of_earlier_shards(store, context.partition_keys)
-        usable = lru_cache(maxsize=1)(partial(usable_rows, store))  # prompts and references come from one reading
         wanted = {}
         for shard in context.partition_keys:
             repeated = repeats.filter(shard=shard)["row_id"].to_list()
@@ -118,28 +118,22 @@ def _answers(settings: CurationSettings, seed: int, device: str, base: Path) -> 
                 TRAJECTORIES: store.current(TRAJECTORIES, shard), CLIPS: store.current(CLIPS, shard), "model": model,
                 "repeated": digest(repeated),
             }  # fmt: skip
-            rows = partial(usable, shard)
 
             def work(more: Mapping[str, str], shard: str = shard, inputs: dict[str, Artifact | str] = inputs) -> Work:
                 return store.work(ANSWERS, inputs | dict(more), config, ANSWERS_CODE, shard)
 
-            wanted[shard] = Asked(
-                again(work, settings.retry_refused),
-                [
-                    Job(
-                        "answers",
-                        local.folder(MODEL) if local else None,
-                        lambda rows=rows: answer_prompts(rows(), settings.prompts),  # type: ignore[misc]
-                        settings.answers,
-                        seed,
-                        ledger=ledger / f"{shard}.jsonl",
-                        scored=Scored(settings.rule, rows, settings.parser),
-                    )
-                ],
-            )
-        with judge.settings() as address:
-            server = Server(endpoint, address)
-            artifacts = answer_all(context, store, launcher, device, wanted, server)
+            job = partial(
+                AnswerJob, checkpoint=local.folder(MODEL) if local else None, generation=settings.answers, seed=seed,
+                ledger=ledger / f"{shard}.jsonl",
+                gain=VisualGainScoring(rule=settings.rule, parser=settings.parser),
+            )  # fmt: skip
+
+            def prompts(shard: str = shard) -> pl.DataFrame:
+                return answer_prompts(usable_rows(store, shard), settings.prompts)
+
+            wanted[shard] = AnswerWork(next_work(work, settings.retry_refused), prompts, {"answers": job})
+        with judge.settings() as judge_settings:
+            artifacts = generate_answers(context, store, launcher, device, wanted, endpoint, judge_settings)
         yield batch_result(context, store, declared, artifacts)
 
     return answer_shards

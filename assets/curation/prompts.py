@@ -18,7 +18,8 @@ from training.data.keyframes import key_frame_number
 from training.data.prompts import Part, frame, prompt_frame, text
 
 PROMPTS_VERSION = "1"
-SHOWN = ("question", "observed", "future", "path", "frame_count", "reader")  # the columns that decide a prompt
+COLUMNS = ("question", "observed", "future", "path", "frame_count", "reader")
+"""The columns of a row that decide its prompts."""
 KEY_DIGITS = 32
 
 
@@ -38,15 +39,20 @@ def answer_prompts(rows: pl.DataFrame, settings: PromptSettings) -> pl.DataFrame
     `sha256`.  The column `key` is a hash of the id and of what the prompt shows, wherever the clip lies: the ledger
     knows it by that.  (Two rows may ask the same and have other futures: each has answers of its own.)
     """
-    ids, keys, contents = [], [], []
-    for row in rows.select("row_id", "sha256", *SHOWN).iter_rows(named=True):
+    ids, keys, contents, questions, references = [], [], [], [], []
+    for row in rows.select("row_id", "sha256", "answer", *COLUMNS).iter_rows(named=True):
         for condition in CONDITIONS:
             content, name = _content(row, condition, settings), f"{row['row_id']}/{condition}"
             ids.append(name)
             clip = {"path": row["sha256"], "reader": None}
             keys.append(_key(name, [part | clip if part["path"] else part for part in content]))
             contents.append(content)
-    return prompt_frame(list(zip(ids, contents, strict=True))).with_columns(pl.Series("key", keys, pl.String))
+            questions.append(row["question"])
+            references.append(row["answer"])
+    columns = {"key": keys, "question": questions, "reference": references}
+    return prompt_frame(list(zip(ids, contents, strict=True))).with_columns(
+        pl.Series(name, values, pl.String) for name, values in columns.items()
+    )
 
 
 def _key(name: str, content: list[Part]) -> str:
@@ -55,10 +61,10 @@ def _key(name: str, content: list[Part]) -> str:
 
 def prompts_hash(settings: PromptSettings) -> str:
     """Sixteen hex digits that change whenever a prompt would: the version, the settings, one row's rendering."""
-    row = dict(zip(SHOWN, ("frame_1\n<image>\nWhat next?", [1], [2, 3], "clip.mp4", 100, "seek"), strict=True))
+    row = dict(zip(COLUMNS, ("frame_1\n<image>\nWhat next?", [1], [2, 3], "clip.mp4", 100, "seek"), strict=True))
     sample = {condition: _content(row, condition, settings) for condition in CONDITIONS}
-    known = json.dumps([PROMPTS_VERSION, settings.model_dump(), sample], sort_keys=True)
-    return hashlib.sha256(known.encode()).hexdigest()[:16]
+    identity = json.dumps([PROMPTS_VERSION, settings.model_dump(), sample], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def _content(row: Mapping[str, Any], condition: Condition, settings: PromptSettings) -> list[Part]:

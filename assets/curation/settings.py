@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 from assets.curation.prompts import PromptSettings
 from assets.curation.selection import SelectionSettings
 from assets.framework.settings import RunOverrides, Settings
-from assets.generation import AnswerSettings
 from evaluation.generation.curtailment import GainRule
+from evaluation.generation.jobs import GenerationConfig
 from training.chat.endpoint import EndpointSettings
 from training.grading.parsers import ParserName
 
@@ -27,7 +27,7 @@ class CurationSettings(Settings):
     """How rows become Future-L1-50K."""
 
     prompts: PromptSettings
-    answers: AnswerSettings
+    answers: GenerationConfig
     endpoint: EndpointSettings | None = None
     """An OpenAI-compatible server that has the base model; None: it is loaded here."""
     parser: ParserName

@@ -1,7 +1,7 @@
-"""Answers from a model behind OpenAI-compatible servers (vLLM, SGLang, ...): the endpoint backend.
+"""Answers from a model behind OpenAI-compatible servers (vLLM, SGLang, ...): the endpoint engine.
 
 All wanted answers of a prompt are one request with `n`; images travel as JPEG data URLs, at most as large as the
-prompt's caps on vision tokens allow, so that a server that rounds to whole tokens sees what the local backend sees.
+prompt's caps on vision tokens allow, so that a server that rounds to whole tokens sees what the local engine sees.
 Prompts are rendered when their turn comes: memory is bounded by the concurrency, not by the number of prompts.
 """
 
@@ -12,13 +12,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
+from evaluation.generation.chat_messages import Renderer, served_text, why_no_text
 from evaluation.generation.image_factor import image_factor
-from evaluation.generation.renderer import Renderer
-from evaluation.generation.requests import NOTHING_HELD, Answer, Asking, Held, InterventionName, Refused, Request
-from evaluation.generation.served_text import served_text, why_no_text
+from evaluation.generation.jobs import AnswerJob, GenerationConfig
+from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request
 from training.chat.completion import Choice, Completion, MalformedError
 from training.chat.endpoint import ENDPOINT_KEYS, EndpointRefusesError, EndpointSettings
 from training.chat.pool import Control, Pool
@@ -32,8 +31,8 @@ ANSWERS_AHEAD = 256  # answers that wait for a slow reader before requests do
 Item = TypeVar("Item")
 
 
-class EndpointBackend:
-    """Implements evaluation.generation.requests.Backend.
+class EndpointEngine:
+    """Implements evaluation.generation.requests.Engine.
 
     No seed is sent, so answers are not reproducible: servers differ in whether they take one at all, and in what one
     seed means for `n` answers (with vLLM a seeded request may give n equal answers).  What makes a re-run cheap and
@@ -48,40 +47,33 @@ class EndpointBackend:
         """Raises EndpointRefusesError or EndpointDownError where no answer can be had, within seconds."""
         preflight(self.settings.base_urls, self.settings.model, ENDPOINT_KEYS, "endpoint")
 
-    def answer(
-        self,
-        checkpoint: Path | None,
-        asking: Asking,
-        intervention: InterventionName,
-        requests: Sequence[Request],
-        reference_latents: Path | None = None,
-        keep_latents: bool = False,
-        held: Held = NOTHING_HELD,
-    ) -> Iterator[Answer | Refused]:
+    def generate(
+        self, job: AnswerJob, requests: Sequence[Request], ledger: LedgerSummary
+    ) -> Iterator[Answer | Refusal]:
         """As the protocol says; prompts that stay unanswered although the server is there are refused, at the end.
 
         Raises ValueError for a checkpoint (the server has its own model), for an intervention on latents, and
         where they are to be kept.
         """
-        if checkpoint is not None:
-            raise ValueError(f"an endpoint serves its own model {self.settings.model!r}, not {checkpoint}")
-        if intervention != "none" or keep_latents or reference_latents:
-            wanted = f"intervention {intervention!r}" if intervention != "none" else "to keep or replace them"
-            raise ValueError(f"latents of a served model are out of reach: {wanted} needs a local one")
-        return _streamed(lambda put: self._answer_all(asking, requests, held, put), ANSWERS_AHEAD)
+        if job.checkpoint is not None:
+            raise ValueError(f"an endpoint serves its own model {self.settings.model!r}, not {job.checkpoint}")
+        if job.intervention != "none" or job.keep_latents:
+            use = f"intervention {job.intervention!r}" if job.intervention != "none" else "to keep them"
+            raise ValueError(f"latents of a served model are out of reach: {use} needs a local one")
+        return _streamed(lambda put: self._generate(job.generation, requests, ledger, put), ANSWERS_AHEAD)
 
-    async def _answer_all(
+    async def _generate(
         self,
-        asking: Asking,
+        generation: GenerationConfig,
         requests: Sequence[Request],
-        held: Held,
-        put: Callable[[Answer | Refused], Awaitable[None]],
+        ledger: LedgerSummary,
+        put: Callable[[Answer | Refusal], Awaitable[None]],
     ) -> None:
         todo = [(request, list(request.samples)) for request in requests]
-        with Renderer(asking, self._frames_cache_bytes, self._image_factor) as renderer:
-            control = await _control(held.request, renderer, asking)
+        with Renderer(generation, self._frames_cache_bytes, self._image_factor) as renderer:
+            control = await _control(ledger.request, renderer, generation)
             pool = Pool(self.settings, ENDPOINT_KEYS, "endpoint", control=control)
-            empty = _Empty(pool, held.answers)
+            empty = _Empty(pool, ledger.answers)
 
             async def work(item: tuple[Request, list[int]]) -> None:
                 request, wanted = item
@@ -90,22 +82,22 @@ class EndpointBackend:
                 except (ValueError, OSError) as error:
                     raise UnansweredError("refused", f"cannot be shown: {error}") from None
                 while wanted:  # a server may give fewer choices than it was asked for
-                    body = {"messages": messages, "n": len(wanted), **_sampling(asking)}
+                    body = {"messages": messages, "n": len(wanted), **_sampling(generation)}
                     accept = partial(empty.without, request.prompt_id)
                     completion, answered = await pool.complete(partial(_same, body), accept)
                     for text, choice in answered[: len(wanted)]:
                         await put(_answer(request.prompt_id, wanted.pop(0), text, choice, completion))
 
             for (request, _), error in await pool.run(todo, work):
-                await put(Refused(request.prompt_id, error.reason, pending=error.kind != "refused"))
+                await put(Refusal(request.prompt_id, error.reason, pending=error.kind != "refused"))
 
 
-async def _control(request: Request | None, renderer: Renderer, asking: Asking) -> Control | None:
+async def _control(request: Request | None, renderer: Renderer, generation: GenerationConfig) -> Control | None:
     """A request that the model answered before, for one answer; None where it cannot be shown any more."""
     if request is None:
         return None
     with suppress(ValueError, OSError):
-        body = {"messages": await renderer.messages(request), "n": 1, **_sampling(asking)}
+        body = {"messages": await renderer.messages(request), "n": 1, **_sampling(generation)}
         return Control(partial(_same, body), lambda completion: _answered(completion.choices))
     return None
 
@@ -116,8 +108,8 @@ class _Empty:
     Only the first reply to each prompt counts: one that gets none however often it is asked for is one.
     """
 
-    def __init__(self, pool: Pool, held: int) -> None:
-        self._pool, self._replies, self._empty = pool, held, 0
+    def __init__(self, pool: Pool, answers: int) -> None:
+        self._pool, self._replies, self._empty = pool, answers, 0
         self._counted: set[str] = set()
 
     def without(self, prompt_id: str, completion: Completion) -> tuple[Completion, list[tuple[str, Choice]]]:
@@ -138,10 +130,10 @@ class _Empty:
 
 
 def _answered(choices: Sequence[Choice]) -> list[tuple[str, Choice]]:
-    found = [(text, choice) for choice in choices if (text := served_text(choice)) is not None]
-    if not found:
+    answered = [(text, choice) for choice in choices if (text := served_text(choice)) is not None]
+    if not answered:
         raise MalformedError(f"a reply without an answer: {why_no_text(choices[0])}")
-    return found
+    return answered
 
 
 def _same(body: dict[str, Any], malformed: int) -> dict[str, Any]:
@@ -149,8 +141,8 @@ def _same(body: dict[str, Any], malformed: int) -> dict[str, Any]:
     return body
 
 
-def _sampling(asking: Asking) -> dict[str, Any]:
-    return {"temperature": asking.temperature, "top_p": asking.top_p, "max_tokens": asking.max_new_tokens}
+def _sampling(generation: GenerationConfig) -> dict[str, Any]:
+    return {"temperature": generation.temperature, "top_p": generation.top_p, "max_tokens": generation.max_new_tokens}
 
 
 def _answer(prompt_id: str, sample: int, text: str, choice: Choice, completion: Completion) -> Answer:
@@ -184,7 +176,7 @@ def _streamed(produce: Callable[[Callable[[Item], Awaitable[None]]], Awaitable[N
     The coroutine runs in a thread of its own, at most `ahead` items before the reader, and is cancelled when the
     reader stops early.
     """
-    told: queue.SimpleQueue[Item | _End] = queue.SimpleQueue()
+    items: queue.SimpleQueue[Item | _End] = queue.SimpleQueue()
     running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None], asyncio.Semaphore]] = Future()
 
     async def main() -> None:
@@ -195,7 +187,7 @@ def _streamed(produce: Callable[[Callable[[Item], Awaitable[None]]], Awaitable[N
 
         async def put(item: Item) -> None:
             await room.acquire()
-            told.put(item)
+            items.put(item)
 
         await produce(put)
 
@@ -203,9 +195,9 @@ def _streamed(produce: Callable[[Callable[[Item], Awaitable[None]]], Awaitable[N
         error: BaseException | None = None
         try:
             asyncio.run(main())
-        except BaseException as ended:  # told to the reader
+        except BaseException as ended:  # raised in the reader's thread
             error = ended
-        told.put(_End(error))
+        items.put(_End(error))
 
     thread = threading.Thread(target=run, name="endpoint", daemon=True)
     thread.start()
@@ -216,7 +208,7 @@ def _streamed(produce: Callable[[Callable[[Item], Awaitable[None]]], Awaitable[N
             loop.call_soon_threadsafe(call)
 
     try:
-        while not isinstance(item := told.get(), _End):
+        while not isinstance(item := items.get(), _End):
             tell(room.release)
             yield item
         if item.error:

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file
 
-from evaluation.generation.requests import InterventionName, Request
+from evaluation.generation.jobs import InterventionName
+from evaluation.generation.requests import Request
 from training.model.checkpoint import FutureL1
 from training.model.decode import Decoded, Intervention, Spans
 from training.model.randomness import INTERVENTION, normal
@@ -35,7 +36,7 @@ class Draw(Protocol):
 
 
 def intervene(
-    name: InterventionName, bundle: FutureL1, draw: Draw, asked: Sequence[Request], mean: torch.Tensor | None
+    name: InterventionName, bundle: FutureL1, draw: Draw, requests: Sequence[Request], mean: torch.Tensor | None
 ) -> tuple[Decoded, dict[str, str]]:
     """The answers of a batch under an intervention, and the prompts that it could not be done to, with the reason.
 
@@ -49,7 +50,7 @@ def intervene(
         case "zeros":
             return draw(zeros()), {}
         case "noise":
-            seeds = [seed for request in asked for seed in request.seeds]
+            seeds = [seed for request in requests for seed in request.seeds]
             return draw(noise(torch.tensor(seeds, device=bundle.model.device))), {}
         case "mean":
             assert mean is not None, "the backend reads it before it answers"
@@ -57,7 +58,7 @@ def intervene(
         case "first_repeated":
             return draw(first_repeated()), {}
         case "other_item" | "same_answer" | "other_answer":
-            return _borrowed(name, draw, asked, tokens, spans.latents)
+            return _borrowed(name, draw, requests, tokens, spans.latents)
         case "no_span":
             return draw(spans=Spans(0, spans.end)), {}
     if not spans.opened:
@@ -112,18 +113,18 @@ def first_repeated() -> Intervention:
 
 
 def _borrowed(
-    name: InterventionName, draw: Draw, asked: Sequence[Request], tokens: Tokens, budget: int
+    name: InterventionName, draw: Draw, requests: Sequence[Request], tokens: Tokens, budget: int
 ) -> tuple[Decoded, dict[str, str]]:
     """Other items' latents.  A prompt is not answered where one of its answers has latents and finds no donor."""
-    owners = [request for request in asked for _ in request.samples]
-    without = [request.prompt_id for request in asked if request.reference is None]
+    owners = [request for request in requests for _ in request.samples]
+    without = [request.prompt_id for request in requests if request.reference is None]
     if name != "other_item" and without:
         raise ValueError(f"intervention {name!r} needs the column `reference`; prompt {without[0]!r} has none")
     plain = draw()
     used = (plain.ids == tokens.latent).any(1).tolist()
     lenders = donors(name, owners, used)
     alone = {
-        owner.prompt_id: f"{name}: no other item of its batch of {len(asked)} can lend it latents"
+        owner.prompt_id: f"{name}: no other item of its batch of {len(requests)} can lend it latents"
         for owner, has, lender in zip(owners, used, lenders, strict=True)
         if has and lender == NONE
     }

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from evaluation.generation.requests import Answer
 from training.data.prompts import ANSWERS
 from training.storage.files import AppendLog
-from training.storage.hashing import digest, file_digest
+from training.storage.hashing import file_digest
 
 LATENTS = "latents"
 """A column that answers have where a job keeps latents: float16, little-endian, row-major [sum(spans), hidden]."""
@@ -97,10 +97,10 @@ class Ledger:
         """Those of the answers' numbers that are not in the ledger."""
         return tuple(sample for sample in samples if (prompt_id, sample) not in self._answers)
 
-    def told(self, prompt_id: str, samples: int) -> list[Answer]:
+    def answers(self, prompt_id: str, samples: int) -> list[Answer]:
         """The answers to a prompt whose number is below `samples`, by their numbers."""
-        found = (self._answers.get((prompt_id, sample)) for sample in range(samples))
-        return [answer for answer in found if answer is not None]
+        answers = (self._answers.get((prompt_id, sample)) for sample in range(samples))
+        return [answer for answer in answers if answer is not None]
 
     def table(self, samples: int) -> pl.DataFrame:
         """All of them whose number is below `samples`, as a table of answers ordered by prompt and number.
@@ -108,10 +108,10 @@ class Ledger:
         It has an optional column if any of the answers does.
         """
         chosen = [self._answers[place] for place in sorted(self._answers) if place[1] < samples]
-        told = {name: kind for name, kind in OPTIONAL.items() if any(name in one for one in chosen)}
+        optional = {name: kind for name, kind in OPTIONAL.items() if any(name in answer for answer in chosen)}
         if samples > 1:
-            told.pop(PROMPT_TOKENS, None)
-        schema = ANSWERS | told
+            optional.pop(PROMPT_TOKENS, None)
+        schema = ANSWERS | optional
         return pl.DataFrame([{name: answer.get(name) for name in schema} for answer in chosen], schema=schema)
 
 
@@ -138,17 +138,6 @@ def keyed(prompts: pl.DataFrame) -> pl.DataFrame:
         for name, content, choices in shown
     ]
     return prompts.with_columns(pl.Series("key", keys, pl.String))
-
-
-def model_hash(folder: Path) -> str:
-    """Sixteen hex digits that change with any file of a model's folder that decides what it answers.
-
-    Raises ValueError for a folder without weights.
-    """
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja", ".txt"))
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise ValueError(f"{folder} holds no *.safetensors: want a checkpoint's folder, with its config and tokenizer")
-    return digest({path.name: file_digest(path) for path in files if path.name != "provenance.json"})
 
 
 def _hash(value: Any) -> str:

@@ -3,22 +3,12 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from evaluation.generation import interventions
-from evaluation.generation.frames import with_images
-from evaluation.generation.requests import (
-    INTERVENTIONS,
-    NOTHING_HELD,
-    Answer,
-    Asking,
-    Held,
-    InterventionName,
-    Refused,
-    Request,
-)
+from evaluation.generation.jobs import AnswerJob, GenerationConfig
+from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request, with_images
 from training.data.prompts import Part
 from training.data.video import FrameShelf, UnreadableVideo, frame_rate
 from training.model.checkpoint import FutureL1, load
@@ -28,8 +18,9 @@ from training.model.latent_config import LatentConfig
 from training.model.vision import FrozenVision
 
 
-class LocalBackend:
-    """Implements generation.requests.Backend; keeps the latest checkpoint in memory, its features and frames too.
+class LocalEngine:
+    """Implements evaluation.generation.requests.Engine; keeps the latest checkpoint, its features and frames
+    in memory.
 
     An answer depends on its prompt and seed only (but for rounding, which decides ties), under an intervention with
     other items' latents also on the other answers of its batch: those are the donors.
@@ -42,45 +33,34 @@ class LocalBackend:
         self._shelf = FrameShelf(int(frames_cache_gib * 2**30))
         self._loaded: tuple[Path, FutureL1, FrozenVision] | None = None
 
-    def answer(
-        self,
-        checkpoint: Path | None,
-        asking: Asking,
-        intervention: InterventionName,
-        requests: Sequence[Request],
-        reference_latents: Path | None = None,
-        keep_latents: bool = False,
-        held: Held = NOTHING_HELD,
-    ) -> Iterator[Answer | Refused]:
-        """Batch by batch.
+    def generate(
+        self, job: AnswerJob, requests: Sequence[Request], ledger: LedgerSummary
+    ) -> Iterator[Answer | Refusal]:
+        """Answers batch by batch.
 
-        Raises ValueError without a checkpoint, for an intervention that there is not, and as `interventions.intervene`
-        and `interventions.read_mean` do.
+        Raises ValueError without a checkpoint, and as `interventions.intervene` and `interventions.read_mean` do.
         """
-        if checkpoint is None:
-            raise ValueError("the local backend answers from a checkpoint's folder: none was given")
-        if intervention not in INTERVENTIONS:
-            raise ValueError(f"intervention must be one of {INTERVENTIONS}; found {intervention!r}")
-        if (intervention == "mean") != (reference_latents is not None):
-            raise ValueError(f"reference latents belong to the intervention 'mean' alone; found {intervention!r}")
-        bundle, vision = self._load(checkpoint)
-        width = bundle.model.config.text_config.hidden_size
-        mean = interventions.read_mean(reference_latents, width, bundle.model.device) if reference_latents else None
-        encoder = _encoder(bundle, asking)
-        for batch in batches(requests, asking.batch_size):
-            asked, encoded = [], []
+        if job.checkpoint is None:
+            raise ValueError(f"job {job.name!r} has no checkpoint, and this machine has no other model")
+        bundle, vision = self._load(job.checkpoint)
+        width, mean = bundle.model.config.text_config.hidden_size, None
+        if job.reference_latents:
+            mean = interventions.read_mean(job.reference_latents, width, bundle.model.device)
+        encoder = _encoder(bundle, job.generation)
+        for batch in batches(requests, job.generation.batch_size):
+            readable, encoded = [], []
             for request in batch:
                 try:
                     encoded.append(encode(encoder, request.content, self._shelf))
-                    asked.append(request)
+                    readable.append(request)
                 except (UnreadableVideo, ValueError, OSError) as error:
-                    yield Refused(request.prompt_id, str(error))
-            if asked:
-                draw = _drawer(bundle, vision, asking, asked, encoded)
-                decoded, left_out = interventions.intervene(intervention, bundle, draw, asked, mean)
-                yield from (Refused(*reason) for reason in left_out.items())
-                told = _answers(bundle, asked, encoded, decoded, keep_latents)
-                yield from (answer for answer in told if answer["prompt_id"] not in left_out)
+                    yield Refusal(request.prompt_id, str(error))
+            if readable:
+                draw = _drawer(bundle, vision, job.generation, readable, encoded)
+                decoded, left_out = interventions.intervene(job.intervention, bundle, draw, readable, mean)
+                yield from (Refusal(*reason) for reason in left_out.items())
+                answers = _answers(bundle, readable, encoded, decoded, job.keep_latents)
+                yield from (answer for answer in answers if answer["prompt_id"] not in left_out)
 
     def _load(self, checkpoint: Path) -> tuple[FutureL1, FrozenVision]:
         if self._loaded is None or self._loaded[0] != checkpoint:
@@ -138,21 +118,24 @@ def encode(encoder: Encoder, content: Sequence[Part], shelf: FrameShelf) -> Enco
     return encoder.prompt(pieces)
 
 
-def _encoder(bundle: FutureL1, asking: Asking) -> Encoder:
+def _encoder(bundle: FutureL1, generation: GenerationConfig) -> Encoder:
     latent_config = bundle.latent_config or LatentConfig(
-        image_tokens=asking.image_tokens, max_latents=0, span_end="model", system_prompt=asking.system
+        image_tokens=generation.image_tokens, max_latents=0, span_end="model", system_prompt=generation.system
     )
-    return bundle.encoder(
-        latent_config.model_copy(update={"image_tokens": asking.image_tokens, "system_prompt": asking.system})
-    )
+    fields = {"image_tokens": generation.image_tokens, "system_prompt": generation.system}
+    return bundle.encoder(latent_config.model_copy(update=fields))
 
 
 def _drawer(
-    bundle: FutureL1, vision: FrozenVision, asking: Asking, asked: Sequence[Request], encoded: Sequence[Encoded]
+    bundle: FutureL1,
+    vision: FrozenVision,
+    generation: GenerationConfig,
+    requests: Sequence[Request],
+    encoded: Sequence[Encoded],
 ) -> interventions.Draw:
     """Decodes the batch as often as an intervention needs it."""
-    sampling = Sampling(asking.max_new_tokens, asking.temperature, asking.top_p)
-    seeds, groups = [request.seeds for request in asked], [request.group for request in asked]
+    sampling = Sampling(generation.max_new_tokens, generation.temperature, generation.top_p)
+    seeds, groups = [request.seeds for request in requests], [request.group for request in requests]
 
     def draw(
         intervention: Intervention | None = None,
@@ -168,10 +151,10 @@ def _drawer(
 
 
 def _answers(
-    bundle: FutureL1, asked: Sequence[Request], encoded: Sequence[Encoded], decoded: Decoded, keep_latents: bool
+    bundle: FutureL1, requests: Sequence[Request], encoded: Sequence[Encoded], decoded: Decoded, keep_latents: bool
 ) -> Iterator[Answer]:
     tokens, answers = bundle.tokens, len(decoded.ids)
-    prompts = zip(asked, encoded, strict=True)
+    prompts = zip(requests, encoded, strict=True)
     names = [(request.prompt_id, sample, len(e.ids)) for request, e in prompts for sample in request.samples]
     for (prompt_id, sample, prompt_tokens), completion in zip(names, decoded.completions(tokens), strict=True):
         ids = completion.ids
@@ -206,6 +189,5 @@ def _stored(prompt_id: str, latents: torch.Tensor) -> bytes | None:
 
 
 def _length(request: Request) -> tuple[int, int, str]:
-    shown: list[dict[str, Any]] = [part for part in request.content if part["type"] != "text"]
-    frames = sum(len(part["frames"] or (1,)) for part in shown)
+    frames = sum(len(part["frames"] or (1,)) for part in request.content if part["type"] != "text")
     return frames, sum(len(part["text"] or "") for part in request.content), request.prompt_id

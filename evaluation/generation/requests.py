@@ -1,33 +1,31 @@
-"""What the answering program asks a backend, and what it hears: the same for a local model and for a served one."""
+"""What an engine is sent, and what it gives back: the same for a local model and for a served one."""
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
+import numpy as np
 
+from evaluation.generation.controls import ControlName, controlled
+from evaluation.generation.jobs import AnswerJob
+from training.data.images import open_image
 from training.data.prompts import Part
+from training.data.video import FrameShelf
+from training.storage.hashing import stable_hash
+from training.storage.parquet import read_parquet
 
 Answer = dict[str, Any]
 """The columns of training.data.prompts.ANSWERS, and `latents` (evaluation.latents.packed) where they are kept."""
-
-InterventionName = Literal[
-    "none", "zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated", "markers_only",
-    "no_span", "spans_1", "spans_2", "spans_3",
-]  # fmt: skip
-"""What stands in for a model's own latents (evaluation.generation.interventions says how)."""
-INTERVENTIONS: tuple[InterventionName, ...] = get_args(InterventionName)
-BORROWED: tuple[InterventionName, ...] = ("other_item", "same_answer", "other_answer")
-"""Those whose answers depend on the other answers of their batch: the donors."""
 
 
 @dataclass(frozen=True)
 class Request:
     """Some answers to one prompt: their numbers, and for each the seed that is the only source of its randomness.
 
-    Prompts of one `group` begin with the same parts, so that a backend may process what they share once; they are about
-    one item.  `reference`: the item's right answer, for interventions that ask whether two items have the same.
+    Prompts of one `group` begin with the same parts, so that an engine may process what they share once; they are about
+    one item.  `reference`: the item's right answer, for interventions that compare the answers of two items.
     """
 
     prompt_id: str
@@ -39,11 +37,11 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A prompt that is not answered, and why: its frames cannot be read, the server refuses it, or what was asked of it
-    cannot be done (a control or an intervention that finds nothing to work on).
+class Refusal:
+    """A prompt without an answer, and why: its frames cannot be read, the server refuses it, or a control or an
+    intervention has nothing to work on.
 
-    `pending`: the server is to blame, not the prompt: it is asked again by the next start.
+    `pending`: the server is to blame, not the prompt: the next start sends it again.
     """
 
     prompt_id: str
@@ -52,49 +50,82 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What is known of a model before it is asked: so many answers, and the request of one of them."""
+class LedgerSummary:
+    """What a ledger already holds of a model: the number of answers, and the request of one of them.
+
+    With them an endpoint's engine tells a server that has changed from prompts that it cannot answer.
+    """
 
     answers: int = 0
     request: Request | None = None
 
 
-NOTHING_HELD = Held()
+class Engine(Protocol):
+    """A generator of answers: yields each answer as soon as it is complete, in any order, and each refusal once."""
 
-
-class Asking(BaseModel):
-    """How answers are drawn; image_tokens: least and most merged tokens of an image without its own cap, and of a
-    video's frame pair; batch_size: answers in flight in a local batch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_new_tokens: int
-    batch_size: int
-    image_tokens: tuple[int, int]
-    system: str | None
-
-
-class Backend(Protocol):
-    """Whatever answers: yields each answer as soon as it is known, in any order, and each refused prompt once."""
-
-    def answer(
-        self,
-        checkpoint: Path | None,
-        asking: Asking,
-        intervention: InterventionName,
-        requests: Sequence[Request],
-        reference_latents: Path | None = None,
-        keep_latents: bool = False,
-        held: Held = NOTHING_HELD,
-    ) -> Iterator[Answer | Refused]:
-        """`checkpoint` is the model's folder (None where a server has the model); `intervention` one of INTERVENTIONS;
-        `reference_latents` the safetensors file whose tensor `mean` [D] the intervention "mean" feeds; with
-        `keep_latents` each answer has its latents as they were fed; `held` is what tells a server that has changed from
-        prompts that it cannot answer.
+    def generate(
+        self, job: AnswerJob, requests: Sequence[Request], ledger: LedgerSummary
+    ) -> Iterator[Answer | Refusal]:
+        """Answers to requests of the job, from its checkpoint or the engine's server.
 
         Raises EndpointRefusesError where no request could ever be answered, EndpointDownError where the server is
         gone; what was yielded before stands.
         """
         ...
+
+
+class Prompts:
+    """A prompt table: content, group and key by id.
+
+    The key identifies a prompt in the ledger (the column `key`, else its id); prompts whose ids agree before the
+    slash are a group and begin alike.  Optional columns: `options`, which the controls `options_k` rotate; `reference`,
+    by which interventions tell items with the same answer; `question` and `reference`, for visual gain.
+    """
+
+    def __init__(self, path: Path, control: ControlName = "none") -> None:
+        """Raises ValueError for prompts that share a key."""
+        table = read_parquet(path)
+        ids = table["prompt_id"].to_list()
+
+        def column(name: str) -> dict[str, Any]:
+            return dict(zip(ids, table[name].to_list(), strict=True)) if name in table.columns else {}
+
+        self.control = control
+        self.content: Mapping[str, list[Part]] = column("content")
+        self.by_key = dict(zip(table["key"].to_list() if "key" in table.columns else ids, ids, strict=True))
+        self.questions, self.references, self._options = column("question"), column("reference"), column("options")
+        if len(self.by_key) < len(ids):
+            raise ValueError(f"{path}: prompts share a key, so their answers could not be told apart")
+
+    def request(self, prompt_id: str, samples: tuple[int, ...], seed: int) -> Request:
+        """A prompt under its control.  Raises ValueError or OSError as `evaluation.generation.controls.controlled`
+        does."""
+        content = controlled(self.control, self.content[prompt_id], prompt_id, seed, self._options.get(prompt_id))
+        seeds = tuple(stable_hash(seed, prompt_id, sample) >> 1 for sample in samples)  # torch takes 63 bits
+        return Request(prompt_id, content, samples, seeds, prompt_id.partition("/")[0], self.references.get(prompt_id))
+
+
+def with_images(parts: Sequence[Part], shelf: FrameShelf) -> Iterator[tuple[Part, list[np.ndarray]]]:
+    """A prompt's parts in order, each with its images (uint8 height x width x RGB; none for text); each clip is opened
+    once.
+
+    Raises ValueError (UnreadableVideo among them) or OSError for frames and images that cannot be read.
+    """
+    numbers_of: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for part in parts:
+        if part["path"] is not None and part["data"] is None:
+            numbers_of[part["path"], part["reader"]] += part["frames"]
+    frames = {
+        (path, number): frame
+        for (path, reader), numbers in numbers_of.items()
+        for number, frame in zip(numbers, shelf.read(path, numbers, reader), strict=True)
+    }
+    for part in parts:
+        if part["type"] not in ("text", "image", "video"):
+            raise ValueError(f"a prompt part of type {part['type']!r}: there are text, image and video")
+        if part["type"] == "text":
+            yield part, []
+        elif part["data"] is not None:
+            yield part, [open_image(part["data"])] * len(part["frames"] or (1,))
+        else:
+            yield part, [frames[part["path"], number] for number in part["frames"]]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from cachetools import FIFOCache
 from PIL import Image, ImageOps
 
-from evaluation.generation.frames import with_images
+from evaluation.generation.requests import with_images
 from training.data.prompts import image
 from training.data.video import FrameShelf
 from training.model.checkpoint import FutureL1

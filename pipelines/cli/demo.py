@@ -3,7 +3,7 @@
 import click
 
 from evaluation.generation.controls import CONTROLS
-from evaluation.generation.requests import INTERVENTIONS
+from evaluation.generation.jobs import INTERVENTIONS
 from pipelines.cli.common import CONSOLE, current_profile, fail_if, run_steps
 from pipelines.curate import broken_shards
 from pipelines.jobs import TRAIN_RL, TRAIN_SFT, Step, plan

@@ -1,6 +1,7 @@
 """`future-l1 evaluate`: a checkpoint on a benchmark without Dagster, and its answers scored again without the model."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ from evaluation.benchmarks.benchmark import Benchmark
 from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings
 from evaluation.benchmarks.seedbench import SeedBench, SeedBenchSettings
 from evaluation.benchmarks.twiffbench import TwiffBench, TwiffBenchSettings
-from evaluation.generation.asked import Asked, asking_of
 from evaluation.generation.controls import CONTROLS
-from evaluation.generation.requests import INTERVENTIONS
+from evaluation.generation.jobs import INTERVENTIONS, AnswerJob, checkpoint_generation
 from pipelines.cli.common import CHECKPOINT, CONSOLE, FILE, FOLDER, POSITIVE
 from training.chat.endpoint import JUDGE_KEYS, EndpointDownError, EndpointRefusesError
 from training.chat.preflight import preflight
@@ -88,6 +88,7 @@ def evaluate(
     batch_size: int,
     device: str,
     retry_refused: bool,
+    timed: int,
     **how: Any,
 ) -> None:
     """Have a checkpoint answer a benchmark, and score the answers.
@@ -116,15 +117,15 @@ def evaluate(
             checkpoint = checkpoint_folder(checkpoint)
             if judge is not None and evaluation.held(out) is None:  # later there may be nothing to ask it
                 preflight((judge.settings.base_url,), judge.settings.model, JUDGE_KEYS, "judge")
-            asking = asking_of(
+            generation = checkpoint_generation(
                 checkpoint,
                 max_new_tokens=max_new_tokens or NEW_TOKENS.get(benchmark.name, MOST_NEW_TOKENS),
                 batch_size=batch_size,
                 image_tokens=image_tokens,
                 system=system_prompt and system_prompt.read_text(encoding="utf-8"),
             )
-            asked = Asked(checkpoint=checkpoint, asking=asking, **how)
-            evaluation.answer(benchmark, source, asked, out, limit, device, retry_refused)
+            job = partial(AnswerJob, checkpoint=checkpoint.absolute(), generation=generation, **how)
+            evaluation.answer(benchmark, source, job, out, limit, device, retry_refused, timed)
         report = evaluation.score(benchmark, out, judge)
     except (ValueError, OSError, evaluation.AnsweringFailedError, EndpointDownError, EndpointRefusesError) as error:
         raise click.ClickException(str(error)) from error

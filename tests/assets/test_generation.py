@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from assets.framework.store import AssetStore, Work
-from assets.generation import again
+from assets.generation import next_work
 
 
 class Answers:
@@ -19,18 +19,18 @@ class Answers:
         return self._store.work("curation/answers", {"model": "m", **more}, {}, "code", "shard")
 
     def publish(self, unreadable: int, pending: int, retry_refused: bool = False) -> str:
-        work = again(self.work, retry_refused)
+        work = next_work(self.work, retry_refused)
         assert work.published() is None
         return work.do(lambda _: {"unreadable": unreadable, "pending": pending}).version
 
     def next(self, retry_refused: bool = False) -> str | None:
         """The version that is made next, None where nothing is to be asked."""
-        work = again(self.work, retry_refused)
+        work = next_work(self.work, retry_refused)
         return work.version if work.published() is None else None
 
     @property
     def current(self) -> str:
-        return again(self.work, False).version
+        return next_work(self.work, False).version
 
 
 @pytest.fixture
@@ -38,13 +38,13 @@ def answers(tmp_path: Path) -> Answers:
     return Answers(tmp_path)
 
 
-def test_what_is_pending_is_asked_again_until_it_is_answered(answers: Answers) -> None:
+def test_what_is_pending_is_asked_next_work_until_it_is_answered(answers: Answers) -> None:
     versions = [answers.publish(5, 3), answers.publish(3, 1), answers.publish(2, 0)]
     assert len(set(versions)) == 3
     assert answers.next() is None and answers.current == versions[-1]
 
 
-def test_what_was_refused_is_asked_again_only_where_that_is_wanted(answers: Answers) -> None:
+def test_what_was_refused_is_asked_next_work_only_where_that_is_wanted(answers: Answers) -> None:
     first = answers.publish(2, 0)
     assert answers.next() is None and answers.current == first
     assert answers.next(retry_refused=True) is not None

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.generate import AnswerJob
+from evaluation.generation.jobs import AnswerJob, GenerationConfig
 from tests.evaluation.asking import content
 from training.data import prompts
 
@@ -23,8 +23,10 @@ def job(sft_checkpoint: Path, asked: Path) -> Any:
     def make(**changes: Any) -> AnswerJob:
         defaults: dict[str, Any] = {
             "name": "answers", "checkpoint": sft_checkpoint, "prompts": asked, "max_new_tokens": 40, "batch_size": 8,
-            "image_tokens": (4, 16), "system": None,
+            "image_tokens": (4, 16),
         }  # fmt: skip
-        return AnswerJob(**{**defaults, **changes})
+        fields = defaults | changes
+        generation = {name: fields.pop(name) for name in GenerationConfig.model_fields if name in fields}
+        return AnswerJob(generation=GenerationConfig(**generation), **fields)
 
     return make

@@ -188,10 +188,10 @@ def test_a_control_has_answers_of_its_own(
     assert (made["status"], made["average"]["accuracy"], made["refused"]["count"]) == ("unanswered", None, 4)
     assert "no score: every prompt was refused, 4 because: control shuffled_frames" in printed
 
-    def asked(*_: Any, **__: Any) -> None:
+    def started(*_: Any, **__: Any) -> None:
         raise AnsweringFailedError("the program was started")
 
-    monkeypatch.setattr("evaluation.evaluate._ask", asked)
+    monkeypatch.setattr("evaluation.evaluate._run", started)
     done(run(*shuffled))
     assert "the program was started" in run(*shuffled, "--retry-refused").output
 
@@ -249,7 +249,7 @@ ASKED = ["--checkpoint", BASE, "--source", ROOT / "tests"]
         (["--checkpoint", BASE, "--benchmark", "futurebench", "--source", ROOT / "tests"], "futurebench.json"),
         ([*ASKED, "--benchmark", "twiffbench", "--parser", "strict"], "twiffbench has no parser"),
         ([*ASKED, "--benchmark", "futurebench", "--layout", "interleaved"], "layout"),
-        ([*ASKED, "--benchmark", "futurebench", "--intervention", "mean"], "'mean' and a file of reference latents"),
+        ([*ASKED, "--benchmark", "futurebench", "--intervention", "mean"], "'mean' and reference_latents need each"),
         (["--limit", 3], "--limit changes how a model is asked: it needs --checkpoint and --source"),
     ],
 )

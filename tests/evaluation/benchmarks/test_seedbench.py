@@ -12,7 +12,7 @@ from PIL import Image
 
 from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers, sampled
 from evaluation.benchmarks.seedbench import SeedBench, SeedBenchSettings, judge_payload
-from evaluation.generation.frames import with_images
+from evaluation.generation.requests import with_images
 from tests.evaluation.answers import answer_table
 from tests.evaluation.benchmarks.test_futurebench import clip
 from training.data.images import open_image

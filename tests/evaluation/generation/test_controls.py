@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from evaluation.generation.controls import CONTROLS, ROTATIONS, ControlName, controlled, rotated
-from evaluation.generation.frames import with_images
+from evaluation.generation.requests import with_images
 from training.data import prompts
 from training.data.prompts import Part
 from training.data.video import FrameShelf, UnreadableVideo, read_frames

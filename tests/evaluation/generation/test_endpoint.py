@@ -1,4 +1,4 @@
-"""The endpoint backend: what a server is shown, what its choices become, and what survives its faults."""
+"""The endpoint engine: what a server is shown, what its choices become, and what survives its faults."""
 
 import base64
 import io
@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
-from evaluation.generation.endpoint import EndpointBackend
+from evaluation.generation.chat_messages import fitted_size
+from evaluation.generation.endpoint import EndpointEngine
 from evaluation.generation.image_factor import QWEN3_VL as TILE
-from evaluation.generation.renderer import fitted_size
-from evaluation.generation.requests import Answer, Asking, Held, Refused, Request
+from evaluation.generation.jobs import GenerationConfig
+from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request
+from tests.evaluation.asking import generate
 from tests.footage import FOOTAGE
 from tests.served import FAULTS, Served, closed_url, completion, served, user_text
 from training.chat import pool as pools
@@ -31,7 +33,7 @@ from training.model.vision import fit_grid
 
 CLIP = FOOTAGE / "bikes.mp4"
 BOUNDS = {"shortest_edge": 4 * 16**2, "longest_edge": 2**24}
-ASKING = Asking(temperature=0.7, top_p=0.9, max_new_tokens=33, batch_size=4, image_tokens=(4, 64), system=None)
+GENERATION = GenerationConfig(temperature=0.7, top_p=0.9, max_new_tokens=33, batch_size=4, image_tokens=(4, 64))
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +41,8 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "PAUSE", 0.01)
 
 
-def backend(*urls: str, **fields: Any) -> EndpointBackend:
-    return EndpointBackend(EndpointSettings(base_urls=urls, **({"model": "served", "timeout": 5.0} | fields)))
+def engine(*urls: str, **fields: Any) -> EndpointEngine:
+    return EndpointEngine(EndpointSettings(base_urls=urls, **({"model": "served", "timeout": 5.0} | fields)))
 
 
 def request(prompt_id: str = "p", *parts: Part, samples: tuple[int, ...] = (0,)) -> Request:
@@ -51,8 +53,10 @@ def echo(request: dict[str, Any], choice: int) -> str:
     return f"{user_text(request)}, choice {choice} of {request['n']}"
 
 
-def told(server: Served, *requests: Request, asking: Asking = ASKING, **fields: Any) -> list[Answer | Refused]:
-    return list(backend(server.url, **fields).answer(None, asking, "none", requests))
+def replies(
+    server: Served, *requests: Request, generation: GenerationConfig = GENERATION, **fields: Any
+) -> list[Answer | Refusal]:
+    return list(generate(engine(server.url, **fields), None, generation, "none", requests))
 
 
 def shown(server: Served) -> list[Any]:
@@ -71,7 +75,7 @@ def shown(server: Served) -> list[Any]:
 
 def test_all_answers_of_a_prompt_are_one_request_with_its_sampling() -> None:
     with served(echo, usage=(50, 9)) as server:
-        answers = told(server, request(samples=(1, 4, 6)))
+        answers = replies(server, request(samples=(1, 4, 6)))
     (arrived,) = server.requests
     assert {name: arrived[name] for name in ("model", "n", "temperature", "top_p", "max_tokens")} == {
         "model": "served", "n": 3, "temperature": 0.7, "top_p": 0.9, "max_tokens": 33,
@@ -86,7 +90,7 @@ def test_all_answers_of_a_prompt_are_one_request_with_its_sampling() -> None:
 
 def test_the_system_prompt_goes_first() -> None:
     with served(echo) as server:
-        told(server, request(), asking=ASKING.model_copy(update={"system": "Think."}))
+        replies(server, request(), generation=GENERATION.model_copy(update={"system": "Think."}))
     assert server.requests[0]["messages"][0] == {"role": "system", "content": "Think."}
 
 
@@ -94,7 +98,7 @@ def test_a_prompt_is_shown_in_order_with_its_frames() -> None:
     encoded = io.BytesIO()
     Image.new("RGBA", (96, 64), (250, 10, 20, 255)).save(encoded, "PNG")
     with served(echo) as server:
-        told(
+        replies(
             server,
             request("p", text("before\n"), frame(CLIP, 30), text("\nbetween "), text("two"), image(encoded.getvalue())),
         )
@@ -110,7 +114,7 @@ def test_a_prompt_is_shown_in_order_with_its_frames() -> None:
 
 def test_a_video_is_its_frames_in_order_and_a_cap_is_kept() -> None:
     with served(echo) as server:
-        told(server, request("p", video(CLIP, [200, 0, 100], max_tokens=12), text("What next?")))
+        replies(server, request("p", video(CLIP, [200, 0, 100], max_tokens=12), text("What next?")))
     *images, question = shown(server)
     assert question == "What next?"
     for sent, original in zip(images, read_frames(CLIP, [200, 0, 100], "sequential"), strict=True):
@@ -124,9 +128,9 @@ def test_a_video_is_its_frames_in_order_and_a_cap_is_kept() -> None:
 def test_frames_arrive_at_the_servers_processor_as_it_keeps_them(factor: int) -> None:
     """The processor is transformers' own, with patches of half the factor, merged 2 x 2."""
     processor = Qwen2VLImageProcessor(patch_size=factor // 2, merge_size=2, size=BOUNDS)
-    low, high = ASKING.image_tokens
+    low, high = GENERATION.image_tokens
     with served(echo) as server:
-        told(server, request("p", frame(CLIP, 30), frame(CLIP, 60, 7)), image_factor=factor)
+        replies(server, request("p", frame(CLIP, 30), frame(CLIP, 60, 7)), image_factor=factor)
     for sent, most in zip(shown(server), (high, 7), strict=True):
         seen = processor(images=[Image.fromarray(sent)], return_tensors="pt")
         (_, rows, columns) = seen["image_grid_thw"][0].tolist()
@@ -144,7 +148,7 @@ def test_an_image_has_no_more_tokens_than_its_cap_and_is_left_alone_within_it(
     sent = fitted_size(width, height, low, high, factor)
     rows, columns = fit_grid(height, width, low, high, factor)
     assert sent[0] * sent[1] <= high * factor**2
-    # a server that rounds to whole tokens sees the grid that the local backend sees
+    # a server that rounds to whole tokens sees the grid that the local engine sees
     grid = tuple(max(1, round(side / factor)) for side in sent)
     assert grid == (columns, rows) or sent == (width, height)
     assert sent == (width, height) or all(side % factor == 0 for side in sent)
@@ -154,14 +158,14 @@ def test_an_image_has_no_more_tokens_than_its_cap_and_is_left_alone_within_it(
 def test_frames_that_cannot_be_read_refuse_their_prompt_alone(tmp_path: Path) -> None:
     gone = tmp_path / "gone.mp4"
     with served(echo) as server:
-        answers = told(
+        answers = replies(
             server,
             request("gone", frame(gone, 0), text("?")),
             request("beyond", frame(CLIP, 10_000), text("?")),
             request("broken", image(b"not an image"), text("?")),
             request("good"),
         )
-    refused = {a.prompt_id: a.reason for a in answers if isinstance(a, Refused)}
+    refused = {a.prompt_id: a.reason for a in answers if isinstance(a, Refusal)}
     assert refused.keys() == {"gone", "beyond", "broken"}
     assert "gone.mp4" in refused["gone"] and "frame 10000 does not exist" in refused["beyond"]
     assert [a["prompt_id"] for a in answers if isinstance(a, dict)] == ["good"] and len(server.requests) == 1
@@ -173,8 +177,8 @@ def test_a_prompt_that_the_server_refuses_is_refused_once_with_its_reason(status
         return (status, b'{"error": {"message": "too long"}}') if "of p3" in user_text(request) else None
 
     with served(echo, script=script) as server:
-        answers = told(server, *(request(f"p{i}", samples=(0, 1)) for i in range(6)))
-    (refused,) = [a for a in answers if isinstance(a, Refused)]
+        answers = replies(server, *(request(f"p{i}", samples=(0, 1)) for i in range(6)))
+    (refused,) = [a for a in answers if isinstance(a, Refusal)]
     assert refused.prompt_id == "p3" and "too long" in refused.reason
     assert len(answers) == 11 and len(server.requests) in (6, 7)  # one to make sure, where the refusal came last
 
@@ -184,13 +188,13 @@ def test_a_server_that_gives_fewer_choices_is_asked_for_the_rest() -> None:
         return 200, completion([f"of {request['n']}"])
 
     with served(script=one) as server:
-        answers = told(server, request(samples=(0, 3, 5, 7)), retries=0)
+        answers = replies(server, request(samples=(0, 3, 5, 7)), retries=0)
     assert [(a["sample"], a["text"]) for a in answers] == [(0, "of 4"), (3, "of 3"), (5, "of 2"), (7, "of 1")]
 
 
 def test_more_choices_than_asked_are_no_more_answers() -> None:
     with served(script=lambda *_: (200, completion(["a", "b", "c"]))) as server:
-        assert [a["text"] for a in told(server, request(samples=(0, 1)))] == ["a", "b"]
+        assert [a["text"] for a in replies(server, request(samples=(0, 1)))] == ["a", "b"]
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", None])
@@ -198,8 +202,8 @@ def test_more_choices_than_asked_are_no_more_answers() -> None:
 def test_no_text_of_a_server_is_no_answer_and_stays_pending(reason: str | None, text: str | None) -> None:
     with served(echo) as server:
         server.script = lambda _, r: (200, completion([text] * r["n"], reason)) if "of p3" in user_text(r) else None
-        answers = told(server, *(request(f"p{i}", samples=(0, 1)) for i in range(6)), retries=2)
-    (refused,) = [a for a in answers if isinstance(a, Refused)]
+        answers = replies(server, *(request(f"p{i}", samples=(0, 1)) for i in range(6)), retries=2)
+    (refused,) = [a for a in answers if isinstance(a, Refusal)]
     assert (refused.prompt_id, refused.pending) == ("p3", True)
     assert f"finish_reason '{reason}', no text, no reasoning" in refused.reason
     assert len(answers) == 11 and sum("of p3" in user_text(r) for r in server.requests) == 6
@@ -209,12 +213,12 @@ def test_no_text_of_a_server_is_no_answer_and_stays_pending(reason: str | None, 
 def test_an_answer_that_a_server_took_for_reasoning_is_read(name: str) -> None:
     said = "<reason>it falls</reason><answer>down</answer>"
     with served(script=lambda *_: (200, completion([None], **{name: f"\n{said}\n"}))) as server:
-        assert [a["text"] for a in told(server, request())] == [said]
+        assert [a["text"] for a in replies(server, request())] == [said]
     for lost, reason in (("<reason>it falls", "stop"), (said, "length")):  # no answer, and a draft that was cut off
         body = completion([""], reason, **{name: lost})
         with served(script=lambda *_, body=body: (200, body)) as server:
-            (refused,) = told(server, request(), retries=0)
-            assert isinstance(refused, Refused) and refused.pending and lost[-20:] in refused.reason
+            (refused,) = replies(server, request(), retries=0)
+            assert isinstance(refused, Refusal) and refused.pending and lost[-20:] in refused.reason
 
 
 def test_reasoning_that_was_set_apart_stands_before_the_answer_and_never_for_it() -> None:
@@ -222,7 +226,7 @@ def test_reasoning_that_was_set_apart_stands_before_the_answer_and_never_for_it(
     for said, answer in (("<answer>C</answer>", "C"), ("I do not know", None)):
         body = completion([said], reasoning_content=thoughts)
         with served(script=lambda *_, body=body: (200, body)) as server:
-            (found,) = told(server, request())
+            (found,) = replies(server, request())
         assert found["text"] == f"<reason>maybe A, or B?</reason>\n{said}"
         assert answer_text(found["text"]) == answer
 
@@ -231,7 +235,7 @@ def test_content_in_parts_is_one_text() -> None:
     thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
     parts = [thinking, {"type": "text", "text": "<answer>"}, {"type": "text", "text": "down</answer>"}]
     with served(script=lambda *_: (200, completion([parts]))) as server:
-        assert [a["text"] for a in told(server, request())] == ["<answer>down</answer>"]
+        assert [a["text"] for a in replies(server, request())] == ["<answer>down</answer>"]
 
 
 def test_too_many_replies_without_an_answer_end_the_work_and_one_is_quoted() -> None:
@@ -244,20 +248,20 @@ def test_too_many_replies_without_an_answer_end_the_work_and_one_is_quoted() -> 
     with served(script=some) as server:
         answers = []
         with pytest.raises(EndpointRefusesError, match=r"20 of 80 replies hold no answer, .*no text.*same command"):
-            for answer in backend(server.url, concurrency=1).answer(None, ASKING, "none", prompts):
+            for answer in generate(engine(server.url, concurrency=1), None, GENERATION, "none", prompts):
                 answers.append(answer)
         assert 60 <= len(answers) <= 80 and len(server.requests) <= 41
-        held = Held(answers=10_000)  # the same few are nothing among many
-        assert len(list(backend(server.url).answer(None, ASKING, "none", prompts, held=held))) == 800
+        ledger = LedgerSummary(answers=10_000)  # the same few are nothing among many
+        assert len(list(generate(engine(server.url), None, GENERATION, "none", prompts, ledger=ledger))) == 800
 
 
 def test_prompts_that_a_model_never_answers_stop_no_later_start() -> None:
     with served(echo) as server:
         server.script = lambda _, r: (200, completion([""] * r["n"])) if "silent" in user_text(r) else None
         silent = [request(f"silent{i}", samples=(0, 1)) for i in range(8)]
-        held = Held(answers=500, request=request("known"))
-        answers = list(backend(server.url, retries=0).answer(None, ASKING, "none", silent, held=held))
-    assert len(answers) == 8 and all(isinstance(a, Refused) and a.pending for a in answers)
+        ledger = LedgerSummary(answers=500, request=request("known"))
+        answers = list(generate(engine(server.url, retries=0), None, GENERATION, "none", silent, ledger=ledger))
+    assert len(answers) == 8 and all(isinstance(a, Refusal) and a.pending for a in answers)
 
 
 @pytest.mark.parametrize(
@@ -265,14 +269,14 @@ def test_prompts_that_a_model_never_answers_stop_no_later_start() -> None:
 )
 def test_no_text_without_an_end_is_asked_for_again(first: bytes) -> None:
     with served(echo, script=lambda number, _: (200, first) if number == 0 else None) as server:
-        (answer,) = told(server, request())
+        (answer,) = replies(server, request())
     assert answer["text"] == "question of p, choice 0 of 1"
 
 
 def test_an_unfinished_text_is_kept_as_it_is() -> None:
     said = "<reason>so\0 <|im_end|> \ud83d"
     with served(script=lambda *_: (200, completion([said], "length"))) as server:
-        (answer,) = told(server, request())
+        (answer,) = replies(server, request())
     assert (answer["text"], answer["finished"]) == ("<reason>so\ufffd <|im_end|> \ufffd", False)
     assert json.loads(json.dumps(answer, ensure_ascii=False).encode()) == answer
     assert pl.DataFrame([answer], schema=ANSWERS)["text"].item() == answer["text"]
@@ -282,7 +286,7 @@ def test_every_answer_arrives_once_whatever_a_fifth_of_the_requests_meet() -> No
     prompts = [request(f"p{i}", samples=(0, 1, 2, 5)) for i in range(80)]
     with served(echo, faults=0.2, hangs=3.0, seed=3) as server, served(echo, faults=0.2, hangs=3.0, seed=4) as other:
         answers = list(
-            backend(server.url, other.url, timeout=1.0, concurrency=16).answer(None, ASKING, "none", prompts)
+            generate(engine(server.url, other.url, timeout=1.0, concurrency=16), None, GENERATION, "none", prompts)
         )
         assert {*server.met, *other.met} == {*FAULTS}
     counted = Counter((a["prompt_id"], a["sample"]) for a in answers if isinstance(a, dict))
@@ -299,7 +303,7 @@ def test_an_answer_is_there_before_the_next_prompt_is_settled() -> None:
         return echo(request, choice)
 
     with served(answer) as server:
-        answers = backend(server.url).answer(None, ASKING, "none", [request("p0"), request("p1")])
+        answers = generate(engine(server.url), None, GENERATION, "none", [request("p0"), request("p1")])
         assert next(answers)["prompt_id"] == "p0"
         first_seen.set()
         assert [a["prompt_id"] for a in answers] == ["p1"]
@@ -309,7 +313,7 @@ def test_an_outage_is_raised_after_what_was_answered() -> None:
     with served(echo, script=lambda number, _: (503, b"") if number >= 10 else None) as server:
         answers, prompts = [], [request(f"p{i}") for i in range(60)]
         with pytest.raises(EndpointDownError, match="start again when it is back"):
-            for answer in backend(server.url, concurrency=4, retries=1).answer(None, ASKING, "none", prompts):
+            for answer in generate(engine(server.url, concurrency=4, retries=1), None, GENERATION, "none", prompts):
                 answers.append(answer)
         assert len(answers) == 10 and len(server.requests) < 30
 
@@ -319,19 +323,19 @@ def test_a_wrong_model_ends_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with served(script=lambda *_: (404, b'{"error": {"message": "no such model"}}')) as server:
         with pytest.raises(EndpointRefusesError, match="no such model"):
-            told(server, *(request(f"p{i}") for i in range(50)), concurrency=4)
+            replies(server, *(request(f"p{i}") for i in range(50)), concurrency=4)
         assert len(server.requests) <= 4
         with pytest.raises(EndpointRefusesError, match="serves 'served'"):
-            backend(server.url, model="other").preflight()
-        backend(server.url, closed_url()).preflight()
+            engine(server.url, model="other").preflight()
+        engine(server.url, closed_url()).preflight()
     with pytest.raises(EndpointRefusesError, match="set FUTURE_L1_ENDPOINT_API_KEY or OPENAI_API_KEY"):
-        backend("https://models.invalid/v1").preflight()
+        engine("https://models.invalid/v1").preflight()
 
 
 def test_a_reader_that_stops_early_stops_the_requests() -> None:
     with served(echo, latency=0.02) as server:
-        answers = backend(server.url, concurrency=2).answer(
-            None, ASKING, "none", [request(f"p{i}") for i in range(500)]
+        answers = generate(
+            engine(server.url, concurrency=2), None, GENERATION, "none", [request(f"p{i}") for i in range(500)]
         )
         next(answers)
         answers.close()
@@ -352,7 +356,7 @@ def test_a_slow_reader_is_not_buried(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with served(answer) as server:
         prompts = [request(f"p{i}") for i in range(200)]
-        answers = backend(server.url, concurrency=2).answer(None, ASKING, "none", prompts)
+        answers = generate(engine(server.url, concurrency=2), None, GENERATION, "none", prompts)
         next(answers)
         assert not buried.wait(0.5)
         assert sum(1 for _ in answers) == 199 and buried.is_set()
@@ -360,8 +364,8 @@ def test_a_slow_reader_is_not_buried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_intervention_or_a_checkpoint_is_not_for_a_served_model() -> None:
     with pytest.raises(ValueError, match="'zeros' needs a local"):
-        backend("http://127.0.0.1:9/v1").answer(None, ASKING, "zeros", [])
-    with pytest.raises(ValueError, match="to keep or replace them needs a local"):
-        backend("http://127.0.0.1:9/v1").answer(None, ASKING, "none", [], keep_latents=True)
+        generate(engine("http://127.0.0.1:9/v1"), None, GENERATION, "zeros", [])
+    with pytest.raises(ValueError, match="to keep them needs a local"):
+        generate(engine("http://127.0.0.1:9/v1"), None, GENERATION, "none", [], keep_latents=True)
     with pytest.raises(ValueError, match="serves its own model"):
-        backend("http://127.0.0.1:9/v1").answer(Path("/somewhere"), ASKING, "none", [])
+        generate(engine("http://127.0.0.1:9/v1"), Path("/somewhere"), GENERATION, "none", [])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.generation.frames import with_images
+from evaluation.generation.requests import with_images
 from training.data import images, prompts
 from training.data.video import FrameShelf
 

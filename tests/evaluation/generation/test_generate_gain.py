@@ -8,8 +8,8 @@ import pytest
 
 from assets.curation.prompts import PromptSettings, answer_prompts
 from assets.curation.visual_gain import verdicts, visual_gain
-from evaluation.generate import AnswerJob, Gain
 from evaluation.generation.curtailment import GainRule
+from evaluation.generation.jobs import AnswerJob, VisualGainScoring
 from tests.evaluation.asking import UNTIMED, lines, run
 from training.grading.parsers import options_of
 from training.tiny import BASE
@@ -18,15 +18,15 @@ from training.tiny import BASE
 @pytest.fixture
 def gain_job(job: Any, rows: list[dict[str, Any]], tmp_path: Path) -> Any:
     """Visual gain of eight rows by the base that ships with the project; three references name a wrong option."""
-    shown = pl.DataFrame(rows[:8]).with_columns(pl.lit("0" * 64).alias("sha256"))
-    answer_prompts(shown, PromptSettings(hint_tokens=4)).write_parquet(tmp_path / "both.parquet")
-    references = shown.select("row_id", "question", "answer").to_dicts()
+    references = [dict(row) for row in rows[:8]]
     for row in references[:3]:
         row["answer"] = next(text for text in options_of(row["question"]).values() if text != row["answer"])
-    pl.DataFrame(references).write_parquet(tmp_path / "references.parquet")
+    table = pl.DataFrame(references).with_columns(pl.lit("0" * 64).alias("sha256"))
+    answer_prompts(table, PromptSettings(hint_tokens=4)).write_parquet(tmp_path / "both.parquet")
+    table.write_parquet(tmp_path / "references.parquet")
 
     def make(ledger: str, **rule: Any) -> AnswerJob:
-        gain = Gain(rule=GainRule(**rule), references=tmp_path / "references.parquet", parser="option_text")
+        gain = VisualGainScoring(rule=GainRule(**rule), parser="option_text")
         return job(
             checkpoint=BASE, prompts=tmp_path / "both.parquet", samples=8, temperature=1.0, max_new_tokens=8,
             batch_size=64, gain=gain, ledger=tmp_path / ledger,
@@ -42,7 +42,7 @@ def test_curtailed_rows_have_the_answers_of_the_full_procedure_and_fewer(gain_jo
     assert full.height == 8 * 16
     assert short.height < full.height
     assert short.join(full, on=UNTIMED, how="semi", nulls_equal=True).height == short.height
-    references = pl.read_parquet(tmp_path / "references.parquet")
+    references = pl.read_parquet(tmp_path / "references.parquet", columns=["row_id", "question", "answer"])
     rule = GainRule(audit=0.0)
     gains = [visual_gain(references, verdicts(references, t, "option_text", None), rule) for t in (full, short)]
     kept = [g.filter((pl.col("p_t") <= 6) & (pl.col("gain") >= 2)).select("row_id", "p_t", "p_v") for g in gains]

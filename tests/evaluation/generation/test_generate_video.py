@@ -8,7 +8,8 @@ import polars as pl
 from assets.toyworld.clips import write_batch
 from assets.toyworld.source import write_futurebench
 from evaluation.benchmarks import futurebench
-from evaluation.generate import AnswerConfig, AnswerJob, main
+from evaluation.generate import main
+from evaluation.generation.jobs import AnswerJob, GenerateConfig, GenerationConfig
 from training.data.prompts import prompt_frame, text, video
 from training.runtime.programs import Reporter
 from training.tiny import BASE
@@ -18,10 +19,10 @@ def answers(out: Path, prompts: pl.DataFrame) -> pl.DataFrame:
     out.mkdir()
     prompts.write_parquet(out / "prompts.parquet")
     job = AnswerJob(
-        name="answers", checkpoint=BASE, prompts=out / "prompts.parquet", max_new_tokens=8, batch_size=4,
-        image_tokens=(4, 16), system=None,
+        name="answers", checkpoint=BASE, prompts=out / "prompts.parquet",
+        generation=GenerationConfig(max_new_tokens=8, batch_size=4, image_tokens=(4, 16)),
     )  # fmt: skip
-    main(AnswerConfig(out=out, device="cpu", jobs=[job]), Reporter(out, quiet=True))
+    main(GenerateConfig(out=out, device="cpu", jobs=[job]), Reporter(out, quiet=True))
     return pl.read_parquet(out / "answers.parquet")
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from evaluation.generation import interventions
 from evaluation.generation.interventions import NONE
-from evaluation.generation.requests import INTERVENTIONS, InterventionName, Request
+from evaluation.generation.jobs import INTERVENTIONS, InterventionName
+from evaluation.generation.requests import Request
 from training.model.checkpoint import FutureL1
 from training.model.decode import Decoded, Intervention, Sampling, Spans, decode
 from training.model.encoding import Encoder

@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from evaluation.generation.ledger import Ledger, keyed, model_hash
+from evaluation.generation.jobs import model_digest
+from evaluation.generation.ledger import Ledger, keyed
 from tests.evaluation.answers import answer_table
 from training.data.prompts import ANSWERS, frame, image, prompt_frame, text
 from training.tiny import BASE
@@ -121,8 +122,8 @@ def test_a_model_is_known_by_what_decides_its_answers(tmp_path: Path) -> None:
     copied = tmp_path / "moved"
     shutil.copytree(BASE, copied)
     (copied / "provenance.json").write_text("{}")
-    assert model_hash(copied) == model_hash(BASE)
+    assert model_digest(copied) == model_digest(BASE)
     (copied / "chat_template.jinja").write_text("another")
-    assert model_hash(copied) != model_hash(BASE)
+    assert model_digest(copied) != model_digest(BASE)
     with pytest.raises(ValueError, match=r"holds no \*\.safetensors"):
-        model_hash(tmp_path)
+        model_digest(tmp_path)

@@ -1,4 +1,4 @@
-"""The local backend: how requests are batched changes no answer, and what cannot be shown is refused."""
+"""The local engine: how requests are batched changes no answer, and what cannot be shown is refused."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.generation import local
-from evaluation.generation.local import LocalBackend, batches
-from evaluation.generation.requests import Answer, Asking, InterventionName, Refused, Request
+from evaluation.generation.jobs import GenerationConfig, InterventionName
+from evaluation.generation.local import LocalEngine, batches
+from evaluation.generation.requests import Answer, Refusal, Request
+from tests.evaluation.asking import generate
 from training.data import prompts, video
 from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS
@@ -24,7 +26,7 @@ from training.model.latent_config import LatentConfig
 from training.model.randomness import derived_seed
 from training.tiny import BASE
 
-GREEDY = Asking(max_new_tokens=40, batch_size=16, image_tokens=(4, 16), system=None)
+GREEDY = GenerationConfig(max_new_tokens=40, batch_size=16, image_tokens=(4, 16))
 DRAWN = GREEDY.model_copy(update={"temperature": 1.3, "top_p": 0.95})
 
 
@@ -50,13 +52,13 @@ def asked(rows: list[dict[str, Any]]) -> list[Request]:
 
 
 @pytest.fixture
-def backend() -> LocalBackend:
-    return LocalBackend("cpu", vision_cache_gib=0.1, frames_cache_gib=0.1)
+def engine() -> LocalEngine:
+    return LocalEngine("cpu", vision_cache_gib=0.1, frames_cache_gib=0.1)
 
 
-def told(found: Sequence[Answer | Refused]) -> dict[tuple[str, int], Answer]:
+def told(found: Sequence[Answer | Refusal]) -> dict[tuple[str, int], Answer]:
     """Answers by prompt and number, without the seconds that they took."""
-    answers = [a for a in found if not isinstance(a, Refused)]
+    answers = [a for a in found if not isinstance(a, Refusal)]
     return {(a["prompt_id"], a["sample"]): {k: v for k, v in a.items() if not k.endswith("_seconds")} for a in answers}
 
 
@@ -64,9 +66,9 @@ def told(found: Sequence[Answer | Refused]) -> dict[tuple[str, int], Answer]:
 
 
 def test_answers_are_the_decoders(
-    backend: LocalBackend, asked: list[Request], sft_model: FutureL1, sft_checkpoint: Path
+    engine: LocalEngine, asked: list[Request], sft_model: FutureL1, sft_checkpoint: Path
 ) -> None:
-    answers = told(list(backend.answer(sft_checkpoint, DRAWN, "none", asked)))
+    answers = told(list(generate(engine, sft_checkpoint, DRAWN, "none", asked)))
     assert sft_model.latent_config is not None
     encoder, shelf = sft_model.encoder(sft_model.latent_config), video.FrameShelf(0)
     sampling, t = Sampling(40, 1.3, 0.95), sft_model.tokens
@@ -84,36 +86,34 @@ def test_answers_are_the_decoders(
             assert answer["text_tokens"] + answer["latent_tokens"] + answer["control_tokens"] == len(kept)
 
 
-def test_answers_have_the_columns_of_the_table(
-    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path
-) -> None:
-    found = list(backend.answer(sft_checkpoint, GREEDY, "none", asked[:2]))
+def test_answers_have_the_columns_of_the_table(engine: LocalEngine, asked: list[Request], sft_checkpoint: Path) -> None:
+    found = list(generate(engine, sft_checkpoint, GREEDY, "none", asked[:2]))
     assert pl.DataFrame(found, schema=ANSWERS).height == 4
     assert all(
-        set(a) == {*ANSWERS, "prompt_tokens"} and a["decode_seconds"] > 0 for a in found if not isinstance(a, Refused)
+        set(a) == {*ANSWERS, "prompt_tokens"} and a["decode_seconds"] > 0 for a in found if not isinstance(a, Refusal)
     )
 
 
 @pytest.mark.parametrize("intervention", ["none", "zeros", "noise", "first_repeated", "spans_2"])
 def test_an_answer_is_the_same_in_any_company(
-    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path, intervention: InterventionName
+    engine: LocalEngine, asked: list[Request], sft_checkpoint: Path, intervention: InterventionName
 ) -> None:
-    whole = told(list(backend.answer(sft_checkpoint, DRAWN, intervention, asked)))
+    whole = told(list(generate(engine, sft_checkpoint, DRAWN, intervention, asked)))
     assert len({a["text"] for a in whole.values()}) > 6, "answers must differ for this to mean anything"
     small = DRAWN.model_copy(update={"batch_size": 3})
     others = [request(r.prompt_id, r.content, (1,)) for r in asked[::-1]]
     unrelated = [replace(r, group=r.prompt_id) for r in asked]
-    for asking, requests in ((small, asked), (DRAWN, others), (DRAWN, unrelated), (DRAWN, asked[3:4])):
-        part = told(list(backend.answer(sft_checkpoint, asking, intervention, requests)))
+    for generation, requests in ((small, asked), (DRAWN, others), (DRAWN, unrelated), (DRAWN, asked[3:4])):
+        part = told(list(generate(engine, sft_checkpoint, generation, intervention, requests)))
         assert part == {key: whole[key] for key in part}
         assert set(part) == {(r.prompt_id, sample) for r in requests for sample in r.samples}
 
 
 def test_a_base_is_shown_images_as_it_is_asked_to_and_opens_no_span(
-    backend: LocalBackend, asked: list[Request], base: FutureL1
+    engine: LocalEngine, asked: list[Request], base: FutureL1
 ) -> None:
-    asking = GREEDY.model_copy(update={"max_new_tokens": 6, "image_tokens": (4, 9), "system": "Answer briefly."})
-    answers = told(list(backend.answer(BASE, asking, "none", asked)))
+    generation = GREEDY.model_copy(update={"max_new_tokens": 6, "image_tokens": (4, 9), "system": "Answer briefly."})
+    answers = told(list(generate(engine, BASE, generation, "none", asked)))
     latent_config = LatentConfig(image_tokens=(4, 9), max_latents=0, span_end="model", system_prompt="Answer briefly.")
     encoded = local.encode(base.encoder(latent_config), asked[0].content, video.FrameShelf(0))
     expected = decode(base.model, base.vision(), base.tokens, [encoded], Sampling(6), base.spans, [[0]])
@@ -122,12 +122,12 @@ def test_a_base_is_shown_images_as_it_is_asked_to_and_opens_no_span(
 
 
 def test_latents_are_kept_as_they_were_fed(
-    backend: LocalBackend, asked: list[Request], sft_model: FutureL1, sft_checkpoint: Path
+    engine: LocalEngine, asked: list[Request], sft_model: FutureL1, sft_checkpoint: Path
 ) -> None:
-    found = list(backend.answer(sft_checkpoint, DRAWN, "none", asked, keep_latents=True))
+    found = list(generate(engine, sft_checkpoint, DRAWN, "none", asked, keep_latents=True))
     assert sft_model.latent_config is not None
     encoder, shelf, t = sft_model.encoder(sft_model.latent_config), video.FrameShelf(0), sft_model.tokens
-    stored = {(a["prompt_id"], a["sample"]): a for a in found if not isinstance(a, Refused)}
+    stored = {(a["prompt_id"], a["sample"]): a for a in found if not isinstance(a, Refusal)}
     assert len({bool(a["latents"]) for a in stored.values()}) == 2, "answers with latents and without"
     for wanted in asked[::4]:
         encoded = local.encode(encoder, wanted.content, shelf)
@@ -148,10 +148,10 @@ def test_latents_that_float16_does_not_hold_are_an_error() -> None:
         local._stored("item", torch.full((2, 3), 1e5))
 
 
-def test_a_prompt_without_frames_is_answered(backend: LocalBackend, asked: list[Request], sft_checkpoint: Path) -> None:
+def test_a_prompt_without_frames_is_answered(engine: LocalEngine, asked: list[Request], sft_checkpoint: Path) -> None:
     blind = [replace(r, content=[part for part in r.content if part["type"] == "text"]) for r in asked[:3]]
-    mixed = told(list(backend.answer(sft_checkpoint, GREEDY, "none", [*blind, *asked[3:6]])))
-    alone = told(list(backend.answer(sft_checkpoint, GREEDY, "none", blind)))
+    mixed = told(list(generate(engine, sft_checkpoint, GREEDY, "none", [*blind, *asked[3:6]])))
+    alone = told(list(generate(engine, sft_checkpoint, GREEDY, "none", blind)))
     assert len(alone) == 6 and alone == {key: mixed[key] for key in alone}
 
 
@@ -168,21 +168,21 @@ def test_the_times_of_shuffled_frames_ascend(sft_model: FutureL1, asked: list[Re
 
 
 def test_who_finds_no_donor_is_refused_with_the_reason(
-    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path
+    engine: LocalEngine, asked: list[Request], sft_checkpoint: Path
 ) -> None:
     requests = [replace(r, reference=r.group) for r in asked[:6]]
-    found = list(backend.answer(sft_checkpoint, GREEDY, "same_answer", requests))
-    plain = told(list(backend.answer(sft_checkpoint, GREEDY, "none", requests)))
+    found = list(generate(engine, sft_checkpoint, GREEDY, "same_answer", requests))
+    plain = told(list(generate(engine, sft_checkpoint, GREEDY, "none", requests)))
     used = {prompt_id for (prompt_id, _), answer in plain.items() if answer["latent_tokens"]}
-    assert used and {r.prompt_id for r in found if isinstance(r, Refused)} == used
+    assert used and {r.prompt_id for r in found if isinstance(r, Refusal)} == used
     assert {prompt_id for prompt_id, _ in told(found)} == {r.prompt_id for r in requests} - used
 
 
 @pytest.mark.parametrize("intervention", ["zeros", "noise", "other_item", "first_repeated"])
 def test_an_intervention_changes_what_follows_the_first_latents(
-    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path, intervention: InterventionName
+    engine: LocalEngine, asked: list[Request], sft_checkpoint: Path, intervention: InterventionName
 ) -> None:
-    plain, replaced = (told(list(backend.answer(sft_checkpoint, GREEDY, n, asked))) for n in ("none", intervention))
+    plain, replaced = (told(list(generate(engine, sft_checkpoint, GREEDY, n, asked))) for n in ("none", intervention))
     assert plain.keys() == replaced.keys()
     for key, answer in plain.items():
         assert answer["text"].split("<|latent_end|>")[0] == replaced[key]["text"].split("<|latent_end|>")[0]
@@ -192,7 +192,7 @@ def test_an_intervention_changes_what_follows_the_first_latents(
 
 
 def test_what_cannot_be_shown_is_refused_once_and_the_rest_answered(
-    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path, tmp_path: Path
+    engine: LocalEngine, asked: list[Request], sft_checkpoint: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
@@ -207,46 +207,41 @@ def test_what_cannot_be_shown_is_refused_once_and_the_rest_answered(
     }
     requests = [request(name, content, (0, 1)) for name, content in spoiled.items()] + asked[:3]
     small = GREEDY.model_copy(update={"batch_size": 4})
-    found = list(backend.answer(sft_checkpoint, small, "none", requests))
-    refused = {r.prompt_id: r.reason for r in found if isinstance(r, Refused)}
+    found = list(generate(engine, sft_checkpoint, small, "none", requests))
+    refused = {r.prompt_id: r.reason for r in found if isinstance(r, Refusal)}
     assert len(found) == len(spoiled) + 6 and set(refused) == set(spoiled)
     assert {name for name, _ in told(found)} == {r.prompt_id for r in asked[:3]}
     assert min(len(reason) for reason in refused.values()) > 10
     assert "broken.mp4" in refused["broken"] and "999" in refused["beyond"]
 
 
-def test_a_mistake_is_told_before_anything_is_loaded(backend: LocalBackend, asked: list[Request]) -> None:
-    with pytest.raises(ValueError, match="checkpoint's folder"):
-        next(backend.answer(None, GREEDY, "none", asked))
-    with pytest.raises(ValueError, match="intervention must be one of"):
-        next(backend.answer(Path("nowhere"), GREEDY, "nonsense", asked))  # type: ignore[arg-type]
-    for intervention, mean in (("mean", None), ("zeros", Path("mean.safetensors"))):
-        with pytest.raises(ValueError, match="belong to the intervention 'mean' alone"):
-            next(backend.answer(Path("nowhere"), GREEDY, intervention, asked, mean))  # type: ignore[arg-type]
+def test_a_mistake_is_told_before_anything_is_loaded(engine: LocalEngine, asked: list[Request]) -> None:
+    with pytest.raises(ValueError, match="job 'answers' has no checkpoint"):
+        next(generate(engine, None, GREEDY, "none", asked))
 
 
 # ---- what it costs
 
 
 def test_a_model_is_loaded_once_and_one_at_a_time(
-    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, asked: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[Path] = []
     inner = local.load
     monkeypatch.setattr(local, "load", lambda folder, *rest: loaded.append(folder) or inner(folder, *rest))
     short = GREEDY.model_copy(update={"max_new_tokens": 2})
     for checkpoint in (sft_checkpoint, sft_checkpoint, BASE, sft_checkpoint):
-        assert len(list(backend.answer(checkpoint, short, "none", asked[:1]))) == 2
+        assert len(list(generate(engine, checkpoint, short, "none", asked[:1]))) == 2
     assert loaded == [sft_checkpoint, BASE, sft_checkpoint]
 
 
 def test_answers_arrive_batch_by_batch(
-    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, asked: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
     inner = local.decode
     monkeypatch.setattr(local, "decode", lambda *a: decoded.append(len(a[3])) or inner(*a))
-    arriving = backend.answer(sft_checkpoint, GREEDY.model_copy(update={"batch_size": 8}), "none", asked)
+    arriving = generate(engine, sft_checkpoint, GREEDY.model_copy(update={"batch_size": 8}), "none", asked)
     for number in range(24):
         next(arriving)
         assert len(decoded) == number // 8 + 1
@@ -254,13 +249,13 @@ def test_answers_arrive_batch_by_batch(
 
 
 def test_a_rows_clip_is_opened_once_for_both_its_prompts(
-    backend: LocalBackend, asked: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, asked: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
     inner = video.READERS["sequential"]
     monkeypatch.setitem(video.READERS, "sequential", lambda path, wanted: opened.append(path) or inner(path, wanted))
     short = GREEDY.model_copy(update={"max_new_tokens": 2, "batch_size": 8})
-    list(backend.answer(sft_checkpoint, short, "none", asked))
+    list(generate(engine, sft_checkpoint, short, "none", asked))
     assert len(opened) == len(set(opened)) == 6
 
 

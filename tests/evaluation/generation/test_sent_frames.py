@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.generation.endpoint import EndpointBackend
-from evaluation.generation.requests import Asking, Request
+from evaluation.generation.endpoint import EndpointEngine
+from evaluation.generation.jobs import GenerationConfig
+from evaluation.generation.requests import Request
+from tests.evaluation.asking import generate
 from tests.numbered import cut, number_in, red_corner, turned, write_clip
 from tests.served import served
 from training.chat.endpoint import EndpointSettings
@@ -17,7 +19,7 @@ from training.data.keyframes import key_frame_pool
 from training.data.prompts import frame, text, video
 from training.data.video import probe
 
-ASKING = Asking(temperature=0.0, top_p=1.0, max_new_tokens=8, batch_size=1, image_tokens=(4, 1024), system=None)
+GENERATION = GenerationConfig(temperature=0.0, top_p=1.0, max_new_tokens=8, batch_size=1, image_tokens=(4, 1024))
 OPEN_GOP = {"bf": "3", "g": "8", "x264-params": "open-gop=1:scenecut=0"}
 
 
@@ -27,7 +29,7 @@ def sent(path: Path, numbers: list[int], reader: str, *, as_video: bool) -> list
     request = Request("p", [*parts, text("What next?")], (0,), (0,), "p")
     with served(lambda request, choice: "It goes on.") as server:
         settings = EndpointSettings(base_urls=(server.url,), model="served")
-        list(EndpointBackend(settings).answer(None, ASKING, "none", [request]))
+        list(generate(EndpointEngine(settings), None, GENERATION, "none", [request]))
     (arrived,) = server.requests
     urls = [part["image_url"]["url"] for part in arrived["messages"][-1]["content"] if part["type"] == "image_url"]
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))) for url in urls]

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from evaluation.generation.controls import CONTROLS
-from evaluation.generation.requests import INTERVENTIONS
+from evaluation.generation.jobs import INTERVENTIONS
 from evaluation.latents.necessity import compare, necessity_report, says_otherwise
 from evaluation.latents.phrases import EXPLANATIONS
 from tests.evaluation.answers import answer_table

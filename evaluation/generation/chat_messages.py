@@ -1,29 +1,39 @@
-"""Prompts as chat messages: text, and images as JPEG data URLs of the size that the server's model sees."""
+"""Prompts as chat messages, with images as JPEG data URLs of the size that the server's model sees; and the text of
+its replies.
+
+Servers with a reasoning parser set apart what a model thinks aloud, and some parsers take too much.
+"""
 
 import asyncio
 import base64
 import io
 import math
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from PIL import Image
 
-from evaluation.generation.frames import with_images
-from evaluation.generation.requests import Asking, Request
+from evaluation.generation.jobs import GenerationConfig
+from evaluation.generation.requests import Request, with_images
+from training.chat.completion import Choice, one_line
 from training.data.prompts import Part
 from training.data.video import FrameShelf
+from training.grading.parsers import answer_text
 
 JPEG_QUALITY = 95
+BROKEN_OFF = ("abort", "error", "content_filter")
+"""Finish reasons of replies that the server, not the model, ended."""
+_TAGS = re.compile(r"</?(?:answer|ans|reason)>")
 
 
 class Renderer:
     """Prompts to chat messages, in a few threads; prompts of one group share a thread and the frames that it read."""
 
-    def __init__(self, asking: Asking, frames_cache_bytes: int, factor: int) -> None:
-        self._asking, self._factor = asking, factor
+    def __init__(self, generation: GenerationConfig, frames_cache_bytes: int, factor: int) -> None:
+        self._generation, self._factor = generation, factor
         count = min(4, os.cpu_count() or 1)
         self._threads = [(ThreadPoolExecutor(1), FrameShelf(frames_cache_bytes // count)) for _ in range(count)]
 
@@ -41,7 +51,7 @@ class Renderer:
         """
         thread, shelf = self._threads[hash(request.group) % len(self._threads)]
         content = await asyncio.get_running_loop().run_in_executor(thread, self._content, request.content, shelf)
-        system = [] if self._asking.system is None else [{"role": "system", "content": self._asking.system}]
+        system = [] if self._generation.system is None else [{"role": "system", "content": self._generation.system}]
         return [*system, {"role": "user", "content": content}]
 
     def _content(self, parts: Sequence[Part], shelf: FrameShelf) -> list[dict[str, Any]]:
@@ -54,8 +64,8 @@ class Renderer:
                 else:
                     content.append({"type": "text", "text": part["text"]})
             else:
-                high = part["max_tokens"] or self._asking.image_tokens[1]
-                low = min(self._asking.image_tokens[0], high)
+                high = part["max_tokens"] or self._generation.image_tokens[1]
+                low = min(self._generation.image_tokens[0], high)
                 content += [_image_url(Image.fromarray(image), low, high, self._factor) for image in images]
         return content
 
@@ -83,3 +93,27 @@ def fitted_size(width: int, height: int, low: int, high: int, factor: int) -> tu
     columns, rows = max(1, whole(width * scale / factor)), max(1, whole(height * scale / factor))
     rows = min(rows, high)  # only reached by strips, whose short side is one token
     return min(columns, high // rows) * factor, rows * factor
+
+
+def served_text(choice: Choice) -> str | None:
+    """The text of an answer; None where the server gave none.
+
+    Reasoning that was set apart stands first, as one reason block without tags of its own: the answer is what follows
+    it, so a draft in it is never read in its place.  Where nothing follows, it is the whole text if it
+    has a complete answer tag and was not cut off.
+    """
+    text, thoughts = choice.message.text, choice.message.thoughts
+    if choice.finish_reason in BROKEN_OFF:
+        return None
+    if text.strip():
+        return f"<reason>{_TAGS.sub('', thoughts).strip()}</reason>\n{text}" if thoughts else text
+    complete = choice.finish_reason != "length" and answer_text(thoughts) is not None
+    return thoughts if complete else None
+
+
+def why_no_text(choice: Choice) -> str:
+    """The content of a choice without an answer, in one line."""
+    pieces = [f"finish_reason {one_line(str(choice.finish_reason))!r}"]
+    for name, text in (("text", choice.message.text), ("reasoning", choice.message.thoughts)):
+        pieces.append(f"{name} that ends with {one_line(text[-200:])!r}" if text.strip() else f"no {name}")
+    return ", ".join(pieces)

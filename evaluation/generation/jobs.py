@@ -1,0 +1,172 @@
+"""Requests to a model, as data: one job is one table of prompts for one model, with all that its answers depend on."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from evaluation.generation.controls import ControlName
+from evaluation.generation.curtailment import GainRule
+from training.chat.endpoint import EndpointSettings
+from training.grading.judge import JudgeSettings
+from training.grading.parsers import ParserName
+from training.model.latent_config import SYSTEM_PROMPT, LatentConfig
+from training.runtime.programs import ProgramConfig
+from training.storage.hashing import digest, file_digest
+
+RELEASE_IMAGE_TOKENS = (196, 1568)
+"""Fewest and most merged vision tokens of an image in the release's evaluation (reference/evaluation.md 1.4)."""
+
+InterventionName = Literal[
+    "none", "zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated", "markers_only",
+    "no_span", "spans_1", "spans_2", "spans_3",
+]  # fmt: skip
+"""What stands in for a model's own latents (evaluation.generation.interventions says how)."""
+INTERVENTIONS: tuple[InterventionName, ...] = get_args(InterventionName)
+DONOR_INTERVENTIONS: tuple[InterventionName, ...] = ("other_item", "same_answer", "other_answer")
+"""Those whose answers depend on the other answers of their batch: the donors of latents."""
+
+
+class GenerationConfig(BaseModel):
+    """How answers are sampled, and how many to a prompt.
+
+    `image_tokens`: fewest and most merged tokens of an image without its own cap, and of a video's frame pair;
+    `batch_size`: answers in flight in a local batch; `system`: the system prompt.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int
+    batch_size: int
+    image_tokens: tuple[int, int]
+    system: str | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """What each answer depends on, as JSON: all but the number of samples and the batch size."""
+        return self.model_dump(mode="json", exclude={"samples", "batch_size"})
+
+
+class VisualGainScoring(BaseModel):
+    """Verdicts between rounds of answers, for exact curtailment: prompts are `{row_id}/{condition}`.
+
+    The prompt table has each row's `question` and its answer as `reference`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: GainRule
+    parser: ParserName
+
+
+class AnswerJob(BaseModel):
+    """One table of prompts for one model; the answers go to `{answers}/{name}.parquet`, the refused prompts to
+    `{answers}/{name}.refused.parquet`.
+
+    `checkpoint`: a model's folder; None where the endpoint has the model.  `ledger`: where answers are kept for other
+    runs, too, of this model, sampling, intervention and control; None: beside the table, for as long as the job is not
+    done.  `control`: what the model sees instead of the item (generation.controls).  `reference_latents`: the
+    safetensors file whose tensor `mean` [D] the intervention "mean" feeds.  `keep_latents`: the table has the column
+    `latents`, the vectors as they were fed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    checkpoint: Path | None
+    prompts: Path
+    generation: GenerationConfig
+    seed: int = 0
+    intervention: InterventionName = "none"
+    control: ControlName = "none"
+    reference_latents: Path | None = None
+    keep_latents: bool = False
+    ledger: Path | None = None
+    gain: VisualGainScoring | None = None
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> "AnswerJob":
+        if self.gain and self.gain.rule.samples != self.generation.samples:
+            raise ValueError(
+                f"job {self.name!r} has {self.generation.samples} samples, its rule {self.gain.rule.samples}"
+            )
+        if (self.intervention == "mean") != (self.reference_latents is not None):
+            raise ValueError(f"job {self.name!r}: intervention 'mean' and reference_latents need each other")
+        if self.gain and self.control != "none":
+            raise ValueError(f"job {self.name!r}: visual gain is scored on prompts as they are, not under a control")
+        return self
+
+    def ledger_contents(self, prompts: pl.DataFrame) -> dict[str, Any]:
+        """What the answers of a ledger have in common: model, sampling, seed, intervention and control.
+
+        Where other prompts lend their latents, they are part of it.  Raises ValueError for a folder without weights.
+        """
+        assert self.checkpoint is not None
+        contents = {
+            "model": model_digest(self.checkpoint),
+            "sampling": self.generation.sampling(),
+            **self.model_dump(mode="json", include={"seed", "intervention", "control"}),
+        }
+        if self.intervention in DONOR_INTERVENTIONS:
+            lenders = prompts.select("key", "reference").sort("key").rows()
+            contents |= {"donors": digest(lenders), "batch_size": self.generation.batch_size}
+        if self.reference_latents is not None:
+            contents["reference_latents"] = file_digest(self.reference_latents)
+        return contents
+
+
+class GenerateConfig(ProgramConfig):
+    """Config of `python -m evaluation.generate`: the jobs, and the servers that they need."""
+
+    jobs: list[AnswerJob]
+    answers: Path | None = None  # where the tables go, shared by programs side by side; None: `out`
+    endpoint: EndpointSettings | None = None
+    judge: JudgeSettings | None = None  # for the jobs that score visual gain
+    vision_cache_gib: float = 0.5
+    frames_cache_gib: float = 0.5
+
+    @model_validator(mode="after")
+    def _check_jobs(self) -> "GenerateConfig":
+        names = [job.name for job in self.jobs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"jobs must have different names; found {names}")
+        for job in self.jobs:
+            if (job.checkpoint is None) != (self.endpoint is not None):
+                raise ValueError(f"job {job.name!r} needs a checkpoint, or all jobs an endpoint, and not both")
+        return self
+
+
+def checkpoint_generation(checkpoint: Path, **overrides: Any) -> GenerationConfig:
+    """The generation config that suits a checkpoint; `overrides` are fields of it, None where there is none.
+
+    The system prompt is the one of its training, the release's for a checkpoint that does not say; an empty one is
+    no system turn.  Images have the release's bounds, unless the largest in its training were smaller: then its own.
+    Raises ValueError where the folder holds no model.
+    """
+    try:
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{checkpoint} is no model's folder: {error}") from error
+    latent_config = LatentConfig.model_validate(config["future_l1"]) if "future_l1" in config else None
+    small = latent_config is not None and latent_config.image_tokens[1] < RELEASE_IMAGE_TOKENS[0]
+    fields: dict[str, Any] = {
+        "system": latent_config.system_prompt if latent_config else SYSTEM_PROMPT,
+        "image_tokens": latent_config.image_tokens if latent_config and small else RELEASE_IMAGE_TOKENS,
+    }
+    fields |= {name: value for name, value in overrides.items() if value is not None}
+    return GenerationConfig(**fields | {"system": fields["system"] or None})
+
+
+def model_digest(folder: Path) -> str:
+    """Sixteen hex digits that change with any file of a model's folder that decides what it answers.
+
+    Raises ValueError for a folder without weights.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja", ".txt"))
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise ValueError(f"{folder} holds no *.safetensors: want a checkpoint's folder, with its config and tokenizer")
+    return digest({path.name: file_digest(path) for path in files if path.name != "provenance.json"})
