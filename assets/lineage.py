@@ -27,7 +27,7 @@ TOLD = (
     "graded_by", "reason", "detail", "question_type", "answer", "parsed", "correct", "spans", "cot", "text",
 )  # fmt: skip
 """Columns worth telling of a row; frames and long texts are in the tables themselves."""
-MODELS, REPORTS, CLIPS = "checkpoints/", ("/report/", "reports/"), "twiff/clips/"
+MODELS, REPORTS, CLIPS = "checkpoints/", ("_report/", "reports/"), "trajectories/twiff_clips/"
 PAGE = ("reports/comparison", "report.html")
 """The artifact that shows lineage to people, and its file."""
 

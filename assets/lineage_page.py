@@ -16,16 +16,16 @@ from training.data.keyframes import key_frame_number
 from training.storage.artifacts import Artifact
 from training.storage.parquet import read_parquet, scan_parquet
 
-REPORTED = ("futurebench/report", "twiffbench/report")
-CHOICES, ITEMS, GRADED = "futurebench/report", "futurebench/items", "graded.parquet"
+REPORTED = ("benchmarks/futurebench_report", "benchmarks/twiffbench_report")
+CHOICES, ITEMS, GRADED = "benchmarks/futurebench_report", "inputs/futurebench_items", "graded.parquet"
 SETS = ("curation/sft_sets/", "curation/rl_sets/")
-SCORED, PULLED = "curation/visual_gain/", "twiff/trajectories/"
-CHECKPOINTS = "checkpoints/"
+SCORED, PULLED = "curation/visual_gain/", "trajectories/twiff_rows/"
+CHECKPOINTS, BASE = "checkpoints/", "inputs/base_model"
 KINDS = {
     "reports": tuple(f"{key}/" for key in REPORTED),
-    "answers": ("futurebench/answers/", "twiffbench/answers/"),
+    "answers": ("benchmarks/futurebench_answers/", "benchmarks/twiffbench_answers/"),
     "checkpoint": (),
-    "trained from": (CHECKPOINTS, *SETS),
+    "trained from": (CHECKPOINTS, BASE, *SETS),
     "curated set": ("curation/future_l1_50k",),
     "scored": (SCORED,),
     "source": (PULLED,),
@@ -89,9 +89,9 @@ def _note(artifact: Artifact, name: str) -> str:
     counts = artifact.provenance["counts"]
     if name.startswith(SETS):
         return f"{_table(artifact, name).select(pl.len()).collect().item():,} rows"
-    if name.startswith("futurebench/report/"):
+    if name.startswith("benchmarks/futurebench_report/"):
         return f"n = {counts['average']['n']:,}"
-    if name.startswith("twiffbench/report/"):
+    if name.startswith("benchmarks/twiffbench_report/"):
         return f"{counts['coverage']['judged']:,} judged"
     if "answers" in counts:
         return f"{counts['answers']:,} answers"
@@ -205,8 +205,8 @@ def _item(
     for model, table in graded.items():
         said = table.row(by_predicate=pl.col("id") == item["id"], named=True)
         inputs = {one.key: one.value for one in lineage.inputs[f"{CHOICES}/{model}"]}
-        version = inputs["futurebench/answers"]
-        made = lineage.artifacts.get(f"futurebench/answers/{model}")
+        version = inputs["benchmarks/futurebench_answers"]
+        made = lineage.artifacts.get(f"benchmarks/futurebench_answers/{model}")
         known = made is not None and made.version == version
         checkpoint = str(made.provenance["inputs"]["checkpoint"]) if made and known else "not current any more"
         answers.append(

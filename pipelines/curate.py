@@ -16,6 +16,7 @@ from assets.checkpoints.assets import BASE
 from assets.curation.assets import ANSWER_TABLE, ANSWERS, CURATED
 from assets.curation.estimate import Assumptions
 from assets.curation.scored import GAIN_TABLE, gain_tables, scored_shards, verdict_tables
+from assets.curation.set_assets import items_key
 from assets.curation.visual_gain import GainTable, gain_report
 from assets.framework.store import AssetStore, write_json
 from assets.trajectories.assets import CLIPS, QUARANTINE, ROWS, TRAJECTORIES
@@ -40,7 +41,7 @@ def curation_steps(profile: Profile) -> list[Step]:
     """From the shards to Future-L1-50K, and not what is trained on it."""
     settings = profile.curation
     local = not settings.given and settings.endpoint is None
-    needed = (*([BASE] if local else []), *(f"{name}/items" for name in settings.disjoint_from))
+    needed = (*([BASE] if local else []), *(items_key(name) for name in settings.disjoint_from))
     return [
         Step(OBSERVE),
         *([Step(PREPARE, only=needed)] if needed else []),

@@ -95,7 +95,7 @@ class Profile(Settings):
 
 def demo(home: Path, seed: int = 0) -> Profile:
     """A known world, a tiny Qwen3-VL, two CPU cores, minutes; nothing is downloaded. Also the tests' fixture."""
-    source = home / "artifacts" / "toyworld" / "source" / "current"
+    source = home / "artifacts" / "inputs" / "toyworld_source" / "current"
     tokens = (4, 16)
     greedy = GenerationConfig(max_new_tokens=48, batch_size=256, image_tokens=tokens)
     return Profile(

@@ -26,8 +26,9 @@ from training.storage.artifacts import MODEL
 from training.storage.hashing import file_digest
 from training.storage.parquet import read_parquet
 
-FUTURE_ITEMS, FUTURE_ANSWERS, FUTURE_REPORT = "futurebench/items", "futurebench/answers", "futurebench/report"
-TWIFF_ITEMS, TWIFF_ANSWERS, TWIFF_REPORT = "twiffbench/items", "twiffbench/answers", "twiffbench/report"
+FUTURE_ITEMS, TWIFF_ITEMS = "inputs/futurebench_items", "inputs/twiffbench_items"
+FUTURE_ANSWERS, TWIFF_ANSWERS = "benchmarks/futurebench_answers", "benchmarks/twiffbench_answers"
+FUTURE_REPORT, TWIFF_REPORT = "benchmarks/futurebench_report", "benchmarks/twiffbench_report"
 
 ITEM_TABLE = "items.parquet"
 ANSWER_TABLE = "answers.parquet"
@@ -107,8 +108,8 @@ def _twiffbench_items(source: SourceSettings, upstream: tuple[str, ...]) -> dg.A
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise dg.Failure(f"the benchmark is not at {path}: download it, or materialise toyworld/source in the demo",
-                         allow_retries=False)  # fmt: skip
+        what_to_do = "download it, or materialise inputs/toyworld_source in the demo"
+        raise dg.Failure(f"the benchmark is not at {path}: {what_to_do}", allow_retries=False)
     return path
 
 
@@ -173,7 +174,7 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
                 inputs = {items: store.current(items), "checkpoint": checkpoint}
                 told = {"answers": generation.model_dump(mode="json"), "seed": seed}
                 about = {"model": checkpoint.version, "sampling": generation.sampling(), "seed": seed}
-                ledger = store.ledger("benchmarks", about) / f"{key.partition('/')[0]}.jsonl"
+                ledger = store.ledger("benchmarks", about) / f"{key.rpartition('/')[2].removesuffix('_answers')}.jsonl"
                 job = partial(
                     AnswerJob, checkpoint=checkpoint.folder(MODEL), generation=generation, seed=seed,
                     keep_latents=True, ledger=ledger,

@@ -1,4 +1,4 @@
-"""`reports/imagination`: what the latents of each model's TwiFF-Bench answers look like, next to the true frames."""
+"""`reports/latent_retrieval`: the latents of each model's TwiFF-Bench answers compared with the true future frames."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from evaluation.latents.retrieval_report import PICTURE_FILE, REPORT_FILE
 from training.storage.artifacts import MODEL
 from training.storage.hashing import digest
 
-LATENT_RETRIEVAL = "reports/imagination"
+LATENT_RETRIEVAL = "reports/latent_retrieval"
 TAUGHT = "future_l1.parquet"
 """The set whose future frames' mean feature stands in for latents."""
 
@@ -59,7 +59,7 @@ def latent_retrieval_asset(checkpoints: Checkpoints, latents: int, seed: int, de
             works[model] = store.work(LATENT_RETRIEVAL, inputs, told, CODE, model)
             jobs[model] = {
                 "name": model,
-                "model_kind": name.rpartition("/")[2],
+                "model_kind": "base" if model == BASE else name.rpartition("/")[2],
                 "checkpoint": str(checkpoint.folder(MODEL)),
                 "answers": str(answers.file(ANSWER_TABLE)),
                 "latents": latents if model == BASE else None,

@@ -1,4 +1,4 @@
-"""`futurebench/report` and `twiffbench/report`: what a model's answers are worth."""
+"""`benchmarks/futurebench_report` and `benchmarks/twiffbench_report`: what a model's answers are worth."""
 
 from collections.abc import Mapping
 from functools import partial

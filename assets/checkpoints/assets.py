@@ -1,4 +1,4 @@
-"""`checkpoints/base`, `checkpoints/sft` and `checkpoints/rl`: op-backed assets that start the training programs."""
+"""`inputs/base_model`, `checkpoints/sft` and `checkpoints/rl`: op-backed assets that start the training programs."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from assets.launching.launcher import Launcher, Start
 from training.runtime.programs import CHECKPOINT, METRICS, RESULT, read_metrics
 from training.storage.artifacts import MODEL, Artifact
 
-BASE = "checkpoints/base"
+BASE = "inputs/base_model"
 SFT = "checkpoints/sft"
 RL = "checkpoints/rl"
 """The folder of an artifact that holds the checkpoint itself, as transformers writes it."""

@@ -43,8 +43,8 @@ from training.storage.artifacts import MODEL, Artifact
 from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
 
-BASE = "checkpoints/base"
-ANSWERS = "curation/answers"
+BASE = "inputs/base_model"
+ANSWERS = "curation/gain_answers"
 CURATED = "curation/future_l1_50k"
 SFT_SETS = "curation/sft_sets"
 RL_SETS = "curation/rl_sets"

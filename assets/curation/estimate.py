@@ -87,9 +87,9 @@ class Assumptions(_Frozen):
         """With what earlier runs show: answers of a row, tokens of an answer, answers per second, what went to the
         judge.
 
-        `answers` and `verdicts` are tables of curation/answers and curation/visual_gain, about `rows` rows; `at_once`
-        requests were in flight per GPU, 1 where the model ran locally, since its answers carry their share of their
-        batch's seconds.
+        `answers` and `verdicts` are tables of curation/gain_answers and curation/visual_gain, about `rows` rows;
+        `at_once` requests were in flight per GPU, 1 where the model ran locally, since its answers carry their share of
+        their batch's seconds.
         """
         found = {}
         told = scan_parquet(*answers).select(

@@ -29,7 +29,7 @@ from training.storage.artifacts import Artifact
 from training.storage.hashing import file_digest
 from training.storage.parquet import read_parquet, scan_parquet
 
-HUB = "curation/hub"
+HUB = "curation/dataset_hub"
 ITEM_TABLE = "items.parquet"
 
 SELECTION_CODE = code_of(*(f"assets.curation.{name}" for name in ("contamination", "publication", "previews")))
@@ -50,9 +50,14 @@ def set_assets(settings: CurationSettings, seed: int) -> list[dg.AssetsDefinitio
     ]
 
 
+def items_key(benchmark: str) -> str:
+    """The key of a benchmark's items."""
+    return f"inputs/{benchmark}_items"
+
+
 def items_of(settings: CurationSettings, store: AssetStore) -> dict[str, Artifact]:
     """The items of the benchmarks that the published set must not touch, by benchmark."""
-    return {name: store.current(f"{name}/items") for name in settings.disjoint_from}
+    return {name: store.current(items_key(name)) for name in settings.disjoint_from}
 
 
 def index_of(items: Mapping[str, Artifact]) -> BenchmarkIndex:
@@ -61,13 +66,13 @@ def index_of(items: Mapping[str, Artifact]) -> BenchmarkIndex:
 
 def upstream_of(settings: CurationSettings, *keys: str) -> tuple[str, ...]:
     """The keys, and those of the benchmarks' items."""
-    return (*keys, *(f"{name}/items" for name in settings.disjoint_from))
+    return (*keys, *(items_key(name) for name in settings.disjoint_from))
 
 
 def inputs_of(scored: Mapping[str, Artifact], items: Mapping[str, Artifact]) -> dict[str, Artifact | str]:
     """What a selection is made from, as a version has it."""
     shards: dict[str, Artifact | str] = {f"{GAIN}/{shard}": artifact for shard, artifact in scored.items()}
-    return shards | {f"{name}/items": artifact for name, artifact in items.items()}
+    return shards | {items_key(name): artifact for name, artifact in items.items()}
 
 
 def _check_scored_for(rule: SelectionSettings, scored: Mapping[str, Artifact]) -> None:

@@ -51,7 +51,7 @@ class CurationSettings(Settings):
     retry_refused: bool = False
     """Prompts that a server refused, or whose frames could not be read, are asked again at each start."""
     hub: str | None = None
-    """The dataset repository that `curation/hub` pushes to."""
+    """The dataset repository that `curation/dataset_hub` pushes to."""
 
     @model_validator(mode="after")
     def _choices_are_kept_off_futurebench(self) -> "CurationSettings":

@@ -10,16 +10,15 @@ import dataframely as dy
 from assets.framework.partitions import Partitioning, key_of
 from assets.framework.retries import failing_at_once
 
-STAGES = {
-    "toyworld": ("toyworld", "team:data"),
-    "twiff": ("trajectories", "team:data"),
-    "curation": ("curation", "team:curation"),
-    "checkpoints": ("checkpoints", "team:training"),
-    "futurebench": ("benchmarks", "team:evaluation"),
-    "twiffbench": ("benchmarks", "team:evaluation"),
-    "reports": ("reports", "team:evaluation"),
+OWNERS = {
+    "inputs": "team:data",
+    "trajectories": "team:data",
+    "curation": "team:curation",
+    "checkpoints": "team:training",
+    "benchmarks": "team:evaluation",
+    "reports": "team:evaluation",
 }
-"""The group and the owner of assets, by the first part of their keys."""
+"""The owner of assets by their group, the first part of their keys."""
 
 Function = Callable[..., Any]
 
@@ -29,7 +28,7 @@ class Asset:
     """The declaration of an asset: its Dagster spec, and what its page shows of an artifact."""
 
     key: str
-    """stage/noun"""
+    """group/noun"""
     description: str
     """One sentence for the UI."""
     kinds: tuple[str, ...]
@@ -55,14 +54,14 @@ class Asset:
 
     @property
     def spec(self) -> dg.AssetSpec:
-        group, owner = STAGES[self.key.partition("/")[0]]
+        group = self.key.partition("/")[0]
         mappings = self.partitions.mappings if self.partitions else {}
         return dg.AssetSpec(
             key_of(self.key),
             deps=[dg.AssetDep(key_of(key), partition_mapping=mappings.get(key)) for key in self.deps],
             description=self.description,
             group_name=group,
-            owners=[owner],
+            owners=[OWNERS[group]],
             kinds=set(self.kinds),
             code_version=self.code_version,
             partitions_def=self.partitions.definition if self.partitions else None,

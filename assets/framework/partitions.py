@@ -86,7 +86,7 @@ class Checkpoints:
     def artifact(self, model: str) -> tuple[str, str | None]:
         """The asset key and partition of a model's checkpoint."""
         if model == BASE:
-            return "checkpoints/base", None
+            return "inputs/base_model", None
         if model in self.sft:
             return "checkpoints/sft", model
         if model in self.rl:

@@ -1,4 +1,4 @@
-"""`toyworld/source`: the demo's source, written as the real ones are, and what must hold of it."""
+"""`inputs/toyworld_source`: the demo's source, written as the real ones are, and what must hold of it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ from assets.framework.store import AssetStore
 from assets.launching.launcher import Progress
 from assets.toyworld.source import REPORT, SourceSizes, write_source
 
-SOURCE = "toyworld/source"
+SOURCE = "inputs/toyworld_source"
 CODE = code_of("assets.toyworld.source")
 GUESSING_LIMIT = 0.60
 """No rule that does not look ahead may come near what the models are meant to learn (reference: .566 at most)."""

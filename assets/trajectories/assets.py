@@ -1,4 +1,4 @@
-"""`twiff/source`, `twiff/trajectories` and `twiff/clips`: what the source holds, and what of it can be used."""
+"""`inputs/twiff_source`, `trajectories/twiff_rows` and `trajectories/twiff_clips`: the source's shards, validated."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -24,9 +24,9 @@ from training.storage.artifacts import CURRENT, Artifact
 from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
 
-SOURCE = "twiff/source"
-TRAJECTORIES = "twiff/trajectories"
-CLIPS = "twiff/clips"
+SOURCE = "inputs/twiff_source"
+TRAJECTORIES = "trajectories/twiff_rows"
+CLIPS = "trajectories/twiff_clips"
 
 ROWS = "trajectories.parquet"
 CLIP_TABLE = "clips.parquet"
@@ -42,7 +42,7 @@ def list_source(settings: SourceSettings) -> tuple[Source, Listing]:
         source = open_source(settings.trajectories)
         return source, source.listing()
     except ValueError as error:
-        raise dg.Failure(f"{error} (in the demo, materialise toyworld/source)", allow_retries=False) from error
+        raise dg.Failure(f"{error} (in the demo, materialise inputs/toyworld_source)", allow_retries=False) from error
 
 
 def retire(store: AssetStore, shard: str) -> None:
@@ -52,7 +52,7 @@ def retire(store: AssetStore, shard: str) -> None:
     """
     for name, artifact in store.everything().items():
         stage, _, rest = name.partition("/")
-        if stage in ("twiff", "curation") and rest.partition("/")[2] == shard:
+        if stage in ("trajectories", "curation") and rest.partition("/")[2] == shard:
             (artifact.path.parent / CURRENT).unlink()
 
 

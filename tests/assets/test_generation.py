@@ -16,7 +16,7 @@ class Answers:
         self._store = AssetStore(home)
 
     def work(self, more: Mapping[str, str]) -> Work:
-        return self._store.work("curation/answers", {"model": "m", **more}, {}, "code", "shard")
+        return self._store.work("curation/gain_answers", {"model": "m", **more}, {}, "code", "shard")
 
     def publish(self, unreadable: int, pending: int, retry_refused: bool = False) -> str:
         work = next_work(self.work, retry_refused)

@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> AssetStore:
             for name, rows in tables.items():
                 pl.DataFrame(rows).write_parquet(workspace / f"{name}.parquet")
             (workspace / "tokenizer.json").write_text("the same in every model")
-            return {"revision": "57364a4b"} if key == "twiff/trajectories" else {}
+            return {"revision": "57364a4b"} if key == "trajectories/twiff_rows" else {}
 
         return store.work(key, inputs, {}, "code", partition).do(write)
 
@@ -32,26 +32,29 @@ def store(tmp_path: Path) -> AssetStore:
         "b": {"row_id": BLUE, "video": "blue.mp4", "row": 5},
     }
     gains = {}
-    base = made("checkpoints/base", {})
+    base = made("inputs/base_model", {})
     for shard, row in rows.items():
-        source = made("twiff/trajectories", {"twiff/source": f"digest of {shard}"}, shard, trajectories=[row])
+        source = made(
+            "trajectories/twiff_rows", {"inputs/twiff_source": f"digest of {shard}"}, shard, trajectories=[row]
+        )
         clip = {"video": row["video"], "path": f"/clips/{row['video']}", "frames": 16}
-        clips = made("twiff/clips", {"twiff/trajectories": source}, shard, clips=[clip])
+        clips = made("trajectories/twiff_clips", {"trajectories/twiff_rows": source}, shard, clips=[clip])
         gain = {"row_id": row["row_id"], "p_t": 0, "p_v": 8}
-        inputs = {"twiff/trajectories": source, "twiff/clips": clips, "checkpoints/base": base}
+        inputs = {"trajectories/twiff_rows": source, "trajectories/twiff_clips": clips, "inputs/base_model": base}
         gains[shard] = made("curation/visual_gain", inputs, shard, visual_gain=[gain])
     sets = made("curation/sft_sets", {f"curation/visual_gain/{s}": g for s, g in gains.items()},
                 chosen=[rows["a"]], all=[*rows.values()])  # fmt: skip
-    items = made("futurebench/items", {}, items=[{"id": "hop1-7", "video": "red.mp4"}])
+    items = made("inputs/futurebench_items", {}, items=[{"id": "hop1-7", "video": "red.mp4"}])
     for name, file in (("small", "chosen"), ("large", "all")):
         inputs = {
-            "checkpoints/base": base,
+            "inputs/base_model": base,
             f"curation/sft_sets/{file}": sets.manifest["files"][f"{file}.parquet"]["sha256"],
         }
         model = made("checkpoints/sft", inputs, name)
-        answers = made("futurebench/answers", {"checkpoint": model, "futurebench/items": items}, name,
+        answers = made("benchmarks/futurebench_answers", {"checkpoint": model, "inputs/futurebench_items": items}, name,
                        answers=[{"prompt_id": "hop1-7", "text": "A"}])  # fmt: skip
-        made("futurebench/report", {"futurebench/answers": answers, "futurebench/items": items}, name,
+        inputs = {"benchmarks/futurebench_answers": answers, "inputs/futurebench_items": items}
+        made("benchmarks/futurebench_report", inputs, name,
              graded=[{"id": "hop1-7", "correct": name == "large"}])  # fmt: skip
     return store
 
@@ -63,45 +66,46 @@ def traced(store: AssetStore, asked: str) -> Trace:
 def test_a_row_back_to_its_shard_and_clip_and_on_to_what_was_trained_and_reported(store: AssetStore) -> None:
     trace = traced(store, BLUE)
     assert [(one.artifact, one.file) for one in trace.found] == [
-        ("twiff/trajectories/b", "trajectories.parquet"),
-        ("twiff/clips/b", "clips.parquet"),
+        ("trajectories/twiff_rows/b", "trajectories.parquet"),
+        ("trajectories/twiff_clips/b", "clips.parquet"),
         ("curation/visual_gain/b", "visual_gain.parquet"),
         ("curation/sft_sets", "all.parquet"),
     ]
     assert [one.revision for one in trace.found] == ["57364a4b", None, None, None]
     assert trace.found[1].rows == [{"video": "blue.mp4", "path": "/clips/blue.mp4", "frames": 16}]
     assert trace.found[2].rows == [{"row_id": BLUE, "p_t": 0, "p_v": 8}]
-    assert set(trace.made_from) == {"checkpoints/base"}, "nothing of the other shard, nor of the benchmark"
+    assert set(trace.made_from) == {"inputs/base_model"}, "nothing of the other shard, nor of the benchmark"
     assert set(trace.trained) == {"checkpoints/sft/large"}, "the other one did not read its file"
-    assert set(trace.reported) == {"futurebench/report/large"}
+    assert set(trace.reported) == {"benchmarks/futurebench_report/large"}
     assert set(traced(store, GREEN).trained) == {"checkpoints/sft/large", "checkpoints/sft/small"}
 
 
 def test_a_clip_to_its_rows_and_what_was_trained_on_them(store: AssetStore) -> None:
     trace = traced(store, "green.mp4")
-    assert [one.artifact for one in trace.found] == ["twiff/trajectories/a", "twiff/clips/a", "curation/sft_sets",
-                                                     "curation/sft_sets"]  # fmt: skip
+    assert [one.artifact for one in trace.found] == [
+        "trajectories/twiff_rows/a", "trajectories/twiff_clips/a", "curation/sft_sets", "curation/sft_sets",
+    ]  # fmt: skip
     assert set(trace.trained) == {"checkpoints/sft/large", "checkpoints/sft/small"}
 
 
 def test_a_benchmark_item_back_to_the_rows_that_its_models_were_trained_on(store: AssetStore) -> None:
     trace = traced(store, "hop1-7")
-    assert {one.artifact: one.rows for one in trace.found}["futurebench/report/large"] == [
+    assert {one.artifact: one.rows for one in trace.found}["benchmarks/futurebench_report/large"] == [
         {"id": "hop1-7", "correct": True}
     ]
-    assert {"checkpoints/sft/large", "curation/sft_sets", "curation/visual_gain/a", "twiff/trajectories/b"} <= set(
+    assert {"checkpoints/sft/large", "curation/sft_sets", "curation/visual_gain/a", "trajectories/twiff_rows/b"} <= set(
         trace.made_from
     )
-    assert set(trace.reported) == {"futurebench/report/large", "futurebench/report/small"}
+    assert set(trace.reported) == {"benchmarks/futurebench_report/large", "benchmarks/futurebench_report/small"}
 
 
 def test_an_artifact_by_name_and_by_version(store: AssetStore) -> None:
     version = store.current("checkpoints/sft", "small").version
     by_name, by_version = traced(store, "checkpoints/sft/small"), traced(store, version)
     assert by_name.artifacts == by_version.artifacts == {"checkpoints/sft/small": version}
-    assert list(by_name.made_from)[:2] == ["checkpoints/base", "curation/sft_sets"], "the nearest first"
+    assert list(by_name.made_from)[:2] == ["curation/sft_sets", "inputs/base_model"], "the nearest first"
     assert "checkpoints/sft/large" not in by_name.made_from, "models share files that are no data"
-    assert set(by_name.reported) == {"futurebench/report/small"}
+    assert set(by_name.reported) == {"benchmarks/futurebench_report/small"}
 
 
 def test_what_nothing_is_known_of_is_said(store: AssetStore) -> None:

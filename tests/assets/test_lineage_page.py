@@ -13,7 +13,7 @@ from assets.lineage_page import followed
 from evaluation.reports.followed import Followed
 from training.storage.artifacts import Artifact
 
-MODELS = {"base": "checkpoints/base", "sft": "checkpoints/sft/sft", "rl": "checkpoints/rl/rl"}
+MODELS = {"base": "inputs/base_model", "sft": "checkpoints/sft/sft", "rl": "checkpoints/rl/rl"}
 
 
 def row(row_id: str, shard: str, gain: int, rank: int) -> dict[str, Any]:
@@ -51,29 +51,31 @@ def store(tmp_path: Path) -> Store:
     store = Store(tmp_path)
     scored = {}
     for shard in ("a", "b"):
-        pulled = store.made(f"twiff/trajectories/{shard}", {"twiff/source": f"of {shard}"}, {"revision": "abc123"})
+        pulled = store.made(
+            f"trajectories/twiff_rows/{shard}", {"inputs/twiff_source": f"of {shard}"}, {"revision": "abc123"}
+        )
         verdicts = [
             {"row_id": f"row-{shard}", "condition": condition, "verdict": verdict}
             for condition, several in (("plain", ["incorrect", "incorrect", None]), ("hint", ["correct", "incorrect"]))
             for verdict in several
         ]
-        inputs = {"twiff/trajectories": pulled}
+        inputs = {"trajectories/twiff_rows": pulled}
         scored[f"curation/visual_gain/{shard}"] = store.made(
             f"curation/visual_gain/{shard}", inputs, {}, verdicts=verdicts
         )
     sft_sets, rl_sets = store.sets(scored, [row("row-a", "a", 7, 1), row("row-b", "b", 3, 2), row("row-c", "b", 1, 3)])
-    base = store.made("checkpoints/base", {"config.json": "0"}, {})
-    inputs = {"checkpoints/base": base, "curation/sft_sets/chosen": table_of(sft_sets, "chosen.parquet")}
+    base = store.made("inputs/base_model", {"config.json": "0"}, {})
+    inputs = {"inputs/base_model": base, "curation/sft_sets/chosen": table_of(sft_sets, "chosen.parquet")}
     sft = store.made("checkpoints/sft/sft", inputs, {})
     inputs = {"checkpoints/sft/sft": sft, "curation/rl_sets/twiff": table_of(rl_sets, "twiff.parquet")}
     checkpoints = {"base": base, "sft": sft, "rl": store.made("checkpoints/rl/rl", inputs, {})}
     shown = {"question_type": "hop1", "options": ["red", "blue", "green", "pink"], "answer": "C"}
     items = store.made(
-        "futurebench/items", {}, {}, items=[{"id": name, "video": f"seen/{name}.mp4", **shown} for name in "xyz"]
+        "inputs/futurebench_items", {}, {}, items=[{"id": name, "video": f"seen/{name}.mp4", **shown} for name in "xyz"]
     )
     for number, (model, checkpoint) in enumerate(checkpoints.items()):
-        inputs = {"checkpoint": checkpoint, "futurebench/items": items}
-        answers = store.made(f"futurebench/answers/{model}", inputs, {"answers": 3},
+        inputs = {"checkpoint": checkpoint, "inputs/futurebench_items": items}
+        answers = store.made(f"benchmarks/futurebench_answers/{model}", inputs, {"answers": 3},
                              answers=[{"prompt_id": name, "text": "C"} for name in "xyz"])  # fmt: skip
         graded = [
             {
@@ -85,8 +87,8 @@ def store(tmp_path: Path) -> Store:
             }
             for name, right in (("x", True), ("y", model == "rl"), ("z", model == "base"))
         ]
-        inputs = {"futurebench/answers": answers, "futurebench/items": items}
-        store.made(f"futurebench/report/{model}", inputs, {"average": {"n": 3}}, graded=graded)
+        inputs = {"benchmarks/futurebench_answers": answers, "inputs/futurebench_items": items}
+        store.made(f"benchmarks/futurebench_report/{model}", inputs, {"average": {"n": 3}}, graded=graded)
     return store
 
 
@@ -98,18 +100,18 @@ def test_a_report_goes_back_through_both_trainings_to_the_shards_and_their_revis
     chain = next(chain for chain in told(store).chains if chain.model == "rl")
     steps = {step.kind: [(link.artifact, link.note) for link in step.links] for step in chain.steps}
     assert steps == {
-        "reports": [("futurebench/report/rl", "n = 3")],
-        "answers": [("futurebench/answers/rl", "3 answers")],
+        "reports": [("benchmarks/futurebench_report/rl", "n = 3")],
+        "answers": [("benchmarks/futurebench_answers/rl", "3 answers")],
         "checkpoint": [("checkpoints/rl/rl", "")],
         "trained from": [
             ("checkpoints/sft/sft", ""),
             ("curation/rl_sets/twiff", "2 rows"),
-            ("checkpoints/base", ""),
             ("curation/sft_sets/chosen", "3 rows"),
+            ("inputs/base_model", ""),
         ],
         "curated set": [("curation/future_l1_50k", "2 of 40 scored rows")],
         "scored": [("curation/visual_gain", "2 shards")],
-        "source": [("twiff/trajectories", "2 shards, revision abc123")],
+        "source": [("trajectories/twiff_rows", "2 shards, revision abc123")],
     }
     everything = store.everything()
     for link in (link for step in chain.steps for link in step.links if link.version):
@@ -144,7 +146,7 @@ def test_of_items_that_models_disagree_on_the_first_of_a_split_is_shown(store: A
     for one in item.answers:
         assert one.checkpoint == MODELS[one.model] and one.said == f"{one.model} on y"
         assert one.checkpoint_version == everything[one.checkpoint].version
-        assert one.answers == everything[f"futurebench/answers/{one.model}"].version
+        assert one.answers == everything[f"benchmarks/futurebench_answers/{one.model}"].version
 
 
 def test_a_set_that_was_curated_again_is_said_to_be_not_current(store: Store) -> None:
@@ -156,7 +158,7 @@ def test_a_set_that_was_curated_again_is_said_to_be_not_current(store: Store) ->
     trained = chain.steps[-1]
     assert trained.kind == "trained from", "nothing is known of what a set was made from that is not there any more"
     assert [(link.artifact, link.note) for link in trained.links] == [
-        ("checkpoints/base", ""), ("curation/sft_sets/chosen", "not current any more"),
+        ("curation/sft_sets/chosen", "not current any more"), ("inputs/base_model", ""),
     ]  # fmt: skip
     assert after.rows == []
     assert before.rows, "it was followed while it was current"

@@ -140,14 +140,17 @@ def curation() -> dict[str, Any]:
 
 def lineage() -> dict[str, Any]:
     """A chain of two models, a row and an item."""
-    source = {"kind": "source", "links": [{"artifact": "twiff/trajectories", "note": "4 shards, revision 57364a4b"}]}
+    source = {
+        "kind": "source",
+        "links": [{"artifact": "trajectories/twiff_rows", "note": "4 shards, revision 57364a4b"}],
+    }
     chains = [
         {
             "model": model,
             "steps": [
                 {
                     "kind": "reports",
-                    "links": [{"artifact": f"futurebench/report/{model}", "version": f"report-of-{model}"}],
+                    "links": [{"artifact": f"benchmarks/futurebench_report/{model}", "version": f"report-of-{model}"}],
                 },
                 {
                     "kind": "checkpoint",
@@ -194,6 +197,6 @@ def everything() -> dict[str, Any]:
             | paired_difference([True] * 60 + [False] * 40, [True] * 61 + [False] * 39).as_dict(),
         ],
         "lineage": lineage(),
-        "provenance": {"checkpoints/base": "0123456789abcdef"},
+        "provenance": {"inputs/base_model": "0123456789abcdef"},
         "seconds": {"source": 31.2, "curation": 80.4, "sft": 171.0, "rl": 92.0},
     }

@@ -33,7 +33,7 @@ from tests.performance.conftest import Table
 from training.runtime.project import PROJECT, WORKSPACE
 
 FEW, MANY, BATCH, ALONE, REPEATS = 1, 3_000, 200, 8, 7
-TRAJECTORIES = dg.AssetKey(["twiff", "trajectories"])
+TRAJECTORIES = dg.AssetKey(["trajectories", "twiff_rows"])
 UI = json.loads((Path(__file__).parent / "ui_queries.json").read_text())
 LOAD = """
 import time
@@ -143,7 +143,7 @@ def test_the_pages_of_3000_partitions(homes: Mapping[int, Path], table: Table) -
     sent = [f"{bytes_sent[count] / 1024:,.0f} KiB" for count in (MANY, FEW)]
     rows.append(["partitions page, bytes", *sent, f"{bytes_sent[MANY] / bytes_sent[FEW]:.1f} x"])
     head = ["", f"{MANY:,} partitions", f"{FEW}", "ratio of CPU"]
-    table("Dagster's pages of twiff/trajectories, seconds (of CPU)", head, rows)
+    table("Dagster's pages of trajectories/twiff_rows, seconds (of CPU)", head, rows)
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def size_of(folder: Path) -> int:
 
 def seconds_of_a_process(profile: Profile, overlay: Path, partition: str) -> float:
     """One partition in a run of its own process, about as a run launcher starts it."""
-    command = ["-m", "dagster", "asset", "materialize", "--select", "twiff/trajectories", "--partition", partition]
+    command = ["-m", "dagster", "asset", "materialize", "--select", "trajectories/twiff_rows", "--partition", partition]
     environment = {**os.environ, "FUTURE_L1_HOME": str(profile.home), "FUTURE_L1_PROFILE": str(overlay)}
     started = time.perf_counter()
     subprocess.run([sys.executable, *command, "-m", "pipelines.definitions"], cwd=PROJECT, env=environment,
@@ -222,4 +222,6 @@ def test_one_run_over_200_partitions_against_runs_of_one(shards: Profile, tmp_pa
         ["events, a run of 1 / of 200", f"{rows[0]} / {rows[1]}", events, ""],
         ["KiB of history, a run of 1 / of 200", f"{grown[0]:.0f} / {grown[1]:.0f}", bytes_, ""],
     ]
-    table(f"One run over {BATCH} partitions of twiff/trajectories (shards of 3 rows)", ["", "", "ratio", "n"], lines)
+    table(
+        f"One run over {BATCH} partitions of trajectories/twiff_rows (shards of 3 rows)", ["", "", "ratio", "n"], lines
+    )

@@ -16,7 +16,7 @@ from tests.pipelines.ui_server import ROOT, Ui, ui
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-GROUPS = ("toyworld", "trajectories", "curation", "checkpoints", "benchmarks", "reports")
+GROUPS = ("inputs", "trajectories", "curation", "checkpoints", "benchmarks", "reports")
 MILLISECONDS = 120_000
 MILLISECONDS_TO_STATUSES = 15_000
 """Assets turn green by and by."""

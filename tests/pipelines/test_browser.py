@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 MILLISECONDS = 60_000
 STAGES = {
-    "toyworld": ["source"],
-    "trajectories": ["source", "trajectories", "clips"],
-    "curation": ["answers", "visual_gain", "future_l1_50k", "sft_sets", "rl_sets"],
-    "checkpoints": ["base", "sft", "rl"],
-    "benchmarks": ["items", "answers", "report"],
-    "reports": ["imagination", "latent_necessity", "comparison"],
+    "inputs": ["toyworld_source", "twiff_source", "base_model", "futurebench_items", "twiffbench_items"],
+    "trajectories": ["twiff_rows", "twiff_clips"],
+    "curation": ["gain_answers", "visual_gain", "future_l1_50k", "sft_sets", "rl_sets"],
+    "checkpoints": ["sft", "rl"],
+    "benchmarks": ["futurebench_answers", "twiffbench_answers", "futurebench_report", "twiffbench_report"],
+    "reports": ["latent_retrieval", "latent_necessity", "comparison"],
 }
 SHARDS = ["train-00000-of-00003", "train-00001-of-00003", "train-00002-of-00003"]
 
@@ -105,12 +105,12 @@ def test_an_assets_page_has_its_words_columns_figures_and_checks(page: "Page") -
 
 def test_materialising_from_the_page_runs_to_success(page: "Page", served: Ui) -> None:
     before = {run["runId"] for run in served.runs()}
-    page.goto("/assets/checkpoints/base")
+    page.goto("/assets/inputs/base_model")
     page.get_by_role("button", name="Materialize").first.click()
     page.get_by_text("Launched run").wait_for()
     (run,) = until(lambda: {run["runId"] for run in served.runs()} - before, "the run is known")
     assert served.finished(run) == "SUCCESS", served.errors(run)
-    assert materialised(served, "checkpoints/base")[0]["runId"] == run
+    assert materialised(served, "inputs/base_model")[0]["runId"] == run
 
 
 ANOTHER_SITE = """<!doctype html><title>another site</title>
@@ -154,7 +154,7 @@ def test_a_page_of_another_site_starts_nothing(browser: "Browser", served: Ui, t
 @pytest.fixture(scope="module")
 def backfill(served: Ui) -> str:
     """Three shards of two light assets, to the end."""
-    backfill = served.backfill(["twiff/trajectories", "twiff/clips"], SHARDS)
+    backfill = served.backfill(["trajectories/twiff_rows", "trajectories/twiff_clips"], SHARDS)
     until(lambda: served.backfill_status(backfill) == "COMPLETED_SUCCESS", "the backfill has ended well", between=1.0)
     return backfill
 
@@ -162,7 +162,7 @@ def backfill(served: Ui) -> str:
 def test_a_backfill_over_three_shards_makes_each_of_them(served: Ui, backfill: str) -> None:
     runs = [run for run in served.runs() if {"key": "dagster/backfill", "value": backfill} in run["tags"]]
     assert [run["status"] for run in runs] == ["SUCCESS"], "one run for all shards"
-    for asset in ("twiff/trajectories", "twiff/clips"):
+    for asset in ("trajectories/twiff_rows", "trajectories/twiff_clips"):
         made = [event for event in materialised(served, asset) if event["runId"] == runs[0]["runId"]]
         assert sorted(event["partition"] for event in made) == SHARDS
 

@@ -18,7 +18,7 @@ from pipelines.cli.main import main
 from training.storage.artifacts import Artifact, DamagedArtifactError
 from training.storage.parquet import read_parquet
 
-TRAJECTORIES = "twiff/trajectories"
+TRAJECTORIES = "trajectories/twiff_rows"
 HOSTILE = "\x1b[2J\x9b31m\u202e"
 
 

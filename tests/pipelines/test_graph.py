@@ -37,7 +37,9 @@ def test_everything_that_a_profile_has_can_be_loaded(tmp_path: Path, make: Calla
 
 
 def test_every_asset_says_what_it_is_and_who_answers_for_it(nodes: dict) -> None:
+    assert len({key.partition("/")[2] for key in nodes}) == len(nodes), "last names are unique"
     for key, node in nodes.items():
+        assert node.group_name == key.partition("/")[0], key
         assert node.description and node.description[0].isupper() and node.description.endswith("."), key
         assert len(node.description) > 20 and node.owners and 1 <= len(node.kinds) <= 3, key
         assert node.code_version or not node.is_materializable, key
@@ -48,8 +50,8 @@ def test_an_op_says_what_it_does_and_its_assets_what_they_are(definitions: dg.De
     assert op.description == nodes["checkpoints/sft"].description
     both = definitions.resolve_job_def("evaluate").graph.node_named("benchmarks__answers").definition
     assert both.description == "Every model answers both benchmarks, greedily."
-    assert "FutureBench" in nodes["futurebench/answers"].description
-    assert "TwiFF-Bench" in nodes["twiffbench/answers"].description
+    assert "FutureBench" in nodes["benchmarks/futurebench_answers"].description
+    assert "TwiFF-Bench" in nodes["benchmarks/twiffbench_answers"].description
 
 
 def test_every_stage_has_a_check_that_reads_as_a_sentence(definitions: dg.Definitions, nodes: dict) -> None:
@@ -106,14 +108,14 @@ def test_one_run_takes_neighbouring_partitions() -> None:
 def test_a_served_model_needs_no_checkpoint_and_a_source_with_counts_no_answers(tmp_path: Path) -> None:
     endpoint = {"base_urls": ("http://127.0.0.1:1/v1",), "model": "m"}
     served = build_definitions(overlaid(paper(tmp_path), {"curation": {"endpoint": endpoint}}))
-    answers = served.resolve_asset_graph().get(dg.AssetKey(["curation", "answers"]))
-    assert {key.to_user_string() for key in answers.parent_keys} == {"twiff/clips"}
+    answers = served.resolve_asset_graph().get(dg.AssetKey(["curation", "gain_answers"]))
+    assert {key.to_user_string() for key in answers.parent_keys} == {"trajectories/twiff_clips"}
     assert answers.pools == {"endpoint"}
     given = overlaid(paper(tmp_path), {"curation": {"given": True}})
     graph = build_definitions(given).resolve_asset_graph()
     gain = graph.get(dg.AssetKey(["curation", "visual_gain"]))
-    assert {key.to_user_string() for key in gain.parent_keys} == {"twiff/clips"}
-    assert dg.AssetKey(["curation", "answers"]) not in {node.key for node in graph.asset_nodes}
+    assert {key.to_user_string() for key in gain.parent_keys} == {"trajectories/twiff_clips"}
+    assert dg.AssetKey(["curation", "gain_answers"]) not in {node.key for node in graph.asset_nodes}
     dg.Definitions.validate_loadable(build_definitions(given))
 
 

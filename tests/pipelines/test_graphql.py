@@ -105,8 +105,8 @@ def test_every_asset_is_shown_with_what_a_person_needs_to_know_of_it(
 def test_trainings_wait_for_the_gpu_pool_and_are_cut_by_recipe(profile: Profile, nodes: dict[str, Any]) -> None:
     assert nodes["checkpoints/sft"]["pools"] == nodes["checkpoints/rl"]["pools"] == ["gpu"]
     assert nodes["checkpoints/sft"]["partitionKeys"] == list(profile.checkpoints.sft) == ["text_only", "future_l1"]
-    assert nodes["futurebench/report"]["partitionKeys"] == ["base", "text_only", "future_l1", "la_dapo"]
-    assert nodes["twiff/clips"]["partitionDefinition"] == {"name": "twiff_shards", "type": "DYNAMIC"}
+    assert nodes["benchmarks/futurebench_report"]["partitionKeys"] == ["base", "text_only", "future_l1", "la_dapo"]
+    assert nodes["trajectories/twiff_clips"]["partitionDefinition"] == {"name": "twiff_shards", "type": "DYNAMIC"}
     assert nodes["curation/future_l1_50k"]["partitionDefinition"] is None
 
 
@@ -147,7 +147,7 @@ def test_a_webserver_that_only_shows_changes_nothing(web: Web) -> None:
         with pytest.raises(AssertionError, match="UnauthorizedError"):
             shown.launch("observe_source")
         with pytest.raises(AssertionError, match="UnauthorizedError"):
-            shown.backfill(["twiff/clips"], ["any"])
+            shown.backfill(["trajectories/twiff_clips"], ["any"])
         start = f'mutation {{startSensor(sensorSelector: {{{SELECTOR}, sensorName: "new_shards"}}) {{__typename}}}}'
         assert shown.asked(start)["startSensor"]["__typename"] == "UnauthorizedError"
         assert shown.runs() == before
@@ -158,7 +158,7 @@ def test_a_launched_job_is_queued_started_and_materialises(web: Web, nodes: dict
     assert web.status(run) == "QUEUED"
     web.start_queued_runs()
     assert web.finished(run) == "SUCCESS", web.errors(run)
-    query = """{assetNodeOrError(assetKey: {path: ["toyworld", "source"]}) {... on AssetNode {
+    query = """{assetNodeOrError(assetKey: {path: ["inputs", "toyworld_source"]}) {... on AssetNode {
         assetMaterializations(limit: 1) {runId metadataEntries {label __typename ... on IntMetadataEntry {intValue}}}
     }}}"""
     (materialised,) = web.asked(query)["assetNodeOrError"]["assetMaterializations"]

@@ -25,7 +25,7 @@ def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         pl.DataFrame([row]).write_parquet(workspace / "trajectories.parquet")
         return {"rows": 1, "revision": "57364a4b"}
 
-    return AssetStore(tmp_path).work("twiff/trajectories", {}, {}, "code", "shard").do(write).version
+    return AssetStore(tmp_path).work("trajectories/twiff_rows", {}, {}, "code", "shard").do(write).version
 
 
 def lineage(*arguments: str) -> Result:
@@ -37,14 +37,14 @@ def test_a_row_or_a_clip_is_found_and_text_of_data_is_only_shown(version: str, a
     ran = lineage(asked)  # a clip's name may begin with a dash
     assert ran.exit_code == 0, ran.output
     said = " ".join(ran.output.split())
-    assert f"in twiff/trajectories/shard {version} trajectories.parquet, revision 57364a4b" in said
+    assert f"in trajectories/twiff_rows/shard {version} trajectories.parquet, revision 57364a4b" in said
     assert "row 3" in said and "[bold]loud[/]" in said
     assert not {"\x1b", "\x07", "\u202e"} & set(ran.output)
 
 
 def test_an_artifact_is_found_by_its_version_and_told_as_json(version: str) -> None:
     ran = lineage(version, "--json")
-    assert json.loads(ran.output)["artifacts"] == {"twiff/trajectories/shard": version}
+    assert json.loads(ran.output)["artifacts"] == {"trajectories/twiff_rows/shard": version}
 
 
 @pytest.mark.parametrize("asked", ["nobody", "-0aBcDeFgHi_3.mp4", "-hAbCdEfGhI_1.mp4", "--AbCdEfGhI_1.mp4"])

@@ -58,9 +58,9 @@ class Place:
             instance=self.instance, partition_key=request.partition_key, tags=dict(request.tags), raise_on_error=True
         )
         assert ran.success
-        materialised = ran.asset_materializations_for_node("curation__answers")
+        materialised = ran.asset_materializations_for_node("curation__gain_answers")
         assert {e.asset_key.to_user_string() for e in ran.get_asset_materialization_events()} >= {
-            "curation/future_l1_50k", "curation/sft_sets", "twiff/trajectories",
+            "curation/future_l1_50k", "curation/sft_sets", "trajectories/twiff_rows",
         }  # fmt: skip
         return {str(event.partition) for event in materialised}
 
@@ -117,7 +117,7 @@ def test_a_vanished_source_is_a_reason_to_skip_and_not_a_failure(place: Place) -
 
 def test_training_follows_only_a_really_changed_data_version(tmp_path: Path) -> None:
     definitions = build_definitions(overlaid(demo(tmp_path), {"retrain": True}))
-    sets, sft, base = (dg.AssetKey(k.split("/")) for k in ("curation/sft_sets", "checkpoints/sft", "checkpoints/base"))
+    sets, sft, base = (dg.AssetKey(k.split("/")) for k in ("curation/sft_sets", "checkpoints/sft", "inputs/base_model"))
 
     checks = {base: "base_is_complete", sets: "sft_rows_can_be_read"}
 

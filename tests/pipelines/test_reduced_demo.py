@@ -130,14 +130,14 @@ def test_a_row_is_followed_to_the_report_and_an_item_back_to_the_source(home: Pa
     row = pl.read_parquet(store.current("curation/sft_sets").file("future_l1.parquet"))["row_id"][0]
     onward = lineage.trace(row)
     assert {one.artifact.rpartition("/train-")[0] or one.artifact for one in onward.found} >= {
-        "twiff/trajectories", "twiff/clips", "curation/answers", "curation/visual_gain", "curation/future_l1_50k",
-        "curation/sft_sets",
+        "trajectories/twiff_rows", "trajectories/twiff_clips", "curation/gain_answers", "curation/visual_gain",
+        "curation/future_l1_50k", "curation/sft_sets",
     }  # fmt: skip
     assert {"checkpoints/sft/future_l1", "checkpoints/rl/la_dapo"} <= set(onward.trained)
     assert "reports/comparison" in onward.reported
-    item = pl.read_parquet(store.current("futurebench/items").file("items.parquet"))["id"][0]
+    item = pl.read_parquet(store.current("inputs/futurebench_items").file("items.parquet"))["id"][0]
     back = lineage.trace(item)
-    assert {"checkpoints/rl/la_dapo", "curation/future_l1_50k", "toyworld/source"} <= set(back.made_from)
+    assert {"checkpoints/rl/la_dapo", "curation/future_l1_50k", "inputs/toyworld_source"} <= set(back.made_from)
 
 
 def test_every_row_is_accounted_for(home: Path) -> None:
@@ -146,13 +146,13 @@ def test_every_row_is_accounted_for(home: Path) -> None:
     pulled = usable = quarantined = 0
     for name, artifact in store.everything().items():
         counts = artifact.provenance["counts"]
-        if name.startswith("twiff/trajectories/"):
+        if name.startswith("trajectories/twiff_rows/"):
             pulled += counts["rows"]
             quarantined += counts["quarantined"]
-        if name.startswith("twiff/clips/"):
+        if name.startswith("trajectories/twiff_clips/"):
             usable -= counts["rows_without_clip"]
     usable += pulled
-    assert pulled + quarantined == store.current("toyworld/source").provenance["counts"]["rows"]
+    assert pulled + quarantined == store.current("inputs/toyworld_source").provenance["counts"]["rows"]
     assert quarantined > 0
     assert curation["scored"] == usable
     assert curation["kept"] + curation["rejected"] == curation["scored"]
@@ -215,7 +215,7 @@ def test_every_asset_page_tells_what_a_person_asks_of_it(home: Path, monkeypatch
         if "dagster/uri" in page.metadata
     }
     assert set(pages) - set(real) == {
-        "toyworld/source", "checkpoints/base", "checkpoints/sft", "checkpoints/rl", "reports/imagination",
+        "inputs/toyworld_source", "inputs/base_model", "checkpoints/sft", "checkpoints/rl", "reports/latent_retrieval",
         "reports/latent_necessity", "reports/comparison",
     }  # fmt: skip
     for key, page in pages.items():
@@ -229,8 +229,9 @@ def test_every_asset_page_tells_what_a_person_asks_of_it(home: Path, monkeypatch
         schema = metadata["dagster/column_schema"].value
         assert {column.name for column in schema.columns} == columns and all(c.description for c in schema.columns), key
     assert {key for key, page in pages.items() if any(name.endswith("_figure") for name in page.metadata)} == {
-        "curation/visual_gain", "curation/future_l1_50k", "checkpoints/sft", "checkpoints/rl", "futurebench/report",
-        "twiffbench/report", "reports/imagination", "reports/latent_necessity", "reports/comparison",
+        "curation/visual_gain", "curation/future_l1_50k", "checkpoints/sft", "checkpoints/rl",
+        "benchmarks/futurebench_report", "benchmarks/twiffbench_report", "reports/latent_retrieval",
+        "reports/latent_necessity", "reports/comparison",
     }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def test_the_ui_serves_every_asset_and_leaves_nothing_behind(tmp_path: Path, num
     with ui(tmp_path, "demo") as served:
         nodes = served.asked(NODES)["assetNodes"]
         assert {node["groupName"] for node in nodes} == {
-            "toyworld", "trajectories", "curation", "checkpoints", "benchmarks", "reports",
+            "inputs", "trajectories", "curation", "checkpoints", "benchmarks", "reports",
         }  # fmt: skip
         family = psutil.Process(served.process.pid).children(recursive=True)
         assert len(family) >= 2

@@ -93,13 +93,14 @@ def test_a_copy_of_the_project_has_its_versions(changed: Change) -> None:
     ("module", "name"), [("training.data.trajectory", "parse_row"), ("training.data.keyframes", "key_frame_number")]
 )
 def test_how_rows_are_read_is_part_of_all_that_is_made_of_rows(changed: Change, module: str, name: str) -> None:
-    made_of_rows = {"twiff/trajectories", "twiff/clips", "futurebench/items", "twiffbench/items",
-                    "curation/future_l1_50k", "curation/sft_sets", "curation/rl_sets"}  # fmt: skip
+    made_of_rows = {"trajectories/twiff_rows", "trajectories/twiff_clips", "inputs/futurebench_items",
+                    "inputs/twiffbench_items", "curation/future_l1_50k", "curation/sft_sets",
+                    "curation/rl_sets"}  # fmt: skip
     assert changed(source_of(module, name)) >= made_of_rows
 
 
 def test_how_clips_are_probed_is_part_of_all_that_reads_clips(changed: Change) -> None:
-    reads_clips = {"futurebench/items", "twiff/clips", "curation/answers", "checkpoints/sft"}
+    reads_clips = {"inputs/futurebench_items", "trajectories/twiff_clips", "curation/gain_answers", "checkpoints/sft"}
     assert changed(source_of("training.data.video", "probe")) >= reads_clips
 
 
@@ -109,7 +110,11 @@ def test_an_objective_of_rl_is_part_of_rl_only(changed: Change) -> None:
 
 
 def test_a_program_that_answers_is_part_of_what_it_answers(changed: Change) -> None:
-    assert changed("evaluation/generate.py") == {"curation/answers", "futurebench/answers", "twiffbench/answers"}
+    assert changed("evaluation/generate.py") == {
+        "curation/gain_answers",
+        "benchmarks/futurebench_answers",
+        "benchmarks/twiffbench_answers",
+    }
 
 
 def test_a_template_is_part_of_the_page(changed: Change) -> None:

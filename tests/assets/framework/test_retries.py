@@ -120,7 +120,7 @@ def test_a_shard_on_a_server_that_fails_twice_is_pulled_at_the_third_try(folder:
         runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
         assert runs.run("observe_source") == (True, Counter())
         server.failing = 2
-        assert runs.run("ingest") == (True, Counter({"twiff__trajectories": 2}))
+        assert runs.run("ingest") == (True, Counter({"trajectories__twiff_rows": 2}))
         assert server.failing == 0 and runs.store.current(TRAJECTORIES, "part").provenance["counts"]["rows"] == 1
 
 
@@ -129,7 +129,7 @@ def test_a_server_that_stays_away_is_not_asked_for_ever(folder: Path) -> None:
         runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
         runs.run("observe_source")
         server.failing, server.asked = 1000, []
-        assert runs.run("ingest") == (False, Counter({"twiff__trajectories": TRIES}))
+        assert runs.run("ingest") == (False, Counter({"trajectories__twiff_rows": TRIES}))
         assert len(server.asked) >= TRIES + 1
 
 
@@ -142,7 +142,7 @@ def test_a_hub_that_is_busy_twice_is_pulled_from_at_the_third_try(
         runs = Runs(sourced(folder, "hf://datasets/lab/twiff@main"))
         assert runs.run("observe_source")[0]
         there.busy = 2
-        assert runs.run("ingest") == (True, Counter({"twiff__trajectories": 2}))
+        assert runs.run("ingest") == (True, Counter({"trajectories__twiff_rows": 2}))
 
 
 def test_a_local_shard_that_is_no_shard_is_read_once(folder: Path) -> None:
@@ -208,7 +208,7 @@ def test_outages_of_the_model_and_of_the_judge_pass_and_nothing_is_paid_twice(tm
     with served(Model(rows)) as endpoint, served(judge) as judging:
         scored = Scored(tmp_path, endpoint, judging)
         scored.failing["endpoint"] = 2 * OUTAGE
-        assert scored.runs.run("score") == (True, Counter({"curation__answers": 2}))
+        assert scored.runs.run("score") == (True, Counter({"curation__gain_answers": 2}))
         answers = scored.runs.store.everything()[f"{ANSWERS}/part-4-0"]
         assert endpoint.choices == answers.provenance["counts"]["answers"]
         before = scored.runs.store.everything()[f"{GAIN}/part-4-0"].version
@@ -242,7 +242,7 @@ def test_a_model_that_the_endpoint_does_not_have_is_asked_for_once(tmp_path: Pat
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, dg.DagsterExecutionInterruptedError])
 def test_an_interrupt_is_no_outage(error: type[BaseException]) -> None:
-    @asset(Asset("twiff/source", "Ends early.", kinds=(), retry_policy=after_outages(), code_version="1"))
+    @asset(Asset("inputs/twiff_source", "Ends early.", kinds=(), retry_policy=after_outages(), code_version="1"))
     def interrupted() -> None:
         raise error
 

@@ -79,14 +79,14 @@ def test_work_that_fails_publishes_nothing_and_goes_on_next_time(store: AssetSto
 
 
 def test_a_missing_input_says_what_to_materialise(store: AssetStore) -> None:
-    with pytest.raises(dg.Failure, match=r"twiff/clips/train-00000: materialise it first"):
-        store.current("twiff/clips", "train-00000")
+    with pytest.raises(dg.Failure, match=r"trajectories/twiff_clips/train-00000: materialise it first"):
+        store.current("trajectories/twiff_clips", "train-00000")
 
 
 def test_everything_current_is_listed_by_name(store: AssetStore) -> None:
     store.work("curation/rows", {}, {}, "code").do(write_rows([]))
-    store.work("twiff/clips", {}, {}, "code", "train-00000").do(write_rows([]))
-    assert list(store.everything()) == ["curation/rows", "twiff/clips/train-00000"]
+    store.work("trajectories/twiff_clips", {}, {}, "code", "train-00000").do(write_rows([]))
+    assert list(store.everything()) == ["curation/rows", "trajectories/twiff_clips/train-00000"]
 
 
 def test_metadata_tells_rows_columns_counts_and_provenance(store: AssetStore) -> None:

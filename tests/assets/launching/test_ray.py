@@ -62,7 +62,7 @@ def test_a_scoring_partition_has_the_answers_that_this_machine_gives(address: st
     sizes = {"shards": 1, "rows_per_shard": 30, "futurebench_per_split": 1, "twiffbench": 1}
     here = overlaid(reduced_demo(tmp_path / "here"), {"toyworld": sizes})
     shard = ("train-00000-of-00001",)
-    steps = [Step(WRITE_SOURCE), Step(OBSERVE), Step(PREPARE, only=("checkpoints/base",)), Step(INGEST, shard)]
+    steps = [Step(WRITE_SOURCE), Step(OBSERVE), Step(PREPARE, only=("inputs/base_model",)), Step(INGEST, shard)]
     run_plan(here, steps, Console(quiet=True))
     shutil.copytree(here.home, tmp_path / "there", symlinks=True)
     there = here.model_copy(update={"home": tmp_path / "there", "launch": launch(address)})

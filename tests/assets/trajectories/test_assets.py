@@ -33,7 +33,7 @@ class Room:
             assets=source_assets(settings, []),
             asset_checks=source_checks(settings),
             jobs=[
-                dg.define_asset_job("observe", [dg.AssetKey(["twiff", "source"])]),
+                dg.define_asset_job("observe", [dg.AssetKey(["inputs", "twiff_source"])]),
                 dg.define_asset_job("ingest", [dg.AssetKey(key.split("/")) for key in (TRAJECTORIES, CLIPS)]),
             ],
             resources={"store": self.store, "progress": lambda done, total, what: None},

@@ -108,7 +108,7 @@ def test_two_files_of_one_name_are_an_error_that_names_both(folder: Path) -> Non
 @given(st.text(min_size=1).filter(lambda text: "\0" not in text), st.sampled_from([".parquet", ".jsonl.gz", ""]))
 def test_any_file_has_a_name_that_partitions_and_folders_can_hold(stem: str, suffix: str) -> None:
     name = shard_name(stem + suffix)
-    assert ArtifactStore(Path("root"))._folder(f"twiff/trajectories/{name}").name == name
+    assert ArtifactStore(Path("root"))._folder(f"trajectories/twiff_rows/{name}").name == name
     assert "..." not in name and name.isascii() and name.isprintable() and 0 < len(name) <= 200
 
 

@@ -198,8 +198,8 @@ def test_text_in_markdown_is_one_line_without_markup() -> None:
 def test_numbers_are_followed_to_the_source_and_rows_and_items_to_the_numbers(pages: tuple[str, str]) -> None:
     html, text = pages
     assert (
-        "**la_dapo**: reports futurebench/report/la_dapo report-of-la_dapo ← checkpoint checkpoints/la_dapo"
-        " la_dapo-0123456789 ← source twiff/trajectories" in text
+        "**la_dapo**: reports benchmarks/futurebench_report/la_dapo report-of-la_dapo ← checkpoint checkpoints/la_dapo"
+        " la_dapo-0123456789 ← source trajectories/twiff_rows" in text
     )
     assert '<code title="la_dapo-0123456789">la_dapo-</code>' in html, "short, and in full for whoever points at it"
     assert row_of(text, "checkpoint | checkpoints/la_dapo").endswith("| future-l1 lineage la_dapo-0123456789 |")

@@ -11,7 +11,7 @@ import pytest
 from training.storage.artifacts import ArtifactStore, MissingArtifactError
 from training.storage.files import replaced
 
-NAME = "curation/answers/train-00000"
+NAME = "curation/gain_answers/train-00000"
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_version_depends_on_inputs_config_and_code_and_on_nothing_else(store: 
         store.version(NAME, {"a": "1", "b": "3"}, {"samples": 8}, "code"),
         store.version(NAME, {"a": "1", "b": "2"}, {"samples": 9}, "code"),
         store.version(NAME, {"a": "1", "b": "2"}, {"samples": 8}, "other code"),
-        store.version("curation/answers/train-00001", {"a": "1", "b": "2"}, {"samples": 8}, "code"),
+        store.version("curation/gain_answers/train-00001", {"a": "1", "b": "2"}, {"samples": 8}, "code"),
     }
     assert version not in others
     assert len(others) == 4
