@@ -21,7 +21,7 @@ from assets.framework.define import Asset, asset
 from assets.framework.metadata import result_of
 from assets.framework.partitions import Checkpoints
 from assets.framework.store import AssetStore, write_json
-from evaluation.latents.latent_map import latent_map
+from evaluation.latents.geometry import latent_map
 from evaluation.reports.report import build_page
 from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
@@ -30,7 +30,7 @@ COMPARISON = "reports/comparison"
 PAGE, TEXT = "report.html", "report.md"
 MAIN_FIGURES = ("accuracy_by_hop", "interventions", "latent_retrieval", "spans_by_hop")
 
-CODE = code_of("assets.benchmarks.report_inputs", "evaluation.latents.latent_map", "evaluation.reports.report")
+CODE = code_of("assets.benchmarks.report_inputs", "evaluation.latents.geometry", "evaluation.reports.report")
 
 
 def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.AssetsDefinition:

@@ -72,7 +72,6 @@ def latent_retrieval_asset(checkpoints: Checkpoints, latents: int, seed: int, de
                 "seed": told["seed"],
                 "jobs": [jobs[model] for model in workspaces],
                 "items": str(items.file(ITEM_TABLE)),
-                "means": True,
                 "rows": str(sets.file(TAUGHT)),
             }
             launcher.run_parallel(context, [Start(PROGRAM, folder, asked)])

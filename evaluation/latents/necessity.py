@@ -13,7 +13,7 @@ import polars as pl
 
 from evaluation.benchmarks.futurebench import accuracy_by_split
 from evaluation.generation.controls import ROTATIONS
-from evaluation.latents.collapse import latent_statistics
+from evaluation.latents.geometry import latent_statistics
 from evaluation.latents.phrases import EXPLANATIONS, WITHOUT_LATENTS
 from evaluation.statistics import PairedDifference, Proportion, paired_difference
 

@@ -46,24 +46,6 @@ class SpanScore:
     unchanged_error: float
 
 
-def spans_of(data: bytes | None, sizes: Sequence[int], answer: str = "") -> list[np.ndarray]:
-    """An answer's stored latents, float32 [n, D] for each span (training.data.prompts: float16, row-major).
-
-    Raises ValueError, naming the answer, where bytes and spans cannot belong together.
-    """
-    total = sum(sizes)
-    if data is None and not total:
-        return [np.zeros((0, 0), np.float32) for _ in sizes]
-    if data is None or not total or len(data) % (2 * total):
-        found = "none" if data is None else f"{len(data)} bytes"
-        raise ValueError(f"answer {answer!r} has {total} latents in spans {list(sizes)}, but stored are {found}: "
-                         "answer it again with keep_latents")  # fmt: skip
-    vectors = np.frombuffer(data, "<f2").astype(np.float32).reshape(total, -1)
-    if not np.isfinite(vectors).all():
-        raise ValueError(f"answer {answer!r} has latents that are not finite in float16: the model has diverged")
-    return np.split(vectors, np.cumsum(sizes)[:-1])
-
-
 def distances(latents: np.ndarray, frames: np.ndarray) -> np.ndarray:
     """Mean squares [C] between latents [n,D] and frames [C,T,D], place by place as SFT compares them.
 

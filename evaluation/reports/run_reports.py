@@ -26,7 +26,7 @@ class RunReports(BaseModel):
     """What a run reports, as the report modules wrote it; models in the order in which they should be read.
 
     curves: lines of `training.runtime.programs.read_metrics` by model.  latent_map:
-    `evaluation.latents.latent_map.latent_map`.
+    `evaluation.latents.geometry.latent_map`.
     pictures: PNG files by name; `retrieved_frames/...` stands with what was imagined, the others are storyboards.
     on_published_data: our rows are of the very benchmarks that the published rows are of, never so in the demo.
     """

@@ -282,7 +282,7 @@ def test_the_mean_is_that_of_all_targets(
     rows: list[dict[str, Any]], data: Path, sft_model: FutureL1, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
     job = LatentRetrievalJob(name="m", model_kind="sft", checkpoint=sft_checkpoint)
-    config = LatentRetrievalConfig(out=tmp_path, device="cpu", jobs=[job], means=True, rows=data)
+    config = LatentRetrievalConfig(out=tmp_path, device="cpu", jobs=[job], rows=data)
     result = main(config, Reporter(tmp_path, quiet=True))
     assert sft_model.latent_config is not None
     reader = RowReader(sft_model.encoder(sft_model.latent_config), keep=False)
@@ -297,7 +297,7 @@ def test_a_row_that_cannot_be_read_is_counted_and_none_at_all_is_an_error(
 ) -> None:
     gone = [row | {"path": str(tmp_path / "gone.mp4")} for row in rows[:3]]
     job = LatentRetrievalJob(name="m", model_kind="sft", checkpoint=sft_checkpoint)
-    config = LatentRetrievalConfig(out=tmp_path, device="cpu", jobs=[job], means=True, rows=tmp_path / "rows.parquet")
+    config = LatentRetrievalConfig(out=tmp_path, device="cpu", jobs=[job], rows=tmp_path / "rows.parquet")
     pl.DataFrame([*gone[:1], *rows[1:3]]).write_parquet(tmp_path / "rows.parquet")
     assert main(config, Reporter(tmp_path, quiet=True))["m"]["mean"]["unreadable"] == 1
     pl.DataFrame(gone).write_parquet(tmp_path / "rows.parquet")
@@ -309,8 +309,6 @@ def test_a_row_that_cannot_be_read_is_counted_and_none_at_all_is_an_error(
     ("changes", "said"),
     [
         ({}, "nothing to do"),
-        ({"means": True}, "means need rows"),
-        ({"rows": "rows.parquet"}, "means need rows"),
         ({"items": "items.parquet"}, "items and each job's answers"),
         ({"jobs": [{"name": "../up", "model_kind": "sft", "checkpoint": "c"}]}, "should match pattern"),
         ({"jobs": []}, "at least 1 item"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.latents.retrieval_report import NOTHING, SpanScore, distances, retrieval_report, score_span, spans_of
+from evaluation.latents.retrieval_report import NOTHING, SpanScore, distances, retrieval_report, score_span
 
 
 def frame(*values: float) -> np.ndarray:
@@ -21,32 +21,6 @@ def span(item: str = "a", number: int = 1, **changes: Any) -> SpanScore:
         "error": 1.0, "error_to_observed": 3.0, "unchanged_error": 4.0,
     }  # fmt: skip
     return SpanScore(item, number, **{**fields, **changes})
-
-
-# ---- stored latents
-
-
-def test_stored_latents_are_split_by_span() -> None:
-    stored = np.arange(12, dtype="<f2").reshape(4, 3)
-    first, empty, second = spans_of(stored.tobytes(), [1, 0, 3])
-    assert first.tolist() == [[0, 1, 2]] and empty.shape == (0, 3)
-    assert second.tolist() == stored[1:].tolist() and second.dtype == np.float32
-
-
-def test_an_answer_without_latents_has_empty_spans() -> None:
-    assert spans_of(None, []) == []
-    assert [len(latents) for latents in spans_of(None, [0, 0])] == [0, 0]
-
-
-@pytest.mark.parametrize(("data", "sizes"), [(None, [2]), (b"\0" * 5, [2]), (b"\0\0", [])])
-def test_bytes_that_are_not_those_of_the_spans_name_the_answer(data: bytes | None, sizes: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"'00017'.*keep_latents"):
-        spans_of(data, sizes, "00017")
-
-
-def test_latents_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(ValueError, match="'x' has latents that are not finite"):
-        spans_of(np.array([np.inf], "<f2").tobytes(), [1], "x")
 
 
 # ---- ranks
@@ -135,7 +109,7 @@ def test_the_sentence_follows_the_numbers(changes: dict[str, Any], said: str) ->
 
 
 def test_scoring_needs_no_torch() -> None:
-    names = ("latents.retrieval_report", "latents.readout", "latents.retrieval_sheet", "reports.storyboards")
+    names = ("latents.retrieval_report", "latents.readout", "reports.storyboards")
     modules = ", ".join(f"evaluation.{name}" for name in names)
     asked = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""The picture of what was imagined: right and wrong, with and without a read-out, and models that imagine nothing."""
+"""The picture of future-frame retrieval: spans of both outcomes, with and without a read-out, and silent models."""
 
 import io
 from typing import Any
@@ -7,27 +7,40 @@ import numpy as np
 from PIL import Image
 
 from evaluation.drawing.sheet import shaped_like
-from evaluation.latents.retrieval_sheet import SheetItem, SheetSpan, retrieval_sheet
+from evaluation.latents.frame_pool import Frame
+from evaluation.latents.readout import Readout
+from evaluation.latents.retrieval import RetrievedItem, RetrievedSpan, SpanScores
+from evaluation.latents.retrieval_sheet import retrieval_sheet
 
-READOUT = {"rows": 10, "penalty": 0.1, "r2": 0.5, "r2_of_change": 0.1}
-BLUE, VERMILION, PAINT = (0, 114, 178), (213, 94, 0), (1, 2, 250)
-
-
-def frame(level: int, shape: tuple[int, int] = (40, 40)) -> np.ndarray:
-    return np.full((*shape, 3), level, np.uint8)
-
-
-def span(right: bool = True, painted: bool = True) -> SheetSpan:
-    return SheetSpan(frame(50), "future 1", right, np.full((8, 8, 3), PAINT, np.uint8) if painted else None)
+BLUE, VERMILION, PAINT, GREY = (0, 114, 178), (213, 94, 0), (1, 2, 250), (150, 150, 150)
+WEIGHTS = np.array([np.subtract(PAINT, GREY), GREY]) / 255  # a feature of 1 is painted, one of 0 is grey
+READOUT = Readout(WEIGHTS, side=1, rows=10, penalty=0.1, r2=0.5, r2_of_change=0.1)
 
 
-def item(name: str = "a", future: int = 2, shape: tuple[int, int] = (40, 40), **models: Any) -> SheetItem:
-    frames = [frame(100, shape)] * future
-    return SheetItem(name, frame(20, shape), frames, [frame(150, (8, 8))] * future, models)
+def level(value: int, shape: tuple[int, int] = (40, 40)) -> np.ndarray:
+    return np.full((*shape, 3), value, np.uint8)
 
 
-def page(items: list[SheetItem], readout: dict[str, Any] | None = READOUT) -> np.ndarray:
-    with Image.open(io.BytesIO(retrieval_sheet(items, readout))) as drawn:
+def frame(value: int, shape: tuple[int, int] = (40, 40)) -> Frame:
+    return Frame(level(value, shape), level(value, shape), np.zeros((4, 1), np.float32), (2, 2), str(value))
+
+
+def span(correct: bool = True) -> RetrievedSpan:
+    return RetrievedSpan(np.ones((4, 1), np.float32), frame(50), "future 1", correct)
+
+
+def item(name: str = "a", shape: tuple[int, int] = (40, 40), **models: list[RetrievedSpan]) -> dict[str, Any]:
+    """One item with two future frames, by model."""
+    kept = {model: RetrievedItem(frame(20, shape), [frame(100, shape)] * 2, spans) for model, spans in models.items()}
+    return {model: {name: one} for model, one in kept.items()}
+
+
+def page(items: list[dict[str, Any]], readout: Readout | None = READOUT) -> np.ndarray:
+    models = {name: SpanScores(readout=readout) for one in items for name in one} or {"m": SpanScores(readout=readout)}
+    for one in items:
+        for name, kept in one.items():
+            models[name].pictured |= kept
+    with Image.open(io.BytesIO(retrieval_sheet(models))) as drawn:
         return np.asarray(drawn.convert("RGB"))
 
 
@@ -35,8 +48,8 @@ def count(pixels: np.ndarray, colour: tuple[int, int, int]) -> int:
     return int((pixels == colour).all(-1).sum())
 
 
-def test_a_right_span_is_blue_and_a_wrong_one_vermilion() -> None:
-    right, wrong = page([item(m=[span(), span()])]), page([item(m=[span(right=False)] * 2)])
+def test_a_correct_span_is_blue_and_an_incorrect_one_vermilion() -> None:
+    right, wrong = page([item(m=[span(), span()])]), page([item(m=[span(correct=False)] * 2)])
     assert count(right, BLUE) > 500 and not count(right, VERMILION)
     assert count(wrong, VERMILION) > 500 and not count(wrong, BLUE)
 
@@ -44,7 +57,7 @@ def test_a_right_span_is_blue_and_a_wrong_one_vermilion() -> None:
 def test_every_span_is_painted_where_there_is_a_read_out() -> None:
     one, two = (count(page([item(m=[span()] * n)]), PAINT) for n in (1, 2))
     assert two == 2 * one > 10_000
-    without = page([item(m=[span(painted=False)])], None)
+    without = page([item(m=[span()])], None)
     assert not count(without, PAINT) and without.shape[0] < page([item(m=[span()])]).shape[0]
 
 
@@ -62,7 +75,7 @@ def test_items_stand_side_by_side_until_the_page_is_full() -> None:
 
 def test_wide_frames_make_low_rows_and_paintings_take_their_shape() -> None:
     assert page([item(m=[span()], shape=(20, 40))]).shape[0] < page([item(m=[span()])]).shape[0]
-    assert shaped_like(frame(1, (8, 8)), frame(2, (9, 16))).shape == (9, 16, 3)
+    assert shaped_like(level(1, (8, 8)), level(2, (9, 16))).shape == (9, 16, 3)
 
 
 def test_without_items_there_is_still_a_page() -> None:

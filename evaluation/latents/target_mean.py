@@ -1,4 +1,4 @@
-"""The mean feature of the future frames that a checkpoint was trained with, for an intervention on its latents."""
+"""The mean latent target: the mean feature of the future frames of training rows, for an intervention on latents."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +16,15 @@ from training.storage.parquet import scan_parquet
 
 
 def write_mean(
-    bundle: FutureL1, rows: Path, most: int, seed: int, target: Path, progress: Callable[[int, int], None]
+    bundle: FutureL1, rows: Path, n: int, seed: int, target: Path, progress: Callable[[int, int], None]
 ) -> dict[str, int]:
-    """Writes tensor `mean` [D], the mean over all latent targets of at most `most` rows, drawn by lot.
+    """Writes tensor `mean` [D], the mean over all latent targets of at most `n` rows, sampled by a hash of their ids.
 
     rows: training.runtime.programs.TrainingConfig.data.  Returns the rows and latents in it, and the rows that could
     not be read.  A base model has the paper's L_max.  Raises ValueError when no row gives a target.
     """
     table = scan_parquet(rows)
-    ids = sorted(table.select("row_id").collect()["row_id"].to_list(), key=lambda name: stable_hash(seed, name))[:most]
+    ids = sorted(table.select("row_id").collect()["row_id"].to_list(), key=lambda name: stable_hash(seed, name))[:n]
     chosen = table.filter(pl.col("row_id").is_in(ids)).collect()
     reader, vision = RowReader(bundle.encoder(latent_config_of(bundle, None, None)), keep=False), bundle.vision()
     total, latents, unreadable = torch.zeros(vision.width, dtype=torch.float64), 0, []
