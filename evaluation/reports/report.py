@@ -4,11 +4,12 @@ Built from report JSONs alone, so it can be rebuilt at any time without a model.
 where marked as published: they are other models' scores on other data when this is the demo.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.reports.run_reports import RunReports
-from evaluation.reports.sections import cost, latents, lineage, runs, scores
+from evaluation.reports.sections import latents, lineage, runs, scores
 from evaluation.reports.sections.parts import FigureImage, Section, markdown_lines, markdown_table, percent
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
@@ -62,26 +63,12 @@ def build_page(reports: RunReports, title: str, subtitle: str, with_figures: boo
 
 def sections(reports: RunReports, with_figures: bool = True) -> list[Section]:
     """Every part of the report that the run has numbers for, in the order in which they are read."""
-    parts = [
-        (True, scores.comparison),
-        (reports.paired, scores.paired),
-        (reports.twiffbench, scores.judged),
-        (reports.necessity, latents.necessity),
-        (reports.necessity, latents.controls),
-        (reports.latent_retrieval or reports.pictures, latents.latent_retrieval),
-        (True, latents.spans),
-        (reports.latent_map, latents.latent_map),
-        (True, cost.cost),
-        (True, cost.scaling),
-        (True, runs.curation),
-        (reports.curves, runs.rewards),
-        (reports.pictures, runs.storyboards),
-        (reports.lineage, lineage.lineage),
-    ]
-    made = [part(reports, with_figures) for wanted, part in parts if wanted]
-    made += [runs.seconds(reports)] if reports.seconds else []
-    made += [runs.provenance(reports)] if reports.provenance else []
-    return [section for section in made if section is not None]
+    parts: list[Callable[[RunReports, bool], Section | None]] = [
+        scores.comparison, scores.paired, scores.judged, latents.necessity, latents.controls, latents.latent_retrieval,
+        latents.spans, latents.latent_map, runs.cost, runs.scaling, runs.curation, runs.rewards, runs.storyboards,
+        lineage.lineage, runs.seconds, runs.provenance,
+    ]  # fmt: skip
+    return [section for part in parts if (section := part(reports, with_figures))]
 
 
 def _tiles(reports: RunReports) -> list[Tile]:

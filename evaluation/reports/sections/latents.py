@@ -26,9 +26,10 @@ PICTURES = "retrieved_frames"
 """Pictures of this name stand here."""
 
 
-def necessity(reports: RunReports, figures: bool) -> Section:
-    """The same items with something else in the place of each latent."""
-    models = reports.necessity
+def necessity(reports: RunReports, figures: bool) -> Section | None:
+    """The same items with something else in the place of each latent; None where nothing was replaced."""
+    if not (models := reports.necessity):
+        return None
     any_changes = any(report["interventions"] for report in models.values())
     drawn = figure(
         figures and any_changes,
@@ -108,9 +109,10 @@ def spans(reports: RunReports, figures: bool) -> Section:
     return Section("When the model imagines", tables=[table], figures=drawn, note=note)
 
 
-def latent_map(reports: RunReports, figures: bool) -> Section:
-    """Where the spans lie."""
-    found = reports.latent_map
+def latent_map(reports: RunReports, figures: bool) -> Section | None:
+    """Where the spans lie; None where no model has any."""
+    if not (found := reports.latent_map):
+        return None
     rows = [
         Row([Cell(name), Cell(f"{model['n']:,}"), Cell(f"{len(model['x']):,}")])
         for name, model in found["models"].items()

@@ -55,8 +55,10 @@ def comparison(reports: RunReports, figures: bool) -> Section:
     )
 
 
-def paired(reports: RunReports, figures: bool) -> Section:
-    """Our rows against each other on the same items."""
+def paired(reports: RunReports, figures: bool) -> Section | None:
+    """Our rows against each other on the same items; None where there is one row."""
+    if not reports.paired:
+        return None
     adjusted = holm([row["p_value"] for row in reports.paired])
     rows = []
     for row, together in zip(reports.paired, adjusted, strict=True):
@@ -69,9 +71,10 @@ def paired(reports: RunReports, figures: bool) -> Section:
     return Section("Our rows against each other", tables=[Table(head, rows)], figures=drawn, note=note)
 
 
-def judged(reports: RunReports, figures: bool) -> Section:
-    """TwiFF-Bench: marks with their coverage, by category, and who judged."""
-    models = reports.twiffbench
+def judged(reports: RunReports, figures: bool) -> Section | None:
+    """TwiFF-Bench: marks with their coverage, by category, and who judged; None where nothing was."""
+    if not (models := reports.twiffbench):
+        return None
     head = ["model", *MARK_LABELS.values(), "judged"]
     rows, categories = [], []
     for name, report in models.items():

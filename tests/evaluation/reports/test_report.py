@@ -18,8 +18,8 @@ from evaluation.drawing import style
 from evaluation.reports.followed import command
 from evaluation.reports.report import Page, build_page
 from evaluation.reports.run_reports import RunReports
-from evaluation.reports.sections.cost import scaled
 from evaluation.reports.sections.parts import escaped, picture
+from evaluation.reports.sections.runs import scaled
 from tests.evaluation.made_reports import ACCURACY, everything
 
 HOSTILE = (
