@@ -131,19 +131,19 @@ def _gain_rounds(
 ) -> Rounds:
     """Rounds of both conditions' prompts until every row is settled, complete, or refused.
 
-    The audited rows go first: their shares of right and wrong answers are what is expected of the others.
+    The fully sampled rows go first: their shares of right and wrong answers are what is expected of the others.
     """
     rule, grader = gain.rule, _Grader(gain, prompts, judge_settings, ledger)
     rows = sorted({prompt_id.partition("/")[0] for prompt_id in prompts.content})
     of_a_row = len(CONDITIONS) * rule.samples
-    audited = [row for row in rows if rule.audited(row)]
-    others = [row for row in rows if not rule.audited(row)]
+    fully_sampled = [row for row in rows if rule.fully_sampled(row)]
+    others = [row for row in rows if not rule.fully_sampled(row)]
 
     def rounds(open_rows: list[str], waiting: int, expected: Expected) -> Rounds:
         while open_rows:
             requests, still_open, left = [], [], waiting * of_a_row
             for row, (plain, hint) in grader.counted(open_rows).items():
-                more = wanted(rule, plain, hint, rule.audited(row), expected)
+                more = wanted(rule, plain, hint, rule.fully_sampled(row), expected)
                 if not any(more.values()) or any(f"{row}/{condition}" in refusals for condition in CONDITIONS):
                     continue
                 still_open.append(row)
@@ -156,8 +156,8 @@ def _gain_rounds(
             if requests:
                 yield requests, len(rows) * of_a_row - left, len(rows) * of_a_row
 
-    yield from rounds(audited, len(others), EVEN)
-    yield from rounds(others, 0, Expected.of(list(grader.counted(audited).values())))
+    yield from rounds(fully_sampled, len(others), EVEN)
+    yield from rounds(others, 0, Expected.of(list(grader.counted(fully_sampled).values())))
 
 
 class _Grader:

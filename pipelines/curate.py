@@ -40,7 +40,7 @@ SUMMARY = "summary.json"
 def curation_steps(profile: Profile) -> list[Step]:
     """From the shards to Future-L1-50K, and not what is trained on it."""
     settings = profile.curation
-    local = not settings.given and settings.endpoint is None
+    local = not settings.use_source_counts and settings.endpoint is None
     needed = (*([BASE] if local else []), *(items_key(name) for name in settings.disjoint_from))
     return [
         Step(OBSERVE),
@@ -137,7 +137,7 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
         "generations": counts["generations"],
         "generations_saved": counts["generations_saved"],
         "judge_calls": sum("reply" in record for record in replies),
-        "audited": counts["audited"],
+        "fully_sampled": counts["fully_sampled"],
         "gain_histogram": counts["gain_histogram"],
         "versions": {"future_l1_50k": curated.version},
     }
@@ -176,8 +176,8 @@ def own_shards(
     futurebench: str | None,
     twiffbench: str | None,
     top: int | None,
-    round_size: int | None,
-    audit: float | None,
+    samples_per_round: int | None,
+    full_sampling_fraction: float | None,
     concurrency: int | None,
     timeout: float | None,
     image_factor: int | None,
@@ -196,13 +196,13 @@ def own_shards(
     benchmarks = {"futurebench": futurebench, "twiffbench": twiffbench}
     given = {name: folder for name, folder in benchmarks.items() if folder}
     pace = {name: v for name, v in (("concurrency", concurrency), ("timeout", timeout)) if v is not None}
+    sampling = {"samples_per_round": samples_per_round, "full_sampling_fraction": full_sampling_fraction}
     curation = {
         "endpoint": {"base_urls": endpoint, "model": model, "image_factor": image_factor, **pace} if endpoint else None,
         "retry_refused": retry_refused,
         "disjoint_from": tuple(given),
         "selection": {} if top is None else {"top": top},
-        **({} if round_size is None else {"round": round_size}),
-        **({} if audit is None else {"audit": audit}),
+        **{name: value for name, value in sampling.items() if value is not None},
     }
     return overlaid(
         profile,

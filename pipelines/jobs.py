@@ -63,14 +63,14 @@ RECURATE = "recurate"
 
 def score(profile: Profile) -> Stage:
     """Visual gain, from answers or from the counts that the source brings."""
-    if profile.curation.given:
+    if profile.curation.use_source_counts:
         return Stage("score", (GAIN,), "taking over the source's counts")
     return Stage("score", (ANSWERS, GAIN), "answering with and without the hint, and judging")
 
 
 def recurate(profile: Profile) -> Stage:
     """Everything from a shard to the sets in one run: what schedule and sensor start for new and changed shards."""
-    scored = (GAIN,) if profile.curation.given else (ANSWERS, GAIN)
+    scored = (GAIN,) if profile.curation.use_source_counts else (ANSWERS, GAIN)
     made = (TRAJECTORIES, CLIPS, *scored, CURATED, SFT_SETS, RL_SETS)
     return Stage(RECURATE, made, "curating again from new and changed shards")
 

@@ -84,8 +84,8 @@ class Profile(Settings):
         for run in self.rl:
             if run.start not in sft:
                 raise ValueError(f"RL recipe {run.recipe.name!r} starts from {run.start!r}, which is no SFT recipe")
-            choices = self.curation.choices
-            if run.data not in {*self.curation.rl_sets, *([choices.name] if choices else [])}:
+            questions = self.curation.multiple_choice_set
+            if run.data not in {*self.curation.rl_sets, *([questions.name] if questions else [])}:
                 raise ValueError(f"RL recipe {run.recipe.name!r} reads {run.data!r}, which is no RL set")
         unknown = set(self.benchmarks.necessity.models) - set(models)
         if unknown:
@@ -115,7 +115,7 @@ def demo(home: Path, seed: int = 0) -> Profile:
             prompts=PromptSettings(hint_tokens=4),
             answers=GenerationConfig(samples=8, temperature=1.0, max_new_tokens=6, batch_size=256, image_tokens=tokens),
             parser="option_text",
-            audit=1.0,  # every row in full: the histogram is of all rows
+            full_sampling_fraction=1.0,  # every row in full: the histogram is of all rows
             selection=SelectionSettings(top=2400),
             rl_sets={"twiff": 2400},
         ),

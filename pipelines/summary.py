@@ -31,7 +31,8 @@ def roles(profile: Profile) -> dict[str, str]:
 def summarise(profile: Profile, reports: RunReports) -> dict[str, Any]:
     """What `summary.json` holds: counts and intervals, no number without its n."""
     parts = roles(profile)
-    curation = {name: reports.curation[name] for name in ("scored", "kept", "rejected", "audited", "gain_histogram")}
+    counts = ("scored", "kept", "rejected", "fully_sampled", "gain_histogram")
+    curation = {name: reports.curation[name] for name in counts}
     return {
         "profile": profile.name,
         "seed": profile.seed,
@@ -128,7 +129,7 @@ def _curation(counts: Mapping[str, Any]) -> Table:
     histogram = {int(gain): rows for gain, rows in counts["gain_histogram"].items()}
     most = max(histogram.values(), default=1) or 1
     title = f"Curation: {counts['scored']} rows scored, {counts['kept']} kept, {counts['rejected']} rejected"
-    table = _table(title, "gain", f"rows\nof {counts['audited']} scored in full", "")
+    table = _table(title, "gain", f"rows\nof {counts['fully_sampled']} scored in full", "")
     for gain in sorted(histogram):
         table.add_row(f"{gain:+d}", str(histogram[gain]), "█" * round(30 * histogram[gain] / most))
     return table

@@ -17,8 +17,8 @@ from assets.curation.settings import CurationSettings
 from assets.curation.visual_gain import (
     GainTable,
     VerdictTable,
+    gain_from_source_counts,
     gain_report,
-    given_gain,
     verdict_digest,
     verdicts,
     visual_gain,
@@ -62,7 +62,7 @@ STORYBOARDS_OF_A_SHARD = 2  # every materialisation keeps its picture in the eve
 
 def curation_assets(settings: CurationSettings, seed: int, device: str, base: Path) -> list[dg.AssetsDefinition]:
     return [
-        *([] if settings.given else [_answers(settings, seed, device, base)]),
+        *([] if settings.use_source_counts else [_answers(settings, seed, device, base)]),
         _visual_gain(settings),
     ]
 
@@ -146,11 +146,11 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
         "A verdict on each answer (the rule first, then the judge), and per row p_t, p_v and the gain.",
         kinds=("polars", "openai"),
         code_version=GAIN_CODE,
-        deps=(CLIPS if settings.given else ANSWERS,),
+        deps=(CLIPS if settings.use_source_counts else ANSWERS,),
         partitions=SHARD_PARTITIONING,
         table=GAIN_TABLE,
         columns=(UsableTable, GainTable),
-        retry_policy=None if settings.given else after_outages(),
+        retry_policy=None if settings.use_source_counts else after_outages(),
         previews=(GAIN_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED),
         links={"verdicts": VERDICT_TABLE},
     )
@@ -178,9 +178,9 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
         for shard in context.partition_keys:
             started = time.monotonic()
             rows = usable_rows(store, shard)
-            if settings.given:
+            if settings.use_source_counts:
                 inputs: dict[str, Artifact | str] = {CLIPS: store.current(CLIPS, shard)}
-                table, graded, spent = given_gain(rows, rule), None, None
+                table, graded, spent = gain_from_source_counts(rows, rule), None, None
             else:
                 answers = store.current(ANSWERS, shard)
                 told = read_parquet(answers.file(ANSWER_TABLE))

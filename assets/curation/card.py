@@ -55,7 +55,7 @@ same counts by their symbols |
 _CURTAILED = """\
 {cut:,} of the {scored:,} scored rows were cut short: their answers stopped as soon as no outcome could have kept \
 them. That changes no kept row, but a row that was cut short has no gain, so the gains of all scored rows are told by \
-a sample: the {audited:,} rows that were drawn by a hash of their id and answered in full whatever their outcome.
+a sample: the {fully_sampled:,} rows that were drawn by a hash of their id and answered in full whatever their outcome.
 """
 
 _DISJOINT = """\
@@ -85,9 +85,9 @@ def dataset_card(report: Mapping[str, Any], selection: SelectionSettings, benchm
         ),
         "## Gain of the kept rows",
         _table(("gain", "rows"), report["gain_histogram_kept"], of=kept),
-        f"## Gain of all scored rows, from {report['audited']:,} of them",
-        _CURTAILED.format(cut=report["cut_short"], scored=report["scored"], audited=report["audited"]),
-        _table(("gain", "rows"), report["gain_histogram"], of=report["audited"]),
+        f"## Gain of all scored rows, from {report['fully_sampled']:,} of them",
+        _CURTAILED.format(cut=report["cut_short"], scored=report["scored"], fully_sampled=report["fully_sampled"]),
+        _table(("gain", "rows"), report["gain_histogram"], of=report["fully_sampled"]),
         "## Categories",
         _table(("category", "rows"), report["categories"], of=kept),
         "## Future frames per row",
@@ -109,7 +109,7 @@ def card_figures(report: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def gain_figure(report: Mapping[str, Any]) -> bytes:
-    """Kept rows and audited rows by gain, of a publication or a shard (`visual_gain.gain_report`)."""
+    """Kept rows and fully sampled rows by gain, of a publication or a shard (`visual_gain.gain_report`)."""
     from evaluation.drawing.run_plots import gain_histogram
 
     return gain_histogram(report["gain_histogram"], report["gain_histogram_kept"])

@@ -152,7 +152,7 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
             metadata={"rows": rows, "on_seen_clips": shared},
         )
 
-    answered = [] if settings.given else [prompts_can_be_asked]
+    answered = [] if settings.use_source_counts else [prompts_can_be_asked]
     decided = [few_rows_are_pending, rows_obey_the_rule, no_row_is_a_benchmarks]
     return [*answered, *decided, sft_rows_can_be_read, rl_clips_are_new]
 

@@ -160,7 +160,8 @@ class Estimate(_Frozen):
         fixed = [
             ("rows", f"{self.rows:,}", GIVEN),
             ("rule", f"p_t ≤ {rule.max_p_t}, gain ≥ {rule.min_gain} of {rule.samples} + {rule.samples}", "profile"),
-            ("round, audit", f"{rule.round} answers, {100 * rule.audit:g} %", "profile"),
+            ("samples per round", f"{rule.samples_per_round}", "profile"),
+            ("rows sampled in full", f"{100 * rule.full_sampling_fraction:g} %", "profile"),
         ]
         rest = {name.replace("_", " "): getattr(self.assumptions, name) for name in Assumptions.model_fields}
         return fixed + [(name, _brief(found.value), found.source) for name, found in rest.items() if found]
@@ -178,7 +179,8 @@ def estimate(rows: int, rule: GainRule, assumptions: Assumptions) -> Estimate:
 def _cost(rows: int, rule: GainRule, known: Assumptions) -> Cost:
     assert known.answers_per_row is not None
     answers = rows * known.answers_per_row.value
-    requests = answers / (rule.samples if rule.audit == 1 else min(rule.round, rule.samples))
+    per_round = rule.samples if rule.full_sampling_fraction == 1 else min(rule.samples_per_round, rule.samples)
+    requests = answers / per_round
     prompt = requests * (known.plain_tokens.value + known.hint_tokens.value) / len(CONDITIONS)
     completion = answers * known.answer_tokens.value
     if known.answers_per_second:

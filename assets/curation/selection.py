@@ -183,12 +183,12 @@ def _outcomes(rows: pl.LazyFrame, passing: pl.Expr, settings: SelectionSettings)
         pl.col("row_id").hash(),
         outcome.cast(pl.UInt8).alias("outcome"),
         pl.col("gain").is_not_null().alias("complete"),
-        pl.when("audited").then("gain").alias("audited"),
+        pl.when("fully_sampled").then("gain").alias("fully_sampled"),
     )
     each = columns.group_by("row_id").agg(
-        pl.col("outcome").min(), pl.col("complete").any(), pl.col("audited").max(), pl.len().alias("times")
+        pl.col("outcome").min(), pl.col("complete").any(), pl.col("fully_sampled").max(), pl.len().alias("times")
     )
-    return each.group_by("outcome", "complete", "audited").agg(pl.len().alias("rows"), pl.col("times").sum())
+    return each.group_by("outcome", "complete", "fully_sampled").agg(pl.len().alias("rows"), pl.col("times").sum())
 
 
 def _pool(ranked: pl.DataFrame, matches: pl.DataFrame, top: int) -> pl.DataFrame:
@@ -216,13 +216,13 @@ def _excluded(pool: pl.DataFrame, matches: pl.DataFrame) -> pl.DataFrame:
 
 
 def _report(outcomes: pl.DataFrame, pool: pl.DataFrame, rows: pl.DataFrame) -> dict[str, Any]:
-    """`gain_histogram` counts the audited rows alone: rows that were cut short have no gain, and are not a sample."""
+    """`gain_histogram` counts fully sampled rows alone: rows that were cut short have no gain, and are no sample."""
     by_outcome = dict(outcomes.group_by("outcome").agg(pl.col("rows").sum()).iter_rows())
     counts = {name: by_outcome.get(number, 0) for number, name in enumerate(OUTCOMES)}
     by_status = dict(pool["status"].value_counts().iter_rows())
     read = int(outcomes["rows"].sum())
     complete = int(outcomes.filter("complete")["rows"].sum())
-    audited = outcomes.drop_nulls("audited").group_by("audited").agg(pl.col("rows").sum())
+    fully_sampled = outcomes.drop_nulls("fully_sampled").group_by("fully_sampled").agg(pl.col("rows").sum())
     scored = read - counts["pending"]
     categories = rows["category"].value_counts().sort("count", "category", descending=[True, False])
     return {
@@ -243,8 +243,8 @@ def _report(outcomes: pl.DataFrame, pool: pl.DataFrame, rows: pl.DataFrame) -> d
             "below_the_cut": by_status.get("below the cut", 0),
         },
         "lowest_gain_kept": rows["gain"].min(),
-        "audited": int(audited["rows"].sum()),
-        "gain_histogram": _histogram(audited),
+        "fully_sampled": int(fully_sampled["rows"].sum()),
+        "gain_histogram": _histogram(fully_sampled),
         "gain_histogram_kept": _histogram(rows["gain"].value_counts()),
         "categories": dict(categories.iter_rows()),
         "future_frames": _histogram(rows["future"].list.len().value_counts()),

@@ -181,7 +181,7 @@ def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
     def curation_rl_sets(config: SetsConfig, store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
         draw = {"seed": seed} | config.values()
         scored, curated, items = scored_shards(store), store.current(CURATED), items_of(settings, store)
-        v1_33k = settings.choices
+        v1_33k = settings.multiple_choice_set
 
         def write(workspace: Path) -> dict[str, Any]:
             pool, reports = read_parquet(curated.file(POOL_TABLE)), {}
@@ -190,7 +190,7 @@ def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
                 table.write_parquet(workspace / f"{name}.parquet")
             if v1_33k:
                 futurebench = read_parquet(items["futurebench"].file(ITEM_TABLE))
-                questions = choices(v1_33k.rows, v1_33k.videos, v1_33k.wanted, draw["seed"], futurebench)
+                questions = choices(v1_33k.files, v1_33k.videos, v1_33k.rows, draw["seed"], futurebench)
                 questions.rows.write_parquet(workspace / f"{v1_33k.name}.parquet")
                 questions.quarantine.write_parquet(workspace / f"{v1_33k.name}.quarantine.parquet")
                 reports[v1_33k.name] = questions.report
@@ -199,8 +199,8 @@ def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
         inputs = {CURATED: curated} | inputs_of(scored, items)
         values = draw | {"rows": settings.rl_sets, "avoid_sft": settings.rl_avoids_sft}
         if v1_33k:
-            inputs |= {path.name: file_digest(path) for path in v1_33k.rows}
-            values["choices"] = v1_33k.model_dump(mode="json")
+            inputs |= {path.name: file_digest(path) for path in v1_33k.files}
+            values["multiple_choice_set"] = v1_33k.model_dump(mode="json")
         work = store.work(RL_SETS, inputs, values, RL_SETS_CODE)
         return result_of(store, declared, work.do(write))
 

@@ -14,13 +14,13 @@ from training.chat.endpoint import EndpointSettings
 from training.grading.parsers import ParserName
 
 
-class ChoiceSource(Settings):
-    """V1-33K: its rows, and the folders with the observed parts of its videos."""
+class MultipleChoiceSet(Settings):
+    """V1-33K: its files of rows, the folders with the observed parts of its videos, and how many rows to sample."""
 
     name: str = "v1_33k_2k"
-    rows: tuple[Path, ...]
+    files: tuple[Path, ...]
     videos: tuple[Path, ...]
-    wanted: int = Field(default=2_000, ge=1)
+    rows: int = Field(default=2_000, ge=1)
 
 
 class CurationSettings(Settings):
@@ -32,12 +32,12 @@ class CurationSettings(Settings):
     """An OpenAI-compatible server that has the base model; None: it is loaded here."""
     parser: ParserName
     selection: SelectionSettings
-    round: int = Field(default=4, ge=1)
+    samples_per_round: int = Field(default=4, ge=1)
     """Answers of a row and condition that are asked for at a time."""
-    audit: float = Field(default=0.01, ge=0, le=1)
-    """The share of rows that is answered in full whatever the outcome; 1 turns curtailment off."""
-    given: bool = False
-    """The source brings its own counts (Future-L1-50K): nothing is answered."""
+    full_sampling_fraction: float = Field(default=0.01, ge=0, le=1)
+    """The fraction of rows that is answered in full whatever the outcome; 1 turns curtailment off."""
+    use_source_counts: bool = False
+    """Take the counts that the source brings (Future-L1-50K), and answer nothing."""
     disjoint_from: tuple[Literal["futurebench", "twiffbench"], ...] = ("futurebench", "twiffbench")
     """The benchmarks whose items must not be in the published set."""
     versions_kept: int = Field(default=20, ge=1)
@@ -46,7 +46,7 @@ class CurationSettings(Settings):
     """RL sets by name: so many rows of the retained pool."""
     rl_avoids_sft: bool = True
     """RL sets have no clip of the published set; else their overlap with it is counted."""
-    choices: ChoiceSource | None = None
+    multiple_choice_set: MultipleChoiceSet | None = None
     """V1-33K's multiple-choice rows as one more RL set."""
     retry_refused: bool = False
     """Prompts that a server refused, or whose frames could not be read, are asked again at each start."""
@@ -54,9 +54,9 @@ class CurationSettings(Settings):
     """The dataset repository that `curation/dataset_hub` pushes to."""
 
     @model_validator(mode="after")
-    def _choices_are_kept_off_futurebench(self) -> "CurationSettings":
-        if self.choices and "futurebench" not in self.disjoint_from:
-            raise ValueError("curation.choices needs futurebench in curation.disjoint_from: its rows must not be in it")
+    def _multiple_choice_set_is_disjoint_from_futurebench(self) -> "CurationSettings":
+        if self.multiple_choice_set and "futurebench" not in self.disjoint_from:
+            raise ValueError("curation.multiple_choice_set needs futurebench in curation.disjoint_from: add it there")
         return self
 
     @property
@@ -66,8 +66,8 @@ class CurationSettings(Settings):
             samples=self.answers.samples,
             max_p_t=self.selection.max_p_t,
             min_gain=self.selection.min_gain,
-            round=self.round,
-            audit=self.audit,
+            samples_per_round=self.samples_per_round,
+            full_sampling_fraction=self.full_sampling_fraction,
         )
 
 

@@ -53,7 +53,7 @@ class GainTable(dy.Schema):
     gain = dy.Int64(nullable=True, description="visual gain: p_v - p_t")
     gain_low = dy.Int64(description="lower bound of the gain, given the verdicts so far")
     gain_high = dy.Int64(description="upper bound of the gain, given the verdicts so far")
-    audited = dy.Bool(description="sampled by a hash of its id to be answered in full, whatever its status")
+    fully_sampled = dy.Bool(description="sampled by a hash of its id to be answered in full, whatever its status")
     status = dy.String(
         check=lambda f: f.is_in(["complete", "cut", "pending"]),
         description="complete, cut (its answers could not keep it any more) or pending",
@@ -131,12 +131,12 @@ def visual_gain(rows: pl.DataFrame, graded: pl.DataFrame, rule: GainRule) -> pl.
     return _scored(table, rule)
 
 
-def given_gain(rows: pl.DataFrame, rule: GainRule) -> pl.DataFrame:
-    """As `visual_gain` for rows that bring their own counts, `given_p_t` and `given_p_v`; others are pending."""
-    known = pl.col("given_p_t").is_not_null() & pl.col("given_p_v").is_not_null()
+def gain_from_source_counts(rows: pl.DataFrame, rule: GainRule) -> pl.DataFrame:
+    """As `visual_gain` for rows that bring their own counts, `source_p_t` and `source_p_v`; others are pending."""
+    known = pl.col("source_p_t").is_not_null() & pl.col("source_p_v").is_not_null()
     table = rows.with_columns(
-        pl.col("given_p_t").fill_null(0).alias("n_correct_plain"),
-        pl.col("given_p_v").fill_null(0).alias("n_correct_hint"),
+        pl.col("source_p_t").fill_null(0).alias("n_correct_plain"),
+        pl.col("source_p_v").fill_null(0).alias("n_correct_hint"),
         *(pl.when(known).then(rule.samples).otherwise(0).cast(pl.Int64).alias(f"n_graded_{c}") for c in CONDITIONS),
         *(pl.lit(0, pl.Int64).alias(name) for name in ("n_generated_plain", "n_generated_hint", "unjudged")),
     )
@@ -149,13 +149,13 @@ def _scored(table: pl.DataFrame, rule: GainRule) -> pl.DataFrame:
     high = pl.col("n_correct_hint") + (rule.samples - pl.col("n_graded_hint")) - pl.col("n_correct_plain")
     complete = pl.all_horizontal(pl.col(f"n_graded_{c}") == rule.samples for c in CONDITIONS)
     against = (pl.col("n_correct_plain") > rule.max_p_t) | (high < rule.min_gain)
-    audited = pl.Series("audited", [rule.audited(row_id) for row_id in table["row_id"]], pl.Boolean)
+    fully_sampled = pl.Series("fully_sampled", [rule.fully_sampled(row_id) for row_id in table["row_id"]], pl.Boolean)
     scored = table.with_columns(
         pl.when(complete).then(pl.col("n_correct_plain")).alias("p_t"),
         pl.when(complete).then(pl.col("n_correct_hint")).alias("p_v"),
         low.alias("gain_low"),
         high.alias("gain_high"),
-        audited,
+        fully_sampled,
         pl.when(complete).then(pl.lit("complete")).when(against).then(pl.lit("cut")).otherwise(pl.lit("pending"))
         .alias("status"),
     ).with_columns(
@@ -174,11 +174,11 @@ def gain_histogram(gains: pl.Series, answers_per_condition: int) -> dict[int, in
 
 
 def gain_report(tables: Sequence[pl.DataFrame], rule: GainRule) -> dict[str, Any]:
-    """Counts over shards: what became of the rows, answers generated and saved, and the audited rows' histogram."""
+    """Counts over shards: rows by status, answers generated and saved, and the histogram of fully sampled rows."""
     table = pl.concat([t.select(GainTable.column_names()) for t in tables])
-    audited = table.filter("audited")
+    fully_sampled = table.filter("fully_sampled")
     saturated = pl.col("n_correct_plain") > rule.max_p_t
-    retained = audited.filter((pl.col("p_t") <= rule.max_p_t) & (pl.col("gain") >= rule.min_gain))
+    retained = fully_sampled.filter((pl.col("p_t") <= rule.max_p_t) & (pl.col("gain") >= rule.min_gain))
     generated = pl.col("n_generated_plain") + pl.col("n_generated_hint")
     cut = table.filter(pl.col("status") == "cut")
     decided = table.filter(pl.col("status") != "pending")
@@ -195,9 +195,9 @@ def gain_report(tables: Sequence[pl.DataFrame], rule: GainRule) -> dict[str, Any
         "generations": int(table.select(generated.sum()).item()),
         "generations_saved": int(cut.select((len(CONDITIONS) * rule.samples - generated).sum()).item()),
         "unjudged": int(table["unjudged"].sum()),
-        "audited": audited.height,
-        "mean_p_t": audited["p_t"].mean(),
-        "mean_p_v": audited["p_v"].mean(),
-        "gain_histogram": {str(g): n for g, n in gain_histogram(audited["gain"], rule.samples).items()},
+        "fully_sampled": fully_sampled.height,
+        "mean_p_t": fully_sampled["p_t"].mean(),
+        "mean_p_v": fully_sampled["p_v"].mean(),
+        "gain_histogram": {str(g): n for g, n in gain_histogram(fully_sampled["gain"], rule.samples).items()},
         "gain_histogram_kept": {str(g): n for g, n in gain_histogram(retained["gain"], rule.samples).items()},
     }

@@ -20,7 +20,14 @@ import polars as pl
 from training.data.json_rows import Numbered, json_rows
 from training.data.parquet_rows import parquet_rows
 from training.data.rejection import RejectedRow, rejecting
-from training.data.trajectory import GIVEN_COLUMNS, GIVEN_SAMPLES, Trajectory, TrajectoryTable, given_counts, parse_row
+from training.data.trajectory import (
+    SOURCE_COUNT_COLUMNS,
+    SOURCE_SAMPLES,
+    Trajectory,
+    TrajectoryTable,
+    parse_row,
+    source_counts,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +39,7 @@ LAYOUTS = (
     ("video", "conversations", "frames", "recon_frames"),  # TwiFF's training files
     ("video", "question", "answer", "question_images_index", "reasoning_images_index"),  # TwiFF-2.7M
 )
-OPTIONAL_COLUMNS = ("answer", *GIVEN_COLUMNS)
+OPTIONAL_COLUMNS = ("answer", *SOURCE_COUNT_COLUMNS)
 MAX_ROW_BYTES = 2**20
 """Of the columns that are read, for parquet."""
 META, META_FIELDS = "meta_data", ("classification", "start", "end")
@@ -43,22 +50,22 @@ class PulledTable(TrajectoryTable):
     brings (null elsewhere)."""
 
     row = dy.Int64(min=0, description="position of the row in the source's file, from 0")
-    given_p_t = dy.Int64(
+    source_p_t = dy.Int64(
         nullable=True,
         min=0,
-        max=GIVEN_SAMPLES,
+        max=SOURCE_SAMPLES,
         description="correct answers without the hint, where the source has counts",
     )
-    given_p_v = dy.Int64(
+    source_p_v = dy.Int64(
         nullable=True,
         min=0,
-        max=GIVEN_SAMPLES,
+        max=SOURCE_SAMPLES,
         description="correct answers with the hint, where the source has counts",
     )
 
     @dy.rule()
-    def both_counts_are_given_or_neither(cls) -> pl.Expr:
-        return pl.col("given_p_t").is_null() == pl.col("given_p_v").is_null()
+    def both_counts_are_there_or_neither(cls) -> pl.Expr:
+        return pl.col("source_p_t").is_null() == pl.col("source_p_v").is_null()
 
 
 class Quarantine(dy.Schema):
@@ -215,7 +222,7 @@ def _validated(batch: Iterable[Numbered], source: str, seen: FirstRows) -> Batch
         if original == number:
             # Lists, since polars makes a series of its own of every tuple.
             values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(trajectory).items()}
-            accepted.append(values | {"row": number, "given_p_t": p_t, "given_p_v": p_v})
+            accepted.append(values | {"row": number, "source_p_t": p_t, "source_p_v": p_v})
         else:
             repeated = RejectedRow("repeated row", f"has the same content as row {original}")
             rejected[number] = quarantined(source, repeated, row=number)
@@ -230,4 +237,4 @@ def _parsed(
     if isinstance(row, RejectedRow):
         raise row
     with rejecting("unreadable row"):
-        return parse_row(row, source, number), given_counts(row)
+        return parse_row(row, source, number), source_counts(row)

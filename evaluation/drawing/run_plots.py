@@ -41,17 +41,17 @@ WINDOW = 9
 """Reports in a running mean."""
 
 
-def gain_histogram(audited: Mapping[str, int], kept: Mapping[str, int]) -> bytes:
+def gain_histogram(fully_sampled: Mapping[str, int], kept: Mapping[str, int]) -> bytes:
     """Kept rows by visual gain, and beside them the rows scored in full whatever their outcome, which stand for all.
 
     Keys are gains as text.
     """
     figure, (left, right) = _panels(6.9)
-    known = [int(gain) for gain in (*audited, *kept)]
+    known = [int(gain) for gain in (*fully_sampled, *kept)]
     gains = [str(gain) for gain in range(min(known, default=-8), max(known, default=8) + 1)]
-    shown, sample = ({gain: counts.get(gain, 0) for gain in gains} for counts in (kept, audited))
+    shown, sample = ({gain: counts.get(gain, 0) for gain in gains} for counts in (kept, fully_sampled))
     _counts(left, shown, KEPT, f"kept rows (n = {sum(kept.values()):,})")
-    _counts(right, sample, AUDITED, f"rows scored in full whatever comes out (n = {sum(audited.values()):,})")
+    _counts(right, sample, AUDITED, f"rows scored in full whatever comes out (n = {sum(fully_sampled.values()):,})")
     for axes in (left, right):
         axes.set_xlabel("visual gain: right answers, hinted minus plain")
     return png(figure)

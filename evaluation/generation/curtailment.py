@@ -31,10 +31,10 @@ class GainRule(BaseModel):
     samples: int = Field(default=8, ge=1)
     max_p_t: int = Field(default=6, ge=0)
     min_gain: int = 2
-    round: int = Field(default=4, ge=1)
+    samples_per_round: int = Field(default=4, ge=1)
     """Answers of a row and condition that are asked for at a time: they share a prefill, or a request."""
-    audit: float = Field(default=0.01, ge=0, le=1)
-    """The share of rows, drawn by their id, that is answered in full whatever the outcome; 1: no curtailment."""
+    full_sampling_fraction: float = Field(default=0.01, ge=0, le=1)
+    """The fraction of rows, sampled by a hash of their id, that is answered in full; 1 turns curtailment off."""
 
     @model_validator(mode="after")
     def _some_row_could_be_kept(self) -> "GainRule":
@@ -42,9 +42,9 @@ class GainRule(BaseModel):
             raise ValueError(f"no row can gain {self.min_gain} right answers of {self.samples}")
         return self
 
-    def audited(self, row_id: str) -> bool:
-        """Whether the row belongs to the audit sample, which stands for all rows: a function of its id alone."""
-        return stable_hash("audit", row_id) < self.audit * 2**64
+    def fully_sampled(self, row_id: str) -> bool:
+        """Whether the row is answered in full, and stands for all rows: a function of its id alone."""
+        return stable_hash("audit", row_id) < self.full_sampling_fraction * 2**64
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Expected:
 
     @classmethod
     def of(cls, rows: Sequence[tuple[Tally, Tally]]) -> "Expected":
-        """The shares among complete rows (plain, hint), such as the audited ones; even chances if they are few."""
+        """The shares among complete rows (plain, hint), as the fully sampled are; even chances if they are few."""
         if len(rows) < FEWEST_ROWS:
             return cls()
         plain, hint = (sum(row[c].right + row[c].wrong for row in rows) for c in (0, 1))
@@ -108,4 +108,4 @@ def wanted(
     }
     open_conditions = [condition for condition in CONDITIONS if left[condition]]
     chosen = min(open_conditions, key=lambda condition: need[condition] / rate[condition])
-    return {c: min(rule.round, need[c], left[c]) if c == chosen else 0 for c in CONDITIONS}
+    return {c: min(rule.samples_per_round, need[c], left[c]) if c == chosen else 0 for c in CONDITIONS}

@@ -27,8 +27,15 @@ from training.chat.endpoint import EndpointDownError, EndpointRefusesError
 @click.option("--futurebench", metavar="DIR", help="Exclude rows that overlap this benchmark.")
 @click.option("--twiffbench", metavar="DIR", help="Exclude rows that overlap this benchmark.")
 @click.option("--top", type=click.IntRange(min=1), metavar="K", help="Publish at most K rows.")
-@click.option("--round", "round_size", type=click.IntRange(min=1), help="Answers of a row asked for at a time.")
-@click.option("--audit", type=click.FloatRange(0, 1), help="Share of rows answered in full; 1 turns curtailment off.")
+@click.option(
+    "--samples-per-round", type=click.IntRange(min=1), metavar="N", help="Answers of a row and condition at a time."
+)
+@click.option(
+    "--full-sampling-fraction",
+    type=click.FloatRange(0, 1),
+    metavar="F",
+    help="Fraction of rows answered in full; 1 turns curtailment off.",
+)
 @click.option("--concurrency", type=click.IntRange(min=1), help="Requests in flight, at the endpoint and the judge.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for one attempt of a request.")
 @click.option("--image-factor", type=click.IntRange(4, 256), metavar="PX", help="Pixels a side of a vision token.")

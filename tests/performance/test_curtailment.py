@@ -28,7 +28,7 @@ def cost(rule: GainRule, expected: Expected, streams: dict[str, np.ndarray]) -> 
 
 @pytest.mark.parametrize("portion", [1, 2, 4, 8])
 def test_answers_saved(portion: int, capsys: pytest.CaptureFixture[str]) -> None:
-    rule, rng = GainRule(round=portion, audit=0.0), np.random.default_rng(0)
+    rule, rng = GainRule(samples_per_round=portion, full_sampling_fraction=0.0), np.random.default_rng(0)
     rows = [cell for cell, count in DEMO.items() for _ in range(count)]
     complete = [(Tally(8, p_t, 8 - p_t), Tally(8, p_v, 8 - p_v)) for p_t, p_v in rows]
     streams = [{"plain": rng.permutation(np.arange(8) < p_t), "hint": rng.permutation(np.arange(8) < p_v)}

@@ -50,7 +50,7 @@ SELECT printf('%016x', i) AS row_id, 'train-' || ({shard}) AS source, id || '_' 
   '0:00:0' || (clip % 4) || '.000' AS start, '0:00:1' || (clip % 4) || '.000' AS "end",
   '/data/panda70m/clips/' || id || '_' || (clip % 4) || '.mp4' AS path, 240::BIGINT AS frame_count, 'decord' AS reader,
   sha256('clip ' || clip) AS sha256, 8::BIGINT AS n_graded_plain, 8::BIGINT AS n_graded_hint, 0::BIGINT AS unjudged,
-  t AS n_correct_plain, v AS n_correct_hint, v - t AS gain_low, v - t AS gain_high, i % 100 = 0 AS audited,
+  t AS n_correct_plain, v AS n_correct_hint, v - t AS gain_low, v - t AS gain_high, i % 100 = 0 AS fully_sampled,
   CASE WHEN full_ THEN t END AS p_t, CASE WHEN full_ THEN v END AS p_v, CASE WHEN full_ THEN v - t END AS gain
 FROM (SELECT *, (t <= 6 AND v - t >= 2) OR i % 100 = 0 AS full_ FROM (
   SELECT i, i * 2 // 5 AS clip, substr(sha256('video ' || (i * 2 // 5)), 1, 11) AS id, h(i, 0) % 9 AS t,

@@ -93,9 +93,9 @@ def test_what_the_model_knows_decides_what_is_kept_and_what_is_asked(alone: Path
         match kind_of(row["question"]):
             case "useful":
                 assert counts == (0, 8, 8, 8)
-            case "saturated" if not row["audited"]:
+            case "saturated" if not row["fully_sampled"]:
                 assert counts == (None, None, 7, 0)
-            case "hopeless" if not row["audited"]:
+            case "hopeless" if not row["fully_sampled"]:
                 assert counts == (None, None, 4, 7)
     assert {"complete", "cut"} == set(gains["status"])
     kept = pl.read_parquet(alone / "future_l1_50k.parquet")
@@ -167,7 +167,7 @@ def test_a_new_shard_costs_only_its_own_rows(source: tuple[Path, list[dict[str, 
         new_rows = set(scored.filter(pl.col("source").str.contains("part-6"))["row_id"])
         assert {prompt_id.partition("/")[0] for prompt_id, _ in fresh} == new_rows
         paid_for = len(endpoint.requests)
-        looser = curate(folder, endpoint, judging, tmp_path / "out", "--audit", "1")
+        looser = curate(folder, endpoint, judging, tmp_path / "out", "--full-sampling-fraction", "1")
         assert looser["generations_saved"] == 0
         assert len(endpoint.requests) > paid_for
     assert max(Counter(paid(tmp_path / "out")).values()) == 1
@@ -277,8 +277,8 @@ def test_a_model_that_never_needs_the_hint_keeps_nothing_and_says_so(tmp_path: P
     (folder / "twiff" / "broken.jsonl").write_text('{"video": 3}\n')  # a shard without a usable row
     with served(Model(rows, knows="everything")) as endpoint, served(judge) as judging:
         ran = subprocess.run(
-            command(folder, endpoint, judging, tmp_path / "out", "--audit", "0"), cwd=ROOT, env=environment(),
-            capture_output=True, text=True, check=False,
+            command(folder, endpoint, judging, tmp_path / "out", "--full-sampling-fraction", "0"), cwd=ROOT,
+            env=environment(), capture_output=True, text=True, check=False,
         )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "check rows_obey_the_rule of curation/future_l1_50k: 0 rows are published" in ran.stdout
@@ -295,8 +295,8 @@ def test_a_broken_shard_fails_alone_and_the_command_ends_with_the_list(tmp_path:
     (folder / "twiff" / "empty.jsonl").write_text("")
     with served(Model(rows, knows="everything")) as endpoint, served(judge) as judging:
         ran = subprocess.run(
-            command(folder, endpoint, judging, out, "--audit", "0"), cwd=ROOT, env=environment(),
-            capture_output=True, text=True, check=False,
+            command(folder, endpoint, judging, out, "--full-sampling-fraction", "0"), cwd=ROOT,
+            env=environment(), capture_output=True, text=True, check=False,
         )  # fmt: skip
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert "1 of 3 shards are broken, the others went on:\nshard a-broken is broken" in ran.stderr

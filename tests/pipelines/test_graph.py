@@ -111,12 +111,12 @@ def test_a_served_model_needs_no_checkpoint_and_a_source_with_counts_no_answers(
     answers = served.resolve_asset_graph().get(dg.AssetKey(["curation", "gain_answers"]))
     assert {key.to_user_string() for key in answers.parent_keys} == {"trajectories/twiff_clips"}
     assert answers.pools == {"endpoint"}
-    given = overlaid(paper(tmp_path), {"curation": {"given": True}})
-    graph = build_definitions(given).resolve_asset_graph()
+    with_counts = overlaid(paper(tmp_path), {"curation": {"use_source_counts": True}})
+    graph = build_definitions(with_counts).resolve_asset_graph()
     gain = graph.get(dg.AssetKey(["curation", "visual_gain"]))
     assert {key.to_user_string() for key in gain.parent_keys} == {"trajectories/twiff_clips"}
     assert dg.AssetKey(["curation", "gain_answers"]) not in {node.key for node in graph.asset_nodes}
-    dg.Definitions.validate_loadable(build_definitions(given))
+    dg.Definitions.validate_loadable(build_definitions(with_counts))
 
 
 def test_the_code_location_loads_without_the_libraries_of_the_programs() -> None:

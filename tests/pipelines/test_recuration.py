@@ -25,7 +25,7 @@ class Place:
         profile = own_shards(
             paper(folder / "home"), folder / "out", trajectories=str(folder / "twiff"), clips=(str(folder / "clips"),),
             endpoint=(endpoint.url,), model="served", base=None, judge=judging.url, judge_model="served",
-            futurebench=None, twiffbench=None, top=2, round_size=None, audit=None,
+            futurebench=None, twiffbench=None, top=2, samples_per_round=None, full_sampling_fraction=None,
             concurrency=None, timeout=None, image_factor=32, retry_refused=False,
         )  # fmt: skip
         self.profile: Profile = overlaid(profile, {"curation": {"rl_sets": dict.fromkeys(profile.curation.rl_sets, 2)}})

@@ -26,9 +26,9 @@ MAX_TEXT = 20_000
 """Characters of a field: its text goes to models, endpoints and judges, and through patterns."""
 CATEGORIES = ("instructional", "predictive", "camera", "other")
 MAX_TIME = 64
-GIVEN_SAMPLES = 8
+SOURCE_SAMPLES = 8
 """Answers a condition behind the counts that Future-L1-50K brings."""
-GIVEN_COLUMNS = ("correct_in_8_base", "correct_in_8_hint", "gain")
+SOURCE_COUNT_COLUMNS = ("correct_in_8_base", "correct_in_8_hint", "gain")
 
 _FUTURE_MARKER = re.compile(r"<r?image>")  # TwiFF writes <rimage>, Future-L1-50K <image>
 _THOUGHT_PREFIX = re.compile(r"THOUGHT\s*\d+:[ \t]*")
@@ -198,17 +198,17 @@ def key_frame_indices(name: str, values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def given_counts(row: Mapping[str, Any]) -> tuple[int | None, int | None]:
+def source_counts(row: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """p_t and p_v that an already selected row brings (`correct_in_8_base`, `correct_in_8_hint`); None without them.
 
     Whole numbers that are stored as floats count, and NaN is null: that is how a column of integers with nulls is
     often written.  Raises RejectedRow for counts that cannot be, or a `gain` that is not their difference.
     """
-    p_t, p_v, gain = (_count(row, name) for name in GIVEN_COLUMNS)
+    p_t, p_v, gain = (_count(row, name) for name in SOURCE_COUNT_COLUMNS)
     if p_t is None and p_v is None:
         return None, None
-    if p_t is None or p_v is None or not (0 <= p_t <= GIVEN_SAMPLES and 0 <= p_v <= GIVEN_SAMPLES):
-        detail = f"{p_t} right without and {p_v} with the hint, of {GIVEN_SAMPLES} each"
+    if p_t is None or p_v is None or not (0 <= p_t <= SOURCE_SAMPLES and 0 <= p_v <= SOURCE_SAMPLES):
+        detail = f"{p_t} right without and {p_v} with the hint, of {SOURCE_SAMPLES} each"
         raise RejectedRow("impossible counts", detail)
     if gain is not None and gain != p_v - p_t:
         raise RejectedRow("impossible counts", f"gain is {gain}, and {p_v} - {p_t} is {p_v - p_t}")

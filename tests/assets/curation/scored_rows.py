@@ -52,7 +52,7 @@ def scored_of(rows: Sequence[dict[str, Any]], counts: Counts, cut: Sequence[int]
     """The table of visual gain: p_t and p_v of each row, (None, None) for a pending one with no answer.
 
     Rows whose numbers are in `cut` were stopped after five plain and two hinted answers, five of them right and two
-    wrong; rows that were not are audited.
+    wrong; rows that were not are fully sampled.
     """
     table = rows_of(*rows).with_columns(
         pl.Series("n_correct_plain", [t or 0 for t, _ in counts], pl.Int64),
@@ -71,7 +71,7 @@ def scored_of(rows: Sequence[dict[str, Any]], counts: Counts, cut: Sequence[int]
         pl.when(full).then("n_correct_hint").alias("p_v"),
         (pl.col("n_correct_hint") - pl.col("n_correct_plain") - SAMPLES + pl.col("n_graded_plain")).alias("gain_low"),
         (pl.col("n_correct_hint") - pl.col("n_correct_plain") + SAMPLES - pl.col("n_graded_hint")).alias("gain_high"),
-        full.alias("audited"),
+        full.alias("fully_sampled"),
     ).with_columns((pl.col("p_v") - pl.col("p_t")).alias("gain"))
 
 

@@ -25,7 +25,7 @@ def test_an_estimates_arithmetic() -> None:
 
 
 def test_without_curtailment_a_prompt_is_prefilled_once() -> None:
-    assert estimate(1000, GainRule(audit=1.0), Assumptions()).cost.requests == 2_000
+    assert estimate(1000, GainRule(full_sampling_fraction=1.0), Assumptions()).cost.requests == 2_000
 
 
 def test_measured_answers_count_in_place_of_all() -> None:

@@ -42,7 +42,12 @@ class Curated:
             demo(folder / "home").model_copy(update={"toyworld": None}),
             {
                 "source": {"trajectories": folder / "twiff", "clips": (folder / "clips",)},
-                "curation": {"given": True, "disjoint_from": (), "selection": {"top": 4}, "rl_avoids_sft": False},
+                "curation": {
+                    "use_source_counts": True,
+                    "disjoint_from": (),
+                    "selection": {"top": 4},
+                    "rl_avoids_sft": False,
+                },
             },
         )
         self.store, self.definitions = AssetStore(profile.home), build_definitions(profile)

@@ -41,7 +41,7 @@ def test_rows_cut_short_are_rejected_by_their_bounds_and_stay_out_of_the_histogr
     report = select(files, SelectionSettings(), NOTHING).report
     assert (report["scored"], report["complete"], report["cut_short"], report["pending"]) == (4, 2, 2, 0)
     assert (report["rejected_by_reason"]["saturated"], report["rejected_by_reason"]["low_gain"]) == (1, 1)
-    assert report["audited"] == 2 and report["gain_histogram"] == {"3": 1, "8": 1}
+    assert report["fully_sampled"] == 2 and report["gain_histogram"] == {"3": 1, "8": 1}
 
 
 pairs = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=40)

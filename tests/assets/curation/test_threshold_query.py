@@ -26,10 +26,10 @@ def test_other_thresholds_are_counted_from_stored_answers(
     (query,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
     rows = duckdb.sql(query).fetchall()
     assert len(rows) == 9
-    for max_p_t, min_gain, at_least, at_most, audited_kept, audited in rows:
+    for max_p_t, min_gain, at_least, at_most, sampled_kept, fully_sampled in rows:
         keeps = [i for i, (p_t, p_v) in enumerate(COUNTS) if p_t <= max_p_t and p_v - p_t >= min_gain]
         whole = len(set(keeps) - set(cut))
-        assert (audited_kept, audited) == (whole, len(COUNTS) - len(cut))
+        assert (sampled_kept, fully_sampled) == (whole, len(COUNTS) - len(cut))
         # Of a row cut after 5 right plain answers and 2 wrong hinted ones p_t is 5 to 8, the gain at most 6 - 5.
         may_keep = len(cut) if max_p_t >= 5 and min_gain <= 1 else 0
         assert (at_least, at_most) == (whole, whole + may_keep)

@@ -4,9 +4,9 @@ import polars as pl
 import pytest
 
 from assets.curation.visual_gain import (
+    gain_from_source_counts,
     gain_histogram,
     gain_report,
-    given_gain,
     verdict_digest,
     verdicts,
     visual_gain,
@@ -25,7 +25,7 @@ def answers(**said: list[str]) -> pl.DataFrame:
 
 
 def rule(samples: int, **changes: float) -> GainRule:
-    return GainRule(**{"samples": samples, "min_gain": 1, "max_p_t": samples, "audit": 1.0} | changes)
+    return GainRule(**{"samples": samples, "min_gain": 1, "max_p_t": samples, "full_sampling_fraction": 1.0} | changes)
 
 
 RIGHT, WRONG = "<answer>red</answer>", "<answer>blue</answer>"
@@ -68,14 +68,14 @@ def test_the_histogram_has_every_gain_and_only_scored_rows() -> None:
 def test_a_row_that_cannot_be_kept_any_more_has_bounds_instead_of_a_gain(rows: pl.DataFrame) -> None:
     told = answers(r0_plain=[RIGHT, RIGHT], r2_hint=[RIGHT, RIGHT])  # r2 is blue
     chosen = rows.filter(pl.col("answer") != "it falls")
-    strict = rule(3, max_p_t=1, min_gain=2, audit=0.0)
+    strict = rule(3, max_p_t=1, min_gain=2, full_sampling_fraction=0.0)
     table = visual_gain(chosen, verdicts(chosen, told, "option_text", None), strict)
     assert table["status"].to_list() == ["cut", "cut"]
     assert table.select("p_t", "p_v", "gain").rows() == [(None, None, None)] * 2
     assert table.select("gain_low", "gain_high").rows() == [(-3, 1), (-3, 1)]
     report = gain_report([table], strict)
     assert (report["scored"], report["cut"], report["generations"], report["generations_saved"]) == (2, 2, 4, 8)
-    assert report["audited"] == sum(report["gain_histogram"].values()) == 0
+    assert report["fully_sampled"] == sum(report["gain_histogram"].values()) == 0
 
 
 def test_what_a_judge_settles_later_is_another_version(rows: pl.DataFrame) -> None:
@@ -89,9 +89,9 @@ def test_what_a_judge_settles_later_is_another_version(rows: pl.DataFrame) -> No
 
 def test_counts_that_the_source_brings_are_taken_over(rows: pl.DataFrame) -> None:
     known = rows.with_columns(
-        pl.Series("given_p_t", [1, 7, None], pl.Int64), pl.Series("given_p_v", [8, 8, None], pl.Int64)
+        pl.Series("source_p_t", [1, 7, None], pl.Int64), pl.Series("source_p_v", [8, 8, None], pl.Int64)
     )
-    table = given_gain(known, GainRule())
+    table = gain_from_source_counts(known, GainRule())
     assert table.select("p_t", "p_v", "gain", "status").rows() == [
         (1, 8, 7, "complete"), (7, 8, 1, "complete"), (None, None, None, "pending"),
     ]  # fmt: skip

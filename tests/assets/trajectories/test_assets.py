@@ -117,7 +117,7 @@ def test_a_shard_is_pulled_once_and_says_what_it_holds(room: Room, source: Path)
         "stamp": "",
     }
     rows = pl.read_parquet(room.store.current(TRAJECTORIES, "b").file(ROWS))
-    assert rows.select("source", "given_p_t", "given_p_v").rows() == [("b", 1, 6)] * 2
+    assert rows.select("source", "source_p_t", "source_p_v").rows() == [("b", 1, 6)] * 2
     quarantine = pl.read_parquet(room.store.current(TRAJECTORIES, "b").file(QUARANTINE))
     assert quarantine.select("source", "row", "reason").rows() == [("b", 2, "unreadable row")]
     clips = pl.read_parquet(room.store.current(CLIPS, "b").file(CLIP_TABLE))

@@ -69,7 +69,7 @@ def test_of_two_equal_rows_the_first_stays(tmp_path: Path) -> None:
 def test_every_layout_and_file_is_pulled_to_the_same_trajectories(tmp_path: Path, suffix: str) -> None:
     layouts = [twiff_row(), published_row(), upstream_row()]
     pulled = [pull_shard(write(tmp_path / f"s{suffix}", [row]))[0] for row in layouts]
-    first, *others = (rows.drop("given_p_t", "given_p_v") for rows in pulled)
+    first, *others = (rows.drop("source_p_t", "source_p_v") for rows in pulled)
     assert all(rows.equals(first) for rows in others)
     assert [rows.row(0)[-2:] for rows in pulled] == [(None, None), (1, 6), (None, None)]
 

@@ -48,7 +48,7 @@ SHARE = st.floats(0.01, 0.99)
 def test_the_kept_rows_and_their_gains_are_those_of_the_full_procedure(
     plain: list[bool], hint: list[bool], portion: int, max_p_t: int, min_gain: int, expected: Expected
 ) -> None:
-    rule = GainRule(round=portion, max_p_t=max_p_t, min_gain=min_gain)
+    rule = GainRule(samples_per_round=portion, max_p_t=max_p_t, min_gain=min_gain)
     tallies = play(rule, {"plain": plain, "hint": hint}, expected=expected)
     p_t, p_v = sum(plain), sum(hint)
     if p_t <= max_p_t and p_v - p_t >= min_gain:
@@ -61,7 +61,7 @@ def test_the_kept_rows_and_their_gains_are_those_of_the_full_procedure(
 @given(STREAM, STREAM, st.integers(1, 8))
 def test_no_answer_is_asked_for_after_the_row_is_settled(plain: list[bool], hint: list[bool], portion: int) -> None:
     """A portion is never larger than what could settle the row, so every answer but the last portion was needed."""
-    rule = GainRule(round=portion)
+    rule = GainRule(samples_per_round=portion)
     tallies = {condition: Tally() for condition in CONDITIONS}
     streams = {"plain": plain, "hint": hint}
     while any((more := wanted(rule, tallies["plain"], tallies["hint"], False)).values()):
@@ -83,11 +83,11 @@ def test_a_saturated_row_is_settled_by_seven_plain_answers() -> None:
 def test_a_hopeless_row_is_settled_by_seven_hinted_answers_after_one_look_without_the_hint(
     portion: int, plain: int
 ) -> None:
-    tallies = play(GainRule(round=portion), {"plain": [False] * 8, "hint": [False] * 8})
+    tallies = play(GainRule(samples_per_round=portion), {"plain": [False] * 8, "hint": [False] * 8})
     assert (tallies["plain"].answers, tallies["hint"].answers) == (plain, 7)
 
 
-def test_an_audited_row_is_answered_in_full() -> None:
+def test_a_fully_sampled_row_is_answered_in_full() -> None:
     tallies = play(GainRule(), {"plain": [True] * 8, "hint": [True] * 8}, in_full=True)
     assert (tallies["plain"].answers, tallies["hint"].answers) == (8, 8)
 
@@ -100,15 +100,15 @@ def test_unjudged_answers_settle_nothing() -> None:
 
 def test_the_audit_sample_is_a_share_of_the_rows_and_the_same_each_time() -> None:
     rows = [f"{number:016x}" for number in range(20_000)]
-    drawn = [row for row in rows if GainRule(audit=0.1).audited(row)]
+    drawn = [row for row in rows if GainRule(full_sampling_fraction=0.1).fully_sampled(row)]
     assert 1_850 < len(drawn) < 2_150
-    assert {row for row in rows if GainRule(audit=0.05).audited(row)} < set(drawn)
-    assert all(GainRule(audit=1.0).audited(row) for row in rows)
-    assert not any(GainRule(audit=0.0).audited(row) for row in rows)
+    assert {row for row in rows if GainRule(full_sampling_fraction=0.05).fully_sampled(row)} < set(drawn)
+    assert all(GainRule(full_sampling_fraction=1.0).fully_sampled(row) for row in rows)
+    assert not any(GainRule(full_sampling_fraction=0.0).fully_sampled(row) for row in rows)
 
 
 def test_every_outcome_of_a_small_rule_is_decided() -> None:
-    rule = GainRule(samples=3, max_p_t=1, min_gain=1, round=2)
+    rule = GainRule(samples=3, max_p_t=1, min_gain=1, samples_per_round=2)
     for plain, hint in product(product((True, False), repeat=3), repeat=2):
         play(rule, {"plain": list(plain), "hint": list(hint)})
 
@@ -119,11 +119,11 @@ def test_a_rule_that_keeps_nothing_is_a_mistake() -> None:
 
 
 def test_where_rows_are_mostly_hopeless_the_hint_is_tried_first() -> None:
-    audited = [(Tally(8, 0, 8), Tally(8, 0, 8))] * FEWEST_ROWS
+    fully_sampled = [(Tally(8, 0, 8), Tally(8, 0, 8))] * FEWEST_ROWS
     hopeless = {"plain": [False] * 8, "hint": [False] * 8}
-    tallies = play(GainRule(), hopeless, expected=Expected.of(audited))
+    tallies = play(GainRule(), hopeless, expected=Expected.of(fully_sampled))
     assert (tallies["plain"].answers, tallies["hint"].answers) == (0, 7)
-    assert Expected.of(audited[1:]) == EVEN
+    assert Expected.of(fully_sampled[1:]) == EVEN
 
 
 def test_what_is_expected_comes_from_settled_verdicts() -> None:

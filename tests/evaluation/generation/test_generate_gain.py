@@ -36,14 +36,14 @@ def gain_job(job: Any, rows: list[dict[str, Any]], tmp_path: Path) -> Any:
 
 
 def test_curtailed_rows_have_the_answers_of_the_full_procedure_and_fewer(gain_job: Any, tmp_path: Path) -> None:
-    run(tmp_path / "full", gain_job("full.jsonl", audit=1.0))
-    run(tmp_path / "short", gain_job("short.jsonl", audit=0.0, round=3))
+    run(tmp_path / "full", gain_job("full.jsonl", full_sampling_fraction=1.0))
+    run(tmp_path / "short", gain_job("short.jsonl", full_sampling_fraction=0.0, samples_per_round=3))
     full, short = (pl.read_parquet(tmp_path / n / "answers.parquet").select(UNTIMED) for n in ("full", "short"))
     assert full.height == 8 * 16
     assert short.height < full.height
     assert short.join(full, on=UNTIMED, how="semi", nulls_equal=True).height == short.height
     references = pl.read_parquet(tmp_path / "references.parquet", columns=["row_id", "question", "answer"])
-    rule = GainRule(audit=0.0)
+    rule = GainRule(full_sampling_fraction=0.0)
     gains = [visual_gain(references, verdicts(references, t, "option_text", None), rule) for t in (full, short)]
     kept = [g.filter((pl.col("p_t") <= 6) & (pl.col("gain") >= 2)).select("row_id", "p_t", "p_v") for g in gains]
     assert kept[0].height > 0 and kept[0].equals(kept[1])
@@ -51,13 +51,13 @@ def test_curtailed_rows_have_the_answers_of_the_full_procedure_and_fewer(gain_jo
 
 
 def test_another_threshold_asks_only_for_what_the_ledger_lacks(gain_job: Any, tmp_path: Path) -> None:
-    run(tmp_path / "strict", gain_job("ledger.jsonl", audit=0.0, min_gain=8))
+    run(tmp_path / "strict", gain_job("ledger.jsonl", full_sampling_fraction=0.0, min_gain=8))
     paid = lines(tmp_path / "ledger.jsonl")
-    run(tmp_path / "loose", gain_job("ledger.jsonl", audit=0.0, min_gain=1))
+    run(tmp_path / "loose", gain_job("ledger.jsonl", full_sampling_fraction=0.0, min_gain=1))
     everything = lines(tmp_path / "ledger.jsonl")
     assert everything[: len(paid)] == paid
     assert len(set(everything)) == len(everything)
-    run(tmp_path / "strict_again", gain_job("ledger.jsonl", audit=0.0, min_gain=8))
+    run(tmp_path / "strict_again", gain_job("ledger.jsonl", full_sampling_fraction=0.0, min_gain=8))
     assert lines(tmp_path / "ledger.jsonl") == everything
 
 
@@ -68,7 +68,7 @@ def test_a_row_whose_clip_is_gone_is_told_and_the_others_are_answered(gain_job: 
         for part in prompt["content"]:
             part["path"] = part["path"] and str(tmp_path / "gone.mp4")
     pl.DataFrame(broken, schema=prompts_table.schema).write_parquet(tmp_path / "both.parquet")
-    result = run(tmp_path / "out", gain_job("ledger.jsonl", audit=1.0))
+    result = run(tmp_path / "out", gain_job("ledger.jsonl", full_sampling_fraction=1.0))
     assert result["answers"]["answers"] == 7 * 16
     failed = pl.read_parquet(tmp_path / "out" / "answers.failed")
     assert set(failed["prompt_id"]) == {prompt["prompt_id"] for prompt in broken[:2]}

@@ -17,9 +17,9 @@ from training.data.trajectory import (
     ClipInterval,
     TrajectoryTable,
     clip_interval,
-    given_counts,
     marked,
     parse_row,
+    source_counts,
 )
 
 
@@ -96,7 +96,7 @@ def test_twiffs_own_training_files_are_the_same_trajectory() -> None:
     ],
 )
 def test_the_counts_that_a_selected_row_brings(given: dict[str, Any], counts: tuple[Any, Any]) -> None:
-    assert given_counts(given) == counts
+    assert source_counts(given) == counts
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_the_counts_that_a_selected_row_brings(given: dict[str, Any], counts: tu
 )
 def test_counts_that_cannot_be_are_a_rejected_row(given: dict[str, Any]) -> None:
     with pytest.raises(RejectedRow) as caught:
-        given_counts(given)
+        source_counts(given)
     assert caught.value.reason == "impossible counts"
 
 
