@@ -25,7 +25,7 @@ from typing import Any
 
 import polars as pl
 
-from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers, sampled
+from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers, sample_items
 from evaluation.benchmarks.cost import latency
 from evaluation.generate import REFUSALS
 from evaluation.generation.jobs import AnswerJob, GenerateConfig
@@ -101,7 +101,7 @@ def _answer(
     job = make_job(name="answers", prompts=out / WORK / "prompts.parquet")
     assert job.checkpoint is not None
     everything = benchmark.items(source)
-    table = sampled(everything, limit)
+    table = sample_items(everything, limit)
     prompts = keyed(benchmark.prompts(table))
     run = job.ledger_contents(prompts)
     about = {
@@ -137,7 +137,7 @@ def score(benchmark: Benchmark, out: Path, judge: Judge | None) -> dict[str, Any
     table, answers = read_parquet(out / ITEMS), read_parquet(out / ANSWERS)
     run = about["run"]
     told = StoredAnswers(answers, run["control"], judge)
-    rows = benchmark.graded(table, told)
+    rows = benchmark.grade(table, told)
     report = benchmark.report(table, told, rows)
     report |= _refusals(report, read_parquet(out / REFUSED))
     if (out / TIMED).exists():

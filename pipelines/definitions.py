@@ -11,7 +11,6 @@ from assets.benchmarks.checks import benchmark_checks
 from assets.benchmarks.comparison import comparison_asset
 from assets.benchmarks.latent_retrieval import latent_retrieval_asset
 from assets.benchmarks.necessity import necessity_asset
-from assets.benchmarks.reports import report_assets
 from assets.checkpoints.assets import checkpoint_assets
 from assets.checkpoints.checks import checkpoint_checks
 from assets.curation.assets import curation_assets
@@ -56,7 +55,6 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
                 profile.retrain,
             ),
             *benchmark_assets(profile.benchmarks, profile.source, checkpoints, upstream, seed, device),
-            *report_assets(profile.benchmarks, checkpoints),
             latent_retrieval_asset(checkpoints, profile.sft[0].recipe.latent_config.max_latents, seed, device),
             necessity_asset(profile.benchmarks, checkpoints, seed, device),
             comparison_asset(checkpoints, published_data=profile.toyworld is None),

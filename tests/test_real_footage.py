@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from assets.trajectories.clips import resolve_clips
-from evaluation.benchmarks import futurebench
+from evaluation.benchmarks.benchmark import StoredAnswers
+from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings
 from evaluation.generate import main as answer
 from evaluation.generation.jobs import AnswerJob, GenerateConfig, GenerationConfig
 from tests.assets.trajectories.shard_rows import pull_shard
@@ -131,7 +132,7 @@ def test_a_step_of_sft_teaches_the_text_model_and_leaves_the_tower(trained: Path
 
 @pytest.mark.parametrize("layout", ["keyframes", "video32"])
 def test_benchmark_items_on_real_clips_are_answered(trained: Path, tmp_path: Path, layout: Any) -> None:
-    settings = futurebench.FutureBenchSettings(layout=layout, videos=str(FOOTAGE), video_tokens=12)
+    benchmark = FutureBench(FutureBenchSettings(layout=layout, videos=str(FOOTAGE), video_tokens=12))
     options = {"A": "It stays.", "B": "It leaves.", "C": "It falls.", "D": "It sings."}
     records = [
         {
@@ -143,8 +144,8 @@ def test_benchmark_items_on_real_clips_are_answered(trained: Path, tmp_path: Pat
         for number, name in enumerate(CLIPS)
     ]
     (tmp_path / "futurebench.json").write_text(json.dumps(records))
-    table = futurebench.items(tmp_path, settings)
-    futurebench.prompts(table, settings).write_parquet(tmp_path / "prompts.parquet")
+    table = benchmark.items(tmp_path)
+    benchmark.prompts(table).write_parquet(tmp_path / "prompts.parquet")
     job = AnswerJob(
         name="answers", checkpoint=trained, prompts=tmp_path / "prompts.parquet",
         generation=GenerationConfig(
@@ -153,5 +154,6 @@ def test_benchmark_items_on_real_clips_are_answered(trained: Path, tmp_path: Pat
     )  # fmt: skip
     result = answer(GenerateConfig(out=tmp_path, device="cpu", jobs=[job]), Reporter(tmp_path, quiet=True))
     assert (result["answers"]["answers"], result["answers"]["unreadable"]) == (4, 0)
-    report = futurebench.report(table, pl.read_parquet(tmp_path / "answers.parquet"), settings)
+    stored = StoredAnswers(pl.read_parquet(tmp_path / "answers.parquet"))
+    report = benchmark.report(table, stored, benchmark.grade(table, stored))
     assert (report["items"], report["answered"]) == (4, 4)

@@ -1,27 +1,37 @@
-"""Benchmarks of every model: items, and answers by one program for all that is missing."""
+"""Benchmarks of every model, from one factory: items, answers by one program for all that is missing, and reports."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import dataframely as dy
 import polars as pl
 
-from assets.benchmarks.settings import AnswersConfig, BenchmarkSettings
+from assets.benchmarks.settings import AnswersConfig, BenchmarkSettings, JudgeConfig
 from assets.checkpoints.assets import BASE, RL, SFT
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import Checkpoints
-from assets.framework.store import AssetStore
+from assets.framework.resources import JudgeAccess
+from assets.framework.retries import after_outages
+from assets.framework.store import AssetStore, write_json
 from assets.generation import PROGRAM, AnswerWork, generate_answers
 from assets.launching.launcher import Launcher
 from assets.trajectories.settings import SourceSettings
 from evaluation.benchmarks import futurebench, twiffbench
-from evaluation.generation.jobs import AnswerJob
+from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers
+from evaluation.benchmarks.futurebench import FutureBench
+from evaluation.benchmarks.twiffbench import TwiffBench
+from evaluation.generation.jobs import AnswerJob, GenerationConfig
 from evaluation.generation.ledger import keyed
+from evaluation.reports.storyboards import BOARDS, write_storyboards
 from training.data.prompts import BenchmarkAnswerTable
+from training.grading.judge import Judge
 from training.storage.artifacts import MODEL
 from training.storage.hashing import file_digest
 from training.storage.parquet import read_parquet
@@ -34,10 +44,68 @@ ITEM_TABLE = "items.parquet"
 ANSWER_TABLE = "answers.parquet"
 GRADED_TABLE = "graded.parquet"
 REPORT = "report.json"
+SPLITS_FIGURE = "splits.png"
 
-FUTURE, TWIFF = "evaluation.benchmarks.futurebench", "evaluation.benchmarks.twiffbench"
-FUTURE_CODE, TWIFF_CODE = code_of(FUTURE), code_of(TWIFF)
-FUTURE_ANSWERS_CODE, TWIFF_ANSWERS_CODE = code_of(FUTURE, PROGRAM), code_of(TWIFF, PROGRAM)
+SCORING_FIELDS = {"judge_sees_images", "judgements", "ground_truth"}
+"""Fields of a benchmark's recipe that no item and no prompt depends on."""
+
+
+@dataclass(frozen=True)
+class BenchmarkRun:
+    """A benchmark of the profile, its folder, how models answer it, and what its assets are called."""
+
+    benchmark: Benchmark
+    folder: Path
+    answers: GenerationConfig
+    items_key: str
+    answers_key: str
+    report_key: str
+    title: str
+    items_description: str
+    report_description: str
+    item_table: type[dy.Schema]
+    graded_table: type[dy.Schema]
+    storyboards: bool = False
+
+    @property
+    def module(self) -> str:
+        return type(self.benchmark).__module__
+
+    @property
+    def answers_code(self) -> str:
+        return code_of(self.module, PROGRAM)
+
+
+def benchmark_runs(settings: BenchmarkSettings, source: SourceSettings) -> list[BenchmarkRun]:
+    return [
+        BenchmarkRun(
+            FutureBench(settings.futurebench.recipe),
+            source.futurebench,
+            settings.futurebench.answers,
+            FUTURE_ITEMS,
+            FUTURE_ANSWERS,
+            FUTURE_REPORT,
+            "FutureBench",
+            "FutureBench's four-way items with the clips of their observed parts.",
+            "FutureBench accuracy by split and on average with counts and intervals, spans by depth, and cost.",
+            futurebench.ItemTable,
+            futurebench.GradedTable,
+            storyboards=True,
+        ),
+        BenchmarkRun(
+            TwiffBench(settings.twiffbench.recipe),
+            source.twiffbench,
+            settings.twiffbench.answers,
+            TWIFF_ITEMS,
+            TWIFF_ANSWERS,
+            TWIFF_REPORT,
+            "TwiFF-Bench",
+            "TwiFF-Bench's items with their embedded images and reference reasoning.",
+            "TwiFF-Bench's CoT and answer marks with counts and intervals, by category; coverage of the judge.",
+            twiffbench.ItemTable,
+            twiffbench.ScoreTable,
+        ),
+    ]
 
 
 def benchmark_assets(
@@ -48,109 +116,78 @@ def benchmark_assets(
     seed: int,
     device: str,
 ) -> list[dg.AssetsDefinition]:
+    runs = benchmark_runs(settings, source)
     return [
-        _futurebench_items(settings, source, upstream),
-        _twiffbench_items(source, upstream),
-        _answers(settings, checkpoints, seed, device),
+        *(_items(run, upstream) for run in runs),
+        _answers(runs, checkpoints, seed, device),
+        *(_report(run, checkpoints) for run in runs),
     ]
 
 
-def _futurebench_items(
-    settings: BenchmarkSettings, source: SourceSettings, upstream: tuple[str, ...]
-) -> dg.AssetsDefinition:
+def _items(run: BenchmarkRun, upstream: tuple[str, ...]) -> dg.AssetsDefinition:
+    code = code_of(run.module)
     declared = Asset(
-        FUTURE_ITEMS,
-        "FutureBench's four-way items with the clips of their observed parts.",
+        run.items_key,
+        run.items_description,
         kinds=("polars", "parquet"),
-        code_version=FUTURE_CODE,
+        code_version=code,
         deps=upstream,
         table=ITEM_TABLE,
-        columns=(futurebench.ItemTable,),
+        columns=(run.item_table,),
     )
 
     @asset(declared)
-    def futurebench_items(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
-        folder, recipe = source.futurebench.resolve(), settings.futurebench.recipe
+    def benchmark_items(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
+        folder, recipe = run.folder.resolve(), run.benchmark.settings
+        try:
+            files = run.benchmark.files(folder)
+        except ValueError as error:
+            raise dg.Failure(f"{error}: download {run.title}, or materialise inputs/toyworld_source in the demo",
+                             allow_retries=False) from error  # fmt: skip
 
         def read(workspace: Path) -> dict[str, Any]:
-            return _write_items(workspace, futurebench.items(folder, recipe), "question_type")
+            items = run.benchmark.items(folder)
+            items.write_parquet(workspace / ITEM_TABLE)
+            return _item_counts(items, run.benchmark.split_column)
 
-        inputs = {"futurebench.json": file_digest(_existing(folder / "futurebench.json"))}
-        config = {"folder": str(folder), "recipe": recipe.model_dump(mode="json")}
-        return result_of(store, declared, store.work(FUTURE_ITEMS, inputs, config, FUTURE_CODE).do(read))
+        inputs = {path.name: file_digest(path) for path in files}
+        config = {"folder": str(folder), "recipe": recipe.model_dump(mode="json", exclude=SCORING_FIELDS)}
+        return result_of(store, declared, store.work(run.items_key, inputs, config, code).do(read))
 
-    return futurebench_items
-
-
-def _twiffbench_items(source: SourceSettings, upstream: tuple[str, ...]) -> dg.AssetsDefinition:
-    declared = Asset(
-        TWIFF_ITEMS,
-        "TwiFF-Bench's items with their embedded images and reference reasoning.",
-        kinds=("polars", "parquet"),
-        code_version=TWIFF_CODE,
-        deps=upstream,
-        table=ITEM_TABLE,
-        columns=(twiffbench.ItemTable,),
-    )
-
-    @asset(declared)
-    def twiffbench_items(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
-        folder = _existing(source.twiffbench.resolve())
-
-        def read(workspace: Path) -> dict[str, Any]:
-            return _write_items(workspace, twiffbench.items(folder), "category")
-
-        inputs = {path.name: file_digest(path) for path in sorted(folder.glob("test-*.parquet"))}
-        return result_of(store, declared, store.work(TWIFF_ITEMS, inputs, {}, TWIFF_CODE).do(read))
-
-    return twiffbench_items
+    return benchmark_items
 
 
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        what_to_do = "download it, or materialise inputs/toyworld_source in the demo"
-        raise dg.Failure(f"the benchmark is not at {path}: {what_to_do}", allow_retries=False)
-    return path
-
-
-def _write_items(workspace: Path, items: pl.DataFrame, by: str) -> dict[str, Any]:
-    items.write_parquet(workspace / ITEM_TABLE)
+def _item_counts(items: pl.DataFrame, split_column: str) -> dict[str, Any]:
     problems = items["problem"].drop_nulls()
     return {
         "items": items.height,
         "cannot_be_asked": len(problems),
         "problems": dict(problems.value_counts(sort=True).iter_rows()),
-        f"by_{by}": dict(items[by].drop_nulls().value_counts(sort=True).iter_rows()),
+        f"by_{split_column}": dict(items[split_column].drop_nulls().value_counts(sort=True).iter_rows()),
     }
 
 
-def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, device: str) -> dg.AssetsDefinition:
-    """Both benchmarks in one op: what any model still owes is answered by one start of the program."""
-    common: dict[str, Any] = {
-        "kinds": ("torch", "parquet"), "deps": (FUTURE_ITEMS, TWIFF_ITEMS, BASE, SFT, RL),
-        "partitions": checkpoints.model_partitioning(), "table": ANSWER_TABLE,
-        "columns": (BenchmarkAnswerTable,),
-    }  # fmt: skip
+def _answers(runs: list[BenchmarkRun], checkpoints: Checkpoints, seed: int, device: str) -> dg.AssetsDefinition:
+    """All benchmarks in one op: what any model still has to answer is answered by one start of the program."""
     declared = {
-        FUTURE_ANSWERS: Asset(
-            FUTURE_ANSWERS,
-            "Every model's answers to FutureBench, greedy, with their latents.",
-            code_version=FUTURE_ANSWERS_CODE,
-            **common,
-        ),
-        TWIFF_ANSWERS: Asset(
-            TWIFF_ANSWERS,
-            "Every model's answers to TwiFF-Bench, greedy, with their latents.",
-            code_version=TWIFF_ANSWERS_CODE,
-            **common,
-        ),
+        run.answers_key: Asset(
+            run.answers_key,
+            f"Every model's answers to {run.title}, greedy, with their latents.",
+            kinds=("torch", "parquet"),
+            code_version=run.answers_code,
+            deps=(*(other.items_key for other in runs), BASE, SFT, RL),
+            partitions=checkpoints.model_partitioning(),
+            table=ANSWER_TABLE,
+            columns=(BenchmarkAnswerTable,),
+        )
+        for run in runs
     }
 
     @asset(
         *declared.values(),
         pool="gpu",
         name="benchmarks__answers",
-        description="Every model answers both benchmarks, greedily.",
+        description="Every model answers the benchmarks, greedily.",
     )
     def answer_benchmarks(
         context: dg.AssetExecutionContext,
@@ -158,36 +195,128 @@ def _answers(settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, d
         store: dg.ResourceParam[AssetStore],
         launcher: dg.ResourceParam[Launcher],
     ) -> Iterator[dg.MaterializeResult[None]]:
-        future, twiff, tried = settings.futurebench, settings.twiffbench, config.values()
-        future_prompts = cache(lambda: _prompts(store, FUTURE_ITEMS, futurebench.prompts, future.recipe))
-        twiff_prompts = cache(lambda: _prompts(store, TWIFF_ITEMS, twiffbench.prompts, twiff.recipe))
-        benchmarks = [
-            (FUTURE_ANSWERS, FUTURE_ITEMS, future_prompts, future.answers, FUTURE_ANSWERS_CODE),
-            (TWIFF_ANSWERS, TWIFF_ITEMS, twiff_prompts, twiff.answers, TWIFF_ANSWERS_CODE),
-        ]
+        prompts = {run.answers_key: cache(partial(_prompts, store, run)) for run in runs}
         wanted = {}
         for model in context.partition_keys:
             name, partition = checkpoints.artifact(model)
             checkpoint = store.current(name, partition)
-            for key, items, prompts, answers, code in benchmarks:
-                generation = answers.model_copy(update=tried)
-                inputs = {items: store.current(items), "checkpoint": checkpoint}
-                told = {"answers": generation.model_dump(mode="json"), "seed": seed}
-                about = {"model": checkpoint.version, "sampling": generation.sampling(), "seed": seed}
-                ledger = store.ledger("benchmarks", about) / f"{key.rpartition('/')[2].removesuffix('_answers')}.jsonl"
+            for run in runs:
+                generation = run.answers.model_copy(update=config.values())
+                inputs = {run.items_key: store.current(run.items_key), "checkpoint": checkpoint}
+                work_config = {"answers": generation.model_dump(mode="json"), "seed": seed}
+                ledger_contents = {"model": checkpoint.version, "sampling": generation.sampling(), "seed": seed}
                 job = partial(
-                    AnswerJob, checkpoint=checkpoint.folder(MODEL), generation=generation, seed=seed,
-                    keep_latents=True, ledger=ledger,
-                )  # fmt: skip
-                work = store.work(key, inputs, told, code, model)
-                wanted[f"{key}/{model}"] = AnswerWork(work, prompts, {"answers": job})
+                    AnswerJob,
+                    checkpoint=checkpoint.folder(MODEL),
+                    generation=generation,
+                    seed=seed,
+                    keep_latents=True,
+                    ledger=store.ledger("benchmarks", ledger_contents) / f"{run.benchmark.name}.jsonl",
+                )
+                work = store.work(run.answers_key, inputs, work_config, run.answers_code, model)
+                wanted[f"{run.answers_key}/{model}"] = AnswerWork(work, prompts[run.answers_key], {"answers": job})
         artifacts = generate_answers(context, store, launcher, device, wanted)
-        for key, *_ in benchmarks:
-            own = {model: artifacts[f"{key}/{model}"] for model in context.partition_keys}
-            yield batch_result(context, store, declared[key], own)
+        for key, declaration in declared.items():
+            by_model = {model: artifacts[f"{key}/{model}"] for model in context.partition_keys}
+            yield batch_result(context, store, declaration, by_model)
 
     return answer_benchmarks
 
 
-def _prompts(store: AssetStore, items: str, make: Any, recipe: Any) -> pl.DataFrame:
-    return keyed(make(read_parquet(store.current(items).file(ITEM_TABLE)), recipe))
+def _prompts(store: AssetStore, run: BenchmarkRun) -> pl.DataFrame:
+    return keyed(run.benchmark.prompts(read_parquet(store.current(run.items_key).file(ITEM_TABLE))))
+
+
+def _report(run: BenchmarkRun, checkpoints: Checkpoints) -> dg.AssetsDefinition:
+    judged = run.benchmark.judged
+    storyboards = ("evaluation.reports.storyboards",) if run.storyboards else ()
+    declared = Asset(
+        run.report_key,
+        run.report_description,
+        kinds=("openai" if judged else "polars", "json"),
+        code_version=code_of(run.module, "evaluation.drawing.score_plots", *storyboards),
+        deps=(run.items_key, run.answers_key),
+        partitions=checkpoints.model_partitioning(),
+        table=GRADED_TABLE,
+        columns=(run.graded_table,),
+        previews=(SPLITS_FIGURE, *(BOARDS if run.storyboards else ())),
+        links={"report": REPORT},
+        retry_policy=after_outages() if judged else None,
+    )
+    if judged:
+
+        @asset(declared)
+        def judged_report(
+            context: dg.AssetExecutionContext,
+            config: JudgeConfig,
+            store: dg.ResourceParam[AssetStore],
+            judge: dg.ResourceParam[JudgeAccess],
+        ) -> dg.MaterializeResult[None]:
+            benchmark: Any = run.benchmark
+            recipe = benchmark.settings.model_copy(update=config.values())
+            return _reported(
+                context, store, declared, replace(run, benchmark=replace(benchmark, settings=recipe)), judge
+            )
+
+        return judged_report
+
+    @asset(declared)
+    def parsed_report(
+        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
+    ) -> dg.MaterializeResult[None]:
+        return _reported(context, store, declared, run)
+
+    return parsed_report
+
+
+def _reported(
+    context: dg.AssetExecutionContext,
+    store: AssetStore,
+    declared: Asset,
+    run: BenchmarkRun,
+    access: JudgeAccess | None = None,
+) -> dg.MaterializeResult[None]:
+    items = store.current(run.items_key)
+
+    def score(workspace: Path, model: str) -> dict[str, Any]:
+        table = read_parquet(items.file(ITEM_TABLE))
+        answers = read_parquet(store.current(run.answers_key, model).file(ANSWER_TABLE))
+        with access.settings() if access else nullcontext() as address:
+            if access and address is None:
+                raise dg.Failure(f"{run.title} is scored by a judge: name one in the profile", allow_retries=False)
+            # An outage raises: a report once made would not ask the judge again.
+            stored = StoredAnswers(answers, judge=Judge(address, on_outage="raise") if address else None)
+            graded = run.benchmark.grade(table, stored)
+            report = run.benchmark.report(table, stored, graded)
+        graded.write_parquet(workspace / GRADED_TABLE)
+        write_json(workspace / REPORT, report)
+        (workspace / SPLITS_FIGURE).write_bytes(_splits_figure(model, report))
+        if run.storyboards:
+            write_storyboards(items.file(ITEM_TABLE), workspace / GRADED_TABLE, workspace, model)
+        return _report_counts(report)
+
+    recipe = run.benchmark.settings.model_dump(mode="json")
+    config = {"recipe": recipe, "judge": access.name if access else None}
+    reports = {}
+    for model in context.partition_keys:
+        inputs = {run.items_key: items, run.answers_key: store.current(run.answers_key, model)}
+        work = store.work(run.report_key, inputs, config, str(declared.code_version), model)
+        reports[model] = work.do(partial(score, model=model))
+    return batch_result(context, store, declared, reports)
+
+
+def _report_counts(report: dict[str, Any]) -> dict[str, Any]:
+    names = ("average", "cot", "answer", "splits", "coverage")
+    counts = {name: report[name] for name in names if name in report}
+    if "unparsed" in report:
+        counts |= {"accuracy": report["average"]["accuracy"], "unparsed": report["unparsed"]["count"]}
+    return counts
+
+
+def _splits_figure(model: str, report: dict[str, Any]) -> bytes:
+    """Accuracy by depth and on average, or marks of all items and of each split, with intervals."""
+    from evaluation.drawing.score_plots import accuracy_by_hop, judged_marks
+
+    if "parser" in report:
+        return accuracy_by_hop({model: report})
+    return judged_marks({"all items": report} | {n: m | {"status": "complete"} for n, m in report["splits"].items()})

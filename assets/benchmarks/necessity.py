@@ -10,7 +10,6 @@ import polars as pl
 
 from assets.benchmarks.assets import (
     ANSWER_TABLE,
-    FUTURE,
     FUTURE_ANSWERS,
     FUTURE_ITEMS,
     ITEM_TABLE,
@@ -25,8 +24,8 @@ from assets.framework.partitions import BASE, Checkpoints
 from assets.framework.store import AssetStore, write_json
 from assets.generation import PROGRAM, AnswerWork, generate_answers
 from assets.launching.launcher import Launcher
-from evaluation.benchmarks import futurebench
-from evaluation.benchmarks.benchmark import sampled
+from evaluation.benchmarks.benchmark import StoredAnswers, sample_items
+from evaluation.benchmarks.futurebench import FutureBench
 from evaluation.generation.jobs import AnswerJob
 from evaluation.latents.necessity import necessity_report
 from evaluation.latents.retrieval_report import MEAN_FILE
@@ -37,14 +36,15 @@ NECESSITY = "reports/latent_necessity"
 INTERVENED = "reports/intervened_answers"
 FIGURES = ("interventions.png", "controls.png")
 
-INTERVENED_CODE = code_of(FUTURE, PROGRAM)
-NECESSITY_CODE = code_of(FUTURE, "evaluation.latents.necessity", "evaluation.drawing.latent_plots")
+INTERVENED_CODE = code_of(FutureBench.__module__, PROGRAM)
+NECESSITY_CODE = code_of(FutureBench.__module__, "evaluation.latents.necessity", "evaluation.drawing.latent_plots")
 
 
 def necessity_asset(
     settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, device: str
 ) -> dg.AssetsDefinition:
     run = settings.futurebench
+    benchmark = FutureBench(run.recipe)
     declared = Asset(
         NECESSITY,
         "The same items answered with something else in place of the model's own latents, or shown less.",
@@ -65,8 +65,8 @@ def necessity_asset(
     ) -> Iterator[dg.MaterializeResult[None]]:
         chosen = settings.necessity.model_copy(update=config.values())
         items = store.current(FUTURE_ITEMS)
-        table = sampled(read_parquet(items.file(ITEM_TABLE)).filter(pl.col("problem").is_null()), chosen.n)
-        prompts = partial(futurebench.prompts, table, run.recipe)
+        table = sample_items(read_parquet(items.file(ITEM_TABLE)).filter(pl.col("problem").is_null()), chosen.n)
+        prompts = partial(benchmark.prompts, table)
         # A base model has no latents.
         on_latents = {model: () if model == BASE else chosen.interventions for model in context.partition_keys}
         wanted = {}
@@ -93,15 +93,15 @@ def necessity_asset(
         answers = generate_answers(context, store, launcher, device, wanted)
 
         def compare(workspace: Path, model: str) -> dict[str, Any]:
-            graded = partial(futurebench.graded, table, parser=run.recipe.parser)
             own = read_parquet(store.current(FUTURE_ANSWERS, model).file(ANSWER_TABLE))
             changed = answers[f"{INTERVENED}/{model}"]
 
             def under(name: str, control: str = "none") -> pl.DataFrame:
-                return graded(answers=read_parquet(changed.file(f"{name}.parquet")), control=control)
+                answers = read_parquet(changed.file(f"{name}.parquet"))
+                return benchmark.grade(table, StoredAnswers(answers, control))
 
             report = necessity_report(
-                graded(answers=own),
+                benchmark.grade(table, StoredAnswers(own)),
                 {i: under(i) for i in on_latents[model]},
                 {c: under(c, c) for c in chosen.controls},
                 own,

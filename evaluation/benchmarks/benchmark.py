@@ -1,10 +1,11 @@
-"""What a benchmark is to the rest of the project: four functions of tables, and nothing about models.
+"""The benchmark protocol: what a source of questions is to the rest of the project, in functions of tables.
 
-Another source of questions plugs in by implementing `Benchmark` (`seedbench` is the third).  Generation is separate
-from scoring: `prompts` is all that the answering program sees, and `graded` and `report` need stored answers
-and, where a judge gives the marks, the judge's stored replies, but no model and no torch.
+Generation is separate from scoring: `prompts` is all that the generation program sees; `grade` and `report` need stored
+answers and, where a judge gives the marks, the judge's stored replies, but no model and no torch.  Another benchmark
+plugs in by implementing `Benchmark`: most of it comes from `choice.MultipleChoice` or `judged.JudgedBenchmark`.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,17 +22,17 @@ from training.data.text import control_in
 from training.data.trajectory import MAX_TEXT
 from training.data.video import UnreadableVideo, VideoInfo, probe
 from training.grading.judge import Judge
-from training.storage.hashing import stable_hash
+from training.grading.parsers import ParserName
 
 UNREADABLE_ITEM = "unreadable item"
 
 
 @dataclass(frozen=True)
 class StoredAnswers:
-    """Stored answers (training.data.prompts.ANSWERS), and how they are to be read.
+    """Answers of a model (training.data.prompts.ANSWERS), and how to read them.
 
-    control: the control of evaluation.generation.controls under which they were given; judge: None where none was
-    named.
+    control: the control of evaluation.generation.controls under which they were generated; judge: None where no judge
+    was named.
     """
 
     answers: pl.DataFrame
@@ -40,14 +41,14 @@ class StoredAnswers:
 
 
 class Benchmark(Protocol):
-    """A source of questions, how a model is asked them, and how its answers are marked."""
+    """A source of questions: how a model is prompted, and how its answers are graded."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def settings(self) -> BaseModel:
-        """The benchmark's recipe: how items are shown, and how answers are read or judged."""
+        """The benchmark's recipe: how items are shown, and how answers are parsed or judged."""
         ...
 
     @property
@@ -56,34 +57,49 @@ class Benchmark(Protocol):
         ...
 
     @property
-    def by(self) -> str:
+    def split_column(self) -> str:
         """The column of items and graded answers by which scores are split."""
         ...
 
-    def items(self, source: Path) -> pl.DataFrame:
-        """All items of the folder `source`, also those that cannot be asked: `id` (unique), the column `by`, `problem`
-        (null, or why not) and whatever else the others need.
+    def files(self, source: Path) -> list[Path]:
+        """The files that hold the items.  Raises ValueError where the folder `source` has none."""
+        ...
 
-        Raises ValueError or OSError, naming the file, where this is not the benchmark.
+    def items(self, source: Path) -> pl.DataFrame:
+        """All items of the folder `source`: `id` (unique), the split column, `problem` (why an item cannot be asked,
+        else null) and whatever else the other methods need.
+
+        Raises ValueError or OSError, naming the file, where the folder does not hold this benchmark.
         """
         ...
 
-    def prompts(self, table: pl.DataFrame) -> pl.DataFrame:
-        """The prompt table (training.data.prompts) of the items that can be asked; ids are the items' ids."""
+    def prompts(self, items: pl.DataFrame) -> pl.DataFrame:
+        """The prompt table (training.data.prompts) of the items without a problem; ids are the items' ids."""
         ...
 
-    def graded(self, table: pl.DataFrame, told: StoredAnswers) -> pl.DataFrame:
-        """One row per answered item: `id`, the column `by`, and its mark or verdict, null where nobody gave one."""
+    def grade(self, items: pl.DataFrame, stored: StoredAnswers) -> pl.DataFrame:
+        """One row per answered item: `id`, the split column, and its verdict or marks, null where there is none."""
         ...
 
-    def report(self, table: pl.DataFrame, told: StoredAnswers, rows: pl.DataFrame) -> dict[str, Any]:
-        """What `graded` says of the whole, as JSON: `benchmark`, `status` (complete, partial, or why there is nothing),
-        `reason`, `items`, `answered`, `missing`, `coverage`, and scores with n and interval, null where n is 0."""
+    def grade_record(self, record: Mapping[str, Any], parser: ParserName) -> dict[str, Any]:
+        """The graded row of an answer from elsewhere, a line of `future-l1 score`.
+
+        Raises ValueError where the record lacks a field.
+        """
+        ...
+
+    def report(self, items: pl.DataFrame, stored: StoredAnswers, graded: pl.DataFrame) -> dict[str, Any]:
+        """Scores of graded answers, as JSON: `benchmark`, `status` (complete, partial, unanswered or unjudged),
+        `reason` (why there is no score, else null), `items`, `answered`, `missing`, `coverage`, and `splits` and
+        averages with n and interval, null where n is 0.
+
+        `stored` has the answers of which `graded` was made.
+        """
         ...
 
 
-def item_of(blank: Mapping[str, Any], pieces: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """One item: `blank`, and over it the pieces as they are read; where one cannot be, `problem` says why.
+def read_item(blank: Mapping[str, Any], pieces: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One item: `blank`, updated by its pieces as they are read; where one cannot be read, `problem` says why.
 
     Whatever reading raises about an item is that item's problem; an unexpected exception is named with its place.
     """
@@ -97,31 +113,31 @@ def item_of(blank: Mapping[str, Any], pieces: Iterable[Mapping[str, Any]]) -> di
     return item
 
 
-def unique_id(name: str, seen: Counter[str]) -> str:
-    """An item's id: its name, and a number after it where an item before has that id; `seen` counts them."""
-    seen[name] += 1
-    while seen[name] > 1:
-        name = f"{name}#{seen[name]}"
-        seen[name] += 1
+def unique_id(name: str, counts: Counter[str]) -> str:
+    """An item's id: its name, with a number after it where an earlier item has that id; `counts` counts the ids."""
+    counts[name] += 1
+    while counts[name] > 1:
+        name = f"{name}#{counts[name]}"
+        counts[name] += 1
     return name
 
 
-def stored(value: Any) -> str | None:
-    """A value as text that a table can hold, of what is recorded whether or not the item can be asked."""
+def bounded_text(value: Any) -> str | None:
+    """A value as text that a table can hold, for fields that are recorded even if the item cannot be asked."""
     return None if value is None else str(value)[:MAX_TEXT].encode(errors="replace").decode()
 
 
-def check_uncontrolled(*texts: str) -> None:
-    """Raises RejectedRow for a text that the tokenizer would take for turns, spans or pictures."""
+def check_control_tokens(*texts: str) -> None:
+    """Raises RejectedRow for a text that the tokenizer would take for turns, spans or images."""
     for text in texts:
         if control := control_in(text):
             raise RejectedRow("control token in text", f"the item carries {control}")
 
 
-def probed(path: Path, numbers: Numbers = key_frame_pool, kind: str = "video") -> VideoInfo:
-    """What an item's clip shows, of which the frames `numbers` will be read.  Raises RejectedRow where that is nothing.
+def probe_clip(path: Path, numbers: Numbers = key_frame_pool, kind: str = "video") -> VideoInfo:
+    """Facts of an item's clip, of which the frames `numbers` will be read.  Raises RejectedRow for an unreadable one.
 
-    kind: `video`, or `image` for a picture, which is a clip of one frame.
+    kind: `video`, or `image` for a still image, which is a clip of one frame.
     """
     try:
         return probe(path, numbers)
@@ -129,10 +145,48 @@ def probed(path: Path, numbers: Numbers = key_frame_pool, kind: str = "video") -
         raise RejectedRow(f"unreadable {kind}", str(unreadable)) from unreadable
 
 
-def sampled(table: pl.DataFrame, n: int | None) -> pl.DataFrame:
-    """`n` of the items, the same on every machine: those whose id hashes lowest, in their own order.  None: all."""
-    if n is None or n >= table.height:
-        return table
-    hashed = [stable_hash(name) for name in table["id"]]
-    chosen = sorted(sorted(range(table.height), key=hashed.__getitem__)[:n])
-    return table[chosen]
+def sample_items(items: pl.DataFrame, n: int | None) -> pl.DataFrame:
+    """`n` of the items, the same on every machine: those with the lowest hash of the id, in the table's order.  None:
+    all.  A smaller sample is part of a larger one."""
+    if n is None or n >= items.height:
+        return items
+    hashes = [hashlib.sha256(name.encode()).hexdigest() for name in items["id"]]
+    chosen = sorted(sorted(range(items.height), key=hashes.__getitem__)[:n])
+    return items[chosen]
+
+
+def join_answers(items: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
+    """The answered items, each with its first answer."""
+    first = answers.filter(pl.col("sample") == 0)
+    return items.join(first, left_on="id", right_on="prompt_id", maintain_order="left")
+
+
+def coverage(items: pl.DataFrame, answered: int) -> dict[str, Any]:
+    """How many of the items were answered: `status` complete, partial or unanswered, and then a reason."""
+    problems = dict(items["problem"].drop_nulls().value_counts(sort=True).iter_rows())
+    status = "unanswered" if not answered else "complete" if answered == items.height else "partial"
+    return {
+        "status": status,
+        "reason": _why_unanswered(items.height, problems) if status == "unanswered" else None,
+        "items": items.height,
+        "answered": answered,
+        "missing": items.height - answered,
+        "coverage": {"items": items.height, "answered": answered},
+        "problems": problems,
+    }
+
+
+def string_field(record: Mapping[str, Any], name: str) -> str:
+    """A field of a record.  Raises ValueError where it is absent or no string."""
+    value = record.get(name)
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {'absent' if value is None else 'not a string'}")
+    return value
+
+
+def _why_unanswered(items: int, problems: Mapping[str, int]) -> str:
+    if not items:
+        return "the benchmark has no items"
+    if sum(problems.values()) == items:
+        return f"no item can be asked: {', '.join(f'{reason} ({n})' for reason, n in problems.items())}"
+    return "no item was answered"

@@ -1,24 +1,136 @@
-"""Multiple choice, whatever the benchmark: which option an answer names, how many are right, and what they cost.
+"""Multiple choice, whatever the benchmark: which option an answer names, how many are correct, and what they cost.
 
-An item without an answer is missing and lowers the coverage; it is never counted as wrong.  The average is micro, over
-all answered items, as published (reference/evaluation.md 1.7).
+An item without an answer is missing and lowers the coverage; it never counts as wrong.  The average is micro, over all
+answered items, as published (reference/evaluation.md 1.7).
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, get_args
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, get_args
 
 import polars as pl
+from pydantic import BaseModel, ConfigDict
 
+from evaluation.benchmarks.benchmark import StoredAnswers, coverage, join_answers, string_field
 from evaluation.benchmarks.cost import COSTS, cost
 from evaluation.generation.controls import places, rotated
 from evaluation.generation.ledger import PROMPT_TOKENS
 from evaluation.statistics import Proportion, bootstrap_mean
+from training.data.prompts import Part, prompt_frame
 from training.grading.parsers import Parsed, ParserName, normalised, parse
 
 LETTERS = "ABCD"
+PARSERS: tuple[ParserName, ...] = get_args(ParserName)
 SPAN_BINS = ("0", "1", "2", "3", ">3")
+
+
+class ChoiceSettings(BaseModel):
+    """What the recipes of multiple-choice benchmarks have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: str
+    parser: ParserName = "strict"
+
+
+@dataclass(frozen=True)
+class MultipleChoice:
+    """Scoring by `settings.parser`: implements that half of evaluation.benchmarks.benchmark.Benchmark."""
+
+    settings: ChoiceSettings
+    name: ClassVar[str]
+    split_column: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]]
+    judged: ClassVar[bool] = False
+
+    def content(self, row: Mapping[str, Any]) -> list[Part]:
+        """The prompt of an item."""
+        raise NotImplementedError
+
+    def prompts(self, items: pl.DataFrame) -> pl.DataFrame:
+        """With `options` in order for the controls and, for donors of latents, `reference`, which items with the same
+        answer share: the letter, or the option's text where that is what the parser reads.
+        """
+        rows = list(items.filter(pl.col("problem").is_null()).iter_rows(named=True))
+        references = [row["answer"] for row in rows]
+        if self.settings.parser == "option_text":
+            references = [normalised(row["options"][LETTERS.index(row["answer"])]) for row in rows]
+        return prompt_frame([(row["id"], self.content(row)) for row in rows]).with_columns(
+            pl.Series("options", [row["options"] for row in rows], pl.List(pl.String)),
+            pl.Series("reference", references, pl.String),
+        )
+
+    def grade(self, items: pl.DataFrame, stored: StoredAnswers) -> pl.DataFrame:
+        """One row per answered item: what was parsed, by which rule, whether it is correct, and what the answer cost.
+
+        items: id, options, answer (a letter) and the split column.  Answers to rotated options (controls `options_1`
+        to `options_3`) are read against the options in the order of the prompt; `parsed` is the item's own letter.
+        `parsed_by` has the letter of each parser.
+        """
+        rows, rotation = join_answers(items, stored.answers), places(stored.control)
+        grades = [
+            self._grade_answer(text, dict(zip(LETTERS, rotated(options, rotation), strict=False)), answer, rotation)
+            for text, options, answer in rows.select("text", "options", "answer").iter_rows()
+        ]
+        schema: dict[str, Any] = {"parsed": pl.String, "rule": pl.String, "correct": pl.Boolean, "parsed_by": PARSED_BY}
+        costs = [name for name in (PROMPT_TOKENS, *COSTS) if name in rows.columns]
+        spans = pl.col("spans").list.len().cast(pl.Int64).alias("spans")
+        answered = rows.select("id", self.split_column, "answer", "text", spans, *costs)
+        return pl.concat([answered, pl.DataFrame(grades, schema=schema)], how="horizontal")
+
+    def grade_record(self, record: Mapping[str, Any], parser: ParserName) -> dict[str, Any]:
+        """`answer` (a letter), the split column, `response`, and for `option_text` `options` (letter to text)."""
+        answer = string_field(record, "answer").strip().upper()
+        if answer not in tuple(LETTERS):
+            raise ValueError(f"answer is {record['answer']!r}, not a letter A-D")
+        split, response, options = string_field(record, self.split_column), string_field(record, "response"), {}
+        if isinstance(record.get("options"), dict) and all(isinstance(o, str) for o in record["options"].values()):
+            options = record["options"]
+        elif parser == "option_text":
+            raise ValueError("the parser option_text needs `options`, an object of letter and text")
+        return {"id": record["id"], self.split_column: split, "answer": answer} | self._grade_answer(
+            response, options, answer
+        )
+
+    def report(self, items: pl.DataFrame, stored: StoredAnswers, graded: pl.DataFrame) -> dict[str, Any]:
+        """Accuracy per split and micro average with Wilson intervals, missing and unparsed answers, accuracy under
+        every parser, and, where the answers were generated here, spans and cost per answer.
+        """
+        parsed = graded.filter(pl.col("parsed").is_not_null())
+        average = accuracy(graded)
+        report = {
+            "benchmark": self.name,
+            "layout": self.settings.layout,
+            "parser": self.settings.parser,
+            "control": stored.control,
+            **coverage(items, graded.height),
+            "splits": accuracy_by(graded, self.split_column, self.splits),
+            "average": average.as_dict(),
+            "among_parsed": accuracy(parsed).as_dict(),
+            "unparsed": {"n": graded.height, "count": graded.height - parsed.height},
+            "rules": dict(graded["rule"].value_counts(sort=True).iter_rows()),
+            "parsers": {name: _under(graded, name) for name in PARSERS},
+        }
+        if "spans" in graded.columns:
+            report["spans"] = {
+                name: span_usage(graded.filter(pl.col(self.split_column) == name)) for name in self.splits
+            }
+            report["cost"] = cost(graded, average.value)
+        return report
+
+    def _grade_answer(self, text: str, options: Mapping[str, str], answer: str, rotation: int = 0) -> dict[str, Any]:
+        parsed = {name: _item_letter(parse(name, text, options), rotation) for name in PARSERS}
+        chosen = parsed[self.settings.parser]
+        return {
+            "parsed": chosen.letter,
+            "rule": chosen.rule,
+            "correct": chosen.letter == answer,
+            "parsed_by": {name: choice.letter for name, choice in parsed.items()},
+        }
+
+
+PARSED_BY: pl.DataType = pl.Struct(dict.fromkeys(PARSERS, pl.String))
 
 
 def with_options(question: str, options: Sequence[str]) -> str:
@@ -26,110 +138,30 @@ def with_options(question: str, options: Sequence[str]) -> str:
     return "\n".join([question, *(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))])
 
 
-def prompt_columns(shown: Sequence[Mapping[str, Any]], parser: ParserName) -> list[pl.Series]:
-    """What a prompt table tells of its items: `options` in order, and `reference`, which items with the same answer
-    share: the letter, or the option's text where that is what is read.
-    """
-    told = [(row["options"], LETTERS.index(row["answer"])) for row in shown]
-    texts = [normalised(options[right]) if parser == "option_text" else LETTERS[right] for options, right in told]
-    options = pl.Series("options", [options for options, _ in told], pl.List(pl.String))
-    return [options, pl.Series("reference", texts, pl.String)]
+def accuracy(graded: pl.DataFrame) -> Proportion:
+    return Proportion(int(graded["correct"].sum()), graded.height)
 
 
-def graded(
-    table: pl.DataFrame, answers: pl.DataFrame, parser: ParserName, split: str, control: str = "none"
-) -> pl.DataFrame:
-    """One row per answered item: what was parsed, by which rule, whether it is right, and what the answer cost.
-
-    table: id, options, answer (a letter), problem and the column `split`.  Answers to rotated options (control
-    `options_1` to `options_3`) are read against the options as they were shown; `parsed` is the item's own letter.
-    """
-    told = table.join(answers.filter(pl.col("sample") == 0), left_on="id", right_on="prompt_id", maintain_order="left")
-    read = [_read(parser, said, options, control) for said, options in told.select("text", "options").iter_rows()]
-    counted = [name for name in (PROMPT_TOKENS, *COSTS) if name in told.columns]
-    return told.select(
-        "id",
-        split,
-        "answer",
-        "text",
-        pl.Series("parsed", [p.letter for p in read], pl.String),
-        pl.Series("rule", [p.rule for p in read], pl.String),
-        pl.col("spans").list.len().cast(pl.Int64).alias("spans"),
-        *counted,
-    ).with_columns((pl.col("parsed") == pl.col("answer")).fill_null(False).alias("correct"))
+def accuracy_by(graded: pl.DataFrame, split: str, splits: Iterable[str]) -> dict[str, dict[str, Any]]:
+    return {name: accuracy(graded.filter(pl.col(split) == name)).as_dict() for name in splits}
 
 
-def report(
-    table: pl.DataFrame, answers: pl.DataFrame, parser: ParserName, split: str, splits: Sequence[str], control: str
-) -> dict[str, Any]:
-    """Accuracy per split and micro average with Wilson intervals, what is missing or unparsed, spans, cost per answer.
-
-    Without a single answer the accuracies are null, and `reason` says why.
-    """
-    rows = graded(table, answers, parser, split, control)
-    parsed = rows.filter(pl.col("parsed").is_not_null())
-    average = accuracy(rows)
-    return {
-        "parser": parser,
-        "control": control,
-        **coverage(table, rows.height),
-        "splits": accuracy_by(rows, split, splits),
-        "average": average.as_dict(),
-        "among_parsed": accuracy(parsed).as_dict(),
-        "unparsed": {"n": rows.height, "count": rows.height - parsed.height},
-        "rules": dict(rows["rule"].value_counts(sort=True).iter_rows()),
-        "parsers": {
-            name: accuracy(scored).as_dict() | {"unparsed": scored["parsed"].null_count()}
-            for name in get_args(ParserName)
-            for scored in [graded(table, answers, name, split, control)]
-        },
-        "spans": {name: span_usage(rows.filter(pl.col(split) == name)) for name in splits},
-        "cost": cost(rows, average.value),
-    }
-
-
-def coverage(table: pl.DataFrame, answered: int) -> dict[str, Any]:
-    """How many of the items were answered: `status` complete, partial or unanswered, and then a reason."""
-    problems = dict(table["problem"].drop_nulls().value_counts(sort=True).iter_rows())
-    status = "unanswered" if not answered else "complete" if answered == table.height else "partial"
-    return {
-        "status": status,
-        "reason": why_unanswered(table.height, problems) if status == "unanswered" else None,
-        "items": table.height,
-        "answered": answered,
-        "missing": table.height - answered,
-        "coverage": {"items": table.height, "answered": answered},
-        "problems": problems,
-    }
-
-
-def why_unanswered(items: int, problems: Mapping[str, int]) -> str:
-    """Why a table of items has no answer at all."""
-    if not items:
-        return "the benchmark has no items"
-    if sum(problems.values()) == items:
-        return f"no item can be asked: {', '.join(f'{reason} ({n})' for reason, n in problems.items())}"
-    return "no item was answered"
-
-
-def accuracy(rows: pl.DataFrame) -> Proportion:
-    return Proportion(int(rows["correct"].sum()), rows.height)
-
-
-def accuracy_by(rows: pl.DataFrame, split: str, splits: Iterable[str]) -> dict[str, dict[str, Any]]:
-    return {name: accuracy(rows.filter(pl.col(split) == name)).as_dict() for name in splits}
-
-
-def span_usage(rows: pl.DataFrame) -> dict[str, Any]:
+def span_usage(graded: pl.DataFrame) -> dict[str, Any]:
     """Latent spans per answer, counted on generated tokens: mean with interval, and the share of each number."""
-    counted = Counter(str(n) if n <= 3 else ">3" for n in rows["spans"])
-    shares = {name: counted[name] / rows.height if rows.height else None for name in SPAN_BINS}
-    return bootstrap_mean(rows["spans"].to_list()).as_dict() | {"shares": shares}
+    counts = Counter(str(n) if n <= 3 else ">3" for n in graded["spans"])
+    shares = {name: counts[name] / graded.height if graded.height else None for name in SPAN_BINS}
+    return bootstrap_mean(graded["spans"].to_list()).as_dict() | {"shares": shares}
 
 
-def _read(parser: ParserName, said: str, options: Sequence[str], control: str) -> Parsed:
-    by = places(control)
-    parsed = parse(parser, said, dict(zip(LETTERS, rotated(options, by), strict=False)))
+def _under(graded: pl.DataFrame, parser: ParserName) -> dict[str, Any]:
+    """Accuracy and unparsed answers under one parser."""
+    letters = graded["parsed_by"].struct.field(parser).cast(pl.String)
+    correct = int((letters == graded["answer"]).sum())
+    return Proportion(correct, graded.height).as_dict() | {"unparsed": letters.null_count()}
+
+
+def _item_letter(parsed: Parsed, rotation: int) -> Parsed:
+    """The item's letter of an option that stood `rotation` places earlier in the prompt."""
     if parsed.letter is None:
         return parsed
-    return replace(parsed, letter=rotated(LETTERS, by)[LETTERS.index(parsed.letter)])
+    return replace(parsed, letter=rotated(LETTERS, rotation)[LETTERS.index(parsed.letter)])

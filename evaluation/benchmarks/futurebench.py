@@ -1,6 +1,6 @@
 """FutureBench: four-way multiple choice about what happens after (hop1-3) or between (hop5) the events that are seen.
 
-Scoring is separate from answering, so that stored answers can be scored again (`choice` says how).
+Scoring is that of `choice`.
 """
 
 import re
@@ -14,26 +14,23 @@ from typing import Any, Literal
 import dataframely as dy
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict
 
-from evaluation.benchmarks import choice
-from evaluation.benchmarks.benchmark import StoredAnswers, check_uncontrolled, item_of, probed, stored, unique_id
-from evaluation.benchmarks.choice import LETTERS
+from evaluation.benchmarks.benchmark import bounded_text, check_control_tokens, probe_clip, read_item, unique_id
+from evaluation.benchmarks.choice import LETTERS, PARSERS, ChoiceSettings, MultipleChoice, with_options
 from training.data.json_rows import json_rows
-from training.data.prompts import Part, frame, prompt_frame, text, video
+from training.data.prompts import Part, frame, text, video
 from training.data.rejection import RejectedRow
 from training.data.trajectory import text_of
 from training.data.video import resolve_clip
-from training.grading.parsers import ParserName
 
-NAME = "futurebench"
+FILE = "futurebench.json"
 BLANK: dict[str, Any] = {"video": None, "question_type": "None", "question": "", "options": [], "answer": ""}
 SPLIT_LABELS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation"}
 SPLITS = tuple(SPLIT_LABELS)
 _INLINE = (re.compile(r"\bA\)\s"), re.compile(r"\bD\)\s"))
 
 
-class FutureBenchSettings(BaseModel):
+class FutureBenchSettings(ChoiceSettings):
     """The benchmark recipe: how an item is shown and which parser reads the answer.
 
     `keyframes` shows the first observed frame as an image, as SFT rendered questions; `video32` is the paper's layout,
@@ -42,10 +39,7 @@ class FutureBenchSettings(BaseModel):
     images (reference/evaluation.md 1.4).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     layout: Literal["keyframes", "video32"] = "video32"
-    parser: ParserName = "strict"
     videos: str = "first_part_video"
     video_frames: int = 32
     video_tokens: int = 768
@@ -84,6 +78,9 @@ class GradedTable(dy.Schema):
     parsed = dy.String(nullable=True, description="letter that the answer names; null: none could be read")
     rule = dy.String(description="rule of the parser that read it")
     correct = dy.Bool(description="whether `parsed` is the correct letter")
+    parsed_by = dy.Struct(
+        {name: dy.String(nullable=True) for name in PARSERS}, description="letter that each parser reads"
+    )
     spans = dy.Int64(description="number of latent spans")
     prompt_tokens = dy.Int64(description="number of tokens of the prompt, text and vision")
     text_tokens = dy.Int64(description="number of text tokens")
@@ -94,81 +91,55 @@ class GradedTable(dy.Schema):
     finished = dy.Bool(description="false: cut by max_new_tokens")
 
 
-def items(source: Path, settings: FutureBenchSettings) -> pl.DataFrame:
-    """The items of `source/futurebench.json`; videos are looked up in the folder of observed parts.
-
-    Raises ValueError, naming the file, where it is no JSON.
-    """
-    seen: Counter[str] = Counter()
-    rows = []
-    for number, record in json_rows(source / "futurebench.json"):
-        name = str(number) if isinstance(record, RejectedRow) else str(stored(record.get("id", number)))
-        rows.append({"id": unique_id(name, seen)} | item_of(BLANK, _pieces(record, settings, source / settings.videos)))
-    return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
-
-
-def prompts(table: pl.DataFrame, settings: FutureBenchSettings) -> pl.DataFrame:
-    """The prompt table of the items that can be shown; ids are the items' ids.  What controls and donors need of an
-    item is there, too: its `options` in order, and as `reference` what says that another has the same answer.
-    """
-    shown = list(table.filter(pl.col("problem").is_null()).iter_rows(named=True))
-    return prompt_frame([(row["id"], _content(row, settings)) for row in shown]).with_columns(
-        choice.prompt_columns(shown, settings.parser)
-    )
-
-
-def video_frame_numbers(frame_count: int, most: int = 32) -> list[int]:
-    """The release's video frames: an even number of them, at most `most`, evenly spaced over the whole clip
-    (reference/evaluation.md 1.4).  Raises ValueError for a clip of one frame.
-    """
-    wanted = max(2, 2 * (min(most, frame_count) // 2))
-    if frame_count < wanted:
-        raise ValueError(f"a clip of {frame_count} frames cannot be shown as a video of {wanted}")
-    return np.round(np.linspace(0, frame_count - 1, wanted)).astype(int).tolist()
-
-
-def shown_numbers(frame_count: int, most: int) -> list[int]:
-    """The frames that a layout reads of a clip."""
-    return video_frame_numbers(frame_count, most) if frame_count > 1 else [0]
-
-
-def graded(table: pl.DataFrame, answers: pl.DataFrame, parser: ParserName, control: str = "none") -> pl.DataFrame:
-    """One row per answered item, as `evaluation.benchmarks.choice.graded`; the split is `question_type`."""
-    return choice.graded(table, answers, parser, "question_type", control)
-
-
-def report(
-    table: pl.DataFrame, answers: pl.DataFrame, settings: FutureBenchSettings, control: str = "none"
-) -> dict[str, Any]:
-    """Accuracy per split and micro average with Wilson intervals, unparsed answers, spans by depth, cost per answer."""
-    told = choice.report(table, answers, settings.parser, "question_type", SPLITS, control)
-    return {"benchmark": NAME, "layout": settings.layout, **told}
-
-
-def accuracy_by_split(rows: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    return choice.accuracy_by(rows, "question_type", SPLITS)
-
-
 @dataclass(frozen=True)
-class FutureBench:
+class FutureBench(MultipleChoice):
     """Implements evaluation.benchmarks.benchmark.Benchmark."""
 
     settings: FutureBenchSettings
-    name = NAME
-    judged = False
-    by = "question_type"
+    name = "futurebench"
+    split_column = "question_type"
+    splits = SPLITS
+
+    def files(self, source: Path) -> list[Path]:
+        if not (source / FILE).is_file():
+            raise ValueError(f"no {FILE} in {source}: is that FutureBench's folder?")
+        return [source / FILE]
 
     def items(self, source: Path) -> pl.DataFrame:
-        return items(source, self.settings)
+        """The items of `source/futurebench.json`; clips are looked up in the folder of observed parts."""
+        ids: Counter[str] = Counter()
+        rows = []
+        for number, record in json_rows(self.files(source)[0]):
+            name = str(number) if isinstance(record, RejectedRow) else str(bounded_text(record.get("id", number)))
+            pieces = _pieces(record, self.settings, source / self.settings.videos)
+            rows.append({"id": unique_id(name, ids)} | read_item(BLANK, pieces))
+        return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
 
-    def prompts(self, table: pl.DataFrame) -> pl.DataFrame:
-        return prompts(table, self.settings)
+    def content(self, row: Mapping[str, Any]) -> list[Part]:
+        question, settings = row["question"], self.settings
+        if not all(pattern.search(question) for pattern in _INLINE):
+            question = with_options(question, row["options"])
+        if settings.layout == "keyframes":
+            prompt = "\n".join(piece for piece in (settings.prefix, question, settings.suffix) if piece)
+            return [text("frame_1"), frame(row["path"], 0, reader=row["reader"]), text(prompt)]
+        numbers = video_frame_numbers(row["frame_count"], settings.video_frames)
+        observed = video(row["path"], numbers, row["reader"], settings.video_tokens)
+        return [observed, text(f"{settings.prefix}\n{question}\n{settings.suffix}")]
 
-    def graded(self, table: pl.DataFrame, told: StoredAnswers) -> pl.DataFrame:
-        return graded(table, told.answers, self.settings.parser, told.control)
 
-    def report(self, table: pl.DataFrame, told: StoredAnswers, rows: pl.DataFrame) -> dict[str, Any]:
-        return report(table, told.answers, self.settings, told.control)
+def video_frame_numbers(frame_count: int, max_frames: int = 32) -> list[int]:
+    """The release's video frames: an even number of them, at most `max_frames`, evenly spaced over the whole clip
+    (reference/evaluation.md 1.4).  Raises ValueError for a clip of one frame.
+    """
+    n = max(2, 2 * (min(max_frames, frame_count) // 2))
+    if frame_count < n:
+        raise ValueError(f"a clip of {frame_count} frames cannot be shown as a video of {n}")
+    return np.round(np.linspace(0, frame_count - 1, n)).astype(int).tolist()
+
+
+def frame_numbers(frame_count: int, max_frames: int) -> list[int]:
+    """The frames that a layout reads of a clip."""
+    return video_frame_numbers(frame_count, max_frames) if frame_count > 1 else [0]
 
 
 def _pieces(
@@ -177,7 +148,10 @@ def _pieces(
     """An item as far as it can be read.  Raises RejectedRow where it can no further."""
     if isinstance(record, RejectedRow):
         raise record
-    yield {"video": stored(record.get("video_path")), "question_type": str(stored(record.get("question_type")))}
+    yield {
+        "video": bounded_text(record.get("video_path")),
+        "question_type": str(bounded_text(record.get("question_type"))),
+    }
     qa = record.get("qa")
     if not isinstance(qa, Mapping):
         raise RejectedRow("malformed field", f"qa is {type(qa).__name__}, not an object")
@@ -187,35 +161,23 @@ def _pieces(
     yield {"options": options}
     if not question.strip() or not all(option.strip() for option in options):
         raise RejectedRow("question or option missing", f"found {qa!r}")
-    check_uncontrolled(question, *options)
+    check_control_tokens(question, *options)
     if answer not in tuple(LETTERS):
         raise RejectedRow("reference is not one letter A-D", f"found {answer!r}")
     # The name refers to the full video; the observed part has the same name in its own folder.
     path = resolve_clip(text_of(record, "video_path").split("video_dataset/", 1)[-1], [videos])
-    clip = probed(path, partial(shown_numbers, most=settings.video_frames))
+    clip = probe_clip(path, partial(frame_numbers, max_frames=settings.video_frames))
     if settings.layout == "video32" and clip.frames < 2:
         raise RejectedRow("video of a single frame", str(path))
     yield {"path": str(path), "frame_count": clip.frames, "reader": clip.reader}
 
 
-def _options(held: Any) -> list[str]:
+def _options(value: Any) -> list[str]:
     """The four options in order.  Raises RejectedRow for another number of them, or what is no text and no number."""
-    if not isinstance(held, Mapping):
-        raise RejectedRow("not four options", f"Options is {type(held).__name__}, not an object of letters")
-    options = {letter: option for letter, option in held.items() if option is not None and option == option}  # no NaN
+    if not isinstance(value, Mapping):
+        raise RejectedRow("not four options", f"Options is {type(value).__name__}, not an object of letters")
+    options = {letter: option for letter, option in value.items() if option is not None and option == option}  # no NaN
     if sorted(options) != list(LETTERS):
         raise RejectedRow("not four options", f"found {sorted(options)}")
     numbers = {letter: str(option) for letter, option in options.items() if type(option) in (int, float)}
     return [text_of(options | numbers, letter) for letter in LETTERS]
-
-
-def _content(row: Mapping[str, Any], settings: FutureBenchSettings) -> list[Part]:
-    question = row["question"]
-    if not all(pattern.search(question) for pattern in _INLINE):
-        question = choice.with_options(question, row["options"])
-    if settings.layout == "keyframes":
-        asked = "\n".join(piece for piece in (settings.prefix, question, settings.suffix) if piece)
-        return [text("frame_1"), frame(row["path"], 0, reader=row["reader"]), text(asked)]
-    numbers = video_frame_numbers(row["frame_count"], settings.video_frames)
-    shown = video(row["path"], numbers, row["reader"], settings.video_tokens)
-    return [shown, text(f"{settings.prefix}\n{question}\n{settings.suffix}")]

@@ -1,80 +1,245 @@
-"""Marks from 0 to 5 by a judge, whatever the benchmark: repeated judgements, how they agree, and what they cover.
+"""Marks from 0 to 5 by a judge, whatever the benchmark: the response as the judge reads it, repeated judgements, their
+agreement and their coverage.
 
-An item's mark is the mean of the judgements that gave one.  What nobody marked is null and lowers the coverage; a score
-is complete only if every judgement of every item is there, and where there is none it is null with a reason, never 0.
+An item's mark is the mean of the judgements that gave one.  An item that nobody marked is null and lowers the coverage;
+a score is complete only if every judgement of every item is there, and without any it is null with a reason, never 0.
+The clean-up of responses is the release's, step for step (reference/evaluation.md 2.3).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+import base64
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import dataframely as dy
 import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
 
-from evaluation.benchmarks.choice import coverage
-from evaluation.statistics import agreement
+from evaluation.benchmarks.benchmark import StoredAnswers, coverage, join_answers, string_field
+from evaluation.benchmarks.cost import cost
+from evaluation.statistics import agreement, bootstrap_mean
+from training.data.images import media_type
+from training.data.prompts import Part, prompt_frame
 from training.grading.judge import Judge, prompt_hash
+from training.grading.parsers import ParserName, normalised
 
 LOWEST, HIGHEST = 0, 5
-Marks = TypeVar("Marks")
+AVERAGE = "average"
+Marks = tuple[int, ...]
+
+_LATENT = re.compile(r"<\|latent(?:_start|_end)?\|>", re.IGNORECASE)
+_CHAT = re.compile(r"<\|(?:im_start|im_end|endoftext|redacted_im_end)\|>")
+_ANS = re.compile(r"<(/?)ans\s*>", re.IGNORECASE)
+_REASON_TAG = re.compile(r"</?reason\s*>", re.IGNORECASE)
+_IMAGE = re.compile(r"<image>\s*")
 
 
-def repeated(ask: Callable[[int], Sequence[Marks | None]], judgements: int) -> list[list[Marks | None]]:
-    """What `ask` (the judgement's number to the items' marks) says in so many judgements, by item."""
-    return [list(item) for item in zip(*(ask(number) for number in range(judgements)), strict=True)]
+class JudgedSettings(BaseModel):
+    """What the recipes of judged benchmarks have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: str
+    judge_sees_images: bool = True
+    judgements: int = Field(default=1, ge=1)
+    """Judgements of an item; its mark is their mean, and the report has their agreement."""
 
 
-def mark_columns(names: Sequence[str], judged: Sequence[Sequence[Sequence[int] | None]]) -> list[pl.Series]:
-    """For each name the items' means, and as `{name}_marks` their single judgements in order, null for one not given.
+@dataclass(frozen=True)
+class JudgedBenchmark:
+    """Scoring by a judge: implements that half of evaluation.benchmarks.benchmark.Benchmark.
 
-    judged: for each item, for each judgement, its marks in the order of the names.
+    A benchmark has what the judge sees (`payload`), its marks in order, and what it is asked (`ask`).
     """
-    columns = []
-    for place, name in enumerate(names):
-        marks = [[None if given is None else given[place] for given in item] for item in judged]
-        columns.append(pl.Series(name, [_mean(item) for item in marks], pl.Float64))
-        columns.append(pl.Series(f"{name}_marks", marks, pl.List(pl.Int64)))
-    return columns
+
+    settings: JudgedSettings
+    name: ClassVar[str]
+    split_column: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]] = ()
+    """Empty: the splits of the marked items."""
+    marks: ClassVar[tuple[str, ...]]
+    """Names of the marks of one judgement; where there are several, their average is a further one."""
+    judge_prompt: ClassVar[str]
+    score_table: ClassVar[type[dy.Schema]]
+    judged: ClassVar[bool] = True
+
+    reference_column: ClassVar[str]
+    """Items whose normalised texts there are equal share their `reference`."""
+
+    def content(self, row: Mapping[str, Any]) -> list[Part]:
+        """The prompt of an item."""
+        raise NotImplementedError
+
+    def payload(self, row: Mapping[str, Any], judge: Judge) -> Iterator[dict[str, Any]]:
+        """The content parts of the judge's user message on an answered item."""
+        raise NotImplementedError
+
+    def ask(self, judge: Judge, payloads: Sequence[list[dict[str, Any]]], judgement: int) -> Sequence[Marks | None]:
+        """The marks of each payload in judgement number so many."""
+        raise NotImplementedError
+
+    def read_reply(self, reply: str, parser: ParserName) -> Marks | None:
+        """The marks in a judge's stored reply."""
+        raise NotImplementedError
+
+    def prompts(self, items: pl.DataFrame) -> pl.DataFrame:
+        """With `reference`, for donors of latents, which items with the same answer share."""
+        rows = list(items.filter(pl.col("problem").is_null()).iter_rows(named=True))
+        references = pl.Series("reference", [normalised(row[self.reference_column]) for row in rows], pl.String)
+        return prompt_frame([(row["id"], self.content(row)) for row in rows]).with_columns(references)
+
+    def grade(self, items: pl.DataFrame, stored: StoredAnswers) -> pl.DataFrame:
+        """The judge's marks of every answered item, each a mean over `*_marks`; null without a judge."""
+        rows, judge, n = join_answers(items, stored.answers), stored.judge, self.settings.judgements
+        judgements: list[Sequence[Marks | None]] = [[None] * rows.height] * n
+        if judge is not None:
+            payloads = [list(self.payload(row, judge)) for row in rows.iter_rows(named=True)]
+            judgements = [self.ask(judge, payloads, number) for number in range(n)]
+        by_item = list(zip(*judgements, strict=True))
+        return self.score_table.validate(rows.select("id", self.split_column, *self._mark_columns(by_item)))
+
+    def grade_record(self, record: Mapping[str, Any], parser: ParserName) -> dict[str, Any]:
+        """`reply` (of a judge) and the split column; the parser `release` reads the reply as the public release does,
+        every other one by its schema."""
+        marks = self.read_reply(string_field(record, "reply"), parser) or [None] * len(self.marks)
+        row = {"id": record["id"], self.split_column: string_field(record, self.split_column)}
+        for name, mark in zip(self.marks, marks, strict=True):
+            row |= {name: mark, f"{name}_marks": [mark]}
+        return row
+
+    def report(self, items: pl.DataFrame, stored: StoredAnswers, graded: pl.DataFrame) -> dict[str, Any]:
+        """Means with bootstrap intervals, overall and per split, with their coverage, agreement and judge."""
+        marked = graded.filter(pl.col(self.marks[0]).is_not_null())
+        splits = self.splits or tuple(marked[self.split_column].unique().sort())
+        return {
+            "benchmark": self.name,
+            "layout": self.settings.layout,
+            "control": stored.control,
+            **self._coverage(items, stored, graded),
+            **self._means(marked),
+            "splits": {split: self._means(marked.filter(pl.col(self.split_column) == split)) for split in splits},
+            "agreement": self._agreement(graded),
+            "judge": self._judge_facts(stored.judge),
+            "cost": cost(stored.answers),
+        }
+
+    def _mark_columns(self, by_item: Sequence[Sequence[Marks | None]]) -> list[pl.Series]:
+        columns = []
+        for place, name in enumerate(self.marks):
+            marks = [[None if marks is None else marks[place] for marks in item] for item in by_item]
+            columns.append(pl.Series(name, [_mean(item) for item in marks], pl.Float64))
+            columns.append(pl.Series(f"{name}_marks", marks, pl.List(pl.Int64)))
+        return columns
+
+    def _means(self, marked: pl.DataFrame) -> dict[str, Any]:
+        """The plain means over items, as published."""
+        means = {name: bootstrap_mean(marked[name].to_list()).as_dict() for name in self.marks}
+        if len(self.marks) > 1:
+            average = marked.select(pl.mean_horizontal(self.marks).alias(AVERAGE))[AVERAGE]
+            means[AVERAGE] = bootstrap_mean(average.to_list()).as_dict()
+        return means
+
+    def _coverage(self, items: pl.DataFrame, stored: StoredAnswers, graded: pl.DataFrame) -> dict[str, Any]:
+        """`coverage` of answers, and of their marks: `status` complete, partial or unjudged, and then a reason."""
+        answered = coverage(items, graded.height)
+        judgements = graded[f"{self.marks[0]}_marks"].list
+        judged, asked, given = (
+            graded[self.marks[0]].count(),
+            int(judgements.len().sum()),
+            int(judgements.drop_nulls().list.len().sum()),
+        )
+        complete = answered["status"] == "complete" and given == asked
+        return answered | {
+            "status": "unjudged" if not judged else "complete" if complete else "partial",
+            "reason": None if judged else answered["reason"] or _why_unjudged(graded.height, stored.judge),
+            "coverage": answered["coverage"] | {"judged": judged, "judgements": {"asked": asked, "given": given}},
+        }
+
+    def _agreement(self, graded: pl.DataFrame) -> dict[str, Any] | None:
+        """Quadratic weighted kappa between the judgements, by mark; None where there is only one."""
+        if self.settings.judgements == 1:
+            return None
+        return {name: agreement(graded[f"{name}_marks"].to_list()) for name in self.marks}
+
+    def _judge_facts(self, judge: Judge | None) -> dict[str, Any] | None:
+        """The judge, its prompt, how often it is asked and in which mode; None where no judge was named."""
+        if judge is None:
+            return None
+        mode = self.settings.model_dump(mode="json", include={"judgements", "judge_sees_images", "ground_truth"})
+        return {"model": judge.settings.model, "prompt": prompt_hash(self.judge_prompt), **mode}
 
 
-def judged_coverage(table: pl.DataFrame, rows: pl.DataFrame, mark: str, judge: Judge | None) -> dict[str, Any]:
-    """`coverage` of answers, and what of them is marked: `status` complete, partial or unjudged, and then a reason."""
-    told = coverage(table, rows.height)
-    marks = rows[f"{mark}_marks"]
-    judged, given, asked = (
-        rows[mark].count(),
-        int(marks.list.drop_nulls().list.len().sum()),
-        int(marks.list.len().sum()),
-    )
-    complete = told["status"] == "complete" and given == asked
-    counted = {"judged": judged, "judgements": {"asked": asked, "given": given}}
-    return told | {
-        "status": "unjudged" if not judged else "complete" if complete else "partial",
-        "reason": None if judged else told["reason"] or _why_unjudged(rows.height, judge),
-        "coverage": told["coverage"] | counted,
-    }
+def text_part(text: str) -> dict[str, Any]:
+    """A text in a message to a judge."""
+    return {"type": "text", "text": text}
 
 
-def judge_facts(judge: Judge | None, prompt: str, judgements: int, **mode: Any) -> dict[str, Any] | None:
-    """Who judged, by which prompt, how often and in which mode; None where nobody was asked."""
-    if judge is None:
-        return None
-    return {"model": judge.settings.model, "prompt": prompt_hash(prompt), "judgements": judgements, **mode}
+def image_part(data: bytes) -> dict[str, Any]:
+    """An encoded image in a message to a judge, labelled with its type."""
+    url = f"data:{media_type(data)};base64,{base64.b64encode(data).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
-def agreements(rows: pl.DataFrame, names: Sequence[str], judgements: int) -> dict[str, Any] | None:
-    """Quadratic weighted kappa between the judgements, by mark; None where there is only one."""
-    if judgements == 1:
-        return None
-    return {name: agreement(rows[f"{name}_marks"].to_list()) for name in names}
+@dataclass(frozen=True)
+class _Block:
+    """A complete block in a text: `start` and `end` are those of its tags, `inner` is stripped."""
+
+    start: int
+    end: int
+    inner: str
+
+
+class _Tag:
+    """Complete blocks of one tag, each from its first opening to the next closing one, in linear time."""
+
+    def __init__(self, name: str) -> None:
+        self._opening = re.compile(rf"<{name}\s*>", re.IGNORECASE)
+        self._closing = re.compile(rf"</{name}\s*>", re.IGNORECASE)
+
+    def blocks(self, text: str) -> Iterator[_Block]:
+        at = 0
+        while (opened := self._opening.search(text, at)) and (closed := self._closing.search(text, opened.end())):
+            at = closed.end()
+            yield _Block(opened.start(), at, text[opened.end() : closed.start()].strip())
+
+
+_ANSWER, _REASON = _Tag("answer"), _Tag("reason")
+
+
+def split_response(text: str) -> tuple[str, str]:
+    """The reasoning (the blocks, then what stood outside them) and the first answer, control tokens removed; the answer
+    is empty where no tag is complete."""
+    plain = _ANS.sub(r"<\1answer>", _CHAT.sub("", _LATENT.sub("", text)))
+    first = next(_ANSWER.blocks(plain), _Block(len(plain), len(plain), ""))
+    return _tidy(merged_reasons(plain[: first.start])), _tidy(first.inner)
+
+
+def merged_reasons(text: str) -> str:
+    """The inner texts of all complete reason blocks, joined by blank lines, and after them what was left outside."""
+    blocks = list(_REASON.blocks(text))
+    starts, ends = [*(block.start for block in blocks), len(text)], [0, *(block.end for block in blocks)]
+    outside = "".join(text[end:start] for end, start in zip(ends, starts, strict=True)).strip()
+    return "\n\n".join(piece for piece in (*(block.inner for block in blocks), outside) if piece)
+
+
+def without_image_markers(question: str) -> str:
+    """The question as the release shows it: markers and the white space after them removed."""
+    return _IMAGE.sub("", question).strip()
+
+
+def _tidy(text: str) -> str:
+    return re.sub(r"\n{3,}", "\n\n", _REASON_TAG.sub("", text)).strip()
 
 
 def _mean(marks: Sequence[int | None]) -> float | None:
-    given = [mark for mark in marks if mark is not None]
-    return sum(given) / len(given) if given else None
+    present = [mark for mark in marks if mark is not None]
+    return sum(present) / len(present) if present else None
 
 
 def _why_unjudged(answers: int, judge: Judge | None) -> str:
     if judge is None:
         return "no judge was named"
     counts: Mapping[str, int] = judge.counts
-    told = [f"{counts[name]} {name}" for name in ("requests", "unreachable", "refused", "malformed") if counts[name]]
-    return f"the judge gave no mark to any of {answers} answers" + (f" ({', '.join(told)})" if told else "")
+    details = [f"{counts[name]} {name}" for name in ("requests", "unreachable", "refused", "malformed") if counts[name]]
+    return f"the judge gave no mark to any of {answers} answers" + (f" ({', '.join(details)})" if details else "")

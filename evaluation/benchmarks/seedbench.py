@@ -7,7 +7,7 @@ TwiFF does (reference/evaluation.md 2.8).  The folder is the published dataset's
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,40 +15,31 @@ from typing import Any, Literal
 
 import dataframely as dy
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
 
-from evaluation.benchmarks import choice
-from evaluation.benchmarks.benchmark import StoredAnswers, check_uncontrolled, item_of, probed, stored, unique_id
-from evaluation.benchmarks.choice import LETTERS
-from evaluation.benchmarks.cleanup import split_response
-from evaluation.benchmarks.cost import cost
-from evaluation.benchmarks.futurebench import shown_numbers, video_frame_numbers
+from evaluation.benchmarks.benchmark import bounded_text, check_control_tokens, probe_clip, read_item, unique_id
+from evaluation.benchmarks.choice import LETTERS, ChoiceSettings, MultipleChoice, with_options
+from evaluation.benchmarks.futurebench import frame_numbers, video_frame_numbers
 from evaluation.benchmarks.judged import (
     HIGHEST,
     LOWEST,
-    agreements,
-    judge_facts,
-    judged_coverage,
-    mark_columns,
-    repeated,
+    JudgedBenchmark,
+    JudgedSettings,
+    Marks,
+    image_part,
+    split_response,
+    text_part,
 )
-from evaluation.benchmarks.twiffbench import image_part, text_part
-from evaluation.statistics import bootstrap_mean
 from training.data.images import jpeg, media_type
 from training.data.json_rows import json_rows
-from training.data.prompts import Part, frame, prompt_frame, text, video
+from training.data.prompts import Part, frame, text, video
 from training.data.rejection import RejectedRow
 from training.data.trajectory import text_of
 from training.data.video import read_frames, resolve_clip
 from training.grading.judge import ANSWER_PROMPT, Judge
-from training.grading.parsers import ParserName, normalised
+from training.grading.parsers import ParserName
+from training.grading.replies import read_mark
 
-CHOICE, OPEN_ENDED = "seedbench", "seedbench_open"
 LEVELS = ("L1", "L2", "L3")
-SUFFIXES = {
-    CHOICE: "Reply with the letter of the one best option only, inside <answer> </answer>.",
-    OPEN_ENDED: "Give the final answer inside <answer> </answer>.",
-}
 BLANK: dict[str, Any] = {"question": "", "options": [], "answer": "", "gold": ""}
 _LEVEL = re.compile(r"L[123]")
 # "Considering the progress shown in the video and my current observation in the last frame, what ...": the question
@@ -57,28 +48,29 @@ _LEAD_IN = re.compile(r"[^,?]*,\s*")
 _OBSERVATION = re.compile(r"\bobservation\b", re.IGNORECASE)
 
 
-class SeedBenchSettings(BaseModel):
-    """The benchmark recipe.
+class SeedBenchSettings(ChoiceSettings):
+    """The multiple-choice recipe.
 
     `observation` shows the current observation alone, labelled as a first frame, as TwiFF does; `video` shows the
     progress so far as a video of up to `video_frames` frames, where the item has one, and then the observation.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    open_ended: bool = False
     layout: Literal["observation", "video"] = "video"
-    parser: ParserName = "strict"
     video_frames: int = 32
     video_tokens: int = 768
-    suffix: str | None = None
-    """What follows the question; None: `SUFFIXES`."""
-    judge_sees_images: bool = True
-    judgements: int = Field(default=1, ge=1)
+    suffix: str = "Reply with the letter of the one best option only, inside <answer> </answer>."
 
-    @property
-    def name(self) -> str:
-        return OPEN_ENDED if self.open_ended else CHOICE
+
+class SeedBenchOpenSettings(JudgedSettings):
+    """The open-ended recipe; layouts as in `SeedBenchSettings`."""
+
+    layout: Literal["observation", "video"] = "video"
+    video_frames: int = 32
+    video_tokens: int = 768
+    suffix: str = "Give the final answer inside <answer> </answer>."
+
+
+Recipe = SeedBenchSettings | SeedBenchOpenSettings
 
 
 class ItemTable(dy.Schema):
@@ -113,111 +105,86 @@ class ScoreTable(dy.Schema):
 
 
 @dataclass(frozen=True)
-class SeedBench:
-    """Implements evaluation.benchmarks.benchmark.Benchmark."""
+class SeedBench(MultipleChoice):
+    """Implements evaluation.benchmarks.benchmark.Benchmark with the options in the prompt."""
 
     settings: SeedBenchSettings
-    by = "level"
+    name = "seedbench"
+    split_column = "level"
+    splits = LEVELS
 
-    @property
-    def name(self) -> str:
-        return self.settings.name
-
-    @property
-    def judged(self) -> bool:
-        return self.settings.open_ended
+    def files(self, source: Path) -> list[Path]:
+        return annotation_files(source)
 
     def items(self, source: Path) -> pl.DataFrame:
-        return items(source, self.settings)
+        return read_items(source, self.settings)
 
-    def prompts(self, table: pl.DataFrame) -> pl.DataFrame:
-        return prompts(table, self.settings)
-
-    def graded(self, table: pl.DataFrame, told: StoredAnswers) -> pl.DataFrame:
-        if self.judged:
-            return _judged(table, told, self.settings)
-        return choice.graded(table, told.answers, self.settings.parser, self.by, told.control)
-
-    def report(self, table: pl.DataFrame, told: StoredAnswers, rows: pl.DataFrame) -> dict[str, Any]:
-        head = {"benchmark": self.name, "layout": self.settings.layout}
-        if self.judged:
-            return head | _judged_report(table, told, rows, self.settings)
-        return head | choice.report(table, told.answers, self.settings.parser, self.by, LEVELS, told.control)
+    def content(self, row: Mapping[str, Any]) -> list[Part]:
+        return _content(row, self.settings, lambda question: with_options(question, row["options"]))
 
 
-def items(source: Path, settings: SeedBenchSettings) -> pl.DataFrame:
-    """The items of all levels; ids are `{level}-{sample_id}`.  A line that is no item is one with a problem.
+@dataclass(frozen=True)
+class SeedBenchOpen(JudgedBenchmark):
+    """Implements evaluation.benchmarks.benchmark.Benchmark with the options hidden, and a judge."""
 
-    Raises ValueError where `source` holds no annotations.
-    """
+    settings: SeedBenchOpenSettings
+    name = "seedbench_open"
+    split_column = "level"
+    splits = LEVELS
+    marks = ("answer",)
+    judge_prompt = ANSWER_PROMPT
+    score_table = ScoreTable
+    reference_column = "gold"
+
+    def files(self, source: Path) -> list[Path]:
+        return annotation_files(source)
+
+    def items(self, source: Path) -> pl.DataFrame:
+        return read_items(source, self.settings)
+
+    def content(self, row: Mapping[str, Any]) -> list[Part]:
+        return _content(row, self.settings, str)
+
+    def payload(self, row: Mapping[str, Any], judge: Judge) -> Iterator[dict[str, Any]]:
+        """The question with the observation, the gold option's text, and the model's answer (no reference chain)."""
+        yield text_part("Question: ")
+        if self.settings.judge_sees_images:
+            yield image_part(_observation(Path(row["image"])))
+        yield text_part(_without_lead_in(row["question"]))
+        yield text_part("\nGround Truth Answer: ")
+        yield text_part(row["gold"])
+        yield text_part("\nModel Response Answer: ")
+        yield text_part(judge.untrusted(split_response(row["text"])[1]))
+
+    def ask(self, judge: Judge, payloads: Sequence[list[dict[str, Any]]], judgement: int) -> Sequence[Marks | None]:
+        return [None if mark is None else (mark,) for mark in judge.marks(payloads, judgement)]
+
+    def read_reply(self, reply: str, parser: ParserName) -> Marks | None:
+        mark = read_mark(reply)
+        return None if mark is None else (mark,)
+
+
+def annotation_files(source: Path) -> list[Path]:
+    """The files of all levels.  Raises ValueError where `source` holds no annotations."""
     files = sorted(source.glob("annotations/validation_L*.jsonl")) or sorted(source.glob("Seed-Bench-R1.jsonl"))
     if not files:
         raise ValueError(f"no annotations/validation_L*.jsonl and no Seed-Bench-R1.jsonl in {source}")
-    seen: Counter[str] = Counter()
+    return files
+
+
+def read_items(source: Path, settings: Recipe) -> pl.DataFrame:
+    """The items of all levels; ids are `{level}-{sample_id}`.  A line that is no item is one with a problem."""
+    ids: Counter[str] = Counter()
     rows = []
-    for file in files:
-        named = _LEVEL.search(file.name)
+    for file in annotation_files(source):
+        file_level = _LEVEL.search(file.name)
         for number, record in json_rows(file):
             fields = {} if isinstance(record, RejectedRow) else record
-            level = str(stored(fields.get("task_level") or (named.group() if named else None)))
-            name = f"{level}-{stored(fields.get('sample_id', f'line{number + 1}'))}".replace("/", "_")
-            item = item_of(BLANK, _pieces(record, level, settings, source))
-            rows.append({"id": unique_id(name, seen), "level": level} | item)
+            level = str(bounded_text(fields.get("task_level") or (file_level.group() if file_level else None)))
+            name = f"{level}-{bounded_text(fields.get('sample_id', f'line{number + 1}'))}".replace("/", "_")
+            item = read_item(BLANK, _pieces(record, level, settings, source))
+            rows.append({"id": unique_id(name, ids), "level": level} | item)
     return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
-
-
-def prompts(table: pl.DataFrame, settings: SeedBenchSettings) -> pl.DataFrame:
-    """The prompt table of the items that can be shown; ids are the items' ids.  Open-ended, it has no `options`."""
-    shown = list(table.filter(pl.col("problem").is_null()).iter_rows(named=True))
-    told = prompt_frame([(row["id"], _content(row, settings)) for row in shown])
-    if settings.open_ended:
-        return told.with_columns(pl.Series("reference", [normalised(row["gold"]) for row in shown], pl.String))
-    return told.with_columns(choice.prompt_columns(shown, settings.parser))
-
-
-def judge_payload(
-    row: Mapping[str, Any], response: str, judge: Judge, settings: SeedBenchSettings
-) -> Iterator[dict[str, Any]]:
-    """The question with the observation, the gold option's text, and the model's answer (no reference chain)."""
-    yield text_part("Question: ")
-    if settings.judge_sees_images:
-        yield image_part(_observation(Path(row["image"])))
-    yield text_part(_bare(row["question"]))
-    yield text_part("\nGround Truth Answer: ")
-    yield text_part(row["gold"])
-    yield text_part("\nModel Response Answer: ")
-    yield text_part(judge.untrusted(split_response(response)[1]))
-
-
-def _judged(table: pl.DataFrame, told: StoredAnswers, settings: SeedBenchSettings) -> pl.DataFrame:
-    answers = told.answers.filter(pl.col("sample") == 0)
-    rows = table.join(answers, left_on="id", right_on="prompt_id", maintain_order="left")
-    marks: list[list[int | None]] = [[None] * settings.judgements] * rows.height
-    if told.judge is not None:
-        judge = told.judge
-        payloads = [list(judge_payload(row, row["text"], judge, settings)) for row in rows.iter_rows(named=True)]
-        marks = repeated(partial(judge.marks, payloads), settings.judgements)
-    single = [[None if mark is None else (mark,) for mark in item] for item in marks]
-    return ScoreTable.validate(rows.select("id", "level", *mark_columns(["answer"], single)))
-
-
-def _judged_report(
-    table: pl.DataFrame, told: StoredAnswers, rows: pl.DataFrame, settings: SeedBenchSettings
-) -> dict[str, Any]:
-    def mean(level: str | None = None) -> dict[str, Any]:
-        chosen = rows if level is None else rows.filter(pl.col("level") == level)
-        return bootstrap_mean(chosen["answer"].drop_nulls().to_list()).as_dict()
-
-    facts = judge_facts(told.judge, ANSWER_PROMPT, settings.judgements, sees_images=settings.judge_sees_images)
-    return {
-        "control": told.control,
-        **judged_coverage(table, rows, "answer", told.judge),
-        "answer": mean(),
-        "splits": {level: mean(level) for level in LEVELS},
-        "agreement": agreements(rows, ["answer"], settings.judgements),
-        "judge": facts,
-        "cost": cost(told.answers),
-    }
 
 
 def _observation(path: Path) -> bytes:
@@ -227,7 +194,7 @@ def _observation(path: Path) -> bytes:
 
 
 def _pieces(
-    record: Mapping[str, Any] | RejectedRow, level: str, settings: SeedBenchSettings, source: Path
+    record: Mapping[str, Any] | RejectedRow, level: str, settings: Recipe, source: Path
 ) -> Iterator[dict[str, Any]]:
     """An item as far as it can be read.  Raises RejectedRow where it can no further."""
     if isinstance(record, RejectedRow):
@@ -235,48 +202,47 @@ def _pieces(
     if level not in LEVELS:
         raise RejectedRow("level is not L1, L2 or L3", f"found {level}")
     fields = {name: value for name, value in record.items() if value}
-    named = ("question", *(f"choice_{letter.lower()}" for letter in LETTERS))
-    if missing := [name for name in named if name not in fields]:
+    names = ("question", *(f"choice_{letter.lower()}" for letter in LETTERS))
+    if missing := [name for name in names if name not in fields]:
         raise RejectedRow("question or option missing", f"no {', '.join(missing)}")
-    question, *options = (text_of(fields, name) for name in named)
+    question, *options = (text_of(fields, name) for name in names)
     answer = text_of(fields, "golden_choice_idx").strip().upper()
     yield {"question": question, "options": options, "answer": answer}
     if not all(text.strip() for text in (question, *options)):
         raise RejectedRow("question or option missing", "a blank one")
-    check_uncontrolled(question, *options)
+    check_control_tokens(question, *options)
     if answer not in tuple(LETTERS):
         raise RejectedRow("reference is not one letter A-D", f"found {answer!r}")
     yield {"gold": text_of({"answer": options[LETTERS.index(answer)], **fields}, "answer")}
     folder = text_of(fields, "video_source")
     image = resolve_clip(f"{folder}/{text_of(fields, 'current_observation_basename')}", [source / "images"])
-    probed(image, kind="image")
+    probe_clip(image, kind="image")
     yield {"image": str(image)}
     if settings.layout == "observation" or "task_progress_metadata" not in fields:
         return
     path = resolve_clip(f"{folder}/{text_of(fields, 'video_basename')}", [source / "videos"])
-    clip = probed(path, partial(shown_numbers, most=settings.video_frames))
+    clip = probe_clip(path, partial(frame_numbers, max_frames=settings.video_frames))
     if clip.frames < 2:
         raise RejectedRow("video of a single frame", str(path))
     yield {"path": str(path), "frame_count": clip.frames, "reader": clip.reader}
 
 
-def _content(row: Mapping[str, Any], settings: SeedBenchSettings) -> list[Part]:
-    observation = frame(row["image"], 0)  # a picture is a clip of one frame
-    suffix = SUFFIXES[settings.name] if settings.suffix is None else settings.suffix
+def _content(row: Mapping[str, Any], settings: Recipe, with_options: Callable[[str], str]) -> list[Part]:
+    observation = frame(row["image"], 0)  # an image is a clip of one frame
     if settings.layout == "observation":
-        return [text("frame_1"), observation, text(_asked(_bare(row["question"]), row, settings, suffix))]
-    shown = [observation]
+        prompt = with_options(_without_lead_in(row["question"]))
+        return [text("frame_1"), observation, _lines(prompt, settings.suffix)]
+    progress = []
     if row["path"] is not None:
         numbers = video_frame_numbers(row["frame_count"], settings.video_frames)
-        shown = [video(row["path"], numbers, row["reader"], settings.video_tokens), observation]
-    return [*shown, text(_asked(row["question"], row, settings, suffix))]
+        progress = [video(row["path"], numbers, row["reader"], settings.video_tokens)]
+    return [*progress, observation, _lines(with_options(row["question"]), settings.suffix)]
 
 
-def _asked(question: str, row: Mapping[str, Any], settings: SeedBenchSettings, suffix: str) -> str:
-    asked = question if settings.open_ended else choice.with_options(question, row["options"])
-    return "\n".join(piece for piece in (asked, suffix) if piece)
+def _lines(*pieces: str) -> Part:
+    return text("\n".join(piece for piece in pieces if piece))
 
 
-def _bare(question: str) -> str:
+def _without_lead_in(question: str) -> str:
     lead_in = _LEAD_IN.match(question)
     return question[lead_in.end() :] if lead_in and _OBSERVATION.search(lead_in[0]) else question

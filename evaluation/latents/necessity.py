@@ -11,7 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from evaluation.benchmarks.futurebench import accuracy_by_split
+from evaluation.benchmarks.choice import accuracy_by
+from evaluation.benchmarks.futurebench import FutureBench
 from evaluation.generation.controls import ROTATIONS
 from evaluation.latents.geometry import latent_statistics
 from evaluation.latents.phrases import EXPLANATIONS, WITHOUT_LATENTS
@@ -46,7 +47,7 @@ def necessity_report(
     interventions = {name: row for name, row in compared.items() if name in changed}
     kept = answers is not None and "latents" in answers.columns
     return {
-        "own": _accuracy(own) | {"with_latents": int((own["spans"] > 0).sum()), "splits": accuracy_by_split(own)},
+        "own": _accuracy(own) | {"with_latents": int((own["spans"] > 0).sum()), "splits": _splits(own)},
         "interventions": interventions,
         "controls": {name: row for name, row in compared.items() if name in controls},
         "untested": [name for name, rows in everything.items() if rows.is_empty()],
@@ -74,13 +75,17 @@ def compare(own: pl.DataFrame, changed: pl.DataFrame, name: str) -> dict[str, An
     ]  # fmt: skip
     return {
         "accuracy": _accuracy(changed),
-        "splits": accuracy_by_split(changed),
+        "splits": _splits(changed),
         "difference": difference.as_dict(),
         "answers_changed": answers_changed.as_dict(),
         "text_changed": Proportion(sum(texts), len(texts)).as_dict(),
         "unpaired": own.height + changed.height - 2 * pairs.height,
         "sentence": sentence(name, difference, answers_changed, len(texts)),
     }
+
+
+def _splits(graded: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    return accuracy_by(graded, FutureBench.split_column, FutureBench.splits)
 
 
 def says_otherwise(own: str, changed: str) -> bool:

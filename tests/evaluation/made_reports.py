@@ -49,7 +49,7 @@ def twiffbench(model: str) -> dict[str, Any]:
         "status": "complete",
         "reason": None,
         "coverage": {"items": 180, "answered": 180, "judged": 180},
-        "categories": {"camera": {name: mean.as_dict() for name, mean in marks.items()}},
+        "splits": {"camera": {name: mean.as_dict() for name, mean in marks.items()}},
         "agreement": {"cot": {"kappa": 0.87, "n": 180}, "answer": {"kappa": None, "n": 0}},
         "judge": {"model": "toy-judge", "prompt": "0" * 16},
     }

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from assets.toyworld.source import write_twiffbench
-from evaluation.benchmarks import twiffbench
+from evaluation.benchmarks.twiffbench import TwiffBench, TwiffBenchSettings
 from evaluation.generation.local import encode
 from evaluation.latent_retrieval import LatentRetrievalConfig, LatentRetrievalJob, main
 from evaluation.latents.frame_pool import (
@@ -41,7 +41,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("twiffbench")
     write_twiffbench(folder, N, 0.2, np.random.default_rng(3))
     path = folder / "items.parquet"
-    twiffbench.items(folder).write_parquet(path)
+    TwiffBench(TwiffBenchSettings()).items(folder).write_parquet(path)
     return path
 
 
@@ -126,7 +126,7 @@ def test_what_was_really_decoded_is_scored(
 ) -> None:
     """The answers of a checkpoint, by the decoder: the latents of span k stand beside reasoning image k."""
     assert sft_model.latent_config is not None
-    prompts = twiffbench.prompts(pl.read_parquet(items), twiffbench.TwiffBenchSettings(layout="interleaved"))
+    prompts = TwiffBench(TwiffBenchSettings(layout="interleaved")).prompts(pl.read_parquet(items))
     encoder = sft_model.encoder(sft_model.latent_config)
     rows = [encode(encoder, content, FrameShelf(0)) for content in prompts["content"]]
     found = decode(

@@ -49,7 +49,7 @@ def test_an_op_says_what_it_does_and_its_assets_what_they_are(definitions: dg.De
     op = definitions.resolve_job_def("train_sft").graph.node_named("checkpoints__sft").definition
     assert op.description == nodes["checkpoints/sft"].description
     both = definitions.resolve_job_def("evaluate").graph.node_named("benchmarks__answers").definition
-    assert both.description == "Every model answers both benchmarks, greedily."
+    assert both.description == "Every model answers the benchmarks, greedily."
     assert "FutureBench" in nodes["benchmarks/futurebench_answers"].description
     assert "TwiFF-Bench" in nodes["benchmarks/twiffbench_answers"].description
 

@@ -46,6 +46,14 @@ def read_scores(reply: str) -> Scores | None:
         return None
 
 
+def read_mark(reply: str) -> int | None:
+    """The one mark in a stored judge reply, or None where it does not follow the schema or leaves the range."""
+    try:
+        return AnswerReply.model_validate_json(last_object(reply)).score
+    except ValidationError:
+        return None
+
+
 def release_scores(reply: str) -> Scores | None:
     """The marks in a stored judge reply as the public release reads them (reference/evaluation.md 2.5), to score again
     what it scored: the first two numbers in the lists of `score`, rounded half to even, of any size.

@@ -82,7 +82,7 @@ def judged(reports: RunReports, figures: bool) -> Section | None:
         reason = f"{report['status']}: {report['reason']}" if report.get("reason") else report["status"]
         state = Cell(f"{coverage['judged']} of {coverage['items']}", reason)
         rows.append(Row([Cell(name), *(mean(report[mark]) for mark in MARKS), state]))
-        for category, means in report["categories"].items():
+        for category, means in report["splits"].items():
             categories.append(Row([Cell(name), Cell(category), *(mean(means[mark]) for mark in MARKS)]))
     there = "TwiFF-Bench itself" if reports.on_published_data else "TwiFF-Bench itself, other data than our rows"
     rows.append(heading(f"Published (arXiv 2606.05769), not ours: on {there}, by another judge", published=True))
@@ -127,7 +127,7 @@ def _judges(models: Mapping[str, Mapping[str, Any]]) -> str:
     """Who judged, with which prompt and what they saw, in a sentence for each way of judging."""
     said = []
     for judge in (report["judge"] for report in models.values() if report["judge"]):
-        seen = "" if "sees_images" not in judge else f", {'with' if judge['sees_images'] else 'without'} images"
+        seen = f", {'with' if judge['judge_sees_images'] else 'without'} images" if "judge_sees_images" in judge else ""
         truth = f", {judge['ground_truth']} ground truth" if "ground_truth" in judge else ""
         often = f", {judge['judgements']} judgements an item" if judge.get("judgements", 1) > 1 else ""
         said.append(f"Judge: {judge['model']} (prompt {judge['prompt']}{seen}{truth}{often}).")

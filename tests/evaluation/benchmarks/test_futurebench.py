@@ -15,21 +15,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.benchmarks import futurebench
-from evaluation.benchmarks.futurebench import (
-    FutureBenchSettings,
-    accuracy_by_split,
-    graded,
-    items,
-    prompts,
-    report,
-    video_frame_numbers,
-)
+from evaluation.benchmarks.benchmark import StoredAnswers
+from evaluation.benchmarks.choice import accuracy_by
+from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings, video_frame_numbers
 from evaluation.generation.controls import controlled, rotated
 from tests.evaluation.answers import answer_table
 from training.data.trajectory import MAX_TEXT
 
 DEMO = FutureBenchSettings(layout="keyframes", parser="option_text", suffix="")
 CASES = json.loads((Path(__file__).parents[2] / "data" / "parse_cases.json").read_text())
+
+
+def items(source: Path, settings: FutureBenchSettings) -> pl.DataFrame:
+    return FutureBench(settings).items(source)
+
+
+def prompts(table: pl.DataFrame, settings: FutureBenchSettings) -> pl.DataFrame:
+    return FutureBench(settings).prompts(table)
+
+
+def report(table: pl.DataFrame, answers: pl.DataFrame, settings: FutureBenchSettings) -> dict[str, Any]:
+    benchmark, stored = FutureBench(settings), StoredAnswers(answers)
+    return benchmark.report(table, stored, benchmark.grade(table, stored))
 
 
 def record(number: int, split: str = "hop1", **fields: Any) -> dict[str, Any]:
@@ -226,7 +233,7 @@ def test_every_parser_is_reported_beside_the_chosen_one(tmp_path: Path) -> None:
 def test_split_accuracy_equals_the_release(case: dict[str, Any]) -> None:
     rows, split = case["input"]
     table = pl.DataFrame(rows).with_columns((pl.col("pred_answer") == pl.col("answer")).alias("correct"))
-    assert 100 * accuracy_by_split(table)[split]["accuracy"] == pytest.approx(case["output"])
+    assert 100 * accuracy_by(table, "question_type", [split])[split]["accuracy"] == pytest.approx(case["output"])
 
 
 @pytest.mark.parametrize(
@@ -257,9 +264,11 @@ def test_answers_to_rotated_options_are_read_against_what_was_shown(tmp_path: Pa
     table = items(write(tmp_path, *(record(i) for i in range(4))), DEMO)  # B, blue, is right
     said = {str(i): letter if parser != "option_text" else ROTATED[letter] for i, letter in enumerate("ABCD")}
     answers = answer_table({name: f"<answer>{text}</answer>" for name, text in said.items()})
-    rows = graded(table, answers, parser, "options_1")
+    benchmark = FutureBench(DEMO.model_copy(update={"parser": parser}))
+    rows = benchmark.grade(table, StoredAnswers(answers, "options_1"))
     assert rows["parsed"].to_list() == ["B", "C", "D", "A"]
     assert rows["correct"].to_list() == [True, False, False, False]
+    assert rows["parsed_by"].struct.field(parser).to_list() == rows["parsed"].to_list()
     assert rotated(["red", "blue", "cyan", "pink"], 1) == list(ROTATED.values())
 
 

@@ -7,7 +7,8 @@ import polars as pl
 
 from assets.toyworld.clips import write_batch
 from assets.toyworld.source import write_futurebench
-from evaluation.benchmarks import futurebench
+from evaluation.benchmarks.benchmark import StoredAnswers
+from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings
 from evaluation.generate import main
 from evaluation.generation.jobs import AnswerJob, GenerateConfig, GenerationConfig
 from training.data.prompts import prompt_frame, text, video
@@ -27,16 +28,16 @@ def answers(out: Path, prompts: pl.DataFrame) -> pl.DataFrame:
 
 
 def test_every_item_is_answered_from_its_video(tmp_path: Path) -> None:
-    settings = futurebench.FutureBenchSettings(layout="video32", parser="option_text", suffix="")
+    benchmark = FutureBench(FutureBenchSettings(layout="video32", parser="option_text", suffix=""))
     clips = write_futurebench(tmp_path, 3, np.random.default_rng(0))
     for folder in {clip.path.parent for clip in clips}:
         folder.mkdir(parents=True, exist_ok=True)
     write_batch(clips)
-    table = futurebench.items(tmp_path, settings)
-    told = answers(tmp_path / "out", futurebench.prompts(table, settings))
-    report = futurebench.report(table, told, settings)
+    table = benchmark.items(tmp_path)
+    stored = StoredAnswers(answers(tmp_path / "out", benchmark.prompts(table)))
+    report = benchmark.report(table, stored, benchmark.grade(table, stored))
     assert (report["items"], report["answered"], report["missing"]) == (12, 12, 0)
-    assert all(told["text"].str.len_chars() > 0)
+    assert all(stored.answers["text"].str.len_chars() > 0)
 
 
 def test_a_video_that_is_gone_is_listed_and_stops_no_other(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_paired_tests_hold_together(pages: tuple[str, str]) -> None:
 def test_hostile_text_is_shown_and_never_live(run: dict[str, Any], tmp_path: Path) -> None:
     run["futurebench"][HOSTILE] = run["futurebench"].pop("la_dapo")
     run["twiffbench"][HOSTILE] = run["twiffbench"].pop("la_dapo") | {"judge": {"model": HOSTILE, "prompt": HOSTILE}}
-    run["twiffbench"]["base"]["categories"] = {HOSTILE: run["twiffbench"]["base"]["categories"]["camera"]}
+    run["twiffbench"]["base"]["splits"] = {HOSTILE: run["twiffbench"]["base"]["splits"]["camera"]}
     run["twiffbench"]["base"] |= {"status": "partial", "reason": HOSTILE}
     run["necessity"]["la_dapo"] |= {"verdict": HOSTILE}
     run["necessity"]["la_dapo"]["interventions"][HOSTILE] = run["necessity"]["la_dapo"]["interventions"]["zeros"]
@@ -225,7 +225,7 @@ def test_a_report_without_judged_marks_shows_a_dash_and_the_reason_and_no_zero(r
     nothing = {"mean": None, "n": 0, "interval": None}
     run["twiffbench"] = {
         "base": run["twiffbench"]["base"]
-        | {"cot": nothing, "answer": nothing, "average": nothing, "categories": {}, "judge": None}
+        | {"cot": nothing, "answer": nothing, "average": nothing, "splits": {}, "judge": None}
         | {"status": "unjudged", "reason": "no judge was named", "coverage": {"items": 180, "judged": 0}}
     }
     row = next(line for line in markdown(run).splitlines() if "0 of 180" in line)

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from evaluation.benchmarks.futurebench import ItemTable, graded
+from evaluation.benchmarks.benchmark import StoredAnswers
+from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings, ItemTable
 from evaluation.drawing.sheet import Sheet, text_width, wrapped
 from evaluation.drawing.storyboard import Board, BoardFrame, storyboard
 from evaluation.reports.storyboards import LAYOUT, board_of, heading, sample_items, write_storyboards
@@ -60,7 +61,8 @@ def tables(rows: list[dict[str, Any]], tmp_path: Path) -> tuple[Path, Path]:
     table = ItemTable.validate(pl.DataFrame(items, schema=ItemTable.create_empty().schema))
     texts = {f"i{n:02d}": f"<reason>Why</reason><answer>{'A' if n % 2 == 0 else 'B'}</answer>" for n in range(20)}
     table.write_parquet(tmp_path / "items.parquet")
-    graded(table, answer_table(texts), "strict").write_parquet(tmp_path / "graded.parquet")
+    graded = FutureBench(FutureBenchSettings()).grade(table, StoredAnswers(answer_table(texts)))
+    graded.write_parquet(tmp_path / "graded.parquet")
     return tmp_path / "items.parquet", tmp_path / "graded.parquet"
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from assets.curation import disjoint, previews, v1_33k
-from evaluation.benchmarks import cleanup, seedbench
+from evaluation.benchmarks import judged, seedbench
 from evaluation.generation.segments import segments
 from training.data.trajectory import RejectedRow, clip_interval, parse_row, split_answer
 from training.grading import grade, grammar, parsers, plain, repetition, replies, rule
@@ -60,11 +60,11 @@ READERS: dict[str, Callable[[str], object]] = {
     "judge": lambda text: (replies.read_scores(text), replies.release_scores(text)),
     "grammar": lambda text: grammar.well_formed([text], 0),
     "repetition": repetition.repetition,
-    "cleanup": cleanup.split_response,
+    "cleanup": judged.split_response,
     "page": lambda text: (segments(text), previews._question(text), printable(text)),
     "row": in_a_row,
     "choice": in_a_choice,
-    "lead-in": seedbench._bare,
+    "lead-in": seedbench._without_lead_in,
 }
 
 
