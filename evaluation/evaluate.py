@@ -35,7 +35,7 @@ from training.runtime import supervisor
 from training.runtime.interrupts import defer_interrupts
 from training.runtime.programs import CONFIG_ERROR
 from training.runtime.project import python_variables
-from training.storage.files import whole
+from training.storage.files import atomic_write
 from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
 
@@ -114,7 +114,7 @@ def _answer(
         "prompts": digest(sorted(prompts["key"])),
         "limit": None if table.height == everything.height else {"asked": table.height, "of": everything.height},
     }
-    with whole(out / ITEMS) as fresh:
+    with atomic_write(out / ITEMS) as fresh:
         table.write_parquet(fresh)
     if (told := held(out)) is None or told | {"settings": about["settings"]} != about:
         (out / ABOUT).unlink(missing_ok=True)
@@ -144,7 +144,7 @@ def score(benchmark: Benchmark, out: Path, judge: Judge | None) -> dict[str, Any
         accuracy = report["average"].get("accuracy") if "average" in report else None
         report["cost"] |= {"latency": latency(read_parquet(out / TIMED), accuracy)}
     report |= {name: about[name] for name in ("checkpoint", "run", "batch_size", "limit")}
-    with whole(out / GRADED) as fresh:
+    with atomic_write(out / GRADED) as fresh:
         rows.write_parquet(fresh)
     _write_json(out / REPORT, report)
     return report
@@ -163,7 +163,7 @@ def _generate(job: AnswerJob, ledger: Path, prompts: pl.DataFrame, out: Path, de
     work.mkdir()
     held = Ledger(ledger, dict(prompts.select("key", "prompt_id").iter_rows()))
     if len(held) == prompts.height:
-        with whole(out / ANSWERS) as answers, whole(out / REFUSED) as refused:
+        with atomic_write(out / ANSWERS) as answers, atomic_write(out / REFUSED) as refused:
             held.table(1).write_parquet(answers)
             pl.DataFrame(schema=REFUSALS).write_parquet(refused)
     else:
@@ -213,5 +213,5 @@ def _refusals(report: Mapping[str, Any], refused: pl.DataFrame) -> dict[str, Any
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as fresh:
+    with atomic_write(path) as fresh:
         fresh.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -25,7 +25,7 @@ from evaluation.generation.requests import Engine, LedgerSummary, Prompts, Refus
 from training.grading.grade import Answered, grade
 from training.grading.judge import Judge, JudgeSettings
 from training.runtime.programs import Reporter, run_program
-from training.storage.files import whole
+from training.storage.files import atomic_write
 from training.storage.parquet import read_parquet
 
 REFUSALS = {"prompt_id": pl.String, "reason": pl.String, "pending": pl.Boolean}
@@ -92,10 +92,10 @@ def _answer(
             if (len(ledger), len(refusals)) == (before, dropped):
                 raise RuntimeError(f"{job.name}: {len(requests)} requests and neither an answer nor a reason")
         table = ledger.table(job.generation.samples)
-    with whole(target.with_suffix(".failed")) as fresh:
+    with atomic_write(target.with_suffix(".failed")) as fresh:
         rows = [(refusal.prompt_id, refusal.reason, refusal.pending) for refusal in refusals.values()]
         pl.DataFrame(rows, schema=REFUSALS, orient="row").write_parquet(fresh)
-    with whole(target) as fresh:
+    with atomic_write(target) as fresh:
         table.write_parquet(fresh)
     default_ledger.unlink(missing_ok=True)
 

@@ -23,9 +23,9 @@ from evaluation.latents.retrieval_report import MEAN_FILE, PICTURE_FILE, REPORT_
 from evaluation.latents.retrieval_sheet import retrieval_sheet
 from evaluation.latents.target_mean import write_mean
 from training.model.checkpoint import FutureL1, load
-from training.model.saving import placement
+from training.model.placement import placement
 from training.runtime.programs import ProgramConfig, Reporter, run_program
-from training.storage.files import whole
+from training.storage.files import atomic_write
 
 
 class LatentRetrievalJob(BaseModel):
@@ -113,7 +113,7 @@ class _Retrieval:
         report = retrieval_report(scores.scores, scores.left_out, job.model_kind)
         report["readout"] = scores.readout.as_dict() if scores.readout else None
         folder = self.config.out / job.name
-        with whole(folder / REPORT_FILE) as fresh:
+        with atomic_write(folder / REPORT_FILE) as fresh:
             fresh.write_text(json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n")
         _write_sheet(folder / PICTURE_FILE, {job.name: scores})
         self.reporter.log(f"{job.name}: {report['sentence']}")
@@ -121,7 +121,7 @@ class _Retrieval:
 
 
 def _write_sheet(target: Path, models: Mapping[str, SpanScores]) -> None:
-    with whole(target) as fresh:
+    with atomic_write(target) as fresh:
         fresh.write_bytes(retrieval_sheet(models))
 
 

@@ -30,7 +30,7 @@ from pipelines.profile import Profile, overlaid
 from training.chat.endpoint import ENDPOINT_KEYS, JUDGE_KEYS
 from training.chat.preflight import preflight
 from training.storage.artifacts import checkpoint_folder
-from training.storage.files import AppendLog, whole
+from training.storage.files import AppendLog, atomic_write
 from training.storage.parquet import read_parquet, scan_parquet
 
 WORK = "work"
@@ -142,12 +142,12 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
         "versions": {"future_l1_50k": curated.version},
     }
     out.mkdir(parents=True, exist_ok=True)
-    with whole(out / GAIN_TABLE) as fresh:
+    with atomic_write(out / GAIN_TABLE) as fresh:
         scan_parquet(*gains).drop("path").sink_parquet(fresh)
-    with whole(out / QUARANTINE) as fresh:
+    with atomic_write(out / QUARANTINE) as fresh:
         quarantine.write_parquet(fresh)
     for name in curated.manifest["files"]:
-        with whole(out / ("CARD.md" if name == "README.md" else name)) as fresh:
+        with atomic_write(out / ("CARD.md" if name == "README.md" else name)) as fresh:
             fresh.write_bytes(curated.file(name).read_bytes())
     write_json(out / SUMMARY, summary)
     return summary

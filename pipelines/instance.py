@@ -12,7 +12,7 @@ import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from training.runtime.project import PROJECT
-from training.storage.files import whole
+from training.storage.files import atomic_write
 from training.storage.hashing import digest
 
 DRIVER_TAG = "future-l1/driver"
@@ -44,7 +44,7 @@ def dagster_home(home: Path) -> Path:
     if not settings.exists():
         parts = ("dagster.yaml", "postgres.yaml") if postgres else ("dagster.yaml",)
         text = "".join((PROJECT / "instance" / part).read_text() for part in parts)
-        with whole(settings) as fresh:
+        with atomic_write(settings) as fresh:
             fresh.write_text(text)
     elif postgres and POSTGRES_VARIABLE not in settings.read_text():
         raise UnusableHomeError(

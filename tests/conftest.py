@@ -49,14 +49,18 @@ def base() -> "FutureL1":
 def sft_checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that knows the format and little else: a few dozen steps on the rows."""
     from tests.toy import sft_recipe
-    from training.recipes import Optimiser
     from training.runtime.programs import Reporter
     from training.sft.__main__ import SftConfig, main
     from training.tiny import BASE
 
     out = tmp_path_factory.mktemp("sft")
     recipe = sft_recipe(
-        steps=60, batch=12, span_share=(0.7, 0.7, 0.7), bucket=True, optimiser=Optimiser(rate=3e-3, betas=(0.9, 0.98))
+        max_steps=60,
+        global_batch_size=12,
+        latent_keep_prob=(0.7, 0.7, 0.7),
+        group_by_length=True,
+        learning_rate=3e-3,
+        adam_beta2=0.98,
     )
     main(SftConfig(out=out, device="cpu", recipe=recipe, data=data, base=BASE), Reporter(out, quiet=True))
     return out / "checkpoint"

@@ -20,9 +20,9 @@ def reduced_demo(home: Path, seed: int = 0, steps: int = 3) -> Profile:
             "rl_sets": {"twiff": 40},
         }
     )
-    shorter = {"steps": steps, "batch": 8, "save_every": 2}
+    shorter = {"max_steps": steps, "global_batch_size": 8, "save_steps": 2}
     sft = tuple(run.model_copy(update={"recipe": run.recipe.model_copy(update=shorter)}) for run in profile.sft)
-    fewer = {"steps": 2, "prompts": 4, "group": 4, "dynamic_rounds": 1, "save_every": 1}
+    fewer = {"max_steps": 2, "prompts_per_batch": 4, "num_generations": 4, "max_resample_rounds": 1, "save_steps": 1}
     rl = tuple(run.model_copy(update={"recipe": run.recipe.model_copy(update=fewer)}) for run in profile.rl)
     necessity = profile.benchmarks.necessity.model_copy(update={"n": 12})
     return profile.model_copy(

@@ -26,7 +26,7 @@ from training.data.video import read_frames
 from training.model.checkpoint import FutureL1, load
 from training.model.latent_config import LatentConfig
 from training.model.rows import RowReader
-from training.recipes import Optimiser, SftRecipe
+from training.recipes import SftRecipe
 from training.runtime.programs import Reporter, read_metrics
 from training.sft.__main__ import SftConfig
 from training.sft.__main__ import main as sft
@@ -86,7 +86,12 @@ def trained(rows: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("sft")
     rows.write_parquet(out / "rows.parquet")
     recipe = SftRecipe(
-        name="real", latent_config=LATENT_CONFIG, optimiser=Optimiser(rate=1e-3), batch=len(ROWS), steps=1
+        name="real",
+        latent_config=LATENT_CONFIG,
+        learning_rate=1e-3,
+        global_batch_size=len(ROWS),
+        per_device_train_batch_size=len(ROWS),
+        max_steps=1,
     )
     config = SftConfig(out=out, device="cpu", recipe=recipe, data=out / "rows.parquet", base=BASE)
     assert sft(config, Reporter(out))["steps"] == 1

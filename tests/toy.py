@@ -8,7 +8,7 @@ import polars as pl
 
 from assets.toyworld.clips import FRAMES, ClipJob, write_batch
 from training.model.latent_config import LatentConfig
-from training.recipes import Optimiser, RlRecipe, SftRecipe
+from training.recipes import RlRecipe, SftRecipe
 from training.tiny import world
 
 LATENT_CONFIG = LatentConfig(image_tokens=(4, 16), max_latents=4, span_end="fixed", system_prompt=None)
@@ -55,10 +55,10 @@ def write_rows(rows: list[dict[str, Any]], path: Path) -> Path:
 
 
 def sft_recipe(**changes: Any) -> SftRecipe:
-    """Four draws a step, all with spans, no own states."""
+    """Four rows a step, all with spans, no scheduled sampling."""
     defaults: dict[str, Any] = {
-        "name": "test", "latent_config": LATENT_CONFIG, "optimiser": Optimiser(rate=1e-3), "batch": 4, "steps": 4,
-        "latent_weight": 1.0, "cache_gib": 0.1,
+        "name": "test", "latent_config": LATENT_CONFIG, "learning_rate": 1e-3, "max_steps": 4, "global_batch_size": 4,
+        "per_device_train_batch_size": 64, "latent_weight": 1.0, "cache_gib": 0.1,
     }  # fmt: skip
     return SftRecipe(**{**defaults, **changes})
 
@@ -66,8 +66,9 @@ def sft_recipe(**changes: Any) -> SftRecipe:
 def rl_recipe(**changes: Any) -> RlRecipe:
     """Four prompts of four answers, two optimiser steps on each rollout batch."""
     defaults: dict[str, Any] = {
-        "name": "test", "optimiser": Optimiser(rate=1e-3), "steps": 2, "prompts": 4, "group": 4, "max_new_tokens": 40,
-        "temperature": 1.0, "top_p": 1.0, "min_spans": 0, "parser": "option_text", "kl": 0.0, "dynamic_rounds": 1,
-        "keep_between": (0.0, 1.0), "cache_gib": 0.1,
+        "name": "test", "learning_rate": 1e-3, "max_steps": 2, "prompts_per_batch": 4, "num_generations": 4,
+        "per_device_train_batch_size": 64, "max_new_tokens": 40, "temperature": 1.0, "top_p": 1.0, "min_spans": 0,
+        "parser": "option_text", "beta": 0.0, "max_resample_rounds": 1, "dynamic_sampling_range": (0.0, 1.0),
+        "cache_gib": 0.1,
     }  # fmt: skip
     return RlRecipe(**{**defaults, **changes})

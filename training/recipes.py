@@ -11,102 +11,112 @@ from pydantic import BaseModel, ConfigDict
 from training.model.latent_config import PAPER, LatentConfig
 
 
-class Optimiser(BaseModel):
-    """AdamW with warm-up; `floor` is the final share of the peak rate under the cosine."""
+class TrainingRecipe(BaseModel):
+    """What SFT and RL have in common, under the names of TRL's and transformers' arguments.
+
+    AdamW with warm-up for `warmup_ratio` of the steps; min_lr_rate: the final share of the learning rate under the
+    cosine.  max_steps: optimiser steps; None: the epochs decide.  per_device_train_batch_size: the most rows that a
+    device takes at once.  cache_gib: memory for decoded rows and vision features, where rows are read more than once.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rate: float
-    betas: tuple[float, float] = (0.9, 0.95)
+    name: str
+    learning_rate: float
+    lr_scheduler_type: Literal["cosine_with_min_lr", "constant_with_warmup"] = "constant_with_warmup"
+    min_lr_rate: float = 0.0
+    warmup_ratio: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
     weight_decay: float = 0.0
-    warmup: float = 0.0  # share of the steps
-    schedule: Literal["cosine", "constant"] = "constant"
-    floor: float = 0.0
-    clip_norm: float = 1.0
+    max_grad_norm: float = 1.0
+    max_steps: int | None = None
+    per_device_train_batch_size: int = 1
+    save_steps: int = 50
+    cache_gib: float = 0.0
 
 
 class LoraSettings(BaseModel):
-    """Adapters of `rank` on every projection of the language model, scaled by alpha / rank, merged before saving."""
+    """Adapters of rank r on every projection of the language model, scaled by lora_alpha / r, merged before saving."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rank: int = 64
-    alpha: float = 128.0
-    dropout: float = 0.0
+    r: int = 64
+    lora_alpha: float = 128.0
+    lora_dropout: float = 0.0
 
 
-class SftRecipe(BaseModel):
+class SftRecipe(TrainingRecipe):
     """Supervised fine-tuning: L = CE + latent_weight * MSE (paper Eq. 1, both terms means as in the release).
 
-    weighting: whether tokens and latents weigh the same, or rows (training/sft/trainer.py).  supervise_length: also to
-    go on inside a span is learned, not only to end it.  lora: adapters instead of all weights.
+    loss_reduction: the mean over tokens and over latents, or over rows (training/sft/trainer.py).
+    supervise_span_length: the loss covers the decision to continue a span, not only the one to end it.  lora: adapters
+    instead of all weights.
 
-    span_share: the share of draws of a row with one, two, three or more future frames that keep their latent spans; the
-    rest are the same text without spans (all zeros: the text-only control).  own_state: from and until which share of
-    the run the latent inputs turn from the true frames' features into the model's own predictions.
+    latent_keep_prob: the probability that a row with one, two, three or more future frames keeps its latent spans; else
+    it is the same text without spans (all zeros: the text-only control).  scheduled_sampling: (start, end), the shares
+    of the run between which the latent inputs change from the true frames' features to the model's own predictions.
+    group_by_length: micro-batches of rows with the same number of future frames, without padding.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
     latent_config: LatentConfig
-    optimiser: Optimiser
-    batch: int  # rows a step and device
-    accumulation: int = 1
-    steps: int | None = None  # None: `epochs` decides
-    epochs: int = 1
+    global_batch_size: int  # rows of an optimiser step, over all devices
+    num_train_epochs: int = 1
     latent_weight: float = 0.1
-    weighting: Literal["sample", "token"] = "sample"
-    supervise_length: bool = False
+    loss_reduction: Literal["sample", "token"] = "sample"
+    supervise_span_length: bool = False
     lora: LoraSettings | None = None
-    span_share: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    own_state: tuple[float, float] | None = None
-    bucket: bool = False  # batches of rows with the same number of future frames: no padding
-    cache_gib: float = 0.0  # decoded rows and vision features kept in memory, when rows are seen more than once
-    workers: int = 0
-    save_every: int = 100
+    latent_keep_prob: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    scheduled_sampling: tuple[float, float] | None = None
+    group_by_length: bool = False
+    dataloader_num_workers: int = 0
 
 
-class RlRecipe(BaseModel):
-    """LA-DAPO (paper Eq. 4-7, Table 9) and its ablations.
+class RlRecipe(TrainingRecipe):
+    """LA-DAPO (paper Eq. 4-7, Table 9) and its ablations; without max_steps, one epoch.
 
-    weights: accuracy, format, R_ctr, R_div.  centred: R_ctr contrasts latents less their group's mean at each step.
-    anchor: weight of the mean square between the latent-producing states of the policy and of the SFT model on the same
-    rollouts.
-    latent_std 0 makes latents deterministic, without a ratio.  overlong: answers cut by max_new_tokens are learned from
-    as they were graded, or "mask"ed: nothing is learned from them (DAPO's overlong filtering).
+    reward_weights: accuracy, format, R_ctr, R_div.  tau_ctr: the temperature of R_ctr.  centred: R_ctr contrasts
+    latents minus their group's mean at each step.
+    latent_std: sigma of the Gaussian around the hidden state; 0 makes latents deterministic, without a ratio.
+    latent_anchor_coef: weight of the mean square between the latent-producing states of the policy and of the SFT model
+    on the same rollouts.
+    epsilon, epsilon_high, delta: the clip of the ratio and of bad answers' loss; latent_epsilon: of the latent ratio.
+    dynamic_sampling_range: the mean accuracies between which a group is mixed.  max_resample_rounds: rollout rounds to
+    fill a batch with mixed groups; 1: no dynamic sampling.
+    mask_truncated_completions: answers cut by max_new_tokens carry no loss (DAPO's overlong filtering).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    optimiser: Optimiser
-    steps: int | None = None  # optimiser steps; None: one epoch
-    prompts: int = 64  # a rollout batch, over all devices
-    group: int = 8
-    minibatches: int = 2  # optimiser steps on each rollout batch
-    accumulation: int = 1  # passes in which a device takes its part of a minibatch
+    prompts_per_batch: int = 64  # a rollout batch, over all devices
+    num_generations: int = 8
+    updates_per_batch: int = 2  # optimiser steps on a rollout batch
     max_new_tokens: int = 2048
-    overlong: Literal["learn", "mask"] = "learn"
+    mask_truncated_completions: bool = False
     temperature: float = 0.9
     top_p: float = 0.99
     latent_std: float = 0.0
-    weights: tuple[float, float, float, float] = (0.9, 0.1, 0.2, 0.1)
-    temperature_ctr: float = 0.5
+    reward_weights: tuple[float, float, float, float] = (0.9, 0.1, 0.2, 0.1)
+    tau_ctr: float = 0.5
     centred: bool = False
     min_spans: int = 1
     parser: Literal["strict", "option_text"] = "strict"
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    dual_clip: float = 3.0
-    latent_clip: float = 0.1
-    kl: float = 1e-2
-    anchor: float = 0.0
-    decode_prompts: int | None = None  # decoded at a time, the judge grading the part before; None: all
-    dynamic_rounds: int = 20  # rollout rounds to fill a batch with mixed groups; 1: no dynamic sampling
-    keep_between: tuple[float, float] = (0.1, 0.9)
-    cache_gib: float = 0.0
-    save_every: int = 50
+    epsilon: float = 0.2
+    epsilon_high: float = 0.28
+    delta: float = 3.0
+    latent_epsilon: float = 0.1
+    beta: float = 1e-2
+    latent_anchor_coef: float = 0.0
+    prompts_per_decode: int | None = None  # the judge grades the answers of the previous prompts meanwhile; None: all
+    max_resample_rounds: int = 20
+    dynamic_sampling_range: tuple[float, float] = (0.1, 0.9)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Answers of an optimiser step, over all devices.  Raises ValueError where a rollout batch does not divide."""
+        size, rest = divmod(self.prompts_per_batch * self.num_generations, self.updates_per_batch)
+        if rest:
+            raise ValueError(f"recipe {self.name}: {self.prompts_per_batch} prompts x {self.num_generations} answers "
+                             f"are not divisible by updates_per_batch, {self.updates_per_batch}")  # fmt: skip
+        return size
 
 
 Recipe = TypeVar("Recipe", SftRecipe, RlRecipe)
@@ -116,10 +126,10 @@ TEXT_ONLY = "_text_only"
 
 MODES: dict[str, dict[str, Any]] = {
     "la_dapo": {},
-    "grpo": {"weights": (0.9, 0.1, 0.0, 0.0), "dynamic_rounds": 1},
-    "dapo": {"weights": (0.9, 0.1, 0.0, 0.0)},
-    "dapo_ctr": {"weights": (0.9, 0.1, 0.2, 0.0)},
-    "dapo_div": {"weights": (0.9, 0.1, 0.0, 0.1)},
+    "grpo": {"reward_weights": (0.9, 0.1, 0.0, 0.0), "max_resample_rounds": 1},
+    "dapo": {"reward_weights": (0.9, 0.1, 0.0, 0.0)},
+    "dapo_ctr": {"reward_weights": (0.9, 0.1, 0.2, 0.0)},
+    "dapo_div": {"reward_weights": (0.9, 0.1, 0.0, 0.1)},
 }
 """What the RL objectives of Table 4 take away from LA-DAPO."""
 
@@ -141,13 +151,14 @@ def demo_sft(name: str) -> SftRecipe:
     nothing.  Own states come late, when they are good; without them free-running answers stay near chance.
     """
     latent_config = LatentConfig(image_tokens=(4, 16), max_latents=4, span_end="fixed", system_prompt=None)
-    optimiser = Optimiser(rate=3e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.03, schedule="cosine", floor=0.03)
     recipe = SftRecipe(
-        name="future_l1", latent_config=latent_config, optimiser=optimiser, batch=32, steps=900, latent_weight=3.0,
-        weighting="token", span_share=(0.8, 0.6, 0.25), own_state=(0.5, 0.8), bucket=True, cache_gib=2.0,
-        save_every=150,
+        name="future_l1", latent_config=latent_config, learning_rate=3e-3, lr_scheduler_type="cosine_with_min_lr",
+        min_lr_rate=0.03, warmup_ratio=0.03, adam_beta2=0.98, weight_decay=0.01, global_batch_size=32,
+        per_device_train_batch_size=32, max_steps=900, latent_weight=3.0, loss_reduction="token",
+        latent_keep_prob=(0.8, 0.6, 0.25), scheduled_sampling=(0.5, 0.8), group_by_length=True, cache_gib=2.0,
+        save_steps=150,
     )  # fmt: skip
-    return _pick(name, {"future_l1": {}, "text_only": {"span_share": (0.0, 0.0, 0.0)}}, recipe)
+    return _pick(name, {"future_l1": {}, "text_only": {"latent_keep_prob": (0.0, 0.0, 0.0)}}, recipe)
 
 
 def paper_sft(name: str) -> SftRecipe:
@@ -155,10 +166,12 @@ def paper_sft(name: str) -> SftRecipe:
 
     `future_l1_lambda_0.05` and the like are the rows of Table 3, `future_l1_l_max_8` too.
     """
-    optimiser = Optimiser(rate=1e-5, weight_decay=0.1, warmup=0.1, schedule="cosine")
-    recipe = SftRecipe(name="future_l1", latent_config=PAPER, optimiser=optimiser, batch=1, accumulation=16, workers=8,
-                       save_every=50)  # fmt: skip
-    changes: dict[str, dict[str, Any]] = {"future_l1": {}, "random": {}, "text_only": {"span_share": (0.0, 0.0, 0.0)}}
+    recipe = SftRecipe(
+        name="future_l1", latent_config=PAPER, learning_rate=1e-5, lr_scheduler_type="cosine_with_min_lr",
+        warmup_ratio=0.1, weight_decay=0.1, global_batch_size=128, dataloader_num_workers=8,
+    )  # fmt: skip
+    changes: dict[str, dict[str, Any]] = {"future_l1": {}, "random": {}}
+    changes["text_only"] = {"latent_keep_prob": (0.0, 0.0, 0.0)}
     for weight in (0.01, 0.05, 0.2, 0.5, 1.0):
         changes[f"future_l1_lambda_{weight:g}"] = {"latent_weight": weight}
     for latents in (2, 8, 16, 32, 64):
@@ -172,9 +185,10 @@ def demo_rl(name: str) -> RlRecipe:
     The other names take rewards away, as in the paper's Table 4: `FUTURE_L1_PROFILE=ablation make demo`.
     """
     recipe = RlRecipe(
-        name="la_dapo", optimiser=Optimiser(rate=2e-4, betas=(0.9, 0.98)), steps=48, prompts=24, max_new_tokens=44,
-        temperature=1.0, top_p=1.0, min_spans=0, parser="option_text", kl=0.0, anchor=1.0, dynamic_rounds=2,
-        keep_between=(0.0, 1.0), cache_gib=2.0, save_every=16,
+        name="la_dapo", learning_rate=2e-4, adam_beta2=0.98, max_steps=48, prompts_per_batch=24,
+        per_device_train_batch_size=96, max_new_tokens=44, temperature=1.0, top_p=1.0, min_spans=0,
+        parser="option_text", beta=0.0, latent_anchor_coef=1.0, max_resample_rounds=2,
+        dynamic_sampling_range=(0.0, 1.0), cache_gib=2.0, save_steps=16,
     )  # fmt: skip
     return _pick(name, MODES, recipe)
 
@@ -185,14 +199,16 @@ def paper_rl(name: str) -> RlRecipe:
     `grpo_text_only` and the like start from the text-only SFT and ask for no spans; `la_dapo_ctr_0.05` and
     `la_dapo_div_0.05` and the like are the rows of Table 5.
     """
-    optimiser = Optimiser(rate=1e-6, betas=(0.9, 0.999), weight_decay=0.01)
-    recipe = RlRecipe(name="la_dapo", optimiser=optimiser, accumulation=8, decode_prompts=4)
+    recipe = RlRecipe(
+        name="la_dapo", learning_rate=1e-6, adam_beta2=0.999, weight_decay=0.01, per_device_train_batch_size=4,
+        prompts_per_decode=4,
+    )  # fmt: skip
     changes = MODES | {f"{mode}{TEXT_ONLY}": {**change, "min_spans": 0} for mode, change in MODES.items()}
     changes |= {f"la_dapo_{rows}": {} for rows in ("5k", "20k")}
     for weight in (0.01, 0.05, 0.1, 0.5, 1.0):
-        changes[f"la_dapo_ctr_{weight:g}"] = {"weights": (0.9, 0.1, weight, 0.1)}
+        changes[f"la_dapo_ctr_{weight:g}"] = {"reward_weights": (0.9, 0.1, weight, 0.1)}
     for weight in (0.01, 0.05, 0.2, 0.5, 1.0):
-        changes[f"la_dapo_div_{weight:g}"] = {"weights": (0.9, 0.1, 0.2, weight)}
+        changes[f"la_dapo_div_{weight:g}"] = {"reward_weights": (0.9, 0.1, 0.2, weight)}
     return _pick(name, changes, recipe)
 
 

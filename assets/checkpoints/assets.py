@@ -211,7 +211,7 @@ def _run(
 def _config(run: SftRun | RlRun, seed: int, device: str, tried: RecipeConfig) -> dict[str, Any]:
     """What a training is told besides its inputs."""
     values = tried.values()
-    recipe = run.recipe.model_copy(update={"steps": values.pop("steps", run.recipe.steps)})
+    recipe = run.recipe.model_copy(update={"max_steps": values.pop("max_steps", run.recipe.max_steps)})
     return {"recipe": recipe.model_dump(mode="json"), "seed": seed, "device": device} | values
 
 

@@ -185,13 +185,14 @@ def changes_of(metrics: Sequence[Mapping[str, float]]) -> dict[str, list[float]]
 def ending(artifact: Artifact) -> dict[str, float]:
     """How RL ended: means over the last tenth of the reports."""
     metrics = read_metrics(artifact.path)
-    told = {name: [line[name] for line in metrics if name in line] for name in ("rewards/format", "adjacent_cosine")}
-    return {name: fmean(values[-max(1, len(values) // 10) :]) for name, values in told.items() if values}
+    names = ("rewards/format/mean", "adjacent_cosine")
+    last = {name: [line[name] for line in metrics if name in line] for name in names}
+    return {name: fmean(values[-max(1, len(values) // 10) :]) for name, values in last.items() if values}
 
 
 def format_problems(artifact: Artifact) -> list[str]:
     """Whether answers have stopped following the grammar."""
-    share = ending(artifact).get("rewards/format", 0.0)
+    share = ending(artifact).get("rewards/format/mean", 0.0)
     return [] if share > FORMAT_LIMIT else [f"{share:.1%} of the answers followed the grammar at the end"]
 
 
@@ -203,13 +204,13 @@ def collapse_problems(artifact: Artifact) -> list[str]:
 
 def unfilled(artifact: Artifact) -> dict[str, float]:
     """The share of places in rollout batches for which no mixed group was found, over the whole run."""
-    shares = [line["groups/filled_up"] for line in read_metrics(artifact.path) if "groups/filled_up" in line]
-    return {"groups/filled_up": fmean(shares)} if shares else {}
+    shares = [line["groups/unmixed_ratio"] for line in read_metrics(artifact.path) if "groups/unmixed_ratio" in line]
+    return {"groups/unmixed_ratio": fmean(shares)} if shares else {}
 
 
 def unfilled_problems(artifact: Artifact) -> list[str]:
     """Whether much of the rollouts gave no gradient."""
-    share = unfilled(artifact).get("groups/filled_up", 0.0)
+    share = unfilled(artifact).get("groups/unmixed_ratio", 0.0)
     found = f"{share:.0%} of the places found no group with right and wrong answers: harder rows, or fewer steps"
     return [found] if share > UNFILLED_LIMIT else []
 

@@ -26,10 +26,10 @@ class RlRun(Settings):
 class RecipeConfig(RunOverrides):
     """Run config of a training: another seed, or a short run to see whether it starts."""
 
-    minimum: ClassVar[dict[str, int]] = {"steps": 1, "seed": 0}
+    minimum: ClassVar[dict[str, int]] = {"max_steps": 1, "seed": 0}
 
     seed: int | None = Field(default=None, description="Seed of the training. Empty: the profile's.")
-    steps: int | None = Field(
+    max_steps: int | None = Field(
         default=None,
         description="Optimiser steps, for a trial run: its checkpoint is the current one until the recipe is "
         "materialised again without this. Empty: the recipe's.",

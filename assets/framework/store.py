@@ -18,7 +18,7 @@ from typing import Any
 import dagster as dg
 
 from training.storage.artifacts import CURRENT, Artifact, ArtifactStore, DamagedArtifactError, MissingArtifactError
-from training.storage.files import whole
+from training.storage.files import atomic_write
 from training.storage.hashing import digest
 
 Counts = Mapping[str, Any]
@@ -179,5 +179,5 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """A report, whole or absent, without NaN: what is not known is null."""
-    with whole(path) as fresh:
+    with atomic_write(path) as fresh:
         fresh.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")

@@ -22,19 +22,21 @@ CURVES: dict[str, dict[str, tuple[str, str]]] = {
     },
     "latent skill": {"latent_skill": ("", BLUE)},
     "rewards": {
-        "accuracy/drawn": ("accuracy of all drawn", BLUE),
-        "rewards/accuracy": ("of the groups kept", "#56b4e9"),
-        "rewards/format": ("format", ORANGE),
+        "accuracy/all_samples": ("accuracy of all samples", BLUE),
+        "rewards/accuracy/mean": ("of the groups kept", "#56b4e9"),
+        "rewards/format/mean": ("format", ORANGE),
     },
-    "rewards of latents": {"rewards/r_ctr": ("$R_{ctr}$", GREEN), "rewards/r_div": ("$R_{div}$", "#cc79a7")},
+    "rewards of latents": {"rewards/r_ctr/mean": ("$R_{ctr}$", GREEN), "rewards/r_div/mean": ("$R_{div}$", "#cc79a7")},
     "spans per answer": {"spans": ("", BLUE)},
 }
 # The panels of RL runs side by side; of several names the one that most runs reported is drawn, else the first.
 REWARDS = {
-    "accuracy": {"accuracy/drawn": "accuracy of all drawn", "rewards/accuracy": "accuracy in the groups kept"},
-    "format": {"rewards/format": "format"},
-    "ctr": {"rewards/r_ctr": "$R_{ctr}$"},
-    "div": {"rewards/r_div": "$R_{div}$"},
+    "accuracy": {
+        "accuracy/all_samples": "accuracy of all samples", "rewards/accuracy/mean": "accuracy in the groups kept",
+    },
+    "format": {"rewards/format/mean": "format"},
+    "ctr": {"rewards/r_ctr/mean": "$R_{ctr}$"},
+    "div": {"rewards/r_div/mean": "$R_{div}$"},
     "spans": {"spans": "spans per answer"},
 }
 WINDOW = 9

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from training.model.checkpoint import FutureL1
 from training.model.rows import RowReader
 from training.sft.inspection import latent_config_of
-from training.storage.files import whole
+from training.storage.files import atomic_write
 from training.storage.hashing import stable_hash
 from training.storage.parquet import scan_parquet
 
@@ -41,6 +41,6 @@ def write_mean(
         first = unreadable[0] if unreadable else "none has future frames"
         raise ValueError(f"{rows}: none of {chosen.height} rows gives a latent target: {first}")
     counts = {"rows": chosen.height - len(unreadable), "latents": latents, "unreadable": len(unreadable)}
-    with whole(target) as fresh:
+    with atomic_write(target) as fresh:
         save_file({"mean": (total / latents).float()}, fresh, {name: str(count) for name, count in counts.items()})
     return counts

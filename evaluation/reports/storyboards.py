@@ -17,7 +17,7 @@ from evaluation.drawing.sheet import BLUE, PURPLE, QUIET, VERMILION, look_alike
 from evaluation.drawing.storyboard import Block, Board, BoardFrame, Columns, Layout, Squares, Text, storyboard
 from evaluation.generation.segments import Segment, segments
 from training.data.video import UnreadableVideo, read_frames
-from training.storage.files import whole
+from training.storage.files import atomic_write
 from training.storage.hashing import stable_hash
 from training.storage.parquet import read_parquet
 
@@ -41,7 +41,7 @@ def write_storyboards(items: Path, graded: Path, folder: Path, model: str, each:
     written = []
     for name, correct in BOARDS.items():
         if rows := sample_items(table.filter(pl.col("correct") == correct), each, seed):
-            with whole(folder / name) as fresh:
+            with atomic_write(folder / name) as fresh:
                 fresh.write_bytes(
                     storyboard([board_of(row) for row in rows], LAYOUT, heading(len(rows), model, correct))
                 )

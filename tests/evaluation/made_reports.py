@@ -104,7 +104,7 @@ def latent_map() -> dict[str, Any]:
 
 
 def curve(accuracy: float) -> list[dict[str, float]]:
-    names = ("rewards/accuracy", "rewards/format", "rewards/r_ctr", "rewards/r_div", "spans")
+    names = ("rewards/accuracy/mean", "rewards/format/mean", "rewards/r_ctr/mean", "rewards/r_div/mean", "spans")
     return [{"step": step, **dict.fromkeys(names, accuracy + step / 100)} for step in range(1, 21)]
 
 

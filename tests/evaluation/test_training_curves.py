@@ -44,7 +44,7 @@ def test_latents_stand_beside_what_needs_no_training(drawn: list[Figure]) -> Non
 
 def test_a_control_without_latents_and_rl_have_panels_of_their_own(drawn: list[Figure]) -> None:
     figures.training_curves(reports(ce=3.0))
-    figures.training_curves(reports(**{"rewards/accuracy": 0.1, "rewards/format": 0.2, "spans": 1.0}))
+    figures.training_curves(reports(**{"rewards/accuracy/mean": 0.1, "rewards/format/mean": 0.2, "spans": 1.0}))
     titles = [[axes.get_title() for axes in figure.axes] for figure in drawn]
     assert titles == [["cross-entropy per token"], ["rewards", "spans per answer"]]
 

@@ -136,6 +136,6 @@ def trainer_of(subject: Subject, folder: Path, keep: bool) -> LatentSFTTrainer:
         data_collator=Collator(Rows(subject.rows, RowReader(encoder, keep), folder / SKIPPED)),
         processing_class=subject.model.processor.tokenizer,
         bundle=subject.model,
-        recipe=sft_recipe(latent_config=subject.latent_config, latent_weight=0.1, weighting="sample"),
+        recipe=sft_recipe(latent_config=subject.latent_config, latent_weight=0.1, loss_reduction="sample"),
         vision=subject.model.vision(2**28 if keep else 0),
     )

@@ -72,7 +72,8 @@ def asked(subject: Subject, tmp_path: Path) -> Callable[..., RlConfig]:
     def make(judge: JudgeSettings | None = None, **changes: Any) -> RlConfig:
         out = tmp_path / "out"
         out.mkdir(exist_ok=True)
-        recipe = rl_recipe(**{"prompts": PROMPTS, "group": GROUP, "anchor": 1.0, "latent_std": 0.1, "cache_gib": 0.5,
+        recipe = rl_recipe(**{"prompts_per_batch": PROMPTS, "num_generations": GROUP, "latent_anchor_coef": 1.0,
+                              "latent_std": 0.1, "cache_gib": 0.5,
                               "max_new_tokens": NEW, **changes})  # fmt: skip
         return RlConfig(out=out, device="cpu", recipe=recipe, data=tmp_path / "rows.parquet", sft=tmp_path / "model",
                         judge=judge)  # fmt: skip
@@ -86,7 +87,7 @@ def test_where_a_steps_seconds_go(
     """The program itself, four optimiser steps on two rollout batches, a judge that takes 50 ms for a verdict asked
     beside the decoding of the next half.  A model without SFT gives it nothing to judge."""
     judge = JudgeSettings(base_url=judge_url, model="served", concurrency=8)
-    config = asked(judge, steps=4, decode_prompts=2)
+    config = asked(judge, max_steps=4, prompts_per_decode=2)
     main(config, Reporter(config.out))
     told = [line for line in read_metrics(config.out) if "seconds/step" in line][2:]  # libraries were warmed up
     mean = {part: sum(line.get(f"seconds/{part}", 0.0) for line in told) / len(told) for part in (*PARTS, "step")}
@@ -103,7 +104,7 @@ def test_memory_as_groups_and_answers_grow(
     monkeypatch.setattr(LatentGRPOTrainer, "train", lambda self, **_: found.append(self))
     lines = []
     for group, new in [(g, 48) for g in GROUPS] + [(8, n) for n in LENGTHS if n != 48]:
-        config = asked(prompts=1, group=group, minibatches=1, max_new_tokens=new)
+        config = asked(prompts_per_batch=1, num_generations=group, updates_per_batch=1, max_new_tokens=new)
         main(config, Reporter(config.out, quiet=True))
         trainer = found.pop()
         trainer.current_gradient_accumulation_steps = 1

@@ -41,11 +41,11 @@ def test_an_overlay_changes_what_it_names_and_nothing_else(tmp_path: Path) -> No
 
 
 def test_a_recipe_is_overlaid_by_its_name(tmp_path: Path) -> None:
-    text = 'extends = "demo"\n[sft.future_l1.recipe]\nsteps = 7\n[rl.la_dapo.recipe]\nkl = 0.5\n'
+    text = 'extends = "demo"\n[sft.future_l1.recipe]\nmax_steps = 7\n[rl.la_dapo.recipe]\nbeta = 0.5\n'
     changed, preset = load_profile(overlay(tmp_path, text), tmp_path), demo(tmp_path)
-    assert changed.sft[1].recipe == preset.sft[1].recipe.model_copy(update={"steps": 7})
+    assert changed.sft[1].recipe == preset.sft[1].recipe.model_copy(update={"max_steps": 7})
     assert changed.sft[0] == preset.sft[0]
-    assert changed.rl[0].recipe == preset.rl[0].recipe.model_copy(update={"kl": 0.5})
+    assert changed.rl[0].recipe == preset.rl[0].recipe.model_copy(update={"beta": 0.5})
 
 
 def test_the_reduced_demo_is_an_overlay_too(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_the_reduced_demo_is_an_overlay_too(tmp_path: Path) -> None:
         ('extends = "demmo"\n', "demmo"),
         ("seed = 3\n", "extends"),
         ('extends = "demo"\n[benchmarks.necessity]\nmodels = ["nobody"]\n', r"\.toml: latent .*\['nobody'\]$"),
-        ('extends = "demo"\n[sft.futur_l1.recipe]\nsteps = 7\n', "the preset has text_only, future_l1"),
+        ('extends = "demo"\n[sft.futur_l1.recipe]\nmax_steps = 7\n', "the preset has text_only, future_l1"),
         ('extends = "demo"\n[curation.rl_sets]\nother = 5\n[[rl]]\ndata = "missing"\nstart = "future_l1"\n', "rl"),
     ],
 )
@@ -145,12 +145,14 @@ def test_the_papers_numbers_are_the_papers(tmp_path: Path) -> None:
 
 def test_the_ablation_is_the_demo_with_every_objective(tmp_path: Path) -> None:
     ablation = load_profile("ablation", tmp_path)
-    weights = {run.recipe.name: run.recipe.weights for run in ablation.rl}
+    weights = {run.recipe.name: run.recipe.reward_weights for run in ablation.rl}
     assert weights == {
         "la_dapo": (0.9, 0.1, 0.2, 0.1), "grpo": (0.9, 0.1, 0.0, 0.0), "dapo": (0.9, 0.1, 0.0, 0.0),
         "dapo_ctr": (0.9, 0.1, 0.2, 0.0), "dapo_div": (0.9, 0.1, 0.0, 0.1),
     }  # fmt: skip
-    assert {(run.start, run.data, run.recipe.anchor) for run in ablation.rl} == {("future_l1", "twiff", 1.0)}
+    assert {(run.start, run.data, run.recipe.latent_anchor_coef) for run in ablation.rl} == {
+        ("future_l1", "twiff", 1.0)
+    }
     assert ablation.sft == load_profile("demo", tmp_path).sft
 
 

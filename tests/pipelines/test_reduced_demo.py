@@ -243,17 +243,17 @@ def test_a_trial_of_one_step_is_a_checkpoint_beside_the_recipes_own(
     own = store.current("checkpoints/sft", "text_only")
     job = build_definitions(reduced_demo(home)).resolve_job_def("train_sft")
     with driver_instance(home) as instance:
-        for config, succeeds in (({"steps": 1, "seed": 5}, True), ({"steps": 0}, False), ({}, True)):
+        for config, succeeds in (({"max_steps": 1, "seed": 5}, True), ({"max_steps": 0}, False), ({}, True)):
             ran = job.execute_in_process(
                 instance=instance, partition_key="text_only", raise_on_error=False,
                 run_config=LOG_LEVEL | {"ops": {"checkpoints__sft": {"config": config}}},
             )  # fmt: skip
             assert ran.success is succeeds
-            if config.get("steps"):
+            if config.get("max_steps"):
                 trial = store.current("checkpoints/sft", "text_only")
     assert trial.version != own.version == store.current("checkpoints/sft", "text_only").version
     told = trial.provenance["config"]
-    assert (told["recipe"]["steps"], told["seed"]) == (1, 5) and read_metrics(trial.path)[-1]["step"] == 1
+    assert (told["recipe"]["max_steps"], told["seed"]) == (1, 5) and read_metrics(trial.path)[-1]["step"] == 1
 
 
 def test_running_it_again_makes_nothing_new(home: Path) -> None:

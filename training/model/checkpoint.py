@@ -39,11 +39,16 @@ class FutureL1:
         return Spans(self.latent_config.cap, self.latent_config.span_end) if self.latent_config else Spans(0, "model")
 
     def encoder(
-        self, latent_config: LatentConfig, resize: Literal["exact", "release"] = "exact", supervise_length: bool = False
+        self,
+        latent_config: LatentConfig,
+        resize: Literal["exact", "release"] = "exact",
+        supervise_span_length: bool = False,
     ) -> Encoder:
         """The encoder of dialogues under a latent configuration."""
         limits = FrameLimits(latent_config.image_tokens, max(1, latent_config.max_latents), resize)
-        return Encoder(self.processor, limits, latent_config.system_prompt, latent_config.span_end, supervise_length)
+        return Encoder(
+            self.processor, limits, latent_config.system_prompt, latent_config.span_end, supervise_span_length
+        )
 
     def vision(self, cache_bytes: int = 0, apart: bool = False) -> FrozenVision:
         """The frozen tower and merger, with a feature cache of at most `cache_bytes`; `apart` as in FrozenVision."""

@@ -63,8 +63,8 @@ class Encoder:
     """Renders dialogues for one checkpoint's processor.
 
     `span_end` says what ends a span: "model" (the end token is learned, as in the paper) or "fixed" (always after the
-    full budget, so the end token is forced and carries no label).  With `supervise_length` every decision inside a span
-    is labelled, to go on as well as to stop; in the paper only stopping is.
+    full budget, so the end token is forced and carries no label).  With `supervise_span_length` every decision inside a
+    span is labelled, to go on as well as to stop; in the paper only stopping is.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class Encoder:
         limits: FrameLimits,
         system: str | None,
         span_end: Literal["model", "fixed"] = "model",
-        supervise_length: bool = False,
+        supervise_span_length: bool = False,
     ) -> None:
         self.tokenizer, self.limits, self.system, self.span_end = processor.tokenizer, limits, system, span_end
-        self.supervise_length = supervise_length
+        self.supervise_span_length = supervise_span_length
         self.tokens = lookup(self.tokenizer)
         self.patch = Patcher(processor.image_processor)
         self.patch_video = VideoPatcher(processor.video_processor)
@@ -115,7 +115,7 @@ class Encoder:
         """Tokens of the assistant's turn that are no decision of the model's."""
         if self.span_end == "fixed":
             return {self.tokens.latent, self.tokens.latent_end}
-        return set() if self.supervise_length else {self.tokens.latent}
+        return set() if self.supervise_span_length else {self.tokens.latent}
 
     def _frame(self, slot: Slot, frame: np.ndarray) -> Patches:
         if slot.kind == "future":

@@ -11,11 +11,20 @@ from training.data.keyframes import key_frame_number
 from training.data.video import UnreadableVideo, read_frames
 from training.model.encoding import Encoded, Encoder
 from training.storage.files import AppendLog
+from training.storage.parquet import read_parquet
 
 SKIPPED = "skipped.jsonl"
 """What a program could not use, in its working folder: {"row_id", "reason"} a line; processes may repeat a row."""
 
 Row = Mapping[str, Any]  # TrajectoryTable with path, frame_count and reader; `frames` if they are no key frames
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a training set.  Raises ValueError when there are none."""
+    rows = read_parquet(path).to_dicts()
+    if not rows:
+        raise ValueError(f"{path} holds no rows: curate first")
+    return rows
 
 
 class RowReader:

@@ -2,7 +2,7 @@
 dialogue with its latents given."""
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +13,25 @@ from training.model.checkpoint import FutureL1, load
 from training.model.decode import Sampling, decode
 from training.model.encoding import Encoded, collate
 from training.model.rows import SKIPPED, Row, RowReader, Rows
-from training.model.saving import placement
 from training.model.splice import inputs_of, spliced_forward
 from training.model.vision import FrozenVision
-from training.runtime.programs import CHECKPOINT, Reporter, TrainingConfig, is_first
+from training.runtime.programs import CHECKPOINT, Reporter, is_first
 from training.storage.files import AppendLog
-from training.storage.parquet import read_parquet
 
-LONGEST = 256
-"""Tokens of an answer to a question that comes without a dialogue of its own."""
-
-
-Train = Callable[[Any, Reporter, list[dict[str, Any]], torch.device, torch.dtype], dict[str, Any]]
-"""Leaves `out`/checkpoint; the model must be let go when it returns."""
+MAX_NEW_TOKENS = 256
+"""The length of an answer to a question without a dialogue of its own."""
 
 
-def train_and_verify(config: TrainingConfig, reporter: Reporter, train: Train) -> dict[str, Any]:
-    """What `train` returns, and in the first process what `verified` finds in the checkpoint that it left.
-
-    Raises ValueError when there are no rows.
-    """
-    rows = read_parquet(config.data).to_dicts()
-    if not rows:
-        raise ValueError(f"{config.data} holds no rows: curate first")
-    device, dtype = placement(config.device)
-    done = train(config, reporter, rows, device, dtype)
-    if not is_first():
-        return done
-    reporter.log("opening the saved checkpoint")
-    return {**done, **verified(config.out, rows, device, dtype)}
-
-
-def verified(out: Path, rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def verify(
+    out: Path, rows: Sequence[Row], device: torch.device, dtype: torch.dtype, reporter: Reporter
+) -> dict[str, Any]:
     """Facts about the checkpoint in a program's folder, on the first row that can be read, and how many rows could not.
 
-    One model is in memory at a time; the trainer's must have been let go.
+    In the first process only; nothing in the others.  One model is in memory at a time: the trainer's must be freed.
     """
+    if not is_first():
+        return {}
+    reporter.log("opening the saved checkpoint")
     _freed(device)
     skipped = out / SKIPPED
     facts = _opened(out / CHECKPOINT, dtype)
@@ -59,7 +42,7 @@ def verified(out: Path, rows: Sequence[Row], device: torch.device, dtype: torch.
     usable = Rows(with_future or rows, RowReader(bundle.encoder(bundle.latent_config), keep=False), skipped)
     dialogue = usable.dialogue(0, spans=True) if with_future else None
     row, prompt = usable.prompt(0)  # of the same row: what cannot be read as a dialogue is passed over here too
-    tokens = 2 * (len(dialogue.ids) - len(prompt.ids)) if dialogue else LONGEST
+    tokens = 2 * (len(dialogue.ids) - len(prompt.ids)) if dialogue else MAX_NEW_TOKENS
     vision = bundle.vision()
     facts |= {"row_id": row["row_id"]}
     facts |= _decoded(bundle, vision, prompt, tokens) | _teacher_forced(bundle, vision, dialogue or prompt)

@@ -11,19 +11,18 @@ from trl import GRPOConfig
 
 from training.grading.judge import Judge, JudgeSettings
 from training.model.checkpoint import load
-from training.model.rows import SKIPPED, RowReader, Rows
-from training.model.saving import learn_in_fp32, leave_checkpoint
-from training.model.verify import train_and_verify
+from training.model.placement import learn_in_fp32, placement
+from training.model.rows import SKIPPED, RowReader, Rows, read_rows
+from training.model.verify import verify
 from training.model.vision import FrozenVision
-from training.optimiser import optimiser_arguments
 from training.recipes import RlRecipe
 from training.rl.grading import RolloutGrader
-from training.rl.reward_functions import reward_functions
 from training.rl.surplus import file_of
 from training.rl.trainer import LatentGRPOTrainer
-from training.runtime.callbacks import Reporting, checkpoint_on_interrupt, last_checkpoint
-from training.runtime.programs import CHECKPOINT, Reporter, TrainingConfig, run_program
+from training.runtime.callbacks import Reporting
+from training.runtime.programs import Reporter, TrainingConfig, run_program
 from training.runtime.provenance import provenance_of
+from training.trainer import check_trackers, micro_batches, save_checkpoint, train, trainer_arguments
 
 
 class RlConfig(TrainingConfig):
@@ -36,19 +35,22 @@ class RlConfig(TrainingConfig):
 
 def main(config: RlConfig, reporter: Reporter) -> dict[str, Any]:
     """Trains, resuming from what `out` holds, and leaves `out/checkpoint`, verified by the first process."""
-    return train_and_verify(config, reporter, _train)
+    check_trackers(config.report_to)
+    rows = read_rows(config.data)
+    device, dtype = placement(config.device)
+    result = _train(config, reporter, rows, device, dtype)  # frees the trainer's model
+    return result | verify(config.out, rows, device, dtype, reporter)
 
 
 def _train(
     config: RlConfig, reporter: Reporter, rows: list[dict[str, Any]], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Leaves `out/checkpoint`.  The model is let go when this returns."""
-    recipe, cuda = config.recipe, device.type == "cuda"
+    recipe = config.recipe
     recipe_json = recipe.model_dump(mode="json")
-    made_from = provenance_of("training.rl", config.data, len(rows), config.sft, recipe_json, config.seed)
-    if len(rows) < recipe.prompts:
-        raise ValueError(f"{config.data} holds {len(rows)} rows and a rollout batch asks {recipe.prompts} of them: "
-                         "curate more, or lower the recipe's `prompts`")  # fmt: skip
+    provenance = provenance_of("training.rl", config.data, len(rows), config.sft, recipe_json, config.seed)
+    if len(rows) < recipe.prompts_per_batch:
+        raise ValueError(f"{config.data} holds {len(rows)} rows and a rollout batch needs {recipe.prompts_per_batch}: "
+                         "curate more, or lower the recipe's prompts_per_batch")  # fmt: skip
     bundle = load(config.sft, device, dtype)
     if bundle.latent_config is None:
         raise ValueError(f"{config.sft} has no latent configuration: RL starts from an SFT checkpoint")
@@ -56,54 +58,40 @@ def _train(
     reference = copy.deepcopy(bundle.model).requires_grad_(False).eval()
     learn_in_fp32(bundle.model)
     devices = int(os.environ.get("WORLD_SIZE", "1"))
-    steps = recipe.steps or len(rows) // recipe.prompts * recipe.minibatches
-    passes = recipe.minibatches * recipe.accumulation
+    steps = recipe.max_steps or len(rows) // recipe.prompts_per_batch * recipe.updates_per_batch
+    micro_batch, accumulation = micro_batches(recipe.global_batch_size, recipe, devices)
     judge = Judge(config.judge, on_outage="raise") if config.judge else None
-    grader = RolloutGrader(recipe, judge, reporter.log)
     trainer = LatentGRPOTrainer(
         model=bundle.model,
-        reward_funcs=reward_functions(recipe, bundle.tokens, grader),
         args=GRPOConfig(
-            output_dir=str(config.out / "steps"),
-            max_steps=steps,
-            num_generations=recipe.group,
-            per_device_train_batch_size=recipe.prompts * recipe.group // (devices * passes),
-            gradient_accumulation_steps=recipe.accumulation,
-            steps_per_generation=passes,
-            reward_weights=list(recipe.weights),
+            **trainer_arguments(config, recipe, steps, device, dtype),
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=accumulation,
+            steps_per_generation=recipe.updates_per_batch * accumulation,
+            save_steps=-(-recipe.save_steps // recipe.updates_per_batch) * recipe.updates_per_batch,  # between batches
+            num_generations=recipe.num_generations,
             beta=0.0,
             max_completion_length=recipe.max_new_tokens,
             temperature=recipe.temperature,
             top_p=recipe.top_p,
-            activation_checkpointing=cuda,
             ddp_timeout=24 * 3600,  # seconds: all wait while one waits for the judge
-            ddp_find_unused_parameters=False,  # each batch uses every weight that learns, latents or not
-            seed=config.seed,
-            bf16=dtype == torch.bfloat16,
-            use_cpu=not cuda,
-            save_steps=-(-recipe.save_every // recipe.minibatches) * recipe.minibatches,  # between rollout batches
-            **optimiser_arguments(recipe.optimiser, steps),
         ),
         train_dataset=Dataset.from_list([{"prompt": row["question"], "row": i} for i, row in enumerate(rows)]),
         processing_class=bundle.processor.tokenizer,
         callbacks=[Reporting(reporter, "RL")],
         recipe=recipe,
         bundle=bundle,
-        grader=grader,
+        grader=RolloutGrader(recipe.parser, judge, reporter.log),
         reference=reference,
         rows=Rows(
             rows, RowReader(bundle.encoder(bundle.latent_config), keep=recipe.cache_gib > 0), config.out / SKIPPED
         ),
         vision=FrozenVision(reference, int(recipe.cache_gib * 2**30)),  # its tower is whole in every process
     )
-    resume = last_checkpoint(config.out / "steps", needs=[file_of(i) for i in range(devices)])
-    with checkpoint_on_interrupt(trainer, every=recipe.minibatches):
-        trainer.train(resume_from_checkpoint=resume)
-    provenance = {**made_from, "steps": steps}
-    leave_checkpoint(trainer.accelerator, bundle, bundle.latent_config, config.out / CHECKPOINT, dtype, provenance)
-    trainer.accelerator.free_memory()
-    trainer.accelerator.end_training()
-    return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resume and Path(resume).name}
+    needs = [file_of(process) for process in range(devices)]
+    resumed_from = train(trainer, every=recipe.updates_per_batch, needs=needs)
+    save_checkpoint(trainer, bundle, bundle.latent_config, config.out, dtype, {**provenance, "steps": steps})
+    return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resumed_from}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from training.recipes import RlRecipe
-from training.rl.grading import REPETITIVE_PAYS
+from training.rl.grading import REPETITION_PENALTY
 from training.rl.rewards import Spans, latent_rewards
 
 
@@ -27,14 +27,14 @@ def _group(group: Any, number: int, recipe: RlRecipe) -> dict[str, Any]:
     if len(widths) > 1:
         raise ValueError(f"group {number}: latents of one model have one size; found {sorted(widths)}")
     correct = [bool(accuracy) and not repetitive for accuracy, repetitive, _ in rollouts]
-    rewards = latent_rewards([spans for *_, spans in rollouts], correct, recipe.temperature_ctr, recipe.centred)
-    for_accuracy, _, for_ctr, for_div = recipe.weights
-    told = []
+    rewards = latent_rewards([spans for *_, spans in rollouts], correct, recipe.tau_ctr, recipe.centred)
+    for_accuracy, _, for_ctr, for_div = recipe.reward_weights
+    entries = []
     for i, (accuracy, repetitive, spans) in enumerate(rollouts):
-        paid = REPETITIVE_PAYS if repetitive else float(accuracy)
+        paid = REPETITION_PENALTY if repetitive else float(accuracy)
         ctr, div = rewards.paid_ctr[i], rewards.paid_div[i]
         others = [right for j, right in enumerate(correct) if j != i and any(len(span) for span in rollouts[j][2])]
-        told.append(
+        entries.append(
             {
                 "accuracy": paid,
                 "r_ctr": rewards.r_ctr[i],
@@ -45,7 +45,7 @@ def _group(group: Any, number: int, recipe: RlRecipe) -> dict[str, Any]:
                 "flags": _flags(repetitive, spans, others),
             }
         )
-    return {"rollouts": told}
+    return {"rollouts": entries}
 
 
 def _rollout(rollout: Any, where: str) -> tuple[int, bool, Spans]:

@@ -7,19 +7,19 @@ import torch
 
 @dataclass(frozen=True)
 class Clip:
-    """The trust region: 1 - low .. 1 + high, and the bound on the loss of bad answers (dual clip)."""
+    """The trust region 1 - epsilon .. 1 + epsilon_high, and delta, which bounds the loss of bad answers (dual clip)."""
 
-    low: float
-    high: float
-    dual: float
+    epsilon: float
+    epsilon_high: float
+    delta: float
 
 
 def policy_loss(log_ratio: torch.Tensor, advantages: torch.Tensor, clip: Clip) -> torch.Tensor:
     """Per-action loss, same shape as log_ratio; `advantages` broadcasts to it."""
     ratio = log_ratio.clamp(-20, 20).exp()
-    clipped = ratio.clamp(1 - clip.low, 1 + clip.high)
+    clipped = ratio.clamp(1 - clip.epsilon, 1 + clip.epsilon_high)
     loss = -torch.minimum(ratio * advantages, clipped * advantages)
-    return torch.where(advantages < 0, torch.minimum(loss, -advantages * clip.dual), loss)
+    return torch.where(advantages < 0, torch.minimum(loss, -advantages * clip.delta), loss)
 
 
 def k3(log_probs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
-"""What a rollout batch looked like, as figures: rewards, length, spans, latents; and where a step's seconds went."""
+"""Metrics of a rollout batch: rewards, length, spans, latents; and the seconds that the parts of a step take."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,47 +10,49 @@ import torch.nn.functional as F
 
 from training.model.decode import now
 from training.model.tokens import Tokens
+from training.rl.rewards import REWARDS
 from training.rl.rollouts import Rollout
 
-NOTHING = float("nan")
 
-
-def rollout_figures(
-    rollouts: Sequence[Rollout], rewards: torch.Tensor, names: Sequence[str], group: int, tokens: Tokens
+def rollout_metrics(
+    rollouts: Sequence[Rollout], rewards: torch.Tensor, weights: torch.Tensor, group: int, tokens: Tokens
 ) -> dict[str, float]:
-    """Means over the rollouts; NaN where there is nothing to average.  rewards [n, functions], accuracy first.
+    """Means over the rollouts of a batch; NaN where there is nothing to average.  rewards [n, 4] as of rollout_rewards.
 
-    `spread` is the mean standard deviation within the groups: times its weight, what a reward has to say in advantages.
-    `adjacent_cosine` is that of each latent with the one before it in its span: 1 where spans say one thing over and
-    over.  An unjudged answer is neither right nor wrong.
+    Names are TRL's where TRL logs the same; a reward's `std` is the mean standard deviation within the groups.
+    `adjacent_cosine` is the cosine of each latent and the one before it in its span: 1 where a span repeats itself.  An
+    unjudged answer is neither correct nor incorrect.
     """
-    accuracy = rewards[:, 0]
-    figures = {"unjudged": _mean(accuracy.isnan())}
-    for name, column in zip(names, rewards.T, strict=True):
-        figures[f"rewards/{name}"] = _mean(column)
-        figures[f"rewards/{name}/spread"] = _mean(column.view(-1, group).std(1))
-        if name != names[0]:
-            figures[f"rewards/{name}/right"] = _mean(column[accuracy == 1])
-            figures[f"rewards/{name}/wrong"] = _mean(column[accuracy < 1])
+    accuracy, total = rewards[:, 0], (rewards * weights).sum(1)
+    correct, incorrect = accuracy == 1, accuracy < 1
+    metrics = {
+        "unjudged": _mean(accuracy.isnan()),
+        "reward": _mean(total),
+        "frac_reward_zero_std": _mean(torch.isclose(total.view(-1, group).std(1), total.new_zeros(1))),
+    }
+    for name, column in zip(REWARDS, rewards.T, strict=True):
+        metrics[f"rewards/{name}/mean"] = _mean(column)
+        metrics[f"rewards/{name}/std"] = _mean(column.view(-1, group).std(1))
+        if name != "accuracy":
+            metrics[f"rewards/{name}/correct"] = _mean(column[correct])
+            metrics[f"rewards/{name}/incorrect"] = _mean(column[incorrect])
     spans = [r.spans(tokens) for r in rollouts]
-    latents = [span.float() for own in spans for span in own]
-    figures["completions/length"] = _mean(torch.tensor([len(r.ids) for r in rollouts]))
-    figures["completions/finished"] = _mean(torch.tensor([r.finished for r in rollouts]))
     counts = torch.tensor([len(own) for own in spans])
-    figures["spans"] = _mean(counts)
-    figures["spans/right"] = _mean(counts[(accuracy == 1).cpu()])
-    figures["spans/wrong"] = _mean(counts[(accuracy < 1).cpu()])
-    if latents:
-        figures["latent_norm"] = _mean(torch.cat(latents).norm(dim=-1))
-        alike = [F.cosine_similarity(span[:-1], span[1:], dim=-1) for span in latents]
-        figures["adjacent_cosine"] = _mean(torch.cat(alike))
-    else:
-        figures["latent_norm"] = figures["adjacent_cosine"] = NOTHING
-    return figures
+    metrics["completions/mean_length"] = _mean(torch.tensor([len(r.ids) for r in rollouts]))
+    metrics["completions/clipped_ratio"] = _mean(torch.tensor([not r.finished for r in rollouts]))
+    metrics["spans"] = _mean(counts)
+    metrics["spans/correct"] = _mean(counts[correct.cpu()])
+    metrics["spans/incorrect"] = _mean(counts[incorrect.cpu()])
+    latents = [span.float() for own in spans for span in own]
+    nothing = torch.zeros(0)
+    metrics["latent_norm"] = _mean(torch.cat(latents).norm(dim=-1) if latents else nothing)
+    cosines = [F.cosine_similarity(span[:-1], span[1:], dim=-1) for span in latents]
+    metrics["adjacent_cosine"] = _mean(torch.cat(cosines) if cosines else nothing)
+    return metrics
 
 
 class Stopwatch:
-    """Seconds that parts of a step take; what the device still has to do is waited for at both ends of a part."""
+    """Seconds that the parts of a step take; the device is synchronised at both ends of a part."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -58,11 +61,11 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        begun = now(self._device)
+        start = now(self._device)
         yield
-        self._parts[name] += now(self._device) - begun
+        self._parts[name] += now(self._device) - start
 
-    def told(self, steps: int) -> dict[str, float]:
+    def seconds(self, steps: int) -> dict[str, float]:
         """Seconds a step of each part, of all, and of the `update`, which is the rest; begins anew."""
         total = now(self._device) - self._since
         parts = {**self._parts, "update": total - sum(self._parts.values()), "step": total}
@@ -72,5 +75,5 @@ class Stopwatch:
 
 
 def _mean(values: torch.Tensor) -> float:
-    known = values[~values.isnan()] if values.is_floating_point() else values
-    return float(known.float().mean()) if len(known) else NOTHING
+    defined = values[~values.isnan()] if values.is_floating_point() else values
+    return float(defined.float().mean()) if len(defined) else math.nan

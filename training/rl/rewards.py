@@ -1,4 +1,4 @@
-"""Rewards as pure functions of a group of rollouts (paper Eq. 4-7).
+"""Rewards as pure functions of rollouts (paper Eq. 4-7), and the advantages within their groups.
 
 A rollout's latents are its spans: a list of tensors [K, D].  A group is the G answers to one prompt.
 """
@@ -11,9 +11,31 @@ from itertools import pairwise
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from training.grading.grammar import well_formed
+from training.model.tokens import Tokens
+from training.recipes import RlRecipe
+from training.rl.rollouts import Rollout
+
 Spans = Sequence[torch.Tensor]
-ROUNDING = 1e-2
-"""Of a latent's norm: siblings decoded in bf16 differ by less where they say the same."""
+REWARDS = ("accuracy", "format", "r_ctr", "r_div")
+"""The columns of `rollout_rewards`, in the order of a recipe's reward_weights."""
+MAX_ROUNDING = 1e-2
+"""The share of a latent's norm below which a difference is rounding: in bf16, siblings that agree differ by less."""
+
+
+def rollout_rewards(
+    rollouts: Sequence[Rollout], accuracy: Sequence[float | None], recipe: RlRecipe, tokens: Tokens
+) -> torch.Tensor:
+    """The rewards [n, 4] of whole groups of rollouts, in the order of REWARDS; NaN for an unjudged accuracy (None)."""
+    rows: list[tuple[float, float, float, float]] = []
+    for begin in range(0, len(rollouts), recipe.num_generations):
+        group = slice(begin, begin + recipe.num_generations)
+        correct = [None if value is None else value == 1.0 for value in accuracy[group]]
+        latent = latent_rewards([r.spans(tokens) for r in rollouts[group]], correct, recipe.tau_ctr, recipe.centred)
+        form = [float(r.finished and well_formed(r.runs, recipe.min_spans)) for r in rollouts[group]]
+        graded = [math.nan if value is None else value for value in accuracy[group]]
+        rows += zip(graded, form, latent.paid_ctr, latent.paid_div, strict=True)
+    return torch.tensor(rows)
 
 
 @dataclass(frozen=True)
@@ -81,32 +103,32 @@ def latent_rewards(
         trajectories = _centred(trajectories)
     r_ctr, paid_ctr = contrastive(trajectories, correct, tau)
     r_div = [diversity(spans) for spans in group]
-    known = [value for value in r_div if value is not None]
-    neutral = sum(known) / len(known) if known else 0.0
+    defined = [value for value in r_div if value is not None]
+    neutral = sum(defined) / len(defined) if defined else 0.0
     return LatentRewards(r_ctr, r_div, paid_ctr, [neutral if value is None else value for value in r_div])
 
 
 def _centred(trajectories: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
     """Each latent less the mean of the group's at its step; zero, like nothing, where that is within rounding."""
-    drawn = [z for z in trajectories if z is not None]
-    if not drawn:
+    latents = [z for z in trajectories if z is not None]
+    if not latents:
         return list(trajectories)
-    means = pad_sequence(drawn).sum(1) / pad_sequence([torch.ones_like(z[:, :1]) for z in drawn]).sum(1)
+    means = pad_sequence(latents).sum(1) / pad_sequence([torch.ones_like(z[:, :1]) for z in latents]).sum(1)
 
-    def own(z: torch.Tensor) -> torch.Tensor:
+    def deviation(z: torch.Tensor) -> torch.Tensor:
         mean = means[: len(z)]
-        return (z - mean) * ((z - mean).norm(dim=-1) > ROUNDING * mean.norm(dim=-1)).unsqueeze(-1)
+        return (z - mean) * ((z - mean).norm(dim=-1) > MAX_ROUNDING * mean.norm(dim=-1)).unsqueeze(-1)
 
-    return [None if z is None else own(z) for z in trajectories]
+    return [None if z is None else deviation(z) for z in trajectories]
 
 
 def group_advantages(rewards: torch.Tensor, group: int) -> torch.Tensor:
     """Group-normalised advantages [n] of rewards [n]; NaN marks unjudged ones, which get 0 and leave their group."""
     grouped = rewards.view(-1, group)
-    known = ~grouped.isnan()
-    count = known.sum(1, keepdim=True)
+    judged = ~grouped.isnan()
+    count = judged.sum(1, keepdim=True)
     mean = grouped.nansum(1, keepdim=True) / count.clamp(min=1)
-    deviation = torch.where(known, grouped - mean, 0.0)
+    deviation = torch.where(judged, grouped - mean, 0.0)
     std = (deviation.pow(2).sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
     return torch.where(count >= 2, deviation / (std + 1e-4), 0.0).reshape(-1)
 

@@ -1,6 +1,6 @@
-"""Groups that dynamic sampling drew beyond what a batch needed: the next batch begins with them.
+"""Mixed groups beyond what a batch needs: the next batch begins with them.
 
-They are saved with every checkpoint, so that a resumed run goes on with what it had; the files hold numbers and names.
+They are saved with every checkpoint, so that a resumed run has them again; the files hold numbers and names.
 """
 
 import json
@@ -18,18 +18,18 @@ from training.model.checkpoint import FutureL1
 from training.model.decode import Completion
 from training.model.rows import Rows
 from training.rl.rollouts import Rollout, rollout_of
-from training.storage.files import whole
+from training.storage.files import atomic_write
 
 Group = tuple[list[Rollout], torch.Tensor]
-"""The answers to one prompt, and their rewards [G, functions]."""
+"""The answers to one prompt, and their rewards [G, 4]."""
 
 
 def file_of(process: int) -> str:
-    """Where in a checkpoint one process keeps its groups."""
-    return f"carried_{process}.safetensors"
+    """The file of a checkpoint with the groups of one process."""
+    return f"surplus_groups_{process}.safetensors"
 
 
-class Carried(TrainerCallback):
+class SurplusGroups(TrainerCallback):
     """This process's surplus, kept through checkpoints."""
 
     def __init__(self, bundle: FutureL1, rows: Rows, process: int) -> None:
@@ -41,7 +41,7 @@ class Carried(TrainerCallback):
         write(self._path(args, state), self.groups)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """What the checkpoint that is resumed from had."""
+        """Reads the groups of the checkpoint that the run resumes from."""
         if (path := self._path(args, state)).exists():
             self.groups = read(path, self._bundle, self._rows)
 
@@ -64,7 +64,7 @@ def write(path: Path, groups: list[Group]) -> None:
     for g, (rollouts, _) in enumerate(groups):
         for i, rollout in enumerate(rollouts):
             tensors |= {f"{g}/{i}/{name}": of(rollout).cpu().contiguous() for name, of in TENSORS.items()}
-    told = [
+    records = [
         {
             "row_id": rollouts[0].row["row_id"],
             "seeds": [r.seed for r in rollouts],
@@ -72,8 +72,8 @@ def write(path: Path, groups: list[Group]) -> None:
         }
         for rollouts, _ in groups
     ]
-    with whole(path) as fresh:
-        save_file(tensors, fresh, {"groups": json.dumps(told)})
+    with atomic_write(path) as file:
+        save_file(tensors, file, {"groups": json.dumps(records)})
 
 
 def read(path: Path, bundle: FutureL1, rows: Rows) -> list[Group]:

@@ -1,7 +1,7 @@
 """GRPOTrainer whose rollouts imagine.
 
 TRL keeps what it does well: sampling prompts in groups, buffering a generation batch over several optimiser steps,
-rewards across processes, accelerate, checkpoints.  Two seams are ours: `_generate_and_score_completions` (batched
+accelerate, checkpoints.  Two seams are ours: `_generate_and_score_completions` (batched
 latent decoding, dynamic sampling) and `_compute_loss` (replay with the sampled latents).  TRL's own versions know
 neither latents nor videos; tests/training/rl holds both signatures to what trl 1.16 calls.
 """
@@ -17,25 +17,25 @@ from trl import GRPOTrainer
 
 from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, decode
+from training.model.placement import whole_weights
 from training.model.randomness import derived_seed
 from training.model.rows import Rows
-from training.model.saving import whole_weights
 from training.model.splice import inputs_of, spliced_forward
 from training.model.vision import FrozenVision
 from training.recipes import RlRecipe
 from training.rl.grading import RolloutGrader
 from training.rl.losses import Clip, gaussian_log_ratio, k3, policy_loss
-from training.rl.metrics import Stopwatch, rollout_figures
-from training.rl.rewards import group_advantages, mixed_groups
+from training.rl.metrics import Stopwatch, rollout_metrics
+from training.rl.rewards import group_advantages, mixed_groups, rollout_rewards
 from training.rl.rollouts import Replay, Rollout, token_log_probs, unpack
-from training.rl.surplus import Carried, Group
+from training.rl.surplus import Group, SurplusGroups
 
-LEAST_SHARE = 0.25
-"""Of fresh prompts' groups are taken to be mixed, however few were so far."""
+MIN_MIXED_SHARE = 0.25
+"""The least share of fresh prompts' groups that is expected to be mixed, however few were so far."""
 
 
 class LatentGRPOTrainer(GRPOTrainer):
-    """Trains on a dataset of {"prompt", "row"}; reward functions get the `rollout` of each answer."""
+    """Trains on a dataset of {"prompt", "row"}."""
 
     def __init__(
         self,
@@ -48,39 +48,39 @@ class LatentGRPOTrainer(GRPOTrainer):
         grader: RolloutGrader,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, reward_funcs=[rollout_rewards], **kwargs)  # TRL wants one, and never calls it here
         local = self.args.per_device_train_batch_size * self.args.steps_per_generation
         if local % self.num_generations:
             raise ValueError(f"{local} answers a device do not hold whole groups of {self.num_generations}")
         self.recipe, self.bundle, self.reference = recipe, bundle, reference
         self.rows, self.vision, self.grader = rows, vision, grader
-        self.carried = Carried(bundle, rows, self.accelerator.process_index)
-        self.add_callback(self.carried)
+        self.surplus = SurplusGroups(bundle, rows, self.accelerator.process_index)
+        self.add_callback(self.surplus)
         self._rollouts: list[Rollout] = []
-        self._stopwatch, self._logged = Stopwatch(self.accelerator.device), 0
+        self._stopwatch, self._last_logged_step = Stopwatch(self.accelerator.device), 0
 
     # ---- rollouts
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Groups with both right and wrong answers, as many as `inputs` asks for where the rounds suffice.
+        """Groups with both correct and incorrect answers, as many as `inputs` has where the rounds suffice.
 
         Places that stay empty are filled with unmixed groups, which count for nothing, and are reported.
         """
         recipe, group = self.recipe, self.num_generations
         prompts = [int(one["row"]) for one in inputs[::group]]
-        mixed, others = self._draw_groups(prompts)
-        self._note({"groups/filled_up": max(0, len(prompts) - len(mixed)) / len(prompts)})
+        mixed, others = self._sample_groups(prompts)
+        self._track({"groups/unmixed_ratio": max(0, len(prompts) - len(mixed)) / len(prompts)})
         chosen = (mixed + others)[: len(prompts)]
-        if recipe.dynamic_rounds > 1:
-            self.carried.groups = mixed[len(prompts) :]
+        if recipe.max_resample_rounds > 1:
+            self.surplus.groups = mixed[len(prompts) :]
         self._rollouts = [rollout for rollouts, _ in chosen for rollout in rollouts]
         rewards = torch.cat([r for _, r in chosen])
-        weights = torch.tensor(recipe.weights, device=rewards.device)
+        weights = torch.tensor(recipe.reward_weights, device=rewards.device)
         advantages = group_advantages((rewards * weights).sum(1), group)
-        if recipe.dynamic_rounds > 1:
+        if recipe.max_resample_rounds > 1:
             advantages[len(mixed) * group :] = 0.0  # normalisation would blow up an unmixed group's tiny differences
-        self._note(rollout_figures(self._rollouts, rewards, self.reward_func_names, group, self.bundle.tokens))
-        if recipe.overlong == "mask":
+        self._track(rollout_metrics(self._rollouts, rewards, weights, group, self.bundle.tokens))
+        if recipe.mask_truncated_completions:
             finished = torch.tensor([r.finished for r in self._rollouts], device=advantages.device)
             advantages = advantages * finished
             self._rollouts = [replace(r, sampled=r.sampled & r.finished) for r in self._rollouts]
@@ -93,95 +93,88 @@ class LatentGRPOTrainer(GRPOTrainer):
             "num_latents_in_batch": latents,
         }
 
-    def _draw_groups(self, prompts: list[int]) -> tuple[list[Group], list[Group]]:
-        """Groups of mixed verdicts, and the others (dynamic sampling): what the last batch had too many of, then rounds
-        of fresh prompts until there are enough.
+    def _sample_groups(self, prompts: list[int]) -> tuple[list[Group], list[Group]]:
+        """Groups of mixed verdicts, and the others (dynamic sampling): the surplus of the last batch, then rounds of
+        fresh prompts until there are enough.
 
-        All processes go the same rounds with as many prompts.  One round means no dynamic sampling.
+        All processes go through the same rounds with as many prompts.  One round means no dynamic sampling.
         """
-        recipe, group, wanted = self.recipe, self.num_generations, len(prompts)
-        kept, self.carried.groups = self.carried.groups, []
-        spare: list[Group] = []
-        seen = found = 0
-        for turn in range(recipe.dynamic_rounds):
-            share = max(found / seen, LEAST_SHARE) if turn else 1.0
-            asked = self._most(min(wanted, math.ceil((wanted - len(kept)) / share)))
-            if asked <= 0:
+        recipe, group, size = self.recipe, self.num_generations, len(prompts)
+        kept, self.surplus.groups = self.surplus.groups, []
+        unmixed: list[Group] = []
+        n_sampled = n_mixed = 0
+        for turn in range(recipe.max_resample_rounds):
+            share = max(n_mixed / n_sampled, MIN_MIXED_SHARE) if turn else 1.0
+            count = self._all_reduce_max(min(size, math.ceil((size - len(kept)) / share)))
+            if count <= 0:
                 break
             with self._stopwatch.part("rollout"):
-                rollouts = self._roll_out(prompts[:asked], turn)
+                rollouts = self._roll_out(prompts[:count], turn)
             with self._stopwatch.part("rewards"):
-                rewards = self._rewards(rollouts)
-            mixed = mixed_groups(rewards[:, 0].clamp(min=0), group, recipe.keep_between).tolist()
+                accuracy = self.grader.accuracy(rollouts)
+                rewards = rollout_rewards(rollouts, accuracy, recipe, self.bundle.tokens).to(self.accelerator.device)
+            mixed = mixed_groups(rewards[:, 0].clamp(min=0), group, recipe.dynamic_sampling_range).tolist()
             for i, is_mixed in enumerate(mixed):
                 at = slice(i * group, (i + 1) * group)
-                (kept if is_mixed else spare).append((rollouts[at], rewards[at]))
-            seen, found = seen + len(mixed), found + sum(mixed)
-            if turn == 0:  # before anything was chosen: what the policy is worth
-                self._note({"accuracy/drawn": rewards[:, 0].nanmean().item()})
-            prompts = self._more_prompts(wanted, turn)
-        if seen:
-            self._note({"groups/mixed_share": found / seen})
-        return kept, spare
+                (kept if is_mixed else unmixed).append((rollouts[at], rewards[at]))
+            n_sampled, n_mixed = n_sampled + len(mixed), n_mixed + sum(mixed)
+            if turn == 0:  # before anything is chosen: the accuracy of the policy
+                self._track({"accuracy/all_samples": rewards[:, 0].nanmean().item()})
+            prompts = self._more_prompts(size, turn)
+        if n_sampled:
+            self._track({"groups/mixed_ratio": n_mixed / n_sampled})
+        return kept, unmixed
 
-    def _roll_out(self, asked: Sequence[int], turn: int) -> list[Rollout]:
+    def _roll_out(self, prompts: Sequence[int], turn: int) -> list[Rollout]:
         recipe, model = self.recipe, self.accelerator.unwrap_model(self.model)
-        rows, prompts = zip(*(self.rows.prompt(i) for i in asked), strict=True)
-        seeds = self._seeds(len(asked), turn)
+        rows, encoded = zip(*(self.rows.prompt(i) for i in prompts), strict=True)
+        seeds = self._seeds(len(prompts), turn)
         sampling = Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p, recipe.latent_std)
         was_training = model.training
         model.eval()
-        tokens, size = self.bundle.tokens, recipe.decode_prompts or len(asked)
+        tokens, size = self.bundle.tokens, recipe.prompts_per_decode or len(prompts)
         rollouts: list[Rollout] = []
         with self.accelerator.autocast(), whole_weights(model):  # what the replay computes with
-            for begin in range(0, len(asked), size):
+            for begin in range(0, len(prompts), size):
                 part = slice(begin, begin + size)
-                decoded = decode(model, self.vision, tokens, prompts[part], sampling, self.bundle.spans, seeds[part])
-                answers = unpack(rows[part], prompts[part], seeds[part], decoded, tokens, self.processing_class)
-                self.grader.begin(answers)  # beside the next part's decoding
+                decoded = decode(model, self.vision, tokens, encoded[part], sampling, self.bundle.spans, seeds[part])
+                answers = unpack(rows[part], encoded[part], seeds[part], decoded, tokens, self.processing_class)
+                self.grader.start(answers)  # beside the next part's decoding
                 rollouts += answers
         model.train(was_training)
         return rollouts
 
     def _seeds(self, prompts: int, turn: int) -> list[list[int]]:
-        """Seeds of each prompt's answers, by its place among all processes' prompts: a resumed run draws the same."""
+        """Seeds of each prompt's answers, by its place among all processes' prompts: a resumed run has the same."""
         stream = (self.args.seed, self.state.global_step, turn)
         first = self.accelerator.process_index * prompts
         places = range(first, first + prompts)
         return [[derived_seed(*stream, place, sibling) for sibling in range(self.num_generations)] for place in places]
 
-    def _rewards(self, rollouts: Sequence[Rollout]) -> torch.Tensor:
-        """Rewards [n, functions] of this process's rollouts; NaN where a function could not judge."""
-        inputs = [{"rollout": rollout} for rollout in rollouts]
-        prompts, texts = [r.row["question"] for r in rollouts], [r.text for r in rollouts]
-        gathered = self._calculate_rewards(inputs, prompts, texts, [r.ids for r in rollouts])
-        first = self.accelerator.process_index * len(rollouts)
-        return gathered[first : first + len(rollouts)]
-
-    def _more_prompts(self, wanted: int, turn: int) -> list[int]:
-        """This process's part of what all of them draw, no row twice."""
+    def _more_prompts(self, size: int, turn: int) -> list[int]:
+        """This process's part of a fresh sample of the rows, without repetition over all processes."""
         stream = derived_seed("prompts", self.args.seed, self.state.global_step, turn)
         generator = torch.Generator().manual_seed(stream)
-        drawn = torch.randperm(len(self.rows), generator=generator)
-        return drawn[self.accelerator.process_index * wanted :][:wanted].tolist()
+        order = torch.randperm(len(self.rows), generator=generator)
+        return order[self.accelerator.process_index * size :][:size].tolist()
 
-    def _most(self, prompts: int) -> int:
-        """What the process with most to ask for asks for."""
+    def _all_reduce_max(self, prompts: int) -> int:
+        """All-reduce max of the number of prompts to sample."""
         return int(self.accelerator.gather(torch.tensor(prompts, device=self.accelerator.device)).max())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Figures of all processes since the last time, and what a step's parts took.  All processes log at once."""
-        steps, self._logged = self.state.global_step - self._logged, self.state.global_step
+        """Metrics of all processes since the last log, and the seconds of a step's parts; all processes log at once."""
+        steps, self._last_logged_step = self.state.global_step - self._last_logged_step, self.state.global_step
         if steps:
-            self._note(self._stopwatch.told(steps))
+            self._track(self._stopwatch.seconds(steps))
         gathered = gather_object([dict(self._metrics["train"])])
-        for name in {name for figures in gathered for name in figures}:
-            self._metrics["train"][name] = [value for figures in gathered for value in figures.get(name, [])]
+        for name in {name for metrics in gathered for name in metrics}:
+            self._metrics["train"][name] = [value for metrics in gathered for value in metrics.get(name, [])]
         super().log(logs, start_time)
 
-    def _note(self, figures: Mapping[str, float]) -> None:
-        """Figures to be logged, NaN where this process has nothing to tell."""
-        for name, value in figures.items():
+    def _track(self, metrics: Mapping[str, float]) -> None:
+        """Metrics to be logged, NaN where this process has no value."""
+        for name, value in metrics.items():
             self._metrics["train"][name].append(value)
 
     # ---- loss
@@ -193,46 +186,46 @@ class LatentGRPOTrainer(GRPOTrainer):
     def _replay_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The policy loss of one micro-batch on replayed rollouts, with the anchor and the KL where the recipe asks."""
         recipe, tokens = self.recipe, self.bundle.tokens
-        again = Replay.of([self._rollouts[i] for i in inputs["rollout"].tolist()], tokens, self.accelerator.device)
-        drawn, latent, latents = again.ids[again.sampled], again.ids == tokens.latent, again.latents
-        in_span, advantages = again.in_span[again.sampled], inputs["advantages"].unsqueeze(1).expand_as(again.ids)
-        before_drawn, before_latent = again.sampled.roll(-1, 1), latent.roll(-1, 1)
-        forward = inputs_of(again, self.vision, self.accelerator.device)
-        states, logits = spliced_forward(model, forward, latent, latents, before_drawn)
-        log_probs = token_log_probs(logits, drawn, in_span, tokens, recipe.temperature)
-        log_ratio = log_probs - again.log_probs
-        clip = Clip(recipe.clip_low, recipe.clip_high, recipe.dual_clip)
-        terms = policy_loss(log_ratio, advantages[again.sampled], clip)
-        if recipe.anchor > 0 or recipe.kl > 0:
+        replay = Replay.of([self._rollouts[i] for i in inputs["rollout"].tolist()], tokens, self.accelerator.device)
+        sampled, latent, latents = replay.ids[replay.sampled], replay.ids == tokens.latent, replay.latents
+        in_span, advantages = replay.in_span[replay.sampled], inputs["advantages"].unsqueeze(1).expand_as(replay.ids)
+        before_sampled, before_latent = replay.sampled.roll(-1, 1), latent.roll(-1, 1)
+        forward = inputs_of(replay, self.vision, self.accelerator.device)
+        states, logits = spliced_forward(model, forward, latent, latents, before_sampled)
+        log_probs = token_log_probs(logits, sampled, in_span, tokens, recipe.temperature)
+        log_ratio = log_probs - replay.log_probs
+        clip = Clip(recipe.epsilon, recipe.epsilon_high, recipe.delta)
+        terms = policy_loss(log_ratio, advantages[replay.sampled], clip)
+        if recipe.latent_anchor_coef > 0 or recipe.beta > 0:
             with torch.no_grad():
-                reference, logits = spliced_forward(self.reference, forward, latent, latents, before_drawn)
-            known = token_log_probs(logits, drawn, in_span, tokens, recipe.temperature)
-            divergence = k3(log_probs, known)
-            terms = terms + recipe.kl * divergence
-            self._note({"kl": divergence.mean().item()})
+                reference, logits = spliced_forward(self.reference, forward, latent, latents, before_sampled)
+            reference_log_probs = token_log_probs(logits, sampled, in_span, tokens, recipe.temperature)
+            divergence = k3(log_probs, reference_log_probs)
+            terms = terms + recipe.beta * divergence
+            self._track({"kl": divergence.mean().item()})
         actions = self._share(inputs["num_items_in_batch"])
         loss = terms.sum() / actions
         if len(latents) and recipe.latent_std > 0:
-            ratio = gaussian_log_ratio(latents, states[before_latent], again.noise, recipe.latent_std)
-            bounds = Clip(recipe.latent_clip, recipe.latent_clip, recipe.dual_clip)
-            loss = loss + policy_loss(ratio, advantages[latent], bounds).sum() / actions
-            self._watch("latent_ratio", ratio.detach())
-        if len(latents) and recipe.anchor > 0:
+            ratio = gaussian_log_ratio(latents, states[before_latent], replay.noise, recipe.latent_std)
+            latent_clip = Clip(recipe.latent_epsilon, recipe.latent_epsilon, recipe.delta)
+            loss = loss + policy_loss(ratio, advantages[latent], latent_clip).sum() / actions
+            self._track_ratio("latent_ratio", ratio.detach())
+        if len(latents) and recipe.latent_anchor_coef > 0:
             drift = (states[before_latent].float() - reference[before_latent].float()).pow(2).mean(-1)
-            loss = loss + recipe.anchor * drift.sum() / self._share(inputs["num_latents_in_batch"])
-            self._note({"anchor": drift.mean().item()})
-        self._watch("ratio", log_ratio.detach())
+            loss = loss + recipe.latent_anchor_coef * drift.sum() / self._share(inputs["num_latents_in_batch"])
+            self._track({"latent_anchor": drift.mean().item()})
+        self._track_ratio("ratio", log_ratio.detach())
         return loss
 
-    def _share(self, counted: torch.Tensor) -> torch.Tensor:
-        """What of a rollout batch's tokens or latents falls to one optimiser step of one process, over which gradients
+    def _share(self, count: torch.Tensor) -> torch.Tensor:
+        """The share of a rollout batch's tokens or latents in one optimiser step of one process, over which gradients
         are averaged: the loss is a mean over the whole batch (DAPO)."""
         share = self.current_gradient_accumulation_steps / self.args.steps_per_generation
-        return counted.clamp(min=1) * share / self.accelerator.num_processes
+        return count.clamp(min=1) * share / self.accelerator.num_processes
 
-    def _watch(self, name: str, log_ratio: torch.Tensor) -> None:
-        """How far the policy has moved from the one that drew: the ratio's outer percentiles."""
+    def _track_ratio(self, name: str, log_ratio: torch.Tensor) -> None:
+        """The outer percentiles of the ratio between the policy and the one that sampled."""
         if not len(log_ratio):
             return
         low, high = log_ratio.exp().quantile(torch.tensor([0.05, 0.95], device=log_ratio.device)).tolist()
-        self._note({f"{name}/p05": low, f"{name}/p95": high})
+        self._track({f"{name}/p05": low, f"{name}/p95": high})

@@ -35,7 +35,7 @@ from training.runtime.errors import OutageError, PermanentError
 from training.runtime.interrupts import exiting
 from training.runtime.printable import printable
 from training.runtime.supervisor import TETHERED, die_with_parent
-from training.storage.files import whole
+from training.storage.files import atomic_write
 
 PROGRESS = "progress.json"
 METRICS = "metrics.jsonl"
@@ -62,10 +62,14 @@ class ProgramConfig(BaseModel):
 
 
 class TrainingConfig(ProgramConfig):
-    """What both trainings are told.  data: parquet with TrajectoryTable's columns, path, frame_count and reader."""
+    """The config of both trainings.  data: parquet with TrajectoryTable's columns, path, frame_count and reader.
+
+    report_to: trackers that metrics go to beside metrics.jsonl, by transformers' names ("trackio", "wandb", ...).
+    """
 
     data: Path
     seed: int = 0
+    report_to: tuple[str, ...] = ()
 
 
 Config = TypeVar("Config", bound=ProgramConfig)
@@ -248,5 +252,5 @@ def _end_own_group() -> None:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    with whole(path) as fresh:
+    with atomic_write(path) as fresh:
         fresh.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")

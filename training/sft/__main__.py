@@ -10,16 +10,16 @@ from peft import LoraConfig
 from trl import SFTConfig as TrlConfig
 
 from training.model.checkpoint import FutureL1, load
-from training.model.rows import SKIPPED, RowReader, Rows
-from training.model.saving import is_sharded, learn_in_fp32, leave_checkpoint
-from training.model.verify import train_and_verify
-from training.optimiser import optimiser_arguments
+from training.model.placement import is_sharded, learn_in_fp32, placement
+from training.model.rows import SKIPPED, RowReader, Rows, read_rows
+from training.model.verify import verify
 from training.recipes import LoraSettings, SftRecipe
-from training.runtime.callbacks import Reporting, checkpoint_on_interrupt, last_checkpoint
-from training.runtime.programs import CHECKPOINT, Reporter, TrainingConfig, run_program
+from training.runtime.callbacks import Reporting
+from training.runtime.programs import Reporter, TrainingConfig, run_program
 from training.runtime.provenance import provenance_of
-from training.sft.sampler import draw_rows
+from training.sft.sampler import sample_rows
 from training.sft.trainer import Collator, LatentSFTTrainer
+from training.trainer import check_trackers, micro_batches, save_checkpoint, train, trainer_arguments
 
 PROJECTIONS = r".*\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
@@ -33,50 +33,47 @@ class SftConfig(TrainingConfig):
 
 def main(config: SftConfig, reporter: Reporter) -> dict[str, Any]:
     """Trains, resuming from what `out` holds, and leaves `out/checkpoint`, verified by the first process."""
-    return train_and_verify(config, reporter, _train)
+    check_trackers(config.report_to)
+    rows = read_rows(config.data)
+    device, dtype = placement(config.device)
+    result = _train(config, reporter, rows, device, dtype)  # frees the trainer's model
+    return result | verify(config.out, rows, device, dtype, reporter)
 
 
 def _train(
     config: SftConfig, reporter: Reporter, rows: list[dict[str, Any]], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Leaves `out/checkpoint`.  The model is let go when this returns."""
-    recipe, cuda, sharded = config.recipe, device.type == "cuda", is_sharded()
+    recipe, sharded = config.recipe, is_sharded()
     if sharded and recipe.lora:
         raise ValueError("LoRA is merged into whole weights: launch it without FSDP, with the model in each process")
     recipe_json = recipe.model_dump(mode="json")
-    made_from = provenance_of("training.sft", config.data, len(rows), config.base, recipe_json, config.seed)
+    provenance = provenance_of("training.sft", config.data, len(rows), config.base, recipe_json, config.seed)
     bundle = load(config.base, device, dtype, config.seed)
     freeze_vision(bundle.model)
     if not recipe.lora:
         learn_in_fp32(bundle.model)
-    encoder = bundle.encoder(recipe.latent_config, supervise_length=recipe.supervise_length)
+    encoder = bundle.encoder(recipe.latent_config, supervise_span_length=recipe.supervise_span_length)
     usable = Rows(rows, RowReader(encoder, keep=recipe.cache_gib > 0), config.out / SKIPPED)
     devices = int(os.environ.get("WORLD_SIZE", "1"))
-    per_step = recipe.batch * recipe.accumulation * devices
-    draws = draw_rows(
-        [len(row["future"]) for row in rows], recipe.batch, recipe.span_share, recipe.bucket, config.seed,
-        epochs=recipe.epochs, total=recipe.steps and recipe.steps * per_step, devices=devices,
+    micro_batch, accumulation = micro_batches(recipe.global_batch_size, recipe, devices)
+    samples = sample_rows(
+        [len(row["future"]) for row in rows], micro_batch, recipe.latent_keep_prob, recipe.group_by_length, config.seed,
+        epochs=recipe.num_train_epochs, total=recipe.max_steps and recipe.max_steps * recipe.global_batch_size,
+        devices=devices,
     )  # fmt: skip
-    steps = -(-len(draws) // per_step)
+    steps = -(-len(samples) // recipe.global_batch_size)
     trainer = LatentSFTTrainer(
         model=bundle.model,
         args=TrlConfig(
-            output_dir=str(config.out / "steps"),
-            max_steps=steps,
-            per_device_train_batch_size=recipe.batch,
-            gradient_accumulation_steps=recipe.accumulation,
-            dataloader_num_workers=recipe.workers,
+            **trainer_arguments(config, recipe, steps, device, dtype),
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=accumulation,
+            dataloader_num_workers=recipe.dataloader_num_workers,
+            save_steps=recipe.save_steps,
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
-            activation_checkpointing=cuda,
-            seed=config.seed,
-            ddp_find_unused_parameters=False,  # each batch uses every weight that learns, latents or not
-            bf16=dtype == torch.bfloat16,
-            use_cpu=not cuda,
-            save_steps=recipe.save_every,
-            **optimiser_arguments(recipe.optimiser, steps),
         ),
-        train_dataset=Dataset.from_list([dict(zip(("row", "spans", "counts"), draw, strict=True)) for draw in draws]),
+        train_dataset=Dataset.from_list([sample._asdict() for sample in samples]),
         data_collator=Collator(usable),
         processing_class=bundle.processor.tokenizer,
         callbacks=[Reporting(reporter, "SFT")],
@@ -85,16 +82,11 @@ def _train(
         recipe=recipe,
         vision=bundle.vision(int(recipe.cache_gib * 2**30), apart=sharded),
     )
-    resume = last_checkpoint(config.out / "steps")
-    with checkpoint_on_interrupt(trainer):
-        trainer.train(resume_from_checkpoint=resume)
+    resumed_from = train(trainer)
     if recipe.lora:
         bundle.model = trainer.model.merge_and_unload()
-    provenance = {**made_from, "steps": steps}
-    leave_checkpoint(trainer.accelerator, bundle, recipe.latent_config, config.out / CHECKPOINT, dtype, provenance)
-    trainer.accelerator.free_memory()
-    trainer.accelerator.end_training()
-    return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resume and Path(resume).name}
+    save_checkpoint(trainer, bundle, recipe.latent_config, config.out, dtype, {**provenance, "steps": steps})
+    return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resumed_from}
 
 
 def freeze_vision(model: Any) -> None:
@@ -111,9 +103,7 @@ def peft_config(settings: LoraSettings, bundle: FutureL1) -> LoraConfig:
     new = [t.latent, t.latent_start, t.latent_end]
     tied = bundle.model.config.tie_word_embeddings
     return LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
+        **settings.model_dump(),
         target_modules=PROJECTIONS,
         trainable_token_indices={"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new},
     )

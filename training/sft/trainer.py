@@ -1,8 +1,8 @@
 """SFTTrainer with the latent loss.
 
-Differs from TRL's in three places: rows come as drawn (no sampler of its own), frames and latents enter through the
-frozen vision features and the splice, and the loss adds lambda * MSE between the state one position before each latent
-and the features of the true future frame (paper Eq. 1-3).
+Differs from TRL's in three places: rows come in the order of training/sft/sampler.py, frames and latents enter through
+the frozen vision features and the splice, and the loss adds lambda * MSE between the state one position before each
+latent and the features of the true future frame (paper Eq. 1-3).
 
 Both terms are means over one optimiser step, whatever its micro-batches, its processes and a partial last window:
 
@@ -27,26 +27,28 @@ from training.model.splice import inputs_of, spliced_forward
 from training.model.vision import FrozenVision
 from training.recipes import SftRecipe
 
-ROWS_FOR_THE_MEAN = 32
-"""Rows whose future frames make the mean that predictions have to beat."""
+MEAN_FEATURE_ROWS = 32
+"""The number of rows whose future frames make the mean feature, the baseline of the latent skill."""
 
 
 @dataclass
 class Collator:
-    """Draws {"row", "spans", "counts"} to what the trainer moves to its device; frames travel beside it as `batch`."""
+    """Samples {"row", "spans", "counts"} to tensors that the trainer moves to its device, and frames beside them."""
 
     rows: Rows
 
-    def __call__(self, draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        encoded = [self.rows.dialogue(draw["row"], draw["spans"]) for draw in draws]
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        encoded = [self.rows.dialogue(sample["row"], sample["spans"]) for sample in samples]
         batch = collate(encoded, self.rows.reader.encoder.tokens.pad)
-        labels = batch.labels.masked_fill(~torch.tensor([draw["counts"] for draw in draws])[:, None], IGNORE)
+        labels = batch.labels.masked_fill(~torch.tensor([sample["counts"] for sample in samples])[:, None], IGNORE)
         return {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": labels, "batch": batch}
 
 
 class LatentSFTTrainer(SFTTrainer):
-    """Trains on a dataset of draws, in their order.  Raises ValueError where the vision tower or a merger would learn:
-    latent targets are constants."""
+    """Trains on a dataset of samples, in their order.
+
+    Raises ValueError where the vision tower or a merger would learn: latent targets are constants.
+    """
 
     def __init__(self, *args: Any, bundle: FutureL1, recipe: SftRecipe, vision: FrozenVision, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -56,9 +58,9 @@ class LatentSFTTrainer(SFTTrainer):
                              f"learn, {learning[0]} first")  # fmt: skip
         self.tokens, self.recipe, self.vision = bundle.tokens, recipe, vision
         self.loss_is_scaled_for_ga = True  # by `_get_num_items_in_batch`
-        self._draw = torch.Generator()
-        self._figures = _Figures(self.accelerator.device)
-        self._mean: torch.Tensor | None = None
+        self._generator = torch.Generator()
+        self._means = _RunningMeans(self.accelerator.device)
+        self._mean_feature: torch.Tensor | None = None
 
     def _get_train_sampler(self, *_args: Any) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
@@ -89,54 +91,54 @@ class LatentSFTTrainer(SFTTrainer):
         before_latent, before_labelled = latent.roll(-1, 1), labelled.roll(-1, 1)  # a row begins with neither
         targets = self.vision.merged(batch.future)
         fed = targets
-        if self._feeds_own_states() and (batch.future or self.accelerator.num_processes > 1):
+        if self._feeds_predictions() and (batch.future or self.accelerator.num_processes > 1):
             # several processes go through the same passes, or those that share weights wait for each other for ever
             with torch.no_grad():
                 fed = spliced_forward(model, forward, latent, targets, torch.zeros_like(latent))[0][before_latent]
         states, logits = spliced_forward(model, forward, latent, fed, before_labelled)
         logits, words = logits.float(), labels[labelled]
-        surprise = F.cross_entropy(logits, words, reduction="none")
+        nll = F.cross_entropy(logits, words, reduction="none")
         errors = _errors(states[before_latent], targets)
         tokens, latents, rows = num_items_in_batch
-        ce = (surprise * self._weights(labelled, tokens, rows)).sum()
+        ce = (nll * self._weights(labelled, tokens, rows)).sum()
         mse = (errors * self._weights(latent, latents, rows)).sum()
-        self._note(surprise, logits.argmax(-1) == words, errors, batch, targets)
+        self._track(nll, logits.argmax(-1) == words, errors, batch, targets)
         return (ce + self.recipe.latent_weight * mse) * self.accelerator.num_processes
 
     def _weights(self, mask: torch.Tensor, items: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """What each item at `mask` [B,T] weighs in the step's mean."""
-        if self.recipe.weighting == "token":
+        if self.recipe.loss_reduction == "token":
             return 1 / items.clamp(min=1)
         return 1 / (mask.sum(1) * rows)[mask.nonzero()[:, 0]]
 
-    def _feeds_own_states(self) -> bool:
+    def _feeds_predictions(self) -> bool:
         """Whether this step's latent inputs are the model's own predictions (from the true frames before them)."""
-        if self.recipe.own_state is None or not self.model.training:
+        if self.recipe.scheduled_sampling is None or not self.model.training:
             return False
-        begin, full = self.recipe.own_state
-        share = (self.state.global_step / self.state.max_steps - begin) / (full - begin)
-        self._draw.manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
-        return float(torch.rand((), generator=self._draw)) < share
+        start, end = self.recipe.scheduled_sampling
+        probability = (self.state.global_step / self.state.max_steps - start) / (end - start)
+        self._generator.manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
+        return float(torch.rand((), generator=self._generator)) < probability
 
-    # ---- figures
+    # ---- metrics
 
     @torch.no_grad()
-    def _note(
-        self, surprise: torch.Tensor, right: torch.Tensor, errors: torch.Tensor, batch: Batch, targets: torch.Tensor
+    def _track(
+        self, nll: torch.Tensor, correct: torch.Tensor, errors: torch.Tensor, batch: Batch, targets: torch.Tensor
     ) -> None:
-        self._figures.add("ce", surprise)
-        self._figures.add("token_accuracy", right)
+        self._means.add("ce", nll)
+        self._means.add("mean_token_accuracy", correct)
         if batch.future:
-            if self._mean is None:
-                self._mean = self._training_mean()
-            self._figures.add("latent_mse", errors)
-            self._figures.add("latent_mse/copy_last_frame", _errors(self.vision.merged(batch.unchanged), targets))
-            self._figures.add("latent_mse/training_mean", _errors(self._mean, targets))
+            if self._mean_feature is None:
+                self._mean_feature = self._training_mean()
+            self._means.add("latent_mse", errors)
+            self._means.add("latent_mse/copy_last_frame", _errors(self.vision.merged(batch.unchanged), targets))
+            self._means.add("latent_mse/training_mean", _errors(self._mean_feature, targets))
 
     def _training_mean(self) -> torch.Tensor:
         """The mean feature [D] of the first rows' future frames: the same for every process, and after a resume."""
         rows: Rows = self.data_collator.rows
-        first = [rows.dialogue(i, spans=True) for i in range(min(len(rows), ROWS_FOR_THE_MEAN))]
+        first = [rows.dialogue(i, spans=True) for i in range(min(len(rows), MEAN_FEATURE_ROWS))]
         return self.vision.merged([p for row in first for p in row.future]).float().mean(0)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -145,11 +147,11 @@ class LatentSFTTrainer(SFTTrainer):
         latent_skill = 1 - MSE / MSE of the better of two trivial predictors, the last observed frame ("nothing
         changes") and the mean of the training frames: 1 is perfect, 0 worth nothing.
         """
-        figures = self._figures.take(self.accelerator)
-        if "latent_mse" in figures:
-            trivial = min(figures["latent_mse/copy_last_frame"], figures["latent_mse/training_mean"])
-            figures["latent_skill"] = 1 - figures["latent_mse"] / trivial
-        super().log(logs | figures, start_time)
+        means = self._means.take(self.accelerator)
+        if "latent_mse" in means:
+            baseline = min(means["latent_mse/copy_last_frame"], means["latent_mse/training_mean"])
+            means["latent_skill"] = 1 - means["latent_mse"] / baseline
+        super().log(logs | means, start_time)
 
 
 def _errors(predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -157,10 +159,10 @@ def _errors(predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (predicted.float() - targets.float()).pow(2).mean(-1)
 
 
-class _Figures:
+class _RunningMeans:
     """Running sums on the device: nothing waits for it between two logs."""
 
-    NAMES = ("ce", "token_accuracy", "latent_mse", "latent_mse/copy_last_frame", "latent_mse/training_mean")
+    NAMES = ("ce", "mean_token_accuracy", "latent_mse", "latent_mse/copy_last_frame", "latent_mse/training_mean")
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(len(self.NAMES), 2, device=device, dtype=torch.float64)

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from training.storage.files import whole
+from training.storage.files import atomic_write
 from training.storage.hashing import digest, file_digest
 
 MANIFEST = "manifest.json"
@@ -220,7 +220,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _write_durably(path: Path, text: str) -> None:
-    with whole(path) as fresh, fresh.open("w") as file:
+    with atomic_write(path) as fresh, fresh.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

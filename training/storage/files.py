@@ -14,7 +14,7 @@ UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A fresh file to write, which takes the place of `path` when the context ends without an error.
 
     For one writer at a time: the next one overwrites what a killed one left.
@@ -25,7 +25,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
+def atomic_replace_dir(folder: Path) -> Iterator[Path]:
     """A fresh folder to fill, which takes the place of `folder` when the context ends without an error.
 
     A process that is killed leaves the old folder, the new one, or none; never half of one.

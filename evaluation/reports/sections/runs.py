@@ -10,7 +10,7 @@ from evaluation.reports.sections.latents import PICTURES
 from evaluation.reports.sections.parts import DASH, Cell, Row, Section, Table, figure, heading, mean, percent, picture
 from evaluation.reports.sections.published import PUBLISHED, cost_rows
 
-REWARD = "rewards/accuracy"
+REWARD = "rewards/accuracy/mean"
 """What makes a curve one of RL."""
 PLAIN_ROWS = 10_000
 """Training rows of a recipe whose name says none, beside namesakes that do (`la_dapo`, `la_dapo_5k`)."""

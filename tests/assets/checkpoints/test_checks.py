@@ -81,8 +81,8 @@ def test_a_curve_is_judged_by_its_first_and_last_tenth() -> None:
 
 def test_rl_is_judged_by_its_end(tmp_path: Path) -> None:
     def ended(form: float, alike: float) -> Artifact:
-        good = [{"step": step, "rewards/format": 0.2, "adjacent_cosine": 1.0} for step in range(18)]
-        bad = [{"step": step, "rewards/format": form, "adjacent_cosine": alike} for step in (18, 19)]
+        good = [{"step": step, "rewards/format/mean": 0.2, "adjacent_cosine": 1.0} for step in range(18)]
+        bad = [{"step": step, "rewards/format/mean": form, "adjacent_cosine": alike} for step in (18, 19)]
         lines = [*good, *bad, {"step": 20, "train_runtime": 3.0}]
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return checkpoint(tmp_path)
@@ -97,7 +97,7 @@ def test_rl_is_judged_by_its_end(tmp_path: Path) -> None:
 
 def test_places_without_mixed_groups_are_counted_over_the_run(tmp_path: Path) -> None:
     def run(*shares: float) -> Artifact:
-        lines = [{"step": step, "groups/filled_up": share} for step, share in enumerate(shares)] + [{"step": 9}]
+        lines = [{"step": step, "groups/unmixed_ratio": share} for step, share in enumerate(shares)] + [{"step": 9}]
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return checkpoint(tmp_path)
 

@@ -150,6 +150,6 @@ def test_what_is_left_out_is_the_profiles() -> None:
     settings = SelectionSettings(top=50_000)
     assert SelectionConfig().over(settings, 8) == settings
     assert SelectionConfig(top=10).over(settings, 8) == SelectionSettings(top=10)
-    assert RecipeConfig(steps=3).values() == {"steps": 3}
+    assert RecipeConfig(max_steps=3).values() == {"max_steps": 3}
     with pytest.raises(ValueError, match="steps must be at least 1"):
-        RecipeConfig(steps=0).values()
+        RecipeConfig(max_steps=0).values()

@@ -11,7 +11,7 @@ from typing import Any
 
 from training.runtime.devices import CLAIMED, VISIBLE
 from training.runtime.programs import ProgramConfig, Reporter, is_first, run_program
-from training.storage.files import whole
+from training.storage.files import atomic_write
 
 PROGRAM = "tests.assets.launching.counting"
 FOREVER = 3600.0
@@ -35,7 +35,7 @@ def main(config: Config, reporter: Reporter) -> dict[str, Any]:
         if count == 3 and begun == 0:
             _do(config)
         if is_first():
-            with whole(checkpoint) as fresh:
+            with atomic_write(checkpoint) as fresh:
                 fresh.write_text(str(count))
         reporter.progress(count, 4, "counting")
     return {"counted": 4, "resumed_from": begun, "devices": _devices()}

@@ -81,7 +81,7 @@ def test_two_processes_train_are_cancelled_and_go_on(
     accelerate = tmp_path / "gloo.yaml"  # "MULTI_GPU" is what starts two processes; on CPUs they speak over gloo
     accelerate.write_text("distributed_type: MULTI_GPU\nnum_machines: 1\nmain_process_port: 0\nmixed_precision: 'no'\n")
     settings = launch(address, num_processes={"training.sft": 2}, accelerate_config={"training.sft": accelerate})
-    recipe = sft_recipe(steps=40, batch=2, save_every=2).model_dump(mode="json")
+    recipe = sft_recipe(max_steps=40, global_batch_size=2, save_steps=2).model_dump(mode="json")
     config = {"device": "cpu", "recipe": recipe, "data": str(data), "base": str(BASE)}
     training = Start("training.sft", tmp_path / "out", config)
 

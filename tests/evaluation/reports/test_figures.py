@@ -174,11 +174,11 @@ def test_the_true_frame_stands_beside_the_observed_one_and_chance(drawn: list[Fi
 
 
 def test_rewards_are_running_means_with_the_noise_between_reports(drawn: list[Figure]) -> None:
-    lines = [{"step": s, "rewards/accuracy": v} for s, v in enumerate([0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0])]
+    lines = [{"step": step, "rewards/accuracy/mean": float(step % 2)} for step in range(9)]
     figures.reward_curves({"grpo": [*lines, {"step": 9, "loss": 1.0}], "dapo": lines[:1]})
     (axes,) = drawn[0].axes
     raw, mean, *_ = axes.lines
-    assert list(raw.get_ydata()) == [line["rewards/accuracy"] for line in lines]
+    assert list(raw.get_ydata()) == [line["rewards/accuracy/mean"] for line in lines]
     means = list(mean.get_ydata())
     assert means[0] == pytest.approx(2 / 5) and means[4] == pytest.approx(4 / 9)
     band = axes.collections[0].get_paths()[0].vertices[:, 1]
@@ -188,10 +188,10 @@ def test_rewards_are_running_means_with_the_noise_between_reports(drawn: list[Fi
 
 
 def test_the_reward_that_most_runs_report_is_drawn(drawn: list[Figure]) -> None:
-    both = [{"step": 1, "rewards/accuracy": 0.4, "accuracy/drawn": 0.2}]
+    both = [{"step": 1, "rewards/accuracy/mean": 0.4, "accuracy/all_samples": 0.2}]
     figures.reward_curves({"grpo": both, "dapo": both})
-    figures.reward_curves({"grpo": both, "dapo": [{"step": 1, "rewards/accuracy": 0.4}]})
-    assert [f.axes[0].get_title() for f in drawn] == ["accuracy of all drawn", "accuracy in the groups kept"]
+    figures.reward_curves({"grpo": both, "dapo": [{"step": 1, "rewards/accuracy/mean": 0.4}]})
+    assert [f.axes[0].get_title() for f in drawn] == ["accuracy of all samples", "accuracy in the groups kept"]
 
 
 def test_published_scores_over_data_have_no_interval(drawn: list[Figure]) -> None:

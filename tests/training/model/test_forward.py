@@ -92,7 +92,7 @@ def test_trls_fused_head_sees_the_latents(bundle: FutureL1, batch: Batch, plain:
 def test_fresh_adapters_change_nothing_and_merged_ones_all_that_they_learned(
     bundle: FutureL1, batch: Batch, plain: Any
 ) -> None:
-    adapted = get_peft_model(bundle.model, peft_config(LoraSettings(rank=4, alpha=8.0), bundle))
+    adapted = get_peft_model(bundle.model, peft_config(LoraSettings(r=4, lora_alpha=8.0), bundle))
     learning = {name for name, p in adapted.named_parameters() if p.requires_grad}
     assert all("lora_" in name or "trainable_tokens" in name for name in learning)
     assert not any("visual" in name for name in learning)

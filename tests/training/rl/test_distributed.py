@@ -17,12 +17,19 @@ from training.rl.__main__ import RlConfig, main
 from training.runtime.programs import Reporter, read_metrics
 
 STEPS = 2
-CURVES = ("loss", "grad_norm", "rewards/accuracy", "rewards/r_ctr", "completions/length", "spans")
+CURVES = ("loss", "grad_norm", "rewards/accuracy/mean", "rewards/r_ctr/mean", "completions/mean_length", "spans")
 
 
 def asked(out: Path, data: Path, sft_model: Path) -> RlConfig:
     recipe = rl_recipe(
-        steps=STEPS, prompts=4, minibatches=1, latent_std=0.2, kl=0.05, anchor=1.0, temperature=1.3, dynamic_rounds=1
+        max_steps=STEPS,
+        prompts_per_batch=4,
+        updates_per_batch=1,
+        latent_std=0.2,
+        beta=0.05,
+        latent_anchor_coef=1.0,
+        temperature=1.3,
+        max_resample_rounds=1,
     )
     return RlConfig(out=out, device="cpu", recipe=recipe, data=data, sft=sft_model)
 

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from tests.served import served
-from tests.toy import rl_recipe
 from tests.training.rl.made import made
 from training.chat.endpoint import EndpointDownError
 from training.grading.judge import Judge, JudgeSettings
@@ -26,17 +25,17 @@ def settings(url: str) -> JudgeSettings:
 
 def test_what_was_begun_is_asked_once() -> None:
     with served(lambda request, choice: '{"verdict": "correct"}') as server:
-        grader = RolloutGrader(rl_recipe(), Judge(settings(server.url), on_outage="raise"), print)
+        grader = RolloutGrader("option_text", Judge(settings(server.url), on_outage="raise"), print)
         first, second = [rollout("<answer>crimson</answer>")], [rollout("<answer>scarlet</answer>")]
-        grader.begin(first)
+        grader.start(first)
         assert grader.accuracy([*first, *second]) == [1.0, 1.0]
         assert len(server.requests) == 2
         assert grader.accuracy(first) == [1.0]
         assert len(server.requests) == 2, "the judge knows its replies"
 
 
-@pytest.mark.parametrize("begun", [True, False])
-def test_an_outage_is_waited_for_and_poisons_nothing(monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+@pytest.mark.parametrize("started", [True, False])
+def test_an_outage_is_waited_for_and_poisons_nothing(monkeypatch: pytest.MonkeyPatch, started: bool) -> None:
     said: list[str] = []
     waited: list[float] = []
     answers = iter([EndpointDownError("the judge is gone"), EndpointDownError("still"), None])
@@ -48,16 +47,16 @@ def test_an_outage_is_waited_for_and_poisons_nothing(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Judge, "verdicts", failing)
     monkeypatch.setattr(grading.time, "sleep", waited.append)
-    grader = RolloutGrader(rl_recipe(), Judge(settings("http://127.0.0.1:9/v1"), on_outage="raise"), said.append)
+    grader = RolloutGrader("option_text", Judge(settings("http://127.0.0.1:9/v1"), on_outage="raise"), said.append)
     asked = [rollout("<answer>crimson</answer>"), rollout("<answer>red</answer>")]
-    if begun:
-        grader.begin(asked)
+    if started:
+        grader.start(asked)
     assert grader.accuracy(asked) == [0.0, 1.0]
     assert waited == [10.0, 30.0]
     assert said[0] == "the judge is gone; training waits 10 s and asks again"
 
 
 def test_a_repetitive_answer_is_paid_less_than_a_wrong_one() -> None:
-    grader = RolloutGrader(rl_recipe(), None, print)
+    grader = RolloutGrader("option_text", None, print)
     chant = rollout("<reason>" + "it rolls on and " * 30 + "</reason><answer>red</answer>")
     assert grader.accuracy([chant, rollout("<answer>red</answer>")]) == [-1.0, 1.0]

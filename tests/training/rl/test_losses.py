@@ -8,7 +8,7 @@ from torch.distributions import Normal
 
 from training.rl.losses import Clip, gaussian_log_ratio, k3, policy_loss
 
-CLIP = Clip(low=0.2, high=0.28, dual=3.0)
+CLIP = Clip(epsilon=0.2, epsilon_high=0.28, delta=3.0)
 
 
 def loss(ratio: float, advantage: float) -> float:

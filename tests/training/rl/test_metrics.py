@@ -1,4 +1,4 @@
-"""The figures of a rollout batch, by hand."""
+"""The metrics of a rollout batch, by hand."""
 
 import math
 from typing import Any
@@ -8,10 +8,11 @@ import torch
 
 from tests.training.rl.made import made
 from training.model.checkpoint import FutureL1
-from training.rl.metrics import Stopwatch, rollout_figures
+from training.rl.metrics import Stopwatch, rollout_metrics
+from training.rl.rewards import REWARDS
 from training.rl.rollouts import Rollout
 
-NAMES = ["accuracy", "format"]
+WEIGHTS = torch.tensor([0.9, 0.1, 0.0, 0.0])
 
 
 @pytest.fixture
@@ -25,26 +26,38 @@ def rollout(base: FutureL1) -> Any:
     return make
 
 
-def test_they_are_split_by_right_and_wrong(base: FutureL1, rollout: Any) -> None:
+def test_they_are_split_by_correct_and_incorrect(base: FutureL1, rollout: Any) -> None:
     east, north = [2.0, 0.0], [0.0, 1.0]
     rollouts = [rollout([[east, east]]), rollout([[east, north], [north]]), rollout([], finished=False), rollout([])]
     rewards = torch.tensor([[1.0, 1.0], [0.0, 1.0], [-1.0, 0.0], [float("nan"), 0.0]])
-    told = rollout_figures(rollouts, rewards, NAMES, 2, base.tokens)
-    assert told == pytest.approx(
-        {
-            "unjudged": 0.25, "rewards/accuracy": 0.0, "rewards/format": 0.5, "rewards/format/right": 1.0,
-            "rewards/accuracy/spread": 0.5**0.5, "rewards/format/spread": 0.0,
-            "rewards/format/wrong": 0.5, "completions/length": (5 + 8 + 1 + 1) / 4, "completions/finished": 0.75,
-            "spans": 0.75, "spans/right": 1.0, "spans/wrong": 1.0, "latent_norm": 8 / 5, "adjacent_cosine": 0.5,
+    metrics = rollout_metrics(rollouts, torch.cat([rewards, torch.zeros(4, 2)], 1), WEIGHTS, 2, base.tokens)
+    latent = {
+        f"rewards/{name}/{of}": 0.0 for name in ("r_ctr", "r_div") for of in ("mean", "std", "correct", "incorrect")
+    }
+    assert metrics == pytest.approx(
+        latent
+        | {
+            "unjudged": 0.25, "reward": (1.0 + 0.1 - 0.9) / 3, "frac_reward_zero_std": 0.0,
+            "rewards/accuracy/mean": 0.0, "rewards/format/mean": 0.5, "rewards/format/correct": 1.0,
+            "rewards/accuracy/std": 0.5**0.5, "rewards/format/std": 0.0,
+            "rewards/format/incorrect": 0.5, "completions/mean_length": (5 + 8 + 1 + 1) / 4,
+            "completions/clipped_ratio": 0.25, "spans": 0.75, "spans/correct": 1.0, "spans/incorrect": 1.0,
+            "latent_norm": 8 / 5, "adjacent_cosine": 0.5,
         }
     )  # fmt: skip
 
 
-def test_what_there_is_nothing_of_is_no_number(base: FutureL1, rollout: Any) -> None:
-    told = rollout_figures([rollout([])], torch.tensor([[1.0, 1.0]]), NAMES, 1, base.tokens)
-    assert {name for name, value in told.items() if math.isnan(value)} == {
-        "rewards/format/wrong", "rewards/accuracy/spread", "rewards/format/spread", "spans/wrong", "latent_norm",
-        "adjacent_cosine",
+def test_groups_of_equal_rewards_are_counted(base: FutureL1, rollout: Any) -> None:
+    rewards = torch.tensor([[1.0, 1.0, 0.0, 0.0]] * 2 + [[1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    metrics = rollout_metrics([rollout([])] * 4, rewards, WEIGHTS, 2, base.tokens)
+    assert metrics["frac_reward_zero_std"] == 0.5
+
+
+def test_a_mean_of_nothing_is_no_number(base: FutureL1, rollout: Any) -> None:
+    metrics = rollout_metrics([rollout([])], torch.tensor([[1.0, 1.0, 0.0, 0.0]]), WEIGHTS, 1, base.tokens)
+    assert {name for name, value in metrics.items() if math.isnan(value)} == {
+        *(f"rewards/{name}/std" for name in REWARDS), *(f"rewards/{name}/incorrect" for name in REWARDS[1:]),
+        "spans/incorrect", "latent_norm", "adjacent_cosine",
     }  # fmt: skip
 
 
@@ -55,7 +68,7 @@ def test_the_parts_of_a_step_and_the_rest_are_all_of_it(monkeypatch: pytest.Monk
     for part in ("rollout", "replay", "replay"):
         with stopwatch.part(part):
             pass
-    assert stopwatch.told(2) == {
+    assert stopwatch.seconds(2) == {
         "seconds/rollout": 1.5, "seconds/replay": 1.25, "seconds/update": 2.25, "seconds/step": 5.0,
     }  # fmt: skip
-    assert stopwatch.told(1) == {"seconds/update": 3.0, "seconds/step": 3.0}, "it begins anew"
+    assert stopwatch.seconds(1) == {"seconds/update": 3.0, "seconds/step": 3.0}, "it begins anew"

@@ -16,7 +16,7 @@ from training.rl.__main__ import main
 from training.runtime.programs import Reporter, read_metrics
 from training.tiny import BASE
 
-KILLABLE = rl_recipe(steps=6, anchor=1.0, dynamic_rounds=2, save_every=1)
+KILLABLE = rl_recipe(max_steps=6, latent_anchor_coef=1.0, max_resample_rounds=2, save_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(
 def test_interrupted_it_writes_a_checkpoint_between_rollout_batches(
     run: Path, data: Path, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
-    asked = config(tmp_path / "out", data, sft_checkpoint, KILLABLE.model_copy(update={"save_every": 1000}))
+    asked = config(tmp_path / "out", data, sft_checkpoint, KILLABLE.model_copy(update={"save_steps": 1000}))
     with pytest.raises(KeyboardInterrupt):
         main(asked, Interrupting(asked.out, 3))
     assert main(asked, Reporter(asked.out, quiet=True))["resumed_from"] == "checkpoint-4"
@@ -65,9 +65,9 @@ def test_interrupted_it_writes_a_checkpoint_between_rollout_batches(
 
 def test_passes_of_any_size_add_up_to_a_minibatch(data: Path, sft_checkpoint: Path, tmp_path: Path) -> None:
     found = []
-    for accumulation in (1, 4):
-        out = tmp_path / str(accumulation)
-        recipe = rl_recipe(steps=2, anchor=1.0, latent_std=0.1, accumulation=accumulation)
+    for size in (8, 2):  # all the answers of an optimiser step at once, or in four passes
+        out = tmp_path / str(size)
+        recipe = rl_recipe(max_steps=2, latent_anchor_coef=1.0, latent_std=0.1, per_device_train_batch_size=size)
         main(config(out, data, sft_checkpoint, recipe), Reporter(out))
         found.append((read_metrics(out), load_file(out / "checkpoint" / "model.safetensors")))
     (figures, weights), (same_figures, same_weights) = found
@@ -92,12 +92,13 @@ def test_no_rows_is_a_users_mistake(sft_checkpoint: Path, tmp_path: Path) -> Non
 
 
 def test_groups_must_be_whole_on_a_device(data: Path, sft_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"divisible|whole groups"):
+    with pytest.raises(ValueError, match="not divisible by updates_per_batch, 5"):
         main(
-            config(tmp_path, data, sft_checkpoint, rl_recipe(prompts=3, minibatches=5)), Reporter(tmp_path, quiet=True)
+            config(tmp_path, data, sft_checkpoint, rl_recipe(prompts_per_batch=3, updates_per_batch=5)),
+            Reporter(tmp_path, quiet=True),
         )
 
 
 def test_a_batch_of_more_prompts_than_rows_is_a_users_mistake(data: Path, sft_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds 24 rows and a rollout batch asks 25 of them"):
-        main(config(tmp_path, data, sft_checkpoint, rl_recipe(prompts=25)), Reporter(tmp_path, quiet=True))
+    with pytest.raises(ValueError, match="holds 24 rows and a rollout batch needs 25"):
+        main(config(tmp_path, data, sft_checkpoint, rl_recipe(prompts_per_batch=25)), Reporter(tmp_path, quiet=True))

@@ -58,8 +58,6 @@ def test_the_seams_are_those_of_trl() -> None:
     for name in ("_generate_and_score_completions", "_compute_loss"):
         ours, theirs = (inspect.signature(getattr(c, name)).parameters for c in (LatentGRPOTrainer, GRPOTrainer))
         assert list(ours) == list(theirs), name
-    signature = inspect.signature(GRPOTrainer._calculate_rewards)
-    assert list(signature.parameters) == ["self", "inputs", "prompts", "completions", "completion_ids_list"]
 
 
 def test_trl_still_buffers_and_calls_as_we_rely_on() -> None:
@@ -69,8 +67,7 @@ def test_trl_still_buffers_and_calls_as_we_rely_on() -> None:
     assert "split_tensor_dict(generation_batch, self.args.steps_per_generation)" in prepare
     assert "return self._compute_loss(model, inputs)" in inspect.getsource(GRPOTrainer.compute_loss)
     assert "RepeatSampler" in inspect.getsource(GRPOTrainer._get_train_sampler)
-    made = inspect.getsource(GRPOTrainer.__init__)
-    assert "self.reward_func_names" in made and "self._metrics = {" in made
+    assert "self._metrics = {" in inspect.getsource(GRPOTrainer.__init__)
 
 
 # ---- the first step
@@ -81,8 +78,8 @@ def test_the_replay_begins_at_the_decoders_probabilities(
 ) -> None:
     """Through the program's own path: ratio 1 on the first minibatch, of words and of latents, and no longer later."""
     ratios: dict[str, list[torch.Tensor]] = {"ratio": [], "latent_ratio": []}
-    monkeypatch.setattr(LatentGRPOTrainer, "_watch", lambda self, name, log_ratio: ratios[name].append(log_ratio))
-    recipe = rl_recipe(steps=4, temperature=1.3, latent_std=0.2)
+    monkeypatch.setattr(LatentGRPOTrainer, "_track_ratio", lambda self, name, log_ratio: ratios[name].append(log_ratio))
+    recipe = rl_recipe(max_steps=4, temperature=1.3, latent_std=0.2)
     main(config(tmp_path, data, sft_checkpoint, recipe), Reporter(tmp_path, quiet=True))
     for first, second, third, fourth in ratios.values():
         assert first.abs().max() < 1e-4
@@ -103,9 +100,9 @@ def test_in_bf16_what_learns_is_fp32_and_the_replay_begins_near_the_decoders_pro
         assert {p.dtype for p in self.model.parameters() if p.requires_grad} == {torch.float32}
         assert {p.dtype for p in self.reference.parameters()} == {torch.bfloat16} == {self.vision.tower.dtype}
 
-    monkeypatch.setattr(LatentGRPOTrainer, "_watch", watch)
-    monkeypatch.setattr("training.model.verify.placement", lambda _: (torch.device("cpu"), torch.bfloat16))
-    recipe = rl_recipe(steps=1, minibatches=1, temperature=1.3, latent_std=0.2)
+    monkeypatch.setattr(LatentGRPOTrainer, "_track_ratio", watch)
+    monkeypatch.setattr("training.rl.__main__.placement", lambda _: (torch.device("cpu"), torch.bfloat16))
+    recipe = rl_recipe(max_steps=1, updates_per_batch=1, temperature=1.3, latent_std=0.2)
     main(config(tmp_path, data, sft_checkpoint, recipe), Reporter(tmp_path, quiet=True))
     for log_ratio in ratios.values():
         assert 0 < log_ratio.abs().max() < 0.1
@@ -115,7 +112,7 @@ def test_in_bf16_what_learns_is_fp32_and_the_replay_begins_near_the_decoders_pro
 
 @pytest.mark.parametrize("latent_std", [0.0, 0.2])
 def test_the_first_loss_is_the_mean_advantage_of_the_drawn_actions(built: Any, latent_std: float) -> None:
-    trainer = built(anchor=1.0, kl=0.1, latent_std=latent_std)
+    trainer = built(latent_anchor_coef=1.0, beta=0.1, latent_std=latent_std)
     batch = roll_out(trainer)
     total = int(batch["num_items_in_batch"])
     assert total == sum(int(r.sampled.sum()) for r in trainer._rollouts)
@@ -128,7 +125,7 @@ def test_the_first_loss_is_the_mean_advantage_of_the_drawn_actions(built: Any, l
         found += float(trainer._compute_loss(trainer.model, part).detach()) / 2
     # the policy is the SFT model still: neither anchor nor KL costs anything
     assert found == pytest.approx(expected, abs=2e-4)
-    assert trainer._metrics["train"]["anchor"][-1] == pytest.approx(0, abs=1e-6)
+    assert trainer._metrics["train"]["latent_anchor"][-1] == pytest.approx(0, abs=1e-6)
     assert trainer._metrics["train"]["kl"][-1] == pytest.approx(0, abs=1e-6)
 
 
@@ -163,7 +160,7 @@ def naive_loss(
                 new = float(Normal(0.0, 1.0).log_prob((z - states[here]) / recipe.latent_std).mean())
                 constant = float(Normal(0.0, 1.0).log_prob(torch.zeros(())))
                 ratio = torch.tensor(new - constant - old).exp()
-                bounded = ratio.clamp(1 - recipe.latent_clip, 1 + recipe.latent_clip)
+                bounded = ratio.clamp(1 - recipe.latent_epsilon, 1 + recipe.latent_epsilon)
                 latent_terms += float(-min(ratio * advantage, bounded * advantage))
             if not rollout.sampled[k]:
                 continue
@@ -173,17 +170,21 @@ def naive_loss(
                 logits[banned] = -1e9
             ours, theirs = (float((x / recipe.temperature).log_softmax(-1)[token]) for x in (ours, theirs))
             ratio = torch.tensor(ours - float(rollout.log_probs[k])).exp()
-            bounded = ratio.clamp(1 - recipe.clip_low, 1 + recipe.clip_high)
+            bounded = ratio.clamp(1 - recipe.epsilon, 1 + recipe.epsilon_high)
             term = float(-min(ratio * advantage, bounded * advantage))
-            term = min(term, -advantage * recipe.dual_clip) if advantage < 0 else term
+            term = min(term, -advantage * recipe.delta) if advantage < 0 else term
             gap = torch.tensor(theirs - ours)
-            policy += term + recipe.kl * float(gap.exp() - gap - 1)
-    return (policy + latent_terms) / actions + recipe.anchor * float(torch.stack(drifts).mean())
+            policy += term + recipe.beta * float(gap.exp() - gap - 1)
+    return (policy + latent_terms) / actions + recipe.latent_anchor_coef * float(torch.stack(drifts).mean())
 
 
 def test_the_loss_of_a_moved_policy_is_the_papers(built: Any, sft_checkpoint: Path) -> None:
-    recipe = rl_recipe(anchor=0.7, kl=0.05, latent_std=0.2, minibatches=1, temperature=0.9, latent_clip=0.02)
-    trainer = built(anchor=0.7, kl=0.05, latent_std=0.2, minibatches=1, temperature=0.9, latent_clip=0.02)
+    recipe = rl_recipe(
+        latent_anchor_coef=0.7, beta=0.05, latent_std=0.2, updates_per_batch=1, temperature=0.9, latent_epsilon=0.02
+    )
+    trainer = built(
+        latent_anchor_coef=0.7, beta=0.05, latent_std=0.2, updates_per_batch=1, temperature=0.9, latent_epsilon=0.02
+    )
     batch = roll_out(trainer)
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -200,7 +201,7 @@ def test_the_loss_of_a_moved_policy_is_the_papers(built: Any, sft_checkpoint: Pa
 
 
 def test_gradients_leave_the_tower_and_the_reference_alone(built: Any) -> None:
-    trainer = built(anchor=1.0)
+    trainer = built(latent_anchor_coef=1.0)
     batch = roll_out(trainer)
     with torch.no_grad():
         trainer.model.lm_head.weight *= 1.01
@@ -220,15 +221,15 @@ def scripted_rewards(
     """Accuracies of the groups of each round; format, R_ctr and R_div are 0."""
     remaining = iter(rounds)
 
-    def rewards(rollouts: Any) -> torch.Tensor:
+    def rewards(*_: Any) -> torch.Tensor:
         accuracy = torch.tensor(next(remaining), dtype=torch.float).flatten()
         return torch.stack([accuracy, *[torch.zeros(len(accuracy))] * 3], 1)
 
-    monkeypatch.setattr(trainer, "_rewards", rewards)
+    monkeypatch.setattr(trainer_module, "rollout_rewards", rewards)
 
 
 def test_fresh_prompts_replace_groups_of_one_verdict(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = built(dynamic_rounds=3)
+    trainer = built(max_resample_rounds=3)
     asked: list[list[int]] = []
     roll = trainer._roll_out
     monkeypatch.setattr(trainer, "_roll_out", lambda rows, turn: asked.append(list(rows)) or roll(rows, turn))
@@ -240,24 +241,24 @@ def test_fresh_prompts_replace_groups_of_one_verdict(built: Any, monkeypatch: py
     rows_kept = [r.row["row_id"] for r in trainer._rollouts[::4]]
     expected = [trainer.rows.rows[i]["row_id"] for i in (asked[0][0], asked[0][3], asked[1][0], asked[1][2])]
     assert rows_kept == expected
-    assert trainer._metrics["train"]["accuracy/drawn"] == [10 / 16], "of the first round, chosen or not"
+    assert trainer._metrics["train"]["accuracy/all_samples"] == [10 / 16], "of the first round, chosen or not"
     assert batch["advantages"].view(4, 4)[:, 0].min() > 1
-    assert trainer._metrics["train"]["groups/filled_up"] == [0]
+    assert trainer._metrics["train"]["groups/unmixed_ratio"] == [0]
 
 
 def test_places_that_stay_empty_are_filled_and_reported(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = built(dynamic_rounds=2)
+    trainer = built(max_resample_rounds=2)
     wrong, mixed = [0, 0, 0, 0], [1, 0, 0, 0]
     scripted_rewards(trainer, monkeypatch, [[wrong, wrong, mixed, wrong], [wrong] * 4])
     batch = roll_out(trainer)
     assert len(trainer._rollouts) == 16
     assert batch["advantages"].view(4, 4).abs().sum(1).gt(0).tolist() == [True, False, False, False]
-    assert trainer._metrics["train"]["groups/filled_up"] == [0.75]
-    assert trainer._metrics["train"]["groups/mixed_share"] == [1 / 8]
+    assert trainer._metrics["train"]["groups/unmixed_ratio"] == [0.75]
+    assert trainer._metrics["train"]["groups/mixed_ratio"] == [1 / 8]
 
 
 def test_surplus_groups_begin_the_next_batch(built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = built(dynamic_rounds=3)
+    trainer = built(max_resample_rounds=3)
     asked: list[list[int]] = []
     roll = trainer._roll_out
     monkeypatch.setattr(trainer, "_roll_out", lambda rows, turn: asked.append(list(rows)) or roll(rows, turn))
@@ -265,13 +266,13 @@ def test_surplus_groups_begin_the_next_batch(built: Any, tmp_path: Path, monkeyp
     scripted_rewards(trainer, monkeypatch, [[mixed, wrong, mixed, wrong], [mixed] * 4, [mixed, wrong], [mixed] * 2])
     roll_out(trainer)
     assert [len(rows) for rows in asked] == [4, 4], "two are missing, and half of the groups are mixed: four more"
-    surplus = [r.row["row_id"] for rollouts, _ in trainer.carried.groups for r in rollouts[:1]]
+    surplus = [r.row["row_id"] for rollouts, _ in trainer.surplus.groups for r in rollouts[:1]]
     assert len(surplus) == 2
 
-    path = tmp_path / "carried.safetensors"
-    write(path, trainer.carried.groups)
+    path = tmp_path / "surplus.safetensors"
+    write(path, trainer.surplus.groups)
     again = read(path, trainer.bundle, trainer.rows)
-    for (rollouts, rewards), (same, same_rewards) in zip(trainer.carried.groups, again, strict=True):
+    for (rollouts, rewards), (same, same_rewards) in zip(trainer.surplus.groups, again, strict=True):
         assert torch.equal(rewards, same_rewards)
         for ours, theirs in zip(rollouts, same, strict=True):
             for field in fields(Rollout):
@@ -280,7 +281,7 @@ def test_surplus_groups_begin_the_next_batch(built: Any, tmp_path: Path, monkeyp
                 assert alike or field.name == "prompt", field.name
             assert ours.prompt.ids == theirs.prompt.ids
 
-    trainer.carried.groups = again
+    trainer.surplus.groups = again
     roll_out(trainer)
     assert [len(rows) for rows in asked[2:]] == [2, 2], "only what is missing is asked for"
     assert [r.row["row_id"] for r in trainer._rollouts[::4]][:2] == surplus
@@ -297,20 +298,20 @@ def test_processes_ask_their_parts_of_one_draw(built: Any, monkeypatch: pytest.M
     assert asked(8, 1, 0) == asked(4, 2, 0) + asked(4, 2, 1)
 
 
-def test_a_carried_group_of_another_training_is_named(
+def test_a_surplus_group_of_another_training_is_named(
     built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = built(dynamic_rounds=2)
+    trainer = built(max_resample_rounds=2)
     scripted_rewards(trainer, monkeypatch, [[[1, 0, 0, 0]] * 4])
     roll_out(trainer)
-    write(tmp_path / "carried.safetensors", [(trainer._rollouts[:4], torch.zeros(4, 4))])
+    write(tmp_path / "surplus.safetensors", [(trainer._rollouts[:4], torch.zeros(4, 4))])
     trainer.rows.rows = trainer.rows.rows[10:]
     with pytest.raises(ValueError, match=r"row 0{15}0 is not among the 14 rows of this training"):
-        read(tmp_path / "carried.safetensors", trainer.bundle, trainer.rows)
+        read(tmp_path / "surplus.safetensors", trainer.bundle, trainer.rows)
 
 
 def test_nothing_is_learned_from_masked_answers_that_were_cut(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = built(overlong="mask", kl=0.1)
+    trainer = built(mask_truncated_completions=True, beta=0.1)
     scripted_rewards(trainer, monkeypatch, [[[1, 0, 0, 1]] * 4])
     roll = trainer._roll_out
 
@@ -348,7 +349,7 @@ def test_unjudged_answers_have_no_advantage(
 
 def test_all_processes_figures_are_logged(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = built()
-    trainer._note({"kl": 1.0, "spans": float("nan")})
+    trainer._track({"kl": 1.0, "spans": float("nan")})
     monkeypatch.setattr(trainer_module, "gather_object", lambda own: [*own, {"kl": [2.0, 6.0], "spans": [2.0]}])
     logs: dict[str, float] = {}
     trainer.log(logs)

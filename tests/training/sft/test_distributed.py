@@ -14,12 +14,11 @@ from safetensors.torch import load_file
 from tests.toy import sft_recipe, write_rows
 from tests.training.two_processes import with_shards, with_whole_models
 from training.model.checkpoint import load
-from training.recipes import Optimiser
 from training.runtime.programs import Reporter, read_metrics
 from training.sft.__main__ import SftConfig, main
 from training.tiny import BASE
 
-CURVES = ("loss", "grad_norm", "ce", "token_accuracy", "latent_mse", "latent_mse/copy_last_frame", "latent_skill")
+CURVES = ("loss", "grad_norm", "ce", "mean_token_accuracy", "latent_mse", "latent_mse/copy_last_frame", "latent_skill")
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +27,11 @@ def uneven(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory)
     return write_rows(rows[:9], tmp_path_factory.mktemp("uneven") / "rows.parquet")
 
 
-def asked(out: Path, data: Path, accumulation: int) -> SftConfig:
+def asked(out: Path, data: Path) -> SftConfig:
     recipe = sft_recipe(
-        steps=None, epochs=2, batch=2, accumulation=accumulation, span_share=(0.7, 0.7, 0.7), own_state=(0.5, 0.6),
-        optimiser=Optimiser(rate=1e-3, weight_decay=0.01, warmup=0.2, schedule="cosine"),
+        max_steps=None, num_train_epochs=2, global_batch_size=8, per_device_train_batch_size=2, warmup_ratio=0.2,
+        latent_keep_prob=(0.7, 0.7, 0.7), scheduled_sampling=(0.5, 0.6), weight_decay=0.01,
+        lr_scheduler_type="cosine_with_min_lr",
     )  # fmt: skip
     return SftConfig(out=out, device="cpu", recipe=recipe, data=data, base=BASE)
 
@@ -40,7 +40,7 @@ def asked(out: Path, data: Path, accumulation: int) -> SftConfig:
 def alone(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process that accumulates twice as much."""
     out = tmp_path_factory.mktemp("alone")
-    assert main(asked(out, uneven, accumulation=4), Reporter(out))["steps"] == 3
+    assert main(asked(out, uneven), Reporter(out))["steps"] == 3
     return out
 
 
@@ -48,14 +48,14 @@ def alone(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes by `accelerate launch`, each with the whole model."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    return with_whole_models("training.sft", asked(out, uneven, accumulation=2))
+    return with_whole_models("training.sft", asked(out, uneven))
 
 
 @pytest.fixture(scope="module")
 def sharded(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes with a part of the model each."""
     out = tmp_path_factory.mktemp("sharded") / "out"
-    return with_shards("training.sft", asked(out, uneven, accumulation=2))
+    return with_shards("training.sft", asked(out, uneven))
 
 
 @pytest.mark.parametrize("way", ["whole", "sharded"])

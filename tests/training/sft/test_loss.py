@@ -55,7 +55,7 @@ def trainer(
         ),
         processing_class=student.processor.tokenizer,
         bundle=student,
-        recipe=sft_recipe(latent_weight=0.3, weighting="token"),
+        recipe=sft_recipe(latent_weight=0.3, loss_reduction="token"),
         vision=student.vision(2**24),
     )
 
@@ -146,7 +146,7 @@ def test_figures_are_reported(trainer: LatentSFTTrainer, student: FutureL1) -> N
     trainer.log({"loss": 1.0})
     figures = trainer.state.log_history[-1]
     assert figures["ce"] + 0.3 * figures["latent_mse"] == pytest.approx(float(loss), abs=1e-5)
-    assert 0 <= figures["token_accuracy"] <= 1
+    assert 0 <= figures["mean_token_accuracy"] <= 1
     assert figures["loss"] == 1.0
 
 
@@ -188,7 +188,7 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
 def test_own_states_replace_the_latent_inputs_late_and_only_them(
     trainer: LatentSFTTrainer, student: FutureL1, fed: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "recipe", trainer.recipe.model_copy(update={"own_state": (0.5, 0.8)}))
+    monkeypatch.setattr(trainer, "recipe", trainer.recipe.model_copy(update={"scheduled_sampling": (0.5, 0.8)}))
     student.model.train()
     trainer.state.max_steps = 100
     inputs = collated(trainer, BATCHES["two future frames"])
@@ -209,13 +209,13 @@ def test_own_states_replace_the_latent_inputs_late_and_only_them(
 def test_own_states_come_in_growing_shares(
     trainer: LatentSFTTrainer, student: FutureL1, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "recipe", trainer.recipe.model_copy(update={"own_state": (0.25, 0.75)}))
+    monkeypatch.setattr(trainer, "recipe", trainer.recipe.model_copy(update={"scheduled_sampling": (0.25, 0.75)}))
     student.model.train()
     trainer.state.max_steps = 2000
     feeds = []
     for step in range(2000):
         trainer.state.global_step = step
-        feeds.append(trainer._feeds_own_states())
+        feeds.append(trainer._feeds_predictions())
     trainer.state.global_step, trainer.state.max_steps = 0, 100
     student.model.eval()
     quarters = np.array(feeds).reshape(4, 500).mean(1)

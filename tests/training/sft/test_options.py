@@ -16,11 +16,12 @@ from training.model.checkpoint import load
 from training.model.encoding import IGNORE, Encoded, collate
 from training.model.rows import RowReader, Rows
 from training.model.splice import inputs_of, spliced_forward
-from training.optimiser import optimiser_arguments
-from training.recipes import LoraSettings, Optimiser, SftRecipe
+from training.recipes import LoraSettings, SftRecipe
+from training.runtime.programs import TrainingConfig
 from training.sft.__main__ import freeze_vision, peft_config
 from training.sft.trainer import Collator, LatentSFTTrainer
 from training.tiny import BASE
+from training.trainer import trainer_arguments
 
 Build = Callable[..., LatentSFTTrainer]
 WIDE = LATENT_CONFIG.model_copy(update={"span_end": "model"})
@@ -34,16 +35,17 @@ def build(rows: list[dict[str, Any]], tmp_path: Path) -> Build:
         bundle = load(BASE)
         if freeze:
             freeze_vision(bundle.model)
-        encoder = bundle.encoder(recipe.latent_config, supervise_length=recipe.supervise_length)
-        total = (recipe.steps or 1) * recipe.batch
+        encoder = bundle.encoder(recipe.latent_config, supervise_span_length=recipe.supervise_span_length)
+        config, cpu = TrainingConfig(out=tmp_path, data=tmp_path), torch.device("cpu")
+        total = (recipe.max_steps or 1) * recipe.global_batch_size
         draws = [{"row": i % len(rows), "spans": True, "counts": True} for i in range(total)]
         return LatentSFTTrainer(
             model=bundle.model,
             args=TrlConfig(
-                output_dir=str(tmp_path / "steps"), max_steps=recipe.steps or 1, use_cpu=True, bf16=False,
-                per_device_train_batch_size=recipe.batch, dataset_kwargs={"skip_prepare_dataset": True},
-                max_length=None, activation_checkpointing=False,
-                **{**optimiser_arguments(recipe.optimiser, recipe.steps or 1), "save_strategy": "no"},
+                **{**trainer_arguments(config, recipe, recipe.max_steps or 1, cpu, torch.float32),
+                   "save_strategy": "no"},
+                per_device_train_batch_size=recipe.global_batch_size, dataset_kwargs={"skip_prepare_dataset": True},
+                max_length=None,
             ),
             train_dataset=Dataset.from_list(draws),
             data_collator=Collator(Rows(rows, RowReader(encoder, keep=True), tmp_path / "skipped.jsonl")),
@@ -82,7 +84,7 @@ DRAWS = [(0, True), (1, True), (2, True), (4, False), (3, True)]
 
 @pytest.mark.parametrize("weighting", ["sample", "token"])
 def test_rows_or_tokens_weigh_the_same(build: Build, weighting: str) -> None:
-    trainer = build(sft_recipe(weighting=weighting, latent_weight=0.3))
+    trainer = build(sft_recipe(loss_reduction=weighting, latent_weight=0.3))
     parts = [terms(trainer, dialogue) for dialogue in dialogues(trainer, DRAWS)]
     if weighting == "token":
         every, errors = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -96,7 +98,7 @@ def test_rows_or_tokens_weigh_the_same(build: Build, weighting: str) -> None:
 
 @pytest.mark.parametrize("weighting", ["sample", "token"])
 def test_micro_batches_of_any_size_add_up_to_the_step(build: Build, weighting: str) -> None:
-    trainer = build(sft_recipe(weighting=weighting))
+    trainer = build(sft_recipe(loss_reduction=weighting))
     draws = [{"row": row, "spans": spans, "counts": True} for row, spans in DRAWS]
     draws.append({"row": 5, "spans": False, "counts": False})  # fills up the last batch, and weighs nothing
 
@@ -122,7 +124,7 @@ def test_the_length_of_a_span_is_learned_only_where_it_is_supervised(build: Buil
     going_on = {}
     for supervised in (False, True):
         recipe = sft_recipe(
-            latent_config=WIDE, supervise_length=supervised, steps=24, batch=4, optimiser=Optimiser(rate=3e-3)
+            latent_config=WIDE, supervise_span_length=supervised, max_steps=24, global_batch_size=4, learning_rate=3e-3
         )
         trainer = build(recipe)
         t = trainer.tokens
@@ -152,7 +154,7 @@ def test_an_unfrozen_tower_is_an_error(build: Build) -> None:
 
 
 def test_adapters_learn_and_the_rest_does_not(build: Build) -> None:
-    trainer = build(sft_recipe(lora=LoraSettings(rank=4, alpha=8.0), steps=2))
+    trainer = build(sft_recipe(lora=LoraSettings(r=4, lora_alpha=8.0), max_steps=2))
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
     moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
@@ -162,7 +164,7 @@ def test_adapters_learn_and_the_rest_does_not(build: Build) -> None:
 
 
 def test_norms_and_biases_are_not_decayed(build: Build) -> None:
-    trainer = build(sft_recipe(optimiser=Optimiser(rate=1e-3, weight_decay=0.1)))
+    trainer = build(sft_recipe(learning_rate=1e-3, weight_decay=0.1))
     trainer.create_optimizer()
     names = {id(p): name for name, p in trainer.model.named_parameters()}
     groups = {
@@ -175,7 +177,7 @@ def test_norms_and_biases_are_not_decayed(build: Build) -> None:
 
 
 def test_gradients_are_really_clipped(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = build(sft_recipe(steps=1, optimiser=Optimiser(rate=1e-3, clip_norm=0.01)))
+    trainer = build(sft_recipe(max_steps=1, learning_rate=1e-3, max_grad_norm=0.01))
     norms: list[float] = []
     create = trainer.create_optimizer
 
@@ -217,7 +219,7 @@ def test_a_batch_with_unusable_rows_is_as_large_as_asked(build: Build, tmp_path:
 
 
 def test_workers_read_as_the_process_itself(build: Build) -> None:
-    trainer = build(sft_recipe(workers=2))
+    trainer = build(sft_recipe(dataloader_num_workers=2))
     draws = [{"row": row, "spans": spans, "counts": True} for row, spans in DRAWS]
     loader = DataLoader(draws, batch_size=2, collate_fn=trainer.data_collator, num_workers=2)
     for inputs, begin in zip(loader, (0, 2, 4), strict=True):

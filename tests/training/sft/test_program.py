@@ -15,8 +15,8 @@ from trl import SFTTrainer
 from tests.toy import sft_recipe, toy_rows, write_rows
 from tests.training.killed import Interrupting, kill_at
 from training.model.checkpoint import load
-from training.model.saving import learn_in_fp32
-from training.recipes import Optimiser, SftRecipe
+from training.model.placement import learn_in_fp32
+from training.recipes import SftRecipe
 from training.runtime.callbacks import last_checkpoint
 from training.runtime.programs import Reporter, read_metrics, read_progress
 from training.sft.__main__ import SftConfig, freeze_vision, main
@@ -26,11 +26,14 @@ from training.tiny import BASE
 
 ROOT = Path(__file__).parents[3]
 MIXED = sft_recipe(
-    steps=20,
-    span_share=(0.7, 0.7, 0.7),
-    own_state=(0.2, 0.6),
-    save_every=3,
-    optimiser=Optimiser(rate=1e-3, weight_decay=0.01, warmup=0.2, schedule="cosine"),
+    max_steps=20,
+    latent_keep_prob=(0.7, 0.7, 0.7),
+    scheduled_sampling=(0.2, 0.6),
+    save_steps=3,
+    learning_rate=1e-3,
+    weight_decay=0.01,
+    warmup_ratio=0.2,
+    lr_scheduler_type="cosine_with_min_lr",
 )
 
 
@@ -103,7 +106,7 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(uninterrupted: Path, 
 def test_interrupted_it_writes_a_checkpoint_and_goes_on_to_the_same_weights(
     uninterrupted: Path, data: Path, tmp_path: Path
 ) -> None:
-    asked = config(tmp_path / "out", data, MIXED.model_copy(update={"save_every": 1000}))
+    asked = config(tmp_path / "out", data, MIXED.model_copy(update={"save_steps": 1000}))
     with pytest.raises(KeyboardInterrupt):
         main(asked, Interrupting(asked.out, 5))
     assert not (asked.out / "checkpoint").exists()
@@ -130,9 +133,9 @@ def test_micro_batches_add_up_to_a_batch(tmp_path: Path) -> None:
     # nine rows of all depths in windows of four: the last window is one row
     mixed = write_rows(toy_rows(tmp_path / "clips", [1, 2, 3] * 3, seed=9), tmp_path / "rows.parquet")
     found = []
-    for batch, accumulation in ((4, 1), (2, 2)):
-        out = tmp_path / f"{batch}"
-        recipe = sft_recipe(steps=None, batch=batch, accumulation=accumulation)
+    for size in (4, 2):
+        out = tmp_path / f"{size}"
+        recipe = sft_recipe(max_steps=None, per_device_train_batch_size=size)
         assert main(config(out, mixed, recipe), Reporter(out))["steps"] == 3
         found.append((weights(out), [line["ce"] for line in read_metrics(out) if "ce" in line]))
     (once, once_ce), (twice, twice_ce) = found
@@ -145,7 +148,7 @@ def test_micro_batches_add_up_to_a_batch(tmp_path: Path) -> None:
 def test_a_row_that_cannot_be_read_is_told_and_stops_nothing(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     broken = {**rows[0], "path": str(tmp_path / "nowhere.mp4")}
     data = write_rows([broken, *rows[1:4]], tmp_path / "rows.parquet")
-    result = main(config(tmp_path / "out", data, sft_recipe(steps=2)), Reporter(tmp_path / "out", quiet=True))
+    result = main(config(tmp_path / "out", data, sft_recipe(max_steps=2)), Reporter(tmp_path / "out", quiet=True))
     assert result["skipped"] == 1
     assert result["verified"]["row_id"] == rows[1]["row_id"], "the first row that can be read"
     told = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
@@ -162,7 +165,7 @@ def test_what_learns_is_kept_in_fp32_and_what_is_frozen_is_not(base: Any) -> Non
 
 
 def test_epochs_decide_where_no_steps_are_given(data: Path, tmp_path: Path) -> None:
-    recipe = sft_recipe(steps=None, epochs=1, batch=12)
+    recipe = sft_recipe(max_steps=None, num_train_epochs=1, global_batch_size=12)
     assert main(config(tmp_path, data, recipe), Reporter(tmp_path, quiet=True))["steps"] == 2
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from training.storage.artifacts import ArtifactStore, MissingArtifactError
-from training.storage.files import replaced
+from training.storage.files import atomic_replace_dir
 
 NAME = "curation/gain_answers/train-00000"
 
@@ -143,9 +143,9 @@ def test_pruning_keeps_the_newest_and_the_current(store: ArtifactStore) -> None:
 KILLED_WHILE_REPLACING = """
 import os, signal, sys
 from pathlib import Path
-from training.storage.files import replaced
+from training.storage.files import atomic_replace_dir
 
-with replaced(Path(sys.argv[1])) as fresh:
+with atomic_replace_dir(Path(sys.argv[1])) as fresh:
     (fresh / "config.json").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -164,7 +164,7 @@ def test_a_process_killed_while_replacing_a_folder_leaves_what_was_there(tmp_pat
     )
     assert process.returncode == -signal.SIGKILL
     assert [path.read_text() for path in folder.glob("*")] == ([] if before is None else [before])
-    with replaced(folder) as fresh:
+    with atomic_replace_dir(folder) as fresh:
         assert list(fresh.iterdir()) == [], "nothing of the killed one is left"
         (fresh / "weights").write_text("new")
     assert [path.name for path in folder.iterdir()] == ["weights"]

@@ -1,5 +1,6 @@
-"""The four rewards as TRL calls them: one value a rollout, None where nobody could judge."""
+"""The four rewards of rollouts: accuracy, format, R_ctr and R_div, NaN where nobody could judge."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from tests.toy import rl_recipe
 from tests.training.rl.made import made
 from training.model.checkpoint import FutureL1
 from training.rl.grading import RolloutGrader
-from training.rl.reward_functions import reward_functions
+from training.rl.rewards import rollout_rewards
 from training.rl.rollouts import Rollout, runs_of
 
 ASKED = "frame_1\n<image>\nWhich colour?\nA. red\nB. blue\nC. green\nD. pink"
@@ -32,16 +33,11 @@ def rollout(base: FutureL1) -> Any:
     return make
 
 
-def rewards(base: FutureL1, rollouts: list[Rollout], **changes: Any) -> list[list[float | None]]:
-    recipe = rl_recipe(group=len(rollouts), **changes)
-    functions = reward_functions(recipe, base.tokens, RolloutGrader(recipe, None, print))
-    return [function(rollout=rollouts, prompts=[], completions=[]) for function in functions]
-
-
-def test_they_come_in_the_order_of_the_weights(base: FutureL1) -> None:
-    functions = reward_functions(rl_recipe(), base.tokens, RolloutGrader(rl_recipe(), None, print))
-    names = [function.__name__ for function in functions]
-    assert names == ["accuracy", "format", "r_ctr", "r_div"]
+def rewards(base: FutureL1, rollouts: list[Rollout], **changes: Any) -> list[list[float]]:
+    """A list for each reward, a value for each rollout, all of one group."""
+    recipe = rl_recipe(num_generations=len(rollouts), **changes)
+    accuracy = RolloutGrader(recipe.parser, None, print).accuracy(rollouts)
+    return rollout_rewards(rollouts, accuracy, recipe, base.tokens).T.tolist()
 
 
 def test_right_and_well_formed_are_paid_apart(base: FutureL1, rollout: Any) -> None:
@@ -69,7 +65,7 @@ def test_an_open_answer_without_a_judge_is_unjudged_and_contrasts_with_nobody(ba
         for a, latent in zip(answers, (1, 1, -1), strict=True)
     ]
     accuracy, _, r_ctr, _ = rewards(base, group)
-    assert accuracy == [1.0, None, 0.0]
+    assert accuracy[0] == 1.0 and math.isnan(accuracy[1]) and accuracy[2] == 0.0
     judged = [group[0], group[2]]
     assert [r_ctr[0], r_ctr[2]] == rewards(base, judged)[2]
 
@@ -79,6 +75,7 @@ def test_groups_do_not_see_each_other(base: FutureL1, rollout: Any) -> None:
         rollout(f"{THOUGHT}{SPAN}<answer>{a}</answer>", latent=z) for a, z in (("red", 1), ("red", 0.5), ("blue", -1))
     ]
     other = [replace(r, latents=-r.latents) for r in group]
-    functions = reward_functions(rl_recipe(group=3), base.tokens, RolloutGrader(rl_recipe(), None, print))
-    together = [function(rollout=group + other) for function in functions]
-    assert [values[:3] for values in together] == rewards(base, group)
+    recipe = rl_recipe(num_generations=3)
+    accuracy = RolloutGrader(recipe.parser, None, print).accuracy(group + other)
+    together = rollout_rewards(group + other, accuracy, recipe, base.tokens)
+    assert together[:3].T.tolist() == rewards(base, group)

@@ -1,18 +1,11 @@
-"""Weights in and out of training: fp32 while they learn, whole while they decode, whole and in one dtype when saved."""
+"""Where weights lie while they are trained: on which device, in which precision, whole or in shards."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
-
-from training.model.checkpoint import FutureL1
-from training.model.latent_config import LatentConfig
-from training.runtime.provenance import write_provenance
-from training.storage.files import replaced
 
 
 def placement(device: str) -> tuple[torch.device, torch.dtype]:
@@ -64,25 +57,3 @@ def whole_weights(model: torch.nn.Module) -> Iterator[None]:
         for group, mesh in kept:
             group.post_forward_mesh_info = mesh
         sharded[0].reset_iter_state()  # shards again, and forgets the order of the decoder's passes
-
-
-def leave_checkpoint(
-    accelerator: Any,
-    bundle: FutureL1,
-    latent_config: LatentConfig,
-    folder: Path,
-    dtype: torch.dtype,
-    provenance: Mapping[str, Any],
-) -> None:
-    """Writes the model as `folder`, whole or not at all; every process must call this, the first one writes.
-
-    Sharded weights are gathered to the first process's memory.
-    """
-    weights = accelerator.get_state_dict(bundle.model)
-    if not accelerator.is_main_process:
-        return
-    tied = bundle.model.all_tied_weights_keys
-    whole = {name: weight.to("cpu", dtype) for name, weight in weights.items() if name not in tied}
-    with replaced(folder) as fresh:
-        bundle.save(fresh, latent_config, whole)
-        write_provenance(fresh, {**provenance, "dtype": str(dtype).removeprefix("torch.")})

@@ -1,0 +1,120 @@
+"""What SFT and RL do around TRL's trainers: their arguments, training with resumption, and the saved checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer
+from transformers.integrations import (
+    INTEGRATION_TO_CALLBACK,
+    TensorBoardCallback,
+    get_available_reporting_integrations,
+)
+
+from training.model.checkpoint import FutureL1
+from training.model.latent_config import LatentConfig
+from training.recipes import TrainingRecipe
+from training.runtime.callbacks import checkpoint_on_interrupt, last_checkpoint
+from training.runtime.errors import PermanentError
+from training.runtime.programs import CHECKPOINT, TrainingConfig
+from training.runtime.provenance import write_provenance
+from training.storage.files import atomic_replace_dir
+
+STEPS = "steps"
+"""The folder of the trainer's own checkpoints, in a program's working folder."""
+MIN_REPORTS = 40
+"""The least number of points of a training curve, where the run has as many steps."""
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises PermanentError for a tracker of `report_to` that transformers does not know, or that is not installed."""
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            trackers = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise PermanentError(f"report_to names {name!r}, which is no tracker: choose from {trackers}")
+        if name not in get_available_reporting_integrations():
+            raise PermanentError(f"report_to names {name!r}, which is not installed: pip install it, or leave it out")
+
+
+def trainer_arguments(
+    config: TrainingConfig, recipe: TrainingRecipe, steps: int, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """The TrainingArguments of both trainers for a run of so many optimiser steps."""
+    cosine = recipe.lr_scheduler_type == "cosine_with_min_lr"
+    same = {"learning_rate", "lr_scheduler_type", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm"}
+    return {
+        **recipe.model_dump(include=same),
+        "lr_scheduler_kwargs": {"min_lr_rate": recipe.min_lr_rate} if cosine else {},
+        "warmup_steps": recipe.warmup_ratio,  # transformers 5: below 1 it is a ratio
+        "max_steps": steps,
+        "output_dir": str(config.out / STEPS),
+        "logging_steps": max(1, min(10, steps // MIN_REPORTS)),
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        "report_to": list(config.report_to),
+        "project": "future-l1",
+        "run_name": recipe.name,
+        "seed": config.seed,
+        "bf16": dtype == torch.bfloat16,
+        "use_cpu": device.type != "cuda",
+        "activation_checkpointing": device.type == "cuda",
+        "ddp_find_unused_parameters": False,  # each batch uses every weight that learns, latents or not
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+    }
+
+
+def micro_batches(rows: int, recipe: TrainingRecipe, devices: int) -> tuple[int, int]:
+    """Rows that a device takes at once, and gradient accumulation steps, for an optimiser step of `rows` rows.
+
+    Raises ValueError where the rows do not divide.
+    """
+    share = rows // devices
+    size = min(share, recipe.per_device_train_batch_size)
+    if size == 0 or rows % (devices * size):
+        raise ValueError(
+            f"recipe {recipe.name}: an optimiser step of {rows} rows does not divide into {devices} devices with "
+            f"{size or 1} rows at once: change the batch or per_device_train_batch_size"
+        )
+    return size, share // size
+
+
+def train(trainer: Trainer, every: int = 1, needs: Sequence[str] = ()) -> str | None:
+    """Trains, from the last checkpoint of an earlier start if there is one; returns that checkpoint's name.
+
+    every, needs: as of `checkpoint_on_interrupt` and `last_checkpoint`.
+    """
+    steps = Path(trainer.args.output_dir)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):  # by default below `steps`, which goes in the end
+            callback.logging_dir = callback.logging_dir or str(steps.parent / "runs")
+    resume = last_checkpoint(steps, needs)
+    with checkpoint_on_interrupt(trainer, every):
+        trainer.train(resume_from_checkpoint=resume)
+    return resume and Path(resume).name
+
+
+def save_checkpoint(
+    trainer: Trainer,
+    bundle: FutureL1,
+    latent_config: LatentConfig,
+    out: Path,
+    dtype: torch.dtype,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Writes the model as `out`/checkpoint, whole or not at all, and ends the trainer; every process must call this.
+
+    The first process writes; sharded weights are gathered to its memory.
+    """
+    accelerator = trainer.accelerator
+    weights = accelerator.get_state_dict(bundle.model)
+    if accelerator.is_main_process:
+        tied = bundle.model.all_tied_weights_keys
+        whole = {name: weight.to("cpu", dtype) for name, weight in weights.items() if name not in tied}
+        with atomic_replace_dir(out / CHECKPOINT) as folder:
+            bundle.save(folder, latent_config, whole)
+            write_provenance(folder, {**provenance, "dtype": str(dtype).removeprefix("torch.")})
+    accelerator.free_memory()
+    accelerator.end_training()
