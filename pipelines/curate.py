@@ -28,7 +28,6 @@ from pipelines.driver import StepFailedError, run_plan
 from pipelines.jobs import INGEST, OBSERVE, PREPARE, SELECT, Step, score
 from pipelines.profile import Profile, overlaid
 from training.chat.endpoint import ENDPOINT_KEYS, JUDGE_KEYS
-from training.chat.preflight import preflight
 from training.storage.artifacts import checkpoint_folder
 from training.storage.files import AppendLog, atomic_write
 from training.storage.parquet import read_parquet, scan_parquet
@@ -57,6 +56,8 @@ def curate(profile: Profile, out: Path, console: Console) -> tuple[dict[str, Any
     Raises EndpointRefusesError before any work where the endpoint or the judge would never answer, and
     StepFailedError where a step fails; started again, it goes on.
     """
+    from training.chat.connection import preflight  # imports openai
+
     endpoint, judge = profile.curation.endpoint, profile.judge
     if endpoint is not None and (guess := unknown_factor(endpoint, profile.base)):
         console.print(f"[yellow]![/] {escape(guess)}", soft_wrap=True, highlight=False)

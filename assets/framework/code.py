@@ -27,8 +27,7 @@ NEVER_COUNT = (
     # What runs a program and tells of it, and how work is kept.
     "training.runtime", "training.storage",
     # How requests are sent, and sent again.
-    "training.chat.client", "training.chat.dialect", "training.chat.endpoint", "training.chat.pool",
-    "training.chat.preflight", "training.chat.server",
+    "training.chat.client", "training.chat.connection", "training.chat.endpoint", "training.chat.server",
 )  # fmt: skip
 """Modules, and rooms with all that is in them, that decide nothing of what an artifact holds: a mended retry must not
 train a model again."""

@@ -85,10 +85,10 @@ def fitted_size(width: int, height: int, low: int, high: int, factor: int) -> tu
     pixels a side, else the nearest whole tokens within them.  `high` wins over `low` and over the aspect ratio, as in
     the local backend.
     """
-    tokens = max(1, round(width / factor)) * max(1, round(height / factor))
-    exact = width * height / factor**2
-    if low <= tokens <= high and exact <= high:
-        return width, height
+    columns, rows = max(1, round(width / factor)), max(1, round(height / factor))
+    tokens, exact = columns * rows, width * height / factor**2
+    if low <= tokens <= high:
+        return (width, height) if exact <= high else (columns * factor, rows * factor)
     scale, whole = (math.sqrt(low / exact), math.ceil) if tokens < low else (math.sqrt(high / exact), math.floor)
     columns, rows = max(1, whole(width * scale / factor)), max(1, whole(height * scale / factor))
     rows = min(rows, high)  # only reached by strips, whose short side is one token

@@ -18,10 +18,10 @@ from evaluation.generation.chat_messages import Renderer, served_text, why_no_te
 from evaluation.generation.image_factor import image_factor
 from evaluation.generation.jobs import AnswerJob, GenerationConfig
 from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request
-from training.chat.completion import Choice, Completion, MalformedError
+from training.chat.client import ChatClient, ChatRequest
+from training.chat.completion import ChatCompletion, Choice, MalformedError
+from training.chat.connection import preflight
 from training.chat.endpoint import ENDPOINT_KEYS, EndpointRefusesError, EndpointSettings
-from training.chat.pool import Control, Pool
-from training.chat.preflight import preflight
 from training.chat.server import GOES_ON, UnansweredError
 
 MIN_EMPTY, MAX_EMPTY_SHARE = 20, 0.2
@@ -71,9 +71,9 @@ class EndpointEngine:
     ) -> None:
         todo = [(request, list(request.samples)) for request in requests]
         with Renderer(generation, self._frames_cache_bytes, self._image_factor) as renderer:
-            control = await _control(ledger.request, renderer, generation)
-            pool = Pool(self.settings, ENDPOINT_KEYS, "endpoint", control=control)
-            empty = _Empty(pool, ledger.answers)
+            health_check = await _health_check(ledger.request, renderer, generation)
+            client = ChatClient(self.settings, ENDPOINT_KEYS, "endpoint", health_check=health_check)
+            empty = _Empty(client, ledger.answers)
 
             async def work(item: tuple[Request, list[int]]) -> None:
                 request, wanted = item
@@ -84,21 +84,23 @@ class EndpointEngine:
                 while wanted:  # a server may give fewer choices than it was asked for
                     body = {"messages": messages, "n": len(wanted), **_sampling(generation)}
                     accept = partial(empty.without, request.prompt_id)
-                    completion, answered = await pool.complete(partial(_same, body), accept)
+                    completion, answered = await client.complete(partial(_same, body), accept)
                     for text, choice in answered[: len(wanted)]:
                         await put(_answer(request.prompt_id, wanted.pop(0), text, choice, completion))
 
-            for (request, _), error in await pool.run(todo, work):
+            for (request, _), error in await client.run(todo, work):
                 await put(Refusal(request.prompt_id, error.reason, pending=error.kind != "refused"))
 
 
-async def _control(request: Request | None, renderer: Renderer, generation: GenerationConfig) -> Control | None:
+async def _health_check(
+    request: Request | None, renderer: Renderer, generation: GenerationConfig
+) -> ChatRequest | None:
     """A request that the model answered before, for one answer; None where it cannot be shown any more."""
     if request is None:
         return None
     with suppress(ValueError, OSError):
         body = {"messages": await renderer.messages(request), "n": 1, **_sampling(generation)}
-        return Control(partial(_same, body), lambda completion: _answered(completion.choices))
+        return ChatRequest(partial(_same, body), lambda completion: _answered(completion.choices))
     return None
 
 
@@ -108,11 +110,11 @@ class _Empty:
     Only the first reply to each prompt counts: one that gets none however often it is asked for is one.
     """
 
-    def __init__(self, pool: Pool, answers: int) -> None:
-        self._pool, self._replies, self._empty = pool, answers, 0
+    def __init__(self, client: ChatClient, answers: int) -> None:
+        self._pool, self._replies, self._empty = client, answers, 0
         self._counted: set[str] = set()
 
-    def without(self, prompt_id: str, completion: Completion) -> tuple[Completion, list[tuple[str, Choice]]]:
+    def without(self, prompt_id: str, completion: ChatCompletion) -> tuple[ChatCompletion, list[tuple[str, Choice]]]:
         """The choices of a completion that hold answers, with their texts.  Raises MalformedError without any."""
         if prompt_id not in self._counted:
             self._counted.add(prompt_id)
@@ -145,7 +147,7 @@ def _sampling(generation: GenerationConfig) -> dict[str, Any]:
     return {"temperature": generation.temperature, "top_p": generation.top_p, "max_tokens": generation.max_new_tokens}
 
 
-def _answer(prompt_id: str, sample: int, text: str, choice: Choice, completion: Completion) -> Answer:
+def _answer(prompt_id: str, sample: int, text: str, choice: Choice, completion: ChatCompletion) -> Answer:
     share = len(completion.choices)
     used = (completion.usage and completion.usage.completion_tokens) or 0
     return {

@@ -18,8 +18,7 @@ from evaluation.benchmarks.twiffbench import TwiffBench, TwiffBenchSettings
 from evaluation.generation.controls import CONTROLS
 from evaluation.generation.jobs import INTERVENTIONS, AnswerJob, checkpoint_generation
 from pipelines.cli.common import CHECKPOINT, CONSOLE, FILE, FOLDER, POSITIVE
-from training.chat.endpoint import JUDGE_KEYS, EndpointDownError, EndpointRefusesError
-from training.chat.preflight import preflight
+from training.chat.endpoint import EndpointDownError, EndpointRefusesError
 from training.grading.judge import Judge, JudgeSettings
 from training.runtime.printable import printable
 from training.storage.artifacts import checkpoint_folder
@@ -116,7 +115,7 @@ def evaluate(
         if checkpoint is not None and source is not None:
             checkpoint = checkpoint_folder(checkpoint)
             if judge is not None and evaluation.held(out) is None:  # later there may be nothing to ask it
-                preflight((judge.settings.base_url,), judge.settings.model, JUDGE_KEYS, "judge")
+                judge.preflight()
             generation = checkpoint_generation(
                 checkpoint,
                 max_new_tokens=max_new_tokens or NEW_TOKENS.get(benchmark.name, MOST_NEW_TOKENS),

@@ -79,7 +79,7 @@ class Usage(BaseModel):
     completion_tokens: Count = None
 
 
-class Completion(BaseModel):
+class ChatCompletion(BaseModel):
     """A chat completion (openai's own type validates nothing); seconds: latency of this attempt."""
 
     choices: list[Choice] = Field(min_length=1)

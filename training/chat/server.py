@@ -1,4 +1,8 @@
-"""One server of a model: a request in its form, and what its replies and refusals mean."""
+"""One chat server: requests in its dialect, and what its replies and refusals mean.
+
+Servers do not agree on how a request says how long a reply may be, and that it is to be JSON.  A server first gets the
+most usual form.  Where it refuses that by name, the next form is sent in its place, and to this server from then on.
+"""
 
 import asyncio
 import json
@@ -9,14 +13,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 import openai
 
-from training.chat.client import RedirectedError, UnusableReplyError, client
-from training.chat.completion import Completion, one_line
-from training.chat.dialect import Dialect
+from training.chat.completion import ChatCompletion, one_line
+from training.chat.connection import RedirectedError, UnusableReplyError, connect
 from training.chat.endpoint import EndpointRefusesError, EndpointSettings
 
 GOES_ON = "what it answered is kept, and the same command goes on from there"
@@ -26,7 +30,11 @@ _ARREARS = re.compile(
     re.IGNORECASE,
 )
 """In the code or the type of an error, which no row has a say in, as it may in the message."""
-_DIALECTS: dict[tuple[str, str], Dialect] = {}
+_FORMAT = re.compile(r"response.?format|json.?schema|json.?object|structured.?output|guided|grammar", re.IGNORECASE)
+_TEMPERATURE = re.compile(
+    r"temperature\W+(?:is |does )?(?:not support|unsupported)|unsupported \w+\W+temperature", re.IGNORECASE
+)
+_DIALECTS: dict[tuple[str, str], "Dialect"] = {}
 """By base URL and model, for as long as this process lives."""
 _LOG = logging.getLogger(__name__)
 
@@ -45,21 +53,65 @@ class UnansweredError(Exception):
         self.kind, self.reason, self.wait = kind, reason, wait
 
 
-class Server:
-    """Sends requests to one base URL; use it as a context.  `counts` as `training.chat.pool.Pool` has them."""
+@dataclass(frozen=True)
+class Dialect:
+    """One server's form of a request; `temperature`: whether a judge's is sent."""
+
+    length: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    format: Literal["json_schema", "json_object", "none"] = "json_schema"
+    temperature: bool = True
+
+    def body(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A request that has `max_tokens`, and `response_format` where it asks a judge, in this form."""
+        body = dict(request)
+        if "max_tokens" in body:
+            body[self.length] = body.pop("max_tokens")
+        if "response_format" in body:
+            if self.format != "json_schema":
+                body["response_format"] = {"type": "json_object"}
+            if self.format == "none":
+                del body["response_format"]
+            if not self.temperature:
+                body.pop("temperature", None)
+        return body
+
+    def after(self, refusal: str, request: Mapping[str, Any]) -> "Dialect | None":
+        """The form to try when the server refuses the request in this one with these words; None: it is not the form.
+
+        Only a server that names `max_completion_tokens` gets it: others pass over what they do not know, and would
+        write without end.  How answers are sampled is never changed.
+        """
+        if self.length == "max_tokens" and "max_completion_tokens" in refusal:
+            return replace(self, length="max_completion_tokens")
+        if "response_format" not in request:
+            return None
+        if self.format != "none" and _FORMAT.search(refusal):
+            return replace(self, format="json_object" if self.format == "json_schema" else "none")
+        if self.temperature and _TEMPERATURE.search(refusal):
+            return replace(self, temperature=False)
+        return None
+
+    def __str__(self) -> str:
+        return f"{self.length}, {self.format.replace('none', 'no response_format')}" + (
+            "" if self.temperature else ", no temperature"
+        )
+
+
+class ChatServer:
+    """Sends requests to one base URL; use it as a context.  `counts` as `training.chat.client.ChatClient` has them."""
 
     def __init__(self, settings: EndpointSettings, base_url: str, key: str, what: str, counts: Counter[str]) -> None:
         self._settings, self._url, self._key, self._counts = settings, base_url, key, counts
         self.who = f"the {what} {settings.model!r} at {base_url}"
 
-    async def __aenter__(self) -> "Server":
-        self._client = await client(self._url, self._key, self._settings.timeout).__aenter__()
+    async def __aenter__(self) -> "ChatServer":
+        self._client = await connect(self._url, self._key, self._settings.timeout).__aenter__()
         return self
 
     async def __aexit__(self, *error: Any) -> None:
         await self._client.__aexit__(*error)
 
-    async def send(self, request: Mapping[str, Any]) -> Completion:
+    async def send(self, request: Mapping[str, Any]) -> ChatCompletion:
         """The completion of a request without its model, in the form that this server takes.
 
         Raises UnansweredError, and EndpointRefusesError where no request will be answered.
@@ -77,7 +129,7 @@ class Server:
                     _DIALECTS[place] = other
                     _LOG.warning("%s is asked with %s from now on: %s", self.who, other, error.reason)
 
-    async def _post(self, body: Mapping[str, Any]) -> Completion:
+    async def _post(self, body: Mapping[str, Any]) -> ChatCompletion:
         started = time.perf_counter()
         self._counts["requests"] += 1
         try:
@@ -90,8 +142,8 @@ class Server:
             raise self._meaning(error) from None
         except TimeoutError:
             self._counts["unreachable"] += 1
-            found = f"no whole reply in {self._settings.timeout:g} s"
-            raise UnansweredError("unreachable", f"{self._url}: {found}") from None
+            reason = f"{self._url}: no whole reply in {self._settings.timeout:g} s"
+            raise UnansweredError("unreachable", reason) from None
         except openai.APIConnectionError as error:
             self._counts["unreachable"] += 1
             cause = type(error.__cause__).__name__
@@ -101,7 +153,7 @@ class Server:
         except UnusableReplyError as error:
             raise self._malformed(str(error)) from None
         try:
-            completion = Completion.model_validate(json.loads(text))
+            completion = ChatCompletion.model_validate(json.loads(text))
         except (ValueError, RecursionError):
             raise self._malformed(f"not a chat completion but {one_line(text, [self._key])!r}") from None
         if completion.usage:
@@ -115,20 +167,20 @@ class Server:
 
     def _meaning(self, error: openai.APIStatusError) -> UnansweredError | EndpointRefusesError:
         status, bare = error.status_code, " - " not in error.message
-        said = one_line(f"{error.message} {error.response.text}" if bare else error.message, [self._key])
+        message = one_line(f"{error.message} {error.response.text}" if bare else error.message, [self._key])
         if status == 402 or (status < 500 and _ARREARS.search(f"{error.code} {error.type}")):
-            return EndpointRefusesError(f"{self.who} wants its account filled up ({said}); {GOES_ON}")
+            return EndpointRefusesError(f"{self.who} wants its account filled up ({message}); {GOES_ON}")
         if status in (401, 403, 404):
-            return self.refuses(said)
+            return self.refuses(message)
         if status in (408, 409, 425, 429) or status >= 500:
             self._counts["unreachable"] += 1
             kind: Kind = "faulty" if status == 500 else "unreachable"
-            return UnansweredError(kind, said, retry_after(error.response.headers))
-        return UnansweredError("refused", said)
+            return UnansweredError(kind, message, retry_after(error.response.headers))
+        return UnansweredError("refused", message)
 
-    def refuses(self, said: str) -> EndpointRefusesError:
-        """What it is called when all requests are refused with these words."""
-        return EndpointRefusesError(f"{self.who} refuses every request ({said}); check its URL, model name and key")
+    def refuses(self, reason: str) -> EndpointRefusesError:
+        """The error where all requests are refused for this reason."""
+        return EndpointRefusesError(f"{self.who} refuses every request ({reason}); check its URL, model name and key")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

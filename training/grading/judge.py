@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from training.chat.completion import Choice, Completion, MalformedError, Usage, one_line, plain_text
+from training.chat.completion import ChatCompletion, Choice, MalformedError, Usage, one_line, plain_text
 from training.chat.endpoint import JUDGE_KEYS, BaseUrl, EndpointDownError, EndpointSettings
 from training.grading.lastobject import last_object
 from training.grading.replies import AnswerReply, ScoreReply, Scores, VerdictReply
@@ -26,7 +26,7 @@ from training.grading.rule import Verdict
 from training.storage.files import AppendLog
 
 if TYPE_CHECKING:
-    from training.chat.pool import Control
+    from training.chat.client import ChatRequest
 
 VERDICT_PROMPT = """\
 You grade answers. The user message is one JSON object with three strings: "question", "reference" (the only standard \
@@ -121,7 +121,7 @@ class Judge:
 
     def preflight(self) -> None:
         """Raises EndpointRefusesError or EndpointDownError where the judge cannot be used, within seconds."""
-        from training.chat.preflight import preflight
+        from training.chat.connection import preflight
 
         preflight((self.settings.base_url,), self.settings.model, JUDGE_KEYS, "judge")
 
@@ -193,23 +193,24 @@ class Judge:
                 self._tokens[record["key"]] = (record.get("prompt_tokens") or 0, record.get("completion_tokens") or 0)
 
     async def _ask_all(self, requests: Mapping[str, _Request], answered: _Request | None) -> None:
-        from training.chat.pool import Pool
+        from training.chat.client import ChatClient
 
         shared = self.settings.model_dump(include={"model", "concurrency", "timeout", "retries"})
         settings = EndpointSettings(base_urls=(self.settings.base_url,), **shared)
-        pool = Pool(settings, JUDGE_KEYS, "judge", self.counts, self._control(answered) if answered else None)
+        health_check = self._chat_request(answered) if answered else None
+        client = ChatClient(settings, JUDGE_KEYS, "judge", self.counts, health_check)
 
         async def ask(key: str) -> None:
             self._recall()
             if key not in self._known:
-                self._keep(key, requests[key], *await pool.complete(*self._control(requests[key])))
+                self._keep(key, requests[key], *await client.complete(*self._chat_request(requests[key])))
 
-        await pool.run(list(requests), ask)
+        await client.run(list(requests), ask)
 
-    def _control(self, request: _Request) -> "Control":
-        """A request, and what takes its reply: the validated reply and its tokens.  One outside the schema is asked for
-        again, warmer, since greedy decoding would repeat it."""
-        from training.chat.pool import Control
+    def _chat_request(self, request: _Request) -> "ChatRequest":
+        """The request, whose reader returns the validated reply and its tokens.  Where a reply leaves the schema, it is
+        sent again, warmer, since greedy decoding would repeat it."""
+        from training.chat.client import ChatRequest
 
         def body(malformed: int) -> dict[str, Any]:
             return {
@@ -219,7 +220,7 @@ class Judge:
                 "response_format": _response_format(request.reply),
             }
 
-        def accept(completion: Completion) -> tuple[dict[str, Any], Usage | None]:
+        def accept(completion: ChatCompletion) -> tuple[dict[str, Any], Usage | None]:
             choice = completion.choices[0]
             try:
                 reply = request.reply.model_validate_json(_object(choice))
@@ -227,7 +228,7 @@ class Judge:
                 raise MalformedError(self._keep_unreadable(request, choice)) from None
             return reply.model_dump(), completion.usage
 
-        return Control(body, accept)
+        return ChatRequest(body, accept)
 
     def _keep_unreadable(self, request: _Request, choice: Choice) -> str:
         """Stores a reply that cannot be read; returns what to say of it."""

@@ -24,7 +24,7 @@ from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Reque
 from tests.evaluation.asking import generate
 from tests.footage import FOOTAGE
 from tests.served import FAULTS, Served, closed_url, completion, served, user_text
-from training.chat import pool as pools
+from training.chat import client as client_module
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings
 from training.data.prompts import ANSWERS, Part, frame, image, text, video
 from training.data.video import read_frames
@@ -38,7 +38,7 @@ GENERATION = GenerationConfig(temperature=0.7, top_p=0.9, max_new_tokens=33, bat
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "PAUSE", 0.01)
+    monkeypatch.setattr(client_module, "PAUSE", 0.01)
 
 
 def engine(*urls: str, **fields: Any) -> EndpointEngine:

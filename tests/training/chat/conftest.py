@@ -5,15 +5,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.served import Served, served, user_text
-from training.chat import pool as pools
-from training.chat import preflight as looking
+from training.chat import client as client_module
+from training.chat import connection
 from training.chat.endpoint import ENDPOINT_KEYS
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "PAUSE", 0.01)
-    monkeypatch.setattr(looking, "PAUSE", 0.01)
+    monkeypatch.setattr(client_module, "PAUSE", 0.01)
+    monkeypatch.setattr(connection, "PREFLIGHT_PAUSE", 0.01)
     for name in ENDPOINT_KEYS:
         monkeypatch.delenv(name, raising=False)
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.served import Served, served, user_text
 from tests.training.grading.scripted import settings, toy_answer
-from training.chat.dialect import Dialect
 from training.chat.endpoint import EndpointRefusesError
+from training.chat.server import Dialect
 from training.grading.judge import Judge, Triple
 
 TRIPLES = [Triple("What next?", f"it falls {i}", f"it rises {i}") for i in range(40)]

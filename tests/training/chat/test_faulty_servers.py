@@ -12,11 +12,10 @@ import pytest
 
 from tests.served import Chunks, Served, completion, served, user_text
 from tests.training.chat.test_pool import KEYS, SECRET, accepted, ask, pool_at, words
-from training.chat import client as clients
-from training.chat import preflight as looking
+from training.chat import connection
+from training.chat.client import FEWEST_REFUSED, MAX_REFUSED, ChatClient, ChatRequest
+from training.chat.connection import preflight
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings
-from training.chat.pool import FEWEST_REFUSED, MAX_REFUSED, Control, Pool
-from training.chat.preflight import preflight
 
 ARREARS = [
     (402, {"message": "Insufficient Balance", "code": "invalid_request_error"}),
@@ -115,11 +114,11 @@ def test_many_refused_requests_in_a_row_are_theirs_where_others_are_answered(ech
     assert len(echo.requests) == len(items) + 3  # every 20th time it is made sure
 
 
-def controlled(server: Served, **fields: Any) -> Pool:
+def controlled(server: Served, **fields: Any) -> ChatClient:
     """A pool whose caller was given an answer earlier."""
-    known = Control(lambda _: {"messages": [{"role": "user", "content": "known"}]}, accepted)
+    known = ChatRequest(lambda _: {"messages": [{"role": "user", "content": "known"}]}, accepted)
     settings = EndpointSettings(base_urls=(server.url,), model="served", timeout=5.0, **({"retries": 3} | fields))
-    return Pool(settings, KEYS, "endpoint", control=known)
+    return ChatClient(settings, KEYS, "endpoint", health_check=known)
 
 
 @pytest.mark.parametrize("reply", [error(400, message="too long"), (200, completion([None]))])
@@ -154,18 +153,18 @@ def test_some_replies_without_use_end_nothing(echo: Served) -> None:
 @pytest.mark.parametrize("status", [200, 400, 500])
 def test_the_time_limit_is_of_the_whole_reply(echo: Served, status: int) -> None:
     echo.script = lambda number, _: (status, drip(echo)) if number == 0 else None
-    pool = pool_at(echo.url, timeout=0.5)
-    assert ask(pool, ["a"])[0] == {"a": "A"}
-    assert pool.counts["unreachable"] == 1
+    client = pool_at(echo.url, timeout=0.5)
+    assert ask(client, ["a"])[0] == {"a": "A"}
+    assert client.counts["unreachable"] == 1
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])
 def test_a_reply_without_end_is_given_up(echo: Served, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "MAX_BODY_BYTES", 2**20)
+    monkeypatch.setattr(connection, "MAX_BODY_BYTES", 2**20)
     echo.script = lambda number, _: (status, endless) if number == 0 else None
-    pool = pool_at(echo.url)
-    assert ask(pool, ["a"])[0] == {"a": "A"}
-    assert pool.counts["malformed"] == 1
+    client = pool_at(echo.url)
+    assert ask(client, ["a"])[0] == {"a": "A"}
+    assert client.counts["malformed"] == 1
 
 
 def test_a_packed_reply_is_not_unpacked(echo: Served) -> None:
@@ -201,8 +200,8 @@ def test_a_redirect_on_the_same_server_is_followed(echo: Served) -> None:
 def test_preflight_does_not_wait_for_a_list_that_does_not_end(
     echo: Served, ends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking, "SECONDS", 0.5)
-    monkeypatch.setattr(clients, "MAX_BODY_BYTES", 2**20)
+    monkeypatch.setattr(connection, "PREFLIGHT_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "MAX_BODY_BYTES", 2**20)
     echo.models = [200, endless if ends else drip(echo)]
     done = threading.Event()
 
@@ -226,8 +225,8 @@ def test_an_attempt_that_is_cancelled_is_no_timeout(echo: Served) -> None:
     echo.script = lambda *_: (200, drip(echo))
 
     async def cancelled() -> None:
-        pool = pool_at(echo.url, timeout=60.0)
-        work = asyncio.ensure_future(pool.run(["a"], lambda _: pool.complete(lambda _: {"messages": []}, accepted)))
+        client = pool_at(echo.url, timeout=60.0)
+        work = asyncio.ensure_future(client.run(["a"], lambda _: client.complete(lambda _: {"messages": []}, accepted)))
         while not echo.requests:
             await asyncio.sleep(0.01)
         work.cancel()

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.served import Served, closed_url, completion, served, user_text
-from training.chat import pool as pools
-from training.chat.completion import Completion, MalformedError, plain_text
+from training.chat import client as client_module
+from training.chat.client import ChatClient
+from training.chat.completion import ChatCompletion, MalformedError, plain_text
+from training.chat.connection import preflight
 from training.chat.endpoint import ENDPOINT_KEYS, EndpointDownError, EndpointRefusesError, EndpointSettings
-from training.chat.pool import Pool
-from training.chat.preflight import preflight
 from training.chat.server import UnansweredError, retry_after
 
 KEYS = ENDPOINT_KEYS
@@ -25,29 +25,29 @@ SECRET = "sk-of-nobody-0123456789"
 Left = list[tuple[str, UnansweredError]]
 
 
-def pool_at(*urls: str, **fields: Any) -> Pool:
+def pool_at(*urls: str, **fields: Any) -> ChatClient:
     settings = EndpointSettings(base_urls=urls, **({"model": "served", "timeout": 5.0, "retries": 3} | fields))
-    return Pool(settings, KEYS, "endpoint")
+    return ChatClient(settings, KEYS, "endpoint")
 
 
-def accepted(completion: Completion) -> str:
+def accepted(completion: ChatCompletion) -> str:
     content = completion.choices[0].message.content
     if not content:
         raise MalformedError("no content")
     return content
 
 
-def ask(pool: Pool, items: Sequence[str]) -> tuple[dict[str, str], Left]:
+def ask(client: ChatClient, items: Sequence[str]) -> tuple[dict[str, str], Left]:
     """The answer to each item, and what stayed without."""
     told: dict[str, str] = {}
 
     async def work(item: str) -> None:
-        said = await pool.complete(lambda _: {"messages": [{"role": "user", "content": item}]}, accepted)
+        said = await client.complete(lambda _: {"messages": [{"role": "user", "content": item}]}, accepted)
         assert item not in told, "answered twice"
         told[item] = said
 
     try:
-        return told, asyncio.run(pool.run(items, work))
+        return told, asyncio.run(client.run(items, work))
     except (EndpointDownError, EndpointRefusesError) as error:
         error.add_note(json.dumps(told))
         raise
@@ -59,12 +59,12 @@ def words(n: int) -> list[str]:
 
 def test_every_request_is_answered_once_whatever_a_fifth_of_them_meet() -> None:
     with served(lambda request, _: user_text(request).upper(), faults=0.2, hangs=3.0, seed=1) as server:
-        pool = pool_at(server.url, timeout=1.0, concurrency=16)
-        told, left = ask(pool, words(200))
+        client = pool_at(server.url, timeout=1.0, concurrency=16)
+        told, left = ask(client, words(200))
         assert not left and told == {word: word.upper() for word in words(200)}
         assert {"rate", "error", "timeout", "truncated", "malformed", "empty"} <= set(server.met)
-        assert pool.counts["requests"] == len(server.requests) >= 200 + sum(server.met.values())
-        assert pool.counts["malformed"] == server.met["malformed"] + server.met["empty"]
+        assert client.counts["requests"] == len(server.requests) >= 200 + sum(server.met.values())
+        assert client.counts["malformed"] == server.met["malformed"] + server.met["empty"]
 
 
 def test_no_more_requests_at_a_time_than_the_concurrency(echo: Served) -> None:
@@ -74,9 +74,9 @@ def test_no_more_requests_at_a_time_than_the_concurrency(echo: Served) -> None:
 
 
 def test_tokens_are_counted(echo: Served) -> None:
-    pool = pool_at(echo.url)
-    ask(pool, words(3))
-    assert (pool.counts["prompt_tokens"], pool.counts["completion_tokens"]) == (300, 21)
+    client = pool_at(echo.url)
+    ask(client, words(3))
+    assert (client.counts["prompt_tokens"], client.counts["completion_tokens"]) == (300, 21)
 
 
 @pytest.mark.parametrize("headers", [{"Retry-After": "0.04"}, {"Retry-After-Ms": "40"}])
@@ -90,7 +90,7 @@ def test_a_server_is_given_the_time_that_it_asks_for(
         waited.append(timeout)
         return await wait_for(what, timeout)
 
-    monkeypatch.setattr(pools.asyncio, "wait_for", recorded)
+    monkeypatch.setattr(client_module.asyncio, "wait_for", recorded)
     echo.script = lambda number, _: (429, b"{}", headers) if number == 0 else None
     assert ask(pool_at(echo.url), ["a"])[0] == {"a": "A"}
     (seconds,) = (s for s in waited if s < 1)
@@ -98,15 +98,15 @@ def test_a_server_is_given_the_time_that_it_asks_for(
 
 
 def test_pauses_grow_and_end_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "PAUSE", 1.0)
-    monkeypatch.setattr(pools.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(client_module, "PAUSE", 1.0)
+    monkeypatch.setattr(client_module.random, "uniform", lambda low, high: high)
     waited: list[float] = []
 
     async def recorded(what: Any, timeout: float) -> None:
         what.close()
         waited.append(timeout)
 
-    monkeypatch.setattr(pools.asyncio, "wait_for", recorded)
+    monkeypatch.setattr(client_module.asyncio, "wait_for", recorded)
     with pytest.raises(EndpointDownError):
         ask(pool_at(closed_url(), retries=7), ["a"])
     assert waited == [1, 2, 4, 8, 16, 30, 30] * 2
@@ -222,9 +222,9 @@ def test_several_servers_take_turns(echo: Served) -> None:
 )  # fmt: skip
 def test_a_body_that_is_no_completion_is_asked_for_again(echo: Served, body: bytes) -> None:
     echo.script = lambda number, _: (200, body) if number == 0 else None
-    pool = pool_at(echo.url)
-    assert ask(pool, ["a"])[0] == {"a": "A"}
-    assert pool.counts["malformed"] == 1
+    client = pool_at(echo.url)
+    assert ask(client, ["a"])[0] == {"a": "A"}
+    assert client.counts["malformed"] == 1
 
 
 def test_a_server_that_says_nothing_of_usage_is_understood(echo: Served) -> None:
@@ -237,9 +237,9 @@ def test_counts_that_no_server_could_have_counted_are_passed_over(echo: Served, 
     body = json.loads(completion(["told"]))
     body["usage"] = dict(zip(("prompt_tokens", "completion_tokens"), usage, strict=True))
     echo.script = lambda *_: (200, json.dumps(body).encode())
-    pool = pool_at(echo.url)
-    assert ask(pool, ["a"])[0] == {"a": "told"}
-    assert (pool.counts["prompt_tokens"], pool.counts["completion_tokens"], pool.counts["malformed"]) == (0, 0, 0)
+    client = pool_at(echo.url)
+    assert ask(client, ["a"])[0] == {"a": "told"}
+    assert (client.counts["prompt_tokens"], client.counts["completion_tokens"], client.counts["malformed"]) == (0, 0, 0)
 
 
 def test_of_parts_only_text_is_read(echo: Served) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.served import closed_url, completion, served
 from tests.training.grading.scripted import scripted, settings, toy_answer, verdict
-from training.chat import pool as pools
+from training.chat import client as client_module
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError
 from training.grading.grade import Answered, Graded, grade
 from training.grading.judge import VERDICT_PROMPT, Judge, Triple, prompt_hash
@@ -23,7 +23,7 @@ TRIPLES = [Triple("What next?", "it falls", "It  falls."), Triple("What next?", 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "PAUSE", 0.01)
+    monkeypatch.setattr(client_module, "PAUSE", 0.01)
 
 
 def test_the_toy_judge_matches_normalised_answers() -> None:
