@@ -20,7 +20,7 @@ from assets.curation.set_assets import items_key
 from assets.curation.visual_gain import GainTable, gain_report
 from assets.framework.store import AssetStore, write_json
 from assets.trajectories.assets import CLIPS, QUARANTINE, ROWS, TRAJECTORIES
-from assets.trajectories.checks import faulty_shards, said_of_shards
+from assets.trajectories.checks import faulty_shards, shard_faults_text
 from assets.trajectories.usable import repeats_of_earlier_shards
 from assets.trajectories.validate import Quarantine
 from evaluation.generation.image_factor import unknown_factor
@@ -98,7 +98,7 @@ def broken_shards(profile: Profile) -> str:
     broken, _ = faulty_shards(store, shards)
     if not broken:
         return ""
-    return f"{len(broken)} of {len(shards)} shards are broken, the others went on:\n{said_of_shards(broken, [])}"
+    return f"{len(broken)} of {len(shards)} shards are broken, the others went on:\n{shard_faults_text(broken, [])}"
 
 
 def measured_here(profile: Profile, assumptions: Assumptions) -> Assumptions:

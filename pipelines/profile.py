@@ -76,7 +76,7 @@ class Profile(Settings):
         )
 
     @model_validator(mode="after")
-    def _names_are_known(self) -> "Profile":
+    def _names_refer_to_recipes_and_sets(self) -> "Profile":
         sft = {run.recipe.name for run in self.sft}
         models = [BASE, *(run.recipe.name for run in self.sft), *(run.recipe.name for run in self.rl)]
         if len(set(models)) < len(models):
@@ -94,7 +94,7 @@ class Profile(Settings):
 
 
 def demo(home: Path, seed: int = 0) -> Profile:
-    """A known world, a tiny Qwen3-VL, two CPU cores, minutes; nothing is downloaded. Also the tests' fixture."""
+    """The marble ring, a tiny Qwen3-VL, two CPU cores, minutes; nothing is downloaded. Also the tests' fixture."""
     source = home / "artifacts" / "inputs" / "toyworld_source" / "current"
     tokens = (4, 16)
     greedy = GenerationConfig(max_new_tokens=48, batch_size=256, image_tokens=tokens)
@@ -273,19 +273,19 @@ def make_environment_absolute(home: Path) -> None:
 
 def _wrong_fields(error: ValidationError) -> str:
     """What is wrong with which fields, without what pydantic adds for programmers."""
-    said = []
+    sentences = []
     for one in error.errors(include_url=False):
-        field, found = ".".join(map(str, one["loc"])), one["input"]
-        told = (
+        field, value = ".".join(map(str, one["loc"])), one["input"]
+        problem = (
             "there is no such field" if one["type"] == "extra_forbidden" else one["msg"].removeprefix("Value error, ")
         )
-        value = f" (found {found!r})" if isinstance(found, str | int | float) and field else ""
-        said.append(f"{field}: {told}{value}" if field else told)
-    return "; ".join(said)
+        suffix = f" (found {value!r})" if isinstance(value, str | int | float) and field else ""
+        sentences.append(f"{field}: {problem}{suffix}" if field else problem)
+    return "; ".join(sentences)
 
 
-def _merged(known: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(known)
+def _merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
     for name, value in overlay.items():
         before = merged.get(name)
         if name in RUNS and isinstance(value, Mapping):
@@ -297,14 +297,14 @@ def _merged(known: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, A
     return merged
 
 
-def _same_kind(known: Mapping[str, Any], overlay: Mapping[str, Any]) -> bool:
+def _same_kind(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> bool:
     """Whether they have the same fields: a table of another `kind` has others."""
-    return overlay.get("kind", known.get("kind")) == known.get("kind")
+    return overlay.get("kind", base.get("kind")) == base.get("kind")
 
 
-def _runs(known: Sequence[Mapping[str, Any]], overlay: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+def _runs(base: Sequence[Mapping[str, Any]], overlay: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     """The runs, those that `overlay` names by their recipes' names with other values."""
-    names = [run["recipe"]["name"] for run in known]
+    names = [run["recipe"]["name"] for run in base]
     if unknown := set(overlay) - set(names):
         raise ValueError(f"[{kind}.{min(unknown)}]: the preset has {', '.join(names)}")
-    return [_merged(run, overlay.get(name, {})) for name, run in zip(names, known, strict=True)]
+    return [_merged(run, overlay.get(name, {})) for name, run in zip(names, base, strict=True)]

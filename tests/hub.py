@@ -26,7 +26,7 @@ PAGE = 3  # files a page of a listing
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """One request: `start` is where the wanted range of bytes begins, `token` what it was authorised with."""
 
     method: str
@@ -37,12 +37,12 @@ class Asked:
 
 @dataclass
 class Hub:
-    """A running hub: its address, what it was asked, and the faults that it is to have."""
+    """A running hub: its address, its requests, and the faults that it is to have."""
 
     root: Path
     url: str = ""
     storage: str = ""
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     private: dict[str, str] = field(default_factory=dict)
     """Repositories by the token that may read them."""
     accounts: dict[str, bool] = field(default_factory=dict)
@@ -87,13 +87,13 @@ class Hub:
         refs = self.root / repo / "refs.json"
         return json.loads(refs.read_text()) if refs.is_file() else {}
 
-    def uploads(self) -> list[Asked]:
+    def uploads(self) -> list[Request]:
         """The requests that brought a large file's content."""
-        return [asked for asked in self.asked if asked.method == "PUT"]
+        return [one for one in self.requests if one.method == "PUT"]
 
-    def downloads(self) -> list[Asked]:
+    def downloads(self) -> list[Request]:
         """The requests that asked for the content of a large file."""
-        return [asked for asked in self.asked if asked.method == "GET" and asked.path.startswith("/lfs/")]
+        return [one for one in self.requests if one.method == "GET" and one.path.startswith("/lfs/")]
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
             start = int(wanted[1]) if wanted else 0
             token = self._token()
-            hub.asked.append(Asked(self.command, url.path, start, token))
+            hub.requests.append(Request(self.command, url.path, start, token))
             if hub.busy:
                 hub.busy -= 1
                 self._answer(503, b"come back later")
@@ -146,7 +146,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             path, token = urlsplit(self.path).path, self._token()
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            hub.asked.append(Asked(self.command, path, 0, token))
+            hub.requests.append(Request(self.command, path, 0, token))
             if path == "/api/validate-yaml":
                 self._json({"errors": [], "warnings": []})
             elif token not in hub.accounts:
@@ -172,7 +172,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def do_PUT(self) -> None:
             oid = urlsplit(self.path).path.removeprefix("/uploads/")
-            hub.asked.append(Asked(self.command, self.path, 0, self._token()))
+            hub.requests.append(Request(self.command, self.path, 0, self._token()))
             content = self.rfile.read(int(self.headers["Content-Length"]))
             if hashlib.sha256(content).hexdigest() != oid:
                 self._answer(400, b"not what was announced")

@@ -68,7 +68,7 @@ def curation_assets(settings: CurationSettings, seed: int, device: str, base: Pa
 
 
 def _with_image_factor(context: dg.AssetExecutionContext, endpoint: EndpointSettings, base: Path) -> EndpointSettings:
-    """The endpoint with the size of its model's vision tokens; a guess is told."""
+    """The endpoint with the size of its model's vision tokens; a guess is logged as a warning."""
     if guess := unknown_factor(endpoint, base):
         context.log.warning(guess)
     return endpoint.model_copy(update={"image_factor": image_factor(endpoint, base)})
@@ -168,8 +168,8 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
                 graded.write_parquet(workspace / VERDICT_TABLE)
             table.write_parquet(workspace / GAIN_TABLE)
             report = gain_report([table], rule)
-            told = VerdictTable.create_empty() if graded is None else graded
-            write_previews(workspace, table, told, report, STORYBOARDS_OF_A_SHARD)
+            listed = VerdictTable.create_empty() if graded is None else graded
+            write_previews(workspace, table, listed, report, STORYBOARDS_OF_A_SHARD)
             (workspace / GAIN_FIGURE).write_bytes(gain_figure(report))
             return report | ({"judge": spent} if spent else {})
 
@@ -183,11 +183,11 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
                 table, graded, spent = gain_from_source_counts(rows, rule), None, None
             else:
                 answers = store.current(ANSWERS, shard)
-                told = read_parquet(answers.file(ANSWER_TABLE))
+                samples = read_parquet(answers.file(ANSWER_TABLE))
                 with judge.settings() as address:
-                    asked = Judge(address, on_outage="raise") if address else None
-                    graded = verdicts(rows, told, settings.parser, asked)
-                spent = asked.spent() if asked else None
+                    grader = Judge(address, on_outage="raise") if address else None
+                    graded = verdicts(rows, samples, settings.parser, grader)
+                spent = grader.spent() if grader else None
                 table = visual_gain(rows, graded, rule)
                 # What no judge could settle is asked again each time: the verdicts are part of the version.
                 inputs = {ANSWERS: answers, "verdicts": verdict_digest(graded)}

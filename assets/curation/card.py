@@ -54,8 +54,8 @@ same counts by their symbols |
 
 _CURTAILED = """\
 {cut:,} of the {scored:,} scored rows were cut short: their answers stopped as soon as no outcome could have kept \
-them. That changes no kept row, but a row that was cut short has no gain, so the gains of all scored rows are told by \
-a sample: the {fully_sampled:,} rows that were drawn by a hash of their id and answered in full whatever their outcome.
+them. That changes no kept row, but a row that was cut short has no gain. So the gains of all scored rows are \
+estimated from a sample: the {fully_sampled:,} rows that were chosen by a hash of their id and answered in full.
 """
 
 _DISJOINT = """\

@@ -25,20 +25,20 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
     @dg.asset_check(
         asset=key_of(ANSWERS),
         partitions_def=SHARDS,
-        description="Nearly every prompt could be asked: its frames could be read, and no server refused it.",
+        description="Nearly every prompt has its answers: its frames can be read, and no server refused it.",
     )
-    def prompts_can_be_asked(
+    def prompts_have_answers(
         context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.AssetCheckResult:
-        asked = sum(usable_rows(store, shard).height * len(CONDITIONS) for shard in context.partition_keys)
+        prompts = sum(usable_rows(store, shard).height * len(CONDITIONS) for shard in context.partition_keys)
         counts = [store.current(ANSWERS, shard).provenance["counts"] for shard in context.partition_keys]
         unreadable = sum(c["unreadable"] for c in counts)
-        share = unreadable / max(1, asked)
+        share = unreadable / max(1, prompts)
         return dg.AssetCheckResult(
             passed=share <= PENDING_LIMIT,
-            description=f"{unreadable} of {asked} prompts could not be asked; at most {PENDING_LIMIT:.0%} may be. The "
+            description=f"{unreadable} of {prompts} prompts have no answer; at most {PENDING_LIMIT:.0%} may. The "
             f"reasons are in {_files(store, ANSWERS, context.partition_keys, 'answers.failed')}",
-            metadata={"share": share, "limit": PENDING_LIMIT, "unreadable": unreadable, "prompts": asked},
+            metadata={"share": share, "limit": PENDING_LIMIT, "unreadable": unreadable, "prompts": prompts},
         )
 
     @dg.asset_check(
@@ -101,13 +101,18 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
     def no_row_is_a_benchmarks(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
         rows = read_parquet(store.current(CURATED).file(CURATED_TABLE))
         index = index_of(items_of(settings, store))
-        found = disjoint(rows, index)
+        violations = disjoint(rows, index)
         return dg.AssetCheckResult(
-            passed=not found,
-            description=f"{len(found)} of {rows.height} published rows are an item of "
+            passed=not violations,
+            description=f"{len(violations)} of {rows.height} published rows are an item of "
             + ", ".join(settings.disjoint_from)
-            + (f"; the first: {found[0]}. The selection has a defect: publish nothing of this" if found else ""),
-            metadata={"rows": rows.height, "items": index.table.height, "found": len(found), "first": found[:10]},
+            + (f"; the first: {violations[0]}. The selection has a defect: publish none of it" if violations else ""),
+            metadata={
+                "rows": rows.height,
+                "items": index.table.height,
+                "violations": len(violations),
+                "first": violations[:10],
+            },
         )
 
     @dg.asset_check(
@@ -136,23 +141,23 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         asset=key_of(RL_SETS),
         additional_deps=[key_of(SFT_SETS)],
         blocking=True,
-        description="Every RL set has rows, and none on a clip that SFT has seen where that was asked for.",
+        description="Every RL set has rows, and none on a clip of the SFT set where the profile forbids that.",
     )
     def rl_clips_are_new(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
-        seen = read_parquet(store.current(SFT_SETS).file("future_l1.parquet"))["video"]
+        sft_clips = read_parquet(store.current(SFT_SETS).file("future_l1.parquet"))["video"]
         artifact = store.current(RL_SETS)
         shared, rows = {}, {}
         for name in artifact.provenance["counts"]["sets"]:
             table = read_parquet(artifact.file(f"{name}.parquet"))
-            shared[name] = table.filter(pl.col("video").is_in(seen.implode())).height
+            shared[name] = table.filter(pl.col("video").is_in(sft_clips.implode())).height
             rows[name] = table.height
         return dg.AssetCheckResult(
             passed=all(rows.values()) and not (artifact.provenance["config"]["avoid_sft"] and any(shared.values())),
             description=f"rows by set: {rows}; of them on clips of the SFT set: {shared} ({artifact.path})",
-            metadata={"rows": rows, "on_seen_clips": shared},
+            metadata={"rows": rows, "on_sft_clips": shared},
         )
 
-    answered = [] if settings.use_source_counts else [prompts_can_be_asked]
+    answered = [] if settings.use_source_counts else [prompts_have_answers]
     decided = [few_rows_are_pending, rows_obey_the_rule, no_row_is_a_benchmarks]
     return [*answered, *decided, sft_rows_can_be_read, rl_clips_are_new]
 

@@ -1,4 +1,5 @@
-"""A second look at a published set: is it disjoint from the benchmarks?  Row by row, with none of the selection's code.
+"""A second, independent check that a published set is disjoint from the benchmarks: row by row, without the
+selection's code.
 
 It shares `training.data.trajectory.clip_interval`, the grader's idea of equal answers, and the likeness of frames.
 """
@@ -34,24 +35,24 @@ def disjoint(published: pl.DataFrame, index: BenchmarkIndex) -> list[str]:
                 by_video[name].append((where, _times(item)))
             for text in _texts(item["question"], _option(item) or item["answer"]):
                 by_text[text].append(where)
-    violations, asked = [], []
+    violations, candidates = [], []
     for row in published.iter_rows(named=True):
         begin, finish = _times(row)
-        for where, (b, f) in (found for name in source_names(row["video"]) for found in by_video.get(name, ())):
+        for where, (b, f) in (item for name in source_names(row["video"]) for item in by_video.get(name, ())):
             unknown = begin is None or finish is None or b is None or f is None
             if unknown or (b < finish and begin < f):  # type: ignore[operator]
                 violations.append(f"row {row['row_id']}: {row['video']} is the source of {'/'.join(where)}")
         same = {where for text in _texts(row["question"], row["answer"]) for where in by_text.get(text, ())}
-        asked += [(row, same)] if same else []
-    matched = sorted({where for _, same in asked for where in same})
+        candidates += [(row, same)] if same else []
+    matched = sorted({where for _, same in candidates for where in same})
     frames = index.signatures(pl.DataFrame(matched, schema=["benchmark", "item_id"], orient="row"))
-    for row, same in asked:
+    for row, same in candidates:
         numbers = [key_frame_number(row["frame_count"], k) for k in row["observed"]]
-        shown = clip_signatures(row["path"], numbers, row["reader"])
+        observed = clip_signatures(row["path"], numbers, row["reader"])
         violations += [
             f"row {row['row_id']}: question, answer and frames of {'/'.join(where)}"
             for where in sorted(same)
-            if any_near(shown, frames[where])
+            if any_near(observed, frames[where])
         ]
     return violations
 
@@ -61,8 +62,8 @@ def source_names(video: str | None) -> set[str]:
     if video is None:
         return set()
     stem = PurePosixPath(video).stem
-    found = clip_interval(video, None, None).video_id
-    return {stem, *([found] if found else []), *([stem[2:]] if len(stem) == 13 and stem.startswith("v_") else [])}
+    video_id = clip_interval(video, None, None).video_id
+    return {stem, *([video_id] if video_id else []), *([stem[2:]] if len(stem) == 13 and stem.startswith("v_") else [])}
 
 
 def question_words(question: str) -> str:
@@ -72,8 +73,8 @@ def question_words(question: str) -> str:
 
 
 def _times(row: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    found = clip_interval(row["video"] or "", row.get("start"), row.get("end"))
-    return found.start, found.end
+    interval = clip_interval(row["video"] or "", row.get("start"), row.get("end"))
+    return interval.start, interval.end
 
 
 def _texts(question: str | None, answer: str | None) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from evaluation.generation.curtailment import CONDITIONS, GainRule
 from training.grading.parsers import answer_text
 from training.storage.parquet import scan_parquet
 
-GIVEN = "given"
+STATED = "stated"
 _LINE_BYTES = 330  # of a ledger line besides the answer's text and token ids
 _RATES = ("answers_per_second", "prefill_per_second", "decode_per_second", "gpus")
 _SHARES = ("judge_share", "judge_distinct")
@@ -27,7 +27,7 @@ class _Frozen(BaseModel):
 
 
 class Quantity(_Frozen):
-    """A number, and where it comes from: assumed, measured, or given."""
+    """A number and its source: assumed, measured or stated."""
 
     value: float
     source: str
@@ -38,7 +38,7 @@ def _assumed(value: float, why: str) -> Quantity:
 
 
 class Assumptions(_Frozen):
-    """What an estimate needs to know besides the rule; the defaults are for the paper's setting."""
+    """Inputs of an estimate besides the rule; the defaults are for the paper's setting."""
 
     answers_per_row: Quantity | None = None
     """In both conditions; None: all that the rule may ask for, of which curtailment asks for a part."""
@@ -49,7 +49,7 @@ class Assumptions(_Frozen):
     answer_tokens: Quantity = _assumed(289, "Qwen3-VL-8B on FutureBench (the paper, table 7)")
     """Completion tokens of an answer."""
     answers_per_second: Quantity | None = None
-    """Per GPU; where it is known, tokens per second are not looked at."""
+    """Per GPU; where it is set, tokens per second are not looked at."""
     prefill_per_second: Quantity = _assumed(20_000, "prompt tokens per GPU; 8.8 G parameters at 40 % of 989 TFLOP/s")
     decode_per_second: Quantity = _assumed(5_000, "completion tokens per GPU, about 128 answers at a time")
     gpus: Quantity = _assumed(8, "one node")
@@ -68,18 +68,18 @@ class Assumptions(_Frozen):
     clip_bytes: Quantity = _assumed(7e5, "Panda-70M at 360 px, 1.6 TB for 2.4 M clips; at most one a row")
 
     @model_validator(mode="after")
-    def _each_can_be(self) -> "Assumptions":
-        for name, found in self:
-            if found is not None and name in _RATES and not 0 < found.value < inf:
-                raise ValueError(f"{name} must be more than 0; found {found.value}")
-            if found is not None and not 0 <= found.value <= (1 if name in _SHARES else inf):
-                raise ValueError(f"{name} must be 0 or more{', at most 1' * (name in _SHARES)}; found {found.value}")
+    def _each_is_in_range(self) -> "Assumptions":
+        for name, quantity in self:
+            if quantity is not None and name in _RATES and not 0 < quantity.value < inf:
+                raise ValueError(f"{name} must be more than 0; found {quantity.value}")
+            if quantity is not None and not 0 <= quantity.value <= (1 if name in _SHARES else inf):
+                raise ValueError(f"{name} must be 0 or more{', at most 1' * (name in _SHARES)}; found {quantity.value}")
         return self
 
-    def given(self, **values: float | None) -> "Assumptions":
-        """With other values; None leaves a field as it is.  Raises ValueError for one that cannot be."""
-        found = {name: Quantity(value=value, source=GIVEN) for name, value in values.items() if value is not None}
-        return self.model_validate({**dict(self), **found})
+    def stated(self, **values: float | None) -> "Assumptions":
+        """With these values; None leaves a field as it is.  Raises ValueError for a value that is out of range."""
+        quantities = {name: Quantity(value=value, source=STATED) for name, value in values.items() if value is not None}
+        return self.model_validate({**dict(self), **quantities})
 
     def measured(
         self, rows: int, answers: Sequence[Path], verdicts: Sequence[Path], at_once: float = 1.0
@@ -91,28 +91,28 @@ class Assumptions(_Frozen):
         `at_once` requests were in flight per GPU, 1 where the model ran locally, since its answers carry their share of
         their batch's seconds.
         """
-        found = {}
-        told = scan_parquet(*answers).select(
+        values = {}
+        counts = scan_parquet(*answers).select(
             pl.len().alias("n"),
             pl.sum_horizontal("text_tokens", "latent_tokens", "control_tokens").mean().alias("tokens"),
             (pl.sum("prefill_seconds") + pl.sum("decode_seconds")).alias("seconds"),
         )
-        n, tokens, seconds = told.collect().row(0)
+        n, tokens, seconds = counts.collect().row(0)
         if n:
-            found["answers_per_row"] = Quantity(value=n / rows, source=f"measured on {rows:,} rows")
-            found["answer_tokens"] = Quantity(value=tokens, source=f"measured on {n:,} answers")
+            values["answers_per_row"] = Quantity(value=n / rows, source=f"measured on {rows:,} rows")
+            values["answer_tokens"] = Quantity(value=tokens, source=f"measured on {n:,} answers")
         if n and seconds:
-            found["answers_per_second"] = Quantity(value=at_once * n / seconds, source=f"measured on {n:,} answers")
+            values["answers_per_second"] = Quantity(value=at_once * n / seconds, source=f"measured on {n:,} answers")
         graded = scan_parquet(*verdicts).select("row_id", "text", "graded_by").collect()
         judged = graded.filter(pl.col("graded_by") == "judge")
         if graded.height:
             share = judged.height / graded.height
-            found["judge_share"] = Quantity(value=share, source=f"measured on {graded.height:,} verdicts")
+            values["judge_share"] = Quantity(value=share, source=f"measured on {graded.height:,} verdicts")
         if judged.height:
             distinct = len({(row_id, answer_text(text)) for row_id, text, _ in judged.iter_rows()})
             source = f"measured on {judged.height:,} verdicts of the judge"
-            found["judge_distinct"] = Quantity(value=distinct / judged.height, source=source)
-        return self.model_validate({**dict(self), **found})
+            values["judge_distinct"] = Quantity(value=distinct / judged.height, source=source)
+        return self.model_validate({**dict(self), **values})
 
 
 class Cost(_Frozen):
@@ -143,7 +143,7 @@ class Estimate(_Frozen):
 
     def lines(self) -> list[tuple[str, str]]:
         """A table: what, and how much of it."""
-        shown = [
+        quantities = [
             ("answers", "answers", ""), ("requests (prefills)", "requests", ""), ("prompt tokens", "prompt_tokens", ""),
             ("completion tokens", "completion_tokens", ""), ("GPU-hours", "gpu_hours", ""),
             (f"hours on {self.assumptions.gpus.value:g} GPUs", "wall_hours", ""), ("judge calls", "judge_calls", ""),
@@ -152,19 +152,19 @@ class Estimate(_Frozen):
             ("disk: ledgers", "ledger_bytes", "B"), ("disk: tables", "table_bytes", "B"),
             ("disk: clips", "clip_bytes", "B"),
         ]  # fmt: skip
-        return [(name, _brief(getattr(self.cost, field), unit)) for name, field, unit in shown]
+        return [(name, _brief(getattr(self.cost, field), unit)) for name, field, unit in quantities]
 
     def assumed(self) -> list[tuple[str, str, str]]:
         """A table: what, its value, where it comes from."""
         rule = self.rule
         fixed = [
-            ("rows", f"{self.rows:,}", GIVEN),
+            ("rows", f"{self.rows:,}", STATED),
             ("rule", f"p_t ≤ {rule.max_p_t}, gain ≥ {rule.min_gain} of {rule.samples} + {rule.samples}", "profile"),
             ("samples per round", f"{rule.samples_per_round}", "profile"),
             ("rows sampled in full", f"{100 * rule.full_sampling_fraction:g} %", "profile"),
         ]
         rest = {name.replace("_", " "): getattr(self.assumptions, name) for name in Assumptions.model_fields}
-        return fixed + [(name, _brief(found.value), found.source) for name, found in rest.items() if found]
+        return fixed + [(name, _brief(quantity.value), quantity.source) for name, quantity in rest.items() if quantity]
 
 
 def estimate(rows: int, rule: GainRule, assumptions: Assumptions) -> Estimate:
@@ -172,45 +172,45 @@ def estimate(rows: int, rule: GainRule, assumptions: Assumptions) -> Estimate:
     if rows < 1:
         raise ValueError(f"an estimate is for at least one row; found {rows}")
     everything = _assumed(len(CONDITIONS) * rule.samples, "every answer that the rule may ask for; at most")
-    known = assumptions.model_copy(update={"answers_per_row": assumptions.answers_per_row or everything})
-    return Estimate(rows=rows, rule=rule, cost=_cost(rows, rule, known), assumptions=known)
+    assumptions = assumptions.model_copy(update={"answers_per_row": assumptions.answers_per_row or everything})
+    return Estimate(rows=rows, rule=rule, cost=_cost(rows, rule, assumptions), assumptions=assumptions)
 
 
-def _cost(rows: int, rule: GainRule, known: Assumptions) -> Cost:
-    assert known.answers_per_row is not None
-    answers = rows * known.answers_per_row.value
+def _cost(rows: int, rule: GainRule, per: Assumptions) -> Cost:
+    assert per.answers_per_row is not None
+    answers = rows * per.answers_per_row.value
     per_round = rule.samples if rule.full_sampling_fraction == 1 else min(rule.samples_per_round, rule.samples)
     requests = answers / per_round
-    prompt = requests * (known.plain_tokens.value + known.hint_tokens.value) / len(CONDITIONS)
-    completion = answers * known.answer_tokens.value
-    if known.answers_per_second:
-        seconds = answers / known.answers_per_second.value
+    prompt = requests * (per.plain_tokens.value + per.hint_tokens.value) / len(CONDITIONS)
+    completion = answers * per.answer_tokens.value
+    if per.answers_per_second:
+        seconds = answers / per.answers_per_second.value
     else:
-        seconds = prompt / known.prefill_per_second.value + completion / known.decode_per_second.value
-    calls = answers * known.judge_share.value * known.judge_distinct.value
-    judge_in, judge_out = calls * known.judge_prompt_tokens.value, calls * known.judge_answer_tokens.value
+        seconds = prompt / per.prefill_per_second.value + completion / per.decode_per_second.value
+    calls = answers * per.judge_share.value * per.judge_distinct.value
+    judge_in, judge_out = calls * per.judge_prompt_tokens.value, calls * per.judge_answer_tokens.value
     cost = None
-    if known.price_in and known.price_out:
-        cost = (judge_in * known.price_in.value + judge_out * known.price_out.value) / 1e6
+    if per.price_in and per.price_out:
+        cost = (judge_in * per.price_in.value + judge_out * per.price_out.value) / 1e6
     return Cost(
         answers=answers,
         requests=requests,
         prompt_tokens=prompt,
         completion_tokens=completion,
         gpu_hours=seconds / 3600,
-        wall_hours=seconds / 3600 / known.gpus.value,
+        wall_hours=seconds / 3600 / per.gpus.value,
         judge_calls=calls,
         judge_prompt_tokens=judge_in,
         judge_completion_tokens=judge_out,
         judge_cost=cost,
-        ledger_bytes=answers * _LINE_BYTES + completion * known.ledger_bytes.value + calls * known.verdict_bytes.value,
-        table_bytes=completion * known.table_bytes.value + rows * known.row_bytes.value,
-        clip_bytes=rows * known.clip_bytes.value,
+        ledger_bytes=answers * _LINE_BYTES + completion * per.ledger_bytes.value + calls * per.verdict_bytes.value,
+        table_bytes=completion * per.table_bytes.value + rows * per.row_bytes.value,
+        clip_bytes=rows * per.clip_bytes.value,
     )
 
 
 def _brief(value: float | None, unit: str = "") -> str:
-    """Three digits and a unit; a dash for what is not known."""
+    """Three digits and a unit; a dash for what is missing."""
     if value is None:
         return "-"
     size, prefix = next(((size, prefix) for size, prefix in _UNITS if value >= size), (1.0, ""))

@@ -1,9 +1,9 @@
 """The multiple-choice rows of V1-33K, which the paper's FutureBench checkpoint is trained on (reference/paper.md 1.3).
 
 Read from the dataset's own rows (JSON, JSONL or parquet; 4.4): `mc_qa` is one question or a list of them, each like
-FutureBench's `qa`; options are a dict, a list, or lines in the question; the hop is the question's or the row's.  One
-and two hops are taken.  The observed part of a video is shown as evenly spaced frames, one `<image>` marker each.
-What cannot be read, or FutureBench has, too, is quarantined with a reason.
+FutureBench's `qa`; options are a dict, a list, or lines in the question; the hop is the question's or the row's, and
+questions of one and two hops are used.  The observed part of a video becomes evenly spaced frames, one `<image>` marker
+each.  What cannot be read, or is in FutureBench, is quarantined with a reason.
 """
 
 import hashlib
@@ -77,14 +77,14 @@ class Choices:
 def choices(
     files: Sequence[Path], videos: Sequence[Path], rows: int, seed: int, futurebench: pl.DataFrame, frames: int = FRAMES
 ) -> Choices:
-    """`rows` questions drawn with a seed, fewer if there are fewer.
+    """`rows` questions sampled with a seed, fewer if there are fewer.
 
     `videos` are the folders of observed parts (`first_part_video`), `futurebench` the benchmark's item table.  A video
-    is opened only when one of its questions is drawn.
+    is opened only when one of its questions is sampled.
     """
-    taken = {name for video in futurebench["video"].drop_nulls() for name in source_names(video)}
-    asked = {question_words(question) for question in futurebench["question"].drop_nulls()}
-    found: dict[str, dict[str, Any]] = {}
+    benchmark_videos = {name for video in futurebench["video"].drop_nulls() for name in source_names(video)}
+    benchmark_questions = {question_words(question) for question in futurebench["question"].drop_nulls()}
+    usable: dict[str, dict[str, Any]] = {}
     rejected: list[dict[str, Any]] = []
     read = 0
     for source, number, record in _records(files):
@@ -93,25 +93,25 @@ def choices(
             try:
                 with rejecting("unreadable row"):
                     row = _row(item, record, source)
-                    if source_names(row["video"]) & taken:
+                    if source_names(row["video"]) & benchmark_videos:
                         raise RejectedRow("video of FutureBench", row["video"])
-                    if question_words(row["question"]) in asked:
+                    if question_words(row["question"]) in benchmark_questions:
                         raise RejectedRow("question of FutureBench", row["question"][:80])
-                    if row["row_id"] in found:
-                        raise RejectedRow("repeated row", f"the same as row {found[row['row_id']]['number']}")
-                    found[row["row_id"]] = row | {"number": number}
+                    if row["row_id"] in usable:
+                        raise RejectedRow("repeated row", f"the same as row {usable[row['row_id']]['number']}")
+                    usable[row["row_id"]] = row | {"number": number}
             except RejectedRow as reject:
                 rejected.append(_rejected(source, number, reject))
     chosen: list[dict[str, Any]] = []
     opened: dict[str, VideoInfo] = {}
-    ids = pl.Series("row_id", sorted(found), pl.String)
+    ids = pl.Series("row_id", sorted(usable), pl.String)
     for row_id in ids.to_frame().with_columns(hash_order(ids, seed)).sort("order")["row_id"]:
         if len(chosen) == rows:
             break
-        row = found[row_id]
+        row = usable[row_id]
         try:
             with rejecting("unreadable video"):
-                chosen.append(_shown(row, videos, opened, frames))
+                chosen.append(_with_frames(row, videos, opened, frames))
         except RejectedRow as reject:
             rejected.append(_rejected(row["source"], row["number"], reject))
     schema = {"source": pl.String, "row": pl.Int64, "reason": pl.String, "detail": pl.String}
@@ -119,7 +119,7 @@ def choices(
     table = ChoiceTable.validate(pl.DataFrame(chosen, schema=ChoiceTable.create_empty().schema))
     report = {
         "read": read,
-        "usable": len(found),
+        "usable": len(usable),
         "wanted": rows,
         "rows": table.height,
         "short": max(0, rows - table.height),
@@ -176,7 +176,7 @@ def _row(item: Any, record: Any, source: str) -> dict[str, Any]:
         raise RejectedRow("empty question", f"found {question!r:.60}")
     hop = _hop(qa, record)
     if hop not in HOPS:
-        raise RejectedRow("not 1 or 2 hops" if hop else "hop not told", f"found {hop}")
+        raise RejectedRow("not 1 or 2 hops" if hop else "hop is missing", f"found {hop}")
     stem, options = _options(question.strip(), qa.get("options"))
     text = stem + "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
     if len(text) > MAX_TEXT:
@@ -184,7 +184,7 @@ def _row(item: Any, record: Any, source: str) -> dict[str, Any]:
     if control := control_in(text) or (IMAGE if IMAGE in text else None):
         raise RejectedRow("control token in text", control)
     if len(options_of(text)) != len(options):
-        raise RejectedRow("options cannot be told apart", text[:80])
+        raise RejectedRow("options are not distinct", text[:80])
     letter = _reference(answer, options_of(text))
     video = record.get("video_path")
     if not isinstance(video, str) or not video.strip() or "\0" in video:
@@ -242,7 +242,9 @@ def _reference(answer: Any, options: Mapping[str, str]) -> str:
     return letter
 
 
-def _shown(row: Mapping[str, Any], videos: Sequence[Path], opened: dict[str, VideoInfo], frames: int) -> dict[str, Any]:
+def _with_frames(
+    row: Mapping[str, Any], videos: Sequence[Path], opened: dict[str, VideoInfo], frames: int
+) -> dict[str, Any]:
     path = str(resolve_clip(row["video"], videos))
     if path not in opened:
         try:

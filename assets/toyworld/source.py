@@ -104,7 +104,7 @@ def write_futurebench(folder: Path, per_split: int, rng: np.random.Generator) ->
     """
     items, clips = [], []
     for split, hops in FUTUREBENCH_HOPS.items():
-        questions, known = _interpolation(per_split, rng) if split == "hop5" else (
+        questions, events = _interpolation(per_split, rng) if split == "hop5" else (
             draw_questions(per_split, rng, "test", hops), [None] * per_split
         )  # fmt: skip
         for i in range(per_split):
@@ -116,7 +116,7 @@ def write_futurebench(folder: Path, per_split: int, rng: np.random.Generator) ->
                     "video_path": f"video_dataset/{name}",
                     "question_type": split,
                     "qa": {
-                        "Question": question_text(str(rng.choice(CATEGORIES)), int(questions.hop[i]), known[i]),
+                        "Question": question_text(str(rng.choice(CATEGORIES)), int(questions.hop[i]), events[i]),
                         "Options": {
                             letter: COLOURS[colour] for letter, colour in zip("ABCD", questions.options[i], strict=True)
                         },
@@ -149,13 +149,13 @@ def write_twiffbench(folder: Path, n: int, open_ended: float, rng: np.random.Gen
 
 
 def _interpolation(n: int, rng: np.random.Generator) -> tuple[Questions, list[tuple[int, int] | None]]:
-    """n questions whose later event can be told without naming an option."""
-    drawn = draw_questions(4 * n, rng, "test", FUTUREBENCH_HOPS["hop5"])
-    known = [later_event(drawn[i : i + 1], rng) for i in range(len(drawn))]
-    kept = np.flatnonzero([event is not None for event in known])[:n]
+    """n questions whose later event can be stated without naming an option."""
+    candidates = draw_questions(4 * n, rng, "test", FUTUREBENCH_HOPS["hop5"])
+    events = [later_event(candidates[i : i + 1], rng) for i in range(len(candidates))]
+    kept = np.flatnonzero([event is not None for event in events])[:n]
     if len(kept) < n:
-        raise AssertionError(f"only {len(kept)} of {4 * n} boards tell a later event; {n} are needed")
-    return drawn[kept], [known[i] for i in kept]
+        raise AssertionError(f"only {len(kept)} of {4 * n} boards have a later event to state; {n} are needed")
+    return candidates[kept], [events[i] for i in kept]
 
 
 def _embedded(question: Questions, step: int) -> dict[str, bytes | str]:

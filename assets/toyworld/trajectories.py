@@ -38,7 +38,7 @@ SHARD_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     ),
 }
 HOPS = (1, 2, 3)
-LATEST_KNOWN_STEP = 7  # the last key frame shows step 7
+LAST_VISIBLE_STEP = 7  # the last key frame shows step 7
 LEAST_FOG = 0.3
 ID_CHARACTERS = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"))
 
@@ -92,23 +92,23 @@ def clip_name(rng: np.random.Generator) -> str:
 
 
 def later_event(question: Questions, rng: np.random.Generator) -> tuple[int, int] | None:
-    """A later step and its colour id for one question, to be told in words.
+    """A later step and its colour id for one question, to be stated in words.
 
-    The colour is none of the options: a rule that strikes out the told colour would gain from it.  None if the board
+    The colour is none of the options: a rule that strikes out the stated colour would gain from it.  None if the board
     has no such step.
     """
-    later = range(int(question.hop[0]) + 1, LATEST_KNOWN_STEP + 1)
+    later = range(int(question.hop[0]) + 1, LAST_VISIBLE_STEP + 1)
     colours = [(step, int(question.boards.colour_at(step)[0])) for step in later]
     allowed = [(step, colour) for step, colour in colours if colour not in question.options[0]]
     return allowed[rng.integers(len(allowed))] if allowed else None
 
 
 def trajectory_row(
-    video: str, category: str, question: Questions, known: tuple[int, int] | None, open_ended: bool
+    video: str, category: str, question: Questions, event: tuple[int, int] | None, open_ended: bool
 ) -> Row:
     """One question (a Questions of length 1) as a TwiFF row; a question about step 0 imagines the next frame."""
     hop, options = int(question.hop[0]), question.options[0]
-    text = question_text(category, hop, known) + ("" if open_ended else options_text(options))
+    text = question_text(category, hop, event) + ("" if open_ended else options_text(options))
     imagined = max(hop, 1)
     thoughts = " ".join(f"{thought} <rimage>" for thought in reasoning(imagined))
     return {
@@ -145,9 +145,9 @@ def _draw_good(
         easy = (rng.random((n, 2)) < mix.easy / (1 - mix.ambiguous)) & ~fogged[:, None]
         hops = np.where(easy, 0, rng.permuted(np.tile(HOPS, (n, 1)), axis=1)[:, :2])
         categories = rng.permuted(np.tile(CATEGORIES, (n, 1)), axis=1)[:, :2]
-        asked = [ask(boards, hops[:, k], rng) for k in range(2)]
+        candidates = [ask(boards, hops[:, k], rng) for k in range(2)]
         for i in range(n):
-            questions = [(categories[i, k], drawn[i : i + 1]) for k, (drawn, ok) in enumerate(asked) if ok[i]]
+            questions = [(categories[i, k], posed[i : i + 1]) for k, (posed, ok) in enumerate(candidates) if ok[i]]
             questions = questions[: n - len(rows)]
             if not questions:
                 continue
@@ -164,7 +164,7 @@ def _draw_good(
 def _row_of_kind(
     video: str, category: str, question: Questions, mix: Mix, rng: np.random.Generator
 ) -> tuple[Row, Sequence[str]]:
-    known = later_event(question, rng) if question.hop[0] and rng.random() < mix.interpolation else None
+    event = later_event(question, rng) if question.hop[0] and rng.random() < mix.interpolation else None
     open_ended = bool(rng.random() < mix.open_ended)
-    kinds = [name for name, holds in (("interpolation", known is not None), ("open-ended", open_ended)) if holds]
-    return trajectory_row(video, category, question, known, open_ended), kinds
+    kinds = [name for name, holds in (("interpolation", event is not None), ("open-ended", open_ended)) if holds]
+    return trajectory_row(video, category, question, event, open_ended), kinds

@@ -28,7 +28,7 @@ def source_checks(settings: SourceSettings) -> list[dg.AssetChecksDefinition]:
         return dg.AssetCheckResult(
             passed=not broken and not empty,
             severity=dg.AssetCheckSeverity.ERROR if none_left else dg.AssetCheckSeverity.WARN,
-            description=said_of_shards(broken, empty) or f"{len(context.partition_keys)} shards hold rows",
+            description=shard_faults_text(broken, empty) or f"{len(context.partition_keys)} shards hold rows",
             metadata={"broken": dg.MetadataValue.json(broken), "empty": dg.MetadataValue.json(empty)},
         )
 
@@ -89,7 +89,7 @@ def faulty_shards(store: AssetStore, shards: Sequence[str]) -> tuple[dict[str, s
     return broken, [shard for shard, c in counts.items() if not c["rows"] + c["quarantined"]]
 
 
-def said_of_shards(broken: Mapping[str, str], empty: Sequence[str]) -> str:
+def shard_faults_text(broken: Mapping[str, str], empty: Sequence[str]) -> str:
     """What is wrong with shards, and what to do; "" if nothing is."""
     lines = [f"shard {shard} is broken, and nothing of it is used: {reason}" for shard, reason in broken.items()]
     lines += [f"shard {shard} holds no rows" for shard in empty]

@@ -78,7 +78,7 @@ class Quarantine(dy.Schema):
     detail = dy.String(description="value that was rejected, and where")
 
     @dy.rule()
-    def the_row_can_be_found(cls) -> pl.Expr:
+    def a_row_number_or_id_is_there(cls) -> pl.Expr:
         return pl.col("row").is_not_null() | pl.col("row_id").is_not_null()
 
 
@@ -87,7 +87,7 @@ Batch = tuple[dy.DataFrame[PulledTable], dy.DataFrame[Quarantine]]
 
 @dataclass
 class FirstRows:
-    """Where each row_id was first seen: 16 bytes a row, in two sorted arrays."""
+    """Where each row_id comes first: 16 bytes a row, in two sorted arrays."""
 
     _ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     _rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
@@ -138,9 +138,9 @@ def read_shard(path: Path, source: str) -> Iterator[Batch]:
     A bad row never stops the others, and of equal rows the first is kept.  Raises ValueError, naming the file, if it
     is no shard or corrupt.
     """
-    seen, rows = FirstRows(), iter(read_rows(path))
+    first_rows, rows = FirstRows(), iter(read_rows(path))
     for first in rows:
-        yield _validated(chain([first], islice(rows, BATCH_ROWS - 1)), source, seen)
+        yield _validated(chain([first], islice(rows, BATCH_ROWS - 1)), source, first_rows)
 
 
 def write_shard(path: Path, source: str, rows_file: Path, quarantine_file: Path) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def quarantine_table(rows: list[dict[str, Any]]) -> dy.DataFrame[Quarantine]:
     return Quarantine.validate(pl.DataFrame(rows, schema=Quarantine.create_empty().schema))
 
 
-def _validated(batch: Iterable[Numbered], source: str, seen: FirstRows) -> Batch:
+def _validated(batch: Iterable[Numbered], source: str, first_rows: FirstRows) -> Batch:
     parsed: list[tuple[int, Trajectory, tuple[int | None, int | None]]] = []
     rejected: dict[int, dict[str, Any]] = {}  # not the exceptions, whose frames hold the rows
     for number, row in batch:
@@ -214,7 +214,7 @@ def _validated(batch: Iterable[Numbered], source: str, seen: FirstRows) -> Batch
             rejected[number] = quarantined(source, reject, row=number)
 
     ids = np.array([int(trajectory.row_id, 16) for _, trajectory, _ in parsed], np.uint64)
-    first = seen.find(ids)
+    first = first_rows.find(ids)
     kept: dict[int, int] = {}  # the ids of this batch, and the rows that have them
     accepted: list[dict[str, Any]] = []
     for (number, trajectory, (p_t, p_v)), row_id, before in zip(parsed, ids.tolist(), first.tolist(), strict=True):
@@ -226,7 +226,7 @@ def _validated(batch: Iterable[Numbered], source: str, seen: FirstRows) -> Batch
         else:
             repeated = RejectedRow("repeated row", f"has the same content as row {original}")
             rejected[number] = quarantined(source, repeated, row=number)
-    seen.add(np.fromiter(kept, np.uint64, len(kept)), np.fromiter(kept.values(), np.int64, len(kept)))
+    first_rows.add(np.fromiter(kept, np.uint64, len(kept)), np.fromiter(kept.values(), np.int64, len(kept)))
     rows = PulledTable.validate(pl.DataFrame(accepted, schema=PulledTable.create_empty().schema))
     return rows, quarantine_table([rejected[number] for number in sorted(rejected)])
 

@@ -21,7 +21,7 @@ from pipelines.curate import measured_here
 @click.option("--judge-share", type=float, help="Share of answers that the rule leaves to the judge.")
 @click.option("--judge-distinct", type=float, help="Share of those that the judge has not seen yet.")
 @click.option("--price", type=float, nargs=2, metavar="IN OUT", help="The judge's price of a million tokens.")
-def estimate_cost(rows: float, measured: bool, price: tuple[float, float] | None, **given: float | None) -> None:
+def estimate_cost(rows: float, measured: bool, price: tuple[float, float] | None, **values: float | None) -> None:
     """Estimate what curating so many rows costs, and say what that assumes.
 
     The rule is the profile's, by default that of "paper".
@@ -31,7 +31,7 @@ def estimate_cost(rows: float, measured: bool, price: tuple[float, float] | None
         assumptions = Assumptions()
         if measured:
             assumptions = measured_here(profile, assumptions)
-        assumptions = assumptions.given(**given, price_in=price and price[0], price_out=price and price[1])
+        assumptions = assumptions.stated(**values, price_in=price and price[0], price_out=price and price[1])
         found = estimate(int(rows), profile.curation.rule, assumptions)
     except ValueError as error:
         raise click.ClickException(str(error)) from error

@@ -18,11 +18,11 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["estimate", *arguments])
 
 
-def test_assumptions_stand_below_the_cost_and_can_be_given() -> None:
+def test_assumptions_stand_below_the_cost_and_can_be_stated() -> None:
     ran = run("--rows", "1e6", "--answers-per-second", "100", "--gpus", "4")
     assert ran.exit_code == 0, ran.output
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ran.output.splitlines()]
-    wanted = (["answers", "16 M"], ["hours on 4 GPUs", "11.1"], ["answers per second", "100", "given"])
+    wanted = (["answers", "16 M"], ["hours on 4 GPUs", "11.1"], ["answers per second", "100", "stated"])
     assert all(row in rows for row in wanted), ran.output
 
 

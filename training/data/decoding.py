@@ -139,19 +139,19 @@ class PacketIndex:
 
 def read_sequentially(path: Path | str, wanted: Collection[int]) -> dict[int, "np.ndarray"]:
     """The frames with these numbers, decoded from the beginning; those beyond the last frame are missing."""
-    shown: dict[int, np.ndarray] = {}
+    frames: dict[int, np.ndarray] = {}
     with open_clip(path) as (container, stream):
         for number, frame in enumerate(displayed(container, stream)):
             if number in wanted:
-                shown[number] = picture(frame)
-                if len(shown) == len(wanted):
+                frames[number] = picture(frame)
+                if len(frames) == len(wanted):
                     break
-    return shown
+    return frames
 
 
 def read_by_seeking(path: Path | str, wanted: Collection[int]) -> dict[int, "np.ndarray"]:
     """The same, decoded from the key frame before each on, by time stamp."""
-    shown: dict[int, np.ndarray] = {}
+    frames: dict[int, np.ndarray] = {}
     with open_clip(path) as (container, stream):
         index = PacketIndex.of(container.demux(stream))
         for key, numbers in index.runs([n for n in wanted if n < len(index.times)]).items():
@@ -159,9 +159,9 @@ def read_by_seeking(path: Path | str, wanted: Collection[int]) -> dict[int, "np.
             by_time = {index.times[number]: number for number in numbers}
             for frame in displayed(container, stream):
                 if frame.pts in by_time:
-                    shown[by_time.pop(frame.pts)] = picture(frame)
+                    frames[by_time.pop(frame.pts)] = picture(frame)
                 if not by_time:
                     break
             if by_time:
                 raise UnreadableVideo(f"frames {sorted(by_time.values())} are not where the container says")
-    return shown
+    return frames

@@ -135,10 +135,10 @@ def _compared(index: PacketIndex, numbers: Numbers) -> Collection[int]:
 def _seeking_shows(path: Path | str, digests: dict[int, bytes]) -> bool:
     """Whether seeking shows the pictures that decoding from the beginning showed."""
     try:
-        shown = read_by_seeking(path, digests)
+        frames = read_by_seeking(path, digests)
     except UnreadableVideo:
         return False
-    return {number: _digest(pixels) for number, pixels in shown.items()} == digests
+    return {number: _digest(pixels) for number, pixels in frames.items()} == digests
 
 
 def _digest(pixels: "np.ndarray") -> bytes:

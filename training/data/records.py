@@ -1,4 +1,4 @@
-"""Records that a person names in a JSON file, to look at or to ask: read as liberally as they can be rendered.
+"""Records of a JSON file, to inspect or to predict from, read as liberally as they can be rendered.
 
 `parse_row` decides what is trained on; here a row that it would reject is shown all the same, beside the reason.  Any
 layout is read: the release's and TwiFF's conversations, TwiFF's parquet columns, our own tables, and plain questions.
@@ -27,7 +27,7 @@ from training.data.video import UnreadableVideo, probe
 OBSERVED = ("image", "frames", "question_images_index", "observed")
 FUTURE = ("reasoning_image", "recon_frames", "reasoning_images_index", "future")
 _TWIFF = ("question_images_index", "reasoning_images_index")
-_OWN = ("reasoning", "observed", "future")
+_TABLE_COLUMNS = ("reasoning", "observed", "future")
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def load_records(path: Path) -> list[Any]:
 
 def name_of(value: Any, number: int) -> str | int:
     """A record's id, else its number in the file, from 0."""
-    found = (value.get(name) for name in ("id", "row_id")) if isinstance(value, Mapping) else ()
-    return next((i for i in found if isinstance(i, str | int) and not isinstance(i, bool) and i != ""), number)
+    ids = (value.get(name) for name in ("id", "row_id")) if isinstance(value, Mapping) else ()
+    return next((i for i in ids if isinstance(i, str | int) and not isinstance(i, bool) and i != ""), number)
 
 
 def read_record(value: Any, number: int, folder: Path) -> Record:
@@ -82,9 +82,9 @@ def read_record(value: Any, number: int, folder: Path) -> Record:
     future = _key_frames(row, FUTURE)
     if len(pieces) - 1 != len(future):
         raise ValueError(f"the reasoning has {len(pieces) - 1} future markers for {len(future)} future frames")
-    shown = {"question": question, "reasoning": pieces, "answer": answer, "observed": observed, "future": future}
+    content = {"question": question, "reasoning": pieces, "answer": answer, "observed": observed, "future": future}
     return Record(
-        name_of(row, number), _placed(row, shown, frames, number, folder), _problem(row, shown, folder.name, number)
+        name_of(row, number), _placed(row, content, frames, number, folder), _problem(row, content, folder.name, number)
     )
 
 
@@ -95,8 +95,8 @@ def read_prompt(value: Any, number: int, folder: Path) -> Record:
     """
     row = _mapping(value)
     question, observed, frames = _question(row)
-    shown = {"question": question, "reasoning": ("",), "answer": "", "observed": observed, "future": ()}
-    return Record(name_of(row, number), _placed(row, shown, frames, number, folder))
+    content = {"question": question, "reasoning": ("",), "answer": "", "observed": observed, "future": ()}
+    return Record(name_of(row, number), _placed(row, content, frames, number, folder))
 
 
 def _has_lines(text: str) -> bool:
@@ -130,7 +130,7 @@ def _question(row: Mapping[str, Any]) -> tuple[str, tuple[int, ...], list[int]]:
         observed = _key_frames(row, OBSERVED)
         return marked(turn_of(row, "human"), len(observed)), observed, []
     question = text_of(row, "question")
-    if any(name in row for name in _OWN):  # in our own tables `frames` are numbers of displayed frames
+    if any(name in row for name in _TABLE_COLUMNS):  # in our own tables `frames` are numbers of displayed frames
         if row.get("frames"):
             return question, (), _frame_numbers(row["frames"])
         return question, _key_frames(row, ("observed",)), []
@@ -140,21 +140,21 @@ def _question(row: Mapping[str, Any]) -> tuple[str, tuple[int, ...], list[int]]:
 
 def _answer(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
     """The text around the future frames, and the answer ("" where there is none)."""
-    given = text_of(row, "answer") if row.get("answer") is not None else ""
+    whole = text_of(row, "answer") if row.get("answer") is not None else ""
     if "conversations" in row:
-        reasoning, answer = turn_of(row, "gpt"), given
+        reasoning, answer = turn_of(row, "gpt"), whole
         if not answer.strip():  # a TwiFF turn that was never split
             reasoning, inside = split_answer(reasoning)
             answer = inside or ""
         return text_pieces(reasoning), answer
-    if any(name in row for name in _OWN):
+    if any(name in row for name in _TABLE_COLUMNS):
         pieces = row.get("reasoning") or [""]
         if not isinstance(pieces, list):
             raise RejectedRow("malformed field", f"reasoning is {type(pieces).__name__}, not a list of texts")
-        return tuple(text_of({"reasoning": piece}, "reasoning") for piece in pieces), given
-    reasoning, inside = split_answer(given)
+        return tuple(text_of({"reasoning": piece}, "reasoning") for piece in pieces), whole
+    reasoning, inside = split_answer(whole)
     if inside is None and not any(name in row for name in _TWIFF):  # a plain answer to a plain question
-        return ("",), given
+        return ("",), whole
     return text_pieces(reasoning), inside or ""
 
 
@@ -171,11 +171,11 @@ def _frame_numbers(values: Any) -> list[int]:
 
 
 def _placed(
-    row: Mapping[str, Any], shown: dict[str, Any], frames: list[int], number: int, folder: Path
+    row: Mapping[str, Any], content: dict[str, Any], frames: list[int], number: int, folder: Path
 ) -> dict[str, Any]:
-    """The row with its clip found and probed, where it has frames."""
-    placed = {"row_id": str(number), **shown, "frames": frames, "path": "", "frame_count": 0, "reader": "sequential"}
-    if not (shown["observed"] or shown["future"] or frames):
+    """The row with its clip resolved and probed, where it has frames."""
+    placed = {"row_id": str(number), **content, "frames": frames, "path": "", "frame_count": 0, "reader": "sequential"}
+    if not (content["observed"] or content["future"] or frames):
         return placed
     name = "path" if row.get("path") else "video"
     match row.get(name):
@@ -192,16 +192,16 @@ def _placed(
     return placed | {"path": str(path), "frame_count": clip.frames, "reader": clip.reader}
 
 
-def _problem(row: Mapping[str, Any], shown: dict[str, Any], source: str, number: int) -> str | None:
+def _problem(row: Mapping[str, Any], content: dict[str, Any], source: str, number: int) -> str | None:
     """Why the pull would reject the record, in whatever layout it is; our own rows are read as the release's."""
-    if "conversations" not in row and any(name in row for name in _OWN):
-        turns = [("human", shown["question"]), ("gpt", IMAGE.join(shown["reasoning"]))]
+    if "conversations" not in row and any(name in row for name in _TABLE_COLUMNS):
+        turns = [("human", content["question"]), ("gpt", IMAGE.join(content["reasoning"]))]
         row = {
             "video": row.get("video"),
             "conversations": [{"from": speaker, "value": text} for speaker, text in turns],
-            "image": list(shown["observed"]),
-            "reasoning_image": list(shown["future"]),
-            "answer": shown["answer"],
+            "image": list(content["observed"]),
+            "reasoning_image": list(content["future"]),
+            "answer": content["answer"],
         }
     try:
         with rejecting("unreadable row"):

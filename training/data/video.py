@@ -74,13 +74,13 @@ class FrameShelf:
     def read(self, path: str, numbers: Sequence[int], reader: str) -> list[np.ndarray]:
         """As `read_frames`."""
         keys = {number: f"{reader} {path} {number}" for number in numbers}
-        found = {number: kept for number, key in keys.items() if (kept := self._kept.get(key)) is not None}
-        missing = [number for number in keys if number not in found]
+        frames = {number: kept for number, key in keys.items() if (kept := self._kept.get(key)) is not None}
+        missing = [number for number in keys if number not in frames]
         for number, frame in zip(missing, read_frames(path, missing, reader), strict=True):
-            found[number] = frame
+            frames[number] = frame
             with suppress(ValueError):  # larger than the whole cache
                 self._kept[keys[number]] = frame
-        return [found[number] for number in numbers]
+        return [frames[number] for number in numbers]
 
 
 def check_clip_name(name: str) -> None:

@@ -30,7 +30,7 @@ def toy_texts() -> Iterable[str]:
     for category in world.CATEGORIES:
         for hop in range(4):
             for colour in range(len(world.COLOURS)):
-                yield world.question_text(category, hop, known=(hop + 1, colour)) + world.options_text([colour] * 4)
+                yield world.question_text(category, hop, event=(hop + 1, colour)) + world.options_text([colour] * 4)
                 yield world.question_text(category, hop)
     for thought in world.THOUGHTS:
         yield f"<reason>{thought}</reason>\n<answer>red</answer>\n"

@@ -4,7 +4,7 @@ A 64x64 frame is 4x4 cells of 16 px.  The 12 border cells are a ring of coloured
 marble sits on one tile; a white marble moves one tile clockwise per step, a black one counter-clockwise.  One observed
 frame decides everything that follows: a question asks for the colour under the marble `hop` steps later.
 
-The options of a question are the colours at ring offsets {+h, -h, +h', -h'} (h the asked hop, h' another one), all
+The options of a question are the colours at ring offsets {+h, -h, +h', -h'} (h the question's hop, h' another one), all
 distinct and shuffled, so neither the list of options nor "near the marble" gives the answer away; `rule_baselines`
 measures what is left.  Boards fall into splits by a hash of their tiles, the same for every seed.
 """
@@ -105,11 +105,11 @@ def ask(boards: Boards, hop: np.ndarray, rng: np.random.Generator) -> tuple[Ques
 
 
 def draw_questions(n: int, rng: np.random.Generator, split: Split, hops: Sequence[int] = (1, 2, 3)) -> Questions:
-    """n questions on n boards of one split, hops drawn uniformly from `hops`."""
+    """n questions on n boards of one split, hops sampled uniformly from `hops`."""
     parts, have = [], 0
     while have < n:
-        drawn, ok = ask(draw_boards(2 * n, rng, split), rng.choice(hops, 2 * n), rng)
-        parts.append(drawn[ok])
+        candidates, ok = ask(draw_boards(2 * n, rng, split), rng.choice(hops, 2 * n), rng)
+        parts.append(candidates[ok])
         have += int(ok.sum())
     boards = Boards(*(np.concatenate([getattr(p.boards, f) for p in parts])[:n] for f in ("tiles", "pos", "direction")))
     columns = (np.concatenate([getattr(p, f) for p in parts])[:n] for f in ("hop", "options", "answer"))
@@ -138,9 +138,9 @@ def fog(frames: np.ndarray, level: float) -> np.ndarray:
     return np.round(frames * (1 - level) + 110 * level).astype(np.uint8)
 
 
-def question_text(category: str, hop: int, known: tuple[int, int] | None = None) -> str:
-    """The question; `known` = (step, colour id) states a later event in words, as FutureBench's interpolation does."""
-    prefix = f"At step {known[0]} it is on {COLOURS[known[1]]}. " if known else ""
+def question_text(category: str, hop: int, event: tuple[int, int] | None = None) -> str:
+    """The question; `event` = (step, colour id) states a later event in words, as FutureBench's interpolation does."""
+    prefix = f"At step {event[0]} it is on {COLOURS[event[1]]}. " if event else ""
     return prefix + PHRASES[category].format(h=hop)
 
 
@@ -163,12 +163,12 @@ def rule_baselines(questions: Questions, seed: int = 0) -> dict[str, float]:
 
     def first_named(offsets: Sequence[int | np.ndarray]) -> np.ndarray:
         """The first of these tiles whose colour is an option, else a random option."""
-        said, done = random_option.copy(), np.zeros(n, bool)
+        answer, done = random_option.copy(), np.zeros(n, bool)
         for offset in offsets:
             colour = boards.tiles[rows, (boards.pos + offset) % N_TILES]
             hit = (options == colour[:, None]).any(1) & ~done
-            said[hit], done[hit] = colour[hit], True
-        return said
+            answer[hit], done[hit] = colour[hit], True
+        return answer
 
     counts = (boards.tiles[:, :, None] == options[:, None, :]).sum(1) + rng.random((n, 4)) * 0.1
     rules = {
@@ -181,4 +181,4 @@ def rule_baselines(questions: Questions, seed: int = 0) -> dict[str, float]:
         "nearest named tile in its direction": first_named([boards.direction * k for k in range(1, 5)]),
         "hop tiles, random direction": first_named([coin * questions.hop]),
     }
-    return {name: float((said == questions.answer).mean()) for name, said in rules.items()}
+    return {name: float((answer == questions.answer).mean()) for name, answer in rules.items()}

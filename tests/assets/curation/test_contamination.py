@@ -38,10 +38,10 @@ def items(folder: Path, future: list[Row] = [], twiff: list[Row] = []) -> Benchm
     twiff_item = {"id": "t", "video": None, "start": None, "end": None, "question": None, "answer": None,
                   "question_images": None}  # fmt: skip
     text, texts = pl.String, pl.List(pl.String)
-    own = {"options": texts, "frame_count": pl.Int64, "question_images": pl.List(pl.Binary)}
+    extra = {"options": texts, "frame_count": pl.Int64, "question_images": pl.List(pl.Binary)}
     sources = {}
     for name, empty, rows in (("futurebench", future_item, future), ("twiffbench", twiff_item, twiff)):
-        schema = {column: own.get(column, text) for column in empty}
+        schema = {column: extra.get(column, text) for column in empty}
         sources[name] = folder / f"{name}.parquet"
         pl.DataFrame([empty | row for row in rows], schema=schema).write_parquet(sources[name])
     return benchmark_index(sources)
@@ -60,7 +60,7 @@ def observed(row: Row) -> np.ndarray:
 NEW = "0:01:10.000", "0:01:20.000"  # the interval of the row below
 
 
-def found_by_video(folder: Path, video: str, index: BenchmarkIndex) -> list[Row]:
+def video_hits(folder: Path, video: str, index: BenchmarkIndex) -> list[Row]:
     row = trajectory(0, video=video, start=NEW[0], end=NEW[1])
     files = write_shards(folder, scored_of([row], [(0, 8)]))
     chosen = select(files, SelectionSettings(), index)
@@ -82,22 +82,22 @@ def found_by_video(folder: Path, video: str, index: BenchmarkIndex) -> list[Row]
 )
 def test_a_row_from_an_items_video_is_left_out_where_their_times_overlap(tmp_path: Path, item: Row, same: bool) -> None:
     index = items(tmp_path, twiff=[{"id": "00007", "video": "abcdefghijk_3.mp4", **item}])
-    found = found_by_video(tmp_path, "abcdefghijk_1.mp4", index)
-    assert bool(found) == same
+    hits = video_hits(tmp_path, "abcdefghijk_1.mp4", index)
+    assert bool(hits) == same
     if same:
-        assert (found[0]["reason"], found[0]["benchmark"], found[0]["item_id"]) == (SAME_VIDEO, "twiffbench", "00007")
+        assert (hits[0]["reason"], hits[0]["benchmark"], hits[0]["item_id"]) == (SAME_VIDEO, "twiffbench", "00007")
 
 
 @pytest.mark.parametrize("name", ["video_dataset/abcdefghijk.mp4", "video_dataset/activitynet/v_abcdefghijk.mp4"])
 def test_futurebench_tells_no_times_so_all_of_its_videos_are_left_out(tmp_path: Path, name: str) -> None:
-    found = found_by_video(tmp_path, "abcdefghijk-0:01:10-0:01:20.mp4", items(tmp_path, [{"id": "h-1", "video": name}]))
-    assert [(row["benchmark"], row["item_id"]) for row in found] == [("futurebench", "h-1")]
+    hits = video_hits(tmp_path, "abcdefghijk-0:01:10-0:01:20.mp4", items(tmp_path, [{"id": "h-1", "video": name}]))
+    assert [(row["benchmark"], row["item_id"]) for row in hits] == [("futurebench", "h-1")]
 
 
 def test_videos_without_a_youtube_id_are_the_same_by_name(tmp_path: Path) -> None:
     index = items(tmp_path, [{"video": "video_dataset/charades/AO8RW.mp4"}])
-    assert found_by_video(tmp_path, "panda/AO8RW.webm", index)
-    assert not found_by_video(tmp_path, "panda/AO8RX.webm", index)
+    assert video_hits(tmp_path, "panda/AO8RW.webm", index)
+    assert not video_hits(tmp_path, "panda/AO8RX.webm", index)
 
 
 seconds = st.integers(0, 60)
@@ -110,8 +110,8 @@ def test_intervals_overlap_exactly_where_they_share_time(
 ) -> None:
     folder = tmp_path_factory.mktemp("overlap")
     index = items(folder, twiff=[{"video": "abcdefghijk_3.mp4", "start": str(item[0]), "end": str(item[1])}])
-    told = trajectory(0, video="abcdefghijk_1.mp4", start=str(row[0]), end=str(row[1]))
-    chosen = select(write_shards(folder, scored_of([told], [(0, 8)])), SelectionSettings(), index)
+    scored_row = trajectory(0, video="abcdefghijk_1.mp4", start=str(row[0]), end=str(row[1]))
+    chosen = select(write_shards(folder, scored_of([scored_row], [(0, 8)])), SelectionSettings(), index)
     unknown = row[0] >= row[1] or item[0] >= item[1]
     assert (chosen.excluded.height == 1) == (unknown or bool(set(range(*row)) & set(range(*item))))
 

@@ -1,4 +1,4 @@
-"""An estimate's arithmetic can be followed, and its assumptions are told."""
+"""An estimate's arithmetic can be followed, and its assumptions are listed."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from training.data.prompts import ANSWERS
 
 
 def test_an_estimates_arithmetic() -> None:
-    known = Assumptions().given(
+    assumptions = Assumptions().stated(
         plain_tokens=100, hint_tokens=300, answer_tokens=50, prefill_per_second=1000, decode_per_second=500, gpus=2,
         judge_share=0.5, judge_distinct=0.5, judge_prompt_tokens=400, judge_answer_tokens=10, price_in=2, price_out=10,
     )  # fmt: skip
-    cost = estimate(1000, GainRule(), known).cost  # 2 portions of 4 a condition
+    cost = estimate(1000, GainRule(), assumptions).cost  # 2 portions of 4 a condition
     assert (cost.answers, cost.requests, cost.completion_tokens) == pytest.approx((16_000, 4_000, 800_000))
     assert cost.prompt_tokens == pytest.approx(2_000 * 100 + 2_000 * 300)
     assert cost.gpu_hours == pytest.approx((800_000 / 1000 + 800_000 / 500) / 3600)
@@ -29,34 +29,34 @@ def test_without_curtailment_a_prompt_is_prefilled_once() -> None:
 
 
 def test_measured_answers_count_in_place_of_all() -> None:
-    cost = estimate(1000, GainRule(), Assumptions().given(answers_per_row=9)).cost
+    cost = estimate(1000, GainRule(), Assumptions().stated(answers_per_row=9)).cost
     assert (cost.answers, cost.requests) == (9_000, 2_250)
 
 
 def test_a_measured_rate_of_answers_counts_in_place_of_tokens() -> None:
-    found = estimate(900, GainRule(), Assumptions().given(answers_per_second=4))
-    assert found.cost.gpu_hours == pytest.approx(1.0)
+    result = estimate(900, GainRule(), Assumptions().stated(answers_per_second=4))
+    assert result.cost.gpu_hours == pytest.approx(1.0)
 
 
 def test_every_number_of_an_estimate_says_where_it_comes_from() -> None:
-    found = estimate(2_700_000, GainRule(), Assumptions().given(price_in=0.5, gpus=16))
-    told = {name: (value, source) for name, value, source in found.assumed()}
-    assert told["gpus"] == ("16", "given") and told["answer tokens"][1].startswith("assumed: ")
-    assert told["answers per row"] == ("16", "assumed: every answer that the rule may ask for; at most")
-    assert "price out" not in told
-    shown = dict(found.lines())
-    assert shown["answers"] == "43.2 M"
-    assert shown["judge's price"] == "-"  # only one of the two prices is known
+    result = estimate(2_700_000, GainRule(), Assumptions().stated(price_in=0.5, gpus=16))
+    table = {name: (value, source) for name, value, source in result.assumed()}
+    assert table["gpus"] == ("16", "stated") and table["answer tokens"][1].startswith("assumed: ")
+    assert table["answers per row"] == ("16", "assumed: every answer that the rule may ask for; at most")
+    assert "price out" not in table
+    lines = dict(result.lines())
+    assert lines["answers"] == "43.2 M"
+    assert lines["judge's price"] == "-"  # only one of the two prices is known
 
 
 def test_what_cannot_be_estimated_says_why() -> None:
     with pytest.raises(ValueError, match="at least one row"):
         estimate(0, GainRule(), Assumptions())
     with pytest.raises(ValueError, match=r"judge_share must be 0 or more, at most 1; found 90"):
-        Assumptions().given(judge_share=90)
+        Assumptions().stated(judge_share=90)
     for wrong in ({"gpus": 0}, {"answers_per_second": float("nan")}, {"price_in": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            Assumptions().given(**wrong)
+            Assumptions().stated(**wrong)
 
 
 def test_an_earlier_run_gives_tokens_rate_and_the_judges_share(tmp_path: Path) -> None:
@@ -76,10 +76,10 @@ def test_an_earlier_run_gives_tokens_rate_and_the_judges_share(tmp_path: Path) -
     ]
     by = ["judge", "judge", "judge", "rule"]
     pl.DataFrame({"row_id": ["a"] * 4, "text": texts, "graded_by": by}).write_parquet(verdicts)
-    known = Assumptions().measured(4, [answers], [verdicts], at_once=3)
-    assert known.answers_per_row == Quantity(value=0.5, source="measured on 4 rows")
-    assert (known.answer_tokens.value, known.answer_tokens.source) == (15, "measured on 2 answers")
-    assert known.answers_per_second is not None and known.answers_per_second.value == pytest.approx(3)
-    assert known.judge_share.value == pytest.approx(0.75)
-    assert known.judge_distinct.value == pytest.approx(2 / 3)
-    assert known.plain_tokens == Assumptions().plain_tokens
+    assumptions = Assumptions().measured(4, [answers], [verdicts], at_once=3)
+    assert assumptions.answers_per_row == Quantity(value=0.5, source="measured on 4 rows")
+    assert (assumptions.answer_tokens.value, assumptions.answer_tokens.source) == (15, "measured on 2 answers")
+    assert assumptions.answers_per_second is not None and assumptions.answers_per_second.value == pytest.approx(3)
+    assert assumptions.judge_share.value == pytest.approx(0.75)
+    assert assumptions.judge_distinct.value == pytest.approx(2 / 3)
+    assert assumptions.plain_tokens == Assumptions().plain_tokens

@@ -20,7 +20,7 @@ from tests.hub import Hub, serve
 from training.storage.artifacts import MANIFEST, Artifact
 
 REPO, TOKEN = "lab/future-l1-50k", "hf_kept_to_itself"
-SHOWN = {STORYBOARDS, TOP_ROWS, REJECTED}
+PREVIEWS = {STORYBOARDS, TOP_ROWS, REJECTED}
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def publications(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         files = write_shards(home / f"{rows}", scored_of([trajectory(i) for i in range(rows)], [(0, 8)] * rows))
         folder = folders[version] = home / version
         folder.mkdir()
-        told = (before, folders[before] / CURATED_TABLE) if before else None
-        publish(folder, files, SelectionSettings(top=9), benchmark_index({}), told)
-        for name in SHOWN:
+        previous = (before, folders[before] / CURATED_TABLE) if before else None
+        publish(folder, files, SelectionSettings(top=9), benchmark_index({}), previous)
+        for name in PREVIEWS:
             (folder / name).write_text("for the asset's page")
     return folders
 
@@ -84,7 +84,7 @@ def pulled(hub: Hub, folder: Path, revision: str = "main") -> dict[str, bytes]:
 
 
 def content(artifact: Artifact) -> dict[str, bytes]:
-    names = (artifact.manifest["files"].keys() | {MANIFEST}) - SHOWN
+    names = (artifact.manifest["files"].keys() | {MANIFEST}) - PREVIEWS
     return {name: (artifact.path / name).read_bytes() for name in names}
 
 
@@ -102,12 +102,12 @@ def test_what_is_pushed_is_what_is_pulled(
     (event,) = result.get_asset_materialization_events()
     commit = hub.refs(REPO)["main"]
     assert event.materialization.metadata["commit"].value == f"{hub.url}/datasets/{REPO}/commit/{commit}"
-    found = pulled(hub, tmp_path / "cache")
-    assert {CARD, CURATED_TABLE} < found.keys()
-    assert found == content(artifact)
-    assert DatasetCard(found[CARD].decode()).data["pretty_name"] == "Future-L1-50K"
-    assert len(hub.uploads()) == sum(name.endswith(".parquet") for name in found)
-    assert {asked.token for asked in hub.uploads()} == {None}  # the storage never sees it
+    downloads = pulled(hub, tmp_path / "cache")
+    assert {CARD, CURATED_TABLE} < downloads.keys()
+    assert downloads == content(artifact)
+    assert DatasetCard(downloads[CARD].decode()).data["pretty_name"] == "Future-L1-50K"
+    assert len(hub.uploads()) == sum(name.endswith(".parquet") for name in downloads)
+    assert {request.token for request in hub.uploads()} == {None}  # the storage never sees it
 
 
 def test_pushing_a_version_again_changes_nothing(
@@ -119,7 +119,7 @@ def test_pushing_a_version_again_changes_nothing(
     again = push(store)
     assert again.success
     assert (hub.refs(REPO), hub.uploads()) == (refs, uploads)
-    assert sum(asked.path.endswith("/commit/main") for asked in hub.asked) == 1
+    assert sum(request.path.endswith("/commit/main") for request in hub.requests) == 1
     (event,) = again.get_asset_materialization_events()
     assert event.materialization.metadata["commit"].value.endswith(refs["main"])
 
@@ -138,7 +138,7 @@ def test_the_next_version_is_the_next_commit_and_the_one_before_stays(
 
 
 @pytest.mark.parametrize(
-    ("token", "said"),
+    ("token", "reason"),
     [
         (None, "set HF_TOKEN"),
         ("hf_nobody_knows", "Invalid credentials"),
@@ -149,7 +149,7 @@ def test_the_next_version_is_the_next_commit_and_the_one_before_stays(
 def test_without_a_token_that_may_write_nothing_is_pushed_and_the_error_says_why_but_not_the_token(
     exists: bool,
     token: str | None,
-    said: str,
+    reason: str,
     hub: Hub,
     store: AssetStore,
     published: Callable[[str], Artifact],
@@ -166,10 +166,10 @@ def test_without_a_token_that_may_write_nothing_is_pushed_and_the_error_says_why
     (failure,) = (event for event in result.all_node_events if event.is_step_failure)
     error = failure.step_failure_data.error
     assert error is not None
-    assert REPO in error.message and hub.url in error.message and said in error.message
+    assert REPO in error.message and hub.url in error.message and reason in error.message
     assert (hub.refs(REPO), hub.uploads()) == (refs, uploads)
-    told = error.to_string() + "".join(capfd.readouterr())
-    assert token is None or token not in told
+    output = error.to_string() + "".join(capfd.readouterr())
+    assert token is None or token not in output
 
 
 def test_a_hub_that_is_busy_twice_is_pushed_to_at_the_third_try(
@@ -184,8 +184,8 @@ def test_a_hub_that_is_busy_twice_is_pushed_to_at_the_third_try(
     assert pulled(hub, tmp_path / "pulled")[CURATED_TABLE] == first.file(CURATED_TABLE).read_bytes()
 
 
-def test_without_a_publication_nothing_is_asked(hub: Hub, store: AssetStore) -> None:
+def test_without_a_publication_nothing_is_requested(hub: Hub, store: AssetStore) -> None:
     result = push(store)
     (failure,) = (event for event in result.all_node_events if event.is_step_failure)
     assert "curation/future_l1_50k: materialise it first" in str(failure.step_failure_data.error)
-    assert hub.asked == []
+    assert hub.requests == []

@@ -28,9 +28,9 @@ def chosen(folder: Path, *rows: dict[str, Any]) -> Selection:
     return select(write_shards(folder, scored_of(rows, counts)), SelectionSettings(), NOTHING)
 
 
-def asked(number: int, question: str, **fields: Any) -> dict[str, Any]:
-    own = {"video": "abcdefghijk_1.mp4", "answer": "he runs"}
-    return trajectory(number, question=f"frame_1\n<image>\n{question}", **(own | fields))
+def row_asking(number: int, question: str, **fields: Any) -> dict[str, Any]:
+    defaults = {"video": "abcdefghijk_1.mp4", "answer": "he runs"}
+    return trajectory(number, question=f"frame_1\n<image>\n{question}", **(defaults | fields))
 
 
 SAME = [
@@ -82,8 +82,8 @@ letters = st.characters(categories=("Lu", "Ll", "Nd", "Po", "Zs"))
 
 @given(text=st.text(letters, max_size=20).filter(lambda text: text.lower() == text.casefold()))
 def test_answers_are_compared_as_the_grader_compares_them(text: str) -> None:
-    known = normalised(text).replace("ς", "σ")
-    assert pl.DataFrame({"a": [text]}).select(answer_key(pl.col("a"))).item() == known
+    expected = normalised(text).replace("ς", "σ")
+    assert pl.DataFrame({"a": [text]}).select(answer_key(pl.col("a"))).item() == expected
 
 
 def test_lettered_options_are_not_part_of_the_stem() -> None:
@@ -102,9 +102,9 @@ times = st.one_of(st.none(), st.sampled_from(["0:00:01", "00:05.5", "7", "x", " 
 def test_intervals_over_a_table_are_those_of_the_one_function(video: str, start: str | None, end: str | None) -> None:
     schema = {"video": pl.String, "start": pl.String, "end": pl.String}
     table = pl.LazyFrame([(video, start, end)], schema=schema, orient="row")
-    found = with_clip_interval(table).select("video_id", "begin", "finish").collect().row(0)
+    selection = with_clip_interval(table).select("video_id", "begin", "finish").collect().row(0)
     wanted = clip_interval(video, start, end)
-    assert found == pytest.approx((wanted.video_id, wanted.start, wanted.end))
+    assert selection == pytest.approx((wanted.video_id, wanted.start, wanted.end))
 
 
 @pytest.mark.parametrize(
@@ -117,14 +117,14 @@ def test_intervals_over_a_table_are_those_of_the_one_function(video: str, start:
     ids=["same name", "same file", "same interval"],
 )
 def test_a_clip_is_the_same_under_another_name(tmp_path: Path, other: dict[str, Any]) -> None:
-    found = chosen(tmp_path, asked(0, "What is he doing?"), asked(1, "what is he doing", **other))
-    assert found.report["kept"] == 1 and found.excluded["repeats"].to_list() == [f"{0:016x}"]
+    selection = chosen(tmp_path, row_asking(0, "What is he doing?"), row_asking(1, "what is he doing", **other))
+    assert selection.report["kept"] == 1 and selection.excluded["repeats"].to_list() == [f"{0:016x}"]
 
 
 def test_sameness_of_clips_reaches_over_a_chain_of_names(tmp_path: Path) -> None:
-    first = asked(0, "What?")
-    second = asked(1, "What?", video="copy.mp4", sha256=first["sha256"])
-    third = asked(2, "What?", video="copy.mp4", sha256="f" * 64)
+    first = row_asking(0, "What?")
+    second = row_asking(1, "What?", video="copy.mp4", sha256=first["sha256"])
+    third = row_asking(2, "What?", video="copy.mp4", sha256="f" * 64)
     assert chosen(tmp_path, third, first, second).report["rejected_by_reason"]["repeats"] == 2
 
 
@@ -134,7 +134,8 @@ def test_sameness_of_clips_reaches_over_a_chain_of_names(tmp_path: Path) -> None
     ids=["another answer", "other frames", "another clip"],
 )
 def test_another_answer_frame_or_clip_is_another_row(tmp_path: Path, other: dict[str, Any]) -> None:
-    assert chosen(tmp_path, asked(0, "What is he doing?"), asked(1, "What is he doing?", **other)).report["kept"] == 2
+    rows = row_asking(0, "What is he doing?"), row_asking(1, "What is he doing?", **other)
+    assert chosen(tmp_path, *rows).report["kept"] == 2
 
 
 row = st.tuples(st.integers(0, 3), st.sampled_from(["What?", "what", "Where?"]), st.integers(2, 8))
@@ -148,15 +149,15 @@ def test_the_best_of_each_class_is_kept_in_any_order_of_shards(
 ) -> None:
     folder = tmp_path_factory.mktemp("scored")
     videos = [f"abcdefghij{clip}_0.mp4" for clip, _, _ in rows]
-    told = [asked(i, question, video=videos[i]) for i, (_, question, _) in enumerate(rows)]
-    table = scored_of(told, [(0, gain) for *_, gain in rows])
+    trajectories = [row_asking(i, question, video=videos[i]) for i, (_, question, _) in enumerate(rows)]
+    table = scored_of(trajectories, [(0, gain) for *_, gain in rows])
     files = write_shards(folder, table, min(3, len(rows)))
     order.shuffle(files)
-    found = select(files, SelectionSettings(), NOTHING)
+    selection = select(files, SelectionSettings(), NOTHING)
     best: dict[tuple[int, str], int] = {}
     for clip, question, gain in rows:
         best[clip, question.lower().strip("?")] = max(gain, best.get((clip, question.lower().strip("?")), 0))
-    assert sorted(found.rows["gain"]) == sorted(best.values())
+    assert sorted(selection.rows["gain"]) == sorted(best.values())
     gains = dict(table.select("row_id", "gain").iter_rows())
-    assert all(gains[row["repeats"]] >= gains[row["row_id"]] for row in found.excluded.iter_rows(named=True))
-    assert found.rows.equals(select(write_shards(folder, table), SelectionSettings(), NOTHING).rows)
+    assert all(gains[row["repeats"]] >= gains[row["row_id"]] for row in selection.excluded.iter_rows(named=True))
+    assert selection.rows.equals(select(write_shards(folder, table), SelectionSettings(), NOTHING).rows)

@@ -90,21 +90,21 @@ def test_other_thresholds_make_another_artifact_and_the_profiles_find_the_first(
     first = curated.store.current(CURATED)
     assert [gain for _, gain in curated.rows()] == [8, 6, 4, 2] and first.provenance["config"]["top"] == 4
     result = curated.select(top=2, max_p_t=1)
-    tried = curated.store.current(CURATED)
+    overridden = curated.store.current(CURATED)
     assert result.success and curated.rows() == [(0, 8), (1, 6)]
-    assert tried.provenance["config"] == {"max_p_t": 1, "min_gain": 2, "top": 2}
+    assert overridden.provenance["config"] == {"max_p_t": 1, "min_gain": 2, "top": 2}
     obeys = next(one for one in result.get_asset_check_evaluations() if one.check_name == "rows_obey_the_rule")
-    assert obeys.passed and obeys.metadata["rule"].value == tried.provenance["config"]  # not what the profile says
+    assert obeys.passed and obeys.metadata["rule"].value == overridden.provenance["config"]  # not what the profile says
     assert curated.select().success
-    assert curated.store.current(CURATED).version == first.version != tried.version
+    assert curated.store.current(CURATED).version == first.version != overridden.version
     assert len(curated.store.artifacts.versions(CURATED)) == 2
 
 
 def test_another_seed_draws_other_sets_of_the_same_selection(curated: Curated) -> None:
     assert curated.select().success
     before = {key: curated.store.current(key).version for key in (CURATED, SFT_SETS, RL_SETS)}
-    drawn = {"curation__sft_sets": {"seed": 7}, "curation__rl_sets": {"seed": 7}}
-    assert curated.run("select", drawn).success
+    overrides = {"curation__sft_sets": {"seed": 7}, "curation__rl_sets": {"seed": 7}}
+    assert curated.run("select", overrides).success
     assert curated.store.current(CURATED).version == before[CURATED]
     for key in (SFT_SETS, RL_SETS):
         assert curated.store.current(key).provenance["config"]["seed"] == 7
@@ -112,7 +112,7 @@ def test_another_seed_draws_other_sets_of_the_same_selection(curated: Curated) -
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "message"),
     [
         ({"top": 0}, "run config: top must be at least 1; found 0"),
         ({"max_p_t": -1}, "run config: max_p_t must be at least 0; found -1"),
@@ -120,10 +120,10 @@ def test_another_seed_draws_other_sets_of_the_same_selection(curated: Curated) -
     ],
 )
 def test_a_value_that_cannot_be_fails_at_once_with_a_sentence(
-    curated: Curated, config: dict[str, int], says: str
+    curated: Curated, config: dict[str, int], message: str
 ) -> None:
     failed = failure_of(curated.select(**config)).user_failure_data
-    assert failed is not None and failed.description == says
+    assert failed is not None and failed.description == message
 
 
 def test_a_misspelt_value_is_refused_before_anything_runs(curated: Curated) -> None:

@@ -1,4 +1,4 @@
-"""Random rows whatever their gain; RL rows from the retained pool, with what they share with SFT told."""
+"""Random rows whatever their gain; RL rows from the retained pool, with what they share with SFT counted."""
 
 from pathlib import Path
 
@@ -33,14 +33,14 @@ def test_rl_rows_come_from_the_retained_pool_on_clips_that_sft_does_not_see(tmp_
     assert (report["rows_shared_with_sft"], report["clips_shared_with_sft"], report["short"]) == (0, 0, 0)
 
 
-def test_a_pool_that_is_too_small_is_told(tmp_path: Path) -> None:
+def test_a_pool_that_is_too_small_is_reported(tmp_path: Path) -> None:
     files, sft = curated(tmp_path, [(0, 8)] * 30, top=12)
     rl, report = rl_set(files, sft.pool, rows=25, seed=1, avoid_sft=True)
     assert (rl.height, report["wanted"], report["rows"], report["short"]) == (18, 25, 18, 7)
-    both, told = rl_set(files, sft.pool, rows=25, seed=1, avoid_sft=False)
-    assert both.height == 25 and (told["pool"], told["pool_on_unseen_clips"]) == (30, 18)
+    both, both_report = rl_set(files, sft.pool, rows=25, seed=1, avoid_sft=False)
+    assert both.height == 25 and (both_report["pool"], both_report["pool_on_unseen_clips"]) == (30, 18)
     shared = set(both["row_id"]) & set(sft.rows["row_id"])
-    assert told["rows_shared_with_sft"] == len(shared) > 0
+    assert both_report["rows_shared_with_sft"] == len(shared) > 0
 
 
 def test_a_clip_under_another_name_is_a_clip_that_sft_sees(tmp_path: Path) -> None:
@@ -63,10 +63,10 @@ def test_rows_that_no_answer_could_get_right_are_passed_over(tmp_path: Path) -> 
 
 def test_the_random_set_takes_rows_whatever_their_gain(tmp_path: Path) -> None:
     files, _ = curated(tmp_path, [(0, 8)] * 20 + [(8, 8)] * 20 + [(None, None)] * 20, top=5)
-    drawn, report = random_set(files, 40, 0, NOTHING)
-    assert drawn.height == 40 and report == {"wanted": 40, "rows": 40, "of": 60, "contaminated": 0}
-    assert drawn["gain"].null_count() > 0 and (drawn["p_t"] == 8).any()
-    assert drawn.equals(random_set(files[::-1], 40, 0, NOTHING)[0])
+    sample, report = random_set(files, 40, 0, NOTHING)
+    assert sample.height == 40 and report == {"wanted": 40, "rows": 40, "of": 60, "contaminated": 0}
+    assert sample["gain"].null_count() > 0 and (sample["p_t"] == 8).any()
+    assert sample.equals(random_set(files[::-1], 40, 0, NOTHING)[0])
     assert random_set(files, 100, 0, NOTHING)[0].height == 60
 
 
@@ -74,8 +74,8 @@ def test_the_random_set_passes_over_rows_that_a_benchmark_has(tmp_path: Path) ->
     files, _ = curated(tmp_path, [(0, 8)] * 20, top=5)
     all_rows = random_set(files, 20, 0, NOTHING)[0]
     index = _of_videos(tmp_path, all_rows["video"].head(4))
-    drawn, report = random_set(files, 12, 0, index)
-    assert drawn["row_id"].to_list() == all_rows["row_id"].to_list()[4:16]
+    sample, report = random_set(files, 12, 0, index)
+    assert sample["row_id"].to_list() == all_rows["row_id"].to_list()[4:16]
     assert (report["rows"], report["contaminated"]) == (12, 4)
 
 

@@ -39,9 +39,9 @@ def read(folder: Path, records: list[Any], rows: int = 100, benchmark: pl.DataFr
 def test_a_row_can_be_shown_and_graded(tmp_path: Path) -> None:
     (row,) = read(tmp_path, [record()]).rows.iter_rows(named=True)
     assert row["frames"] == frame_numbers(250, 16) and len(row["frames"]) == 16
-    shown = [piece for piece in user_pieces(row["question"], len(row["frames"])) if isinstance(piece, Slot)]
+    slots = [piece for piece in user_pieces(row["question"], len(row["frames"])) if isinstance(piece, Slot)]
     frames = read_frames(row["path"], row["frames"], row["reader"])
-    assert len(shown) == len(frames) == 16
+    assert len(slots) == len(frames) == 16
     assert grade_by_rule(row["question"], row["answer"], "<answer>B</answer>", "strict") == "correct"
     assert grade_by_rule(row["question"], row["answer"], "<answer>a man sits down</answer>") == "correct"
     assert grade_by_rule(row["question"], row["answer"], "<answer>C</answer>", "strict") == "incorrect"
@@ -74,12 +74,12 @@ def test_a_list_of_questions_a_json_text_and_small_names_are_read(tmp_path: Path
     listed = {**record(), "mc_qa": [first, second]}
     small = {name.lower(): value for name, value in first.items()} | {"question": "So?"}
     as_text = {**record(), "mc_qa": json.dumps(small)}
-    found = read(tmp_path, [listed, as_text])
-    assert found.rows.height == 3 and found.report["read"] == 3
+    result = read(tmp_path, [listed, as_text])
+    assert result.rows.height == 3 and result.report["read"] == 3
 
 
 BROKEN: dict[str, Any] = {
-    "hop not told": record(question_type=None),
+    "hop is missing": record(question_type=None),
     "not 1 or 2 hops": record(question_type="hop5"),
     "empty question": record(Question=" "),
     "malformed options": record(Options={"A": "x", "C": "y"}),
@@ -97,9 +97,9 @@ BROKEN: dict[str, Any] = {
 
 @pytest.mark.parametrize("reason", BROKEN)
 def test_what_cannot_be_read_is_quarantined_with_its_reason_and_the_rest_stays(tmp_path: Path, reason: str) -> None:
-    found = read(tmp_path, [record(), BROKEN[reason]])
-    assert found.rows.height == 1
-    assert found.quarantine.select("source", "row", "reason").rows() == [("v1.json", 2, reason)]
+    result = read(tmp_path, [record(), BROKEN[reason]])
+    assert result.rows.height == 1
+    assert result.quarantine.select("source", "row", "reason").rows() == [("v1.json", 2, reason)]
 
 
 def test_a_line_that_is_no_json_does_not_lose_the_others(tmp_path: Path) -> None:
@@ -110,23 +110,23 @@ def test_a_line_that_is_no_json_does_not_lose_the_others(tmp_path: Path) -> None
     pl.DataFrame([row]).write_parquet(tmp_path / "v1.parquet")
     files = [tmp_path / "v1.jsonl", tmp_path / "v1.parquet"]
     roots = [tmp_path / "first_part_video", tmp_path / "first_part_video" / "part"]
-    found = choices(files, roots, 10, 0, NO_BENCHMARK)
-    assert found.rows.height == 3 and found.quarantine["reason"].to_list() == ["unreadable row"]
+    result = choices(files, roots, 10, 0, NO_BENCHMARK)
+    assert result.rows.height == 3 and result.quarantine["reason"].to_list() == ["unreadable row"]
 
 
 def test_futurebenchs_videos_and_questions_are_left_out(tmp_path: Path) -> None:
     benchmark = pl.DataFrame({"video": ["video_dataset/else/bikes.mp4", None], "question": [None, "What comes  NEXT?"]})
     records = [record(), record("bigbuckbunny.mp4", Question="What comes next?"), record("bigbuckbunny.mp4")]
-    found = read(tmp_path, records, benchmark=benchmark)
-    assert found.rows["video"].to_list() == ["part/bigbuckbunny.mp4"]
-    assert set(found.quarantine["reason"]) == {"video of FutureBench", "question of FutureBench"}
+    result = read(tmp_path, records, benchmark=benchmark)
+    assert result.rows["video"].to_list() == ["part/bigbuckbunny.mp4"]
+    assert set(result.quarantine["reason"]) == {"video of FutureBench", "question of FutureBench"}
 
 
-def test_rows_are_drawn_with_a_seed_and_a_shortage_is_told(tmp_path: Path) -> None:
+def test_rows_are_sampled_with_a_seed_and_a_shortage_is_reported(tmp_path: Path) -> None:
     records = [record(Question=f"What is event {i}?") for i in range(12)] + [record("missing.mp4")]
-    drawn = read(tmp_path, records, rows=5)
+    sample = read(tmp_path, records, rows=5)
     again = read(tmp_path, records[::-1], rows=5)
-    assert drawn.rows["row_id"].to_list() == again.rows["row_id"].to_list() and drawn.report["short"] == 0
+    assert sample.rows["row_id"].to_list() == again.rows["row_id"].to_list() and sample.report["short"] == 0
     everything = read(tmp_path, [*records, records[0]], rows=20).report
     assert (everything["rows"], everything["short"]) == (12, 8)
     assert everything["quarantined_by_reason"] == {"repeated row": 1, "missing clip": 1}
@@ -154,8 +154,8 @@ VALUES = st.recursive(
         | VALUES
     )
 )
-def test_whatever_a_row_holds_it_has_a_reason_of_its_own(made: list[Any]) -> None:
+def test_whatever_a_row_holds_it_is_rejected_with_its_reason(made: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "v1.json").write_text(json.dumps(made))
-        found = choices([Path(folder) / "v1.json"], [Path(folder)], 100, 0, NO_BENCHMARK)
-    assert found.rows.is_empty() and found.report["read"] == found.quarantine.height >= len(made)
+        result = choices([Path(folder) / "v1.json"], [Path(folder)], 100, 0, NO_BENCHMARK)
+    assert result.rows.is_empty() and result.report["read"] == result.quarantine.height >= len(made)

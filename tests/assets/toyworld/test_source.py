@@ -60,8 +60,8 @@ def test_key_frame_k_shows_step_k_minus_1(tmp_path: Path, pre_roll: bool) -> Non
         info = probe(job.path)
         assert (info.frames, info.width, info.height) == (FRAMES, 64, 64)
         assert info.reader == "sequential"
-        for step, shown in enumerate(read_frames(job.path, key_frame_pool(FRAMES), info.reader)):
-            steps = [difference(shown, board(job).frames(other)[0]) for other in range(8)]
+        for step, images in enumerate(read_frames(job.path, key_frame_pool(FRAMES), info.reader)):
+            steps = [difference(images, board(job).frames(other)[0]) for other in range(8)]
             assert int(np.argmin(steps)) == step
             assert steps[step] < 6  # what the encoder's colours cost
 
@@ -101,10 +101,10 @@ def test_every_good_row_tells_the_truth_about_its_clip(shard: Shard) -> None:
     assert len(good) >= 400 - len(FAULTS)
     for row in good:
         trajectory, job = parse_row(row, "shard", 0), jobs[row["video"]]
-        *told, hop = (int(step) for step in STEP.findall(trajectory.question))
+        *events, hop = (int(step) for step in STEP.findall(trajectory.question))
         assert trajectory.answer == colour(job, hop)
         assert trajectory.future == tuple(range(2, max(hop, 1) + 2))
-        for later in told:  # an interpolation row states a later event
+        for later in events:  # an interpolation row states a later event
             assert later > hop
             assert f"At step {later} it is on {colour(job, later)}." in trajectory.question
 
@@ -118,8 +118,8 @@ def not_broken(row: dict[str, object]) -> bool:
 
 
 def test_options_are_four_colours_with_the_answer_and_without_the_told_one(shard: Shard) -> None:
-    asked = [parse_row(row, "shard", 0) for row in shard.rows if not_broken(row) and "\nA. " in row["question"]]
-    for trajectory in asked:
+    questions = [parse_row(row, "shard", 0) for row in shard.rows if not_broken(row) and "\nA. " in row["question"]]
+    for trajectory in questions:
         options = re.findall(r"^[A-D]\. (\w+)$", trajectory.question, re.MULTILINE)
         assert len(set(options)) == 4 and trajectory.answer in options
         assert not set(re.findall(r"it is on (\w+)\.", trajectory.question)) & set(options)
@@ -169,9 +169,9 @@ def test_futurebench_items_are_right_about_their_boards(tmp_path: Path) -> None:
     assert {board_split(np.array(job.tiles)) for job in clips} == {"test"}
     for item, job in zip(items, clips, strict=True):
         assert item["video_path"] == f"video_dataset/{job.path.name}"
-        *told, hop = (int(step) for step in STEP.findall(item["qa"]["Question"]))
+        *events, hop = (int(step) for step in STEP.findall(item["qa"]["Question"]))
         assert hop in FUTUREBENCH_HOPS[item["question_type"]]
-        assert bool(told) == (item["question_type"] == "hop5")
+        assert bool(events) == (item["question_type"] == "hop5")
         assert item["qa"]["Options"][item["qa"]["Answer"]] == colour(job, hop)
 
 
@@ -189,9 +189,9 @@ def test_twiffbench_embeds_the_frames_that_it_names(source: Path) -> None:
     for row in table.iter_rows(named=True):
         trajectory = parse_row(row, "bench", 0)
         assert (len(row["question_images"]), len(row["reasoning_images"])) == (1, len(trajectory.future))
-        shown = [Image.open(io.BytesIO(image["bytes"])) for image in row["question_images"] + row["reasoning_images"]]
-        assert {(image.format, image.size) for image in shown} == {("PNG", (64, 64))}
-        assert len({image.tobytes() for image in shown}) == len(shown)
+        images = [Image.open(io.BytesIO(image["bytes"])) for image in row["question_images"] + row["reasoning_images"]]
+        assert {(image.format, image.size) for image in images} == {("PNG", (64, 64))}
+        assert len({image.tobytes() for image in images}) == len(images)
 
 
 def test_the_report_counts_what_was_written_and_no_rule_solves_the_task(source: Path) -> None:

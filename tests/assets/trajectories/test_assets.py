@@ -181,7 +181,7 @@ def test_what_is_wrong_with_a_source_is_said_and_not_tried_again(tmp_path: Path,
     assert caught.value.allow_retries is False
 
 
-def test_a_broken_shard_is_left_out_alone_and_an_empty_one_is_told(room: Room, source: Path) -> None:
+def test_a_broken_shard_is_left_out_alone_and_an_empty_one_is_reported(room: Room, source: Path) -> None:
     (source / "b.jsonl").write_text("")
     whole = (source / "a.parquet").read_bytes()
     (source / "a.parquet").write_bytes(whole[: len(whole) // 2])
@@ -189,10 +189,10 @@ def test_a_broken_shard_is_left_out_alone_and_an_empty_one_is_told(room: Room, s
     job = room.definitions.resolve_job_def("ingest")
     ran = job.execute_in_process(instance=room.instance, tags=range_tags(room.shards), run_config=QUIET)
     assert ran.success
-    (said,) = [one for one in ran.get_asset_check_evaluations() if one.check_name == "shards_can_be_read"]
-    assert not said.passed and said.severity == dg.AssetCheckSeverity.WARN
-    assert "shard a is broken" in said.description and "a.parquet cannot be read as parquet" in said.description
-    assert "shard b holds no rows" in said.description
+    (result,) = [one for one in ran.get_asset_check_evaluations() if one.check_name == "shards_can_be_read"]
+    assert not result.passed and result.severity == dg.AssetCheckSeverity.WARN
+    assert "shard a is broken" in result.description and "a.parquet cannot be read as parquet" in result.description
+    assert "shard b holds no rows" in result.description
     assert room.counts(TRAJECTORIES, "a")["reasons"] == {"broken shard": 1}
     assert [room.counts(CLIPS, shard)["usable"] for shard in "abc"] == [0, 0, 2]
     (source / "a.parquet").write_bytes(whole)
@@ -221,8 +221,8 @@ def test_a_check_that_stops_a_run_says_the_count_the_reason_and_the_file(room: R
     job = room.definitions.resolve_job_def("ingest")
     ran = job.execute_in_process(instance=room.instance, partition_key="a", run_config=QUIET, raise_on_error=False)
     assert not ran.success
-    (said,) = [one for one in ran.get_asset_check_evaluations() if not one.passed]
+    (result,) = [one for one in ran.get_asset_check_evaluations() if not one.passed]
     quarantine = room.store.current(CLIPS, "a").path / QUARANTINE
     counted = "2 of 2 clips of shard a cannot be used (2 x missing clip); the profile allows 50%"
-    assert said.description.startswith(counted)
-    assert str(quarantine) in said.description
+    assert result.description.startswith(counted)
+    assert str(quarantine) in result.description

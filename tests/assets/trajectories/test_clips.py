@@ -107,7 +107,7 @@ def test_whatever_is_raised_about_a_clip_is_its_own_reason(
     assert quarantine["detail"][0].startswith(f"{type(fault).__name__}: ")
 
 
-def test_a_clip_is_recorded_as_it_is_shown(tmp_path: Path) -> None:
+def test_a_clip_is_recorded_as_it_is_displayed(tmp_path: Path) -> None:
     plain = write_clip(tmp_path / "plain.mp4", 96, options={"g": "4"})
     turned(plain, tmp_path / "turned.mp4", (0, 1, -1, 0))
     half = write_clip(tmp_path / "half.mkv", 96)
@@ -142,9 +142,9 @@ def test_names_that_no_file_system_takes_are_quarantined_and_the_others_are_read
 
 
 def test_progress_counts_clips(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    resolve_clips(rows_about("a.mp4", "b.mp4"), [tmp_path], lambda done, total: told.append((done, total)))
-    assert told == [(1, 2), (2, 2)]
+    calls: list[tuple[int, int]] = []
+    resolve_clips(rows_about("a.mp4", "b.mp4"), [tmp_path], lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 2), (2, 2)]
 
 
 def test_no_rows_have_no_clips(tmp_path: Path) -> None:

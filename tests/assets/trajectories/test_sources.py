@@ -59,15 +59,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def test_a_folder_lists_its_shards_and_hands_them_out_as_they_lie(folder: Path, tmp_path: Path) -> None:
-    found = listing_of(settings(folder))
-    assert list(found.shards) == NAMES
-    assert [shard.bytes for shard in found.shards.values()] == [
+    listing = listing_of(settings(folder))
+    assert list(listing.shards) == NAMES
+    assert [shard.bytes for shard in listing.shards.values()] == [
         (folder / f"{name}.parquet").stat().st_size for name in NAMES
     ]
     source = open_source(str(folder))
-    with source.fetch(found.shards[NAMES[0]], tmp_path / "scratch") as path:
+    with source.fetch(listing.shards[NAMES[0]], tmp_path / "scratch") as path:
         assert path == folder / f"{NAMES[0]}.parquet"
-        assert source.version(found.shards[NAMES[0]]) == file_digest(path)
+        assert source.version(listing.shards[NAMES[0]]) == file_digest(path)
     assert not (tmp_path / "scratch").exists()
 
 
@@ -113,7 +113,7 @@ def test_any_file_has_a_name_that_partitions_and_folders_can_hold(stem: str, suf
 
 
 @pytest.mark.parametrize(
-    ("location", "said"),
+    ("location", "message"),
     [
         ("", "a path or a URL"),
         ("hf://datasets/lab/TwiFF", "REVISION"),
@@ -122,8 +122,8 @@ def test_any_file_has_a_name_that_partitions_and_folders_can_hold(stem: str, suf
         ("ftp://me:secret@host/twiff", "carries a password"),
     ],
 )
-def test_a_location_that_cannot_be_read_is_a_mistake_in_the_profile(location: str, said: str) -> None:
-    with pytest.raises(ValidationError, match=said) as caught:
+def test_a_location_that_cannot_be_read_is_a_mistake_in_the_profile(location: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message) as caught:
         settings(location)
     assert "secret" not in str(caught.value).split("input_value")[0]
 
@@ -132,18 +132,18 @@ def test_shards_at_a_url_are_downloaded_once_for_each_of_their_versions(folder: 
     memory = fsspec.filesystem("memory")
     memory.put(str(folder), "/bucket/twiff", recursive=True)
     try:
-        found = listing_of(settings("memory://bucket/twiff"))
-        assert list(found.shards) == NAMES
+        listing = listing_of(settings("memory://bucket/twiff"))
+        assert list(listing.shards) == NAMES
         assert list(listing_of(settings("memory://bucket/twiff/train-00001*")).shards) == NAMES[1:]
         source = open_source("memory://bucket/twiff")
-        with source.fetch(found.shards[NAMES[0]], tmp_path / "scratch") as path:
+        with source.fetch(listing.shards[NAMES[0]], tmp_path / "scratch") as path:
             assert pull_shard(path)[0].height == 1
             first = path
-        with source.fetch(found.shards[NAMES[0]], tmp_path / "scratch") as path:
+        with source.fetch(listing.shards[NAMES[0]], tmp_path / "scratch") as path:
             assert path == first
         memory.pipe(f"/bucket/twiff/{NAMES[0]}.parquet", b"another")
         again = listing_of(settings("memory://bucket/twiff")).shards[NAMES[0]]
-        assert source.version(again) != source.version(found.shards[NAMES[0]])
+        assert source.version(again) != source.version(listing.shards[NAMES[0]])
         with source.fetch(again, tmp_path / "scratch") as path:
             assert path.read_bytes() == b"another"
         assert not first.exists()
@@ -158,10 +158,10 @@ def test_a_url_that_needs_a_library_says_which() -> None:
 
 def test_a_branch_of_a_hub_is_resolved_to_the_commit_that_it_is(hub: Hub, folder: Path, tmp_path: Path) -> None:
     commit = hub.commit(REPO, folder.parent)
-    found = listing_of(settings(f"hf://datasets/{REPO}@main"))
-    assert found.revision == commit
-    assert list(found.shards) == [f"data--{name}" for name in NAMES]  # settings.json is none, nor what is hidden
-    shard = found.shards[f"data--{NAMES[0]}"]
+    listing = listing_of(settings(f"hf://datasets/{REPO}@main"))
+    assert listing.revision == commit
+    assert list(listing.shards) == [f"data--{name}" for name in NAMES]  # settings.json is none, nor what is hidden
+    shard = listing.shards[f"data--{NAMES[0]}"]
     source = open_source(f"hf://datasets/{REPO}@main")
     assert source.version(shard) == file_digest(folder / f"{NAMES[0]}.parquet")
     for _ in range(2):
@@ -227,7 +227,7 @@ def test_a_connection_that_breaks_off_goes_on_where_it_was(hub: Hub, large: Path
     (shard,) = source.listing().shards.values()
     with source.fetch(shard, tmp_path / "scratch") as path:
         assert path.read_bytes() == (large / "train.parquet").read_bytes()
-    assert [asked.start for asked in hub.downloads()] == [0, CHUNK]
+    assert [request.start for request in hub.downloads()] == [0, CHUNK]
 
 
 def test_a_killed_download_goes_on_where_it_was(hub: Hub, large: Path, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_killed_download_goes_on_where_it_was(hub: Hub, large: Path, tmp_path:
     (shard,) = source.listing().shards.values()
     with source.fetch(shard, scratch) as path:
         assert path.read_bytes() == (large / "train.parquet").read_bytes()
-    assert [asked.start for asked in hub.downloads()] == [0, 2 * CHUNK]
+    assert [request.start for request in hub.downloads()] == [0, 2 * CHUNK]
 
 
 def test_a_busy_hub_is_asked_again_and_one_that_stays_busy_is_an_error(hub: Hub, folder: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_private_dataset_needs_the_token_which_the_storage_never_sees(
     source = open_source(f"hf://datasets/{REPO}@main")
     with source.fetch(source.listing().shards[NAMES[0]], tmp_path / "scratch") as path:
         assert pull_shard(path)[0].height == 1
-    assert [asked.token for asked in hub.downloads()] == [None]
+    assert [request.token for request in hub.downloads()] == [None]
 
 
 def test_a_revision_that_is_not_there_is_a_mistake_with_its_name(hub: Hub, folder: Path) -> None:

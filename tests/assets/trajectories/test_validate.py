@@ -47,7 +47,7 @@ def test_each_fault_is_caught_with_its_reason_and_no_row_is_lost(tmp_path: Path)
     assert set(quarantine["source"]) == {"train-00000-of-00001"}
 
 
-def test_a_quarantined_row_is_found_by_its_number_and_says_what_was_found(tmp_path: Path) -> None:
+def test_a_quarantined_row_has_its_number_and_says_what_was_found(tmp_path: Path) -> None:
     path = write(tmp_path / "s.parquet", [twiff_row(), twiff_row(video="b.mp4", reasoning_images_index=[9])])
     _, quarantine = pull_shard(path)
     assert quarantine.row(0, named=True) == {
@@ -248,13 +248,13 @@ def test_a_shard_without_rows_is_written_as_two_empty_tables(tmp_path: Path) -> 
 
 @given(st.lists(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 9), unique=True, max_size=6), max_size=6))
 def test_first_rows_are_found_again(batches: list[list[int]]) -> None:
-    seen, expected, number = FirstRows(), dict[int, int](), 0
+    first_rows, expected, number = FirstRows(), dict[int, int](), 0
     for batch in batches:
         ids = np.array(batch, np.uint64)
-        assert seen.find(ids).tolist() == [expected.get(row_id, -1) for row_id in batch]
+        assert first_rows.find(ids).tolist() == [expected.get(row_id, -1) for row_id in batch]
         fresh = [row_id for row_id in batch if row_id not in expected]
         rows = {row_id: number + i for i, row_id in enumerate(fresh)}
-        seen.add(np.array(fresh, np.uint64), np.array(list(rows.values()), np.int64))
+        first_rows.add(np.array(fresh, np.uint64), np.array(list(rows.values()), np.int64))
         expected |= rows
         number += len(batch)
 
