@@ -18,13 +18,13 @@ from assets.benchmarks.assets import (
     TWIFF_ITEMS,
     TWIFF_REPORT,
 )
-from assets.benchmarks.comparison import COMPARISON
 from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
 from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import BASE, RL, RL_PROGRAM, SFT, SFT_PROGRAM
 from assets.curation.assets import ANSWERS, CURATED, RL_SETS, SFT_SETS
 from assets.curation.scored import GAIN
 from assets.curation.set_assets import HUB
+from assets.framework.metadata import COMPARISON
 from assets.framework.partitions import key_of
 from assets.toyworld.assets import SOURCE as TOYWORLD
 from assets.trajectories.assets import CLIPS, SOURCE, TRAJECTORIES

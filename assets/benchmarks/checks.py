@@ -16,9 +16,9 @@ from assets.benchmarks.assets import (
     TWIFF_ITEMS,
     TWIFF_REPORT,
 )
-from assets.benchmarks.comparison import COMPARISON
 from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
 from assets.benchmarks.necessity import NECESSITY
+from assets.framework.metadata import COMPARISON
 from assets.framework.partitions import Checkpoints, key_of
 from assets.framework.store import AssetStore, read_json
 from evaluation.latents.retrieval_report import MEAN_FILE

@@ -18,7 +18,7 @@ from assets.benchmarks.report_inputs import run_reports
 from assets.curation.assets import CURATED
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
-from assets.framework.metadata import result_of
+from assets.framework.metadata import COMPARISON, PAGE, result_of
 from assets.framework.partitions import Checkpoints
 from assets.framework.store import AssetStore, write_json
 from evaluation.latents.geometry import latent_map
@@ -26,8 +26,7 @@ from evaluation.reports.report import build_page
 from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
 
-COMPARISON = "reports/comparison"
-PAGE, TEXT = "report.html", "report.md"
+TEXT = "report.md"
 MAIN_FIGURES = ("accuracy_by_hop", "interventions", "latent_retrieval", "spans_by_hop")
 
 CODE = code_of("assets.benchmarks.report_inputs", "evaluation.latents.geometry", "evaluation.reports.report")

@@ -8,10 +8,10 @@ from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
 from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import BASE as BASE_ASSET
 from assets.curation.assets import CURATED
+from assets.framework.metadata import COMPARISON
 from assets.framework.partitions import Checkpoints
 from assets.framework.store import AssetStore, name_of, read_json
-from assets.lineage import Lineage
-from assets.lineage_page import followed
+from assets.lineage import Lineage, asset_of, lineage_report
 from evaluation.latents.retrieval_report import PICTURE_FILE, REPORT_FILE
 from evaluation.reports.run_reports import ModelOrigin, RunReports, paired_rows
 from evaluation.reports.storyboards import BOARDS
@@ -28,10 +28,11 @@ def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: boo
     future = reports(FUTURE_REPORT)
     tables = {model: store.current(FUTURE_REPORT, model).file(GRADED_TABLE) for model in future}
     everything = store.everything()
+    checkpoint_names = {model: name_of(*checkpoints.artifact(model)) for model in future}
+    lineage = Lineage({name: artifact for name, artifact in everything.items() if name != COMPARISON})
     seconds: dict[str, float] = {}
     for name, artifact in everything.items():
-        asset = "/".join(name.split("/")[:2])
-        seconds[asset] = seconds.get(asset, 0.0) + artifact.provenance["seconds"]
+        seconds[asset_of(name)] = seconds.get(asset_of(name), 0.0) + artifact.provenance["seconds"]
     return RunReports(
         curation=store.current(CURATED).provenance["counts"],
         futurebench=future,
@@ -44,7 +45,7 @@ def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: boo
         paired=paired_rows({model: read_parquet(path) for model, path in tables.items()}, checkpoints.rl),
         seconds=seconds,
         provenance={name: artifact.version for name, artifact in everything.items()},
-        lineage=followed(Lineage(everything), {m: name_of(*checkpoints.artifact(m)) for m in future}, _best(future)),
+        lineage=lineage_report(lineage, checkpoint_names, _best(future)),
         on_published_data=published_data,
     )
 

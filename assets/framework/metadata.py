@@ -12,11 +12,13 @@ import polars as pl
 from assets.framework.define import Asset
 from assets.framework.partitions import key_of
 from assets.framework.store import AssetStore
-from assets.lineage import follow
-from training.storage.artifacts import Artifact
+from evaluation.reports.lineage import command
+from training.storage.artifacts import CURRENT, Artifact
 from training.storage.hashing import digest
 from training.storage.parquet import scan_parquet
 
+COMPARISON, PAGE = "reports/comparison", "report.html"
+"""The artifact whose page shows lineages, and its file."""
 _BOUNDS = (("min", "≥ {}"), ("max", "≤ {}"), ("min_length", "length ≥ {}"), ("max_length", "length ≤ {}"),
            ("regex", "`{}`"), ("is_in", "one of {}"))  # fmt: skip
 
@@ -44,7 +46,8 @@ def metadata_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dict[str
         **{name: dg.MetadataValue.path(path) for name, path in _linked(asset, artifact).items()},
         "version": artifact.version,
         "provenance": dg.MetadataValue.json({name: provenance[name] for name in ("inputs", "config", "code")}),
-        **follow(store, artifact),
+        "lineage": dg.MetadataValue.md(f"`{command(artifact.version)}`"),
+        "lineage_page": dg.MetadataValue.path(store.artifacts.root / COMPARISON / CURRENT / PAGE),
     }
     if asset.table is not None:
         path = artifact.file(asset.table)

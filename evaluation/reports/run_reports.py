@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from evaluation.reports.followed import Followed
+from evaluation.reports.lineage import LineageReport
 from evaluation.statistics import paired_difference
 
 
@@ -45,7 +45,7 @@ class RunReports(BaseModel):
     paired: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}
     provenance: dict[str, str] = {}
-    lineage: Followed | None = None
+    lineage: LineageReport | None = None
     on_published_data: bool = False
 
 

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from assets.framework.store import AssetStore
-from assets.lineage import Lineage, Trace
+from assets.lineage import Lineage
+from evaluation.reports.lineage import Trace
 from training.storage.artifacts import Artifact
 
 GREEN, BLUE = "0" * 16, "1" * 16
@@ -65,47 +66,47 @@ def traced(store: AssetStore, asked: str) -> Trace:
 
 def test_a_row_back_to_its_shard_and_clip_and_on_to_what_was_trained_and_reported(store: AssetStore) -> None:
     trace = traced(store, BLUE)
-    assert [(one.artifact, one.file) for one in trace.found] == [
+    assert [(one.artifact, one.file) for one in trace.tables] == [
         ("trajectories/twiff_rows/b", "trajectories.parquet"),
         ("trajectories/twiff_clips/b", "clips.parquet"),
         ("curation/visual_gain/b", "visual_gain.parquet"),
         ("curation/sft_sets", "all.parquet"),
     ]
-    assert [one.revision for one in trace.found] == ["57364a4b", None, None, None]
-    assert trace.found[1].rows == [{"video": "blue.mp4", "path": "/clips/blue.mp4", "frames": 16}]
-    assert trace.found[2].rows == [{"row_id": BLUE, "p_t": 0, "p_v": 8}]
-    assert set(trace.made_from) == {"inputs/base_model"}, "nothing of the other shard, nor of the benchmark"
-    assert set(trace.trained) == {"checkpoints/sft/large"}, "the other one did not read its file"
-    assert set(trace.reported) == {"benchmarks/futurebench_report/large"}
-    assert set(traced(store, GREEN).trained) == {"checkpoints/sft/large", "checkpoints/sft/small"}
+    assert [one.revision for one in trace.tables] == ["57364a4b", None, None, None]
+    assert trace.tables[1].rows == [{"video": "blue.mp4", "path": "/clips/blue.mp4", "frames": 16}]
+    assert trace.tables[2].rows == [{"row_id": BLUE, "p_t": 0, "p_v": 8}]
+    assert set(trace.upstream) == {"inputs/base_model"}, "nothing of the other shard, nor of the benchmark"
+    assert set(trace.checkpoints) == {"checkpoints/sft/large"}, "the other one did not read its file"
+    assert set(trace.reports) == {"benchmarks/futurebench_report/large"}
+    assert set(traced(store, GREEN).checkpoints) == {"checkpoints/sft/large", "checkpoints/sft/small"}
 
 
 def test_a_clip_to_its_rows_and_what_was_trained_on_them(store: AssetStore) -> None:
     trace = traced(store, "green.mp4")
-    assert [one.artifact for one in trace.found] == [
+    assert [one.artifact for one in trace.tables] == [
         "trajectories/twiff_rows/a", "trajectories/twiff_clips/a", "curation/sft_sets", "curation/sft_sets",
     ]  # fmt: skip
-    assert set(trace.trained) == {"checkpoints/sft/large", "checkpoints/sft/small"}
+    assert set(trace.checkpoints) == {"checkpoints/sft/large", "checkpoints/sft/small"}
 
 
 def test_a_benchmark_item_back_to_the_rows_that_its_models_were_trained_on(store: AssetStore) -> None:
     trace = traced(store, "hop1-7")
-    assert {one.artifact: one.rows for one in trace.found}["benchmarks/futurebench_report/large"] == [
+    assert {one.artifact: one.rows for one in trace.tables}["benchmarks/futurebench_report/large"] == [
         {"id": "hop1-7", "correct": True}
     ]
     assert {"checkpoints/sft/large", "curation/sft_sets", "curation/visual_gain/a", "trajectories/twiff_rows/b"} <= set(
-        trace.made_from
+        trace.upstream
     )
-    assert set(trace.reported) == {"benchmarks/futurebench_report/large", "benchmarks/futurebench_report/small"}
+    assert set(trace.reports) == {"benchmarks/futurebench_report/large", "benchmarks/futurebench_report/small"}
 
 
 def test_an_artifact_by_name_and_by_version(store: AssetStore) -> None:
     version = store.current("checkpoints/sft", "small").version
     by_name, by_version = traced(store, "checkpoints/sft/small"), traced(store, version)
     assert by_name.artifacts == by_version.artifacts == {"checkpoints/sft/small": version}
-    assert list(by_name.made_from)[:2] == ["curation/sft_sets", "inputs/base_model"], "the nearest first"
-    assert "checkpoints/sft/large" not in by_name.made_from, "models share files that are no data"
-    assert set(by_name.reported) == {"benchmarks/futurebench_report/small"}
+    assert list(by_name.upstream)[:2] == ["curation/sft_sets", "inputs/base_model"], "the nearest first"
+    assert "checkpoints/sft/large" not in by_name.upstream, "models share files that are no data"
+    assert set(by_name.reports) == {"benchmarks/futurebench_report/small"}
 
 
 def test_what_nothing_is_known_of_is_said(store: AssetStore) -> None:

@@ -8,9 +8,8 @@ import polars as pl
 import pytest
 
 from assets.framework.store import AssetStore
-from assets.lineage import Lineage, follow
-from assets.lineage_page import followed
-from evaluation.reports.followed import Followed
+from assets.lineage import Lineage, lineage_report
+from evaluation.reports.lineage import LineageReport
 from training.storage.artifacts import Artifact
 
 MODELS = {"base": "inputs/base_model", "sft": "checkpoints/sft/sft", "rl": "checkpoints/rl/rl"}
@@ -38,8 +37,8 @@ class Store(AssetStore):
     def sets(self, scored: Mapping[str, Artifact], rows: list[dict[str, Any]]) -> tuple[Artifact, Artifact]:
         curated = self.made("curation/future_l1_50k", scored, {"kept": 2, "scored": 40}, future_l1_50k=rows)
         inputs = {"curation/future_l1_50k": curated, **scored}
-        return self.made("curation/sft_sets", inputs, {}, chosen=rows), self.made("curation/rl_sets", inputs, {},
-                                                                                  twiff=rows[1:])  # fmt: skip
+        sft = self.made("curation/sft_sets", inputs, {"sets": {"chosen": len(rows)}}, chosen=rows)
+        return sft, self.made("curation/rl_sets", inputs, {"sets": {"twiff": len(rows) - 1}}, twiff=rows[1:])
 
 
 def table_of(sets: Artifact, file: str) -> str:
@@ -92,81 +91,67 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def told(store: AssetStore, best: str = "rl") -> Followed:
-    return followed(Lineage(store.everything()), MODELS, best)
+def report(store: AssetStore, best: str = "rl") -> LineageReport:
+    return lineage_report(Lineage(store.everything()), MODELS, best)
 
 
 def test_a_report_goes_back_through_both_trainings_to_the_shards_and_their_revision(store: AssetStore) -> None:
-    chain = next(chain for chain in told(store).chains if chain.model == "rl")
-    steps = {step.kind: [(link.artifact, link.note) for link in step.links] for step in chain.steps}
-    assert steps == {
-        "reports": [("benchmarks/futurebench_report/rl", "n = 3")],
-        "answers": [("benchmarks/futurebench_answers/rl", "3 answers")],
-        "checkpoint": [("checkpoints/rl/rl", "")],
-        "trained from": [
-            ("checkpoints/sft/sft", ""),
-            ("curation/rl_sets/twiff", "2 rows"),
-            ("curation/sft_sets/chosen", "3 rows"),
-            ("inputs/base_model", ""),
-        ],
-        "curated set": [("curation/future_l1_50k", "2 of 40 scored rows")],
-        "scored": [("curation/visual_gain", "2 shards")],
-        "source": [("trajectories/twiff_rows", "2 shards, revision abc123")],
+    trace = report(store).models["rl"]
+    assert list(trace.artifacts) == ["benchmarks/futurebench_report/rl"]
+    assert {name: trace.notes.get(name, "") for name in (*trace.artifacts, *trace.upstream)} == {
+        "benchmarks/futurebench_report/rl": "n = 3",
+        "benchmarks/futurebench_answers/rl": "3 answers",
+        "inputs/futurebench_items": "",
+        "checkpoints/rl/rl": "",
+        "checkpoints/sft/sft": "",
+        "curation/rl_sets": "twiff 2 rows",
+        "curation/sft_sets": "chosen 3 rows",
+        "inputs/base_model": "",
+        "curation/future_l1_50k": "2 of 40 scored rows",
+        "curation/visual_gain/a": "",
+        "curation/visual_gain/b": "",
+        "trajectories/twiff_rows/a": "revision abc123",
+        "trajectories/twiff_rows/b": "revision abc123",
     }
     everything = store.everything()
-    for link in (link for step in chain.steps for link in step.links if link.version):
-        holder = link.artifact if link.artifact in everything else link.artifact.rpartition("/")[0]
-        assert link.version == everything[holder].version
+    assert all(version == everything[name].version for name, version in trace.upstream.items())
+    assert trace.outdated == {}
 
 
-def test_a_model_that_learnt_from_nothing_of_ours_ends_with_its_checkpoint(store: AssetStore) -> None:
-    (chain, *_) = told(store).chains
-    assert [step.kind for step in chain.steps] == ["reports", "answers", "checkpoint"]
-
-
-def test_rows_have_their_verdicts_shard_frames_and_the_models_that_learnt_from_them(store: AssetStore) -> None:
-    rl_b, rl_c, sft_a, sft_b = told(store).rows
-    assert [one.row_id for one in (rl_b, rl_c, sft_a, sft_b)] == ["row-b", "row-c", "row-a", "row-b"]
-    assert (rl_b.set, sft_a.set) == ("curation/rl_sets/twiff", "curation/sft_sets/chosen")
-    assert sft_a.trained == ["sft", "rl"], "the RL model started from the SFT model that read it"
-    assert rl_b.trained == ["sft", "rl"]
-    assert sft_a.verdicts == {"plain": {"incorrect": 2, "unjudged": 1}, "hint": {"correct": 1, "incorrect": 1}}
-    assert rl_c.verdicts == {}
-    assert (sft_a.shard, sft_a.revision, sft_a.clip, sft_a.p_t, sft_a.p_v) == ("a", "abc123", "row-a.mp4", 1, 8)
-    assert (sft_a.seen, sft_a.imagined) == ([1, 9], [57]), "frames of the clip, not key frames"
-
-
-def test_of_items_that_models_disagree_on_the_first_of_a_split_is_shown(store: AssetStore) -> None:
-    (item,) = told(store).items
-    assert (item.id, item.clip, item.right) == ("y", "y.mp4", "C (green)")
-    everything = store.everything()
-    assert [(one.model, one.correct, one.read_as) for one in item.answers] == [
-        ("base", False, None), ("sft", False, None), ("rl", True, "C"),
+def test_a_model_that_was_trained_on_none_of_our_sets_ends_with_its_checkpoint(store: AssetStore) -> None:
+    assert list(report(store).models["base"].upstream) == [
+        "benchmarks/futurebench_answers/base", "inputs/futurebench_items", "inputs/base_model",
     ]  # fmt: skip
-    for one in item.answers:
-        assert one.checkpoint == MODELS[one.model] and one.said == f"{one.model} on y"
-        assert one.checkpoint_version == everything[one.checkpoint].version
-        assert one.answers == everything[f"benchmarks/futurebench_answers/{one.model}"].version
 
 
-def test_a_set_that_was_curated_again_is_said_to_be_not_current(store: Store) -> None:
-    before = told(store)
+def test_examples_of_rows_have_their_numbers_and_the_models_that_were_trained_on_them(store: AssetStore) -> None:
+    rl_b, rl_c, sft_a, sft_b = report(store).rows
+    assert [one.id for one in (rl_b, rl_c, sft_a, sft_b)] == ["row-b", "row-c", "row-a", "row-b"]
+    for trace in (sft_a, rl_b):
+        assert set(trace.checkpoints) == {"checkpoints/sft/sft", "checkpoints/rl/rl"}, "the RL model started from it"
+    tables = {one.artifact: one.rows for one in sft_a.tables}
+    assert [row["verdict"] for row in tables["curation/visual_gain/a"]] == [
+        "incorrect", "incorrect", None, "correct", "incorrect",
+    ]  # fmt: skip
+    (row,) = tables["curation/sft_sets"]
+    assert (row["p_t"], row["p_v"], row["observed"], row["future"], row["frame_count"]) == (1, 8, [1, 2], [5], 100)
+
+
+def test_of_items_that_models_disagree_on_the_first_of_a_split_is_an_example(store: AssetStore) -> None:
+    (item,) = report(store).items
+    assert item.id == "y"
+    rows = {one.artifact: one.rows[0] for one in item.tables}
+    for model, correct in (("base", False), ("sft", False), ("rl", True)):
+        row = rows[f"benchmarks/futurebench_report/{model}"]
+        assert (row["correct"], row["parsed"], row["text"]) == (correct, "C" if correct else None, f"{model} on y")
+
+
+def test_a_set_that_was_curated_again_is_outdated(store: Store) -> None:
+    before = report(store)
     fewer = {"curation/visual_gain/a": store.current("curation/visual_gain", "a")}
     store.sets(fewer, [row("row-a", "a", 7, 1), row("row-d", "a", 6, 2)])
-    after = told(store, best="sft")
-    chain = next(chain for chain in after.chains if chain.model == "sft")
-    trained = chain.steps[-1]
-    assert trained.kind == "trained from", "nothing is known of what a set was made from that is not there any more"
-    assert [(link.artifact, link.note) for link in trained.links] == [
-        ("curation/sft_sets/chosen", "not current any more"), ("inputs/base_model", ""),
-    ]  # fmt: skip
-    assert after.rows == []
-    assert before.rows, "it was followed while it was current"
-
-
-def test_an_assets_page_has_the_command_and_the_page(store: AssetStore) -> None:
-    artifact = store.everything()["curation/future_l1_50k"]
-    metadata = follow(store, artifact)
-    assert metadata["lineage"].value == f"`future-l1 lineage {artifact.version}`"
-    page = Path(str(metadata["lineage_page"].value))
-    assert page == store.artifacts.root / "reports" / "comparison" / "current" / "report.html"
+    after = report(store, best="sft")
+    trace = after.models["sft"]
+    assert list(trace.outdated) == ["curation/sft_sets/chosen"]
+    assert not [name for name in trace.upstream if name.startswith(("curation/", "trajectories/"))], "none is known"
+    assert before.rows and after.rows == []

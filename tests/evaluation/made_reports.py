@@ -139,41 +139,37 @@ def curation() -> dict[str, Any]:
 
 
 def lineage() -> dict[str, Any]:
-    """A chain of two models, a row and an item."""
-    source = {
-        "kind": "source",
-        "links": [{"artifact": "trajectories/twiff_rows", "note": "4 shards, revision 57364a4b"}],
-    }
-    chains = [
-        {
-            "model": model,
-            "steps": [
-                {
-                    "kind": "reports",
-                    "links": [{"artifact": f"benchmarks/futurebench_report/{model}", "version": f"report-of-{model}"}],
-                },
-                {
-                    "kind": "checkpoint",
-                    "links": [{"artifact": f"checkpoints/{model}", "version": f"{model}-0123456789"}],
-                },
-                source,
-            ],
+    """The traces of two models' reports, of a row and of an item."""
+    models = {
+        model: {
+            "id": model,
+            "artifacts": {f"benchmarks/futurebench_report/{model}": f"report-of-{model}"},
+            "upstream": {
+                f"checkpoints/rl/{model}": f"{model}-0123456789",
+                "trajectories/twiff_rows/a": "a-rows",
+                "trajectories/twiff_rows/b": "b-rows",
+            },
+            "outdated": {"curation/sft_sets/chosen": "0123456789abcdef0123"},
+            "notes": {f"trajectories/twiff_rows/{shard}": "revision 57364a4b" for shard in "ab"},
         }
         for model in ("future_l1", "la_dapo")
-    ]
-    row = {
-        "row_id": "8287ce9d3ff84d0c", "set": "curation/sft_sets/future_l1", "p_t": 1, "p_v": 8,
-        "verdicts": {"plain": {"correct": 1, "incorrect": 7}, "hint": {"correct": 8}}, "shard": "train-00001",
-        "revision": "57364a4b", "clip": "-w5n.mp4", "frame_count": 16, "seen": [1], "imagined": [2, 4],
-        "trained": ["future_l1", "la_dapo"],
-    }  # fmt: skip
-    answer = {
-        "model": "la_dapo", "said": "<reason>It rolls on.</reason>\n<|latent_start|><|latent|><|latent|><|latent_end|>"
-        "<answer>pink</answer>", "read_as": "A", "correct": True, "spans": 1, "checkpoint": "checkpoints/la_dapo",
-        "checkpoint_version": "la_dapo-0123456789", "answers": "answers-of-la_dapo",
-    }  # fmt: skip
-    item = {"id": "-hop1", "benchmark": "FutureBench", "split": "hop1", "clip": "hop1.mp4", "right": "A (pink)"}
-    return {"chains": chains, "best": "la_dapo", "rows": [row], "items": [item | {"answers": [answer]}]}
+    }
+    gain = {"row_id": "8287ce9d3ff84d0c", "p_t": 1, "p_v": 8, "sha256": None}
+    table = {
+        "artifact": "curation/visual_gain/a",
+        "version": "gain-of-a",
+        "file": "visual_gain.parquet",
+        "rows": [gain],
+    }
+    row = {"id": "8287ce9d3ff84d0c", "tables": [table], "checkpoints": {"checkpoints/rl/la_dapo": "la_dapo-0123456789"}}
+    answers = {
+        "artifact": "benchmarks/futurebench_report/la_dapo",
+        "version": "report-of-la_dapo",
+        "file": "graded.parquet",
+    }
+    said = {"id": "-hop1", "parsed": "A", "correct": True, "text": "It rolls on. " * 40}
+    item = {"id": "-hop1", "tables": [answers | {"rows": [said, said]}]}
+    return {"models": models, "best": "la_dapo", "rows": [row], "items": [item]}
 
 
 def everything() -> dict[str, Any]:

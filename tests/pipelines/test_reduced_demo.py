@@ -129,15 +129,15 @@ def test_a_row_is_followed_to_the_report_and_an_item_back_to_the_source(home: Pa
     lineage = Lineage(store.everything())
     row = pl.read_parquet(store.current("curation/sft_sets").file("future_l1.parquet"))["row_id"][0]
     onward = lineage.trace(row)
-    assert {one.artifact.rpartition("/train-")[0] or one.artifact for one in onward.found} >= {
+    assert {one.artifact.rpartition("/train-")[0] or one.artifact for one in onward.tables} >= {
         "trajectories/twiff_rows", "trajectories/twiff_clips", "curation/gain_answers", "curation/visual_gain",
         "curation/future_l1_50k", "curation/sft_sets",
     }  # fmt: skip
-    assert {"checkpoints/sft/future_l1", "checkpoints/rl/la_dapo"} <= set(onward.trained)
-    assert "reports/comparison" in onward.reported
+    assert {"checkpoints/sft/future_l1", "checkpoints/rl/la_dapo"} <= set(onward.checkpoints)
+    assert "reports/comparison" in onward.reports
     item = pl.read_parquet(store.current("inputs/futurebench_items").file("items.parquet"))["id"][0]
     back = lineage.trace(item)
-    assert {"checkpoints/rl/la_dapo", "curation/future_l1_50k", "inputs/toyworld_source"} <= set(back.made_from)
+    assert {"checkpoints/rl/la_dapo", "curation/future_l1_50k", "inputs/toyworld_source"} <= set(back.upstream)
 
 
 def test_every_row_is_accounted_for(home: Path) -> None:

@@ -1,97 +1,85 @@
-"""The page's lineage: from every number back to the clips, and from rows and items on to the numbers."""
+"""The page's lineage: each model's reports back to the source, and examples of rows and items."""
 
-from evaluation.generation.segments import segments
-from evaluation.reports.followed import Chain, Followed, FollowedItem, FollowedRow, Link, command
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evaluation.reports.lineage import TableRows, Trace, command
 from evaluation.reports.run_reports import RunReports
-from evaluation.reports.sections.parts import DASH, Cell, Row, Section, Table, heading, shortened
+from evaluation.reports.sections.parts import DASH, Cell, Chain, Link, Row, Section, Step, Table, heading, shortened
+
+GROUPS = ("benchmarks", "checkpoints", "curation", "trajectories", "inputs")
+"""The steps of a chain: groups of assets, from the reports back to the inputs."""
+OUTDATED = "not current any more"
+MAX_LENGTH = 160
+"""Characters of a value that are shown."""
 
 
 def lineage(reports: RunReports, figures: bool) -> Section | None:
     """Each model's chain, and worked examples; None where nobody gathered them."""
-    if (told := reports.lineage) is None:
+    if (report := reports.lineage) is None:
         return None
     text = (
         "Every number above goes back to the clips, and every clip on to the numbers: a report was made from answers,"
         " these by a checkpoint, that from a set, whose rows come from shards of a revision. The command shows, both"
         " ways, what is not on this page: for an artifact's name or version, a row's or an item's id, or a clip's name."
     )
-    tables = [_in_full(told.chains)]
-    tables += [_rows(told)] if told.rows else []
-    tables += [_items(told.items)] if told.items else []
-    return Section("Lineage", text=text, chains=told.chains, tables=tables)
+    chains = [Chain(model, _steps(trace)) for model, trace in report.models.items()]
+    examples = (
+        (report.rows, f"Rows that {report.best} was trained on: the first of each of its sets by visual gain"),
+        (report.items, "Benchmark items that models disagree on, with their answers"),
+    )
+    tables = [_commands(chains), *(_examples(traces, caption) for traces, caption in examples if traces)]
+    return Section("Lineage", text=text, chains=chains, tables=tables)
 
 
-def _in_full(chains: list[Chain]) -> Table:
+def _steps(trace: Trace) -> list[Step]:
+    """The artifacts upstream by the groups of their assets, several partitions of an asset as one link."""
+    links: dict[str, list[Link]] = {group: [] for group in GROUPS}
+    partitions: dict[str, list[str]] = {}
+    versions = trace.artifacts | trace.upstream
+    for name in versions:
+        partitions.setdefault("/".join(name.split("/")[:2]), []).append(name)
+    for asset, names in partitions.items():
+        notes = list(dict.fromkeys(note for name in names if (note := trace.notes.get(name))))
+        if len(names) > 1:
+            link = Link(asset, note=", ".join([f"{len(names)} partitions", *notes]))
+        else:
+            link = Link(names[0], versions[names[0]], ", ".join(notes))
+        links.setdefault(asset.partition("/")[0], []).append(link)
+    for name, version in trace.outdated.items():
+        links.setdefault(name.partition("/")[0], []).append(Link(name, version[:16], OUTDATED))
+    return [Step(group, found) for group, found in links.items() if found]
+
+
+def _commands(chains: Sequence[Chain]) -> Table:
     rows = []
     for chain in chains:
         rows.append(heading(chain.model))
-        rows += [_link(step.kind, link) for step in chain.steps for link in step.links]
-    head = ["step", "artifact", "version", "what it holds", "follow it with"]
-    return Table(head, rows, "The chains in full, and the command for each artifact", True, words=True)
+        rows += [_link(link) for step in chain.steps for link in step.links]
+    return Table(["artifact", "version", "what it holds", "command"], rows, "The chains in full", True, words=True)
 
 
-def _link(kind: str, link: Link) -> Row:
-    asked = Cell(command(link.version), code=True) if link.version else Cell(DASH)
-    return Row([Cell(kind), Cell(link.artifact), Cell(link.version or DASH), Cell(link.note), asked])
+def _link(link: Link) -> Row:
+    follow = Cell(command(link.version), code=True) if link.version and link.note != OUTDATED else Cell(DASH)
+    return Row([Cell(link.artifact), Cell(link.version or DASH), Cell(link.note or DASH), follow])
 
 
-def _rows(told: Followed) -> Table:
-    head = ["row", "p_t → p_v", "verdicts", "shard and revision", "clip and frames", "in the set of", "follow it with"]
-    caption = f"Rows that {told.best} was trained on: the first of each of its sets by visual gain"
-    return Table(head, [_row(row) for row in told.rows], caption, words=True)
-
-
-def _row(row: FollowedRow) -> Row:
-    gain = f"gain {row.p_v - row.p_t:+d}" if row.p_t is not None and row.p_v is not None else ""
-    scores = "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}".join(
-        DASH if score is None else str(score) for score in (row.p_t, row.p_v)
-    )
-    verdicts = [
-        f"{condition}: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}"
-        for condition, counts in row.verdicts.items()
-    ]
-    frames = f"seen {_numbers(row.seen)}, imagined {_numbers(row.imagined)}, of {row.frame_count:,} frames"
-    return Row(
-        [
-            Cell(row.row_id, row.set),
-            Cell(scores, gain),
-            Cell(verdicts[0] if verdicts else DASH, "; ".join(verdicts[1:])),
-            Cell(row.shard, f"revision {row.revision}" if row.revision else ""),
-            Cell(row.clip, frames),
-            Cell(", ".join(row.trained) or DASH),
-            Cell(command(row.row_id), code=True),
-        ]
-    )
-
-
-def _numbers(frames: list[int]) -> str:
-    return ", ".join(map(str, frames)) or "none"
-
-
-def _items(items: list[FollowedItem]) -> Table:
+def _examples(traces: Sequence[Trace], caption: str) -> Table:
     rows = []
-    for item in items:
-        shown = f"{item.benchmark}, {item.split}: {item.id}, clip {item.clip}; right is {item.right}"
-        rows.append(Row([Cell(shown, note=f"follow it with: {command(item.id)}")]))
-        for answer in item.answers:
-            right = "right" if answer.correct else "wrong"
-            rows.append(
-                Row(
-                    [
-                        Cell(answer.model),
-                        Cell(shortened(_said(answer.said), 240)),
-                        Cell(answer.read_as or DASH, right),
-                        Cell(f"{answer.spans}"),
-                        Cell(answer.checkpoint, f"{answer.checkpoint_version}, answers {answer.answers}"),
-                    ]
-                )
-            )
-    head = ["model", "what it said", "read as", "spans", "checkpoint that said it"]
-    return Table(head, rows, "Items that models disagree on, and the checkpoint behind each answer", words=True)
+    for trace in traces:
+        rows.append(Row([Cell(trace.id, note=f"follow it with: {command(trace.id)}")]))
+        rows += [_table_row(table) for table in trace.tables]
+        if trace.checkpoints:
+            rows.append(Row([Cell("trained on it"), Cell(DASH), Cell(", ".join(trace.checkpoints))]))
+    return Table(["artifact", "file", "row"], rows, caption, words=True)
 
 
-def _said(text: str) -> str:
-    """An answer in a line: thoughts, spans by the number of their latents, and the answer after an arrow."""
-    told = {"reason": "{}", "text": "{}", "answer": "→ {}"}
-    pieces = [f"[{p.latents} latents]" if p.kind == "span" else told[p.kind].format(p.text) for p in segments(text)]
-    return " ".join(pieces) or DASH
+def _table_row(table: TableRows) -> Row:
+    more = f"and {len(table.rows) - 1} more rows" if len(table.rows) > 1 else ""
+    revision = f"revision {table.revision}" if table.revision else table.version
+    return Row([Cell(table.artifact, revision), Cell(table.file), Cell(in_a_line(table.rows[0], MAX_LENGTH), more)])
+
+
+def in_a_line(row: Mapping[str, Any], max_length: int) -> str:
+    """The columns of a row that are not null, each value cut at so many characters."""
+    return ", ".join(f"{name} {shortened(str(value), max_length)}" for name, value in row.items() if value is not None)

@@ -13,7 +13,6 @@ from typing import Any
 
 from PIL import Image
 
-from evaluation.reports.followed import Chain
 from training.runtime.printable import printable
 
 DASH = "–"
@@ -68,6 +67,29 @@ class FigureImage:
     @property
     def data(self) -> str:
         return base64.b64encode(self.png).decode()
+
+
+@dataclass(frozen=True)
+class Link:
+    """An artifact of a chain, or all partitions of an asset, without a version."""
+
+    artifact: str
+    version: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    kind: str
+    links: Sequence[Link]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What a model's reports were made from, step by step."""
+
+    model: str
+    steps: Sequence[Step]
 
 
 @dataclass(frozen=True)
