@@ -22,7 +22,7 @@ from evaluation.generation.curtailment import CONDITIONS, EVEN, Expected, Tally,
 from evaluation.generation.jobs import DONOR_INTERVENTIONS, AnswerJob, GenerateConfig, VisualGainScoring
 from evaluation.generation.ledger import Ledger
 from evaluation.generation.requests import Engine, LedgerSummary, Prompts, Refusal, Request
-from training.grading.grade import Answered, grade
+from training.grading.grade import GradingItem, grade
 from training.grading.judge import Judge, JudgeSettings
 from training.runtime.programs import Reporter, run_program
 from training.storage.files import atomic_write
@@ -181,7 +181,7 @@ class _Grader:
             if (answer["prompt_id"], answer["sample"]) not in self._graded
         ]
         questions, references = self._prompts.questions, self._prompts.references
-        items = [Answered(questions[a["prompt_id"]], references[a["prompt_id"]], a["text"]) for a in answers]
+        items = [GradingItem(questions[a["prompt_id"]], references[a["prompt_id"]], a["text"]) for a in answers]
         for answer, graded in zip(answers, grade(items, self._parser, self._judge), strict=True):
             self._graded.add((answer["prompt_id"], answer["sample"]))
             tally = self._tallies[answer["prompt_id"]]

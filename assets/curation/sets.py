@@ -10,8 +10,8 @@ from assets.curation.contamination import BenchmarkIndex, contaminated
 from assets.curation.keys import best_of_each, keyed
 from assets.curation.scored import hash_order, scan, whole_rows
 from assets.curation.selection import PUBLISHED_FROM, published
+from training.grading.grade import reference_letter
 from training.grading.parsers import options_of
-from training.grading.rule import reference_letter
 
 
 def random_set(

@@ -14,7 +14,7 @@ import polars as pl
 
 from evaluation.generation.curtailment import CONDITIONS, GainRule
 from evaluation.statistics import wilson_columns
-from training.grading.grade import Answered, grade
+from training.grading.grade import GradingItem, grade
 from training.grading.judge import Judge
 from training.grading.parsers import ParserName
 
@@ -96,7 +96,7 @@ def verdicts(rows: pl.DataFrame, answers: pl.DataFrame, parser: ParserName, judg
     if strangers:
         raise ValueError(f"answers to rows that are not in this shard: {strangers[:5]}")
     graded = grade(
-        [Answered(q, a, t) for q, a, t in told.select("question", "answer", "text").iter_rows()], parser, judge
+        [GradingItem(q, a, t) for q, a, t in told.select("question", "answer", "text").iter_rows()], parser, judge
     )
     return VerdictTable.validate(
         told.select("row_id", "condition", "sample", "text").with_columns(

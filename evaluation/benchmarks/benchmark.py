@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import polars as pl
 from pydantic import BaseModel
 
+from training.data.dialogue import control_in
 from training.data.keyframes import key_frame_pool
 from training.data.probing import Numbers
 from training.data.rejection import RejectedRow, rejecting
-from training.data.text import control_in
 from training.data.trajectory import MAX_TEXT
 from training.data.video import UnreadableVideo, VideoInfo, probe
 from training.grading.judge import Judge

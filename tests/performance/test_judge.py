@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.performance.conftest import LATENCY
-from training.grading.judge import Judge, JudgeSettings, Triple
+from training.grading.judge import Judge, JudgeItem, JudgeSettings
 
 CONCURRENCY, AT_ONCE, ONE_BY_ONE = 32, 1000, 40
 
@@ -14,7 +14,7 @@ def rate(url: str, concurrency: int, n: int) -> float:
     """Verdicts a second, the start of the client included."""
     judge = Judge(JudgeSettings(base_url=url, model="served", concurrency=concurrency))
     started = time.perf_counter()
-    verdicts = judge.verdicts([Triple("What next?", "it falls", f"it rises {i}") for i in range(n)])
+    verdicts = judge.verdicts([JudgeItem("What next?", "it falls", f"it rises {i}") for i in range(n)])
     seconds = time.perf_counter() - started
     assert verdicts == ["incorrect"] * n and judge.counts["requests"] == n
     return n / seconds

@@ -201,7 +201,7 @@ def test_an_empty_account_and_lost_replies_change_nothing_once_they_are_mended(
         endpoint.script = lambda *_: None
         judging.script = lambda *_: (200, completion(["Yes."]))
         before = len(judging.requests)
-        assert "it was asked for a JSON object and says: 'Yes.'" in stopped(folder, endpoint, judging, out)
+        assert "its reply is not the JSON object of the schema: 'Yes.'" in stopped(folder, endpoint, judging, out)
         assert len(judging.requests) - before < 60
         judging.script = lambda _, r: old if "max_tokens" in r or "response_format" in r else None
         assert curate(folder, endpoint, judging, out) == shown

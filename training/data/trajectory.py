@@ -17,9 +17,9 @@ from typing import Any
 import dataframely as dy
 import polars as pl
 
+from training.data.dialogue import control_in
 from training.data.keyframes import KEY_FRAMES
 from training.data.rejection import RejectedRow
-from training.data.text import control_in
 
 IMAGE = "<image>"
 MAX_TEXT = 20_000

@@ -20,9 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.chat.completion import ChatCompletion, Choice, MalformedError, Usage, one_line, plain_text
 from training.chat.endpoint import JUDGE_KEYS, BaseUrl, EndpointDownError, EndpointSettings
-from training.grading.lastobject import last_object
-from training.grading.replies import AnswerReply, ScoreReply, Scores, VerdictReply
-from training.grading.rule import Verdict
+from training.grading.replies import AnswerReply, ScoreReply, Scores, Verdict, VerdictReply, last_object
 from training.storage.files import AppendLog
 
 if TYPE_CHECKING:
@@ -60,13 +58,13 @@ action on the same things, 0 if it is empty or names another action.
 Reply with the JSON object {"reasoning": a short string, "score": integer} and nothing else.
 """
 
-WARM = 0.5  # temperature where a greedy judge would only repeat itself
-KEPT_CHARACTERS = 4_000
-"""Of a reply that cannot be read."""
+RETRY_TEMPERATURE = 0.5  # where a greedy judge would only repeat itself
+MAX_STORED_CHARACTERS = 4_000
+"""Characters that are stored of a reply that cannot be read."""
 
 
 class JudgeSettings(BaseModel):
-    """Where the judge is and how it is asked.  Its key comes from the environment only."""
+    """The judge's server and its requests.  Its key comes from the environment only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,8 +79,8 @@ class JudgeSettings(BaseModel):
     price_per_million: tuple[float, float] | None = None  # of prompt and of completion tokens, in any currency
 
 
-class Triple(NamedTuple):
-    """What a verdict is about: the answer is the text inside the model's answer tag."""
+class JudgeItem(NamedTuple):
+    """An answer for the judge's verdict: the text inside the model's answer tag."""
 
     question: str
     reference: str
@@ -97,14 +95,14 @@ class _Request(NamedTuple):
 
     def key(self, model: str) -> str:
         repeated = [self.judgement] if self.judgement else []
-        known = json.dumps([model, self.system, self.user, _schema(self.reply), *repeated], sort_keys=True)
-        return hashlib.sha256(known.encode()).hexdigest()
+        identity = json.dumps([model, self.system, self.user, _schema(self.reply), *repeated], sort_keys=True)
+        return hashlib.sha256(identity.encode()).hexdigest()
 
 
 class Judge:
-    """Asks the endpoint, at most `concurrency` requests at a time; `counts` says what was asked, cached and failed.
+    """A client of the judge, with at most `concurrency` requests at a time; `counts`: requests, cached and failed ones.
 
-    `on_outage`: what a server that is gone means.  "raise" EndpointDownError, where verdicts decide what is kept;
+    `on_outage`: what happens when the server is gone.  "raise" EndpointDownError, where verdicts decide what is kept;
     "unjudged" for everything that it did not answer, where a report says how much was judged.  Either way what it
     answered before is kept.  A server that refuses every request, whose account is empty, or of whose replies none can
     be read, always raises EndpointRefusesError.
@@ -113,7 +111,7 @@ class Judge:
     def __init__(self, settings: JudgeSettings, on_outage: Literal["raise", "unjudged"] = "unjudged") -> None:
         self.settings, self.on_outage = settings, on_outage
         self.counts: Counter[str] = Counter()
-        self._known: dict[str, dict[str, Any]] = {}
+        self._stored: dict[str, dict[str, Any]] = {}
         self._tokens: dict[str, tuple[int, int]] = {}
         self._used: set[str] = set()
         self._answered: _Request | None = None  # some request that it answered
@@ -126,7 +124,7 @@ class Judge:
         preflight((self.settings.base_url,), self.settings.model, JUDGE_KEYS, "judge")
 
     def spent(self) -> dict[str, Any]:
-        """What the replies that were used here took, whenever they were paid for: replies, tokens, and their price,
+        """The cost of the replies that were used here, whenever they were paid for: replies, tokens, and their price,
         None without prices.  Requests that failed are in `counts` alone."""
         prompt, completion = (sum(self._tokens.get(key, (0, 0))[i] for key in self._used) for i in (0, 1))
         prices = self.settings.price_per_million
@@ -137,7 +135,7 @@ class Judge:
             "cost": (prompt * prices[0] + completion * prices[1]) / 1e6 if prices else None,
         }
 
-    def verdicts(self, triples: Sequence[Triple]) -> list[Verdict]:
+    def verdicts(self, triples: Sequence[JudgeItem]) -> list[Verdict]:
         """One verdict per triple, in order; "unjudged" where the judge could not say."""
         requests = [_Request(VERDICT_PROMPT, self._verdict_payload(t), VerdictReply) for t in triples]
         return [VerdictReply.model_validate(r).verdict if r else "unjudged" for r in self._replies(requests)]
@@ -160,7 +158,7 @@ class Judge:
         limit = self.settings.answer_limit
         return _escaped(text if len(text) <= limit else text[:limit] + " [cut]")
 
-    def _verdict_payload(self, triple: Triple) -> str:
+    def _verdict_payload(self, triple: JudgeItem) -> str:
         fields = {"question": _escaped(triple.question), "reference": _escaped(triple.reference)}
         fields["model_answer"] = self.untrusted(triple.answer)
         return "{" + ", ".join(f'"{name}": {value}' for name, value in fields.items()) + "}"
@@ -168,31 +166,31 @@ class Judge:
     def _replies(self, requests: Sequence[_Request]) -> list[dict[str, Any] | None]:
         keys = [request.key(self.settings.model) for request in requests]
         self._recall()
-        asked = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._known}
-        self.counts["cached"] += len(set(keys)) - len(asked)
-        if asked:
-            answered = next((r for key, r in zip(keys, requests, strict=True) if key in self._known), self._answered)
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._stored}
+        self.counts["cached"] += len(set(keys)) - len(missing)
+        if missing:
+            answered = next((r for key, r in zip(keys, requests, strict=True) if key in self._stored), self._answered)
             try:
-                asyncio.run(self._ask_all(asked, answered))
+                asyncio.run(self._send_all(missing, answered))
             except EndpointDownError:
                 if self.on_outage == "raise":
                     raise
             finally:
-                judged = sum(key in self._known for key in asked)
-                self.counts.update(judged=judged, unjudged=len(asked) - judged)
+                judged = sum(key in self._stored for key in missing)
+                self.counts.update(judged=judged, unjudged=len(missing) - judged)
                 if self._log:
                     self._log.close()
-        self._used.update(key for key in keys if key in self._known)
-        return [self._known.get(key) for key in keys]
+        self._used.update(key for key in keys if key in self._stored)
+        return [self._stored.get(key) for key in keys]
 
     def _recall(self) -> None:
         """Takes over the replies that were stored since, by this process or another."""
         for record in self._log.records() if self._log else ():
             if isinstance(record.get("key"), str) and isinstance(record.get("reply"), dict):
-                self._known[record["key"]] = record["reply"]
+                self._stored[record["key"]] = record["reply"]
                 self._tokens[record["key"]] = (record.get("prompt_tokens") or 0, record.get("completion_tokens") or 0)
 
-    async def _ask_all(self, requests: Mapping[str, _Request], answered: _Request | None) -> None:
+    async def _send_all(self, requests: Mapping[str, _Request], answered: _Request | None) -> None:
         from training.chat.client import ChatClient
 
         shared = self.settings.model_dump(include={"model", "concurrency", "timeout", "retries"})
@@ -202,7 +200,7 @@ class Judge:
 
         async def ask(key: str) -> None:
             self._recall()
-            if key not in self._known:
+            if key not in self._stored:
                 self._keep(key, requests[key], *await client.complete(*self._chat_request(requests[key])))
 
         await client.run(list(requests), ask)
@@ -215,7 +213,7 @@ class Judge:
         def body(malformed: int) -> dict[str, Any]:
             return {
                 "messages": [{"role": "system", "content": request.system}, {"role": "user", "content": request.user}],
-                "temperature": WARM if malformed or request.judgement else 0.0,
+                "temperature": RETRY_TEMPERATURE if malformed or request.judgement else 0.0,
                 "max_tokens": self.settings.max_tokens,
                 "response_format": _response_format(request.reply),
             }
@@ -231,15 +229,15 @@ class Judge:
         return ChatRequest(body, accept)
 
     def _keep_unreadable(self, request: _Request, choice: Choice) -> str:
-        """Stores a reply that cannot be read; returns what to say of it."""
+        """Stores a reply that cannot be read; returns the message about it."""
         key = request.key(self.settings.model)
-        said, reason = _text(choice), choice.finish_reason
-        self._store(key, request, {"unreadable": said[:KEPT_CHARACTERS], "finish_reason": reason})
+        text, reason = _text(choice), choice.finish_reason
+        self._store(key, request, {"unreadable": text[:MAX_STORED_CHARACTERS], "finish_reason": reason})
         cut = f", cut off at {self.settings.max_tokens} tokens" if reason == "length" else ""
-        return f"it was asked for a JSON object and says{cut}: {one_line(said)!r}"
+        return f"its reply is not the JSON object of the schema{cut}: {one_line(text)!r}"
 
     def _keep(self, key: str, request: _Request, reply: dict[str, Any], usage: Usage | None) -> None:
-        self._known[key], self._answered = reply, request
+        self._stored[key], self._answered = reply, request
         if usage:
             self._tokens[key] = (usage.prompt_tokens or 0, usage.completion_tokens or 0)
         self._store(key, request, {**(usage.model_dump() if usage else {}), "reply": reply})
@@ -270,12 +268,12 @@ def _escaped(text: str) -> str:
 
 
 def _text(choice: Choice) -> str:
-    """What a judge says; what is set apart as its reasoning counts only where there is nothing else."""
+    """The text of a judge's reply; its reasoning, where the server sets it apart, counts only with no other text."""
     return choice.message.text if choice.message.text.strip() else choice.message.thoughts
 
 
 def _object(choice: Choice) -> str:
-    """The last JSON object of what a judge says; empty where it was cut off after a draft."""
+    """The last JSON object of a judge's reply; empty where it was cut off after a draft."""
     text = _text(choice)
-    found = last_object(text)
-    return found if choice.finish_reason != "length" or text.rstrip().endswith(found) else ""
+    last = last_object(text)
+    return last if choice.finish_reason != "length" or text.rstrip().endswith(last) else ""

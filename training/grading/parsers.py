@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from training.grading.plain import normalised
-from training.grading.strict import stated
+from training.grading.strict import normalised, stated_letter
 
 ParserName = Literal["release", "release_direct", "option_text", "strict"]
 
@@ -92,7 +91,7 @@ def strict(text: str, options: Mapping[str, str] | None = None) -> Parsed:
     `the answer is C`, in markup or not (`training.grading.strict`).  None where it names several, or denies one.
     """
     inner = answer_text(text)
-    return Parsed(None, "no answer tag") if inner is None else Parsed(*stated(inner, options or {}))
+    return Parsed(None, "no answer tag") if inner is None else Parsed(*stated_letter(inner, options or {}))
 
 
 def parse(parser: ParserName, text: str, options: Mapping[str, str]) -> Parsed:

@@ -1,4 +1,4 @@
-"""What a judge is asked for, and what is read of replies that were stored, here or by the public release."""
+"""A judge's replies: their schemas, and how stored ones are read, as here or as the public release reads them."""
 
 import itertools
 import json
@@ -8,7 +8,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from training.grading.lastobject import last_object
+Verdict = Literal["correct", "incorrect", "unjudged"]
+
+LONGEST = 50_000
+"""Characters at the end of the text that are searched; a verdict is far shorter."""
+THOUGHTS, THOUGHTS_END = "<think>", "</think>"
 
 
 class Scores(NamedTuple):
@@ -25,7 +29,7 @@ class _Reply(BaseModel):
 
 
 class VerdictReply(_Reply):
-    verdict: Literal["correct", "incorrect", "unjudged"]
+    verdict: Verdict
 
 
 class ScoreReply(_Reply):
@@ -36,6 +40,29 @@ class ScoreReply(_Reply):
 class AnswerReply(_Reply):
     reasoning: str
     score: Annotated[int, Field(ge=0, le=5)]
+
+
+def last_object(text: str) -> str:
+    """The last JSON object of a text that is in no other, verbatim; empty without one: the verdict of a judge that
+    thinks or talks first.
+
+    Text before the end of thoughts is a draft, and all text is where they do not end.  Each opening brace is read at
+    most as deep as Python reads JSON, within a bounded text, so that the time is bounded for any text.
+    """
+    text = text.rpartition(THOUGHTS_END)[2]
+    if text.lstrip().startswith(THOUGHTS):
+        return ""
+    text = text[-LONGEST:]
+    decoder, last, at = json.JSONDecoder(), "", text.find("{")
+    while at >= 0:
+        try:
+            end = decoder.raw_decode(text, at)[1]
+        except (ValueError, RecursionError):
+            end = at + 1
+        else:
+            last = text[at:end]
+        at = text.find("{", end)
+    return last
 
 
 def read_scores(reply: str) -> Scores | None:
@@ -61,11 +88,11 @@ def release_scores(reply: str) -> Scores | None:
     None where it finds fewer, and where it would crash.
     """
     try:
-        told = json.loads(reply)
-        found = list(itertools.islice(_numbers(told.get("score")), 2)) if isinstance(told, dict) else []
+        record = json.loads(reply)
+        numbers = list(itertools.islice(_numbers(record.get("score")), 2)) if isinstance(record, dict) else []
     except (ValueError, OverflowError, RecursionError):
         return None
-    return Scores(*found) if len(found) == 2 else None
+    return Scores(*numbers) if len(numbers) == 2 else None
 
 
 def _numbers(value: Any) -> Iterator[int]:

@@ -6,9 +6,16 @@ Every pattern takes linear time: what repeats is possessive or bounded.
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping
 
-from training.grading.plain import normalised, without_markup
+_PIECE = re.compile(r"\S{1,1000}|\s+")
+_QUOTES = '"“”„«»‹›「」『』`'
+_MARKUP = re.compile(
+    r"\\(?:boxed|fbox|text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf|tt)|emph|displaystyle)(?![A-Za-z])|\\(?=[()\[\]{}$])"
+    rf"|</?(?:b|strong|i|em|u|code|mark|p|span|br)\s?/?>|[*_#${{}}{_QUOTES}]|(?<!\w)['‘’]|['‘’](?!\w)",
+    re.ASCII,
+)
 
 _WORD = r"A-Za-z0-9À-ɏ'°-"
 """What a letter that stands alone does not touch; Chinese and the like may."""
@@ -62,7 +69,25 @@ _DENIED = re.compile(
 )
 
 
-def stated(text: str, options: Mapping[str, str]) -> tuple[str | None, str]:
+def nfkc(text: str) -> str:
+    """NFKC, in pieces of at most 1,000 characters: Python's takes quadratic time for a long run of combining marks."""
+    if text.isascii():
+        return text
+    return "".join(unicodedata.normalize("NFKC", piece) for piece in _PIECE.findall(text))
+
+
+def normalised(text: str) -> str:
+    """Text compared without case, width, spacing and closing punctuation."""
+    folded = " ".join(nfkc(text).casefold().split())
+    return folded.strip("\"'`").rstrip(".!,;:").strip()
+
+
+def without_markup(text: str) -> str:
+    """NFKC without quotation marks, Markdown, HTML's inline tags and LaTeX's boxes and text commands."""
+    return _MARKUP.sub("", nfkc(text)).strip()
+
+
+def stated_letter(text: str, options: Mapping[str, str]) -> tuple[str | None, str]:
     """The letter A-D that `text` states, or None, and the rule that decided.
 
     The letters in an option's own text name nothing: "C. Plan B fails" is C where that is option C.
@@ -70,15 +95,15 @@ def stated(text: str, options: Mapping[str, str]) -> tuple[str | None, str]:
     plain = without_markup(text)
     lead = _LEAD.match(plain)
     assert lead is not None  # it may be empty
-    found = _LETTER.match(plain, lead.end())
-    if found is None:
+    match = _LETTER.match(plain, lead.end())
+    if match is None:
         return None, "no anchored letter"
-    letter, alone = found[1].upper(), _ALONE.match(plain, found.end()) is not None
-    if not (alone or _DELIMITED.match(plain, found.end())):
+    letter, alone = match[1].upper(), _ALONE.match(plain, match.end()) is not None
+    if not (alone or _DELIMITED.match(plain, match.end())):
         return None, "no anchored letter"
-    rest = plain[found.end() :]
+    rest = plain[match.end() :]
     if letter not in options or normalised(rest.lstrip(f" .:,{_CLOSING}-")) != normalised(options[letter]):
-        named = [(match["letter"].upper(), match["denied"]) for match in _NAMED.finditer(plain)]
+        named = [(other["letter"].upper(), other["denied"]) for other in _NAMED.finditer(plain)]
         if any(other != letter for other, _ in named):
             return None, "several letters"
         if any(denied for _, denied in named) or _DENIED.match(rest):

@@ -22,8 +22,8 @@ MODEL = "toy-judge"
 def reply_to(user: str | Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The judgement of one user message: a verdict payload (a JSON string) or TwiFF-Bench's content parts."""
     if isinstance(user, str):
-        asked = json.loads(user)
-        same = normalised(asked["reference"]) == normalised(asked["model_answer"])
+        payload = json.loads(user)
+        same = normalised(payload["reference"]) == normalised(payload["model_answer"])
         return {"verdict": "correct" if same else "incorrect"}
     sections = _sections([part["text"] if part["type"] == "text" else "<image>" for part in user])
     answer = normalised(json.loads(sections["Model Response Answer"]))
@@ -63,16 +63,16 @@ def _steps(chain: str) -> int:
 
 def _sections(texts: Sequence[str]) -> dict[str, str]:
     """The payload's parts joined under their labels, which are parts of their own."""
-    found: dict[str, str] = {}
+    sections: dict[str, str] = {}
     label = ""
     for text in texts:
         name = text.strip().removesuffix(":")
         if text.strip().endswith(":") and name in LABELS:
             label = name
-            found[label] = ""
+            sections[label] = ""
         elif label:
-            found[label] += text
-    return found
+            sections[label] += text
+    return sections
 
 
 LABELS = (

@@ -7,9 +7,9 @@ from itertools import chain, repeat
 from typing import Literal
 
 from training.chat.endpoint import EndpointDownError
-from training.grading.grade import Answered, grade
+from training.grading.form import REPETITIVE, repetition
+from training.grading.grade import GradingItem, grade
 from training.grading.judge import Judge
-from training.grading.repetition import REPETITIVE, repetition
 from training.rl.rollouts import Rollout
 
 ACCURACY = {"correct": 1.0, "incorrect": 0.0, "unjudged": None}
@@ -60,7 +60,7 @@ class RolloutGrader:
         raise AssertionError("the pauses have no end")
 
     def _grade(self, rollouts: Sequence[Rollout]) -> Accuracies:
-        items = [Answered(r.row["question"], r.row["answer"], r.text) for r in rollouts]
+        items = [GradingItem(r.row["question"], r.row["answer"], r.text) for r in rollouts]
         verdicts = grade(items, self._parser, self._judge)
         return [
             REPETITION_PENALTY if repetition(r.text) > REPETITIVE else ACCURACY[verdict.verdict]

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from training.grading.grammar import well_formed
+from training.grading.form import well_formed
 from training.model.tokens import Tokens
 from training.recipes import RlRecipe
 from training.rl.rollouts import Rollout

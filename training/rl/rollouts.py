@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from training.grading.grammar import SPAN, Runs
+from training.grading.form import SPAN, Runs
 from training.model.decode import Completion, Decoded, banned
 from training.model.encoding import IGNORE, Encoded, collate
 from training.model.tokens import Tokens

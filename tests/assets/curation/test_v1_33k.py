@@ -15,7 +15,7 @@ from assets.curation.v1_33k import Choices, choices, frame_numbers
 from tests.footage import FOOTAGE
 from training.data.dialogue import Slot, user_pieces
 from training.data.video import read_frames
-from training.grading.rule import grade_by_rule
+from training.grading.grade import grade_by_rule
 
 OPTIONS = {"A": "the bus stops", "B": "a man sits down", "C": "it rains", "D": "nothing"}
 NO_BENCHMARK = pl.DataFrame(schema={"video": pl.String, "question": pl.String})

@@ -10,9 +10,9 @@ from tests.served import Served, served, user_text
 from tests.training.grading.scripted import settings, toy_answer
 from training.chat.endpoint import EndpointRefusesError
 from training.chat.server import Dialect
-from training.grading.judge import Judge, Triple
+from training.grading.judge import Judge, JudgeItem
 
-TRIPLES = [Triple("What next?", f"it falls {i}", f"it rises {i}") for i in range(40)]
+TRIPLES = [JudgeItem("What next?", f"it falls {i}", f"it rises {i}") for i in range(40)]
 MAX_TOKENS = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
 TEMPERATURE = "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) is."
 
@@ -92,5 +92,5 @@ def test_a_prompt_that_quotes_the_words_refuses_itself_alone() -> None:
 
     with served(toy_answer, script=script) as server:
         judge = Judge(settings(server.url, concurrency=1))
-        asked = [Triple("q", "r", "json_schema response_format"), *TRIPLES[:5]]
+        asked = [JudgeItem("q", "r", "json_schema response_format"), *TRIPLES[:5]]
         assert judge.verdicts(asked) == ["unjudged", *["incorrect"] * 5]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.text import CONTROL, control_in
+from training.data.dialogue import CONTROL, control_in
 
 
 @given(st.sampled_from(CONTROL), st.text(), st.text())

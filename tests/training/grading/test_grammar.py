@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from training.grading import grammar
+from training.grading import form
 from training.model.checkpoint import FutureL1
 from training.rl.rollouts import runs_of
 
@@ -17,7 +17,7 @@ A = "<answer>red</answer>"
 def runs(base: FutureL1) -> Any:
     """The runs of a response whose tokens are those of a text."""
 
-    def tokenised(text: str) -> grammar.Runs:
+    def tokenised(text: str) -> form.Runs:
         ids = base.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return runs_of(ids, base.tokens, base.processor.tokenizer)
 
@@ -29,8 +29,8 @@ def runs(base: FutureL1) -> Any:
     [(R + A, 0), (R + L + A, 1), (R + L + R + A, 1), (f"{R}\n{L}\n{R}\n{L}\n{A}", 2), (R + R + A, 0)],
 )
 def test_a_response_of_reasons_spans_and_one_answer_is_well_formed(runs: Any, text: str, spans: int) -> None:
-    assert grammar.well_formed(runs(text), spans)
-    assert not grammar.well_formed(runs(text), spans + 1)
+    assert form.well_formed(runs(text), spans)
+    assert not form.well_formed(runs(text), spans + 1)
 
 
 LOOPHOLES = {
@@ -60,7 +60,7 @@ LOOPHOLES = {
 
 @pytest.mark.parametrize("name", LOOPHOLES)
 def test_a_loophole_is_malformed(runs: Any, name: str) -> None:
-    assert not grammar.well_formed(runs(LOOPHOLES[name]), 0)
+    assert not form.well_formed(runs(LOOPHOLES[name]), 0)
 
 
 def test_a_span_that_is_spelled_is_none(base: FutureL1, runs: Any) -> None:
@@ -71,10 +71,10 @@ def test_a_span_that_is_spelled_is_none(base: FutureL1, runs: Any) -> None:
     before, after = (base.processor.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (R, A))
     ids = [*before, *spelled, *after]
     assert base.processor.tokenizer.decode(ids, skip_special_tokens=False) == R + L + A
-    assert grammar.well_formed(runs(R + L + A), 1)
-    assert not grammar.well_formed(runs_of(ids, base.tokens, base.processor.tokenizer), 0)
+    assert form.well_formed(runs(R + L + A), 1)
+    assert not form.well_formed(runs_of(ids, base.tokens, base.processor.tokenizer), 0)
 
 
 def test_blocks_name_the_parts_in_order(runs: Any) -> None:
-    assert grammar.blocks(runs(R + L + R + A)) == "RSRA"
-    assert grammar.blocks(["prose"]) is None
+    assert form.blocks(runs(R + L + R + A)) == "RSRA"
+    assert form.blocks(["prose"]) is None

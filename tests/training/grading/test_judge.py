@@ -11,14 +11,14 @@ from tests.served import closed_url, completion, served
 from tests.training.grading.scripted import scripted, settings, toy_answer, verdict
 from training.chat import client as client_module
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError
-from training.grading.grade import Answered, Graded, grade
-from training.grading.judge import VERDICT_PROMPT, Judge, Triple, prompt_hash
+from training.grading.grade import Grade, GradingItem, grade
+from training.grading.judge import VERDICT_PROMPT, Judge, JudgeItem, prompt_hash
 from training.grading.replies import Scores, read_scores, release_scores
 from training.grading.toy_judge import MODEL, serve
 from training.storage.files import AppendLog
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "parse_cases.json").read_text())
-TRIPLES = [Triple("What next?", "it falls", "It  falls."), Triple("What next?", "it falls", "it rises")]
+TRIPLES = [JudgeItem("What next?", "it falls", "It  falls."), JudgeItem("What next?", "it falls", "it rises")]
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ def test_a_draft_in_a_reply_that_was_cut_off_is_no_verdict(said: str, read: str)
 
 def test_a_judge_that_cannot_be_read_ends_the_work_after_a_few_and_is_quoted(tmp_path: Path) -> None:
     cache = tmp_path / "replies.jsonl"
-    asked = [Triple("q", "r", str(i)) for i in range(100)]
+    asked = [JudgeItem("q", "r", str(i)) for i in range(100)]
     with scripted(lambda *_: (200, "Yes, \x1b[31mit is\x1b[0m correct.")) as (url, requests):
         judge = Judge(settings(url, cache=cache, concurrency=4))
         with pytest.raises(EndpointRefusesError, match=r"Yes, .*it is.* correct.*same command goes on") as ended:
@@ -140,7 +140,7 @@ def test_a_judge_that_cannot_be_read_ends_the_work_after_a_few_and_is_quoted(tmp
 def test_what_only_a_few_answers_do_to_a_judge_stops_no_later_start(tmp_path: Path) -> None:
     """The replies of before show that the judge can be read: what is left are the answers that nobody can judge."""
     script = lambda _, request: (200, completion(["?"])) if "bad" in str(request) else None  # noqa: E731
-    asked = [TRIPLES[0], *(Triple("q", "r", f"bad {i}") for i in range(12))]
+    asked = [TRIPLES[0], *(JudgeItem("q", "r", f"bad {i}") for i in range(12))]
     with served(toy_answer, script=script) as server:
         for _ in ("now", "later"):
             judge = Judge(settings(server.url, cache=tmp_path / "c", retries=0), on_outage="raise")
@@ -160,26 +160,26 @@ def test_a_judge_that_answered_before_may_refuse_a_whole_call() -> None:
         judge = Judge(settings(server.url))
         assert judge.verdicts(TRIPLES) == ["correct", "correct"]
         server.script = lambda _, asked: (400, b"{}") if "forbidden" in json.dumps(asked) else None
-        assert judge.verdicts([Triple("What?", "red", f"forbidden {i}") for i in range(4)]) == ["unjudged"] * 4
+        assert judge.verdicts([JudgeItem("What?", "red", f"forbidden {i}") for i in range(4)]) == ["unjudged"] * 4
 
 
 def test_a_wrong_model_name_ends_the_work_at_once_with_its_name() -> None:
     with scripted(lambda *_: (404, "no such model")) as (url, requests):
         with pytest.raises(ValueError, match=r"toy-judge.*check its URL, model name and key"):
-            Judge(settings(url, concurrency=2)).verdicts([Triple("q", "r", str(i)) for i in range(50)])
+            Judge(settings(url, concurrency=2)).verdicts([JudgeItem("q", "r", str(i)) for i in range(50)])
         assert len(requests) <= 2
 
 
 def test_an_outage_leaves_the_rest_unasked_and_unjudged() -> None:
     with scripted(lambda *_: (503, "down")) as (url, requests):
         judge = Judge(settings(url, concurrency=4, retries=0))
-        assert judge.verdicts([Triple("q", "r", str(i)) for i in range(100)]) == ["unjudged"] * 100
+        assert judge.verdicts([JudgeItem("q", "r", str(i)) for i in range(100)]) == ["unjudged"] * 100
         assert len(requests) < 10
         assert (judge.counts["judged"], judge.counts["unjudged"]) == (0, 100)
 
 
 def test_an_outage_stops_who_asked_for_that_and_keeps_the_verdicts_so_far(tmp_path: Path) -> None:
-    asked = [Triple("q", "r", str(i)) for i in range(100)]
+    asked = [JudgeItem("q", "r", str(i)) for i in range(100)]
     limits = {"concurrency": 4, "retries": 0, "cache": tmp_path / "judge.jsonl"}
     with served(toy_answer, script=lambda number, _: (503, b"") if number >= 30 else None) as server:
         judge = Judge(settings(server.url, **limits), on_outage="raise")
@@ -195,7 +195,7 @@ def test_an_outage_stops_who_asked_for_that_and_keeps_the_verdicts_so_far(tmp_pa
 def test_what_cannot_be_judged_is_no_outage() -> None:
     with served(toy_answer, script=lambda _, r: (200, completion(["?"])) if "bad" in str(r) else None) as server:
         judge = Judge(settings(server.url), on_outage="raise")
-        asked = [Triple("q", "good", "good"), Triple("q", "r", "bad 1"), Triple("q", "r", "bad 2")]
+        asked = [JudgeItem("q", "good", "good"), JudgeItem("q", "r", "bad 1"), JudgeItem("q", "r", "bad 2")]
         assert judge.verdicts(asked) == ["correct", "unjudged", "unjudged"]
 
 
@@ -215,7 +215,7 @@ def test_a_fault_that_outlasts_the_retries_passes_before_the_end() -> None:
 
 
 def test_verdicts_do_not_depend_on_faults() -> None:
-    triples = [Triple("What next?", f"it {i % 7} falls", f"It {i % 5} falls.") for i in range(300)]
+    triples = [JudgeItem("What next?", f"it {i % 7} falls", f"It {i % 5} falls.") for i in range(300)]
     with serve() as url:
         wanted = Judge(settings(url)).verdicts(triples)
     with served(toy_answer, faults=0.2, hangs=3.0, seed=2) as server:
@@ -274,9 +274,9 @@ def test_equal_requests_are_sent_once_and_stored_replies_never_again(tmp_path: P
     cache.write_text(cache.read_text() + '{"key": "torn')
     with serve() as url:
         again = Judge(settings(url, cache=cache))
-        assert again.verdicts([*TRIPLES, Triple("New?", "a", "a")]) == ["correct", "incorrect", "correct"]
+        assert again.verdicts([*TRIPLES, JudgeItem("New?", "a", "a")]) == ["correct", "incorrect", "correct"]
         assert again.counts["requests"] == 1
-    assert Judge(settings("http://127.0.0.1:9/v1", cache=cache)).verdicts([Triple("New?", "a", "a")]) == ["correct"]
+    assert Judge(settings("http://127.0.0.1:9/v1", cache=cache)).verdicts([JudgeItem("New?", "a", "a")]) == ["correct"]
 
 
 def test_another_model_or_reference_is_another_request(tmp_path: Path) -> None:
@@ -326,35 +326,35 @@ def test_records_of_others_in_the_cache_are_passed_over(tmp_path: Path) -> None:
 
 def test_grading_asks_the_judge_only_where_the_rule_is_open() -> None:
     items = [
-        Answered("Which?\nA. red\nB. blue", "red", "<answer>blue</answer>"),
-        Answered("What next?", "it falls", "<answer>it falls</answer>"),
-        Answered("What next?", "it falls", "<answer>'It falls!'</answer>"),
-        Answered("What next?", "it falls", "<answer>it rises</answer>"),
-        Answered("What next?", "it falls", "<answer>it rises</answer>"),
-        Answered("What next?", "it falls", "no tag"),
+        GradingItem("Which?\nA. red\nB. blue", "red", "<answer>blue</answer>"),
+        GradingItem("What next?", "it falls", "<answer>it falls</answer>"),
+        GradingItem("What next?", "it falls", "<answer>'It falls!'</answer>"),
+        GradingItem("What next?", "it falls", "<answer>it rises</answer>"),
+        GradingItem("What next?", "it falls", "<answer>it rises</answer>"),
+        GradingItem("What next?", "it falls", "no tag"),
     ]
     with serve() as url:
         judge = Judge(settings(url))
         graded = grade(items, "option_text", judge)
-    by_rule = [Graded("incorrect", "rule"), Graded("correct", "rule"), Graded("correct", "rule")]
-    assert graded == [*by_rule, Graded("incorrect", "judge"), Graded("incorrect", "judge"), Graded("incorrect", "rule")]
+    by_rule = [Grade("incorrect", "rule"), Grade("correct", "rule"), Grade("correct", "rule")]
+    assert graded == [*by_rule, Grade("incorrect", "judge"), Grade("incorrect", "judge"), Grade("incorrect", "rule")]
     assert judge.counts["requests"] == 1
 
 
 def test_options_without_the_reference_are_for_the_judge_and_stop_no_other_row() -> None:
     asked = "Which?\nA. red\nB. blue"
     items = [
-        Answered(asked, "B. blue", "<answer>B. blue</answer>"),
-        Answered(asked, "green", "<answer>red</answer>"),
-        Answered(asked, "red", "<answer>red</answer>"),
+        GradingItem(asked, "B. blue", "<answer>B. blue</answer>"),
+        GradingItem(asked, "green", "<answer>red</answer>"),
+        GradingItem(asked, "red", "<answer>red</answer>"),
     ]
     with serve() as url:
         graded = grade(items, "option_text", Judge(settings(url)))
-    assert graded == [Graded("correct", "judge"), Graded("incorrect", "judge"), Graded("correct", "rule")]
+    assert graded == [Grade("correct", "judge"), Grade("incorrect", "judge"), Grade("correct", "rule")]
 
 
 def test_without_a_judge_an_open_answer_is_unjudged() -> None:
-    assert grade([Answered("What?", "a", "<answer>b</answer>")], "strict", None) == [Graded("unjudged", "judge")]
+    assert grade([GradingItem("What?", "a", "<answer>b</answer>")], "strict", None) == [Grade("unjudged", "judge")]
 
 
 @pytest.mark.parametrize(

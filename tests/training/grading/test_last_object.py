@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.grading.lastobject import LONGEST, last_object
+from training.grading.replies import LONGEST, last_object
 from training.runtime.project import PROJECT
 
 RIGHT, WRONG = '{"verdict": "correct"}', '{"verdict": "incorrect"}'
@@ -47,7 +47,7 @@ def test_any_object_after_any_talk_is_read(before: str, value: dict[str, object]
 @pytest.mark.parametrize("piece", ADVERSARIAL)
 def test_a_reply_of_any_length_and_depth_is_read_in_bounded_time(piece: str) -> None:
     """In a process of its own, which is ended if it hangs."""
-    code = "import sys; from training.grading.lastobject import last_object; print(last_object(sys.stdin.read()))"
+    code = "import sys; from training.grading.replies import last_object; print(last_object(sys.stdin.read()))"
     text = piece * (1_000_000 // len(piece)) + RIGHT
     ran = subprocess.run(
         [sys.executable, "-c", code], input=text, capture_output=True, text=True, timeout=60, cwd=PROJECT, check=True

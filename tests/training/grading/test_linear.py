@@ -12,7 +12,7 @@ from assets.curation import disjoint, previews, v1_33k
 from evaluation.benchmarks import judged, seedbench
 from evaluation.generation.segments import segments
 from training.data.trajectory import RejectedRow, clip_interval, parse_row, split_answer
-from training.grading import grade, grammar, parsers, plain, repetition, replies, rule
+from training.grading import form, grade, parsers, replies, strict
 from training.runtime.printable import printable
 from training.runtime.project import PROJECT
 
@@ -54,12 +54,12 @@ READERS: dict[str, Callable[[str], object]] = {
     "strict": lambda text: parsers.strict(f"<answer>{text}</answer>", OPTIONS),
     "release": lambda text: (parsers.release(text), parsers.release_direct(text)),
     "tag": lambda text: (parsers.answer_text(text), split_answer(text)),
-    "options": lambda text: (parsers.options_of(text), plain.normalised(text)),
-    "rule": lambda text: rule.grade_by_rule(QUESTION, "x", f"<answer>{text}</answer>"),
-    "grade": lambda text: grade.grade([grade.Answered(text, text, text)], "strict", None),
+    "options": lambda text: (parsers.options_of(text), strict.normalised(text)),
+    "rule": lambda text: grade.grade_by_rule(QUESTION, "x", f"<answer>{text}</answer>"),
+    "grade": lambda text: grade.grade([grade.GradingItem(text, text, text)], "strict", None),
     "judge": lambda text: (replies.read_scores(text), replies.release_scores(text)),
-    "grammar": lambda text: grammar.well_formed([text], 0),
-    "repetition": repetition.repetition,
+    "grammar": lambda text: form.well_formed([text], 0),
+    "repetition": form.repetition,
     "cleanup": judged.split_response,
     "page": lambda text: (segments(text), previews._question(text), printable(text)),
     "row": in_a_row,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.grading.repetition import REPETITIVE, repetition
+from training.grading.form import REPETITIVE, repetition
 
 
 def test_plain_reasoning_is_not_repetitive() -> None:

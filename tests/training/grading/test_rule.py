@@ -2,8 +2,8 @@
 
 import pytest
 
+from training.grading.grade import grade_by_rule
 from training.grading.parsers import ParserName
-from training.grading.rule import grade_by_rule
 
 CHOICE = "Which colour?\nA. red\nB. blue\nC. green\nD. pink"
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from training.data.dialogue import Slot, assistant_pieces, user_pieces
-from training.data.text import CONTROL
+from training.data.dialogue import CONTROL, Slot, assistant_pieces, user_pieces
 
 OBSERVED, FIRST, SECOND = Slot("observed", 0), Slot("future", 0), Slot("future", 1)
 

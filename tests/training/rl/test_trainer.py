@@ -15,8 +15,8 @@ from trl import GRPOTrainer
 
 from tests.toy import rl_recipe
 from tests.training.rl.made import config
+from training.grading.form import REPETITIVE, repetition
 from training.grading.parsers import answer_text, normalised
-from training.grading.repetition import REPETITIVE, repetition
 from training.model.checkpoint import FutureL1, load
 from training.recipes import RlRecipe
 from training.rl import trainer as trainer_module
