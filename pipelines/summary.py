@@ -117,7 +117,7 @@ def _necessity(models: Mapping[str, Any]) -> Table:
         "change",
     )
     for model, report in models.items():
-        table.add_row(model, "own", _percent(report["own"]), f"n {report['own']['n']}")
+        table.add_row(model, "original", _percent(report["original"]), f"n {report['original']['n']}")
         for name, row in report["interventions"].items():
             low, high = (100 * bound for bound in row["difference"]["interval"])
             change = f"{100 * row['difference']['difference']:+.1f} ({low:+.1f} to {high:+.1f})"

@@ -111,12 +111,12 @@ def necessity_asset(
                 (workspace / name).write_bytes(figure)
             return {
                 "verdict": report["verdict"],
-                "own_accuracy": report["own"]["accuracy"],
+                "original_accuracy": report["original"]["accuracy"],
                 **{
                     f"accuracy_{name}": row["accuracy"]["accuracy"]
                     for name, row in (report["interventions"] | report["controls"]).items()
                 },
-                "n": report["own"]["n"],
+                "n": report["original"]["n"],
             }
 
         reports = {}

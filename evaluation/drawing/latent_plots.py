@@ -1,4 +1,4 @@
-"""Figures of latents: how many spans, what changes without them, what they show, and where they lie."""
+"""Plots of latents: spans per answer, interventions and controls, retrieval ranks, and the map of spans."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +32,7 @@ Reports = Mapping[str, Mapping[str, Any]]
 def spans_by_hop(models: Reports, published: Mapping[str, Any] | None = None) -> bytes:
     """Donuts: the share of answers with 0, 1, 2, 3 and more latent spans by depth; the mean with its interval inside.
 
-    models: FutureBench reports.  published: `latent_span_usage` of published.json, drawn as a last row marked as such.
+    models: FutureBench reports.  published: `latent_span_usage` of published.json, a last row marked as published.
     """
     names = [*models, *(["published"] if published else [])]
     across = min(2, max(1, len(names)))
@@ -55,43 +55,43 @@ def spans_by_hop(models: Reports, published: Mapping[str, Any] | None = None) ->
                 shares = dict(zip(published["bins"], (s / 100 for s in published["share_percent"][hop]), strict=True))
                 _donut(axes, shares, published["mean"][hop], "no\ninterval")
     handles = [Line2D([], [], marker="s", linestyle="", markersize=7, color=c) for c in SPAN_COLOURS.values()]
-    said = [f"{name} span{'s' * (name != '1')}" for name in SPAN_COLOURS]
-    figure.legend(handles, said, frameon=False, fontsize=8, ncols=len(said), loc="outside lower center")
+    labels = [f"{name} span{'s' * (name != '1')}" for name in SPAN_COLOURS]
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=len(labels), loc="outside lower center")
     return png(figure)
 
 
 def interventions(models: Reports) -> bytes:
-    """Change of accuracy with something in place of the latents; models are reports of `latents.necessity`."""
+    """Change of accuracy under interventions on latents; models are reports of `latents.necessity`."""
     return _changes(models, "interventions")
 
 
 def controls(models: Reports) -> bytes:
-    """Change of accuracy with something missing from the prompt, or in another order; reports as above."""
+    """Change of accuracy under controls of the input; reports as above."""
     return _changes(models, "controls")
 
 
 def _changes(models: Reports, part: str) -> bytes:
     """A panel a model: paired differences on the same items with their intervals, and right of each the share of
     answers that changed, with its interval."""
-    shown = {name: report for name, report in models.items() if report.get(part)}
-    names = list(dict.fromkeys(name for report in shown.values() for name in report[part]))
-    across = min(2, max(1, len(shown)))
-    lines = -(-max(1, len(shown)) // across)
+    tested = {name: report for name, report in models.items() if report.get(part)}
+    names = list(dict.fromkeys(name for report in tested.values() for name in report[part]))
+    across = min(2, max(1, len(tested)))
+    lines = -(-max(1, len(tested)) // across)
     figure, panels = canvas(1.6 + 4.1 * across, lines * (1.1 + ROW * max(2, len(names))), across, lines,
                             sharey=True, sharex=True)  # fmt: skip
     named_rows(panels, [name.replace("_", " ") for name in names])
-    for axes in panels[len(shown) :]:
+    for axes in panels[len(tested) :]:
         axes.set_visible(False)
-    for axes, (model, report) in zip(panels, shown.items(), strict=False):
-        own = report["own"]
-        title(axes, plain(f"{model}: {100 * own['accuracy']:.1f} % as it is (n = {own['n']})"))
+    for axes, (model, report) in zip(panels, tested.items(), strict=False):
+        original = report["original"]
+        title(axes, plain(f"{model}: {100 * original['accuracy']:.1f} % unchanged (n = {original['n']})"))
         for y, row in enumerate(report[part].get(name) for name in names):
             if row is not None:
                 low, high = row["difference"]["interval"]
                 difference(axes, y, row["difference"], low <= 0 <= high, VERMILION if high < 0 else BLUE)
                 changed, bounds = row["answers_changed"]["accuracy"], row["answers_changed"]["interval"]
-                said = f"{100 * changed:.0f} % changed ({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f})"
-                axes.text(1.0, y, said, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=7,
+                label = f"{100 * changed:.0f} % changed ({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f})"
+                axes.text(1.0, y, label, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=7,
                           color=QUIET)  # fmt: skip
         axes.axvline(0, color=INK, linewidth=0.9)
     for axes in panels[-across:]:
@@ -102,9 +102,9 @@ def _changes(models: Reports, part: str) -> bytes:
 
 
 def latent_retrieval(models: Reports) -> bytes:
-    """Does a span resemble the frame that comes?  Rank of the true future frame, against the observed frame and chance.
+    """Rank of the true future frame by the latents, against the last observed frame in their place and chance.
 
-    models: imagination reports; left top-1, middle mean reciprocal rank, right top-1 by the span's number.
+    models: reports of `latents.retrieval_report`; left top-1, middle mean reciprocal rank, right top-1 by span number.
     """
     figure, panels = canvas(10.2, 0.95 + 0.5 * max(2, len(models)), 3)
     first, rank, by_span = panels
@@ -128,14 +128,14 @@ def latent_retrieval(models: Reports) -> bytes:
         Line2D([], [], marker="D", linestyle="", color=ORANGE, markerfacecolor="white"),
         Line2D([], [], color=QUIET),
     ]
-    said = ["the latents", "the last observed frame in their place", "chance"]
-    figure.legend(handles, said, frameon=False, fontsize=8, ncols=3, loc="outside lower center")
+    labels = ["the latents", "the last observed frame in their place", "chance"]
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=3, loc="outside lower center")
     return png(figure)
 
 
-def latent_map(found: Mapping[str, Any]) -> bytes:
-    """Latent spans on their two main axes, a panel a model, coloured by the span's number; `latent_map.latent_map`."""
-    models = found["models"]
+def latent_map(projection: Mapping[str, Any]) -> bytes:
+    """Latent spans on their two main axes, a panel a model, coloured by span number; `latents.geometry.latent_map`."""
+    models = projection["models"]
     figure, panels = canvas(max(4.4, 3.5 * len(models)), 3.6, max(1, len(models)), sharex=True, sharey=True)
     for axes, (name, model) in zip(panels, models.items(), strict=False):
         style(axes, grid="both")
@@ -147,8 +147,8 @@ def latent_map(found: Mapping[str, Any]) -> bytes:
                          marker=MAP_MARKERS[label])  # fmt: skip
         of = "" if model["n"] == len(x) else f" of {model['n']:,}"
         title(axes, plain(f"{name}: {len(x):,}{of} spans"))
-        axes.set_xlabel(f"first axis ({100 * found['explained'][0]:.0f} % of variance)")
-    panels[0].set_ylabel(f"second axis ({100 * found['explained'][1]:.0f} %)")
+        axes.set_xlabel(f"first axis ({100 * projection['explained'][0]:.0f} % of variance)")
+    panels[0].set_ylabel(f"second axis ({100 * projection['explained'][1]:.0f} %)")
     handles = [Line2D([], [], marker=MAP_MARKERS[n], linestyle="", color=c) for n, c in MAP_COLOURS.items()]
     figure.legend(
         handles,
@@ -162,7 +162,7 @@ def latent_map(found: Mapping[str, Any]) -> bytes:
     return png(figure)
 
 
-def _donut(axes: Axes, shares: Mapping[str, float | None], mean: float | None, said: str) -> None:
+def _donut(axes: Axes, shares: Mapping[str, float | None], mean: float | None, caption: str) -> None:
     parts = {name: share for name, share in shares.items() if share}
     if mean is None or not parts:
         axes.text(0.5, 0.5, "no answers", transform=axes.transAxes, ha="center", fontsize=8, color=QUIET)
@@ -170,7 +170,7 @@ def _donut(axes: Axes, shares: Mapping[str, float | None], mean: float | None, s
     axes.pie(list(parts.values()), colors=[SPAN_COLOURS[name] for name in parts], startangle=90, counterclock=False,
              radius=1.22, wedgeprops={"width": 0.33, "edgecolor": "white", "linewidth": 1})  # fmt: skip
     axes.text(0, 0.2, f"{mean:.2f}", ha="center", va="center", fontsize=9, color=INK, weight="bold")
-    axes.text(0, -0.27, said, ha="center", va="center", fontsize=5.5, color=QUIET)
+    axes.text(0, -0.27, caption, ha="center", va="center", fontsize=5.5, color=QUIET)
 
 
 def _dot(axes: Axes, y: float, score: Mapping[str, Any], colour: str, marker: str, face: str) -> None:
@@ -181,8 +181,8 @@ def _dot(axes: Axes, y: float, score: Mapping[str, Any], colour: str, marker: st
 
 
 def _by_span(axes: Axes, models: Reports) -> None:
-    """The latents' top-1 by the span's number, which stands left of its interval."""
-    title(axes, "ranked first, by the span's number")
+    """Top-1 of the latents by span number, which stands left of its interval."""
+    title(axes, "true frame ranked first, by span number")
     for y, report in enumerate(models.values()):
         numbers = sorted(report["by_span"], key=int)
         for place, span in enumerate(numbers):

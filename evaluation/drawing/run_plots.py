@@ -1,4 +1,4 @@
-"""What the assets draw on their own pages: curation's counts, a training's curves, and the rewards of RL runs."""
+"""Plots of runs: curation's counts, the curves of one training, and the rewards of RL runs side by side."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from evaluation.drawing.sheet import BLUE, GREEN, INK, ORANGE, QUIET, WASH
-from evaluation.drawing.style import DASHED, canvas, looks, plain, png, style, title
+from evaluation.drawing.style import DASHED, canvas, model_styles, plain, png, style, title
 
-KEPT, AUDITED = BLUE, "#c8c8c8"
-# A training's panels: title, and the reported figures in it with their names and colours.
+KEPT, SAMPLE = BLUE, "#c8c8c8"
 CURVES: dict[str, dict[str, tuple[str, str]]] = {
     "cross-entropy per token": {"ce": ("", BLUE)},
     "latent MSE": {
@@ -29,33 +28,32 @@ CURVES: dict[str, dict[str, tuple[str, str]]] = {
     "rewards of latents": {"rewards/r_ctr/mean": ("$R_{ctr}$", GREEN), "rewards/r_div/mean": ("$R_{div}$", "#cc79a7")},
     "spans per answer": {"spans": ("", BLUE)},
 }
-# The panels of RL runs side by side; of several names the one that most runs reported is drawn, else the first.
+"""The panels of a training: title, and its metrics with their labels and colours."""
 REWARDS = {
     "accuracy": {
-        "accuracy/all_samples": "accuracy of all samples", "rewards/accuracy/mean": "accuracy in the groups kept",
+        "accuracy/all_samples": "accuracy of all samples",
+        "rewards/accuracy/mean": "accuracy in the groups kept",
     },
     "format": {"rewards/format/mean": "format"},
     "ctr": {"rewards/r_ctr/mean": "$R_{ctr}$"},
     "div": {"rewards/r_div/mean": "$R_{div}$"},
     "spans": {"spans": "spans per answer"},
 }
+"""The panels of RL runs: of several metrics the one that most runs report, else the first."""
 WINDOW = 9
-"""Reports in a running mean."""
+"""Logged steps in a running mean."""
 
 
 def gain_histogram(fully_sampled: Mapping[str, int], kept: Mapping[str, int]) -> bytes:
-    """Kept rows by visual gain, and beside them the rows scored in full whatever their outcome, which stand for all.
-
-    Keys are gains as text.
-    """
+    """Kept rows by visual gain; beside them the fully sampled ones, which stand for all.  Keys are gains as text."""
     figure, (left, right) = _panels(6.9)
-    known = [int(gain) for gain in (*fully_sampled, *kept)]
-    gains = [str(gain) for gain in range(min(known, default=-8), max(known, default=8) + 1)]
-    shown, sample = ({gain: counts.get(gain, 0) for gain in gains} for counts in (kept, fully_sampled))
-    _counts(left, shown, KEPT, f"kept rows (n = {sum(kept.values()):,})")
-    _counts(right, sample, AUDITED, f"rows scored in full whatever comes out (n = {sum(fully_sampled.values()):,})")
+    values = [int(gain) for gain in (*fully_sampled, *kept)]
+    gains = [str(gain) for gain in range(min(values, default=-8), max(values, default=8) + 1)]
+    kept_counts, sample_counts = ({gain: counts.get(gain, 0) for gain in gains} for counts in (kept, fully_sampled))
+    _counts(left, kept_counts, KEPT, f"kept rows (n = {sum(kept.values()):,})")
+    _counts(right, sample_counts, SAMPLE, f"fully sampled rows (n = {sum(fully_sampled.values()):,})")
     for axes in (left, right):
-        axes.set_xlabel("visual gain: right answers, hinted minus plain")
+        axes.set_xlabel("visual gain: correct answers with the hint minus without")
     return png(figure)
 
 
@@ -68,16 +66,15 @@ def composition(categories: Mapping[str, int], future_frames: Mapping[str, int])
 
 
 def training_curves(metrics: Sequence[Mapping[str, float]]) -> bytes:
-    """What a training reported step by step (training.runtime.programs.read_metrics): a panel for each thing that it
-    tells.
+    """A training's metrics by step (training.runtime.programs.read_metrics), a panel for each of CURVES that it logged.
 
-    SFT's latents stand beside what needs no training, the observed frame as the future one and the mean of the training
-    frames: at a skill of 0 or less they are worth nothing, whatever the loss did.
+    SFT's latents stand beside two trivial predictors, a copy of the last observed frame and the mean of the training
+    frames: at a skill of 0 or less the latents are no better, whatever the loss did.
     """
-    panels = {title: drawn for title, lines in CURVES.items() if (drawn := _reported(metrics, lines))}
+    panels = {title: series for title, lines in CURVES.items() if (series := _reported(metrics, lines))}
     figure = Figure(figsize=(max(3.4, 2.3 * len(panels)), 2.7), layout="constrained")
     if not panels:
-        figure.text(0.5, 0.5, "the training reported nothing", ha="center", fontsize=9, color=QUIET)
+        figure.text(0.5, 0.5, "no metrics were logged", ha="center", fontsize=9, color=QUIET)
         return png(figure)
     for axes, (panel, lines) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
         style(axes)
@@ -85,11 +82,13 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> bytes:
             marker = "o" if len(steps) == 1 else None
             axes.plot(steps, values, color=colour, linewidth=1.4, marker=marker, markersize=3, label=label)
         if panel == "latent skill":
-            _worthless(axes)
+            _shade_no_skill(axes)
         elif panel == "latent MSE":
             axes.set_ylim(0)
         elif panel == "cross-entropy per token":
-            axes.set_yscale("log")  # it begins at the vocabulary's size, and what is learned later would be a flat line
+            axes.set_yscale(
+                "log"
+            )  # it starts near log(vocabulary size): on a linear axis later steps would be a flat line
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
@@ -102,22 +101,22 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> bytes:
 
 
 def reward_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
-    """RL runs side by side, a panel a reward: running means with their 95 % intervals over WINDOW reports, and below
-    them what was reported.
+    """RL runs side by side, a panel a reward: running means over WINDOW logged steps with 95 % intervals, over the raw
+    values.
 
-    The interval is of the mean of neighbouring reports, mean ± 1.96 s / sqrt(k): it shows the noise between steps.
+    The interval is of the mean of neighbouring steps, mean ± 1.96 s / sqrt(k): it shows the noise between steps.
     """
     panels = {}
-    for choices in REWARDS.values():
-        found = {
-            name: {run: line for run, told in runs.items() if (line := _reported(told, {name: ("", "")}))}
-            for name in choices
+    for candidates in REWARDS.values():
+        reported = {
+            name: {run: line for run, metrics in runs.items() if (line := _reported(metrics, {name: ("", "")}))}
+            for name in candidates
         }
-        name = max(choices, key=lambda each: len(found[each]))
-        if found[name]:
-            panels[choices[name]] = found[name]
+        name = max(candidates, key=lambda each: len(reported[each]))
+        if reported[name]:
+            panels[candidates[name]] = reported[name]
     figure, axes = canvas(max(4.0, 2.05 * len(panels)), 3.0, max(1, len(panels)))
-    styles = looks(runs)
+    styles = model_styles(runs)
     for each, (label, lines) in zip(axes, panels.items(), strict=False):
         title(each, label)
         each.set_xlabel("step")
@@ -148,30 +147,30 @@ def _running(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _reported(
     metrics: Sequence[Mapping[str, float]], lines: Mapping[str, tuple[str, str]]
 ) -> list[tuple[str, str, list[float], list[float]]]:
-    """Label, colour, steps and values of each figure that was reported; what is not finite is left out."""
-    drawn = []
+    """Label, colour, steps and values of each metric that was logged; values that are not finite are left out."""
+    series = []
     for name, (label, colour) in lines.items():
         points = [(line["step"], line[name]) for line in metrics if np.isfinite(line.get(name, np.nan))]
         if points:
             steps, values = (list(column) for column in zip(*points, strict=True))
-            drawn.append((label, colour, steps, values))
-    return drawn
+            series.append((label, colour, steps, values))
+    return series
 
 
-def _worthless(axes: Axes) -> None:
-    """Marks what is no better than a trivial prediction; how far below it a run began is cut off at -2."""
+def _shade_no_skill(axes: Axes) -> None:
+    """Shades skills that are no better than a trivial predictor's; the axis is cut at -2."""
     low, high = axes.get_ylim()
     low, high = max(-2.0, min(low, -0.25)), max(high, 1.0)
     axes.set_ylim(low, high)
     axes.axhspan(low, 0, color=WASH, zorder=-1)
     axes.axhline(0, color=QUIET, linewidth=0.8, linestyle=DASHED, zorder=1)
-    said = "no better than a\ncopy of the last frame\nor the mean"
+    note = "no better than a\ncopy of the last frame\nor the mean"
     where: dict[str, Any] = {"xytext": (0, -3), "xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
-    axes.annotate(said, (0.97, 0), ha="right", va="top", fontsize=7, color=QUIET, **where)
+    axes.annotate(note, (0.97, 0), ha="right", va="top", fontsize=7, color=QUIET, **where)
 
 
 def _panels(width: float) -> tuple[Figure, list[Axes]]:
-    """Two figures of row counts side by side; 6.9 inches are what a dialog of the UI shows whole."""
+    """Two panels of row counts side by side; a dialog of the UI shows 6.9 inches whole."""
     figure, axes = canvas(width, 3.4, 2)
     axes[0].set_ylabel("rows")
     return figure, axes
@@ -182,9 +181,9 @@ def _counts(axes: Axes, counts: Mapping[str, int], colour: str, title: str) -> N
     names, total, top = list(counts), max(1, sum(counts.values())), max([1, *counts.values()])
     axes.bar(range(len(names)), [counts[name] for name in names], color=colour, width=0.82)
     for x, name in enumerate(names):
-        said = f"{counts[name]:,}\n{100 * counts[name] / total:.1f} %" if len(names) < 10 else f"{counts[name]:,}"
+        label = f"{counts[name]:,}\n{100 * counts[name] / total:.1f} %" if len(names) < 10 else f"{counts[name]:,}"
         if counts[name]:
-            axes.text(x, counts[name] + 0.015 * top, said, ha="center", va="bottom", fontsize=7, color=QUIET)
+            axes.text(x, counts[name] + 0.015 * top, label, ha="center", va="bottom", fontsize=7, color=QUIET)
     axes.set_xticks(range(len(names)), [plain(name) for name in names])
     axes.set_ylim(0, 1.18 * top)
     axes.set_title(title, fontsize=8, color=INK)

@@ -1,4 +1,4 @@
-"""Figures of scores: accuracy by depth, marks, paired differences, cost against accuracy, and data scaling."""
+"""Plots of scores: accuracy by depth, marks, paired differences, cost against accuracy, and data scaling."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +11,9 @@ from evaluation.benchmarks.twiffbench import MARK_LABELS
 from evaluation.drawing.sheet import INK, QUIET, WASH
 from evaluation.drawing.style import (
     DASHED,
-    Look,
+    ModelStyle,
     canvas,
-    looks,
+    model_styles,
     named_rows,
     percent_axis,
     plain,
@@ -25,16 +25,16 @@ from evaluation.drawing.style import (
 )
 
 Scores = Mapping[str, Mapping[str, Any]]
-PANELS = {**SPLIT_LABELS, "average": "average"}
+SPLIT_PANELS = {**SPLIT_LABELS, "average": "average"}
 ROW = 0.27
 """Inches for one model."""
 
 
 def accuracy_by_hop(models: Scores, chance: float | None = 0.25) -> bytes:
     """Bars by depth and on average for each model, with Wilson intervals; models are FutureBench reports."""
-    figure, panels = canvas(10.2, 0.95 + ROW * max(2, len(models)), len(PANELS), sharey=True)
+    figure, panels = canvas(10.2, 0.95 + ROW * max(2, len(models)), len(SPLIT_PANELS), sharey=True)
     named_rows(panels, list(models))
-    for axes, (split, label) in zip(panels, PANELS.items(), strict=True):
+    for axes, (split, label) in zip(panels, SPLIT_PANELS.items(), strict=True):
         scores = {
             m: report["average"] if split == "average" else report["splits"][split] for m, report in models.items()
         }
@@ -53,7 +53,7 @@ def accuracy_by_hop(models: Scores, chance: float | None = 0.25) -> bytes:
 
 
 def judged_marks(models: Scores) -> bytes:
-    """TwiFF-Bench's three marks from 0 to 5 with bootstrap intervals; a score of a part of the items says so."""
+    """TwiFF-Bench's three marks from 0 to 5 with bootstrap intervals; a partial score is labelled as such."""
     names = [name if r["status"] == "complete" else f"{name} ({r['status']})" for name, r in models.items()]
     figure, panels = canvas(8.6, 0.95 + ROW * max(2, len(models)), len(MARK_LABELS), sharey=True)
     named_rows(panels, names)
@@ -91,11 +91,11 @@ def cost_against_accuracy(models: Scores) -> bytes:
         "seconds per answer (its share of a batch)": lambda c: c["prefill_seconds"] + c["decode_seconds"],
         "generated tokens per answer": lambda c: c["text_tokens"] + c["latent_tokens"] + c["control_tokens"],
     }
-    known = {m: r for m, r in models.items() if r["cost"]["n"]}
+    timed = {m: r for m, r in models.items() if r["cost"]["n"]}
     figure, panels = canvas(9.4, 3.7, len(panels_of), sharey=True)
     for axes, (label, cost) in zip(panels, panels_of.items(), strict=True):
-        points = [(cost(report["cost"]), report["average"], name) for name, report in known.items()]
-        _scattered(axes, points, looks(models))
+        points = [(cost(report["cost"]), report["average"], name) for name, report in timed.items()]
+        _scattered(axes, points, model_styles(models))
         axes.set_xlabel(label)
         percent_axis(axes)
         axes.set_xlim(left=0, right=1.12 * max([x for x, *_ in points], default=1))
@@ -113,7 +113,7 @@ def data_scaling(panels_of: Mapping[str, Mapping[str, Mapping[int, Mapping[str, 
     for axes, (label, lines) in zip(panels, panels_of.items(), strict=False):
         style(axes)
         title(axes, label)
-        ours = looks(name for name in lines if name != "published")
+        ours = model_styles(name for name in lines if name != "published")
         for name, scores in lines.items():
             _line(axes, plain(name), scores, ours.get(name))
         ticks = sorted({rows for scores in lines.values() for rows in scores})
@@ -129,13 +129,13 @@ def data_scaling(panels_of: Mapping[str, Mapping[str, Mapping[int, Mapping[str, 
     return png(figure)
 
 
-def _line(axes: Axes, name: str, scores: Mapping[int, Mapping[str, Any]], look: Look | None) -> None:
-    drawn = [(rows, value_of(score), score) for rows, score in sorted(scores.items())]
-    points = [(rows, value, score) for rows, value, score in drawn if value is not None]
-    colour = look.colour if look else QUIET
+def _line(axes: Axes, name: str, scores: Mapping[int, Mapping[str, Any]], model_style: ModelStyle | None) -> None:
+    values = [(rows, value_of(score), score) for rows, score in sorted(scores.items())]
+    points = [(rows, value, score) for rows, value, score in values if value is not None]
+    colour = model_style.colour if model_style else QUIET
     axes.plot([p[0] for p in points], [p[1] for p in points], color=colour, linewidth=1.4, label=name,
-              marker=look.marker if look else "s", markersize=5, linestyle="-" if look else DASHED,
-              markerfacecolor=colour if look else "white")  # fmt: skip
+              marker=model_style.marker if model_style else "s", markersize=5, linestyle="-" if model_style else DASHED,
+              markerfacecolor=colour if model_style else "white")  # fmt: skip
     for rows, value, score in points:
         if score["interval"] is not None:
             axes.errorbar(rows, value, whiskers(value, score["interval"]), fmt="none", ecolor=colour, capsize=2.5)
@@ -143,7 +143,7 @@ def _line(axes: Axes, name: str, scores: Mapping[int, Mapping[str, Any]], look: 
 
 def _bars(axes: Axes, scores: Mapping[str, Mapping[str, Any]], form: str, scale: float = 1) -> None:
     """A bar a model with its interval and its value; without a value there is a dash, and no bar."""
-    styles = looks(scores)
+    styles = model_styles(scores)
     for y, (name, score) in enumerate(scores.items()):
         value = value_of(score)
         if value is None:
@@ -156,7 +156,9 @@ def _bars(axes: Axes, scores: Mapping[str, Mapping[str, Any]], form: str, scale:
                       textcoords="offset points", color=INK)  # fmt: skip
 
 
-def _scattered(axes: Axes, points: Sequence[tuple[float, Mapping[str, Any], str]], styles: Mapping[str, Look]) -> None:
+def _scattered(
+    axes: Axes, points: Sequence[tuple[float, Mapping[str, Any], str]], styles: Mapping[str, ModelStyle]
+) -> None:
     for x, score, name in points:
         value = value_of(score)
         if value is not None:

@@ -1,6 +1,6 @@
-"""One look for every figure: size, type, axes, and colours that colour-blind readers can tell apart (Okabe, Ito; Tol).
+"""The style of every plot: size, type, axes, and colours that colour-blind readers tell apart (Okabe and Ito; Tol).
 
-Colour never stands alone: models are named where they are drawn, or have a marker of their own, too.
+Colour never carries a meaning alone: models are named beside their marks, or have a marker of their own, too.
 """
 
 import io
@@ -27,21 +27,21 @@ DPI = 160
 
 
 @dataclass(frozen=True)
-class Look:
+class ModelStyle:
     colour: str
     marker: str
 
 
-def looks(models: Iterable[str]) -> dict[str, Look]:
+def model_styles(models: Iterable[str]) -> dict[str, ModelStyle]:
     """A colour and a marker for each model; a known recipe has the same colour in every figure."""
-    found: dict[str, Look] = {}
-    unknown = 0
+    styles: dict[str, ModelStyle] = {}
+    others = 0
     for number, name in enumerate(models):
         colour = MODEL_COLOURS.get(name)
         if colour is None:
-            colour, unknown = OTHER_COLOURS[unknown % len(OTHER_COLOURS)], unknown + 1
-        found[name] = Look(colour, MARKERS[number % len(MARKERS)])
-    return found
+            colour, others = OTHER_COLOURS[others % len(OTHER_COLOURS)], others + 1
+        styles[name] = ModelStyle(colour, MARKERS[number % len(MARKERS)])
+    return styles
 
 
 def plain(text: str) -> str:

@@ -1,5 +1,5 @@
-"""What one answer's spans show of its own clip: the frames nearest to each, and latents painted by a read-out that was
-fitted on what was observed of it."""
+"""Retrieval within one clip: the frames nearest to each span of an answer, and latents painted by a read-out that is
+fitted on the clip's observed frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,61 +17,60 @@ from training.data.video import read_frames
 from training.model.checkpoint import FutureL1
 
 FRAMES = 32
-"""Frames of the clip, evenly spaced, that a span is compared with; those that were shown are always among them."""
-FITTED = 64
-"""Most observed frames that a read-out is fitted on."""
-ENOUGH = 8
-"""Fewest of them, all different."""
+"""Frames of the clip, evenly spaced, that a span is compared with, beside the observed ones."""
+MAX_FIT_FRAMES, MIN_FIT_FRAMES = 64, 8
+"""Observed frames that a read-out is fitted on: at most, and at least (all different)."""
 HELD_OUT = 4
-"""The last one in so many of them, in time, is held out."""
+"""The last frames in time, one in so many, are held out of the fit."""
 NEAREST = 3
+"""Frames that stand beside a span."""
 
 
 @dataclass(frozen=True)
 class NearestFrame:
-    """A frame of the clip: its number, its picture, and its distance as a share of the last shown frame's."""
+    """A frame of the clip: its number, a thumbnail, and its distance relative to that of the last observed frame."""
 
     number: int
-    shown: np.ndarray
-    share: float | None
+    thumbnail: np.ndarray
+    relative_distance: float | None
 
 
 @dataclass(frozen=True)
 class SpanRetrieval:
-    """A span's nearest frames, nearest first, and its painting (None: nothing could be fitted)."""
+    """A span's nearest frames, nearest first, and its painting (None: no read-out could be fitted)."""
 
-    near: Sequence[NearestFrame]
-    painted: np.ndarray | None
+    nearest: Sequence[NearestFrame]
+    painting: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class ClipRetrieval:
-    """What the spans show; `readout` painted them, or `unpainted` says why there is none."""
+    """The retrieval of every span; `readout` painted them, or `no_readout` says why there is none."""
 
     spans: Sequence[SpanRetrieval]
     readout: Readout | None
-    unpainted: str
+    no_readout: str
 
 
-def view(bundle: FutureL1, record: Record, spans: Sequence[np.ndarray]) -> ClipRetrieval:
-    """Looks at the record's clip with the checkpoint's tower; spans: latents [n,D] of each.
+def retrieve(bundle: FutureL1, record: Record, spans: Sequence[np.ndarray]) -> ClipRetrieval:
+    """Encodes the record's clip with the checkpoint's vision tower; spans: latents [n,D] of each.
 
     Raises UnreadableVideo for a clip that cannot be read.
     """
-    row, shown = record.row, record.frame_numbers("observed")
-    last = max(shown)
-    numbers = sorted({*_spread(0, row["frame_count"] - 1, FRAMES), *shown})
-    seen = _spread(0, last, FITTED)
-    wanted = sorted({*numbers, *seen})
-    eye = FrameEncoder(bundle)
+    row, observed = record.row, record.frame_numbers("observed")
+    last = max(observed)
+    numbers = sorted({*_spread(0, row["frame_count"] - 1, FRAMES), *observed})
+    fit_numbers = _spread(0, last, MAX_FIT_FRAMES)
+    wanted = sorted({*numbers, *fit_numbers})
+    encoder = FrameEncoder(bundle)
     images = read_frames(row["path"], wanted, row["reader"])
-    frames = dict(zip(wanted, eye.frames(images), strict=True))
-    readout, unpainted = _fitted([frames[number] for number in seen])
-    return ClipRetrieval([_span(frames, numbers, last, latents, readout) for latents in spans], readout, unpainted)
+    frames = dict(zip(wanted, encoder.frames(images), strict=True))
+    readout, no_readout = _fit([frames[number] for number in fit_numbers])
+    return ClipRetrieval([_span(frames, numbers, last, latents, readout) for latents in spans], readout, no_readout)
 
 
-def _spread(first: int, last: int, most: int) -> list[int]:
-    return sorted({round(number) for number in np.linspace(first, last, min(most, last - first + 1))})
+def _spread(first: int, last: int, n: int) -> list[int]:
+    return sorted({round(number) for number in np.linspace(first, last, min(n, last - first + 1))})
 
 
 def _span(
@@ -79,24 +78,26 @@ def _span(
 ) -> SpanRetrieval:
     if not len(latents):
         return SpanRetrieval([], None)
-    found = distances(latents, np.stack([frames[number].features for number in numbers]))
-    still = float(distances(latents, frames[last].features[None])[0])
-    near: list[NearestFrame] = []
-    for place in np.argsort(found, kind="stable"):
-        shown = frames[numbers[place]].shown
-        if len(near) < NEAREST and not any(look_alike(shown, other.shown) for other in near):
-            near.append(NearestFrame(numbers[place], shown, float(found[place]) / still if still else None))
-    painted = shaped_like(readout.paint(latents, frames[last].grid), frames[last].shown) if readout else None
-    return SpanRetrieval(near, painted)
+    errors = distances(latents, np.stack([frames[number].features for number in numbers]))
+    baseline = float(distances(latents, frames[last].features[None])[0])
+    nearest: list[NearestFrame] = []
+    for place in np.argsort(errors, kind="stable"):
+        thumbnail = frames[numbers[place]].thumbnail
+        if len(nearest) < NEAREST and not any(look_alike(thumbnail, other.thumbnail) for other in nearest):
+            relative = float(errors[place]) / baseline if baseline else None
+            nearest.append(NearestFrame(numbers[place], thumbnail, relative))
+    painting = shaped_like(readout.paint(latents, frames[last].grid), frames[last].thumbnail) if readout else None
+    return SpanRetrieval(nearest, painting)
 
 
-def _fitted(seen: Sequence[Frame]) -> tuple[Readout | None, str]:
-    """A read-out fitted on what was observed, or why there is none."""
-    distinct = [*seen[:1], *(frame for before, frame in pairwise(seen) if not look_alike(before.pixels, frame.pixels))]
-    if len(distinct) < ENOUGH:
+def _fit(observed: Sequence[Frame]) -> tuple[Readout | None, str]:
+    """A read-out fitted on observed frames, or why there is none."""
+    distinct = [frame for before, frame in pairwise(observed) if not look_alike(before.pixels, frame.pixels)]
+    distinct = [*observed[:1], *distinct]
+    if len(distinct) < MIN_FIT_FRAMES:
         return None, (
-            f"Latents are not painted: up to the last shown frame the clip has {len(distinct)} different frames, a"
-            f" read-out from features to pixels needs {ENOUGH}."
+            f"Latents are not painted: up to the last observed frame the clip has {len(distinct)} different frames, a"
+            f" read-out from features to pixels needs {MIN_FIT_FRAMES}."
         )
     fit, first = ReadoutFit(), len(distinct) - len(distinct) // HELD_OUT
     before = distinct[first - 1].features, distinct[first - 1].pixels

@@ -1,7 +1,7 @@
-"""Intervals for values that come in clusters: several spans of one answer are not so many independent observations.
+"""Confidence intervals for clustered values: the spans of one answer are not independent observations.
 
-All intervals are 95 %: of means and ratios the percentiles of a bootstrap over clusters, whose seed is fixed so that a
-report can be repeated; of proportions Wilson's at the effective number of observations.
+All intervals are 95 %: of means and ratios, percentiles of a bootstrap over clusters with a fixed seed; of proportions,
+Wilson's at the effective sample size.
 """
 
 from collections.abc import Hashable, Sequence
@@ -46,10 +46,10 @@ def clustered_proportion(hits: Sequence[bool], clusters: Sequence[Hashable]) -> 
 
 
 def _effective(x: np.ndarray, clusters: Sequence[Hashable]) -> float:
-    """How many independent observations are worth as much: n / the design effect (Kish 1965), which is the variance of
-    the mean over clusters to that over single values, and taken as at least 1.
+    """The effective sample size: n / the design effect (Kish 1965), the ratio of the variance of the mean over clusters
+    to that over single values, at least 1.
 
-    Where all values are the same, or all are of one cluster, that is unknown, and each cluster counts once.
+    Where all values are equal, or all are of one cluster, it is undefined, and each cluster counts once.
     """
     places, groups = _places(clusters)
     if groups < 2 or x.min() == x.max():
@@ -62,9 +62,9 @@ def _effective(x: np.ndarray, clusters: Sequence[Hashable]) -> float:
 def _interval(above: np.ndarray, below: np.ndarray, clusters: Sequence[Hashable]) -> Interval:
     """Of a ratio of sums; draws in which the lower sum is 0 are left out."""
     places, groups = _places(clusters)
-    drawn = _draws(groups) @ np.stack([np.bincount(places, weights, groups) for weights in (above, below)], 1)
-    drawn = drawn[drawn[:, 1] != 0]
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
+    resampled = _draws(groups) @ np.stack([np.bincount(places, weights, groups) for weights in (above, below)], 1)
+    resampled = resampled[resampled[:, 1] != 0]
+    low, high = np.quantile(resampled[:, 0] / resampled[:, 1], [0.025, 0.975])
     return float(low), float(high)
 
 

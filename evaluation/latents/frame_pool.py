@@ -1,7 +1,7 @@
-"""Benchmark images as features of frames at latent size, item by item: never all pixels at once.
+"""Frames of benchmark items as features at latent size, and the pool of frames of other clips; memory is bounded.
 
-Frames are compared on one grid.  Those of a clip nearly always have one size; what differs (frames of other clips) is
-cropped to the grid's shape before it is encoded, so that every feature is of a real frame, not of a stretched one.
+Frames are compared on one grid.  Those of a clip nearly always have one size; others are cropped to the grid's shape
+before they are encoded, so that every feature is of a real frame, not of a stretched one.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -26,17 +26,17 @@ from training.storage.hashing import stable_hash
 from training.storage.parquet import scan_parquet
 
 COLUMNS = ("id", "video", "question_images", "reasoning_images", "problem")
-ROWS_AT_A_TIME = 8
-BUFFER = 2**20
+READ_ROWS, READ_BYTES = 8, 2**20
+"""Rows of the table that are read at a time, and its read buffer: images are large."""
 THUMBNAIL = 256
-"""Most pixels along a side of what is kept of a frame for people."""
+"""Most pixels along a side of a thumbnail."""
 
 Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class ItemEntry:
-    """What is known of an item without its images; `clip` is its video, or the item itself where none is named."""
+    """An item without its images; `clip` is its video, or the item itself where none is named."""
 
     id: str
     clip: str
@@ -45,7 +45,7 @@ class ItemEntry:
 
 @dataclass(frozen=True)
 class Item:
-    """An item's images as they are embedded."""
+    """An item with its encoded images."""
 
     id: str
     clip: str
@@ -55,9 +55,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame at latent size: pixels uint8 [h,w,3], features float32 [T,D], grid of T, content; shown: a thumbnail."""
+    """A frame at latent size: pixels uint8 [h,w,3], features float32 [T,D], the grid of T; key: a content hash."""
 
-    shown: np.ndarray
+    thumbnail: np.ndarray
     pixels: np.ndarray
     features: np.ndarray
     grid: Grid
@@ -65,15 +65,15 @@ class Frame:
 
 
 def list_items(items: Path) -> list[ItemEntry]:
-    """The items of a TwiFF-Bench table (benchmarks.twiffbench.ItemTable) that can be shown, without their images."""
+    """The valid items of a TwiFF-Bench table (benchmarks.twiffbench.ItemTable), without their images."""
     table = scan_parquet(items).filter(pl.col("problem").is_null()).select("id", "video", "reasoning").collect()
     return [ItemEntry(name, video or f"item {name}", len(texts) - 1) for name, video, texts in table.iter_rows()]
 
 
 def read_items(items: Path, wanted: Collection[str] | None = None) -> Iterator[Item]:
-    """Items that can be shown with their images, a few at a time, in the table's order; `wanted`: these alone."""
-    with pq.ParquetFile(items, buffer_size=BUFFER, pre_buffer=False) as table:  # else a whole row group is read
-        for batch in table.iter_batches(ROWS_AT_A_TIME, columns=list(COLUMNS)):
+    """Valid items with their images, a few at a time, in the table's order; `wanted`: these ids alone."""
+    with pq.ParquetFile(items, buffer_size=READ_BYTES, pre_buffer=False) as table:  # else a whole row group is read
+        for batch in table.iter_batches(READ_ROWS, columns=list(COLUMNS)):
             for row in batch.to_pylist():
                 if row["problem"] is None and (wanted is None or row["id"] in wanted):
                     clip = row["video"] or f"item {row['id']}"
@@ -81,7 +81,7 @@ def read_items(items: Path, wanted: Collection[str] | None = None) -> Iterator[I
 
 
 class FrameEncoder:
-    """A checkpoint's tower, looking at frames as SFT's targets were looked at.
+    """A checkpoint's vision tower, which encodes frames as it encodes SFT's targets.
 
     `latents`: L_max, if not the checkpoint's; a base model's is the paper's.
     """
@@ -92,11 +92,11 @@ class FrameEncoder:
 
     def frames(self, images: Sequence[np.ndarray], grid: Grid | None = None) -> list[Frame]:
         """uint8 RGB images [H,W,3], encoded together; with `grid`, cropped to its shape where theirs is another."""
-        patches = [self._at(shown, grid) for shown in images]
+        patches = [self._at(pixels, grid) for pixels in images]
         features = [merged.float().cpu().numpy() for merged, _ in self._vision.features(patches)]
         return [
-            Frame(_thumbnail(shown), p.frames[0], feature, p.merged_grid, p.key)
-            for shown, p, feature in zip(images, patches, features, strict=True)
+            Frame(_thumbnail(pixels), p.frames[0], feature, p.merged_grid, p.key)
+            for pixels, p, feature in zip(images, patches, features, strict=True)
         ]
 
     def item(self, item: Item) -> tuple[list[Frame], list[Frame]]:
@@ -109,24 +109,26 @@ class FrameEncoder:
         frames = self.frames(images, grid)
         return frames[: len(item.observed)], frames[len(item.observed) :]
 
-    def _at(self, shown: np.ndarray, grid: Grid | None) -> Patches:
-        patches = self.encoder.future(shown)
+    def _at(self, pixels: np.ndarray, grid: Grid | None) -> Patches:
+        patches = self.encoder.future(pixels)
         if grid is None or patches.merged_grid == grid:
             return patches
         tile = self.encoder.patch.tile
         size = grid[1] * tile, grid[0] * tile
-        cropped = ImageOps.fit(Image.fromarray(shown), size, Image.Resampling.BICUBIC)
+        cropped = ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.BICUBIC)
         return self.encoder.patch(np.asarray(cropped), 1, grid[0] * grid[1])
 
 
 class FramePool:
-    """One frame of each of some clips, which stand beside every item's own: drawn by lot, the same for every model.
+    """One frame of each of `others` clips, candidates beside an item's own; sampled by a hash: the same for each model.
 
-    Only the encoded images are held, and features of recent grids.
+    Only encoded images are held; the caller caches features.
     """
 
-    def __init__(self, items: Path, known: Sequence[ItemEntry], others: int, seed: int) -> None:
-        of_clip = {entry.clip: entry.id for entry in sorted(known, key=lambda e: stable_hash(seed, e.id), reverse=True)}
+    def __init__(self, items: Path, entries: Sequence[ItemEntry], others: int, seed: int) -> None:
+        of_clip = {
+            entry.clip: entry.id for entry in sorted(entries, key=lambda e: stable_hash(seed, e.id), reverse=True)
+        }
         chosen = sorted(of_clip.values(), key=lambda name: stable_hash(seed, name))[: others + 1]
         self.others = others
         self._images: list[tuple[str, bytes]] = []
@@ -136,24 +138,28 @@ class FramePool:
             if _can_be_decoded(data):
                 self._images.append((item.clip, data))
 
-    def beside(self, eye: FrameEncoder, clip: str, grid: Grid, kept: "FIFOCache[Grid, list[Frame]]") -> list[Frame]:
-        """At most `others` frames on a grid, none of this clip; `kept` holds what this eye has seen."""
-        seen = kept.get(grid)
-        if seen is None:
-            seen = eye.frames(decoded([data for _, data in self._images]), grid)
+    def beside(
+        self, encoder: FrameEncoder, clip: str, grid: Grid, cache: "FIFOCache[Grid, list[Frame]]"
+    ) -> list[Frame]:
+        """At most `others` frames on a grid, none of this clip; `cache` holds this encoder's frames."""
+        frames = cache.get(grid)
+        if frames is None:
+            frames = encoder.frames(decoded([data for _, data in self._images]), grid)
             with suppress(ValueError):  # larger than the whole cache
-                kept[grid] = seen
-        apart = [frame for (owner, _), frame in zip(self._images, seen, strict=True) if owner != clip]
+                cache[grid] = frames
+        apart = [frame for (owner, _), frame in zip(self._images, frames, strict=True) if owner != clip]
         return apart[: self.others]
 
 
 def frame_cache(limit: int) -> "FIFOCache[Grid, list[Frame]]":
-    """What one eye has seen of other clips, by grid: at most `limit` bytes, the oldest go first."""
-    return FIFOCache(limit, lambda seen: sum(f.features.nbytes + f.pixels.nbytes + f.shown.nbytes for f in seen))
+    """A cache of one encoder's frames of other clips by grid: at most `limit` bytes, the oldest go first."""
+    return FIFOCache(
+        limit, lambda frames: sum(f.features.nbytes + f.pixels.nbytes + f.thumbnail.nbytes for f in frames)
+    )
 
 
 def decoded(images: Sequence[bytes]) -> list[np.ndarray]:
-    """Embedded images as uint8 RGB.  Raises ValueError or OSError for one that cannot be decoded."""
+    """Encoded images as uint8 RGB arrays.  Raises ValueError or OSError for one that cannot be decoded."""
     return [pixels for _, [pixels] in with_images([image(data) for data in images], FrameShelf(0))]
 
 
@@ -165,7 +171,7 @@ def _can_be_decoded(data: bytes) -> bool:
     return True
 
 
-def _thumbnail(shown: np.ndarray) -> np.ndarray:
-    small = Image.fromarray(shown)
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    small = Image.fromarray(pixels)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return np.asarray(small)

@@ -25,8 +25,8 @@ def spans_of(data: bytes | None, sizes: Sequence[int], answer: str = "") -> list
     if data is None and not total:
         return [np.zeros((0, 0), np.float32) for _ in sizes]
     if data is None or not total or len(data) % (2 * total):
-        found = "none" if data is None else f"{len(data)} bytes"
-        raise ValueError(f"answer {answer!r} has {total} latents in spans {list(sizes)}, but stored are {found}: "
+        stored = "none" if data is None else f"{len(data)} bytes"
+        raise ValueError(f"answer {answer!r} has {total} latents in spans {list(sizes)}, but stored are {stored}: "
                          "answer it again with keep_latents")  # fmt: skip
     vectors = np.frombuffer(data, "<f2").astype(np.float32).reshape(total, -1)
     if not np.isfinite(vectors).all():
@@ -35,11 +35,11 @@ def spans_of(data: bytes | None, sizes: Sequence[int], answer: str = "") -> list
 
 
 def latent_statistics(answers: pl.DataFrame) -> dict[str, Any] | None:
-    """How alike the latents of an answers table with the column `latents` are, one answer an item; None without any.
+    """Cosines and effective rank of the latents in an answers table, one answer an item; None without any latents.
 
     `within_item_cosine`: the mean cosine over the pairs of an answer's latents; `between_item_cosine`: that of its
-    latents with all other answers' latents; both as means over answers with bootstrap intervals.  Latents that say the
-    same whatever is asked have a between-item cosine near 1 and an effective rank near 1.
+    latents with all other answers' latents; both as means over answers with bootstrap intervals.  Collapsed
+    latents, the same for every item, have a between-item cosine near 1 and an effective rank near 1.
     """
     kept = answers.filter(pl.col("latents").is_not_null())
     items = [np.concatenate(spans_of(*row)) for row in kept.select("latents", "spans", "prompt_id").iter_rows()]
@@ -92,7 +92,7 @@ def effective_rank(latents: np.ndarray) -> float:
 
 
 def _directions(vectors: np.ndarray) -> np.ndarray:
-    """Unit vectors, float64; a zero vector stays zero and is like nothing."""
+    """Unit vectors, float64; a zero vector stays zero: its cosine with anything is 0."""
     vectors = vectors.astype(np.float64)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
@@ -102,23 +102,22 @@ def latent_map(answers: Mapping[str, pl.DataFrame], n: int = MAX_POINTS) -> dict
     """The map of the models whose answers hold latents (ANSWERS with the column `latents`); {} where none does.
 
     {"axes": "PCA", "explained": [share, share], "models": {name: {"n", "x", "y", "span"}}}: n spans in all, and of
-    those drawn the coordinates and the span's number within its answer, from 1.
+    those sampled the coordinates and the span's number within its answer, from 1.
     """
-    found = {name: span_means(rows) for name, rows in answers.items() if "latents" in rows.columns}
-    found = {name: (points, spans) for name, (points, spans) in found.items() if len(points)}
-    widths = {name: points.shape[1] for name, (points, _) in found.items()}
+    spans = {name: span_means(rows) for name, rows in answers.items() if "latents" in rows.columns}
+    spans = {name: (points, numbers) for name, (points, numbers) in spans.items() if len(points)}
+    widths = {name: points.shape[1] for name, (points, _) in spans.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"latents of different widths have no common map: {widths}")
-    chosen = {name: _spread(len(points), n) for name, (points, _) in found.items()}
-    drawn = {name: points[chosen[name]] for name, (points, _) in found.items()}
-    if sum(len(points) for points in drawn.values()) < 3:
+    sampled = {name: _spread(len(points), n) for name, (points, _) in spans.items()}
+    if sum(map(len, sampled.values())) < 3:
         return {}
-    axes, centre, explained = principal_axes(np.concatenate(list(drawn.values())))
+    axes, centre, explained = principal_axes(np.concatenate([spans[name][0][at] for name, at in sampled.items()]))
     models = {}
-    for name, points in drawn.items():
-        x, y = ((points - centre) @ axes.T).round(4).T
-        spans = found[name][1][chosen[name]]
-        models[name] = {"n": len(found[name][0]), "x": x.tolist(), "y": y.tolist(), "span": spans.tolist()}
+    for name, at in sampled.items():
+        points, numbers = spans[name]
+        x, y = ((points[at] - centre) @ axes.T).round(4).T
+        models[name] = {"n": len(points), "x": x.tolist(), "y": y.tolist(), "span": numbers[at].tolist()}
     return {"axes": "PCA", "explained": explained, "models": models}
 
 

@@ -1,14 +1,14 @@
-"""What was done to a model's latents or to its input, in words, and what each outcome says about it."""
+"""Sentences of the necessity report: what an intervention or control does, and what each outcome means."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """`doing`: subject of a sentence.  What it says if accuracy is lost, is as good (a loss that matters is excluded),
-    or is gained."""
+    """`subject`: of the sentence; then its end if accuracy is lost, is equal (a loss of MIN_LOSS is excluded), or is
+    gained."""
 
-    doing: str
+    subject: str
     lost: str
     equal: str
     gained: str
@@ -23,14 +23,14 @@ def _replacing(by: str) -> Phrase:
 def _forcing(spans: int) -> Phrase:
     return Phrase(
         f"forcing exactly {spans} span{'s' if spans > 1 else ''}",
-        "the model's own spans, in number and place, are better",
-        "so many are as good as the model's own",
-        "so many are better than the model's own",
+        "the model's choice of spans, in number and place, is better",
+        "so many are as good as the model's choice",
+        "so many are better than the model's choice",
     )
 
 
-def _showing(doing: str, what: str) -> Phrase:
-    return Phrase(doing, f"{what} is used", f"{what} is not used", f"{what} does harm")
+def _showing(subject: str, what: str) -> Phrase:
+    return Phrase(subject, f"{what} is used", f"{what} is not used", f"{what} does harm")
 
 
 def _rotating(places: int) -> Phrase:
@@ -43,7 +43,7 @@ def _rotating(places: int) -> Phrase:
 
 
 WITHOUT_LATENTS = "this model's answers have no spans, so nothing was changed"
-EXPLANATIONS: dict[str, Phrase] = {
+PHRASES: dict[str, Phrase] = {
     "zeros": _replacing("zeros"),
     "noise": _replacing("noise of the same norm"),
     "mean": _replacing("the mean of the training rows' future frames"),

@@ -1,11 +1,11 @@
-"""A linear read-out from merged features to pixels: what paints latents, and how far it can be believed.
+"""A linear read-out from merged features to pixels, which paints latents, and its R² on held-out frames.
 
 Ridge regression in closed form, token by token: the D components of a merged token, and a constant, to the pixels of
-the tile that it stands for.  It is fitted on observed frames only, so it can show nothing of the future that is not in
-the latents.  It is judged on true future frames of clips that it has not seen at all: `r2` of their pixels, and
-`r2_of_change`, how much of the difference to the last observed frame it shows, since a background is easy to paint.
+its tile.  It is fitted on observed frames only, so it can show nothing of the future that is not in the latents.  It is
+evaluated on true future frames of held-out clips: `r2` of their pixels, and `r2_of_change` of their difference to the
+last observed frame, since a background is easy to paint.
 
-Only sums over rows are kept (`Gram`), so the number of frames is no matter.  No torch.
+Only sums over rows are kept (`Gram`), whatever the number of frames.  No torch.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from PIL import Image
 SIDE = 16
 """Most pixels along a painted tile."""
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Of the mean square of a component; the held-out observed frames choose."""
+"""Ridge penalties, relative to the mean square of a component; the held-out observed frames choose one."""
 ROWS = 1024
 """Rows that are added to the sums at a time."""
 
@@ -87,7 +87,7 @@ def r2(weights: np.ndarray, gram: Gram) -> float | None:
 
 @dataclass(frozen=True)
 class Readout:
-    """weights [D+1,P]; side: pixels along a tile, P = 3 * side^2; the figures are of frames that it was not fitted on.
+    """weights [D+1,P]; side: pixels along a tile, P = 3 * side^2; both R² are of frames that it was not fitted on.
 
     r2: of the pixels of true future frames, or of the held-out frames where there are none; r2_of_change: of the true
     ones' difference to the last observed frame.  None where nothing varies or there is no such frame.
@@ -104,13 +104,13 @@ class Readout:
         """uint8 [rows * side, columns * side, 3] of merged features [n,D]; tiles without a feature are left grey."""
         rows, columns = grid
         tiles = np.full((rows * columns, self.side, self.side, 3), 0.5)
-        shown = features[: rows * columns].astype(np.float64)
-        tiles[: len(shown)] = (shown @ self.weights[:-1] + self.weights[-1]).reshape(-1, self.side, self.side, 3)
+        x = features[: rows * columns].astype(np.float64)
+        tiles[: len(x)] = (x @ self.weights[:-1] + self.weights[-1]).reshape(-1, self.side, self.side, 3)
         whole = tiles.reshape(rows, columns, self.side, self.side, 3).swapaxes(1, 2)
         return np.round(whole.reshape(rows * self.side, -1, 3).clip(0, 1) * 255).astype(np.uint8)
 
     def as_dict(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """The fields that a report holds."""
         return {"rows": self.rows, "penalty": self.penalty, "r2": self.r2, "r2_of_change": self.r2_of_change}
 
 
@@ -140,7 +140,8 @@ class ReadoutFit:
             return None
         assert self._side is not None
         fits = {penalty: ridge(self.observed, penalty) for penalty in PENALTIES}
-        penalty = max(fits, key=lambda p: _known(r2(fits[p], self.held_out)))
+        scores = {penalty: r2(weights, self.held_out) for penalty, weights in fits.items()}
+        penalty = max(PENALTIES, key=lambda p: (scores[p] is not None, scores[p] or 0.0))
         weights = fits[penalty]
         judged = self.future if self.future.n else self.held_out
         change = r2(weights, self.change)
@@ -157,7 +158,3 @@ def tiles_of(pixels: np.ndarray, grid: tuple[int, int], side: int) -> np.ndarray
     small = Image.fromarray(pixels).resize((columns * side, rows * side), Image.Resampling.BOX)
     split = np.asarray(small, np.float64).reshape(rows, side, columns, side, 3).swapaxes(1, 2) / 255
     return split.reshape(rows * columns, -1)
-
-
-def _known(value: float | None) -> float:
-    return -np.inf if value is None else value

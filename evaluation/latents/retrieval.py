@@ -130,8 +130,8 @@ def _score(
         raise ValueError(f"answer {item.id!r} has latents of {spans[0].shape[1]} components, the checkpoint's features "
                          f"have {future[0].features.shape[1]}: it is another model's answer")  # fmt: skip
     result.left_out[BEYOND] += max(0, len(spans) - len(future))
-    own = [(f"future {k}", frame) for k, frame in enumerate(future, start=1)]
-    own += [(f"observed {k}", frame) for k, frame in enumerate(observed, start=1)]
+    clip_frames = [(f"future {k}", frame) for k, frame in enumerate(future, start=1)]
+    clip_frames += [(f"observed {k}", frame) for k, frame in enumerate(observed, start=1)]
     retrieved = []
     for number, (latents, true) in enumerate(zip(spans, future, strict=False), start=1):
         if not len(latents):
@@ -141,7 +141,7 @@ def _score(
         apart = [frame for frame in others if frame.key != true.key]
         features = [_stack(frames, true) for frames in (clip, apart)]
         result.scores.append(score_span(item.id, number, latents, true.features, observed[-1].features, *features))
-        candidates = [*own, *(("another clip", frame) for frame in apart)]
+        candidates = [*clip_frames, *(("another clip", frame) for frame in apart)]
         place = distances(latents, _stack([frame for _, frame in candidates], true)).argmin()
         label, nearest = candidates[int(place)]
         retrieved.append(RetrievedSpan(latents, nearest, label, nearest.key == true.key))

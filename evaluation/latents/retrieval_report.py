@@ -1,11 +1,12 @@
-"""What a latent span shows: where the true future frame ranks among real frames, and how far off the latents are.
+"""The report of future-frame retrieval: where the true future frame ranks among real frames, and the latent skill.
 
-Features are those that SFT aims at: the frozen tower's and merger's, of frames at latent size.  The measure is SFT's
-own, the mean square over latents and components: what the latents were taught by, what the latent skill is told in, and
-blind to the large mean that all features of a tower share, which a cosine is not.  (In the demo both rank alike.)
+Features are SFT's targets: those of the frozen vision tower and merger, of frames at latent size.  The measure is SFT's
+loss, the mean squared error over latents and components: latents are trained by it, the latent skill is defined by it,
+and unlike a cosine it ignores the large mean that all features of a tower share.  (In the demo both rank alike.)
 
 The baseline puts the last observed frame in the latents' place.  That frame itself is never a candidate, for then the
-baseline could not win; whether latents are nearer to the true frame than to it is told apart (`above_observed`).
+baseline could not win; whether latents are nearer to the true frame than to it is a figure of its own
+(`closer_to_true`).
 
 Shapes: n latents of a span, T merged tokens of a frame, C frames, D hidden size.  No torch: scored from stored answers.
 """
@@ -19,18 +20,18 @@ import numpy as np
 from evaluation.latents.clustered import clustered_mean, clustered_proportion, clustered_ratio
 
 REPORT_FILE, PICTURE_FILE, MEAN_FILE = "latent_retrieval.json", "retrieved_frames.png", "mean.safetensors"
-"""What `evaluation.latent_retrieval` leaves of each model."""
+"""The files that `evaluation.latent_retrieval` writes of each model."""
 NO_LATENTS, BEYOND, EMPTY = "answers_without_latents", "spans_beyond_the_frames", "spans_without_latents"
-NOTHING = "This model's answers contain no latents that stand beside a true future frame: nothing was imagined."
+NO_SPANS = "This model's answers contain no latents that stand beside a true future frame: there is nothing to rank."
 
 
 @dataclass(frozen=True)
 class SpanScore:
-    """One span beside the frame that it stands for; ranks count from 1, frames as near as the true one stand before it.
+    """One span beside its true future frame; ranks count from 1, frames as near as the true one stand before it.
 
-    `clip` counts the other frames of the clip and `others` those of other clips among the candidates; ranks `in_clip`
-    are among the clip's frames alone; errors are mean squares: of the latents to the true frame and to the last
-    observed one, and of that one to the true one ("nothing changes").
+    clip, others: how many candidates are other frames of the clip, and frames of other clips.  Ranks `in_clip` are
+    among the clip's frames alone.  Errors are mean squares: of the latents to the true frame and to the last observed
+    one, and of that one to the true one (`copy_error`: what a copy of the last observed frame costs).
     """
 
     item: str
@@ -43,11 +44,11 @@ class SpanScore:
     observed_rank_in_clip: int
     error: float
     error_to_observed: float
-    unchanged_error: float
+    copy_error: float
 
 
 def distances(latents: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Mean squares [C] between latents [n,D] and frames [C,T,D], place by place as SFT compares them.
+    """Mean squared errors [C] between latents [n,D] and frames [C,T,D], place by place as SFT compares them.
 
     Where a span is shorter or longer than a frame, the places that both have count.
     """
@@ -65,30 +66,30 @@ def score_span(
     [C,T,D]: the clip's other frames, but for the last observed one, and frames of other clips.
     """
     frames = np.concatenate([true[None], clip, others])
-    own, still = distances(latents, frames), distances(observed[: len(latents)], frames)
+    errors, baseline = distances(latents, frames), distances(observed[: len(latents)], frames)
     here = 1 + len(clip)
     return SpanScore(
         item=item, number=number, clip=len(clip), others=len(others),
-        rank=_rank(own), observed_rank=_rank(still),
-        rank_in_clip=_rank(own[:here]), observed_rank_in_clip=_rank(still[:here]),
-        error=float(own[0]), error_to_observed=float(distances(latents, observed[None])[0]),
-        unchanged_error=float(still[0]),
+        rank=_rank(errors), observed_rank=_rank(baseline),
+        rank_in_clip=_rank(errors[:here]), observed_rank_in_clip=_rank(baseline[:here]),
+        error=float(errors[0]), error_to_observed=float(distances(latents, observed[None])[0]),
+        copy_error=float(baseline[0]),
     )  # fmt: skip
 
 
-def _rank(found: np.ndarray) -> int:
-    """Of the first; a tie counts against it, or latents that say nothing would win."""
-    return 1 + int((found[1:] <= found[0]).sum())
+def _rank(errors: np.ndarray) -> int:
+    """The rank of the first; a tie counts against it, or constant latents would win."""
+    return 1 + int((errors[1:] <= errors[0]).sum())
 
 
 def retrieval_report(scores: Sequence[SpanScore], left_out: Mapping[str, int], model_kind: str) -> dict[str, Any]:
-    """Shape of latent_retrieval.json (docs/data-contracts.md): ranks, baseline, chance, skill, and what they say.
+    """The content of latent_retrieval.json (docs/data-contracts.md): ranks, baseline, chance, skill, and a sentence.
 
     `left_out` counts what could not be compared, by reason.  Intervals are over items.
     """
     items = [score.item for score in scores]
-    deep = [score for score in scores if score.clip]
-    moved = [score for score in scores if score.unchanged_error > 0]
+    in_clip = [score for score in scores if score.clip]
+    changed = [score for score in scores if score.copy_error > 0]
     report = {
         "benchmark": "twiffbench",
         "model_kind": model_kind,
@@ -99,62 +100,62 @@ def retrieval_report(scores: Sequence[SpanScore], left_out: Mapping[str, int], m
         "candidates": {name: _mean([getattr(s, field) for s in scores])
                        for name, field in (("same_clip", "clip"), ("other_clips", "others"))},
         **_ranked(scores, "rank", "observed_rank", lambda s: 1 + s.clip + s.others),
-        "within_clip": {"n_spans": len(deep)}
-        | _ranked(deep, "rank_in_clip", "observed_rank_in_clip", lambda s: 1 + s.clip),
-        "above_observed": clustered_proportion([s.error < s.error_to_observed for s in scores], items),
+        "within_clip": {"n_spans": len(in_clip)}
+        | _ranked(in_clip, "rank_in_clip", "observed_rank_in_clip", lambda s: 1 + s.clip),
+        "closer_to_true": clustered_proportion([s.error < s.error_to_observed for s in scores], items),
         "by_span": {
             str(number): _quality([s.rank for s in of_it], [s.item for s in of_it]) | {"n": len(of_it)}
             for number in sorted({s.number for s in scores})
             for of_it in [[s for s in scores if s.number == number]]
         },
-        "skill": clustered_mean([1 - s.error / s.unchanged_error for s in moved], [s.item for s in moved]).as_dict(),
+        "skill": clustered_mean([1 - s.error / s.copy_error for s in changed], [s.item for s in changed]).as_dict(),
         "skill_of_sums": _skill_of_sums(scores),
-        "nothing_changes": len(scores) - len(moved),
+        "unchanged_spans": len(scores) - len(changed),
     }  # fmt: skip
     return report | {"sentence": sentence(report)}
 
 
 def sentence(report: Mapping[str, Any]) -> str:
-    """What the numbers of a report say, in words that they decide."""
+    """The conclusion of a report; its numbers decide the words."""
     if not report["n_spans"]:
-        return NOTHING
-    true, observed = report["true_frame"]["top1"], report["observed_frame"]["top1"]
-    above, gain = report["above_observed"], report["gain"]["mrr"]
-    of = 1 + report["candidates"]["same_clip"] + report["candidates"]["other_clips"]
-    low, high = (100 * bound for bound in true["interval"])
+        return NO_SPANS
+    latents, baseline = report["true_frame"]["top1"], report["observed_frame"]["top1"]
+    closer, gain = report["closer_to_true"], report["gain"]["mrr"]
+    candidates = 1 + report["candidates"]["same_clip"] + report["candidates"]["other_clips"]
+    low, high = (100 * bound for bound in latents["interval"])
     return (
-        f"The true future frame is the nearest of {of:.1f} real frames for {100 * true['accuracy']:.1f} % of latent"
-        f" spans ({low:.1f} to {high:.1f}, n = {true['n']}), for the last observed frame in their place"
-        f" {100 * observed['accuracy']:.1f} %, by chance {100 * report['chance']['top1']:.1f} %;"
-        f" {100 * above['accuracy']:.1f} % are nearer to it than to that frame: {_conclusion(gain, above)}."
+        f"The true future frame is the nearest of {candidates:.1f} real frames for {100 * latents['accuracy']:.1f} % of"
+        f" latent spans ({low:.1f} to {high:.1f}, n = {latents['n']}), for the last observed frame in their place"
+        f" {100 * baseline['accuracy']:.1f} %, by chance {100 * report['chance']['top1']:.1f} %;"
+        f" {100 * closer['accuracy']:.1f} % are nearer to it than to that frame: {_conclusion(gain, closer)}."
     )
 
 
-def _conclusion(gain: Mapping[str, Any], above: Mapping[str, Any]) -> str:
-    """A gain over the baseline alone may be a blurred copy of the frame that was seen: they must also leave it."""
+def _conclusion(gain: Mapping[str, Any], closer: Mapping[str, Any]) -> str:
+    """Words for a gain; a blurred copy of the observed frame has one, too, but stays nearer to that frame."""
     low, high = gain["interval"]
     if low > 0:
-        if above["interval"][0] > 0.5:
+        if closer["interval"][0] > 0.5:
             return "these latents show what happens next"
-        return "these latents tell frames apart better than what was seen does, but do not leave it"
+        return "these latents rank frames better than the observed frame does, but stay nearer to it"
     if high < 0:
-        return "these latents tell less of the future than the frame that was seen"
-    return "no more of the future than in the frame that was seen, as far as this can tell"
+        return "these latents show less of the future than the observed frame does"
+    return "no more of the future than in the observed frame can be shown"
 
 
 def _ranked(scores: Sequence[SpanScore], rank: str, observed: str, candidates: Any) -> dict[str, Any]:
-    """The latents' ranks, the observed frame's, their paired difference, and those of guessing."""
+    """The ranks by the latents, by the observed frame, their paired difference, and those by chance."""
     items = [score.item for score in scores]
-    own, still = ([getattr(score, name) for score in scores] for name in (rank, observed))
+    ranks, baseline = ([getattr(score, name) for score in scores] for name in (rank, observed))
     sizes = [candidates(score) for score in scores]
     difference = {
-        "top1": [float(a == 1) - float(b == 1) for a, b in zip(own, still, strict=True)],
-        "mrr": [1 / a - 1 / b for a, b in zip(own, still, strict=True)],
+        "top1": [float(a == 1) - float(b == 1) for a, b in zip(ranks, baseline, strict=True)],
+        "mrr": [1 / a - 1 / b for a, b in zip(ranks, baseline, strict=True)],
     }
     harmonic = np.cumsum(1 / np.arange(1, max(sizes, default=1) + 1))
     return {
-        "true_frame": _quality(own, items),
-        "observed_frame": _quality(still, items),
+        "true_frame": _quality(ranks, items),
+        "observed_frame": _quality(baseline, items),
         "gain": {name: clustered_mean(values, items).as_dict() for name, values in difference.items()},
         "chance": {
             "top1": _mean([1 / size for size in sizes]),
@@ -171,9 +172,11 @@ def _quality(ranks: Sequence[int], items: Sequence[str]) -> dict[str, Any]:
 
 
 def _skill_of_sums(scores: Sequence[SpanScore]) -> dict[str, Any]:
-    """1 - sum of errors / sum of "nothing changes": as SFT's curves have it, and where frames that hardly change count
-    little.  The mean of ratios above lets each of them count like any other."""
-    ratio = clustered_ratio([s.error for s in scores], [s.unchanged_error for s in scores], [s.item for s in scores])
+    """1 - sum of errors / sum of copy errors: the skill of SFT's curves; frames that hardly change count little.
+
+    In the mean of ratios (`skill`) each of them counts like any other.
+    """
+    ratio = clustered_ratio([s.error for s in scores], [s.copy_error for s in scores], [s.item for s in scores])
     if ratio.mean is None or ratio.interval is None:
         return ratio.as_dict()
     low, high = ratio.interval

@@ -73,7 +73,7 @@ def _bands(items: Mapping[str, RetrievedItem]) -> list[list[str]]:
 
 def _frame_height(items: Iterable[RetrievedItem]) -> float:
     """Of the tallest frame at full width, but never taller than wide."""
-    shapes = [item.observed.shown.shape for item in items]
+    shapes = [item.observed.thumbnail.shape for item in items]
     return FRAME * max((min(1.0, shape[0] / shape[1]) for shape in shapes), default=1.0)
 
 
@@ -97,7 +97,7 @@ def _item(
     y, high = top + 20, row - CAPTION
     captions = ["observed", *(f"future {number}" for number in range(1, len(places)))]
     for x, frame, caption in zip(places, [item.observed, *item.future], captions, strict=True):
-        sheet.image(x, y, FRAME, high, frame.shown)
+        sheet.image(x, y, FRAME, high, frame.thumbnail)
         sheet.text(x + FRAME / 2, y + high + 7, caption, 7.5, QUIET, anchor="mm")
     y += row
     if readout:
@@ -106,7 +106,7 @@ def _item(
     for spans in models:
         for x, span in zip(places[1:], spans, strict=False):
             colour, mark = (BLUE, "✓") if span.correct else (VERMILION, "✗")
-            sheet.image(x, y, FRAME, high, span.nearest.shown, colour, thickness=1.5)
+            sheet.image(x, y, FRAME, high, span.nearest.thumbnail, colour, thickness=1.5)
             sheet.text(x + FRAME / 2, y + high + 7.5, f"{mark} {span.label}", 7.5, colour, anchor="mm")
         if len(spans) < len(item.future):
             x = places[1 + len(spans)]
@@ -124,7 +124,7 @@ def _paint(
     """Features or latents [n,D] of some future frames as the read-out paints them."""
     for x, frame, painted in zip(places, item.future, features, strict=False):
         painting = readout.paint(painted, frame.grid)
-        sheet.image(x, y, FRAME, high, shaped_like(painting, item.observed.shown))
+        sheet.image(x, y, FRAME, high, shaped_like(painting, item.observed.thumbnail))
 
 
 def _note(readout: Readout | None, items: int, silent: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from evaluation.generation.segments import Segment, segments
-from evaluation.latents.clip_retrieval import ClipRetrieval, NearestFrame, SpanRetrieval, latents_of, view
+from evaluation.latents.clip_retrieval import ClipRetrieval, NearestFrame, SpanRetrieval, latents_of, retrieve
 from training.data.records import Record, read_prompt
 from training.data.video import UnreadableVideo, frame_rate, read_frames
 from training.model.checkpoint import FutureL1
@@ -23,29 +23,33 @@ THUMBNAIL = 320
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with its caption; `after`: it is of a frame that the model was not shown."""
+    """A picture with its caption; `unobserved`: a frame after the last one in the prompt."""
 
     data: str
     caption: str
     note: str = ""
-    after: bool = False
+    unobserved: bool = False
 
 
 @dataclass(frozen=True)
 class Card:
-    """A piece of the answer; a span has pictures."""
+    """A segment of the answer; a span has pictures."""
 
     segment: Segment
     nearest: Sequence[Picture] = ()
-    painted: Picture | None = None
+    painting: Picture | None = None
 
 
 def answer_page(
-    bundle: FutureL1, value: Mapping[str, Any], answer: Mapping[str, Any], told: Mapping[str, Any], checkpoint: str
+    bundle: FutureL1,
+    value: Mapping[str, Any],
+    answer: Mapping[str, Any],
+    prediction: Mapping[str, Any],
+    checkpoint: str,
 ) -> str:
     """A self-contained page: no script, no external resources, and whatever the texts hold is only text.
 
-    value: what was asked (training.data.records.read_prompt); answer: its entry in what `predict` found, `told`.
+    value: the prompt (training.data.records.read_prompt); answer: its entry in `prediction`, the result of `predict`.
     Raises ValueError where the clip cannot be read any more.
     """
     record = read_prompt(value, 0, Path())
@@ -55,40 +59,41 @@ def answer_page(
     except UnreadableVideo:
         rate = 0.0
     spans = latents_of(dict(answer))
-    looked = view(bundle, record, spans) if has_clip and any(len(latents) for latents in spans) else None
+    retrieval = retrieve(bundle, record, spans) if has_clip and any(len(latents) for latents in spans) else None
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((HERE / "prediction.html.j2").read_text(encoding="utf-8"))
     return template.render(
         question=value["question"], checkpoint=checkpoint, clip=Path(record.row["path"]).name,
-        shown=list(_shown(record, rate)) if has_clip else [], cards=list(_cards(answer, looked, record, rate)),
-        looked=looked, finished=answer["finished"], cap=told["cap"], cap_origin=told["cap_origin"],
+        observed=list(_observed(record, rate)) if has_clip else [], cards=list(_cards(answer, retrieval, record, rate)),
+        retrieval=retrieval, finished=answer["finished"], cap=prediction["cap"], cap_origin=prediction["cap_origin"],
     )  # fmt: skip
 
 
-def _shown(record: Record, rate: float) -> Iterator[Picture]:
+def _observed(record: Record, rate: float) -> Iterator[Picture]:
     numbers = record.frame_numbers("observed")
     for number, frame in zip(numbers, read_frames(record.row["path"], numbers, record.row["reader"]), strict=True):
         yield Picture(_data(frame), _when(number, rate))
 
 
-def _cards(answer: Mapping[str, Any], looked: ClipRetrieval | None, record: Record, rate: float) -> Iterator[Card]:
-    """The pieces of the answer in their order."""
-    views = iter(looked.spans if looked else ())
+def _cards(answer: Mapping[str, Any], retrieval: ClipRetrieval | None, record: Record, rate: float) -> Iterator[Card]:
+    """The segments of the answer in order."""
+    spans = iter(retrieval.spans if retrieval else ())
     last = max(record.frame_numbers("observed"), default=0)
     for segment in segments(answer["text"]):
-        yield _card(segment, next(views, None) if segment.kind == "span" else None, last, rate)
+        yield _card(segment, next(spans, None) if segment.kind == "span" else None, last, rate)
 
 
-def _card(segment: Segment, found: SpanRetrieval | None, last: int, rate: float) -> Card:
-    if found is None:
+def _card(segment: Segment, span: SpanRetrieval | None, last: int, rate: float) -> Card:
+    if span is None:
         return Card(segment)
-    nearest = [Picture(_data(n.shown), _when(n.number, rate), _share(n), n.number > last) for n in found.near]
-    painted = None if found.painted is None else Picture(_data(found.painted), "the latents, painted")
-    return Card(segment, nearest, painted)
+    nearest = [Picture(_data(n.thumbnail), _when(n.number, rate), _distance(n), n.number > last) for n in span.nearest]
+    painting = None if span.painting is None else Picture(_data(span.painting), "the latents, painted")
+    return Card(segment, nearest, painting)
 
 
-def _share(near: NearestFrame) -> str:
-    return "" if near.share is None else f"distance {near.share:.2f}, the last frame shown: 1"
+def _distance(frame: NearestFrame) -> str:
+    distance = frame.relative_distance
+    return "" if distance is None else f"distance {distance:.2f}, the last observed frame: 1"
 
 
 def _when(number: int, rate: float) -> str:

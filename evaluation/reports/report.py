@@ -1,4 +1,4 @@
-"""The comparison: every number of a run on one self-contained HTML page, and the same in Markdown.
+"""The comparison report: every number of a run on one self-contained HTML page, and the same in Markdown.
 
 Built from report JSONs alone, so it can be rebuilt at any time without a model.  Published rows stand beside ours only
 where marked as published: they are other models' scores on other data when this is the demo.
@@ -14,7 +14,7 @@ from evaluation.reports.sections.parts import FigureImage, Section, markdown_lin
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 TILES = 4
-"""Models that stand at the top of the page."""
+"""Models in the tiles at the top of the page."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Page:
-    """One page's content, drawn once: as HTML, as Markdown, and figure by figure."""
+    """The content of the page: as HTML, as Markdown, and figure by figure."""
 
     title: str
     subtitle: str
@@ -43,8 +43,8 @@ class Page:
     def markdown(self) -> str:
         """The same sections as text; figures are left to the page."""
         lines = [f"# {self.title}", "", self.subtitle, ""]
-        told = [section for section in self.sections if section.tables or section.quotes or section.chains]
-        lines += [line for section in told for line in markdown_lines(section)]
+        sections = [section for section in self.sections if section.tables or section.quotes or section.chains]
+        lines += [line for section in sections for line in markdown_lines(section)]
         return "\n".join(lines).rstrip() + "\n"
 
     def main_table(self) -> str:

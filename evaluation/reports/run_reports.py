@@ -1,4 +1,4 @@
-"""What a run reports, gathered: the input of its page.  Every part but curation and FutureBench may be absent."""
+"""The reports of a run, the input of its page.  Every part but curation and FutureBench may be absent."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from evaluation.statistics import paired_difference
 
 
 class ModelOrigin(BaseModel):
-    """Where a row of the comparison comes from: versions of its checkpoint and of the data that it was trained on."""
+    """The origin of a row of the comparison: versions of its checkpoint and of its training data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,11 +23,11 @@ class ModelOrigin(BaseModel):
 
 
 class RunReports(BaseModel):
-    """What a run reports, as the report modules wrote it; models in the order in which they should be read.
+    """The reports of a run as the report modules write them; models in the order of the page.
 
     curves: lines of `training.runtime.programs.read_metrics` by model.  latent_map:
     `evaluation.latents.geometry.latent_map`.
-    pictures: PNG files by name; `retrieved_frames/...` stands with what was imagined, the others are storyboards.
+    pictures: PNG files by name; `retrieved_frames/...` are of future-frame retrieval, the others are storyboards.
     on_published_data: our rows are of the very benchmarks that the published rows are of, never so in the demo.
     """
 

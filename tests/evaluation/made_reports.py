@@ -67,13 +67,13 @@ def necessity(model: str) -> dict[str, Any]:
         "sentence": "Replacing latents changes most answers: these latents are used.",
     }
     return {
-        "own": Proportion(right, n).as_dict() | {"with_latents": n},
+        "original": Proportion(right, n).as_dict() | {"with_latents": n},
         "interventions": dict.fromkeys(("zeros", "noise", "other_item"), row),
         "controls": dict.fromkeys(("no_video", "options_1"), row),
         "rotations": {
             "n": n,
             "consistent": Proportion(270, n).as_dict(),
-            "right_in_all": Proportion(210, n).as_dict(),
+            "correct_in_all": Proportion(210, n).as_dict(),
         },
         "latents": {
             "n_answers": n,

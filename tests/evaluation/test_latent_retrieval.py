@@ -86,7 +86,7 @@ def test_the_true_frames_themselves_are_found_and_painted(
     answers = told({name: future for name, (_, future) in known.items()}, tmp_path / "answers.parquet")
     report = imagined(tmp_path, items, sft_checkpoint, answers)
     spans = sum(len(future) for _, future in known.values())
-    assert report["n_spans"] == report["true_frame"]["top1"]["correct"] == report["above_observed"]["correct"] == spans
+    assert report["n_spans"] == report["true_frame"]["top1"]["correct"] == report["closer_to_true"]["correct"] == spans
     assert report["n_items"] == N and report["left_out"] == {}
     assert report["skill"]["mean"] > 0.999
     assert report["candidates"]["other_clips"] == 10
@@ -108,7 +108,7 @@ def test_a_copy_of_the_observed_frame_is_the_baseline(
     )
     report = imagined(tmp_path, items, sft_checkpoint, answers)
     assert report["true_frame"]["top1"]["correct"] == report["observed_frame"]["top1"]["correct"]
-    assert report["above_observed"]["correct"] == 0
+    assert report["closer_to_true"]["correct"] == 0
     assert report["skill"]["mean"] == pytest.approx(0, abs=1e-3)
     assert "show what happens next" not in report["sentence"]
 

@@ -1,4 +1,4 @@
-"""What a page is made of: sections of tables, figures and sentences, and how a score is written.
+"""The parts of a page: sections of tables, figures and sentences, and the format of a score.
 
 Text from data is untrusted: HTML is escaped by the template, Markdown by `escaped`, and a picture must be a PNG that
 decodes.
@@ -24,7 +24,7 @@ class Cell:
     value: str
     note: str = ""
     code: bool = False
-    """A command or a name, in letters of one width."""
+    """A command or a name, in a monospaced font."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Table:
     rows: Sequence[Row]
     caption: str = ""
     folded: bool = False
-    """Shown when it is asked for, under its caption."""
+    """Collapsed under its caption."""
     words: bool = False
-    """Its cells are words more than numbers: they begin at the left, and wrap."""
+    """Its cells are words: they are left-aligned, and wrap."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Section:
 
 
 def figure(wanted: bool, module: str, name: str, alt: str, *data: Any) -> list[FigureImage]:
-    """The figure `name` of a module of figures, or none; matplotlib takes a second to load, so it is loaded here."""
+    """The plot `name` of a module of plots, or none; imported here, because matplotlib takes a second to load."""
     if not wanted:
         return []
     from evaluation.drawing import latent_plots as latents
@@ -149,8 +149,8 @@ def mean(score: Mapping[str, Any], places: int = 2) -> Cell:
 def points(difference: Mapping[str, Any]) -> Cell:
     """A paired difference in points with its interval and n."""
     low, high = difference["interval"]
-    said = f"{100 * low:+.1f} to {100 * high:+.1f}, n = {difference['n']:,}"
-    return Cell(f"{100 * difference['difference']:+.1f}", said)
+    bounds = f"{100 * low:+.1f} to {100 * high:+.1f}, n = {difference['n']:,}"
+    return Cell(f"{100 * difference['difference']:+.1f}", bounds)
 
 
 def p_value(p: float) -> str:
@@ -183,8 +183,8 @@ def _markdown_chain(chain: Chain) -> str:
 
 def shortened(text: str, longest: int) -> str:
     """Text on one line, cut where it is longer than so many characters."""
-    told = " ".join(text.split())
-    return told if len(told) <= longest else told[: longest - 1] + "…"
+    line = " ".join(text.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def escaped(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The published scores (published.json: arXiv 2606.05769 and those that it quotes) as rows of our tables."""
+"""The published scores (published.json: of arXiv 2606.05769, and those that it quotes) as rows of our tables."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from evaluation.reports.sections.parts import DASH, Cell, Row
 from evaluation.statistics import Proportion
 
 PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parents[1] / "published.json").read_text(encoding="utf-8"))
-# What was published of a recipe of ours, by the recipe's name.
 COUNTERPARTS = {
     "base": "Qwen3-VL-8B zero-shot",
     "text_only": "text-only SFT",
@@ -23,6 +22,7 @@ COUNTERPARTS = {
     "grpo_text_only": "text-only SFT + GRPO",
     "dapo_text_only": "text-only SFT + DAPO",
 }
+"""The published row of a recipe of ours."""
 TWIFF_COUNTERPARTS = {"base": "Qwen3-VL-8B zero-shot", "future_l1": "Future-L1-SFT", "la_dapo": "Future-L1-RL 10K",
                       "la_dapo_5k": "Future-L1-RL 5K", "la_dapo_20k": "Future-L1-RL 20K"}  # fmt: skip
 COST_COUNTERPARTS = {"base": "Qwen3-VL-8B", "future_l1": "Future-L1-SFT", "la_dapo": "Future-L1-RL"}
@@ -30,10 +30,10 @@ COST_COUNTERPARTS = {"base": "Qwen3-VL-8B", "future_l1": "Future-L1-SFT", "la_da
 
 def futurebench_rows(beside: Sequence[str]) -> tuple[list[Row], list[Row]]:
     """The published FutureBench rows: those that stand beside rows of ours, and the others."""
-    known = PUBLISHED["futurebench"]
+    source = PUBLISHED["futurebench"]
     rows: dict[str, Row] = {}
-    for name, scores in known["rows"].items():
-        counted = [Proportion(round(s * n / 100), n) for s, n in zip(scores, known["n"], strict=True)]
+    for name, scores in source["rows"].items():
+        counted = [Proportion(round(s * n / 100), n) for s, n in zip(scores, source["n"], strict=True)]
         bounds = [c.interval or (0.0, 1.0) for c in counted]
         cells = [
             Cell(f"{score:.1f} %", f"{100 * low:.1f}–{100 * high:.1f}, n = {c.n:,}")
@@ -46,10 +46,10 @@ def futurebench_rows(beside: Sequence[str]) -> tuple[list[Row], list[Row]]:
 
 def twiffbench_rows(models: Sequence[str]) -> list[Row]:
     """The published TwiFF-Bench rows of these models of ours."""
-    known = PUBLISHED["twiffbench"]
+    source = PUBLISHED["twiffbench"]
     rows = []
     for name in dict.fromkeys(TWIFF_COUNTERPARTS[model] for model in models if model in TWIFF_COUNTERPARTS):
-        cells = [Cell(f"{score:.2f}", f"n = {known['n']:,}") for score in known["rows"][name]]
+        cells = [Cell(f"{score:.2f}", f"n = {source['n']:,}") for score in source["rows"][name]]
         rows.append(Row([Cell(name), *cells, Cell(DASH, "no interval published")], published=True))
     return rows
 
@@ -61,6 +61,6 @@ def cost_rows(models: Sequence[str]) -> list[Row]:
         tokens, accuracy, seconds, rate = PUBLISHED["inference_cost"]["rows"][name]
         split, cut_short = [Cell(DASH)] * 4, Cell(DASH)
         latency = [Cell(DASH), Cell(f"{seconds:.2f}", "in all")]
-        said = [Cell(f"{accuracy:.1f} %", "n = 1,056"), Cell(f"{tokens:.1f}")]
-        rows.append(Row([Cell(name), *said, *split, *latency, Cell(f"{rate:.1f}"), cut_short], published=True))
+        cells = [Cell(f"{accuracy:.1f} %", "n = 1,056"), Cell(f"{tokens:.1f}")]
+        rows.append(Row([Cell(name), *cells, *split, *latency, Cell(f"{rate:.1f}"), cut_short], published=True))
     return rows

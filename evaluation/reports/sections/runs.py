@@ -11,17 +11,17 @@ from evaluation.reports.sections.parts import DASH, Cell, Row, Section, Table, f
 from evaluation.reports.sections.published import PUBLISHED, cost_rows
 
 REWARD = "rewards/accuracy/mean"
-"""What makes a curve one of RL."""
+"""The metric that only RL runs log."""
 PLAIN_ROWS = 10_000
-"""Training rows of a recipe whose name says none, beside namesakes that do (`la_dapo`, `la_dapo_5k`)."""
+"""Training rows of a recipe whose name has no number, beside recipes with one (`la_dapo`, `la_dapo_5k`)."""
 SPENT = (
     "model", "accuracy", "tokens", "text", "latent", "control", "prompt", "prefill s", "decode s", "% per s",
-    "cut short",
+    "truncated",
 )  # fmt: skip
 COST_NOTE = (
-    "Means over answered items. Control tokens open, close and end; those of the prompt are prefilled, not generated."
-    " Seconds are an answer's share of its batch's on one device: what the device gets through, not how long a person"
-    " waits. % per s is accuracy in per cent over them. The figure's intervals are of accuracy alone."
+    "Means over answered items. Control tokens open and close spans and end answers; those of the prompt are prefilled."
+    " Seconds are an answer's share of its batch's on one device: throughput, not latency. % per s is accuracy in per"
+    " cent over them. Truncated: cut at the limit of new tokens. The figure's intervals are of accuracy alone."
 )
 _SCALED = re.compile(r"(.+?)_(\d+)k")
 
@@ -30,14 +30,14 @@ def cost(reports: RunReports, figures: bool) -> Section:
     """What an answer costs, and what accuracy it buys."""
     answered = {name: report for name, report in reports.futurebench.items() if report["cost"]["n"]}
     rows = [_spent(name, report) for name, report in answered.items()]
-    rows.append(heading("Published, not ours: other hardware, and what its seconds span is not said", published=True))
+    rows.append(heading("Published, not ours: other hardware; the paper does not define its latency", published=True))
     rows += cost_rows(list(answered))
     tables = [Table(SPENT, rows)]
     if timed := [_waited(name, one) for name, r in answered.items() if (one := r["cost"].get("latency"))]:
         names = ["model", "prefill s", "decode s", "both", "% per s"]
         tables.append(Table(names, timed, "Answers decoded one at a time, on a warm device"))
-    drawn = figure(figures, "scores", "cost_against_accuracy", "Accuracy over cost", answered)
-    return Section("Cost against accuracy", tables=tables, figures=drawn, note=COST_NOTE)
+    plots = figure(figures, "scores", "cost_against_accuracy", "Accuracy over cost", answered)
+    return Section("Cost against accuracy", tables=tables, figures=plots, note=COST_NOTE)
 
 
 def scaling(reports: RunReports, figures: bool) -> Section | None:
@@ -52,10 +52,10 @@ def scaling(reports: RunReports, figures: bool) -> Section | None:
             family: {n: reports.twiffbench[m][mark] for n, m in sizes.items() if m in reports.twiffbench}
             for family, sizes in families.items()
         }
-        known = {n: {"mean": PUBLISHED["twiffbench"]["rows"][f"Future-L1-RL {n // 1000}K"][MARKS.index(mark)],
+        published = {n: {"mean": PUBLISHED["twiffbench"]["rows"][f"Future-L1-RL {n // 1000}K"][MARKS.index(mark)],
                      "interval": None} for n in (5_000, 10_000, 20_000)}  # fmt: skip
         if any(lines.values()):
-            panels[f"TwiFF-Bench {label}"] = lines | {"published": known}
+            panels[f"TwiFF-Bench {label}"] = lines | {"published": published}
     rows = [
         Row([Cell(family), Cell(f"{n:,}"), percent(accuracy[family][n]), *_marks_of(reports, model)])
         for family, sizes in families.items()
@@ -63,14 +63,14 @@ def scaling(reports: RunReports, figures: bool) -> Section | None:
     ]
     head = ["recipe", "rows of data", "FutureBench", *(f"TwiFF-Bench {label}" for label in MARK_LABELS.values())]
     note = "“Published” is of TwiFF-Bench itself, its own judge and Qwen3-VL-8B, without intervals: not ours."
-    drawn = figure(figures, "scores", "data_scaling", "Scores over rows of training data", panels)
-    return Section("Data scaling", tables=[Table(head, rows)], figures=drawn, note=note)
+    plots = figure(figures, "scores", "data_scaling", "Scores over rows of training data", panels)
+    return Section("Data scaling", tables=[Table(head, rows)], figures=plots, note=note)
 
 
 def scaled(models: Sequence[str] | Mapping[str, Any]) -> dict[str, dict[int, str]]:
     """Recipes that were trained on several amounts of data: family, then model by rows, ascending.
 
-    `{name}_5k` was trained on 5,000 rows; `{name}` beside such namesakes on PLAIN_ROWS.
+    `{name}_5k` is trained on 5,000 rows; `{name}` beside such recipes on PLAIN_ROWS.
     """
     families: dict[str, dict[int, str]] = {}
     for model in models:
@@ -83,14 +83,14 @@ def scaled(models: Sequence[str] | Mapping[str, Any]) -> dict[str, dict[int, str
 
 
 def curation(reports: RunReports, figures: bool) -> Section:
-    """What became of every scored row, and the gains."""
+    """The outcome of every scored row, and the gains."""
     report = reports.curation
     reasons = {"scored": report["scored"], "kept": report["kept"], **report["rejected_by_reason"]}
     reasons["pending"] = report["pending"]
     rows = [Row([Cell(name.replace("_", " ")), Cell(f"{count:,}")]) for name, count in reasons.items()]
     histograms = (report["gain_histogram"], report["gain_histogram_kept"])
-    drawn = figure(figures, "runs", "gain_histogram", "Rows by visual gain", *histograms)
-    return Section("Curation by visual gain", tables=[Table(["rows", "count"], rows)], figures=drawn)
+    plots = figure(figures, "runs", "gain_histogram", "Rows by visual gain", *histograms)
+    return Section("Curation by visual gain", tables=[Table(["rows", "count"], rows)], figures=plots)
 
 
 def rewards(reports: RunReports, figures: bool) -> Section | None:
@@ -103,22 +103,22 @@ def rewards(reports: RunReports, figures: bool) -> Section | None:
         reported = [line for line in lines if REWARD in line]
         ends = [f"{line[REWARD]:.2f}" for line in (reported[0], reported[-1])]
         rows.append(Row([Cell(name), Cell(f"{len(reported)}"), Cell(f"{lines[-1]['step']}"), *map(Cell, ends)]))
-    head = ["RL run", "reports", "last step", "accuracy reward at first", "at last"]
+    head = ["RL run", "logged steps", "last step", "accuracy reward, first", "last"]
     note = (
-        "Running means over nine neighbouring reports with the 95 % interval of that mean (the noise between steps, not"
+        "Running means over nine neighbouring steps with the 95 % interval of that mean (the noise between steps, not"
     )
-    note += " between runs), above what was reported. The accuracy reward of the groups kept is of a selected sample:"
-    note += " dynamic sampling leaves out what is always right or always wrong."
-    drawn = figure(figures, "runs", "reward_curves", "Rewards by step", runs)
-    return Section("Rewards", tables=[Table(head, rows)], figures=drawn, note=note)
+    note += " between runs), over the raw values. The accuracy reward of the groups kept is of a selected sample:"
+    note += " dynamic sampling leaves out groups that are all correct or all incorrect."
+    plots = figure(figures, "runs", "reward_curves", "Rewards by step", runs)
+    return Section("Rewards", tables=[Table(head, rows)], figures=plots, note=note)
 
 
 def storyboards(reports: RunReports, figures: bool) -> Section | None:
-    """Items to look at; None on a page without figures."""
+    """Storyboards of answers; None on a page without figures."""
     chosen = {name: path for name, path in reports.pictures.items() if name.split("/")[0] != PICTURES}
     if not chosen or not figures:
         return None
-    return Section("Items to look at", figures=[picture(name, path) for name, path in chosen.items()])
+    return Section("Storyboards", figures=[picture(name, path) for name, path in chosen.items()])
 
 
 def seconds(reports: RunReports, figures: bool) -> Section | None:
@@ -143,10 +143,15 @@ def _spent(name: str, report: Mapping[str, Any]) -> Row:
     kinds = [spent[f"{kind}_tokens"] for kind in ("text", "latent", "control")]
     times = [spent["prefill_seconds"], spent["decode_seconds"]]
     prompt, seconds = spent.get("prompt_tokens"), sum(times)
-    said = [*(f"{tokens:.1f}" for tokens in (sum(kinds), *kinds)), DASH if prompt is None else f"{prompt:,.1f}"]
-    said += [*(f"{time:.4f}" for time in times), f"{100 * accuracy / seconds:,.0f}" if seconds else DASH]
+    cells = [*(f"{tokens:.1f}" for tokens in (sum(kinds), *kinds)), DASH if prompt is None else f"{prompt:,.1f}"]
+    cells += [*(f"{time:.4f}" for time in times), f"{100 * accuracy / seconds:,.0f}" if seconds else DASH]
     return Row(
-        [Cell(name, f"n = {spent['n']:,}"), percent(report["average"]), *map(Cell, said), Cell(f"{spent['cut_short']}")]
+        [
+            Cell(name, f"n = {spent['n']:,}"),
+            percent(report["average"]),
+            *map(Cell, cells),
+            Cell(f"{spent['cut_short']}"),
+        ]
     )
 
 

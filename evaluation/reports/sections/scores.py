@@ -25,14 +25,14 @@ from evaluation.reports.sections.published import COUNTERPARTS, PUBLISHED, futur
 def comparison(reports: RunReports, figures: bool) -> Section:
     """FutureBench: our rows with their origin, then the published rows, marked as such."""
     head = ["model", *SPLIT_LABELS.values(), "average", "unparsed", "checkpoint"]
-    rows = [_own_row(name, report, reports) for name, report in reports.futurebench.items()]
+    rows = [_model_row(name, report, reports) for name, report in reports.futurebench.items()]
     beside, others = futurebench_rows([COUNTERPARTS.get(name, "") for name in reports.futurebench])
     ours = {report["average"]["n"] for report in reports.futurebench.values()}
     there = "FutureBench itself" if reports.on_published_data else "FutureBench itself, other data than our rows"
     banner = heading(f"Published (arXiv 2606.05769), not ours: Qwen3-VL-8B on {there}", published=True)
     parsers = sorted({report["parser"] for report in reports.futurebench.values()})
     missing = [f"{name} {r['missing']:,} of {r['items']:,}" for name, r in reports.futurebench.items() if r["missing"]]
-    note = f"Accuracy with 95 % Wilson intervals, as generated; read by the parser {', '.join(parsers)}."
+    note = f"Accuracy with 95 % Wilson intervals, as generated; parser: {', '.join(parsers)}."
     note += " Intervals of published rows are ours, from the published score and n."
     note += f" Partial, items without an answer: {', '.join(missing)}; they are missing, not wrong." if missing else ""
     text = ""
@@ -56,19 +56,19 @@ def comparison(reports: RunReports, figures: bool) -> Section:
 
 
 def paired(reports: RunReports, figures: bool) -> Section | None:
-    """Our rows against each other on the same items; None where there is one row."""
+    """Paired tests between our models on the same items; None where there is one model."""
     if not reports.paired:
         return None
     adjusted = holm([row["p_value"] for row in reports.paired])
     rows = []
     for row, together in zip(reports.paired, adjusted, strict=True):
-        said = (str(row["only_a"]), str(row["only_b"]), p_value(row["p_value"]), p_value(together))
-        rows.append(Row([Cell(f"{row['before']} → {row['after']}"), points(row), *map(Cell, said)]))
-    head = ["our rows", "change (points)", "only the first right", "only the second right", "McNemar p", "p, Holm"]
+        values = (str(row["only_a"]), str(row["only_b"]), p_value(row["p_value"]), p_value(together))
+        rows.append(Row([Cell(f"{row['before']} → {row['after']}"), points(row), *map(Cell, values)]))
+    head = ["models", "change (points)", "only the first correct", "only the second correct", "McNemar p", "p, Holm"]
     note = "The same items answered by both: exact McNemar tests, intervals of Bonett and Price; Holm's adjustment is"
     note += f" for these {len(rows)} tests together."
-    drawn = figure(figures, "scores", "paired_differences", "Paired differences with intervals", reports.paired)
-    return Section("Our rows against each other", tables=[Table(head, rows)], figures=drawn, note=note)
+    plots = figure(figures, "scores", "paired_differences", "Paired differences with intervals", reports.paired)
+    return Section("Our models compared", tables=[Table(head, rows)], figures=plots, note=note)
 
 
 def judged(reports: RunReports, figures: bool) -> Section | None:
@@ -90,12 +90,12 @@ def judged(reports: RunReports, figures: bool) -> Section | None:
     tables = [Table(head, rows), Table(["model", "category", *MARK_LABELS.values()], categories, "By category", True)]
     if agreements := [row for name, report in models.items() for row in _agreement(name, report)]:
         tables.append(Table(["model", "mark", "quadratic kappa"], agreements, "Agreement of repeated judgements"))
-    drawn = figure(figures, "scores", "judged_marks", "Marks with intervals", models)
+    plots = figure(figures, "scores", "judged_marks", "Marks with intervals", models)
     note = f"Marks from 0 to 5, 95 % bootstrap intervals over items. {_judges(models)}"
-    return Section("TwiFF-Bench", tables=tables, figures=drawn, note=note)
+    return Section("TwiFF-Bench", tables=tables, figures=plots, note=note)
 
 
-def _own_row(name: str, report: Mapping[str, Any], reports: RunReports) -> Row:
+def _model_row(name: str, report: Mapping[str, Any], reports: RunReports) -> Row:
     scores = [*(report["splits"][split] for split in SPLITS), report["average"]]
     unparsed, origin = report["unparsed"], reports.models.get(name)
     cells = [*map(percent, scores), Cell(str(unparsed["count"]), f"of {unparsed['n']}")]
@@ -105,7 +105,7 @@ def _own_row(name: str, report: Mapping[str, Any], reports: RunReports) -> Row:
 
 
 def _parsers(models: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The same answers read by every parser; last, only those in which the run's own parser found an option."""
+    """The same answers read by every parser; last, only those in which the run's parser finds an option."""
     names = list(dict.fromkeys(name for report in models.values() for name in report["parsers"]))
     rows = []
     for model, report in models.items():
@@ -124,11 +124,13 @@ def _agreement(name: str, report: Mapping[str, Any]) -> list[Row]:
 
 
 def _judges(models: Mapping[str, Mapping[str, Any]]) -> str:
-    """Who judged, with which prompt and what they saw, in a sentence for each way of judging."""
-    said = []
+    """The judge, its prompt and its inputs: a sentence for each distinct configuration."""
+    values = []
     for judge in (report["judge"] for report in models.values() if report["judge"]):
-        seen = f", {'with' if judge['judge_sees_images'] else 'without'} images" if "judge_sees_images" in judge else ""
+        images = (
+            f", {'with' if judge['judge_sees_images'] else 'without'} images" if "judge_sees_images" in judge else ""
+        )
         truth = f", {judge['ground_truth']} ground truth" if "ground_truth" in judge else ""
         often = f", {judge['judgements']} judgements an item" if judge.get("judgements", 1) > 1 else ""
-        said.append(f"Judge: {judge['model']} (prompt {judge['prompt']}{seen}{truth}{often}).")
-    return " ".join(dict.fromkeys(said))
+        values.append(f"Judge: {judge['model']} (prompt {judge['prompt']}{images}{truth}{often}).")
+    return " ".join(dict.fromkeys(values))

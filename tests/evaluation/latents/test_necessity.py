@@ -6,8 +6,8 @@ import pytest
 
 from evaluation.generation.controls import CONTROLS
 from evaluation.generation.jobs import INTERVENTIONS
-from evaluation.latents.necessity import compare, necessity_report, says_otherwise
-from evaluation.latents.phrases import EXPLANATIONS
+from evaluation.latents.necessity import compare, necessity_report, text_differs
+from evaluation.latents.phrases import PHRASES
 from tests.evaluation.answers import answer_table
 
 SPAN = "<|latent_start|><|latent|><|latent|><|latent_end|>"
@@ -46,10 +46,10 @@ def test_latents_whose_loss_costs_accuracy_are_used() -> None:
 
 def test_latents_that_change_nothing_are_not_used() -> None:
     told = necessity_report(OWN, {"zeros": OWN, "noise": OWN})
-    assert told["verdict"].startswith("These latents are not shown to be used")
+    assert told["verdict"].startswith("No use of these latents is shown")
     assert "with 100 items a loss of up to 2.7 points is not excluded" in told["verdict"], "1.96 sqrt((2 / 102) / 102)"
     assert told["interventions"]["noise"]["answers_changed"]["correct"] == 0
-    assert told["interventions"]["noise"]["sentence"].endswith("no loss that can be told from zero.")
+    assert told["interventions"]["noise"]["sentence"].endswith("no significant loss.")
 
 
 def test_with_items_enough_a_loss_that_matters_is_excluded() -> None:
@@ -65,12 +65,12 @@ def test_with_items_enough_a_loss_that_matters_is_excluded() -> None:
 def test_a_small_real_change_is_not_called_use() -> None:
     wrong_first = [False] + [True] * 79 + [False] * 20
     told = necessity_report(OWN, {"zeros": graded(wrong_first)})
-    assert "cannot" not in told["verdict"] and told["verdict"].startswith("These latents are not shown to be used")
+    assert "cannot" not in told["verdict"] and told["verdict"].startswith("No use of these latents is shown")
 
 
 def test_some_replacements_may_cost_and_others_not() -> None:
     told = necessity_report(OWN, {"zeros": graded([False] * 100), "noise": OWN})
-    assert told["verdict"].startswith("These latents are used in part: zeros cost accuracy, noise cannot")
+    assert told["verdict"].startswith("These latents are used in part: accuracy falls with zeros, and does not")
 
 
 def test_the_verdict_is_given_by_what_takes_away_what_latents_say() -> None:
@@ -86,7 +86,7 @@ def test_a_model_without_latents_is_told_apart_from_one_that_ignores_them() -> N
     assert "no latents" in told["verdict"]
     for name in ("zeros", "no_span"):
         assert told["interventions"][name]["sentence"].endswith("have no spans, so nothing was changed.")
-    assert told["interventions"]["spans_2"]["sentence"].endswith("so many are as good as the model's own.")
+    assert told["interventions"]["spans_2"]["sentence"].endswith("so many are as good as the model's choice.")
     assert told["controls"]["no_video"]["sentence"].endswith("what the frames show is not used.")
 
 
@@ -98,7 +98,7 @@ def test_unparsed_answers_that_stay_unparsed_have_not_changed() -> None:
 def test_only_items_answered_on_both_sides_are_compared() -> None:
     told = compare(OWN, OWN[:90], "noise")
     assert (told["difference"]["n"], told["unpaired"]) == (90, 10)
-    with pytest.raises(ValueError, match="none of the items"):
+    with pytest.raises(ValueError, match="shares no item"):
         compare(OWN, OWN[:0], "noise")
 
 
@@ -107,7 +107,7 @@ def test_what_could_be_done_to_no_item_is_listed_and_not_compared() -> None:
     assert told["untested"] == ["same_answer", "shuffled_frames"]
     assert set(told["interventions"]) == {"zeros"} and told["controls"] == {}
     elsewhere = OWN.with_columns(pl.col("id") + "x")
-    with pytest.raises(ValueError, match="'zeros' answered none of the items"):
+    with pytest.raises(ValueError, match="'zeros' shares no item"):
         necessity_report(OWN, {"zeros": elsewhere})
 
 
@@ -128,7 +128,7 @@ def test_what_could_be_done_to_no_item_is_listed_and_not_compared() -> None:
     ],
 )
 def test_a_text_has_changed_if_its_words_have(changed: str, differs: bool) -> None:
-    assert says_otherwise(f"It rolls.\n{SPAN}\n<answer>red</answer>", changed) == differs
+    assert text_differs(f"It rolls.\n{SPAN}\n<answer>red</answer>", changed) == differs
 
 
 def test_texts_are_compared_where_there_was_a_span_to_follow() -> None:
@@ -147,7 +147,7 @@ def test_controls_stand_beside_interventions_with_sentences_of_their_own() -> No
     assert set(told["controls"]) == {"no_video", "question_only"}
     assert told["controls"]["no_video"]["sentence"].startswith("Showing grey frames changes 50.0 %")
     assert told["controls"]["no_video"]["sentence"].endswith("what the frames show is used.")
-    assert told["verdict"].startswith("These latents are not shown"), "controls do not speak of latents"
+    assert told["verdict"].startswith("No use of these latents is shown"), "controls do not speak of latents"
 
 
 def test_rotations_are_consistent_where_all_four_orders_give_the_same_option() -> None:
@@ -156,9 +156,9 @@ def test_rotations_are_consistent_where_all_four_orders_give_the_same_option() -
     own, *others = (graded([p == "A" for p in parsed], parsed) for parsed in orders)
     controls = {f"options_{k}": rows for k, rows in enumerate(others, 1)}
     told = necessity_report(own, {}, controls)["rotations"]
-    assert (told["n"], told["unread"]) == (4, 1)
-    assert (told["consistent"]["correct"], told["consistent"]["n"]) == (2, 4), "unread answers are no agreement"
-    assert told["right_in_all"]["correct"] == 1
+    assert (told["n"], told["unparsed"]) == (4, 1)
+    assert (told["consistent"]["correct"], told["consistent"]["n"]) == (2, 4), "unparsed answers are no agreement"
+    assert told["correct_in_all"]["correct"] == 1
     fewer = {**controls, "options_2": others[1][:3]}
     assert necessity_report(own, {}, fewer)["rotations"]["n"] == 3
     assert necessity_report(own, {}, {"options_1": others[0]})["rotations"] is None
@@ -181,4 +181,4 @@ def test_latents_of_the_items_that_were_compared_are_described() -> None:
 
 
 def test_everything_that_can_be_done_has_its_words() -> None:
-    assert set(EXPLANATIONS) == {*INTERVENTIONS, *CONTROLS} - {"none"}
+    assert set(PHRASES) == {*INTERVENTIONS, *CONTROLS} - {"none"}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.latents.retrieval_report import NOTHING, SpanScore, distances, retrieval_report, score_span
+from evaluation.latents.retrieval_report import NO_SPANS, SpanScore, distances, retrieval_report, score_span
 
 
 def frame(*values: float) -> np.ndarray:
@@ -18,7 +18,7 @@ def frame(*values: float) -> np.ndarray:
 def span(item: str = "a", number: int = 1, **changes: Any) -> SpanScore:
     fields = {
         "clip": 1, "others": 2, "rank": 1, "observed_rank": 2, "rank_in_clip": 1, "observed_rank_in_clip": 2,
-        "error": 1.0, "error_to_observed": 3.0, "unchanged_error": 4.0,
+        "error": 1.0, "error_to_observed": 3.0, "copy_error": 4.0,
     }  # fmt: skip
     return SpanScore(item, number, **{**fields, **changes})
 
@@ -39,7 +39,7 @@ def test_a_span_is_ranked_beside_the_baseline() -> None:
     assert (found.clip, found.others, found.number) == (1, 2, 2)
     assert (found.rank, found.rank_in_clip) == (1, 1)
     assert (found.observed_rank, found.observed_rank_in_clip) == (3, 2), "0.5 and 1 are nearer to 0 than 2 is"
-    assert found.error == pytest.approx(0.01) and found.unchanged_error == pytest.approx(4.0)
+    assert found.error == pytest.approx(0.01) and found.copy_error == pytest.approx(4.0)
     assert found.error_to_observed == pytest.approx(1.9**2)
 
 
@@ -52,7 +52,7 @@ def test_a_tie_counts_against_the_latents() -> None:
 def test_latents_that_are_the_observed_frame_are_the_baseline() -> None:
     clip, others = np.stack([frame(0.4, 1.0)]), np.stack([frame(9.0, 9.0)])
     found = score_span("a", 1, frame(0.0, 0.0), frame(1.0, 1.0), frame(0.0, 0.0), clip, others)
-    assert found.rank == found.observed_rank == 2 and found.error == found.unchanged_error
+    assert found.rank == found.observed_rank == 2 and found.error == found.copy_error
 
 
 # ---- the report
@@ -74,7 +74,7 @@ def test_a_report_by_hand() -> None:
     assert report["chance"]["mrr"] == pytest.approx((2 * (25 / 12) / 4 + 1.5 / 2) / 3)
     assert report["within_clip"]["n_spans"] == 2, "where the clip has no other frame there is nothing to choose"
     assert report["within_clip"]["chance"]["top1"] == 0.5
-    assert report["above_observed"]["correct"] == 2
+    assert report["closer_to_true"]["correct"] == 2
     assert {number: row["n"] for number, row in report["by_span"].items()} == {"1": 2, "2": 1}
     assert report["by_span"]["2"]["top1"]["accuracy"] == 0
     assert report["skill"]["mean"] == pytest.approx((0.75 + 0.5 + 0.75) / 3)
@@ -82,14 +82,14 @@ def test_a_report_by_hand() -> None:
 
 
 def test_a_frame_that_does_not_change_has_no_skill_but_a_rank() -> None:
-    report = retrieval_report([span(unchanged_error=0.0), span("b")], {}, "rl")
-    assert (report["skill"]["n"], report["nothing_changes"], report["n_spans"]) == (1, 1, 2)
+    report = retrieval_report([span(copy_error=0.0), span("b")], {}, "rl")
+    assert (report["skill"]["n"], report["unchanged_spans"], report["n_spans"]) == (1, 1, 2)
     assert report["skill"]["mean"] == 0.75
 
 
 def test_nothing_imagined_is_null_and_says_so() -> None:
     report = retrieval_report([], {"answers_without_latents": 9}, "base")
-    assert report["sentence"] == NOTHING
+    assert report["sentence"] == NO_SPANS
     assert report["true_frame"]["top1"] == {"correct": 0, "n": 0, "accuracy": None, "interval": None}
     assert report["chance"] == {"top1": None, "mrr": None} and report["skill"]["mean"] is None
 
@@ -98,9 +98,9 @@ def test_nothing_imagined_is_null_and_says_so() -> None:
     ("changes", "said"),
     [
         ({}, "show what happens next"),
-        ({"error_to_observed": 0.5}, "do not leave it"),
-        ({"rank": 3}, "less of the future than the frame that was seen"),
-        ({"rank": 2}, "as far as this can tell"),
+        ({"error_to_observed": 0.5}, "stay nearer to it"),
+        ({"rank": 3}, "less of the future than the observed frame does"),
+        ({"rank": 2}, "in the observed frame can be shown"),
     ],
 )
 def test_the_sentence_follows_the_numbers(changes: dict[str, Any], said: str) -> None:

@@ -204,8 +204,8 @@ def test_published_scores_over_data_have_no_interval(drawn: list[Figure]) -> Non
 
 
 def test_models_keep_their_colour_and_differ_in_their_marker() -> None:
-    every = style.looks(["base", "mine", "la_dapo", "yours"])
-    assert every["la_dapo"].colour == style.looks(["la_dapo"])["la_dapo"].colour
+    every = style.model_styles(["base", "mine", "la_dapo", "yours"])
+    assert every["la_dapo"].colour == style.model_styles(["la_dapo"])["la_dapo"].colour
     assert (
         len({score_spans.colour for score_spans in every.values()})
         == len({score_spans.marker for score_spans in every.values()})

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from evaluation.generation.segments import segments
-from evaluation.latents.clip_retrieval import ENOUGH, latents_of, view
+from evaluation.latents.clip_retrieval import MIN_FIT_FRAMES, latents_of, retrieve
 from evaluation.latents.frame_pool import FrameEncoder
 from evaluation.reports.prediction import predict, with_teaching
 from evaluation.reports.prediction_page import answer_page
@@ -64,20 +64,20 @@ def features(sft_model: FutureL1, row: dict[str, Any], number: int) -> np.ndarra
 def test_a_span_that_is_a_frame_is_nearest_to_it(sft_model: FutureL1, rows: list[dict[str, Any]]) -> None:
     row, record = rows[2], read_prompt(asked(rows[2], [1]), 0, Path())
     number = key_frame_number(row["frame_count"], 4)
-    found = view(sft_model, record, [features(sft_model, row, number), features(sft_model, row, number)[:0]])
-    assert found.spans[0].near[0].number == number
-    assert found.spans[0].near[0].share == pytest.approx(0, abs=1e-6)
-    shares = [near.share or 0 for near in found.spans[0].near]
+    result = retrieve(sft_model, record, [features(sft_model, row, number), features(sft_model, row, number)[:0]])
+    assert result.spans[0].nearest[0].number == number
+    assert result.spans[0].nearest[0].relative_distance == pytest.approx(0, abs=1e-6)
+    shares = [frame.relative_distance or 0 for frame in result.spans[0].nearest]
     assert len(shares) == 3 and shares == sorted(shares) and shares[1] > 0
-    assert found.spans[1].near == [] and found.spans[1].painted is None
+    assert result.spans[1].nearest == [] and result.spans[1].painting is None
 
 
 def test_too_few_observed_frames_paint_nothing_and_the_page_says_why(
     sft_model: FutureL1, rows: list[dict[str, Any]]
 ) -> None:
-    found = view(sft_model, read_prompt(asked(rows[2], [1]), 0, Path()), [features(sft_model, rows[2], 3)])
-    assert found.readout is None and found.spans[0].painted is None
-    assert f"needs {ENOUGH}" in found.unpainted
+    result = retrieve(sft_model, read_prompt(asked(rows[2], [1]), 0, Path()), [features(sft_model, rows[2], 3)])
+    assert result.readout is None and result.spans[0].painting is None
+    assert f"needs {MIN_FIT_FRAMES}" in result.no_readout
 
 
 def test_enough_observed_frames_paint_and_only_those_are_fitted_on(
@@ -96,16 +96,16 @@ def test_enough_observed_frames_paint_and_only_those_are_fitted_on(
 
     monkeypatch.setattr(ReadoutFit, "add_observed", noted)
     latents = features(sft_model, rows[2], last - 1)
-    found = view(sft_model, record, [latents])
+    result = retrieve(sft_model, record, [latents])
     after = [features(sft_model, rows[2], number) for number in range(last + 1, rows[2]["frame_count"])]
-    assert ENOUGH <= len(fitted) <= last + 1
+    assert MIN_FIT_FRAMES <= len(fitted) <= last + 1
     assert not any(np.array_equal(own, other) for own in fitted for other in after)
-    assert found.readout is not None and found.readout.r2 is not None and 0 < found.readout.r2 <= 1
-    assert found.readout.r2_of_change is not None and found.readout.r2_of_change <= found.readout.r2
-    painted = found.spans[0].painted
-    assert painted is not None and painted.shape == (64, 64, 3), "as the clip is"
+    assert result.readout is not None and result.readout.r2 is not None and 0 < result.readout.r2 <= 1
+    assert result.readout.r2_of_change is not None and result.readout.r2_of_change <= result.readout.r2
+    painting = result.spans[0].painting
+    assert painting is not None and painting.shape == (64, 64, 3), "as the clip is"
     with Image.fromarray(read_frames(rows[2]["path"], [last - 1], "sequential")[0]) as true:
-        assert np.abs(np.asarray(true.resize((64, 64))).astype(int) - painted).mean() < 30
+        assert np.abs(np.asarray(true.resize((64, 64))).astype(int) - painting).mean() < 30
 
 
 # ---- the page
@@ -135,7 +135,7 @@ def test_the_page_needs_nothing_and_shows_every_span(sft_model: FutureL1, rows: 
     before, _, after = page.text.partition("First")[2].partition("then")
     assert [re.findall(r"frame \d+", said)[0] for said in (before, after)] == ["frame 4", "frame 6"]
     assert after.index("frame 6") < after.index("red")
-    assert "some/checkpoint" in page.text and "unseen" in page.text and f"needs {ENOUGH}" in page.text
+    assert "some/checkpoint" in page.text and "not observed" in page.text and f"needs {MIN_FIT_FRAMES}" in page.text
 
 
 def test_texts_are_only_text(sft_model: FutureL1) -> None:

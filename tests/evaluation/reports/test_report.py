@@ -266,27 +266,27 @@ def test_what_is_absent_leaves_its_section_out(run: dict[str, Any], pages: tuple
     whole = build_page(RunReports(**run), "Demo", "", with_figures=False)
     told = {"curation": run["curation"], "futurebench": run["futurebench"]}
     bare = build_page(RunReports(**told), "Demo", "", with_figures=False)
-    always = ["FutureBench", "When the model imagines", "Cost against accuracy", "Curation by visual gain"]
+    always = ["FutureBench", "Latent spans per answer", "Cost against accuracy", "Curation by visual gain"]
     assert [section.title for section in bare.sections] == always
     assert {section.title for section in whole.sections} - set(always) == {
-        "Our rows against each other", "TwiFF-Bench", "Do the latents matter?", "Does the answer need the video?",
-        "What was imagined", "Where the latents lie", "Rewards", "Lineage", "Seconds per stage", "Provenance",
+        "Our models compared", "TwiFF-Bench", "Do the latents matter?", "Does the answer need the video?",
+        "What was imagined", "Map of the latents", "Rewards", "Lineage", "Seconds per stage", "Provenance",
     }  # fmt: skip
-    assert "Items to look at" in pages[0] and "Items to look at" not in pages[1]
+    assert "Storyboards" in pages[0] and "Storyboards" not in pages[1]
     bare.html()
 
 
 def test_latents_controls_and_what_was_imagined_are_told_in_numbers(pages: tuple[str, str]) -> None:
     text = pages[1]
     assert "| 90.0 % (86.1–92.9, n = 300) | 70.0 % (64.6–74.9, n = 300) |" in text  # option order
-    assert "future_l1: 74.0 % as it is" in text and "la_dapo: These latents are used" in text
+    assert "future_l1: 74.0 % unchanged" in text and "la_dapo: These latents are used" in text
     assert row_of(text, "no video | 13.3 % (9.9–17.6, n = 300) | -79.7").endswith("| 93.0 % (89.5–95.4, n = 300) |")
     assert (
-        "la_dapo: 20 spans of 10 items, each among the true frame, 3.0 of its clip and 16.0 of others;"
-        " 100.0 % nearer to it than to the frame that was seen" in text
+        "la_dapo: 20 spans of 10 items, candidates: the true frame, 3.0 of its clip, 16.0 of others;"
+        " 100.0 % nearer to the true frame than to the observed one" in text
     )
-    assert "| its latents | 45.0 % (" in text and "| the last observed frame in their place | 0.0 % (" in text
-    assert "| gain over that frame | +45.0 (" in text and "| chance | 5.0 % | 0.18 | – |" in text
+    assert "| the latents | 45.0 % (" in text and "| the last observed frame in their place | 0.0 % (" in text
+    assert "| gain over the observed frame | +45.0 (" in text and "| chance | 5.0 % | 0.18 | – |" in text
     assert "> text_only: This model's answers contain no latents" in text and "text_only: 0 spans" not in text
 
 
@@ -296,7 +296,7 @@ def test_a_model_without_latents_has_controls_and_says_what_was_not_tested(run: 
     sections = {section.title: section for section in build_page(RunReports(**run), "Demo", "").sections}
     latents, controls = sections["Do the latents matter?"], sections["Does the answer need the video?"]
     assert not latents.tables and not latents.figures and latents.quotes == ["base: no latents"]
-    assert "Could be done to no item of base: shuffled_frames." in latents.note
+    assert "No item fits for base: shuffled_frames." in latents.note
     assert controls.tables[0].rows[1].cells[0].value == "no video" and len(controls.figures) == 1
 
 
