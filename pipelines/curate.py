@@ -1,9 +1,8 @@
-"""`future-l1 curate --out DIR`: somebody's own shards to a Future-L1 set, by the same assets as the lineage's.
+"""`future-l1 curate --out DIR`: the user's shards to a Future-L1 set, by the same assets as the lineage's.
 
 The command line is an overlay of a profile, run in this process with DIR/work as its home; DIR receives the tables.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from assets.curation.scored import GAIN_TABLE, gain_tables, scored_shards, verdi
 from assets.curation.set_assets import items_key
 from assets.curation.visual_gain import GainTable, gain_report
 from assets.framework.store import AssetStore, write_json
-from assets.trajectories.assets import CLIPS, QUARANTINE, ROWS, TRAJECTORIES
+from assets.trajectories.assets import CLIPS, QUARANTINE, TRAJECTORIES
 from assets.trajectories.checks import faulty_shards, shard_faults_text
-from assets.trajectories.usable import repeats_of_earlier_shards
+from assets.trajectories.usable import quarantined_rows
 from assets.trajectories.validate import Quarantine
 from evaluation.generation.image_factor import unknown_factor
 from pipelines.driver import StepFailedError, run_plan
@@ -66,17 +65,17 @@ def curate(profile: Profile, out: Path, console: Console) -> tuple[dict[str, Any
         preflight(endpoint.base_urls, endpoint.model, ENDPOINT_KEYS, "endpoint")
     if first and judge is not None and not profile.toy_judge:
         preflight((judge.base_url,), judge.model, JUDGE_KEYS, "judge")
-    failed = run_plan(profile, curation_steps(profile), console, before=partial(rows_are_usable, profile))
+    failed = run_plan(profile, curation_steps(profile), console, before=partial(check_usable_rows, profile))
     return export(profile, out), failed, broken_shards(profile)
 
 
-def rows_are_usable(profile: Profile, step: Step) -> None:
-    """Raises StepFailedError with the table of reasons where a step would ask about rows and none is usable."""
+def check_usable_rows(profile: Profile, step: Step) -> None:
+    """Raises StepFailedError with the table of reasons where a step would send rows to a model and none is usable."""
     if step.stage != score(profile):
         return
     store = AssetStore(profile.home)
     shards = [shard for shard in store.partitions(TRAJECTORIES) if store.has(CLIPS, shard)]
-    quarantine = pl.concat([*_quarantine(store, shards), Quarantine.create_empty()])
+    quarantine = pl.concat([*quarantined_rows(store, shards), Quarantine.create_empty()])
     read = sum(store.current(TRAJECTORIES, shard).provenance["counts"]["rows"] for shard in shards)
     usable = read - quarantine["row_id"].count()  # of the others the id is not known
     if usable > 0:
@@ -86,8 +85,8 @@ def rows_are_usable(profile: Profile, step: Step) -> None:
     first = next(quarantine.select("source", "row", "reason", "detail").iter_rows(), None)
     example = f"\nthe first is row {first[1]} of {first[0]}: {first[2]}, {first[3]}" if first else ""
     raise StepFailedError(
-        f"of {len(shards)} shards no row is usable, so nothing is asked:\n{reasons}{example}\n"
-        f"every row is in the {QUARANTINE} tables under {store.artifacts.root / 'twiff'}"
+        f"of {len(shards)} shards no row is usable, so no model is called:\n{reasons}{example}\n"
+        f"every row is in the {QUARANTINE} tables under {store.artifacts.root / 'trajectories'}"
     )
 
 
@@ -101,10 +100,10 @@ def broken_shards(profile: Profile) -> str:
     return f"{len(broken)} of {len(shards)} shards are broken, the others went on:\n{shard_faults_text(broken, [])}"
 
 
-def measured_here(profile: Profile, assumptions: Assumptions) -> Assumptions:
-    """With what the answers and verdicts of the profile's scored shards say.
+def measured_assumptions(profile: Profile, assumptions: Assumptions) -> Assumptions:
+    """The assumptions with what the profile's scored shards measure.
 
-    Raises ValueError where nothing was answered and scored yet.
+    Raises ValueError where no shard is answered and scored.
     """
     store = AssetStore(profile.home)
     scored = {shard: gain for shard, gain in scored_shards(store).items() if store.has(ANSWERS, shard)}
@@ -120,7 +119,7 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
     """Writes the current tables of a curation to `out`, and `summary.json`, which it returns."""
     store = AssetStore(profile.home)
     scored = scored_shards(store)
-    gains, quarantine = gain_tables(scored), pl.concat(_quarantine(store, list(scored)))
+    gains, quarantine = gain_tables(scored), pl.concat(quarantined_rows(store, list(scored)))
     curated, (broken, empty) = store.current(CURATED), faulty_shards(store, list(scored))
     counted = [read_parquet(path, columns=GainTable.column_names()) for path in gains]
     counts = gain_report(counted, profile.curation.rule)
@@ -154,16 +153,7 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
     return summary
 
 
-def _quarantine(store: AssetStore, shards: list[str]) -> Iterator[pl.DataFrame]:
-    """Every row that is not scored, and why: rejected, without a clip, or in an earlier shard, too."""
-    for shard in shards:
-        rejected = read_parquet(store.current(TRAJECTORIES, shard).file(QUARANTINE))
-        yield rejected
-        yield read_parquet(store.current(CLIPS, shard).file(QUARANTINE)).select(rejected.columns)
-    yield from _repeats(store, shards)
-
-
-def own_shards(
+def curation_profile(
     profile: Profile,
     out: Path,
     *,
@@ -184,24 +174,24 @@ def own_shards(
     image_factor: int | None,
     retry_refused: bool,
 ) -> Profile:
-    """The profile with somebody's own source, model and judge; DIR/work is its home.
+    """The profile with the user's source, model and judge; `out`/work is its home.
 
-    Raises ValueError where the options do not say who answers or who judges.
+    Raises ValueError where no model, or half of a judge, is named.
     """
     if bool(endpoint) == bool(base):
-        raise ValueError("say who answers: either --endpoint and --model, or --base")
+        raise ValueError("name the model: either --endpoint and --model, or --base")
     if endpoint and not model:
         raise ValueError("an endpoint needs --model, the name by which it serves the base model")
     if bool(judge) != bool(judge_model):
         raise ValueError("--judge and --judge-model belong together")
     benchmarks = {"futurebench": futurebench, "twiffbench": twiffbench}
-    given = {name: folder for name, folder in benchmarks.items() if folder}
+    folders = {name: folder for name, folder in benchmarks.items() if folder}
     pace = {name: v for name, v in (("concurrency", concurrency), ("timeout", timeout)) if v is not None}
     sampling = {"samples_per_round": samples_per_round, "full_sampling_fraction": full_sampling_fraction}
     curation = {
         "endpoint": {"base_urls": endpoint, "model": model, "image_factor": image_factor, **pace} if endpoint else None,
         "retry_refused": retry_refused,
-        "disjoint_from": tuple(given),
+        "disjoint_from": tuple(folders),
         "selection": {} if top is None else {"top": top},
         **{name: value for name, value in sampling.items() if value is not None},
     }
@@ -214,27 +204,9 @@ def own_shards(
             "toyworld": None,
             "toy_judge": False,
             "judge": {"base_url": judge, "model": judge_model, **pace} if judge else None,
-            # Somebody's own rows are theirs to judge: the counts and reasons are in the tables.
-            "source": {"trajectories": trajectories, "clips": clips, "quarantine_limit": 1.0, **given},
+            # No limit on the user's rows: counts and reasons are in the tables.
+            "source": {"trajectories": trajectories, "clips": clips, "quarantine_limit": 1.0, **folders},
             "curation": curation,
             **({"base": str(checkpoint_folder(Path(base)))} if base else {}),
         },
     )
-
-
-def _repeats(store: AssetStore, shards: list[str]) -> Iterator[pl.DataFrame]:
-    """Usable rows that an earlier shard has, too, as rows of a quarantine table."""
-    for (shard,), repeats in repeats_of_earlier_shards(store, shards).group_by("shard", maintain_order=True):
-        rows = read_parquet(store.current(TRAJECTORIES, str(shard)).file(ROWS), columns=["source", "row", "row_id"])
-        gone = read_parquet(store.current(CLIPS, str(shard)).file(QUARANTINE), columns=["row_id"])
-        yield (
-            rows.join(gone, on="row_id", how="anti")
-            .join(repeats, on="row_id")
-            .select(
-                "source",
-                "row",
-                "row_id",
-                reason=pl.lit("repeated row"),
-                detail=pl.format("has the same content as a row of {}", "first"),
-            )
-        )

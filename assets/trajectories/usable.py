@@ -1,14 +1,14 @@
 """Usable rows: a shard's trajectories whose clip can be read, each row in the first shard that has it alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import dataframely as dy
 import polars as pl
 
 from assets.framework.store import AssetStore
-from assets.trajectories.assets import CLIP_TABLE, CLIPS, ROWS, TRAJECTORIES
+from assets.trajectories.assets import CLIP_TABLE, CLIPS, QUARANTINE, ROWS, TRAJECTORIES
 from assets.trajectories.validate import PulledTable
-from training.storage.parquet import scan_parquet
+from training.storage.parquet import read_parquet, scan_parquet
 
 REPEATS = {"row_id": pl.String, "shard": pl.String, "first": pl.String}
 
@@ -55,3 +55,17 @@ def repeats_of_earlier_shards(store: AssetStore, shards: Sequence[str]) -> pl.Da
     first = earlier.group_by("row_id").agg(pl.col("shard").min().alias("first"))
     repeats = rows.join(first, on="row_id").filter(pl.col("first") < pl.col("shard"))
     return repeats.select(*REPEATS).sort("shard", "row_id").collect(engine="streaming")
+
+
+def quarantined_rows(store: AssetStore, shards: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """Quarantine tables of every row that is not usable: rejected, without a clip, or in an earlier shard, too."""
+    for shard in shards:
+        rejected = read_parquet(store.current(TRAJECTORIES, shard).file(QUARANTINE))
+        yield rejected
+        yield read_parquet(store.current(CLIPS, shard).file(QUARANTINE)).select(rejected.columns)
+    for (shard,), repeats in repeats_of_earlier_shards(store, shards).group_by("shard", maintain_order=True):
+        rows = read_parquet(store.current(TRAJECTORIES, str(shard)).file(ROWS), columns=["source", "row", "row_id"])
+        without_clip = read_parquet(store.current(CLIPS, str(shard)).file(QUARANTINE), columns=["row_id"])
+        readable = rows.join(without_clip, on="row_id", how="anti").join(repeats, on="row_id")
+        detail = pl.format("has the same content as a row of {}", "first")
+        yield readable.select("source", "row", "row_id", reason=pl.lit("repeated row"), detail=detail)

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.curate import rows_are_usable
+from pipelines.curate import check_usable_rows
 from pipelines.driver import StepFailedError, run_plan
 from pipelines.instance import UnusableHomeError
 from pipelines.jobs import Step
@@ -35,7 +35,7 @@ def current_profile(seed: int | None = None, default: str = "demo") -> Profile:
 
 def run_steps(profile: Profile, steps: list[Step]) -> None:
     try:
-        failed_checks = run_plan(profile, steps, CONSOLE, before=partial(rows_are_usable, profile))
+        failed_checks = run_plan(profile, steps, CONSOLE, before=partial(check_usable_rows, profile))
     except (UnusableHomeError, StepFailedError) as error:
         raise click.ClickException(str(error)) from error
     warn(failed_checks)

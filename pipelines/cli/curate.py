@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from pipelines.cli.common import CONSOLE, current_profile, fail_if, run_steps, warn
-from pipelines.curate import broken_shards, own_shards
+from pipelines.curate import broken_shards, curation_profile
 from pipelines.curate import curate as curate_shards
 from pipelines.driver import StepFailedError
 from pipelines.instance import UnusableHomeError
@@ -57,7 +57,7 @@ def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
     if out is None or trajectories is None or not options["clips"]:
         raise click.UsageError("your own shards need --trajectories, --clips and --out")
     try:
-        profile = own_shards(current_profile(default="paper"), out, trajectories=trajectories, **options)
+        profile = curation_profile(current_profile(default="paper"), out, trajectories=trajectories, **options)
         summary, failed, broken = curate_shards(profile, out, CONSOLE)
     except (UnusableHomeError, EndpointRefusesError, EndpointDownError, StepFailedError, ValueError) as error:
         raise click.ClickException(str(error)) from error

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from assets.curation.estimate import Assumptions, estimate
 from pipelines.cli.common import CONSOLE, current_profile
-from pipelines.curate import measured_here
+from pipelines.curate import measured_assumptions
 
 
 @click.command(name="estimate")
@@ -30,7 +30,7 @@ def estimate_cost(rows: float, measured: bool, price: tuple[float, float] | None
     try:
         assumptions = Assumptions()
         if measured:
-            assumptions = measured_here(profile, assumptions)
+            assumptions = measured_assumptions(profile, assumptions)
         assumptions = assumptions.stated(**values, price_in=price and price[0], price_out=price and price[1])
         found = estimate(int(rows), profile.curation.rule, assumptions)
     except ValueError as error:

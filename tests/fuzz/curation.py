@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 
 from tests.fuzz.commands import Ended, ViolationError, run
 from tests.fuzz.mutants import altered, damaged
-from tests.pipelines.own_shards import Model, judge, write_shards
+from tests.pipelines.served_shards import Model, judge, write_shards
 from tests.served import Served, completion, served
 
 SCORES = ["row_id", "p_t", "p_v", "gain"]

@@ -14,11 +14,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.pipelines.own_shards import Model, as_json_lines, judge, kind_of, repeat_row, write_shards
+from tests.pipelines.served_shards import Model, as_json_lines, judge, kind_of, repeat_row, write_shards
 from tests.served import Served, completion, served, user_text
 
 ROOT = Path(__file__).parents[2]
-SEEN_OF_A_ROW = ["row_id", "p_t", "p_v", "gain", "status"]
+COMPARED = ["row_id", "p_t", "p_v", "gain", "status"]
 
 
 def command(folder: Path, endpoint: Served, judging: Served, out: Path, *options: str) -> list[str]:
@@ -86,7 +86,7 @@ def test_the_tables_account_for_every_row(alone: Path, source: tuple[Path, list[
     assert summary["generations"] + summary["generations_saved"] == 16 * summary["scored"]
 
 
-def test_what_the_model_knows_decides_what_is_kept_and_what_is_asked(alone: Path) -> None:
+def test_what_the_model_can_answer_decides_which_rows_are_kept_and_how_often_they_are_sampled(alone: Path) -> None:
     gains = pl.read_parquet(alone / "visual_gain.parquet")
     for row in gains.iter_rows(named=True):
         counts = (row["p_t"], row["p_v"], row["n_generated_plain"], row["n_generated_hint"])
@@ -116,7 +116,7 @@ def test_a_faulty_endpoint_and_a_faulty_judge_change_nothing(
     assert sum(endpoint.met.values()) > 5 and sum(judging.met.values()) > 0
     assert summary["pending"] == 0
     assert summary == json.loads((alone / "summary.json").read_text())
-    for name, columns in (("visual_gain", SEEN_OF_A_ROW), ("future_l1_50k", ["rank", *SEEN_OF_A_ROW[:4]])):
+    for name, columns in (("visual_gain", COMPARED), ("future_l1_50k", ["rank", *COMPARED[:4]])):
         first, second = (pl.read_parquet(place / f"{name}.parquet").select(columns) for place in (alone, out))
         assert first.equals(second), name
     assert max(Counter(paid(out)).values()) == 1
@@ -148,7 +148,7 @@ def test_killed_at_several_points_it_ends_alike_and_pays_once(
     assert max(Counter(paid(out)).values()) == 1
     # What was in flight at a kill was lost on the way; nothing that arrived was asked for again.
     assert endpoint.choices - summary["generations"] <= 3 * 4 * 64
-    first, second = (pl.read_parquet(p / "visual_gain.parquet").select(SEEN_OF_A_ROW) for p in (alone, out))
+    first, second = (pl.read_parquet(p / "visual_gain.parquet").select(COMPARED) for p in (alone, out))
     assert first.equals(second)
 
 
@@ -188,7 +188,7 @@ def test_an_empty_account_and_lost_replies_change_nothing_once_they_are_mended(
 ) -> None:
     """The endpoint's account runs dry, then it loses its answers; the judge cannot be read, then wants other forms."""
     folder, rows = source
-    out, shown = tmp_path / "out", json.loads((alone / "summary.json").read_text())
+    out, expected = tmp_path / "out", json.loads((alone / "summary.json").read_text())
     dry = (402, b'{"error": {"message": "Insufficient Balance"}}')
     old = (400, b'{"error": {"message": "use max_completion_tokens; response_format is unavailable"}}')
     with served(Model(rows)) as endpoint, served(judge) as judging:
@@ -204,11 +204,11 @@ def test_an_empty_account_and_lost_replies_change_nothing_once_they_are_mended(
         assert "its reply is not the JSON object of the schema: 'Yes.'" in stopped(folder, endpoint, judging, out)
         assert len(judging.requests) - before < 60
         judging.script = lambda _, r: old if "max_tokens" in r or "response_format" in r else None
-        assert curate(folder, endpoint, judging, out) == shown
+        assert curate(folder, endpoint, judging, out) == expected
         assert {"max_completion_tokens"} <= set(judging.requests[-1]) and "response_format" not in judging.requests[-1]
     assert max(Counter(paid(out)).values()) == 1
-    assert shown == curate(folder, endpoint, judging, out)  # neither is there any more
-    first, second = (pl.read_parquet(place / "visual_gain.parquet").select(SEEN_OF_A_ROW) for place in (alone, out))
+    assert expected == curate(folder, endpoint, judging, out)  # neither is there any more
+    first, second = (pl.read_parquet(place / "visual_gain.parquet").select(COMPARED) for place in (alone, out))
     assert first.equals(second)
 
 
@@ -235,40 +235,40 @@ def test_what_was_refused_or_stayed_pending_is_asked_again(
         assert curate(folder, endpoint, judging, out)["pending"] == 2
         faulty.remove("silent")
         assert curate(folder, endpoint, judging, out)["pending"] == 1
-        asked = len(endpoint.requests)
+        sent = len(endpoint.requests)
         faulty.remove("refused")
         assert curate(folder, endpoint, judging, out)["pending"] == 1
-        assert len(endpoint.requests) == asked, "a refusal is not asked for again unasked"
+        assert len(endpoint.requests) == sent, "a refusal is not asked for again unasked"
         assert curate(folder, endpoint, judging, out, "--retry-refused")["pending"] == 0
-        asked = len(endpoint.requests)
+        sent = len(endpoint.requests)
         done = curate(folder, endpoint, judging, out)
-        assert done["pending"] == 0 and len(endpoint.requests) == asked
+        assert done["pending"] == 0 and len(endpoint.requests) == sent
     assert max(Counter(paid(out)).values()) == 1
 
 
 @pytest.mark.parametrize(
-    ("model", "key", "says"),
+    ("model", "key", "message"),
     [("other", None, "it serves 'served'"), ("served", "secret", "check its key")],
 )
 def test_a_wrong_model_or_key_fails_before_any_work(
-    source: tuple[Path, list[dict[str, Any]]], tmp_path: Path, model: str, key: str | None, says: str
+    source: tuple[Path, list[dict[str, Any]]], tmp_path: Path, model: str, key: str | None, message: str
 ) -> None:
     folder, rows = source
     with served(Model(rows), key=key) as endpoint, served(judge) as judging:
-        asked = command(folder, endpoint, judging, tmp_path / "out")
-        asked[asked.index("--model") + 1] = model
-        ran = subprocess.run(asked, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+        options = command(folder, endpoint, judging, tmp_path / "out")
+        options[options.index("--model") + 1] = model
+        ran = subprocess.run(options, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert ran.returncode == 1
-    assert says in ran.stderr
+    assert message in ran.stderr
     assert "Traceback" not in ran.stderr
     assert not list((tmp_path / "out").rglob("*.parquet"))
 
 
-def test_options_that_do_not_say_who_answers_are_a_users_mistake(tmp_path: Path) -> None:
-    asked = [sys.executable, "-m", "pipelines", "curate", "--trajectories", "x", "--clips", "y", "--out", "z"]
-    ran = subprocess.run(asked, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+def test_options_that_name_no_model_are_a_users_mistake(tmp_path: Path) -> None:
+    options = [sys.executable, "-m", "pipelines", "curate", "--trajectories", "x", "--clips", "y", "--out", "z"]
+    ran = subprocess.run(options, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert ran.returncode == 1
-    assert "say who answers" in ran.stderr
+    assert "name the model" in ran.stderr
 
 
 def test_a_model_that_never_needs_the_hint_keeps_nothing_and_says_so(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_broken_shard_fails_alone_and_the_command_ends_with_the_list(tmp_path:
     assert list(summary["broken_shards"]) == ["a-broken"]
 
 
-def test_where_no_row_is_usable_nothing_is_asked_and_the_reasons_are_told(tmp_path: Path) -> None:
+def test_where_no_row_is_usable_no_model_is_called_and_the_reasons_are_counted(tmp_path: Path) -> None:
     folder = tmp_path / "own"
     rows = write_shards(folder, shards=1, rows=6, faults=0, seed=10)
     for clip in (folder / "clips").rglob("*.mp4"):
@@ -320,7 +320,7 @@ def test_where_no_row_is_usable_nothing_is_asked_and_the_reasons_are_told(tmp_pa
         )  # fmt: skip
     assert ran.returncode == 1
     assert endpoint.choices == judging.choices == 0
-    assert "of 2 shards no row is usable, so nothing is asked:\n" in ran.stderr
+    assert "of 2 shards no row is usable, so no model is called:\n" in ran.stderr
     table = [line.split(maxsplit=1) for line in ran.stderr.splitlines() if line.startswith("  ")]
-    told = {reason: int(count) for count, reason in table}
-    assert told == {"missing clip": 6, "missing field": 1, "unreadable row": 1}
+    counts = {reason: int(count) for count, reason in table}
+    assert counts == {"missing clip": 6, "missing field": 1, "unreadable row": 1}

@@ -20,7 +20,7 @@ from pipelines.driver import run_plan
 from pipelines.jobs import INGEST, OBSERVE, WRITE_SOURCE, Step
 from pipelines.profile import overlaid
 from tests.interrupted import ROOT, FileServer, environment, interrupted
-from tests.pipelines.own_shards import Model, judge, write_shards
+from tests.pipelines.served_shards import Model, judge, write_shards
 from tests.pipelines.test_evaluate import world
 from tests.pipelines.ui_server import processes_of, ui, until
 from tests.reduced import reduced_demo, write_overlay

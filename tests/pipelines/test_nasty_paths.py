@@ -11,7 +11,7 @@ import polars as pl
 
 from assets.toyworld.clips import write_batch
 from assets.toyworld.source import write_futurebench
-from tests.pipelines.own_shards import Model, judge, write_shards
+from tests.pipelines.served_shards import Model, judge, write_shards
 from tests.served import served
 from training.runtime.project import python_variables
 from training.storage.artifacts import MODEL

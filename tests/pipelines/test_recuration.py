@@ -9,10 +9,10 @@ import dagster as dg
 import pytest
 
 from assets.framework.partitions import SHARDS
-from pipelines.curate import own_shards
+from pipelines.curate import curation_profile
 from pipelines.definitions import build_definitions
 from pipelines.profile import Profile, demo, overlaid, paper
-from tests.pipelines.own_shards import Model, judge, write_shards
+from tests.pipelines.served_shards import Model, judge, write_shards
 from tests.served import Served, served
 
 
@@ -22,7 +22,7 @@ class Place:
     def __init__(self, folder: Path, endpoint: Served, judging: Served, instance: dg.DagsterInstance) -> None:
         self.folder, self.endpoint, self.instance = folder, endpoint, instance
         self.rows: list[dict[str, Any]] = []
-        profile = own_shards(
+        profile = curation_profile(
             paper(folder / "home"), folder / "out", trajectories=str(folder / "twiff"), clips=(str(folder / "clips"),),
             endpoint=(endpoint.url,), model="served", base=None, judge=judging.url, judge_model="served",
             futurebench=None, twiffbench=None, top=2, samples_per_round=None, full_sampling_fraction=None,
@@ -38,12 +38,12 @@ class Place:
 
     def tick(self) -> dg.SensorResult | dg.SkipReason:
         with dg.build_sensor_context(instance=self.instance, resources=self.resources) as context:
-            told = self.definitions.resolve_sensor_def("new_shards")(context)
-        assert isinstance(told, dg.SensorResult | dg.SkipReason)
-        if isinstance(told, dg.SensorResult):
-            for request in told.dynamic_partitions_requests or ():
+            result = self.definitions.resolve_sensor_def("new_shards")(context)
+        assert isinstance(result, dg.SensorResult | dg.SkipReason)
+        if isinstance(result, dg.SensorResult):
+            for request in result.dynamic_partitions_requests or ():
                 self.instance.add_dynamic_partitions(str(SHARDS.name), request.partition_keys)
-        return told
+        return result
 
     def weekly(self, day: int) -> list[dg.RunRequest] | dg.SkipReason:
         time = datetime(2026, 11, day, 4, tzinfo=UTC)
@@ -85,34 +85,34 @@ def test_ticks_curate_what_is_new_or_changed(place: Place) -> None:
     assert isinstance(place.weekly(23), dg.SkipReason)
 
     place.add(3)
-    asked = len(place.endpoint.requests)
+    sent = len(place.endpoint.requests)
     (request,) = place.tick().run_requests  # type: ignore[union-attr]
     (same,) = place.tick().run_requests  # type: ignore[union-attr]
     assert request.run_key == same.run_key, "one run for the same files"
     assert request.partition_key == "part-3-0"
     assert place.run(request) == {"part-3-0"}
-    told = {str(body) for body in place.endpoint.requests[asked:]}
-    assert told and all("(3." in body for body in told), "only the new shard's rows are asked"
+    result = {str(body) for body in place.endpoint.requests[sent:]}
+    assert result and all("(3." in body for body in result), "only the new shard's rows are sent"
 
     changed = place.folder / "twiff" / "part-2-0.parquet"
     (place.folder / "twiff" / "part-1-0.parquet").touch()  # the same rows
     changed.write_bytes((place.folder / "twiff" / "part-3-0.parquet").read_bytes())
     changed.with_name("part-3-0.parquet").unlink()
-    asked = len(place.endpoint.requests)
+    sent = len(place.endpoint.requests)
     monday = place.weekly(30)
     assert isinstance(monday, list)
     for again in monday:
         place.run(again)
     assert place.instance.get_dynamic_partitions(str(SHARDS.name)) == ["part-1-0", "part-2-0"]
     assert {shard for r in monday for shard in (r.partition_key, *r.tags.values())} >= {"part-1-0", "part-2-0"}
-    assert len(place.endpoint.requests) > asked, "another shard's ledger is not this one's"
+    assert len(place.endpoint.requests) > sent, "another shard's ledger is not this one's"
     assert {request.run_key for request in monday}.isdisjoint({request.run_key})
 
 
 def test_a_vanished_source_is_a_reason_to_skip_and_not_a_failure(place: Place) -> None:
-    told = place.tick()
-    assert isinstance(told, dg.SkipReason)
-    assert str(place.folder / "twiff") in str(told.skip_message)
+    result = place.tick()
+    assert isinstance(result, dg.SkipReason)
+    assert str(place.folder / "twiff") in str(result.skip_message)
 
 
 def test_training_follows_only_a_really_changed_data_version(tmp_path: Path) -> None:
@@ -134,19 +134,19 @@ def test_training_follows_only_a_really_changed_data_version(tmp_path: Path) -> 
 
     with dg.DagsterInstance.ephemeral() as instance:
         publish(instance, base, "base")
-        told, cursor = fired(instance, None)
-        assert told == set(), "nothing to train on yet"
+        result, cursor = fired(instance, None)
+        assert result == set(), "nothing to train on yet"
         publish(instance, sets, "one")
-        told, cursor = fired(instance, cursor)
-        assert told == {"text_only", "future_l1"}
-        told, cursor = fired(instance, cursor)
-        assert told == set()
+        result, cursor = fired(instance, cursor)
+        assert result == {"text_only", "future_l1"}
+        result, cursor = fired(instance, cursor)
+        assert result == set()
         publish(instance, sets, "one")
-        told, cursor = fired(instance, cursor)
-        assert told == set(), "the same version again is no news"
+        result, cursor = fired(instance, cursor)
+        assert result == set(), "the same version again is no news"
         publish(instance, sets, "two")
-        told, cursor = fired(instance, cursor)
-        assert told == {"text_only", "future_l1"}
+        result, cursor = fired(instance, cursor)
+        assert result == {"text_only", "future_l1"}
 
 
 def test_without_the_option_nothing_trains_by_itself(tmp_path: Path) -> None:

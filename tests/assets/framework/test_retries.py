@@ -28,7 +28,7 @@ from pipelines.profile import Profile, demo, overlaid
 from tests import hub
 from tests.assets.trajectories.shard_rows import twiff_row, write
 from tests.footage import FOOTAGE
-from tests.pipelines.own_shards import Model, judge, write_shards
+from tests.pipelines.served_shards import Model, judge, write_shards
 from tests.served import Served, served
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError
 

@@ -1,4 +1,4 @@
-"""Somebody's own shards for `future-l1 curate`: toy rows with clips, and a served model that knows some of them.
+"""Shards for `future-l1 curate`: toy rows with clips, and a served model that answers some of them right.
 
 What the model says depends on the row and on whether it is shown the hint, so an answer is the same whenever it is
 asked for, and however many are asked for at once.
@@ -79,13 +79,13 @@ class Model:
     def __call__(self, request: dict[str, Any], choice: int) -> str:
         content = request["messages"][-1]["content"]
         images = sum(part["type"] == "image_url" for part in content)
-        told = words(" ".join(part["text"] for part in content if part["type"] == "text"))
-        asked = max((known for known in self.references if known in told), key=len, default=None)
-        if asked is None:  # a row that somebody changed
+        prompt = words(" ".join(part["text"] for part in content if part["type"] == "text"))
+        question = max((text for text in self.references if text in prompt), key=len, default=None)
+        if question is None:  # a row that somebody changed
             return "<answer>nothing is known of this</answer>"
-        by_kind = {"saturated": True, "hopeless": False, "useful": images > 1}[kind_of(asked)]
+        by_kind = {"saturated": True, "hopeless": False, "useful": images > 1}[kind_of(question)]
         right = self.knows == "everything" or by_kind
-        reference = self.references[asked]
+        reference = self.references[question]
         wrong = next(colour for colour in COLOURS if colour != reference)
         return f"<reason>step {choice}</reason><answer>{reference if right else wrong}</answer>"
 
