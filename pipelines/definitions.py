@@ -53,6 +53,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
                 device,
                 profile.launch.max_parallel,
                 profile.retrain,
+                profile.report_to,
             ),
             *benchmark_assets(profile.benchmarks, profile.source, checkpoints, upstream, seed, device),
             latent_retrieval_asset(checkpoints, profile.sft[0].recipe.latent_config.max_latents, seed, device),

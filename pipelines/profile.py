@@ -66,6 +66,8 @@ class Profile(Settings):
     toy_judge: bool = False
     """Serve the demo's deterministic judge on loopback, in place of the judge's own address."""
     launch: LaunchSettings = Field(default_factory=LaunchSettings)
+    report_to: tuple[str, ...] = ()
+    """Trackers of training metrics beside metrics.jsonl, by transformers' names: trackio, wandb, tensorboard, ..."""
     retrain: bool = False
     """Checkpoints may follow their data: an automation condition that fires when a data version really changed."""
 

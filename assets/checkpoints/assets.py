@@ -2,7 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,13 @@ from training.storage.artifacts import MODEL, Artifact
 BASE = "inputs/base_model"
 SFT = "checkpoints/sft"
 RL = "checkpoints/rl"
-"""The folder of an artifact that holds the checkpoint itself, as transformers writes it."""
 CURVES = "curves.png"
 SFT_PROGRAM, RL_PROGRAM = "training.sft", "training.rl"
 
 BASE_CODE = code_of("assets.checkpoints.base")
 SFT_CODE, RL_CODE = code_of(SFT_PROGRAM), code_of(RL_PROGRAM)
 
-# What is trained on really changed: materialising the same version again does not count.
+# A new data version of what is trained on; materialising the same version again does not count.
 RETRAIN = (
     dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed()).since_last_handled()
     & ~dg.AutomationCondition.any_deps_missing()
@@ -49,16 +50,39 @@ def checkpoint_assets(
     device: str,
     max_parallel: Mapping[str, int],
     retrain: bool,
+    report_to: Sequence[str],
 ) -> list[dg.AssetsDefinition]:
-    """`together`: of each program, how many recipes are trained in one run, side by side, where several are asked for.
+    """`max_parallel`: for each program, the number of recipes that one run trains side by side.
 
-    With `retrain`, checkpoints follow their data by themselves, once somebody turns automation on in the UI.
+    With `retrain`, checkpoints follow their data by themselves, once automation is turned on in the UI.
     """
-    condition = RETRAIN if retrain else None
+    shared: dict[str, Any] = {
+        "kinds": ("torch", "safetensors"),
+        "previews": (CURVES,),
+        "links": {"model": MODEL, "metrics": METRICS},
+        "automation_condition": RETRAIN if retrain else None,
+    }
+    sft_asset = Asset(
+        SFT,
+        "Supervised fine-tuning on interleaved text and latents; resumes from its own last checkpoint.",
+        code_version=SFT_CODE,
+        deps=(BASE, SFT_SETS),
+        partitions=checkpoints.sft_partitioning(max_parallel.get(SFT_PROGRAM, 1)),
+        **shared,
+    )
+    rl_asset = Asset(
+        RL,
+        "LA-DAPO and its ablations, from an SFT checkpoint; resumes from its own last checkpoint.",
+        code_version=RL_CODE,
+        deps=(SFT, RL_SETS),
+        partitions=checkpoints.rl_partitioning(max_parallel.get(RL_PROGRAM, 1)),
+        **shared,
+    )
+    program_config = {"seed": seed, "device": device}
     return [
         _base(base),
-        _sft(sft, checkpoints, seed, device, max_parallel.get(SFT_PROGRAM, 1), condition),
-        _rl(rl, checkpoints, seed, device, max_parallel.get(RL_PROGRAM, 1), condition),
+        _sft(_Training(sft_asset, SFT_PROGRAM, SFT_SETS, "base", sft, program_config, report_to)),
+        _rl(_Training(rl_asset, RL_PROGRAM, RL_SETS, "sft", rl, program_config, report_to), rl),
     ]
 
 
@@ -79,79 +103,83 @@ def _base(base: Path) -> dg.AssetsDefinition:
     return checkpoints_base
 
 
-def _sft(
-    runs: Mapping[str, SftRun],
-    checkpoints: Checkpoints,
-    seed: int,
-    device: str,
-    max_parallel: int,
-    condition: dg.AutomationCondition | None,
-) -> dg.AssetsDefinition:
-    declared = Asset(
-        SFT,
-        "Supervised fine-tuning on interleaved text and latents; resumes from its own last checkpoint.",
-        kinds=("torch", "safetensors"),
-        code_version=SFT_CODE,
-        deps=(BASE, SFT_SETS),
-        partitions=checkpoints.sft_partitioning(max_parallel),
-        previews=(CURVES,),
-        links={"model": MODEL, "metrics": METRICS},
-        automation_condition=condition,
-    )
+@dataclass(frozen=True)
+class _Training:
+    """SFT or RL: what its program is started with.  model_field: the name of the input model in the program's config.
 
-    @asset(declared, pool="gpu")
+    report_to is no part of an artifact's version: trackers change nothing in a checkpoint.
+    """
+
+    asset: Asset
+    program: str
+    sets: str
+    model_field: str
+    runs: Mapping[str, SftRun | RlRun]
+    config: Mapping[str, Any]
+    report_to: Sequence[str]
+
+    def materialise(
+        self,
+        context: dg.AssetExecutionContext,
+        overrides: RecipeConfig,
+        store: AssetStore,
+        launcher: Launcher,
+        models: Mapping[str, tuple[str, Artifact]],
+        judge: JudgeAccess | None = None,
+    ) -> dg.MaterializeResult[None]:
+        """Trains the recipes of the run's partitions, each from its model (its key with the artifact)."""
+        sets = store.current(self.sets)
+        files = {name: f"{self.runs[name].data}.parquet" for name in context.partition_keys}
+        configs = {name: self._recipe_config(name, overrides) for name in context.partition_keys}
+
+        def train(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+            with judge.settings() if judge else nullcontext() as settings:
+                served = {"judge": settings.model_dump(mode="json") if settings else None} if judge else {}
+                started = {
+                    name: {**configs[name], "data": str(sets.file(files[name])), "report_to": list(self.report_to),
+                           self.model_field: str(models[name][1].folder(MODEL)), **served}
+                    for name in workspaces
+                }  # fmt: skip
+                return _run(context, launcher, self.program, workspaces, started)
+
+        works = {
+            name: store.work(
+                self.asset.key,
+                {
+                    models[name][0]: models[name][1].version,
+                    # a set's own bytes: another set of the same artifact changes nothing here
+                    f"{self.sets}/{self.runs[name].data}": str(sets.manifest["files"][files[name]]["sha256"]),
+                },
+                {**config, "judge": judge.name} if judge else config,
+                self.asset.code_version or "",
+                name,
+            )
+            for name, config in configs.items()
+        }
+        return batch_result(context, store, self.asset, Work.do_together(works, train))
+
+    def _recipe_config(self, name: str, overrides: RecipeConfig) -> dict[str, Any]:
+        values, recipe = overrides.values(), self.runs[name].recipe
+        recipe = recipe.model_copy(update={"max_steps": values.pop("max_steps", recipe.max_steps)})
+        return {"recipe": recipe.model_dump(mode="json"), **self.config, **values}
+
+
+def _sft(training: _Training) -> dg.AssetsDefinition:
+    @asset(training.asset, pool="gpu")
     def start_sft(
         context: dg.AssetExecutionContext,
         config: RecipeConfig,
         store: dg.ResourceParam[AssetStore],
         launcher: dg.ResourceParam[Launcher],
     ) -> Iterator[dg.MaterializeResult[None]]:
-        base, sets = store.current(BASE), store.current(SFT_SETS)
-        configs = {name: _config(runs[name], seed, device, config) for name in context.partition_keys}
-
-        def train(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-            asked = {
-                name: {**configs[name], "data": _set_file(sets, runs[name].data), "base": str(base.folder(MODEL))}
-                for name in workspaces
-            }
-            return _run(context, launcher, SFT_PROGRAM, workspaces, asked)
-
-        works = {
-            name: store.work(
-                SFT,
-                {BASE: base.version, f"{SFT_SETS}/{runs[name].data}": _set_version(sets, runs[name].data)},
-                told,
-                SFT_CODE,
-                name,
-            )
-            for name, told in configs.items()
-        }
-        yield batch_result(context, store, declared, Work.do_together(works, train))
+        models = dict.fromkeys(context.partition_keys, (BASE, store.current(BASE)))
+        yield training.materialise(context, config, store, launcher, models)
 
     return start_sft
 
 
-def _rl(
-    runs: Mapping[str, RlRun],
-    checkpoints: Checkpoints,
-    seed: int,
-    device: str,
-    max_parallel: int,
-    condition: dg.AutomationCondition | None,
-) -> dg.AssetsDefinition:
-    declared = Asset(
-        RL,
-        "LA-DAPO and its ablations, from an SFT checkpoint; resumes from its own last checkpoint.",
-        kinds=("torch", "safetensors"),
-        code_version=RL_CODE,
-        deps=(SFT, RL_SETS),
-        partitions=checkpoints.rl_partitioning(max_parallel),
-        previews=(CURVES,),
-        links={"model": MODEL, "metrics": METRICS},
-        automation_condition=condition,
-    )
-
-    @asset(declared, pool="gpu")
+def _rl(training: _Training, runs: Mapping[str, RlRun]) -> dg.AssetsDefinition:
+    @asset(training.asset, pool="gpu")
     def start_rl(
         context: dg.AssetExecutionContext,
         config: RecipeConfig,
@@ -159,34 +187,9 @@ def _rl(
         launcher: dg.ResourceParam[Launcher],
         judge: dg.ResourceParam[JudgeAccess],
     ) -> Iterator[dg.MaterializeResult[None]]:
-        sets = store.current(RL_SETS)
-        starts = {name: store.current(SFT, runs[name].start) for name in context.partition_keys}
-        configs = {name: _config(runs[name], seed, device, config) for name in context.partition_keys}
-
-        def train(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-            with judge.settings() as address:
-                served = address.model_dump(mode="json") if address else None
-                asked = {
-                    name: {**configs[name], "data": _set_file(sets, runs[name].data),
-                           "sft": str(starts[name].folder(MODEL)), "judge": served}
-                    for name in workspaces
-                }  # fmt: skip
-                return _run(context, launcher, RL_PROGRAM, workspaces, asked)
-
-        works = {
-            name: store.work(
-                RL,
-                {
-                    f"{SFT}/{runs[name].start}": starts[name].version,
-                    f"{RL_SETS}/{runs[name].data}": _set_version(sets, runs[name].data),
-                },
-                {**told, "judge": judge.name},
-                RL_CODE,
-                name,
-            )
-            for name, told in configs.items()
-        }
-        yield batch_result(context, store, declared, Work.do_together(works, train))
+        starts = {name: runs[name].start for name in context.partition_keys}
+        models = {name: (f"{SFT}/{start}", store.current(SFT, start)) for name, start in starts.items()}
+        yield training.materialise(context, config, store, launcher, models, judge)
 
     return start_rl
 
@@ -196,36 +199,20 @@ def _run(
     launcher: Launcher,
     module: str,
     workspaces: Mapping[str, Path],
-    asked: Mapping[str, Mapping[str, Any]],
+    configs: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """A program for each workspace, side by side; what each leaves, finished.
+    """Starts a program for each workspace, side by side; returns their results.
 
-    A workspace has the result of a program whose step was killed before it published: it is finished only.
+    A workspace has the result of a program whose step was killed before it published: such a program does not start.
     """
     waiting = {name: workspace for name, workspace in workspaces.items() if not (workspace / RESULT).is_file()}
     if waiting:
-        launcher.run_parallel(context, [Start(module, folder, asked[name]) for name, folder in waiting.items()])
+        launcher.run_parallel(context, [Start(module, folder, configs[name]) for name, folder in waiting.items()])
     return {name: _finish(folder, json.loads((folder / RESULT).read_text())) for name, folder in workspaces.items()}
 
 
-def _config(run: SftRun | RlRun, seed: int, device: str, tried: RecipeConfig) -> dict[str, Any]:
-    """What a training is told besides its inputs."""
-    values = tried.values()
-    recipe = run.recipe.model_copy(update={"max_steps": values.pop("max_steps", run.recipe.max_steps)})
-    return {"recipe": recipe.model_dump(mode="json"), "seed": seed, "device": device} | values
-
-
-def _set_file(sets: Artifact, name: str) -> str:
-    return str(sets.file(f"{name}.parquet"))
-
-
-def _set_version(sets: Artifact, name: str) -> str:
-    """A set's own bytes: a checkpoint does not change when only another set of the same artifact did."""
-    return str(sets.manifest["files"][f"{name}.parquet"]["sha256"])
-
-
 def _finish(workspace: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the checkpoint and the figures; what was only for resuming goes."""
+    """Keeps the checkpoint and the metrics, and removes the files for resuming."""
     if (workspace / CHECKPOINT).is_dir():  # else a step that was killed after this has moved it
         shutil.rmtree(workspace / MODEL, ignore_errors=True)
         (workspace / CHECKPOINT).rename(workspace / MODEL)

@@ -48,6 +48,11 @@ def test_a_recipe_is_overlaid_by_its_name(tmp_path: Path) -> None:
     assert changed.rl[0].recipe == preset.rl[0].recipe.model_copy(update={"beta": 0.5})
 
 
+def test_trackers_are_an_overlay_and_none_by_default(tmp_path: Path) -> None:
+    assert demo(tmp_path).report_to == ()
+    assert load_profile(overlay(tmp_path, 'extends = "demo"\nreport_to = ["trackio"]\n'), tmp_path).report_to == ("trackio",)
+
+
 def test_the_reduced_demo_is_an_overlay_too(tmp_path: Path) -> None:
     """What browser and kill tests serve is what the other tests run."""
     loaded = load_profile(str(write_reduced_overlay(tmp_path / "reduced.toml")), tmp_path)
