@@ -66,7 +66,7 @@ def serve(home: Path, host: str, port: int, allowed_hosts: Sequence[str] = (), r
         finally:
             with defer_interrupts():
                 for child in children:
-                    supervisor.let_go(child)
+                    supervisor.request_stop(child)
                 for child in children:
                     supervisor.end(child, DEADLINES)
 

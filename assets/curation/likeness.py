@@ -17,7 +17,8 @@ from PIL import Image
 
 from training.data.video import UnreadableVideo, read_frames
 
-NEAR = 10.0
+MAX_COPY_DISTANCE = 10.0
+"""The largest distance of two signatures that are taken for copies of one frame."""
 _SIDE = 8
 
 
@@ -55,4 +56,4 @@ def distances(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.nd
 
 def any_near(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
     """Whether a frame of the one group is near a frame of the other; both hold signatures."""
-    return bool(some and others and distances(some, others).min() <= NEAR)
+    return bool(some and others and distances(some, others).min() <= MAX_COPY_DISTANCE)

@@ -8,7 +8,7 @@ import dagster as dg
 import dataframely as dy
 
 from assets.framework.partitions import Partitioning, key_of
-from assets.framework.retries import failing_at_once
+from assets.framework.retries import no_retry_on_permanent_errors
 
 OWNERS = {
     "inputs": "team:data",
@@ -90,6 +90,6 @@ def asset(
             backfill_policy=partitions.backfill_policy if partitions else None,
             retry_policy=first.retry_policy,
             pool=pool,
-        )(failing_at_once(function))
+        )(no_retry_on_permanent_errors(function))
 
     return define

@@ -39,7 +39,7 @@ def after_outages() -> dg.RetryPolicy:
     return dg.RetryPolicy(max_retries=TRIES, delay=SECONDS, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
-def failing_at_once(function: Callable[..., Any]) -> Callable[..., Any]:
+def no_retry_on_permanent_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     """What an asset is made by, raising dagster.Failure without retries for all that no further try would mend."""
     if isgeneratorfunction(function):
 

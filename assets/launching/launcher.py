@@ -18,7 +18,7 @@ from assets.launching.local import LocalBackend, LocalSettings
 from assets.launching.program import Backend, Context, Deadlines, Program
 from assets.launching.ray import RayBackend, RaySettings
 from assets.launching.slurm import SlurmBackend, SlurmSettings
-from training.runtime.programs import RESULT, last_sign, read_progress
+from training.runtime.programs import RESULT, last_report_time, read_progress
 from training.runtime.project import PROJECT
 
 Progress = Callable[[int, int, str], None]
@@ -150,7 +150,7 @@ class _Watch:
 
     def _end_if_overdue(self, program: Program) -> None:
         begun = self._begun.setdefault(program.out, time.time())
-        silent, most_silent = time.time() - max(begun, last_sign(program.out)), self._settings.heartbeat_timeout
+        silent, most_silent = time.time() - max(begun, last_report_time(program.out)), self._settings.heartbeat_timeout
         if most_silent is not None and silent > most_silent:
             raise dg.Failure(f"{program.module} in {program.out} has said nothing for {silent:.0f} s: it hangs")
         ran, most = time.time() - begun, self._settings.timeout.get(program.module)

@@ -31,7 +31,7 @@ from assets.launching.program import (
 )
 from training.runtime import supervisor
 from training.runtime.devices import (
-    NOTHING,
+    NO_DEVICES,
     Claim,
     TooFewDevicesError,
     check_enough,
@@ -160,7 +160,7 @@ class LocalBackend:
 
 def _claim(program: Program, devices: Sequence[str]) -> Claim | None:
     """The devices of a program, which may be none; None while too few are free."""
-    return try_claim(devices, program.num_processes) if devices and program.on_gpu else NOTHING
+    return try_claim(devices, program.num_processes) if devices and program.on_gpu else NO_DEVICES
 
 
 @contextmanager
@@ -170,7 +170,7 @@ def _request_all_to_stop(started: Mapping[int, _Started]) -> Iterator[None]:
         yield
     finally:
         for one in started.values():
-            supervisor.let_go(one.supervisor)
+            supervisor.request_stop(one.supervisor)
 
 
 def _wait_for_first(living: Sequence[_Started]) -> None:

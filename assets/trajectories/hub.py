@@ -51,7 +51,7 @@ class HubSource:
 
         commit, pattern = self._resolved(), self._hub.files
         api = self._api()
-        entries = self._patiently(
+        entries = self._with_retries(
             lambda: list(api.list_repo_tree(self._hub.repo, recursive=True, revision=commit, repo_type="dataset"))
         )
         files = [(entry.path, _stamp(entry), entry.size) for entry in entries if isinstance(entry, RepoFile)]
@@ -88,7 +88,7 @@ class HubSource:
                 http_get(url, file, resume_size=file.tell(), headers=headers, expected_size=shard.bytes)
 
         def download(partial: Path) -> None:
-            self._patiently(lambda: go_on(partial))
+            self._with_retries(lambda: go_on(partial))
             if (address := _address(partial, shard.stamp)) != shard.stamp:
                 raise DamagedShardError(f"{url} came as {address} where the hub lists {shard.stamp}: start again")
 
@@ -103,13 +103,13 @@ class HubSource:
         """The commit that the revision is, asked once: one source is one commit."""
         if self._commit is None:
             api = self._api()
-            info = self._patiently(lambda: api.dataset_info(self._hub.repo, revision=self._hub.revision))
+            info = self._with_retries(lambda: api.dataset_info(self._hub.repo, revision=self._hub.revision))
             if not info.sha:
                 raise ValueError(f"{self._endpoint} does not say which commit {self._hub.revision} is: is it a hub?")
             self._commit = info.sha
         return self._commit
 
-    def _patiently(self, ask: Callable[[], T]) -> T:
+    def _with_retries(self, ask: Callable[[], T]) -> T:
         """What a hub answers that may be busy; ValueError for what no patience helps against."""
         from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 

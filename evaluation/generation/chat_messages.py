@@ -20,7 +20,7 @@ from evaluation.generation.jobs import GenerationConfig
 from evaluation.generation.requests import Request, with_images
 from training.chat.completion import Choice, one_line
 from training.data.prompts import Part
-from training.data.video import FrameShelf
+from training.data.video import FrameCache
 from training.grading.parsers import answer_text
 
 JPEG_QUALITY = 95
@@ -35,13 +35,13 @@ class Renderer:
     def __init__(self, generation: GenerationConfig, frames_cache_bytes: int, factor: int) -> None:
         self._generation, self._factor = generation, factor
         count = min(4, os.cpu_count() or 1)
-        self._threads = [(ThreadPoolExecutor(1), FrameShelf(frames_cache_bytes // count)) for _ in range(count)]
+        self._threads = [(ThreadPoolExecutor(1), FrameCache(frames_cache_bytes // count)) for _ in range(count)]
 
     def __enter__(self) -> "Renderer":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for thread, _shelf in self._threads:
+        for thread, _frame_cache in self._threads:
             thread.shutdown(cancel_futures=True)
 
     async def messages(self, request: Request) -> list[dict[str, Any]]:
@@ -49,15 +49,15 @@ class Renderer:
 
         Raises ValueError (UnreadableVideo among them) or OSError where its frames or images cannot be read.
         """
-        thread, shelf = self._threads[hash(request.group) % len(self._threads)]
-        content = await asyncio.get_running_loop().run_in_executor(thread, self._content, request.content, shelf)
+        thread, frame_cache = self._threads[hash(request.group) % len(self._threads)]
+        content = await asyncio.get_running_loop().run_in_executor(thread, self._content, request.content, frame_cache)
         system = [] if self._generation.system is None else [{"role": "system", "content": self._generation.system}]
         return [*system, {"role": "user", "content": content}]
 
-    def _content(self, parts: Sequence[Part], shelf: FrameShelf) -> list[dict[str, Any]]:
+    def _content(self, parts: Sequence[Part], frame_cache: FrameCache) -> list[dict[str, Any]]:
         """Text and images in order; texts that follow each other are one, so that no server puts a break between."""
         content: list[dict[str, Any]] = []
-        for part, images in with_images(parts, shelf):
+        for part, images in with_images(parts, frame_cache):
             if part["type"] == "text":
                 if content and content[-1]["type"] == "text":
                     content[-1]["text"] += part["text"]

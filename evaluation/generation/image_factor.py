@@ -15,8 +15,8 @@ from pathlib import Path
 from training.chat.endpoint import EndpointSettings
 
 QWEN3_VL = 32
-LEAST, MOST = 4, 256
-"""Of any processor that is meant."""
+MIN_FACTOR, MAX_FACTOR = 4, 256
+"""The bounds of a plausible factor."""
 FILES = ("preprocessor_config.json", "processor_config.json")
 HUB_SECONDS = 5.0
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -67,5 +67,5 @@ def _factor_of(path: Path) -> int | None:
         config = json.loads(path.read_text(encoding="utf-8"))
         config = config.get("image_processor", config)
         factor = int(config["patch_size"]) * int(config["merge_size"])
-        return factor if LEAST <= factor <= MOST else None
+        return factor if MIN_FACTOR <= factor <= MAX_FACTOR else None
     return None

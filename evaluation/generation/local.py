@@ -10,7 +10,7 @@ from evaluation.generation import interventions
 from evaluation.generation.jobs import AnswerJob, GenerationConfig
 from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request, with_images
 from training.data.prompts import Part
-from training.data.video import FrameShelf, UnreadableVideo, frame_rate
+from training.data.video import FrameCache, UnreadableVideo, frame_rate
 from training.model.checkpoint import FutureL1, load
 from training.model.decode import Decoded, Intervention, Sampling, Spans, decode
 from training.model.encoding import Encoded, Encoder
@@ -30,7 +30,7 @@ class LocalEngine:
         cuda = device != "cpu" and torch.cuda.is_available()
         self.device, self.dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
         self.vision_bytes = int(vision_cache_gib * 2**30)
-        self._shelf = FrameShelf(int(frames_cache_gib * 2**30))
+        self._frame_cache = FrameCache(int(frames_cache_gib * 2**30))
         self._loaded: tuple[Path, FutureL1, FrozenVision] | None = None
 
     def generate(
@@ -51,7 +51,7 @@ class LocalEngine:
             readable, encoded = [], []
             for request in batch:
                 try:
-                    encoded.append(encode(encoder, request.content, self._shelf))
+                    encoded.append(encode(encoder, request.content, self._frame_cache))
                     readable.append(request)
                 except (UnreadableVideo, ValueError, OSError) as error:
                     yield Refusal(request.prompt_id, str(error))
@@ -97,14 +97,14 @@ def batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Reque
         yield batch
 
 
-def encode(encoder: Encoder, content: Sequence[Part], shelf: FrameShelf) -> Encoded:
+def encode(encoder: Encoder, content: Sequence[Part], frame_cache: FrameCache) -> Encoded:
     """A prompt's content with its frames read, each clip once.
 
     Raises UnreadableVideo, ValueError or OSError for what cannot be shown.
     """
     low, high = encoder.limits.observed
     pieces = []
-    for part, images in with_images(content, shelf):
+    for part, images in with_images(content, frame_cache):
         cap = part["max_tokens"] or high
         match part["type"]:
             case "text":

@@ -12,7 +12,7 @@ from evaluation.generation.controls import ControlName, controlled
 from evaluation.generation.jobs import AnswerJob
 from training.data.images import open_image
 from training.data.prompts import Part
-from training.data.video import FrameShelf
+from training.data.video import FrameCache
 from training.storage.hashing import stable_hash
 from training.storage.parquet import read_parquet
 
@@ -105,7 +105,7 @@ class Prompts:
         return Request(prompt_id, content, samples, seeds, prompt_id.partition("/")[0], self.references.get(prompt_id))
 
 
-def with_images(parts: Sequence[Part], shelf: FrameShelf) -> Iterator[tuple[Part, list[np.ndarray]]]:
+def with_images(parts: Sequence[Part], frame_cache: FrameCache) -> Iterator[tuple[Part, list[np.ndarray]]]:
     """A prompt's parts in order, each with its images (uint8 height x width x RGB; none for text); each clip is opened
     once.
 
@@ -118,7 +118,7 @@ def with_images(parts: Sequence[Part], shelf: FrameShelf) -> Iterator[tuple[Part
     frames = {
         (path, number): frame
         for (path, reader), numbers in numbers_of.items()
-        for number, frame in zip(numbers, shelf.read(path, numbers, reader), strict=True)
+        for number, frame in zip(numbers, frame_cache.read(path, numbers, reader), strict=True)
     }
     for part in parts:
         if part["type"] not in ("text", "image", "video"):

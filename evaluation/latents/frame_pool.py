@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from evaluation.generation.requests import with_images
 from training.data.prompts import image
-from training.data.video import FrameShelf
+from training.data.video import FrameCache
 from training.model.checkpoint import FutureL1
 from training.model.encoding import Encoder
 from training.model.vision import Patches
@@ -160,7 +160,7 @@ def frame_cache(limit: int) -> "FIFOCache[Grid, list[Frame]]":
 
 def decoded(images: Sequence[bytes]) -> list[np.ndarray]:
     """Encoded images as uint8 RGB arrays.  Raises ValueError or OSError for one that cannot be decoded."""
-    return [pixels for _, [pixels] in with_images([image(data) for data in images], FrameShelf(0))]
+    return [pixels for _, [pixels] in with_images([image(data) for data in images], FrameCache(0))]
 
 
 def _can_be_decoded(data: bytes) -> bool:

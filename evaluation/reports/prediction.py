@@ -18,7 +18,7 @@ from training.sft.inspection import latent_config_of
 NO_LATENTS = "a base model: no span may be opened"
 
 
-def with_teaching(bundle: FutureL1, latents: int | None, system: str | None, release_cap: bool) -> FutureL1:
+def with_latent_config(bundle: FutureL1, latents: int | None, system: str | None, release_cap: bool) -> FutureL1:
     """The checkpoint with the L_max and the system prompt asked for; a base model opens spans if L_max is given.
 
     Raises ValueError when the release's rule is asked for where there is no cap to double.
@@ -34,7 +34,7 @@ def with_teaching(bundle: FutureL1, latents: int | None, system: str | None, rel
 
 
 def predict(bundle: FutureL1, values: Sequence[Any], folder: Path, max_new_tokens: int) -> dict[str, Any]:
-    """`prompts`, an entry for each value, `cap` and `cap_origin`; `bundle` is what `with_teaching` returned.
+    """`prompts`, an entry for each value, `cap` and `cap_origin`; `bundle` is what `with_latent_config` returned.
 
     All that can be read is decoded as one batch; an entry has `error` where a prompt cannot be read or rendered
     (docs/data-contracts.md has the fields).

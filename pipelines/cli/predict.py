@@ -72,10 +72,10 @@ def predict(
         system = read_text(system_prompt)
         if out is not None:
             make_room(out)
-        from evaluation.reports.prediction import predict, with_teaching
+        from evaluation.reports.prediction import predict, with_latent_config
         from training.sft.inspection import open_checkpoint
 
-        bundle = with_teaching(open_checkpoint(checkpoint), max_latents, system, release_cap)
+        bundle = with_latent_config(open_checkpoint(checkpoint), max_latents, system, release_cap)
         found = predict(bundle, values, prompts.parent if prompts else Path(), max_new_tokens)
     except ValueError as error:
         raise click.ClickException(str(error)) from error

@@ -27,7 +27,7 @@ from evaluation.latents.frame_pool import (
 from evaluation.latents.retrieval import UNANSWERED, UNDECODABLE, is_held_out, sample_pictured
 from tests.evaluation.answers import answer_table
 from training.data.prompts import ANSWERS
-from training.data.video import FrameShelf
+from training.data.video import FrameCache
 from training.model.checkpoint import FutureL1, load
 from training.model.decode import Sampling, decode
 from training.model.rows import RowReader
@@ -128,7 +128,7 @@ def test_what_was_really_decoded_is_scored(
     assert sft_model.latent_config is not None
     prompts = TwiffBench(TwiffBenchSettings(layout="interleaved")).prompts(pl.read_parquet(items))
     encoder = sft_model.encoder(sft_model.latent_config)
-    rows = [encode(encoder, content, FrameShelf(0)) for content in prompts["content"]]
+    rows = [encode(encoder, content, FrameCache(0)) for content in prompts["content"]]
     found = decode(
         sft_model.model, sft_model.vision(), sft_model.tokens, rows, Sampling(60), sft_model.spans, [[0]] * N
     )

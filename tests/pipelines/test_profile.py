@@ -50,7 +50,8 @@ def test_a_recipe_is_overlaid_by_its_name(tmp_path: Path) -> None:
 
 def test_trackers_are_an_overlay_and_none_by_default(tmp_path: Path) -> None:
     assert demo(tmp_path).report_to == ()
-    assert load_profile(overlay(tmp_path, 'extends = "demo"\nreport_to = ["trackio"]\n'), tmp_path).report_to == ("trackio",)
+    text = 'extends = "demo"\nreport_to = ["trackio"]\n'
+    assert load_profile(overlay(tmp_path, text), tmp_path).report_to == ("trackio",)
 
 
 def test_the_reduced_demo_is_an_overlay_too(tmp_path: Path) -> None:

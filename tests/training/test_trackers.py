@@ -1,4 +1,4 @@
-"""`report_to`: trackers get the metrics of both trainings beside metrics.jsonl; one that is missing is refused at once."""
+"""`report_to`: trackers get the metrics of both trainings; one that is missing is refused at once."""
 
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def test_a_tracker_that_is_not_there_is_refused_before_anything_is_read(
 ) -> None:
     main, config, model, _ = program
     nowhere = tmp_path / "nowhere.parquet"
+    asked = config(out=tmp_path, device="cpu", data=nowhere, report_to=[name], **model)
     with pytest.raises(PermanentError, match=sentence):
-        main(config(out=tmp_path, device="cpu", data=nowhere, report_to=[name], **model), Reporter(tmp_path, quiet=True))
+        main(asked, Reporter(tmp_path, quiet=True))
     assert list(tmp_path.iterdir()) == []

@@ -65,8 +65,8 @@ def frame_rate(path: Path | str) -> float:
     return float(rate)
 
 
-class FrameShelf:
-    """Reads frames and keeps the latest within a bound: prompts about one clip need not open it again."""
+class FrameCache:
+    """Reads frames through a cache of bounded size: prompts about one clip need not open it again."""
 
     def __init__(self, limit: int) -> None:
         self._kept: FIFOCache[str, np.ndarray] = FIFOCache(limit, getsizeof=lambda frame: frame.nbytes)

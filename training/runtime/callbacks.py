@@ -1,4 +1,4 @@
-"""What both trainers share: progress and metrics, and where to stop and go on."""
+"""Callbacks of both trainers: progress and metrics, and a checkpoint on interrupt."""
 
 import json
 import re
@@ -22,7 +22,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 class Reporting(TrainerCallback):
-    """Forwards a trainer's steps and logged figures."""
+    """Forwards a trainer's steps and metrics to the reporter."""
 
     def __init__(self, reporter: Reporter, what: str) -> None:
         self.reporter, self.what = reporter, what
@@ -32,22 +32,22 @@ class Reporting(TrainerCallback):
         self.reporter.progress(state.global_step, state.max_steps, self.what)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_kwargs: Any) -> None:
-        """Figures whenever the trainer logs them."""
-        figures = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
-        if figures:
-            self.reporter.metrics(state.global_step, figures)
+        """Metrics whenever the trainer logs them."""
+        metrics = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        if metrics:
+            self.reporter.metrics(state.global_step, metrics)
 
 
 @contextmanager
 def checkpoint_on_interrupt(trainer: Trainer, every: int = 1) -> Iterator[None]:
     """INT to any process lets all of them finish the step, save a checkpoint and stop; then raises KeyboardInterrupt.
 
-    every: steps between which a checkpoint can be gone on from.
+    every: a checkpoint is saved at a multiple of so many steps.
     """
     interrupt = _Interrupt(every)
     trainer.add_callback(interrupt)
     here = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, interrupt.hear) if here else None
+    before = signal.signal(signal.SIGINT, interrupt.on_signal) if here else None
     try:
         with patience():
             yield
@@ -63,22 +63,22 @@ class _Interrupt(TrainerCallback):
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self.heard = self.stopped = False
+        self.requested = self.stopped = False
 
-    def hear(self, *_: Any) -> None:
-        """A second INT says the same: torchrun repeats the one that it got to its processes."""
-        if not self.heard:
-            self.heard = True
+    def on_signal(self, *_: Any) -> None:
+        """Further INTs change nothing: torchrun repeats the one that it got to its processes."""
+        if not self.requested:
+            self.requested = True
             print("interrupted: saving a checkpoint after this step; TERM stops now", file=sys.stderr, flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
         """All processes must agree, or one would wait for the other's next step."""
         if state.global_step % self.every:
             return
-        heard = torch.tensor(int(self.heard), device=args.device)
+        requested = torch.tensor(int(self.requested), device=args.device)
         if dist.is_initialized():
-            dist.all_reduce(heard, dist.ReduceOp.MAX)
-        if heard.item():
+            dist.all_reduce(requested, dist.ReduceOp.MAX)
+        if requested.item():
             self.stopped = control.should_save = control.should_training_stop = True
 
 
@@ -87,9 +87,9 @@ def last_checkpoint(folder: Path, needs: Sequence[str] = ()) -> str | None:
 
     needs: files that our own trainer writes even later.
     """
-    numbered = sorted((int(found[1]), path) for path in folder.glob("*") if (found := _CHECKPOINT.fullmatch(path.name)))
-    stated = (path for _, path in reversed(numbered) if _has_state(path))
-    return next((str(path) for path in stated if all((path / file).exists() for file in needs)), None)
+    numbered = sorted((int(match[1]), path) for path in folder.glob("*") if (match := _CHECKPOINT.fullmatch(path.name)))
+    complete = (path for _, path in reversed(numbered) if _has_state(path))
+    return next((str(path) for path in complete if all((path / file).exists() for file in needs)), None)
 
 
 def _has_state(checkpoint: Path) -> bool:

@@ -1,9 +1,9 @@
-"""Who works on which GPU of this machine: a lock file per device in the system's temporary folder.
+"""Locks of this machine's GPUs: a file per device in the system's temporary folder.
 
-A pool slot in Dagster is a count, and a program started by hand has none: these locks are what keeps two programs off
-one device. Whoever starts a program claims its devices, all or none, exclusively; they are then shared with the
-program's processes, which hold them for as long as they live. A device is free when the last of them has ended, however
-it ended: the kernel lets go of a lock with the last process that has it open.
+A pool slot in Dagster is a count, and a program started by hand has none: these locks keep two programs off one device.
+The process that starts a program claims its devices, all or none, exclusively; they are then shared with the program's
+processes, which hold them for as long as they live. A device is free when the last of them has ended, however it ended:
+the kernel releases a lock with the last process that has it open.
 """
 
 import fcntl
@@ -19,11 +19,11 @@ from pathlib import Path
 from training.runtime.errors import PermanentError
 
 CLAIMED = "FUTURE_L1_DEVICES"
-"""The names of the devices that were claimed for a program, by its processes' LOCAL_RANK, with commas between."""
+"""The variable with the names of the devices claimed for a program, by its processes' LOCAL_RANK, comma-separated."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-SECONDS_BETWEEN_TRIES = 1.0
-SECONDS_TO_ANSWER = 120.0
-"""For nvidia-smi, which takes seconds where the driver is not kept loaded."""
+POLL_SECONDS = 1.0
+NVIDIA_SMI_TIMEOUT = 120.0
+"""Seconds; nvidia-smi is slow where the driver is not kept loaded."""
 
 
 class TooFewDevicesError(PermanentError):
@@ -31,18 +31,18 @@ class TooFewDevicesError(PermanentError):
 
 
 class DeviceBusyError(RuntimeError):
-    """A device that a program must have is another program's."""
+    """A device that a program needs is locked by another program."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Devices that nobody else gets as long as one of `descriptors` is open, here or in a process that inherited it."""
+    """Devices that are locked as long as one of `descriptors` is open, here or in a process that inherited it."""
 
     names: tuple[str, ...]
     descriptors: tuple[int, ...]
 
     def __enter__(self) -> None:
-        """Let go of them here when the context ends; a program that inherited them goes on holding them."""
+        """Closes them here when the context ends; a program that inherited them goes on holding them."""
 
     def __exit__(self, *_: object) -> None:
         for descriptor in self.descriptors:
@@ -50,11 +50,11 @@ class Claim:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells a program that these devices, and no others, are its own."""
+        """The environment of a program with these devices and no others."""
         return {CLAIMED: ",".join(self.names), VISIBLE: ",".join(self.names)} if self.names else {}
 
 
-NOTHING = Claim((), ())
+NO_DEVICES = Claim((), ())
 
 
 def visible() -> tuple[str, ...]:
@@ -64,30 +64,31 @@ def visible() -> tuple[str, ...]:
     order), and what follows an unknown entry is not visible, as with CUDA. Raises subprocess.TimeoutExpired if the
     driver hangs.
     """
-    ask = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
     try:
-        here = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=SECONDS_TO_ANSWER).stdout.split()
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NVIDIA_SMI_TIMEOUT)
     except (FileNotFoundError, subprocess.CalledProcessError):
         return ()
+    present = answer.stdout.split()
     if VISIBLE not in os.environ:
-        return tuple(here)
+        return tuple(present)
     named: list[str] = []
     for entry in os.environ[VISIBLE].split(","):
-        found = _meant(entry.strip(), here)
-        if found is None:
+        device = _device_of(entry.strip(), present)
+        if device is None:
             break
-        named.append(found)
+        named.append(device)
     return tuple(named)
 
 
-def _meant(entry: str, here: Sequence[str]) -> str | None:
+def _device_of(entry: str, present: Sequence[str]) -> str | None:
     """The device that an entry of CUDA_VISIBLE_DEVICES names: a number, a UUID's beginning, or a GPU's part (MIG)."""
     if entry.isdecimal():
-        return here[int(entry)] if int(entry) < len(here) else None
+        return present[int(entry)] if int(entry) < len(present) else None
     if entry.startswith("MIG-"):
         return entry
-    alike = [name for name in here if name.startswith(entry)] if entry.startswith("GPU-") else []
-    return alike[0] if len(alike) == 1 else None
+    matches = [name for name in present if name.startswith(entry)] if entry.startswith("GPU-") else []
+    return matches[0] if len(matches) == 1 else None
 
 
 def check_enough(names: Sequence[str], count: int) -> None:
@@ -100,13 +101,13 @@ def check_enough(names: Sequence[str], count: int) -> None:
 
 
 def try_claim(names: Sequence[str], count: int) -> Claim | None:
-    """Claim `count` of the devices, the first that are free; None if fewer are free now.
+    """Claims `count` of the devices, the first that are free; None if fewer are free now.
 
     Raises TooFewDevicesError if there are not so many.
     """
     check_enough(names, count)
     claimed: dict[str, int] = {}
-    with _only_one_tries(), ExitStack() as undo:
+    with _claim_mutex(), ExitStack() as undo:
         for name in names:
             descriptor = _open(name)
             try:
@@ -120,7 +121,7 @@ def try_claim(names: Sequence[str], count: int) -> Claim | None:
                 break
         else:
             return None
-        for descriptor in claimed.values():  # not atomic, but whoever could come between waits for the mutex
+        for descriptor in claimed.values():  # not atomic, but any other claimer waits for the mutex
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         undo.pop_all()
     return Claim(tuple(claimed), tuple(claimed.values()))
@@ -132,12 +133,12 @@ def waiting_message(names: Sequence[str], count: int) -> str:
 
 
 @contextmanager
-def own_device(say: Callable[[str], None]) -> Iterator[str | None]:
+def process_device(log: Callable[[str], None]) -> Iterator[str | None]:
     """This process's device, held until the context ends or the process does; None on a machine without any.
 
-    It is one of those that were claimed for the program. A program that somebody starts by hand claims for itself: one
-    process waits for any device (`say` hears of it), and one of several takes that of its LOCAL_RANK, which must be
-    free, because processes that wait for each other's could wait for ever.
+    It is one of those that were claimed for the program. A program that is started by hand claims for itself: a single
+    process waits for any device (and logs that), and one of several takes that of its LOCAL_RANK, which must be free,
+    because processes that wait for each other's could wait for ever.
     Raises TooFewDevicesError, or DeviceBusyError.
     """
     rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -155,17 +156,17 @@ def own_device(say: Callable[[str], None]) -> Iterator[str | None]:
             os.environ[VISIBLE] = ",".join(devices)  # counted as they are here
             yield devices[rank]
     else:
-        with (claim := _claim_any(devices, say)):
+        with (claim := _claim_any(devices, log)):
             os.environ[VISIBLE] = claim.names[0]
             yield claim.names[0]
 
 
-def _claim_any(names: Sequence[str], say: Callable[[str], None]) -> Claim:
+def _claim_any(names: Sequence[str], log: Callable[[str], None]) -> Claim:
     claim = try_claim(names, 1)
     if claim is None:
-        say(waiting_message(names, 1))
+        log(waiting_message(names, 1))
     while claim is None:
-        time.sleep(SECONDS_BETWEEN_TRIES)
+        time.sleep(POLL_SECONDS)
         claim = try_claim(names, 1)
     return claim
 
@@ -179,7 +180,7 @@ def _claim_now(name: str) -> Claim:
 
 @contextmanager
 def _held(name: str) -> Iterator[None]:
-    """Hold a device that was claimed for this process's program, beside its other processes."""
+    """Holds a device that was claimed for this process's program, together with its other processes."""
     descriptor = _open(name)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -189,7 +190,7 @@ def _held(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _only_one_tries() -> Iterator[None]:
+def _claim_mutex() -> Iterator[None]:
     descriptor = _open("devices")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -199,7 +200,7 @@ def _only_one_tries() -> Iterator[None]:
 
 
 def _open(name: str) -> int:
-    """The lock file, which any user of this machine may open; made if missing.
+    """Opens the lock file, which any user of this machine may open; makes it if missing.
 
     Never O_CREAT on one that is there: Linux forbids that for another user's file in /tmp (fs.protected_regular).
     """

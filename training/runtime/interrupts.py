@@ -1,10 +1,10 @@
-"""INT and TERM, which ask a command or a program of ours to end: obeyed once, and within seconds whatever it is doing.
+"""INT and TERM end a command or a program of ours: once, and within seconds whatever it is doing.
 
 Python runs a signal's handler only when its main thread comes back from C, or from a wait for other threads; and
-Dagster only takes a note of a signal between two steps. So a thread hears signals, too, and ends the process
-SECONDS_TO_END after the first, with all that it started, unless somebody needs longer and says so (`defer_interrupts`,
-`patience`). INT is heard also where a shell set it to be ignored, as it does for background jobs: Dagster would treat
-TERM alike, and nothing but KILL would end us.
+Dagster only looks at signals between two steps. So a thread receives signals, too, and ends the process
+SECONDS_TO_END after the first, with all that it started, unless a block needs longer (`defer_interrupts`, `patience`).
+INT is received also where a shell set it to be ignored, as it does for background jobs: Dagster would ignore TERM
+alike, and nothing but KILL would end us.
 """
 
 import os
@@ -19,12 +19,12 @@ from functools import cache
 SECONDS_TO_END = 6.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LAST_STEPS = [(signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0)]
-"""For what the process started, but for what a supervisor answers for: that has deadlines of its own."""
-_SECONDS_BETWEEN_LOOKS = 0.1
+"""The signals for what the process started, except below a supervisor, which has its own deadlines."""
+_POLL_SECONDS = 0.1
 
 
 class _State:
-    """Of this process.  stderr: the descriptor of that name when it began, wherever that goes now."""
+    """The state of this process.  stderr: its descriptor at the start, wherever stderr goes now."""
 
     first: int | None = None
     obeyed = False
@@ -34,13 +34,13 @@ class _State:
 
 
 def received() -> int | None:
-    """The first INT or TERM that this process got, since it listens or in `raising_once`; None before any."""
+    """The first INT or TERM of this process since `listen` or in `raising_once`; None before any."""
     return _State.first
 
 
 @contextmanager
 def exiting(sentence: str) -> Iterator[None]:
-    """A block that the first INT or TERM ends: says `sentence`, how to go on, on stderr, and exits with 130 or 143."""
+    """A block that the first INT or TERM ends: it prints `sentence`, how to go on, and exits with 130 or 143."""
     _State.sentence, _State.stderr = sentence, os.dup(2)
     listen()
     try:
@@ -64,7 +64,7 @@ def exiting(sentence: str) -> Iterator[None]:
 
 @contextmanager
 def raising_once() -> Iterator[None]:
-    """The first INT or TERM raises KeyboardInterrupt in the block, those after it say the same and change nothing.
+    """The first INT or TERM raises KeyboardInterrupt in the block; later ones change nothing.
 
     In other threads than the main one, which signals do not reach, a plain block.
     """
@@ -81,20 +81,20 @@ def raising_once() -> Iterator[None]:
 
 @contextmanager
 def defer_interrupts() -> Iterator[None]:
-    """Let INT and TERM wait for the end of the block, which is waited for: handled after it, not lost."""
+    """Defers INT and TERM to the end of the block: they are handled after it, not lost."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
-    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in SIGNALS}
+    deferred: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: deferred.append(n)) for number in SIGNALS}
     try:
         with patience():
             yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
+        if deferred:
+            signal.raise_signal(deferred[0])
 
 
 @contextmanager
@@ -114,12 +114,12 @@ def listen() -> None:
 
 @cache
 def _listener() -> int:
-    """The descriptor that tells the thread of signals."""
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
+    """The descriptor that a thread reads signals from."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a fork's signals are not its parent's
-    threading.Thread(target=_wait_for_end, args=(heard,), name="interrupts", daemon=True).start()
-    return told
+    threading.Thread(target=_wait_for_end, args=(reading,), name="interrupts", daemon=True).start()
+    return writing
 
 
 def _raise_once(number: int, _frame: object) -> None:
@@ -134,15 +134,15 @@ def _note(number: int) -> None:
         _State.first = number
 
 
-def _wait_for_end(heard: int) -> None:
-    while not (numbers := [number for number in os.read(heard, 4096) if number in SIGNALS]):
+def _wait_for_end(signals: int) -> None:
+    while not (numbers := [number for number in os.read(signals, 4096) if number in SIGNALS]):
         pass
     _note(numbers[0])
     deadline = time.monotonic() + SECONDS_TO_END
     while time.monotonic() < deadline:
         if _State.patient:
             deadline = time.monotonic() + SECONDS_TO_END
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        time.sleep(_POLL_SECONDS)
     _end_children()
     cursor = "\x1b[?25h" if os.isatty(_State.stderr) else ""  # a progress bar hid it
     with suppress(OSError):  # a terminal that is gone

@@ -1,4 +1,4 @@
-"""Ending processes for certain: who is still there is looked up again and again, and each signal has a deadline."""
+"""Ends processes reliably: the list of those that are left is read again and again, and each signal has a deadline."""
 
 import multiprocessing
 import os
@@ -16,44 +16,44 @@ POLL_INTERVAL = 0.05
 FLUSH_PRIORITY = 100
 """Above that of multiprocessing's queues, which wait for their readers: Python runs the highest priority first."""
 
-Step = tuple[signal.Signals, float]
-"""A signal, and the seconds until the next."""
+SignalStep = tuple[signal.Signals, float]
+"""A signal, and the seconds until the next one."""
 
 
-def end_all(everybody: Callable[[], Iterable[psutil.Process]], steps: Sequence[Step]) -> None:
-    """Send each signal to all that are left, until nobody is or its seconds are over.
+def end_all(processes: Callable[[], Iterable[psutil.Process]], steps: Sequence[SignalStep]) -> None:
+    """Sends each signal to all `processes` that are left, until none is or the signal's seconds are over.
 
-    A supervisor gets no KILL, and is waited for: it ends what is its own.
+    A supervisor gets no KILL, and is waited for: it ends its own processes.
     """
     for number, seconds in steps:
         deadline = time.monotonic() + seconds
         kill = number == signal.SIGKILL
-        told: set[psutil.Process] = set()
-        while left := {process for process in everybody() if _lives(process)}:
+        signalled: set[psutil.Process] = set()
+        while left := {process for process in processes() if _is_alive(process)}:
             supervisors = {process for process in left if _is_supervisor(process)}
             if time.monotonic() > deadline and not (kill and supervisors):
                 break
-            if kill or not told:  # at the end also those that were born meanwhile
-                told = left - supervisors if kill else left
-                _send(told, number)
+            if kill or not signalled:  # KILL also goes to those that were started meanwhile
+                signalled = left - supervisors if kill else left
+                _send(signalled, number)
             time.sleep(POLL_INTERVAL)
 
 
 def descendants(pid: int) -> list[psutil.Process]:
-    """The processes below one, zombies too; of a supervisor among them itself, and not what it answers for."""
+    """The processes below one, zombies too; below a supervisor among them none."""
     children = defaultdict(list)
     for process in psutil.process_iter(["ppid"]):
         children[process.info["ppid"]].append(process)
-    found, parents = [], [pid]
+    result, parents = [], [pid]
     while parents:
         below = children[parents.pop()]
-        found += below
+        result += below
         parents += [process.pid for process in below if not _is_supervisor(process)]
-    return found
+    return result
 
 
 def of_session(leader: int) -> list[psutil.Process]:
-    """The processes of the session that one leads or led."""
+    """The processes of the session of this leader, which may have ended."""
     return [process for process in psutil.process_iter() if _session(process) == leader]
 
 
@@ -81,8 +81,8 @@ def _send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
             process.send_signal(number)
 
 
-def _lives(process: psutil.Process) -> bool:
-    """Not a zombie, which holds nothing."""
+def _is_alive(process: psutil.Process) -> bool:
+    """Whether it is no zombie: a zombie holds nothing."""
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -1,16 +1,15 @@
-"""What the GPU programs share: a JSON config, progress, metrics, a device of their own and a result.
+"""The frame of the GPU programs: a JSON config, progress, metrics, a locked device and a result.
 
 A program is a module whose last lines are `if __name__ == "__main__": run_program(SftConfig, main)`. It is started as
 `python -m training.sft --config sft.json`, by hand or by Dagster's launcher, and leaves in its working folder
 
-    config.json     what it was asked (written by the launcher)
-    progress.json   {"done", "total", "what"}: where it is now
+    config.json     its config (written by the launcher)
+    progress.json   {"done", "total", "what"}: its current state
     metrics.jsonl   {"step", name: value, ...}: one line a report; after a resumed run the last line of a step counts
     result.json     what `main` returned, written last
 
-Under Dagster its log lines, progress and metrics also travel through Pipes. Each of its processes holds the lock of the
-GPU that it works on for as long as it lives; where the locks are, and who may have which, says
-`training.runtime.devices`.
+Under Dagster its log lines, progress and metrics also travel through Pipes. Each of its processes holds the lock of its
+GPU for as long as it lives (`training.runtime.devices`).
 """
 
 import argparse
@@ -30,7 +29,7 @@ from typing import Any, Literal, TypeVar
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 from pydantic import BaseModel, ConfigDict
 
-from training.runtime.devices import TooFewDevicesError, own_device
+from training.runtime.devices import TooFewDevicesError, process_device
 from training.runtime.errors import OutageError, PermanentError
 from training.runtime.interrupts import exiting
 from training.runtime.printable import printable
@@ -41,11 +40,11 @@ PROGRESS = "progress.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 CHECKPOINT = "checkpoint"
-"""The folder that a training program leaves, beside these."""
+"""The folder with the model that a training program leaves."""
 CONFIG_ERROR = 2
-"""The status of a program that no retry will help."""
+"""The exit status of a program that no retry will help."""
 OUTAGE = 75
-"""The status of a program whose model or judge does not answer: a later start may go on (EX_TEMPFAIL)."""
+"""The exit status of a program whose model or judge does not answer: a later start may go on (EX_TEMPFAIL)."""
 
 # Every event is a row in Dagster's database, and a line on a person's screen.
 SECONDS_BETWEEN_EVENTS = 10.0
@@ -53,7 +52,7 @@ SECONDS_BETWEEN_FILES = 0.2
 
 
 class ProgramConfig(BaseModel):
-    """What every program is told: the folder to work and resume in, and the device to work on."""
+    """The config of every program: the folder to work and resume in, and the device."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -76,7 +75,7 @@ Config = TypeVar("Config", bound=ProgramConfig)
 
 
 class Reporter:
-    """Tells people and Dagster how a program is doing; cheap enough to call at every step."""
+    """Reports a program's progress to its files and to Dagster; cheap enough to call at every step."""
 
     def __init__(self, out: Path, pipes: PipesContext | None = None, quiet: bool = False) -> None:
         self._out = out
@@ -110,7 +109,7 @@ class Reporter:
             self.log(f"{what}: {done} of {total}" + (f" ({figures})" if figures else ""))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line of figures to metrics.jsonl."""
+        """Appends one line of metrics to metrics.jsonl."""
         if self._quiet:
             return
         self._last_metrics = dict(values)
@@ -119,7 +118,7 @@ class Reporter:
 
 
 def read_metrics(out: Path) -> list[dict[str, float]]:
-    """The figures in a program's folder in order of step; of a step reported twice, the last report."""
+    """The metrics in a program's folder in order of step; of a step that was logged twice, the last ones."""
     path = out / METRICS
     if not path.is_file():
         return []
@@ -131,7 +130,7 @@ def read_metrics(out: Path) -> list[dict[str, float]]:
 
 
 def read_progress(out: Path) -> tuple[int, int, str] | None:
-    """Where the program working in `out` says it is, or None before its first report."""
+    """Done, total and activity of the program that works in `out`; None before its first report."""
     path = out / PROGRESS
     if not path.is_file():
         return None
@@ -139,22 +138,21 @@ def read_progress(out: Path) -> tuple[int, int, str] | None:
     return progress["done"], progress["total"], progress["what"]
 
 
-def last_sign(out: Path) -> float:
-    """When the program working in `out` last reported anything, in seconds since the epoch; 0 before it did."""
+def last_report_time(out: Path) -> float:
+    """The time of the last report of the program that works in `out`, in seconds since the epoch; else 0."""
     return max((path.stat().st_mtime for name in (PROGRESS, METRICS) if (path := out / name).is_file()), default=0.0)
 
 
 def is_first() -> bool:
-    """Whether this is the process that speaks and writes, of one or of several."""
+    """Whether this is the only process, or the one of several that logs and writes."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Mapping[str, Any]]) -> None:
-    """Parse `--config FILE.json`, run `main` and write what it returns to `out/result.json`.
+    """Parses `--config FILE.json`, runs `main` and writes what it returns to `out/result.json`.
 
-    Ends with status 2 on a config that does not validate, that an endpoint refuses, that wants a GPU where there is
-    none, or whose checkpoint cannot be loaded; 75 where an endpoint does not answer, 130 when interrupted and 143 when
-    terminated.  Whatever `main` left in `out` is there for the next start.
+    Ends with status 2 on a config that does not validate and on a PermanentError, 75 on an OutageError, 130 when
+    interrupted and 143 when terminated.  Whatever `main` left in `out` is there for the next start.
     """
     config = _parse(config_type)
     sys.excepthook = _print_error
@@ -164,7 +162,7 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
     first = is_first()
     sentence = f"the next start goes on from what is in {config.out}"
     try:
-        with exiting(sentence), _pipes(first) as pipes, _alone(config.out, first), _device(config.device) as device:
+        with exiting(sentence), _pipes(first) as pipes, _lock(config.out, first), _device(config.device) as device:
             reporter = Reporter(config.out, pipes, quiet=not first)
             reporter.log(f"{main.__module__} on {device} in {config.out}")
             result = main(config, reporter)
@@ -198,7 +196,7 @@ def _parse(config_type: type[Config]) -> Config:
 
 @contextmanager
 def _pipes(first: bool) -> Iterator[PipesContext | None]:
-    """Dagster Pipes where Dagster started us; only one of several ranks speaks."""
+    """Dagster Pipes, in the first process of a program that Dagster started."""
     if not first or not PipesEnvVarParamsLoader().is_dagster_pipes_process():
         yield None
         return
@@ -207,8 +205,8 @@ def _pipes(first: bool) -> Iterator[PipesContext | None]:
 
 
 @contextmanager
-def _alone(out: Path, first: bool) -> Iterator[None]:
-    """No other program works in `out`: one whose step was killed may still be writing its checkpoint there."""
+def _lock(out: Path, first: bool) -> Iterator[None]:
+    """The lock of `out`: a program whose step was killed may still be writing its checkpoint there."""
     if not first:
         yield
         return
@@ -223,17 +221,17 @@ def _alone(out: Path, first: bool) -> Iterator[None]:
 
 @contextmanager
 def _device(device: str) -> Iterator[str]:
-    """Where this process works; its GPU's lock is held for as long as it lives (`training.runtime.devices`).
+    """The name of this process's device, whose lock it holds (`training.runtime.devices`).
 
-    Raises TooFewDevicesError where a GPU is asked for and there is none.
+    Raises TooFewDevicesError where the config wants a GPU and there is none.
     """
     if device == "cpu":
         yield device
         return
-    with own_device(lambda line: print(line, flush=True)) as own:
-        if own is None and device == "cuda":
+    with process_device(lambda line: print(line, flush=True)) as claimed:
+        if claimed is None and device == "cuda":
             _check_cuda()
-        yield own or device
+        yield claimed or device
 
 
 def _check_cuda() -> None:
@@ -241,11 +239,11 @@ def _check_cuda() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise TooFewDevicesError("a GPU is asked for (device = cuda), and none is visible on this machine")
+        raise TooFewDevicesError("the config wants a GPU (device = cuda), and none is visible on this machine")
 
 
 def _end_own_group() -> None:
-    """Leave no worker behind: when this program leads the group that the launcher made, end the rest of it."""
+    """Ends the other processes of the group that the launcher made, so that no worker is left."""
     if os.environ.get(TETHERED) and os.getpgrp() == os.getpid():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(os.getpgrp(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Where this project's sources lie, and how processes that are started elsewhere find them."""
+"""The folder of this project's sources, and how processes that are started elsewhere find them."""
 
 import os
 from pathlib import Path
@@ -15,5 +15,5 @@ def python_variables() -> dict[str, str]:
     standard library), and nothing in the folder where it is started, where a file may have a module's name.  An empty
     part of PYTHONPATH would be that folder."""
     before = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
-    own = [str(PROJECT)] if IS_CHECKOUT else []
-    return {"PYTHONPATH": os.pathsep.join([*own, *before]), "PYTHONSAFEPATH": "1"}
+    checkout = [str(PROJECT)] if IS_CHECKOUT else []
+    return {"PYTHONPATH": os.pathsep.join([*checkout, *before]), "PYTHONSAFEPATH": "1"}

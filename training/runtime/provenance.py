@@ -1,4 +1,4 @@
-"""What a checkpoint was made from, as a file beside its weights, whoever started the program."""
+"""The provenance of a checkpoint, as a file beside its weights."""
 
 import importlib.metadata
 import json

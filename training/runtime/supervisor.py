@@ -1,4 +1,4 @@
-"""Run a command that ends, with everything that it started, when whoever started it ends.
+"""Runs a command that ends, with everything that it started, when the process that started it ends.
 
     python -m training.runtime.supervisor SECONDS_TO_CHECKPOINT SECONDS_TO_LEAVE COMMAND...
 
@@ -26,12 +26,12 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 TETHERED = "FUTURE_L1_TETHERED"
-"""Set for a program that belongs to whoever started it and ends with it, and for what it starts."""
+"""The environment variable of a program that ends with the process that started it, and of what it starts."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 SECONDS_TO_DIE = 60.0
-"""After KILL: a process that is still there waits inside the kernel, and no signal reaches it."""
-ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The wait after KILL: a process that is still there waits inside the kernel, and no signal reaches it."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Deadlines(NamedTuple):
@@ -55,31 +55,31 @@ def start(command: Sequence[str], deadlines: Deadlines, **options: Any) -> subpr
     options: for subprocess.Popen; `env` has what `training.runtime.project.python_variables` says.
     """
     seconds = [str(deadlines.sigint_grace), str(deadlines.sigterm_grace)]
-    own = [sys.executable, "-m", "training.runtime.supervisor", *seconds, *command]
-    return subprocess.Popen(own, stdin=subprocess.PIPE, text=True, start_new_session=True, **options)
+    supervisor = [sys.executable, "-m", "training.runtime.supervisor", *seconds, *command]
+    return subprocess.Popen(supervisor, stdin=subprocess.PIPE, text=True, start_new_session=True, **options)
 
 
-def let_go(supervisor: subprocess.Popen[str]) -> None:
-    """Have it end its command, and return at once."""
+def request_stop(supervisor: subprocess.Popen[str]) -> None:
+    """Asks a supervisor to end its command; returns at once."""
     assert supervisor.stdin is not None
     supervisor.stdin.close()
 
 
 def end(supervisor: subprocess.Popen[str], deadlines: Deadlines) -> None:
-    """End a supervisor's command and all that it started; returns when nobody is left."""
+    """Ends a supervisor's command and all that it started; returns when no process is left."""
     from training.runtime.processes import end_all, of_session
 
-    let_go(supervisor)
+    request_stop(supervisor)
     supervisor.wait()
-    # Nobody is left, unless the supervisor itself was killed: then those that did not leave its session.
+    # No process is left, unless the supervisor itself was killed: then those that did not leave its session.
     end_all(lambda: of_session(supervisor.pid), deadlines.steps())
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs a command to its end, or to ours; its status."""
+    """Runs a command to its end, or to ours; returns its status."""
     deadlines, command = Deadlines(float(arguments[0]), float(arguments[1])), arguments[2:]
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans below become ours
-    heard = _hear((signal.SIGCHLD, *ASKED_TO_END))
+    signals = _signal_pipe((signal.SIGCHLD, *STOP_SIGNALS))
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -90,9 +90,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     from training.runtime.processes import descendants, end_all  # while the command starts
 
-    asked = False
-    while not asked and child.poll() is None:
-        asked = _is_asked_to_end(heard)
+    stopping = False
+    while not stopping and child.poll() is None:
+        stopping = _wait_for_event(signals)
         _reap_orphans(child.pid)
     if _has_children():
         end_all(lambda: descendants(os.getpid()), deadlines.steps() if child.poll() is None else deadlines.steps()[1:])
@@ -102,50 +102,50 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when this process's parent ends (Linux); raises OSError if it refuses."""
+    """Asks the kernel for SIGTERM when this process's parent ends, also after `exec` (Linux); OSError if it refuses."""
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def prctl(option: int, value: int) -> None:
-    """Set an attribute of this process (Linux); raises OSError if the kernel refuses."""
+    """Sets an attribute of this process (Linux); raises OSError if the kernel refuses."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl({option}, {value}) failed")
 
 
-def _hear(numbers: Sequence[int]) -> int:
-    """A descriptor that has a byte for each of these signals that arrives."""
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    signal.set_wakeup_fd(told)
+def _signal_pipe(numbers: Sequence[int]) -> int:
+    """A descriptor with a byte for each of these signals that arrives."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
     for number in numbers:
         signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    return heard
+    return reading
 
 
-def _is_asked_to_end(heard: int) -> bool:
-    """Waits for news; whether they are that the leash was let go, or a signal that says the same."""
+def _wait_for_event(signals: int) -> bool:
+    """Waits for a signal or for the leash; returns whether either asks to stop."""
     leash = sys.stdin.fileno()
-    ready, _, _ = select.select([leash, heard] if _is_held(leash) else [heard], [], [])
-    let_go = leash in ready and not os.read(leash, 4096)
-    return let_go or (heard in ready and not set(os.read(heard, 4096)).isdisjoint(ASKED_TO_END))
+    ready, _, _ = select.select([leash, signals] if _is_pipe(leash) else [signals], [], [])
+    released = leash in ready and not os.read(leash, 4096)
+    return released or (signals in ready and not set(os.read(signals, 4096)).isdisjoint(STOP_SIGNALS))
 
 
-def _is_held(descriptor: int) -> bool:
-    """Whether somebody can hold its other end; an engine of a cluster gives /dev/null, and sends signals."""
+def _is_pipe(descriptor: int) -> bool:
+    """Whether a process can hold the other end; an engine of a cluster gives /dev/null, and sends signals."""
     return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
 
 
 def _reap_orphans(child: int) -> None:
-    """Wait for those that became ours and have ended; the command itself is its Popen's."""
+    """Reaps orphans that became ours and have ended; the command itself is its Popen's."""
     with suppress(ChildProcessError):
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid != child:
             os.waitpid(ended.si_pid, 0)
 
 
 def _has_children() -> bool:
-    """Whether anybody below is left: an orphan would be ours."""
+    """Whether any process below is left: an orphan would be ours."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -153,8 +153,8 @@ def _has_children() -> bool:
     return True
 
 
-def _leave(status: int) -> None:
-    """End as the command did."""
+def _exit_like_command(status: int) -> None:
+    """Ends with the status or the signal of the command."""
     if status < 0:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if -status != signal.SIGKILL:
@@ -164,4 +164,4 @@ def _leave(status: int) -> None:
 
 
 if __name__ == "__main__":
-    _leave(main(sys.argv[1:]))
+    _exit_like_command(main(sys.argv[1:]))

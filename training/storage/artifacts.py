@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 CURRENT = "current"
 PARTIAL = ".partial"
 READ_WHOLE = (".parquet", ".json", ".jsonl")
-"""Tables and JSON, whose content is checked when they are read; that of weights is by `Artifact.verify`."""
+"""Files whose content is checked when they are read (tables and JSON); `Artifact.verify` checks weights, too."""
 MODEL = "model"
 """The folder of an artifact that holds a model."""
 
@@ -75,14 +75,14 @@ class Artifact:
     def _check(self, name: str, content: bool) -> None:
         path, published = self.path / name, self.manifest["files"][name]
         try:
-            found = path.stat()
+            stat = path.stat()
         except FileNotFoundError as error:
             raise DamagedArtifactError(self.path, f"{path} is missing") from error
-        if found.st_size != published["bytes"]:
+        if stat.st_size != published["bytes"]:
             raise DamagedArtifactError(
-                self.path, f"{path} has {found.st_size:,} bytes, and was published with {published['bytes']:,}"
+                self.path, f"{path} has {stat.st_size:,} bytes, and was published with {published['bytes']:,}"
             )
-        if content and _digest_of(path, found.st_ino, found.st_mtime_ns) != published["sha256"]:
+        if content and _digest_of(path, stat.st_ino, stat.st_mtime_ns) != published["sha256"]:
             raise DamagedArtifactError(self.path, f"{path} has other content than it was published with")
 
     @property
@@ -123,7 +123,7 @@ class ArtifactStore:
         return folder
 
     def publish(self, name: str, version: str, workspace: Path, provenance: Mapping[str, Any]) -> Artifact:
-        """Turn a workspace into the artifact `version`: files to disk, manifest last, one rename.
+        """Turns a workspace into the artifact `version`: files to disk, manifest last, one rename.
 
         If another process published the same version meanwhile, its folder stays and this workspace is removed.
         """
@@ -147,7 +147,7 @@ class ArtifactStore:
         return published
 
     def make_current(self, name: str, version: str) -> None:
-        """Point `current` at a published version, atomically."""
+        """Points `current` to a published version, atomically."""
         folder = self._folder(name)
         if self.find(name, version) is None:
             raise MissingArtifactError(f"{name} has no complete version {version} under {folder}")
@@ -162,10 +162,10 @@ class ArtifactStore:
     def current(self, name: str) -> Artifact:
         """The version that was last made current; raises MissingArtifactError if there is none."""
         pointer = self._folder(name) / CURRENT
-        found = self.find(name, str(pointer.readlink())) if pointer.is_symlink() else None
-        if found is None:
+        artifact = self.find(name, str(pointer.readlink())) if pointer.is_symlink() else None
+        if artifact is None:
             raise MissingArtifactError(f"nothing is published as {name}: materialise it first ({pointer})")
-        return found
+        return artifact
 
     def versions(self, name: str) -> list[Artifact]:
         """Every complete version, the oldest first."""
@@ -178,16 +178,16 @@ class ArtifactStore:
         ]
 
     def prune(self, name: str, keep: int) -> list[str]:
-        """Remove all but the newest `keep` versions, never the current one; returns the versions that went."""
+        """Removes all but the newest `keep` versions, never the current one; returns the removed versions."""
         pointer = self._folder(name) / CURRENT
         current = str(pointer.readlink()) if pointer.is_symlink() else None
         old = [a for a in self.versions(name) if a.version != current]
-        gone = old[: max(0, len(old) - (keep - (current is not None)))]
-        for artifact in gone:
-            doomed = artifact.path.with_name(f".{artifact.version}.gone")  # not half a version for anybody who looks
-            artifact.path.rename(doomed)
-            shutil.rmtree(doomed)
-        return [artifact.version for artifact in gone]
+        removed = old[: max(0, len(old) - (keep - (current is not None)))]
+        for artifact in removed:
+            hidden = artifact.path.with_name(f".{artifact.version}.gone")  # nobody reads half a version
+            artifact.path.rename(hidden)
+            shutil.rmtree(hidden)
+        return [artifact.version for artifact in removed]
 
     def _folder(self, name: str) -> Path:
         parts = name.split("/")

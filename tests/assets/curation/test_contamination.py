@@ -18,7 +18,7 @@ from assets.curation.contamination import (
     benchmark_index,
 )
 from assets.curation.disjoint import disjoint
-from assets.curation.likeness import NEAR, any_near, distances, signature
+from assets.curation.likeness import MAX_COPY_DISTANCE, any_near, distances, signature
 from assets.curation.selection import SelectionSettings, select
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
 from tests.footage import CLIPS, FOOTAGE
@@ -181,7 +181,7 @@ def test_boards_that_look_alike_are_further_apart_than_a_frame_from_its_own_copi
     train, test = (world.draw_boards(300, rng, split).frames(0) for split in ("train", "test"))
     signatures = np.stack([signature(frame) for frame in train]).astype(int)
     nearest = [np.abs(signatures - signature(frame).astype(int)).mean(1).min() for frame in test]
-    assert min(nearest) > 1.3 * NEAR
+    assert min(nearest) > 1.3 * MAX_COPY_DISTANCE
 
 
 @pytest.mark.parametrize("name", CLIPS)
@@ -202,7 +202,8 @@ def test_real_footage_is_known_again_after_re_encoding_and_rescaling(
             container.mux(stream.encode(copied))
         container.mux(stream.encode())
     copies = read_frames(tmp_path / "copy.mp4", [0, 1, 2], "sequential")
-    assert all(distances([signature(a)], [signature(b)]) < NEAR for a, b in zip(frames, copies, strict=True))
+    pairs = zip(frames, copies, strict=True)
+    assert all(distances([signature(a)], [signature(b)]) < MAX_COPY_DISTANCE for a, b in pairs)
     elsewhere = [FOOTAGE / other for other in CLIPS if other[:4] != name[:4]]
     others = [frame for path in elsewhere for frame in read_frames(path, numbers, "sequential")]
     assert not any_near([signature(copy) for copy in copies], [signature(frame) for frame in others])

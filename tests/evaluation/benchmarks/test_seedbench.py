@@ -17,7 +17,7 @@ from tests.evaluation.answers import answer_table
 from tests.evaluation.benchmarks.test_futurebench import clip
 from training.data.images import open_image
 from training.data.trajectory import MAX_TEXT
-from training.data.video import FrameShelf
+from training.data.video import FrameCache
 from training.grading.judge import ANSWER_PROMPT, Judge, JudgeSettings, prompt_hash
 from training.grading.toy_judge import MODEL, serve
 
@@ -82,7 +82,7 @@ def test_the_observation_is_read_from_its_file_pixel_by_pixel(tmp_path: Path) ->
     label, image, asked = content
     assert (label["text"], image["type"]) == ("frame_1", "image")
     assert asked["text"].startswith("what action should I take next in order to drink?\nA. ")
-    shown = [images for _, images in with_images([image], FrameShelf(0))]
+    shown = [images for _, images in with_images([image], FrameCache(0))]
     np.testing.assert_array_equal(np.asarray(shown[0][0]), observation())
 
 

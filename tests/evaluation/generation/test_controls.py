@@ -14,7 +14,7 @@ from evaluation.generation.controls import CONTROLS, ROTATIONS, ControlName, con
 from evaluation.generation.requests import with_images
 from training.data import prompts
 from training.data.prompts import Part
-from training.data.video import FrameShelf, UnreadableVideo, read_frames
+from training.data.video import FrameCache, UnreadableVideo, read_frames
 from training.grading.parsers import options_of
 
 OPTIONS = ["pink", "a red tile", "cyan", "green"]
@@ -47,7 +47,7 @@ def test_without_video_frames_are_grey_in_their_size_and_number(rows: list[dict[
         prompts.text("frame_1"), prompts.frame(row["path"], 0, max_tokens=4, reader=row["reader"]),
         prompts.image(png(30, 20)), prompts.video(row["path"], [0, 1, 3, 2], row["reader"]), prompts.text(LISTED),
     ]  # fmt: skip
-    shown = list(with_images(changed("no_video", asked), FrameShelf(0)))
+    shown = list(with_images(changed("no_video", asked), FrameCache(0)))
     assert [part["type"] for part, _ in shown] == [part["type"] for part in asked]
     assert [len(images) for _, images in shown] == [0, 1, 1, 4, 0]
     for (_, images), size in zip(shown[1:4], (seen.shape, (20, 30, 3), seen.shape), strict=True):

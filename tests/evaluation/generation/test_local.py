@@ -70,10 +70,10 @@ def test_answers_are_the_decoders(
 ) -> None:
     answers = told(list(generate(engine, sft_checkpoint, DRAWN, "none", asked)))
     assert sft_model.latent_config is not None
-    encoder, shelf = sft_model.encoder(sft_model.latent_config), video.FrameShelf(0)
+    encoder, frame_cache = sft_model.encoder(sft_model.latent_config), video.FrameCache(0)
     sampling, t = Sampling(40, 1.3, 0.95), sft_model.tokens
     for wanted in asked[::5]:
-        encoded = local.encode(encoder, wanted.content, shelf)
+        encoded = local.encode(encoder, wanted.content, frame_cache)
         expected = decode(sft_model.model, sft_model.vision(), t, [encoded], sampling, sft_model.spans, [wanted.seeds])
         for sample, ids in enumerate(expected.ids.tolist()):
             kept = [i for i in ids if i != t.pad]
@@ -115,7 +115,7 @@ def test_a_base_is_shown_images_as_it_is_asked_to_and_opens_no_span(
     generation = GREEDY.model_copy(update={"max_new_tokens": 6, "image_tokens": (4, 9), "system": "Answer briefly."})
     answers = told(list(generate(engine, BASE, generation, "none", asked)))
     latent_config = LatentConfig(image_tokens=(4, 9), max_latents=0, span_end="model", system_prompt="Answer briefly.")
-    encoded = local.encode(base.encoder(latent_config), asked[0].content, video.FrameShelf(0))
+    encoded = local.encode(base.encoder(latent_config), asked[0].content, video.FrameCache(0))
     expected = decode(base.model, base.vision(), base.tokens, [encoded], Sampling(6), base.spans, [[0]])
     assert answers[asked[0].prompt_id, 0]["tokens"] == [i for i in expected.ids[0].tolist() if i != base.tokens.pad]
     assert all(a["latent_tokens"] == 0 for a in answers.values())
@@ -126,11 +126,11 @@ def test_latents_are_kept_as_they_were_fed(
 ) -> None:
     found = list(generate(engine, sft_checkpoint, DRAWN, "none", asked, keep_latents=True))
     assert sft_model.latent_config is not None
-    encoder, shelf, t = sft_model.encoder(sft_model.latent_config), video.FrameShelf(0), sft_model.tokens
+    encoder, frame_cache, t = sft_model.encoder(sft_model.latent_config), video.FrameCache(0), sft_model.tokens
     stored = {(a["prompt_id"], a["sample"]): a for a in found if not isinstance(a, Refusal)}
     assert len({bool(a["latents"]) for a in stored.values()}) == 2, "answers with latents and without"
     for wanted in asked[::4]:
-        encoded = local.encode(encoder, wanted.content, shelf)
+        encoded = local.encode(encoder, wanted.content, frame_cache)
         expected = decode(
             sft_model.model, sft_model.vision(), t, [encoded], Sampling(40, 1.3, 0.95), sft_model.spans, [wanted.seeds]
         )
@@ -159,7 +159,7 @@ def test_the_times_of_shuffled_frames_ascend(sft_model: FutureL1, asked: list[Re
     assert sft_model.latent_config is not None
     encoder, clip = sft_model.encoder(sft_model.latent_config), asked[0].content[1]["path"]
     ordered, shuffled = (
-        local.encode(encoder, [prompts.video(clip, numbers), prompts.text("?")], video.FrameShelf(0))
+        local.encode(encoder, [prompts.video(clip, numbers), prompts.text("?")], video.FrameCache(0))
         for numbers in ([0, 1, 2, 3], [3, 0, 2, 1])
     )
     assert ordered.ids == shuffled.ids, "times are words of the prompt"

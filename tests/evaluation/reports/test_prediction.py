@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from evaluation.generation.segments import Segment, segments
-from evaluation.reports.prediction import predict, with_teaching
+from evaluation.reports.prediction import predict, with_latent_config
 from pipelines.cli.main import main
 from training.grading.parsers import answer_text
 from training.model.checkpoint import FutureL1
@@ -91,7 +91,7 @@ def test_a_plain_question_is_the_records_prompt(rows: list[dict[str, Any]], prom
 def test_a_bases_spans_end_at_the_cap_that_is_asked_for(
     base: FutureL1, latents: int | None, release_cap: bool, cap: int, origin: str
 ) -> None:
-    asked = with_teaching(base, latents, "Look.", release_cap)
+    asked = with_latent_config(base, latents, "Look.", release_cap)
     found = predict(asked, [{"question": "Q"}], Path(), 3)
     assert (found["cap"], asked.spans.latents, asked.spans.end) == (cap, cap, "model")
     assert found["cap_origin"].startswith(origin)
@@ -99,12 +99,12 @@ def test_a_bases_spans_end_at_the_cap_that_is_asked_for(
 
 def test_there_is_no_cap_to_double_in_an_untaught_base(base: FutureL1) -> None:
     with pytest.raises(ValueError, match="say how many latents"):
-        with_teaching(base, None, None, True)
+        with_latent_config(base, None, None, True)
 
 
 def test_a_taught_checkpoint_keeps_its_own_cap_and_prompt(sft_model: FutureL1) -> None:
-    assert with_teaching(sft_model, None, None, False) == sft_model
-    doubled = with_teaching(sft_model, None, None, True)
+    assert with_latent_config(sft_model, None, None, False) == sft_model
+    doubled = with_latent_config(sft_model, None, None, True)
     assert doubled.spans == Spans(8, "fixed")
 
 
@@ -124,7 +124,7 @@ def scripted(bundle: FutureL1, picks: list[int]) -> Iterator[None]:
 
 
 def test_a_span_that_does_not_want_to_end_is_ended_at_the_cap(base: FutureL1) -> None:
-    asked, t = with_teaching(base, 3, None, True), base.tokens
+    asked, t = with_latent_config(base, 3, None, True), base.tokens
     with scripted(asked, [t.latent_start] * 10):
         [entry] = predict(asked, [{"question": "Q"}], Path(), 10)["prompts"]
     assert entry["ids"] == [t.latent_start, *[t.latent] * 6, t.latent_end, t.latent_start, t.latent]
@@ -133,7 +133,7 @@ def test_a_span_that_does_not_want_to_end_is_ended_at_the_cap(base: FutureL1) ->
 
 
 def test_an_empty_span_is_told_as_one_that_ends_before_it_begins(base: FutureL1) -> None:
-    asked, t = with_teaching(base, 3, None, False), base.tokens
+    asked, t = with_latent_config(base, 3, None, False), base.tokens
     picks = [t.latent_start, t.latent_end, t.latent_start, t.end_of_turn, t.latent, t.latent_end, t.end_of_turn, 0, 0]
     with scripted(asked, picks):
         [entry] = predict(asked, [{"question": "Q"}], Path(), 9)["prompts"]

@@ -15,7 +15,7 @@ from PIL import Image
 from evaluation.generation.segments import segments
 from evaluation.latents.clip_retrieval import MIN_FIT_FRAMES, latents_of, retrieve
 from evaluation.latents.frame_pool import FrameEncoder
-from evaluation.reports.prediction import predict, with_teaching
+from evaluation.reports.prediction import predict, with_latent_config
 from evaluation.reports.prediction_page import answer_page
 from pipelines.cli.main import main
 from training.data.keyframes import key_frame_number
@@ -173,7 +173,7 @@ def test_the_command_writes_the_page_of_what_it_prints(
     result = run("--checkpoint", sft_checkpoint, "--video", rows[2]["path"], "--frames", "1", "--question", question,
                  "--out", page)  # fmt: skip
     assert result.exit_code == 0, result.output
-    [answer] = predict(with_teaching(sft_model, None, None, False), [asked(rows[2], [1])], Path(), 1024)["prompts"]
+    [answer] = predict(with_latent_config(sft_model, None, None, False), [asked(rows[2], [1])], Path(), 1024)["prompts"]
     page_text = Page(page.read_text(encoding="utf-8")).text
     for segment in segments(answer["text"]):
         assert segment.text in page_text and segment.text in result.stdout

@@ -23,12 +23,12 @@ def text_of(encoder: Encoder, ids: list[int]) -> str:
     return encoder.tokenizer.decode(ids, skip_special_tokens=False)
 
 
-def with_teaching(base: FutureL1, **changes: Any) -> Encoder:
+def with_latent_config(base: FutureL1, **changes: Any) -> Encoder:
     return base.encoder(LATENT_CONFIG.model_copy(update=changes))
 
 
 def test_a_dialogue_is_rendered_as_the_release_renders_it(base: FutureL1) -> None:
-    encoder = with_teaching(base, system="Be brief.", span_end="model")
+    encoder = with_latent_config(base, system="Be brief.", span_end="model")
     encoded = encoder.dialogue(USER, ASSISTANT, FRAMES)
     assert text_of(encoder, encoded.ids) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n"
@@ -42,14 +42,14 @@ def test_a_dialogue_is_rendered_as_the_release_renders_it(base: FutureL1) -> Non
 
 
 def test_without_a_system_prompt_there_is_no_system_turn(base: FutureL1) -> None:
-    encoder = with_teaching(base)
+    encoder = with_latent_config(base)
     assert text_of(encoder, encoder.dialogue(USER, ASSISTANT, FRAMES).ids).startswith("<|im_start|>user\nframe_1")
 
 
 @pytest.mark.parametrize("span_end", ["model", "fixed"])
 @pytest.mark.parametrize("system", [None, TALKATIVE])
 def test_the_assistant_turn_is_learned_but_not_what_is_forced(base: FutureL1, span_end: str, system: str) -> None:
-    encoder = with_teaching(base, span_end=span_end, system=system)
+    encoder = with_latent_config(base, span_end=span_end, system=system)
     encoded = encoder.dialogue(USER, ASSISTANT, FRAMES)
     learned = text_of(encoder, [label for label in encoded.labels if label != IGNORE])
     end = "<|latent_end|>" if span_end == "model" else ""
@@ -58,7 +58,7 @@ def test_the_assistant_turn_is_learned_but_not_what_is_forced(base: FutureL1, sp
 
 
 def test_a_prompt_is_the_dialogue_up_to_the_answer(base: FutureL1) -> None:
-    encoder = with_teaching(base, system=TALKATIVE)
+    encoder = with_latent_config(base, system=TALKATIVE)
     dialogue = encoder.dialogue(USER, ASSISTANT, FRAMES)
     prompt = encoder.prompt([USER[0], encoder.patch(FRAMES[OBSERVED], 4, 16), USER[2]])
     length = len(prompt.ids)
@@ -69,8 +69,8 @@ def test_a_prompt_is_the_dialogue_up_to_the_answer(base: FutureL1) -> None:
 
 def test_a_fixed_span_must_be_full(base: FutureL1) -> None:
     strip = FRAMES | {FUTURE: np.zeros((16, 96, 3), np.uint8)}
-    assert len(with_teaching(base, span_end="model").dialogue(USER, ASSISTANT, strip).ids) > 0
-    square_budget = with_teaching(base, latents=5)
+    assert len(with_latent_config(base, span_end="model").dialogue(USER, ASSISTANT, strip).ids) > 0
+    square_budget = with_latent_config(base, latents=5)
     with pytest.raises(ValueError, match=r'gives 4 latents, but spans are fixed at 5.*use span_end "model"'):
         square_budget.dialogue(USER, ASSISTANT, FRAMES)
 
@@ -102,7 +102,7 @@ def test_placeholders_that_no_frame_accounts_for_are_an_error(base: FutureL1, gr
 
 
 def test_a_video_is_frame_pairs_with_their_times(base: FutureL1) -> None:
-    encoder = with_teaching(base)
+    encoder = with_latent_config(base)
     frames = [np.full((64, 64, 3), 40 * i, np.uint8) for i in range(3)]
     encoded = encoder.prompt([*encoder.patch_video(frames, [0, 4, 9], 8.0, 1, 4), "What next?"])
     pair = "<|vision_start|>" + "<|video_pad|>" * 4 + "<|vision_end|>"

@@ -17,8 +17,8 @@ from training.runtime.devices import CLAIMED, VISIBLE, Claim, TooFewDevicesError
 ROOT = Path(__file__).parents[3]
 HOLDER = """
 import sys
-from training.runtime.devices import own_device
-with own_device(print) as name:
+from training.runtime.devices import process_device
+with process_device(print) as name:
     print(name, flush=True)
     sys.stdin.read()
 """
