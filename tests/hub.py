@@ -150,11 +150,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if path == "/api/validate-yaml":
                 self._json({"errors": [], "warnings": []})
             elif token not in hub.accounts:
-                said = "Invalid credentials in Authorization header" if token else "Invalid username or password."
-                self._json({"error": said}, {"X-Error-Message": said}, 401)
+                message = "Invalid credentials in Authorization header" if token else "Invalid username or password."
+                self._json({"error": message}, {"X-Error-Message": message}, 401)
             elif not hub.accounts[token]:
-                said = "You don't have the required permissions to write here"
-                self._json({"error": said}, {"X-Error-Message": said}, 403)
+                message = "You don't have the required permissions to write here"
+                self._json({"error": message}, {"X-Error-Message": message}, 403)
             elif path == "/api/repos/create":
                 self._create(json.loads(body))
             elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/(preupload|commit)/([^/]+)", path):
@@ -197,9 +197,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def _upload(self, wanted: dict[str, Any]) -> dict[str, Any]:
             """Where a large file is to be put, unless it is there."""
-            told = {"oid": wanted["oid"], "size": wanted["size"]}
+            reply = {"oid": wanted["oid"], "size": wanted["size"]}
             place = {"upload": {"href": f"{hub.storage}/uploads/{wanted['oid']}"}}
-            return told if hub.uploaded(wanted["oid"]).is_file() else told | {"actions": place}
+            return reply if hub.uploaded(wanted["oid"]).is_file() else reply | {"actions": place}
 
         def _commit(self, repo: str, branch: str, lines: list[dict[str, Any]]) -> None:
             changes = {}
@@ -313,11 +313,11 @@ def _entry(folder: Path, path: Path) -> dict[str, Any]:
 
 def _mode(folder: Path, name: str) -> dict[str, Any]:
     """How a file is to be pushed, and its content's address if the commit has it."""
-    told = {"path": name, "uploadMode": "lfs" if _is_large(name) else "regular", "shouldIgnore": False}
+    reply = {"path": name, "uploadMode": "lfs" if _is_large(name) else "regular", "shouldIgnore": False}
     if not (folder / name).is_file():
-        return told
+        return reply
     entry = _entry(folder, folder / name)
-    return told | {"oid": entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]}
+    return reply | {"oid": entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]}
 
 
 def _is_large(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Rows that a benchmark has, too: found by source video, or by question, answer and frames; left out and listed.
+"""Contaminated rows, which a benchmark has, too: by source video, or by question, answer and frames; left out, listed.
 
 Same video: the YouTube id of a row's clip is that of an item and their intervals overlap, an unknown interval being all
 of the video; or both have the same file name.  Same content: the question (without its options) and the answer have the
@@ -85,31 +85,32 @@ def contaminated(
     items = index.table.with_columns(pl.col("question", "answer").hash())
     by_video = _same_video(keyed, items)
     rest = keyed.join(by_video, on="row_id", how="anti")
-    asked = rest.join(items.drop_nulls("question").unique("question"), left_on="stem", right_on="question", how="semi")
+    questions = items.drop_nulls("question").unique("question")
+    same_question = rest.join(questions, left_on="stem", right_on="question", how="semi")
     whole = items.drop_nulls(["question", "answer"]).rename({"question": "stem"})
-    pairs = asked.join(whole, on=["stem", "answer"]).select("row_id", "benchmark", "item_id")
+    pairs = same_question.join(whole, on=["stem", "answer"]).select("row_id", "benchmark", "item_id")
     by_content = _same_frames(pairs, scored, index)
-    found = pl.concat([by_video, by_content]).sort("row_id")
+    matches = pl.concat([by_video, by_content]).sort("row_id")
     matching = pairs["row_id"].n_unique()
-    return found, {
+    return matches, {
         SAME_VIDEO: by_video.height,
         SAME_CONTENT: by_content.height,
         "question and answer alone": matching - by_content.height,
-        "question alone": asked.height - matching,
+        "question alone": same_question.height - matching,
     }
 
 
 def _same_video(keyed: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    known = items.explode("videos").drop_nulls("videos").select(
+    videos = items.explode("videos").drop_nulls("videos").select(
         "benchmark", "item_id", pl.col("videos").alias("key"), pl.col("begin").alias("b"), pl.col("finish").alias("f")
     )  # fmt: skip
-    found = []
+    overlaps = []
     by_name = keyed.filter(pl.col("video_id").is_null()).with_columns(pl.col("video").str.extract(_NO_SUFFIX))
     for rows, key in ((keyed, "video_id"), (by_name, "video")):
-        candidates = rows.select("row_id", "begin", "finish", pl.col(key).alias("key")).join(known, on="key")
+        candidates = rows.select("row_id", "begin", "finish", pl.col(key).alias("key")).join(videos, on="key")
         overlap = (pl.col("begin") < pl.col("f")) & (pl.col("b") < pl.col("finish"))
-        found.append(candidates.filter(overlap.fill_null(True)))
-    return _listed(pl.concat(found), SAME_VIDEO)
+        overlaps.append(candidates.filter(overlap.fill_null(True)))
+    return _listed(pl.concat(overlaps), SAME_VIDEO)
 
 
 def _same_frames(pairs: pl.DataFrame, scored: Sequence[Path], index: BenchmarkIndex) -> pl.DataFrame:
@@ -117,9 +118,9 @@ def _same_frames(pairs: pl.DataFrame, scored: Sequence[Path], index: BenchmarkIn
     columns = ("row_id", "path", "frame_count", "reader", "observed")
     rows = scan(scored).select(columns).filter(wanted).collect(engine="streaming").unique("row_id", keep="any")
     with ThreadPoolExecutor(READERS_AT_ONCE) as pool:
-        shown = dict(pool.map(_row_signatures, rows.iter_rows(named=True)))
+        row_signatures = dict(pool.map(_row_signatures, rows.iter_rows(named=True)))
     items = index.signatures(pairs.select("benchmark", "item_id"))
-    near = [any_near(shown[row], items[benchmark, item]) for row, benchmark, item in pairs.iter_rows()]
+    near = [any_near(row_signatures[row], items[benchmark, item]) for row, benchmark, item in pairs.iter_rows()]
     return _listed(pairs.filter(pl.Series(near, dtype=pl.Boolean)), SAME_CONTENT)
 
 

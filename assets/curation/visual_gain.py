@@ -86,20 +86,20 @@ class GainTable(dy.Schema):
 
 def verdicts(rows: pl.DataFrame, answers: pl.DataFrame, parser: ParserName, judge: Judge | None) -> pl.DataFrame:
     """Grades every answer (ids `{row_id}/{condition}`) against its row's answer: the rule first, then the judge."""
-    told = (
+    samples = (
         answers.select("prompt_id", "sample", "text")
         .with_columns(pl.col("prompt_id").str.split_exact("/", 1).struct.rename_fields(["row_id", "condition"]))
         .unnest("prompt_id")
         .join(rows.select("row_id", "question", "answer"), on="row_id", how="left", maintain_order="left")
     )
-    strangers = told.filter(pl.col("question").is_null())["row_id"].unique().sort().to_list()
+    strangers = samples.filter(pl.col("question").is_null())["row_id"].unique().sort().to_list()
     if strangers:
         raise ValueError(f"answers to rows that are not in this shard: {strangers[:5]}")
     graded = grade(
-        [GradingItem(q, a, t) for q, a, t in told.select("question", "answer", "text").iter_rows()], parser, judge
+        [GradingItem(q, a, t) for q, a, t in samples.select("question", "answer", "text").iter_rows()], parser, judge
     )
     return VerdictTable.validate(
-        told.select("row_id", "condition", "sample", "text").with_columns(
+        samples.select("row_id", "condition", "sample", "text").with_columns(
             pl.Series("verdict", [g.verdict for g in graded], pl.String),
             pl.Series("graded_by", [g.by for g in graded], pl.String),
         )
@@ -133,11 +133,11 @@ def visual_gain(rows: pl.DataFrame, graded: pl.DataFrame, rule: GainRule) -> pl.
 
 def gain_from_source_counts(rows: pl.DataFrame, rule: GainRule) -> pl.DataFrame:
     """As `visual_gain` for rows that bring their own counts, `source_p_t` and `source_p_v`; others are pending."""
-    known = pl.col("source_p_t").is_not_null() & pl.col("source_p_v").is_not_null()
+    counted = pl.col("source_p_t").is_not_null() & pl.col("source_p_v").is_not_null()
     table = rows.with_columns(
         pl.col("source_p_t").fill_null(0).alias("n_correct_plain"),
         pl.col("source_p_v").fill_null(0).alias("n_correct_hint"),
-        *(pl.when(known).then(rule.samples).otherwise(0).cast(pl.Int64).alias(f"n_graded_{c}") for c in CONDITIONS),
+        *(pl.when(counted).then(rule.samples).otherwise(0).cast(pl.Int64).alias(f"n_graded_{c}") for c in CONDITIONS),
         *(pl.lit(0, pl.Int64).alias(name) for name in ("n_generated_plain", "n_generated_hint", "unjudged")),
     )
     return _scored(table, rule)

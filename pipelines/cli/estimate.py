@@ -22,7 +22,7 @@ from pipelines.curate import measured_assumptions
 @click.option("--judge-distinct", type=float, help="Share of those that the judge has not seen yet.")
 @click.option("--price", type=float, nargs=2, metavar="IN OUT", help="The judge's price of a million tokens.")
 def estimate_cost(rows: float, measured: bool, price: tuple[float, float] | None, **values: float | None) -> None:
-    """Estimate what curating so many rows costs, and say what that assumes.
+    """Estimate what curating so many rows costs, and list what the estimate assumes.
 
     The rule is the profile's, by default that of "paper".
     """
@@ -32,11 +32,11 @@ def estimate_cost(rows: float, measured: bool, price: tuple[float, float] | None
         if measured:
             assumptions = measured_assumptions(profile, assumptions)
         assumptions = assumptions.stated(**values, price_in=price and price[0], price_out=price and price[1])
-        found = estimate(int(rows), profile.curation.rule, assumptions)
+        result = estimate(int(rows), profile.curation.rule, assumptions)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    CONSOLE.print(_table(f"{int(rows):,} rows", ("", ""), found.lines()))
-    CONSOLE.print(_table("What this rests on", ("", "value", "from"), found.assumed()))
+    CONSOLE.print(_table(f"{int(rows):,} rows", ("", ""), result.lines()))
+    CONSOLE.print(_table("What this rests on", ("", "value", "from"), result.assumed()))
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

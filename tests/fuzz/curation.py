@@ -165,13 +165,13 @@ def _every_row_is_somewhere(out: Path, ended: Ended, lines: dict[str, int]) -> N
         raise ViolationError(f"good rows were there, and no tables were written: {ended.output[-3_000:]}")
     tables = [pl.read_parquet(out / f"{name}.parquet") for name in ("visual_gain", "quarantine")]
     counts = pl.concat([table.select("source") for table in tables])["source"].value_counts()
-    found = dict(counts.iter_rows())
-    good = {name: n for name, n in found.items() if name.startswith("part-")}
+    by_source = dict(counts.iter_rows())
+    good = {name: n for name, n in by_source.items() if name.startswith("part-")}
     if sum(good.values()) != 24:
         raise ViolationError(f"the good shard has 24 rows, and the tables have {good}")
     for name, expected in lines.items():
-        if found.get(name) != expected:
-            raise ViolationError(f"{name} has {expected} rows, and the tables have {found.get(name)}")
+        if by_source.get(name) != expected:
+            raise ViolationError(f"{name} has {expected} rows, and the tables have {by_source.get(name)}")
 
 
 def _outcome(out: Path, ended: Ended) -> str:

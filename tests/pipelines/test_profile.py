@@ -61,7 +61,7 @@ def test_the_reduced_demo_is_an_overlay_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         (
             'extends = "demo"\n[curation.selection]\ntpo = 7\n',
@@ -79,8 +79,8 @@ def test_the_reduced_demo_is_an_overlay_too(tmp_path: Path) -> None:
         ('extends = "demo"\n[curation.rl_sets]\nother = 5\n[[rl]]\ndata = "missing"\nstart = "future_l1"\n', "rl"),
     ],
 )
-def test_a_wrong_overlay_is_refused_by_name(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_a_wrong_overlay_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         load_profile(overlay(tmp_path, text), tmp_path)
 
 

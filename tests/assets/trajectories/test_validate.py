@@ -47,7 +47,7 @@ def test_each_fault_is_caught_with_its_reason_and_no_row_is_lost(tmp_path: Path)
     assert set(quarantine["source"]) == {"train-00000-of-00001"}
 
 
-def test_a_quarantined_row_has_its_number_and_says_what_was_found(tmp_path: Path) -> None:
+def test_a_quarantined_row_has_its_number_and_a_reason(tmp_path: Path) -> None:
     path = write(tmp_path / "s.parquet", [twiff_row(), twiff_row(video="b.mp4", reasoning_images_index=[9])])
     _, quarantine = pull_shard(path)
     assert quarantine.row(0, named=True) == {

@@ -52,7 +52,7 @@ CONTAINERS = {
 MATRIX = [(name, container) for name, (codec, _) in CODECS.items() for container in CONTAINERS[codec]]
 
 
-def shown(path: Path, info: VideoInfo | None = None) -> list[int]:
+def displayed_numbers(path: Path, info: VideoInfo | None = None) -> list[int]:
     """The numbers in the pictures of all displayed frames, by the reader that the probe chose."""
     info = info or probe(path)
     return [number_in(pixels) for pixels in read_frames(path, range(info.frames), info.reader)]
@@ -65,7 +65,7 @@ def test_frame_k_is_picture_k(tmp_path: Path, name: str, container: str) -> None
     info = probe(path)
     assert (info.frames, info.width, info.height, info.rotation) == (FRAMES, WIDTH, HEIGHT, 0)
     assert info.fps == frame_rate(path) == pytest.approx(25, rel=0.01)
-    assert shown(path, info) == list(range(FRAMES))
+    assert displayed_numbers(path, info) == list(range(FRAMES))
     pool = key_frame_pool(FRAMES)
     assert [number_in(pixels) for pixels in read_frames(path, pool[::-1], info.reader)] == pool[::-1]
 
@@ -98,7 +98,7 @@ def test_seeking_that_shows_other_pictures_is_not_used(tmp_path: Path) -> None:
                 new.mux(packet)
     info = probe(lying)
     assert info.reader == "sequential"
-    assert shown(lying, info) == list(range(FRAMES))
+    assert displayed_numbers(lying, info) == list(range(FRAMES))
 
 
 def test_the_frames_that_will_be_read_are_those_that_are_compared(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_cut_shows_what_comes_from_its_key_frame_on(tmp_path: Path, name: str,
     """Frames before it that were copied too, or that cannot be decoded without what was cut off, are not shown."""
     codec, options = CODECS[name]
     whole = write_clip(tmp_path / f"whole.{container}", FRAMES, codec, options)
-    numbers = shown(cut(whole, tmp_path / f"cut.{container}", keys=4, hidden=hidden))
+    numbers = displayed_numbers(cut(whole, tmp_path / f"cut.{container}", keys=4, hidden=hidden))
     assert numbers == list(range(FRAMES - len(numbers), FRAMES))
     assert 24 <= numbers[0] <= 24 + 3 * (not hidden) and len(numbers) >= 69
 
@@ -124,14 +124,14 @@ def test_audio_before_the_video_and_fragments_change_nothing(
     tmp_path: Path, audio_seconds: int, muxing: dict[str, str] | None
 ) -> None:
     path = write_clip(tmp_path / "clip.mp4", options={"bf": "2"}, audio_seconds=audio_seconds, muxing=muxing)
-    assert shown(path) == list(range(40))
+    assert displayed_numbers(path) == list(range(40))
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv"])
 def test_frames_at_uneven_times_are_each_shown_once(tmp_path: Path, container: str) -> None:
     times = [i * 40 + (i > 20) * 900 + (i % 3) * 13 for i in range(40)]
     path = write_clip(tmp_path / f"clip.{container}", times=times, options={"bf": "2", "g": "12"})
-    assert shown(path) == list(range(40))
+    assert displayed_numbers(path) == list(range(40))
 
 
 @pytest.mark.parametrize(("codec", "pixel_format", "name"), [
@@ -139,7 +139,7 @@ def test_frames_at_uneven_times_are_each_shown_once(tmp_path: Path, container: s
     ("mjpeg", "yuvj420p", "clip.avi"),
 ])  # fmt: skip
 def test_pixel_formats(tmp_path: Path, codec: str, pixel_format: str, name: str) -> None:
-    assert shown(write_clip(tmp_path / name, codec=codec, pixel_format=pixel_format)) == list(range(40))
+    assert displayed_numbers(write_clip(tmp_path / name, codec=codec, pixel_format=pixel_format)) == list(range(40))
 
 
 QUARTERS = {  # display matrix a, b, c, d; where the upper left corner is shown
@@ -150,7 +150,7 @@ QUARTERS = {  # display matrix a, b, c, d; where the upper left corner is shown
 
 @pytest.mark.parametrize(("matrix", "expected"), QUARTERS.items())
 @pytest.mark.parametrize("codec", ["libx264", "libsvtav1"])
-def test_pictures_are_turned_and_mirrored_as_the_file_says(
+def test_pictures_are_turned_and_mirrored_as_the_display_matrix_has_it(
     tmp_path: Path, matrix: tuple[int, ...], expected: tuple[int, str], codec: str
 ) -> None:
     options = {"g": "6"} if codec == "libx264" else {"preset": "12"}
@@ -181,7 +181,7 @@ def test_the_film_is_shown_and_not_its_preview(tmp_path: Path, film_first: bool)
             container.mux(stream.encode())
     info = probe(path)
     assert (info.frames, info.width, info.fps) == (40, WIDTH, 25) and frame_rate(path) == 25
-    assert shown(path, info) == list(range(40))
+    assert displayed_numbers(path, info) == list(range(40))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_half_a_file_is_no_clip(tmp_path: Path, container: str, audio_seconds: i
 @pytest.mark.parametrize("container", ["mp4", "mkv"])
 def test_sound_that_goes_on_after_the_pictures_is_no_fault(tmp_path: Path, container: str) -> None:
     path = write_clip(tmp_path / f"clip.{container}", audio_seconds=6)
-    assert shown(path) == list(range(40))
+    assert displayed_numbers(path) == list(range(40))
 
 
 def test_a_name_is_only_ever_a_files_name(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_name_is_only_ever_a_files_name(tmp_path: Path) -> None:
     for name in ("-0aBcDeFgHi-0:04:09.165-0:04:57.213.mp4", "http:x.mp4", "concat:plain.mp4|plain.mp4", "50%03d *.mp4"):
         path = tmp_path / name
         path.write_bytes(plain.read_bytes())
-        assert shown(path) == list(range(40))
+        assert displayed_numbers(path) == list(range(40))
 
 
 def test_a_name_is_only_ever_a_files_name_in_the_working_directory(
@@ -223,7 +223,7 @@ def test_a_name_is_only_ever_a_files_name_in_the_working_directory(
 ) -> None:
     write_clip(tmp_path / "plain.mp4").rename(tmp_path / "-a:b.mp4")
     monkeypatch.chdir(tmp_path)
-    assert shown(Path("-a:b.mp4")) == list(range(40))
+    assert displayed_numbers(Path("-a:b.mp4")) == list(range(40))
 
 
 def test_a_picture_is_a_clip_of_one_frame_whatever_its_name(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_picture_is_a_clip_of_one_frame_whatever_its_name(tmp_path: Path) -> N
 
     for number, name in ((3, "p%03d.png"), (4, "p001.png"), (5, "p.jpg"), (6, "p.webp")):
         Image.fromarray(picture(number)).save(tmp_path / name)
-        assert shown(tmp_path / name) == [number]
+        assert displayed_numbers(tmp_path / name) == [number]
 
 
 @pytest.mark.parametrize("content", [
@@ -258,5 +258,5 @@ def test_a_recording_that_begins_in_the_middle_shows_what_can_be_decoded(tmp_pat
     path = write_clip(tmp_path / "clip.ts", FRAMES, codec, options)
     content = path.read_bytes()
     path.write_bytes(content[len(content) // 188 // 3 * 188 :])
-    numbers = shown(path)
+    numbers = displayed_numbers(path)
     assert 24 < numbers[0] < 60 and numbers == list(range(numbers[0], FRAMES))

@@ -60,8 +60,8 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 
 def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
     grey = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
-    shown = open_image(encoded(Image.fromarray(grey), "PNG"))
-    assert shown[0, :, 0].tolist() == [0, 0, 0, 127, 255]
+    pixels = open_image(encoded(Image.fromarray(grey), "PNG"))
+    assert pixels[0, :, 0].tolist() == [0, 0, 0, 127, 255]
 
 
 @pytest.mark.parametrize(

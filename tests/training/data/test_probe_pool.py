@@ -41,10 +41,10 @@ def processes() -> list[psutil.Process]:
 
 def test_a_process_is_kept_from_clip_to_clip(pool: ProbePool, clip: Path) -> None:
     before = processes()
-    seen = set()
+    started = set()
     for _ in range(3):
-        pool.probe(clip, lambda count: [seen.update(set(processes()) - set(before)) or 0])  # type: ignore[func-returns-value]
-    assert len(seen) == 1
+        pool.probe(clip, lambda count: [started.update(set(processes()) - set(before)) or 0])  # type: ignore[func-returns-value]
+    assert len(started) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL])
@@ -140,16 +140,16 @@ def test_processes_have_no_secrets_and_leave_no_core(
     pool: ProbePool, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JUDGE_API_KEY", "secret")
-    seen: list[tuple[object, ...]] = []
+    limits_of_processes: list[tuple[object, ...]] = []
 
     def look(count: int) -> list[int]:
         (process,) = processes()
         limits = [process.rlimit(limit) for limit in (psutil.RLIMIT_DATA, psutil.RLIMIT_CORE, psutil.RLIMIT_FSIZE)]
-        seen.append((process.environ().get("JUDGE_API_KEY"), *limits))
+        limits_of_processes.append((process.environ().get("JUDGE_API_KEY"), *limits))
         return [1]
 
     pool.probe(clip, look)
-    assert seen == [(None, (MAX_BYTES, MAX_BYTES), (0, 0), (0, 0))]
+    assert limits_of_processes == [(None, (MAX_BYTES, MAX_BYTES), (0, 0), (0, 0))]
 
 
 def test_closing_the_pool_ends_its_processes_and_who_waits_for_one(pool: ProbePool, clip: Path) -> None:
@@ -190,7 +190,7 @@ def test_processes_end_with_the_one_that_started_them(clip: Path, busy: bool) ->
     assert ended.stdout.split() and not psutil.wait_procs(left, PATIENCE)[1]
 
 
-def test_a_forked_process_has_a_pool_of_its_own(clip: Path) -> None:
+def test_a_forked_process_makes_a_new_pool(clip: Path) -> None:
     program = f"""if True:
         import os
         from training.data.video import probe

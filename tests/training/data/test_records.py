@@ -124,7 +124,7 @@ def test_a_record_without_future_frames_is_read(future: dict[str, Any], answer: 
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         (3, "found int"),
         ({}, "question is absent"),
@@ -146,8 +146,8 @@ def test_a_record_without_future_frames_is_read(future: dict[str, Any], answer: 
         (LAYOUTS["our tables"] | {"frames": [-1]}, "not a list of frame numbers"),
     ],
 )
-def test_what_cannot_be_rendered_says_what_was_found(value: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_rendered_is_an_error_with_the_value(value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         read_record(value, 0, CLIP.parent)
 
 
@@ -183,7 +183,7 @@ def test_a_file_holds_a_list_or_one_record_or_one_a_line(text: str, values: list
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "no list of records"),
         (b"[]", "holds no records"),
@@ -193,8 +193,8 @@ def test_a_file_holds_a_list_or_one_record_or_one_a_line(text: str, values: list
         (b"[" * 100_000, "no list of records"),
     ],
 )
-def test_a_file_that_holds_no_records_says_so(data: bytes, said: str, tmp_path: Path) -> None:
+def test_a_file_that_holds_no_records_says_so(data: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "records.json").write_bytes(data)
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         load_records(tmp_path / "records.json")
     assert str(tmp_path / "records.json") in str(caught.value)

@@ -85,7 +85,7 @@ def test_twiffs_own_training_files_are_the_same_trajectory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "counts"),
+    ("row", "counts"),
     [
         ({}, (None, None)),
         ({"gain": 3}, (None, None)),
@@ -95,12 +95,12 @@ def test_twiffs_own_training_files_are_the_same_trajectory() -> None:
         ({"correct_in_8_base": float("nan"), "correct_in_8_hint": None}, (None, None)),
     ],
 )
-def test_the_counts_that_a_selected_row_brings(given: dict[str, Any], counts: tuple[Any, Any]) -> None:
-    assert source_counts(given) == counts
+def test_the_counts_that_a_selected_row_brings(row: dict[str, Any], counts: tuple[Any, Any]) -> None:
+    assert source_counts(row) == counts
 
 
 @pytest.mark.parametrize(
-    "given",
+    "row",
     [
         {"correct_in_8_base": 2, "correct_in_8_hint": 9},
         {"correct_in_8_base": -1, "correct_in_8_hint": 8},
@@ -112,9 +112,9 @@ def test_the_counts_that_a_selected_row_brings(given: dict[str, Any], counts: tu
         {"correct_in_8_base": float("inf"), "correct_in_8_hint": 8},
     ],
 )
-def test_counts_that_cannot_be_are_a_rejected_row(given: dict[str, Any]) -> None:
+def test_counts_that_cannot_be_are_a_rejected_row(row: dict[str, Any]) -> None:
     with pytest.raises(RejectedRow) as caught:
-        source_counts(given)
+        source_counts(row)
     assert caught.value.reason == "impossible counts"
 
 
@@ -139,8 +139,8 @@ def test_a_clip_is_an_interval_of_a_video(video: str, start: Any, end: Any, inte
 
 @given(st.text(), st.none() | st.text(), st.none() | st.text(alphabet="0123456789:."))
 def test_whatever_a_clip_is_called_its_interval_is_one_or_unknown(video: str, start: Any, end: Any) -> None:
-    found = clip_interval(video, start, end)
-    assert found.start is None or found.end is None or found.start < found.end
+    interval = clip_interval(video, start, end)
+    assert interval.start is None or interval.end is None or interval.start < interval.end
 
 
 def test_text_after_the_last_future_frame_is_the_last_piece() -> None:
