@@ -131,7 +131,7 @@ def score(benchmark: Benchmark, out: Path, judge: Judge | None) -> dict[str, Any
     """
     about = held(out)
     if about is None:
-        raise ValueError(f"{out} holds no answers: give --checkpoint and --source, to have some")
+        raise ValueError(f"{out} holds no answers: give --checkpoint, --benchmark and --data-dir to generate some")
     if about["benchmark"] != benchmark.name:
         raise ValueError(f"{out} holds answers to {about['benchmark']}, not to {benchmark.name}")
     table, answers = read_parquet(out / ITEMS), read_parquet(out / ANSWERS)

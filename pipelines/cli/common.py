@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from evaluation.benchmarks.registry import BENCHMARKS
 from pipelines.curate import check_usable_rows
 from pipelines.driver import StepFailedError, run_plan
 from pipelines.instance import UnusableHomeError
@@ -22,6 +23,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 POSITIVE = click.IntRange(min=1)
 CHECKPOINT = click.option("--checkpoint", type=FOLDER, metavar="DIR", help="A checkpoint's or a base model's folder.")
+BENCHMARK = click.option("--benchmark", type=click.Choice(list(BENCHMARKS)), help="seedbench_open: no options shown.")
 SYSTEM_PROMPT = click.option("--system-prompt", type=FILE, metavar="FILE", help="In place of the checkpoint's own.")
 
 

@@ -46,6 +46,11 @@ def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
 
     Keys come from the environment: FUTURE_L1_ENDPOINT_API_KEY, FUTURE_L1_JUDGE_API_KEY (else OPENAI_API_KEY), HF_TOKEN.
     What no option names is as in the profile, by default "paper". Started again, it goes on where it was.
+
+    \b
+    Example:
+      future-l1 curate --trajectories shards --clips clips --endpoint http://127.0.0.1:8000/v1 \\
+        --model qwen --judge http://127.0.0.1:8001/v1 --judge-model judge --out curated
     """
     if out is None and trajectories is None and not any(options.values()):
         profile = current_profile()

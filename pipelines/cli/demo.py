@@ -15,7 +15,12 @@ from pipelines.summary import finish
 @click.option("--seed", type=int, help="Draw other worlds and other training randomness (SEED, else 0).")
 @click.option("--full-report", is_flag=True, help="Every intervention and control, for every model on every item.")
 def demo(seed: int | None, full_report: bool) -> None:
-    """Make everything, from the source to the comparison, and print the numbers."""
+    """Make everything, from the source to the comparison, and print the numbers.
+
+    \b
+    Example:
+      future-l1 demo --seed 0
+    """
     profile = current_profile(seed)
     if full_report:
         necessity = {"models": profile.checkpoints.models, "n": None, "interventions": INTERVENTIONS[1:],
@@ -28,7 +33,12 @@ def demo(seed: int | None, full_report: bool) -> None:
 
 @click.command()
 def steps() -> None:
-    """Print the steps that make everything, in order, and what each one makes."""
+    """Print the steps that make everything, in order, and what each one makes.
+
+    \b
+    Example:
+      FUTURE_L1_PROFILE=paper future-l1 steps
+    """
     for number, step in enumerate(plan(current_profile()), start=1):
         partitions = "every shard" if step.shards else ", ".join(step.partitions)
         CONSOLE.print(f"{number:2}  [bold]{step.stage.job}[/] {partitions}  [dim]{', '.join(step.stage.assets)}[/]")
@@ -37,7 +47,12 @@ def steps() -> None:
 @click.command()
 @click.argument("recipes", nargs=-1, required=True)
 def train(recipes: tuple[str, ...]) -> None:
-    """Train the named SFT and RL recipes, in the order given, from the sets that are current."""
+    """Train the named SFT and RL recipes, in the order given, from the sets that are current.
+
+    \b
+    Example:
+      future-l1 train future_l1 la_dapo
+    """
     profile = current_profile()
     known = dict.fromkeys(profile.checkpoints.sft, TRAIN_SFT) | dict.fromkeys(profile.checkpoints.rl, TRAIN_RL)
     unknown = [name for name in recipes if name not in known]

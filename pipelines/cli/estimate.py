@@ -25,6 +25,10 @@ def estimate_cost(rows: float, measured: bool, price: tuple[float, float] | None
     """Estimate what curating so many rows costs, and list what the estimate assumes.
 
     The rule is the profile's, by default that of "paper".
+
+    \b
+    Example:
+      future-l1 estimate --rows 2.7e6 --gpus 8
     """
     profile = current_profile(default="paper")
     try:

@@ -84,6 +84,10 @@ def inspect(verify: bool, **options: Any) -> None:
     release's layout, TwiFF's or ours; what the pull would reject is shown, too, with the reason.
 
     With --rewards and --out: the parts of the reward of recorded groups of rollouts.
+
+    \b
+    Example:
+      future-l1 inspect --checkpoint DIR --records records.json --out inspected.json
     """
     if verify and any(value is not None for value in options.values()):
         raise click.UsageError("--verify reads every artifact, and goes with no other option")

@@ -25,6 +25,10 @@ def lineage(id_: str, as_json: bool) -> None:
     """Follow an id both ways: a row's, an item's, a clip's name, an artifact's name or version.
 
     Back to shard, revision and clip, and on to the checkpoints that were trained on it and the reports made of them.
+
+    \b
+    Example:
+      future-l1 lineage train-00001/17 --json
     """
     store = AssetStore(current_profile().home)
     current = Lineage(store.everything())

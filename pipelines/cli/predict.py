@@ -57,6 +57,10 @@ def predict(
     With --out PAGE.html also on a page of its own, with the frames of the clip that are nearest to each span and, where
     enough of the clip was observed, the latents painted.  With --prompts and --out, decode all prompts of a file as one
     batch into token ids, spans and latents.
+
+    \b
+    Example:
+      future-l1 predict --checkpoint DIR --video clip.mp4 --frames 1,3 --question "What happens next?"
     """
     if checkpoint is None:
         raise click.UsageError("which model is to answer? give --checkpoint")

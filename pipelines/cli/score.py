@@ -5,13 +5,40 @@ from pathlib import Path
 
 import click
 
+from evaluation.benchmarks.choice import PARSERS
+from evaluation.benchmarks.registry import BENCHMARKS
+from evaluation.score import score_file
+from pipelines.cli.common import FILE, NEW_FILE, make_room
+from training.grading.parsers import ParserName
+from training.storage.files import atomic_write
+
 
 @click.command()
-@click.argument("benchmark", type=click.Choice(["futurebench", "twiffbench"]))
-@click.argument("answers", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--parser", type=click.Choice(["strict", "release", "release_direct", "option_text"]), default="strict")
-def score(benchmark: str, answers: Path, parser: str) -> None:
-    """Score answers that were made anywhere: a JSONL file, one answer a line. Prints JSON."""
-    from evaluation.score import score_file
+@click.option("--benchmark", type=click.Choice(list(BENCHMARKS)), required=True)
+@click.option("--answers", type=FILE, metavar="FILE", required=True, help="JSON Lines, one answer a line.")
+@click.option("--parser", type=click.Choice(PARSERS), default="strict", show_default=True,
+              help="The parser of answers; of a judge's replies, release or strict.")  # fmt: skip
+@click.option("--out", type=NEW_FILE, metavar="FILE", help="Where the JSON goes [standard output].")
+def score(benchmark: str, answers: Path, parser: ParserName, out: Path | None) -> None:
+    """Score answers from elsewhere, without a model; the result is JSON.
 
-    click.echo(json.dumps(score_file(benchmark, answers, parser), indent=1))  # type: ignore[arg-type]
+    A line is a JSON object with a unique `id`. Multiple choice (futurebench, seedbench): the split as `question_type`
+    (hop1, hop2, hop3, hop5) or `level` (L1, L2, L3), `answer` (the correct letter), `response` (the model's text) and,
+    for option_text and so that strict knows the options' texts, `options` (an object of letter and text). Judged
+    (twiffbench, seedbench_open): the split as `category` or `level`, and `reply` (the judge's).
+
+    \b
+    Example:
+      future-l1 score --benchmark futurebench --answers answers.jsonl --parser strict --out scores.json
+    """
+    try:
+        report = json.dumps(score_file(benchmark, answers, parser), indent=1)
+        if out is None:
+            click.echo(report)
+            return
+        make_room(out)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    with atomic_write(out) as temporary:
+        temporary.write_text(report + "\n", encoding="utf-8")
+    click.echo(f"scores: {out}", err=True)

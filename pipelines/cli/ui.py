@@ -21,6 +21,10 @@ def serve_ui(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bo
 
     What is asked under another name, or by another site's page, is refused. FUTURE_L1_ALLOWED_HOSTS may hold further
     names, with blanks between.
+
+    \b
+    Example:
+      future-l1 ui --port 3000
     """
     try:
         dagster_ui.serve(current_profile().home, host, port, allowed_hosts, read_only)
@@ -31,7 +35,12 @@ def serve_ui(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bo
 @click.command()
 @click.option("--profile", "names", multiple=True, default=["demo", "paper"], show_default=True)
 def check(names: tuple[str, ...]) -> None:
-    """Check that the definitions of profiles are loadable."""
+    """Check that the definitions of profiles are loadable.
+
+    \b
+    Example:
+      future-l1 check --profile demo
+    """
     home = current_profile().home
     for name in names:
         dg.Definitions.validate_loadable(build_definitions(load_profile(name, home)))

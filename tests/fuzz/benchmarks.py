@@ -79,7 +79,8 @@ def score(rng: random.Random, folder: Path) -> str:
         lines.append(damaged(line, rng) if rng.random() < 0.1 else line)
     (folder / "answers.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     parser = rng.choice(("strict", "release", "release_direct", "option_text"))
-    return _outcome(run("score", "futurebench", folder / "answers.jsonl", "--parser", parser))
+    answers = folder / "answers.jsonl"
+    return _outcome(run("score", "--benchmark", "futurebench", "--answers", answers, "--parser", parser))
 
 
 def predict(rng: random.Random, folder: Path) -> str:
@@ -125,7 +126,7 @@ def _image(rng: random.Random) -> bytes | None:
 
 def _evaluated(benchmark: str, folder: Path, count: int, *options: object) -> str:
     ended = run(
-        "evaluate", "--checkpoint", BASE, "--benchmark", benchmark, "--source", folder, "--out", folder / "out",
+        "evaluate", "--checkpoint", BASE, "--benchmark", benchmark, "--data-dir", folder, "--out", folder / "out",
         "--max-new-tokens", 4, "--image-tokens", 4, 16, "--device", "cpu", *options,
     )  # fmt: skip
     report = folder / "out" / "report.json"

@@ -151,6 +151,7 @@ def test_no_error_carries_what_a_terminal_obeys(store: AssetStore, tmp_path: Pat
     answers.write_text(
         json.dumps({"id": HOSTILE, "answer": "A", "question_type": HOSTILE, "response": response}) + "\n["
     )
-    for ran in (run("lineage", HOSTILE), run("train", HOSTILE), run("score", "futurebench", str(answers)),
+    for ran in (run("lineage", HOSTILE), run("train", HOSTILE),
+                run("score", "--benchmark", "futurebench", "--answers", str(answers)),
                 run("inspect", "--rewards", str(answers), "--out", str(tmp_path / HOSTILE / "x.json"))):  # fmt: skip
         assert not set(HOSTILE.replace("[2J", "").replace("31m", "")) & set(ran.output + ran.stderr)

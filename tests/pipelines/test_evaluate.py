@@ -54,7 +54,7 @@ def world(folder: Path, per_split: int) -> Path:
 
 def options(source: Path, out: Path, *more: Any) -> list[str]:
     asked = [
-        "evaluate", "--checkpoint", BASE, "--benchmark", "futurebench", "--source", source / "futurebench",
+        "evaluate", "--checkpoint", BASE, "--benchmark", "futurebench", "--data-dir", source / "futurebench",
         "--layout", "keyframes", "--parser", "option_text", "--max-new-tokens", 8, "--image-tokens", 4, 16,
         "--system-prompt", source / "no_system.txt", "--batch-size", 2, "--device", "cpu", "--out", out, *more,
     ]  # fmt: skip
@@ -93,7 +93,7 @@ def untimed(report: dict[str, Any]) -> dict[str, Any]:
 def alone(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An evaluation that nothing happened to."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    printed = done(run(*options(source, out, "--time", 2)))
+    printed = done(run(*options(source, out, "--latency-samples", 2)))
     assert f"answered {ITEMS} of {ITEMS} items" in printed and "option_text" in printed
     return out
 
@@ -159,7 +159,8 @@ def test_scoring_again_needs_neither_model_nor_source_nor_torch(alone: Path, sou
     strict = blocked("evaluate", "--out", alone, "--parser", "strict")
     assert (strict["parser"], strict["layout"]) == ("strict", "keyframes")
     assert strict["average"] | {"unparsed": strict["unparsed"]["count"]} == before["parsers"]["strict"]
-    assert blocked(*options(source, alone, "--time", 2)) == before, "everything is answered: no model is loaded"
+    again = blocked(*options(source, alone, "--latency-samples", 2))
+    assert again == before, "everything is answered: no model is loaded"
     assert ledger(alone) == lines
 
 
@@ -212,13 +213,13 @@ def test_missing_and_broken_videos_leave_a_partial_score(tmp_path: Path) -> None
 def test_a_judges_marks_are_kept_and_scored_again_without_it(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = options(
-        source, out, "--benchmark", "twiffbench", "--source", source / "twiffbench", "--layout", "interleaved"
+        source, out, "--benchmark", "twiffbench", "--data-dir", source / "twiffbench", "--layout", "interleaved"
     )
     asked = [part for i, part in enumerate(asked) if "--parser" not in asked[max(0, i - 1) : i + 1]]
     printed = done(run(*asked))
     assert "no score: no judge was named" in printed and report(out)["average"]["mean"] is None
     with serve() as url:
-        judged = ["evaluate", "--out", out, "--judge-url", url, "--judge-model", MODEL, "--repeat-judgements", "2"]
+        judged = ["evaluate", "--out", out, "--judge", url, "--judge-model", MODEL, "--judge-samples", "2"]
         done(run(*judged))
     before = report(out)
     assert (before["status"], before["average"]["n"]) == ("complete", 8)
@@ -236,21 +237,21 @@ def test_another_benchmark_or_another_evaluation_at_work_is_told(alone: Path, so
     assert refused.exit_code != 0 and "another evaluation is at work" in refused.output
 
 
-ASKED = ["--checkpoint", BASE, "--source", ROOT / "tests"]
+ASKED = ["--checkpoint", BASE, "--data-dir", ROOT / "tests"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--checkpoint", BASE], "--checkpoint, --benchmark and --source go together"),
-        (["--judge-url", "http://127.0.0.1:9/v1"], "--judge-url and --judge-model go together"),
+        (["--checkpoint", BASE], "--checkpoint, --benchmark and --data-dir go together"),
+        (["--judge", "http://127.0.0.1:9/v1"], "--judge and --judge-model go together"),
         ([], "holds no answers"),
-        (["--checkpoint", ROOT / "tests", "--benchmark", "futurebench", "--source", ROOT], "is no model's folder"),
-        (["--checkpoint", BASE, "--benchmark", "futurebench", "--source", ROOT / "tests"], "futurebench.json"),
+        (["--checkpoint", ROOT / "tests", "--benchmark", "futurebench", "--data-dir", ROOT], "is no model's folder"),
+        (["--checkpoint", BASE, "--benchmark", "futurebench", "--data-dir", ROOT / "tests"], "futurebench.json"),
         ([*ASKED, "--benchmark", "twiffbench", "--parser", "strict"], "twiffbench has no parser"),
         ([*ASKED, "--benchmark", "futurebench", "--layout", "interleaved"], "layout"),
         ([*ASKED, "--benchmark", "futurebench", "--intervention", "mean"], "'mean' and reference_latents need each"),
-        (["--limit", 3], "--limit changes how a model is asked: it needs --checkpoint and --source"),
+        (["--limit", 3], "--limit changes how answers are generated: it needs --checkpoint and --data-dir"),
     ],
 )
 def test_a_users_mistake_is_told_in_a_line(tmp_path: Path, arguments: list[Any], message: str) -> None:

@@ -78,9 +78,9 @@ def test_evaluate_ends_while_it_answers_and_while_it_is_judged_and_goes_on(tmp_p
     world(tmp_path, 1)
     with served(lambda request, _: reply_to(request["messages"][-1]["content"]), models=(MODEL,)) as judging:
         command = future_l1(
-            "evaluate", "--checkpoint", BASE, "--benchmark", "twiffbench", "--source", tmp_path / "twiffbench", "--out",
-            tmp_path / "out", "--max-new-tokens", 64, "--image-tokens", 4, 16, "--batch-size", 1, "--device", "cpu",
-            "--judge-url", judging.url, "--judge-model", MODEL,
+            "evaluate", "--checkpoint", BASE, "--benchmark", "twiffbench", "--data-dir", tmp_path / "twiffbench",
+            "--out", tmp_path / "out", "--max-new-tokens", 64, "--image-tokens", 4, 16, "--batch-size", 1,
+            "--device", "cpu", "--judge", judging.url, "--judge-model", MODEL,
         )  # fmt: skip
         ledger = (tmp_path / "out" / "ledger").glob
         begun = [lambda: any(path.stat().st_size for path in ledger("*.jsonl")), asked(judging, 2)]
@@ -116,7 +116,7 @@ def test_terminate_in_the_ui_cancels_a_run_that_asks_a_server(tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("arguments", "number"),
     [
-        (("score", "futurebench"), TERM),
+        (("score", "--benchmark", "futurebench", "--answers"), TERM),
         (("predict", "--checkpoint", BASE, "--out", "{}/out.json", "--prompts"), INT),
         (("inspect", "--checkpoint", BASE, "--out", "{}/out.json", "--records"), TERM),
     ],

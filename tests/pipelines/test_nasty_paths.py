@@ -67,7 +67,7 @@ def test_evaluating_and_predicting(tmp_path: Path) -> None:
     (folder / "-checkpoint" / MODEL).symlink_to(BASE)
     out = ("--out", "-out[1]?")
     answered = future_l1(
-        folder, "evaluate", "--checkpoint", "-checkpoint", "--benchmark", "futurebench", "--source", "-source",
+        folder, "evaluate", "--checkpoint", "-checkpoint", "--benchmark", "futurebench", "--data-dir", "-source",
         "--layout", "keyframes", "--max-new-tokens", 4, "--image-tokens", 4, 16, "--device", "cpu", *out,
     )  # fmt: skip
     assert "Tables   -out[1]?" in answered and "answered 4 of 4 items" in answered

@@ -1,0 +1,62 @@
+"""Every command shows one example, which its options can read, and options mean the same in all commands."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from pipelines.cli.main import main
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_help_has_one_example_of_the_command_itself(name: str) -> None:
+    text = run(name, "--help").output
+    [example] = re.findall(r"Example:\n((?: {4}.*\n)+)", text)
+    words = shlex.split(example.replace("\\\n", " "))
+    words = words[words.index("future-l1") :]
+    assert words[1] == name
+    command = main.commands[name]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= options
+    required = {p.opts[0] for p in command.params if isinstance(p, click.Option) and p.required}
+    assert required <= set(words)
+
+
+GRAMMAR = {"--checkpoint", "--benchmark", "--data-dir", "--answers", "--parser", "--judge", "--judge-model"}
+
+
+def test_an_option_of_several_commands_takes_the_same_kind_of_value() -> None:
+    kinds: dict[str, set[tuple[str, str | None]]] = {}
+    for command in main.commands.values():
+        for option in (p for p in command.params if isinstance(p, click.Option)):
+            kinds.setdefault(option.opts[0], set()).add((option.type.name, option.metavar))
+    assert {name: len(kinds[name]) for name in GRAMMAR} == dict.fromkeys(GRAMMAR, 1)
+
+
+def test_scores_go_to_standard_output_or_to_a_file(tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    record = {"id": 1, "question_type": "hop1", "answer": "B", "response": "<answer>B</answer>"}
+    answers.write_text(json.dumps(record) + "\n{\n")
+    asked = ("score", "--benchmark", "futurebench", "--answers", answers)
+    printed = json.loads(run(*asked).stdout)
+    assert (printed["average"]["correct"], printed["malformed"][0]["line"]) == (1, 2)
+    out = tmp_path / "new" / "scores.json"
+    written = run(*asked, "--out", out)
+    assert written.stdout == "" and str(out) in written.stderr
+    assert json.loads(out.read_text()) == printed
+
+
+def test_a_file_without_a_line_that_can_be_scored_is_an_error(tmp_path: Path) -> None:
+    answers, out = tmp_path / "answers.jsonl", tmp_path / "scores.json"
+    answers.write_text('{"id": 1}\n[]\n')
+    refused = run("score", "--benchmark", "twiffbench", "--answers", answers, "--out", out)
+    assert refused.exit_code == 1 and "none of 2 lines can be scored; line 1: reply is absent" in refused.stderr
+    assert not out.exists()
