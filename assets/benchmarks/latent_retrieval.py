@@ -21,8 +21,8 @@ from training.storage.artifacts import MODEL
 from training.storage.hashing import digest
 
 LATENT_RETRIEVAL = "reports/latent_retrieval"
-TAUGHT = "future_l1.parquet"
-"""The set whose future frames' mean feature stands in for latents."""
+TARGET_SET = "future_l1.parquet"
+"""The SFT set whose mean latent target stands in for latents."""
 
 PROGRAM = "evaluation.latent_retrieval"
 CODE = code_of(PROGRAM)
@@ -33,7 +33,7 @@ def latent_retrieval_asset(checkpoints: Checkpoints, latents: int, seed: int, de
 
     declared = Asset(
         LATENT_RETRIEVAL,
-        "Where the true future frame ranks among others for every latent span, and what the latents show.",
+        "Future-frame retrieval: where the true future frame ranks for every latent span, and pictures of it.",
         kinds=("torch", "json"),
         code_version=CODE,
         deps=(TWIFF_ITEMS, TWIFF_ANSWERS, SFT_SETS),
@@ -43,20 +43,20 @@ def latent_retrieval_asset(checkpoints: Checkpoints, latents: int, seed: int, de
     )
 
     @asset(declared, pool="gpu")
-    def look_at_latents(
+    def latent_retrieval(
         context: dg.AssetExecutionContext,
         config: RetrievalConfig,
         store: dg.ResourceParam[AssetStore],
         launcher: dg.ResourceParam[Launcher],
     ) -> Iterator[dg.MaterializeResult[None]]:
         items, sets = store.current(TWIFF_ITEMS), store.current(SFT_SETS)
-        told = {"seed": seed, "latents": latents} | config.values()
+        settings = {"seed": seed, "latents": latents} | config.values()
         jobs, works = {}, {}
         for model in context.partition_keys:
             name, partition = checkpoints.artifact(model)
             checkpoint, answers = store.current(name, partition), store.current(TWIFF_ANSWERS, model)
             inputs = {TWIFF_ITEMS: items, TWIFF_ANSWERS: answers, SFT_SETS: sets, "checkpoint": checkpoint}
-            works[model] = store.work(LATENT_RETRIEVAL, inputs, told, CODE, model)
+            works[model] = store.work(LATENT_RETRIEVAL, inputs, settings, CODE, model)
             jobs[model] = {
                 "name": model,
                 "model_kind": "base" if model == BASE else name.rpartition("/")[2],
@@ -65,29 +65,29 @@ def latent_retrieval_asset(checkpoints: Checkpoints, latents: int, seed: int, de
                 "latents": latents if model == BASE else None,
             }
 
-        def look(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-            folder = store.scratch / "imagine" / digest({model: works[model].version for model in workspaces})
-            asked = {
+        def run(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+            folder = store.scratch / "latent_retrieval" / digest({model: works[model].version for model in workspaces})
+            job_config = {
                 "device": device,
-                "seed": told["seed"],
+                "seed": settings["seed"],
                 "jobs": [jobs[model] for model in workspaces],
                 "items": str(items.file(ITEM_TABLE)),
-                "rows": str(sets.file(TAUGHT)),
+                "rows": str(sets.file(TARGET_SET)),
             }
-            launcher.run_parallel(context, [Start(PROGRAM, folder, asked)])
-            counts = {model: _take(folder / model, workspace) for model, workspace in workspaces.items()}
+            launcher.run_parallel(context, [Start(PROGRAM, folder, job_config)])
+            counts = {model: _collect(folder / model, workspace) for model, workspace in workspaces.items()}
             shutil.rmtree(folder)
             return counts
 
-        yield batch_result(context, store, declared, Work.do_together(works, look))
+        yield batch_result(context, store, declared, Work.do_together(works, run))
 
-    return look_at_latents
+    return latent_retrieval
 
 
-def _take(made: Path, workspace: Path) -> dict[str, Any]:
-    """A model's files into its workspace; what its page tells."""
-    for path in made.iterdir():
+def _collect(results: Path, workspace: Path) -> dict[str, Any]:
+    """Moves a model's files into its workspace; returns the metadata of its materialization."""
+    for path in results.iterdir():
         shutil.move(path, workspace / path.name)
-    found = read_json(workspace / REPORT_FILE)
-    return {"sentence": found["sentence"], "spans": found["n_spans"], "top1": found["true_frame"]["top1"],
-            "top1_of_the_observed_frame": found["observed_frame"]["top1"]}  # fmt: skip
+    report = read_json(workspace / REPORT_FILE)
+    return {"sentence": report["sentence"], "spans": report["n_spans"], "top1": report["true_frame"]["top1"],
+            "top1_observed_frame": report["observed_frame"]["top1"]}  # fmt: skip

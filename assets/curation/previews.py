@@ -58,8 +58,8 @@ def highest(rows: pl.DataFrame, n: int) -> pl.DataFrame:
     scored = rows.drop_nulls("gain")
     least = scored["gain"].top_k(n).min()
     scored = scored.filter(pl.col("gain") >= pl.lit(least, pl.Int64))
-    drawn = pl.Series("drawn", [stable_hash(row_id) for row_id in scored["row_id"]], pl.UInt64)
-    return scored.with_columns(drawn).sort("gain", "drawn", descending=[True, False]).head(n).drop("drawn")
+    hashes = pl.Series("hash", [stable_hash(row_id) for row_id in scored["row_id"]], pl.UInt64)
+    return scored.with_columns(hashes).sort("gain", "hash", descending=[True, False]).head(n).drop("hash")
 
 
 def top_rows(rows: pl.DataFrame, n: int = 10) -> str:

@@ -84,7 +84,7 @@ def _changes(models: Reports, part: str) -> bytes:
         axes.set_visible(False)
     for axes, (model, report) in zip(panels, tested.items(), strict=False):
         original = report["original"]
-        title(axes, plain(f"{model}: {100 * original['accuracy']:.1f} % unchanged (n = {original['n']})"))
+        title(axes, plain(f"{model}, original: {100 * original['accuracy']:.1f} % (n = {original['n']})"))
         for y, row in enumerate(report[part].get(name) for name in names):
             if row is not None:
                 low, high = row["difference"]["interval"]

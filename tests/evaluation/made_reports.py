@@ -58,10 +58,10 @@ def twiffbench(model: str) -> dict[str, Any]:
 def necessity(model: str) -> dict[str, Any]:
     n = 300
     right = round(n * ACCURACY[model])
-    own, other = [True] * right + [False] * (n - right), [True] * 40 + [False] * (n - 40)
+    original, other = [True] * right + [False] * (n - right), [True] * 40 + [False] * (n - 40)
     row = {
         "accuracy": Proportion(40, n).as_dict(),
-        "difference": paired_difference(own, other).as_dict(),
+        "difference": paired_difference(original, other).as_dict(),
         "answers_changed": Proportion(right - 40, n).as_dict(),
         "text_changed": Proportion(right, n).as_dict(),
         "sentence": "Replacing latents changes most answers: these latents are used.",

@@ -46,11 +46,11 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def eye(sft_model: FutureL1) -> FrameEncoder:
+def encoder(sft_model: FutureL1) -> FrameEncoder:
     return FrameEncoder(sft_model)
 
 
-def told(latents: dict[str, list[np.ndarray]], path: Path) -> Path:
+def write_answers(latents: dict[str, list[np.ndarray]], path: Path) -> Path:
     """An answer table whose answers' spans are these vectors."""
     table = answer_table(dict.fromkeys(latents, "<answer>red</answer>"))
     spans = [[len(span) for span in latents[name]] for name in table["prompt_id"]]
@@ -63,13 +63,13 @@ def told(latents: dict[str, list[np.ndarray]], path: Path) -> Path:
     return path
 
 
-def seen(items: Path, eye: FrameEncoder) -> dict[str, tuple[list[np.ndarray], list[np.ndarray]]]:
+def features_of(items: Path, encoder: FrameEncoder) -> dict[str, tuple[list[np.ndarray], list[np.ndarray]]]:
     """Features of each item's observed and future frames."""
-    looked = {item.id: eye.item(item) for item in read_items(items)}
-    return {name: tuple([f.features for f in frames] for frames in both) for name, both in looked.items()}  # type: ignore[misc]
+    encoded = {item.id: encoder.item(item) for item in read_items(items)}
+    return {name: tuple([f.features for f in frames] for frames in both) for name, both in encoded.items()}  # type: ignore[misc]
 
 
-def imagined(out: Path, items: Path, checkpoint: Path, answers: Path, **changes: Any) -> dict[str, Any]:
+def retrieved(out: Path, items: Path, checkpoint: Path, answers: Path, **changes: Any) -> dict[str, Any]:
     job = LatentRetrievalJob(name="m", model_kind="sft", checkpoint=checkpoint, answers=answers)
     main(LatentRetrievalConfig(**{"out": out, "device": "cpu", "items": items, "jobs": [job], "others": 10, **changes}),
          Reporter(out, quiet=True))  # fmt: skip
@@ -80,12 +80,12 @@ def imagined(out: Path, items: Path, checkpoint: Path, answers: Path, **changes:
 
 
 def test_the_true_frames_themselves_are_found_and_painted(
-    items: Path, eye: FrameEncoder, sft_checkpoint: Path, tmp_path: Path
+    items: Path, encoder: FrameEncoder, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
-    known = seen(items, eye)
-    answers = told({name: future for name, (_, future) in known.items()}, tmp_path / "answers.parquet")
-    report = imagined(tmp_path, items, sft_checkpoint, answers)
-    spans = sum(len(future) for _, future in known.values())
+    features = features_of(items, encoder)
+    answers = write_answers({name: future for name, (_, future) in features.items()}, tmp_path / "answers.parquet")
+    report = retrieved(tmp_path, items, sft_checkpoint, answers)
+    spans = sum(len(future) for _, future in features.values())
     assert report["n_spans"] == report["true_frame"]["top1"]["correct"] == report["closer_to_true"]["correct"] == spans
     assert report["n_items"] == N and report["left_out"] == {}
     assert report["skill"]["mean"] > 0.999
@@ -100,23 +100,25 @@ def test_the_true_frames_themselves_are_found_and_painted(
 
 
 def test_a_copy_of_the_observed_frame_is_the_baseline(
-    items: Path, eye: FrameEncoder, sft_checkpoint: Path, tmp_path: Path
+    items: Path, encoder: FrameEncoder, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
-    known = seen(items, eye)
-    answers = told(
-        {name: [observed[-1]] * len(future) for name, (observed, future) in known.items()}, tmp_path / "a.parquet"
+    features = features_of(items, encoder)
+    answers = write_answers(
+        {name: [observed[-1]] * len(future) for name, (observed, future) in features.items()}, tmp_path / "a.parquet"
     )
-    report = imagined(tmp_path, items, sft_checkpoint, answers)
+    report = retrieved(tmp_path, items, sft_checkpoint, answers)
     assert report["true_frame"]["top1"]["correct"] == report["observed_frame"]["top1"]["correct"]
     assert report["closer_to_true"]["correct"] == 0
     assert report["skill"]["mean"] == pytest.approx(0, abs=1e-3)
     assert "show what happens next" not in report["sentence"]
 
 
-def test_noise_is_chance(items: Path, eye: FrameEncoder, sft_checkpoint: Path, tmp_path: Path) -> None:
+def test_noise_is_chance(items: Path, encoder: FrameEncoder, sft_checkpoint: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    noise = {name: [rng.normal(size=f.shape) for f in future] for name, (_, future) in seen(items, eye).items()}
-    report = imagined(tmp_path, items, sft_checkpoint, told(noise, tmp_path / "a.parquet"))
+    noise = {
+        name: [rng.normal(size=f.shape) for f in future] for name, (_, future) in features_of(items, encoder).items()
+    }
+    report = retrieved(tmp_path, items, sft_checkpoint, write_answers(noise, tmp_path / "a.parquet"))
     assert report["true_frame"]["top1"]["interval"][0] < report["chance"]["top1"] + 0.1
     assert report["skill"]["mean"] < 0
 
@@ -129,33 +131,33 @@ def test_what_was_really_decoded_is_scored(
     prompts = TwiffBench(TwiffBenchSettings(layout="interleaved")).prompts(pl.read_parquet(items))
     encoder = sft_model.encoder(sft_model.latent_config)
     rows = [encode(encoder, content, FrameCache(0)) for content in prompts["content"]]
-    found = decode(
+    decoded_answers = decode(
         sft_model.model, sft_model.vision(), sft_model.tokens, rows, Sampling(60), sft_model.spans, [[0]] * N
     )
     latents = {}
-    for name, answer in zip(prompts["prompt_id"], found.completions(sft_model.tokens), strict=True):
+    for name, answer in zip(prompts["prompt_id"], decoded_answers.completions(sft_model.tokens), strict=True):
         sizes = sft_model.tokens.span_sizes(answer.ids)
         latents[name] = [part.numpy() for part in answer.latents.split(sizes)] if sizes else []
-    report = imagined(tmp_path, items, sft_checkpoint, told(latents, tmp_path / "a.parquet"))
+    report = retrieved(tmp_path, items, sft_checkpoint, write_answers(latents, tmp_path / "a.parquet"))
     depth = {entry.id: entry.frames for entry in list_items(items)}
-    spans = {name: sum(len(span) > 0 for span in own[: depth[name]]) for name, own in latents.items()}
+    spans = {name: sum(len(span) > 0 for span in all_spans[: depth[name]]) for name, all_spans in latents.items()}
     assert report["n_spans"] == sum(spans.values()) > 20
-    assert report["left_out"].get("answers_without_latents", 0) == sum(not own for own in latents.values())
+    assert report["left_out"].get("answers_without_latents", 0) == sum(not spans for spans in latents.values())
 
 
 # ---- what cannot be compared
 
 
 def test_what_cannot_be_compared_is_counted(
-    items: Path, eye: FrameEncoder, sft_checkpoint: Path, tmp_path: Path
+    items: Path, encoder: FrameEncoder, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
-    known = {name: list(future) for name, (_, future) in seen(items, eye).items()}
-    names = list(known)
+    features = {name: list(future) for name, (_, future) in features_of(items, encoder).items()}
+    names = list(features)
     missing, silent, eager, empty, broken = names[:5]
-    del known[missing]
-    known[silent] = []
-    known[eager] = [*known[eager], known[eager][0], known[eager][0]]
-    known[empty] = [known[empty][0][:0], *known[empty][1:]] if len(known[empty]) > 1 else [known[empty][0][:0]]
+    del features[missing]
+    features[silent] = []
+    features[eager] = [*features[eager], features[eager][0], features[eager][0]]
+    features[empty] = [features[empty][0][:0], *features[empty][1:]]
     spoiled = pl.read_parquet(items).with_columns(
         pl.when(pl.col("id") == broken)
         .then(pl.lit([b"no image"]))
@@ -163,59 +165,61 @@ def test_what_cannot_be_compared_is_counted(
         .alias("question_images")
     )
     spoiled.write_parquet(tmp_path / "items.parquet")
-    report = imagined(tmp_path, tmp_path / "items.parquet", sft_checkpoint, told(known, tmp_path / "a.parquet"))
-    lacking = 1 + (sum(map(len, known[empty])) == 0)
+    report = retrieved(
+        tmp_path, tmp_path / "items.parquet", sft_checkpoint, write_answers(features, tmp_path / "a.parquet")
+    )
+    lacking = 1 + (sum(map(len, features[empty])) == 0)
     assert report["left_out"] == {
         UNANSWERED: 1, UNDECODABLE: 1, "answers_without_latents": lacking, "spans_beyond_the_frames": 2,
         "spans_without_latents": 1,
     }  # fmt: skip
-    left = sum(len(future) for name, future in known.items() if name != broken) - 2 - 1
+    left = sum(len(future) for name, future in features.items() if name != broken) - 2 - 1
     assert report["n_spans"] == report["true_frame"]["top1"]["correct"] == left
 
 
 def test_a_model_without_latents_has_a_report_all_the_same(items: Path, sft_checkpoint: Path, tmp_path: Path) -> None:
-    answers = told({entry.id: [] for entry in list_items(items)}, tmp_path / "a.parquet")
-    report = imagined(tmp_path, items, sft_checkpoint, answers)
+    answers = write_answers({entry.id: [] for entry in list_items(items)}, tmp_path / "a.parquet")
+    report = retrieved(tmp_path, items, sft_checkpoint, answers)
     assert (report["n_spans"], report["left_out"]) == (0, {"answers_without_latents": N})
     assert (tmp_path / "m" / "retrieved_frames.png").is_file()
 
 
 def test_answers_that_cannot_be_read_are_named(items: Path, sft_checkpoint: Path, tmp_path: Path) -> None:
     name = list_items(items)[0].id
-    narrow = told({name: [np.zeros((4, 7))]}, tmp_path / "narrow.parquet")
+    narrow = write_answers({name: [np.zeros((4, 7))]}, tmp_path / "narrow.parquet")
     with pytest.raises(ValueError, match=f"'{name}' has latents of 7 components.*another model"):
-        imagined(tmp_path, items, sft_checkpoint, narrow)
+        retrieved(tmp_path, items, sft_checkpoint, narrow)
     plain = tmp_path / "plain.parquet"
     pl.DataFrame([], schema=ANSWERS).write_parquet(plain)
     with pytest.raises(ValueError, match=r"no column latents.*keep_latents"):
-        imagined(tmp_path, items, sft_checkpoint, plain)
+        retrieved(tmp_path, items, sft_checkpoint, plain)
 
 
 # ---- frames of other clips
 
 
-def test_the_pool_has_one_frame_of_a_clip_and_never_the_items_own(items: Path, eye: FrameEncoder) -> None:
-    known = list_items(items)
-    pool, kept = FramePool(items, known, 5, seed=0), frame_cache(2**28)
-    chosen = {entry.clip: pool.beside(eye, entry.clip, (2, 2), kept) for entry in known}
+def test_the_pool_has_one_frame_of_a_clip_and_none_of_the_item(items: Path, encoder: FrameEncoder) -> None:
+    entries = list_items(items)
+    pool, cache = FramePool(items, entries, 5, seed=0), frame_cache(2**28)
+    chosen = {entry.clip: pool.beside(encoder, entry.clip, (2, 2), cache) for entry in entries}
     assert all(len(frames) == 5 == len({f.key for f in frames}) for frames in chosen.values())
     for item in read_items(items):
-        own = {frame.key for frames in eye.item(item) for frame in frames}
-        assert own.isdisjoint(frame.key for frame in chosen[item.clip])
+        item_keys = {frame.key for frames in encoder.item(item) for frame in frames}
+        assert item_keys.isdisjoint(frame.key for frame in chosen[item.clip])
     assert len({tuple(f.key for f in frames) for frames in chosen.values()}) == 6, "one clip of the pool is left out"
-    every = FramePool(items, known, 10_000, seed=0).beside(eye, known[0].clip, (2, 2), kept=frame_cache(0))
+    every = FramePool(items, entries, 10_000, seed=0).beside(encoder, entries[0].clip, (2, 2), cache=frame_cache(0))
     assert len(every) == N - 1
 
 
-def test_frames_of_another_shape_are_cropped_to_the_grid(eye: FrameEncoder) -> None:
+def test_frames_of_another_shape_are_cropped_to_the_grid(encoder: FrameEncoder) -> None:
     wide = np.zeros((40, 160, 3), np.uint8)
     wide[:, 60:100] = 200  # its middle square
-    [alone], [beside] = eye.frames([wide]), eye.frames([wide], (2, 2))
+    [alone], [beside] = encoder.frames([wide]), encoder.frames([wide], (2, 2))
     assert alone.grid == (1, 4) and beside.grid == (2, 2) and beside.features.shape == alone.features.shape
     assert beside.pixels.min() > 150, "the sides are cut off, not squeezed in"
 
 
-def test_features_are_what_sft_aims_at(rows: list[dict[str, Any]], sft_model: FutureL1, eye: FrameEncoder) -> None:
+def test_features_are_what_sft_aims_at(rows: list[dict[str, Any]], sft_model: FutureL1, encoder: FrameEncoder) -> None:
     from training.data.keyframes import key_frame_number
     from training.data.video import read_frames
 
@@ -225,17 +229,17 @@ def test_features_are_what_sft_aims_at(rows: list[dict[str, Any]], sft_model: Fu
         RowReader(sft_model.encoder(sft_model.latent_config), keep=False).dialogue(row, True).future
     )
     numbers = [key_frame_number(row["frame_count"], index) for index in row["future"]]
-    looked = eye.frames(read_frames(row["path"], numbers, row["reader"]))
-    np.testing.assert_array_equal(np.concatenate([f.features for f in looked]), targets.numpy())
+    encoded = encoder.frames(read_frames(row["path"], numbers, row["reader"]))
+    np.testing.assert_array_equal(np.concatenate([f.features for f in encoded]), targets.numpy())
 
 
 def test_images_are_read_a_few_at_a_time_in_order(items: Path) -> None:
     table = pl.read_parquet(items)
-    found = list(read_items(items))
-    assert [item.id for item in found] == table["id"].to_list()
-    assert [item.future for item in found] == table["reasoning_images"].to_list()
+    items_read = list(read_items(items))
+    assert [item.id for item in items_read] == table["id"].to_list()
+    assert [item.future for item in items_read] == table["reasoning_images"].to_list()
     assert [item.id for item in read_items(items, {"00003", "00021"})] == ["00003", "00021"]
-    assert decoded(found[0].observed)[0].shape == (64, 64, 3)
+    assert decoded(items_read[0].observed)[0].shape == (64, 64, 3)
 
 
 def test_an_item_with_a_problem_is_no_item(items: Path, tmp_path: Path) -> None:
@@ -249,25 +253,25 @@ def test_an_item_with_a_problem_is_no_item(items: Path, tmp_path: Path) -> None:
 
 
 def test_every_depth_is_pictured_and_no_clip_that_was_fitted_on() -> None:
-    known = [ItemEntry(f"{number:03d}", f"clip {number}", 1 + number % 3) for number in range(200)]
-    shown = sample_pictured(known, 6, seed=0)
-    entries = [entry for name in shown for entry in known if entry.id == name]
-    assert [entry.frames for entry in entries] == [3, 3, 2, 2, 1, 1]
-    assert all(is_held_out(entry.clip, 0) for entry in entries)
-    assert sample_pictured(known[::-1], 6, seed=0) == shown
+    entries = [ItemEntry(f"{number:03d}", f"clip {number}", 1 + number % 3) for number in range(200)]
+    pictured = sample_pictured(entries, 6, seed=0)
+    chosen = [entry for name in pictured for entry in entries if entry.id == name]
+    assert [entry.frames for entry in chosen] == [3, 3, 2, 2, 1, 1]
+    assert all(is_held_out(entry.clip, 0) for entry in chosen)
+    assert sample_pictured(entries[::-1], 6, seed=0) == pictured
 
 
 # ---- several models, and means
 
 
 def test_models_are_drawn_together_and_a_base_is_one_of_them(
-    items: Path, eye: FrameEncoder, sft_checkpoint: Path, tmp_path: Path
+    items: Path, encoder: FrameEncoder, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
     from training.tiny import BASE
 
-    known = seen(items, eye)
-    answers = told({name: future for name, (_, future) in known.items()}, tmp_path / "a.parquet")
-    silent = told({name: [] for name in known}, tmp_path / "silent.parquet")
+    features = features_of(items, encoder)
+    answers = write_answers({name: future for name, (_, future) in features.items()}, tmp_path / "a.parquet")
+    silent = write_answers({name: [] for name in features}, tmp_path / "silent.parquet")
     base = LatentRetrievalJob(name="base", model_kind="base", checkpoint=BASE, answers=silent)
     jobs = [base, LatentRetrievalJob(name="sft", model_kind="sft", checkpoint=sft_checkpoint, answers=answers)]
     config = LatentRetrievalConfig(out=tmp_path, device="cpu", items=items, jobs=jobs, others=3, pictured=2)
@@ -306,7 +310,7 @@ def test_a_row_that_cannot_be_read_is_counted_and_none_at_all_is_an_error(
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason"),
     [
         ({}, "nothing to do"),
         ({"items": "items.parquet"}, "items and each job's answers"),
@@ -314,8 +318,8 @@ def test_a_row_that_cannot_be_read_is_counted_and_none_at_all_is_an_error(
         ({"jobs": []}, "at least 1 item"),
     ],
 )
-def test_a_config_that_asks_for_nothing_is_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_config_that_asks_for_nothing_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         LatentRetrievalConfig(
             **{"out": "o", "jobs": [{"name": "m", "model_kind": "sft", "checkpoint": "c"}], **changes}
         )

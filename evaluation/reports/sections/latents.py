@@ -86,7 +86,8 @@ def latent_retrieval(reports: RunReports, figures: bool) -> Section | None:
     head = ["ranked by", "true frame first", "mean reciprocal rank", "latent skill"]
     tables = [Table(head, rows), Table(["model", "span", *head[1:3]], by_span, "By span", True)] if ranked else []
     plots = figure(figures and bool(ranked), "latents", "latent_retrieval", "Rank of the true future frame", ranked)
-    note = "Where the true future frame ranks among real frames by its distance to the latents in feature space;"
+    note = "Future-frame retrieval: the rank of the true future frame among real frames by its distance to the latents"
+    note += " in feature space;"
     note += " intervals are over items. Latent skill: 1 - MSE / MSE of a copy of the last observed frame, averaged over"
     note += " spans."
     sentences = [f"{name}: {report['sentence']}" for name, report in models.items()]
@@ -140,7 +141,7 @@ def _changes(models: Mapping[str, Mapping[str, Any]], part: str, what: str) -> T
     rows = []
     for name, report in models.items():
         original, latents = percent(report["original"]), report["original"]["with_latents"]
-        rows.append(heading(f"{name}: {original.value} unchanged ({original.note}; {latents} with latents)"))
+        rows.append(heading(f"{name}, original answers: {original.value} ({original.note}; {latents} with latents)"))
         for intervention, row in report[part].items():
             text = row.get("text_changed")
             cells = [percent(row["accuracy"]), points(row["difference"]), Cell(p_value(row["difference"]["p_value"]))]

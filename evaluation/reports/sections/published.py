@@ -60,7 +60,7 @@ def cost_rows(models: Sequence[str]) -> list[Row]:
     for name in (COST_COUNTERPARTS[model] for model in models if model in COST_COUNTERPARTS):
         tokens, accuracy, seconds, rate = PUBLISHED["inference_cost"]["rows"][name]
         split, cut_short = [Cell(DASH)] * 4, Cell(DASH)
-        latency = [Cell(DASH), Cell(f"{seconds:.2f}", "in all")]
+        latency = [Cell(DASH), Cell(f"{seconds:.2f}", "total")]
         cells = [Cell(f"{accuracy:.1f} %", "n = 1,056"), Cell(f"{tokens:.1f}")]
         rows.append(Row([Cell(name), *cells, *split, *latency, Cell(f"{rate:.1f}"), cut_short], published=True))
     return rows

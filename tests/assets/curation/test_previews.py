@@ -28,14 +28,14 @@ HOSTILE = (
 
 def scored(rows: list[dict[str, Any]], *counts: tuple[int, int] | None) -> pl.DataFrame:
     """Rows with p_t, p_v and gain; None: a row that was cut short."""
-    known = [
+    counts_by_row = [
         (p_t, p_v, p_v - p_t) if (p_t, p_v) != (-1, -1) else (None,) * 3 for p_t, p_v in (c or (-1, -1) for c in counts)
     ]
     schema = dict.fromkeys(("p_t", "p_v", "gain"), pl.Int64)
-    return pl.concat([pl.DataFrame(rows), pl.DataFrame(known, schema=schema, orient="row")], how="horizontal")
+    return pl.concat([pl.DataFrame(rows), pl.DataFrame(counts_by_row, schema=schema, orient="row")], how="horizontal")
 
 
-def told(table: pl.DataFrame, right: str = "", wrong: str = "<answer>no</answer>") -> pl.DataFrame:
+def verdicts(table: pl.DataFrame, right: str = "", wrong: str = "<answer>no</answer>") -> pl.DataFrame:
     """Verdicts that give the rows their counts."""
     rows = [
         (row["row_id"], condition, sample, (right or f"<answer>{row['answer']}</answer>") if sample < p else wrong,
@@ -53,12 +53,12 @@ def picture(png: bytes) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def shows(shown: np.ndarray, frame: np.ndarray, times: int) -> bool:
+def shows(page: np.ndarray, frame: np.ndarray, times: int) -> bool:
     """Whether the picture has the inside of this frame, enlarged: borders are drawn over its edges."""
     inside = np.kron(frame, np.ones((times, times, 1), np.uint8))[8:-8, 8:-8]
-    windows = np.lib.stride_tricks.sliding_window_view(shown, inside.shape[:2], axis=(0, 1))
+    windows = np.lib.stride_tricks.sliding_window_view(page, inside.shape[:2], axis=(0, 1))
     candidates = np.argwhere((windows[..., 0, 0] == inside[0, 0]).all(axis=-1))
-    return any(np.array_equal(shown[y : y + inside.shape[0], x : x + inside.shape[1]], inside) for y, x in candidates)
+    return any(np.array_equal(page[y : y + inside.shape[0], x : x + inside.shape[1]], inside) for y, x in candidates)
 
 
 @pytest.fixture
@@ -67,23 +67,23 @@ def toys(tmp_path: Path) -> pl.DataFrame:
 
 
 def test_a_storyboard_shows_the_observed_and_the_future_frames(toys: pl.DataFrame) -> None:
-    shown = picture(storyboards(toys, told(toys), 1))
+    page = picture(storyboards(toys, verdicts(toys), 1))
     best, other = toys.row(0, named=True), toys.row(2, named=True)
     pool = [key_frame_number(best["frame_count"], index) for index in (1, 2, 3)]
     first, second, third = read_frames(best["path"], pool, "sequential")
-    assert shows(shown, first, 2) and shows(shown, second, 2)
-    assert not shows(shown, third, 2)  # it is not among the row's future frames
-    assert not shows(shown, read_frames(other["path"], pool[:1], "sequential")[0], 2)
+    assert shows(page, first, 2) and shows(page, second, 2)
+    assert not shows(page, third, 2)  # it is not among the row's future frames
+    assert not shows(page, read_frames(other["path"], pool[:1], "sequential")[0], 2)
 
 
 def test_verdicts_change_what_is_shown_and_those_of_other_rows_do_not(toys: pl.DataFrame) -> None:
     best = toys.head(1)
-    png = storyboards(toys, told(toys), 1)
-    assert storyboards(toys, told(best), 1) == png == storyboards(best, told(best), 5)
-    assert storyboards(best, told(best, wrong="<answer>yes</answer>"), 1) != png
-    unjudged = told(best).with_columns(verdict=pl.lit("unjudged"))
+    png = storyboards(toys, verdicts(toys), 1)
+    assert storyboards(toys, verdicts(best), 1) == png == storyboards(best, verdicts(best), 5)
+    assert storyboards(best, verdicts(best, wrong="<answer>yes</answer>"), 1) != png
+    unjudged = verdicts(best).with_columns(verdict=pl.lit("unjudged"))
     assert storyboards(best, unjudged, 1) != png
-    assert len(picture(storyboards(best, told(best).clear(), 1))) > 200  # a row that brought its own counts
+    assert len(picture(storyboards(best, verdicts(best).clear(), 1))) > 200  # a row that brought its own counts
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_verdicts_change_what_is_shown_and_those_of_other_rows_do_not(toys: pl.D
 def test_a_clip_that_cannot_be_read_is_a_grey_box(toys: pl.DataFrame, broken: dict[str, Any]) -> None:
     row = toys.head(1)
     lost = row.with_columns(**{name: pl.lit(value) for name, value in broken.items()})
-    shown, whole = (picture(storyboards(rows, told(row), 1)) for rows in (lost, row))
-    left = [page[50:140, 40:590] for page in (shown, whole)]  # under the title, left of the question
+    lost_page, whole_page = (picture(storyboards(rows, verdicts(row), 1)) for rows in (lost, row))
+    left = [page[50:140, 40:590] for page in (lost_page, whole_page)]  # under the title, left of the question
     assert (np.ptp(left[0].astype(int), axis=-1) < 8).all(), "grey, and the reason in grey letters"
     assert (left[0] < 0x90).all(axis=-1).any()
     assert (np.ptp(left[1].astype(int), axis=-1) > 100).any(), "else the toy world's colours are there"
@@ -106,7 +106,7 @@ def test_ten_rows_of_real_footage_in_all_their_frames_stay_small(tmp_path: Path)
         row |= {"path": str(FOOTAGE / name), "frame_count": frames, "future": list(range(2, 9))}
         row["question"] = "frame_1\n<image>\n" + "What will the cyclist do next, and why? " * 40
     table = scored(rows, *[(0, 8)] * 10)
-    png = storyboards(table, told(table), 10)
+    png = storyboards(table, verdicts(table), 10)
     assert len(png) <= PNG_LIMIT
     assert len(picture(png)) < 10 * 500
 
@@ -117,13 +117,13 @@ def test_hostile_text_is_bounded_and_is_no_markup(toys: pl.DataFrame, text: str)
         question="frame_1\n<image>\n" + pl.lit(text), answer=pl.lit(text), video=pl.lit(text), category=pl.lit(text)
     )
     for response in (text, f"<answer>{text}</answer>"):
-        assert len(picture(storyboards(row, told(row, response, response), 1))) < 600
+        assert len(picture(storyboards(row, verdicts(row, response, response), 1))) < 600
 
 
 def test_the_highest_rows_are_in_the_order_of_selection() -> None:
     table = scored([trajectory(i) for i in range(6)], (0, 3), (0, 8), None, (0, 8), (0, 8), (1, 8))
-    drawn = table.filter(pl.col("gain") == 8)["row_id"].to_list()
-    order = duckdb.sql(f"SELECT unnest({drawn}) AS row_id ORDER BY sha256(row_id)").fetchall()
+    best = table.filter(pl.col("gain") == 8)["row_id"].to_list()
+    order = duckdb.sql(f"SELECT unnest({best}) AS row_id ORDER BY sha256(row_id)").fetchall()
     ranked = [row_id for (row_id,) in order] + [f"{5:016x}", f"{0:016x}"]
     assert highest(table, 10)["row_id"].to_list() == ranked
     assert highest(table, 2)["row_id"].to_list() == ranked[:2]
@@ -132,7 +132,7 @@ def test_the_highest_rows_are_in_the_order_of_selection() -> None:
 
 def test_without_a_gain_there_is_nothing_to_show() -> None:
     table = scored([trajectory(0)], None)
-    assert len(picture(storyboards(table, told(table.clear()), 3))) < 100
+    assert len(picture(storyboards(table, verdicts(table.clear()), 3))) < 100
     assert len(top_rows(table).splitlines()) == 2
     assert highest(rows_of().with_columns(pl.lit(None, pl.Int64).alias("gain")), 3).is_empty()
 

@@ -10,10 +10,10 @@ COIN = [0.0, 1.0] * 20
 
 
 def test_values_that_are_clusters_of_their_own_have_the_plain_interval() -> None:
-    found, plain = clustered_mean(COIN, range(40)), bootstrap_mean(COIN)
-    assert (found.mean, found.n) == (plain.mean, plain.n) == (0.5, 40)
-    assert found.interval is not None and plain.interval is not None
-    np.testing.assert_allclose(found.interval, plain.interval, atol=0.03)
+    result, plain = clustered_mean(COIN, range(40)), bootstrap_mean(COIN)
+    assert (result.mean, result.n) == (plain.mean, plain.n) == (0.5, 40)
+    assert result.interval is not None and plain.interval is not None
+    np.testing.assert_allclose(result.interval, plain.interval, atol=0.03)
 
 
 def test_repeating_every_value_in_its_cluster_changes_nothing_but_the_count() -> None:
@@ -28,8 +28,8 @@ def test_a_ratio_is_of_sums_not_a_mean_of_ratios() -> None:
 
 
 def test_where_all_or_none_hit_each_cluster_counts_once() -> None:
-    found = clustered_proportion([True] * 6, ["a", "a", "a", "b", "b", "c"])
-    assert found == {"correct": 6, "n": 6, "accuracy": 1.0, "interval": list(wilson(3, 3) or ())}
+    result = clustered_proportion([True] * 6, ["a", "a", "a", "b", "b", "c"])
+    assert result == {"correct": 6, "n": 6, "accuracy": 1.0, "interval": list(wilson(3, 3) or ())}
     assert clustered_proportion([False] * 4, ["a", "a", "b", "b"])["interval"] == list(wilson(0, 2) or ())
     assert clustered_proportion([True, False], ["a", "a"])["interval"] == list(wilson(0.5, 1) or ())
     assert clustered_proportion([], []) == {"correct": 0, "n": 0, "accuracy": None, "interval": None}
@@ -46,8 +46,8 @@ def test_single_values_have_wilsons_interval_and_copies_that_of_their_clusters()
 
 def test_the_design_effect_by_hand() -> None:
     """Clusters (1, 1), (0, 0), (1, 0): residuals 1, -1, 0 about 1/2, variance 3/2 * 2/36 = 1/12, of values 1/24."""
-    found = clustered_proportion([True, True, False, False, True, False], list("aabbcc"))
-    np.testing.assert_allclose(found["interval"], wilson(1.5, 3) or ())
+    result = clustered_proportion([True, True, False, False, True, False], list("aabbcc"))
+    np.testing.assert_allclose(result["interval"], wilson(1.5, 3) or ())
 
 
 def test_a_value_without_cluster_or_that_is_not_finite_is_refused() -> None:

@@ -40,9 +40,9 @@ def test_a_span_is_the_mean_of_its_latents_and_keeps_its_number() -> None:
 
 
 def test_points_on_a_line_have_one_axis_and_keep_their_distances() -> None:
-    found = latent_map({"sft": answers([[[0, 0, 0]], [[3, 0, 4]], [[6, 0, 8]]])})
-    model = found["models"]["sft"]
-    assert found["explained"] == pytest.approx([1.0, 0.0]) and model["y"] == pytest.approx([0, 0, 0])
+    result = latent_map({"sft": answers([[[0, 0, 0]], [[3, 0, 4]], [[6, 0, 8]]])})
+    model = result["models"]["sft"]
+    assert result["explained"] == pytest.approx([1.0, 0.0]) and model["y"] == pytest.approx([0, 0, 0])
     assert np.diff(model["x"]) == pytest.approx([5, 5]) and model["span"] == [1, 2, 3]
 
 
@@ -58,11 +58,11 @@ def test_the_axes_are_those_of_a_whole_decomposition() -> None:
 def test_models_share_their_axes_and_many_spans_are_thinned_evenly() -> None:
     one = answers(*[[[[float(i), 0.0]]] for i in range(101)])
     other = answers([[[0.0, 50.0]]])
-    found = latent_map({"sft": one, "rl": other, "base": one.drop("latents")}, n=11)
-    sft = found["models"]["sft"]
-    assert list(found["models"]) == ["sft", "rl"] and sft["n"] == 101 and len(sft["x"]) == 11
+    result = latent_map({"sft": one, "rl": other, "base": one.drop("latents")}, n=11)
+    sft = result["models"]["sft"]
+    assert list(result["models"]) == ["sft", "rl"] and sft["n"] == 101 and len(sft["x"]) == 11
     assert np.hypot(np.diff(sft["x"]), np.diff(sft["y"])) == pytest.approx([10.0] * 10, abs=1e-3)
-    assert latent_map({"sft": one, "rl": other}, n=11) == {**found}
+    assert latent_map({"sft": one, "rl": other}, n=11) == {**result}
 
 
 def test_there_is_no_map_without_latents_or_across_widths() -> None:
@@ -128,11 +128,11 @@ def test_statistics_are_of_the_stored_latents() -> None:
     apart = [rng.normal(size=(4, 64)) for _ in range(30)]
     collapsed = [1 + 1e-2 * rng.normal(size=(4, 64)) for _ in range(30)]
     for latents, cosine in ((apart, 0.0), (collapsed, 1.0)):
-        told = latent_statistics(one_span([*latents, None]))
-        assert told is not None and (told["n_answers"], told["n_latents"]) == (30, 120)
+        statistics = latent_statistics(one_span([*latents, None]))
+        assert statistics is not None and (statistics["n_answers"], statistics["n_latents"]) == (30, 120)
         for kind in ("within_item_cosine", "between_item_cosine"):
-            assert told[kind]["mean"] == pytest.approx(cosine, abs=0.06) and told[kind]["n"] == 30
-            assert told[kind]["interval"][0] <= told[kind]["mean"] <= told[kind]["interval"][1]
+            assert statistics[kind]["mean"] == pytest.approx(cosine, abs=0.06) and statistics[kind]["n"] == 30
+            assert statistics[kind]["interval"][0] <= statistics[kind]["mean"] <= statistics[kind]["interval"][1]
     one = latent_statistics(one_span([np.ones((1, 8)), None]))
     assert one is not None and one["effective_rank"] == 1.0
     assert one["within_item_cosine"]["mean"] is None and one["between_item_cosine"]["mean"] is None

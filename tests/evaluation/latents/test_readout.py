@@ -23,9 +23,9 @@ def fitted(features: np.ndarray, pixels: np.ndarray, held_out: int) -> Readout:
         fit.add_observed(x, y, GRID, number < held_out)
         if 0 < number < held_out:
             fit.add_future((x, y), (features[number - 1], pixels[number - 1]), GRID)
-    found = fit.fit()
-    assert found is not None
-    return found
+    result = fit.fit()
+    assert result is not None
+    return result
 
 
 def test_tiles_are_in_the_order_of_the_merged_tokens() -> None:
@@ -37,17 +37,17 @@ def test_tiles_are_in_the_order_of_the_merged_tokens() -> None:
 
 def test_what_is_linear_is_painted_as_it_is() -> None:
     pixels, features = pictures(200)
-    found = fitted(features, pixels, held_out=40)
-    assert found.r2 is not None and found.r2 > 0.99 and found.r2_of_change is not None and found.r2_of_change > 0.99
-    painted = found.paint(features[0], GRID)
+    result = fitted(features, pixels, held_out=40)
+    assert result.r2 is not None and result.r2 > 0.99 and result.r2_of_change is not None and result.r2_of_change > 0.99
+    painted = result.paint(features[0], GRID)
     assert np.abs(painted.astype(int) - pixels[0]).mean() < 4
-    assert found.rows == 2 * 160
+    assert result.rows == 2 * 160
 
 
 def test_what_is_not_in_the_features_is_admitted() -> None:
     pixels, features = pictures(200)
-    found = fitted(rng.normal(size=features.shape), pixels, held_out=40)
-    assert found.r2 is not None and found.r2 < 0.05 and found.r2_of_change is not None and found.r2_of_change < 0.05
+    result = fitted(rng.normal(size=features.shape), pixels, held_out=40)
+    assert result.r2 is not None and result.r2 < 0.05 and result.r2_of_change is not None and result.r2_of_change < 0.05
 
 
 def test_a_background_alone_explains_no_change() -> None:
@@ -59,9 +59,9 @@ def test_a_background_alone_explains_no_change() -> None:
         after = before + rng.integers(0, 20, before.shape, dtype=np.uint8)
         fit.add_observed(colour, before, GRID, number % 5 == 0)
         fit.add_future((colour + 1e-3 * rng.normal(size=(2, 1)), after), (colour, before), GRID)
-    found = fit.fit()
-    assert found is not None and found.r2 is not None and found.r2 > 0.8
-    assert found.r2_of_change is not None and found.r2_of_change < 0.05
+    result = fit.fit()
+    assert result is not None and result.r2 is not None and result.r2 > 0.8
+    assert result.r2_of_change is not None and result.r2_of_change < 0.05
 
 
 def test_latents_that_are_missing_are_left_grey_and_more_than_fit_are_not_painted() -> None:
@@ -88,8 +88,8 @@ def test_sums_are_those_of_all_rows_however_they_arrive(monkeypatch: pytest.Monk
     for row in range(20):
         gram.add(x[row : row + 1], y[row : row + 1])
     one = np.hstack([x, np.ones((20, 1))])
-    for found, expected in zip(gram.sums(), (one.T @ one, one.T @ y, y.sum(0), np.square(y).sum()), strict=True):
-        np.testing.assert_allclose(found, expected)
+    for result, expected in zip(gram.sums(), (one.T @ one, one.T @ y, y.sum(0), np.square(y).sum()), strict=True):
+        np.testing.assert_allclose(result, expected)
 
 
 def test_ridge_and_r2_are_the_textbooks() -> None:

@@ -35,24 +35,24 @@ def test_distance_is_the_mean_square_place_by_place() -> None:
 
 def test_a_span_is_ranked_beside_the_baseline() -> None:
     # the marble rolls 0 -> 1 -> 2; the latents say 1.9 for frame 2, the observed frame says 0
-    found = score_span("a", 2, frame(1.9), frame(2.0), frame(0.0), np.stack([frame(1.0)]), frame(7.0, 0.5)[:, None])
-    assert (found.clip, found.others, found.number) == (1, 2, 2)
-    assert (found.rank, found.rank_in_clip) == (1, 1)
-    assert (found.observed_rank, found.observed_rank_in_clip) == (3, 2), "0.5 and 1 are nearer to 0 than 2 is"
-    assert found.error == pytest.approx(0.01) and found.copy_error == pytest.approx(4.0)
-    assert found.error_to_observed == pytest.approx(1.9**2)
+    score = score_span("a", 2, frame(1.9), frame(2.0), frame(0.0), np.stack([frame(1.0)]), frame(7.0, 0.5)[:, None])
+    assert (score.clip, score.others, score.number) == (1, 2, 2)
+    assert (score.rank, score.rank_in_clip) == (1, 1)
+    assert (score.observed_rank, score.observed_rank_in_clip) == (3, 2), "0.5 and 1 are nearer to 0 than 2 is"
+    assert score.error == pytest.approx(0.01) and score.copy_error == pytest.approx(4.0)
+    assert score.error_to_observed == pytest.approx(1.9**2)
 
 
 def test_a_tie_counts_against_the_latents() -> None:
     same = np.stack([frame(1.0), frame(1.0), frame(5.0)])
-    found = score_span("a", 1, frame(1.0), frame(1.0), frame(0.0), same, np.zeros((0, 1, 1), np.float32))
-    assert found.rank == 3
+    score = score_span("a", 1, frame(1.0), frame(1.0), frame(0.0), same, np.zeros((0, 1, 1), np.float32))
+    assert score.rank == 3
 
 
 def test_latents_that_are_the_observed_frame_are_the_baseline() -> None:
     clip, others = np.stack([frame(0.4, 1.0)]), np.stack([frame(9.0, 9.0)])
-    found = score_span("a", 1, frame(0.0, 0.0), frame(1.0, 1.0), frame(0.0, 0.0), clip, others)
-    assert found.rank == found.observed_rank == 2 and found.error == found.copy_error
+    score = score_span("a", 1, frame(0.0, 0.0), frame(1.0, 1.0), frame(0.0, 0.0), clip, others)
+    assert score.rank == score.observed_rank == 2 and score.error == score.copy_error
 
 
 # ---- the report
@@ -95,7 +95,7 @@ def test_nothing_imagined_is_null_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "conclusion"),
     [
         ({}, "show what happens next"),
         ({"error_to_observed": 0.5}, "stay nearer to it"),
@@ -103,13 +103,13 @@ def test_nothing_imagined_is_null_and_says_so() -> None:
         ({"rank": 2}, "in the observed frame can be shown"),
     ],
 )
-def test_the_sentence_follows_the_numbers(changes: dict[str, Any], said: str) -> None:
-    said_of = retrieval_report([span(str(i), **changes) for i in range(30)], {}, "sft")["sentence"]
-    assert said in said_of and "n = 30" in said_of and "nearest of 4.0 real frames" in said_of
+def test_the_sentence_follows_the_numbers(changes: dict[str, Any], conclusion: str) -> None:
+    sentence = retrieval_report([span(str(i), **changes) for i in range(30)], {}, "sft")["sentence"]
+    assert conclusion in sentence and "n = 30" in sentence and "nearest of 4.0 real frames" in sentence
 
 
 def test_scoring_needs_no_torch() -> None:
     names = ("latents.retrieval_report", "latents.readout", "reports.storyboards")
     modules = ", ".join(f"evaluation.{name}" for name in names)
-    asked = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0
+    script = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

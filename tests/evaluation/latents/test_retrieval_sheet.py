@@ -40,8 +40,8 @@ def page(items: list[dict[str, Any]], readout: Readout | None = READOUT) -> np.n
     for one in items:
         for name, kept in one.items():
             models[name].pictured |= kept
-    with Image.open(io.BytesIO(retrieval_sheet(models))) as drawn:
-        return np.asarray(drawn.convert("RGB"))
+    with Image.open(io.BytesIO(retrieval_sheet(models))) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def count(pixels: np.ndarray, colour: tuple[int, int, int]) -> int:

@@ -19,7 +19,7 @@ from tests.evaluation.made_reports import curve, everything
 
 PNG = b"\x89PNG\r\n\x1a\n"
 RUN = everything()
-DRAWN: dict[str, Callable[[], bytes]] = {
+PLOTS: dict[str, Callable[[], bytes]] = {
     "gain": lambda: figures.gain_histogram(RUN["curation"]["gain_histogram"], RUN["curation"]["gain_histogram_kept"]),
     "rewards": lambda: figures.reward_curves({"grpo": curve(0.3), "la_dapo": curve(0.5)}),
     "hops": lambda: scores.accuracy_by_hop(RUN["futurebench"]),
@@ -66,17 +66,17 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are made, before they become bytes."""
-    seen: list[Figure] = []
+    figures_made: list[Figure] = []
 
     def watched(figure: Figure) -> bytes:
-        seen.append(figure)
+        figures_made.append(figure)
         return style.png(figure)
 
     for module in (figures, latents, scores):
         monkeypatch.setattr(module, "png", watched)
-    return seen
+    return figures_made
 
 
 def intervals(axes: Axes) -> list[tuple[float, float]]:
@@ -86,10 +86,10 @@ def intervals(axes: Axes) -> list[tuple[float, float]]:
     return [(float(segment[0][0]), float(segment[1][0])) for segment in ends]
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", PLOTS)
 def test_the_same_numbers_give_the_same_png(name: str) -> None:
-    first = DRAWN[name]()
-    assert first.startswith(PNG) and DRAWN[name]() == first
+    first = PLOTS[name]()
+    assert first.startswith(PNG) and PLOTS[name]() == first
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,10 @@ def test_gains_stand_in_their_order() -> None:
     assert figures.gain_histogram(in_order, {}) == figures.gain_histogram(as_stored, {})
 
 
-def test_every_accuracy_has_its_bar_and_interval(drawn: list[Figure]) -> None:
+def test_every_accuracy_has_its_bar_and_interval(captured: list[Figure]) -> None:
     models = RUN["futurebench"] | {"unanswered": RUN["futurebench"]["base"] | {"average": {"accuracy": None, "n": 0}}}
     scores.accuracy_by_hop(models)
-    first, *_, average = drawn[0].axes
+    first, *_, average = captured[0].axes
     assert [label.get_text() for label in first.get_yticklabels()] == list(models)
     expected = [RUN["futurebench"][model]["average"] for model in RUN["futurebench"]]
     assert [bar.get_width() for bar in average.patches if bar.get_width() < 1.1] == [s["accuracy"] for s in expected]
@@ -129,54 +129,54 @@ def test_every_accuracy_has_its_bar_and_interval(drawn: list[Figure]) -> None:
     assert average.get_title() == "average\nn = 0 / 800"
 
 
-def test_a_partial_score_says_so_in_its_figure(drawn: list[Figure]) -> None:
+def test_a_partial_score_says_so_in_its_figure(captured: list[Figure]) -> None:
     scores.judged_marks({"base": RUN["twiffbench"]["base"] | {"status": "partial"}})
-    assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["base (partial)"]
+    assert [label.get_text() for label in captured[0].axes[0].get_yticklabels()] == ["base (partial)"]
 
 
-def test_paired_differences_are_hollow_where_they_may_be_zero(drawn: list[Figure]) -> None:
+def test_paired_differences_are_hollow_where_they_may_be_zero(captured: list[Figure]) -> None:
     scores.paired_differences(RUN["paired"])
-    (axes,) = drawn[0].axes
+    (axes,) = captured[0].axes
     assert intervals(axes) == [pytest.approx([100 * b for b in row["interval"]]) for row in RUN["paired"]]
     faces = [container[0].get_markerfacecolor() for container in axes.containers]
     assert faces[1] == "white" != faces[0]
 
 
-def test_donuts_are_the_shares(drawn: list[Figure]) -> None:
+def test_donuts_are_the_shares(captured: list[Figure]) -> None:
     usage = RUN["futurebench"]["future_l1"]
     latents.spans_by_hop({"future_l1": usage}, PUBLISHED["latent_span_usage"])
-    angles = [[w.theta2 - w.theta1 for w in axes.patches if isinstance(w, Wedge)] for axes in drawn[0].axes]
+    angles = [[w.theta2 - w.theta1 for w in axes.patches if isinstance(w, Wedge)] for axes in captured[0].axes]
     shares = [share for share in usage["spans"]["hop2"]["shares"].values() if share]
     assert sorted(angles[1]) == pytest.approx(sorted(360 * share for share in shares), abs=0.01)
     assert sorted(angles[4]) == pytest.approx(sorted(3.6 * share for share in (49, 33, 12, 6)), abs=0.01)
     assert not angles[7], "the paper tells nothing of interpolation"
-    said = [text.get_text() for text in drawn[0].axes[1].texts]
-    assert any(text.endswith("n = 200") and "–" in text for text in said)
+    labels = [text.get_text() for text in captured[0].axes[1].texts]
+    assert any(text.endswith("n = 200") and "–" in text for text in labels)
 
 
-def test_changes_under_interventions_have_paired_intervals(drawn: list[Figure]) -> None:
+def test_changes_under_interventions_have_paired_intervals(captured: list[Figure]) -> None:
     latents.interventions(RUN["necessity"])
-    first, second = drawn[0].axes
+    first, second = captured[0].axes
     for axes, report in zip((first, second), RUN["necessity"].values(), strict=True):
         expected = [[100 * b for b in row["difference"]["interval"]] for row in report["interventions"].values()]
         assert intervals(axes) == [pytest.approx(bounds) for bounds in expected]
     assert "61 % changed (55–66)" in "".join(text.get_text() for text in first.texts)
 
 
-def test_the_true_frame_stands_beside_the_observed_one_and_chance(drawn: list[Figure]) -> None:
+def test_the_true_frame_stands_beside_the_observed_one_and_chance(captured: list[Figure]) -> None:
     report = RUN["latent_retrieval"]["la_dapo"]
     latents.latent_retrieval({"la_dapo": report})
-    first, _, by_span = drawn[0].axes
+    first, _, by_span = captured[0].axes
     expected = [report[name]["top1"]["interval"] for name in ("true_frame", "observed_frame")]
     assert intervals(first) == [pytest.approx(bounds) for bounds in expected]
     assert [text.get_text() for text in by_span.texts] == ["1", "2"]
     assert pytest.approx([0.05, 0.05]) in [list(np.asarray(line.get_xdata(), float)) for line in first.lines]
 
 
-def test_rewards_are_running_means_with_the_noise_between_reports(drawn: list[Figure]) -> None:
+def test_rewards_are_running_means_with_the_noise_between_reports(captured: list[Figure]) -> None:
     lines = [{"step": step, "rewards/accuracy/mean": float(step % 2)} for step in range(9)]
     figures.reward_curves({"grpo": [*lines, {"step": 9, "loss": 1.0}], "dapo": lines[:1]})
-    (axes,) = drawn[0].axes
+    (axes,) = captured[0].axes
     raw, mean, *_ = axes.lines
     assert list(raw.get_ydata()) == [line["rewards/accuracy/mean"] for line in lines]
     means = list(mean.get_ydata())
@@ -187,18 +187,18 @@ def test_rewards_are_running_means_with_the_noise_between_reports(drawn: list[Fi
     assert axes.get_title() == "accuracy in the groups kept"
 
 
-def test_the_reward_that_most_runs_report_is_drawn(drawn: list[Figure]) -> None:
+def test_the_plotted_reward_is_the_one_that_most_runs_report(captured: list[Figure]) -> None:
     both = [{"step": 1, "rewards/accuracy/mean": 0.4, "accuracy/all_samples": 0.2}]
     figures.reward_curves({"grpo": both, "dapo": both})
     figures.reward_curves({"grpo": both, "dapo": [{"step": 1, "rewards/accuracy/mean": 0.4}]})
-    assert [f.axes[0].get_title() for f in drawn] == ["accuracy of all samples", "accuracy in the groups kept"]
+    assert [f.axes[0].get_title() for f in captured] == ["accuracy of all samples", "accuracy in the groups kept"]
 
 
-def test_published_scores_over_data_have_no_interval(drawn: list[Figure]) -> None:
+def test_published_scores_over_data_have_no_interval(captured: list[Figure]) -> None:
     ours = {5_000: RUN["twiffbench"]["base"]["cot"], 20_000: RUN["twiffbench"]["la_dapo"]["answer"]}
-    known = {5_000: {"mean": 2.86, "interval": None}, 20_000: {"mean": 3.11, "interval": None}}
-    scores.data_scaling({"CoT": {"la_dapo": ours, "published": known}})
-    (axes,) = drawn[0].axes
+    published = {5_000: {"mean": 2.86, "interval": None}, 20_000: {"mean": 3.11, "interval": None}}
+    scores.data_scaling({"CoT": {"la_dapo": ours, "published": published}})
+    (axes,) = captured[0].axes
     assert len(axes.containers) == 2, "one interval for each score of ours"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["5k", "20k"]
 
@@ -215,8 +215,8 @@ def test_models_keep_their_colour_and_differ_in_their_marker() -> None:
 
 @pytest.mark.parametrize("sight", SIGHTS)
 def test_colour_blind_readers_tell_all_models_apart(sight: str) -> None:
-    seen = [lab(SIGHTS[sight] @ linear(colour)) for colour in style.MODEL_COLOURS.values()]
-    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 12  # 2.3 is just noticeable
+    colours = [lab(SIGHTS[sight] @ linear(colour)) for colour in style.MODEL_COLOURS.values()]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)) > 12  # 2.3 is just noticeable
 
 
 def test_a_name_with_dollars_is_no_mathematics() -> None:

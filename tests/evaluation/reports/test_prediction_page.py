@@ -23,7 +23,7 @@ from training.data.records import read_prompt
 from training.data.video import read_frames
 from training.model.checkpoint import FutureL1
 
-TOLD = {"cap": 4, "cap_origin": "L_max"}
+PREDICTION = {"cap": 4, "cap_origin": "L_max"}
 
 
 class Page(HTMLParser):
@@ -44,7 +44,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def asked(row: dict[str, Any], frames: list[int]) -> dict[str, Any]:
+def prompt_of(row: dict[str, Any], frames: list[int]) -> dict[str, Any]:
     return {"id": "q", "video": row["path"], "frames": frames, "question": row["question"].split("\n", 2)[2]}
 
 
@@ -62,7 +62,7 @@ def features(sft_model: FutureL1, row: dict[str, Any], number: int) -> np.ndarra
 
 
 def test_a_span_that_is_a_frame_is_nearest_to_it(sft_model: FutureL1, rows: list[dict[str, Any]]) -> None:
-    row, record = rows[2], read_prompt(asked(rows[2], [1]), 0, Path())
+    row, record = rows[2], read_prompt(prompt_of(rows[2], [1]), 0, Path())
     number = key_frame_number(row["frame_count"], 4)
     result = retrieve(sft_model, record, [features(sft_model, row, number), features(sft_model, row, number)[:0]])
     assert result.spans[0].nearest[0].number == number
@@ -75,7 +75,7 @@ def test_a_span_that_is_a_frame_is_nearest_to_it(sft_model: FutureL1, rows: list
 def test_too_few_observed_frames_paint_nothing_and_the_page_says_why(
     sft_model: FutureL1, rows: list[dict[str, Any]]
 ) -> None:
-    result = retrieve(sft_model, read_prompt(asked(rows[2], [1]), 0, Path()), [features(sft_model, rows[2], 3)])
+    result = retrieve(sft_model, read_prompt(prompt_of(rows[2], [1]), 0, Path()), [features(sft_model, rows[2], 3)])
     assert result.readout is None and result.spans[0].painting is None
     assert f"needs {MIN_FIT_FRAMES}" in result.no_readout
 
@@ -83,7 +83,7 @@ def test_too_few_observed_frames_paint_nothing_and_the_page_says_why(
 def test_enough_observed_frames_paint_and_only_those_are_fitted_on(
     sft_model: FutureL1, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = read_prompt(asked(rows[2], [1, 7]), 0, Path())
+    record = read_prompt(prompt_of(rows[2], [1, 7]), 0, Path())
     last = key_frame_number(rows[2]["frame_count"], 7)
     fitted: list[np.ndarray] = []
     from evaluation.latents.readout import ReadoutFit
@@ -99,7 +99,7 @@ def test_enough_observed_frames_paint_and_only_those_are_fitted_on(
     result = retrieve(sft_model, record, [latents])
     after = [features(sft_model, rows[2], number) for number in range(last + 1, rows[2]["frame_count"])]
     assert MIN_FIT_FRAMES <= len(fitted) <= last + 1
-    assert not any(np.array_equal(own, other) for own in fitted for other in after)
+    assert not any(np.array_equal(features_of, other) for features_of in fitted for other in after)
     assert result.readout is not None and result.readout.r2 is not None and 0 < result.readout.r2 <= 1
     assert result.readout.r2_of_change is not None and result.readout.r2_of_change <= result.readout.r2
     painting = result.spans[0].painting
@@ -114,7 +114,7 @@ def test_enough_observed_frames_paint_and_only_those_are_fitted_on(
 def test_a_painting_says_how_far_to_believe_it(sft_model: FutureL1, rows: list[dict[str, Any]]) -> None:
     span = f"<|latent_start|>{'<|latent|>' * 4}<|latent_end|>"
     answer = answered(f"{span}<answer>red</answer>", [features(sft_model, rows[2], 9)])
-    page = Page(answer_page(sft_model, asked(rows[2], [1, 7]), answer, TOLD, "c"))
+    page = Page(answer_page(sft_model, prompt_of(rows[2], [1, 7]), answer, PREDICTION, "c"))
     assert page.tags.count("img") == 2 + 1 + 3, "the frames shown, the painting, and the nearest"
     assert "R² is" in page.text and "of what changed in them it is" in page.text
 
@@ -123,7 +123,7 @@ def test_the_page_needs_nothing_and_shows_every_span(sft_model: FutureL1, rows: 
     latents = [features(sft_model, rows[2], 4), features(sft_model, rows[2], 6)]
     span = "<|latent_start|><|latent|><|latent|><|latent|><|latent|><|latent_end|>"
     answer = answered(f"<reason>First</reason>{span}<reason>then {span}</reason><answer>red</answer>", latents)
-    html = answer_page(sft_model, asked(rows[2], [1]), answer, TOLD, "some/checkpoint")
+    html = answer_page(sft_model, prompt_of(rows[2], [1]), answer, PREDICTION, "some/checkpoint")
     page = Page(html)
     assert "script" not in page.tags and "link" not in page.tags and "http" not in html.replace("http-equiv", "")
     assert len(page.sources) == page.tags.count("img") == 1 + 2 * 3, "the frame shown, and three for each span"
@@ -133,14 +133,14 @@ def test_the_page_needs_nothing_and_shows_every_span(sft_model: FutureL1, rows: 
         with Image.open(io.BytesIO(base64.b64decode(data))) as image:
             image.load()
     before, _, after = page.text.partition("First")[2].partition("then")
-    assert [re.findall(r"frame \d+", said)[0] for said in (before, after)] == ["frame 4", "frame 6"]
+    assert [re.findall(r"frame \d+", text)[0] for text in (before, after)] == ["frame 4", "frame 6"]
     assert after.index("frame 6") < after.index("red")
     assert "some/checkpoint" in page.text and "not observed" in page.text and f"needs {MIN_FIT_FRAMES}" in page.text
 
 
 def test_texts_are_only_text(sft_model: FutureL1) -> None:
     odd = "<script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
-    html = answer_page(sft_model, {"question": odd}, answered(f"<answer>{odd}</answer>", []), TOLD, odd)
+    html = answer_page(sft_model, {"question": odd}, answered(f"<answer>{odd}</answer>", []), PREDICTION, odd)
     page = Page(html)
     assert "script" not in page.tags and "img" not in page.tags and page.sources == []
     assert page.text.count("alert(1)") >= 6 and "{{ 7 * 7 }}" in page.text
@@ -149,8 +149,8 @@ def test_texts_are_only_text(sft_model: FutureL1) -> None:
 
 def test_an_unfinished_answer_says_so(sft_model: FutureL1) -> None:
     cut = answered("so", []) | {"finished": False}
-    assert "was cut" in answer_page(sft_model, {"question": "Q"}, cut, TOLD, "c")
-    assert "was cut" not in answer_page(sft_model, {"question": "Q"}, answered("so", []), TOLD, "c")
+    assert "was cut" in answer_page(sft_model, {"question": "Q"}, cut, PREDICTION, "c")
+    assert "was cut" not in answer_page(sft_model, {"question": "Q"}, answered("so", []), PREDICTION, "c")
 
 
 def test_latents_are_split_by_span() -> None:
@@ -169,11 +169,13 @@ def run(*options: Any) -> Result:
 def test_the_command_writes_the_page_of_what_it_prints(
     rows: list[dict[str, Any]], sft_checkpoint: Path, sft_model: FutureL1, tmp_path: Path
 ) -> None:
-    question, page = asked(rows[2], [1])["question"], tmp_path / "deep" / "page.html"
+    question, page = prompt_of(rows[2], [1])["question"], tmp_path / "deep" / "page.html"
     result = run("--checkpoint", sft_checkpoint, "--video", rows[2]["path"], "--frames", "1", "--question", question,
                  "--out", page)  # fmt: skip
     assert result.exit_code == 0, result.output
-    [answer] = predict(with_latent_config(sft_model, None, None, False), [asked(rows[2], [1])], Path(), 1024)["prompts"]
+    [answer] = predict(with_latent_config(sft_model, None, None, False), [prompt_of(rows[2], [1])], Path(), 1024)[
+        "prompts"
+    ]
     page_text = Page(page.read_text(encoding="utf-8")).text
     for segment in segments(answer["text"]):
         assert segment.text in page_text and segment.text in result.stdout

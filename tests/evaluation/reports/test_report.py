@@ -48,18 +48,18 @@ class Elements(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
         self.text += data
 
     def values(self, attribute: str) -> list[str]:
-        return [value for _, given in self.found if (value := given.get(attribute)) is not None]
+        return [value for _, attributes in self.elements if (value := attributes.get(attribute)) is not None]
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +109,17 @@ def row_of(markdown: str, begins: str) -> str:
 
 def test_the_page_asks_for_nothing_from_elsewhere(pages: tuple[str, str]) -> None:
     page = Elements(pages[0])
-    assert not {"script", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in page.found}
+    assert not {"script", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in page.elements}
     ids = page.values("id")
     for link in page.values("href"):
         assert link == "data:," or link.removeprefix("#") in ids, link
     assert all(source.startswith("data:image/png;base64,") for source in page.values("src"))
     assert "url(" not in pages[0] and "@import" not in pages[0] and "http:" not in pages[0] and "https:" not in pages[0]
-    (policy,) = [given["content"] for _, given in page.found if given.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [
+        attributes["content"]
+        for _, attributes in page.elements
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert policy is not None and policy.startswith("default-src 'none'; img-src data:;")
     assert len(set(ids)) == len(ids)
 
@@ -128,8 +132,8 @@ def test_every_image_of_the_page_decodes(pages: tuple[str, str]) -> None:
 
 
 def test_every_figure_says_what_it_shows(pages: tuple[str, str]) -> None:
-    said = Elements(pages[0]).values("alt")
-    assert len(set(said)) == len(said) and all(said)
+    alts = Elements(pages[0]).values("alt")
+    assert len(set(alts)) == len(alts) and all(alts)
 
 
 def test_every_model_stands_with_its_score_n_and_interval(run: dict[str, Any], pages: tuple[str, str]) -> None:
@@ -175,17 +179,17 @@ def test_hostile_text_is_shown_and_never_live(run: dict[str, Any], tmp_path: Pat
     run["models"][HOSTILE] = {"checkpoint": HOSTILE, "dataset": HOSTILE, "stage": HOSTILE}
     run["provenance"][HOSTILE] = HOSTILE
     run["curation"]["rejected_by_reason"] = {HOSTILE: 3}
-    told = run["lineage"]
-    told["models"][HOSTILE] = {
+    lineage = run["lineage"]
+    lineage["models"][HOSTILE] = {
         "id": HOSTILE, "artifacts": {HOSTILE: HOSTILE}, "outdated": {HOSTILE: HOSTILE}, "notes": {HOSTILE: HOSTILE},
     }  # fmt: skip
-    told["rows"][0]["id"] = HOSTILE
-    told["rows"][0]["tables"][0] |= {"artifact": HOSTILE, "revision": HOSTILE, "rows": [{HOSTILE: HOSTILE}]}
-    told["items"][0]["id"] = HOSTILE
+    lineage["rows"][0]["id"] = HOSTILE
+    lineage["rows"][0]["tables"][0] |= {"artifact": HOSTILE, "revision": HOSTILE, "rows": [{HOSTILE: HOSTILE}]}
+    lineage["items"][0]["id"] = HOSTILE
     page = Elements(build_page(RunReports(**run), HOSTILE, HOSTILE).html())
     assert "<script>alert(1)</script>" in page.text
-    assert {name for _, given in page.found for name in given} <= OURS
-    assert "script" not in {tag for tag, _ in page.found} and not [s for s in page.values("src") if "evil" in s]
+    assert {name for _, attributes in page.elements for name in attributes} <= OURS
+    assert "script" not in {tag for tag, _ in page.elements} and not [s for s in page.values("src") if "evil" in s]
     text = markdown(run)
     assert not re.search(r"(?<!\\)<", text), "no HTML in the Markdown"
     heads = {line.count(" | ") for line in text.splitlines() if line.startswith("| model | 1 hop")}
@@ -248,9 +252,9 @@ def test_a_run_in_which_every_answer_is_missing_is_drawn_without_zeros(run: dict
         s: {"mean": None, "n": 0, "interval": None, "shares": dict.fromkeys(u["shares"])}
         for s, u in base["spans"].items()
     }
-    told = {"curation": run["curation"], "futurebench": run["futurebench"]}
-    build_page(RunReports(**told), "Demo", "").html()
-    text = markdown(told)
+    reports = {"curation": run["curation"], "futurebench": run["futurebench"]}
+    build_page(RunReports(**reports), "Demo", "").html()
+    text = markdown(reports)
     assert "Partial, items without an answer: base 800 of 800; they are missing, not wrong." in text
     assert "| base | – (n = 0) | – (n = 0)" in text
 
@@ -264,8 +268,8 @@ def test_every_row_has_a_cell_for_every_column(page: Page) -> None:
 
 def test_what_is_absent_leaves_its_section_out(run: dict[str, Any], pages: tuple[str, str]) -> None:
     whole = build_page(RunReports(**run), "Demo", "", with_figures=False)
-    told = {"curation": run["curation"], "futurebench": run["futurebench"]}
-    bare = build_page(RunReports(**told), "Demo", "", with_figures=False)
+    reports = {"curation": run["curation"], "futurebench": run["futurebench"]}
+    bare = build_page(RunReports(**reports), "Demo", "", with_figures=False)
     always = ["FutureBench", "Latent spans per answer", "Cost against accuracy", "Curation by visual gain"]
     assert [section.title for section in bare.sections] == always
     assert {section.title for section in whole.sections} - set(always) == {
@@ -279,7 +283,7 @@ def test_what_is_absent_leaves_its_section_out(run: dict[str, Any], pages: tuple
 def test_latents_controls_and_what_was_imagined_are_told_in_numbers(pages: tuple[str, str]) -> None:
     text = pages[1]
     assert "| 90.0 % (86.1–92.9, n = 300) | 70.0 % (64.6–74.9, n = 300) |" in text  # option order
-    assert "future_l1: 74.0 % unchanged" in text and "la_dapo: These latents are used" in text
+    assert "future_l1, original answers: 74.0 %" in text and "la_dapo: These latents are used" in text
     assert row_of(text, "no video | 13.3 % (9.9–17.6, n = 300) | -79.7").endswith("| 93.0 % (89.5–95.4, n = 300) |")
     assert (
         "la_dapo: 20 spans of 10 items, candidates: the true frame, 3.0 of its clip, 16.0 of others;"
@@ -333,10 +337,10 @@ def test_a_cost_measured_one_at_a_time_has_its_interval(run: dict[str, Any]) -> 
     text = markdown(run)
     assert f"| future_l1 | {cell} | {cell} | {cell} | 148 |" in text
     assert "| 23.5 | 14.0 | 6.5 | 3.0 | 1,234.5 | 0.0040 | 0.0200 | 3,083 | 0 |" in text
-    assert "| Future-L1-SFT | 73.1 % (n = 1,056) | 205.3 | – | – | – | – | – | 0.96 (in all) | 76.1 | – |" in text
+    assert "| Future-L1-SFT | 73.1 % (n = 1,056) | 205.3 | – | – | – | – | – | 0.96 (total) | 76.1 | – |" in text
 
 
-def test_the_main_table_stands_alone_and_figures_have_names_of_their_own(page: Page) -> None:
+def test_the_main_table_stands_alone_and_figures_have_unique_names(page: Page) -> None:
     lines = page.main_table().splitlines()
     assert lines[0].startswith("| model | 1 hop | 2 hops") and {line.count(" | ") for line in lines[2:6]} == {7}
     assert [line.split(" ")[1] for line in lines[2:6]] == list(ACCURACY)

@@ -99,7 +99,7 @@ def test_every_depth_is_drawn_before_any_is_drawn_twice(tables: tuple[Path, Path
 # ---- what a board holds
 
 
-def test_a_board_holds_the_item_and_what_was_said(tables: tuple[Path, Path]) -> None:
+def test_a_board_holds_the_item_and_its_answer(tables: tuple[Path, Path]) -> None:
     row = pl.read_parquet(tables[0]).join(pl.read_parquet(tables[1]).select("id", "text", "parsed"), on="id").row(
         1, named=True
     )  # fmt: skip
