@@ -70,7 +70,7 @@ def generate_answers(
 
     `endpoint`: the server of the jobs without a checkpoint; `judge`: for the jobs that score visual gain.
     """
-    artifacts = {name: answers.work.found() for name, answers in wanted.items()}
+    artifacts = {name: answers.work.reuse() for name, answers in wanted.items()}
     missing = {name: answers for name, answers in wanted.items() if artifacts[name] is None}
     if missing:
         folder = store.scratch / "answers" / digest({name: answers.work.version for name, answers in wanted.items()})

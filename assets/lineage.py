@@ -160,12 +160,12 @@ class Lineage:
     def _rows_of(self, identifier: str, searched: Iterable[str]) -> list[TableRows]:
         """The rows that an id names, in the order in which things are made; of a trajectory's row, its clip too."""
         names = list(searched)
-        found = [table for name in names for table in self._rows_in(name, identifier)]
-        rows = [row for table in found for row in table.rows]
+        tables = [table for name in names for table in self._rows_in(name, identifier)]
+        rows = [row for table in tables for row in table.rows]
         clips = {row["video"] for row in rows if "row_id" in row and row.get("video")} - {identifier}
-        unread = [name for name in names if name.startswith(CLIPS) and not any(one.artifact == name for one in found)]
-        found += [table for clip in sorted(clips) for name in unread for table in self._rows_in(name, clip)]
-        return sorted(found, key=lambda table: (len(self._reached([table.artifact], self.made_from)), table.artifact))
+        unread = [name for name in names if name.startswith(CLIPS) and not any(one.artifact == name for one in tables)]
+        tables += [table for clip in sorted(clips) for name in unread for table in self._rows_in(name, clip)]
+        return sorted(tables, key=lambda table: (len(self._reached([table.artifact], self.made_from)), table.artifact))
 
     def _rows_in(self, name: str, identifier: str) -> Iterator[TableRows]:
         """The rows in the tables of an artifact; files in its folders are a source's own."""
@@ -184,8 +184,8 @@ class Lineage:
                 continue
             matches = [pl.col(column) == identifier for column in keys]
             matches += [pl.col("prompt_id").str.starts_with(f"{identifier}/")] if "prompt_id" in keys else []
-            shown = dict.fromkeys(column for column in (*keys, *COLUMNS) if column in schema)
-            rows = table.filter(pl.any_horizontal(matches)).select(list(shown)).collect().to_dicts()
+            columns = dict.fromkeys(column for column in (*keys, *COLUMNS) if column in schema)
+            rows = table.filter(pl.any_horizontal(matches)).select(list(columns)).collect().to_dicts()
             if rows:
                 revision = artifact.provenance["counts"].get("revision")
                 yield TableRows(artifact=name, version=artifact.version, file=file, rows=rows, revision=revision)

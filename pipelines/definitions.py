@@ -23,10 +23,10 @@ from assets.toyworld.assets import SOURCE as TOYWORLD
 from assets.toyworld.assets import toyworld_assets, toyworld_checks
 from assets.trajectories.assets import source_assets
 from assets.trajectories.checks import source_checks
+from pipelines.alerts import failed_runs
 from pipelines.jobs import build_jobs
 from pipelines.profile import Profile, profile_from_environment
-from pipelines.schedules import build_schedules
-from pipelines.sensors import build_sensors
+from pipelines.recuration import new_shards, recurate_weekly
 from training.runtime.processes import exit_if_parent_died
 
 # Backfill policies and partitioned checks are what Dagster calls beta and preview; the pin on dagster answers for them.
@@ -35,7 +35,7 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 
 def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.Definitions:
-    """Every asset, check, job, schedule and sensor of a profile; `progress` hears where long work is."""
+    """Every asset, check, job, schedule and sensor of a profile; `progress` is called by long work."""
     checkpoints, seed, device = profile.checkpoints, profile.seed, profile.device
     upstream = (TOYWORLD,) if profile.toyworld else ()
     return dg.Definitions(
@@ -68,8 +68,8 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
             *benchmark_checks(checkpoints),
         ],
         jobs=build_jobs(profile),
-        schedules=build_schedules(profile.source),
-        sensors=build_sensors(profile.source),
+        schedules=[recurate_weekly(profile.source)],
+        sensors=[new_shards(profile.source), failed_runs()],
         resources=_resources(profile, progress or LogProgress()),
     )
 

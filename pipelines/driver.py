@@ -69,11 +69,11 @@ def run_plan(
         definitions = build_definitions(profile, screen)
         with _redirected_output(log), screen.bars:
             for number, step in enumerate(steps):
-                screen.step(number, len(steps), step.says)
+                screen.step(number, len(steps), step.description)
                 started = time.monotonic()
                 before(step)
                 warnings += _run(definitions, instance, step, log)
-                terminal.print(f"[green]✓[/] {step.says}  [dim]{time.monotonic() - started:.1f} s[/]")
+                terminal.print(f"[green]✓[/] {step.description}  [dim]{time.monotonic() - started:.1f} s[/]")
     return warnings
 
 
@@ -91,7 +91,7 @@ def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, 
         raise KeyboardInterrupt
     failed = [evaluation for evaluation in result.get_asset_check_evaluations() if not evaluation.passed]
     if not result.success:
-        raise StepFailedError(f"{step.says} failed: {_cause(result, failed)}\nthe log is {log}")
+        raise StepFailedError(f"{step.description} failed: {_cause(result, failed)}\nthe log is {log}")
     return [_message(evaluation) for evaluation in failed]
 
 

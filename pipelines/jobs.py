@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """One job: what it makes, and what a person would say it does."""
+    """One job: its name, the assets that it makes, and a description."""
 
     job: str
     assets: tuple[str, ...]
-    says: str
+    description: str
 
 
 WRITE_SOURCE = Stage("write_source", (TOYWORLD,), "writing the toy world's clips, shards and benchmarks")
@@ -85,9 +85,10 @@ class Step:
     only: tuple[str, ...] = ()
 
     @property
-    def says(self) -> str:
-        named = self.stage in (TRAIN_SFT, TRAIN_RL)
-        return f"{self.stage.says} {', '.join(self.partitions)}" if named else self.stage.says
+    def description(self) -> str:
+        """The stage's description, with the recipes that are trained."""
+        is_training = self.stage in (TRAIN_SFT, TRAIN_RL)
+        return f"{self.stage.description} {', '.join(self.partitions)}" if is_training else self.stage.description
 
 
 def stages(profile: Profile) -> list[Stage]:
@@ -126,10 +127,10 @@ def batched(names: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
     return (tuple(names[i : i + size]) for i in range(0, len(names), size))
 
 
-def consecutive(wanted: Sequence[str], known: Sequence[str]) -> list[tuple[str, ...]]:
-    """The wanted names in the order of `known`, cut where it has others between them: one run takes one range."""
+def consecutive(wanted: Sequence[str], ordered: Sequence[str]) -> list[tuple[str, ...]]:
+    """The wanted names in the order of `ordered`, cut where it has others between them: one run takes one range."""
     ranges: list[tuple[str, ...]] = [()]
-    for name in known:
+    for name in ordered:
         if name in wanted:
             ranges[-1] = (*ranges[-1], name)
         else:
@@ -143,7 +144,7 @@ def build_jobs(profile: Profile) -> "list[UnresolvedAssetJobDefinition]":
         dg.define_asset_job(
             stage.job,
             dg.AssetSelection.assets(*(key_of(key) for key in stage.assets)),
-            description=stage.says[0].upper() + stage.says[1:],
+            description=stage.description[0].upper() + stage.description[1:],
         )
         for stage in stages(profile)
     ]

@@ -1,4 +1,4 @@
-"""What is frozen from code is what the code says."""
+"""Texts that are written from code follow the code."""
 
 import ast
 import importlib
@@ -14,19 +14,19 @@ from training.runtime.project import PROJECT
 
 def schemas() -> set[str]:
     """Every dataframely schema that the project defines, as `module:Name`."""
-    found, known = set(), {"Schema"}
+    names, bases = set(), {"Schema"}
     sources = [path for room in ("training", "evaluation", "assets") for path in sorted((PROJECT / room).rglob("*.py"))]
     for source in sources * 2:  # a base may stand in a later file
         module = ".".join(source.relative_to(PROJECT).with_suffix("").parts)
         for node in ast.parse(source.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and {ast.unparse(base).split(".")[-1] for base in node.bases} & known:
-                found.add(f"{module}:{node.name}")
-                known.add(node.name)
-    return found
+            if isinstance(node, ast.ClassDef) and {ast.unparse(base).split(".")[-1] for base in node.bases} & bases:
+                names.add(f"{module}:{node.name}")
+                bases.add(node.name)
+    return names
 
 
 @pytest.mark.parametrize("path", FROZEN, ids=lambda path: path.name)
-def test_it_is_as_the_code_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frozen_texts_follow_the_code(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WEBHOOK_VARIABLE, raising=False)
     text = path.read_text(encoding="utf-8")
     fresh = FROZEN[path](text)
@@ -51,4 +51,4 @@ def test_a_stale_block_is_rewritten_and_the_prose_is_kept() -> None:
     page = with_schemas(f"before\n{block}\nafter\n")
     assert page.startswith("before\n<!--") and page.endswith("<!-- end -->\nafter\n")
     assert "stale" not in page
-    assert "| `reason` | String | length ≥ 1 |" in page and "- the row can be found" in page
+    assert "| `reason` | String | length ≥ 1 |" in page and "- a row number or id is there" in page

@@ -18,7 +18,7 @@ from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import Checkpoints
 from assets.framework.resources import JudgeAccess
-from assets.framework.retries import after_outages
+from assets.framework.retries import retry_on_outage
 from assets.framework.store import AssetStore, write_json
 from assets.generation import PROGRAM, AnswerWork, generate_answers
 from assets.launching.launcher import Launcher
@@ -241,7 +241,7 @@ def _report(run: BenchmarkRun, checkpoints: Checkpoints) -> dg.AssetsDefinition:
         columns=(run.graded_table,),
         previews=(SPLITS_FIGURE, *(BOARDS if run.storyboards else ())),
         links={"report": REPORT},
-        retry_policy=after_outages() if judged else None,
+        retry_policy=retry_on_outage() if judged else None,
     )
     if judged:
 

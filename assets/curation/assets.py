@@ -28,7 +28,7 @@ from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import SHARD_PARTITIONING
 from assets.framework.resources import JudgeAccess
-from assets.framework.retries import after_outages
+from assets.framework.retries import retry_on_outage
 from assets.framework.store import AssetStore, Work
 from assets.generation import PROGRAM, AnswerWork, generate_answers, next_work
 from assets.launching.launcher import Launcher
@@ -85,7 +85,7 @@ def _answers(settings: CurationSettings, seed: int, device: str, base: Path) -> 
         partitions=SHARD_PARTITIONING,
         table=ANSWER_TABLE,
         columns=(AnswerTable,),
-        retry_policy=after_outages() if served else None,
+        retry_policy=retry_on_outage() if served else None,
     )
 
     @asset(declared, pool="endpoint" if served else "gpu")
@@ -150,7 +150,7 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
         partitions=SHARD_PARTITIONING,
         table=GAIN_TABLE,
         columns=(UsableTable, GainTable),
-        retry_policy=None if settings.use_source_counts else after_outages(),
+        retry_policy=None if settings.use_source_counts else retry_on_outage(),
         previews=(GAIN_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED),
         links={"verdicts": VERDICT_TABLE},
     )

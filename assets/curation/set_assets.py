@@ -22,7 +22,7 @@ from assets.curation.visual_gain import VerdictTable
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import metadata_of, result_of
-from assets.framework.retries import after_outages
+from assets.framework.retries import retry_on_outage
 from assets.framework.store import AssetStore
 from assets.trajectories.hub import hub_access
 from training.storage.artifacts import Artifact
@@ -217,7 +217,7 @@ def hub_asset(repository: str) -> dg.AssetsDefinition:
         table=CURATED_TABLE,
         columns=(CuratedTable,),
         links={"card": CARD},
-        retry_policy=after_outages(),
+        retry_policy=retry_on_outage(),
     )
 
     @asset(declared)

@@ -1,9 +1,9 @@
-"""The version of code: an asset's roots are named, what they depend on is found.
+"""Code versions of assets: the roots are named, their dependencies follow from imports.
 
-Roots are the modules of the asset's stage that decide what is in it, and the program that it starts.  What counts with
-them is every module of the project that they reach: by an import, also inside a function, or by its name in a string,
-as programs and child processes are started; and every file that one of these names and that lies beside it or in a
-package around it, such as a template.
+Roots are the modules of the asset's stage that decide what an artifact holds, and the program that it starts.  With
+them counts every module of the project that they reach: by an import, also inside a function, or by its name in a
+string, as programs and child processes are started; and every file that one of these names and that lies beside it or
+in a package around it, such as a template.
 """
 
 import hashlib
@@ -11,47 +11,46 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from assets.framework.syntax import Syntax, SyntaxMemory
+from assets.framework.syntax import Syntax, SyntaxCache
 from training.runtime.project import PROJECT
 from training.storage.hashing import digest
 
 ROOMS = ("assets", "evaluation", "pipelines", "training")
 NEVER_COUNT = (
     "pipelines",
-    # How an asset is declared, versioned and described; whatever imports Dagster, too (see `Code.counts`).
+    # How an asset is declared, versioned and described; so does every module that imports Dagster (`Code.counts`).
     "assets.framework",
     # How programs are started.
     "assets.generation", "assets.launching",
     # Recipes: their values are part of an artifact's version.
     "training.recipes",
-    # What runs a program and tells of it, and how work is kept.
+    # What runs a program and reports its progress, and how artifacts are stored.
     "training.runtime", "training.storage",
-    # How requests are sent, and sent again.
+    # How requests are sent and retried.
     "training.chat.client", "training.chat.connection", "training.chat.endpoint", "training.chat.server",
 )  # fmt: skip
-"""Modules, and rooms with all that is in them, that decide nothing of what an artifact holds: a mended retry must not
-train a model again."""
+"""Modules and packages that do not decide what an artifact holds: a mended retry must not train a model again."""
 
 
 class Code:
-    """The sources of a project's rooms, read when they are asked for."""
+    """The sources of a project's packages, read when they are needed."""
 
     def __init__(self, project: Path) -> None:
         paths = (path for room in ROOMS for path in (project / room).rglob("*") if path.parent.name != "__pycache__")
         files = {path.relative_to(project).as_posix(): path for path in paths}
         self._modules = {_module(file): file for file in files if file.endswith(".py")}
         self._files = files
-        self._memory = SyntaxMemory()
+        self._cache = SyntaxCache()
         self._syntaxes: dict[str, Syntax] = {}
 
     def version(self, *roots: str) -> str:
-        """The hash of all that the roots reach: what Python sources say, and the bytes of other files."""
+        """The hash of all that the roots reach: the syntax of Python sources, and the bytes of other files."""
         version = digest(self.reached(*roots))
-        self._memory.keep()
+        self._cache.save()
         return version
 
     def reached(self, *roots: str) -> dict[str, str]:
-        """Each file that counts for these modules and programs, by its path in the project: the hash of what it holds.
+        """The hashes of the files that count for these modules and programs, by their paths in the project.
 
         Raises ValueError for a root that is no module or never counts.
         """
@@ -61,7 +60,7 @@ class Code:
             module = waiting.pop()
             if (file := self._modules[module]) in reached or not self.counts(module):
                 continue
-            reached[file] = self.syntax(module).meaning
+            reached[file] = self.syntax(module).tree_hash
             reached |= {path: self._hash(path) for path in self.data(module)}
             waiting += self.references(module)
         return reached
@@ -69,7 +68,7 @@ class Code:
     def counts(self, module: str) -> bool:
         """Whether the module can decide what an artifact holds.
 
-        In assets/, what imports Dagster declares, stores, retries or starts; what decides stands beside it.  A stage's
+        In assets/, modules that import Dagster declare, store, retry or start; the logic stands beside them.  A stage's
         settings never count: their values are part of an artifact's version.
         """
         if any(module == one or module.startswith(f"{one}.") for one in NEVER_COUNT):
@@ -84,7 +83,7 @@ class Code:
 
     def syntax(self, module: str) -> Syntax:
         if module not in self._syntaxes:
-            self._syntaxes[module] = self._memory.syntax_of(self._files[self._modules[module]].read_bytes())
+            self._syntaxes[module] = self._cache.syntax_of(self._files[self._modules[module]].read_bytes())
         return self._syntaxes[module]
 
     def references(self, module: str) -> set[str]:
@@ -126,7 +125,7 @@ class Code:
 
 
 def code_of(*roots: str) -> str:
-    """The version of the code that these modules and programs of the project reach.
+    """The version of the code that these modules and programs reach.
 
     Raises ValueError for a root that is no module or never counts.
     """

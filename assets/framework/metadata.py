@@ -1,4 +1,4 @@
-"""What an asset's page shows of an artifact: counts, files, figures, provenance, and its main table."""
+"""The metadata of a materialisation: an artifact's counts, files, figures and provenance, and its main table."""
 
 import base64
 from collections.abc import Mapping
@@ -24,11 +24,10 @@ _BOUNDS = (("min", "≥ {}"), ("max", "≤ {}"), ("min_length", "length ≥ {}")
 
 
 def metadata_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dict[str, Any]:
-    """An artifact's metadata: what is shown, counts, its files, provenance and how to follow it, and its main table's
-    rows and columns.
+    """An artifact's metadata: previews, counts, files, provenance, lineage, and its main table's rows and columns.
 
-    Markdown is shown by its file's stem, figures as `{stem}_figure`, since a figure has the name of the counts that it
-    draws.
+    Markdown has the name of its file's stem, a figure `{stem}_figure`, since its stem is the name of the counts that it
+    shows.
     """
     provenance, files = artifact.provenance, artifact.manifest["files"]
     metadata: dict[str, Any] = {}
@@ -59,7 +58,7 @@ def metadata_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dict[str
 
 
 def result_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dg.MaterializeResult[None]:
-    """What an asset of one artifact returns: its version as the data version, and its metadata."""
+    """The result of an asset of one artifact: its version as the data version, and its metadata."""
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.version), metadata=metadata_of(store, asset, artifact)
     )
@@ -68,10 +67,10 @@ def result_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dg.Materia
 def batch_result(
     context: dg.AssetExecutionContext, store: AssetStore, asset: Asset, artifacts: Mapping[str, Artifact]
 ) -> dg.MaterializeResult[None]:
-    """What an asset returns that did several partitions in one run.
+    """The result of an asset that made several partitions in one run.
 
-    Metadata is each partition's own. Dagster has one data version for all partitions of one run, so it is the hash of
-    theirs (and a partition's own version where the run has one).
+    Each partition has its metadata. Dagster has one data version for all partitions of a run: the hash of theirs, or
+    the version of the only one.
     """
     key = key_of(asset.key)
     versions = {partition: artifact.version for partition, artifact in artifacts.items()}
@@ -115,7 +114,7 @@ def constraints_and_null(column: dy.Column) -> str:
 
 
 def _linked(asset: Asset, artifact: Artifact) -> dict[str, Path]:
-    """What the page leads to of what an artifact has, by what it is called there."""
+    """The linked files and folders that an artifact has, by their names on the page."""
     linked = {name: artifact.path / file for name, file in asset.links.items()}
     return {name: path for name, path in linked.items() if path.exists()}
 

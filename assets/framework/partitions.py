@@ -14,7 +14,7 @@ BASE = "base"
 
 
 def key_of(name: str) -> dg.AssetKey:
-    """The key of the asset called stage/noun."""
+    """The asset key of group/noun."""
     return dg.AssetKey(name.split("/"))
 
 
@@ -38,7 +38,7 @@ SHARD_PARTITIONING = Partitioning(SHARDS, SHARDS_PER_RUN)
 
 
 def range_tags(partitions: Sequence[str]) -> dict[str, str]:
-    """The tags of one run over neighbouring partitions; none for fewer than two: one is the run's partition key."""
+    """The tags of a run over neighbouring partitions; none for fewer than two: one is the run's partition key."""
     if len(partitions) < 2:
         return {}
     return {"dagster/asset_partition_range_start": partitions[0], "dagster/asset_partition_range_end": partitions[-1]}
@@ -46,14 +46,14 @@ def range_tags(partitions: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of a profile: SFT recipes, and RL recipes with the SFT recipe that each starts from."""
+    """The checkpoints of a profile: SFT recipes, and RL recipes with the SFT recipes that they start from."""
 
     sft: tuple[str, ...]
     rl: Mapping[str, str]
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Every model that is benchmarked: the base, every SFT checkpoint, every RL checkpoint."""
+        """The models that are benchmarked: the base, every SFT and every RL checkpoint."""
         return (BASE, *self.sft, *self.rl)
 
     @property

@@ -1,7 +1,4 @@
-"""What assets are given to work with: the store, the launcher, the judge, and someone to tell about progress.
-
-Tests and the demo's driver put their own in place; nothing here is a setting of a stage.
-"""
+"""Resources of the assets: the judge, and progress as log lines; tests and the demo's driver replace them."""
 
 import time
 from collections.abc import Iterator
@@ -13,26 +10,26 @@ import dagster as dg
 from training.grading.judge import JudgeSettings
 from training.grading.toy_judge import serve
 
-SECONDS_BETWEEN_LINES = 10.0
+MIN_LOG_INTERVAL = 10.0
 
 
 class LogProgress:
-    """Progress as log lines of the run, seldom enough for the database."""
+    """Progress as log lines of the run, at most one in MIN_LOG_INTERVAL seconds: each is a row of the database."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
     def __call__(self, done: int, total: int, what: str) -> None:
-        if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
+        if time.monotonic() - self._last >= MIN_LOG_INTERVAL:
             self._last = time.monotonic()
             dg.get_dagster_logger().info(f"{what}: {done} of {total}")
 
 
 class JudgeAccess:
-    """The judge that a profile names; its key comes from the environment of whoever asks.
+    """The judge of a profile; its API key comes from the environment of the process that uses it.
 
-    `toy` serves the demo's deterministic judge on loopback for as long as it is needed. Replies are kept in `cache`
-    (append-only, by content), so nothing is asked twice.
+    `toy` serves the demo's deterministic judge on loopback for as long as it is needed. Replies are cached in `cache`
+    (append-only, by content), so no request is sent twice.
     """
 
     def __init__(self, settings: JudgeSettings | None, toy: bool, cache: Path) -> None:
@@ -42,7 +39,7 @@ class JudgeAccess:
 
     @property
     def name(self) -> str | None:
-        """The judge's model, part of every version that its verdicts enter."""
+        """The judge's model, part of the version of every artifact with its verdicts."""
         return self._settings.model if self._settings else None
 
     @contextmanager
@@ -51,9 +48,9 @@ class JudgeAccess:
         if self._settings is None:
             yield None
             return
-        kept = self._settings.model_copy(update={"cache": self._cache})
+        settings = self._settings.model_copy(update={"cache": self._cache})
         if not self._toy:
-            yield kept
+            yield settings
             return
         with serve() as url:
-            yield kept.model_copy(update={"base_url": url})
+            yield settings.model_copy(update={"base_url": url})

@@ -1,8 +1,8 @@
-"""Artifacts by asset: what is done already, and what is made now.
+"""The artifacts of assets: published ones are reused, missing ones are made.
 
-An asset's function asks `AssetStore.work(...)` for its work, whose version is the hash of the inputs' versions, the
-configuration and the code. What is published already is not done again; the asset is re-emitted with the same data
-version, so Dagster sees that nothing changed.
+An asset's function gets its `Work` from `AssetStore.work(...)`; the version is the hash of the inputs' versions, the
+config and the code. Of a published artifact the asset is only materialised again with the same data version, so Dagster
+sees that nothing changed.
 """
 
 import fcntl
@@ -25,13 +25,13 @@ Counts = Mapping[str, Any]
 
 
 def name_of(key: str, partition: str | None = None) -> str:
-    """An artifact's name: its asset's key as stage/noun, and the partition."""
+    """An artifact's name: its asset's key as group/noun, and the partition."""
     return key if partition is None else f"{key}/{partition}"
 
 
 @dataclass(frozen=True)
 class Work:
-    """One artifact to be: found if it was made before, else made once, whoever asks."""
+    """An artifact before it is made: published once, whichever process makes it, and then reused."""
 
     store: ArtifactStore
     name: str
@@ -44,7 +44,7 @@ class Work:
         """The published artifact, or None."""
         return self.store.find(self.name, self.version)
 
-    def found(self) -> Artifact | None:
+    def reuse(self) -> Artifact | None:
         """The published artifact, now current; or None."""
         artifact = self.published()
         if artifact is not None:
@@ -52,13 +52,13 @@ class Work:
         return artifact
 
     def do(self, make: Callable[[Path], Counts], spent_before: float = 0.0) -> Artifact:
-        """The published artifact, made now if need be: `make` fills the workspace and returns the counts to remember.
+        """The published artifact; if there is none, `make` fills the workspace and returns the counts for it.
 
-        Several processes that want the same version take turns, and all but the first find it. `spent_before` are
-        seconds of this work that were spent elsewhere.
+        Several processes that want the same version take turns, and all but the first reuse it. `spent_before`: seconds
+        of this work that were spent elsewhere.
         """
         with self._workspace() as workspace:
-            if (artifact := self.found()) is not None:
+            if (artifact := self.reuse()) is not None:
                 return artifact
             started = time.monotonic()
             counts = make(workspace)
@@ -68,13 +68,13 @@ class Work:
     def do_together(
         works: "Mapping[str, Work]", make: Callable[[Mapping[str, Path]], Mapping[str, Counts]]
     ) -> dict[str, Artifact]:
-        """Several artifacts by name; those that are missing are made in one go, each in its own workspace.
+        """Several artifacts by name; one call of `make` makes those that are missing, each in a workspace of its own.
 
-        The time is shared out equally.
+        Each has an equal share of the seconds.
         """
         with ExitStack() as stack:
             workspaces = {name: stack.enter_context(work._workspace()) for name, work in sorted(works.items())}
-            done = {name: artifact for name, work in works.items() if (artifact := work.found()) is not None}
+            done = {name: artifact for name, work in works.items() if (artifact := work.reuse()) is not None}
             missing = {name: workspaces[name] for name in works if name not in done}
             if missing:
                 started = time.monotonic()
@@ -97,7 +97,7 @@ class Work:
 
     @contextmanager
     def _workspace(self) -> Iterator[Path]:
-        """The workspace under an OS lock on the folder itself, which goes with the process that holds it."""
+        """The workspace, under an OS lock on the folder that ends with the process."""
         workspace = self.store.workspace(self.name, self.version)
         descriptor = os.open(workspace, os.O_RDONLY)
         try:
@@ -109,8 +109,7 @@ class Work:
 
 
 class AssetStore:
-    """The artifacts under a home folder, by asset key and partition, room for work that is none yet, and the ledgers
-    of what was paid for."""
+    """The artifacts under a home folder by asset key and partition, scratch folders, and the ledgers of answers."""
 
     def __init__(self, home: Path) -> None:
         self.artifacts = ArtifactStore(home / "artifacts")
@@ -121,7 +120,7 @@ class AssetStore:
         self, key: str, inputs: Mapping[str, Artifact | str], config: Any, code: str, partition: str | None = None
     ) -> Work:
         """The artifact of `key` and `partition` made from these inputs (artifacts or versions)."""
-        versions = {name: found.version if isinstance(found, Artifact) else found for name, found in inputs.items()}
+        versions = {name: one.version if isinstance(one, Artifact) else one for name, one in inputs.items()}
         name = name_of(key, partition)
         return Work(
             self.artifacts,
@@ -140,7 +139,7 @@ class AssetStore:
             raise dg.Failure(str(error), allow_retries=False) from error
 
     def ledger(self, kind: str, about: Mapping[str, Any]) -> Path:
-        """The folder of one ledger, told apart by all that its answers depend on besides the prompts."""
+        """The folder of a ledger; `about` is all that its answers depend on besides the prompts."""
         folder = self.ledgers / kind / digest(dict(about))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "ABOUT.json", dict(about))
@@ -148,11 +147,11 @@ class AssetStore:
 
     def everything(self) -> dict[str, Artifact]:
         """Every current artifact by its name, in order of name, without those whose manifest is broken (`damaged`)."""
-        return {name: found for name, found in self._everything() if isinstance(found, Artifact)}
+        return {name: one for name, one in self._everything() if isinstance(one, Artifact)}
 
     def damaged(self) -> dict[str, ValueError]:
-        """What is wrong with current artifacts that cannot be read, by name."""
-        return {name: found for name, found in self._everything() if isinstance(found, ValueError)}
+        """The errors of current artifacts that cannot be read, by name."""
+        return {name: one for name, one in self._everything() if isinstance(one, ValueError)}
 
     def _everything(self) -> Iterator[tuple[str, Artifact | ValueError]]:
         root = self.artifacts.root
@@ -178,6 +177,6 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A report, whole or absent, without NaN: what is not known is null."""
+    """Writes JSON atomically; NaN is an error: an unknown number is null."""
     with atomic_write(path) as fresh:
         fresh.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")

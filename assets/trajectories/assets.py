@@ -12,7 +12,7 @@ from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import SHARD_PARTITIONING, SHARDS
-from assets.framework.retries import after_outages
+from assets.framework.retries import retry_on_outage
 from assets.framework.store import AssetStore
 from assets.launching.launcher import Progress
 from assets.trajectories.clips import ClipTable, resolve_clips
@@ -103,7 +103,7 @@ def _trajectories(settings: SourceSettings) -> dg.AssetsDefinition:
         partitions=SHARD_PARTITIONING,
         table=ROWS,
         columns=(PulledTable,),
-        retry_policy=after_outages() if any_remote(settings.trajectories) else None,
+        retry_policy=retry_on_outage() if any_remote(settings.trajectories) else None,
         links={"quarantine": QUARANTINE},
     )
 
@@ -143,7 +143,7 @@ def _clips(settings: SourceSettings) -> dg.AssetsDefinition:
         partitions=SHARD_PARTITIONING,
         table=CLIP_TABLE,
         columns=(ClipTable,),
-        retry_policy=after_outages() if any_remote(*settings.clips) else None,
+        retry_policy=retry_on_outage() if any_remote(*settings.clips) else None,
         links={"quarantine": QUARANTINE},
     )
 

@@ -1,4 +1,4 @@
-"""Every check says what it found, not only that something is wrong: it may end a command."""
+"""Every result of a check has a description: it may end a command."""
 
 import ast
 
@@ -13,4 +13,4 @@ def test_every_result_of_a_check_has_a_description_of_its_own() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("AssetCheckResult")
     }
     assert len(results) > 15
-    assert [where for where, given in results.items() if "description" not in given] == []
+    assert [where for where, arguments in results.items() if "description" not in arguments] == []

@@ -1,4 +1,4 @@
-"""An id is followed both ways through a small store: two shards, a set of two files, two checkpoints, a benchmark."""
+"""The lineage of an id in a small store: two shards, a set of two files, two checkpoints, a benchmark."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,8 +60,8 @@ def store(tmp_path: Path) -> AssetStore:
     return store
 
 
-def traced(store: AssetStore, asked: str) -> Trace:
-    return Lineage(store.everything()).trace(asked)
+def traced(store: AssetStore, identifier: str) -> Trace:
+    return Lineage(store.everything()).trace(identifier)
 
 
 def test_a_row_back_to_its_shard_and_clip_and_on_to_what_was_trained_and_reported(store: AssetStore) -> None:
@@ -109,6 +109,6 @@ def test_an_artifact_by_name_and_by_version(store: AssetStore) -> None:
     assert set(by_name.reports) == {"benchmarks/futurebench_report/small"}
 
 
-def test_what_nothing_is_known_of_is_said(store: AssetStore) -> None:
+def test_an_unknown_id_is_an_error(store: AssetStore) -> None:
     with pytest.raises(ValueError, match="'nobody' is no artifact's name or version, and no table has it"):
         traced(store, "nobody")

@@ -1,4 +1,4 @@
-"""The page's lineage from a small store: two shards, two sets, an SFT and an RL checkpoint, one benchmark."""
+"""The lineage on the report's page: two shards, two sets, an SFT and an RL checkpoint, one benchmark."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,10 +68,9 @@ def store(tmp_path: Path) -> Store:
     sft = store.made("checkpoints/sft/sft", inputs, {})
     inputs = {"checkpoints/sft/sft": sft, "curation/rl_sets/twiff": table_of(rl_sets, "twiff.parquet")}
     checkpoints = {"base": base, "sft": sft, "rl": store.made("checkpoints/rl/rl", inputs, {})}
-    shown = {"question_type": "hop1", "options": ["red", "blue", "green", "pink"], "answer": "C"}
-    items = store.made(
-        "inputs/futurebench_items", {}, {}, items=[{"id": name, "video": f"seen/{name}.mp4", **shown} for name in "xyz"]
-    )
+    fields = {"question_type": "hop1", "options": ["red", "blue", "green", "pink"], "answer": "C"}
+    rows = [{"id": name, "video": f"seen/{name}.mp4", **fields} for name in "xyz"]
+    items = store.made("inputs/futurebench_items", {}, {}, items=rows)
     for number, (model, checkpoint) in enumerate(checkpoints.items()):
         inputs = {"checkpoint": checkpoint, "inputs/futurebench_items": items}
         answers = store.made(f"benchmarks/futurebench_answers/{model}", inputs, {"answers": 3},

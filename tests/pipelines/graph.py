@@ -1,7 +1,4 @@
-"""The whole graph as text that a person can read, recorded in graph.json.
-
-Whoever changes the graph reads in the difference of that file what else has changed.
-"""
+"""The graph as text, recorded in graph.json, so that the difference of that file shows what a change does to it."""
 
 import json
 from collections.abc import Iterable
@@ -31,15 +28,15 @@ def graph(profile: str) -> dict[str, Any]:
             schedule.name: {
                 "cron": schedule.cron_schedule,
                 "job": schedule.job_name,
-                "begins": schedule.default_status.value,
+                "default status": schedule.default_status.value,
             }
             for schedule in repository.schedule_defs
         },
         "sensors": {
             sensor.name: {
                 "jobs": _listed(target.job_name for target in sensor.targets),
-                "seconds between looks": sensor.minimum_interval_seconds,
-                "begins": sensor.default_status.value,
+                "minimum interval": sensor.minimum_interval_seconds,
+                "default status": sensor.default_status.value,
             }
             for sensor in repository.sensor_defs
         },
@@ -48,57 +45,57 @@ def graph(profile: str) -> dict[str, Any]:
 
 def _asset(node: Any) -> dict[str, Any]:
     condition = node.automation_condition
-    told = {
-        "made from": _listed(_name(key) for key in node.parent_keys),
+    fields = {
+        "deps": _listed(_name(key) for key in node.parent_keys),
         "group": node.group_name,
         "kinds": _listed(node.kinds),
         "owners": _listed(node.owners),
         "pool": _listed(node.pools),
         "partitions": _partitions(node.partitions_def),
-        "partitions a run": _backfill(node.backfill_policy),
-        "made by itself when": condition.get_label() or str(condition) if condition else None,
-        "fresh": _fresh(node.freshness_policy),
-        "tried again": _tried_again(node),
+        "partitions per run": _backfill(node.backfill_policy),
+        "automation condition": condition.get_label() or str(condition) if condition else None,
+        "freshness policy": _freshness(node.freshness_policy),
+        "max retries": _max_retries(node),
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in fields.items() if value}
 
 
 def _check(node: Any) -> str:
-    cut = _partitions(node.partitions_def)
-    return ("blocking" if node.blocking else "told") + (f", by {cut}" if cut else "")
+    partitions = _partitions(node.partitions_def)
+    return ("blocking" if node.blocking else "not blocking") + (f", by {partitions}" if partitions else "")
 
 
 def _job(job: dg.JobDefinition) -> dict[str, Any]:
-    told = {
+    fields = {
         "assets": _listed(_name(key) for key in job.asset_layer.executable_asset_keys),
         "partitions": _partitions(job.partitions_def),
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in fields.items() if value}
 
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _partitions(cut: dg.PartitionsDefinition | None) -> str | None:
-    """The name of what grows, or the partitions in their order."""
-    if isinstance(cut, dg.DynamicPartitionsDefinition):
-        return cut.name
-    return ", ".join(cut.get_partition_keys()) if cut else None
+def _partitions(partitions: dg.PartitionsDefinition | None) -> str | None:
+    """The name of dynamic partitions, or the static ones in their order."""
+    if isinstance(partitions, dg.DynamicPartitionsDefinition):
+        return partitions.name
+    return ", ".join(partitions.get_partition_keys()) if partitions else None
 
 
 def _backfill(policy: dg.BackfillPolicy | None) -> Any:
     return (policy.max_partitions_per_run or "all") if policy else None
 
 
-def _fresh(policy: Any) -> str | None:
+def _freshness(policy: Any) -> str | None:
     if policy is None:
         return None
     late, stale = policy.warn_window.to_timedelta(), policy.fail_window.to_timedelta()
     return f"late after {late.days} days, stale after {stale.days}"
 
 
-def _tried_again(node: Any) -> int | None:
+def _max_retries(node: Any) -> int | None:
     policy = getattr(node.assets_def.node_def, "retry_policy", None) if node.is_executable else None
     return policy.max_retries if policy else None
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
-from assets.framework.retries import may_pass
+from assets.framework.retries import is_transient
 from assets.framework.store import AssetStore
 from pipelines.cli.main import main
 from training.storage.artifacts import Artifact, DamagedArtifactError
@@ -63,7 +63,7 @@ def flip(path: Path) -> None:
 def test_a_broken_manifest_is_named_and_stops_nothing_else(store: AssetStore, content: str) -> None:
     manifest = bad(store).path / "manifest.json"
     manifest.write_text(content, errors="surrogateescape")
-    for read in (lambda: bad(store), lambda: store.work(TRAJECTORIES, {}, {}, "bad", "bad").found()):
+    for read in (lambda: bad(store), lambda: store.work(TRAJECTORIES, {}, {}, "bad", "bad").reuse()):
         with pytest.raises(
             DamagedArtifactError, match=r"manifest\.json is no manifest.*: delete the folder .* and mat"
         ):
@@ -142,7 +142,7 @@ def future_l1(command: list[str], home: Path, size: int | None) -> subprocess.Co
 def test_a_full_disk_is_no_outage() -> None:
     with pytest.raises(OSError) as full:
         Path("/dev/full").write_text("x")
-    assert not may_pass(full.value)
+    assert not is_transient(full.value)
 
 
 def test_no_error_carries_what_a_terminal_obeys(store: AssetStore, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`future-l1 lineage ID` prints what is known of an id; what data says is shown, and obeyed by no terminal."""
+"""`future-l1 lineage ID` prints the lineage of an id; control characters in data reach no terminal."""
 
 import json
 from pathlib import Path
@@ -32,23 +32,23 @@ def lineage(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["lineage", *arguments])
 
 
-@pytest.mark.parametrize("asked", ["0123456789abcdef", CLIP])
-def test_a_row_or_a_clip_is_found_and_text_of_data_is_only_shown(version: str, asked: str) -> None:
-    ran = lineage(asked)  # a clip's name may begin with a dash
+@pytest.mark.parametrize("identifier", ["0123456789abcdef", CLIP])
+def test_a_row_or_a_clip_is_traced_and_text_of_data_is_printed_as_text(version: str, identifier: str) -> None:
+    ran = lineage(identifier)  # a clip's name may begin with a dash
     assert ran.exit_code == 0, ran.output
-    said = " ".join(ran.output.split())
-    assert f"in trajectories/twiff_rows/shard {version} trajectories.parquet, revision 57364a4b" in said
-    assert "row 3" in said and "[bold]loud[/]" in said
+    output = " ".join(ran.output.split())
+    assert f"in trajectories/twiff_rows/shard {version} trajectories.parquet, revision 57364a4b" in output
+    assert "row 3" in output and "[bold]loud[/]" in output
     assert not {"\x1b", "\x07", "\u202e"} & set(ran.output)
 
 
-def test_an_artifact_is_found_by_its_version_and_told_as_json(version: str) -> None:
+def test_an_artifact_is_traced_by_its_version_as_json(version: str) -> None:
     ran = lineage(version, "--json")
     assert json.loads(ran.output)["artifacts"] == {"trajectories/twiff_rows/shard": version}
 
 
-@pytest.mark.parametrize("asked", ["nobody", "-0aBcDeFgHi_3.mp4", "-hAbCdEfGhI_1.mp4", "--AbCdEfGhI_1.mp4"])
-def test_what_nobody_knows_is_an_error_and_no_traceback(version: str, asked: str) -> None:
-    ran = lineage(asked)
+@pytest.mark.parametrize("identifier", ["nobody", "-0aBcDeFgHi_3.mp4", "-hAbCdEfGhI_1.mp4", "--AbCdEfGhI_1.mp4"])
+def test_an_unknown_id_is_an_error_and_no_traceback(version: str, identifier: str) -> None:
+    ran = lineage(identifier)
     assert ran.exit_code == 1
-    assert ran.output.startswith(f"Error: '{asked}' is no artifact's name or version, and no table has it")
+    assert ran.output.startswith(f"Error: '{identifier}' is no artifact's name or version, and no table has it")

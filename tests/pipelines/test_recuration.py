@@ -1,4 +1,4 @@
-"""Schedule, sensor and condition, tick by tick: what is new or changed is curated, and nothing else is asked."""
+"""Schedule, sensor and automation condition, tick by tick: new and changed shards are curated, and no others."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -129,8 +129,7 @@ def test_training_follows_only_a_really_changed_data_version(tmp_path: Path) -> 
 
     def fired(instance: dg.DagsterInstance, cursor: Any) -> tuple[set[str], Any]:
         result = dg.evaluate_automation_conditions(definitions, instance, cursor=cursor)
-        requested = result.get_requested_partitions(sft)
-        return {str(key) for key in requested}, result.cursor
+        return {str(key) for key in result.get_requested_partitions(sft)}, result.cursor
 
     with dg.DagsterInstance.ephemeral() as instance:
         publish(instance, base, "base")

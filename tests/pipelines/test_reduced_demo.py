@@ -51,7 +51,7 @@ STAGES: dict[str, tuple[signal.Signals, ...]] = {
     "answers train-": (signal.SIGINT, signal.SIGINT),
     "SFT": (signal.SIGKILL,),
     "RL": (signal.SIGTERM,),
-    "answers futurebench.": (signal.SIGINT,),
+    "answers benchmarks.futurebench_answers.": (signal.SIGINT,),
     "reports/comparison": (signal.SIGTERM,),
 }
 """Where the demo ends early, by how it begins to say what it does or by the asset, and by which signals."""

@@ -1,4 +1,4 @@
-"""What may pass is tried again, on servers that really fail twice and then work; everything else is tried once."""
+"""Transient errors are retried, on servers that really fail twice and then work; all other errors are not."""
 
 import shutil
 import threading
@@ -19,7 +19,7 @@ from assets.curation.scored import GAIN
 from assets.curation.set_assets import HUB
 from assets.framework.define import Asset, asset
 from assets.framework.partitions import SHARDS
-from assets.framework.retries import INTERRUPTED, TRIES, after_outages, may_pass
+from assets.framework.retries import INTERRUPTED, MAX_RETRIES, is_transient, retry_on_outage
 from assets.framework.store import AssetStore
 from assets.trajectories.assets import TRAJECTORIES
 from assets.trajectories.shards import DamagedShardError
@@ -75,7 +75,7 @@ class Unsteady:
 
     url: str = ""
     failing: int = 0
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def unsteady(folder: Path) -> Iterator[Unsteady]:
 
     class Handler(SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
-            state.asked.append(self.path)
+            state.requests.append(self.path)
             if state.failing:
                 state.failing -= 1
                 self.send_error(503)
@@ -124,13 +124,13 @@ def test_a_shard_on_a_server_that_fails_twice_is_pulled_at_the_third_try(folder:
         assert server.failing == 0 and runs.store.current(TRAJECTORIES, "part").provenance["counts"]["rows"] == 1
 
 
-def test_a_server_that_stays_away_is_not_asked_for_ever(folder: Path) -> None:
+def test_retries_of_a_server_that_stays_away_end(folder: Path) -> None:
     with unsteady(folder / "twiff") as server:
         runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
         runs.run("observe_source")
-        server.failing, server.asked = 1000, []
-        assert runs.run("ingest") == (False, Counter({"trajectories__twiff_rows": TRIES}))
-        assert len(server.asked) >= TRIES + 1
+        server.failing, server.requests = 1000, []
+        assert runs.run("ingest") == (False, Counter({"trajectories__twiff_rows": MAX_RETRIES}))
+        assert len(server.requests) >= MAX_RETRIES + 1
 
 
 def test_a_hub_that_is_busy_twice_is_pulled_from_at_the_third_try(
@@ -242,7 +242,7 @@ def test_a_model_that_the_endpoint_does_not_have_is_asked_for_once(tmp_path: Pat
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, dg.DagsterExecutionInterruptedError])
 def test_an_interrupt_is_no_outage(error: type[BaseException]) -> None:
-    @asset(Asset("inputs/twiff_source", "Ends early.", kinds=(), retry_policy=after_outages(), code_version="1"))
+    @asset(Asset("inputs/twiff_source", "Ends early.", kinds=(), retry_policy=retry_on_outage(), code_version="1"))
     def interrupted() -> None:
         raise error
 
@@ -273,5 +273,5 @@ class _ForbiddenError(Exception):
         (KeyError("a defect"), False),
     ],
 )
-def test_only_an_outage_may_pass(error: Exception, passes: bool) -> None:
-    assert may_pass(error) is passes
+def test_only_an_outage_is_transient(error: Exception, passes: bool) -> None:
+    assert is_transient(error) is passes

@@ -1,4 +1,4 @@
-"""What was made is found, not made again; what changed is made beside it."""
+"""Published artifacts are reused; a changed input, config or code makes another artifact beside the one before."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from assets.framework.metadata import batch_result, metadata_of, result_of, tabl
 from assets.framework.partitions import Partitioning
 from assets.framework.store import AssetStore
 
-SAYS = "Rows of a test."
+DESCRIPTION = "Rows of a test."
 
 
 class RowTable(dy.Schema):
@@ -53,9 +53,9 @@ def test_the_same_work_is_done_once(store: AssetStore) -> None:
 )
 def test_changed_work_is_done_beside_the_old(store: AssetStore, changed: dict[str, Any]) -> None:
     made: list[str] = []
-    known: dict[str, Any] = {"inputs": {"clips": "1"}, "config": {"top": 2}, "code": "code"}
-    first = store.work("curation/rows", **known).do(write_rows(made))
-    second = store.work("curation/rows", **(known | changed)).do(write_rows(made))
+    spec: dict[str, Any] = {"inputs": {"clips": "1"}, "config": {"top": 2}, "code": "code"}
+    first = store.work("curation/rows", **spec).do(write_rows(made))
+    second = store.work("curation/rows", **(spec | changed)).do(write_rows(made))
     assert len(made) == 2
     assert first.path.is_dir()
     assert store.current("curation/rows").version == second.version
@@ -70,12 +70,12 @@ def test_work_that_fails_publishes_nothing_and_goes_on_next_time(store: AssetSto
 
     with pytest.raises(ValueError, match="stopped"):
         work.do(half)
-    assert work.found() is None
+    assert work.reuse() is None
 
     def rest(workspace: Path) -> dict[str, Any]:
-        return {"found": (workspace / "half.txt").read_text()}
+        return {"text": (workspace / "half.txt").read_text()}
 
-    assert work.do(rest).provenance["counts"] == {"found": "half"}
+    assert work.do(rest).provenance["counts"] == {"text": "half"}
 
 
 def test_a_missing_input_says_what_to_materialise(store: AssetStore) -> None:
@@ -89,9 +89,9 @@ def test_everything_current_is_listed_by_name(store: AssetStore) -> None:
     assert list(store.everything()) == ["curation/rows", "trajectories/twiff_clips/train-00000"]
 
 
-def test_metadata_tells_rows_columns_counts_and_provenance(store: AssetStore) -> None:
+def test_metadata_has_rows_columns_counts_and_provenance(store: AssetStore) -> None:
     artifact = store.work("curation/rows", {"clips": "1"}, {"top": 2}, "code").do(write_rows([]))
-    declared = Asset("curation/rows", SAYS, ("parquet",), table="rows.parquet", columns=(RowTable,))
+    declared = Asset("curation/rows", DESCRIPTION, ("parquet",), table="rows.parquet", columns=(RowTable,))
     metadata = metadata_of(store, declared, artifact)
     assert metadata["dagster/row_count"] == 2
     assert metadata["dagster/column_schema"].columns == [
@@ -112,8 +112,8 @@ def test_a_figure_is_shown_beside_the_counts_that_it_draws(store: AssetStore) ->
         return {"histogram": {"8": 2}}
 
     artifact = store.work("curation/rows", {}, {}, "code").do(draw)
-    shown = ("histogram.png", "top_rows.md", "not_there.md")
-    metadata = metadata_of(store, Asset("curation/rows", SAYS, ("parquet",), previews=shown), artifact)
+    previews = ("histogram.png", "top_rows.md", "not_there.md")
+    metadata = metadata_of(store, Asset("curation/rows", DESCRIPTION, ("parquet",), previews=previews), artifact)
     assert metadata["histogram"].value == {"8": 2}
     assert metadata["histogram_figure"].value == "![histogram.png](data:image/png;base64,UE5H)"
     assert metadata["top_rows"].value == "| rank |"
@@ -123,7 +123,7 @@ def test_a_figure_is_shown_beside_the_counts_that_it_draws(store: AssetStore) ->
 def test_partitions_of_one_run_keep_their_own_metadata(store: AssetStore) -> None:
     partitions = dg.StaticPartitionsDefinition(["a", "b"])
 
-    declared = Asset("curation/rows", SAYS, ("parquet",), partitions=Partitioning(partitions))
+    declared = Asset("curation/rows", DESCRIPTION, ("parquet",), partitions=Partitioning(partitions))
 
     @asset(declared)
     def rows(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
@@ -135,9 +135,9 @@ def test_partitions_of_one_run_keep_their_own_metadata(store: AssetStore) -> Non
 
     tags = {"dagster/asset_partition_range_start": "a", "dagster/asset_partition_range_end": "b"}
     result = dg.materialize([rows], instance=dg.DagsterInstance.ephemeral(), tags=tags)
-    told = {
+    versions = {
         event.partition: event.step_materialization_data.materialization.metadata["version"].value
         for event in result.get_asset_materialization_events()
     }
-    assert told == {name: store.current("curation/rows", name).version for name in ("a", "b")}
-    assert told["a"] != told["b"]
+    assert versions == {name: store.current("curation/rows", name).version for name in ("a", "b")}
+    assert versions["a"] != versions["b"]

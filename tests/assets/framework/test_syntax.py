@@ -1,4 +1,4 @@
-"""What a source says does not depend on how it is written; what is remembered of it is never believed of another."""
+"""A source's syntax does not depend on its layout; the cache never gives one source the syntax of another."""
 
 import hashlib
 import json
@@ -22,8 +22,8 @@ def f(x, *, name: str = "a"):
 '''
 
 
-def meaning(text: str) -> str:
-    return syntax_of(text.encode()).meaning
+def tree_hash(text: str) -> str:
+    return syntax_of(text.encode()).tree_hash
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,15 @@ def meaning(text: str) -> str:
         (BEFORE.replace("def f", "async def f"), False),
     ],
 )
-def test_code_that_says_the_same_has_the_same_version(text: str, same: bool) -> None:
-    assert (meaning(text) == meaning(BEFORE)) is same
+def test_code_of_the_same_syntax_has_the_same_hash(text: str, same: bool) -> None:
+    assert (tree_hash(text) == tree_hash(BEFORE)) is same
 
 
 def test_the_version_is_the_same_whatever_python_reads_the_code() -> None:
-    assert meaning(BEFORE) == "f847386c3649d59f"  # as 3.10 to 3.13 have it
+    assert tree_hash(BEFORE) == "f847386c3649d59f"  # as 3.10 to 3.13 have it
 
 
-def test_imports_are_seen_wherever_they_stand() -> None:
+def test_imports_count_wherever_they_stand() -> None:
     source = b"""
 import a.b, c as d
 from typing import TYPE_CHECKING
@@ -71,43 +71,43 @@ def j():
 
 
 def version(cache: Path) -> str:
-    """Of some code, as a new process has it."""
-    told = subprocess.run(
+    """The version of a module, in a new process."""
+    result = subprocess.run(
         [sys.executable, "-c", "from assets.framework.code import code_of; print(code_of('assets.toyworld.source'))"],
         cwd=PROJECT, env={**os.environ, "XDG_CACHE_HOME": str(cache)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return told.stdout.strip()
+    return result.stdout.strip()
 
 
-def memory(cache: Path) -> Path:
+def cache_file(cache: Path) -> Path:
     (path,) = (cache / "future-l1").glob("code-*.json")
     return path
 
 
-def test_what_is_remembered_is_what_the_code_says(tmp_path: Path) -> None:
+def test_the_cache_has_the_syntax_of_each_source(tmp_path: Path) -> None:
     first = version(tmp_path)
-    known = json.loads(memory(tmp_path).read_text())
-    assert hashlib.sha256((PROJECT / "assets/toyworld/source.py").read_bytes()).hexdigest() in known
+    entries = json.loads(cache_file(tmp_path).read_text())
+    assert hashlib.sha256((PROJECT / "assets/toyworld/source.py").read_bytes()).hexdigest() in entries
     assert version(tmp_path) == first
-    other = {key: ["0" * 16, imports, names] for key, (_, imports, names) in known.items()}
-    memory(tmp_path).write_text(json.dumps(other))
-    assert version(tmp_path) != first, "a text that is remembered is not read again"
-    memory(tmp_path).write_text(json.dumps({key: ["0" * 16, [], []] for key in ("0" * 64, "1" * 64)}))
-    assert version(tmp_path) == first, "nothing is believed of another text"
-    memory(tmp_path).unlink()
+    other = {key: ["0" * 16, imports, names] for key, (_, imports, names) in entries.items()}
+    cache_file(tmp_path).write_text(json.dumps(other))
+    assert version(tmp_path) != first, "a source in the cache is not parsed again"
+    cache_file(tmp_path).write_text(json.dumps({key: ["0" * 16, [], []] for key in ("0" * 64, "1" * 64)}))
+    assert version(tmp_path) == first, "an entry counts for no other source"
+    cache_file(tmp_path).unlink()
     assert version(tmp_path) == first
 
 
-@pytest.mark.parametrize("left", ["", '{"half', "[]", '{"short": "no"}', "\x00", f'{{"{"0" * 64}": 7}}'])
-def test_a_memory_that_is_damaged_is_none(tmp_path: Path, left: str) -> None:
+@pytest.mark.parametrize("damaged", ["", '{"half', "[]", '{"short": "no"}', "\x00", f'{{"{"0" * 64}": 7}}'])
+def test_a_damaged_cache_is_written_anew(tmp_path: Path, damaged: str) -> None:
     first = version(tmp_path)
-    path = memory(tmp_path)
-    path.write_text(left)
+    path = cache_file(tmp_path)
+    path.write_text(damaged)
     assert version(tmp_path) == first
     assert len(json.loads(path.read_text())) > 2
 
 
-def test_who_may_not_write_there_reads_the_code_each_time(tmp_path: Path) -> None:
+def test_a_process_that_may_not_write_the_cache_parses_each_time(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
     assert version(blocked) == version(tmp_path / "cache")

@@ -49,7 +49,7 @@ class Place:
     def assert_next_run_goes_on(self) -> None:
         """In this process, which is no less a run."""
         assert counting.execute_in_process(self.config({}), instance=self.instance).success
-        published = work(self.home).found()
+        published = work(self.home).reuse()
         assert published is not None
         counts = published.provenance["counts"]
         assert (counts["resumed_from"], counts["counted"]) == (2, 4)
