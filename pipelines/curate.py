@@ -19,7 +19,7 @@ from assets.curation.set_assets import items_key
 from assets.curation.visual_gain import GainTable, gain_report
 from assets.framework.store import AssetStore, write_json
 from assets.trajectories.assets import CLIPS, QUARANTINE, TRAJECTORIES
-from assets.trajectories.checks import faulty_shards, shard_faults_text
+from assets.trajectories.checks import SHARD_REMEDY, faulty_shards, shard_faults_text
 from assets.trajectories.usable import quarantined_rows
 from assets.trajectories.validate import Quarantine
 from evaluation.generation.image_factor import unknown_factor
@@ -97,7 +97,8 @@ def broken_shards(profile: Profile) -> str:
     broken, _ = faulty_shards(store, shards)
     if not broken:
         return ""
-    return f"{len(broken)} of {len(shards)} shards are broken, the others went on:\n{shard_faults_text(broken, [])}"
+    faults = f"{shard_faults_text(broken, [])}\n{SHARD_REMEDY}"
+    return f"{len(broken)} of {len(shards)} shards are broken, the others went on:\n{faults}"
 
 
 def measured_assumptions(profile: Profile, assumptions: Assumptions) -> Assumptions:

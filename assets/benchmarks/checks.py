@@ -18,6 +18,7 @@ from assets.benchmarks.assets import (
 )
 from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
 from assets.benchmarks.necessity import NECESSITY
+from assets.framework.define import check_result
 from assets.framework.metadata import COMPARISON
 from assets.framework.partitions import Checkpoints, key_of
 from assets.framework.store import AssetStore, read_json
@@ -53,11 +54,12 @@ def _items_can_be_asked(key: str) -> dg.AssetChecksDefinition:
         counts = items.provenance["counts"]
         share = counts["cannot_be_asked"] / max(1, counts["items"])
         reasons = ", ".join(f"{count} x {problem}" for problem, count in counts["problems"].items())
-        return dg.AssetCheckResult(
+        return check_result(
             passed=counts["items"] > 0 and share <= UNREADABLE_LIMIT,
             description=f"{counts['cannot_be_asked']} of {counts['items']} items cannot be asked"
             f"{f' ({reasons})' if reasons else ''}; at most {UNREADABLE_LIMIT:.0%} may be. Each has its problem in "
-            f"{items.file(ITEM_TABLE)}: complete the benchmark's folder, or repair its rows",
+            f"{items.file(ITEM_TABLE)}",
+            remedy="complete the benchmark's folder, or repair its rows",
             metadata={"items": counts["items"], "share": share, "problems": counts["problems"]},
         )
 
@@ -81,10 +83,11 @@ def _every_item_is_answered(key: str, items: str, checkpoints: Checkpoints) -> d
         for model in context.partition_keys:
             answered = read_parquet(store.current(key, model).file("answers.parquet"))["prompt_id"]
             missing[model] = len(asked.symmetric_difference(answered)) + len(answered) - answered.n_unique()
-        return dg.AssetCheckResult(
+        return check_result(
             passed=not any(missing.values()),
             description=f"missing or repeated answers to {len(asked)} items, by model: {missing}; the reasons are in "
             "answers.failed beside each model's answers",
+            remedy="repair the clips or the server, and materialise the answers again",
             metadata={"items": len(asked), "missing_or_repeated": missing},
         )
 
@@ -106,9 +109,10 @@ def _futurebench_adds_up(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
             for count in ("correct", "n"):
                 if sum(split[count] for split in report["splits"].values()) != report["average"][count]:
                     wrong.append(f"{model}: {count}")
-        return dg.AssetCheckResult(
+        return check_result(
             passed=not wrong,
             description=f"sums that differ between the splits and the average: {', '.join(wrong) or 'none'}",
+            remedy="the report has a defect: publish none of its numbers",
             metadata={"wrong": ", ".join(wrong) or "none"},
         )
 
@@ -129,9 +133,10 @@ def _twiffbench_is_judged(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
             for model in context.partition_keys
         }
         judged = {model: f"{one['judged']} of {one['answered']}" for model, one in coverage.items()}
-        return dg.AssetCheckResult(
+        return check_result(
             passed=all(one["judged"] == one["answered"] for one in coverage.values()),
-            description=f"answers that the judge marked, by model: {judged}; report again when it answers",
+            description=f"answers that the judge marked, by model: {judged}",
+            remedy="materialise the report again when the judge replies",
             metadata={"coverage": coverage},
         )
 
@@ -157,9 +162,10 @@ def _mean_can_be_fed(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
             model: bool(tensors) and all(bool(np.isfinite(one).all()) for one in tensors.values())
             for model, tensors in means.items()
         }
-        return dg.AssetCheckResult(
+        return check_result(
             passed=all(finite.values()),
-            description=f"whether {MEAN_FILE} holds finite numbers, by model: {finite}; if not, look at the checkpoint",
+            description=f"whether {MEAN_FILE} holds finite numbers, by model: {finite}",
+            remedy="inspect the checkpoint with future-l1 inspect --verify, and train it again",
             metadata={"finite": finite},
         )
 
@@ -182,10 +188,11 @@ def _latents_matter(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
             model: all(row["difference"]["interval"][1] < 0 for row in report["interventions"].values())
             for model, report in reports.items()
         }
-        return dg.AssetCheckResult(
+        return check_result(
             passed=all(costs.values()),
             severity=dg.AssetCheckSeverity.WARN,
             description="; ".join(f"{model}: {report['verdict']}" for model, report in reports.items()),
+            remedy="claim nothing about the latents of this model, or train it with latents that matter",
             metadata={model: report["verdict"] for model, report in reports.items()},
         )
 
@@ -201,10 +208,11 @@ def _rl_is_not_worse(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
         rows = read_json(store.current(COMPARISON).file(REPORT))["paired"]
         changes = {row["after"]: row for row in rows if checkpoints.rl.get(row["after"]) == row["before"]}
         told = {model: f"{row['difference']:+.1%} on {row['n']} items" for model, row in changes.items()}
-        return dg.AssetCheckResult(
+        return check_result(
             passed=all(row["interval"][1] >= 0 for row in changes.values()),
             severity=dg.AssetCheckSeverity.WARN,
             description=f"change of accuracy by RL: {told or 'no RL model'}",
+            remedy="compare the reward curves, and train with a lower learning_rate or a higher latent_anchor_coef",
             metadata=told,
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from assets.checkpoints.assets import BASE, RL, SFT
+from assets.framework.define import check_result
 from assets.framework.partitions import Checkpoints, key_of
 from assets.framework.store import AssetStore
 from training.runtime.programs import read_metrics
@@ -36,7 +37,7 @@ def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition
         config = json.loads((folder / "config.json").read_text())
         names = {path.name for path in folder.iterdir()}
         weights = sorted(name for name in names if name.endswith(".safetensors"))
-        return dg.AssetCheckResult(
+        return check_result(
             passed=config.get("model_type") == "qwen3_vl"
             and bool(weights)
             and "tokenizer.json" in names
@@ -44,6 +45,7 @@ def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition
             description=f"{folder} has model_type {config.get('model_type')!r} (wanted: 'qwen3_vl'), {len(weights)} "
             f"files of safetensors, {'a' if 'tokenizer.json' in names else 'no'} tokenizer.json and "
             f"{'code of its own (auto_map), which is not run' if 'auto_map' in config else 'no code of its own'}",
+            remedy="name the folder of a Qwen3-VL that transformers wrote, as `base` in the profile",
             metadata={"model_type": str(config.get("model_type")), "weights": weights},
         )
 
@@ -79,7 +81,7 @@ def _check(
         artifacts = _artifacts(context, store, key)
         problems = {recipe: problems_of(artifact) for recipe, artifact in artifacts.items()}
         looked_at = {recipe: shown(artifact) for recipe, artifact in artifacts.items()}
-        return dg.AssetCheckResult(
+        return check_result(
             passed=not any(problems.values()),
             severity=severity,
             description="; ".join(
@@ -88,6 +90,7 @@ def _check(
                 if found
             )
             or f"no problem in {', '.join(problems)}",
+            remedy="read the log and the curves, and train again",
             metadata={"problems": problems, "looked_at": looked_at},
         )
 
@@ -105,10 +108,11 @@ def _loss_went_down(partitions: dg.StaticPartitionsDefinition) -> dg.AssetChecks
     ) -> dg.AssetCheckResult:
         artifacts = _artifacts(context, store, SFT)
         changes = {name: changes_of(read_metrics(one.path)) for name, one in artifacts.items()}
-        return dg.AssetCheckResult(
+        return check_result(
             passed=all(change and all(last < first for first, last in change.values()) for change in changes.values()),
             severity=dg.AssetCheckSeverity.WARN,
             description=f"means over the first and the last tenth of the steps: {changes}",
+            remedy="train for more steps, or with another learning_rate",
             metadata={"first_and_last_tenth": changes},
         )
 

@@ -12,6 +12,7 @@ from assets.curation.publication import CURATED_TABLE
 from assets.curation.scored import GAIN, GAIN_TABLE
 from assets.curation.set_assets import index_of, items_of
 from assets.curation.settings import CurationSettings
+from assets.framework.define import check_result
 from assets.framework.partitions import SHARDS, key_of
 from assets.framework.store import AssetStore
 from assets.trajectories.usable import usable_rows
@@ -34,10 +35,11 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         counts = [store.current(ANSWERS, shard).provenance["counts"] for shard in context.partition_keys]
         unreadable = sum(c["unreadable"] for c in counts)
         share = unreadable / max(1, prompts)
-        return dg.AssetCheckResult(
+        return check_result(
             passed=share <= PENDING_LIMIT,
             description=f"{unreadable} of {prompts} prompts have no answer; at most {PENDING_LIMIT:.0%} may. The "
             f"reasons are in {_files(store, ANSWERS, context.partition_keys, 'answers.failed')}",
+            remedy="repair the clips or the server, and start again, with --retry-refused (curation.retry_refused)",
             metadata={"share": share, "limit": PENDING_LIMIT, "unreadable": unreadable, "prompts": prompts},
         )
 
@@ -54,12 +56,13 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         pending, rows = sum(c["pending"] for c in counts), sum(c["rows"] for c in counts)
         share = pending / max(1, rows)
         unjudged = sum(c["unjudged"] for c in counts)
-        return dg.AssetCheckResult(
+        return check_result(
             passed=share <= PENDING_LIMIT,
             description=f"{pending} of {rows} rows are pending, {unjudged} answers have no verdict; at most "
             f"{PENDING_LIMIT:.0%} of the rows may be. They are in "
-            f"{_files(store, GAIN, context.partition_keys, GAIN_TABLE)}: start again once server and judge "
-            "answer, with --retry-refused (curation.retry_refused) for prompts that a server refused",
+            f"{_files(store, GAIN, context.partition_keys, GAIN_TABLE)}",
+            remedy="start again once server and judge reply, with --retry-refused (curation.retry_refused) for prompts "
+            "that a server refused",
             metadata={
                 "share": share,
                 "limit": PENDING_LIMIT,
@@ -84,12 +87,13 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
             | (pl.col("gain") != pl.col("p_v") - pl.col("p_t"))
         ).height
         ordered = rows["gain"].is_sorted(descending=True)
-        return dg.AssetCheckResult(
+        return check_result(
             passed=0 < rows.height <= rule["top"] and broken == 0 and ordered,
             # An empty set is a finding about the model and the rows, not a broken selection.
             severity=dg.AssetCheckSeverity.ERROR if rows.height else dg.AssetCheckSeverity.WARN,
             description=f"{rows.height} rows are published (at most {rule['top']}), {broken} of them break the rule, "
             f"and they are {'' if ordered else 'not '}in order of gain: {curated.file(CURATED_TABLE)}",
+            remedy="with no row left, choose looser thresholds (curation.selection); else the selection has a defect",
             metadata={"rows": rows.height, "broken": broken, "best_first": ordered, "rule": rule},
         )
 
@@ -102,11 +106,12 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         rows = read_parquet(store.current(CURATED).file(CURATED_TABLE))
         index = index_of(items_of(settings, store))
         violations = disjoint(rows, index)
-        return dg.AssetCheckResult(
+        return check_result(
             passed=not violations,
             description=f"{len(violations)} of {rows.height} published rows are an item of "
             + ", ".join(settings.disjoint_from)
-            + (f"; the first: {violations[0]}. The selection has a defect: publish none of it" if violations else ""),
+            + (f"; the first: {violations[0]}" if violations else ""),
+            remedy="the selection has a defect, publish none of it",
             metadata={
                 "rows": rows.height,
                 "items": index.table.height,
@@ -130,10 +135,11 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
         repeated = {name: table.height - table["row_id"].n_unique() for name, table in sets.items()}
         paths = sorted({path for table in sets.values() for path in table["path"].unique()})
         gone = [path for path in paths if not Path(path).is_file()]
-        return dg.AssetCheckResult(
+        return check_result(
             passed=all(rows.values()) and not any(repeated.values()) and not gone,
             description=f"rows by set: {rows}; repeated: {sum(repeated.values())}; {len(gone)} of {len(paths)} clips "
-            f"are gone{f', {gone[0]} first: bring them back, or resolve clips again' if gone else ''}",
+            f"are gone{f', {gone[0]} first' if gone else ''}",
+            remedy="bring the clips back, or materialise trajectories/twiff_clips and what follows it again",
             metadata={"rows": rows, "repeated": repeated, "clips": len(paths), "gone": len(gone), "first": gone[:10]},
         )
 
@@ -151,9 +157,10 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
             table = read_parquet(artifact.file(f"{name}.parquet"))
             shared[name] = table.filter(pl.col("video").is_in(sft_clips.implode())).height
             rows[name] = table.height
-        return dg.AssetCheckResult(
+        return check_result(
             passed=all(rows.values()) and not (artifact.provenance["config"]["avoid_sft"] and any(shared.values())),
             description=f"rows by set: {rows}; of them on clips of the SFT set: {shared} ({artifact.path})",
+            remedy="score more shards, or choose smaller sets (curation.rl_sets)",
             metadata={"rows": rows, "on_sft_clips": shared},
         )
 

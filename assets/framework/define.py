@@ -70,6 +70,22 @@ class Asset:
         )
 
 
+def check_result(
+    passed: bool,
+    description: str,
+    remedy: str,
+    metadata: Mapping[str, Any],
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+) -> dg.AssetCheckResult:
+    """The result of an asset check; the description of a failure ends with the remedy."""
+    return dg.AssetCheckResult(
+        passed=passed,
+        description=description if passed else f"{description}: {remedy}",
+        metadata=metadata,
+        severity=severity,
+    )
+
+
 def asset(
     *declared: Asset, pool: str | None = None, name: str | None = None, description: str | None = None
 ) -> Callable[[Function], dg.AssetsDefinition]:

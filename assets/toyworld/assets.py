@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from assets.framework.code import code_of
-from assets.framework.define import Asset, asset
+from assets.framework.define import Asset, asset, check_result
 from assets.framework.metadata import result_of
 from assets.framework.partitions import key_of
 from assets.framework.store import AssetStore
@@ -52,10 +52,11 @@ def toyworld_checks() -> list[dg.AssetChecksDefinition]:
     def options_do_not_leak(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
         rules: dict[str, float] = store.current(SOURCE).provenance["counts"]["rules"]
         best = max(rules, key=lambda rule: rules[rule])
-        return dg.AssetCheckResult(
+        return check_result(
             passed=rules[best] <= GUESSING_LIMIT,
             description=f"the best rule that does not look ahead, {best}, is right in {rules[best]:.1%}; at most "
             f"{GUESSING_LIMIT:.0%} may be",
+            remedy="draw the questions of the toy world from another seed",
             metadata={"best_rule": best, "accuracy": rules[best], "limit": GUESSING_LIMIT, "rules": rules},
         )
 

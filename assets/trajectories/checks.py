@@ -5,10 +5,13 @@ from typing import Any
 
 import dagster as dg
 
+from assets.framework.define import check_result
 from assets.framework.partitions import SHARDS, key_of
 from assets.framework.store import AssetStore
 from assets.trajectories.assets import CLIPS, QUARANTINE, TRAJECTORIES
 from assets.trajectories.settings import SourceSettings
+
+SHARD_REMEDY = "write these shards again, or remove them from the source"
 
 
 def source_checks(settings: SourceSettings) -> list[dg.AssetChecksDefinition]:
@@ -25,10 +28,11 @@ def source_checks(settings: SourceSettings) -> list[dg.AssetChecksDefinition]:
     ) -> dg.AssetCheckResult:
         broken, empty = faulty_shards(store, context.partition_keys)
         none_left = broken and len(broken) + len(empty) == len(context.partition_keys)
-        return dg.AssetCheckResult(
+        return check_result(
             passed=not broken and not empty,
             severity=dg.AssetCheckSeverity.ERROR if none_left else dg.AssetCheckSeverity.WARN,
             description=shard_faults_text(broken, empty) or f"{len(context.partition_keys)} shards hold rows",
+            remedy=SHARD_REMEDY,
             metadata={"broken": dg.MetadataValue.json(broken), "empty": dg.MetadataValue.json(empty)},
         )
 
@@ -71,11 +75,11 @@ def source_checks(settings: SourceSettings) -> list[dg.AssetChecksDefinition]:
         shard = max(shares, key=lambda name: shares[name][0] / max(1, shares[name][1]))
         unusable, total, reasons = shares[shard]
         counted = ", ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "no reason"
-        return dg.AssetCheckResult(
+        return check_result(
             passed=unusable / max(1, total) <= limit,
             description=f"{unusable} of {total} {what} of shard {shard} cannot be used ({counted}); the profile allows "
-            f"{limit:.0%}. They are in {store.current(key, shard).path / QUARANTINE}: repair the source, or raise "
-            "source.quarantine_limit",
+            f"{limit:.0%}. They are in {store.current(key, shard).path / QUARANTINE}",
+            remedy="repair the source, or raise source.quarantine_limit",
             metadata={"worst_shard": shard, "share": unusable / max(1, total), "limit": limit},
         )
 
@@ -90,10 +94,10 @@ def faulty_shards(store: AssetStore, shards: Sequence[str]) -> tuple[dict[str, s
 
 
 def shard_faults_text(broken: Mapping[str, str], empty: Sequence[str]) -> str:
-    """What is wrong with shards, and what to do; "" if nothing is."""
+    """The faults of shards, one a line."""
     lines = [f"shard {shard} is broken, and nothing of it is used: {reason}" for shard, reason in broken.items()]
     lines += [f"shard {shard} holds no rows" for shard in empty]
-    return "\n".join([*lines, "write these shards again, or remove them from the source"]) if lines else ""
+    return "\n".join(lines)
 
 
 def _counts(store: AssetStore, key: str, shard: str) -> dict[str, Any]:
