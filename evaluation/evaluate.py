@@ -46,11 +46,11 @@ LEDGER, WORK, LOCK = "ledger", "work", ".lock"
 
 PROGRAM = "evaluation.generate"
 DEADLINES = supervisor.Deadlines(sigint_grace=15.0, sigterm_grace=15.0)
-REASONS_TOLD = 5
+MAX_REASONS = 5
 
 
-class AnsweringFailedError(RuntimeError):
-    """The answering program ended before every prompt had its answer; what was answered is in the ledger."""
+class GenerationFailedError(RuntimeError):
+    """The generation program ended before every prompt had its answer; the answers until then are in the ledger."""
 
 
 def answer(
@@ -68,7 +68,7 @@ def answer(
     `make_job`: an AnswerJob but for its name, prompts and ledger.  With `retry_refused`, prompts that were refused are
     sent again, too.  `timed`: so many of the prompts are answered once more, one at a time, to measure latency.
 
-    Raises ValueError for a job or items that cannot be answered, AnsweringFailedError where the program fails.
+    Raises ValueError for a job or items that cannot be answered, GenerationFailedError where the program fails.
     """
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
@@ -112,11 +112,11 @@ def _answer(
         "batch_size": job.generation.batch_size,
         "timed": timed,
         "prompts": digest(sorted(prompts["key"])),
-        "limit": None if table.height == everything.height else {"asked": table.height, "of": everything.height},
+        "limit": None if table.height == everything.height else {"n": table.height, "of": everything.height},
     }
     with atomic_write(out / ITEMS) as fresh:
         table.write_parquet(fresh)
-    if (told := held(out)) is None or told | {"settings": about["settings"]} != about:
+    if (stored := read_about(out)) is None or stored | {"settings": about["settings"]} != about:
         (out / ABOUT).unlink(missing_ok=True)
         _write_json(out / LEDGER / f"{digest(run)}.json", run)
         ledger = out / LEDGER / f"{digest(run)}.jsonl"
@@ -125,33 +125,33 @@ def _answer(
 
 
 def score(benchmark: Benchmark, out: Path, judge: Judge | None) -> dict[str, Any]:
-    """Marks the answers in the folder and writes `graded.parquet` and `report.json`; returns the report.
+    """Grades the answers in the folder and writes `graded.parquet` and `report.json`; returns the report.
 
     Raises ValueError where there are none, or another benchmark's.
     """
-    about = held(out)
+    about = read_about(out)
     if about is None:
         raise ValueError(f"{out} holds no answers: give --checkpoint, --benchmark and --data-dir to generate some")
     if about["benchmark"] != benchmark.name:
         raise ValueError(f"{out} holds answers to {about['benchmark']}, not to {benchmark.name}")
     table, answers = read_parquet(out / ITEMS), read_parquet(out / ANSWERS)
     run = about["run"]
-    told = StoredAnswers(answers, run["control"], judge)
-    rows = benchmark.grade(table, told)
-    report = benchmark.report(table, told, rows)
+    stored = StoredAnswers(answers, run["control"], judge)
+    graded = benchmark.grade(table, stored)
+    report = benchmark.report(table, stored, graded)
     report |= _refusals(report, read_parquet(out / REFUSED))
     if (out / TIMED).exists():
         accuracy = report["average"].get("accuracy") if "average" in report else None
         report["cost"] |= {"latency": latency(read_parquet(out / TIMED), accuracy)}
     report |= {name: about[name] for name in ("checkpoint", "run", "batch_size", "limit")}
     with atomic_write(out / GRADED) as fresh:
-        rows.write_parquet(fresh)
+        graded.write_parquet(fresh)
     _write_json(out / REPORT, report)
     return report
 
 
-def held(out: Path) -> dict[str, Any] | None:
-    """What a folder's answers are of: benchmark, its settings, checkpoint, run; None where it holds none."""
+def read_about(out: Path) -> dict[str, Any] | None:
+    """Benchmark, settings, checkpoint and run of the answers in a folder; None where there are none."""
     path = out / ABOUT
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -199,16 +199,16 @@ def _run(config: GenerateConfig) -> None:
     if status == CONFIG_ERROR:
         raise ValueError(f"{PROGRAM} refuses its config ({path}); its message is above")
     if status != 0:
-        raise AnsweringFailedError(f"{PROGRAM} ended with status {status}; the same command goes on from here")
+        raise GenerationFailedError(f"{PROGRAM} ended with status {status}; the same command goes on from here")
 
 
 def _refusals(report: Mapping[str, Any], refused: pl.DataFrame) -> dict[str, Any]:
     """How many prompts were refused, and the most frequent reasons; they are why there is nothing, if there is not."""
-    reasons = dict(refused["reason"].value_counts(sort=True).head(REASONS_TOLD).iter_rows())
-    told: dict[str, Any] = {"refused": {"count": refused.height, "reasons": reasons}}
+    reasons = dict(refused["reason"].value_counts(sort=True).head(MAX_REASONS).iter_rows())
+    fields: dict[str, Any] = {"refused": {"count": refused.height, "reasons": reasons}}
     if not report["answered"] and reasons:
-        told["reason"] = f"every prompt was refused, {next(iter(reasons.values()))} because: {next(iter(reasons))}"
-    return told
+        fields["reason"] = f"every prompt was refused, {next(iter(reasons.values()))} because: {next(iter(reasons))}"
+    return fields
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

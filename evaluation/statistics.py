@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 
 Z95 = NormalDist().inv_cdf(0.975)
-BOOTSTRAP_DRAWS = 4_000
+BOOTSTRAP_RESAMPLES = 4_000
 BOOTSTRAP_SEED = 20_260_605
 BOOTSTRAP_CELLS = 4_000_000
-"""Drawn values that are in memory at a time."""
+"""Resampled values that are in memory at a time."""
 Interval = tuple[float, float]
 
 
@@ -109,15 +109,15 @@ def bootstrap_mean(values: Sequence[float]) -> Mean:
         raise ValueError("a mean of values that are not finite")
     if x.min() == x.max():  # also a single value, which scipy refuses
         return Mean(float(x[0]), int(x.size), (float(x[0]), float(x[0])))
-    found = bootstrap(
+    result = bootstrap(
         (x,),
         np.mean,
-        n_resamples=BOOTSTRAP_DRAWS,
+        n_resamples=BOOTSTRAP_RESAMPLES,
         batch=max(1, BOOTSTRAP_CELLS // x.size),
         method="percentile",
         rng=np.random.default_rng(BOOTSTRAP_SEED),
     )
-    low, high = found.confidence_interval
+    low, high = result.confidence_interval
     return Mean(float(x.mean()), int(x.size), (float(low), float(high)))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from assets.benchmarks.report_inputs import run_reports
+from assets.benchmarks.comparison import run_reports
 from assets.framework.metadata import COMPARISON, PAGE
 from assets.framework.store import AssetStore, write_json
 from evaluation.benchmarks.futurebench import SPLITS

@@ -46,7 +46,7 @@ GRADED_TABLE = "graded.parquet"
 REPORT = "report.json"
 SPLITS_FIGURE = "splits.png"
 
-SCORING_FIELDS = {"judge_sees_images", "judgements", "ground_truth"}
+SCORING_FIELDS = {"judge_sees_images", "judge_samples", "ground_truth"}
 """Fields of a benchmark's recipe that no item and no prompt depends on."""
 
 
@@ -161,7 +161,7 @@ def _item_counts(items: pl.DataFrame, split_column: str) -> dict[str, Any]:
     problems = items["problem"].drop_nulls()
     return {
         "items": items.height,
-        "cannot_be_asked": len(problems),
+        "unusable": len(problems),
         "problems": dict(problems.value_counts(sort=True).iter_rows()),
         f"by_{split_column}": dict(items[split_column].drop_nulls().value_counts(sort=True).iter_rows()),
     }

@@ -30,8 +30,8 @@ UNREADABLE_LIMIT = 0.01
 
 def benchmark_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]:
     return [
-        _items_can_be_asked(FUTURE_ITEMS),
-        _items_can_be_asked(TWIFF_ITEMS),
+        _items_are_usable(FUTURE_ITEMS),
+        _items_are_usable(TWIFF_ITEMS),
         _every_item_is_answered(FUTURE_ANSWERS, FUTURE_ITEMS, checkpoints),
         _every_item_is_answered(TWIFF_ANSWERS, TWIFF_ITEMS, checkpoints),
         _futurebench_adds_up(checkpoints),
@@ -42,28 +42,28 @@ def benchmark_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]
     ]
 
 
-def _items_can_be_asked(key: str) -> dg.AssetChecksDefinition:
+def _items_are_usable(key: str) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=key_of(key),
-        name="items_can_be_asked",
+        name="items_are_usable",
         blocking=True,
         description="Nearly every item of the benchmark has its question, its reference and its frames.",
     )
-    def items_can_be_asked(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
+    def items_are_usable(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
         items = store.current(key)
         counts = items.provenance["counts"]
-        share = counts["cannot_be_asked"] / max(1, counts["items"])
+        share = counts["unusable"] / max(1, counts["items"])
         reasons = ", ".join(f"{count} x {problem}" for problem, count in counts["problems"].items())
         return check_result(
             passed=counts["items"] > 0 and share <= UNREADABLE_LIMIT,
-            description=f"{counts['cannot_be_asked']} of {counts['items']} items cannot be asked"
+            description=f"{counts['unusable']} of {counts['items']} items are unusable"
             f"{f' ({reasons})' if reasons else ''}; at most {UNREADABLE_LIMIT:.0%} may be. Each has its problem in "
             f"{items.file(ITEM_TABLE)}",
             remedy="complete the benchmark's folder, or repair its rows",
             metadata={"items": counts["items"], "share": share, "problems": counts["problems"]},
         )
 
-    return items_can_be_asked
+    return items_are_usable
 
 
 def _every_item_is_answered(key: str, items: str, checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
@@ -78,17 +78,17 @@ def _every_item_is_answered(key: str, items: str, checkpoints: Checkpoints) -> d
         context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.AssetCheckResult:
         table = read_parquet(store.current(items).file(ITEM_TABLE))
-        asked = set(table.filter(pl.col("problem").is_null())["id"])
+        usable = set(table.filter(pl.col("problem").is_null())["id"])
         missing = {}
         for model in context.partition_keys:
             answered = read_parquet(store.current(key, model).file("answers.parquet"))["prompt_id"]
-            missing[model] = len(asked.symmetric_difference(answered)) + len(answered) - answered.n_unique()
+            missing[model] = len(usable.symmetric_difference(answered)) + len(answered) - answered.n_unique()
         return check_result(
             passed=not any(missing.values()),
-            description=f"missing or repeated answers to {len(asked)} items, by model: {missing}; the reasons are in "
+            description=f"missing or repeated answers to {len(usable)} items, by model: {missing}; the reasons are in "
             "answers.failed beside each model's answers",
             remedy="repair the clips or the server, and materialise the answers again",
-            metadata={"items": len(asked), "missing_or_repeated": missing},
+            metadata={"items": len(usable), "missing_or_repeated": missing},
         )
 
     return every_item_is_answered
@@ -207,13 +207,13 @@ def _rl_is_not_worse(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     def rl_is_not_worse_than_its_sft(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
         rows = read_json(store.current(COMPARISON).file(REPORT))["paired"]
         changes = {row["after"]: row for row in rows if checkpoints.rl.get(row["after"]) == row["before"]}
-        told = {model: f"{row['difference']:+.1%} on {row['n']} items" for model, row in changes.items()}
+        texts = {model: f"{row['difference']:+.1%} on {row['n']} items" for model, row in changes.items()}
         return check_result(
             passed=all(row["interval"][1] >= 0 for row in changes.values()),
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"change of accuracy by RL: {told or 'no RL model'}",
+            description=f"change of accuracy by RL: {texts or 'no RL model'}",
             remedy="compare the reward curves, and train with a lower learning_rate or a higher latent_anchor_coef",
-            metadata=told,
+            metadata=texts,
         )
 
     return rl_is_not_worse_than_its_sft

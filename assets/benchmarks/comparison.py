@@ -1,4 +1,4 @@
-"""`reports/comparison`: what the numbers of all models say together, on one page."""
+"""`reports/comparison`: the reports of all models on one page."""
 
 from pathlib import Path
 from typing import Any
@@ -9,27 +9,33 @@ from assets.benchmarks.assets import (
     ANSWER_TABLE,
     FUTURE_ANSWERS,
     FUTURE_REPORT,
+    GRADED_TABLE,
     REPORT,
     TWIFF_REPORT,
 )
 from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
 from assets.benchmarks.necessity import NECESSITY
-from assets.benchmarks.report_inputs import run_reports
+from assets.checkpoints.assets import BASE
 from assets.curation.assets import CURATED
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import COMPARISON, PAGE, result_of
 from assets.framework.partitions import Checkpoints
-from assets.framework.store import AssetStore, write_json
+from assets.framework.store import AssetStore, name_of, read_json, write_json
+from assets.lineage import Lineage, asset_of, lineage_report
 from evaluation.latents.geometry import latent_map
+from evaluation.latents.retrieval_report import PICTURE_FILE, REPORT_FILE
 from evaluation.reports.report import build_page
+from evaluation.reports.run_reports import ModelOrigin, RunReports, paired_rows
+from evaluation.reports.storyboards import BOARDS
+from training.runtime.programs import read_metrics
 from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
 
 TEXT = "report.md"
 MAIN_FIGURES = ("accuracy_by_hop", "interventions", "latent_retrieval", "spans_by_hop")
 
-CODE = code_of("assets.benchmarks.report_inputs", "evaluation.latents.geometry", "evaluation.reports.report")
+CODE = code_of("evaluation.latents.geometry", "evaluation.reports.report")
 
 
 def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.AssetsDefinition:
@@ -54,25 +60,87 @@ def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.Asset
         def write(workspace: Path) -> dict[str, Any]:
             answers = {m: store.current(FUTURE_ANSWERS, m).file(ANSWER_TABLE) for m in reports.futurebench}
             points = latent_map({model: read_parquet(path) for model, path in answers.items()})
-            told = reports.model_copy(update={"latent_map": points})
-            page = build_page(told, "Future-L1: comparison", f"Models: {', '.join(reports.futurebench)}")
+            complete = reports.model_copy(update={"latent_map": points})
+            page = build_page(complete, "Future-L1: comparison", f"Models: {', '.join(reports.futurebench)}")
             (workspace / PAGE).write_text(page.html())
             (workspace / TEXT).write_text(page.markdown())
             (workspace / "comparison.md").write_text(page.main_table())
             for figure in page.figures():
                 if figure.name in MAIN_FIGURES:
                     (workspace / f"{figure.name}.png").write_bytes(figure.png)
-            write_json(workspace / REPORT, told.model_dump(mode="json", exclude={"pictures"}))
+            write_json(workspace / REPORT, complete.model_dump(mode="json", exclude={"pictures"}))
             return {"models": list(reports.futurebench)}
 
-        made = (FUTURE_REPORT, TWIFF_REPORT, NECESSITY, LATENT_RETRIEVAL)
+        parts = (FUTURE_REPORT, TWIFF_REPORT, NECESSITY, LATENT_RETRIEVAL)
         inputs = {
             name: version
             for name, version in reports.provenance.items()
-            if name == CURATED or name.startswith(tuple(f"{key}/" for key in made))
+            if name == CURATED or name.startswith(tuple(f"{key}/" for key in parts))
         }
         config: dict[str, Any] = {"models": checkpoints.models}
         config["lineage"] = digest(reports.lineage.model_dump(mode="json")) if reports.lineage else None
         return result_of(store, declared, store.work(COMPARISON, inputs, config, CODE).do(write))
 
     return reports_comparison
+
+
+def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: bool) -> RunReports:
+    """The current reports of this profile's models; the latent map is made for the page alone."""
+
+    def reports(key: str, file: str = REPORT) -> dict[str, dict[str, Any]]:
+        return {m: read_json(store.current(key, m).file(file)) for m in checkpoints.models if store.has(key, m)}
+
+    future = reports(FUTURE_REPORT)
+    tables = {model: store.current(FUTURE_REPORT, model).file(GRADED_TABLE) for model in future}
+    everything = store.everything()
+    checkpoint_names = {model: name_of(*checkpoints.artifact(model)) for model in future}
+    lineage = Lineage({name: artifact for name, artifact in everything.items() if name != COMPARISON})
+    seconds: dict[str, float] = {}
+    for name, artifact in everything.items():
+        seconds[asset_of(name)] = seconds.get(asset_of(name), 0.0) + artifact.provenance["seconds"]
+    return RunReports(
+        curation=store.current(CURATED).provenance["counts"],
+        futurebench=future,
+        twiffbench=reports(TWIFF_REPORT),
+        necessity=reports(NECESSITY),
+        latent_retrieval=reports(LATENT_RETRIEVAL, REPORT_FILE),
+        curves={m: read_metrics(store.current("checkpoints/rl", m).path) for m in checkpoints.rl if m in future},
+        pictures=_pictures(store, checkpoints),
+        models={model: _origin(store, checkpoints, model) for model in future},
+        paired=paired_rows({model: read_parquet(path) for model, path in tables.items()}, checkpoints.rl),
+        seconds=seconds,
+        provenance={name: artifact.version for name, artifact in everything.items()},
+        lineage=lineage_report(lineage, checkpoint_names, _best(future)),
+        on_published_data=published_data,
+    )
+
+
+def _best(reports: dict[str, dict[str, Any]]) -> str:
+    """The model with the highest average; the first where there is none."""
+    return max(reports, key=lambda model: reports[model]["average"]["accuracy"] or 0.0, default="")
+
+
+def _pictures(store: AssetStore, checkpoints: Checkpoints) -> dict[str, Path]:
+    """Retrieved frames of each model, and the last model's storyboards."""
+    retrieved = {
+        f"retrieved_frames/{model}": store.current(LATENT_RETRIEVAL, model).file(PICTURE_FILE)
+        for model in checkpoints.models
+        if store.has(LATENT_RETRIEVAL, model)
+        and PICTURE_FILE in store.current(LATENT_RETRIEVAL, model).manifest["files"]
+    }
+    for model in reversed(checkpoints.models):
+        if store.has(FUTURE_REPORT, model):
+            report = store.current(FUTURE_REPORT, model)
+            boards = {f"storyboards/{'right' if right else 'wrong'} answers of {model}": report.file(name)
+                      for name, right in BOARDS.items() if name in report.manifest["files"]}  # fmt: skip
+            return retrieved | boards
+    return retrieved
+
+
+def _origin(store: AssetStore, checkpoints: Checkpoints, model: str) -> ModelOrigin:
+    name, partition = checkpoints.artifact(model)
+    checkpoint = store.current(name, partition)
+    inputs = checkpoint.provenance["inputs"]
+    data = [str(version)[:16] for key, version in inputs.items() if key.startswith("curation/")]
+    stage = "zero-shot" if name == BASE else name.rpartition("/")[2].upper()
+    return ModelOrigin(checkpoint=checkpoint.version, dataset=", ".join(data), stage=stage)

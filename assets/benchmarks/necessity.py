@@ -57,7 +57,7 @@ def necessity_asset(
     )
 
     @asset(declared, pool="gpu")
-    def intervene_on_latents(
+    def compare_interventions(
         context: dg.AssetExecutionContext,
         config: NecessityConfig,
         store: dg.ResourceParam[AssetStore],
@@ -74,7 +74,7 @@ def necessity_asset(
             name, partition = checkpoints.artifact(model)
             checkpoint = store.current(name, partition)
             means = store.current(LATENT_RETRIEVAL, model)
-            told = {
+            config_values = {
                 "answers": run.answers.model_dump(mode="json"),
                 "interventions": chosen.interventions,
                 "controls": chosen.controls,
@@ -82,7 +82,7 @@ def necessity_asset(
                 "seed": seed,
             }
             inputs = {FUTURE_ITEMS: items, "checkpoint": checkpoint, LATENT_RETRIEVAL: means}
-            work = store.work(INTERVENED, inputs, told, INTERVENED_CODE, model)
+            work = store.work(INTERVENED, inputs, config_values, INTERVENED_CODE, model)
             job = partial(AnswerJob, checkpoint=checkpoint.folder(MODEL), generation=run.answers, seed=seed)
             mean = {"mean": means.file(MEAN_FILE)}
             jobs: dict[str, partial[AnswerJob]] = {
@@ -93,7 +93,7 @@ def necessity_asset(
         answers = generate_answers(context, store, launcher, device, wanted)
 
         def compare(workspace: Path, model: str) -> dict[str, Any]:
-            own = read_parquet(store.current(FUTURE_ANSWERS, model).file(ANSWER_TABLE))
+            original = read_parquet(store.current(FUTURE_ANSWERS, model).file(ANSWER_TABLE))
             changed = answers[f"{INTERVENED}/{model}"]
 
             def under(name: str, control: str = "none") -> pl.DataFrame:
@@ -101,10 +101,10 @@ def necessity_asset(
                 return benchmark.grade(table, StoredAnswers(answers, control))
 
             report = necessity_report(
-                benchmark.grade(table, StoredAnswers(own)),
+                benchmark.grade(table, StoredAnswers(original)),
                 {i: under(i) for i in on_latents[model]},
                 {c: under(c, c) for c in chosen.controls},
-                own,
+                original,
             )
             write_json(workspace / REPORT, report)
             for name, figure in _figures(model, report).items():
@@ -129,12 +129,12 @@ def necessity_asset(
             reports[model] = work.do(partial(compare, model=model))
         yield batch_result(context, store, declared, reports)
 
-    return intervene_on_latents
+    return compare_interventions
 
 
 def _figures(model: str, report: Mapping[str, Any]) -> dict[str, bytes]:
     """Changes of accuracy with intervals, by file name; a base model has no interventions."""
     from evaluation.drawing.latent_plots import controls, interventions
 
-    drawn = zip(FIGURES, ("interventions", "controls"), (interventions, controls), strict=True)
-    return {name: draw({model: report}) for name, part, draw in drawn if report[part]}
+    figures = zip(FIGURES, ("interventions", "controls"), (interventions, controls), strict=True)
+    return {name: draw({model: report}) for name, part, draw in figures if report[part]}

@@ -59,9 +59,9 @@ class AnswersConfig(RunOverrides):
 class JudgeConfig(RunOverrides):
     """Run config of judged scores: how often the judge is asked."""
 
-    minimum: ClassVar[dict[str, int]] = {"judgements": 1}
+    minimum: ClassVar[dict[str, int]] = {"judge_samples": 1}
 
-    judgements: int | None = Field(
+    judge_samples: int | None = Field(
         default=None, description="Judgements of each answer, whose mean is its mark. Empty: the profile's."
     )
 

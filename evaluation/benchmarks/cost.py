@@ -44,9 +44,9 @@ def cost(rows: pl.DataFrame, accuracy: float | None = None) -> dict[str, Any]:
 def latency(timed: pl.DataFrame, accuracy: float | None = None) -> dict[str, Any]:
     """Seconds of answers that were decoded one at a time: means with bootstrap intervals, and accuracy a second."""
     seconds = timed.select(*SECONDS, pl.sum_horizontal(SECONDS).alias("seconds"))
-    told = {name: bootstrap_mean(seconds[name].to_list()).as_dict() for name in seconds.columns}
-    per_second = None if accuracy is None else _ratio(100 * accuracy, told["seconds"]["mean"])
-    return told | {"accuracy_per_second": per_second, "n": timed.height}
+    means = {name: bootstrap_mean(seconds[name].to_list()).as_dict() for name in seconds.columns}
+    per_second = None if accuracy is None else _ratio(100 * accuracy, means["seconds"]["mean"])
+    return means | {"accuracy_per_second": per_second, "n": timed.height}
 
 
 def _ratio(amount: Any, by: Any) -> float | None:

@@ -42,7 +42,7 @@ class JudgedSettings(BaseModel):
 
     layout: str
     judge_sees_images: bool = True
-    judgements: int = Field(default=1, ge=1)
+    judge_samples: int = Field(default=1, ge=1)
     """Judgements of an item; its mark is their mean, and the report has their agreement."""
 
 
@@ -91,7 +91,7 @@ class JudgedBenchmark:
 
     def grade(self, items: pl.DataFrame, stored: StoredAnswers) -> pl.DataFrame:
         """The judge's marks of every answered item, each a mean over `*_marks`; null without a judge."""
-        rows, judge, n = join_answers(items, stored.answers), stored.judge, self.settings.judgements
+        rows, judge, n = join_answers(items, stored.answers), stored.judge, self.settings.judge_samples
         judgements: list[Sequence[Marks | None]] = [[None] * rows.height] * n
         if judge is not None:
             payloads = [list(self.payload(row, judge)) for row in rows.iter_rows(named=True)]
@@ -144,21 +144,22 @@ class JudgedBenchmark:
         """`coverage` of answers, and of their marks: `status` complete, partial or unjudged, and then a reason."""
         answered = coverage(items, graded.height)
         judgements = graded[f"{self.marks[0]}_marks"].list
-        judged, asked, given = (
+        judged, expected, received = (
             graded[self.marks[0]].count(),
             int(judgements.len().sum()),
             int(judgements.drop_nulls().list.len().sum()),
         )
-        complete = answered["status"] == "complete" and given == asked
+        complete = answered["status"] == "complete" and received == expected
         return answered | {
             "status": "unjudged" if not judged else "complete" if complete else "partial",
             "reason": None if judged else answered["reason"] or _why_unjudged(graded.height, stored.judge),
-            "coverage": answered["coverage"] | {"judged": judged, "judgements": {"asked": asked, "given": given}},
+            "coverage": answered["coverage"]
+            | {"judged": judged, "judgements": {"expected": expected, "received": received}},
         }
 
     def _agreement(self, graded: pl.DataFrame) -> dict[str, Any] | None:
         """Quadratic weighted kappa between the judgements, by mark; None where there is only one."""
-        if self.settings.judgements == 1:
+        if self.settings.judge_samples == 1:
             return None
         return {name: agreement(graded[f"{name}_marks"].to_list()) for name in self.marks}
 
@@ -166,7 +167,7 @@ class JudgedBenchmark:
         """The judge, its prompt, how often it is asked and in which mode; None where no judge was named."""
         if judge is None:
             return None
-        mode = self.settings.model_dump(mode="json", include={"judgements", "judge_sees_images", "ground_truth"})
+        mode = self.settings.model_dump(mode="json", include={"judge_samples", "judge_sees_images", "ground_truth"})
         return {"model": judge.settings.model, "prompt": prompt_hash(self.judge_prompt), **mode}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.statistics import BOOTSTRAP_DRAWS, BOOTSTRAP_SEED, Interval, Mean, wilson
+from evaluation.statistics import BOOTSTRAP_RESAMPLES, BOOTSTRAP_SEED, Interval, Mean, wilson
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable]) -> Mean:
@@ -78,4 +78,6 @@ def _places(clusters: Sequence[Hashable]) -> tuple[np.ndarray, int]:
 def _draws(clusters: int) -> np.ndarray:
     """How often each cluster is in each resample [draws, clusters]: the same for all figures of a report."""
     shares = np.full(clusters, 1 / clusters)
-    return np.random.default_rng(BOOTSTRAP_SEED).multinomial(clusters, shares, size=BOOTSTRAP_DRAWS).astype(np.float64)
+    return (
+        np.random.default_rng(BOOTSTRAP_SEED).multinomial(clusters, shares, size=BOOTSTRAP_RESAMPLES).astype(np.float64)
+    )

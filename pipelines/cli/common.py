@@ -69,10 +69,10 @@ def make_room(out: Path) -> None:
         raise ValueError(f"{out} cannot be written: {error}") from error
 
 
-def write_json_lines(found: dict[str, Any], out: Path) -> None:
+def write_json_lines(report: dict[str, Any], out: Path) -> None:
     """JSON, with each item of a list on a line of its own."""
     fields = []
-    for name, value in found.items():
+    for name, value in report.items():
         items = value if isinstance(value, list) else [value]
         lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in items)
         fields.append(f'"{name}": ' + (f"[\n{lines}\n]" if isinstance(value, list) else lines))

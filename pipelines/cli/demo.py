@@ -54,8 +54,8 @@ def train(recipes: tuple[str, ...]) -> None:
       future-l1 train future_l1 la_dapo
     """
     profile = current_profile()
-    known = dict.fromkeys(profile.checkpoints.sft, TRAIN_SFT) | dict.fromkeys(profile.checkpoints.rl, TRAIN_RL)
-    unknown = [name for name in recipes if name not in known]
+    stages = dict.fromkeys(profile.checkpoints.sft, TRAIN_SFT) | dict.fromkeys(profile.checkpoints.rl, TRAIN_RL)
+    unknown = [name for name in recipes if name not in stages]
     if unknown:
-        raise click.BadParameter(f"{', '.join(unknown)}: this profile has {', '.join(known)}", param_hint="RECIPES")
-    run_steps(profile, [Step(known[name], (name,)) for name in recipes])
+        raise click.BadParameter(f"{', '.join(unknown)}: this profile has {', '.join(stages)}", param_hint="RECIPES")
+    run_steps(profile, [Step(stages[name], (name,)) for name in recipes])

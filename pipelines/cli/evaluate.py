@@ -25,7 +25,7 @@ from training.storage.artifacts import checkpoint_folder
 SCORING_OPTIONS = ("out", "benchmark", "parser", "judge", "judge_model", "judge_samples")
 """Options that need no model."""
 SETTINGS = {"layout": "layout", "frames": "frames", "prompt_suffix": "suffix", "parser": "parser",
-            "judge_samples": "judgements"}  # fmt: skip
+            "judge_samples": "judge_samples"}  # fmt: skip
 """Options that are fields of a benchmark's settings."""
 LAYOUTS = {
     name: get_args(settings.model_fields["layout"].annotation)
@@ -110,7 +110,7 @@ def evaluate(
         client = _judge_client(chosen, out, judge, judge_model)
         if checkpoint is not None and data_dir is not None:
             checkpoint = checkpoint_folder(checkpoint)
-            if client is not None and evaluation.held(out) is None:  # on a resumed run every reply may be stored
+            if client is not None and evaluation.read_about(out) is None:  # on a resumed run every reply may be stored
                 client.preflight()
             generation = checkpoint_generation(
                 checkpoint,
@@ -122,7 +122,7 @@ def evaluate(
             job = partial(AnswerJob, checkpoint=checkpoint.absolute(), generation=generation, **options)
             evaluation.answer(chosen, data_dir, job, out, limit, device, retry_refused, latency_samples)
         report = evaluation.score(chosen, out, client)
-    except (ValueError, OSError, evaluation.AnsweringFailedError, EndpointDownError, EndpointRefusesError) as error:
+    except (ValueError, OSError, evaluation.GenerationFailedError, EndpointDownError, EndpointRefusesError) as error:
         raise click.ClickException(str(error)) from error
     show(report, CONSOLE)
     CONSOLE.print(f"Tables   {out}", soft_wrap=True, highlight=False, markup=False)
@@ -157,11 +157,11 @@ def _scores(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 def _remarks(report: Mapping[str, Any]) -> list[str]:
     lines = [f"answered {report['answered']} of {report['items']} items"]
     if report["limit"]:
-        lines[0] += f", which are {report['limit']['asked']} of {report['limit']['of']}"
+        lines[0] += f", which are {report['limit']['n']} of {report['limit']['of']}"
     coverage = report["coverage"]
     if "judged" in coverage:
         judgements = coverage["judgements"]
-        lines[0] += f"; judged {coverage['judged']} ({judgements['given']} of {judgements['asked']} judgements)"
+        lines[0] += f"; judged {coverage['judged']} ({judgements['received']} of {judgements['expected']} judgements)"
     else:
         lines[0] += f"; parser {report['parser']}: {report['unparsed']['count']} of {report['unparsed']['n']} unparsed"
     if report["reason"]:
@@ -206,7 +206,7 @@ def _refuse_generation_options(context: click.Context) -> None:
 
 def _stored_benchmark(name: str | None, out: Path) -> tuple[str, dict[str, Any]]:
     """The benchmark in the folder, and its settings.  Raises ValueError where there is none, or another."""
-    about = evaluation.held(out)
+    about = evaluation.read_about(out)
     if about is None:
         raise ValueError(f"{out} holds no answers: give --checkpoint, --benchmark and --data-dir to generate some")
     if name not in (None, about["benchmark"]):

@@ -36,10 +36,10 @@ def _inspect_rewards(rewards: Path, out: Path | None, **others: Any) -> None:
 
         if len(groups) == 1 and isinstance(groups[0], dict) and "groups" in groups[0]:
             groups = groups[0]["groups"]
-        found = inspect_rewards(groups, paper_rl("la_dapo"))
+        report = inspect_rewards(groups, paper_rl("la_dapo"))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    write_json_lines(found, out)
+    write_json_lines(report, out)
 
 
 def _inspect_records(
@@ -60,11 +60,11 @@ def _inspect_records(
 
         bundle = open_checkpoint(checkpoint)
         latent_config = latent_config_of(bundle, max_latents, system)
-        found = inspect_records(bundle, values, records.parent, latent_config, resize or "exact")  # type: ignore[arg-type]
+        report = inspect_records(bundle, values, records.parent, latent_config, resize or "exact")  # type: ignore[arg-type]
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    write_json_lines(found, out)
-    report_entries(found["records"], "records shown", out)
+    write_json_lines(report, out)
+    report_entries(report["records"], "records shown", out)
 
 
 @click.command()

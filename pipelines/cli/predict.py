@@ -63,7 +63,7 @@ def predict(
       future-l1 predict --checkpoint DIR --video clip.mp4 --frames 1,3 --question "What happens next?"
     """
     if checkpoint is None:
-        raise click.UsageError("which model is to answer? give --checkpoint")
+        raise click.UsageError("give --checkpoint, the model that answers")
     if (question is None) == (prompts is None) or (prompts is not None and out is None):
         raise click.UsageError("give --question (with --video and --frames), or --prompts and --out")
     page = out if question is not None else None
@@ -72,7 +72,7 @@ def predict(
     if (video is None) != (frames is None) or (prompts and (video or as_json)):
         raise click.UsageError("--video and --frames go together, and with --question; so does --json")
     try:
-        values = load_records(prompts) if prompts else [_asked(question, video, frames)]
+        values = load_records(prompts) if prompts else [_prompt(question, video, frames)]
         system = read_text(system_prompt)
         if out is not None:
             make_room(out)
@@ -80,29 +80,29 @@ def predict(
         from training.sft.inspection import open_checkpoint
 
         bundle = with_latent_config(open_checkpoint(checkpoint), max_latents, system, release_cap)
-        found = predict(bundle, values, prompts.parent if prompts else Path(), max_new_tokens)
+        report = predict(bundle, values, prompts.parent if prompts else Path(), max_new_tokens)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     if prompts is not None and out is not None:
-        write_json_lines(found, out)
-        report_entries(found["prompts"], "prompts answered", out)
+        write_json_lines(report, out)
+        report_entries(report["prompts"], "prompts answered", out)
         return
-    [answer] = found.pop("prompts")
+    [answer] = report.pop("prompts")
     if "error" in answer:
         raise click.ClickException(answer["error"])
-    _show(answer | found, max_new_tokens, as_json)
+    _show(answer | report, max_new_tokens, as_json)
     if page is not None:
         from evaluation.reports.prediction_page import answer_page
 
         try:
-            html = answer_page(bundle, values[0], answer, found, str(checkpoint))
+            html = answer_page(bundle, values[0], answer, report, str(checkpoint))
         except ValueError as error:
             raise click.ClickException(f"{page} is not written: {error}") from error
         page.write_text(html, encoding="utf-8", errors="backslashreplace")
         click.echo(f"page: {page}", err=True)
 
 
-def _asked(question: str | None, video: Path | None, frames: str | None) -> dict[str, Any]:
+def _prompt(question: str | None, video: Path | None, frames: str | None) -> dict[str, Any]:
     """The options as a prompt of a file would be."""
     if video is None or frames is None:
         return {"id": "--question", "question": question}

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from assets.toyworld.clips import write_batch
 from assets.toyworld.source import write_futurebench, write_twiffbench
-from evaluation.evaluate import AnsweringFailedError
+from evaluation.evaluate import GenerationFailedError
 from pipelines.cli.main import main
 from training.data.prompts import ANSWERS
 from training.grading.toy_judge import MODEL, serve
@@ -170,7 +170,7 @@ def test_a_larger_sample_asks_only_for_what_is_new(alone: Path, source: Path, tm
         printed = done(run(*options(source, out, "--limit", limit)))
         assert f"answered {limit} of {limit} items, which are {limit} of {ITEMS}" in printed
         assert len(ledger(out)) == limit
-    assert blocked(*options(source, out, "--limit", 6))["limit"] == {"asked": 6, "of": ITEMS}
+    assert blocked(*options(source, out, "--limit", 6))["limit"] == {"n": 6, "of": ITEMS}
     assert len(ledger(out)) == 10
     assert told(out).join(told(alone), on=UNTIMED, how="semi", nulls_equal=True).height == 6
 
@@ -190,7 +190,7 @@ def test_a_control_has_answers_of_its_own(
     assert "no score: every prompt was refused, 4 because: control shuffled_frames" in printed
 
     def started(*_: Any, **__: Any) -> None:
-        raise AnsweringFailedError("the program was started")
+        raise GenerationFailedError("the program was started")
 
     monkeypatch.setattr("evaluation.evaluate._run", started)
     done(run(*shuffled))
@@ -223,7 +223,7 @@ def test_a_judges_marks_are_kept_and_scored_again_without_it(source: Path, tmp_p
         done(run(*judged))
     before = report(out)
     assert (before["status"], before["average"]["n"]) == ("complete", 8)
-    assert before["coverage"]["judgements"] == {"asked": 16, "given": 16}
+    assert before["coverage"]["judgements"] == {"expected": 16, "received": 16}
     assert set(before["agreement"]) == {"cot", "answer"}
     assert blocked(*judged) == before, "the judge is not there any more, its replies are"
 

@@ -131,6 +131,6 @@ def _judges(models: Mapping[str, Mapping[str, Any]]) -> str:
             f", {'with' if judge['judge_sees_images'] else 'without'} images" if "judge_sees_images" in judge else ""
         )
         truth = f", {judge['ground_truth']} ground truth" if "ground_truth" in judge else ""
-        often = f", {judge['judgements']} judgements an item" if judge.get("judgements", 1) > 1 else ""
+        often = f", {judge['judge_samples']} judgements an item" if judge.get("judge_samples", 1) > 1 else ""
         values.append(f"Judge: {judge['model']} (prompt {judge['prompt']}{images}{truth}{often}).")
     return " ".join(dict.fromkeys(values))

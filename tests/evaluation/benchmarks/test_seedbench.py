@@ -107,7 +107,7 @@ def test_levels_are_splits_and_the_average_is_micro(tmp_path: Path) -> None:
 
 
 def test_open_answers_are_marked_once_each_with_the_observation(tmp_path: Path) -> None:
-    benchmark: Benchmark = open_bench(judgements=2)
+    benchmark: Benchmark = open_bench(judge_samples=2)
     table = benchmark.items(write(tmp_path, L1=[record(1), record(2)], L3=[record(1), record(2)]))
     said = {"L1-1": "Take cup.", "L1-2": "put cup", "L3-1": "take cup"}
     answers = answer_table({name: f"<reason>x</reason><answer>{text}</answer>" for name, text in said.items()})

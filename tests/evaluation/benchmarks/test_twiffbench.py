@@ -218,7 +218,7 @@ def test_an_unanswered_or_broken_item_makes_the_score_partial(tmp_path: Path) ->
         judge = Judge(JudgeSettings(base_url=url, model=MODEL))
         _, told = judged(table, {"00000": RIGHT}, judge)
     assert told["status"] == "partial"
-    counted = {"asked": 1, "given": 1}
+    counted = {"expected": 1, "received": 1}
     assert told["coverage"] == {"items": 3, "answered": 1, "judged": 1, "judgements": counted}
 
 
@@ -234,7 +234,7 @@ def marking(scores: list[list[Any]]) -> Any:
 
 def repeated(folder: Path, scores: list[list[Any]], k: int, texts: dict[str, str]) -> tuple[Any, dict[str, Any]]:
     """The marks and the report of three items that are judged k times, one request after another."""
-    settings = DEMO.model_copy(update={"judgements": k})
+    settings = DEMO.model_copy(update={"judge_samples": k})
     table = items(write(folder, record(), record(), record("Camera Motion")), DEMO)
     with marking(scores) as server:
         judge = Judge(JudgeSettings(base_url=server.url, model="served", retries=0, concurrency=1))
@@ -255,8 +255,8 @@ def test_repeated_judgements_are_averaged_and_their_agreement_is_told(tmp_path: 
     assert told["cot"]["mean"] == pytest.approx(11 / 3)
     assert told["agreement"] == {"cot": {"kappa": pytest.approx(0.8), "n": 3}, "answer": {"kappa": 1.0, "n": 3}}
     assert told["status"] == "complete"
-    assert told["coverage"]["judgements"] == {"asked": 6, "given": 6}
-    assert told["judge"]["judgements"] == 2
+    assert told["coverage"]["judgements"] == {"expected": 6, "received": 6}
+    assert told["judge"]["judge_samples"] == 2
     assert json.loads(json.dumps(told)) == told
 
 
@@ -270,7 +270,7 @@ def test_a_judgement_that_is_missing_makes_the_score_partial_and_not_lower(tmp_p
     assert rows["cot_marks"].to_list() == [[4, None], [4, None], [2, 3]]
     assert rows["cot"].to_list() == [4.0, 4.0, 2.5]
     assert told["status"] == "partial"
-    assert told["coverage"] == {"items": 3, "answered": 3, "judged": 3, "judgements": {"asked": 6, "given": 4}}
+    assert told["coverage"] == {"items": 3, "answered": 3, "judged": 3, "judgements": {"expected": 6, "received": 4}}
     assert told["agreement"]["cot"] == {"kappa": 0.0, "n": 1}  # 2 against 3, once
 
 
