@@ -1,6 +1,6 @@
 """`make audit`: known vulnerabilities of the pinned packages, from OSV's advisories, by pip-audit.
 
-A vulnerability fails.  Without a network there is nothing to look them up in: that is said in one line, and passes.
+A vulnerability fails.  Without a network there are no advisories: one line gives the reason, and the audit passes.
 """
 
 import argparse
@@ -20,7 +20,7 @@ SECONDS = 10
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pins", type=Path, help="a file of name==version lines")
-    parser.add_argument("--source", default=SOURCE, help="where advisories are asked for, as OSV's API (%(default)s)")
+    parser.add_argument("--source", default=SOURCE, help="address of the advisories, with OSV's API (%(default)s)")
     arguments = parser.parse_args()
     if (reason := unreachable(arguments.source)) is not None:
         print(f"audit: {arguments.pins} was not audited: no advisories from {arguments.source} ({reason})")
@@ -34,10 +34,10 @@ def main() -> int:
         ]  # fmt: skip
         ran = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
         if not report.exists():
-            said = ran.stderr.strip().splitlines() or ["nothing"]
-            print(f"audit: pip-audit ended with status {ran.returncode} and no report; it said last: {said[-1]}")
+            lines = ran.stderr.strip().splitlines() or ["nothing"]
+            print(f"audit: pip-audit ended with status {ran.returncode} and no report; its last line: {lines[-1]}")
             return 2
-        return told(json.loads(report.read_text()), len(arguments.pins.read_text().split()))
+        return print_report(json.loads(report.read_text()), len(arguments.pins.read_text().split()))
 
 
 def unreachable(source: str) -> str | None:
@@ -55,18 +55,18 @@ def unreachable(source: str) -> str | None:
     return None
 
 
-def told(report: dict[str, Any], pins: int) -> int:
-    """Prints what the report says; the exit status."""
+def print_report(report: dict[str, Any], pins: int) -> int:
+    """Prints the report's vulnerabilities and counts; returns the exit status."""
     audited = [one for one in report["dependencies"] if "skip_reason" not in one]
-    found = [(one, advisory) for one in audited for advisory in one["vulns"]]
-    for one, advisory in found:
-        mended = ", ".join(advisory["fix_versions"]) or "no version yet"
-        print(f"audit: {one['name']} {one['version']} has {advisory['id']}, mended in {mended}")
+    vulnerable = [(one, advisory) for one in audited for advisory in one["vulns"]]
+    for one, advisory in vulnerable:
+        fixed = ", ".join(advisory["fix_versions"]) or "no version yet"
+        print(f"audit: {one['name']} {one['version']} has {advisory['id']}, mended in {fixed}")
     for one in report["dependencies"]:
         if "skip_reason" in one:
             print(f"audit: {one['name']} was not audited: {one['skip_reason']}")
-    print(f"audit: {len(audited)} of {pins} pins audited, {len(found)} known vulnerabilities")
-    return 1 if found or len(audited) < pins else 0
+    print(f"audit: {len(audited)} of {pins} pins audited, {len(vulnerable)} known vulnerabilities")
+    return 1 if vulnerable or len(audited) < pins else 0
 
 
 if __name__ == "__main__":

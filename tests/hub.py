@@ -4,7 +4,7 @@ It speaks what pulling a dataset needs: which commit a revision is, a commit's f
 ones from the hub itself and large ones by a redirect to a second server that must not see the token.  The folder is
 `ORG/NAME/COMMIT/...` with `ORG/NAME/refs.json`.  And what pushing one needs: a repository, the card's check, which
 files are large, their upload to the second server by Git LFS (no Xet: its storage is a protocol of its own), and the
-commit.  Faults are asked for by the tests.
+commit.  Tests choose its faults.
 """
 
 import base64
@@ -17,16 +17,18 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from tests.loopback import Quiet, serving
 
 PAGE = 3  # files a page of a listing
 
 
 @dataclass(frozen=True)
-class Request:
+class HubRequest:
     """One request: `start` is where the wanted range of bytes begins, `token` what it was authorised with."""
 
     method: str
@@ -42,19 +44,19 @@ class Hub:
     root: Path
     url: str = ""
     storage: str = ""
-    requests: list[Request] = field(default_factory=list)
+    requests: list[HubRequest] = field(default_factory=list)
     private: dict[str, str] = field(default_factory=dict)
-    """Repositories by the token that may read them."""
+    """The token that may read a repository, by the repository's name."""
     accounts: dict[str, bool] = field(default_factory=dict)
-    """The tokens that the hub knows when somebody writes, and whether each may."""
+    """Whether a token, by its value, has the permission to write."""
     busy: int = 0
-    """So many requests are answered 503."""
+    """The number of next requests that get 503."""
     cuts: list[int] = field(default_factory=list)
-    """Each of the next downloads of a large file breaks off after so many bytes."""
+    """The numbers of bytes after which the next downloads of large files break off."""
     stall_after: int | None = None
-    """Downloads of large files stop after so many bytes, say so by `stalled`, and go on when `released`."""
+    """The number of bytes after which downloads of large files set `stalled` and wait for `released`."""
     spoilt: bool = False
-    """Large files come with one byte changed."""
+    """Whether large files are sent with one byte changed."""
     stalled: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -87,11 +89,11 @@ class Hub:
         refs = self.root / repo / "refs.json"
         return json.loads(refs.read_text()) if refs.is_file() else {}
 
-    def uploads(self) -> list[Request]:
+    def uploads(self) -> list[HubRequest]:
         """The requests that brought a large file's content."""
         return [one for one in self.requests if one.method == "PUT"]
 
-    def downloads(self) -> list[Request]:
+    def downloads(self) -> list[HubRequest]:
         """The requests that asked for the content of a large file."""
         return [one for one in self.requests if one.method == "GET" and one.path.startswith("/lfs/")]
 
@@ -100,27 +102,16 @@ class Hub:
 def serve(root: Path) -> Iterator[Hub]:
     """A hub of the repositories under `root`, for as long as the context lasts."""
     hub = Hub(root)
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub)) for _ in range(2)]
-    hub.url, hub.storage = (f"http://127.0.0.1:{server.server_port}" for server in servers)
-    threads = [threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True) for server in servers]
-    for thread in threads:
-        thread.start()
-    try:
-        yield hub
-    finally:
-        hub.released.set()
-        for server in servers:
-            server.shutdown()
-            server.server_close()
-        for thread in threads:
-            thread.join()
+    with serving(_handler(hub)) as hub.url, serving(_handler(hub)) as hub.storage:
+        try:
+            yield hub
+        finally:
+            hub.released.set()
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: Any) -> None: ...
 
         def do_HEAD(self) -> None:
             self.do_GET()
@@ -130,7 +121,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
             start = int(wanted[1]) if wanted else 0
             token = self._token()
-            hub.requests.append(Request(self.command, url.path, start, token))
+            hub.requests.append(HubRequest(self.command, url.path, start, token))
             if hub.busy:
                 hub.busy -= 1
                 self._answer(503, b"come back later")
@@ -146,7 +137,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             path, token = urlsplit(self.path).path, self._token()
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            hub.requests.append(Request(self.command, path, 0, token))
+            hub.requests.append(HubRequest(self.command, path, 0, token))
             if path == "/api/validate-yaml":
                 self._json({"errors": [], "warnings": []})
             elif token not in hub.accounts:
@@ -172,7 +163,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def do_PUT(self) -> None:
             oid = urlsplit(self.path).path.removeprefix("/uploads/")
-            hub.requests.append(Request(self.command, self.path, 0, self._token()))
+            hub.requests.append(HubRequest(self.command, self.path, 0, self._token()))
             content = self.rfile.read(int(self.headers["Content-Length"]))
             if hashlib.sha256(content).hexdigest() != oid:
                 self._answer(400, b"not what was announced")

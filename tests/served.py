@@ -1,6 +1,6 @@
-"""A configurable OpenAI-compatible chat server on loopback that fails as often, and in the ways, that a test asks for.
+"""An OpenAI-compatible chat server on loopback, with faults of chosen kinds at a chosen rate.
 
-What it answers is a function of the request, so an answer does not depend on when it was given, or after which faults.
+An answer is a function of the request alone, so it depends neither on time nor on the faults before it.
 """
 
 import json
@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Literal
+
+from tests.loopback import Quiet, free_port, serving
 
 Fault = Literal["rate", "error", "timeout", "truncated", "malformed", "fewer", "empty"]
 FAULTS: tuple[Fault, ...] = ("rate", "error", "timeout", "truncated", "malformed", "fewer", "empty")
@@ -23,27 +25,30 @@ Chunks = Callable[[], Iterator[bytes]]
 
 @dataclass
 class Served:
-    """Change it while it serves.  `script` goes first: (status, body[, headers]) for the n-th request, or None; a body
-    may be a function whose chunks are sent for as long as they come."""
+    """The server's state, which tests may change while it serves.
+
+    `script` comes first: (status, body[, headers]) for the n-th request, or None; a body may be a function that yields
+    chunks.
+    """
 
     answer: Answer = lambda request, choice: "an answer"
-    faults: float = 0.0  # share of the requests that meet one of `kinds`
+    faults: float = 0.0  # share of the requests with a fault of `kinds`
     kinds: Sequence[Fault] = FAULTS
     seed: int = 0
     latency: float = 0.0  # seconds
     hangs: float = 5.0  # seconds of a "timeout", more than the client waits
     retry_after: Mapping[str, str] = field(default_factory=lambda: {"Retry-After": "0.01"})
-    models: Any = ("served",)  # None: no such path; anything but a tuple is the whole body, or what `script` returns
+    models: Any = ("served",)  # ids; None: no such path; bytes: the body; a list: (status, body[, headers])
     key: str | None = None
     script: Callable[[int, dict[str, Any]], tuple[Any, ...] | None] = lambda number, request: None
     usage: tuple[int, int] = (100, 7)  # prompt tokens, completion tokens of one choice
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)  # bodies as they arrived
     headers: list[Mapping[str, str]] = field(default_factory=list)
-    met: Counter[str] = field(default_factory=Counter)  # faults given
-    choices: int = 0  # given whole
+    fault_counts: Counter[str] = field(default_factory=Counter)
+    choices: int = 0  # sent whole
     in_flight: int = 0
-    most_in_flight: int = 0
+    max_in_flight: int = 0
 
     def __post_init__(self) -> None:
         self.lock, self.closing, self._draw = threading.Lock(), threading.Event(), random.Random(self.seed)
@@ -56,24 +61,17 @@ class Served:
 def served(answer: Answer = Served.answer, **options: Any) -> Iterator[Served]:
     """Serves on a free loopback port while the context lasts."""
     state = Served(answer=answer, **options)
-    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
-    state.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield state
-    finally:
-        state.closing.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(type("Handler", (_Handler,), {"state": state})) as url:
+        state.url = f"{url}/v1"
+        try:
+            yield state
+        finally:
+            state.closing.set()
 
 
 def closed_url() -> str:
-    """The URL of a server that was there and is gone: connections to it are refused."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
+    """The URL of no server: connections to it are refused."""
+    return f"http://127.0.0.1:{free_port()}/v1"
 
 
 def completion(
@@ -95,15 +93,7 @@ def user_text(request: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else "".join(p["text"] for p in content if p["type"] == "text")
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that gave up is part of the tests."""
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     state: Served
     protocol_version = "HTTP/1.1"
     wbufsize = -1
@@ -116,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         state = self.state
         if self.path != "/v1/models" or state.models is None:
             self._send(404, b'{"error": "no such path"}')
-        elif self._refused():
+        elif self._refuses_key():
             return
         elif isinstance(state.models, tuple):
             data = [{"id": name, "object": "model"} for name in state.models]
@@ -134,13 +124,13 @@ class _Handler(BaseHTTPRequestHandler):
             state.headers.append(dict(self.headers))
             fault = state.fault()
             state.in_flight += 1
-            state.most_in_flight = max(state.most_in_flight, state.in_flight)
+            state.max_in_flight = max(state.max_in_flight, state.in_flight)
         try:
             if state.latency:
                 state.closing.wait(state.latency)
             if not self.path.endswith("/v1/chat/completions"):
                 self._send(404, b'{"error": "no such path"}')
-            elif not self._refused():
+            elif not self._refuses_key():
                 self._reply(number, request, fault)
         finally:
             with state.lock:
@@ -157,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
             fault = None
         if fault:
             with state.lock:
-                state.met[fault] += 1
+                state.fault_counts[fault] += 1
         match fault:
             case "rate":
                 self._send(429, b'{"error": {"message": "slow down"}}', state.retry_after)
@@ -171,18 +161,18 @@ class _Handler(BaseHTTPRequestHandler):
             case "empty":
                 self._send(200, completion([None] * n, finish_reason=None))
             case _:
-                given = range(n // 2 if fault == "fewer" else n)
-                body = completion([state.answer(request, i) for i in given], usage=state.usage)
+                choices = range(n // 2 if fault == "fewer" else n)
+                body = completion([state.answer(request, i) for i in choices], usage=state.usage)
                 self._send(200, body, cut=fault == "truncated")
                 if fault != "truncated":
                     with state.lock:
-                        state.choices += len(given)
+                        state.choices += len(choices)
 
-    def _refused(self) -> bool:
+    def _refuses_key(self) -> bool:
         wrong = self.state.key is not None and self.headers.get("Authorization") != f"Bearer {self.state.key}"
         if wrong:
-            told = f"no such key: {self.headers.get('Authorization')}"  # as some servers really say
-            self._send(401, json.dumps({"error": {"message": told}}).encode())
+            message = f"no such key: {self.headers.get('Authorization')}"  # as some servers answer
+            self._send(401, json.dumps({"error": {"message": message}}).encode())
         return wrong
 
     def _send(
@@ -204,9 +194,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2] if cut else body)
         self.wfile.flush()
         self.close_connection = self.close_connection or cut
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 def main() -> None:

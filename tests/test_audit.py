@@ -1,17 +1,18 @@
-"""The audit of pins against a stand-in for OSV on loopback: what it says and whether it fails."""
+"""The audit of pins against a stand-in for OSV on loopback: its messages and its status."""
 
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.loopback import Quiet, serving
+from training.runtime.project import PROJECT
+
 ADVISORY = {
     "id": "PYSEC-2026-1", "summary": "reads what it should not", "aliases": ["CVE-2026-1"],
     "affected": [{"package": {"name": "jinja2", "ecosystem": "PyPI"},
@@ -25,8 +26,8 @@ def clean(name: str, version: str) -> tuple[int, bytes]:
 
 
 def vulnerable(name: str, version: str) -> tuple[int, bytes]:
-    known = (name, version) == ("jinja2", "3.1.2")
-    return 200, json.dumps({"vulns": [ADVISORY]} if known else {}).encode()
+    affected = (name, version) == ("jinja2", "3.1.2")
+    return 200, json.dumps({"vulns": [ADVISORY]} if affected else {}).encode()
 
 
 def out_of_order(name: str, version: str) -> tuple[int, bytes]:
@@ -43,29 +44,21 @@ def ends_early(name: str, version: str) -> tuple[int, bytes]:
 
 @contextmanager
 def source(answer: Answer) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """An address that answers as OSV does, and what it was asked for."""
-    asked: list[tuple[str, str]] = []
+    """An address that answers as OSV does, and the packages of its requests."""
+    requests: list[tuple[str, str]] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append((question["package"]["name"], question["version"]))
-            status, body = answer(*asked[-1])
+            requests.append((question["package"]["name"], question["version"]))
+            status, body = answer(*requests[-1])
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1/query", asked
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Handler) as url:
+        yield f"{url}/v1/query", requests
 
 
 @pytest.fixture
@@ -76,50 +69,50 @@ def pins(tmp_path: Path) -> Path:
 
 def audit(pins: Path, url: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "tests.audit", str(pins), "--source", url]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert ran.stderr == ""
     return ran.returncode, ran.stdout
 
 
 def test_pins_without_advisories_pass(pins: Path) -> None:
-    with source(clean) as (url, asked):
+    with source(clean) as (url, requests):
         assert audit(pins, url) == (0, "audit: 2 of 2 pins audited, 0 known vulnerabilities\n")
-    assert {("jinja2", "3.1.2"), ("torch", "2.14.1")} <= set(asked)
+    assert {("jinja2", "3.1.2"), ("torch", "2.14.1")} <= set(requests)
 
 
 def test_every_pin_of_the_project_can_be_audited() -> None:
-    pins = ROOT / "constraints.txt"
+    pins = PROJECT / "constraints.txt"
     count = len(pins.read_text().split())
     with source(clean) as (url, _):
         assert audit(pins, url) == (0, f"audit: {count} of {count} pins audited, 0 known vulnerabilities\n")
 
 
-def test_a_known_vulnerability_fails_and_says_where_it_is_mended(pins: Path) -> None:
+def test_a_known_vulnerability_fails_and_names_the_fixed_version(pins: Path) -> None:
     with source(vulnerable) as (url, _):
-        status, said = audit(pins, url)
+        status, output = audit(pins, url)
     assert status == 1
-    assert said.splitlines() == [
+    assert output.splitlines() == [
         "audit: jinja2 3.1.2 has PYSEC-2026-1, mended in 3.1.9",
         "audit: 2 of 2 pins audited, 1 known vulnerabilities",
     ]
 
 
 @pytest.mark.parametrize(("answer", "reason"), [(out_of_order, "Service Unavailable"), (login_page, "JSONDecodeError")])
-def test_without_advisories_it_says_so_in_one_line_and_passes(pins: Path, answer: Answer, reason: str) -> None:
+def test_without_advisories_one_line_gives_the_reason_and_it_passes(pins: Path, answer: Answer, reason: str) -> None:
     with source(answer) as (url, _):
-        status, said = audit(pins, url)
-    assert status == 0 and said.count("\n") == 1
-    assert f"{pins} was not audited: no advisories from {url} ({reason}" in said
+        status, output = audit(pins, url)
+    assert status == 0 and output.count("\n") == 1
+    assert f"{pins} was not audited: no advisories from {url} ({reason}" in output
 
 
-def test_nobody_there_is_said_and_passes(pins: Path) -> None:
+def test_an_unreachable_source_is_named_and_passes(pins: Path) -> None:
     with source(clean) as (url, _):
         pass
-    status, said = audit(pins, url)
-    assert status == 0 and "was not audited" in said and "Connection refused" in said
+    status, output = audit(pins, url)
+    assert status == 0 and "was not audited" in output and "Connection refused" in output
 
 
 def test_a_source_that_goes_away_in_the_middle_is_no_pass(pins: Path) -> None:
     with source(ends_early) as (url, _):
-        status, said = audit(pins, url)
-    assert status == 2 and "no report" in said
+        status, output = audit(pins, url)
+    assert status == 2 and "no report" in output

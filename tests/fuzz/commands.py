@@ -1,29 +1,27 @@
-"""Runs a real command and holds it to what is owed to any input: an end in time and memory, and a sentence."""
+"""Runs a real command, which must end within bounds of time and memory, and with a sentence, for any input."""
 
-import os
 import resource
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.processes import environment, future_l1
+
 HANG_GUARD = 150.0
-"""Seconds; a command that takes longer does not end."""
+"""Seconds after which a command counts as hanging."""
 MAX_RESIDENT_GIB = 3.0
-"""Of the command or of any process that it starts: a model's libraries alone are one."""
+"""The limit of the command and of each process that it starts; a model's libraries alone take one."""
 ENDS = {0, 1, 2}
 
 
 class ViolationError(AssertionError):
-    """A command met an input with something else than a result, quarantine, an item's problem or a sentence."""
+    """A command did not end with a result, quarantined rows, an item's problem or a sentence."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its status, all that it printed, and the most memory that one of its processes had."""
+    """How a command ended: its status, its output, and the peak memory of its largest process."""
 
     status: int
     output: str
@@ -38,12 +36,10 @@ class Ended:
 
 def run(*arguments: object) -> Ended:
     """Runs `future-l1` with these arguments.  Raises ViolationError for an end that no input may cause."""
-    line = [sys.executable, "-P", "-m", "pipelines", *map(str, arguments)]
-    environment = {n: v for n, v in os.environ.items() if not n.startswith("FUTURE_L1_")} | {"OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(ROOT)
+    line = future_l1(*arguments)
     with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            line, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            line, cwd=folder, env=environment(), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
         try:
             process.wait(HANG_GUARD)

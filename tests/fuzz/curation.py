@@ -124,7 +124,7 @@ def _source(folder: Path, rng: random.Random) -> list[dict[str, Any]]:
 
 
 def _spoiler(seed: int, share: float) -> Any:
-    """The script of a server whose replies, with this probability, are mutated around the text of the answer."""
+    """The script of a server that mutates its replies, around the answer's text, with this probability."""
     rng = random.Random(seed)
 
     def script(number: int, request: dict[str, Any]) -> tuple[Any, ...] | None:

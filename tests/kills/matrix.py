@@ -14,9 +14,11 @@ import psutil
 
 from assets.checkpoints.assets import SFT
 from assets.framework.store import AssetStore
-from tests.pipelines.ui_server import ROOT, Ui, future_l1, processes_of, until
+from tests.pipelines.ui_server import Ui, processes_of
+from tests.processes import output, until
 from tests.reduced import write_reduced_overlay
 from training.runtime.programs import RESULT
+from training.runtime.project import PROJECT
 from training.storage.artifacts import CURRENT, PARTIAL, Artifact
 from training.storage.hashing import file_digest
 
@@ -48,7 +50,7 @@ class Place:
         return self.store.artifacts.root / SFT / RECIPE
 
     def forget(self) -> None:
-        """As if it had never been trained."""
+        """Removes the checkpoint and all that its training left."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def workspace(self) -> Path | None:
@@ -77,13 +79,13 @@ def prepare(folder: Path) -> Place:
     """The reduced demo up to what is trained on, with Dagster looking after its runs every two seconds."""
     profile = write_reduced_overlay(folder / "kills.toml", steps=STEPS)
     home = folder / "home"
-    settings = (ROOT / "instance" / "dagster.yaml").read_text()
+    settings = (PROJECT / "instance" / "dagster.yaml").read_text()
     for name, seconds in {"poll_interval_seconds": 2, "free_slots_after_run_end_seconds": 5}.items():
         (line,) = (line for line in settings.splitlines() if line.strip().startswith(f"{name}:"))
         settings = settings.replace(line, f"  {name}: {seconds}")
     (home / "dagster").mkdir(parents=True)
     (home / "dagster" / "dagster.yaml").write_text(settings)
-    future_l1(home, str(profile), "curate")
+    output("curate", FUTURE_L1_HOME=str(home), FUTURE_L1_PROFILE=str(profile))
     return Place(home, str(profile))
 
 
@@ -101,7 +103,7 @@ class Family:
 
 
 def family(place: Place) -> Family | None:
-    """Found from the program's command line, which names its workspace, upwards."""
+    """The processes of the training, from the program, whose command line names its workspace, upwards."""
     for process in psutil.process_iter():
         try:
             if process.cmdline()[1:3] == ["-m", "training.sft"] and str(place.folder) in process.cmdline()[-1]:
@@ -115,7 +117,7 @@ def family(place: Place) -> Family | None:
 
 @dataclass(frozen=True)
 class Killed:
-    """What was found at the moment of a kill."""
+    """The state of a training at the moment of a kill."""
 
     run: str
     workers: Family
@@ -128,12 +130,12 @@ class Killed:
 def kill(place: Place, ui: Ui, who: Who, when: When) -> Killed:
     """Start a training, and end `who` with SIGKILL at the moment."""
     run = ui.launch("train_sft", [SFT], RECIPE, checks=False)
-    workers = until(lambda: family(place), "the program has started", between=0.02)
+    workers = until(lambda: family(place), "the program has started", interval=0.02)
     parts = {who: [ui.part(PARTS[who])]} if who in PARTS else {}
     until(
         {"before": place.checkpoint, "during": place.result, "after": place.published}[when],
         f"it is the moment {when} publishing",
-        between=0.002,
+        interval=0.002,
     )
     match who:
         case "everybody":
@@ -147,12 +149,12 @@ def kill(place: Place, ui: Ui, who: Who, when: When) -> Killed:
     living = [one for one in doomed if _lives(one)]
     for one in living:
         one.kill()
-    assert when == "after" or not place.published(), "the kill came too late to be told from one after publishing"
+    assert when == "after" or not place.published(), "the kill came after publishing"
     return Killed(run, workers, not living, place.result_time())
 
 
 def assert_nothing_is_left(place: Place, workers: Family) -> None:
-    """Nobody works on it any more, and slot and locks are free; waited for."""
+    """Waits until no process of the training lives, and the pool's slot and the workspace's lock are free."""
     until(lambda: not workers.living(), "everybody who worked on the training has ended")
     assert family(place) is None
     until(lambda: slots(place.home) == 0, "the gpu pool's slot is free")
@@ -166,14 +168,14 @@ def assert_nothing_is_left(place: Place, workers: Family) -> None:
 
 
 def settled(place: Place, run: str) -> str:
-    """The status in which a run ended, waited for, whoever has to find out."""
+    """The status in which a run ended; waits for it."""
 
     def ended() -> str | None:
         with instance_of(place.home) as instance:
-            found = instance.get_run_by_id(run)
-            return found.status.value if found and found.is_finished else None
+            record = instance.get_run_by_id(run)
+            return record.status.value if record and record.is_finished else None
 
-    return until(ended, f"run {run} is not said to go on", between=0.5)
+    return until(ended, f"run {run} is not said to go on", interval=0.5)
 
 
 def slots(home: Path) -> int:

@@ -11,14 +11,15 @@ import pytest
 
 from assets.checkpoints.assets import SFT
 from tests.kills.matrix import RECIPE, Place, When, Who, assert_nothing_is_left, kill, prepare, settled, trained
-from tests.pipelines.ui_server import Ui, processes_of, ui, until
+from tests.pipelines.ui_server import Ui, processes_of, ui
+from tests.processes import until
 
 ENDS_THE_UI = ("daemon", "webserver", "ui", "everybody")
-WHENEVER: tuple[Who, ...] = ("launcher", "run worker", "daemon", "webserver", "everybody")
+ALL_MOMENTS: tuple[Who, ...] = ("launcher", "run worker", "daemon", "webserver", "everybody")
 CELLS: list[tuple[Who, When]] = [
     ("program", "before"),
     ("program", "during"),  # it has ended before anything is published
-    *((who, when) for who in WHENEVER for when in get_args(When)),
+    *((who, when) for who in ALL_MOMENTS for when in get_args(When)),
     ("supervisor", "before"),
     ("ui", "before"),
 ]
@@ -51,16 +52,16 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 @pytest.fixture(scope="module")
-def told(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """Rows of a table of what was found, printed at the end."""
-    rows = ["| killed | when | its run | the next run | what was done before |", "|---|---|---|---|---|"]
+def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """The rows of a table of outcomes, printed at the end."""
+    rows = ["| killed | when | its run | the next run | the work before |", "|---|---|---|---|---|"]
     yield rows
     with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
         print("", *rows, sep="\n")
 
 
 @pytest.mark.parametrize(("who", "when"), CELLS)
-def test_nothing_is_lost_and_nothing_left(serving: Serving, told: list[str], who: Who, when: When) -> None:
+def test_nothing_is_lost_and_nothing_left(serving: Serving, table: list[str], who: Who, when: When) -> None:
     place = serving.place
     place.forget()
     served = serving.ui()
@@ -82,4 +83,4 @@ def test_nothing_is_lost_and_nothing_left(serving: Serving, told: list[str], who
     else:
         assert place.result_time() == killed.result, "nothing was trained again"
     kept = f"resumed from {resumed}" if when == "before" else "kept" if when == "during" else "published, kept"
-    told.append(f"| {who}{' (gone already)' if killed.already_gone else ''} | {when} | {ended} | SUCCESS | {kept} |")
+    table.append(f"| {who}{' (gone already)' if killed.already_gone else ''} | {when} | {ended} | SUCCESS | {kept} |")

@@ -18,8 +18,8 @@ QUIET = [
 MISSING = f"no browser: install one of {', '.join(BROWSERS)} (Debian: apt install chromium), or set ${VARIABLE}"
 
 
-def found() -> str | None:
-    """The browser's path."""
+def browser_path() -> str | None:
+    """The path of Chromium, if it is installed."""
     return os.environ.get(VARIABLE) or next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 

@@ -10,8 +10,9 @@ from urllib.parse import urlencode
 
 from PIL import Image
 
-from tests.pipelines.chromium import MISSING, chromium, found
-from tests.pipelines.ui_server import ROOT, Ui, ui
+from tests.pipelines.chromium import MISSING, browser_path, chromium
+from tests.pipelines.ui_server import Ui, ui
+from training.runtime.project import PROJECT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -19,21 +20,21 @@ if TYPE_CHECKING:
 GROUPS = ("inputs", "trajectories", "curation", "checkpoints", "benchmarks", "reports")
 MILLISECONDS = 120_000
 MILLISECONDS_TO_STATUSES = 15_000
-"""Assets turn green by and by."""
+"""After which the page shows the status of every asset."""
 MARGIN = 4
 COLOURS = 128
-"""That a picture keeps, for its size."""
+"""A picture's palette, which keeps its file small."""
 
 
 def main(home: Path, profile: str) -> None:
     """Writes docs/lineage.png and docs/asset.png. Ends with a message where there is no browser."""
-    path = found()
+    path = browser_path()
     if path is None:
         sys.exit(MISSING)
     with ui(home, profile, "--read-only") as served, chromium(path) as browser:
         page = browser.new_page(device_scale_factor=1.25)
         page.set_default_timeout(MILLISECONDS)
-        for take, picture in ((lineage, ROOT / "docs" / "lineage.png"), (asset, ROOT / "docs" / "asset.png")):
+        for take, picture in ((lineage, PROJECT / "docs" / "lineage.png"), (asset, PROJECT / "docs" / "asset.png")):
             take(page, served, picture)
             Image.open(picture).quantize(COLOURS).save(picture, optimize=True)
 
@@ -50,10 +51,10 @@ def lineage(page: "Page", served: Ui, picture: Path) -> None:
     page.reload()  # fits the graph into the window
     page.get_by_text("comparison", exact=True).last.wait_for()
     page.wait_for_timeout(MILLISECONDS_TO_STATUSES)
-    drawn = [box for node in page.locator("svg foreignObject").all() if (box := node.bounding_box())]
-    left, top = min(box["x"] for box in drawn) - MARGIN, min(box["y"] for box in drawn) - MARGIN
+    boxes = [box for node in page.locator("svg foreignObject").all() if (box := node.bounding_box())]
+    left, top = min(box["x"] for box in boxes) - MARGIN, min(box["y"] for box in boxes) - MARGIN
     right, bottom = (
-        max(box[at] + box[size] for box in drawn) + MARGIN for at, size in (("x", "width"), ("y", "height"))
+        max(box[at] + box[size] for box in boxes) + MARGIN for at, size in (("x", "width"), ("y", "height"))
     )
     page.screenshot(path=picture, clip={"x": left, "y": top, "width": right - left, "height": bottom - top})
 

@@ -1,9 +1,8 @@
 """A failed run is posted to the webhook with its error and a link, and the webhook's address stands in no error."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import dagster as dg
@@ -11,37 +10,31 @@ import pytest
 
 from pipelines import alerts
 from pipelines.alerts import UI_VARIABLE, WEBHOOK_VARIABLE, failed_runs
+from tests.loopback import Quiet, serving
 
 SECRET = "T0KEN"
 
 
-class Heard(list[dict[str, Any]]):
-    """Bodies that were posted; `status` is what the next post is answered with."""
+class Posts(list[dict[str, Any]]):
+    """The bodies of all posts; `status` is the answer to the next one."""
 
     status = 200
     url = ""
 
 
 @pytest.fixture
-def webhook() -> Iterator[Heard]:
-    heard = Heard()
+def webhook() -> Iterator[Posts]:
+    posts = Posts()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(heard.status)
+            posts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(posts.status)
             self.end_headers()
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    heard.url = f"http://127.0.0.1:{server.server_port}/{SECRET}"
-    yield heard
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as url:
+        posts.url = f"{url}/{SECRET}"
+        yield posts
 
 
 @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["la_dapo"]))
@@ -58,7 +51,7 @@ def failed() -> dg.RunFailureSensorContext:
     return context.for_run_failure()
 
 
-def test_a_failed_run_is_posted(webhook: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_is_posted(webhook: Posts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(WEBHOOK_VARIABLE, webhook.url)
     monkeypatch.setenv(UI_VARIABLE, "https://runs.example/")
     context = failed()
@@ -74,7 +67,7 @@ def test_a_failed_run_is_posted(webhook: Heard, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(("status", "message"), [(404, "answered 404"), (None, "cannot be reached")])
 def test_a_webhook_that_does_not_take_it_fails_the_tick_without_its_address(
-    webhook: Heard, monkeypatch: pytest.MonkeyPatch, status: int | None, message: str
+    webhook: Posts, monkeypatch: pytest.MonkeyPatch, status: int | None, message: str
 ) -> None:
     webhook.status = status or 200
     monkeypatch.setattr(alerts, "RETRY_DELAYS", (0.0, 0.01))

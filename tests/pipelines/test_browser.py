@@ -1,9 +1,6 @@
 """What a person sees and does: a real UI, headless Chromium where there is one, GraphQL as the witness."""
 
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -11,9 +8,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.kills.matrix import Place, prepare
-from tests.pipelines.chromium import MISSING, chromium, found
+from tests.loopback import file_server
+from tests.pipelines.chromium import MISSING, browser_path, chromium
 from tests.pipelines.test_ui import LAUNCH
-from tests.pipelines.ui_server import Ui, ui, until
+from tests.pipelines.ui_server import Ui, ui
+from tests.processes import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -43,7 +42,7 @@ def served(place: Place) -> Iterator[Ui]:
 
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
-    path = found()
+    path = browser_path()
     if path is None:
         pytest.skip(MISSING)
     with chromium(path) as browser:
@@ -59,15 +58,15 @@ def page(browser: "Browser", served: Ui) -> "Iterator[Page]":
     context = browser.new_context(viewport={"width": 1600, "height": 1200}, base_url=served.url)
     context.set_default_timeout(MILLISECONDS)
     page = context.new_page()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("websocket", lambda socket: asked.append(socket.url))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("websocket", lambda socket: requests.append(socket.url))
     yield page
     context.close()
-    assert asked
-    strangers = [url for url in asked if urlsplit(url).scheme in ("http", "https", "ws", "wss")
+    assert requests
+    foreign = [url for url in requests if urlsplit(url).scheme in ("http", "https", "ws", "wss")
                  and urlsplit(url).hostname != "127.0.0.1"]  # fmt: skip
-    assert strangers == []
+    assert foreign == []
 
 
 def test_the_lineage_shows_every_stage_and_its_assets(page: "Page") -> None:
@@ -139,15 +138,12 @@ async ([url, query]) => {
 def test_a_page_of_another_site_starts_nothing(browser: "Browser", served: Ui, tmp_path: Path) -> None:
     before = served.runs()
     (tmp_path / "index.html").write_text(ANOTHER_SITE)
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
-        threading.Thread(target=site.serve_forever, daemon=True).start()
+    with file_server(tmp_path) as site:
         page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{site.server_port}/")
-        found = page.evaluate(ATTACK, [served.url, LAUNCH])
+        page.goto(site.url)
+        outcomes = page.evaluate(ATTACK, [served.url, LAUNCH])
         page.close()
-        site.shutdown()
-    assert found == ["opaque", "opaque", "opaque", "error", "error"]
+    assert outcomes == ["opaque", "opaque", "opaque", "error", "error"]
     assert served.runs() == before
 
 
@@ -155,7 +151,7 @@ def test_a_page_of_another_site_starts_nothing(browser: "Browser", served: Ui, t
 def backfill(served: Ui) -> str:
     """Three shards of two light assets, to the end."""
     backfill = served.backfill(["trajectories/twiff_rows", "trajectories/twiff_clips"], SHARDS)
-    until(lambda: served.backfill_status(backfill) == "COMPLETED_SUCCESS", "the backfill has ended well", between=1.0)
+    until(lambda: served.backfill_status(backfill) == "COMPLETED_SUCCESS", "the backfill has ended well", interval=1.0)
     return backfill
 
 
@@ -180,4 +176,4 @@ def materialised(served: Ui, asset: str) -> list[dict[str, Any]]:
     """An asset's materialisations, the newest first."""
     query = """query($path: [String!]!) {assetNodeOrError(assetKey: {path: $path}) {... on AssetNode {
         assetMaterializations(limit: 20) {runId partition}}}}"""
-    return served.asked(query, path=asset.split("/"))["assetNodeOrError"]["assetMaterializations"]
+    return served.query(query, path=asset.split("/"))["assetNodeOrError"]["assetMaterializations"]

@@ -5,8 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,30 +13,23 @@ import polars as pl
 import pytest
 
 from tests.pipelines.served_shards import Model, as_json_lines, judge, kind_of, repeat_row, write_shards
+from tests.processes import environment, future_l1, output, run, until
 from tests.served import Served, completion, served, user_text
+from training.runtime.project import PROJECT
 
-ROOT = Path(__file__).parents[2]
 COMPARED = ["row_id", "p_t", "p_v", "gain", "status"]
 
 
-def command(folder: Path, endpoint: Served, judging: Served, out: Path, *options: str) -> list[str]:
+def arguments(folder: Path, endpoint: Served, judging: Served, out: Path, *options: str) -> list[str]:
     return [
-        sys.executable, "-m", "pipelines", "curate", "--trajectories", str(folder / "twiff"), "--clips",
+        "curate", "--trajectories", str(folder / "twiff"), "--clips",
         str(folder / "clips"), "--endpoint", endpoint.url, "--model", "served", "--judge", judging.url,
         "--judge-model", "served", "--top", "12", "--out", str(out), *options,
     ]  # fmt: skip
 
 
-def environment() -> dict[str, str]:
-    dropped = {"FUTURE_L1_PROFILE", "FUTURE_L1_HOME", "SEED"}
-    return {name: value for name, value in os.environ.items() if name not in dropped}
-
-
 def curate(folder: Path, endpoint: Served, judging: Served, out: Path, *options: str) -> dict[str, Any]:
-    ran = subprocess.run(
-        command(folder, endpoint, judging, out, *options), cwd=ROOT, env=environment(), capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    output(*arguments(folder, endpoint, judging, out, *options))
     return json.loads((out / "summary.json").read_text())
 
 
@@ -113,7 +104,7 @@ def test_a_faulty_endpoint_and_a_faulty_judge_change_nothing(
         served(judge, faults=0.2, seed=2) as judging,
     ):
         summary = curate(folder, endpoint, judging, out, "--timeout", "2", "--concurrency", "16")
-    assert sum(endpoint.met.values()) > 5 and sum(judging.met.values()) > 0
+    assert sum(endpoint.fault_counts.values()) > 5 and sum(judging.fault_counts.values()) > 0
     assert summary["pending"] == 0
     assert summary == json.loads((alone / "summary.json").read_text())
     for name, columns in (("visual_gain", COMPARED), ("future_l1_50k", ["rank", *COMPARED[:4]])):
@@ -131,13 +122,10 @@ def test_killed_at_several_points_it_ends_alike_and_pays_once(
     with served(Model(rows), latency=0.02) as endpoint, served(judge) as judging:
         for choices in (40, 200, 330):
             running = subprocess.Popen(
-                command(folder, endpoint, judging, out), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, start_new_session=True,
+                future_l1(*arguments(folder, endpoint, judging, out)), cwd=PROJECT, env=environment(),
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
-            deadline = time.monotonic() + 120
-            while endpoint.choices < choices and running.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.005)
-            assert running.poll() is None, "it was to be killed before its end"
+            until(lambda n=choices: endpoint.choices >= n, f"{choices} choices", interval=0.005, process=running)
             os.killpg(running.pid, signal.SIGKILL)
             running.wait()
         assert not (out / "summary.json").exists()
@@ -146,7 +134,7 @@ def test_killed_at_several_points_it_ends_alike_and_pays_once(
         summary = curate(folder, endpoint, judging, out)
     assert summary == json.loads((alone / "summary.json").read_text())
     assert max(Counter(paid(out)).values()) == 1
-    # What was in flight at a kill was lost on the way; nothing that arrived was asked for again.
+    # What was in flight at a kill was lost on the way; nothing that arrived was requested again.
     assert endpoint.choices - summary["generations"] <= 3 * 4 * 64
     first, second = (pl.read_parquet(p / "visual_gain.parquet").select(COMPARED) for p in (alone, out))
     assert first.equals(second)
@@ -175,9 +163,7 @@ def test_a_new_shard_costs_only_its_own_rows(source: tuple[Path, list[dict[str, 
 
 def stopped(folder: Path, endpoint: Served, judging: Served, out: Path, *options: str) -> str:
     """What a curation says that ends with an error; nothing is published."""
-    ran = subprocess.run(
-        command(folder, endpoint, judging, out, *options), cwd=ROOT, env=environment(), capture_output=True, text=True
-    )
+    ran = run(*arguments(folder, endpoint, judging, out, *options))
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert "Traceback" not in ran.stderr and not (out / "summary.json").exists()
     return ran.stderr
@@ -238,7 +224,7 @@ def test_what_was_refused_or_stayed_pending_is_asked_again(
         sent = len(endpoint.requests)
         faulty.remove("refused")
         assert curate(folder, endpoint, judging, out)["pending"] == 1
-        assert len(endpoint.requests) == sent, "a refusal is not asked for again unasked"
+        assert len(endpoint.requests) == sent, "a refused request is sent again only with --retry-refused"
         assert curate(folder, endpoint, judging, out, "--retry-refused")["pending"] == 0
         sent = len(endpoint.requests)
         done = curate(folder, endpoint, judging, out)
@@ -255,9 +241,9 @@ def test_a_wrong_model_or_key_fails_before_any_work(
 ) -> None:
     folder, rows = source
     with served(Model(rows), key=key) as endpoint, served(judge) as judging:
-        options = command(folder, endpoint, judging, tmp_path / "out")
+        options = arguments(folder, endpoint, judging, tmp_path / "out")
         options[options.index("--model") + 1] = model
-        ran = subprocess.run(options, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+        ran = run(*options)
     assert ran.returncode == 1
     assert message in ran.stderr
     assert "Traceback" not in ran.stderr
@@ -265,8 +251,7 @@ def test_a_wrong_model_or_key_fails_before_any_work(
 
 
 def test_options_that_name_no_model_are_a_users_mistake(tmp_path: Path) -> None:
-    options = [sys.executable, "-m", "pipelines", "curate", "--trajectories", "x", "--clips", "y", "--out", "z"]
-    ran = subprocess.run(options, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    ran = run("curate", "--trajectories", "x", "--clips", "y", "--out", "z")
     assert ran.returncode == 1
     assert "name the model" in ran.stderr
 
@@ -276,10 +261,7 @@ def test_a_model_that_never_needs_the_hint_keeps_nothing_and_says_so(tmp_path: P
     rows = write_shards(folder, shards=1, rows=12, faults=0, seed=8)
     (folder / "twiff" / "broken.jsonl").write_text('{"video": 3}\n')  # a shard without a usable row
     with served(Model(rows, knows="everything")) as endpoint, served(judge) as judging:
-        ran = subprocess.run(
-            command(folder, endpoint, judging, tmp_path / "out", "--full-sampling-fraction", "0"), cwd=ROOT,
-            env=environment(), capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        ran = run(*arguments(folder, endpoint, judging, tmp_path / "out", "--full-sampling-fraction", "0"))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "check rows_obey_the_rule of curation/future_l1_50k: 0 rows are published" in ran.stdout
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -294,10 +276,7 @@ def test_a_broken_shard_fails_alone_and_the_command_ends_with_the_list(tmp_path:
     (folder / "twiff" / "a-broken.parquet").write_bytes(b"PAR1 and no more")
     (folder / "twiff" / "empty.jsonl").write_text("")
     with served(Model(rows, knows="everything")) as endpoint, served(judge) as judging:
-        ran = subprocess.run(
-            command(folder, endpoint, judging, out, "--full-sampling-fraction", "0"), cwd=ROOT,
-            env=environment(), capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        ran = run(*arguments(folder, endpoint, judging, out, "--full-sampling-fraction", "0"))
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert "1 of 3 shards are broken, the others went on:\nshard a-broken is broken" in ran.stderr
     assert "a-broken.parquet cannot be read as parquet" in ran.stderr
@@ -314,10 +293,7 @@ def test_where_no_row_is_usable_no_model_is_called_and_the_reasons_are_counted(t
         clip.unlink()
     (folder / "twiff" / "other.jsonl").write_text('{"video": 3}\n[1]\n')
     with served(Model(rows)) as endpoint, served(judge) as judging:
-        ran = subprocess.run(
-            command(folder, endpoint, judging, tmp_path / "out"), cwd=ROOT, env=environment(),
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        ran = run(*arguments(folder, endpoint, judging, tmp_path / "out"))
     assert ran.returncode == 1
     assert endpoint.choices == judging.choices == 0
     assert "of 2 shards no row is usable, so no model is called:\n" in ran.stderr

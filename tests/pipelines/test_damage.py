@@ -1,10 +1,8 @@
 """What is damaged, full or hostile ends in a sentence that says what to do, and stops nothing else."""
 
 import json
-import os
 import resource
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from click.testing import CliRunner, Result
 from assets.framework.retries import is_transient
 from assets.framework.store import AssetStore
 from pipelines.cli.main import main
+from tests.processes import environment, future_l1
 from training.storage.artifacts import Artifact, DamagedArtifactError
 from training.storage.parquet import read_parquet
 
@@ -115,26 +114,27 @@ def test_what_is_as_it_was_published_verifies(store: AssetStore) -> None:
 @pytest.mark.parametrize(("command", "size"), [(["demo"], 70_000), (["ui"], 70_000), (["train", "text_only"], 0)])
 def test_a_disk_that_takes_no_more_is_a_sentence(tmp_path: Path, command: list[str], size: int) -> None:
     """A limit on the size of files is the full disk that every machine has."""
-    ended = future_l1(command, tmp_path / "home", size)
+    ended = limited(command, tmp_path / "home", size)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
     assert ended.stderr.startswith("Error: ") and len(ended.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", [["demo"], ["ui"]])
 def test_a_home_that_cannot_be_written_is_a_sentence(command: list[str]) -> None:
-    ended = future_l1(command, Path("/sys/future-l1"), None)
+    ended = limited(command, Path("/sys/future-l1"), None)
     assert ended.returncode == 1 and ended.stderr.startswith("Error: /sys/future-l1: "), ended.stderr
     assert "choose another folder" in ended.stderr and len(ended.stderr.splitlines()) == 1
 
 
-def future_l1(command: list[str], home: Path, size: int | None) -> subprocess.CompletedProcess[str]:
+def limited(command: list[str], home: Path, size: int | None) -> subprocess.CompletedProcess[str]:
+    """Runs a command whose files may have so many bytes."""
+
     def limit() -> None:
         if size is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     return subprocess.run(
-        [sys.executable, "-m", "pipelines", *command],
-        env={**os.environ, "FUTURE_L1_HOME": str(home), "FUTURE_L1_PROFILE": "demo", "COLUMNS": "1000"},
+        future_l1(*command), env=environment(FUTURE_L1_HOME=str(home), COLUMNS="1000"),
         stdin=subprocess.DEVNULL, capture_output=True, text=True, preexec_fn=limit,
     )  # fmt: skip
 

@@ -20,11 +20,12 @@ from assets.toyworld.clips import write_batch
 from assets.toyworld.source import write_futurebench, write_twiffbench
 from evaluation.evaluate import GenerationFailedError
 from pipelines.cli.main import main
+from tests.processes import environment, future_l1, until
 from training.data.prompts import ANSWERS
 from training.grading.toy_judge import MODEL, serve
+from training.runtime.project import PROJECT
 from training.tiny import BASE
 
-ROOT = Path(__file__).parents[2]
 ITEMS = 48
 UNTIMED = [name for name in ANSWERS if not name.endswith("_seconds")]
 WITHOUT_TORCH = """
@@ -112,16 +113,9 @@ def test_the_folder_holds_answers_marks_and_a_report(alone: Path) -> None:
 def kill_at(arguments: Sequence[str], out: Path, answers: int) -> None:
     """Starts the command and sends SIGKILL to it, and to nobody else, when the ledger has so many answers."""
     command = subprocess.Popen(
-        [sys.executable, "-m", "pipelines", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        future_l1(*arguments), cwd=PROJECT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while len(ledger(out)) < answers:
-        try:
-            raise AssertionError(f"it ended with {command.wait(0.02)} before it could be killed")
-        except subprocess.TimeoutExpired:
-            continue
+    until(lambda: len(ledger(out)) >= answers, f"the ledger has {answers} answers", interval=0.02, process=command)
     children = psutil.Process(command.pid).children(recursive=True)
     os.kill(command.pid, signal.SIGKILL)
     assert command.wait() == -signal.SIGKILL
@@ -149,7 +143,7 @@ def test_a_killed_evaluation_goes_on_and_asks_nothing_twice(alone: Path, source:
 def blocked(*arguments: Any) -> dict[str, Any]:
     """Runs the command, which must not import torch or transformers; returns the report."""
     command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return report(Path(arguments[arguments.index("--out") + 1]))
 
@@ -237,7 +231,7 @@ def test_another_benchmark_or_another_evaluation_at_work_is_told(alone: Path, so
     assert refused.exit_code != 0 and "another evaluation is at work" in refused.output
 
 
-ASKED = ["--checkpoint", BASE, "--data-dir", ROOT / "tests"]
+ASKED = ["--checkpoint", BASE, "--data-dir", PROJECT / "tests"]
 
 
 @pytest.mark.parametrize(
@@ -246,8 +240,8 @@ ASKED = ["--checkpoint", BASE, "--data-dir", ROOT / "tests"]
         (["--checkpoint", BASE], "--checkpoint, --benchmark and --data-dir go together"),
         (["--judge", "http://127.0.0.1:9/v1"], "--judge and --judge-model go together"),
         ([], "holds no answers"),
-        (["--checkpoint", ROOT / "tests", "--benchmark", "futurebench", "--data-dir", ROOT], "is no model's folder"),
-        (["--checkpoint", BASE, "--benchmark", "futurebench", "--data-dir", ROOT / "tests"], "futurebench.json"),
+        (["--checkpoint", PROJECT, "--benchmark", "futurebench", "--data-dir", PROJECT], "is no model's folder"),
+        (["--checkpoint", BASE, "--benchmark", "futurebench", "--data-dir", PROJECT / "tests"], "futurebench.json"),
         ([*ASKED, "--benchmark", "twiffbench", "--parser", "strict"], "twiffbench has no parser"),
         ([*ASKED, "--benchmark", "futurebench", "--layout", "interleaved"], "layout"),
         ([*ASKED, "--benchmark", "futurebench", "--intervention", "mean"], "'mean' and reference_latents need each"),

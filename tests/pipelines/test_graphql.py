@@ -1,4 +1,4 @@
-"""What the UI shows and does, asked of the webserver's GraphQL in this process: no socket, no browser."""
+"""What the UI shows and does, by the webserver's GraphQL in this process: no socket, no browser."""
 
 import os
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ from pipelines.instance import dagster_home
 from pipelines.jobs import stages
 from pipelines.profile import Profile, load_profile
 from pipelines.webserver import application
-from tests.pipelines.ui_server import ROOT, Dagster, everything_ended
+from tests.pipelines.ui_server import Dagster, everything_ended
 from tests.reduced import write_reduced_overlay
-from training.runtime.project import WORKSPACE
+from training.runtime.project import PROJECT, WORKSPACE
 
 NODES = """{assetNodes {
     assetKey {path} groupName kinds pools description owners {... on TeamAssetOwner {team}}
@@ -66,7 +66,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("FUTURE_L1_PROFILE", str(profile))
         patch.delenv("FUTURE_L1_WEBHOOK", raising=False)  # it turns the alert on
         patch.setenv("DAGSTER_HOME", "")  # what `dagster_home` sets goes with the module
-        patch.chdir(ROOT)
+        patch.chdir(PROJECT)
         dagster_home(folder)
         yield folder
 
@@ -84,7 +84,7 @@ def web(home: Path) -> Iterator[Web]:
 
 @pytest.fixture(scope="module")
 def nodes(web: Web) -> dict[str, dict[str, Any]]:
-    return {"/".join(node["assetKey"]["path"]): node for node in web.asked(NODES)["assetNodes"]}
+    return {"/".join(node["assetKey"]["path"]): node for node in web.query(NODES)["assetNodes"]}
 
 
 def test_every_asset_is_shown_with_what_a_person_needs_to_know_of_it(
@@ -93,13 +93,13 @@ def test_every_asset_is_shown_with_what_a_person_needs_to_know_of_it(
     graph = build_definitions(profile).resolve_asset_graph()
     assert set(nodes) == {node.key.to_user_string() for node in graph.asset_nodes}
     for defined in graph.asset_nodes:
-        shown = nodes[defined.key.to_user_string()]
-        assert shown["groupName"] == defined.group_name
-        assert set(shown["kinds"]) == defined.kinds
-        assert set(shown["pools"]) == defined.pools
-        assert {f"team:{owner['team']}" for owner in shown["owners"]} == set(defined.owners)
-        assert shown["description"] == defined.description
-        assert shown["jobNames"], f"{defined.key} is in no job"
+        node = nodes[defined.key.to_user_string()]
+        assert node["groupName"] == defined.group_name
+        assert set(node["kinds"]) == defined.kinds
+        assert set(node["pools"]) == defined.pools
+        assert {f"team:{owner['team']}" for owner in node["owners"]} == set(defined.owners)
+        assert node["description"] == defined.description
+        assert node["jobNames"], f"{defined.key} is in no job"
 
 
 def test_trainings_wait_for_the_gpu_pool_and_are_cut_by_recipe(profile: Profile, nodes: dict[str, Any]) -> None:
@@ -113,14 +113,14 @@ def test_trainings_wait_for_the_gpu_pool_and_are_cut_by_recipe(profile: Profile,
 def test_there_is_a_job_for_each_stage_and_nothing_starts_before_somebody_turns_it_on(
     web: Web, profile: Profile
 ) -> None:
-    shown = web.asked(JOBS)["repositoryOrError"]
-    described = {job["name"]: job["description"] for job in shown["jobs"]}
+    repository = web.query(JOBS)["repositoryOrError"]
+    described = {job["name"]: job["description"] for job in repository["jobs"]}
     assert {stage.job for stage in stages(profile)} <= set(described)
     assert all(described[stage.job] for stage in stages(profile))
-    (weekly,) = shown["schedules"]
+    (weekly,) = repository["schedules"]
     assert (weekly["name"], weekly["cronSchedule"]) == ("recurate_weekly", "0 4 * * 1")
     assert weekly["scheduleState"]["status"] == "STOPPED"
-    states = {sensor["name"]: sensor["sensorState"]["status"] for sensor in shown["sensors"]}
+    states = {sensor["name"]: sensor["sensorState"]["status"] for sensor in repository["sensors"]}
     assert {"new_shards", "failed_runs"} <= set(states)
     assert set(states.values()) == {"STOPPED"}
 
@@ -128,29 +128,29 @@ def test_there_is_a_job_for_each_stage_and_nothing_starts_before_somebody_turns_
 def test_every_check_reads_as_a_sentence(web: Web, profile: Profile) -> None:
     checks = {
         ("/".join(node["assetKey"]["path"]), check["name"]): check
-        for node in web.asked(CHECKS)["assetNodes"]
+        for node in web.query(CHECKS)["assetNodes"]
         for check in node["assetChecksOrError"].get("checks", [])
     }
     defined = build_definitions(profile).resolve_asset_graph().asset_check_keys
     assert set(checks) == {(key.asset_key.to_user_string(), key.name) for key in defined}
     for key, check in checks.items():
-        said = check["description"]
-        assert said and said[0].isupper() and said.endswith(".") and len(said.split()) >= 5, (key, said)
+        text = check["description"]
+        assert text and text[0].isupper() and text.endswith(".") and len(text.split()) >= 5, (key, text)
     assert checks["checkpoints/sft", "loads_and_decodes"]["blocking"]
 
 
-def test_a_webserver_that_only_shows_changes_nothing(web: Web) -> None:
+def test_a_read_only_webserver_refuses_mutations(web: Web) -> None:
     before = web.runs()
     instance = web.context.instance
-    with webserver(instance, read_only=True) as shown:
-        assert len(shown.asked(NODES)["assetNodes"]) > 15
+    with webserver(instance, read_only=True) as viewer:
+        assert len(viewer.query(NODES)["assetNodes"]) > 15
         with pytest.raises(AssertionError, match="UnauthorizedError"):
-            shown.launch("observe_source")
+            viewer.launch("observe_source")
         with pytest.raises(AssertionError, match="UnauthorizedError"):
-            shown.backfill(["trajectories/twiff_clips"], ["any"])
+            viewer.backfill(["trajectories/twiff_clips"], ["any"])
         start = f'mutation {{startSensor(sensorSelector: {{{SELECTOR}, sensorName: "new_shards"}}) {{__typename}}}}'
-        assert shown.asked(start)["startSensor"]["__typename"] == "UnauthorizedError"
-        assert shown.runs() == before
+        assert viewer.query(start)["startSensor"]["__typename"] == "UnauthorizedError"
+        assert viewer.runs() == before
 
 
 def test_a_launched_job_is_queued_started_and_materialises(web: Web, nodes: dict[str, Any]) -> None:
@@ -161,7 +161,7 @@ def test_a_launched_job_is_queued_started_and_materialises(web: Web, nodes: dict
     query = """{assetNodeOrError(assetKey: {path: ["inputs", "toyworld_source"]}) {... on AssetNode {
         assetMaterializations(limit: 1) {runId metadataEntries {label __typename ... on IntMetadataEntry {intValue}}}
     }}}"""
-    (materialised,) = web.asked(query)["assetNodeOrError"]["assetMaterializations"]
+    (materialised,) = web.query(query)["assetNodeOrError"]["assetMaterializations"]
     figures = {entry["label"]: entry.get("intValue") for entry in materialised["metadataEntries"]}
     assert materialised["runId"] == run
     assert figures["rows"] == 180

@@ -1,12 +1,10 @@
-"""Every command ends soon on INT and on TERM, at every stage, says how to go on, asks nobody any more, and goes on.
+"""Every command ends soon on INT and on TERM, at every stage, prints how to go on, sends no more requests, and resumes.
 
-Of the demo's stages, trainings and reports among them: tests/pipelines/test_reduced_demo.py.
+The demo's stages, trainings and reports among them, are in tests/pipelines/test_reduced_demo.py.
 """
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +17,11 @@ from assets.curation.assets import ANSWERS
 from pipelines.driver import run_plan
 from pipelines.jobs import INGEST, OBSERVE, WRITE_SOURCE, Step
 from pipelines.profile import overlaid
-from tests.interrupted import ROOT, FileServer, environment, interrupted
+from tests.loopback import file_server
 from tests.pipelines.served_shards import Model, judge, write_shards
 from tests.pipelines.test_evaluate import world
-from tests.pipelines.ui_server import processes_of, ui, until
+from tests.pipelines.ui_server import processes_of, ui
+from tests.processes import environment, future_l1, interrupt, output, until
 from tests.reduced import reduced_demo, write_overlay
 from tests.served import Served, served
 from training.grading.toy_judge import MODEL, reply_to
@@ -32,66 +31,59 @@ INT, TERM = signal.SIGINT, signal.SIGTERM
 GOES_ON, STARTS_OVER = "the same command goes on from here", "the same command starts over"
 
 
-def future_l1(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "pipelines", *map(str, arguments)]
-
-
-def asked(server: Served, requests: int) -> Callable[[], bool]:
-    """Whether the server has so many requests, and holds the last of them back."""
+def holding(server: Served, requests: int) -> Callable[[], bool]:
+    """Makes a server hold its requests back; whether it has so many."""
     server.latency = 600.0
     return lambda: len(server.requests) >= requests
 
 
-def answered(server: Served) -> int:
-    """Lets go of whom it holds back; how many requests it has had."""
+def release(server: Served) -> int:
+    """Lets a server answer; returns the number of its requests."""
     server.closing.set()
     server.closing, server.latency = threading.Event(), 0.0
     return len(server.requests)
 
 
-def finish(command: list[str]) -> None:
-    ran = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-
-
 def test_curate_ends_at_every_stage_and_goes_on(tmp_path: Path) -> None:
     rows = write_shards(tmp_path, shards=1, rows=12, faults=0)
     (shard,) = (tmp_path / "twiff").iterdir()
-    with FileServer(tmp_path).serving() as files, served(Model(rows)) as model, served(judge) as judging:
-        command = future_l1(
+    with file_server(tmp_path) as files, served(Model(rows)) as model, served(judge) as judging:
+        command = (
             "curate", "--trajectories", f"{files.url}/twiff/{shard.name}", "--clips", f"{files.url}/clips", "--out",
             tmp_path / "out", "--endpoint", model.url, "--model", "served", "--judge", judging.url, "--judge-model",
             "served", "--concurrency", 2,
         )  # fmt: skip
-        for held, number in (("/twiff", INT), ("/clips", TERM)):  # pulled, and probed in threads
-            assert GOES_ON in interrupted(command, environment(), files.waits_for(held), number)
-            files.let_go()
+        for path, number in (("/twiff", INT), ("/clips", TERM)):  # pulled, and probed in threads
+            assert GOES_ON in interrupt(future_l1(*command), environment(), files.hold(path), number)
+            files.release()
         for server, numbers in ((model, (INT, INT)), (judging, (TERM,))):
-            assert GOES_ON in interrupted(command, environment(), asked(server, 2), *numbers)
-            assert answered(server) == 2, "nobody was asked once it had ended, and nothing was tried again"
+            assert GOES_ON in interrupt(future_l1(*command), environment(), holding(server, 2), *numbers)
+            assert release(server) == 2, "no request was sent after the end, and none was sent again"
             server.requests.clear()
-        finish(command)
+        output(*command)
         assert (tmp_path / "out" / "summary.json").exists()
 
 
 def test_evaluate_ends_while_it_answers_and_while_it_is_judged_and_goes_on(tmp_path: Path) -> None:
     world(tmp_path, 1)
     with served(lambda request, _: reply_to(request["messages"][-1]["content"]), models=(MODEL,)) as judging:
-        command = future_l1(
+        command = (
             "evaluate", "--checkpoint", BASE, "--benchmark", "twiffbench", "--data-dir", tmp_path / "twiffbench",
             "--out", tmp_path / "out", "--max-new-tokens", 64, "--image-tokens", 4, 16, "--batch-size", 1,
             "--device", "cpu", "--judge", judging.url, "--judge-model", MODEL,
         )  # fmt: skip
         ledger = (tmp_path / "out" / "ledger").glob
-        begun = [lambda: any(path.stat().st_size for path in ledger("*.jsonl")), asked(judging, 2)]
+        begun = [lambda: any(path.stat().st_size for path in ledger("*.jsonl")), holding(judging, 2)]
         for stage, number in zip(begun, (INT, TERM), strict=True):
-            assert GOES_ON in interrupted(command, environment(), stage, number)
-        answered(judging)
-        finish(command)
+            assert GOES_ON in interrupt(future_l1(*command), environment(), stage, number)
+        release(judging)
+        output(*command)
         assert (tmp_path / "out" / "report.json").exists()
 
 
-def test_terminate_in_the_ui_cancels_a_run_that_asks_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminate_in_the_ui_cancels_a_run_that_waits_for_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "home"
     with served() as model:
         profile = overlaid(
@@ -106,10 +98,10 @@ def test_terminate_in_the_ui_cancels_a_run_that_asks_a_server(tmp_path: Path, mo
         run_plan(profile, [Step(WRITE_SOURCE), Step(OBSERVE), Step(INGEST, shards=True)], Console())
         with ui(home, str(write_overlay(tmp_path / "served.toml", profile))) as dagster:
             run = dagster.launch("score", [ANSWERS], "train-00000-of-00003", checks=False)
-            until(asked(model, 2), "the server is asked")
+            until(holding(model, 2), "the server has requests")
             dagster.terminate(run)
             assert dagster.finished(run) == "CANCELED"
-            assert answered(model) == 2
+            assert release(model) == 2
             assert not [process for process in processes_of(home) if "evaluation.generate" in process.cmdline()]
 
 
@@ -136,7 +128,7 @@ def test_a_command_of_one_go_ends_and_starts_over(
         return True
 
     writing: list[int] = []
-    assert STARTS_OVER in interrupted(command, environment(FUTURE_L1_HOME=str(tmp_path)), is_read, number)
+    assert STARTS_OVER in interrupt(command, environment(FUTURE_L1_HOME=str(tmp_path)), is_read, number)
     os.close(writing[0])
 
 
@@ -148,5 +140,5 @@ def test_a_command_ends_while_it_is_imported(tmp_path: Path, number: signal.Sign
         mapped = (region.path for child in psutil.Process().children() for region in child.memory_maps())
         return any("pydantic_core" in path for path in mapped)
 
-    said = interrupted(future_l1("steps"), environment(FUTURE_L1_HOME=str(tmp_path)), is_imported, number)
-    assert "nothing was begun" in said and "Traceback" not in said
+    message = interrupt(future_l1("steps"), environment(FUTURE_L1_HOME=str(tmp_path)), is_imported, number)
+    assert "nothing was begun" in message and "Traceback" not in message

@@ -9,7 +9,8 @@ import pytest
 
 from assets.checkpoints.assets import SFT
 from tests.kills.matrix import RECIPE, Place, Who, assert_nothing_is_left, family, kill, prepare, settled, trained
-from tests.pipelines.ui_server import Ui, ui, until
+from tests.pipelines.ui_server import Ui, ui
+from tests.processes import until
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,8 @@ def served(place: Place) -> Iterator[Ui]:
 
 def test_a_cancelled_training_leaves_nothing_behind_and_the_next_goes_on(served: Ui, place: Place) -> None:
     run = served.launch("train_sft", [SFT], RECIPE, checks=False)
-    workers = until(lambda: family(place), "the program has started", between=0.02)
-    until(place.checkpoint, "the program has saved a checkpoint", between=0.02)
+    workers = until(lambda: family(place), "the program has started", interval=0.02)
+    until(place.checkpoint, "the program has saved a checkpoint", interval=0.02)
     served.terminate(run)
     assert served.finished(run) == "CANCELED"
     assert_nothing_is_left(place, workers)

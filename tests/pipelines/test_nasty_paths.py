@@ -1,9 +1,6 @@
 """The real commands in a folder, and with shards, clips and outputs, of any name."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +9,8 @@ import polars as pl
 from assets.toyworld.clips import write_batch
 from assets.toyworld.source import write_futurebench
 from tests.pipelines.served_shards import Model, judge, write_shards
+from tests.processes import output
 from tests.served import served
-from training.runtime.project import python_variables
 from training.storage.artifacts import MODEL
 from training.tiny import BASE
 
@@ -22,14 +19,8 @@ NASTY = "-a[1] b?c=%20*{x,y}: 中文 #&'"
 
 def future_l1(folder: Path, *arguments: object) -> str:
     """Runs a command in a folder, with paths relative to it."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FUTURE_L1")}
-    environment |= {**python_variables(), "XDG_CACHE_HOME": str(folder.parent / "cache"), "COLUMNS": "1000"}
-    ran = subprocess.run(
-        [sys.executable, "-m", "pipelines", *map(str, arguments)],
-        cwd=folder, env=environment | {"FUTURE_L1_HOME": f"{NASTY} home"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
+    cache = str(folder.parent / "cache")
+    return output(*arguments, folder=folder, XDG_CACHE_HOME=cache, COLUMNS="1000", FUTURE_L1_HOME=f"{NASTY} home")
 
 
 def test_curating_and_following(tmp_path: Path) -> None:
@@ -43,10 +34,10 @@ def test_curating_and_following(tmp_path: Path) -> None:
     shard.unlink()
     table.with_columns(pl.Series("video", clips)).write_parquet(folder / "twiff" / f"{NASTY} 1.parquet")
     with served(Model(rows)) as endpoint, served(judge) as judging:
-        asked = ("curate", "--clips", "clips", "--endpoint", endpoint.url, "--model", "served", "--judge", judging.url,
-                 "--judge-model", "served", "--out", f"{NASTY} out")  # fmt: skip
+        options = ("--clips", "clips", "--endpoint", endpoint.url, "--model", "served", "--judge", judging.url,
+                   "--judge-model", "served", "--out", f"{NASTY} out")  # fmt: skip
         for trajectories in (f"twiff/{NASTY} 1.parquet", f"{folder}/twiff/*.parquet"):
-            assert "Tables   -a[1] b?c" in future_l1(folder, *asked, "--trajectories", trajectories)
+            assert "Tables   -a[1] b?c" in future_l1(folder, "curate", *options, "--trajectories", trajectories)
     out = folder / f"{NASTY} out"
     summary = json.loads((out / "summary.json").read_text())
     assert summary["scored"] == summary["read"] == 8 and summary["kept"] > 0

@@ -1,6 +1,5 @@
 """The demo's light assets, driven with a real PostgreSQL behind Dagster."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,8 +9,9 @@ import pgserver
 import pytest
 
 from pipelines.instance import POSTGRES_VARIABLE, dagster_home
+from tests.processes import environment
+from training.runtime.project import PROJECT
 
-ROOT = Path(__file__).parents[2]
 DRIVE = """
 import sys
 from pathlib import Path
@@ -35,9 +35,8 @@ def server(tmp_path: Path) -> Iterator[pgserver.PostgresServer]:
 def test_runs_events_and_partitions_are_kept_in_postgresql(tmp_path: Path, server: pgserver.PostgresServer) -> None:
     home = tmp_path / "home"
     address = server.get_uri().replace("postgresql:", "postgresql+psycopg2:")
-    environment = {**os.environ, POSTGRES_VARIABLE: address, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", DRIVE, str(home)]
-    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    command, variables = [sys.executable, "-c", DRIVE, str(home)], environment(**{POSTGRES_VARIABLE: address})
+    ran = subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
     def count(table: str, where: str) -> int:

@@ -13,7 +13,10 @@ from urllib.parse import urlencode
 import psutil
 import pytest
 
-from tests.pipelines.ui_server import ROOT, Ui, environment, free_port, processes_of, ui, until
+from tests.loopback import free_port
+from tests.pipelines.ui_server import Ui, processes_of, ui
+from tests.processes import run, until
+from training.runtime.project import PROJECT
 
 LAUNCH = """mutation {launchRun(executionParams: {runConfigData: {}, selector: {repositoryName: "__repository__",
     repositoryLocationName: "future-l1", jobName: "write_source"}}) {__typename}}"""
@@ -27,7 +30,7 @@ NODES = "{assetNodes {assetKey {path} groupName}}"
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_ui_serves_every_asset_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     with ui(tmp_path, "demo") as served:
-        nodes = served.asked(NODES)["assetNodes"]
+        nodes = served.query(NODES)["assetNodes"]
         assert {node["groupName"] for node in nodes} == {
             "inputs", "trajectories", "curation", "checkpoints", "benchmarks", "reports",
         }  # fmt: skip
@@ -44,70 +47,50 @@ def test_the_ui_serves_every_asset_and_leaves_nothing_behind(tmp_path: Path, num
 def test_another_sites_page_starts_nothing_over_http_or_websocket(tmp_path: Path) -> None:
     with ui(tmp_path, "demo", "--allowed-host", "future-l1.example.org") as served:
         launch = {"query": LAUNCH}
-        foreign, own = {"Origin": "http://evil.example"}, {"Origin": served.url}
+        cross_origin, same_origin = {"Origin": "http://evil.example"}, {"Origin": served.url}
         rebound = {"Host": "evil.example", "Origin": "http://evil.example"}
         proxied = {"Host": "future-l1.example.org", "Origin": "https://future-l1.example.org"}
-        for headers in (foreign, rebound):
+        for headers in (cross_origin, rebound):
             assert status(served, "GET", {"query": NODES}, headers) == 403
             assert status(served, "POST", launch, headers) == 403
             assert status(served, "GET", {}, headers | WEB_SOCKET) == 403
-        assert status(served, "GET", launch, {}) == status(served, "GET", launch, own) == 405
+        assert status(served, "GET", launch, {}) == status(served, "GET", launch, same_origin) == 405
         assert served.runs() == []
-        for headers in ({}, own, proxied):
+        for headers in ({}, same_origin, proxied):
             assert status(served, "GET", {"query": NODES}, headers) == 200
             assert status(served, "GET", {}, headers | WEB_SOCKET) == 101
         assert status(served, "POST", launch, proxied) == 200
         assert [run["jobName"] for run in served.runs()] == ["write_source"]
 
 
-def status(served: Ui, method: str, asked: dict[str, str], headers: dict[str, str]) -> int:
+def status(served: Ui, method: str, parameters: dict[str, str], headers: dict[str, str]) -> int:
     """How GraphQL's address answers a request with its query string."""
     connection = HTTPConnection(served.url.removeprefix("http://"), timeout=60)
     with closing(connection):
-        connection.request(method, f"/graphql?{urlencode(asked)}", headers=headers)
+        connection.request(method, f"/graphql?{urlencode(parameters)}", headers=headers)
         return connection.getresponse().status
 
 
-def test_a_ui_to_look_at_has_a_living_daemon_and_refuses_what_changes_something(tmp_path: Path) -> None:
+def test_a_read_only_ui_has_a_healthy_daemon_and_refuses_mutations(tmp_path: Path) -> None:
     with ui(tmp_path, "demo", "--read-only") as served:
         health = "{instance {daemonHealth {allDaemonStatuses {daemonType required healthy}}}}"
-        daemons = served.asked(health)["instance"]["daemonHealth"]["allDaemonStatuses"]
-        wanted = {daemon["daemonType"]: daemon["healthy"] for daemon in daemons if daemon["required"]}
-        assert {"SENSOR", "SCHEDULER", "BACKFILL", "MONITORING", "QUEUED_RUN_COORDINATOR"} <= set(wanted)
-        assert all(wanted.values())
-        assert served.asked(NODES)["assetNodes"]
+        daemons = served.query(health)["instance"]["daemonHealth"]["allDaemonStatuses"]
+        required = {daemon["daemonType"]: daemon["healthy"] for daemon in daemons if daemon["required"]}
+        assert {"SENSOR", "SCHEDULER", "BACKFILL", "MONITORING", "QUEUED_RUN_COORDINATOR"} <= set(required)
+        assert all(required.values())
+        assert served.query(NODES)["assetNodes"]
         with pytest.raises(AssertionError, match="UnauthorizedError"):
             served.launch("write_source")
         assert served.runs() == []
-        second = [sys.executable, "-m", "pipelines", "ui", "--port", str(free_port())]
-        refused = subprocess.run(
-            second,
-            cwd=ROOT,
-            env=environment(tmp_path, "demo"),
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
+        refused = run("ui", "--port", free_port(), FUTURE_L1_HOME=str(tmp_path))
         assert refused.returncode == 1 and f"another `future-l1 ui` serves {tmp_path}" in refused.stderr
-        assert served.asked(NODES)["assetNodes"], "the first goes on"
+        assert served.query(NODES)["assetNodes"], "the first goes on"
 
 
-def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        port = free_port()
-        taken.bind(("127.0.0.1", port))
-        taken.listen()
-        command = [sys.executable, "-m", "pipelines", "ui", "--port", str(port)]
-        ended = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environment(tmp_path, "demo"),
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
+def test_a_port_in_use_is_an_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        ended = run("ui", "--port", port, FUTURE_L1_HOME=str(tmp_path))
     assert ended.returncode == 1
     assert f"cannot serve on 127.0.0.1:{port}: Address already in use; another --port" in ended.stderr
     assert processes_of(tmp_path) == []
@@ -118,7 +101,8 @@ def test_an_instance_that_several_begin_at_once_is_made_once(tmp_path: Path) -> 
     code = "import sys; from pathlib import Path; from pipelines.instance import initialize_instance as initialize; "
     code += "sys.stdin.read(); initialize(Path(sys.argv[1]))"
     makers = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE) for _ in range(4)
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=PROJECT, stdin=subprocess.PIPE)
+        for _ in range(4)
     ]
     for maker in makers:
         assert maker.stdin is not None

@@ -1,45 +1,33 @@
-"""A real `future-l1 ui` on a home of a test's own, asked over GraphQL, with every process of it known by its home."""
+"""A real `future-l1 ui` on a home of a test's own, its GraphQL, and its processes, which are found by their home."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).parents[2]
+from tests.loopback import free_port
+from tests.processes import environment, future_l1, until
+from training.runtime.project import PROJECT
+
 REPOSITORY = {"repositoryLocationName": "future-l1", "repositoryName": "__repository__"}
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 UI_LOG = "ui.txt"
 
-Found = TypeVar("Found")
-
-
-def until(look: Callable[[], Found], what: str, seconds: float = 300.0, between: float = 0.2) -> Found:
-    """What `look` finds once it finds something; an assertion that says `what` was waited for if it never does."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"waited for {seconds:.0f} s, and not yet: {what}"
-        time.sleep(between)
-    return found
-
 
 class Dagster:
-    """Dagster's GraphQL in a test's words. `post` sends a request's body and returns the answer's."""
+    """A client of Dagster's GraphQL. `post` sends the body of a request and returns that of the response."""
 
     def __init__(self, post: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self._post = post
 
-    def asked(self, query: str, **variables: Any) -> dict[str, Any]:
-        """The answer's data; an answer with errors is an assertion."""
+    def query(self, query: str, **variables: Any) -> dict[str, Any]:
+        """The response's data; an assertion fails for a response with errors."""
         answer = self._post({"query": query, "variables": variables})
         assert not answer.get("errors"), answer["errors"]
         return answer["data"]
@@ -56,7 +44,7 @@ class Dagster:
             __typename ... on LaunchRunSuccess {run {runId}} ... on PythonError {message}
             ... on RunConfigValidationInvalid {errors {message}}}}"""
         parameters = {"selector": selector, "runConfigData": {}, "executionMetadata": {"tags": tags}}
-        launched = self.asked(query, parameters=parameters)["launchRun"]
+        launched = self.query(query, parameters=parameters)["launchRun"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
         return launched["run"]["runId"]
 
@@ -66,27 +54,27 @@ class Dagster:
             __typename ... on LaunchBackfillSuccess {backfillId} ... on PythonError {message}}}"""
         keys = [{"path": key.split("/")} for key in assets]
         parameters = {"assetSelection": keys, "partitionNames": list(partitions)}
-        launched = self.asked(query, parameters=parameters)["launchPartitionBackfill"]
+        launched = self.query(query, parameters=parameters)["launchPartitionBackfill"]
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
         return launched["backfillId"]
 
     def backfill_status(self, backfill: str) -> str:
         query = "query($id: String!) {partitionBackfillOrError(backfillId: $id) {... on PartitionBackfill {status}}}"
-        return self.asked(query, id=backfill)["partitionBackfillOrError"]["status"]
+        return self.query(query, id=backfill)["partitionBackfillOrError"]["status"]
 
     def terminate(self, run: str) -> None:
         query = """mutation($id: String!) {terminateRun(runId: $id) {__typename ... on PythonError {message}}}"""
-        answer = self.asked(query, id=run)["terminateRun"]
+        answer = self.query(query, id=run)["terminateRun"]
         assert answer["__typename"] == "TerminateRunSuccess", answer
 
     def status(self, run: str) -> str:
         query = "query($id: ID!) {runOrError(runId: $id) {... on Run {status}}}"
-        return self.asked(query, id=run)["runOrError"]["status"]
+        return self.query(query, id=run)["runOrError"]["status"]
 
     def runs(self) -> list[dict[str, Any]]:
         """All runs, the newest first: id, status, job, tags."""
         query = "{runsOrError {... on Runs {results {runId status jobName tags {key value}}}}}"
-        return self.asked(query)["runsOrError"]["results"]
+        return self.query(query)["runsOrError"]["results"]
 
     def finished(self, run: str, seconds: float = 300.0) -> str:
         """The status in which a run ended, waited for."""
@@ -95,11 +83,11 @@ class Dagster:
         )
 
     def errors(self, run: str) -> str:
-        """What the run's failed steps, or the run itself, gave as reasons."""
+        """The errors of the run's failed steps and of the run."""
         query = """query($id: ID!) {logsForRun(runId: $id) {... on EventConnection {events {
             ... on ExecutionStepFailureEvent {error {message causes {message}}} ... on RunFailureEvent {message}
             }}}}"""
-        return json.dumps([event for event in self.asked(query, id=run)["logsForRun"]["events"] if event], indent=1)
+        return json.dumps([event for event in self.query(query, id=run)["logsForRun"]["events"] if event], indent=1)
 
 
 class Ui(Dagster):
@@ -118,29 +106,23 @@ class Ui(Dagster):
 
     def part(self, module: str) -> psutil.Process:
         """The webserver (`pipelines.webserver`) or the daemon (`dagster._daemon`)."""
-        (found,) = (one for one in processes_of(self.home) if one.cmdline()[1:3] == ["-m", module])
-        return found
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+        (process,) = (one for one in processes_of(self.home) if one.cmdline()[1:3] == ["-m", module])
+        return process
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
     """Every living process that was started for the Dagster instance of a home, whoever its parent is now."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if (
                 process.environ().get("DAGSTER_HOME") == str(home / "dagster")
                 and process.status() != psutil.STATUS_ZOMBIE
             ):
-                found.append(process)
+                processes.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return processes
 
 
 @contextmanager
@@ -163,10 +145,10 @@ def ui(home: Path, profile: str, *options: str) -> Iterator[Ui]:
     """
     home.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), home / UI_LOG
-    with log.open("a") as said, everything_ended(home):
+    with log.open("a") as lines, everything_ended(home):
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines", "ui", "--port", str(port), *options],
-            cwd=ROOT, env=environment(home, profile), stdout=said, stderr=said, text=True, start_new_session=True,
+            future_l1("ui", "--port", port, *options), cwd=PROJECT, stdout=lines, stderr=lines, text=True,
+            env=environment(FUTURE_L1_HOME=str(home), FUTURE_L1_PROFILE=profile), start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         )  # fmt: skip
         try:
@@ -183,19 +165,3 @@ def ui(home: Path, profile: str, *options: str) -> Iterator[Ui]:
         finally:
             process.kill()
             process.wait()
-
-
-def environment(home: Path, profile: str) -> dict[str, str]:
-    """For `future-l1` on this home and profile, from the source tree that the tests are in."""
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    own: Mapping[str, str] = {"FUTURE_L1_HOME": str(home), "FUTURE_L1_PROFILE": profile, "PYTHONPATH": paths}
-    return {**os.environ, "OMP_NUM_THREADS": "1", **own}
-
-
-def future_l1(home: Path, profile: str, *command: str) -> None:
-    """Run a command to its end, on this home and profile."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "pipelines", *command],
-        cwd=ROOT, env=environment(home, profile), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -1,13 +1,8 @@
 """Transient errors are retried, on servers that really fail twice and then work; all other errors are not."""
 
 import shutil
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +23,7 @@ from pipelines.profile import Profile, demo, overlaid
 from tests import hub
 from tests.assets.trajectories.shard_rows import twiff_row, write
 from tests.footage import FOOTAGE
+from tests.loopback import file_server
 from tests.pipelines.served_shards import Model, judge, write_shards
 from tests.served import Served, served
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError
@@ -69,42 +65,6 @@ def sourced(folder: Path, trajectories: Path | str, **curation: Any) -> Profile:
     )
 
 
-@dataclass
-class Unsteady:
-    """A file server that answers so many requests for content with 503."""
-
-    url: str = ""
-    failing: int = 0
-    requests: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def unsteady(folder: Path) -> Iterator[Unsteady]:
-    state = Unsteady()
-
-    class Handler(SimpleHTTPRequestHandler):
-        def do_GET(self) -> None:
-            state.requests.append(self.path)
-            if state.failing:
-                state.failing -= 1
-                self.send_error(503)
-            else:
-                super().do_GET()
-
-        def log_message(self, format: str, *args: Any) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """One shard of one row with its clip."""
@@ -116,7 +76,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_shard_on_a_server_that_fails_twice_is_pulled_at_the_third_try(folder: Path) -> None:
-    with unsteady(folder / "twiff") as server:
+    with file_server(folder / "twiff") as server:
         runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
         assert runs.run("observe_source") == (True, Counter())
         server.failing = 2
@@ -125,10 +85,11 @@ def test_a_shard_on_a_server_that_fails_twice_is_pulled_at_the_third_try(folder:
 
 
 def test_retries_of_a_server_that_stays_away_end(folder: Path) -> None:
-    with unsteady(folder / "twiff") as server:
+    with file_server(folder / "twiff") as server:
         runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
         runs.run("observe_source")
-        server.failing, server.requests = 1000, []
+        server.failing = 1000
+        server.requests.clear()
         assert runs.run("ingest") == (False, Counter({"trajectories__twiff_rows": MAX_RETRIES}))
         assert len(server.requests) >= MAX_RETRIES + 1
 
@@ -154,7 +115,7 @@ def test_a_local_shard_that_is_no_shard_is_read_once(folder: Path) -> None:
 
 def test_a_shard_on_a_server_that_is_no_shard_is_pulled_once(folder: Path) -> None:
     (folder / "twiff" / "part.parquet").write_bytes(b"not parquet")
-    with unsteady(folder / "twiff") as server:
+    with file_server(folder / "twiff") as server:
         runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
         runs.run("observe_source")
         assert runs.run("ingest") == (False, Counter())

@@ -288,7 +288,7 @@ def test_every_answer_arrives_once_whatever_a_fifth_of_the_requests_meet() -> No
         answers = list(
             generate(engine(server.url, other.url, timeout=1.0, concurrency=16), None, GENERATION, "none", prompts)
         )
-        assert {*server.met, *other.met} == {*FAULTS}
+        assert {*server.fault_counts, *other.fault_counts} == {*FAULTS}
     counted = Counter((a["prompt_id"], a["sample"]) for a in answers if isinstance(a, dict))
     assert counted == {(f"p{i}", sample): 1 for i in range(80) for sample in (0, 1, 2, 5)}
     assert all(a["text"].startswith(f"question of {a['prompt_id']}, ") for a in answers)

@@ -62,15 +62,15 @@ def test_every_request_is_answered_once_whatever_a_fifth_of_them_meet() -> None:
         client = pool_at(server.url, timeout=1.0, concurrency=16)
         told, left = ask(client, words(200))
         assert not left and told == {word: word.upper() for word in words(200)}
-        assert {"rate", "error", "timeout", "truncated", "malformed", "empty"} <= set(server.met)
-        assert client.counts["requests"] == len(server.requests) >= 200 + sum(server.met.values())
-        assert client.counts["malformed"] == server.met["malformed"] + server.met["empty"]
+        assert {"rate", "error", "timeout", "truncated", "malformed", "empty"} <= set(server.fault_counts)
+        assert client.counts["requests"] == len(server.requests) >= 200 + sum(server.fault_counts.values())
+        assert client.counts["malformed"] == server.fault_counts["malformed"] + server.fault_counts["empty"]
 
 
 def test_no_more_requests_at_a_time_than_the_concurrency(echo: Served) -> None:
     echo.latency = 0.01
     ask(pool_at(echo.url, concurrency=4), words(24))
-    assert echo.most_in_flight == 4
+    assert echo.max_in_flight == 4
 
 
 def test_tokens_are_counted(echo: Served) -> None:

@@ -221,7 +221,7 @@ def test_verdicts_do_not_depend_on_faults() -> None:
     with served(toy_answer, faults=0.2, hangs=3.0, seed=2) as server:
         judge = Judge(settings(server.url, timeout=1.0, concurrency=8), on_outage="raise")
         assert judge.verdicts(triples) == wanted
-        assert len(server.met) >= 4
+        assert len(server.fault_counts) >= 4
         assert {r["temperature"] for r in server.requests} <= {0.0, 0.5}
         assert judge.counts["judged"] == 35
 
@@ -307,7 +307,7 @@ def test_what_another_process_judges_meanwhile_is_not_asked_again(tmp_path: Path
     cache = tmp_path / "c"
 
     def answer(request: dict[str, Any], choice: int) -> str:
-        if server.most_in_flight == 1 and len(server.requests) == 1:
+        if server.max_in_flight == 1 and len(server.requests) == 1:
             Judge(settings(server.url, cache=cache)).verdicts(TRIPLES[1:])
         return toy_answer(request, choice)
 

@@ -1,4 +1,4 @@
-"""A process that is told to end does so once, and for certain, whatever it is doing and whoever takes no notice."""
+"""A process ends once and for certain after INT or TERM, whatever it is doing."""
 
 import itertools
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.interrupted import environment, interrupted
+from tests.processes import environment, interrupt
 from training.runtime import interrupts
 
 PRELUDE = """
@@ -63,8 +63,8 @@ with exiting("again"), capture_interrupts():
 
 @pytest.mark.parametrize(("stuck", "number"), [*zip(STUCK, itertools.cycle(interrupts.SIGNALS), strict=False)])
 def test_it_ends_for_certain(tmp_path: Path, stuck: str, number: signal.Signals) -> None:
-    said = interrupted(command(tmp_path, STUCK[stuck]), environment(), (tmp_path / "begun").exists, number)
-    assert f"stopped by {number.name}: again\n" in said
+    message = interrupt(command(tmp_path, STUCK[stuck]), environment(), (tmp_path / "begun").exists, number)
+    assert f"stopped by {number.name}: again\n" in message
 
 
 def test_what_needs_longer_gets_it_and_the_signals_after_the_first_change_nothing(tmp_path: Path) -> None:
@@ -78,11 +78,11 @@ with exiting("again"):
             time.sleep(1.5)
         Path(sys.argv[1]).write_text("saved")
 """
-    interrupted(command(tmp_path, code), environment(), (tmp_path / "begun").exists, *[signal.SIGTERM] * 3)
+    interrupt(command(tmp_path, code), environment(), (tmp_path / "begun").exists, *[signal.SIGTERM] * 3)
     assert (tmp_path / "begun").read_text() == "saved"
 
 
-def test_who_asks_again_while_it_ends_changes_nothing(tmp_path: Path) -> None:
+def test_a_second_signal_while_it_ends_changes_nothing(tmp_path: Path) -> None:
     code = """
 import atexit
 interrupts.SECONDS_TO_END = 30.0
@@ -92,8 +92,8 @@ with exiting("again"):
     begun()
     time.sleep(100)
 """
-    said = interrupted(command(tmp_path, code), environment(), (tmp_path / "begun").exists, signal.SIGTERM)
-    assert said == "stopped by SIGTERM: again\n"
+    message = interrupt(command(tmp_path, code), environment(), (tmp_path / "begun").exists, signal.SIGTERM)
+    assert message == "stopped by SIGTERM: again\n"
 
 
 def test_the_signals_of_a_fork_are_not_its_parents(tmp_path: Path) -> None:
