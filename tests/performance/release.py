@@ -59,21 +59,21 @@ def prepared(bundle: FutureL1, latent_config: LatentConfig, row: Row) -> dict[st
     low, high = latent_config.image_tokens
     least = min(low, latent_config.max_latents)
 
-    def resized(kept: list[np.ndarray], low: int, high: int) -> list[Image.Image]:
-        return [_resized(processor, frame, low, high) for frame in kept]
+    def resized(frames: list[np.ndarray], low: int, high: int) -> list[Image.Image]:
+        return [_resized(processor, frame, low, high) for frame in frames]
 
-    asked = "".join(IMAGE if isinstance(p, Slot) else p for p in user)
-    told = "".join(IMAGE if isinstance(p, Slot) else p for p in assistant)
-    asked = f"<|im_start|>user\n{asked}<|im_end|>\n"
-    told = f"<|im_start|>assistant\n{told}<|im_end|>\n"
-    whole = asked + told.replace("<|vision_start|>", LATENT_START).replace("<|vision_end|>", LATENT_END)
+    user_text = "".join(IMAGE if isinstance(p, Slot) else p for p in user)
+    assistant_text = "".join(IMAGE if isinstance(p, Slot) else p for p in assistant)
+    user_text = f"<|im_start|>user\n{user_text}<|im_end|>\n"
+    assistant_text = f"<|im_start|>assistant\n{assistant_text}<|im_end|>\n"
+    whole = user_text + assistant_text.replace("<|vision_start|>", LATENT_START).replace("<|vision_end|>", LATENT_END)
 
     def process(text: str, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         return processor(text=[text], images=images or None, return_tensors="pt")
 
     both = process(whole, resized(observed, low, high) + resized(future, least, latent_config.max_latents))
-    seen = process(asked, resized(observed, low, high))
-    imagined = process(told, resized(future, least, latent_config.max_latents))
+    question = process(user_text, resized(observed, low, high))
+    imagined = process(assistant_text, resized(future, least, latent_config.max_latents))
     ids = both["input_ids"][0]
     header = tokens_of(processor, "<|im_start|>assistant")
     start = next(t for t in range(len(ids)) if ids[t : t + len(header)].tolist() == header) + len(header)
@@ -83,8 +83,8 @@ def prepared(bundle: FutureL1, latent_config: LatentConfig, row: Row) -> dict[st
     labels[:start] = IGNORE
     labels[ids == tokens.latent] = IGNORE
     return {
-        "input_ids": ids[None], "labels": labels[None], "pixel_values": seen["pixel_values"],
-        "image_grid_thw": seen["image_grid_thw"], "pixel_values_latent": imagined["pixel_values"],
+        "input_ids": ids[None], "labels": labels[None], "pixel_values": question["pixel_values"],
+        "image_grid_thw": question["image_grid_thw"], "pixel_values_latent": imagined["pixel_values"],
         "image_grid_thw_latent": imagined["image_grid_thw"],
     }  # fmt: skip
 

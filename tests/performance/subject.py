@@ -1,4 +1,4 @@
-"""Models that are measured, what they are asked, and a head that makes them imagine on time."""
+"""Models that are measured, their prompts, and a bias on their logits that opens spans at chosen steps."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -45,11 +45,11 @@ class Subject:
 
 def footage_rows() -> list[dict[str, Any]]:
     """Eight rows of real clips of three shapes: four observed frames, and one, two, three future ones in turn."""
-    found = []
+    rows = []
     for number in range(8):
         clip = list(CLIPS)[number % len(CLIPS)]
         depth = 1 + number % 3
-        found.append(
+        rows.append(
             {
                 "row_id": f"{number:016x}",
                 "question": "".join(f"frame_{k}\n<image>\n" for k in range(1, 5)) + QUESTION,
@@ -62,24 +62,26 @@ def footage_rows() -> list[dict[str, Any]]:
                 "reader": "sequential",
             }
         )
-    return found
+    return rows
 
 
 def prompt(encoder: Encoder, first: int, frames: int) -> Encoded:
     """A question about so many frames of a clip, from its `first` on."""
     user = user_pieces("<image>" * frames + QUESTION, frames)
-    shown = _frames(first, frames)
+    images = _frames(first, frames)
     low, high = encoder.limits.observed
-    return encoder.prompt([encoder.patch(shown[p.index], low, high) if isinstance(p, Slot) else p for p in user])
+    return encoder.prompt([encoder.patch(images[p.index], low, high) if isinstance(p, Slot) else p for p in user])
 
 
 def dialogue(encoder: Encoder, first: int, frames: int, spans: int) -> Encoded:
     """The same with an answer: as many thoughts whatever the spans, five at most of them followed by a frame."""
     user = user_pieces("<image>" * frames + QUESTION, frames)
     assistant = assistant_pieces([*[THOUGHT] * spans, " ".join([THOUGHT] * (5 - spans))], "it goes on")
-    shown = _frames(first, frames + spans)
+    images = _frames(first, frames + spans)
     slots = [p for p in (*user, *assistant) if isinstance(p, Slot)]
-    return encoder.dialogue(user, assistant, {s: shown[s.index + (frames if s.kind == "future" else 0)] for s in slots})
+    return encoder.dialogue(
+        user, assistant, {s: images[s.index + (frames if s.kind == "future" else 0)] for s in slots}
+    )
 
 
 def _frames(first: int, count: int) -> list[Any]:
@@ -87,8 +89,8 @@ def _frames(first: int, count: int) -> list[Any]:
 
 
 @contextmanager
-def wishing(model: FutureL1, wish: Callable[[int], dict[int, float]]) -> Iterator[None]:
-    """Within the context, `wish(step)` gives logits that are added to tokens' own at that step of one decoding.
+def biased_logits(model: FutureL1, bias: Callable[[int], dict[int, float]]) -> Iterator[None]:
+    """Within the context, `bias(step)` gives logits that are added to tokens' own at that step of one decoding.
 
     A model without SFT never imagines by itself and ends anywhere: what is timed needs answers of one length with
     spans.
@@ -96,8 +98,8 @@ def wishing(model: FutureL1, wish: Callable[[int], dict[int, float]]) -> Iterato
     step = itertools.count()
 
     def add(_module: Any, _args: Any, logits: torch.Tensor) -> torch.Tensor:
-        wished = wish(next(step))
-        return logits.index_add(-1, torch.tensor(list(wished)), torch.tensor([list(wished.values())] * len(logits)))
+        biases = bias(next(step))
+        return logits.index_add(-1, torch.tensor(list(biases)), torch.tensor([list(biases.values())] * len(logits)))
 
     handle = model.model.lm_head.register_forward_hook(add)
     try:
@@ -106,14 +108,14 @@ def wishing(model: FutureL1, wish: Callable[[int], dict[int, float]]) -> Iterato
         handle.remove()
 
 
-def now_and_then(model: FutureL1) -> Callable[[int], dict[int, float]]:
+def random_spans(model: FutureL1) -> Callable[[int], dict[int, float]]:
     """A span opens after about eight tokens of text, at different times in different answers; none ends early."""
     t = model.tokens
     often = torch.tensor(model.model.lm_head.out_features / 8.0).log().item()
     return lambda _step: {t.latent_start: often, t.end_of_turn: -1e4, t.pad: -1e4}
 
 
-def at_steps(model: FutureL1, opening: Sequence[int]) -> Callable[[int], dict[int, float]]:
+def spans_at(model: FutureL1, opening: Sequence[int]) -> Callable[[int], dict[int, float]]:
     """A span opens in every answer at each of these steps and at no other, is full, and no answer ends."""
     t = model.tokens
     return lambda step: {

@@ -11,7 +11,7 @@ import torch
 from evaluation.benchmarks.futurebench import video_frame_numbers
 from tests.footage import CLIPS, FOOTAGE
 from tests.performance.conftest import Compare
-from tests.performance.subject import Subject, now_and_then, wishing
+from tests.performance.subject import Subject, biased_logits, random_spans
 from training.data.keyframes import key_frame_number
 from training.data.video import frame_rate, read_frames
 from training.model.checkpoint import FutureL1
@@ -25,8 +25,8 @@ GREEDY = Sampling(max_new_tokens=44)
 
 
 @dataclass
-class Asker:
-    """A model with its frames' features in memory: what is timed is prefill and decoding."""
+class Generator:
+    """A model with its frames' features in memory, so that only prefill and decoding are timed."""
 
     model: FutureL1
     vision: FrozenVision
@@ -43,27 +43,27 @@ class Asker:
 
 
 @pytest.fixture
-def ask(sft_model: FutureL1) -> Asker:
-    return Asker(sft_model, sft_model.vision(cache_bytes=2**28))
+def ask(sft_model: FutureL1) -> Generator:
+    return Generator(sft_model, sft_model.vision(cache_bytes=2**28))
 
 
 def test_a_batch_of_answers_against_one_at_a_time(subject: Subject, compare: Compare) -> None:
     """Answers of one length with spans at different times, so that text and latents are decoded in one forward.
 
-    One at a time is the release's evaluation: batch 1.  The tiny model imagines by itself, greedily; the mid-size one
-    knows nothing, so its words are drawn and its head is made to open spans.
+    One at a time is the release's evaluation: batch 1.  The tiny model opens spans by itself, greedily; the mid-size
+    one is untrained, so its tokens are sampled and its logits are biased to open spans.
     """
     reader = RowReader(subject.encoder, keep=True)
     rows = subject.rows[:24]
     prompts = [reader.prompt(row) for row in rows]
     model = subject.model
-    asker = Asker(model, model.vision(cache_bytes=2**28))
-    sft_model = subject.name == "tiny"
-    sampling = GREEDY if sft_model else Sampling(max_new_tokens=24, temperature=1.0)
+    generator = Generator(model, model.vision(cache_bytes=2**28))
+    opens_spans = subject.name == "tiny"
+    sampling = GREEDY if opens_spans else Sampling(max_new_tokens=24, temperature=1.0)
 
     def ask(numbers: Sequence[int]) -> Decoded:
-        with contextlib.nullcontext() if sft_model else wishing(model, now_and_then(model)):
-            return asker([prompts[i] for i in numbers], sampling, [[i] for i in numbers])
+        with contextlib.nullcontext() if opens_spans else biased_logits(model, random_spans(model)):
+            return generator([prompts[i] for i in numbers], sampling, [[i] for i in numbers])
 
     together = ask(range(len(rows)))
     assert len(together.latents) > 0
@@ -80,12 +80,12 @@ def test_a_batch_of_answers_against_one_at_a_time(subject: Subject, compare: Com
 
 
 def test_eight_answers_of_a_video_from_one_prefill_against_eight(subject: Subject, compare: Compare) -> None:
-    """A group as RL samples it, without the tower: its features are known to both ways."""
+    """A group as RL samples it, without the tower: both ways have its features."""
     path, count = FOOTAGE / "bikes.mp4", CLIPS["bikes.mp4"]
     numbers = video_frame_numbers(count)
-    encoder, ask = subject.encoder, Asker(subject.model, subject.model.vision(cache_bytes=2**28))
-    shown = encoder.patch_video(read_frames(path, numbers, "sequential"), numbers, frame_rate(path), 4, 64)
-    prompt = encoder.prompt([*shown, "What happens next?"])
+    encoder, ask = subject.encoder, Generator(subject.model, subject.model.vision(cache_bytes=2**28))
+    video = encoder.patch_video(read_frames(path, numbers, "sequential"), numbers, frame_rate(path), 4, 64)
+    prompt = encoder.prompt([*video, "What happens next?"])
     sampling = Sampling(max_new_tokens=8)
     assert torch.equal(ask([prompt], sampling, [range(8)]).ids, ask([prompt] * 8, sampling).ids)
     compare(
@@ -99,43 +99,43 @@ def test_eight_answers_of_a_video_from_one_prefill_against_eight(subject: Subjec
 
 def toy_rows(encoder: Encoder, rows: list[dict[str, Any]]) -> list[tuple[Encoded, Encoded]]:
     """One small observed frame, and up to three smaller hints: about half of a prompt is shared."""
-    found = []
+    pairs = []
     for row in rows[:16]:
         numbers = [key_frame_number(row["frame_count"], index) for index in (1, *row["future"])]
         first, *later = read_frames(row["path"], numbers, row["reader"])
         observed, hints = encoder.patch(first, 4, 16), [encoder.patch(frame, 4, 4) for frame in later]
-        asked = row["question"].replace("frame_1\n<image>\n", "")
-        found.append(
-            (encoder.prompt(["frame_1", observed, asked]), encoder.prompt(["frame_1", observed, *hints, asked]))
+        question = row["question"].replace("frame_1\n<image>\n", "")
+        pairs.append(
+            (encoder.prompt(["frame_1", observed, question]), encoder.prompt(["frame_1", observed, *hints, question]))
         )
-    return found
+    return pairs
 
 
 def footage_rows(encoder: Encoder, _rows: list[dict[str, Any]]) -> list[tuple[Encoded, Encoded]]:
     """Four observed frames of real footage, and two smaller hints: nearly all of a prompt is shared."""
     path, count = FOOTAGE / "bikes.mp4", CLIPS["bikes.mp4"]
-    found = []
+    pairs = []
     for first in range(0, 40, 10):
         frames = read_frames(path, [first + k * (count - 50) // 5 for k in range(6)], "sequential")
         observed = [encoder.patch(frame, 4, 64) for frame in frames[:4]]
         hints = [encoder.patch(frame, 4, 16) for frame in frames[4:]]
-        found.append(
+        pairs.append(
             (encoder.prompt([*observed, "What happens next?"]), encoder.prompt([*observed, *hints, "And then?"]))
         )
-    return found
+    return pairs
 
 
 @pytest.mark.parametrize("make", [toy_rows, footage_rows])
 def test_both_prompts_of_a_row_from_one_beginning(
-    ask: Asker, encoder: Encoder, rows: list[dict[str, Any]], compare: Compare, make: Any
+    ask: Generator, encoder: Encoder, rows: list[dict[str, Any]], compare: Compare, make: Any
 ) -> None:
-    """Eight answers to each.  The frames' features are known to all three ways: sharing spares the language model."""
+    """Eight answers to each.  All three ways have the frames' features: sharing saves work of the language model."""
     pairs = make(encoder, rows)
     prompts = [prompt for pair in pairs for prompt in pair]
     groups = [number for number in range(len(pairs)) for _ in range(2)]
     seeds = [range(8 * i, 8 * i + 8) for i in range(len(prompts))]
     sampling = Sampling(max_new_tokens=6, temperature=1.0)
-    repeated, single = [p for p in prompts for _ in range(8)], [[seed] for own in seeds for seed in own]
+    repeated, single = [p for p in prompts for _ in range(8)], [[seed] for row_seeds in seeds for seed in row_seeds]
 
     def shared() -> Decoded:
         return ask(prompts, sampling, seeds, groups)
@@ -145,9 +145,9 @@ def test_both_prompts_of_a_row_from_one_beginning(
     plain, hint = (len(prompt.ids) for prompt in pairs[-1])
     what = f"8 answers to each of {len(prompts)} prompts ({plain} and {hint} tokens)"
 
-    def begin(told: Sequence[Hashable] | None) -> Prefilled:
+    def begin(groups: Sequence[Hashable] | None) -> Prefilled:
         with torch.no_grad():
-            return prefill(ask.model.model, ask.vision, ask.model.tokens, prompts, told)
+            return prefill(ask.model.model, ask.vision, ask.model.tokens, prompts, groups)
 
     n = len(single)
     compare(

@@ -1,6 +1,6 @@
 """Tokens a second and peak memory of decoding and of an SFT step, as frames, spans and batch grow.
 
-One of the three grows at a time.  Memory is what torch holds beyond the weights (tests/performance/memory.py).
+One of the three grows at a time.  Memory is what torch holds beyond the weights (`peak_mib`).
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ TEXT = 24  # tokens of text in an answer, whatever its spans
 
 def settings() -> list[tuple[int, int, int]]:
     """Frames, spans and batch, one of them away from its middle."""
-    found = [(f, 3, 4) for f in FRAMES] + [(4, s, 4) for s in SPANS] + [(4, 3, b) for b in BATCH]
-    return list(dict.fromkeys(found))
+    triples = [(f, 3, 4) for f in FRAMES] + [(4, s, 4) for s in SPANS] + [(4, 3, b) for b in BATCH]
+    return list(dict.fromkeys(triples))
 
 
 def test_growth_of_decoding(subject: Subject, measure: Measure, table: Table) -> None:
@@ -31,7 +31,7 @@ def test_growth_of_decoding(subject: Subject, measure: Measure, table: Table) ->
     model, latents = subject.model, subject.latent_config.max_latents
     vision = model.vision()
 
-    def ask(prompts: list[Encoded], new: int, opening: list[int]) -> Decoded:
+    def generate(prompts: list[Encoded], new: int, opening: list[int]) -> Decoded:
         seeds = [[i] for i in range(len(prompts))]
         with wishing(model, at_steps(model, opening)):
             return decode(model.model, vision, model.tokens, prompts, Sampling(new), model.spans, seeds)
@@ -42,12 +42,12 @@ def test_growth_of_decoding(subject: Subject, measure: Measure, table: Table) ->
         prompts = [prompt(subject.encoder, first, frames) for first in range(batch)]
         new = TEXT + spans * (latents + 2)
         opening = [(k + 1) * new // (spans + 1) - latents for k in range(spans)]
-        cost = measure(partial(ask, prompts, new, opening))
-        found = answers[setting] = cost.result
-        assert found.ids.shape == (batch, new) and len(found.latents) == batch * spans * latents
-        rate = batch * new / found.decode_seconds
+        cost = measure(partial(generate, prompts, new, opening))
+        decoded = answers[setting] = cost.result
+        assert decoded.ids.shape == (batch, new) and len(decoded.latents) == batch * spans * latents
+        rate = batch * new / decoded.decode_seconds
         size = [len(prompts[0].ids), new]
-        lines.append([*setting, *size, f"{found.prefill_seconds:.3f}", f"{rate:.0f}", f"{cost.mib:.1f}"])
+        lines.append([*setting, *size, f"{decoded.prefill_seconds:.3f}", f"{rate:.0f}", f"{cost.mib:.1f}"])
     assert torch.equal(answers[4, 3, 16].ids[:4], answers[4, 3, 4].ids)
     assert torch.equal(answers[4, 3, 4].ids[:1], answers[4, 3, 1].ids)
     head = ["frames", "spans", "batch", "prompt", "answer", "prefill s", "tokens/s", "peak MiB"]

@@ -45,7 +45,7 @@ print(time.perf_counter() - started, time.process_time() - cpu)
 
 
 class Spent(NamedTuple):
-    """Seconds on the clock, and of work: what else a machine does makes only the first longer."""
+    """Seconds of wall-clock time and of CPU time; only the first depends on the machine's other load."""
 
     clock: float
     cpu: float
@@ -103,13 +103,13 @@ def webserver(home: Path) -> Iterator[TestClient]:
 
 
 def answers(client: TestClient, page: str) -> dict[str, Any]:
-    """What the server says to each query of a page."""
-    said = {}
+    """The server's reply to each query of a page."""
+    replies = {}
     for name in UI["pages"][page]:
         reply = client.post("/graphql", json=UI["queries"][name])
         assert reply.status_code == 200 and "errors" not in reply.json(), reply.text[:500]
-        said[name] = reply
-    return said
+        replies[name] = reply
+    return replies
 
 
 def spent_on(client: TestClient, page: str) -> Spent:
@@ -124,21 +124,21 @@ def spent_on(client: TestClient, page: str) -> Spent:
 
 
 def test_the_pages_of_3000_partitions(homes: Mapping[int, Path], table: Table) -> None:
-    found: dict[str, dict[int, Spent]] = {name: {} for name in ("definitions", *UI["pages"])}
+    spent: dict[str, dict[int, Spent]] = {name: {} for name in ("definitions", *UI["pages"])}
     bytes_sent = {}
     for count, home in homes.items():
-        found["definitions"][count] = spent_on_loading(home)
+        spent["definitions"][count] = spent_on_loading(home)
         with webserver(home) as client:
             for page in UI["pages"]:
-                found[page][count] = spent_on(client, page)
-            said = answers(client, "partitions page")
-            bytes_sent[count] = sum(len(reply.content) for reply in said.values())
-            node = said["PartitionHealthQuery"].json()["data"]["assetNodeOrError"]
+                spent[page][count] = spent_on(client, page)
+            replies = answers(client, "partitions page")
+            bytes_sent[count] = sum(len(reply.content) for reply in replies.values())
+            node = replies["PartitionHealthQuery"].json()["data"]["assetNodeOrError"]
             assert len(node["assetPartitionStatuses"]["materializedPartitions"]) == count
             assert len(node["partitionKeysByDimension"][0]["partitionKeys"]) == count
     rows = [
         [name, *(f"{t[n].clock:.2f} s ({t[n].cpu:.2f})" for n in (MANY, FEW)), f"{t[MANY].cpu / t[FEW].cpu:.2f} x"]
-        for name, t in found.items()
+        for name, t in spent.items()
     ]
     sent = [f"{bytes_sent[count] / 1024:,.0f} KiB" for count in (MANY, FEW)]
     rows.append(["partitions page, bytes", *sent, f"{bytes_sent[MANY] / bytes_sent[FEW]:.1f} x"])
@@ -148,7 +148,7 @@ def test_the_pages_of_3000_partitions(homes: Mapping[int, Path], table: Table) -
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Profile:
-    """A source of tiny shards, one for each partition that is asked for below."""
+    """A source of tiny shards, one for each partition below."""
     source = tmp_path / "twiff"
     source.mkdir()
     for number in range(BATCH + 2 * ALONE):

@@ -1,4 +1,4 @@
-"""Clips a second: the probe, and the reading of key frames, against decord, by which clips were read before."""
+"""Clips a second: the probe, and the reading of key frames, against decord, the reader that it replaced."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -78,22 +78,22 @@ def test_probing_against_decord(kind: str, clips: list[Path], compare: Compare) 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_reading_key_frames_against_decord(kind: str, clips: list[Path], compare: Compare) -> None:
-    known = [(path, info.reader, key_frame_pool(info.frames)) for path in clips for info in [probe(path)]]
+    pools = [(path, info.reader, key_frame_pool(info.frames)) for path in clips for info in [probe(path)]]
 
     def read() -> list[list[np.ndarray]]:
-        return [read_frames(path, pool, reader) for path, reader, pool in known]
+        return [read_frames(path, pool, reader) for path, reader, pool in pools]
 
     def by_decord() -> list[list[np.ndarray]]:
-        return [read_by_decord(path, pool) for path, _, pool in known]
+        return [read_by_decord(path, pool) for path, _, pool in pools]
 
     if kind == "MPEG-TS":
-        ((_, _, pool),) = known
+        ((_, _, pool),) = pools
         assert [number_in(pixels) for pixels in read()[0]] == pool
         assert [number_in(pixels) for pixels in by_decord()[0]] != pool
     else:
         for one, other in zip(read(), by_decord(), strict=True):
             assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-    compare(f"key frames of {kind} clips, decord against PyAV", by_decord, read, len(known))
+    compare(f"key frames of {kind} clips, decord against PyAV", by_decord, read, len(pools))
 
 
 @pytest.mark.parametrize("kind", ["GOPs of 2 s"])

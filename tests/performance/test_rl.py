@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.performance.conftest import Compare, Measure, Table
-from tests.performance.subject import Subject, at_steps, wishing
+from tests.performance.subject import Subject, biased_logits, spans_at
 from tests.toy import rl_recipe
 from training.grading.judge import JudgeSettings
 from training.model.checkpoint import FutureL1
@@ -29,7 +29,7 @@ PARTS = ("rollout", "rewards", "replay", "update")
 @contextmanager
 def two_spans(model: FutureL1, new: int) -> Iterator[None]:
     """Answers of `new` tokens each, with two full spans."""
-    with wishing(model, at_steps(model, [new // 4, new // 2])):
+    with biased_logits(model, spans_at(model, [new // 4, new // 2])):
         yield
 
 
@@ -41,12 +41,12 @@ def test_rollouts_in_groups_against_one_at_a_time(subject: Subject, compare: Com
     vision, sampling = model.vision(cache_bytes=2**28), Sampling(NEW, temperature=1.0, latent_std=0.1)
     seeds = [[GROUP * i + k for k in range(GROUP)] for i in range(PROMPTS)]
 
-    def roll_out(chosen: list[Any], own: list[list[int]]) -> Decoded:
+    def roll_out(prompts: list[Any], seeds: list[list[int]]) -> Decoded:
         with two_spans(model, NEW):
-            return decode(model.model, vision, model.tokens, chosen, sampling, model.spans, own)
+            return decode(model.model, vision, model.tokens, prompts, sampling, model.spans, seeds)
 
     def one_at_a_time() -> list[Decoded]:
-        return [roll_out([prompt], [[seed]]) for prompt, own in zip(prompts, seeds, strict=True) for seed in own]
+        return [roll_out([prompt], [[seed]]) for prompt, group in zip(prompts, seeds, strict=True) for seed in group]
 
     def in_groups() -> Decoded:
         return roll_out(prompts, seeds)
@@ -62,7 +62,7 @@ def test_rollouts_in_groups_against_one_at_a_time(subject: Subject, compare: Com
 
 
 @pytest.fixture
-def asked(subject: Subject, tmp_path: Path) -> Callable[..., RlConfig]:
+def config_of(subject: Subject, tmp_path: Path) -> Callable[..., RlConfig]:
     """The RL program's config for the subject: its checkpoint, and its rows as open questions."""
     assert subject.model.latent_config is not None
     subject.model.save(tmp_path / "model", subject.latent_config)
@@ -82,31 +82,35 @@ def asked(subject: Subject, tmp_path: Path) -> Callable[..., RlConfig]:
 
 
 def test_where_a_steps_seconds_go(
-    subject: Subject, asked: Callable[..., RlConfig], judge_url: str, table: Table
+    subject: Subject, config_of: Callable[..., RlConfig], judge_url: str, table: Table
 ) -> None:
     """The program itself, four optimiser steps on two rollout batches, a judge that takes 50 ms for a verdict asked
     beside the decoding of the next half.  A model without SFT gives it nothing to judge."""
     judge = JudgeSettings(base_url=judge_url, model="served", concurrency=8)
-    config = asked(judge, max_steps=4, prompts_per_decode=2)
+    config = config_of(judge, max_steps=4, prompts_per_decode=2)
     main(config, Reporter(config.out))
-    told = [line for line in read_metrics(config.out) if "seconds/step" in line][2:]  # libraries were warmed up
-    mean = {part: sum(line.get(f"seconds/{part}", 0.0) for line in told) / len(told) for part in (*PARTS, "step")}
+    steps = [line for line in read_metrics(config.out) if "seconds/step" in line][2:]  # libraries were warmed up
+    mean = {part: sum(line.get(f"seconds/{part}", 0.0) for line in steps) / len(steps) for part in (*PARTS, "step")}
     assert sum(mean[part] for part in PARTS) == pytest.approx(mean["step"])
     shares = [f"{mean[part] / mean['step']:.0%}" for part in PARTS]
     table(f"{subject.name}, an optimiser step of RL: {mean['step']:.2f} s", PARTS, [shares])
 
 
 def test_memory_as_groups_and_answers_grow(
-    subject: Subject, asked: Callable[..., RlConfig], measure: Measure, table: Table, monkeypatch: pytest.MonkeyPatch
+    subject: Subject,
+    config_of: Callable[..., RlConfig],
+    measure: Measure,
+    table: Table,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of one prompt's group: the peak of its rollout, and of its replay (policy with gradients, reference without)."""
-    found: list[LatentGRPOTrainer] = []
-    monkeypatch.setattr(LatentGRPOTrainer, "train", lambda self, **_: found.append(self))
+    trainers: list[LatentGRPOTrainer] = []
+    monkeypatch.setattr(LatentGRPOTrainer, "train", lambda self, **_: trainers.append(self))
     lines = []
     for group, new in [(g, 48) for g in GROUPS] + [(8, n) for n in LENGTHS if n != 48]:
-        config = asked(prompts_per_batch=1, num_generations=group, updates_per_batch=1, max_new_tokens=new)
+        config = config_of(prompts_per_batch=1, num_generations=group, updates_per_batch=1, max_new_tokens=new)
         main(config, Reporter(config.out, quiet=True))
-        trainer = found.pop()
+        trainer = trainers.pop()
         trainer.current_gradient_accumulation_steps = 1
 
         def roll_out(trainer: LatentGRPOTrainer, new: int) -> dict[str, torch.Tensor]:
@@ -117,11 +121,11 @@ def test_memory_as_groups_and_answers_grow(
             trainer._compute_loss(trainer.model, batch).backward()
             trainer.model.zero_grad(set_to_none=True)
 
-        drawn = measure(partial(roll_out, trainer, new))
-        assert [len(rollout.ids) for rollout in trainer._rollouts] == [new] * group
-        again = measure(partial(replay, trainer, drawn.result))
+        rollout = measure(partial(roll_out, trainer, new))
+        assert [len(one.ids) for one in trainer._rollouts] == [new] * group
+        replayed = measure(partial(replay, trainer, rollout.result))
         tokens = group * (new + len(trainer._rollouts[0].prompt.ids))
-        rates = [f"{group * new / drawn.seconds:.0f}", f"{tokens / again.seconds:.0f}"]
-        lines.append([group, new, f"{drawn.mib:.1f}", f"{again.mib:.1f}", *rates])
-    head = ["G", "answer", "rollout peak MiB", "replay peak MiB", "drawn tokens/s", "replayed tokens/s"]
+        rates = [f"{group * new / rollout.seconds:.0f}", f"{tokens / replayed.seconds:.0f}"]
+        lines.append([group, new, f"{rollout.mib:.1f}", f"{replayed.mib:.1f}", *rates])
+    head = ["G", "answer", "rollout peak MiB", "replay peak MiB", "rollout tokens/s", "replay tokens/s"]
     table(f"{subject.name}, a group of RL", head, lines)

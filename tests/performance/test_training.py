@@ -32,13 +32,13 @@ def step(trainer: LatentSFTTrainer, rows: int, together: bool) -> float:
 
 
 def test_an_sft_step_against_the_releases_way(subject: Subject, compare: Compare, tmp_path: Path) -> None:
-    """Loss and gradients are the same; what the release's way does is said in tests/performance/release.py.
+    """Loss and gradients are the same; tests/performance/release.py describes the release's way.
 
     Ours reads a row and resizes its frames once, encodes each frame once (without keeping anything where rows are new),
     and applies the head to labelled positions alone, be it to a batch or to one row at a time.
     """
     model, n = subject.model.model, ROWS[subject.name]
-    new, seen = (trainer_of(subject, tmp_path / str(keep), keep) for keep in (False, True))
+    fresh, cached = (trainer_of(subject, tmp_path / str(keep), keep) for keep in (False, True))
     learning = [p for p in model.parameters() if p.requires_grad]
     model.zero_grad(set_to_none=True)
 
@@ -55,22 +55,22 @@ def test_an_sft_step_against_the_releases_way(subject: Subject, compare: Compare
         return taken(lambda: step(trainer, n, together))
 
     expected = release()
-    for trainer in (new, seen):
+    for trainer in (fresh, cached):
         for together in (True, False):
             torch.testing.assert_close(ours(trainer, together), expected, rtol=1e-3, atol=1e-5)
     what = f"{subject.name}, an SFT step, the release's way"
     for name, trainer, together in (
-        ("one row at a time", new, False),
-        ("a batch", new, True),
-        ("a batch of rows seen before", seen, True),
+        ("one row at a time", fresh, False),
+        ("a batch", fresh, True),
+        ("a batch of cached rows", cached, True),
     ):
         way = partial(ours, trainer, together)
         compare(f"{what} against {name}", release, way, n, memory=(release, way))
     draws = [{"row": row, "spans": True, "counts": True} for row in range(n)]
     compare(
-        "  of these the preparing of rows alone",
+        "  the preparing of rows alone",
         lambda: [prepared(subject.model, subject.latent_config, row) for row in subject.rows[:n]],
-        lambda: new.data_collator(draws),
+        lambda: fresh.data_collator(draws),
         n,
     )
 

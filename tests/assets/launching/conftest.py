@@ -1,4 +1,4 @@
-"""Devices that are only names, whose locks are in a folder of the test's own."""
+"""Devices that are only names, with locks in the test's folder."""
 
 import tempfile
 from pathlib import Path
@@ -10,7 +10,7 @@ DEVICES = ("GPU-a", "GPU-b")
 
 @pytest.fixture
 def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
-    """Two devices that no program has yet."""
+    """Two free devices."""
     locks = tmp_path / "locks"
     locks.mkdir()
     monkeypatch.setenv("TMPDIR", str(locks))  # programs

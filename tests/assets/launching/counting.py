@@ -1,4 +1,4 @@
-"""A program that counts to four and checkpoints each number; at two, in its first start, it does what it is told."""
+"""A program that counts to four and checkpoints each number; after two, in its first start, it may fail or hang."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from training.runtime.devices import CLAIMED, VISIBLE
 from training.runtime.programs import ProgramConfig, Reporter, is_first, run_program
@@ -20,47 +20,54 @@ DAEMON = f"import os; os.fork() and os._exit(0); os.setsid(); os.fork() and os._
 
 
 class Config(ProgramConfig):
-    """deed: what to do at two.  told: a file or FIFO for the ids of those who are there then."""
+    """behaviour: what to do after two; "hang" and the two after it also start processes that ignore signals.
 
-    deed: str = "go on"
-    told: Path = Path("/dev/null")
+    pids: a file or FIFO for the ids of this process and of those that it started.
+    """
+
+    behaviour: Literal["go on", "fail", "wait", "hang", "ignore signals", "run out of memory"] = "go on"
+    pids: Path = Path("/dev/null")
 
 
 def main(config: Config, reporter: Reporter) -> dict[str, Any]:
-    """The last number, the number it went on from, and whose devices it thinks it has."""
+    """The last number, the number from which it resumed, its devices, and some of its environment."""
     checkpoint, rank = config.out / "count", os.environ.get("LOCAL_RANK", "0")
-    begun = int(checkpoint.read_text()) if is_first() and checkpoint.is_file() else 0
+    resumed_from = int(checkpoint.read_text()) if is_first() and checkpoint.is_file() else 0
     (config.out / f"rank_{rank}.json").write_text(json.dumps(_devices()))
-    for count in range(begun + 1, 5):
-        if count == 3 and begun == 0:
-            _do(config)
+    for count in range(resumed_from + 1, 5):
+        if count == 3 and resumed_from == 0:
+            _misbehave(config)
         if is_first():
             with atomic_write(checkpoint) as fresh:
                 fresh.write_text(str(count))
         reporter.progress(count, 4, "counting")
-    return {"counted": 4, "resumed_from": begun, "devices": _devices()}
+    environment = {name: os.environ.get(name) for name in ("FUTURE_L1_JUDGE_API_KEY", "ADDED")}
+    return {"counted": 4, "resumed_from": resumed_from, "devices": _devices(), "environment": environment}
 
 
 def _devices() -> dict[str, Any]:
-    """What this process was told, and the locks that it holds."""
-    told = {name: os.environ[name] for name in (CLAIMED, VISIBLE) if name in os.environ}
+    """The devices that this process's environment names, and the locks that it holds."""
+    names = {name: os.environ[name] for name in (CLAIMED, VISIBLE) if name in os.environ}
     held = {path.name for fd in Path("/proc/self/fd").iterdir() if (path := fd.resolve()).suffix == ".lock"}
-    return told | {"locks": sorted(held)}
+    return names | {"locks": sorted(held)}
 
 
-def _do(config: Config) -> None:
-    match config.deed:
+def _misbehave(config: Config) -> None:
+    match config.behaviour:
         case "go on":
             return
         case "fail":
             raise ValueError("the third number is broken")
+        case "wait":
+            time.sleep(FOREVER)
         case "ignore signals":
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-    _tell(config, _stubborn_child(), _daemon())
-    match config.deed:
-        case "run out of memory" if os.environ.get("LOCAL_RANK") != "0":
-            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does
+    pids = [os.getpid(), _stubborn_child(), _daemon()]
+    with config.pids.open("a") as file:
+        file.write(" ".join(map(str, pids)) + "\n")
+    if config.behaviour == "run out of memory" and os.environ.get("LOCAL_RANK") != "0":
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does
     time.sleep(FOREVER)
 
 
@@ -72,16 +79,11 @@ def _stubborn_child() -> int:
 
 
 def _daemon() -> int:
-    """One that left the group and the session, and whose parents have ended."""
+    """A process that left the group and the session, and whose parents have ended."""
     parent = subprocess.Popen([sys.executable, "-c", DAEMON], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     parent.wait()
     return int(parent.stdout.readline())
-
-
-def _tell(config: Config, *started: int) -> None:
-    with config.told.open("a") as told:
-        told.write(" ".join(map(str, (os.getpid(), *started))) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A Ray cluster of one node on this machine, which ends with whoever started it."""
+"""A Ray cluster of one node on this machine, which ends with the process that started it."""
 
 import os
 import subprocess
@@ -25,29 +25,29 @@ sys.stdin.read()
 
 @contextmanager
 def ray_cluster(token: str) -> Iterator[str]:
-    """The address of its dashboard, which asks for the token; two CPUs, no GPU."""
-    patience = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240", "RAY_gcs_server_port_wait_time_s": "240"}  # on a busy machine
-    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
-    environment = {**os.environ, **patience, **own}
+    """The address of its dashboard, which requires the token; the cluster has two CPUs and no GPU."""
+    timeouts = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240", "RAY_gcs_server_port_wait_time_s": "240"}  # on a busy machine
+    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, **timeouts, **access}
     environment.pop("RAY_ADDRESS", None)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray", dir="/tmp"))  # sockets' paths are short
-        said = Path(folder) / "said"
+        errors = Path(folder) / "errors"
         head = subprocess.Popen(
             [sys.executable, "-c", CLUSTER, folder],
-            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stack.enter_context(said.open("w")),
-            text=True,
+            env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=stack.enter_context(errors.open("w")),
         )  # fmt: skip
         assert head.stdin is not None and head.stdout is not None
         try:
             address = head.stdout.readline().strip()
-            assert address, said.read_text()
+            assert address, errors.read_text()
             yield f"http://{address}"
         finally:
-            everybody = psutil.Process(head.pid).children(recursive=True)
+            processes = psutil.Process(head.pid).children(recursive=True)
             head.stdin.close()
             head.wait(timeout=60)
-            _, alive = psutil.wait_procs(everybody, timeout=30)
+            _, alive = psutil.wait_procs(processes, timeout=30)
             for process in alive:
                 process.kill()
             head.stdout.close()

@@ -34,14 +34,14 @@ def work(home: Path) -> Work:
 
 @dg.op(pool="gpu", config_schema={"home": str, "launch": dict, "program": dict})
 def count(context: dg.OpExecutionContext) -> None:
-    """Does the work, or finds it done."""
-    asked = context.op_config
-    launcher = Launcher(LaunchSettings.model_validate(asked["launch"]), lambda *_: None)
+    """Runs the program, unless its artifact is published already."""
+    config = context.op_config
+    launcher = Launcher(LaunchSettings.model_validate(config["launch"]), lambda *_: None)
 
     def make(workspace: Path) -> Mapping[str, Any]:
-        return launcher.run_parallel(context, [Start(PROGRAM, workspace, asked["program"])])[0]
+        return launcher.run_parallel(context, [Start(PROGRAM, workspace, config["program"])])[0]
 
-    work(Path(asked["home"])).do(make)
+    work(Path(config["home"])).do(make)
 
 
 @dg.job

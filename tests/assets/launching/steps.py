@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import dagster as dg
 import psutil
 
 from assets.launching.launcher import Launcher, LaunchSettings, Start
-from tests.assets.launching.deeds import PROGRAM
+from tests.assets.launching.counting import PROGRAM
 
 STEP = """
 import json
@@ -30,47 +31,47 @@ if __name__ == "__main__":
 """
 
 
-def asked(out: Path, deed: str, device: str = "cpu", **more: Any) -> Start:
-    """The program of `deeds`, in a folder."""
-    return Start(PROGRAM, out, {"device": device, "deed": deed, **more})
+@dataclass
+class StepRun:
+    """A step of this process: results of its programs, their progress, its tries, and how it failed."""
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+    progress: list[tuple[int, int, str]] = field(default_factory=list)
+    tries: int = 0
+    failure: str = ""
 
 
-def run(settings: LaunchSettings, *starts: Start, retries: int = 0) -> tuple[list[dict[str, Any]], str, int]:
-    """A step here: the results, how it failed, and how often it was tried."""
-    results: list[dict[str, Any]] = []
-    tries: list[int] = []
+def counting(out: Path, behaviour: str = "go on", device: str = "cpu", **config: Any) -> Start:
+    """The counting program, in a folder."""
+    return Start(PROGRAM, out, {"device": device, "behaviour": behaviour, **config})
+
+
+def run(settings: LaunchSettings, *starts: Start, retries: int = 0) -> StepRun:
+    """Runs programs in a step of this process, to its end."""
+    step = StepRun()
 
     @dg.asset(retry_policy=dg.RetryPolicy(max_retries=retries))
-    def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        tries.append(context.retry_number)
-        results.extend(Launcher(settings, lambda *_: None).run_parallel(context, starts))
-        return dg.MaterializeResult()
+    def checkpoint(context: dg.AssetExecutionContext) -> None:
+        step.tries += 1
+        launcher = Launcher(settings, lambda *progress: step.progress.append(progress))
+        step.results += launcher.run_parallel(context, starts)
 
-    ran = dg.materialize([checkpoint], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
-    if ran.success:
-        return results, "", len(tries)
-    failed = ran.failure_data_for_node("checkpoint")
-    assert failed is not None and failed.user_failure_data is not None
-    return results, str(failed.user_failure_data.description), len(tries)
-
-
-def begun(settings: LaunchSettings, *starts: Start) -> subprocess.Popen[bytes]:
-    """A step in a process of its own."""
-    told = json.dumps([(start.module, str(start.out), dict(start.config)) for start in starts])
-    return subprocess.Popen([sys.executable, "-c", STEP, settings.model_dump_json(), told], stderr=subprocess.DEVNULL)
+    ended = dg.materialize([checkpoint], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
+    if not ended.success:
+        failure = ended.failure_data_for_node("checkpoint")
+        assert failure is not None and failure.user_failure_data is not None
+        step.failure = str(failure.user_failure_data.description)
+    return step
 
 
-def wait_for(seen: Path, step: subprocess.Popen[bytes]) -> None:
-    """Waits for a file that the step's program writes."""
-    while not seen.exists():
-        try:
-            step.wait(0.1)
-        except subprocess.TimeoutExpired:
-            continue
-        raise AssertionError(f"the step ended before {seen}")
+def start_step(settings: LaunchSettings, *starts: Start) -> subprocess.Popen[bytes]:
+    """Starts programs in a step of a process of its own."""
+    triples = json.dumps([(start.module, str(start.out), dict(start.config)) for start in starts])
+    command = [sys.executable, "-c", STEP, settings.model_dump_json(), triples]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 
 def working_in(folder: Path) -> list[list[str]]:
-    """The command lines of living processes that name the folder, but for the steps' own."""
+    """The command lines of living processes that name the folder, without those of the steps."""
     lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
     return [line for line in lines if any(str(folder) in word for word in line) and STEP not in line]

@@ -1,4 +1,4 @@
-"""What the backends of clusters share."""
+"""What the cluster backends share: retries, the last lines of a log, environment and command of a program."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from assets.launching.program import Deadlines, Program
 from training.runtime.project import PROJECT
 
 
-def test_who_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_without_an_answer_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("assets.launching.cluster.POLL_INTERVAL", 0.0)
     answers = iter([ConnectionError("gone"), ConnectionError("gone"), "here"])
 
@@ -24,7 +24,7 @@ def test_who_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> 
     assert with_retries(ask, (ConnectionError,), 60.0, "the cluster") == "here"
 
 
-def test_who_never_answers_is_named_with_the_last_error() -> None:
+def test_a_server_that_never_answers_is_named_with_the_last_error() -> None:
     def ask() -> None:
         raise ConnectionError("refused")
 
@@ -41,13 +41,13 @@ def test_other_errors_are_not_waited_out() -> None:
         with_retries(ask, (ConnectionError,), 60.0, "the cluster")
 
 
-def test_the_last_lines_are_the_programs_own() -> None:
+def test_the_last_lines_are_without_messages_of_pipes() -> None:
     message = json.dumps({"__dagster_pipes_version": "0.1", "method": "closed", "params": {}})
-    said = [*(f"line {number}" for number in range(100)), '{"loss": 0.5}', "7", message]
-    assert last_lines("\n".join(said)) == said[-LINES_KEPT - 1 : -1]
+    lines = [*(f"line {number}" for number in range(100)), '{"loss": 0.5}', "7", message]
+    assert last_lines("\n".join(lines)) == lines[-LINES_KEPT - 1 : -1]
 
 
-def test_a_program_gets_its_settings_and_nothing_of_our_environment(
+def test_a_program_gets_its_settings_and_no_other_variable_of_our_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_canary")

@@ -20,8 +20,9 @@ from pipelines.driver import run_plan
 from pipelines.jobs import INGEST, OBSERVE, PREPARE, WRITE_SOURCE, Step, score
 from pipelines.profile import overlaid
 from tests.assets.launching.ray_cluster import ray_cluster
-from tests.assets.launching.steps import asked, begun, run, wait_for, working_in
+from tests.assets.launching.steps import counting, run, start_step, working_in
 from tests.evaluation.asking import UNTIMED
+from tests.processes import until
 from tests.reduced import reduced_demo
 from tests.toy import sft_recipe
 from training.runtime.project import PROJECT
@@ -36,7 +37,7 @@ TOKEN = "canary-token-3c4b5a69788796a5"
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """The cluster's, in an environment that has secrets, which the cluster's has not."""
+    """The cluster's address; this process's environment has secrets, the cluster's has none."""
     with ray_cluster(TOKEN) as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", TOKEN)
@@ -85,8 +86,9 @@ def test_two_processes_train_are_cancelled_and_go_on(
     config = {"device": "cpu", "recipe": recipe, "data": str(data), "base": str(BASE)}
     training = Start("training.sft", tmp_path / "out", config)
 
-    step = begun(settings, training)
-    wait_for(training.out / "steps" / "checkpoint-2" / "trainer_state.json", step)
+    step = start_step(settings, training)
+    checkpoint = training.out / "steps" / "checkpoint-2" / "trainer_state.json"
+    until(checkpoint.exists, "the first checkpoint", process=step)
     (job,) = [job for job in client.list_jobs() if (job.metadata or {}).get("future_l1_out") == str(training.out)]
     assert len([line for line in working_in(training.out) if "training.sft" in line]) >= 3, (
         "accelerate and two processes"
@@ -97,7 +99,7 @@ def test_two_processes_train_are_cancelled_and_go_on(
     assert client.get_job_status(str(job.submission_id)) == "STOPPED"
     assert not (training.out / "result.json").exists()
 
-    (result,), _, _ = run(settings, training)
+    (result,) = run(settings, training).results
     assert result["steps"] == 40 and result["resumed_from"] is not None
     provenance = json.loads((training.out / "checkpoint" / "provenance.json").read_text())
     assert provenance["processes"] == 2
@@ -107,67 +109,68 @@ def test_a_job_outlives_a_killed_step_and_ends_when_its_program_is_started_again
     address: str, client: "JobSubmissionClient", tmp_path: Path
 ) -> None:
     """One program runs and one waits for a GPU, which this cluster has not."""
-    runs, waits = asked(tmp_path / "runs", "wait"), asked(tmp_path / "waits", "wait", device="auto")
+    runs, waits = counting(tmp_path / "runs", "wait"), counting(tmp_path / "waits", device="auto")
     settings = launch(address)
 
-    step = begun(settings, runs, waits)
-    wait_for(runs.out / "progress.json", step)
+    step = start_step(settings, runs, waits)
+    count = runs.out / "count"
+    until(lambda: count.exists() and count.read_text() == "2", "the program has counted to two", process=step)
     orphans = working_in(tmp_path)
     assert len(orphans) == 2, "a program and its supervisor"
     step.kill()
     step.wait()
     assert working_in(tmp_path) == orphans
 
-    step = begun(settings, runs, waits)
-    wait_for(runs.out / "result.json", step)
-    assert json.loads((runs.out / "result.json").read_text())["resumed_from"] == 1
+    step = start_step(settings, runs, waits)
+    until((runs.out / "result.json").exists, "the program's result", process=step)
+    assert json.loads((runs.out / "result.json").read_text())["resumed_from"] == 2
     step.send_signal(signal.SIGINT)
     step.wait(timeout=120)
     assert working_in(tmp_path) == []
-    told = [(str((job.metadata or {}).get("future_l1_out")), str(job.status)) for job in client.list_jobs()]
-    assert sum(out == str(runs.out) and status in ("STOPPED", "SUCCEEDED") for out, status in told) == 2
-    assert sum(out == str(waits.out) and status == "PENDING" for out, status in told) == 2
-    assert not (waits.out / LEASE).exists(), "so those that wait will not begin"
+    jobs = [(str((job.metadata or {}).get("future_l1_out")), str(job.status)) for job in client.list_jobs()]
+    assert sum(out == str(runs.out) and status in ("STOPPED", "SUCCEEDED") for out, status in jobs) == 2
+    assert sum(out == str(waits.out) and status == "PENDING" for out, status in jobs) == 2
+    assert not (waits.out / LEASE).exists(), "so the waiting jobs will not start their programs"
 
 
-def test_side_by_side_one_fails_and_says_so_and_nothing_submitted_has_a_secret(
+def test_a_failed_program_is_named_and_no_submission_has_a_secret(
     address: str, client: "JobSubmissionClient", tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    starts = [asked(tmp_path / deed, deed) for deed in ("go on", "fail")]
-    _, failed, _ = run(launch(address, environment={"ADDED": "here"}), *starts)
-    assert f"ended with status 1 in {tmp_path / 'fail'}" in failed
-    assert "the eighth row is broken" in failed
-    assert f"- checkpoint - __main__ on cpu in {tmp_path / 'go on'}" in capfd.readouterr().err, "said through Pipes"
-    told = json.loads((tmp_path / "go on" / "result.json").read_text())
-    assert told == {"resumed_from": 0, "ADDED": "here", "FUTURE_L1_JUDGE_API_KEY": None}, "no key was sent"
+    starts = [counting(tmp_path / behaviour, behaviour) for behaviour in ("go on", "fail")]
+    failure = run(launch(address, environment={"ADDED": "here"}), *starts).failure
+    assert f"ended with status 1 in {tmp_path / 'fail'}" in failure
+    assert "the third number is broken" in failure
+    assert f"- checkpoint - __main__ on cpu in {tmp_path / 'go on'}" in capfd.readouterr().err, "logged through Pipes"
+    result = json.loads((tmp_path / "go on" / "result.json").read_text())
+    assert result["environment"] == {"ADDED": "here", "FUTURE_L1_JUDGE_API_KEY": None}, "no key was sent"
     submitted = "\n".join(str(job) for job in client.list_jobs())
     assert str(tmp_path / "go on") in submitted
     assert CANARY not in submitted and TOKEN not in submitted
 
 
 def test_a_config_that_is_refused_is_not_tried_again(address: str, tmp_path: Path) -> None:
-    _, failed, tries = run(launch(address), asked(tmp_path, "go on", unknown=1), retries=2)
-    assert "unknown" in failed and "status 2" in failed
-    assert tries == 1
+    step = run(launch(address), counting(tmp_path, unknown=1), retries=2)
+    assert "unknown" in step.failure and "status 2" in step.failure
+    assert step.tries == 1
 
 
-def test_a_submission_asks_for_what_the_programs_processes_need(tmp_path: Path) -> None:
+def test_a_submission_requests_what_the_programs_processes_need(tmp_path: Path) -> None:
     settings = RaySettings(python="/opt/env/bin/python", cpus=4, memory_gib=1.5, resources={"h100": 1})
     program = Program("training.rl", tmp_path / "a b", ["-m", "training.rl"], 8, True, {"ADDED": "here"})
-    told = submission(settings, Deadlines(120, 15), program, "job-1", {"DAGSTER_PIPES_CONTEXT": "given"})
-    assert told["entrypoint"] == (
+    job = submission(settings, Deadlines(120, 15), program, "job-1", {"DAGSTER_PIPES_CONTEXT": "context"})
+    assert job["entrypoint"] == (
         f"grep -qx job-1 '{tmp_path}/a b/{LEASE}' && cd {PROJECT} && "
         "exec /opt/env/bin/python -m training.runtime.supervisor 120 15 /opt/env/bin/python -m training.rl"
     )
-    assert (told["entrypoint_num_gpus"], told["entrypoint_num_cpus"]) == (8, 32)
-    assert (told["entrypoint_memory"], told["entrypoint_resources"]) == (12 * 2**30, {"h100": 1})
-    variables = told["runtime_env"]["env_vars"]
+    assert (job["entrypoint_num_gpus"], job["entrypoint_num_cpus"]) == (8, 32)
+    assert (job["entrypoint_memory"], job["entrypoint_resources"]) == (12 * 2**30, {"h100": 1})
+    variables = job["runtime_env"]["env_vars"]
     assert (variables["RAY_JOB_STOP_SIGNAL"], variables["RAY_JOB_STOP_WAIT_TIME_S"]) == ("SIGINT", "150")
-    assert (variables["ADDED"], variables["DAGSTER_PIPES_CONTEXT"]) == ("here", "given")
+    assert (variables["ADDED"], variables["DAGSTER_PIPES_CONTEXT"]) == ("here", "context")
     assert variables["OMP_NUM_THREADS"] == "4"
 
 
-def test_no_dashboard_is_said_at_once(tmp_path: Path) -> None:
-    _, failed, _ = run(launch("http://127.0.0.1:9"), asked(tmp_path, "go on"))
-    assert "Failed to connect to Ray at address: http://127.0.0.1:9" in failed
+def test_an_unreachable_dashboard_fails_at_once(tmp_path: Path) -> None:
+    step = run(launch("http://127.0.0.1:9"), counting(tmp_path))
+    assert "Failed to connect to Ray at address: http://127.0.0.1:9" in step.failure
     assert backend_for(launch("http://127.0.0.1:9")), "and not before a program is started"

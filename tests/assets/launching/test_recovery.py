@@ -1,4 +1,4 @@
-"""However a program, its step or its run ends: nobody is left, and the next run goes on from the checkpoint.
+"""However a program, its step or its run ends: no process is left, and the next run resumes from the checkpoint.
 
 The instance, the runs, their steps and the programs are real, each in processes of its own.
 """
@@ -31,10 +31,10 @@ class Place:
 
     def config(self, launch: dict[str, Any], **program: Any) -> dict[str, Any]:
         backend = {"kind": "local", "devices": list(self.devices)}
-        asked = {"home": str(self.home), "launch": {"backend": backend, **launch}, "program": program}
-        return {"ops": {"count": {"config": asked}}}
+        config = {"home": str(self.home), "launch": {"backend": backend, **launch}, "program": program}
+        return {"ops": {"count": {"config": config}}}
 
-    def assert_nobody_is_left(self, processes: Sequence[psutil.Process]) -> None:
+    def assert_no_process_is_left(self, processes: Sequence[psutil.Process]) -> None:
         """Every process has ended, and its devices are free."""
         _, alive = psutil.wait_procs(processes, timeout=60)
         assert alive == []
@@ -46,8 +46,8 @@ class Place:
     def assert_slot_is_free(self) -> None:
         assert self.instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 0
 
-    def assert_next_run_goes_on(self) -> None:
-        """In this process, which is no less a run."""
+    def assert_next_run_resumes(self) -> None:
+        """Runs the job in this process."""
         assert counting.execute_in_process(self.config({}), instance=self.instance).success
         published = work(self.home).reuse()
         assert published is not None
@@ -63,35 +63,35 @@ def place(tmp_path: Path, devices: Sequence[str]) -> Iterator[Place]:
 
 
 @pytest.mark.parametrize(
-    ("deed", "launch", "says"),
+    ("behaviour", "launch", "message"),
     [
         ("run out of memory", {}, r"was killed \(SIGKILL: mostly for want of memory\)"),
         ("hang", {"heartbeat_timeout": 10.0}, r"has said nothing for \d\d s: it hangs"),
     ],
 )
 def test_a_program_that_dies_or_hangs_fails_its_step(
-    place: Place, tmp_path: Path, deed: str, launch: dict[str, Any], says: str
+    place: Place, tmp_path: Path, behaviour: str, launch: dict[str, Any], message: str
 ) -> None:
-    told = tmp_path / "told"
-    config = place.config({**SOON, **launch}, deed=deed, told=str(told))
+    pids = tmp_path / "pids"
+    config = place.config({**SOON, **launch}, behaviour=behaviour, pids=str(pids))
     with dg.execute_job(dg.reconstructable(counting), place.instance, config) as result:
         assert not result.success
         failure = result.failure_data_for_node("count")
         assert failure is not None and failure.user_failure_data is not None
-        assert re.search(says, str(failure.user_failure_data.description))
-    pids = [int(pid) for pid in told.read_text().split()]
-    assert len(pids) == 3 and not any(map(psutil.pid_exists, pids))
-    place.assert_nobody_is_left([])
+        assert re.search(message, str(failure.user_failure_data.description))
+    processes = [int(pid) for pid in pids.read_text().split()]
+    assert len(processes) == 3 and not any(map(psutil.pid_exists, processes))
+    place.assert_no_process_is_left([])
     place.assert_slot_is_free()
-    place.assert_next_run_goes_on()
+    place.assert_next_run_resumes()
 
 
 @pytest.mark.parametrize("killed", ["step", "run", "run and step", "none: cancelled"])
-def test_a_program_that_ignores_signals_outlives_nobody(place: Place, tmp_path: Path, killed: str) -> None:
-    told = tmp_path / "told"
-    os.mkfifo(told)
-    run = start_run(tmp_path / "dagster", place.config(SOON, deed="ignore signals", told=str(told)))
-    program, *below = (psutil.Process(int(pid)) for pid in told.read_text().split())
+def test_a_program_that_ignores_signals_does_not_outlive_its_step(place: Place, tmp_path: Path, killed: str) -> None:
+    pids = tmp_path / "pids"
+    os.mkfifo(pids)
+    run = start_run(tmp_path / "dagster", place.config(SOON, behaviour="ignore signals", pids=str(pids)))
+    program, *below = (psutil.Process(int(pid)) for pid in pids.read_text().split())
     supervisor, step, parent = program.parents()[:3]
     assert parent.pid == run.pid
     match killed:
@@ -105,9 +105,9 @@ def test_a_program_that_ignores_signals_outlives_nobody(place: Place, tmp_path: 
         case _:
             run.send_signal(signal.SIGINT)
     run.wait(timeout=60)
-    place.assert_nobody_is_left([program, *below, supervisor, step])
+    place.assert_no_process_is_left([program, *below, supervisor, step])
     if killed.startswith("run"):  # the daemon's run monitoring gives the slot back: what it does
         (record,) = place.instance.get_run_records()
         place.instance.event_log_storage.free_concurrency_slots_for_run(record.dagster_run.run_id)
     place.assert_slot_is_free()
-    place.assert_next_run_goes_on()
+    place.assert_next_run_resumes()

@@ -10,18 +10,18 @@ import pytest
 from assets.launching.launcher import LaunchSettings
 from assets.launching.program import Deadlines, Program
 from assets.launching.slurm import SlurmSettings, compute, connection, folder_of, script_of
-from tests.assets.launching.deeds import PROGRAM
-from tests.assets.launching.steps import asked, run
+from tests.assets.launching.counting import PROGRAM
+from tests.assets.launching.steps import counting, run
 
 DEADLINES = Deadlines(120, 15)
 
 
 def settings(tmp_path: Path, **changes: Any) -> SlurmSettings:
     (tmp_path / "key").touch()
-    known: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "host": "login.example", "user": "somebody", "key": tmp_path / "key", "folder": tmp_path / "jobs",
     }  # fmt: skip
-    return SlurmSettings(**{**known, **changes})
+    return SlurmSettings(**{**defaults, **changes})
 
 
 def sbatch(settings: SlurmSettings, program: Program, **options: Any) -> list[str]:
@@ -32,15 +32,15 @@ def sbatch(settings: SlurmSettings, program: Program, **options: Any) -> list[st
     return command.split()
 
 
-def test_a_job_asks_for_what_the_programs_processes_need(tmp_path: Path) -> None:
-    asking = settings(tmp_path, cpus=4, partition="gpu", account="lab", qos="long", time_limit="2-00:00:00")
-    words = sbatch(asking, Program("training.rl", tmp_path, [], 8, True, {}), mem="256G")
+def test_a_job_requests_what_the_programs_processes_need(tmp_path: Path) -> None:
+    slurm = settings(tmp_path, cpus=4, partition="gpu", account="lab", qos="long", time_limit="2-00:00:00")
+    words = sbatch(slurm, Program("training.rl", tmp_path, [], 8, True, {}), mem="256G")
     assert {"--gres=gpu:8", "--mem=256G", "--account=lab", "--qos=long", "--signal=B:INT@150"} <= set(words)
     for name, value in (("-c", "32"), ("-p", "gpu"), ("-t", "2-00:00:00"), ("-N", "1")):
         assert words[words.index(name) + 1] == value
 
 
-def test_a_program_on_the_cpu_asks_for_no_gpu_and_for_the_clusters_own_memory(tmp_path: Path) -> None:
+def test_a_program_on_the_cpu_requests_no_gpu_and_the_clusters_default_memory(tmp_path: Path) -> None:
     words = sbatch(settings(tmp_path), Program("evaluation.generate", tmp_path, [], 2, False, {}))
     assert not any(word.startswith(("--gres", "--mem")) for word in words)
     assert words[words.index("-c") + 1] == "2"
@@ -56,7 +56,7 @@ def test_the_script_starts_the_program_under_its_supervisor(tmp_path: Path, monk
     monkeypatch.setenv("FUTURE_L1_JUDGE_API_KEY", "sk-canary-0f1e2d")
     out = tmp_path / "it's out"
     out.mkdir()
-    (out / "config.json").write_text(json.dumps({"out": str(out), "device": "cpu", "deed": "go on"}))
+    (out / "config.json").write_text(json.dumps({"out": str(out), "device": "cpu"}))
     arguments = ["-m", PROGRAM, "--config", str(out / "config.json")]
     program = Program(PROGRAM, out, arguments, 1, False, {"ADDED": "two words"})
     lines = script_of(settings(tmp_path), DEADLINES, program, {})
@@ -71,8 +71,8 @@ def test_the_script_starts_the_program_under_its_supervisor(tmp_path: Path, monk
         ["bash", str(tmp_path / "job.sh")], env={"PATH": "/usr/bin:/bin"}, stdin=subprocess.DEVNULL, cwd="/", check=True
     )
     assert ran.returncode == 0
-    told = json.loads((out / "result.json").read_text())
-    assert told == {"resumed_from": 0, "ADDED": "two words", "FUTURE_L1_JUDGE_API_KEY": None}
+    result = json.loads((out / "result.json").read_text())
+    assert result["environment"] == {"ADDED": "two words", "FUTURE_L1_JUDGE_API_KEY": None}
 
 
 def test_the_host_is_reached_without_a_password(tmp_path: Path) -> None:
@@ -84,14 +84,14 @@ def test_the_host_is_reached_without_a_password(tmp_path: Path) -> None:
 
 
 def test_each_program_has_a_folder_of_its_own_jobs(tmp_path: Path) -> None:
-    asking = settings(tmp_path)
+    slurm = settings(tmp_path)
     one, two = (Program("training.rl", tmp_path / name, [], 1, True, {}) for name in ("one", "two"))
-    assert folder_of(asking, one) == folder_of(asking, one) != folder_of(asking, two)
-    assert compute(asking, DEADLINES, one).slurm.remote_base == str(folder_of(asking, one))  # type: ignore[union-attr]
+    assert folder_of(slurm, one) == folder_of(slurm, one) != folder_of(slurm, two)
+    assert compute(slurm, DEADLINES, one).slurm.remote_base == str(folder_of(slurm, one))  # type: ignore[union-attr]
 
 
-def test_a_host_that_does_not_answer_is_said(tmp_path: Path) -> None:
+def test_an_unreachable_host_is_named(tmp_path: Path) -> None:
     unreachable = settings(tmp_path, host="127.0.0.1", port=9, unreachable_timeout=0.1)
-    _, failed, _ = run(LaunchSettings(backend=unreachable), asked(tmp_path / "out", "go on"))
-    assert failed.startswith("Slurm on 127.0.0.1 has not answered for 0 s: ")
-    assert "Connection refused" in failed
+    failure = run(LaunchSettings(backend=unreachable), counting(tmp_path / "out")).failure
+    assert failure.startswith("Slurm on 127.0.0.1 has not answered for 0 s: ")
+    assert "Connection refused" in failure

@@ -1,4 +1,4 @@
-"""Who is ended for taking too long or for saying nothing, since when."""
+"""Time limits of programs: since their start (timeout) and since their last progress (heartbeat_timeout)."""
 
 import os
 import time
@@ -17,7 +17,7 @@ Clock = Callable[[float], None]
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Sets what time it is."""
+    """Sets the time."""
     return lambda now: monkeypatch.setattr(time, "time", lambda: now)
 
 
@@ -26,7 +26,7 @@ def program(out: Path, module: str = "training.sft") -> Program:
     return Program(module, out, [], 1, True, {})
 
 
-def says(program: Program, now: float) -> None:
+def report(program: Program, now: float) -> None:
     (program.out / METRICS).touch()
     os.utime(program.out / METRICS, (now, now))
 
@@ -42,14 +42,14 @@ def test_a_program_has_its_time_from_its_own_start(tmp_path: Path, clock: Clock)
         watch([second])
 
 
-def test_a_program_is_silent_since_its_start_or_its_last_word(tmp_path: Path, clock: Clock) -> None:
+def test_a_program_is_silent_since_its_start_or_its_last_progress(tmp_path: Path, clock: Clock) -> None:
     watch = _Watch(LaunchSettings(heartbeat_timeout=100.0), lambda *_: None)
     one = program(tmp_path / "one")
-    says(one, 1000.0)  # in an earlier start
+    report(one, 1000.0)  # in an earlier start
     for now in (5000.0, 5099.0):
         clock(now)
         watch([one])
-    says(one, 5099.0)
+    report(one, 5099.0)
     clock(5198.0)
     watch([one])
     clock(5200.0)
@@ -65,7 +65,7 @@ def test_other_programs_have_no_time_limit(tmp_path: Path, clock: Clock) -> None
 
 
 @pytest.mark.parametrize(
-    ("status", "says", "again"),
+    ("status", "message", "allow_retries"),
     [
         (1, "ended with status 1", False),
         (2, "ended with status 2", False),
@@ -75,7 +75,9 @@ def test_other_programs_have_no_time_limit(tmp_path: Path, clock: Clock) -> None
         (None, "failed", False),
     ],
 )
-def test_a_failure_says_how_it_ended(tmp_path: Path, status: int | None, says: str, again: bool) -> None:
-    found = failure(program(tmp_path / "out"), status, ["the last line"])
-    assert found.description == f"training.sft {says} in {tmp_path / 'out'}:\nthe last line"
-    assert found.allow_retries == again
+def test_a_failure_names_the_status_or_the_signal(
+    tmp_path: Path, status: int | None, message: str, allow_retries: bool
+) -> None:
+    failed = failure(program(tmp_path / "out"), status, ["the last line"])
+    assert failed.description == f"training.sft {message} in {tmp_path / 'out'}:\nthe last line"
+    assert failed.allow_retries == allow_retries
