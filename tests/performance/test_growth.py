@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.performance.conftest import Measure, Table
-from tests.performance.subject import Subject, at_steps, dialogue, prompt, trainer_of, wishing
+from tests.performance.subject import Subject, biased_logits, dialogue, prompt, spans_at, trainer_of
 from training.model.decode import Decoded, Sampling, decode
 from training.model.encoding import Encoded, collate
 
@@ -33,7 +33,7 @@ def test_growth_of_decoding(subject: Subject, measure: Measure, table: Table) ->
 
     def generate(prompts: list[Encoded], new: int, opening: list[int]) -> Decoded:
         seeds = [[i] for i in range(len(prompts))]
-        with wishing(model, at_steps(model, opening)):
+        with biased_logits(model, spans_at(model, opening)):
             return decode(model.model, vision, model.tokens, prompts, Sampling(new), model.spans, seeds)
 
     lines, answers = list[list[object]](), dict[tuple[int, int, int], Decoded]()

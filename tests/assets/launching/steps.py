@@ -51,10 +51,11 @@ def run(settings: LaunchSettings, *starts: Start, retries: int = 0) -> StepRun:
     step = StepRun()
 
     @dg.asset(retry_policy=dg.RetryPolicy(max_retries=retries))
-    def checkpoint(context: dg.AssetExecutionContext) -> None:
+    def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         step.tries += 1
         launcher = Launcher(settings, lambda *progress: step.progress.append(progress))
         step.results += launcher.run_parallel(context, starts)
+        return dg.MaterializeResult()  # which Pipes' sessions make obligatory
 
     ended = dg.materialize([checkpoint], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
     if not ended.success:
