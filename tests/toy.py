@@ -19,10 +19,10 @@ def toy_rows(folder: Path, hops: list[int], seed: int = 0, split: world.Split = 
     rng = np.random.default_rng(seed)
     parts = [world.draw_questions(1, rng, split, hops=[hop]) for hop in hops]
     rows, clips = [], []
-    for number, (hop, asked) in enumerate(zip(hops, parts, strict=True)):
+    for number, (hop, question) in enumerate(zip(hops, parts, strict=True)):
         name = f"clip{seed}_{number:03d}.mp4"
         category = world.CATEGORIES[number % 3]
-        board = asked.boards
+        board = question.boards
         clips.append(ClipJob(folder / name, tuple(board.tiles[0].tolist()), int(board.pos[0]), int(board.direction[0])))
         rows.append(
             {
@@ -30,9 +30,9 @@ def toy_rows(folder: Path, hops: list[int], seed: int = 0, split: world.Split = 
                 "source": "toy",
                 "video": name,
                 "question": f"frame_1\n<image>\n{world.question_text(category, hop)}"
-                + world.options_text(asked.options[0].tolist()),
+                + world.options_text(question.options[0].tolist()),
                 "reasoning": [*world.reasoning(hop), ""],
-                "answer": world.COLOURS[asked.answer[0]],
+                "answer": world.COLOURS[question.answer[0]],
                 "observed": [1],
                 "future": list(range(2, hop + 2)),
                 "category": category,

@@ -1,7 +1,6 @@
-"""Shards for `future-l1 curate`: toy rows with clips, and a served model that answers some of them right.
+"""Shards for `future-l1 curate`: toy rows with clips, and a served model that answers some of them correctly.
 
-What the model says depends on the row and on whether it is shown the hint, so an answer is the same whenever it is
-asked for, and however many are asked for at once.
+An answer depends only on the row and on the hint, so it is the same at any time and for any number of requests.
 """
 
 import hashlib
@@ -41,7 +40,7 @@ def write_shards(folder: Path, shards: int = 2, rows: int = 40, faults: int = 1,
 
 
 def as_json_lines(folder: Path, shard: str) -> None:
-    """Turns a parquet shard into JSON lines with a line that nobody can read."""
+    """Turns a parquet shard into JSON lines, one of them broken."""
     path = folder / "twiff" / f"{shard}.parquet"
     lines = [json.dumps(row) for row in pl.read_parquet(path).to_dicts()]
     lines.insert(3, '{"video": "torn')
@@ -56,7 +55,7 @@ def repeat_row(folder: Path, shard: str, row: dict[str, Any]) -> None:
 
 
 def kind_of(question: str) -> str:
-    """What the model knows of a row, by the words of its question."""
+    """Which answers of a row are right, by the words of its question."""
     return KINDS[hashlib.sha256(words(question).encode()).digest()[0] % 3]
 
 
@@ -68,8 +67,8 @@ def words(question: str) -> str:
 class Model:
     """The answer function of `tests.served`: right or wrong by the row's kind and the number of images shown."""
 
-    def __init__(self, rows: list[dict[str, Any]], knows: Literal["by kind", "everything"] = "by kind") -> None:
-        self.knows = knows
+    def __init__(self, rows: list[dict[str, Any]], right: Literal["by kind", "always"] = "by kind") -> None:
+        self.right = right
         self.references = {}
         for row in rows:
             match = re.search(r"<ans>(.*)</ans>", row.get("answer") or "")
@@ -79,12 +78,12 @@ class Model:
     def __call__(self, request: dict[str, Any], choice: int) -> str:
         content = request["messages"][-1]["content"]
         images = sum(part["type"] == "image_url" for part in content)
-        prompt = words(" ".join(part["text"] for part in content if part["type"] == "text"))
-        question = max((text for text in self.references if text in prompt), key=len, default=None)
+        text = words(" ".join(part["text"] for part in content if part["type"] == "text"))
+        question = max((one for one in self.references if one in text), key=len, default=None)
         if question is None:  # a row that somebody changed
-            return "<answer>nothing is known of this</answer>"
+            return "<answer>no reference for this question</answer>"
         by_kind = {"saturated": True, "hopeless": False, "useful": images > 1}[kind_of(question)]
-        right = self.knows == "everything" or by_kind
+        right = self.right == "always" or by_kind
         reference = self.references[question]
         wrong = next(colour for colour in COLOURS if colour != reference)
         return f"<reason>step {choice}</reason><answer>{reference if right else wrong}</answer>"

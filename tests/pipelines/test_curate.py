@@ -260,7 +260,7 @@ def test_a_model_that_never_needs_the_hint_keeps_nothing_and_says_so(tmp_path: P
     folder = tmp_path / "own"
     rows = write_shards(folder, shards=1, rows=12, faults=0, seed=8)
     (folder / "twiff" / "broken.jsonl").write_text('{"video": 3}\n')  # a shard without a usable row
-    with served(Model(rows, knows="everything")) as endpoint, served(judge) as judging:
+    with served(Model(rows, right="always")) as endpoint, served(judge) as judging:
         ran = run(*arguments(folder, endpoint, judging, tmp_path / "out", "--full-sampling-fraction", "0"))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "check rows_obey_the_rule of curation/future_l1_50k: 0 rows are published" in ran.stdout
@@ -275,7 +275,7 @@ def test_a_broken_shard_fails_alone_and_the_command_ends_with_the_list(tmp_path:
     rows = write_shards(folder, shards=1, rows=8, faults=0, seed=9)
     (folder / "twiff" / "a-broken.parquet").write_bytes(b"PAR1 and no more")
     (folder / "twiff" / "empty.jsonl").write_text("")
-    with served(Model(rows, knows="everything")) as endpoint, served(judge) as judging:
+    with served(Model(rows, right="always")) as endpoint, served(judge) as judging:
         ran = run(*arguments(folder, endpoint, judging, out, "--full-sampling-fraction", "0"))
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert "1 of 3 shards are broken, the others went on:\nshard a-broken is broken" in ran.stderr

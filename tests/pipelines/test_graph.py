@@ -11,8 +11,7 @@ import pytest
 from pipelines.definitions import build_definitions
 from pipelines.jobs import consecutive, plan
 from pipelines.profile import Profile, demo, overlaid, paper
-
-ROOT = Path(__file__).parents[2]
+from training.runtime.project import PROJECT
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def test_everything_that_a_profile_has_can_be_loaded(tmp_path: Path, make: Calla
     dg.Definitions.validate_loadable(build_definitions(make(tmp_path)))
 
 
-def test_every_asset_says_what_it_is_and_who_answers_for_it(nodes: dict) -> None:
+def test_every_asset_has_a_description_and_an_owner(nodes: dict) -> None:
     assert len({key.partition("/")[2] for key in nodes}) == len(nodes), "last names are unique"
     for key, node in nodes.items():
         assert node.group_name == key.partition("/")[0], key
@@ -45,7 +44,7 @@ def test_every_asset_says_what_it_is_and_who_answers_for_it(nodes: dict) -> None
         assert node.code_version or not node.is_materializable, key
 
 
-def test_an_op_says_what_it_does_and_its_assets_what_they_are(definitions: dg.Definitions, nodes: dict) -> None:
+def test_an_op_and_its_assets_have_descriptions_of_their_own(definitions: dg.Definitions, nodes: dict) -> None:
     op = definitions.resolve_job_def("train_sft").graph.node_named("checkpoints__sft").definition
     assert op.description == nodes["checkpoints/sft"].description
     both = definitions.resolve_job_def("evaluate").graph.node_named("benchmarks__answers").definition
@@ -141,5 +140,5 @@ def test_the_code_location_loads_without_the_libraries_of_the_programs() -> None
         "scipy",
     ]
     code = f"import sys, pipelines.definitions; print([name for name in {heavy} if name in sys.modules])"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"

@@ -20,8 +20,6 @@ from pipelines.profile import (
 from tests.reduced import reduced_demo, write_reduced_overlay
 from training.runtime.project import PROJECT
 
-ROOT = Path(__file__).parents[2]
-
 
 def overlay(tmp_path: Path, text: str) -> str:
     path = tmp_path / "mine.toml"
@@ -90,7 +88,7 @@ def test_an_unknown_profile_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_examples_in_the_repository_load(tmp_path: Path) -> None:
-    examples = sorted((ROOT / "profiles").glob("*.toml"))
+    examples = sorted((PROJECT / "profiles").glob("*.toml"))
     assert examples
     for path in examples:
         assert load_profile(str(path), tmp_path).name == path.stem
