@@ -44,10 +44,10 @@ class Stage:
 
 
 WRITE_SOURCE = Stage("write_source", (TOYWORLD,), "writing the toy world's clips, shards and benchmarks")
-OBSERVE = Stage("observe_source", (SOURCE,), "looking for shards")
+OBSERVE = Stage("observe_source", (SOURCE,), "listing the source's shards")
 PREPARE = Stage("prepare", (BASE, FUTURE_ITEMS, TWIFF_ITEMS), "resolving the base model and reading the benchmarks")
 INGEST = Stage("ingest", (TRAJECTORIES, CLIPS), "validating rows and probing clips")
-SELECT = Stage("select", (CURATED, SFT_SETS, RL_SETS), "selecting by visual gain, and drawing what is trained on")
+SELECT = Stage("select", (CURATED, SFT_SETS, RL_SETS), "selecting by visual gain, and sampling the training sets")
 PUBLISH = Stage("publish", (HUB,), "pushing to the hub")
 TRAIN_SFT = Stage("train_sft", (SFT,), "SFT")
 TRAIN_RL = Stage("train_rl", (RL,), "RL")
@@ -56,15 +56,15 @@ EVALUATE = Stage(
     (FUTURE_ANSWERS, TWIFF_ANSWERS, FUTURE_REPORT, TWIFF_REPORT),
     "answering and scoring both benchmarks",
 )
-INTERVENE = Stage("intervene", (LATENT_RETRIEVAL, NECESSITY), "looking at latents, and replacing them")
-COMPARE = Stage("compare", (COMPARISON,), "comparing")
+INTERVENE = Stage("intervene", (LATENT_RETRIEVAL, NECESSITY), "future-frame retrieval by latents, and latent necessity")
+COMPARE = Stage("compare", (COMPARISON,), "comparing all models")
 RECURATE = "recurate"
 
 
 def score(profile: Profile) -> Stage:
     """Visual gain, from answers or from the counts that the source brings."""
     if profile.curation.use_source_counts:
-        return Stage("score", (GAIN,), "taking over the source's counts")
+        return Stage("score", (GAIN,), "visual gain from the source's counts")
     return Stage("score", (ANSWERS, GAIN), "answering with and without the hint, and judging")
 
 

@@ -58,7 +58,7 @@ class ClipTable(dy.Schema):
     detail = dy.String(nullable=True, description="details of the reason")
 
     @dy.rule()
-    def a_clip_is_readable_or_says_why_not(cls) -> pl.Expr:
+    def either_a_reader_or_a_reason(cls) -> pl.Expr:
         return pl.col("reader").is_not_null() ^ pl.col("reason").is_not_null()
 
 

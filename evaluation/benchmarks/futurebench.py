@@ -64,7 +64,7 @@ class ItemTable(dy.Schema):
     problem = dy.String(nullable=True, description="reason why the item cannot be asked")
 
     @dy.rule()
-    def an_item_can_be_shown_or_says_why_not(cls) -> pl.Expr:
+    def either_a_path_or_a_problem(cls) -> pl.Expr:
         return pl.col("path").is_not_null() ^ pl.col("problem").is_not_null()
 
 

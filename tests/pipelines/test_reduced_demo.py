@@ -11,17 +11,21 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import dataframely as dy
 import polars as pl
 import psutil
 import pytest
 
 from assets.framework.store import AssetStore
 from assets.lineage import Lineage
+from assets.trajectories.usable import UsableTable
+from evaluation.benchmarks.futurebench import GradedTable
 from pipelines.definitions import build_definitions
 from pipelines.driver import LOG_LEVEL
 from pipelines.instance import driver_instance
 from pipelines.jobs import plan
 from tests.reduced import reduced_demo, write_overlay
+from training.data.prompts import AnswerTable, BenchmarkAnswerTable
 from training.runtime.programs import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +142,24 @@ def test_a_row_is_followed_to_the_report_and_an_item_back_to_the_source(home: Pa
     item = pl.read_parquet(store.current("inputs/futurebench_items").file("items.parquet"))["id"][0]
     back = lineage.trace(item)
     assert {"checkpoints/rl/la_dapo", "curation/future_l1_50k", "inputs/toyworld_source"} <= set(back.upstream)
+
+
+@pytest.mark.parametrize(
+    ("asset", "file", "schema"),
+    [
+        ("curation/gain_answers", "answers.parquet", AnswerTable),
+        ("curation/visual_gain", "visual_gain.parquet", UsableTable),
+        ("benchmarks/futurebench_answers", "answers.parquet", BenchmarkAnswerTable),
+        ("benchmarks/futurebench_report", "graded.parquet", GradedTable),
+    ],
+)
+def test_tables_that_are_written_without_validation_satisfy_their_schemas(
+    home: Path, asset: str, file: str, schema: type[dy.Schema]
+) -> None:
+    tables = [one.file(file) for name, one in AssetStore(home).everything().items() if name.startswith(f"{asset}/")]
+    assert len(tables) > 2
+    for table in tables:
+        schema.validate(pl.read_parquet(table, columns=schema.column_names()))
 
 
 def test_every_row_is_accounted_for(home: Path) -> None:

@@ -48,7 +48,7 @@ def _steps(trace: Trace) -> list[Step]:
         links.setdefault(asset.partition("/")[0], []).append(link)
     for name, version in trace.outdated.items():
         links.setdefault(name.partition("/")[0], []).append(Link(name, version[:16], OUTDATED))
-    return [Step(group, found) for group, found in links.items() if found]
+    return [Step(group, members) for group, members in links.items() if members]
 
 
 def _commands(chains: Sequence[Chain]) -> Table:
