@@ -1,7 +1,6 @@
 """What a big run of curation costs: answers, tokens, GPU-hours, judge calls and money, disk; with each assumption.
 
-It is arithmetic on quantities that each say where they come from.  A request prefills its prompt once, for all the
-answers it asks for.
+It is arithmetic on quantities with their sources.  A request prefills its prompt once, for all its samples.
 """
 
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from math import inf
 from pathlib import Path
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evaluation.generation.curtailment import CONDITIONS, GainRule
 from training.grading.parsers import answer_text
@@ -116,25 +115,25 @@ class Assumptions(_Frozen):
 
 
 class Cost(_Frozen):
-    """What all rows cost."""
+    """What all rows cost, with the title of each number in a table."""
 
-    answers: float
-    requests: float
-    prompt_tokens: float
-    completion_tokens: float
-    gpu_hours: float
-    wall_hours: float
-    judge_calls: float
-    judge_prompt_tokens: float
-    judge_completion_tokens: float
-    judge_cost: float | None
-    ledger_bytes: float
-    table_bytes: float
-    clip_bytes: float
+    answers: float = Field(title="answers")
+    requests: float = Field(title="requests (prefills)")
+    prompt_tokens: float = Field(title="prompt tokens")
+    completion_tokens: float = Field(title="completion tokens")
+    gpu_hours: float = Field(title="GPU-hours")
+    wall_hours: float = Field(title="hours on {gpus:g} GPUs")
+    judge_calls: float = Field(title="judge calls")
+    judge_prompt_tokens: float = Field(title="judge prompt tokens")
+    judge_completion_tokens: float = Field(title="judge completion tokens")
+    judge_cost: float | None = Field(title="judge's price")
+    ledger_bytes: float = Field(title="disk: ledgers")
+    table_bytes: float = Field(title="disk: tables")
+    clip_bytes: float = Field(title="disk: clips")
 
 
 class Estimate(_Frozen):
-    """What so many rows cost, and what that rests on."""
+    """What so many rows cost, and the assumptions behind it."""
 
     rows: int
     rule: GainRule
@@ -142,20 +141,15 @@ class Estimate(_Frozen):
     assumptions: Assumptions
 
     def lines(self) -> list[tuple[str, str]]:
-        """A table: what, and how much of it."""
-        quantities = [
-            ("answers", "answers", ""), ("requests (prefills)", "requests", ""), ("prompt tokens", "prompt_tokens", ""),
-            ("completion tokens", "completion_tokens", ""), ("GPU-hours", "gpu_hours", ""),
-            (f"hours on {self.assumptions.gpus.value:g} GPUs", "wall_hours", ""), ("judge calls", "judge_calls", ""),
-            ("judge prompt tokens", "judge_prompt_tokens", ""),
-            ("judge completion tokens", "judge_completion_tokens", ""), ("judge's price", "judge_cost", ""),
-            ("disk: ledgers", "ledger_bytes", "B"), ("disk: tables", "table_bytes", "B"),
-            ("disk: clips", "clip_bytes", "B"),
+        """A table: title and amount."""
+        return [
+            (str(field.title).format(gpus=self.assumptions.gpus.value),
+             _brief(getattr(self.cost, name), "B" if name.endswith("_bytes") else ""))
+            for name, field in Cost.model_fields.items()
         ]  # fmt: skip
-        return [(name, _brief(getattr(self.cost, field), unit)) for name, field, unit in quantities]
 
     def assumed(self) -> list[tuple[str, str, str]]:
-        """A table: what, its value, where it comes from."""
+        """A table: quantity, value and source."""
         rule = self.rule
         fixed = [
             ("rows", f"{self.rows:,}", STATED),

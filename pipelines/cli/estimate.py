@@ -40,7 +40,7 @@ def estimate_cost(rows: float, measured: bool, price: tuple[float, float] | None
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     CONSOLE.print(_table(f"{int(rows):,} rows", ("", ""), result.lines()))
-    CONSOLE.print(_table("What this rests on", ("", "value", "from"), result.assumed()))
+    CONSOLE.print(_table("Assumptions", ("", "value", "from"), result.assumed()))
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
