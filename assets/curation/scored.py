@@ -26,7 +26,7 @@ def gain_tables(scored: Mapping[str, Artifact]) -> list[Path]:
 
 
 def verdict_tables(scored: Mapping[str, Artifact]) -> list[Path]:
-    """The verdicts of the scored shards; none where the source brought its own counts."""
+    """The verdicts of the scored shards; none where the counts are the source's."""
     return [a.file(VERDICT_TABLE) for a in scored.values() if VERDICT_TABLE in a.manifest["files"]]
 
 

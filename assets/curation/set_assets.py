@@ -37,7 +37,7 @@ SFT_SETS_CODE = code_of("assets.curation.sets")
 RL_SETS_CODE = code_of("assets.curation.sets", "assets.curation.v1_33k")
 FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_window=timedelta(days=8))
 """Future-L1-50K is curated again weekly: a day after one week it is late, a day after two it is stale, also where the
-source had nothing new: then somebody should look at the source."""
+source had nothing new: then the source needs a look."""
 STORYBOARDS_OF_THE_SET = 4  # every materialisation keeps its picture in the event log
 
 
@@ -76,7 +76,7 @@ def inputs_of(scored: Mapping[str, Artifact], items: Mapping[str, Artifact]) -> 
 
 
 def _check_scored_for(rule: SelectionSettings, scored: Mapping[str, Artifact]) -> None:
-    """Raises ValueError where rows were cut short that the rule might keep: nobody knows their gain."""
+    """Raises ValueError where rows were cut short that the rule might keep: their gain is not known."""
     for shard, artifact in scored.items():
         made_for = artifact.provenance["config"]["rule"]
         looser = rule.max_p_t > made_for["max_p_t"] or rule.min_gain < made_for["min_gain"]
@@ -138,7 +138,7 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
 def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
     declared = Asset(
         SFT_SETS,
-        "What SFT trains on: future_l1, as many random rows, and future_l1 again for text-only training.",
+        "SFT sets: future_l1, as many random rows, and future_l1 again for text-only training.",
         kinds=("polars", "parquet"),
         code_version=SFT_SETS_CODE,
         deps=upstream_of(settings, CURATED, GAIN),
@@ -169,7 +169,7 @@ def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
 def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
     declared = Asset(
         RL_SETS,
-        "What RL trains on: retained rows drawn with a seed, and V1-33K's questions where the profile names them.",
+        "RL sets: retained rows sampled with a seed, and V1-33K's questions where the profile names them.",
         kinds=("polars", "parquet"),
         code_version=RL_SETS_CODE,
         deps=upstream_of(settings, CURATED, GAIN),
@@ -229,7 +229,7 @@ def hub_asset(repository: str) -> dg.AssetsDefinition:
         endpoint, token = hub_access()
         where = f"dataset {repository} on {endpoint}"
         if not token:
-            raise dg.Failure(f"nobody may push {where} without a token: set HF_TOKEN", allow_retries=False)
+            raise dg.Failure(f"pushing {where} needs a token: set HF_TOKEN", allow_retries=False)
         api = HfApi(endpoint=endpoint, token=token)
         try:
             # Not create_repo's exist_ok: with a token that may make none, 2.4 trips over an endpoint given to HfApi.

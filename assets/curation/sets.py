@@ -1,4 +1,4 @@
-"""What training draws from a curation: the random control of SFT, and RL sets from the retained pool."""
+"""Training sets from a curation: the random control of SFT, and RL sets from the retained pool."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from training.grading.parsers import options_of
 def random_set(
     scored: Sequence[Path], rows: int, seed: int, index: BenchmarkIndex
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """The control of the paper's Table 6: as many rows drawn from all scored ones, whatever their gain.
+    """The control of the paper's Table 6: as many rows, sampled from all scored rows whatever their gain.
 
     Rows that a benchmark has, too, are passed over.
     """
@@ -39,7 +39,7 @@ def random_set(
 def rl_set(
     scored: Sequence[Path], pool: pl.DataFrame, rows: int, seed: int, avoid_sft: bool
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Rows drawn with a seed from the retained pool, without repeats and what a benchmark has; smaller sets of a seed
+    """Rows sampled with a seed from the retained pool, without repeats and contaminated rows; smaller sets of a seed
     are the beginnings of larger ones.
 
     `pool` is the selection's.  With `avoid_sft` on clips (under any name) that the published rows do not have.  Rows

@@ -38,7 +38,7 @@ class VerdictTable(dy.Schema):
 
 
 class GainTable(dy.Schema):
-    """The numbers that select a row; right and asked count settled verdicts, answers what was generated."""
+    """The numbers that select a row: n_correct and n_graded count settled verdicts, n_generated all answers."""
 
     row_id = dy.String(primary_key=True, description="id of the row")
     n_correct_plain = dy.Int64(min=0, description="correct answers without the hint")

@@ -23,7 +23,7 @@ GUESSING_LIMIT = 0.60
 def toyworld_assets(sizes: SourceSizes, seed: int) -> list[dg.AssetsDefinition]:
     declared = Asset(
         SOURCE,
-        "Clips, TwiFF-shaped shards and both benchmarks of the marble ring, drawn from the profile's seed.",
+        "Clips, TwiFF-shaped shards and both benchmarks of the marble ring, generated from the profile's seed.",
         kinds=("python", "parquet", "mp4"),
         code_version=CODE,
         links={"report": REPORT, "clips": "clips"},

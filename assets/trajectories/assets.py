@@ -46,9 +46,10 @@ def list_source(settings: SourceSettings) -> tuple[Source, Listing]:
 
 
 def retire(store: AssetStore, shard: str) -> None:
-    """A shard that the source no longer has is no longer current: its rows are nobody's repeats, and not selected.
+    """Makes the artifacts of a shard that left the source no longer current: its rows are not selected any more, and
+    rows of other shards do not count as its repeats.
 
-    What was made of it stays in the store, and is found again if the shard comes back.
+    The artifacts stay in the store, and are current again if the shard comes back.
     """
     for name, artifact in store.everything().items():
         stage, _, rest = name.partition("/")
@@ -63,7 +64,7 @@ def source_assets(settings: SourceSettings, upstream: tuple[str, ...]) -> list[d
 def _source(settings: SourceSettings, upstream: tuple[str, ...]) -> dg.AssetsDefinition:
     declared = Asset(
         SOURCE,
-        "The TwiFF shards as they lie in the source; observing them registers new shards.",
+        "The TwiFF shards of the source; observing them registers new shards.",
         kinds=("parquet",),
         deps=upstream,
     )

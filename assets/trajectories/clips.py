@@ -26,7 +26,7 @@ from training.data.video import UnreadableVideo, VideoInfo, check_clip_name, res
 from training.storage.hashing import digest, file_digest
 
 ClipRoot = Callable[[str], Path]
-"""A place that has clips: the local file of a name; RejectedRow if the name is none, leads out of it, or is not there.
+"""The local file of a clip's name; RejectedRow for a name that is malformed, leads out of the root, or is missing.
 """
 
 
@@ -71,7 +71,7 @@ def resolve_clips(
     """The clips that the trajectories in `rows` name, each probed once, and the rows whose clip cannot be used.
 
     `roots` are folders or fsspec URLs; clips from the latter are kept under `cache`.  `progress(done, total)` counts
-    clips.  Raises what a remote root raises that cannot be asked: then nobody knows which clips it has.
+    clips.  Raises what a remote root raises that cannot be reached: its clips are not known to be missing.
     """
     opened = [open_root(root, cache) for root in roots]
     videos = rows.group_by("video", maintain_order=True).agg(

@@ -1,7 +1,7 @@
-"""Shards of a dataset repository on a Hugging Face hub, at one commit, resumed where a download broke off, and checked.
+"""Shards of a dataset repository on a Hugging Face hub, at one commit; downloads are resumed and checked.
 
-`huggingface_hub.hf_hub_download` would start over after a kill (2.4: its temporary file is one process's own); its own
-`http_get`, which this uses, goes on from a partial file.
+`huggingface_hub.hf_hub_download` would start over after a kill (2.4: its temporary file belongs to one process); its
+`http_get`, which this uses, resumes a partial file.
 """
 
 import glob
@@ -28,7 +28,7 @@ T = TypeVar("T")
 def hub_access() -> tuple[str, str]:
     """The hub's address and the token, empty without one, that HF_ENDPOINT and HF_TOKEN are now.
 
-    The library reads them once, when it is imported, and takes a token that somebody left on this machine.
+    The library reads them once, when it is imported, and takes a token that is stored on this machine.
     """
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     return endpoint, os.environ.get("HF_TOKEN", "").strip()
@@ -43,7 +43,7 @@ class HubSource:
     def __init__(self, location: str) -> None:
         self._hub = hub_location(location)
         self._endpoint, token = hub_access()
-        self._token = token or False  # False: none that somebody left on this machine either
+        self._token = token or False  # False: not the one that is stored on this machine either
         self._commit: str | None = None
 
     def listing(self) -> Listing:
@@ -100,7 +100,7 @@ class HubSource:
         return HfApi(endpoint=self._endpoint, token=self._token)
 
     def _resolved(self) -> str:
-        """The commit that the revision is, asked once: one source is one commit."""
+        """The commit of the revision, resolved once: one source is one commit."""
         if self._commit is None:
             api = self._api()
             info = self._with_retries(lambda: api.dataset_info(self._hub.repo, revision=self._hub.revision))
@@ -110,7 +110,7 @@ class HubSource:
         return self._commit
 
     def _with_retries(self, ask: Callable[[], T]) -> T:
-        """What a hub answers that may be busy; ValueError for what no patience helps against."""
+        """Retries a hub that is busy; ValueError for an error that a retry does not help."""
         from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
         hub = self._hub

@@ -1,6 +1,6 @@
 """Where shards come from: a folder, an fsspec URL, or a dataset repository on a hub, behind one small protocol.
 
-A source lists its shards without reading them, and hands out one of them as a local file.
+A source lists its shards without reading them, and fetches one of them as a local file.
 """
 
 import glob
@@ -26,7 +26,7 @@ class Source(Protocol):
     """A place that has shards."""
 
     def listing(self) -> Listing:
-        """What is there now; ValueError that says what to do if that is nothing, or cannot be named."""
+        """The current shards; ValueError that says what to do if there is none, or if two have one name."""
         ...
 
     def version(self, shard: Shard) -> str:
@@ -34,7 +34,7 @@ class Source(Protocol):
         ...
 
     def fetch(self, shard: Shard, scratch: Path) -> AbstractContextManager[Path]:
-        """The shard as a local file; one from elsewhere is kept under `scratch` and found again."""
+        """The shard as a local file; a remote one is cached under `scratch`."""
         ...
 
 
@@ -47,7 +47,7 @@ def open_source(location: str) -> Source:
 
 
 class LocalSource:
-    """Shards in a folder, or those that a pattern names; a shard is handed out as it lies there."""
+    """Shards in a folder, or those that match a pattern; a shard's file is used in place."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()

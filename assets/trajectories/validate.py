@@ -220,7 +220,7 @@ def _validated(batch: Iterable[Numbered], source: str, first_rows: FirstRows) ->
     for (number, trajectory, (p_t, p_v)), row_id, before in zip(parsed, ids.tolist(), first.tolist(), strict=True):
         original = before if before >= 0 else kept.setdefault(row_id, number)
         if original == number:
-            # Lists, since polars makes a series of its own of every tuple.
+            # Lists, since polars makes a series of every tuple.
             values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(trajectory).items()}
             accepted.append(values | {"row": number, "source_p_t": p_t, "source_p_v": p_v})
         else:
