@@ -10,22 +10,28 @@ puts in the place of latents.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import polars as pl
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from safetensors.torch import save_file
 
 from evaluation.latents.frame_pool import FrameEncoder, FramePool, list_items
 from evaluation.latents.retrieval import SpanScores, read_answers, sample_pictured, score_spans
 from evaluation.latents.retrieval_report import MEAN_FILE, PICTURE_FILE, REPORT_FILE, retrieval_report
 from evaluation.latents.retrieval_sheet import retrieval_sheet
-from evaluation.latents.target_mean import write_mean
 from training.model.checkpoint import FutureL1, load
 from training.model.placement import placement
+from training.model.rows import RowReader
 from training.runtime.programs import ProgramConfig, Reporter, run_program
+from training.sft.inspection import latent_config_of
 from training.storage.files import atomic_write
+from training.storage.hashing import stable_hash
+from training.storage.parquet import scan_parquet
 
 
 class LatentRetrievalJob(BaseModel):
@@ -84,7 +90,7 @@ def main(config: LatentRetrievalConfig, reporter: Reporter) -> dict[str, Any]:
         if config.rows is not None:
             progress = partial(reporter.progress, what=f"mean of {job.name}'s targets")
             target = config.out / job.name / MEAN_FILE
-            result[job.name]["mean"] = write_mean(bundle, config.rows, config.mean_rows, config.seed, target, progress)
+            result[job.name]["mean"] = _write_mean(bundle, config.rows, config.mean_rows, config.seed, target, progress)
         if retrieval is not None:
             result[job.name] |= retrieval.job(job, bundle)
     if retrieval is not None and len(retrieval.models) > 1:
@@ -118,6 +124,37 @@ class _Retrieval:
         _write_sheet(folder / PICTURE_FILE, {job.name: scores})
         self.reporter.log(f"{job.name}: {report['sentence']}")
         return {"sentence": report["sentence"], "spans": report["n_spans"]}
+
+
+def _write_mean(
+    bundle: FutureL1, rows: Path, n: int, seed: int, target: Path, progress: Callable[[int, int], None]
+) -> dict[str, int]:
+    """Writes tensor `mean` [D], the mean over all latent targets of at most `n` rows, sampled by a hash of their ids.
+
+    rows: training.runtime.programs.TrainingConfig.data.  Returns the rows and latents in it, and the rows that could
+    not be read.  A base model has the paper's L_max.  Raises ValueError when no row gives a target.
+    """
+    table = scan_parquet(rows)
+    ids = sorted(table.select("row_id").collect()["row_id"].to_list(), key=lambda name: stable_hash(seed, name))[:n]
+    chosen = table.filter(pl.col("row_id").is_in(ids)).collect()
+    reader, vision = RowReader(bundle.encoder(latent_config_of(bundle, None, None)), keep=False), bundle.vision()
+    total, latents, unreadable = torch.zeros(vision.width, dtype=torch.float64), 0, []
+    for number, row in enumerate(chosen.iter_rows(named=True), start=1):
+        try:
+            targets = vision.merged(reader.dialogue(row, spans=True).future)
+        except (ValueError, OSError) as error:
+            unreadable.append(f"{row['row_id']}: {error}")
+            continue
+        total += targets.double().sum(0).cpu()
+        latents += len(targets)
+        progress(number, chosen.height)
+    if not latents:
+        first = unreadable[0] if unreadable else "none has future frames"
+        raise ValueError(f"{rows}: none of {chosen.height} rows gives a latent target: {first}")
+    counts = {"rows": chosen.height - len(unreadable), "latents": latents, "unreadable": len(unreadable)}
+    with atomic_write(target) as fresh:
+        save_file({"mean": (total / latents).float()}, fresh, {name: str(count) for name, count in counts.items()})
+    return counts
 
 
 def _write_sheet(target: Path, models: Mapping[str, SpanScores]) -> None:

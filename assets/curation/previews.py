@@ -38,7 +38,7 @@ QUALITIES = ((90, None), (90, 256), (50, 256), (32, 256), (20, 256))
 MAX_TEXTS = 4
 """Answers with different texts that are listed per condition."""
 MAX_TEXT = 600
-"""Characters of a text that are looked at."""
+"""Characters of a text that are read."""
 MAX_CELL = 120
 """Characters of a table's cell."""
 

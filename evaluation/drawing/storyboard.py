@@ -106,7 +106,7 @@ class BoardFrame:
 
 @dataclass(frozen=True)
 class Board:
-    """One row or item.  `frames`: or a sentence that says why there are none; `stripe`: the colour of the left edge."""
+    """One row or item.  `frames`: or the reason why there are none; `stripe`: the colour of the left edge."""
 
     title: str
     detail: str

@@ -45,7 +45,7 @@ class SpanRetrieval:
 
 @dataclass(frozen=True)
 class ClipRetrieval:
-    """The retrieval of every span; `readout` painted them, or `no_readout` says why there is none."""
+    """The retrieval of every span; `readout` painted them, or `no_readout` is the reason why there is none."""
 
     spans: Sequence[SpanRetrieval]
     readout: Readout | None

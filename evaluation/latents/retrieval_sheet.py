@@ -128,7 +128,7 @@ def _paint(
 
 
 def _note(readout: Readout | None, items: int, silent: Sequence[str]) -> str:
-    note = f"{items} items of every depth, sampled at random before any answer was seen. "
+    note = f"{items} items of every depth, a random sample that does not depend on the answers. "
     note += "✓ the nearest of all real frames is the true one, ✗ it is another. "
     if silent:
         note += f"Without a span in any of them: {', '.join(silent)}. "

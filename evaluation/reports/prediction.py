@@ -1,6 +1,6 @@
 """One greedy answer to each of a few questions, with its spans and latents: for people, and for parity checks.
 
-Benchmarks are answered by `evaluation.generate`; here all prompts are one batch, and the latents are told, too.
+Benchmarks are answered by `evaluation.generate`; here all prompts are one batch, and the entries hold the latents.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,9 @@ NO_LATENTS = "a base model: no span may be opened"
 
 
 def with_latent_config(bundle: FutureL1, latents: int | None, system: str | None, release_cap: bool) -> FutureL1:
-    """The checkpoint with the L_max and the system prompt asked for; a base model opens spans if L_max is given.
+    """The checkpoint with the given L_max and system prompt; a base model opens spans if L_max is given.
 
-    Raises ValueError when the release's rule is asked for where there is no cap to double.
+    Raises ValueError for the release's rule where there is no cap to double.
     """
     latent_config = latent_config_of(bundle, latents, system)
     if bundle.latent_config is None and latents is None:

@@ -20,7 +20,7 @@ from evaluation.reports.sections.parts import (
     picture,
     points,
 )
-from evaluation.reports.sections.published import PUBLISHED
+from evaluation.reports.sections.scores import PUBLISHED
 
 PICTURES = "retrieved_frames"
 """The pictures of future-frame retrieval are under this name in `RunReports.pictures`."""

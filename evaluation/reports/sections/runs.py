@@ -8,7 +8,7 @@ from evaluation.benchmarks.twiffbench import MARK_LABELS, MARKS
 from evaluation.reports.run_reports import RunReports
 from evaluation.reports.sections.latents import PICTURES
 from evaluation.reports.sections.parts import DASH, Cell, Row, Section, Table, figure, heading, mean, percent, picture
-from evaluation.reports.sections.published import PUBLISHED, cost_rows
+from evaluation.reports.sections.scores import PUBLISHED, cost_rows
 
 REWARD = "rewards/accuracy/mean"
 """The metric that only RL runs log."""
@@ -122,7 +122,7 @@ def storyboards(reports: RunReports, figures: bool) -> Section | None:
 
 
 def seconds(reports: RunReports, figures: bool) -> Section | None:
-    """Seconds of work; None where nobody measured them."""
+    """Seconds of work; None where they were not measured."""
     if not reports.seconds:
         return None
     rows = [Row([Cell(stage), Cell(f"{spent:,.1f}")]) for stage, spent in reports.seconds.items()]
