@@ -35,7 +35,10 @@ from training.storage.parquet import read_parquet
 TEXT = "report.md"
 MAIN_FIGURES = ("accuracy_by_hop", "interventions", "latent_retrieval", "spans_by_hop")
 
-CODE = code_of("evaluation.latents.geometry", "evaluation.reports.report")
+CODE = code_of(
+    "assets.lineage", "evaluation.latents.geometry", "evaluation.latents.retrieval_report", "evaluation.reports.report",
+    "evaluation.reports.storyboards",
+)  # fmt: skip
 
 
 def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.AssetsDefinition:
