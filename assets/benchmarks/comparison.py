@@ -134,8 +134,8 @@ def _pictures(store: AssetStore, checkpoints: Checkpoints) -> dict[str, Path]:
     for model in reversed(checkpoints.models):
         if store.has(FUTURE_REPORT, model):
             report = store.current(FUTURE_REPORT, model)
-            boards = {f"storyboards/{'right' if right else 'wrong'} answers of {model}": report.file(name)
-                      for name, right in BOARDS.items() if name in report.manifest["files"]}  # fmt: skip
+            boards = {f"storyboards/{'correct' if correct else 'incorrect'} answers of {model}": report.file(name)
+                      for name, correct in BOARDS.items() if name in report.manifest["files"]}  # fmt: skip
             return retrieved | boards
     return retrieved
 

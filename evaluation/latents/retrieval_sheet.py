@@ -34,7 +34,7 @@ def retrieval_sheet(models: Mapping[str, SpanScores]) -> bytes:
     spans = {name: {item: kept.spans for item, kept in scores.pictured.items()} for name, scores in models.items()}
     silent = [name for name, of_items in spans.items() if not any(of_items.values())]
     spans = {name: of_items for name, of_items in spans.items() if name not in silent}
-    rows = [("true frames", ""), *([("", "as the read-out paints them")] if readout else [])]
+    rows = [("true frames", ""), *([("", "their read-out")] if readout else [])]
     for model in spans:
         rows += [(model, "nearest real frame"), *([("", "painted latents")] if readout else [])]
     bands = _bands(items)

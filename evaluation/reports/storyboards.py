@@ -21,7 +21,7 @@ from training.storage.files import atomic_write
 from training.storage.hashing import stable_hash
 from training.storage.parquet import read_parquet
 
-BOARDS = {"storyboard_right.png": True, "storyboard_wrong.png": False}
+BOARDS = {"storyboard_correct.png": True, "storyboard_incorrect.png": False}
 """The files, and whether their answers are correct."""
 FRAMES = 4
 LAYOUT = Layout(1010.0, 232.0, 112.0)
@@ -31,7 +31,7 @@ MAX_SQUARES = 12
 
 
 def write_storyboards(items: Path, graded: Path, folder: Path, model: str, each: int = 5, seed: int = 0) -> list[Path]:
-    """Writes `storyboard_right.png` and `storyboard_wrong.png` with at most `each` items, and returns their paths.
+    """Writes the files of BOARDS with at most `each` items, and returns their paths.
 
     items, graded: parquet of benchmarks.futurebench.ItemTable and `graded`.  Where no answer is correct (or incorrect)
     there is no such file.

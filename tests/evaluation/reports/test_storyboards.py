@@ -71,11 +71,13 @@ def tables(rows: list[dict[str, Any]], tmp_path: Path) -> tuple[Path, Path]:
 
 def test_right_and_wrong_answers_each_have_a_board(tables: tuple[Path, Path], tmp_path: Path) -> None:
     written = write_storyboards(*tables, tmp_path, "m")
-    assert [path.name for path in written] == ["storyboard_right.png", "storyboard_wrong.png"]
+    assert [path.name for path in written] == ["storyboard_correct.png", "storyboard_incorrect.png"]
     first = [path.read_bytes() for path in written]
     assert [path.read_bytes() for path in write_storyboards(*tables, tmp_path, "m")] == first, "the same items"
     heights = [pixels(data).shape[0] for data in first]
-    [few] = [path for path in write_storyboards(*tables, tmp_path, "m", each=1) if "right" in path.name]
+    [few] = [
+        path for path in write_storyboards(*tables, tmp_path, "m", each=1) if path.name == "storyboard_correct.png"
+    ]
     assert pixels(few.read_bytes()).shape[0] < heights[0] / 2
 
 
@@ -83,7 +85,7 @@ def test_where_nothing_is_wrong_there_is_no_such_board(tables: tuple[Path, Path]
     items, answers = tables
     pl.read_parquet(answers).filter("correct").write_parquet(tmp_path / "all_right.parquet")
     assert [path.name for path in write_storyboards(items, tmp_path / "all_right.parquet", tmp_path, "m")] == [
-        "storyboard_right.png"
+        "storyboard_correct.png"
     ]
 
 
