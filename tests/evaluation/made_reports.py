@@ -167,8 +167,8 @@ def lineage() -> dict[str, Any]:
         "version": "report-of-la_dapo",
         "file": "graded.parquet",
     }
-    said = {"id": "-hop1", "parsed": "A", "correct": True, "text": "It rolls on. " * 40}
-    item = {"id": "-hop1", "tables": [answers | {"rows": [said, said]}]}
+    graded = {"id": "-hop1", "parsed": "A", "correct": True, "text": "It rolls on. " * 40}
+    item = {"id": "-hop1", "tables": [answers | {"rows": [graded, graded]}]}
     return {"models": models, "best": "la_dapo", "rows": [row], "items": [item]}
 
 

@@ -91,10 +91,10 @@ def test_a_plain_question_is_the_records_prompt(rows: list[dict[str, Any]], prom
 def test_a_bases_spans_end_at_the_cap_that_is_asked_for(
     base: FutureL1, latents: int | None, release_cap: bool, cap: int, origin: str
 ) -> None:
-    asked = with_latent_config(base, latents, "Look.", release_cap)
-    found = predict(asked, [{"question": "Q"}], Path(), 3)
-    assert (found["cap"], asked.spans.latents, asked.spans.end) == (cap, cap, "model")
-    assert found["cap_origin"].startswith(origin)
+    bundle = with_latent_config(base, latents, "Look.", release_cap)
+    prediction = predict(bundle, [{"question": "Q"}], Path(), 3)
+    assert (prediction["cap"], bundle.spans.latents, bundle.spans.end) == (cap, cap, "model")
+    assert prediction["cap_origin"].startswith(origin)
 
 
 def test_there_is_no_cap_to_double_in_an_untaught_base(base: FutureL1) -> None:
@@ -124,19 +124,19 @@ def scripted(bundle: FutureL1, picks: list[int]) -> Iterator[None]:
 
 
 def test_a_span_that_does_not_want_to_end_is_ended_at_the_cap(base: FutureL1) -> None:
-    asked, t = with_latent_config(base, 3, None, True), base.tokens
-    with scripted(asked, [t.latent_start] * 10):
-        [entry] = predict(asked, [{"question": "Q"}], Path(), 10)["prompts"]
+    bundle, t = with_latent_config(base, 3, None, True), base.tokens
+    with scripted(bundle, [t.latent_start] * 10):
+        [entry] = predict(bundle, [{"question": "Q"}], Path(), 10)["prompts"]
     assert entry["ids"] == [t.latent_start, *[t.latent] * 6, t.latent_end, t.latent_start, t.latent]
     assert (entry["spans"], entry["latents_per_span"], entry["finished"]) == ([[1, 6], [9, 9]], [6, 1], False)
     assert len(entry["latents"]) == 7
 
 
 def test_an_empty_span_is_told_as_one_that_ends_before_it_begins(base: FutureL1) -> None:
-    asked, t = with_latent_config(base, 3, None, False), base.tokens
+    bundle, t = with_latent_config(base, 3, None, False), base.tokens
     picks = [t.latent_start, t.latent_end, t.latent_start, t.end_of_turn, t.latent, t.latent_end, t.end_of_turn, 0, 0]
-    with scripted(asked, picks):
-        [entry] = predict(asked, [{"question": "Q"}], Path(), 9)["prompts"]
+    with scripted(bundle, picks):
+        [entry] = predict(bundle, [{"question": "Q"}], Path(), 9)["prompts"]
     assert entry["ids"] == [*picks[:3], t.latent, t.latent, t.latent_end, t.end_of_turn]
     assert (entry["spans"], entry["latents_per_span"], entry["finished"]) == ([[1, 0], [3, 4]], [0, 2], True)
     assert entry["text"].endswith("<|latent|><|latent_end|>")
@@ -150,17 +150,17 @@ def test_people_are_told_reasoning_spans_and_answer(
 ) -> None:
     row = rows[2]
     question = row["question"].split("\n", 2)[2]
-    asked = ("--checkpoint", sft_checkpoint, "--video", row["path"], "--frames", "1", "--question", question)
-    found = json.loads(run(*asked, "--json").stdout)
+    options = ("--checkpoint", sft_checkpoint, "--video", row["path"], "--frames", "1", "--question", question)
+    prediction = json.loads(run(*options, "--json").stdout)
     expected = predict(sft_model, [row], Path(), 1024)["prompts"][0]
-    assert found["ids"] == expected["ids"]
-    assert found["answer"] == answer_text(found["text"])
-    result = run(*asked)
+    assert prediction["ids"] == expected["ids"]
+    assert prediction["answer"] == answer_text(prediction["text"])
+    result = run(*options)
     assert result.exit_code == 0, result.output
-    told = segments(found["text"])
-    assert {segment.kind for segment in told} >= {"reason", "span", "answer"}
+    answer = segments(prediction["text"])
+    assert {segment.kind for segment in answer} >= {"reason", "span", "answer"}
     lines = [line.split() for line in result.stdout.splitlines() if line.strip()]
-    labels = [[segment.kind, *(segment.text.split() or [str(segment.latents), "latents"])] for segment in told]
+    labels = [[segment.kind, *(segment.text.split() or [str(segment.latents), "latents"])] for segment in answer]
     assert lines == labels
 
 
@@ -188,7 +188,7 @@ def test_an_answer_is_told_in_pieces_whatever_it_looks_like() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--question", "Q"], "give --checkpoint"),
         (["--checkpoint", RELEASE], "give --question"),
@@ -204,8 +204,8 @@ def test_an_answer_is_told_in_pieces_whatever_it_looks_like() -> None:
         (["--checkpoint", RELEASE, "--question", "Q", "--max-new-tokens", 0], "is not in the range"),
     ],
 )
-def test_what_cannot_be_asked_says_what_to_do(options: list[Any], said: str) -> None:
+def test_what_cannot_be_asked_says_what_to_do(options: list[Any], message: str) -> None:
     result = run(*options)
     assert result.exit_code in (1, 2)
     assert isinstance(result.exception, SystemExit)
-    assert said in " ".join(result.stderr.split())
+    assert message in " ".join(result.stderr.split())
