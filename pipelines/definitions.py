@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.benchmarks.assets import benchmark_assets
+from assets.benchmarks.assets import benchmark_assets, benchmark_runs
 from assets.benchmarks.checks import benchmark_checks
 from assets.benchmarks.comparison import comparison_asset
 from assets.benchmarks.latent_retrieval import latent_retrieval_asset
@@ -38,6 +38,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
     """Every asset, check, job, schedule and sensor of a profile; `progress` is called by long work."""
     checkpoints, seed, device = profile.checkpoints, profile.seed, profile.device
     upstream = (TOYWORLD,) if profile.toyworld else ()
+    benchmarks = benchmark_runs(profile.benchmarks, profile.source)
     return dg.Definitions(
         assets=[
             *(toyworld_assets(profile.toyworld, seed) if profile.toyworld else []),
@@ -55,7 +56,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
                 profile.retrain,
                 profile.report_to,
             ),
-            *benchmark_assets(profile.benchmarks, profile.source, checkpoints, upstream, seed, device),
+            *benchmark_assets(benchmarks, checkpoints, upstream, seed, device),
             latent_retrieval_asset(checkpoints, profile.sft[0].recipe.latent_config.max_latents, seed, device),
             necessity_asset(profile.benchmarks, checkpoints, seed, device),
             comparison_asset(checkpoints, published_data=profile.toyworld is None),
@@ -65,7 +66,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
             *source_checks(profile.source),
             *curation_checks(profile.curation),
             *checkpoint_checks(checkpoints),
-            *benchmark_checks(checkpoints),
+            *benchmark_checks(benchmarks, checkpoints),
         ],
         jobs=build_jobs(profile),
         schedules=[recurate_weekly(profile.source)],

@@ -5,7 +5,7 @@ of jobs with the partitions that each one needs. `future-l1 demo` runs it in pro
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -14,6 +14,9 @@ from assets.benchmarks.assets import (
     FUTURE_ANSWERS,
     FUTURE_ITEMS,
     FUTURE_REPORT,
+    SEED_ANSWERS,
+    SEED_ITEMS,
+    SEED_REPORT,
     TWIFF_ANSWERS,
     TWIFF_ITEMS,
     TWIFF_REPORT,
@@ -54,11 +57,20 @@ TRAIN_RL = Stage("train_rl", (RL,), "RL")
 EVALUATE = Stage(
     "evaluate",
     (FUTURE_ANSWERS, TWIFF_ANSWERS, FUTURE_REPORT, TWIFF_REPORT),
-    "answering and scoring both benchmarks",
+    "answering and scoring the benchmarks",
 )
 INTERVENE = Stage("intervene", (LATENT_RETRIEVAL, NECESSITY), "future-frame retrieval by latents, and latent necessity")
 COMPARE = Stage("compare", (COMPARISON,), "comparing all models")
 RECURATE = "recurate"
+
+
+def prepare(profile: Profile) -> Stage:
+    return replace(PREPARE, assets=(*PREPARE.assets, SEED_ITEMS)) if profile.source.seedbench else PREPARE
+
+
+def evaluate(profile: Profile) -> Stage:
+    seedbench = (SEED_ANSWERS, SEED_REPORT) if profile.source.seedbench else ()
+    return replace(EVALUATE, assets=(*EVALUATE.assets, *seedbench))
 
 
 def score(profile: Profile) -> Stage:
@@ -95,9 +107,9 @@ def stages(profile: Profile) -> list[Stage]:
     """The stages that this profile has."""
     return [
         *([WRITE_SOURCE] if profile.toyworld else []),
-        *(OBSERVE, PREPARE, INGEST, score(profile), SELECT, recurate(profile)),
+        *(OBSERVE, prepare(profile), INGEST, score(profile), SELECT, recurate(profile)),
         *([PUBLISH] if profile.curation.hub else []),
-        *(TRAIN_SFT, TRAIN_RL, EVALUATE, INTERVENE, COMPARE),
+        *(TRAIN_SFT, TRAIN_RL, evaluate(profile), INTERVENE, COMPARE),
     ]
 
 
@@ -107,13 +119,13 @@ def plan(profile: Profile, necessity: Sequence[str] | None = None) -> list[Step]
     return [
         *([Step(WRITE_SOURCE)] if profile.toyworld else []),
         Step(OBSERVE),
-        Step(PREPARE),
+        Step(prepare(profile)),
         Step(INGEST, shards=True),
         Step(score(profile), shards=True),
         Step(SELECT),
         *(Step(TRAIN_SFT, recipes) for recipes in batched(checkpoints.sft, max_parallel.get(SFT_PROGRAM, 1))),
         *(Step(TRAIN_RL, recipes) for recipes in batched(tuple(checkpoints.rl), max_parallel.get(RL_PROGRAM, 1))),
-        Step(EVALUATE, checkpoints.models),
+        Step(evaluate(profile), checkpoints.models),
         *(
             Step(INTERVENE, models)
             for models in consecutive(necessity or profile.benchmarks.necessity.models, checkpoints.models)

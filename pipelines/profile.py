@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from assets.benchmarks.settings import BenchmarkSettings, FutureBenchRun, NecessitySettings, TwiffBenchRun
+from assets.benchmarks.settings import BenchmarkSettings, FutureBenchRun, NecessitySettings, SeedBenchRun, TwiffBenchRun
 from assets.checkpoints.settings import RlRun, SftRun
 from assets.curation.prompts import PromptSettings
 from assets.curation.selection import SelectionSettings
@@ -29,6 +29,7 @@ from assets.launching.launcher import LaunchSettings
 from assets.toyworld.source import SourceSizes
 from assets.trajectories.settings import SourceSettings
 from evaluation.benchmarks.futurebench import FutureBenchSettings
+from evaluation.benchmarks.seedbench import SeedBenchSettings
 from evaluation.benchmarks.twiffbench import TwiffBenchSettings
 from evaluation.generation.controls import CONTROLS
 from evaluation.generation.jobs import INTERVENTIONS, GenerationConfig
@@ -131,6 +132,7 @@ def demo(home: Path, seed: int = 0) -> Profile:
                 recipe=FutureBenchSettings(layout="keyframes", parser="option_text", suffix=""), answers=greedy
             ),
             twiffbench=TwiffBenchRun(recipe=TwiffBenchSettings(layout="interleaved"), answers=greedy),
+            seedbench=SeedBenchRun(recipe=SeedBenchSettings(layout="observation", suffix=""), answers=greedy),
             necessity=NecessitySettings(
                 models=("future_l1", "la_dapo"),
                 interventions=("zeros", "noise", "mean", "other_item", "no_span"),
@@ -192,6 +194,9 @@ def paper(home: Path, seed: int = 0) -> Profile:
             ),
             twiffbench=TwiffBenchRun(
                 recipe=TwiffBenchSettings(), answers=GenerationConfig(max_new_tokens=4096, **benchmark)
+            ),
+            seedbench=SeedBenchRun(
+                recipe=SeedBenchSettings(), answers=GenerationConfig(max_new_tokens=4096, **benchmark)
             ),
             necessity=NecessitySettings(
                 models=("future_l1", "la_dapo"), interventions=INTERVENTIONS[1:], controls=CONTROLS[1:], n=None

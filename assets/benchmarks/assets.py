@@ -23,9 +23,10 @@ from assets.framework.store import AssetStore, write_json
 from assets.generation import PROGRAM, AnswerWork, generate_answers
 from assets.launching.launcher import Launcher
 from assets.trajectories.settings import SourceSettings
-from evaluation.benchmarks import futurebench, twiffbench
+from evaluation.benchmarks import choice, futurebench, seedbench, twiffbench
 from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers
 from evaluation.benchmarks.futurebench import FutureBench
+from evaluation.benchmarks.seedbench import SeedBench
 from evaluation.benchmarks.twiffbench import TwiffBench
 from evaluation.generation.jobs import AnswerJob, GenerationConfig
 from evaluation.generation.ledger import keyed
@@ -39,6 +40,8 @@ from training.storage.parquet import read_parquet
 FUTURE_ITEMS, TWIFF_ITEMS = "inputs/futurebench_items", "inputs/twiffbench_items"
 FUTURE_ANSWERS, TWIFF_ANSWERS = "benchmarks/futurebench_answers", "benchmarks/twiffbench_answers"
 FUTURE_REPORT, TWIFF_REPORT = "benchmarks/futurebench_report", "benchmarks/twiffbench_report"
+SEED_ITEMS, SEED_ANSWERS = "inputs/seedbench_items", "benchmarks/seedbench_answers"
+SEED_REPORT = "benchmarks/seedbench_report"
 
 ITEM_TABLE = "items.parquet"
 ANSWER_TABLE = "answers.parquet"
@@ -77,7 +80,8 @@ class BenchmarkRun:
 
 
 def benchmark_runs(settings: BenchmarkSettings, source: SourceSettings) -> list[BenchmarkRun]:
-    return [
+    """The benchmarks of a profile; SEED-Bench-R1 only where the source names its folder."""
+    runs = [
         BenchmarkRun(
             FutureBench(settings.futurebench.recipe),
             source.futurebench,
@@ -89,7 +93,7 @@ def benchmark_runs(settings: BenchmarkSettings, source: SourceSettings) -> list[
             "FutureBench's four-way items with the clips of their observed parts.",
             "FutureBench accuracy by split and on average with counts and intervals, spans by depth, and cost.",
             futurebench.ItemTable,
-            futurebench.GradedTable,
+            choice.GradedTable,
             storyboards=True,
         ),
         BenchmarkRun(
@@ -106,17 +110,28 @@ def benchmark_runs(settings: BenchmarkSettings, source: SourceSettings) -> list[
             twiffbench.ScoreTable,
         ),
     ]
+    if source.seedbench is not None:
+        runs.append(
+            BenchmarkRun(
+                SeedBench(settings.seedbench.recipe),
+                source.seedbench,
+                settings.seedbench.answers,
+                SEED_ITEMS,
+                SEED_ANSWERS,
+                SEED_REPORT,
+                "SEED-Bench-R1",
+                "SEED-Bench-R1's four-way items with their observations and videos.",
+                "SEED-Bench-R1 accuracy by level and on average with counts and intervals, spans by level, and cost.",
+                seedbench.ItemTable,
+                choice.GradedTable,
+            )
+        )
+    return runs
 
 
 def benchmark_assets(
-    settings: BenchmarkSettings,
-    source: SourceSettings,
-    checkpoints: Checkpoints,
-    upstream: tuple[str, ...],
-    seed: int,
-    device: str,
+    runs: list[BenchmarkRun], checkpoints: Checkpoints, upstream: tuple[str, ...], seed: int, device: str
 ) -> list[dg.AssetsDefinition]:
-    runs = benchmark_runs(settings, source)
     return [
         *(_items(run, upstream) for run in runs),
         _answers(runs, checkpoints, seed, device),
@@ -238,7 +253,7 @@ def _report(run: BenchmarkRun, checkpoints: Checkpoints) -> dg.AssetsDefinition:
         deps=(run.items_key, run.answers_key),
         partitions=checkpoints.model_partitioning(),
         table=GRADED_TABLE,
-        columns=(run.graded_table,),
+        columns=(run.item_table, run.graded_table),
         previews=(SPLITS_FIGURE, *(BOARDS if run.storyboards else ())),
         links={"report": REPORT},
         retry_policy=retry_on_outage() if judged else None,
@@ -318,5 +333,7 @@ def _splits_figure(model: str, report: dict[str, Any]) -> bytes:
     from evaluation.drawing.score_plots import accuracy_by_hop, judged_marks
 
     if "parser" in report:
-        return accuracy_by_hop({model: report})
+        if report["benchmark"] == FutureBench.name:
+            return accuracy_by_hop({model: report})
+        return accuracy_by_hop({model: report}, labels={name: name for name in (*report["splits"], "average")})
     return judged_marks({"all items": report} | {n: m | {"status": "complete"} for n, m in report["splits"].items()})

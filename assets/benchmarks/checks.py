@@ -6,16 +6,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from assets.benchmarks.assets import (
-    FUTURE_ANSWERS,
-    FUTURE_ITEMS,
-    FUTURE_REPORT,
-    ITEM_TABLE,
-    REPORT,
-    TWIFF_ANSWERS,
-    TWIFF_ITEMS,
-    TWIFF_REPORT,
-)
+from assets.benchmarks.assets import ITEM_TABLE, REPORT, BenchmarkRun
 from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
 from assets.benchmarks.necessity import NECESSITY
 from assets.framework.define import check_result
@@ -28,14 +19,14 @@ from training.storage.parquet import read_parquet
 UNREADABLE_LIMIT = 0.01
 
 
-def benchmark_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]:
+def benchmark_checks(runs: list[BenchmarkRun], checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]:
     return [
-        _items_are_usable(FUTURE_ITEMS),
-        _items_are_usable(TWIFF_ITEMS),
-        _every_item_is_answered(FUTURE_ANSWERS, FUTURE_ITEMS, checkpoints),
-        _every_item_is_answered(TWIFF_ANSWERS, TWIFF_ITEMS, checkpoints),
-        _futurebench_adds_up(checkpoints),
-        _twiffbench_is_judged(checkpoints),
+        *(_items_are_usable(run.items_key) for run in runs),
+        *(_every_item_is_answered(run.answers_key, run.items_key, checkpoints) for run in runs),
+        *(
+            (_every_answer_is_judged if run.benchmark.judged else _splits_add_up)(run.report_key, checkpoints)
+            for run in runs
+        ),
         _mean_can_be_fed(checkpoints),
         _latents_matter(checkpoints),
         _rl_is_not_worse(checkpoints),
@@ -94,9 +85,10 @@ def _every_item_is_answered(key: str, items: str, checkpoints: Checkpoints) -> d
     return every_item_is_answered
 
 
-def _futurebench_adds_up(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
+def _splits_add_up(key: str, checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=key_of(FUTURE_REPORT),
+        asset=key_of(key),
+        name="splits_add_up",
         partitions_def=checkpoints.model_partitions,
         description="The average is the micro average of the splits, and every answered item is in a split.",
     )
@@ -105,7 +97,7 @@ def _futurebench_adds_up(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     ) -> dg.AssetCheckResult:
         wrong = []
         for model in context.partition_keys:
-            report = read_json(store.current(FUTURE_REPORT, model).file(REPORT))
+            report = read_json(store.current(key, model).file(REPORT))
             for count in ("correct", "n"):
                 if sum(split[count] for split in report["splits"].values()) != report["average"][count]:
                     wrong.append(f"{model}: {count}")
@@ -119,9 +111,10 @@ def _futurebench_adds_up(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     return splits_add_up
 
 
-def _twiffbench_is_judged(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
+def _every_answer_is_judged(key: str, checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=key_of(TWIFF_REPORT),
+        asset=key_of(key),
+        name="every_answer_is_judged",
         partitions_def=checkpoints.model_partitions,
         description="The judge gave marks to every answered item: the means are of the whole benchmark.",
     )
@@ -129,8 +122,7 @@ def _twiffbench_is_judged(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
         context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> dg.AssetCheckResult:
         coverage = {
-            model: read_json(store.current(TWIFF_REPORT, model).file(REPORT))["coverage"]
-            for model in context.partition_keys
+            model: read_json(store.current(key, model).file(REPORT))["coverage"] for model in context.partition_keys
         }
         judged = {model: f"{one['judged']} of {one['answered']}" for model, one in coverage.items()}
         return check_result(

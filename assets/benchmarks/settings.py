@@ -1,4 +1,4 @@
-"""Settings of the benchmarks: how items are shown, how models are asked, and the latent-necessity experiment."""
+"""Settings of the benchmarks: recipes, generation of answers, and the latent-necessity experiment."""
 
 from typing import ClassVar
 
@@ -6,13 +6,14 @@ from pydantic import Field
 
 from assets.framework.settings import RunOverrides, Settings
 from evaluation.benchmarks.futurebench import FutureBenchSettings
+from evaluation.benchmarks.seedbench import SeedBenchSettings
 from evaluation.benchmarks.twiffbench import TwiffBenchSettings
 from evaluation.generation.controls import ControlName
 from evaluation.generation.jobs import GenerationConfig, InterventionName
 
 
 class FutureBenchRun(Settings):
-    """FutureBench: how items are shown and read, and how models are asked."""
+    """FutureBench: its recipe, and how answers are generated."""
 
     recipe: FutureBenchSettings
     answers: GenerationConfig
@@ -22,6 +23,13 @@ class TwiffBenchRun(Settings):
     """TwiFF-Bench: the same."""
 
     recipe: TwiffBenchSettings
+    answers: GenerationConfig
+
+
+class SeedBenchRun(Settings):
+    """SEED-Bench-R1 by its options, where the source names its folder: the same."""
+
+    recipe: SeedBenchSettings
     answers: GenerationConfig
 
 
@@ -40,6 +48,7 @@ class BenchmarkSettings(Settings):
 
     futurebench: FutureBenchRun
     twiffbench: TwiffBenchRun
+    seedbench: SeedBenchRun
     necessity: NecessitySettings
 
 

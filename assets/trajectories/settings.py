@@ -21,5 +21,7 @@ class SourceSettings(Settings):
     """Folder with `futurebench.json` and `first_part_video/`."""
     twiffbench: Path
     """Folder with `test-*.parquet`."""
+    seedbench: Path | None = None
+    """Folder of SEED-Bench-R1 (`annotations/`, `images/`, `videos/`); None: it is not among the benchmarks."""
     quarantine_limit: float = Field(default=0.05, ge=0, le=1)
     """The share of rows in quarantine above which a check fails."""

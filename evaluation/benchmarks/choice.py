@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, get_args
 
+import dataframely as dy
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
@@ -32,6 +33,28 @@ class ChoiceSettings(BaseModel):
 
     layout: str
     parser: ParserName = "strict"
+
+
+class GradedTable(dy.Schema):
+    """One graded answer; its split is a column of the items."""
+
+    id = dy.String(primary_key=True, description="id of the item")
+    answer = dy.String(description="letter of the correct option")
+    text = dy.String(description="text of the answer")
+    parsed = dy.String(nullable=True, description="letter that the answer names; null: none could be read")
+    rule = dy.String(description="rule of the parser that read it")
+    correct = dy.Bool(description="whether `parsed` is the correct letter")
+    parsed_by = dy.Struct(
+        {name: dy.String(nullable=True) for name in PARSERS}, description="letter that each parser reads"
+    )
+    spans = dy.Int64(description="number of latent spans")
+    prompt_tokens = dy.Int64(description="number of tokens of the prompt, text and vision")
+    text_tokens = dy.Int64(description="number of text tokens")
+    latent_tokens = dy.Int64(description="number of latents that were fed back")
+    control_tokens = dy.Int64(description="number of latent_start, latent_end and end-of-turn tokens")
+    prefill_seconds = dy.Float64(description="its share of its batch's prefill")
+    decode_seconds = dy.Float64(description="its share of its batch's decoding")
+    finished = dy.Bool(description="false: cut by max_new_tokens")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from evaluation.benchmarks.benchmark import bounded_text, check_control_tokens, probe_clip, read_item, unique_id
-from evaluation.benchmarks.choice import LETTERS, PARSERS, ChoiceSettings, MultipleChoice, with_options
+from evaluation.benchmarks.choice import LETTERS, ChoiceSettings, MultipleChoice, with_options
 from training.data.json_rows import json_rows
 from training.data.prompts import Part, frame, text, video
 from training.data.rejection import RejectedRow
@@ -66,29 +66,6 @@ class ItemTable(dy.Schema):
     @dy.rule()
     def either_a_path_or_a_problem(cls) -> pl.Expr:
         return pl.col("path").is_not_null() ^ pl.col("problem").is_not_null()
-
-
-class GradedTable(dy.Schema):
-    """One graded answer."""
-
-    id = dy.String(primary_key=True, description="id of the item")
-    question_type = dy.String(description="split of the item")
-    answer = dy.String(description="letter of the correct option")
-    text = dy.String(description="text of the answer")
-    parsed = dy.String(nullable=True, description="letter that the answer names; null: none could be read")
-    rule = dy.String(description="rule of the parser that read it")
-    correct = dy.Bool(description="whether `parsed` is the correct letter")
-    parsed_by = dy.Struct(
-        {name: dy.String(nullable=True) for name in PARSERS}, description="letter that each parser reads"
-    )
-    spans = dy.Int64(description="number of latent spans")
-    prompt_tokens = dy.Int64(description="number of tokens of the prompt, text and vision")
-    text_tokens = dy.Int64(description="number of text tokens")
-    latent_tokens = dy.Int64(description="number of latents that were fed back")
-    control_tokens = dy.Int64(description="number of latent_start, latent_end and end-of-turn tokens")
-    prefill_seconds = dy.Float64(description="its share of its batch's prefill")
-    decode_seconds = dy.Float64(description="its share of its batch's decoding")
-    finished = dy.Bool(description="false: cut by max_new_tokens")
 
 
 @dataclass(frozen=True)

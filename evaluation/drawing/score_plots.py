@@ -30,11 +30,14 @@ ROW = 0.27
 """Inches for one model."""
 
 
-def accuracy_by_hop(models: Scores, chance: float | None = 0.25) -> bytes:
-    """Bars by depth and on average for each model, with Wilson intervals; models are FutureBench reports."""
-    figure, panels = canvas(10.2, 0.95 + ROW * max(2, len(models)), len(SPLIT_PANELS), sharey=True)
+def accuracy_by_hop(models: Scores, chance: float | None = 0.25, labels: Mapping[str, str] = SPLIT_PANELS) -> bytes:
+    """Bars by split and on average for each model, with Wilson intervals.
+
+    models: multiple-choice reports; labels: the panels' titles by split, FutureBench's if not given.
+    """
+    figure, panels = canvas(10.2, 0.95 + ROW * max(2, len(models)), len(labels), sharey=True)
     named_rows(panels, list(models))
-    for axes, (split, label) in zip(panels, SPLIT_PANELS.items(), strict=True):
+    for axes, (split, label) in zip(panels, labels.items(), strict=True):
         scores = {
             m: report["average"] if split == "average" else report["splits"][split] for m, report in models.items()
         }

@@ -26,9 +26,11 @@ def recorded(*roots):
 
 assets.framework.code.code_of = recorded
 from pipelines.definitions import build_definitions
-from pipelines.profile import demo
+from pipelines.profile import demo, overlaid
 
-graph = build_definitions(demo(Path(sys.argv[1]))).resolve_asset_graph()
+home = Path(sys.argv[1])
+graph = build_definitions(demo(home)).resolve_asset_graph()
+build_definitions(overlaid(demo(home), {"source": {"seedbench": home}}))
 roots = {version: roots for _, roots, version in calls}
 by_asset = {n.key.to_user_string(): roots[n.code_version] for n in graph.asset_nodes if n.is_materializable}
 by_module = {module: [r for m, roots, _ in calls if m == module for r in roots] for module, *_ in calls}

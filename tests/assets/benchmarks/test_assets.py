@@ -1,0 +1,86 @@
+"""A benchmark's assets: SEED-Bench-R1 is there where the profile names its folder, and is scored by level."""
+
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from assets.benchmarks.assets import (
+    ANSWER_TABLE,
+    GRADED_TABLE,
+    REPORT,
+    SEED_ANSWERS,
+    SEED_ITEMS,
+    SEED_REPORT,
+    SPLITS_FIGURE,
+)
+from assets.framework.partitions import key_of
+from assets.framework.store import AssetStore, read_json
+from pipelines.definitions import build_definitions
+from pipelines.jobs import stages
+from pipelines.profile import Profile, demo, overlaid
+from tests.evaluation.answers import answer_table
+from tests.evaluation.benchmarks.test_seedbench import record, write
+
+SEED_KEYS = {SEED_ITEMS, SEED_ANSWERS, SEED_REPORT}
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Profile:
+    folder = tmp_path / "seedbench"
+    folder.mkdir()
+    write(folder, L1=[record(1), record(2)], L3=[record(1), record(2, choice_d=None)])
+    return overlaid(demo(tmp_path / "home"), {"source": {"seedbench": folder}})
+
+
+def keys(profile: Profile) -> set[str]:
+    graph = build_definitions(profile).resolve_asset_graph()
+    return {key.to_user_string() for key in graph.get_all_asset_keys()}
+
+
+def test_seed_bench_has_assets_checks_and_jobs_only_where_its_folder_is_named(profile: Profile, tmp_path: Path) -> None:
+    assert keys(profile) - keys(demo(tmp_path / "home")) == SEED_KEYS
+    made = [key for stage in stages(profile) for key in stage.assets]
+    assert set(made) >= SEED_KEYS
+    assert not SEED_KEYS & {key for stage in stages(demo(tmp_path)) for key in stage.assets}
+
+
+def materialised(profile: Profile, job: str, key: str, model: str | None = None) -> dg.ExecuteInProcessResult:
+    return (
+        build_definitions(profile)
+        .resolve_job_def(job)
+        .execute_in_process(
+            instance=dg.DagsterInstance.ephemeral(),
+            partition_key=model,
+            asset_selection=[key_of(key)],
+            raise_on_error=False,
+        )
+    )
+
+
+def test_seed_bench_is_read_graded_once_and_reported_by_level(profile: Profile) -> None:
+    checked = materialised(profile, "prepare", SEED_ITEMS).get_asset_check_evaluations()
+    assert [(check.check_name, check.passed) for check in checked] == [("items_are_usable", False)]
+    store = AssetStore(profile.home)
+    counts = store.current(SEED_ITEMS).provenance["counts"]
+    assert (counts["items"], counts["unusable"], counts["by_level"]) == (4, 1, {"L1": 2, "L3": 2})
+    answers = answer_table({"L1-1": "<answer>B</answer>", "L1-2": "<answer>A</answer>", "L3-1": "<answer>B</answer>"})
+    store.work(SEED_ANSWERS, {}, {}, "code", "base").do(
+        lambda folder: answers.write_parquet(folder / ANSWER_TABLE) or {}
+    )
+    assert materialised(profile, "evaluate", SEED_REPORT, "base").success
+    artifact = store.current(SEED_REPORT, "base")
+    report = read_json(artifact.file(REPORT))
+    assert {level: score["correct"] for level, score in report["splits"].items()} == {"L1": 1, "L2": 0, "L3": 1}
+    assert (report["status"], report["average"]["n"], artifact.provenance["counts"]["unparsed"]) == ("partial", 3, 0)
+    assert pl.read_parquet(artifact.file(GRADED_TABLE))["correct"].to_list() == [True, False, True]
+    assert artifact.file(SPLITS_FIGURE).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_without_the_benchmark_says_what_to_do(tmp_path: Path) -> None:
+    profile = overlaid(demo(tmp_path / "home"), {"source": {"seedbench": tmp_path}})
+    failed = materialised(profile, "prepare", SEED_ITEMS)
+    assert not failed.success
+    [event] = [event for event in failed.all_events if event.is_step_failure]
+    assert "download SEED-Bench-R1" in str(event.step_failure_data.user_failure_data.description)
