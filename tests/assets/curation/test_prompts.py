@@ -34,20 +34,20 @@ def test_a_prompts_key_is_what_it_shows_and_not_where_the_clip_lies(rows: pl.Dat
     def keys(rows: pl.DataFrame, settings: PromptSettings = PromptSettings()) -> list[str]:  # noqa: B008 - frozen
         return answer_prompts(rows, settings)["key"].to_list()
 
-    known = keys(rows)
-    assert len(set(known)) == len(known) == 6
-    assert keys(rows.with_columns(pl.lit("/elsewhere.mp4").alias("path"))) == known
+    original = keys(rows)
+    assert len(set(original)) == len(original) == 6
+    assert keys(rows.with_columns(pl.lit("/elsewhere.mp4").alias("path"))) == original
     for changed in (
         keys(rows.with_columns(pl.lit("f" * 64).alias("sha256"))),
         keys(rows.with_columns(pl.lit(2).alias("frame_count"))),
         keys(rows, PromptSettings(instruction="Answer in a tag.")),
     ):
-        assert not set(changed) & set(known)
+        assert not set(changed) & set(original)
     hinted = keys(rows, PromptSettings(hint_tokens=4))
-    assert [a == b for a, b in zip(hinted, known, strict=True)] == [True, False] * 3
+    assert [a == b for a, b in zip(hinted, original, strict=True)] == [True, False] * 3
 
 
-def test_rows_that_ask_the_same_have_keys_of_their_own(rows: pl.DataFrame) -> None:
+def test_rows_with_the_same_question_have_different_keys(rows: pl.DataFrame) -> None:
     """The same question about the same frame, and another future: the plain prompts are equal, the rows are not."""
     twins = pl.concat([rows[1:2], rows[1:2].with_columns(row_id=pl.lit("f" * 16), future=pl.Series([[4]]))])
     table = answer_prompts(twins, PromptSettings())
