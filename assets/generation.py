@@ -49,8 +49,8 @@ def next_work(of: Callable[[Mapping[str, str]], Work], retry_refused: bool) -> W
     """
     work = of({})
     while (made := work.published()) is not None:
-        following, left = of({"asked_again": made.version}), made.provenance["counts"]
-        wanted = left["unreadable"] if retry_refused else left.get("pending", 0)
+        following, left = of({"retry_of": made.version}), made.provenance["counts"]
+        wanted = left["refused"] if retry_refused else left.get("pending", 0)
         if not wanted and following.published() is None:
             break
         work = following
@@ -116,14 +116,14 @@ def _run(
 
 def _publish(answers: AnswerWork, folder: Path, name: str, seconds: Mapping[str, float]) -> Artifact:
     def collect(workspace: Path) -> dict[str, Any]:
-        names = ("answers", "unreadable", "pending", "unfinished", "latent_tokens", "text_tokens")
+        names = ("answers", "refused", "pending", "unfinished", "latent_tokens", "text_tokens")
         counts: dict[str, Any] = dict.fromkeys(names, 0)
         for job in answers.jobs:
             path = folder / "answers" / f"{_file(name, job)}.parquet"
             table, refused = read_parquet(path), read_parquet(path.with_suffix(".failed"))
             table.write_parquet(workspace / f"{job}.parquet")
             refused.write_parquet(workspace / f"{job}.failed")
-            counts["unreadable"] += refused.height
+            counts["refused"] += refused.height
             counts["pending"] += int(refused["pending"].sum())
             counts["answers"] += table.height
             counts["unfinished"] += table.height - int(table["finished"].sum())

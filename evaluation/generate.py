@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from evaluation.generation.curtailment import CONDITIONS, EVEN, Expected, Tally, wanted
+from evaluation.generation.curtailment import CONDITIONS, EVEN_ODDS, ExpectedRates, VerdictCounts, next_samples
 from evaluation.generation.jobs import DONOR_INTERVENTIONS, AnswerJob, GenerateConfig, VisualGainScoring
 from evaluation.generation.ledger import Ledger
 from evaluation.generation.requests import Engine, LedgerSummary, Prompts, Refusal, Request
@@ -33,7 +33,7 @@ REFUSALS = {"prompt_id": pl.String, "reason": pl.String, "pending": pl.Boolean}
 
 
 def main(config: GenerateConfig, reporter: Reporter) -> dict[str, Any]:
-    """Answers every job that has no answers yet; per job: answers, unreadable prompts, and seconds spent on answers.
+    """Answers every job that has no answers yet; per job: answers, refused prompts, and seconds spent on answers.
 
     Raises EndpointRefusesError where the endpoint or the judge will never answer as configured, and EndpointDownError
     where it is gone; the ledger keeps what was answered.
@@ -47,7 +47,7 @@ def main(config: GenerateConfig, reporter: Reporter) -> dict[str, Any]:
         table = read_parquet(target)
         seconds = float(table.select(pl.sum("prefill_seconds") + pl.sum("decode_seconds")).item())
         refused = read_parquet(target.with_suffix(".failed")).height
-        result[job.name] = {"answers": table.height, "seconds": seconds, "unreadable": refused}
+        result[job.name] = {"answers": table.height, "seconds": seconds, "refused": refused}
     return result
 
 
@@ -139,15 +139,15 @@ def _gain_rounds(
     fully_sampled = [row for row in rows if rule.fully_sampled(row)]
     others = [row for row in rows if not rule.fully_sampled(row)]
 
-    def rounds(open_rows: list[str], waiting: int, expected: Expected) -> Rounds:
+    def rounds(open_rows: list[str], waiting: int, expected: ExpectedRates) -> Rounds:
         while open_rows:
             requests, still_open, left = [], [], waiting * of_a_row
-            for row, (plain, hint) in grader.counted(open_rows).items():
-                more = wanted(rule, plain, hint, rule.fully_sampled(row), expected)
+            for row, (plain, hint) in grader.counts(open_rows).items():
+                more = next_samples(rule, plain, hint, rule.fully_sampled(row), expected)
                 if not any(more.values()) or any(f"{row}/{condition}" in refusals for condition in CONDITIONS):
                     continue
                 still_open.append(row)
-                left += of_a_row - plain.answers - hint.answers
+                left += of_a_row - plain.generated - hint.generated
                 for condition, count in more.items():
                     samples = ledger.missing(f"{row}/{condition}", range(rule.samples))[:count]
                     if samples:
@@ -156,8 +156,8 @@ def _gain_rounds(
             if requests:
                 yield requests, len(rows) * of_a_row - left, len(rows) * of_a_row
 
-    yield from rounds(fully_sampled, len(others), EVEN)
-    yield from rounds(others, 0, Expected.of(list(grader.counted(fully_sampled).values())))
+    yield from rounds(fully_sampled, len(others), EVEN_ODDS)
+    yield from rounds(others, 0, ExpectedRates.of(list(grader.counts(fully_sampled).values())))
 
 
 class _Grader:
@@ -169,10 +169,10 @@ class _Grader:
         self._judge = Judge(judge, on_outage="raise") if judge else None
         self._ledger = ledger
         self._graded: set[tuple[str, int]] = set()
-        self._tallies: defaultdict[str, Tally] = defaultdict(Tally)
+        self._counts: defaultdict[str, VerdictCounts] = defaultdict(VerdictCounts)
 
-    def counted(self, rows: Sequence[str]) -> dict[str, tuple[Tally, Tally]]:
-        """The tallies (plain, hint) of the rows; answers that are new in the ledger are graded first, all at once."""
+    def counts(self, rows: Sequence[str]) -> dict[str, tuple[VerdictCounts, VerdictCounts]]:
+        """The counts (plain, hint) of the rows; answers that are new in the ledger are graded first, all at once."""
         answers = [
             answer
             for row in rows
@@ -184,11 +184,11 @@ class _Grader:
         items = [GradingItem(questions[a["prompt_id"]], references[a["prompt_id"]], a["text"]) for a in answers]
         for answer, graded in zip(answers, grade(items, self._parser, self._judge), strict=True):
             self._graded.add((answer["prompt_id"], answer["sample"]))
-            tally = self._tallies[answer["prompt_id"]]
-            tally.answers += 1
-            tally.right += graded.verdict == "correct"
-            tally.wrong += graded.verdict == "incorrect"
-        return {row: (self._tallies[f"{row}/plain"], self._tallies[f"{row}/hint"]) for row in rows}
+            counts = self._counts[answer["prompt_id"]]
+            counts.generated += 1
+            counts.correct += graded.verdict == "correct"
+            counts.incorrect += graded.verdict == "incorrect"
+        return {row: (self._counts[f"{row}/plain"], self._counts[f"{row}/hint"]) for row in rows}
 
 
 if __name__ == "__main__":

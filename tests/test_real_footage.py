@@ -158,7 +158,7 @@ def test_benchmark_items_on_real_clips_are_answered(trained: Path, tmp_path: Pat
         ),
     )  # fmt: skip
     result = answer(GenerateConfig(out=tmp_path, device="cpu", jobs=[job]), Reporter(tmp_path, quiet=True))
-    assert (result["answers"]["answers"], result["answers"]["unreadable"]) == (4, 0)
+    assert (result["answers"]["answers"], result["answers"]["refused"]) == (4, 0)
     stored = StoredAnswers(pl.read_parquet(tmp_path / "answers.parquet"))
     report = benchmark.report(table, stored, benchmark.grade(table, stored))
     assert (report["items"], report["answered"]) == (4, 4)

@@ -1,9 +1,9 @@
-"""Contaminated rows, which a benchmark has, too: by source video, or by question, answer and frames; left out, listed.
+"""Contamination: rows that a benchmark has, too, by source video, or by question, answer and frames.
 
 Same video: the YouTube id of a row's clip is that of an item and their intervals overlap, an unknown interval being all
 of the video; or both have the same file name.  Same content: the question (without its options) and the answer have the
-keys of an item's, and an observed frame is near (`likeness`) one of the item's.  Frames are read for such rows alone.
-Template questions are common, so a question alone is counted and nothing more.
+keys of an item's, and an observed frame is near (`perceptual_hash`) one of the item's.  Frames are read for such rows
+alone.  Template questions are common, so a question alone is counted and nothing more.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from assets.curation.keys import (
     question_stem,
     with_clip_interval,
 )
-from assets.curation.likeness import any_near, clip_signatures, signature
+from assets.curation.perceptual_hash import any_near, clip_signatures, signature
 from assets.curation.scored import scan
 from training.data.images import open_image
 from training.data.keyframes import key_frame_number, key_frame_pool
@@ -52,7 +52,7 @@ class BenchmarkTable(dy.Schema):
 
 @dataclass(frozen=True)
 class BenchmarkIndex:
-    """All items of the benchmarks that a set must not touch, and their frames when they are asked for."""
+    """All items of the benchmarks that a set must not touch, and their frames, read on demand."""
 
     table: pl.DataFrame
     sources: Mapping[str, Path]
@@ -87,8 +87,8 @@ def contaminated(
     rest = keyed.join(by_video, on="row_id", how="anti")
     questions = items.drop_nulls("question").unique("question")
     same_question = rest.join(questions, left_on="stem", right_on="question", how="semi")
-    whole = items.drop_nulls(["question", "answer"]).rename({"question": "stem"})
-    pairs = same_question.join(whole, on=["stem", "answer"]).select("row_id", "benchmark", "item_id")
+    complete = items.drop_nulls(["question", "answer"]).rename({"question": "stem"})
+    pairs = same_question.join(complete, on=["stem", "answer"]).select("row_id", "benchmark", "item_id")
     by_content = _same_frames(pairs, scored, index)
     matches = pl.concat([by_video, by_content]).sort("row_id")
     matching = pairs["row_id"].n_unique()
@@ -104,13 +104,13 @@ def _same_video(keyed: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     videos = items.explode("videos").drop_nulls("videos").select(
         "benchmark", "item_id", pl.col("videos").alias("key"), pl.col("begin").alias("b"), pl.col("finish").alias("f")
     )  # fmt: skip
-    overlaps = []
+    matches = []
     by_name = keyed.filter(pl.col("video_id").is_null()).with_columns(pl.col("video").str.extract(_NO_SUFFIX))
     for rows, key in ((keyed, "video_id"), (by_name, "video")):
         candidates = rows.select("row_id", "begin", "finish", pl.col(key).alias("key")).join(videos, on="key")
         overlap = (pl.col("begin") < pl.col("f")) & (pl.col("b") < pl.col("finish"))
-        overlaps.append(candidates.filter(overlap.fill_null(True)))
-    return _listed(pl.concat(overlaps), SAME_VIDEO)
+        matches.append(candidates.filter(overlap.fill_null(True)))
+    return _listed(pl.concat(matches), SAME_VIDEO)
 
 
 def _same_frames(pairs: pl.DataFrame, scored: Sequence[Path], index: BenchmarkIndex) -> pl.DataFrame:
@@ -118,9 +118,9 @@ def _same_frames(pairs: pl.DataFrame, scored: Sequence[Path], index: BenchmarkIn
     columns = ("row_id", "path", "frame_count", "reader", "observed")
     rows = scan(scored).select(columns).filter(wanted).collect(engine="streaming").unique("row_id", keep="any")
     with ThreadPoolExecutor(READERS_AT_ONCE) as pool:
-        row_signatures = dict(pool.map(_row_signatures, rows.iter_rows(named=True)))
+        signatures = dict(pool.map(_row_signatures, rows.iter_rows(named=True)))
     items = index.signatures(pairs.select("benchmark", "item_id"))
-    near = [any_near(row_signatures[row], items[benchmark, item]) for row, benchmark, item in pairs.iter_rows()]
+    near = [any_near(signatures[row], items[benchmark, item]) for row, benchmark, item in pairs.iter_rows()]
     return _listed(pairs.filter(pl.Series(near, dtype=pl.Boolean)), SAME_CONTENT)
 
 
@@ -135,7 +135,7 @@ def _row_signatures(row: Mapping[str, Any]) -> tuple[str, list[np.ndarray]]:
 
 
 def _item_signatures(item: Mapping[str, Any]) -> list[np.ndarray]:
-    """Of what an item shows: its embedded images, or the first frame and the key frames of its observed part."""
+    """Signatures of an item's embedded images, or the first frame and the key frames of its observed part."""
     if "question_images" in item:
         return [signature(open_image(data)) for data in item["question_images"] or []]
     if item["path"] is None:

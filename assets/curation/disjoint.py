@@ -1,7 +1,8 @@
 """A second, independent check that a published set is disjoint from the benchmarks: row by row, without the
 selection's code.
 
-It shares `training.data.trajectory.clip_interval`, the grader's idea of equal answers, and the likeness of frames.
+It shares `training.data.trajectory.clip_interval`, the grader's idea of equal answers, and the perceptual hash of
+frames.
 """
 
 import re
@@ -13,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from assets.curation.contamination import BenchmarkIndex
-from assets.curation.likeness import any_near, clip_signatures
+from assets.curation.perceptual_hash import any_near, clip_signatures
 from training.data.keyframes import key_frame_number
 from training.data.trajectory import clip_interval
 from training.grading.parsers import normalised, options_of

@@ -1,4 +1,4 @@
-"""What the probe model is asked for visual gain: each row plainly, and with its true future frames as the hint.
+"""Prompts of visual gain: each row plainly, and with its true future frames as the hint.
 
 Nothing but the hint differs: the future frames follow the last observed frame, each as its own image, before the rest
 of the question (the paper gives no prompts, reference/paper.md 1.1; these are ours, and their hash is provenance).
@@ -24,7 +24,7 @@ KEY_DIGITS = 32
 
 
 class PromptSettings(BaseModel):
-    """How a row is shown: a cap on each hint frame's merged vision tokens, and words that follow the question."""
+    """Layout of a prompt: a cap on each hint frame's merged vision tokens, and words that follow the question."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,8 +36,8 @@ def answer_prompts(rows: pl.DataFrame, settings: PromptSettings) -> pl.DataFrame
     """The prompt table of both conditions; ids are `{row_id}/{condition}`.
 
     `rows` has the trajectory's columns and its clip's: `path` (absolute), `frame_count` (displayed), `reader`,
-    `sha256`.  The column `key` is a hash of the id and of what the prompt shows, wherever the clip lies: the ledger
-    knows it by that.  (Two rows may ask the same and have other futures: each has answers of its own.)
+    `sha256`.  The column `key` is a hash of the id and of the prompt's content, wherever the clip lies: it identifies
+    the prompt in the ledger.  (Two rows may have the same question and other futures: each has its answers.)
     """
     ids, keys, contents, questions, references = [], [], [], [], []
     for row in rows.select("row_id", "sha256", "answer", *COLUMNS).iter_rows(named=True):

@@ -1,1 +1,1 @@
-"""How answers are made: who is asked, with what in place of latents or items, and what is never paid for twice."""
+"""Generation of answers: jobs, engines (local or an endpoint), interventions and controls, and the ledger."""

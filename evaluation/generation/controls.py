@@ -1,8 +1,8 @@
-"""What a model may be shown instead of an item, to see what its answers rest on: one flag of the answering program.
+"""Controls: what a model sees in place of an item, to measure what its answers rest on.
 
 `no_video`: each frame is mid-grey, in its size and at its time.  `question_only`: frames are left out, the
 text stays as it is.  `shuffled_frames`: the frames in another order, the times of a video's frames where they were.
-`options_k`: the options rotated by k places under the letters A, B, C, D; graded answers tell the item's own letter.
+`options_k`: the options rotated by k places under the letters A, B, C, D; answers are graded by the item's own letter.
 
 A control changes a prompt's content and nothing else.  Where it finds nothing to change (a single frame to shuffle), it
 raises ValueError, so that no answer to an unchanged prompt is counted as one to a changed prompt.
@@ -26,7 +26,8 @@ ROTATIONS: tuple[ControlName, ...] = ("options_1", "options_2", "options_3")
 GREY = (128, 128, 128)
 
 _LETTERS = "ABCD"
-_SHOWN = ("path", "frames", "reader", "data")  # what an image part shows; its cap belongs to its place
+_IMAGE_FIELDS = ("path", "frames", "reader", "data")
+"""The fields of a part that name its image; its cap belongs to its place."""
 _Item = TypeVar("_Item")
 
 
@@ -56,7 +57,7 @@ def controlled(
 def rotated(options: Sequence[_Item], by: int) -> list[_Item]:
     """The options, each `by` places earlier: what letter i stands for is option i + by of the item (mod their number).
 
-    Rotating the letters alike tells the item's own letter of each one that was shown.
+    The letters rotated alike give the item's own letter for each letter of the prompt.
     """
     by %= len(options)
     return [*options[by:], *options[:by]]
@@ -83,27 +84,28 @@ def _grey(part: Part) -> Part:
     Image.new("RGB", (frame.shape[1], frame.shape[0]), GREY).save(encoded, "PNG")
     if part["type"] == "video":
         return part | {"data": encoded.getvalue()}
-    return part | dict.fromkeys(_SHOWN) | {"data": encoded.getvalue()}
+    return part | dict.fromkeys(_IMAGE_FIELDS) | {"data": encoded.getvalue()}
 
 
-def _shuffled(content: Sequence[Part], draw: random.Random) -> list[Part]:
+def _shuffled(content: Sequence[Part], rng: random.Random) -> list[Part]:
     """Images change places with each other, the frames of a video among themselves, never all to where they were."""
-    told = [dict(part) for part in content]
-    images = [part for part in told if part["type"] == "image"]
-    videos = [part for part in told if part["type"] == "video" and len(part["frames"]) > 1]
+    parts = [dict(part) for part in content]
+    images = [part for part in parts if part["type"] == "image"]
+    videos = [part for part in parts if part["type"] == "video" and len(part["frames"]) > 1]
     if len(images) < 2 and not videos:
         raise ValueError("control shuffled_frames: the prompt shows a single frame, so there is no order to change")
-    for place, shown in zip(images, _reordered([{k: part[k] for k in _SHOWN} for part in images], draw), strict=True):
-        place.update(shown)
+    sources = [{field: part[field] for field in _IMAGE_FIELDS} for part in images]
+    for place, image in zip(images, _reordered(sources, rng), strict=True):
+        place.update(image)
     for part in videos:
-        part["frames"] = _reordered(part["frames"], draw)
-    return told
+        part["frames"] = _reordered(part["frames"], rng)
+    return parts
 
 
-def _reordered(values: Sequence[_Item], draw: random.Random) -> list[_Item]:
+def _reordered(values: Sequence[_Item], rng: random.Random) -> list[_Item]:
     order = list(range(len(values)))
     while len(values) > 1 and order == sorted(order):
-        draw.shuffle(order)
+        rng.shuffle(order)
     return [values[at] for at in order]
 
 
@@ -120,17 +122,17 @@ def _with_options(content: Sequence[Part], options: Sequence[str], others: Seque
 def _replaced(text: str, mark: str, options: Sequence[str], others: Sequence[str]) -> str | None:
     """None where the options do not stand in the text with their letters and in their order.
 
-    The last list counts: a question may tell of one before.
+    The last list counts: a question may quote one before.
     """
-    shown = [f"{letter}{mark}{option}" for letter, option in zip(_LETTERS, options, strict=False)]
-    at, found = len(text), []
-    for piece in reversed(shown):
+    listed = [f"{letter}{mark}{option}" for letter, option in zip(_LETTERS, options, strict=False)]
+    at, places = len(text), []
+    for piece in reversed(listed):
         at = text.rfind(piece, 0, at)
         if at < 0:
             return None
-        found.append(at)
+        places.append(at)
     for start, piece, letter, other in zip(
-        found, reversed(shown), reversed(_LETTERS[: len(shown)]), reversed(others), strict=True
+        places, reversed(listed), reversed(_LETTERS[: len(listed)]), reversed(others), strict=True
     ):
         text = f"{text[:start]}{letter}{mark}{other}{text[start + len(piece) :]}"
     return text

@@ -1,10 +1,10 @@
-"""Exact curtailment: which answers can still change whether a row is kept, and which of them to ask for next.
+"""Exact curtailment: which answers can still change whether a row is kept, and which of them to generate next.
 
 A row is kept if p_t <= max_p_t and p_v - p_t >= min_gain, p_t and p_v being counts of right answers out of `samples`
 without and with the hint (the paper, section 3.2).  A right plain answer and a wrong hinted answer both speak against
 it, so a row is settled as soon as its plain answers are too often right, or the right plain and the wrong hinted ones
 are together more than samples - min_gain.  Nothing is estimated: the rows that are kept, and their counts, are those
-of asking everything.
+of generating everything.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ from training.storage.hashing import stable_hash
 
 Condition = Literal["plain", "hint"]
 CONDITIONS: tuple[Condition, ...] = ("plain", "hint")
-PRIOR = 0.5
-"""What is expected of any row counts as much as half an answer of its own."""
-FEWEST_ROWS = 16
-"""Fewer complete rows say nothing about the others."""
+PRIOR_WEIGHT = 0.5
+"""The expected rates of any row weigh as much as half an answer of the row itself."""
+MIN_ROWS = 16
+"""Fewer complete rows do not estimate the rates of the others."""
 
 
 class GainRule(BaseModel):
-    """What keeps a row, and in which portions its answers are asked for."""
+    """The thresholds that keep a row, and how its answers are sampled."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,12 +32,12 @@ class GainRule(BaseModel):
     max_p_t: int = Field(default=6, ge=0)
     min_gain: int = 2
     samples_per_round: int = Field(default=4, ge=1)
-    """Answers of a row and condition that are asked for at a time: they share a prefill, or a request."""
+    """Answers of a row and condition in one round: they share a prefill, or a request."""
     full_sampling_fraction: float = Field(default=0.01, ge=0, le=1)
     """The fraction of rows, sampled by a hash of their id, that is answered in full; 1 turns curtailment off."""
 
     @model_validator(mode="after")
-    def _some_row_could_be_kept(self) -> "GainRule":
+    def _check_thresholds(self) -> "GainRule":
         if self.min_gain > self.samples:
             raise ValueError(f"no row can gain {self.min_gain} right answers of {self.samples}")
         return self
@@ -48,63 +48,63 @@ class GainRule(BaseModel):
 
 
 @dataclass
-class Tally:
-    """What is known of a row under one condition: answers there are, and how many of them are right and wrong.
+class VerdictCounts:
+    """The answers of a row under one condition, and how many of them are correct and incorrect.
 
-    An answer that no judge could settle is neither.
+    An unjudged answer is neither.
     """
 
-    answers: int = 0
-    right: int = 0
-    wrong: int = 0
+    generated: int = 0
+    correct: int = 0
+    incorrect: int = 0
 
 
-def settled_against(rule: GainRule, plain: Tally, hint: Tally) -> bool:
+def settled_against(rule: GainRule, plain: VerdictCounts, hint: VerdictCounts) -> bool:
     """Whether the row cannot be kept any more, whatever its other answers will be."""
-    return plain.right > rule.max_p_t or rule.samples - hint.wrong - plain.right < rule.min_gain
+    return plain.correct > rule.max_p_t or rule.samples - hint.incorrect - plain.correct < rule.min_gain
 
 
 @dataclass(frozen=True)
-class Expected:
-    """The share of plain answers that are right, and of hinted ones that are wrong, before a row is asked anything."""
+class ExpectedRates:
+    """The expected share of plain answers that are correct, and of hinted ones that are incorrect, of any row."""
 
     correct_plain: float = 0.5
     incorrect_hint: float = 0.5
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[Tally, Tally]]) -> "Expected":
-        """The shares among complete rows (plain, hint), as the fully sampled are; even chances if they are few."""
-        if len(rows) < FEWEST_ROWS:
+    def of(cls, rows: Sequence[tuple[VerdictCounts, VerdictCounts]]) -> "ExpectedRates":
+        """The shares among complete rows (plain, hint), as the fully sampled are; even odds if they are few."""
+        if len(rows) < MIN_ROWS:
             return cls()
-        plain, hint = (sum(row[c].right + row[c].wrong for row in rows) for c in (0, 1))
-        right, wrong = sum(row[0].right for row in rows), sum(row[1].wrong for row in rows)
-        return cls((right + 1) / (plain + 2), (wrong + 1) / (hint + 2))
+        plain, hint = (sum(row[c].correct + row[c].incorrect for row in rows) for c in (0, 1))
+        correct, incorrect = sum(row[0].correct for row in rows), sum(row[1].incorrect for row in rows)
+        return cls((correct + 1) / (plain + 2), (incorrect + 1) / (hint + 2))
 
 
-EVEN = Expected()
+EVEN_ODDS = ExpectedRates()
 
 
-def wanted(
-    rule: GainRule, plain: Tally, hint: Tally, in_full: bool, expected: Expected = EVEN
+def next_samples(
+    rule: GainRule, plain: VerdictCounts, hint: VerdictCounts, in_full: bool, expected: ExpectedRates = EVEN_ODDS
 ) -> Mapping[Condition, int]:
-    """How many further answers to ask for now, per condition; nothing once the row is settled or complete.
+    """How many further answers to generate now, per condition; nothing once the row is settled or complete.
 
     The condition is the one that should settle the row with fewer answers, by its rate in the row so far and what is
-    expected of any row; a row that only complete counts can decide is asked for all that is left.
+    expected of any row; where only complete counts can decide, it is all that is left.
     """
-    left: dict[Condition, int] = {"plain": rule.samples - plain.answers, "hint": rule.samples - hint.answers}
+    left: dict[Condition, int] = {"plain": rule.samples - plain.generated, "hint": rule.samples - hint.generated}
     if in_full:
         return left
     if settled_against(rule, plain, hint):
         return dict.fromkeys(CONDITIONS, 0)
-    either = rule.samples - rule.min_gain + 1 - hint.wrong - plain.right
-    saturated = rule.max_p_t + 1 - plain.right
+    either = rule.samples - rule.min_gain + 1 - hint.incorrect - plain.correct
+    saturated = rule.max_p_t + 1 - plain.correct
     if saturated > left["plain"] and either > left["plain"] + left["hint"]:
         return left
     need: dict[Condition, int] = {"plain": min(saturated, either), "hint": either}
     rate = {
-        "plain": (plain.right + PRIOR * expected.correct_plain) / (plain.answers + PRIOR),
-        "hint": (hint.wrong + PRIOR * expected.incorrect_hint) / (hint.answers + PRIOR),
+        "plain": (plain.correct + PRIOR_WEIGHT * expected.correct_plain) / (plain.generated + PRIOR_WEIGHT),
+        "hint": (hint.incorrect + PRIOR_WEIGHT * expected.incorrect_hint) / (hint.generated + PRIOR_WEIGHT),
     }
     open_conditions = [condition for condition in CONDITIONS if left[condition]]
     chosen = min(open_conditions, key=lambda condition: need[condition] / rate[condition])

@@ -1,6 +1,6 @@
-"""Answers from a model behind OpenAI-compatible servers (vLLM, SGLang, ...): the endpoint engine.
+"""The endpoint engine: answers from a model behind OpenAI-compatible servers (vLLM, SGLang, ...).
 
-All wanted answers of a prompt are one request with `n`; images travel as JPEG data URLs, at most as large as the
+All missing answers of a prompt are one request with `n`; images travel as JPEG data URLs, at most as large as the
 prompt's caps on vision tokens allow, so that a server that rounds to whole tokens sees what the local engine sees.
 Prompts are rendered when their turn comes: memory is bounded by the concurrency, not by the number of prompts.
 """
@@ -81,7 +81,7 @@ class EndpointEngine:
                     messages = await renderer.messages(request)
                 except (ValueError, OSError) as error:
                     raise UnansweredError("refused", f"cannot be shown: {error}") from None
-                while wanted:  # a server may give fewer choices than it was asked for
+                while wanted:  # a server may give fewer choices than `n`
                     body = {"messages": messages, "n": len(wanted), **_sampling(generation)}
                     accept = partial(empty.without, request.prompt_id)
                     completion, answered = await client.complete(partial(_same, body), accept)
@@ -105,9 +105,9 @@ async def _health_check(
 
 
 class _Empty:
-    """Sorts out the replies without an answer, and ends the work where they are too many.
+    """Counts the replies without an answer, and ends the work where they are too many.
 
-    Only the first reply to each prompt counts: one that gets none however often it is asked for is one.
+    Only the first reply to each prompt counts: one that gets none however often it is sent counts once.
     """
 
     def __init__(self, client: ChatClient, answers: int) -> None:
@@ -139,7 +139,7 @@ def _answered(choices: Sequence[Choice]) -> list[tuple[str, Choice]]:
 
 
 def _same(body: dict[str, Any], malformed: int) -> dict[str, Any]:
-    """The request however often it was answered badly: it is sampled anyway."""
+    """The same request after a malformed reply: it is sampled anyway."""
     return body
 
 

@@ -1,4 +1,4 @@
-"""What stands in for a model's own latents while it answers, to see whether the answer needs them.
+"""Interventions: what stands in for a model's own latents while it answers, to measure whether the answer needs them.
 
 Most replace the vectors that are fed (zeros, noise, mean, another item's, the span's first); `markers_only` lets spans
 open that close at once, `no_span` lets none open, and `spans_k` forces exactly k (`forced_spans` says where).  All else
@@ -76,12 +76,12 @@ def zeros() -> Intervention:
 
 def noise(seeds: torch.Tensor) -> Intervention:
     """Gaussian noise with the norm of the latent that it replaces; it depends on the answer's seed (`seeds` [B], on the
-    model's device) and on the span and the place in it, whatever was said before."""
+    model's device) and on the span and the place in it, whatever text comes before."""
 
     def replaced(vectors: torch.Tensor, span: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
         place = (span << 24) + slot  # spans are far shorter
-        drawn = normal(seeds, INTERVENTION, place, vectors.shape[-1]).to(vectors.dtype)
-        return drawn * (vectors.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
+        gaussian = normal(seeds, INTERVENTION, place, vectors.shape[-1]).to(vectors.dtype)
+        return gaussian * (vectors.norm(dim=-1, keepdim=True) / gaussian.norm(dim=-1, keepdim=True))
 
     return replaced
 
@@ -93,11 +93,11 @@ def constant(vector: torch.Tensor) -> Intervention:
 
 def read_mean(path: Path, width: int, device: torch.device) -> torch.Tensor:
     """The tensor `mean` [width] of a safetensors file, on the device.  Raises ValueError where it is not there."""
-    found = load_file(path, device=str(device))
-    if "mean" not in found or found["mean"].shape != (width,):
-        told = {name: list(tensor.shape) for name, tensor in found.items()}
-        raise ValueError(f"{path}: the model needs a tensor `mean` of [{width}]; found {told}")
-    return found["mean"]
+    tensors = load_file(path, device=str(device))
+    if "mean" not in tensors or tensors["mean"].shape != (width,):
+        shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        raise ValueError(f"{path}: the model needs a tensor `mean` of [{width}]; found {shapes}")
+    return tensors["mean"]
 
 
 def first_repeated() -> Intervention:
@@ -145,12 +145,12 @@ def donors(name: InterventionName, owners: Sequence[Request], used: Sequence[boo
 
     n = len(owners)
     able = [number for number in range(n) if used[number]]
-    found = []
+    lenders = []
     for row, owner in enumerate(owners):
         after = bisect_right(able, row)
         others = (number for number in able[after:] + able[:after] if lends(owners[number], owner))
-        found.append(next(others, NONE))
-    return found
+        lenders.append(next(others, NONE))
+    return lenders
 
 
 def lent(plain: Decoded, latent_id: int, budget: int, lenders: Sequence[int]) -> Intervention:
@@ -185,7 +185,7 @@ def lent(plain: Decoded, latent_id: int, budget: int, lenders: Sequence[int]) ->
 def forced_spans(plain: Decoded, tokens: Tokens, tokenizer: Any, wanted: int, budget: int) -> list[list[int]]:
     """How each answer begins so that it has `wanted` spans before the rest of it, which may open none.
 
-    It is the answer's own beginning up to the end of its `wanted`-th span.  Where it has fewer, it is all that it says
+    It is the answer's own beginning up to the end of its `wanted`-th span.  Where it has fewer, it is all of it
     before its `<answer>` tag (without a tag: up to its last span), and then the spans that lack, each on a line of its
     own as SFT renders a frame without a text before it, as long as the answer's last span (the budget, if it has none).
     """
@@ -208,10 +208,10 @@ def forced_spans(plain: Decoded, tokens: Tokens, tokenizer: Any, wanted: int, bu
 def _before_answer(ids: Sequence[int], tokenizer: Any) -> int:
     """How many tokens of an answer stand before its first `<answer>` tag; 0 without one."""
 
-    def said(count: int) -> str:
+    def decoded(count: int) -> str:
         return str(tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    at = said(len(ids)).find("<answer>")
+    at = decoded(len(ids)).find("<answer>")
     if at <= 0:
         return 0
-    return bisect_right(range(len(ids) + 1), at, key=lambda count: len(said(count))) - 1
+    return bisect_right(range(len(ids) + 1), at, key=lambda count: len(decoded(count))) - 1

@@ -1,7 +1,7 @@
-"""The ledger of answers: each is written as it arrives, and none is paid for twice.
+"""The ledger of answers: each is written as it arrives, and none is generated twice.
 
-One append-only file holds the answers that one model gave under one way of sampling; a line is found by the key of its
-prompt (a hash of its id and what is shown, or the id) and the number of the answer.
+One append-only file holds the answers that one model gave under one way of sampling; a line is identified by the key of
+its prompt (a hash of its id and content, or the id) and the number of the answer.
 """
 
 import base64
@@ -24,7 +24,7 @@ from training.storage.hashing import file_digest
 LATENTS = "latents"
 """A column that answers have where a job keeps latents: float16, little-endian, row-major [sum(spans), hidden]."""
 PROMPT_TOKENS = "prompt_tokens"
-"""Tokens that were prefilled, text and vision; a column where each prompt has one answer, which is all they are for."""
+"""Tokens that were prefilled, text and vision; a column where each prompt has one answer, which is their only use."""
 OPTIONAL: dict[str, Any] = {PROMPT_TOKENS: pl.Int64, LATENTS: pl.Binary}
 KEY_DIGITS = 32
 
@@ -32,7 +32,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Stored(BaseModel):
-    """What a line must hold that the table takes; a disk, a hand or an odd server may have left anything."""
+    """The fields that a line must have; a disk, a hand or an odd server may have left anything."""
 
     model_config = ConfigDict(strict=True)
 
@@ -82,13 +82,13 @@ class Ledger:
         return next((prompt_id for prompt_id, _ in self._answers), None)
 
     def add(self, answer: Answer) -> None:
-        """Writes an answer that was just given.
+        """Writes a new answer.
 
         Raises ValueError for one that is there already: it was paid for twice.
         """
         place = (answer["prompt_id"], answer["sample"])
         if place in self._answers:
-            raise ValueError(f"answer {place[1]} of {place[0]!r} was given twice")
+            raise ValueError(f"answer {place[1]} of {place[0]!r} was generated twice")
         self._answers[place] = answer
         stored = answer | _latents(answer, lambda data: base64.b64encode(data).decode())
         self._log.append({"key": self._keys[answer["prompt_id"]], **stored})
@@ -124,18 +124,18 @@ def _is_answer(record: Mapping[str, Any], served: bool) -> bool:
 
 
 def keyed(prompts: pl.DataFrame) -> pl.DataFrame:
-    """The prompt table with its column `key`: a hash of each prompt's id and of all that it shows, options among it.
+    """The prompt table with its column `key`: a hash of each prompt's id and of its whole content, options among it.
 
     A clip counts by what is in the file, wherever it lies; each is read once.  Raises OSError where one is gone.
     """
     content_of = cache(lambda path: file_digest(Path(path)))
     options = prompts["options"].to_list() if "options" in prompts.columns else [None] * prompts.height
-    shown = zip(prompts["prompt_id"].to_list(), prompts["content"].to_list(), options, strict=True)
+    rows = zip(prompts["prompt_id"].to_list(), prompts["content"].to_list(), options, strict=True)
     keys = [
         _hash(
             [name, [part | {"path": content_of(part["path"])} if part["path"] else part for part in content], choices]
         )
-        for name, content, choices in shown
+        for name, content, choices in rows
     ]
     return prompts.with_columns(pl.Series("key", keys, pl.String))
 

@@ -1,4 +1,4 @@
-"""Answers from a checkpoint on this machine: prompts with their frames read, decoded in batches."""
+"""The local engine: answers from a checkpoint on this machine, decoded in batches."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

@@ -18,10 +18,10 @@ class Answers:
     def work(self, more: Mapping[str, str]) -> Work:
         return self._store.work("curation/gain_answers", {"model": "m", **more}, {}, "code", "shard")
 
-    def publish(self, unreadable: int, pending: int, retry_refused: bool = False) -> str:
+    def publish(self, refused: int, pending: int, retry_refused: bool = False) -> str:
         work = next_work(self.work, retry_refused)
         assert work.published() is None
-        return work.do(lambda _: {"unreadable": unreadable, "pending": pending}).version
+        return work.do(lambda _: {"refused": refused, "pending": pending}).version
 
     def next(self, retry_refused: bool = False) -> str | None:
         """The version that is made next, None where nothing is to be asked."""
@@ -54,5 +54,5 @@ def test_what_was_refused_is_asked_next_work_only_where_that_is_wanted(answers: 
 
 def test_answers_of_before_that_do_not_tell_stand(answers: Answers) -> None:
     work = answers.work({})
-    work.do(lambda _: {"unreadable": 2})
+    work.do(lambda _: {"refused": 2})
     assert answers.next() is None and answers.current == work.version

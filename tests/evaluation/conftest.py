@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from evaluation.generation.jobs import AnswerJob, GenerationConfig
-from tests.evaluation.asking import content
+from tests.evaluation.jobs import content
 from training.data import prompts
 
 
 @pytest.fixture(scope="session")
-def asked(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prompts_path(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve rows as prompts."""
     path = tmp_path_factory.mktemp("prompts") / "prompts.parquet"
     prompts.prompt_frame([(row["row_id"], content(row)) for row in rows[:12]]).write_parquet(path)
@@ -19,11 +19,11 @@ def asked(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def job(sft_checkpoint: Path, asked: Path) -> Any:
+def job(sft_checkpoint: Path, prompts_path: Path) -> Any:
     def make(**changes: Any) -> AnswerJob:
         defaults: dict[str, Any] = {
-            "name": "answers", "checkpoint": sft_checkpoint, "prompts": asked, "max_new_tokens": 40, "batch_size": 8,
-            "image_tokens": (4, 16),
+            "name": "answers", "checkpoint": sft_checkpoint, "prompts": prompts_path, "max_new_tokens": 40,
+            "batch_size": 8, "image_tokens": (4, 16),
         }  # fmt: skip
         fields = defaults | changes
         generation = {name: fields.pop(name) for name in GenerationConfig.model_fields if name in fields}

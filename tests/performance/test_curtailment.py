@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.generation.curtailment import CONDITIONS, Expected, GainRule, Tally, wanted
+from evaluation.generation.curtailment import CONDITIONS, ExpectedRates, GainRule, VerdictCounts, next_samples
 
 # The demo's rows with SEED=0, scored in full: rows by (p_t, p_v).
 DEMO = {
@@ -14,26 +14,26 @@ DEMO = {
 }  # fmt: skip
 
 
-def cost(rule: GainRule, expected: Expected, streams: dict[str, np.ndarray]) -> tuple[int, int]:
+def cost(rule: GainRule, expected: ExpectedRates, streams: dict[str, np.ndarray]) -> tuple[int, int]:
     """Answers and requests of a row whose answers, in this order, are right or not."""
-    tallies, requests = {condition: Tally() for condition in CONDITIONS}, 0
-    while any((more := wanted(rule, tallies["plain"], tallies["hint"], False, expected)).values()):
+    counts, requests = {condition: VerdictCounts() for condition in CONDITIONS}, 0
+    while any((more := next_samples(rule, counts["plain"], counts["hint"], False, expected)).values()):
         for condition, count in more.items():
-            answers = tallies[condition].answers + count
+            answers = counts[condition].generated + count
             right = int(streams[condition][:answers].sum())
-            tallies[condition] = Tally(answers, right, answers - right)
+            counts[condition] = VerdictCounts(answers, right, answers - right)
             requests += count > 0
-    return sum(tally.answers for tally in tallies.values()), requests
+    return sum(row_counts.generated for row_counts in counts.values()), requests
 
 
 @pytest.mark.parametrize("portion", [1, 2, 4, 8])
 def test_answers_saved(portion: int, capsys: pytest.CaptureFixture[str]) -> None:
     rule, rng = GainRule(samples_per_round=portion, full_sampling_fraction=0.0), np.random.default_rng(0)
     rows = [cell for cell, count in DEMO.items() for _ in range(count)]
-    complete = [(Tally(8, p_t, 8 - p_t), Tally(8, p_v, 8 - p_v)) for p_t, p_v in rows]
+    complete = [(VerdictCounts(8, p_t, 8 - p_t), VerdictCounts(8, p_v, 8 - p_v)) for p_t, p_v in rows]
     streams = [{"plain": rng.permutation(np.arange(8) < p_t), "hint": rng.permutation(np.arange(8) < p_v)}
                for p_t, p_v in rows]  # fmt: skip
-    answers, requests = np.mean([cost(rule, Expected.of(complete), stream) for stream in streams], axis=0)
+    answers, requests = np.mean([cost(rule, ExpectedRates.of(complete), stream) for stream in streams], axis=0)
     assert 7 < answers < 16
     saved = f"{100 * (1 - answers / 16):.1f} %"
     with capsys.disabled():

@@ -18,7 +18,7 @@ from assets.curation.contamination import (
     benchmark_index,
 )
 from assets.curation.disjoint import disjoint
-from assets.curation.likeness import MAX_COPY_DISTANCE, any_near, distances, signature
+from assets.curation.perceptual_hash import MAX_COPY_DISTANCE, any_near, distances, signature
 from assets.curation.selection import SelectionSettings, select
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
 from tests.footage import CLIPS, FOOTAGE

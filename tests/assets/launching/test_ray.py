@@ -21,7 +21,7 @@ from pipelines.jobs import INGEST, OBSERVE, PREPARE, WRITE_SOURCE, Step, score
 from pipelines.profile import overlaid
 from tests.assets.launching.ray_cluster import ray_cluster
 from tests.assets.launching.steps import counting, run, start_step, working_in
-from tests.evaluation.asking import UNTIMED
+from tests.evaluation.jobs import UNTIMED
 from tests.processes import until
 from tests.reduced import reduced_demo
 from tests.toy import sft_recipe

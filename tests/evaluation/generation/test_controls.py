@@ -42,19 +42,19 @@ def test_every_control_has_its_name() -> None:
 
 def test_without_video_frames_are_grey_in_their_size_and_number(rows: list[dict[str, Any]]) -> None:
     row = rows[0]
-    (seen,) = read_frames(row["path"], [0], row["reader"])
-    asked: list[Part] = [
+    (read_frame,) = read_frames(row["path"], [0], row["reader"])
+    original: list[Part] = [
         prompts.text("frame_1"), prompts.frame(row["path"], 0, max_tokens=4, reader=row["reader"]),
         prompts.image(png(30, 20)), prompts.video(row["path"], [0, 1, 3, 2], row["reader"]), prompts.text(LISTED),
     ]  # fmt: skip
-    shown = list(with_images(changed("no_video", asked), FrameCache(0)))
-    assert [part["type"] for part, _ in shown] == [part["type"] for part in asked]
-    assert [len(images) for _, images in shown] == [0, 1, 1, 4, 0]
-    for (_, images), size in zip(shown[1:4], (seen.shape, (20, 30, 3), seen.shape), strict=True):
+    result = list(with_images(changed("no_video", original), FrameCache(0)))
+    assert [part["type"] for part, _ in result] == [part["type"] for part in original]
+    assert [len(images) for _, images in result] == [0, 1, 1, 4, 0]
+    for (_, images), size in zip(result[1:4], (read_frame.shape, (20, 30, 3), read_frame.shape), strict=True):
         assert all(image.shape == size and (image == 128).all() for image in images)
-    assert shown[1][0]["max_tokens"] == 4
-    assert (shown[3][0]["path"], shown[3][0]["frames"]) == (row["path"], [0, 1, 3, 2]), "whose times they have"
-    assert [part["text"] for part, _ in shown] == [part["text"] for part in asked]
+    assert result[1][0]["max_tokens"] == 4
+    assert (result[3][0]["path"], result[3][0]["frames"]) == (row["path"], [0, 1, 3, 2]), "whose times they have"
+    assert [part["text"] for part, _ in result] == [part["text"] for part in original]
 
 
 def test_a_clip_that_cannot_be_read_cannot_be_made_grey(tmp_path: Path) -> None:
@@ -65,28 +65,35 @@ def test_a_clip_that_cannot_be_read_cannot_be_made_grey(tmp_path: Path) -> None:
 
 
 def test_the_question_alone_is_all_its_text_and_no_frame() -> None:
-    asked = [prompts.text("frame_1"), prompts.frame("clip.mp4", 0), prompts.video("c.mp4", [1]), prompts.text(LISTED)]
-    assert changed("question_only", asked) == [asked[0], asked[3]]
+    original = [
+        prompts.text("frame_1"),
+        prompts.frame("clip.mp4", 0),
+        prompts.video("c.mp4", [1]),
+        prompts.text(LISTED),
+    ]
+    assert changed("question_only", original) == [original[0], original[3]]
 
 
 def test_shuffled_frames_of_a_video_are_the_same_frames_in_another_order() -> None:
-    asked = [prompts.video("clip.mp4", list(range(8)), max_tokens=9), prompts.text(LISTED)]
-    video, text = changed("shuffled_frames", asked)
+    original = [prompts.video("clip.mp4", list(range(8)), max_tokens=9), prompts.text(LISTED)]
+    video, text = changed("shuffled_frames", original)
     assert sorted(video["frames"]) == list(range(8)) and video["frames"] != list(range(8))
-    assert text == asked[1] and video | {"frames": list(range(8))} == asked[0]
-    assert changed("shuffled_frames", asked)[0] == video, "an item has its order for good"
-    orders = {tuple(changed("shuffled_frames", asked, f"item{n}", n % 2)[0]["frames"]) for n in range(6)}
+    assert text == original[1] and video | {"frames": list(range(8))} == original[0]
+    assert changed("shuffled_frames", original)[0] == video, "an item has its order for good"
+    orders = {tuple(changed("shuffled_frames", original, f"item{n}", n % 2)[0]["frames"]) for n in range(6)}
     assert len(orders) > 3, "each item and each seed has an order of its own"
 
 
 @given(st.integers(2, 6), st.text(max_size=5), st.integers(0, 99))
 def test_shuffling_never_leaves_all_frames_where_they_were(count: int, prompt_id: str, seed: int) -> None:
     images = [prompts.image(png(4, 4, (n, 0, 0)), max_tokens=n + 1) for n in range(count)]
-    asked = [part for image in images for part in (prompts.text("frame"), image)]
-    shown = changed("shuffled_frames", asked, prompt_id, seed)
-    before, after = ([part["data"] for part in parts if part["data"]] for parts in (asked, shown))
+    original = [part for image in images for part in (prompts.text("frame"), image)]
+    result = changed("shuffled_frames", original, prompt_id, seed)
+    before, after = ([part["data"] for part in parts if part["data"]] for parts in (original, result))
     assert sorted(before) == sorted(after) and before != after
-    assert [part["max_tokens"] for part in shown] == [part["max_tokens"] for part in asked], "a cap stays at its place"
+    assert [part["max_tokens"] for part in result] == [part["max_tokens"] for part in original], (
+        "a cap stays at its place"
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,8 +107,8 @@ def test_shuffling_never_leaves_all_frames_where_they_were(count: int, prompt_id
         ("options_1", [prompts.text("Which?\nA. pink\nC. cyan\nB. a red tile\nD. green")], "does not list"),
     ],
 )
-def test_where_there_is_nothing_to_change_the_control_says_so(control: Any, content: list[Part], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_where_there_is_nothing_to_change_the_control_says_so(control: Any, content: list[Part], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         changed(control, content)
 
 
@@ -109,17 +116,17 @@ def test_where_there_is_nothing_to_change_the_control_says_so(control: Any, cont
 
 
 def test_options_move_and_letters_stay() -> None:
-    (asked,) = changed("options_1", [prompts.text(LISTED + "\nReply with a letter.")])
-    assert asked["text"] == "Which colour?\nA. a red tile\nB. cyan\nC. green\nD. pink\nReply with a letter."
+    (original,) = changed("options_1", [prompts.text(LISTED + "\nReply with a letter.")])
+    assert original["text"] == "Which colour?\nA. a red tile\nB. cyan\nC. green\nD. pink\nReply with a letter."
     for control in ROTATIONS:
-        (asked,) = changed(control, [prompts.text(LISTED)])
-        assert list(options_of(asked["text"]).values()) == rotated(OPTIONS, int(control[-1]))
+        (original,) = changed(control, [prompts.text(LISTED)])
+        assert list(options_of(original["text"]).values()) == rotated(OPTIONS, int(control[-1]))
 
 
 def test_options_within_the_question_are_rotated_there() -> None:
     inline = prompts.text("A) pink was seen. Which is next: A) pink B) a red tile C) cyan D) green? Reply.")
-    (asked,) = changed("options_3", [inline])
-    assert asked["text"] == "A) pink was seen. Which is next: A) green B) pink C) a red tile D) cyan? Reply."
+    (original,) = changed("options_3", [inline])
+    assert original["text"] == "A) pink was seen. Which is next: A) green B) pink C) a red tile D) cyan? Reply."
 
 
 def test_a_rotation_needs_the_options() -> None:
@@ -128,11 +135,11 @@ def test_a_rotation_needs_the_options() -> None:
 
 
 @given(st.integers(-5, 9))
-def test_rotated_letters_tell_the_items_own(by: int) -> None:
-    shown = dict(zip("ABCD", rotated(OPTIONS, by), strict=True))
-    own = dict(zip("ABCD", OPTIONS, strict=True))
-    for letter, meant in zip("ABCD", rotated(list("ABCD"), by), strict=True):
-        assert shown[letter] == own[meant]
+def test_rotated_letters_give_the_items_letters(by: int) -> None:
+    result = dict(zip("ABCD", rotated(OPTIONS, by), strict=True))
+    letters = dict(zip("ABCD", OPTIONS, strict=True))
+    for letter, item_letter in zip("ABCD", rotated(list("ABCD"), by), strict=True):
+        assert result[letter] == letters[item_letter]
     assert rotated(rotated(OPTIONS, by), -by) == OPTIONS
 
 

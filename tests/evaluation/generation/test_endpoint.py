@@ -21,7 +21,7 @@ from evaluation.generation.endpoint import EndpointEngine
 from evaluation.generation.image_factor import QWEN3_VL as TILE
 from evaluation.generation.jobs import GenerationConfig
 from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request
-from tests.evaluation.asking import generate
+from tests.evaluation.jobs import generate
 from tests.footage import FOOTAGE
 from tests.served import FAULTS, Served, closed_url, completion, served, user_text
 from training.chat import client as client_module
@@ -59,7 +59,7 @@ def replies(
     return list(generate(engine(server.url, **fields), None, generation, "none", requests))
 
 
-def shown(server: Served) -> list[Any]:
+def user_turn(server: Served) -> list[Any]:
     """The user turn of the one request that arrived: texts, and images as they decode."""
     (arrived,) = server.requests
     parts = []
@@ -102,7 +102,7 @@ def test_a_prompt_is_shown_in_order_with_its_frames() -> None:
             server,
             request("p", text("before\n"), frame(CLIP, 30), text("\nbetween "), text("two"), image(encoded.getvalue())),
         )
-    before, first, between, second = shown(server)
+    before, first, between, second = user_turn(server)
     assert (before, between) == ("before\n", "\nbetween two")
     (original,) = read_frames(CLIP, [30], "sequential")
     rows, columns = first.shape[0] // TILE, first.shape[1] // TILE
@@ -115,7 +115,7 @@ def test_a_prompt_is_shown_in_order_with_its_frames() -> None:
 def test_a_video_is_its_frames_in_order_and_a_cap_is_kept() -> None:
     with served(echo) as server:
         replies(server, request("p", video(CLIP, [200, 0, 100], max_tokens=12), text("What next?")))
-    *images, question = shown(server)
+    *images, question = user_turn(server)
     assert question == "What next?"
     for sent, original in zip(images, read_frames(CLIP, [200, 0, 100], "sequential"), strict=True):
         height, width = sent.shape[:2]
@@ -131,9 +131,9 @@ def test_frames_arrive_at_the_servers_processor_as_it_keeps_them(factor: int) ->
     low, high = GENERATION.image_tokens
     with served(echo) as server:
         replies(server, request("p", frame(CLIP, 30), frame(CLIP, 60, 7)), image_factor=factor)
-    for sent, most in zip(shown(server), (high, 7), strict=True):
-        seen = processor(images=[Image.fromarray(sent)], return_tensors="pt")
-        (_, rows, columns) = seen["image_grid_thw"][0].tolist()
+    for sent, most in zip(user_turn(server), (high, 7), strict=True):
+        processed = processor(images=[Image.fromarray(sent)], return_tensors="pt")
+        (_, rows, columns) = processed["image_grid_thw"][0].tolist()
         assert (rows * factor // 2, columns * factor // 2) == sent.shape[:2]
         assert min(low, most) <= rows * columns // 4 <= most
 
@@ -211,10 +211,10 @@ def test_no_text_of_a_server_is_no_answer_and_stays_pending(reason: str | None, 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_an_answer_that_a_server_took_for_reasoning_is_read(name: str) -> None:
-    said = "<reason>it falls</reason><answer>down</answer>"
-    with served(script=lambda *_: (200, completion([None], **{name: f"\n{said}\n"}))) as server:
-        assert [a["text"] for a in replies(server, request())] == [said]
-    for lost, reason in (("<reason>it falls", "stop"), (said, "length")):  # no answer, and a draft that was cut off
+    content = "<reason>it falls</reason><answer>down</answer>"
+    with served(script=lambda *_: (200, completion([None], **{name: f"\n{content}\n"}))) as server:
+        assert [a["text"] for a in replies(server, request())] == [content]
+    for lost, reason in (("<reason>it falls", "stop"), (content, "length")):  # no answer, and a draft that was cut off
         body = completion([""], reason, **{name: lost})
         with served(script=lambda *_, body=body: (200, body)) as server:
             (refused,) = replies(server, request(), retries=0)
@@ -223,12 +223,12 @@ def test_an_answer_that_a_server_took_for_reasoning_is_read(name: str) -> None:
 
 def test_reasoning_that_was_set_apart_stands_before_the_answer_and_never_for_it() -> None:
     thoughts = "maybe <answer>A</answer>, or <answer>B</answer>?"
-    for said, answer in (("<answer>C</answer>", "C"), ("I do not know", None)):
-        body = completion([said], reasoning_content=thoughts)
+    for content, answer in (("<answer>C</answer>", "C"), ("I do not know", None)):
+        body = completion([content], reasoning_content=thoughts)
         with served(script=lambda *_, body=body: (200, body)) as server:
-            (found,) = replies(server, request())
-        assert found["text"] == f"<reason>maybe A, or B?</reason>\n{said}"
-        assert answer_text(found["text"]) == answer
+            (reply,) = replies(server, request())
+        assert reply["text"] == f"<reason>maybe A, or B?</reason>\n{content}"
+        assert answer_text(reply["text"]) == answer
 
 
 def test_content_in_parts_is_one_text() -> None:
@@ -274,8 +274,8 @@ def test_no_text_without_an_end_is_asked_for_again(first: bytes) -> None:
 
 
 def test_an_unfinished_text_is_kept_as_it_is() -> None:
-    said = "<reason>so\0 <|im_end|> \ud83d"
-    with served(script=lambda *_: (200, completion([said], "length"))) as server:
+    content = "<reason>so\0 <|im_end|> \ud83d"
+    with served(script=lambda *_: (200, completion([content], "length"))) as server:
         (answer,) = replies(server, request())
     assert (answer["text"], answer["finished"]) == ("<reason>so\ufffd <|im_end|> \ufffd", False)
     assert json.loads(json.dumps(answer, ensure_ascii=False).encode()) == answer
@@ -295,17 +295,17 @@ def test_every_answer_arrives_once_whatever_a_fifth_of_the_requests_meet() -> No
 
 
 def test_an_answer_is_there_before_the_next_prompt_is_settled() -> None:
-    first_seen = threading.Event()
+    first_arrived = threading.Event()
 
     def answer(request: dict[str, Any], choice: int) -> str:
         if "of p1" in user_text(request):
-            assert first_seen.wait(10)
+            assert first_arrived.wait(10)
         return echo(request, choice)
 
     with served(answer) as server:
         answers = generate(engine(server.url), None, GENERATION, "none", [request("p0"), request("p1")])
         assert next(answers)["prompt_id"] == "p0"
-        first_seen.set()
+        first_arrived.set()
         assert [a["prompt_id"] for a in answers] == ["p1"]
 
 

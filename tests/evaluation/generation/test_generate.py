@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from evaluation import generate as program
-from tests.evaluation.asking import UNTIMED, content, lines, run
+from tests.evaluation.jobs import UNTIMED, content, lines, run
 from training.data import prompts
 from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS
@@ -31,13 +31,15 @@ def load_config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())
 
 
-def test_every_prompt_is_answered_with_its_counts(job: Any, tmp_path: Path, asked: Path, sft_model: FutureL1) -> None:
+def test_every_prompt_is_answered_with_its_counts(
+    job: Any, tmp_path: Path, prompts_path: Path, sft_model: FutureL1
+) -> None:
     result = run(tmp_path, job())
     table = pl.read_parquet(tmp_path / "answers.parquet")
     assert dict(table.schema) == ANSWERS | {"prompt_tokens": pl.Int64}
     assert table["prompt_tokens"].min() > 4  # text, and the frame's vision tokens
-    assert table["prompt_id"].to_list() == sorted(pl.read_parquet(asked)["prompt_id"])
-    assert result["answers"]["answers"] == 12 and result["answers"]["unreadable"] == 0
+    assert table["prompt_id"].to_list() == sorted(pl.read_parquet(prompts_path)["prompt_id"])
+    assert result["answers"]["answers"] == 12 and result["answers"]["refused"] == 0
     assert result["answers"]["seconds"] > 0
     t = sft_model.tokens
     for row in table.iter_rows(named=True):
@@ -50,7 +52,7 @@ def test_every_prompt_is_answered_with_its_counts(job: Any, tmp_path: Path, aske
     assert table["latent_tokens"].sum() > 0
 
 
-def test_the_model_is_asked_as_it_was_taught(
+def test_the_prompts_are_those_of_training(
     job: Any, tmp_path: Path, sft_model: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]
 ) -> None:
     run(tmp_path, job())
@@ -97,10 +99,10 @@ class KilledAfter(Reporter):
 
 
 def test_a_killed_run_goes_on_and_pays_for_no_answer_twice(job: Any, tmp_path: Path) -> None:
-    drawn = job(samples=2, temperature=1.2)  # four prompts a batch, three batches
-    run(tmp_path / "whole", drawn)
+    sampled = job(samples=2, temperature=1.2)  # four prompts a batch, three batches
+    run(tmp_path / "whole", sampled)
     ledger = tmp_path / "kept" / "ledger.jsonl"
-    kept = drawn.model_copy(update={"ledger": ledger})
+    kept = sampled.model_copy(update={"ledger": ledger})
     with pytest.raises(Killed):
         run(tmp_path / "cut", kept, reporter=KilledAfter(tmp_path / "cut", 11))
     assert not (tmp_path / "cut" / "answers.parquet").exists()
@@ -152,7 +154,7 @@ def test_an_unreadable_prompt_is_told_and_the_rest_answered(
     table.write_parquet(tmp_path / "prompts.parquet")
     result = run(tmp_path / "out", job(prompts=tmp_path / "prompts.parquet", batch_size=2))
     assert result["answers"]["answers"] == 3
-    assert result["answers"]["unreadable"] == 5
+    assert result["answers"]["refused"] == 5
     failed = pl.read_parquet(tmp_path / "out" / "answers.failed")
     assert set(failed["prompt_id"]) == {name for name, _ in spoiled}
     assert failed["reason"].str.len_chars().min() > 10
@@ -160,11 +162,11 @@ def test_an_unreadable_prompt_is_told_and_the_rest_answered(
 
 def test_images_travel_as_clips_or_as_bytes(job: Any, rows: list[dict[str, Any]], tmp_path: Path) -> None:
     row = rows[0]
-    shown = content(row)
-    (frame,) = read_frames(row["path"], shown[1]["frames"], row["reader"])
+    sizes = content(row)
+    (frame,) = read_frames(row["path"], sizes[1]["frames"], row["reader"])
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(frame)).save(buffer, "PNG")
-    table = prompts.prompt_frame([("clip", shown), ("bytes", [shown[0], prompts.image(buffer.getvalue()), shown[2]])])
+    table = prompts.prompt_frame([("clip", sizes), ("bytes", [sizes[0], prompts.image(buffer.getvalue()), sizes[2]])])
     table.write_parquet(tmp_path / "prompts.parquet")
     run(tmp_path / "out", job(prompts=tmp_path / "prompts.parquet"))
     answers = pl.read_parquet(tmp_path / "out" / "answers.parquet")
@@ -175,10 +177,10 @@ def test_the_base_answers_without_spans_and_sees_its_hints(
     job: Any, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     def with_hints(row: dict[str, Any]) -> list[prompts.Part]:
-        frame_1, observed, asked = content(row)
+        frame_1, observed, question = content(row)
         numbers = [key_frame_number(row["frame_count"], index) for index in row["future"]]
         hints = [prompts.frame(row["path"], n, max_tokens=4, reader=row["reader"]) for n in numbers]
-        return [frame_1, observed, *hints, asked]
+        return [frame_1, observed, *hints, question]
 
     for name, make in (("plain", content), ("hint", with_hints)):
         prompts.prompt_frame([(row["row_id"], make(row)) for row in rows]).write_parquet(tmp_path / f"{name}.parquet")
@@ -214,22 +216,22 @@ def test_interventions_are_jobs_like_others(job: Any, tmp_path: Path) -> None:
 
 
 def test_controls_are_jobs_like_others(
-    job: Any, rows: list[dict[str, Any]], tmp_path: Path, asked: Path, sft_model: FutureL1
+    job: Any, rows: list[dict[str, Any]], tmp_path: Path, prompts_path: Path, sft_model: FutureL1
 ) -> None:
-    table = pl.read_parquet(asked).with_columns(
+    table = pl.read_parquet(prompts_path).with_columns(
         pl.Series("options", [list(options_of(row["question"]).values()) for row in rows[:12]])
     )
     table.write_parquet(tmp_path / "prompts.parquet")
     names = ("none", "no_video", "question_only", "shuffled_frames", "options_2")
     result = run(tmp_path, *(job(name=n, control=n, prompts=tmp_path / "prompts.parquet") for n in names))
     refused = {name: pl.read_parquet(tmp_path / f"{name}.failed") for name in names}
-    assert [result[name]["unreadable"] for name in names] == [0, 0, 0, 12, 0]
+    assert [result[name]["refused"] for name in names] == [0, 0, 0, 12, 0]
     assert set(refused["shuffled_frames"]["prompt_id"]) == set(table["prompt_id"])
     assert "a single frame" in refused["shuffled_frames"]["reason"][0]
-    told = {name: pl.read_parquet(tmp_path / f"{name}.parquet")["text"].to_list() for name in names}
-    assert told["shuffled_frames"] == [] and len(told["options_2"]) == 12
+    texts_by_control = {name: pl.read_parquet(tmp_path / f"{name}.parquet")["text"].to_list() for name in names}
+    assert texts_by_control["shuffled_frames"] == [] and len(texts_by_control["options_2"]) == 12
     for name in ("no_video", "question_only"):
-        assert told[name] != told["none"], f"{name}: these answers rest on what is seen"
+        assert texts_by_control[name] != texts_by_control["none"], f"{name}: these answers rest on what is seen"
 
 
 def test_a_control_that_cannot_read_a_clip_refuses_its_prompt_and_no_other(
@@ -274,21 +276,21 @@ def test_kept_latents_survive_a_kill_and_answers_without_them_are_asked_again(jo
 
 
 def test_borrowed_latents_are_the_same_after_a_kill(
-    job: Any, rows: list[dict[str, Any]], asked: Path, tmp_path: Path
+    job: Any, rows: list[dict[str, Any]], prompts_path: Path, tmp_path: Path
 ) -> None:
     answers = pl.Series("reference", ["red" if number % 3 else "blue" for number in range(12)])
-    pl.read_parquet(asked).with_columns(answers).write_parquet(tmp_path / "prompts.parquet")
+    pl.read_parquet(prompts_path).with_columns(answers).write_parquet(tmp_path / "prompts.parquet")
     borrowing = job(prompts=tmp_path / "prompts.parquet", intervention="other_answer", batch_size=5, keep_latents=True)
     result = run(tmp_path / "whole", borrowing)
-    assert result["answers"]["answers"] + result["answers"]["unreadable"] == 12
+    assert result["answers"]["answers"] + result["answers"]["refused"] == 12
     with pytest.raises(Killed):
         run(tmp_path / "cut", borrowing, reporter=KilledAfter(tmp_path / "cut", 3))
-    assert run(tmp_path / "cut", borrowing)["answers"]["unreadable"] == result["answers"]["unreadable"]
+    assert run(tmp_path / "cut", borrowing)["answers"]["refused"] == result["answers"]["refused"]
     names = [*UNTIMED, "latents"]
     whole, cut = (pl.read_parquet(tmp_path / name / "answers.parquet").select(names) for name in ("whole", "cut"))
     assert whole["latents"].null_count() < 12 and whole.equals(cut)
     with pytest.raises(ValueError, match="needs the column `reference`"):
-        run(tmp_path / "without", borrowing.model_copy(update={"prompts": asked}))
+        run(tmp_path / "without", borrowing.model_copy(update={"prompts": prompts_path}))
 
 
 @pytest.mark.parametrize(
@@ -300,8 +302,8 @@ def test_borrowed_latents_are_the_same_after_a_kill(
         ({"control": "nonsense"}, "Input should be 'none'"),
     ],
 )
-def test_a_job_that_means_nothing_is_a_users_mistake(job: Any, wrong: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_job_that_means_nothing_is_a_users_mistake(job: Any, wrong: dict[str, Any], texts_by_control: str) -> None:
+    with pytest.raises(ValueError, match=texts_by_control):
         job(**wrong)
 
 

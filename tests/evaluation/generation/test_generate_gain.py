@@ -10,7 +10,7 @@ from assets.curation.prompts import PromptSettings, answer_prompts
 from assets.curation.visual_gain import verdicts, visual_gain
 from evaluation.generation.curtailment import GainRule
 from evaluation.generation.jobs import AnswerJob, VisualGainScoring
-from tests.evaluation.asking import UNTIMED, lines, run
+from tests.evaluation.jobs import UNTIMED, lines, run
 from training.grading.parsers import options_of
 from training.tiny import BASE
 

@@ -46,7 +46,7 @@ def test_a_video_that_is_gone_is_listed_and_stops_no_other(tmp_path: Path) -> No
     write_batch([clip])
     question = text("Which colour is the marble on at step 1?")
     rows = [("kept", [video(clip.path, [0, 3]), question]), ("gone", [video(tmp_path / "gone.mp4", [0, 3]), question])]
-    told = answers(tmp_path / "out", prompt_frame(rows))
-    assert told["prompt_id"].to_list() == ["kept"]
+    answered = answers(tmp_path / "out", prompt_frame(rows))
+    assert answered["prompt_id"].to_list() == ["kept"]
     failed = pl.read_parquet(tmp_path / "out" / "answers.failed")
     assert failed["prompt_id"].to_list() == ["gone"] and "gone.mp4" in failed["reason"][0]

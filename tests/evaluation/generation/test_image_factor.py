@@ -54,7 +54,7 @@ def test_a_name_on_the_hub_is_looked_up_there(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("config", ["", "[]", "{}", '{"patch_size": 14}', '{"patch_size": "x", "merge_size": 2}',
                                     '{"patch_size": 1e9, "merge_size": 2}', '{"image_processor": []}'])  # fmt: skip
-def test_a_guess_is_told(tmp_path: Path, config: str) -> None:
+def test_a_guess_is_a_warning(tmp_path: Path, config: str) -> None:
     (tmp_path / "preprocessor_config.json").write_text(config)
     assert image_factor(settings(str(tmp_path))) == QWEN3_VL
     guess = unknown_factor(settings(str(tmp_path)))

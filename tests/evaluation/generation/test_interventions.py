@@ -37,13 +37,13 @@ PLAIN = decoded(
     [[1, 9, 9, 9, 1, 9], [1, 1, 1, 1, 1, 1], [1, 9, 9, 1, 1, 1], [9, 9, 9, 1, 1, 1]], [1, 2, 3, 4, 5, 6, 7, 8, 9]
 )
 USED = [True, False, True, True]
-OWN = -1.0
+ORIGINAL = -1.0
 
 
 def at(span: int, slot: int, lenders: Sequence[int] = (2, 2, 3, 0)) -> list[float]:
     """What each of the four rows is fed at this place instead of its own vector."""
     replace = interventions.lent(PLAIN, LATENT, BUDGET, lenders)
-    fed = replace(torch.full((4, 2), OWN), torch.full((4,), span), torch.full((4,), slot))
+    fed = replace(torch.full((4, 2), ORIGINAL), torch.full((4,), span), torch.full((4,), slot))
     return fed[:, 0].tolist()
 
 
@@ -66,43 +66,43 @@ def test_rows_in_text_mode_are_no_obstacle() -> None:
 
 
 def test_without_a_donor_the_latents_stay() -> None:
-    assert at(0, 0, (NONE, NONE, 3, NONE)) == [OWN, OWN, 7, OWN]
+    assert at(0, 0, (NONE, NONE, 3, NONE)) == [ORIGINAL, ORIGINAL, 7, ORIGINAL]
 
 
 def test_the_donor_is_the_next_answer_with_latents_about_another_item() -> None:
-    asked = [request("a"), request("b"), request("c/plain"), request("c/hint")]
-    assert interventions.donors("other_item", asked, USED) == [2, 2, 0, 0]
-    assert interventions.donors("other_item", asked, [False, False, True, False]) == [2, 2, NONE, NONE]
-    assert interventions.donors("other_item", asked[2:], [True, True]) == [NONE, NONE], "one item has two prompts"
+    items = [request("a"), request("b"), request("c/plain"), request("c/hint")]
+    assert interventions.donors("other_item", items, USED) == [2, 2, 0, 0]
+    assert interventions.donors("other_item", items, [False, False, True, False]) == [2, 2, NONE, NONE]
+    assert interventions.donors("other_item", items[2:], [True, True]) == [NONE, NONE], "one item has two prompts"
 
 
 def test_the_donors_answer_is_the_same_or_another() -> None:
-    asked = [request("a", "red"), request("b", "red"), request("c", "blue"), request("d", "red")]
-    assert interventions.donors("same_answer", asked, USED) == [3, 3, NONE, 0]
-    assert interventions.donors("other_answer", asked, USED) == [2, 2, 3, 2]
-    assert interventions.donors("other_answer", asked[:2], [True, True]) == [NONE, NONE]
+    items = [request("a", "red"), request("b", "red"), request("c", "blue"), request("d", "red")]
+    assert interventions.donors("same_answer", items, USED) == [3, 3, NONE, 0]
+    assert interventions.donors("other_answer", items, USED) == [2, 2, 3, 2]
+    assert interventions.donors("other_answer", items[:2], [True, True]) == [NONE, NONE]
 
 
 # ---- noise and constants
 
 
 def test_noise_has_the_norm_of_what_it_replaces() -> None:
-    own = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 0.5]])
+    vectors = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 0.5]])
     place = torch.zeros(2).long()
-    first, again = (interventions.noise(torch.tensor([1, 2]))(own, place, place) for _ in range(2))
+    first, again = (interventions.noise(torch.tensor([1, 2]))(vectors, place, place) for _ in range(2))
     assert torch.equal(first, again)
     torch.testing.assert_close(first.norm(dim=-1), torch.tensor([5.0, 0.5]))
-    assert not torch.allclose(first, own)
+    assert not torch.allclose(first, vectors)
 
 
 def test_noise_depends_on_the_answers_seed_and_the_latents_place() -> None:
-    own, noise = torch.ones(3, 8), interventions.noise
+    vectors, noise = torch.ones(3, 8), interventions.noise
     spans, slots = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
-    batch = noise(torch.tensor([7, 7, 7]))(own, spans, slots)
+    batch = noise(torch.tensor([7, 7, 7]))(vectors, spans, slots)
     for row in range(3):
-        alone = noise(torch.tensor([7]))(own[:1], spans[row : row + 1], slots[row : row + 1])
+        alone = noise(torch.tensor([7]))(vectors[:1], spans[row : row + 1], slots[row : row + 1])
         assert torch.equal(alone[0], batch[row])
-    other = noise(torch.tensor([8, 7, 7]))(own, spans, slots)
+    other = noise(torch.tensor([8, 7, 7]))(vectors, spans, slots)
     assert torch.equal(other[1:], batch[1:])
     different = [batch[0], batch[1], batch[2], other[0]]
     assert all(not torch.allclose(a, b) for i, a in enumerate(different) for b in different[:i])
@@ -152,18 +152,18 @@ def draw(sft_model: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]) -> i
 
 @pytest.fixture(scope="module")
 def plain(draw: interventions.Draw, sft_model: FutureL1) -> Decoded:
-    found = draw()
-    counts = [sft_model.tokens.span_sizes(answer.ids) for answer in found.completions(sft_model.tokens)]
+    whole = draw()
+    counts = [sft_model.tokens.span_sizes(answer.ids) for answer in whole.completions(sft_model.tokens)]
     assert sum(map(bool, counts)) > 2, "answers need spans for any of this to mean anything"
-    return found
+    return whole
 
 
 @pytest.fixture
 def under(draw: interventions.Draw, sft_model: FutureL1) -> Callable[..., tuple[Decoded, dict[str, str]]]:
     def run(name: InterventionName, references: str = "xyxyxy") -> tuple[Decoded, dict[str, str]]:
-        asked = [request(f"item{number}", reference) for number, reference in enumerate(references)]
+        items = [request(f"item{number}", reference) for number, reference in enumerate(references)]
         mean = torch.full((sft_model.model.config.text_config.hidden_size,), 0.5)
-        return interventions.intervene(name, sft_model, draw, asked, mean)
+        return interventions.intervene(name, sft_model, draw, items, mean)
 
     return run
 
@@ -195,7 +195,9 @@ def test_borrowed_latents_are_another_answers(sft_model: FutureL1, plain: Decode
     before, after = ([a.latents for a in b.completions(sft_model.tokens)] for b in (plain, replaced))
     for row, fed in enumerate(after):
         if len(fed):
-            lent = [number for number, own in enumerate(before) if len(own) and torch.equal(own[:4], fed[:4])]
+            lent = [
+                number for number, vectors in enumerate(before) if len(vectors) and torch.equal(vectors[:4], fed[:4])
+            ]
             assert lent and lent[0] != row and lent[0] % 2 == row % 2, "references alternate"
 
 
@@ -230,15 +232,15 @@ def test_exactly_so_many_spans_are_forced_before_the_answer(
     forced, _ = under(f"spans_{wanted}")
     for before, after in zip(plain.completions(t), forced.completions(t), strict=True):
         assert t.span_sizes(after.ids) == [4] * wanted
-        own, said = t.span_sizes(before.ids), after.said(t, tokenizer)
+        sizes, text = t.span_sizes(before.ids), after.said(t, tokenizer)
         ends = [place for place, token in enumerate(before.ids) if token == t.latent_end]
-        if len(own) >= wanted:
+        if len(sizes) >= wanted:
             begin = ends[wanted - 1] + 1
             assert after.ids[:begin] == before.ids[:begin]
         else:
             begun = before.said(t, tokenizer).split("<answer>")[0]
             span = "<|latent_start|>" + "<|latent|>" * 4 + "<|latent_end|>\n"
-            assert said.startswith(begun + span * (wanted - len(own)))
+            assert text.startswith(begun + span * (wanted - len(sizes)))
         last = max(place for place, token in enumerate(after.ids) if token == t.latent_end)
         assert not after.sampled[: last + 1].any(), "what is forced was not drawn"
         assert after.sampled[last + 2 :].all()
@@ -259,7 +261,7 @@ def test_spans_cannot_be_forced_on_a_model_that_knows_none(base: FutureL1, draw:
             interventions.intervene(name, base, draw, [request("a")], None)  # type: ignore[arg-type]
 
 
-def test_every_name_is_known(under: Any) -> None:
+def test_every_name_has_an_intervention(under: Any) -> None:
     assert get_args(InterventionName) == INTERVENTIONS
     for name in INTERVENTIONS:
         if not name.startswith("spans_"):

@@ -17,39 +17,39 @@ from training.tiny import BASE
 PROMPTS = {"k1": "a", "k2": "b"}
 
 
-def told(prompt_id: str, **fields: Any) -> dict[str, Any]:
+def answer(prompt_id: str, **fields: Any) -> dict[str, Any]:
     return answer_table({prompt_id: "<answer>A</answer>"}).row(0, named=True) | fields
 
 
 def test_latents_survive_in_the_ledger_and_are_a_column_only_where_they_are_kept(tmp_path: Path) -> None:
     path, latents = tmp_path / "ledger.jsonl", bytes(range(256))
     with Ledger(path, PROMPTS, keep_latents=True) as ledger:
-        ledger.add(told("a", latents=latents))
-        ledger.add(told("b", latents=None))
+        ledger.add(answer("a", latents=latents))
+        ledger.add(answer("b", latents=None))
         first = ledger.table(1)
     again = Ledger(path, PROMPTS, keep_latents=True).table(1)
     assert again.equals(first)
     assert again["latents"].to_list() == [latents, None]
     with Ledger(tmp_path / "plain.jsonl", PROMPTS) as plain:
-        plain.add(told("a"))
+        plain.add(answer("a"))
         assert dict(plain.table(1).schema) == ANSWERS
 
 
 def test_an_answer_without_its_latents_is_missing_where_they_are_wanted(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     with Ledger(path, PROMPTS) as ledger:
-        ledger.add(told("a", text="without"))
+        ledger.add(answer("a", text="without"))
     with Ledger(path, PROMPTS, keep_latents=True) as ledger:
         assert ledger.missing("a", [0]) == (0,)
-        ledger.add(told("a", text="with", latents=b"\0\0"))
+        ledger.add(answer("a", text="with", latents=b"\0\0"))
     assert Ledger(path, PROMPTS, keep_latents=True).table(1)["text"].to_list() == ["with"]
     assert Ledger(path, PROMPTS).table(1)["text"].to_list() == ["without"]
 
 
 def test_prefill_tokens_are_a_column_of_answers_that_count_them(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.jsonl", PROMPTS) as ledger:
-        ledger.add(told("a", prompt_tokens=70))
-        ledger.add(told("b"))
+        ledger.add(answer("a", prompt_tokens=70))
+        ledger.add(answer("b"))
         assert ledger.table(1)["prompt_tokens"].to_list() == [70, None]
         assert dict(ledger.table(2).schema) == ANSWERS
 
@@ -57,12 +57,12 @@ def test_prefill_tokens_are_a_column_of_answers_that_count_them(tmp_path: Path) 
 def test_an_empty_text_of_a_server_is_asked_for_again_and_one_of_a_local_model_is_not(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     with Ledger(path, PROMPTS) as before:  # as ledgers were written once
-        before.add(told("a", text=" \n"))
-        before.add(told("b"))
+        before.add(answer("a", text=" \n"))
+        before.add(answer("b"))
     assert Ledger(path, PROMPTS).missing("a", [0]) == ()
     with Ledger(path, PROMPTS, served=True) as ledger:
         assert (ledger.missing("a", [0]), ledger.missing("b", [0])) == ((0,), ())
-        ledger.add(told("a", text="<answer>B</answer>"))
+        ledger.add(answer("a", text="<answer>B</answer>"))
     again = Ledger(path, PROMPTS, served=True)
     assert again.table(1)["text"].to_list() == ["<answer>B</answer>", "<answer>A</answer>"]
 
@@ -83,8 +83,8 @@ def test_an_empty_text_of_a_server_is_asked_for_again_and_one_of_a_local_model_i
 def test_a_line_that_no_table_holds_is_asked_again_and_stops_nothing(tmp_path: Path, damage: dict[str, Any]) -> None:
     path = tmp_path / "ledger.jsonl"
     with Ledger(path, PROMPTS) as ledger:
-        ledger.add(told("a"))
-        ledger.add(told("b"))
+        ledger.add(answer("a"))
+        ledger.add(answer("b"))
     first, second = path.read_text().splitlines()
     path.write_text(json.dumps(json.loads(first) | damage) + "\n" + second + "\n")
     again = Ledger(path, PROMPTS)
@@ -95,27 +95,27 @@ def key(content: list[dict[str, Any]], name: str = "a", options: list[str] | Non
     table = prompt_frame([(name, content)])
     if options:
         table = table.with_columns(pl.Series("options", [options], pl.List(pl.String)))
-    (found,) = keyed(table)["key"]
-    return found
+    (only_key,) = keyed(table)["key"]
+    return only_key
 
 
-def test_a_key_is_of_what_is_shown_wherever_it_lies(tmp_path: Path) -> None:
+def test_a_key_is_of_the_content_wherever_it_lies(tmp_path: Path) -> None:
     for name, data in (("one.mp4", b"clip"), ("two.mp4", b"clip"), ("other.mp4", b"another")):
         (tmp_path / name).write_bytes(data)
-    shown = [frame(tmp_path / "one.mp4", 0), text("Which?")]
+    parts = [frame(tmp_path / "one.mp4", 0), text("Which?")]
     moved = [frame(tmp_path / "two.mp4", 0), text("Which?")]
-    assert key(shown) == key(moved)
+    assert key(parts) == key(moved)
     different = [
-        key(shown, name="b"),
-        key(shown, options=["x", "y"]),
-        key(shown, options=["y", "x"]),
+        key(parts, name="b"),
+        key(parts, options=["x", "y"]),
+        key(parts, options=["y", "x"]),
         key([frame(tmp_path / "other.mp4", 0), text("Which?")]),
         key([frame(tmp_path / "one.mp4", 1), text("Which?")]),
         key([frame(tmp_path / "one.mp4", 0), text("Which one?")]),
         key([image(b"clip"), text("Which?")]),
         key([image(b"clap"), text("Which?")]),
     ]
-    assert len({key(shown), *different}) == len(different) + 1
+    assert len({key(parts), *different}) == len(different) + 1
 
 
 def test_a_model_is_known_by_what_decides_its_answers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The local engine: how requests are batched changes no answer, and what cannot be shown is refused."""
+"""The local engine: how requests are batched changes no answer, and what cannot be read is refused."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from evaluation.generation import local
 from evaluation.generation.jobs import GenerationConfig, InterventionName
 from evaluation.generation.local import LocalEngine, batches
 from evaluation.generation.requests import Answer, Refusal, Request
-from tests.evaluation.asking import generate
+from tests.evaluation.jobs import generate
 from training.data import prompts, video
 from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS
@@ -27,7 +27,7 @@ from training.model.randomness import derived_seed
 from training.tiny import BASE
 
 GREEDY = GenerationConfig(max_new_tokens=40, batch_size=16, image_tokens=(4, 16))
-DRAWN = GREEDY.model_copy(update={"temperature": 1.3, "top_p": 0.95})
+SAMPLED = GREEDY.model_copy(update={"temperature": 1.3, "top_p": 0.95})
 
 
 def request(prompt_id: str, content: list[prompts.Part], samples: Sequence[int] = (0,)) -> Request:
@@ -36,13 +36,13 @@ def request(prompt_id: str, content: list[prompts.Part], samples: Sequence[int] 
 
 
 @pytest.fixture(scope="module")
-def asked(rows: list[dict[str, Any]]) -> list[Request]:
+def pairs(rows: list[dict[str, Any]]) -> list[Request]:
     """Six rows, each plainly and with its true future frames, two answers each."""
 
     def content(row: dict[str, Any], hint: bool) -> list[prompts.Part]:
         numbers = [key_frame_number(row["frame_count"], index) for index in [1, *row["future"]][: None if hint else 1]]
-        shown = [prompts.frame(row["path"], n, None if n == numbers[0] else 4, row["reader"]) for n in numbers]
-        return [prompts.text("frame_1"), *shown, prompts.text(row["question"].replace("frame_1\n<image>\n", ""))]
+        frame_parts = [prompts.frame(row["path"], n, None if n == numbers[0] else 4, row["reader"]) for n in numbers]
+        return [prompts.text("frame_1"), *frame_parts, prompts.text(row["question"].replace("frame_1\n<image>\n", ""))]
 
     return [
         request(f"{row['row_id']}/{'hint' if hint else 'plain'}", content(row, hint), (0, 1))
@@ -56,9 +56,9 @@ def engine() -> LocalEngine:
     return LocalEngine("cpu", vision_cache_gib=0.1, frames_cache_gib=0.1)
 
 
-def told(found: Sequence[Answer | Refusal]) -> dict[tuple[str, int], Answer]:
+def by_sample(replies: Sequence[Answer | Refusal]) -> dict[tuple[str, int], Answer]:
     """Answers by prompt and number, without the seconds that they took."""
-    answers = [a for a in found if not isinstance(a, Refusal)]
+    answers = [a for a in replies if not isinstance(a, Refusal)]
     return {(a["prompt_id"], a["sample"]): {k: v for k, v in a.items() if not k.endswith("_seconds")} for a in answers}
 
 
@@ -66,13 +66,13 @@ def told(found: Sequence[Answer | Refusal]) -> dict[tuple[str, int], Answer]:
 
 
 def test_answers_are_the_decoders(
-    engine: LocalEngine, asked: list[Request], sft_model: FutureL1, sft_checkpoint: Path
+    engine: LocalEngine, pairs: list[Request], sft_model: FutureL1, sft_checkpoint: Path
 ) -> None:
-    answers = told(list(generate(engine, sft_checkpoint, DRAWN, "none", asked)))
+    answers = by_sample(list(generate(engine, sft_checkpoint, SAMPLED, "none", pairs)))
     assert sft_model.latent_config is not None
     encoder, frame_cache = sft_model.encoder(sft_model.latent_config), video.FrameCache(0)
     sampling, t = Sampling(40, 1.3, 0.95), sft_model.tokens
-    for wanted in asked[::5]:
+    for wanted in pairs[::5]:
         encoded = local.encode(encoder, wanted.content, frame_cache)
         expected = decode(sft_model.model, sft_model.vision(), t, [encoded], sampling, sft_model.spans, [wanted.seeds])
         for sample, ids in enumerate(expected.ids.tolist()):
@@ -86,50 +86,50 @@ def test_answers_are_the_decoders(
             assert answer["text_tokens"] + answer["latent_tokens"] + answer["control_tokens"] == len(kept)
 
 
-def test_answers_have_the_columns_of_the_table(engine: LocalEngine, asked: list[Request], sft_checkpoint: Path) -> None:
-    found = list(generate(engine, sft_checkpoint, GREEDY, "none", asked[:2]))
-    assert pl.DataFrame(found, schema=ANSWERS).height == 4
+def test_answers_have_the_columns_of_the_table(engine: LocalEngine, pairs: list[Request], sft_checkpoint: Path) -> None:
+    replies = list(generate(engine, sft_checkpoint, GREEDY, "none", pairs[:2]))
+    assert pl.DataFrame(replies, schema=ANSWERS).height == 4
     assert all(
-        set(a) == {*ANSWERS, "prompt_tokens"} and a["decode_seconds"] > 0 for a in found if not isinstance(a, Refusal)
+        set(a) == {*ANSWERS, "prompt_tokens"} and a["decode_seconds"] > 0 for a in replies if not isinstance(a, Refusal)
     )
 
 
 @pytest.mark.parametrize("intervention", ["none", "zeros", "noise", "first_repeated", "spans_2"])
 def test_an_answer_is_the_same_in_any_company(
-    engine: LocalEngine, asked: list[Request], sft_checkpoint: Path, intervention: InterventionName
+    engine: LocalEngine, pairs: list[Request], sft_checkpoint: Path, intervention: InterventionName
 ) -> None:
-    whole = told(list(generate(engine, sft_checkpoint, DRAWN, intervention, asked)))
+    whole = by_sample(list(generate(engine, sft_checkpoint, SAMPLED, intervention, pairs)))
     assert len({a["text"] for a in whole.values()}) > 6, "answers must differ for this to mean anything"
-    small = DRAWN.model_copy(update={"batch_size": 3})
-    others = [request(r.prompt_id, r.content, (1,)) for r in asked[::-1]]
-    unrelated = [replace(r, group=r.prompt_id) for r in asked]
-    for generation, requests in ((small, asked), (DRAWN, others), (DRAWN, unrelated), (DRAWN, asked[3:4])):
-        part = told(list(generate(engine, sft_checkpoint, generation, intervention, requests)))
+    small = SAMPLED.model_copy(update={"batch_size": 3})
+    others = [request(r.prompt_id, r.content, (1,)) for r in pairs[::-1]]
+    unrelated = [replace(r, group=r.prompt_id) for r in pairs]
+    for generation, requests in ((small, pairs), (SAMPLED, others), (SAMPLED, unrelated), (SAMPLED, pairs[3:4])):
+        part = by_sample(list(generate(engine, sft_checkpoint, generation, intervention, requests)))
         assert part == {key: whole[key] for key in part}
         assert set(part) == {(r.prompt_id, sample) for r in requests for sample in r.samples}
 
 
-def test_a_base_is_shown_images_as_it_is_asked_to_and_opens_no_span(
-    engine: LocalEngine, asked: list[Request], base: FutureL1
+def test_a_base_gets_images_and_system_prompt_of_its_config_and_opens_no_span(
+    engine: LocalEngine, pairs: list[Request], base: FutureL1
 ) -> None:
     generation = GREEDY.model_copy(update={"max_new_tokens": 6, "image_tokens": (4, 9), "system": "Answer briefly."})
-    answers = told(list(generate(engine, BASE, generation, "none", asked)))
+    answers = by_sample(list(generate(engine, BASE, generation, "none", pairs)))
     latent_config = LatentConfig(image_tokens=(4, 9), max_latents=0, span_end="model", system_prompt="Answer briefly.")
-    encoded = local.encode(base.encoder(latent_config), asked[0].content, video.FrameCache(0))
+    encoded = local.encode(base.encoder(latent_config), pairs[0].content, video.FrameCache(0))
     expected = decode(base.model, base.vision(), base.tokens, [encoded], Sampling(6), base.spans, [[0]])
-    assert answers[asked[0].prompt_id, 0]["tokens"] == [i for i in expected.ids[0].tolist() if i != base.tokens.pad]
+    assert answers[pairs[0].prompt_id, 0]["tokens"] == [i for i in expected.ids[0].tolist() if i != base.tokens.pad]
     assert all(a["latent_tokens"] == 0 for a in answers.values())
 
 
 def test_latents_are_kept_as_they_were_fed(
-    engine: LocalEngine, asked: list[Request], sft_model: FutureL1, sft_checkpoint: Path
+    engine: LocalEngine, pairs: list[Request], sft_model: FutureL1, sft_checkpoint: Path
 ) -> None:
-    found = list(generate(engine, sft_checkpoint, DRAWN, "none", asked, keep_latents=True))
+    replies = list(generate(engine, sft_checkpoint, SAMPLED, "none", pairs, keep_latents=True))
     assert sft_model.latent_config is not None
     encoder, frame_cache, t = sft_model.encoder(sft_model.latent_config), video.FrameCache(0), sft_model.tokens
-    stored = {(a["prompt_id"], a["sample"]): a for a in found if not isinstance(a, Refusal)}
+    stored = {(a["prompt_id"], a["sample"]): a for a in replies if not isinstance(a, Refusal)}
     assert len({bool(a["latents"]) for a in stored.values()}) == 2, "answers with latents and without"
-    for wanted in asked[::4]:
+    for wanted in pairs[::4]:
         encoded = local.encode(encoder, wanted.content, frame_cache)
         expected = decode(
             sft_model.model, sft_model.vision(), t, [encoded], Sampling(40, 1.3, 0.95), sft_model.spans, [wanted.seeds]
@@ -148,55 +148,57 @@ def test_latents_that_float16_does_not_hold_are_an_error() -> None:
         local._stored("item", torch.full((2, 3), 1e5))
 
 
-def test_a_prompt_without_frames_is_answered(engine: LocalEngine, asked: list[Request], sft_checkpoint: Path) -> None:
-    blind = [replace(r, content=[part for part in r.content if part["type"] == "text"]) for r in asked[:3]]
-    mixed = told(list(generate(engine, sft_checkpoint, GREEDY, "none", [*blind, *asked[3:6]])))
-    alone = told(list(generate(engine, sft_checkpoint, GREEDY, "none", blind)))
+def test_a_prompt_without_frames_is_answered(engine: LocalEngine, pairs: list[Request], sft_checkpoint: Path) -> None:
+    blind = [replace(r, content=[part for part in r.content if part["type"] == "text"]) for r in pairs[:3]]
+    mixed = by_sample(list(generate(engine, sft_checkpoint, GREEDY, "none", [*blind, *pairs[3:6]])))
+    alone = by_sample(list(generate(engine, sft_checkpoint, GREEDY, "none", blind)))
     assert len(alone) == 6 and alone == {key: mixed[key] for key in alone}
 
 
-def test_the_times_of_shuffled_frames_ascend(sft_model: FutureL1, asked: list[Request]) -> None:
+def test_the_times_of_shuffled_frames_ascend(sft_model: FutureL1, pairs: list[Request]) -> None:
     assert sft_model.latent_config is not None
-    encoder, clip = sft_model.encoder(sft_model.latent_config), asked[0].content[1]["path"]
+    encoder, clip = sft_model.encoder(sft_model.latent_config), pairs[0].content[1]["path"]
     ordered, shuffled = (
         local.encode(encoder, [prompts.video(clip, numbers), prompts.text("?")], video.FrameCache(0))
         for numbers in ([0, 1, 2, 3], [3, 0, 2, 1])
     )
     assert ordered.ids == shuffled.ids, "times are words of the prompt"
-    seen, changed = (torch.cat([p.pixels for p in encoded.observed]) for encoded in (ordered, shuffled))
-    assert seen.shape == changed.shape and not torch.equal(seen, changed)
+    in_order, changed = (torch.cat([p.pixels for p in encoded.observed]) for encoded in (ordered, shuffled))
+    assert in_order.shape == changed.shape and not torch.equal(in_order, changed)
 
 
 def test_who_finds_no_donor_is_refused_with_the_reason(
-    engine: LocalEngine, asked: list[Request], sft_checkpoint: Path
+    engine: LocalEngine, pairs: list[Request], sft_checkpoint: Path
 ) -> None:
-    requests = [replace(r, reference=r.group) for r in asked[:6]]
-    found = list(generate(engine, sft_checkpoint, GREEDY, "same_answer", requests))
-    plain = told(list(generate(engine, sft_checkpoint, GREEDY, "none", requests)))
+    requests = [replace(r, reference=r.group) for r in pairs[:6]]
+    replies = list(generate(engine, sft_checkpoint, GREEDY, "same_answer", requests))
+    plain = by_sample(list(generate(engine, sft_checkpoint, GREEDY, "none", requests)))
     used = {prompt_id for (prompt_id, _), answer in plain.items() if answer["latent_tokens"]}
-    assert used and {r.prompt_id for r in found if isinstance(r, Refusal)} == used
-    assert {prompt_id for prompt_id, _ in told(found)} == {r.prompt_id for r in requests} - used
+    assert used and {r.prompt_id for r in replies if isinstance(r, Refusal)} == used
+    assert {prompt_id for prompt_id, _ in by_sample(replies)} == {r.prompt_id for r in requests} - used
 
 
 @pytest.mark.parametrize("intervention", ["zeros", "noise", "other_item", "first_repeated"])
 def test_an_intervention_changes_what_follows_the_first_latents(
-    engine: LocalEngine, asked: list[Request], sft_checkpoint: Path, intervention: InterventionName
+    engine: LocalEngine, pairs: list[Request], sft_checkpoint: Path, intervention: InterventionName
 ) -> None:
-    plain, replaced = (told(list(generate(engine, sft_checkpoint, GREEDY, n, asked))) for n in ("none", intervention))
+    plain, replaced = (
+        by_sample(list(generate(engine, sft_checkpoint, GREEDY, n, pairs))) for n in ("none", intervention)
+    )
     assert plain.keys() == replaced.keys()
     for key, answer in plain.items():
         assert answer["text"].split("<|latent_end|>")[0] == replaced[key]["text"].split("<|latent_end|>")[0]
 
 
-# ---- what cannot be shown
+# ---- prompts that cannot be read
 
 
-def test_what_cannot_be_shown_is_refused_once_and_the_rest_answered(
-    engine: LocalEngine, asked: list[Request], sft_checkpoint: Path, tmp_path: Path
+def test_what_cannot_be_read_is_refused_once_and_the_rest_answered(
+    engine: LocalEngine, pairs: list[Request], sft_checkpoint: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
-    clip = asked[0].content[1]["path"]
+    clip = pairs[0].content[1]["path"]
     spoiled = {
         "broken": [prompts.frame(broken, 0)],
         "missing": [prompts.frame(tmp_path / "missing.mp4", 0)],
@@ -205,43 +207,43 @@ def test_what_cannot_be_shown_is_refused_once_and_the_rest_answered(
         "a placeholder": [prompts.frame(clip, 0), prompts.text("<|image_pad|>")],
         "a sound": [prompts.text("hear") | {"type": "audio"}],
     }
-    requests = [request(name, content, (0, 1)) for name, content in spoiled.items()] + asked[:3]
+    requests = [request(name, content, (0, 1)) for name, content in spoiled.items()] + pairs[:3]
     small = GREEDY.model_copy(update={"batch_size": 4})
-    found = list(generate(engine, sft_checkpoint, small, "none", requests))
-    refused = {r.prompt_id: r.reason for r in found if isinstance(r, Refusal)}
-    assert len(found) == len(spoiled) + 6 and set(refused) == set(spoiled)
-    assert {name for name, _ in told(found)} == {r.prompt_id for r in asked[:3]}
+    replies = list(generate(engine, sft_checkpoint, small, "none", requests))
+    refused = {r.prompt_id: r.reason for r in replies if isinstance(r, Refusal)}
+    assert len(replies) == len(spoiled) + 6 and set(refused) == set(spoiled)
+    assert {name for name, _ in by_sample(replies)} == {r.prompt_id for r in pairs[:3]}
     assert min(len(reason) for reason in refused.values()) > 10
     assert "broken.mp4" in refused["broken"] and "999" in refused["beyond"]
 
 
-def test_a_mistake_is_told_before_anything_is_loaded(engine: LocalEngine, asked: list[Request]) -> None:
+def test_a_mistake_is_an_error_before_anything_is_loaded(engine: LocalEngine, pairs: list[Request]) -> None:
     with pytest.raises(ValueError, match="job 'answers' has no checkpoint"):
-        next(generate(engine, None, GREEDY, "none", asked))
+        next(generate(engine, None, GREEDY, "none", pairs))
 
 
 # ---- what it costs
 
 
 def test_a_model_is_loaded_once_and_one_at_a_time(
-    engine: LocalEngine, asked: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, pairs: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[Path] = []
     inner = local.load
     monkeypatch.setattr(local, "load", lambda folder, *rest: loaded.append(folder) or inner(folder, *rest))
     short = GREEDY.model_copy(update={"max_new_tokens": 2})
     for checkpoint in (sft_checkpoint, sft_checkpoint, BASE, sft_checkpoint):
-        assert len(list(generate(engine, checkpoint, short, "none", asked[:1]))) == 2
+        assert len(list(generate(engine, checkpoint, short, "none", pairs[:1]))) == 2
     assert loaded == [sft_checkpoint, BASE, sft_checkpoint]
 
 
 def test_answers_arrive_batch_by_batch(
-    engine: LocalEngine, asked: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, pairs: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
     inner = local.decode
     monkeypatch.setattr(local, "decode", lambda *a: decoded.append(len(a[3])) or inner(*a))
-    arriving = generate(engine, sft_checkpoint, GREEDY.model_copy(update={"batch_size": 8}), "none", asked)
+    arriving = generate(engine, sft_checkpoint, GREEDY.model_copy(update={"batch_size": 8}), "none", pairs)
     for number in range(24):
         next(arriving)
         assert len(decoded) == number // 8 + 1
@@ -249,13 +251,13 @@ def test_answers_arrive_batch_by_batch(
 
 
 def test_a_rows_clip_is_opened_once_for_both_its_prompts(
-    engine: LocalEngine, asked: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, pairs: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
     inner = video.READERS["sequential"]
     monkeypatch.setitem(video.READERS, "sequential", lambda path, wanted: opened.append(path) or inner(path, wanted))
     short = GREEDY.model_copy(update={"max_new_tokens": 2, "batch_size": 8})
-    list(generate(engine, sft_checkpoint, short, "none", asked))
+    list(generate(engine, sft_checkpoint, short, "none", pairs))
     assert len(opened) == len(set(opened)) == 6
 
 
@@ -267,18 +269,18 @@ def test_a_rows_clip_is_opened_once_for_both_its_prompts(
     st.integers(1, 20),
 )
 def test_batches_hold_every_request_once_and_keep_groups_together(
-    drawn: list[tuple[int, int, int]], batch_size: int
+    sizes: list[tuple[int, int, int]], batch_size: int
 ) -> None:
     requests = [
         request(f"{group}/{k}", [prompts.text("?"), *[prompts.frame("clip.mp4", 0)] * frames], range(samples))
-        for k, (group, samples, frames) in enumerate(drawn)
+        for k, (group, samples, frames) in enumerate(sizes)
     ]
-    found = list(batches(requests, batch_size))
-    assert sorted(r.prompt_id for batch in found for r in batch) == sorted(r.prompt_id for r in requests)
-    for batch in found:
+    replies = list(batches(requests, batch_size))
+    assert sorted(r.prompt_id for batch in replies for r in batch) == sorted(r.prompt_id for r in requests)
+    for batch in replies:
         assert len(batch) == 1 or sum(len(r.samples) for r in batch) <= batch_size
     for group in {r.group for r in requests}:
-        places = [(n, k) for n, batch in enumerate(found) for k, r in enumerate(batch) if r.group == group]
+        places = [(n, k) for n, batch in enumerate(replies) for k, r in enumerate(batch) if r.group == group]
         if sum(len(r.samples) for r in requests if r.group == group) <= batch_size:
             assert len({n for n, _ in places}) == 1, "a group that fits is in one batch"
             assert [k for _, k in places] == list(range(places[0][1], places[0][1] + len(places))), "side by side"

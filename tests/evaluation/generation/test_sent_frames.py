@@ -11,7 +11,7 @@ from PIL import Image
 from evaluation.generation.endpoint import EndpointEngine
 from evaluation.generation.jobs import GenerationConfig
 from evaluation.generation.requests import Request
-from tests.evaluation.asking import generate
+from tests.evaluation.jobs import generate
 from tests.numbered import cut, number_in, red_corner, turned, write_clip
 from tests.served import served
 from training.chat.endpoint import EndpointSettings

@@ -17,13 +17,13 @@ MAX_TOKENS = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_com
 TEMPERATURE = "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) is."
 
 
-def refusing(**told: str) -> Any:
+def refusing(**refusals: str) -> Any:
     """A script that refuses requests with these fields, or with this kind of response format."""
 
     def script(_: int, request: dict[str, Any]) -> tuple[int, bytes] | None:
         kind = request.get("response_format", {}).get("type")
-        said = next((told[name] for name in told if name in request or name == kind), None)
-        return None if said is None else (400, json.dumps({"error": {"message": said}}).encode())
+        message = next((refusals[name] for name in refusals if name in request or name == kind), None)
+        return None if message is None else (400, json.dumps({"error": {"message": message}}).encode())
 
     return script
 
@@ -33,7 +33,7 @@ def judged(server: Served, concurrency: int = 1) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("told", "length", "kind", "temperature"),
+    ("refusals", "length", "kind", "temperature"),
     [
         ({"max_tokens": MAX_TOKENS}, "max_completion_tokens", "json_schema", 0.0),
         ({"json_schema": "This response_format type is unavailable now"}, "max_tokens", "json_object", 0.0),
@@ -43,20 +43,20 @@ def judged(server: Served, concurrency: int = 1) -> list[str]:
          "max_completion_tokens", "json_object", None),
     ],
 )  # fmt: skip
-def test_a_form_that_a_server_refuses_by_name_is_found_out_once_and_told(
-    told: dict[str, str], length: str, kind: str | None, temperature: float | None, caplog: pytest.LogCaptureFixture
+def test_a_form_that_a_server_refuses_by_name_is_changed_once_with_a_warning(
+    refusals: dict[str, str], length: str, kind: str | None, temperature: float | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "training.chat")
-    with served(toy_answer, script=refusing(**told)) as server:
+    with served(toy_answer, script=refusing(**refusals)) as server:
         for _ in ("first", "again"):
             assert judged(server) == ["incorrect"] * len(TRIPLES)
-        assert len(server.requests) == 2 * len(TRIPLES) + len(told)
+        assert len(server.requests) == 2 * len(TRIPLES) + len(refusals)
         last = server.requests[-1]
     assert (last[length], last.get("response_format", {}).get("type"), last.get("temperature")) == (
         1024, kind, temperature,
     )  # fmt: skip
-    assert set(told).isdisjoint(last)
-    assert len(caplog.records) == len(told) and all(server.url in record.getMessage() for record in caplog.records)
+    assert set(refusals).isdisjoint(last)
+    assert len(caplog.records) == len(refusals) and all(server.url in record.getMessage() for record in caplog.records)
 
 
 def test_many_requests_at_once_find_out_together() -> None:
@@ -87,10 +87,10 @@ def test_a_prompt_that_quotes_the_words_refuses_itself_alone() -> None:
     """No form is left to try when a server repeats what a row says."""
 
     def script(_: int, request: dict[str, Any]) -> tuple[int, bytes] | None:
-        said = user_text(request)
-        return (400, json.dumps({"error": {"message": said}}).encode()) if "json_schema" in said else None
+        message = user_text(request)
+        return (400, json.dumps({"error": {"message": message}}).encode()) if "json_schema" in message else None
 
     with served(toy_answer, script=script) as server:
         judge = Judge(settings(server.url, concurrency=1))
-        asked = [JudgeItem("q", "r", "json_schema response_format"), *TRIPLES[:5]]
-        assert judge.verdicts(asked) == ["unjudged", *["incorrect"] * 5]
+        items = [JudgeItem("q", "r", "json_schema response_format"), *TRIPLES[:5]]
+        assert judge.verdicts(items) == ["unjudged", *["incorrect"] * 5]

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.training.chat.test_pool import KEYS, SECRET, accepted, ask, pool_at, words
 
 from tests.served import Chunks, Served, completion, served, user_text
-from tests.training.chat.test_pool import KEYS, SECRET, accepted, ask, pool_at, words
 from training.chat import connection
 from training.chat.client import FEWEST_REFUSED, MAX_REFUSED, ChatClient, ChatRequest
 from training.chat.connection import preflight
@@ -67,8 +67,8 @@ def test_what_a_row_says_of_accounts_refuses_that_row_alone(echo: Served) -> Non
         return error(400, message=f"bad: {word}", code="invalid_value") if "Arrearage" in word else None
 
     echo.script = script
-    told, left = ask(pool_at(echo.url), ["Arrearage insufficient_quota", *words(10)])
-    assert len(told) == 10 and [item for item, _ in left] == ["Arrearage insufficient_quota"]
+    replies, left = ask(pool_at(echo.url), ["Arrearage insufficient_quota", *words(10)])
+    assert len(replies) == 10 and [item for item, _ in left] == ["Arrearage insufficient_quota"]
 
 
 @pytest.mark.parametrize("left", [3, 100])
@@ -80,15 +80,15 @@ def test_a_refusal_of_everything_that_begins_in_the_middle_is_an_outage(echo: Se
     assert len(echo.requests) <= 30 + MAX_REFUSED + 4
 
 
-@pytest.mark.parametrize("asked", [2, 3, 15])
-def test_few_requests_that_are_all_refused_are_the_servers_fault(echo: Served, asked: int) -> None:
+@pytest.mark.parametrize("n", [2, 3, 15])
+def test_few_requests_that_are_all_refused_are_the_servers_fault(echo: Served, n: int) -> None:
     """From the start, in words of its own and with a code that says nothing: but for one or two, which may be wrong."""
     echo.script = lambda *_: error(400, code=20012, message=ARREARS_IN_CHINESE)
-    if asked < FEWEST_REFUSED:
-        assert [error.kind for _, error in ask(pool_at(echo.url), words(asked))[1]] == ["refused"] * asked
+    if n < FEWEST_REFUSED:
+        assert [error.kind for _, error in ask(pool_at(echo.url), words(n))[1]] == ["refused"] * n
         return
     with pytest.raises(EndpointRefusesError, match="refuses every request .*" + ARREARS_IN_CHINESE):
-        ask(pool_at(echo.url), words(asked))
+        ask(pool_at(echo.url), words(n))
 
 
 def test_an_error_in_the_place_of_a_completion_is_quoted(echo: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,16 +109,16 @@ def test_one_of_two_servers_that_refuses_everything_costs_no_request(echo: Serve
 def test_many_refused_requests_in_a_row_are_theirs_where_others_are_answered(echo: Served) -> None:
     echo.script = lambda _, request: error(400, message="too long") if "long" in user_text(request) else None
     items = [*words(5), *(f"long {i}" for i in range(3 * MAX_REFUSED))]
-    told, left = ask(pool_at(echo.url, concurrency=1), items)
-    assert len(told) == 5 and len(left) == 3 * MAX_REFUSED
+    replies, left = ask(pool_at(echo.url, concurrency=1), items)
+    assert len(replies) == 5 and len(left) == 3 * MAX_REFUSED
     assert len(echo.requests) == len(items) + 3  # every 20th time it is made sure
 
 
 def controlled(server: Served, **fields: Any) -> ChatClient:
     """A pool whose caller was given an answer earlier."""
-    known = ChatRequest(lambda _: {"messages": [{"role": "user", "content": "known"}]}, accepted)
+    answered_before = ChatRequest(lambda _: {"messages": [{"role": "user", "content": "known"}]}, accepted)
     settings = EndpointSettings(base_urls=(server.url,), model="served", timeout=5.0, **({"retries": 3} | fields))
-    return ChatClient(settings, KEYS, "endpoint", health_check=known)
+    return ChatClient(settings, KEYS, "endpoint", health_check=answered_before)
 
 
 @pytest.mark.parametrize("reply", [error(400, message="too long"), (200, completion([None]))])
@@ -126,8 +126,8 @@ def test_a_later_start_that_has_only_the_hopeless_left_does_not_stop_at_them(
     echo: Served, reply: tuple[int, bytes]
 ) -> None:
     echo.script = lambda _, request: None if user_text(request) == "known" else reply
-    told, left = ask(controlled(echo), words(2 * MAX_REFUSED))
-    assert not told and len(left) == 2 * MAX_REFUSED
+    replies, left = ask(controlled(echo), words(2 * MAX_REFUSED))
+    assert not replies and len(left) == 2 * MAX_REFUSED
 
 
 def test_a_later_start_finds_out_that_the_server_has_changed(echo: Served) -> None:
@@ -146,8 +146,8 @@ def test_replies_without_use_end_the_work_after_a_few(echo: Served) -> None:
 
 def test_some_replies_without_use_end_nothing(echo: Served) -> None:
     echo.answer = lambda request, _: "" if "7" in user_text(request) else "told"
-    told, left = ask(pool_at(echo.url, retries=1), words(100))
-    assert len(told) == 81 and {error.kind for _, error in left} == {"faulty"} and len(left) == 19
+    replies, left = ask(pool_at(echo.url, retries=1), words(100))
+    assert len(replies) == 81 and {error.kind for _, error in left} == {"faulty"} and len(left) == 19
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])

@@ -35,10 +35,10 @@ def test_the_toy_judge_scores_steps_and_the_answer() -> None:
     def payload(judge: Judge, chain: str, answer: str) -> list[dict[str, Any]]:
         image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
         reference = ["\nReference Reasoning Chain: ", "It rolls.", image, "It rolls on.", image]
-        given = ["\nGround Truth Answer: ", "red"]
-        said = ["\nModel Response Reasoning Chain: ", judge.untrusted(chain)]
-        said += ["\nModel Response Answer: ", judge.untrusted(answer)]
-        parts = ["Question: ", "What next?", *reference, *given, *said]
+        truth = ["\nGround Truth Answer: ", "red"]
+        reply_text = ["\nModel Response Reasoning Chain: ", judge.untrusted(chain)]
+        reply_text += ["\nModel Response Answer: ", judge.untrusted(answer)]
+        parts = ["Question: ", "What next?", *reference, *truth, *reply_text]
         return [p if isinstance(p, dict) else {"type": "text", "text": p} for p in parts]
 
     with serve() as url:
@@ -93,8 +93,10 @@ def test_fenced_json_is_read() -> None:
 
 
 def test_a_judge_may_think_and_talk_before_its_verdict() -> None:
-    said = f"<think>\nmaybe {verdict('incorrect')}\n</think>\n\nHere is the JSON:\n```json\n{verdict('correct')}\n```"
-    with scripted(lambda *_: (200, said)) as (url, requests):
+    reply_text = (
+        f"<think>\nmaybe {verdict('incorrect')}\n</think>\n\nHere is the JSON:\n```json\n{verdict('correct')}\n```"
+    )
+    with scripted(lambda *_: (200, reply_text)) as (url, requests):
         assert Judge(settings(url)).verdicts(TRIPLES) == ["correct", "correct"]
         assert len(requests) == 2
 
@@ -110,41 +112,41 @@ def test_a_verdict_that_a_server_took_for_reasoning_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "read"),
+    ("reply_text", "read"),
     [
         (f"{verdict('correct')} but then", "unjudged"),
         (f"{verdict('correct')}\n\n\n", "correct"),
         ("<think> so", "unjudged"),
     ],
 )
-def test_a_draft_in_a_reply_that_was_cut_off_is_no_verdict(said: str, read: str) -> None:
-    with served(script=lambda *_: (200, completion([said], "length"))) as server:
+def test_a_draft_in_a_reply_that_was_cut_off_is_no_verdict(reply_text: str, read: str) -> None:
+    with served(script=lambda *_: (200, completion([reply_text], "length"))) as server:
         assert Judge(settings(server.url, retries=0)).verdicts(TRIPLES[:1]) == [read]
 
 
 def test_a_judge_that_cannot_be_read_ends_the_work_after_a_few_and_is_quoted(tmp_path: Path) -> None:
     cache = tmp_path / "replies.jsonl"
-    asked = [JudgeItem("q", "r", str(i)) for i in range(100)]
+    judge_items = [JudgeItem("q", "r", str(i)) for i in range(100)]
     with scripted(lambda *_: (200, "Yes, \x1b[31mit is\x1b[0m correct.")) as (url, requests):
         judge = Judge(settings(url, cache=cache, concurrency=4))
         with pytest.raises(EndpointRefusesError, match=r"Yes, .*it is.* correct.*same command goes on") as ended:
-            judge.verdicts(asked)
+            judge.verdicts(judge_items)
         assert len(requests) < 30 and str(ended.value).isprintable()
     kept = list(AppendLog(cache).records())
     assert 5 <= len(kept) == len(requests) and all("reply" not in record for record in kept)
     assert kept[0]["unreadable"] == "Yes, \x1b[31mit is\x1b[0m correct." and kept[0]["finish_reason"] == "stop"
     with serve() as url:
-        assert Judge(settings(url, cache=cache)).verdicts(asked) == ["incorrect"] * 100
+        assert Judge(settings(url, cache=cache)).verdicts(judge_items) == ["incorrect"] * 100
 
 
 def test_what_only_a_few_answers_do_to_a_judge_stops_no_later_start(tmp_path: Path) -> None:
     """The replies of before show that the judge can be read: what is left are the answers that nobody can judge."""
     script = lambda _, request: (200, completion(["?"])) if "bad" in str(request) else None  # noqa: E731
-    asked = [TRIPLES[0], *(JudgeItem("q", "r", f"bad {i}") for i in range(12))]
+    judge_items = [TRIPLES[0], *(JudgeItem("q", "r", f"bad {i}") for i in range(12))]
     with served(toy_answer, script=script) as server:
         for _ in ("now", "later"):
             judge = Judge(settings(server.url, cache=tmp_path / "c", retries=0), on_outage="raise")
-            assert judge.verdicts(asked) == ["correct", *["unjudged"] * 12]
+            assert judge.verdicts(judge_items) == ["correct", *["unjudged"] * 12]
 
 
 def test_a_refused_request_is_unjudged_without_asking_again() -> None:
@@ -159,7 +161,7 @@ def test_a_judge_that_answered_before_may_refuse_a_whole_call() -> None:
     with served(lambda *_: verdict("correct")) as server:
         judge = Judge(settings(server.url))
         assert judge.verdicts(TRIPLES) == ["correct", "correct"]
-        server.script = lambda _, asked: (400, b"{}") if "forbidden" in json.dumps(asked) else None
+        server.script = lambda _, judge_items: (400, b"{}") if "forbidden" in json.dumps(judge_items) else None
         assert judge.verdicts([JudgeItem("What?", "red", f"forbidden {i}") for i in range(4)]) == ["unjudged"] * 4
 
 
@@ -179,24 +181,24 @@ def test_an_outage_leaves_the_rest_unasked_and_unjudged() -> None:
 
 
 def test_an_outage_stops_who_asked_for_that_and_keeps_the_verdicts_so_far(tmp_path: Path) -> None:
-    asked = [JudgeItem("q", "r", str(i)) for i in range(100)]
+    judge_items = [JudgeItem("q", "r", str(i)) for i in range(100)]
     limits = {"concurrency": 4, "retries": 0, "cache": tmp_path / "judge.jsonl"}
     with served(toy_answer, script=lambda number, _: (503, b"") if number >= 30 else None) as server:
         judge = Judge(settings(server.url, **limits), on_outage="raise")
         with pytest.raises(EndpointDownError, match=r"the judge 'toy-judge' at .* start again when it is back"):
-            judge.verdicts(asked)
+            judge.verdicts(judge_items)
         assert judge.counts["judged"] == 30
         server.script = lambda *_: None
         again = Judge(settings(server.url, **limits), on_outage="raise")
-        assert again.verdicts(asked) == ["incorrect"] * 100
+        assert again.verdicts(judge_items) == ["incorrect"] * 100
         assert (again.counts["cached"], again.counts["requests"]) == (30, 70)
 
 
 def test_what_cannot_be_judged_is_no_outage() -> None:
     with served(toy_answer, script=lambda _, r: (200, completion(["?"])) if "bad" in str(r) else None) as server:
         judge = Judge(settings(server.url), on_outage="raise")
-        asked = [JudgeItem("q", "good", "good"), JudgeItem("q", "r", "bad 1"), JudgeItem("q", "r", "bad 2")]
-        assert judge.verdicts(asked) == ["correct", "unjudged", "unjudged"]
+        judge_items = [JudgeItem("q", "good", "good"), JudgeItem("q", "r", "bad 1"), JudgeItem("q", "r", "bad 2")]
+        assert judge.verdicts(judge_items) == ["correct", "unjudged", "unjudged"]
 
 
 def test_a_fault_that_outlasts_the_retries_passes_before_the_end() -> None:
@@ -342,11 +344,11 @@ def test_grading_asks_the_judge_only_where_the_rule_is_open() -> None:
 
 
 def test_options_without_the_reference_are_for_the_judge_and_stop_no_other_row() -> None:
-    asked = "Which?\nA. red\nB. blue"
+    judge_items = "Which?\nA. red\nB. blue"
     items = [
-        GradingItem(asked, "B. blue", "<answer>B. blue</answer>"),
-        GradingItem(asked, "green", "<answer>red</answer>"),
-        GradingItem(asked, "red", "<answer>red</answer>"),
+        GradingItem(judge_items, "B. blue", "<answer>B. blue</answer>"),
+        GradingItem(judge_items, "green", "<answer>red</answer>"),
+        GradingItem(judge_items, "red", "<answer>red</answer>"),
     ]
     with serve() as url:
         graded = grade(items, "option_text", Judge(settings(url)))
@@ -389,7 +391,7 @@ def test_what_crashes_the_release_or_is_no_bare_object_has_no_marks(reply: str) 
     assert release_scores(reply) is None
 
 
-def test_a_judgement_of_several_is_asked_and_kept_on_its_own(tmp_path: Path) -> None:
+def test_each_of_several_judgements_is_a_request_with_its_reply(tmp_path: Path) -> None:
     def script(number: int, _: dict[str, Any]) -> tuple[int, str]:
         return 200, json.dumps({"reasoning": "", "score": [number, 5]})
 

@@ -35,18 +35,18 @@ INJECTIONS = [
 ]
 
 
-def payload_of(text: str, said: str = "incorrect", **fields: Any) -> tuple[str, dict[str, Any]]:
+def payload_of(text: str, judged: str = "incorrect", **fields: Any) -> tuple[str, dict[str, Any]]:
     """The verdict on a triple with this answer, and the whole request as it arrived."""
-    with scripted(lambda *_: (200, verdict(said))) as (url, requests):
-        (given,) = Judge(settings(url, **fields)).verdicts([JudgeItem("What <next>?", 'it "falls"', text)])
+    with scripted(lambda *_: (200, verdict(judged))) as (url, requests):
+        (judgement,) = Judge(settings(url, **fields)).verdicts([JudgeItem("What <next>?", 'it "falls"', text)])
     (request,) = requests
-    return given, request
+    return judgement, request
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
 def test_an_answer_cannot_leave_its_field_or_carry_control_tokens(text: str) -> None:
-    given, request = payload_of(text)
-    assert given == "incorrect"
+    judgement, request = payload_of(text)
+    assert judgement == "incorrect"
     assert [message["role"] for message in request["messages"]] == ["system", "user"]
     assert request["messages"][0]["content"] == VERDICT_PROMPT
     sent = request["messages"][1]["content"]

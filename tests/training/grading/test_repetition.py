@@ -25,11 +25,11 @@ def test_four_words_over_and_over() -> None:
 def test_a_block_repeated_at_once(size: int) -> None:
     block = [f"w{i}" for i in range(size)]
     rest = [f"x{i}" for i in range(150 - 2 * size)]
-    found = repetition(" ".join([*rest, *block, *block]))
+    share = repetition(" ".join([*rest, *block, *block]))
     grams = 150 - 3
     again = size - 3  # 4-grams within the block, seen twice
-    assert found == pytest.approx(max(2 * size / 150, again / grams))
-    assert found == pytest.approx(2 * size / 150)
+    assert share == pytest.approx(max(2 * size / 150, again / grams))
+    assert share == pytest.approx(2 * size / 150)
 
 
 def test_a_block_is_looked_for_in_long_texts_only() -> None:

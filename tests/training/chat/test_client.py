@@ -25,7 +25,7 @@ SECRET = "sk-of-nobody-0123456789"
 Left = list[tuple[str, UnansweredError]]
 
 
-def pool_at(*urls: str, **fields: Any) -> ChatClient:
+def client_of(*urls: str, **fields: Any) -> ChatClient:
     settings = EndpointSettings(base_urls=urls, **({"model": "served", "timeout": 5.0, "retries": 3} | fields))
     return ChatClient(settings, KEYS, "endpoint")
 
@@ -37,19 +37,19 @@ def accepted(completion: ChatCompletion) -> str:
     return content
 
 
-def ask(client: ChatClient, items: Sequence[str]) -> tuple[dict[str, str], Left]:
+def send_all(client: ChatClient, items: Sequence[str]) -> tuple[dict[str, str], Left]:
     """The answer to each item, and what stayed without."""
-    told: dict[str, str] = {}
+    replies_by_item: dict[str, str] = {}
 
     async def work(item: str) -> None:
-        said = await client.complete(lambda _: {"messages": [{"role": "user", "content": item}]}, accepted)
-        assert item not in told, "answered twice"
-        told[item] = said
+        reply = await client.complete(lambda _: {"messages": [{"role": "user", "content": item}]}, accepted)
+        assert item not in replies_by_item, "answered twice"
+        replies_by_item[item] = reply
 
     try:
-        return told, asyncio.run(client.run(items, work))
+        return replies_by_item, asyncio.run(client.run(items, work))
     except (EndpointDownError, EndpointRefusesError) as error:
-        error.add_note(json.dumps(told))
+        error.add_note(json.dumps(replies_by_item))
         raise
 
 
@@ -59,9 +59,9 @@ def words(n: int) -> list[str]:
 
 def test_every_request_is_answered_once_whatever_a_fifth_of_them_meet() -> None:
     with served(lambda request, _: user_text(request).upper(), faults=0.2, hangs=3.0, seed=1) as server:
-        client = pool_at(server.url, timeout=1.0, concurrency=16)
-        told, left = ask(client, words(200))
-        assert not left and told == {word: word.upper() for word in words(200)}
+        client = client_of(server.url, timeout=1.0, concurrency=16)
+        replies_by_item, left = send_all(client, words(200))
+        assert not left and replies_by_item == {word: word.upper() for word in words(200)}
         assert {"rate", "error", "timeout", "truncated", "malformed", "empty"} <= set(server.fault_counts)
         assert client.counts["requests"] == len(server.requests) >= 200 + sum(server.fault_counts.values())
         assert client.counts["malformed"] == server.fault_counts["malformed"] + server.fault_counts["empty"]
@@ -69,13 +69,13 @@ def test_every_request_is_answered_once_whatever_a_fifth_of_them_meet() -> None:
 
 def test_no_more_requests_at_a_time_than_the_concurrency(echo: Served) -> None:
     echo.latency = 0.01
-    ask(pool_at(echo.url, concurrency=4), words(24))
+    send_all(client_of(echo.url, concurrency=4), words(24))
     assert echo.max_in_flight == 4
 
 
 def test_tokens_are_counted(echo: Served) -> None:
-    client = pool_at(echo.url)
-    ask(client, words(3))
+    client = client_of(echo.url)
+    send_all(client, words(3))
     assert (client.counts["prompt_tokens"], client.counts["completion_tokens"]) == (300, 21)
 
 
@@ -92,7 +92,7 @@ def test_a_server_is_given_the_time_that_it_asks_for(
 
     monkeypatch.setattr(client_module.asyncio, "wait_for", recorded)
     echo.script = lambda number, _: (429, b"{}", headers) if number == 0 else None
-    assert ask(pool_at(echo.url), ["a"])[0] == {"a": "A"}
+    assert send_all(client_of(echo.url), ["a"])[0] == {"a": "A"}
     (seconds,) = (s for s in waited if s < 1)
     assert 0.04 <= seconds <= 0.05  # and a little more, so that not all come back at once
 
@@ -108,14 +108,14 @@ def test_pauses_grow_and_end_with_the_work(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(client_module.asyncio, "wait_for", recorded)
     with pytest.raises(EndpointDownError):
-        ask(pool_at(closed_url(), retries=7), ["a"])
+        send_all(client_of(closed_url(), retries=7), ["a"])
     assert waited == [1, 2, 4, 8, 16, 30, 30] * 2
 
 
 def test_a_server_that_asks_for_an_hour_is_down() -> None:
     with served(script=lambda *_: (429, b'{"error": {"message": "quota"}}', {"Retry-After": "3600"})) as server:
         with pytest.raises(EndpointDownError, match="quota"):
-            ask(pool_at(server.url, concurrency=2), words(50))
+            send_all(client_of(server.url, concurrency=2), words(50))
         assert len(server.requests) <= 5
 
 
@@ -130,14 +130,14 @@ def test_dates_and_nonsense_in_retry_after() -> None:
 def test_a_server_that_refuses_ends_the_work_at_once(status: int) -> None:
     with served(script=lambda *_: (status, b'{"error": {"message": "who?"}}')) as server:
         with pytest.raises(EndpointRefusesError, match=r"'served' at .*who.*check its URL, model name and key"):
-            ask(pool_at(server.url, concurrency=3), words(50))
+            send_all(client_of(server.url, concurrency=3), words(50))
         assert len(server.requests) <= 3
 
 
 def test_one_refused_request_stops_no_other(echo: Served) -> None:
     echo.script = lambda _, request: (400, b'{"error": {"message": "too long"}}') if "7" in user_text(request) else None
-    told, left = ask(pool_at(echo.url), words(10))
-    assert len(told) == 9
+    replies_by_item, left = send_all(client_of(echo.url), words(10))
+    assert len(replies_by_item) == 9
     ((item, error),) = left
     assert item == "word 7" and error.kind == "refused" and "too long" in error.reason
     assert len(echo.requests) in (10, 11)  # one more, to make sure, where the refusal came last
@@ -146,14 +146,14 @@ def test_one_refused_request_stops_no_other(echo: Served) -> None:
 def test_when_nothing_but_refusals_is_heard_the_configuration_is_wrong() -> None:
     with served(script=lambda *_: (400, b'{"error": {"message": "max_tokens is too large"}}')) as server:
         with pytest.raises(EndpointRefusesError, match="max_tokens is too large"):
-            ask(pool_at(server.url, concurrency=4), words(100))
+            send_all(client_of(server.url, concurrency=4), words(100))
         assert len(server.requests) < 30
 
 
 def test_one_request_that_breaks_the_server_stops_no_other(echo: Served) -> None:
     echo.script = lambda _, request: (500, b"{}") if "7" in user_text(request) else None
-    told, left = ask(pool_at(echo.url, retries=1), words(10))
-    assert len(told) == 9 and [(item, error.kind) for item, error in left] == [("word 7", "faulty")]
+    replies_by_item, left = send_all(client_of(echo.url, retries=1), words(10))
+    assert len(replies_by_item) == 9 and [(item, error.kind) for item, error in left] == [("word 7", "faulty")]
 
 
 def test_what_failed_is_tried_again_as_long_as_that_helps() -> None:
@@ -166,15 +166,15 @@ def test_what_failed_is_tried_again_as_long_as_that_helps() -> None:
         return (500, b"") if word == "word 99" or met[word] <= int(word.split()[1]) else None
 
     with served(lambda *_: "told", script=script) as server:
-        told, left = ask(pool_at(server.url, retries=0), [*words(6), "word 99"])
-    assert set(told) == set(words(6)) and [item for item, _ in left] == ["word 99"]
+        replies_by_item, left = send_all(client_of(server.url, retries=0), [*words(6), "word 99"])
+    assert set(replies_by_item) == set(words(6)) and [item for item, _ in left] == ["word 99"]
     assert met == {f"word {i}": i + 1 for i in range(6)} | {"word 99": 7}
 
 
 def test_an_outage_ends_the_work_and_keeps_what_was_answered(echo: Served) -> None:
     echo.script = lambda number, _: (503, b"{}") if number >= 20 else None
     with pytest.raises(EndpointDownError, match="start again when it is back") as down:
-        ask(pool_at(echo.url, concurrency=4, retries=1), words(200))
+        send_all(client_of(echo.url, concurrency=4, retries=1), words(200))
     assert len(json.loads(down.value.__notes__[0])) == 20
     assert len(echo.requests) < 40
 
@@ -191,24 +191,24 @@ def test_what_is_in_flight_when_the_work_ends_is_kept(echo: Served) -> None:
     echo.answer = answer
     echo.script = lambda _, request: None if user_text(request) == slow else (503, b"{}")
     with pytest.raises(EndpointDownError) as down:
-        ask(pool_at(echo.url, concurrency=4, retries=0), words(50))
+        send_all(client_of(echo.url, concurrency=4, retries=0), words(50))
     assert json.loads(down.value.__notes__[0]) == {slow: "late"}
 
 
 def test_a_server_that_is_gone_is_down() -> None:
     with pytest.raises(EndpointDownError, match="ConnectError"):
-        ask(pool_at(closed_url(), retries=1), ["a"])
+        send_all(client_of(closed_url(), retries=1), ["a"])
 
 
 def test_a_failure_goes_to_the_next_server(echo: Served) -> None:
     gone = closed_url()
-    told, left = ask(pool_at(gone, echo.url, retries=1), words(20))
-    assert len(told) == 20 and not left
+    replies_by_item, left = send_all(client_of(gone, echo.url, retries=1), words(20))
+    assert len(replies_by_item) == 20 and not left
 
 
 def test_several_servers_take_turns(echo: Served) -> None:
     with served(lambda request, _: "other") as other:
-        ask(pool_at(echo.url, other.url), words(20))
+        send_all(client_of(echo.url, other.url), words(20))
         assert len(echo.requests) == len(other.requests) == 10
 
 
@@ -222,14 +222,14 @@ def test_several_servers_take_turns(echo: Served) -> None:
 )  # fmt: skip
 def test_a_body_that_is_no_completion_is_asked_for_again(echo: Served, body: bytes) -> None:
     echo.script = lambda number, _: (200, body) if number == 0 else None
-    client = pool_at(echo.url)
-    assert ask(client, ["a"])[0] == {"a": "A"}
+    client = client_of(echo.url)
+    assert send_all(client, ["a"])[0] == {"a": "A"}
     assert client.counts["malformed"] == 1
 
 
 def test_a_server_that_says_nothing_of_usage_is_understood(echo: Served) -> None:
     echo.script = lambda *_: (200, b'{"choices": [{"message": {"content": "x"}}]}')
-    assert ask(pool_at(echo.url), ["a"])[0] == {"a": "x"}
+    assert send_all(client_of(echo.url), ["a"])[0] == {"a": "x"}
 
 
 @pytest.mark.parametrize("usage", [(10**30, 10**30), (-5, -7), (1.5, "many"), (True, None)])
@@ -237,21 +237,21 @@ def test_counts_that_no_server_could_have_counted_are_passed_over(echo: Served, 
     body = json.loads(completion(["told"]))
     body["usage"] = dict(zip(("prompt_tokens", "completion_tokens"), usage, strict=True))
     echo.script = lambda *_: (200, json.dumps(body).encode())
-    client = pool_at(echo.url)
-    assert ask(client, ["a"])[0] == {"a": "told"}
+    client = client_of(echo.url)
+    assert send_all(client, ["a"])[0] == {"a": "told"}
     assert (client.counts["prompt_tokens"], client.counts["completion_tokens"], client.counts["malformed"]) == (0, 0, 0)
 
 
 def test_of_parts_only_text_is_read(echo: Served) -> None:
     parts = [{"type": "thinking", "text": "a draft"}, {"type": "text", "text": "to"}, {"text": "ld"}, {"type": "image"}]
     echo.script = lambda *_: (200, completion([parts]))
-    assert ask(pool_at(echo.url), ["a"])[0] == {"a": "told"}
+    assert send_all(client_of(echo.url), ["a"])[0] == {"a": "told"}
 
 
 def test_text_arrives_as_it_is_but_for_what_no_store_takes(echo: Served) -> None:
-    said = "<|im_end|>\u2028 \U0001f600 e\u0301 \ufeff"
-    echo.script = lambda *_: (200, completion([said + "\0\ud800."]))
-    assert ask(pool_at(echo.url), ["a"])[0] == {"a": said + "\ufffd\ufffd."}
+    reply = "<|im_end|>\u2028 \U0001f600 e\u0301 \ufeff"
+    echo.script = lambda *_: (200, completion([reply + "\0\ud800."]))
+    assert send_all(client_of(echo.url), ["a"])[0] == {"a": reply + "\ufffd\ufffd."}
 
 
 @given(st.text())
@@ -265,28 +265,28 @@ def test_loopback_knows_no_proxy(echo: Served, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
     preflight((echo.url,), "served", KEYS, "endpoint")
-    assert ask(pool_at(echo.url, retries=0), ["a"])[0] == {"a": "A"}
+    assert send_all(client_of(echo.url, retries=0), ["a"])[0] == {"a": "A"}
 
 
 def test_a_proxy_is_used_beyond_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     with served(lambda *_: "by proxy") as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url.removesuffix("/v1"))
         monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-        assert ask(pool_at("http://somewhere.invalid/v1", retries=0), ["a"])[0] == {"a": "by proxy"}
+        assert send_all(client_of("http://somewhere.invalid/v1", retries=0), ["a"])[0] == {"a": "by proxy"}
 
 
 def test_the_first_key_that_is_set_is_sent(echo: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     echo.key = SECRET
     monkeypatch.setenv("OPENAI_API_KEY", f" {SECRET}\n")
-    assert ask(pool_at(echo.url), ["a"])[0] == {"a": "A"}
+    assert send_all(client_of(echo.url), ["a"])[0] == {"a": "A"}
     monkeypatch.setenv("FUTURE_L1_ENDPOINT_API_KEY", "another")
     with pytest.raises(EndpointRefusesError):
-        ask(pool_at(echo.url), ["a"])
+        send_all(client_of(echo.url), ["a"])
 
 
 def test_a_missing_key_is_named_before_anything_is_sent() -> None:
     with pytest.raises(EndpointRefusesError, match="set FUTURE_L1_ENDPOINT_API_KEY or OPENAI_API_KEY"):
-        pool_at("https://models.invalid/v1")
+        client_of("https://models.invalid/v1")
     with pytest.raises(EndpointRefusesError, match="set FUTURE_L1_ENDPOINT_API_KEY or OPENAI_API_KEY"):
         preflight(("https://models.invalid/v1",), "served", KEYS, "endpoint")
 
@@ -297,19 +297,22 @@ def test_keys_are_in_no_message_and_no_log(
     """The stand-in repeats the key in its refusal, as some servers do."""
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    ask(pool_at(echo.url), ["a"])
+    send_all(client_of(echo.url), ["a"])
     echo.key = "another"
-    told = []
-    for attempt in (lambda: ask(pool_at(echo.url), ["a"]), lambda: preflight((echo.url,), "served", KEYS, "endpoint")):
+    replies_by_item = []
+    for attempt in (
+        lambda: send_all(client_of(echo.url), ["a"]),
+        lambda: preflight((echo.url,), "served", KEYS, "endpoint"),
+    ):
         with pytest.raises(EndpointRefusesError) as refused:
             attempt()
-        told.append(str(refused.getrepr(chain=True)))
+        replies_by_item.append(str(refused.getrepr(chain=True)))
     monkeypatch.setenv("OPENAI_API_KEY", f"{SECRET}\r\nX: y")
     with pytest.raises(EndpointRefusesError, match="OPENAI_API_KEY holds white space") as refused:
-        pool_at(echo.url)
-    told.append(str(refused.getrepr(chain=True)))
-    assert echo.requests and "[key]" in told[0]
-    assert all(SECRET not in text for text in (*told, caplog.text))
+        client_of(echo.url)
+    replies_by_item.append(str(refused.getrepr(chain=True)))
+    assert echo.requests and "[key]" in replies_by_item[0]
+    assert all(SECRET not in text for text in (*replies_by_item, caplog.text))
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8000/v1", "ftp://host/v1", "http://", "http://me:secret@host/v1"])
@@ -319,8 +322,17 @@ def test_a_base_url_is_checked_where_it_is_read(url: str) -> None:
 
 
 def test_preflight_accepts_a_server_that_has_the_model_and_one_that_does_not_say(echo: Served) -> None:
-    said: list[Any] = [("other", "served"), ("served:latest",), (), None, b"{}", b"not json", b'{"data": [3]}', b"null"]
-    for models in said:
+    lists: list[Any] = [
+        ("other", "served"),
+        ("served:latest",),
+        (),
+        None,
+        b"{}",
+        b"not json",
+        b'{"data": [3]}',
+        b"null",
+    ]
+    for models in lists:
         echo.models = models
         preflight((echo.url,), "served", KEYS, "endpoint")
     assert not echo.requests

@@ -17,7 +17,7 @@ ADVERSARIAL = ("{", '{"', '{"a":', '{"a":[', '{"a":[{},', '{"a":"\\', '{"a":1', 
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         (RIGHT, RIGHT),
         (f"<think>\nfirst {WRONG}\n</think>\n\n{RIGHT}", RIGHT),
@@ -32,16 +32,16 @@ ADVERSARIAL = ("{", '{"', '{"a":', '{"a":[', '{"a":[{},', '{"a":"\\', '{"a":1', 
         ("[1, 2]", ""),
     ],
 )
-def test_the_last_object_after_the_thoughts_is_what_counts(text: str, found: str | None) -> None:
-    assert last_object(text) == (text.partition(" Done")[0] if found is None else found)
+def test_the_last_object_after_the_thoughts_is_what_counts(text: str, expected: str | None) -> None:
+    assert last_object(text) == (text.partition(" Done")[0] if expected is None else expected)
 
 
 @given(
     st.text(st.characters(exclude_characters="{")), st.dictionaries(st.text(), VALUES), st.text("} \n`.abc", max_size=9)
 )
 def test_any_object_after_any_talk_is_read(before: str, value: dict[str, object], after: str) -> None:
-    said = json.dumps(value)
-    assert last_object(before + said + after) == said or "</think>" in said
+    document = json.dumps(value)
+    assert last_object(before + document + after) == document or "</think>" in document
 
 
 @pytest.mark.parametrize("piece", ADVERSARIAL)
