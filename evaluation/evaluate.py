@@ -1,8 +1,8 @@
 """One checkpoint on one benchmark, without Dagster: answers that resume per sample, their marks and a report, in a
 folder of its own.
 
-    ledger/             every answer as it was given, found by content: what was paid for is never asked again
-    items.parquet       the items that are asked (and those that cannot be, with the reason)
+    ledger/             every answer, identified by content: none is generated twice
+    items.parquet       the items (those that cannot be asked with the reason)
     answers.parquet     training.data.prompts.ANSWERS
     refused.parquet     prompts that were not answered, with the reason
     judge.jsonl         the judge's replies

@@ -33,14 +33,14 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
     ) -> dg.AssetCheckResult:
         prompts = sum(usable_rows(store, shard).height * len(CONDITIONS) for shard in context.partition_keys)
         counts = [store.current(ANSWERS, shard).provenance["counts"] for shard in context.partition_keys]
-        unreadable = sum(c["unreadable"] for c in counts)
-        share = unreadable / max(1, prompts)
+        refused = sum(c["refused"] for c in counts)
+        share = refused / max(1, prompts)
         return check_result(
             passed=share <= PENDING_LIMIT,
-            description=f"{unreadable} of {prompts} prompts have no answer; at most {PENDING_LIMIT:.0%} may. The "
+            description=f"{refused} of {prompts} prompts have no answer; at most {PENDING_LIMIT:.0%} may. The "
             f"reasons are in {_files(store, ANSWERS, context.partition_keys, 'answers.failed')}",
             remedy="repair the clips or the server, and start again, with --retry-refused (curation.retry_refused)",
-            metadata={"share": share, "limit": PENDING_LIMIT, "unreadable": unreadable, "prompts": prompts},
+            metadata={"share": share, "limit": PENDING_LIMIT, "refused": refused, "prompts": prompts},
         )
 
     @dg.asset_check(

@@ -1,4 +1,4 @@
-"""How large a served model's vision tokens are, which decides the pixels that it is sent.
+"""The size of a served model's vision tokens, which decides the size of the images in requests.
 
 A merged token is patch_size x merge_size pixels a side: 32 for Qwen3-VL, 28 for Qwen2-VL and Qwen2.5-VL.  With another
 number than the server's own, an image that should have so many tokens is sent too large or too small, and answers and
@@ -16,7 +16,7 @@ from training.chat.endpoint import EndpointSettings
 
 QWEN3_VL = 32
 MIN_FACTOR, MAX_FACTOR = 4, 256
-"""The bounds of a plausible factor."""
+"""Bounds of a plausible factor: a file with another is not used."""
 FILES = ("preprocessor_config.json", "processor_config.json")
 HUB_SECONDS = 5.0
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -25,18 +25,18 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 def image_factor(settings: EndpointSettings, base: Path | None = None) -> int:
     """Pixels a side of a merged vision token: the settings', else the processor's, else Qwen3-VL's.
 
-    `base`: a folder that may have the served model, which its name tells.
+    `base`: a folder that may have the served model: its name decides.
     """
     return settings.image_factor or processor_factor(settings.model, base) or QWEN3_VL
 
 
 def unknown_factor(settings: EndpointSettings, base: Path | None = None) -> str | None:
-    """What to tell where the number is a guess; None where it is not."""
+    """A warning where the number is a guess; None where it is not."""
     if settings.image_factor or processor_factor(settings.model, base):
         return None
     return (
-        f"nobody says how large the vision tokens of {settings.model!r} are: images are sized for {QWEN3_VL} pixels a "
-        "side, as Qwen3-VL has them; say patch_size x merge_size with image_factor (--image-factor) if it has others"
+        f"the size of the vision tokens of {settings.model!r} is unknown: images are sized for {QWEN3_VL} pixels a "
+        "side, as Qwen3-VL has them; set image_factor (--image-factor) to patch_size x merge_size if it has others"
     )
 
 

@@ -1,4 +1,4 @@
-"""Answer tables as the answering program writes them, without a model behind them."""
+"""Answer tables as evaluation.generate writes them, without a model behind them."""
 
 from collections.abc import Mapping
 

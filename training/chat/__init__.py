@@ -1,1 +1,1 @@
-"""Requests to OpenAI-compatible servers: their settings and keys, one client, and many requests that outlive faults."""
+"""Requests to OpenAI-compatible servers: settings and keys, one server, and a client that outlives faults."""

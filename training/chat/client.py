@@ -1,11 +1,11 @@
-"""Many requests at a time to the servers of one model, that outlive faults.
+"""The chat client: many requests at a time to the servers of one model, with retries and an end at an outage.
 
 What may pass (429, 5xx, time-outs, lost connections, bodies that are cut or no chat completion) is sent again, at the
 next base URL where there are several, after growing pauses or as long as Retry-After says.  401, 402, 403, 404 and an
 account in arrears end the work at once; any other 4xx refuses one request.  As many failures in a row as requests may
 be in flight are an outage: what is in flight ends, nothing more is sent.
 
-A server that refuses, or gives replies without use to, several requests in a row is sent a request that was answered
+A server that refuses, or sends useless replies to, several requests in a row is sent a request that was answered
 before.  If it answers that, the requests are to blame, and the work goes on; if not, the server is, and the work ends.
 """
 
@@ -23,13 +23,13 @@ from training.chat.server import GOES_ON, ChatServer, UnansweredError
 
 PAUSE = 0.5  # seconds before the second try, twice as long before each further one
 LONGEST_PAUSE = 30.0
-LONGEST_WAIT = 120.0  # seconds; a server that says to wait longer is not waited for
+LONGEST_WAIT = 120.0  # seconds; a longer Retry-After is a failure
 MAX_REFUSED = 20
 """Requests refused in a row (or as many as may be in flight) before the server is checked."""
 MAX_MALFORMED = 5
-"""The same for requests whose replies are of no use."""
-FEWEST_REFUSED = 3
-"""Requests that all are refused, and nothing was ever answered: fewer may be to blame themselves."""
+"""Malformed replies in a row before the server is checked."""
+MIN_REFUSED = 3
+"""Fewest refused requests that blame a server which never answered: fewer may be at fault themselves."""
 HEALTH_CHECK_TRIES = 3
 
 Item = TypeVar("Item")
@@ -45,7 +45,7 @@ class ChatRequest(NamedTuple):
 
 
 class ChatClient:
-    """Runs work that asks one model, at most `concurrency` items at a time, over its servers in turn.
+    """Runs work that needs one model, at most `concurrency` items at a time, over its servers in turn.
 
     `counts`: requests (sent), malformed, unreachable and refused ones among them, prompt and completion tokens.
     `health_check`: a request that was answered earlier; without one, the first that is answered becomes it.
@@ -70,7 +70,7 @@ class ChatClient:
     async def run(
         self, items: Sequence[Item], work: Callable[[Item], Awaitable[None]]
     ) -> list[tuple[Item, UnansweredError]]:
-        """Does `work`, which calls `complete`, for every item; what failed is tried again at the end while that helps.
+        """Does `work`, which calls `complete`, for every item; failed items are retried at the end while that helps.
 
         Returns the items that stayed unanswered though the server is there.  Raises EndpointRefusesError, and
         EndpointDownError on an outage or for items that the server could not be reached for.
@@ -92,8 +92,8 @@ class ChatClient:
                 before_retry = len(failed)
                 left = [(item, error) for item, error in left if error.kind == "refused"]
                 left += await self._pass(failed, work)
-            if self._refusal and (self._health_check or self.counts["refused"] - before >= FEWEST_REFUSED):
-                await self._check_the_last_word(self._refusal)
+            if self._refusal and (self._health_check or self.counts["refused"] - before >= MIN_REFUSED):
+                await self._check_last_refusals(self._refusal)
         lost = [e for _, e in left if e.kind == "unreachable" or (e.kind == "faulty" and not self._completions)]
         if lost:
             raise self._down(f"{len(lost)} requests, the last: {lost[-1].reason}")
@@ -124,13 +124,13 @@ class ChatClient:
         return left
 
     async def complete(self, body: Body, accept: Callable[[ChatCompletion], Reply]) -> Reply:
-        """What `accept` makes of a completion; it raises MalformedError for one that is to be asked for again.
+        """The reply that `accept` reads from a completion; where it raises MalformedError, the request is sent again.
 
         `body` is the request without its model, given how many completions were not accepted.  Raises UnansweredError
         after `retries` more tries.
         """
         first, malformed = next(self._turn), 0
-        failure = UnansweredError("unreachable", "not asked")
+        failure = UnansweredError("unreachable", "not sent")
         for attempt in range(self.settings.retries + 1):
             if attempt:
                 await self._pause(attempt, failure.wait)
@@ -144,7 +144,7 @@ class ChatClient:
                 self.counts["malformed"] += 1
                 failure = UnansweredError("faulty", str(error), wait=0.0)
                 if malformed == 1:
-                    await self._note_useless(number, failure, MAX_MALFORMED)
+                    await self._count_useless(number, failure, MAX_MALFORMED)
             except UnansweredError as error:
                 failure = error
             else:
@@ -156,7 +156,7 @@ class ChatClient:
         if failure.kind == "refused":
             self.counts["refused"] += 1
             self._refusal = failure
-            await self._note_useless(number, failure, max(MAX_REFUSED, self.settings.concurrency))
+            await self._count_useless(number, failure, max(MAX_REFUSED, self.settings.concurrency))
         else:
             self._failed_in_a_row += 1  # each completion resets it, so completions that are not accepted never add up
             if self._failed_in_a_row >= max(3, self.settings.concurrency):
@@ -172,7 +172,7 @@ class ChatClient:
         self._completions += 1
         return completion
 
-    async def _note_useless(self, number: int, failure: UnansweredError, most: int) -> None:
+    async def _count_useless(self, number: int, failure: UnansweredError, most: int) -> None:
         self._useless[number] += 1
         if self._useless[number] >= most:
             async with self._checking:
@@ -192,15 +192,15 @@ class ChatClient:
             except UnansweredError as error:
                 if error.kind == "refused":
                     self.end(self._down(f"it refuses what it answered before: {error.reason}"))
-                return  # or it may pass: that is seen by whatever else is asked
+                return  # or it may pass: the other requests will show
             else:
                 self._useless[number] = 0
                 return
         unreadable = f"{server.who} gives replies that are of no use: {failure.reason}; {GOES_ON}"
         self.end(server.refuses(failure.reason) if failure.kind == "refused" else EndpointRefusesError(unreadable))
 
-    async def _check_the_last_word(self, refusal: UnansweredError) -> None:
-        """Nobody knows whether the last refusals are meant for those requests until the server answers another."""
+    async def _check_last_refusals(self, refusal: UnansweredError) -> None:
+        """Checks the servers that refused last: without another answer, they may refuse all requests."""
         with suppress(EndedError):
             for number, useless in enumerate(self._useless):
                 if useless:
@@ -229,4 +229,4 @@ class ChatClient:
 
 
 class EndedError(Exception):
-    """The work as a whole is over; the pool knows why."""
+    """The work as a whole is over; the client has the reason."""

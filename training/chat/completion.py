@@ -1,6 +1,6 @@
-"""What is read of a chat completion.
+"""Chat completions: the fields that are read, and text that is safe to store and to print.
 
-Servers differ in where they put text: `content` is text or a list of parts; what a reasoning model thinks aloud is in
+Servers differ in where they put text: `content` is text or a list of parts; a reasoning model's thoughts are in
 `reasoning_content` (older) or `reasoning`.
 """
 
@@ -16,7 +16,7 @@ TEXT_PARTS = ("text", "output_text")
 
 
 class MalformedError(Exception):
-    """A completion that is not what was asked for."""
+    """A completion without a usable reply."""
 
 
 def plain_text(text: str) -> str:
@@ -25,7 +25,7 @@ def plain_text(text: str) -> str:
 
 
 def one_line(text: str, keys: Sequence[str] = ()) -> str:
-    """One short line of what a server says, without control characters and the keys, which it may repeat."""
+    """One short line of a server's message, without control characters and the keys, which it may repeat."""
     for key in keys:
         text = text.replace(key, "[key]") if key != "loopback" else text
     line = " ".join(printable(text[: 10 * QUOTED_CHARACTERS]).split())
@@ -52,12 +52,12 @@ class Message(BaseModel):
 
     @property
     def text(self) -> str:
-        """What the model says; empty without any."""
+        """The model's reply; empty without any."""
         return self.content or ""
 
     @property
     def thoughts(self) -> str:
-        """What the server set apart as reasoning; empty without any."""
+        """The reasoning that the server set apart; empty without any."""
         return (self.reasoning_content or self.reasoning or "").strip()
 
 
@@ -71,7 +71,7 @@ def _count_if_any(value: Any) -> int | None:
 
 
 Count = Annotated[int | None, BeforeValidator(_count_if_any)]
-"""What no server could have counted is as if it had said nothing: tables hold no number of any size."""
+"""A count that fits a table; any other value is read as none."""
 
 
 class Usage(BaseModel):

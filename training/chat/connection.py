@@ -37,7 +37,7 @@ def connect(base_url: str, key: str, timeout: float) -> openai.AsyncOpenAI:
 
     async def bound(response: httpx2.Response) -> None:
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise UnusableReplyError("an encoded reply, though none was asked for")
+            raise UnusableReplyError("an encoded reply, which the request excludes")
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = _Bounded(response.stream)
 

@@ -1,4 +1,4 @@
-"""OpenAI-compatible servers: where they are, their keys, and what it is called when they cannot be used."""
+"""OpenAI-compatible servers: their settings and keys, and the errors where they cannot be used."""
 
 import ipaddress
 import os
@@ -36,7 +36,7 @@ BaseUrl = Annotated[str, AfterValidator(_checked_url)]
 
 
 class EndpointSettings(BaseModel):
-    """Where a model is served and how it is asked.  Its key comes from the environment only.
+    """The servers of a model, and limits of requests.  Their key comes from the environment only.
 
     image_factor: pixels a side of one of the model's merged vision tokens, its processor's patch_size x merge_size (32
     for Qwen3-VL, 28 for Qwen2.5-VL); None: as evaluation.generation.image_factor finds it.

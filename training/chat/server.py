@@ -62,7 +62,7 @@ class Dialect:
     temperature: bool = True
 
     def body(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """A request that has `max_tokens`, and `response_format` where it asks a judge, in this form."""
+        """A request with `max_tokens`, and a judge's with `response_format`, in this form."""
         body = dict(request)
         if "max_tokens" in body:
             body[self.length] = body.pop("max_tokens")
@@ -127,7 +127,7 @@ class ChatServer:
                     raise
                 if _DIALECTS.get(place, Dialect()) == dialect:
                     _DIALECTS[place] = other
-                    _LOG.warning("%s is asked with %s from now on: %s", self.who, other, error.reason)
+                    _LOG.warning("%s gets requests with %s from now on: %s", self.who, other, error.reason)
 
     async def _post(self, body: Mapping[str, Any]) -> ChatCompletion:
         started = time.perf_counter()

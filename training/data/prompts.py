@@ -1,9 +1,10 @@
-"""Prompt tables: what the answering program is asked, as parquet rows of text, images and video.
+"""Prompt tables: the input of `evaluation.generate`, as parquet rows of text, images and video.
 
 A table has `prompt_id` (unique) and `content`, the user turn as a list of parts in the order in which the model sees
 them.  Clips stay on disk: a part names the clip and the frame numbers; only images that a benchmark embeds carry bytes.
-It may have `key` (what a ledger knows the prompt by), `options` (the item's, in order) and `reference` (what items with
-the same right answer share).  An answers table has `latents` where they were kept: binary, float16, little-endian,
+Optional columns: `key` (identifies the prompt in a ledger), `options` (the item's, in order), `question`, and
+`reference` (the item's right answer).
+An answers table has `latents` where they were kept: binary, float16, little-endian,
 row-major [sum(spans), D], null for an answer without any.
 """
 

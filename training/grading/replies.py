@@ -23,7 +23,7 @@ class Scores(NamedTuple):
 
 
 class _Reply(BaseModel):
-    """What is asked for has nothing else in it; a judge that adds a field all the same is understood."""
+    """The schema has no other fields; a reply with more is read all the same."""
 
     model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra={"additionalProperties": False})
 

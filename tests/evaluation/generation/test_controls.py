@@ -97,7 +97,7 @@ def test_shuffling_never_leaves_all_frames_where_they_were(count: int, prompt_id
 
 
 @pytest.mark.parametrize(
-    ("control", "content", "told"),
+    ("control", "content", "message"),
     [
         ("shuffled_frames", [prompts.frame("clip.mp4", 0), prompts.text("?")], "a single frame"),
         ("shuffled_frames", [prompts.video("clip.mp4", [0])], "a single frame"),

@@ -1,4 +1,4 @@
-"""The answering program: tables in, tables out, through kills, unreadable clips and several jobs."""
+"""evaluation.generate: tables in, tables out, through kills, unreadable clips and several jobs."""
 
 import io
 import json
@@ -294,7 +294,7 @@ def test_borrowed_latents_are_the_same_after_a_kill(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"intervention": "mean"}, "need each other"),
         ({"intervention": "zeros", "reference_latents": "mean.safetensors"}, "need each other"),
@@ -302,8 +302,8 @@ def test_borrowed_latents_are_the_same_after_a_kill(
         ({"control": "nonsense"}, "Input should be 'none'"),
     ],
 )
-def test_a_job_that_means_nothing_is_a_users_mistake(job: Any, wrong: dict[str, Any], texts_by_control: str) -> None:
-    with pytest.raises(ValueError, match=texts_by_control):
+def test_a_job_that_means_nothing_is_a_users_mistake(job: Any, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         job(**wrong)
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.training.chat.test_pool import KEYS, SECRET, accepted, ask, pool_at, words
 
 from tests.served import Chunks, Served, completion, served, user_text
+from tests.training.chat.test_client import KEYS, SECRET, accepted, client_of, send_all, words
 from training.chat import connection
-from training.chat.client import FEWEST_REFUSED, MAX_REFUSED, ChatClient, ChatRequest
+from training.chat.client import MAX_REFUSED, MIN_REFUSED, ChatClient, ChatRequest
 from training.chat.connection import preflight
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings
 
@@ -53,10 +53,10 @@ def test_an_account_in_arrears_ends_the_work_at_once_with_the_servers_words(
 ) -> None:
     echo.script = lambda number, _: error(status, **fields) if number >= 10 else None
     with pytest.raises(EndpointRefusesError, match=rf"account filled up .*{fields['message']}.* same command") as ended:
-        ask(pool_at(echo.url, concurrency=2), words(100))
+        send_all(client_of(echo.url, concurrency=2), words(100))
     assert len(json.loads(ended.value.__notes__[0])) == 10 and len(echo.requests) <= 13
     echo.script = lambda *_: None
-    assert len(ask(pool_at(echo.url), words(20))[0]) == 20
+    assert len(send_all(client_of(echo.url), words(20))[0]) == 20
 
 
 def test_what_a_row_says_of_accounts_refuses_that_row_alone(echo: Served) -> None:
@@ -67,7 +67,7 @@ def test_what_a_row_says_of_accounts_refuses_that_row_alone(echo: Served) -> Non
         return error(400, message=f"bad: {word}", code="invalid_value") if "Arrearage" in word else None
 
     echo.script = script
-    replies, left = ask(pool_at(echo.url), ["Arrearage insufficient_quota", *words(10)])
+    replies, left = send_all(client_of(echo.url), ["Arrearage insufficient_quota", *words(10)])
     assert len(replies) == 10 and [item for item, _ in left] == ["Arrearage insufficient_quota"]
 
 
@@ -75,7 +75,7 @@ def test_what_a_row_says_of_accounts_refuses_that_row_alone(echo: Served) -> Non
 def test_a_refusal_of_everything_that_begins_in_the_middle_is_an_outage(echo: Served, left: int) -> None:
     echo.script = lambda number, _: error(400, message="maintenance") if number >= 30 else None
     with pytest.raises(EndpointDownError, match=r"refuses what it answered before: .*maintenance") as down:
-        ask(pool_at(echo.url, concurrency=2), words(30 + left))
+        send_all(client_of(echo.url, concurrency=2), words(30 + left))
     assert len(json.loads(down.value.__notes__[0])) == 30
     assert len(echo.requests) <= 30 + MAX_REFUSED + 4
 
@@ -84,32 +84,32 @@ def test_a_refusal_of_everything_that_begins_in_the_middle_is_an_outage(echo: Se
 def test_few_requests_that_are_all_refused_are_the_servers_fault(echo: Served, n: int) -> None:
     """From the start, in words of its own and with a code that says nothing: but for one or two, which may be wrong."""
     echo.script = lambda *_: error(400, code=20012, message=ARREARS_IN_CHINESE)
-    if n < FEWEST_REFUSED:
-        assert [error.kind for _, error in ask(pool_at(echo.url), words(n))[1]] == ["refused"] * n
+    if n < MIN_REFUSED:
+        assert [error.kind for _, error in send_all(client_of(echo.url), words(n))[1]] == ["refused"] * n
         return
     with pytest.raises(EndpointRefusesError, match="refuses every request .*" + ARREARS_IN_CHINESE):
-        ask(pool_at(echo.url), words(n))
+        send_all(client_of(echo.url), words(n))
 
 
 def test_an_error_in_the_place_of_a_completion_is_quoted(echo: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     echo.script = lambda *_: error(200, code=402, message=f"no credits for {SECRET}\x1b[31m")
     with pytest.raises(EndpointDownError, match="no credits for") as down:
-        ask(pool_at(echo.url), words(3))
+        send_all(client_of(echo.url), words(3))
     assert SECRET not in str(down.value) and str(down.value).isprintable()
 
 
 def test_one_of_two_servers_that_refuses_everything_costs_no_request(echo: Served) -> None:
     with served(script=lambda *_: error(400, message="no such thing")) as other:
         with pytest.raises(EndpointDownError, match=r"refuses what it answered before: .*no such thing"):
-            ask(pool_at(echo.url, other.url, concurrency=2), words(200))
+            send_all(client_of(echo.url, other.url, concurrency=2), words(200))
         assert len(other.requests) <= MAX_REFUSED + 4
 
 
 def test_many_refused_requests_in_a_row_are_theirs_where_others_are_answered(echo: Served) -> None:
     echo.script = lambda _, request: error(400, message="too long") if "long" in user_text(request) else None
     items = [*words(5), *(f"long {i}" for i in range(3 * MAX_REFUSED))]
-    replies, left = ask(pool_at(echo.url, concurrency=1), items)
+    replies, left = send_all(client_of(echo.url, concurrency=1), items)
     assert len(replies) == 5 and len(left) == 3 * MAX_REFUSED
     assert len(echo.requests) == len(items) + 3  # every 20th time it is made sure
 
@@ -126,35 +126,35 @@ def test_a_later_start_that_has_only_the_hopeless_left_does_not_stop_at_them(
     echo: Served, reply: tuple[int, bytes]
 ) -> None:
     echo.script = lambda _, request: None if user_text(request) == "known" else reply
-    replies, left = ask(controlled(echo), words(2 * MAX_REFUSED))
+    replies, left = send_all(controlled(echo), words(2 * MAX_REFUSED))
     assert not replies and len(left) == 2 * MAX_REFUSED
 
 
 def test_a_later_start_finds_out_that_the_server_has_changed(echo: Served) -> None:
     echo.script = lambda *_: (200, completion([None]))
     with pytest.raises(EndpointRefusesError, match="replies that are of no use: no content"):
-        ask(controlled(echo, concurrency=2, retries=0), words(100))
+        send_all(controlled(echo, concurrency=2, retries=0), words(100))
     assert len(echo.requests) < 20
 
 
 def test_replies_without_use_end_the_work_after_a_few(echo: Served) -> None:
     echo.answer = lambda *_: ""
     with pytest.raises(EndpointRefusesError, match="gives replies that are of no use: no content; what it answered"):
-        ask(pool_at(echo.url, concurrency=8), words(100))
+        send_all(client_of(echo.url, concurrency=8), words(100))
     assert len(echo.requests) < 20
 
 
 def test_some_replies_without_use_end_nothing(echo: Served) -> None:
     echo.answer = lambda request, _: "" if "7" in user_text(request) else "told"
-    replies, left = ask(pool_at(echo.url, retries=1), words(100))
+    replies, left = send_all(client_of(echo.url, retries=1), words(100))
     assert len(replies) == 81 and {error.kind for _, error in left} == {"faulty"} and len(left) == 19
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])
 def test_the_time_limit_is_of_the_whole_reply(echo: Served, status: int) -> None:
     echo.script = lambda number, _: (status, drip(echo)) if number == 0 else None
-    client = pool_at(echo.url, timeout=0.5)
-    assert ask(client, ["a"])[0] == {"a": "A"}
+    client = client_of(echo.url, timeout=0.5)
+    assert send_all(client, ["a"])[0] == {"a": "A"}
     assert client.counts["unreachable"] == 1
 
 
@@ -162,15 +162,15 @@ def test_the_time_limit_is_of_the_whole_reply(echo: Served, status: int) -> None
 def test_a_reply_without_end_is_given_up(echo: Served, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "MAX_BODY_BYTES", 2**20)
     echo.script = lambda number, _: (status, endless) if number == 0 else None
-    client = pool_at(echo.url)
-    assert ask(client, ["a"])[0] == {"a": "A"}
+    client = client_of(echo.url)
+    assert send_all(client, ["a"])[0] == {"a": "A"}
     assert client.counts["malformed"] == 1
 
 
 def test_a_packed_reply_is_not_unpacked(echo: Served) -> None:
     packed = gzip.compress(completion(["x" * 10_000_000]))
     echo.script = lambda number, _: (200, packed, {"Content-Encoding": "gzip"}) if number == 0 else None
-    assert ask(pool_at(echo.url), ["a"])[0] == {"a": "A"}
+    assert send_all(client_of(echo.url), ["a"])[0] == {"a": "A"}
     assert {name.lower(): value for name, value in echo.headers[0].items()}["accept-encoding"] == "identity"
 
 
@@ -183,7 +183,7 @@ def test_neither_key_nor_request_follows_a_redirect_to_another_server(
             moved = (status, b"", {"Location": f"{other.url}/chat/completions"})
             echo.script = lambda *_, moved=moved: moved
             with pytest.raises(EndpointRefusesError, match=f"redirects to {other.url.removesuffix('/v1')}"):
-                ask(pool_at(echo.url), ["a"])
+                send_all(client_of(echo.url), ["a"])
         echo.models = [307, b"", {"Location": f"{other.url}/models"}]
         with pytest.raises(EndpointRefusesError, match=f"redirects to {other.url.removesuffix('/v1')}"):
             preflight((echo.url,), "served", KEYS, "endpoint")
@@ -193,7 +193,7 @@ def test_neither_key_nor_request_follows_a_redirect_to_another_server(
 def test_a_redirect_on_the_same_server_is_followed(echo: Served) -> None:
     moved = (307, b"", {"Location": "/moved/v1/chat/completions"})
     echo.script = lambda number, _: moved if number == 0 else None
-    assert ask(pool_at(echo.url), ["a"])[0] == {"a": "A"}
+    assert send_all(client_of(echo.url), ["a"])[0] == {"a": "A"}
 
 
 @pytest.mark.parametrize("ends", [False, True])
@@ -216,7 +216,7 @@ def test_preflight_does_not_wait_for_a_list_that_does_not_end(
 def test_a_servers_words_reach_no_terminal_as_commands(echo: Served) -> None:
     echo.script = lambda *_: error(402, message="\x1b[31mRED\x1b]0;pwn\x07 \u202eyap")
     with pytest.raises(EndpointRefusesError) as refused:
-        ask(pool_at(echo.url), ["a"])
+        send_all(client_of(echo.url), ["a"])
     assert "RED" in str(refused.value) and str(refused.value).isprintable()
 
 
@@ -225,7 +225,7 @@ def test_an_attempt_that_is_cancelled_is_no_timeout(echo: Served) -> None:
     echo.script = lambda *_: (200, drip(echo))
 
     async def cancelled() -> None:
-        client = pool_at(echo.url, timeout=60.0)
+        client = client_of(echo.url, timeout=60.0)
         work = asyncio.ensure_future(client.run(["a"], lambda _: client.complete(lambda _: {"messages": []}, accepted)))
         while not echo.requests:
             await asyncio.sleep(0.01)
