@@ -163,7 +163,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
     """
     data = home / "data"
     image_tokens = (196, 1568)
-    benchmark = {"system": SYSTEM_PROMPT, "image_tokens": image_tokens, "batch_size": 16}
+    benchmark = {"system_prompt": SYSTEM_PROMPT, "image_tokens": image_tokens, "batch_size": 16}
     return Profile(
         name="paper",
         home=home,

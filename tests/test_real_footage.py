@@ -154,7 +154,7 @@ def test_benchmark_items_on_real_clips_are_answered(trained: Path, tmp_path: Pat
     job = AnswerJob(
         name="answers", checkpoint=trained, prompts=tmp_path / "prompts.parquet",
         generation=GenerationConfig(
-            max_new_tokens=12, batch_size=4, image_tokens=(4, 24), system=LATENT_CONFIG.system_prompt
+            max_new_tokens=12, batch_size=4, image_tokens=(4, 24), system_prompt=LATENT_CONFIG.system_prompt
         ),
     )  # fmt: skip
     result = answer(GenerateConfig(out=tmp_path, device="cpu", jobs=[job]), Reporter(tmp_path, quiet=True))

@@ -51,7 +51,8 @@ class Renderer:
         """
         thread, frame_cache = self._threads[hash(request.group) % len(self._threads)]
         content = await asyncio.get_running_loop().run_in_executor(thread, self._content, request.content, frame_cache)
-        system = [] if self._generation.system is None else [{"role": "system", "content": self._generation.system}]
+        prompt = self._generation.system_prompt
+        system = [] if prompt is None else [{"role": "system", "content": prompt}]
         return [*system, {"role": "user", "content": content}]
 
     def _content(self, parts: Sequence[Part], frame_cache: FrameCache) -> list[dict[str, Any]]:

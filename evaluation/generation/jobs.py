@@ -33,7 +33,7 @@ class GenerationConfig(BaseModel):
     """How answers are sampled, and how many to a prompt.
 
     `image_tokens`: fewest and most merged tokens of an image without its own cap, and of a video's frame pair;
-    `batch_size`: answers in flight in a local batch; `system`: the system prompt.
+    `batch_size`: answers in flight in a local batch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +44,7 @@ class GenerationConfig(BaseModel):
     max_new_tokens: int
     batch_size: int
     image_tokens: tuple[int, int]
-    system: str | None = None
+    system_prompt: str | None = None
 
     def sampling(self) -> dict[str, Any]:
         """What each answer depends on, as JSON: all but the number of samples and the batch size."""
@@ -154,11 +154,11 @@ def checkpoint_generation(checkpoint: Path, **overrides: Any) -> GenerationConfi
     latent_config = LatentConfig.model_validate(config["future_l1"]) if "future_l1" in config else None
     small = latent_config is not None and latent_config.image_tokens[1] < RELEASE_IMAGE_TOKENS[0]
     fields: dict[str, Any] = {
-        "system": latent_config.system_prompt if latent_config else SYSTEM_PROMPT,
+        "system_prompt": latent_config.system_prompt if latent_config else SYSTEM_PROMPT,
         "image_tokens": latent_config.image_tokens if latent_config and small else RELEASE_IMAGE_TOKENS,
     }
     fields |= {name: value for name, value in overrides.items() if value is not None}
-    return GenerationConfig(**fields | {"system": fields["system"] or None})
+    return GenerationConfig(**fields | {"system_prompt": fields["system_prompt"] or None})
 
 
 def model_digest(folder: Path) -> str:

@@ -120,9 +120,9 @@ def encode(encoder: Encoder, content: Sequence[Part], frame_cache: FrameCache) -
 
 def _encoder(bundle: FutureL1, generation: GenerationConfig) -> Encoder:
     latent_config = bundle.latent_config or LatentConfig(
-        image_tokens=generation.image_tokens, max_latents=0, span_end="model", system_prompt=generation.system
+        image_tokens=generation.image_tokens, max_latents=0, span_end="model", system_prompt=generation.system_prompt
     )
-    fields = {"image_tokens": generation.image_tokens, "system_prompt": generation.system}
+    fields = {"image_tokens": generation.image_tokens, "system_prompt": generation.system_prompt}
     return bundle.encoder(latent_config.model_copy(update=fields))
 
 

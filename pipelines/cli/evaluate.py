@@ -117,7 +117,7 @@ def evaluate(
                 max_new_tokens=max_new_tokens or MAX_NEW_TOKENS.get(name, DEFAULT_MAX_NEW_TOKENS),
                 batch_size=batch_size,
                 image_tokens=image_tokens,
-                system=system_prompt and system_prompt.read_text(encoding="utf-8"),
+                system_prompt=system_prompt and system_prompt.read_text(encoding="utf-8"),
             )
             job = partial(AnswerJob, checkpoint=checkpoint.absolute(), generation=generation, **options)
             evaluation.answer(chosen, data_dir, job, out, limit, device, retry_refused, latency_samples)

@@ -90,7 +90,7 @@ def test_all_answers_of_a_prompt_are_one_request_with_its_sampling() -> None:
 
 def test_the_system_prompt_goes_first() -> None:
     with served(echo) as server:
-        replies(server, request(), generation=GENERATION.model_copy(update={"system": "Think."}))
+        replies(server, request(), generation=GENERATION.model_copy(update={"system_prompt": "Think."}))
     assert server.requests[0]["messages"][0] == {"role": "system", "content": "Think."}
 
 

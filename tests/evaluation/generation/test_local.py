@@ -112,7 +112,8 @@ def test_an_answer_is_the_same_in_any_company(
 def test_a_base_gets_images_and_system_prompt_of_its_config_and_opens_no_span(
     engine: LocalEngine, pairs: list[Request], base: FutureL1
 ) -> None:
-    generation = GREEDY.model_copy(update={"max_new_tokens": 6, "image_tokens": (4, 9), "system": "Answer briefly."})
+    fields = {"max_new_tokens": 6, "image_tokens": (4, 9), "system_prompt": "Answer briefly."}
+    generation = GREEDY.model_copy(update=fields)
     answers = by_sample(list(generate(engine, BASE, generation, "none", pairs)))
     latent_config = LatentConfig(image_tokens=(4, 9), max_latents=0, span_end="model", system_prompt="Answer briefly.")
     encoded = local.encode(base.encoder(latent_config), pairs[0].content, video.FrameCache(0))
