@@ -26,10 +26,10 @@ def test_rows_splits_and_average_are_counts_with_intervals(tmp_path: Path) -> No
         answer(2, "<answer>Because</answer>", "hop2"),
         answer(3, "<answer>B</answer>", "hop2"),
     )
-    told = score_file("futurebench", path, "strict")
-    assert told["rows"][0].items() >= {"id": 1, "parsed": "B", "rule": "letter", "correct": True}.items()
-    assert (told["splits"]["hop2"]["correct"], told["splits"]["hop2"]["n"]) == (1, 2)
-    assert (told["average"]["correct"], told["average"]["n"], told["unparsed"]["count"]) == (2, 3, 1)
+    report = score_file("futurebench", path, "strict")
+    assert report["rows"][0].items() >= {"id": 1, "parsed": "B", "rule": "letter", "correct": True}.items()
+    assert (report["splits"]["hop2"]["correct"], report["splits"]["hop2"]["n"]) == (1, 2)
+    assert (report["average"]["correct"], report["average"]["n"], report["unparsed"]["count"]) == (2, 3, 1)
     assert score_file("futurebench", path, "release")["average"]["correct"] == 2
 
 
@@ -39,9 +39,9 @@ BAD_LINES = ["{", "[]", '{"question_type": "hop1"}', json.dumps(answer(7, "x", a
 @pytest.mark.parametrize("line", BAD_LINES)
 def test_a_malformed_line_is_missing_with_its_number(tmp_path: Path, line: str) -> None:
     path = write(tmp_path, answer(1, "<answer>B</answer>"), line, answer(2, "<answer>B</answer>"))
-    told = score_file("futurebench", path, "strict")
-    assert (told["average"]["correct"], told["average"]["n"], told["missing"]) == (2, 2, 1)
-    assert told["malformed"][0]["line"] == 2
+    report = score_file("futurebench", path, "strict")
+    assert (report["average"]["correct"], report["average"]["n"], report["missing"]) == (2, 2, 1)
+    assert report["malformed"][0]["line"] == 2
 
 
 def test_bytes_that_are_not_text_are_a_malformed_line(tmp_path: Path) -> None:
@@ -51,23 +51,23 @@ def test_bytes_that_are_not_text_are_a_malformed_line(tmp_path: Path) -> None:
 
 
 def test_a_repeated_id_counts_once(tmp_path: Path) -> None:
-    told = score_file("futurebench", write(tmp_path, answer(1, "<answer>B</answer>"), answer(1, "")), "strict")
-    assert (told["average"]["n"], told["missing"]) == (1, 1)
+    report = score_file("futurebench", write(tmp_path, answer(1, "<answer>B</answer>"), answer(1, "")), "strict")
+    assert (report["average"]["n"], report["missing"]) == (1, 1)
 
 
 def test_option_text_needs_the_options(tmp_path: Path) -> None:
     options = {"A": "red", "B": "blue"}
     path = write(tmp_path, answer(1, "<answer>Blue</answer>", options=options), answer(2, "<answer>blue</answer>"))
-    told = score_file("futurebench", path, "option_text")
-    assert (told["average"]["correct"], told["average"]["n"], told["missing"]) == (1, 1, 1)
+    report = score_file("futurebench", path, "option_text")
+    assert (report["average"]["correct"], report["average"]["n"], report["missing"]) == (1, 1, 1)
 
 
 def test_strict_reads_an_options_own_text_as_the_benchmark_does(tmp_path: Path) -> None:
     options = {"A": "He sits", "B": "He runs to gate D", "C": "He sleeps", "D": "He flies"}
-    said = "<answer>B. He runs to gate D</answer>"
-    lines = [answer(1, said, options=options), answer(2, said), answer(3, said, options=list(options.values()))]
-    told = score_file("futurebench", write(tmp_path, *lines), "strict")
-    assert [row["rule"] for row in told["rows"]] == ["letter and text", "several letters", "several letters"]
+    text = "<answer>B. He runs to gate D</answer>"
+    lines = [answer(1, text, options=options), answer(2, text), answer(3, text, options=list(options.values()))]
+    report = score_file("futurebench", write(tmp_path, *lines), "strict")
+    assert [row["rule"] for row in report["rows"]] == ["letter and text", "several letters", "several letters"]
 
 
 def test_stored_judge_replies_become_means_with_coverage(tmp_path: Path) -> None:
@@ -77,10 +77,10 @@ def test_stored_judge_replies_become_means_with_coverage(tmp_path: Path) -> None
     good, fenced = '{"reasoning": "", "score": [4, 5]}', '```json\n{"reasoning": "", "score": [2, 0]}\n```'
     garbage = ['{"reasoning": "", "score": [9, 1]}', "[NaN, 3]", "great answer"]
     path = write(tmp_path, reply(1, good), reply(2, fenced), *(reply(3 + i, text) for i, text in enumerate(garbage)))
-    told = score_file("twiffbench", path, "strict")
-    assert (told["cot"]["mean"], told["answer"]["mean"], told["average"]["n"]) == (3.0, 2.5, 2)
-    assert (told["status"], told["coverage"]["items"], told["coverage"]["judged"]) == ("partial", 5, 2)
-    assert told["splits"]["camera"]["cot"]["n"] == 2
+    report = score_file("twiffbench", path, "strict")
+    assert (report["cot"]["mean"], report["answer"]["mean"], report["average"]["n"]) == (3.0, 2.5, 2)
+    assert (report["status"], report["coverage"]["items"], report["coverage"]["judged"]) == ("partial", 5, 2)
+    assert report["splits"]["camera"]["cot"]["n"] == 2
     released = score_file("twiffbench", path, "release")
     assert (released["average"]["n"], released["cot"]["mean"]) == (2, 6.5), "no fence is opened, no range is checked"
     nothing = score_file("twiffbench", write(tmp_path, reply(1, "5")), "strict")

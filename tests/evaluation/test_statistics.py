@@ -36,11 +36,9 @@ def test_wilson_contains_the_proportion_and_mirrors(counts: tuple[int, int]) -> 
 
 
 def test_the_column_form_equals_the_scalar_form() -> None:
-    table = pl.DataFrame({"right": [0, 3, 8, 0], "asked": [8, 8, 8, 0]}).with_columns(
-        wilson_columns("right", "asked", "p")
-    )
-    for right, asked, low, high in table.iter_rows():
-        assert (low, high) == (pytest.approx(wilson(right, asked)) if asked else (None, None))
+    table = pl.DataFrame({"right": [0, 3, 8, 0], "n": [8, 8, 8, 0]}).with_columns(wilson_columns("right", "n", "p"))
+    for right, n, low, high in table.iter_rows():
+        assert (low, high) == (pytest.approx(wilson(right, n)) if n else (None, None))
 
 
 def test_nothing_observed_is_no_score_rather_than_zero() -> None:
@@ -97,13 +95,13 @@ MARKS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, ma
 def test_kappa_equals_its_definition_by_the_table_of_marks(pairs: list[tuple[int, int]]) -> None:
     a, b = zip(*pairs, strict=True)
     n, weights = len(pairs), {(i, j): (i - j) ** 2 / 25 for i in range(6) for j in range(6)}
-    seen = sum(weights[pair] for pair in pairs) / n
+    observed = sum(weights[pair] for pair in pairs) / n
     by_chance = sum(w * a.count(i) / n * b.count(j) / n for (i, j), w in weights.items())
     kappa = quadratic_kappa(a, b)
     if by_chance == 0:
         assert kappa is None
     else:
-        assert kappa == pytest.approx(1 - seen / by_chance)
+        assert kappa == pytest.approx(1 - observed / by_chance)
         assert kappa == pytest.approx(quadratic_kappa(b, a))
 
 
@@ -118,6 +116,6 @@ def test_kappa_needs_marks_that_differ_somewhere() -> None:
 
 def test_agreement_is_the_mean_over_pairs_on_what_both_marked() -> None:
     """Judgements 1 and 2: kappa 0.5 on four items; 1 and 3, 2 and 3: 1.0 on the two items that the third marked."""
-    told = agreement([[0, 0, 0], [0, 1, None], [1, 1, 1], [1, 1, None], [3, None, None]])
-    assert told == {"kappa": pytest.approx((0.5 + 1.0 + 1.0) / 3), "n": 4}
+    result = agreement([[0, 0, 0], [0, 1, None], [1, 1, 1], [1, 1, None], [3, None, None]])
+    assert result == {"kappa": pytest.approx((0.5 + 1.0 + 1.0) / 3), "n": 4}
     assert agreement([[3], [4]]) == agreement([]) == {"kappa": None, "n": 0}

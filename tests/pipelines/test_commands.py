@@ -45,11 +45,11 @@ def test_scores_go_to_standard_output_or_to_a_file(tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
     record = {"id": 1, "question_type": "hop1", "answer": "B", "response": "<answer>B</answer>"}
     answers.write_text(json.dumps(record) + "\n{\n")
-    asked = ("score", "--benchmark", "futurebench", "--answers", answers)
-    printed = json.loads(run(*asked).stdout)
+    arguments = ("score", "--benchmark", "futurebench", "--answers", answers)
+    printed = json.loads(run(*arguments).stdout)
     assert (printed["average"]["correct"], printed["malformed"][0]["line"]) == (1, 2)
     out = tmp_path / "new" / "scores.json"
-    written = run(*asked, "--out", out)
+    written = run(*arguments, "--out", out)
     assert written.stdout == "" and str(out) in written.stderr
     assert json.loads(out.read_text()) == printed
 

@@ -54,12 +54,12 @@ def world(folder: Path, per_split: int) -> Path:
 
 
 def options(source: Path, out: Path, *more: Any) -> list[str]:
-    asked = [
+    arguments = [
         "evaluate", "--checkpoint", BASE, "--benchmark", "futurebench", "--data-dir", source / "futurebench",
         "--layout", "keyframes", "--parser", "option_text", "--max-new-tokens", 8, "--image-tokens", 4, 16,
         "--system-prompt", source / "no_system.txt", "--batch-size", 2, "--device", "cpu", "--out", out, *more,
     ]  # fmt: skip
-    return [str(part) for part in asked]
+    return [str(part) for part in arguments]
 
 
 def run(*arguments: Any) -> Result:
@@ -75,15 +75,15 @@ def report(out: Path) -> dict[str, Any]:
     return json.loads((out / "report.json").read_text())
 
 
-def told(out: Path) -> pl.DataFrame:
+def answers(out: Path) -> pl.DataFrame:
     return pl.read_parquet(out / "answers.parquet").select(UNTIMED)
 
 
 def ledger(out: Path) -> list[str]:
     """The whole lines of the one ledger in a folder."""
-    found = list((out / "ledger").glob("*.jsonl"))
-    assert len(found) <= 1
-    return [line for path in found for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+    ledgers = list((out / "ledger").glob("*.jsonl"))
+    assert len(ledgers) <= 1
+    return [line for path in ledgers for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
 
 
 def untimed(report: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def alone(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_folder_holds_answers_marks_and_a_report(alone: Path) -> None:
-    assert told(alone).height == len(ledger(alone)) == ITEMS
+    assert answers(alone).height == len(ledger(alone)) == ITEMS
     graded, made = pl.read_parquet(alone / "graded.parquet"), report(alone)
     assert made["average"]["correct"] == graded["correct"].sum() > 0
     assert (made["status"], made["missing"], made["refused"]["count"]) == ("complete", 0, 0)
@@ -134,9 +134,9 @@ def test_a_killed_evaluation_goes_on_and_asks_nothing_twice(alone: Path, source:
         file.write('{"key": "torn by the cra')
     done(run(*options(source, out)))
     assert ledger(out)[: len(paid)] == paid
-    asked = [json.loads(line)["prompt_id"] for line in ledger(out)]
-    assert len(asked) == len(set(asked)) == ITEMS
-    assert told(out).equals(told(alone))
+    arguments = [json.loads(line)["prompt_id"] for line in ledger(out)]
+    assert len(arguments) == len(set(arguments)) == ITEMS
+    assert answers(out).equals(answers(alone))
     assert untimed(report(out)) == untimed(report(alone))
 
 
@@ -166,10 +166,10 @@ def test_a_larger_sample_asks_only_for_what_is_new(alone: Path, source: Path, tm
         assert len(ledger(out)) == limit
     assert blocked(*options(source, out, "--limit", 6))["limit"] == {"n": 6, "of": ITEMS}
     assert len(ledger(out)) == 10
-    assert told(out).join(told(alone), on=UNTIMED, how="semi", nulls_equal=True).height == 6
+    assert answers(out).join(answers(alone), on=UNTIMED, how="semi", nulls_equal=True).height == 6
 
 
-def test_a_control_has_answers_of_its_own(
+def test_answers_under_a_control_stand_apart(
     alone: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -206,11 +206,11 @@ def test_missing_and_broken_videos_leave_a_partial_score(tmp_path: Path) -> None
 
 def test_a_judges_marks_are_kept_and_scored_again_without_it(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    asked = options(
+    arguments = options(
         source, out, "--benchmark", "twiffbench", "--data-dir", source / "twiffbench", "--layout", "interleaved"
     )
-    asked = [part for i, part in enumerate(asked) if "--parser" not in asked[max(0, i - 1) : i + 1]]
-    printed = done(run(*asked))
+    arguments = [part for i, part in enumerate(arguments) if "--parser" not in arguments[max(0, i - 1) : i + 1]]
+    printed = done(run(*arguments))
     assert "no score: no judge was named" in printed and report(out)["average"]["mean"] is None
     with serve() as url:
         judged = ["evaluate", "--out", out, "--judge", url, "--judge-model", MODEL, "--judge-samples", "2"]
@@ -222,7 +222,7 @@ def test_a_judges_marks_are_kept_and_scored_again_without_it(source: Path, tmp_p
     assert blocked(*judged) == before, "the judge is not there any more, its replies are"
 
 
-def test_another_benchmark_or_another_evaluation_at_work_is_told(alone: Path, source: Path) -> None:
+def test_another_benchmark_or_another_evaluation_at_work_is_refused(alone: Path, source: Path) -> None:
     refused = run("evaluate", "--out", alone, "--benchmark", "twiffbench")
     assert refused.exit_code != 0 and "holds answers to futurebench, not to twiffbench" in refused.output
     with (alone / ".lock").open("a") as lock:
@@ -231,7 +231,7 @@ def test_another_benchmark_or_another_evaluation_at_work_is_told(alone: Path, so
     assert refused.exit_code != 0 and "another evaluation is at work" in refused.output
 
 
-ASKED = ["--checkpoint", BASE, "--data-dir", PROJECT / "tests"]
+ARGUMENTS = ["--checkpoint", BASE, "--data-dir", PROJECT / "tests"]
 
 
 @pytest.mark.parametrize(
@@ -242,9 +242,9 @@ ASKED = ["--checkpoint", BASE, "--data-dir", PROJECT / "tests"]
         ([], "holds no answers"),
         (["--checkpoint", PROJECT, "--benchmark", "futurebench", "--data-dir", PROJECT], "is no model's folder"),
         (["--checkpoint", BASE, "--benchmark", "futurebench", "--data-dir", PROJECT / "tests"], "futurebench.json"),
-        ([*ASKED, "--benchmark", "twiffbench", "--parser", "strict"], "twiffbench has no parser"),
-        ([*ASKED, "--benchmark", "futurebench", "--layout", "interleaved"], "layout"),
-        ([*ASKED, "--benchmark", "futurebench", "--intervention", "mean"], "'mean' and reference_latents need each"),
+        ([*ARGUMENTS, "--benchmark", "twiffbench", "--parser", "strict"], "twiffbench has no parser"),
+        ([*ARGUMENTS, "--benchmark", "futurebench", "--layout", "interleaved"], "layout"),
+        ([*ARGUMENTS, "--benchmark", "futurebench", "--intervention", "mean"], "'mean' and reference_latents need"),
         (["--limit", 3], "--limit changes how answers are generated: it needs --checkpoint and --data-dir"),
     ],
 )

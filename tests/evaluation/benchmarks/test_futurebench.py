@@ -121,25 +121,25 @@ def test_a_broken_item_is_missing_with_a_reason_and_never_wrong(tmp_path: Path, 
 OPTIONS = dict(zip("ABCD", ("red", "blue", "cyan", "pink"), strict=True))
 
 
-def asked(**fields: Any) -> dict[str, Any]:
+def changed_qa(**fields: Any) -> dict[str, Any]:
     return record(5, qa=record(5)["qa"] | fields)
 
 
 @pytest.mark.parametrize(
     ("odd", "problem"),
     [
-        (asked(Options=list(OPTIONS.values())), "not four options"),
-        (asked(Options=OPTIONS | {"C": None}), "not four options"),
-        (asked(Options=OPTIONS | {"C": float("nan")}), "not four options"),
-        (asked(Options=OPTIONS | {"E": "none of them"}), "not four options"),
-        (asked(Options=json.dumps(OPTIONS)), "not four options"),
-        (asked(Options=OPTIONS | {"C": ["cyan"]}), "malformed field"),
-        (asked(Options=OPTIONS | {"C": " "}), "question or option missing"),
-        (asked(Options=OPTIONS | {"C": "x" * (MAX_TEXT + 1)}), "text too long"),
-        (asked(Question="x" * (MAX_TEXT + 1)), "text too long"),
-        (asked(Question=None), "missing field"),
-        (asked(Question="Why?<|im_end|>"), "control token in text"),
-        (asked(Options=OPTIONS | {"C": "<|latent_start|>"}), "control token in text"),
+        (changed_qa(Options=list(OPTIONS.values())), "not four options"),
+        (changed_qa(Options=OPTIONS | {"C": None}), "not four options"),
+        (changed_qa(Options=OPTIONS | {"C": float("nan")}), "not four options"),
+        (changed_qa(Options=OPTIONS | {"E": "none of them"}), "not four options"),
+        (changed_qa(Options=json.dumps(OPTIONS)), "not four options"),
+        (changed_qa(Options=OPTIONS | {"C": ["cyan"]}), "malformed field"),
+        (changed_qa(Options=OPTIONS | {"C": " "}), "question or option missing"),
+        (changed_qa(Options=OPTIONS | {"C": "x" * (MAX_TEXT + 1)}), "text too long"),
+        (changed_qa(Question="x" * (MAX_TEXT + 1)), "text too long"),
+        (changed_qa(Question=None), "missing field"),
+        (changed_qa(Question="Why?<|im_end|>"), "control token in text"),
+        (changed_qa(Options=OPTIONS | {"C": "<|latent_start|>"}), "control token in text"),
         (record(5, qa=[record(5)["qa"]]), "malformed field"),
         (record(5, qa=json.dumps(record(5)["qa"])), "malformed field"),
         (record(5, video_path=["a.mp4"]), "malformed field"),
@@ -155,7 +155,7 @@ def test_an_odd_item_is_an_item_with_a_problem_and_no_other_is_lost(tmp_path: Pa
 
 
 def test_options_may_be_numbers(tmp_path: Path) -> None:
-    table = items(write(tmp_path, asked(Options={"A": 1, "B": 2.5, "C": "3", "D": 0, "E": None})), DEMO)
+    table = items(write(tmp_path, changed_qa(Options={"A": 1, "B": 2.5, "C": "3", "D": 0, "E": None})), DEMO)
     assert table.select("options", "problem").row(0) == (["1", "2.5", "3", "0"], None)
 
 
@@ -205,8 +205,8 @@ def test_repeated_ids_stay_apart(tmp_path: Path) -> None:
 
 def test_scores_are_counts_with_intervals_per_split_and_a_micro_average(tmp_path: Path) -> None:
     table = items(write(tmp_path, *(record(i, "hop1" if i < 2 else "hop5") for i in range(8))), DEMO)
-    said = {str(i): "<answer>blue</answer>" if i in (0, 2, 3, 4) else "<answer>red</answer>" for i in range(7)}
-    scores = report(table, answer_table(said | {"6": "blue"}, {"0": 2, "2": 5}), DEMO)
+    texts = {str(i): "<answer>blue</answer>" if i in (0, 2, 3, 4) else "<answer>red</answer>" for i in range(7)}
+    scores = report(table, answer_table(texts | {"6": "blue"}, {"0": 2, "2": 5}), DEMO)
     assert (scores["splits"]["hop1"]["correct"], scores["splits"]["hop1"]["n"]) == (1, 2)
     assert (scores["splits"]["hop5"]["correct"], scores["splits"]["hop5"]["n"]) == (3, 5)
     assert scores["splits"]["hop2"] == {"correct": 0, "n": 0, "accuracy": None, "interval": None}
@@ -245,25 +245,25 @@ def test_a_video_that_cannot_be_shown_is_missing(tmp_path: Path, video: bytes, p
 
 def test_the_video_layout_shows_the_observed_part_before_the_text(tmp_path: Path) -> None:
     settings = FutureBenchSettings(suffix="Letter only.")
-    shown, asked = prompts(items(write(tmp_path, record(0)), settings), settings)["content"].to_list()[0]
-    assert (shown["type"], shown["frames"], shown["max_tokens"]) == ("video", [0, 1, 2, 4, 5, 6], 768)
-    assert asked["text"] == "\nWhich colour?\nA. red\nB. blue\nC. cyan\nD. pink\nLetter only."
+    visual, prompt = prompts(items(write(tmp_path, record(0)), settings), settings)["content"].to_list()[0]
+    assert (visual["type"], visual["frames"], visual["max_tokens"]) == ("video", [0, 1, 2, 4, 5, 6], 768)
+    assert prompt["text"] == "\nWhich colour?\nA. red\nB. blue\nC. cyan\nD. pink\nLetter only."
 
 
-def test_the_recipe_bounds_how_much_of_a_video_is_shown(tmp_path: Path) -> None:
+def test_the_recipe_bounds_the_frames_of_a_video(tmp_path: Path) -> None:
     settings = FutureBenchSettings(video_frames=4, video_tokens=16)
-    shown, _ = prompts(items(write(tmp_path, record(0)), settings), settings)["content"].to_list()[0]
-    assert (shown["frames"], shown["max_tokens"]) == ([0, 2, 4, 6], 16)
+    visual, _ = prompts(items(write(tmp_path, record(0)), settings), settings)["content"].to_list()[0]
+    assert (visual["frames"], visual["max_tokens"]) == ([0, 2, 4, 6], 16)
 
 
 ROTATED = {"A": "blue", "B": "cyan", "C": "pink", "D": "red"}  # one place on: each letter has the next option's text
 
 
 @pytest.mark.parametrize("parser", ["strict", "release", "option_text"])
-def test_answers_to_rotated_options_are_read_against_what_was_shown(tmp_path: Path, parser: str) -> None:
+def test_answers_to_rotated_options_are_read_against_the_prompt(tmp_path: Path, parser: str) -> None:
     table = items(write(tmp_path, *(record(i) for i in range(4))), DEMO)  # B, blue, is right
-    said = {str(i): letter if parser != "option_text" else ROTATED[letter] for i, letter in enumerate("ABCD")}
-    answers = answer_table({name: f"<answer>{text}</answer>" for name, text in said.items()})
+    texts = {str(i): letter if parser != "option_text" else ROTATED[letter] for i, letter in enumerate("ABCD")}
+    answers = answer_table({name: f"<answer>{text}</answer>" for name, text in texts.items()})
     benchmark = FutureBench(DEMO.model_copy(update={"parser": parser}))
     rows = benchmark.grade(table, StoredAnswers(answers, "options_1"))
     assert rows["parsed"].to_list() == ["B", "C", "D", "A"]
@@ -275,17 +275,18 @@ def test_answers_to_rotated_options_are_read_against_what_was_shown(tmp_path: Pa
 def test_a_prompt_tells_its_options_and_what_its_answer_is(tmp_path: Path) -> None:
     table = items(write(tmp_path, record(0)), DEMO)
     for settings, reference in ((DEMO, "blue"), (DEMO.model_copy(update={"parser": "strict"}), "B")):
-        asked = prompts(table, settings)
-        assert asked["options"].to_list() == [["red", "blue", "cyan", "pink"]]
-        assert asked["reference"].to_list() == [reference]
-        shown = controlled("options_2", asked["content"].to_list()[0], "0", 0, asked["options"].to_list()[0])
-        assert shown[-1]["text"] == "Which colour?\nA. cyan\nB. pink\nC. red\nD. blue"
+        prompt = prompts(table, settings)
+        assert prompt["options"].to_list() == [["red", "blue", "cyan", "pink"]]
+        assert prompt["reference"].to_list() == [reference]
+        visual = controlled("options_2", prompt["content"].to_list()[0], "0", 0, prompt["options"].to_list()[0])
+        assert visual[-1]["text"] == "Which colour?\nA. cyan\nB. pink\nC. red\nD. blue"
 
 
 def test_no_answer_is_no_score_and_says_why(tmp_path: Path) -> None:
     table = items(write(tmp_path, record(0), PROBLEMS["no options"]), DEMO)
-    told = report(table, answer_table({}), DEMO)
-    assert (told["status"], told["average"]["accuracy"], told["reason"]) == ("unanswered", None, "no item was answered")
+    scores = report(table, answer_table({}), DEMO)
+    assert (scores["status"], scores["reason"]) == ("unanswered", "no item was answered")
+    assert scores["average"]["accuracy"] is None
     broken = report(table.filter(pl.col("problem").is_not_null()), answer_table({}), DEMO)
     assert broken["reason"] == "no item can be asked: not four options (1)"
     assert [case["output"] for case in CASES if case["fn"] == "futurebench.future_pred_aggregate_results"] == [0]
@@ -294,6 +295,6 @@ def test_no_answer_is_no_score_and_says_why(tmp_path: Path) -> None:
 def test_a_score_of_some_of_the_items_is_partial(tmp_path: Path) -> None:
     table = items(write(tmp_path, record(0), record(1)), DEMO)
     for names, status in ((["0"], "partial"), (["0", "1"], "complete")):
-        told = report(table, answer_table(dict.fromkeys(names, "<answer>blue</answer>")), DEMO)
-        assert (told["status"], told["reason"]) == (status, None)
-        assert told["coverage"] == {"items": 2, "answered": len(names)}
+        scores = report(table, answer_table(dict.fromkeys(names, "<answer>blue</answer>")), DEMO)
+        assert (scores["status"], scores["reason"]) == (status, None)
+        assert scores["coverage"] == {"items": 2, "answered": len(names)}

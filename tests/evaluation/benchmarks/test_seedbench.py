@@ -70,35 +70,35 @@ def test_the_progress_is_a_video_before_the_observation_and_the_options(tmp_path
     assert [part["type"] for part in begun] == ["video", "image", "text"]
     assert begun[0]["frames"] == [0, 1, 2, 4, 5, 6]
     assert [part["type"] for part in fresh] == ["image", "text"], "a task that has only begun has no video"
-    asked = begun[-1]["text"].splitlines()
-    assert asked[0].startswith(LEAD_IN)
-    assert asked[1:5] == ["A. open drawer", "B. take cup", "C. put cup", "D. close drawer"]
-    assert asked[5] == "Reply with the letter of the one best option only, inside <answer> </answer>."
+    lines = begun[-1]["text"].splitlines()
+    assert lines[0].startswith(LEAD_IN)
+    assert lines[1:5] == ["A. open drawer", "B. take cup", "C. put cup", "D. close drawer"]
+    assert lines[5] == "Reply with the letter of the one best option only, inside <answer> </answer>."
 
 
 def test_the_observation_is_read_from_its_file_pixel_by_pixel(tmp_path: Path) -> None:
     benchmark = bench(layout="observation")
     content = benchmark.prompts(benchmark.items(write(tmp_path, L1=[record()])))["content"].to_list()[0]
-    label, image, asked = content
+    label, image, question = content
     assert (label["text"], image["type"]) == ("frame_1", "image")
-    assert asked["text"].startswith("what action should I take next in order to drink?\nA. ")
-    shown = [images for _, images in with_images([image], FrameCache(0))]
-    np.testing.assert_array_equal(np.asarray(shown[0][0]), observation())
+    assert question["text"].startswith("what action should I take next in order to drink?\nA. ")
+    [(_, images)] = with_images([image], FrameCache(0))
+    np.testing.assert_array_equal(np.asarray(images[0]), observation())
 
 
 def test_open_ended_hides_the_options(tmp_path: Path) -> None:
     benchmark = open_bench(layout="observation", suffix="")
-    told = benchmark.prompts(benchmark.items(write(tmp_path, L1=[record()])))
-    assert told["content"].to_list()[0][-1]["text"] == "what action should I take next in order to drink?"
-    assert told["reference"].to_list() == ["take cup"] and "options" not in told.columns
+    prompts = benchmark.prompts(benchmark.items(write(tmp_path, L1=[record()])))
+    assert prompts["content"].to_list()[0][-1]["text"] == "what action should I take next in order to drink?"
+    assert prompts["reference"].to_list() == ["take cup"] and "options" not in prompts.columns
 
 
 def test_levels_are_splits_and_the_average_is_micro(tmp_path: Path) -> None:
     benchmark: Benchmark = bench()
     table = benchmark.items(write(tmp_path, L1=[record(1), record(2)], L2=[record(1)], L3=[record("ab/c_3")]))
-    said = {"L1-1": "B", "L1-2": "A", "L2-1": "(b)", "L3-ab_c_3": "take cup"}
-    told = StoredAnswers(answer_table({name: f"<answer>{text}</answer>" for name, text in said.items()}))
-    report = benchmark.report(table, told, benchmark.grade(table, told))
+    texts = {"L1-1": "B", "L1-2": "A", "L2-1": "(b)", "L3-ab_c_3": "take cup"}
+    stored = StoredAnswers(answer_table({name: f"<answer>{text}</answer>" for name, text in texts.items()}))
+    report = benchmark.report(table, stored, benchmark.grade(table, stored))
     counts = {level: (score["correct"], score["n"]) for level, score in report["splits"].items()}
     assert counts == {"L1": (1, 2), "L2": (1, 1), "L3": (0, 1)}
     assert (report["average"]["correct"], report["average"]["n"], report["unparsed"]["count"]) == (2, 4, 1)
@@ -109,12 +109,12 @@ def test_levels_are_splits_and_the_average_is_micro(tmp_path: Path) -> None:
 def test_open_answers_are_marked_once_each_with_the_observation(tmp_path: Path) -> None:
     benchmark: Benchmark = open_bench(judge_samples=2)
     table = benchmark.items(write(tmp_path, L1=[record(1), record(2)], L3=[record(1), record(2)]))
-    said = {"L1-1": "Take cup.", "L1-2": "put cup", "L3-1": "take cup"}
-    answers = answer_table({name: f"<reason>x</reason><answer>{text}</answer>" for name, text in said.items()})
+    texts = {"L1-1": "Take cup.", "L1-2": "put cup", "L3-1": "take cup"}
+    answers = answer_table({name: f"<reason>x</reason><answer>{text}</answer>" for name, text in texts.items()})
     with serve() as url:
-        told = StoredAnswers(answers, judge=Judge(JudgeSettings(base_url=url, model=MODEL)))
-        rows = benchmark.grade(table, told)
-        report = benchmark.report(table, told, rows)
+        stored = StoredAnswers(answers, judge=Judge(JudgeSettings(base_url=url, model=MODEL)))
+        rows = benchmark.grade(table, stored)
+        report = benchmark.report(table, stored, rows)
     assert rows["answer"].to_list() == [5.0, 0.0, 5.0]
     assert report["answer"]["mean"] == pytest.approx(10 / 3)
     means = {level: score["answer"]["mean"] for level, score in report["splits"].items()}
@@ -175,8 +175,8 @@ def test_a_broken_item_is_missing_with_a_reason_and_never_wrong(tmp_path: Path, 
     benchmark = bench()
     table = benchmark.items(write(tmp_path, L1=[record(1), PROBLEMS[name]]))
     assert benchmark.prompts(table)["prompt_id"].to_list() == ["L1-1"]
-    told = StoredAnswers(answer_table({"L1-1": "<answer>B</answer>"}))
-    report = benchmark.report(table, told, benchmark.grade(table, told))
+    stored = StoredAnswers(answer_table({"L1-1": "<answer>B</answer>"}))
+    report = benchmark.report(table, stored, benchmark.grade(table, stored))
     assert (report["average"]["correct"], report["average"]["n"], report["missing"]) == (1, 1, 1)
     assert sum(report["problems"].values()) == 1
 

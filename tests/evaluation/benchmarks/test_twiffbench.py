@@ -88,18 +88,18 @@ def test_an_item_is_shown_as_sft_rendered_it_and_never_its_future(tmp_path: Path
 
 def test_the_release_layout_puts_images_first_and_keeps_the_labels(tmp_path: Path) -> None:
     settings = TwiffBenchSettings(preamble="Think ahead.")
-    image, asked = prompts(items(write(tmp_path, record()), DEMO), settings)["content"].to_list()[0]
+    image, prompt = prompts(items(write(tmp_path, record()), DEMO), settings)["content"].to_list()[0]
     assert image["type"] == "image"
-    assert asked["text"] == "Think ahead.\n\nframe_1\nWhich colour?"
+    assert prompt["text"] == "Think ahead.\n\nframe_1\nWhich colour?"
 
 
 def test_the_judge_sees_every_reference_image_and_the_short_answer(tmp_path: Path) -> None:
     row = items(write(tmp_path, record()), DEMO).row(0, named=True)
     parts = payload(row, RIGHT)
     assert [p["type"] for p in parts].count("image_url") == 3
-    told = [p.get("text") for p in parts]
-    assert told[told.index("\nGround Truth Answer: ") + 1] == "red"
-    assert told[-3:] == ['"It rolls.\\n\\nIt rolls on."', "\nModel Response Answer: ", '"Red"']
+    texts = [p.get("text") for p in parts]
+    assert texts[texts.index("\nGround Truth Answer: ") + 1] == "red"
+    assert texts[-3:] == ['"It rolls.\\n\\nIt rolls on."', "\nModel Response Answer: ", '"Red"']
 
 
 def test_a_response_cannot_add_parts_to_the_payload(tmp_path: Path) -> None:
@@ -115,19 +115,19 @@ def test_marks_are_means_per_category_with_n_and_interval(tmp_path: Path) -> Non
     texts = {"00000": RIGHT, "00001": "<reason>It rolls.</reason><answer>blue</answer>", "00002": RIGHT}
     with serve() as url:
         judge = Judge(JudgeSettings(base_url=url, model=MODEL))
-        scores, told = judged(table, texts, judge)
+        scores, report = judged(table, texts, judge)
     assert scores.select("cot", "answer").rows() == [(5, 5), (2, 0), (5, 5)]
-    assert (told["status"], told["cot"]["n"]) == ("complete", 3)
-    assert told["average"]["mean"] == pytest.approx(11 / 3)
-    assert told["splits"]["camera"]["answer"] == {"mean": 5.0, "n": 1, "interval": [5.0, 5.0]}
-    assert json.loads(json.dumps(told)) == told
+    assert (report["status"], report["cot"]["n"]) == ("complete", 3)
+    assert report["average"]["mean"] == pytest.approx(11 / 3)
+    assert report["splits"]["camera"]["answer"] == {"mean": 5.0, "n": 1, "interval": [5.0, 5.0]}
+    assert json.loads(json.dumps(report)) == report
 
 
 def test_a_judge_that_fails_gives_no_score_rather_than_zero(tmp_path: Path) -> None:
     table = items(write(tmp_path, record()), DEMO)
-    _, told = judged(table, {"00000": RIGHT}, offline())
-    assert (told["status"], told["coverage"]["judged"]) == ("unjudged", 0)
-    assert told["average"] == {"mean": None, "n": 0, "interval": None}
+    _, report = judged(table, {"00000": RIGHT}, offline())
+    assert (report["status"], report["coverage"]["judged"]) == ("unjudged", 0)
+    assert report["average"] == {"mean": None, "n": 0, "interval": None}
 
 
 def encoded(kind: str) -> bytes:
@@ -190,8 +190,8 @@ def test_a_plain_question_is_asked_and_judged_as_the_marked_one(tmp_path: Path) 
 @pytest.mark.parametrize(("kind", "label"), [("PNG", "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp")])
 def test_images_go_to_the_judge_with_their_type(tmp_path: Path, kind: str, label: str) -> None:
     row = items(typed(tmp_path, record(question_images=embedded(encoded(kind)))), DEMO).row(0, named=True)
-    shown = [part for part in payload(row, RIGHT) if part["type"] == "image_url"]
-    assert shown[0]["image_url"]["url"].startswith(f"data:{label};base64,")
+    images = [part for part in payload(row, RIGHT) if part["type"] == "image_url"]
+    assert images[0]["image_url"]["url"].startswith(f"data:{label};base64,")
 
 
 def test_a_broken_shard_of_the_benchmark_is_named(tmp_path: Path) -> None:
@@ -216,18 +216,18 @@ def test_an_unanswered_or_broken_item_makes_the_score_partial(tmp_path: Path) ->
     assert table["problem"].to_list()[1:] == ["embedded images missing", "placeholder mismatch"]
     with serve() as url:
         judge = Judge(JudgeSettings(base_url=url, model=MODEL))
-        _, told = judged(table, {"00000": RIGHT}, judge)
-    assert told["status"] == "partial"
+        _, report = judged(table, {"00000": RIGHT}, judge)
+    assert report["status"] == "partial"
     counted = {"expected": 1, "received": 1}
-    assert told["coverage"] == {"items": 3, "answered": 1, "judged": 1, "judgements": counted}
+    assert report["coverage"] == {"items": 3, "answered": 1, "judged": 1, "judgements": counted}
 
 
 def marking(scores: list[list[Any]]) -> Any:
     """A judge who gives the n-th request the n-th score; None is no judgement."""
 
     def script(number: int, _: dict[str, Any]) -> tuple[int, bytes]:
-        given = scores[number] if number < len(scores) else None
-        return (200, completion([json.dumps({"reasoning": "", "score": given})])) if given else (400, b"refused")
+        score = scores[number] if number < len(scores) else None
+        return (200, completion([json.dumps({"reasoning": "", "score": score})])) if score else (400, b"refused")
 
     return served(script=script)
 
@@ -244,34 +244,34 @@ def repeated(folder: Path, scores: list[list[Any]], k: int, texts: dict[str, str
 THREE = {"00000": RIGHT, "00001": RIGHT + " ", "00002": "<reason>It rolls.</reason><answer>blue</answer>"}
 
 
-def test_repeated_judgements_are_averaged_and_their_agreement_is_told(tmp_path: Path) -> None:
+def test_repeated_judgements_are_averaged_with_their_agreement(tmp_path: Path) -> None:
     """Equal answers are one request: judgement 1 gives (4, 5) and (2, 0), judgement 2 gives (5, 5) and (2, 0).
 
     CoT: 4 4 2 against 5 5 2, mean square 2/3 where chance has 8/9 + 2 + 4/9 = 10/3: 0.8.  Answer: all alike, 1.
     """
-    rows, told = repeated(tmp_path, [[4, 5], [2, 0], [5, 5], [2, 0]], 2, THREE)
+    rows, report = repeated(tmp_path, [[4, 5], [2, 0], [5, 5], [2, 0]], 2, THREE)
     assert rows["cot"].to_list() == [4.5, 4.5, 2.0]
     assert rows["cot_marks"].to_list() == [[4, 5], [4, 5], [2, 2]]
-    assert told["cot"]["mean"] == pytest.approx(11 / 3)
-    assert told["agreement"] == {"cot": {"kappa": pytest.approx(0.8), "n": 3}, "answer": {"kappa": 1.0, "n": 3}}
-    assert told["status"] == "complete"
-    assert told["coverage"]["judgements"] == {"expected": 6, "received": 6}
-    assert told["judge"]["judge_samples"] == 2
-    assert json.loads(json.dumps(told)) == told
+    assert report["cot"]["mean"] == pytest.approx(11 / 3)
+    assert report["agreement"] == {"cot": {"kappa": pytest.approx(0.8), "n": 3}, "answer": {"kappa": 1.0, "n": 3}}
+    assert report["status"] == "complete"
+    assert report["coverage"]["judgements"] == {"expected": 6, "received": 6}
+    assert report["judge"]["judge_samples"] == 2
+    assert json.loads(json.dumps(report)) == report
 
 
 def test_one_judgement_agrees_with_nobody(tmp_path: Path) -> None:
-    _, told = repeated(tmp_path, [[4, 5], [2, 0]], 1, THREE)
-    assert (told["agreement"], told["status"]) == (None, "complete")
+    _, report = repeated(tmp_path, [[4, 5], [2, 0]], 1, THREE)
+    assert (report["agreement"], report["status"]) == (None, "complete")
 
 
 def test_a_judgement_that_is_missing_makes_the_score_partial_and_not_lower(tmp_path: Path) -> None:
-    rows, told = repeated(tmp_path, [[4, 5], [2, 0], None, [3, 1]], 2, THREE)  # type: ignore[list-item]
+    rows, report = repeated(tmp_path, [[4, 5], [2, 0], None, [3, 1]], 2, THREE)  # type: ignore[list-item]
     assert rows["cot_marks"].to_list() == [[4, None], [4, None], [2, 3]]
     assert rows["cot"].to_list() == [4.0, 4.0, 2.5]
-    assert told["status"] == "partial"
-    assert told["coverage"] == {"items": 3, "answered": 3, "judged": 3, "judgements": {"expected": 6, "received": 4}}
-    assert told["agreement"]["cot"] == {"kappa": 0.0, "n": 1}  # 2 against 3, once
+    assert report["status"] == "partial"
+    assert report["coverage"] == {"items": 3, "answered": 3, "judged": 3, "judgements": {"expected": 6, "received": 4}}
+    assert report["agreement"]["cot"] == {"kappa": 0.0, "n": 1}  # 2 against 3, once
 
 
 GARBAGE = ["```json\n[4, 5]\n```", '{"reasoning": "", "score": [NaN, 3]}', "All good: 5 and 5!", "[5, 5]",
@@ -283,24 +283,24 @@ def test_a_judge_who_says_nothing_usable_leaves_the_score_null_with_the_reason(t
     table = items(write(tmp_path, record()), DEMO)
     with served(script=lambda *_: (200, completion([reply]))) as server:
         judge = Judge(JudgeSettings(base_url=server.url, model="served", retries=0))
-        _, told = judged(table, {"00000": RIGHT}, judge)
-    assert (told["status"], told["average"]) == ("unjudged", {"mean": None, "n": 0, "interval": None})
-    assert told["reason"].startswith("the judge gave no mark to any of 1 answers") and "malformed" in told["reason"]
+        _, report = judged(table, {"00000": RIGHT}, judge)
+    assert (report["status"], report["average"]) == ("unjudged", {"mean": None, "n": 0, "interval": None})
+    assert report["reason"].startswith("the judge gave no mark to any of 1 answers") and "malformed" in report["reason"]
 
 
 def test_without_a_judge_or_without_answers_there_is_no_score_and_the_reason_differs(tmp_path: Path) -> None:
     table = items(write(tmp_path, record()), DEMO)
     for answers, reason in (({"00000": RIGHT}, "no judge was named"), ({}, "no item was answered")):
-        _, told = judged(table, answers, None)
-        assert (told["status"], told["reason"], told["judge"]) == ("unjudged", reason, None)
-        assert told["cot"]["mean"] is None
+        _, report = judged(table, answers, None)
+        assert (report["status"], report["reason"], report["judge"]) == ("unjudged", reason, None)
+        assert report["cot"]["mean"] is None
 
 
 def test_items_with_the_same_answer_share_their_reference(tmp_path: Path) -> None:
     other = record(answer="It rolls. <rimage> On. <rimage> <ans> Red.</ans>")
     blue = record(answer="It rolls. <rimage> On. <rimage> <ans>blue</ans>")
-    asked = prompts(items(write(tmp_path, record(), other, blue), DEMO), DEMO)
-    assert asked["reference"].to_list() == ["red", "red", "blue"]
+    prompt = prompts(items(write(tmp_path, record(), other, blue), DEMO), DEMO)
+    assert prompt["reference"].to_list() == ["red", "red", "blue"]
 
 
 def test_a_table_without_images_is_shown_from_its_clips(tmp_path: Path) -> None:
@@ -314,9 +314,9 @@ def test_a_table_without_images_is_shown_from_its_clips(tmp_path: Path) -> None:
     assert table["problem"].to_list() == [None, "missing clip", "unreadable video", "path outside clip root"]
     assert items(source, DEMO)["problem"].to_list() == ["embedded images missing", None, None, None]
     row = table.row(0, named=True)
-    shown = [*row["question_images"], *row["reasoning_images"]]
-    levels = [round(float(np.asarray(Image.open(io.BytesIO(data))).mean())) for data in shown]
+    images = [*row["question_images"], *row["reasoning_images"]]
+    levels = [round(float(np.asarray(Image.open(io.BytesIO(data))).mean())) for data in images]
     numbers = [key_frame_number(7, index) for index in (1, 2, 3)]
     assert levels == pytest.approx([8 * number for number in numbers], abs=1)
     image = next(part for part in prompts(table, DEMO)["content"].to_list()[0] if part["type"] == "image")
-    assert image["data"] == shown[0]
+    assert image["data"] == images[0]
