@@ -20,7 +20,7 @@ class FutureBenchRun(Settings):
 
 
 class TwiffBenchRun(Settings):
-    """TwiFF-Bench: the same."""
+    """TwiFF-Bench: its recipe (layout and judge), and how answers are generated."""
 
     recipe: TwiffBenchSettings
     answers: GenerationConfig
@@ -37,7 +37,7 @@ class NecessitySettings(Settings):
     """The latent-necessity experiment: interventions on latents, and controls, on `n` FutureBench items (None: all)."""
 
     models: tuple[str, ...]
-    """The models that the whole plan asks; any other can be asked by hand."""
+    """The models of the plan; others can be materialised by hand."""
     interventions: tuple[InterventionName, ...]
     controls: tuple[ControlName, ...] = ()
     n: int | None
@@ -53,7 +53,7 @@ class BenchmarkSettings(Settings):
 
 
 class AnswersConfig(RunOverrides):
-    """Run config of answers: how models are asked."""
+    """Run config of answers: other limits on generation."""
 
     minimum: ClassVar[dict[str, int]] = {"max_new_tokens": 1, "batch_size": 1}
 
@@ -66,7 +66,7 @@ class AnswersConfig(RunOverrides):
 
 
 class JudgeConfig(RunOverrides):
-    """Run config of judged scores: how often the judge is asked."""
+    """Run config of judged scores: another number of judgements."""
 
     minimum: ClassVar[dict[str, int]] = {"judge_samples": 1}
 
@@ -80,7 +80,7 @@ class RetrievalConfig(RunOverrides):
 
     minimum: ClassVar[dict[str, int]] = {"seed": 0}
 
-    seed: int | None = Field(default=None, description="Seed of the draws. Empty: the profile's.")
+    seed: int | None = Field(default=None, description="Seed of the sample. Empty: the profile's.")
 
 
 class NecessityConfig(RunOverrides):
@@ -90,5 +90,5 @@ class NecessityConfig(RunOverrides):
 
     n: int | None = Field(
         default=None,
-        description="How many FutureBench items are asked again; more than there are: all. Empty: the profile's.",
+        description="FutureBench items to answer again, at most all. Empty: the profile's.",
     )

@@ -1,4 +1,4 @@
-"""What is tried in the Launchpad makes an artifact of its own, and the profile's values find the first one again."""
+"""Run overrides make an artifact of their own; the profile's values reuse the first one."""
 
 import shutil
 from collections.abc import Iterator
