@@ -23,7 +23,8 @@ STAGES = {
     "trajectories": ["twiff_rows", "twiff_clips"],
     "curation": ["gain_answers", "visual_gain", "future_l1_50k", "sft_sets", "rl_sets"],
     "checkpoints": ["sft", "rl"],
-    "benchmarks": ["futurebench_answers", "twiffbench_answers", "futurebench_report", "twiffbench_report"],
+    # The first one is futurebench_answers, which the UI shortens.
+    "benchmarks": ["futureben…_answers", "twiffbench_answers", "futurebench_report", "twiffbench_report"],
     "reports": ["latent_retrieval", "latent_necessity", "comparison"],
 }
 SHARDS = ["train-00000-of-00003", "train-00001-of-00003", "train-00002-of-00003"]
