@@ -154,7 +154,7 @@ def lineage() -> dict[str, Any]:
         }
         for model in ("future_l1", "la_dapo")
     }
-    gain = {"row_id": "8287ce9d3ff84d0c", "p_t": 1, "p_v": 8, "sha256": None}
+    gain = {"row_id": "8287ce9d3ff84d0c", "p_t": 1, "p_v": 8, "status": None, "path": "/clips/a.mp4"}
     table = {
         "artifact": "curation/visual_gain/a",
         "version": "gain-of-a",

@@ -10,6 +10,8 @@ from evaluation.reports.sections.parts import DASH, Cell, Chain, Link, Row, Sect
 GROUPS = ("benchmarks", "checkpoints", "curation", "trajectories", "inputs")
 """The steps of a chain: groups of assets, from the reports back to the inputs."""
 OUTDATED = "not current any more"
+COMMAND_ONLY = ("path", "sha256")
+"""Columns that the page leaves out: a path is one machine's."""
 MAX_LENGTH = 160
 """Characters of a value that are shown."""
 
@@ -42,7 +44,8 @@ def _steps(trace: Trace) -> list[Step]:
     for asset, names in partitions.items():
         notes = list(dict.fromkeys(note for name in names if (note := trace.notes.get(name))))
         if len(names) > 1:
-            link = Link(asset, note=", ".join([f"{len(names)} partitions", *notes]))
+            revisions = [note for note in notes if note.startswith("revision")]  # not the counts of one partition
+            link = Link(asset, note=", ".join([f"{len(names)} partitions", *revisions]))
         else:
             link = Link(names[0], versions[names[0]], ", ".join(notes))
         links.setdefault(asset.partition("/")[0], []).append(link)
@@ -77,7 +80,8 @@ def _examples(traces: Sequence[Trace], caption: str) -> Table:
 def _table_row(table: TableRows) -> Row:
     more = f"and {len(table.rows) - 1} more rows" if len(table.rows) > 1 else ""
     revision = f"revision {table.revision}" if table.revision else table.version
-    return Row([Cell(table.artifact, revision), Cell(table.file), Cell(in_a_line(table.rows[0], MAX_LENGTH), more)])
+    row = {name: value for name, value in table.rows[0].items() if name not in COMMAND_ONLY}
+    return Row([Cell(table.artifact, revision), Cell(table.file), Cell(in_a_line(row, MAX_LENGTH), more)])
 
 
 def in_a_line(row: Mapping[str, Any], max_length: int) -> str:
