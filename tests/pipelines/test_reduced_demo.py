@@ -19,7 +19,7 @@ import pytest
 from assets.framework.store import AssetStore
 from assets.lineage import Lineage
 from assets.trajectories.usable import UsableTable
-from evaluation.benchmarks.futurebench import GradedTable
+from evaluation.benchmarks.choice import GradedTable
 from pipelines.definitions import build_definitions
 from pipelines.driver import LOG_LEVEL
 from pipelines.instance import driver_instance
