@@ -44,7 +44,7 @@ def test_every_asset_has_a_description_and_an_owner(nodes: dict) -> None:
         assert node.code_version or not node.is_materializable, key
 
 
-def test_an_op_and_its_assets_have_descriptions_of_their_own(definitions: dg.Definitions, nodes: dict) -> None:
+def test_an_op_and_its_assets_have_separate_descriptions(definitions: dg.Definitions, nodes: dict) -> None:
     op = definitions.resolve_job_def("train_sft").graph.node_named("checkpoints__sft").definition
     assert op.description == nodes["checkpoints/sft"].description
     both = definitions.resolve_job_def("evaluate").graph.node_named("benchmarks__answers").definition

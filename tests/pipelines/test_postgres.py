@@ -44,7 +44,7 @@ def test_runs_events_and_partitions_are_kept_in_postgresql(tmp_path: Path, serve
 
     assert count("runs", "status = 'SUCCESS'") == 4
     assert count("runs", "status <> 'SUCCESS'") == 0
-    assert count("asset_keys", "asset_key like '%trajectories%'") == 1
+    assert count("asset_keys", "asset_key like '%twiff_rows%'") == 1
     assert count("dynamic_partitions", "partitions_def_name = 'twiff_shards'") == 3
     assert not list((home / "dagster").rglob("*.db")), "nothing is in SQLite"
     assert address not in (home / "dagster" / "dagster.yaml").read_text()

@@ -4,7 +4,6 @@ Interrupted at every stage and killed in SFT, it goes on where it was and ends w
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,11 +23,11 @@ from pipelines.definitions import build_definitions
 from pipelines.driver import LOG_LEVEL
 from pipelines.instance import driver_instance
 from pipelines.jobs import plan
+from tests.processes import environment
 from tests.reduced import reduced_demo, write_overlay
 from training.data.prompts import AnswerTable, BenchmarkAnswerTable
 from training.runtime.programs import read_metrics
-
-ROOT = Path(__file__).parents[2]
+from training.runtime.project import PROJECT
 
 DRIVE = """
 import os, sys
@@ -36,18 +35,18 @@ from assets.benchmarks import comparison
 from pipelines.cli.main import main
 from pipelines.driver import Screen
 
-def ends(*_):
+def send_signals(*_):
     for number in map(int, sys.argv[2:]):
         os.kill(os.getpid(), number)
 
-def hear(screen, done, total, what):
+def on_progress(screen, done, total, what):
     if sys.argv[1] and what.startswith(sys.argv[1]) and done:
-        ends()
+        send_signals()
 
 if __name__ == "__main__":
-    Screen.__call__ = hear
+    Screen.__call__ = on_progress
     if sys.argv[1] == "reports/comparison":
-        comparison.build_page = ends
+        comparison.build_page = send_signals
     main(["demo"])
 """
 STAGES: dict[str, tuple[signal.Signals, ...]] = {
@@ -58,7 +57,7 @@ STAGES: dict[str, tuple[signal.Signals, ...]] = {
     "answers benchmarks.futurebench_answers.": (signal.SIGINT,),
     "reports/comparison": (signal.SIGTERM,),
 }
-"""Where the demo ends early, by how it begins to say what it does or by the asset, and by which signals."""
+"""The signals that end the demo early, by the beginning of a progress message or by the asset."""
 
 CANARY = "sk-canary-0f1e2d"
 SECRETS = dict.fromkeys(
@@ -70,10 +69,9 @@ def drive(home: Path, stage: str = "") -> subprocess.CompletedProcess[str]:
     script = home.parent / "drive.py"
     script.write_text(DRIVE)
     profile = write_overlay(home.parent / "reduced.toml", reduced_demo(home))
-    own = {"FUTURE_L1_HOME": str(home), "FUTURE_L1_PROFILE": str(profile), "PYTHONPATH": str(ROOT)}
-    environment = {**os.environ, **SECRETS, **own, "OMP_NUM_THREADS": "1"}
+    variables = environment(FUTURE_L1_HOME=str(home), FUTURE_L1_PROFILE=str(profile), **SECRETS)
     command = [sys.executable, str(script), stage, *(str(int(number)) for number in STAGES.get(stage, ()))]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, check=False)
 
 
 def numbers(home: Path) -> dict:
@@ -91,7 +89,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("alone") / "home"
     ran = drive(home)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    (home / "said.txt").write_text(ran.stdout + ran.stderr)
+    (home / "output.txt").write_text(ran.stdout + ran.stderr)
     return home
 
 
@@ -221,16 +219,16 @@ def test_every_checkpoint_was_opened_again_and_shows_its_curves(home: Path, monk
     assert {key.name: latest[key].status.value for key in checks} == dict.fromkeys(held, "SUCCEEDED")
 
 
-def test_every_asset_page_tells_what_a_person_asks_of_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_asset_page_has_its_metadata(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts, files, provenance, the way to follow it; of a main table rows and columns."""
     monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
     nodes = build_definitions(reduced_demo(home)).resolve_asset_graph().asset_nodes
     with driver_instance(home) as instance:
-        told = {
+        events = {
             node.key: instance.get_latest_materialization_event(node.key) for node in nodes if node.is_materializable
         }
-    pages = {key.to_user_string(): event.asset_materialization for key, event in told.items() if event}
-    assert len(pages) == len(told) == len(nodes) - 1  # the source is only observed
+    pages = {key.to_user_string(): event.asset_materialization for key, event in events.items() if event}
+    assert len(pages) == len(events) == len(nodes) - 1  # the source is only observed
     real = {
         key: set(pl.read_parquet_schema(page.metadata["dagster/uri"].value))
         for key, page in pages.items()
@@ -257,12 +255,12 @@ def test_every_asset_page_tells_what_a_person_asks_of_it(home: Path, monkeypatch
     }  # fmt: skip
 
 
-def test_a_trial_of_one_step_is_a_checkpoint_beside_the_recipes_own(
+def test_a_trial_of_one_step_is_a_checkpoint_beside_that_of_the_recipe(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
     store = AssetStore(home)
-    own = store.current("checkpoints/sft", "text_only")
+    regular = store.current("checkpoints/sft", "text_only")
     job = build_definitions(reduced_demo(home)).resolve_job_def("train_sft")
     with driver_instance(home) as instance:
         for config, succeeds in (({"max_steps": 1, "seed": 5}, True), ({"max_steps": 0}, False), ({}, True)):
@@ -273,18 +271,18 @@ def test_a_trial_of_one_step_is_a_checkpoint_beside_the_recipes_own(
             assert ran.success is succeeds
             if config.get("max_steps"):
                 trial = store.current("checkpoints/sft", "text_only")
-    assert trial.version != own.version == store.current("checkpoints/sft", "text_only").version
-    told = trial.provenance["config"]
-    assert (told["recipe"]["max_steps"], told["seed"]) == (1, 5) and read_metrics(trial.path)[-1]["step"] == 1
+    assert trial.version != regular.version == store.current("checkpoints/sft", "text_only").version
+    config = trial.provenance["config"]
+    assert (config["recipe"]["max_steps"], config["seed"]) == (1, 5) and read_metrics(trial.path)[-1]["step"] == 1
 
 
 def test_running_it_again_makes_nothing_new(home: Path) -> None:
-    before, told = versions(home), (home / "summary.json").read_text()
+    before, summary = versions(home), (home / "summary.json").read_text()
     folders = sorted(path for path in (home / "artifacts").rglob("manifest.json"))
     assert drive(home).returncode == 0
     assert versions(home) == before
     assert sorted(path for path in (home / "artifacts").rglob("manifest.json")) == folders
-    assert (home / "summary.json").read_text() == told
+    assert (home / "summary.json").read_text() == summary
 
 
 def test_interrupted_at_every_stage_it_ends_with_the_same_numbers(home: Path, tmp_path: Path) -> None:
