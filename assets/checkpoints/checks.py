@@ -1,8 +1,9 @@
-"""What must hold of a checkpoint before GPUs are spent on asking it."""
+"""Checks of a checkpoint before GPUs are spent on its answers."""
 
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -17,13 +18,28 @@ from training.storage.artifacts import MODEL, Artifact
 from training.storage.files import AppendLog
 
 CLASS = "Qwen3VLForConditionalGeneration"
-SKIPPED_LIMIT = 0.01
-"""The share of rows that may be unreadable."""
-EXAMPLES = 5
-FORMAT_LIMIT = 0.9
-COLLAPSED = 0.99
-UNFILLED_LIMIT = 0.5
-"""The share of a run's places for groups that dynamic sampling may leave without a mixed one."""
+MAX_SKIPPED_SHARE = 0.01
+"""The largest share of rows that may be unusable."""
+MAX_EXAMPLES = 5
+MIN_FORMAT = 0.9
+"""The smallest mean format reward at the end of RL."""
+MAX_ADJACENT_COSINE = 0.99
+MAX_UNMIXED_RATIO = 0.5
+"""The largest share of a run's groups that dynamic sampling may leave unmixed."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of every checkpoint of a stage: `problems` lists what is wrong with one, `remedy` what to do then, and
+    `evidence` is shown either way."""
+
+    name: str
+    description: str
+    problems: Callable[[Artifact], list[str]]
+    evidence: Callable[[Artifact], Any]
+    remedy: str
+    blocking: bool = True
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR
 
 
 def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]:
@@ -52,46 +68,35 @@ def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition
     stages = [(SFT, checkpoints.sft_partitions), (RL, checkpoints.rl_partitions)]
     return [
         base_is_complete,
-        *(_check(key, partitions, *one) for key, partitions in stages for one in EVERY_CHECKPOINT),
-        *(_check(RL, checkpoints.rl_partitions, *one, dg.AssetCheckSeverity.WARN) for one in RL_CHECKPOINTS),
+        *(_check(key, partitions, check) for key, partitions in stages for check in CHECKPOINT_CHECKS),
+        *(_check(RL, checkpoints.rl_partitions, check) for check in RL_CHECKS),
         _loss_went_down(checkpoints.sft_partitions),
     ]
 
 
-def _check(
-    key: str,
-    partitions: dg.StaticPartitionsDefinition,
-    name: str,
-    blocking: bool,
-    description: str,
-    problems_of: Callable[[Artifact], list[str]],
-    shown: Callable[[Artifact], Any],
-    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
-) -> dg.AssetChecksDefinition:
-    """A check that passes when no checkpoint of the run has a problem, and shows what it looked at."""
+def _check(key: str, partitions: dg.StaticPartitionsDefinition, declared: Check) -> dg.AssetChecksDefinition:
+    """The check of all checkpoints of a run; it passes when none has a problem."""
 
     @dg.asset_check(
         asset=key_of(key),
-        name=name,
+        name=declared.name,
         partitions_def=partitions,
-        blocking=blocking,
-        description=description,
+        blocking=declared.blocking,
+        description=declared.description,
     )
     def check(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
         artifacts = _artifacts(context, store, key)
-        problems = {recipe: problems_of(artifact) for recipe, artifact in artifacts.items()}
-        looked_at = {recipe: shown(artifact) for recipe, artifact in artifacts.items()}
+        problems = {recipe: declared.problems(artifact) for recipe, artifact in artifacts.items()}
+        wrong = [f"{recipe}: {', '.join(all_)} ({artifacts[recipe].path})" for recipe, all_ in problems.items() if all_]
         return check_result(
-            passed=not any(problems.values()),
-            severity=severity,
-            description="; ".join(
-                f"{recipe}: {', '.join(found)} ({artifacts[recipe].path})"
-                for recipe, found in problems.items()
-                if found
-            )
-            or f"no problem in {', '.join(problems)}",
-            remedy="read the log and the curves, and train again",
-            metadata={"problems": problems, "looked_at": looked_at},
+            passed=not wrong,
+            severity=declared.severity,
+            description="; ".join(wrong) or f"no problem in {', '.join(problems)}",
+            remedy=declared.remedy,
+            metadata={
+                "problems": problems,
+                "evidence": {recipe: declared.evidence(artifact) for recipe, artifact in artifacts.items()},
+            },
         )
 
     return check
@@ -123,28 +128,28 @@ def _artifacts(context: dg.AssetCheckExecutionContext, store: AssetStore, key: s
     return {recipe: store.current(key, recipe) for recipe in context.partition_keys}
 
 
-def last_figures(artifact: Artifact) -> dict[str, float]:
-    """What the training reported last."""
+def last_metrics(artifact: Artifact) -> dict[str, float]:
+    """The last metrics of the training."""
     metrics: dict[str, float] = artifact.provenance["counts"]["last_metrics"]
     return metrics
 
 
 def training_problems(artifact: Artifact) -> list[str]:
-    """Figures that are no numbers, and a checkpoint that does not know its own spans."""
-    metrics = last_figures(artifact)
+    """Metrics that are not finite, and a missing latent budget."""
+    metrics = last_metrics(artifact)
     problems = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
-    problems += [] if metrics else ["the training reported no figures"]
+    problems += [] if metrics else ["the training reported no metrics"]
     return problems + ([] if latent_budget(artifact) else ["the checkpoint's config has no latent budget"])
 
 
 def _verified(artifact: Artifact) -> dict[str, Any]:
-    """What the program found when it opened the checkpoint again (training.model.verify)."""
+    """The facts about the saved checkpoint (training.model.verify)."""
     facts: dict[str, Any] = artifact.provenance["counts"]["verified"]
     return facts
 
 
 def opening_problems(artifact: Artifact) -> list[str]:
-    """What others will stumble over in this checkpoint."""
+    """Weights and classes that plain transformers does not expect, and an empty answer."""
     facts = _verified(artifact)
     problems = [f"{len(names)} weights are {kind}, {names[0]} first" for kind in ("missing", "unknown")
                 if (names := facts[f"weights_{kind}"])]  # fmt: skip
@@ -156,23 +161,23 @@ def opening_problems(artifact: Artifact) -> list[str]:
 
 
 def latent_problems(artifact: Artifact) -> list[str]:
-    """Numbers that are none."""
+    """Latents and states that are not finite."""
     facts = _verified(artifact)
-    wrong = {"latents_finite": "latents of its own", "states_finite": "hidden states"}
-    return [f"{what} over row {facts['row_id']} are not finite" for name, what in wrong.items() if not facts[name]]
+    kinds = {"latents_finite": "latents of its own", "states_finite": "hidden states"}
+    return [f"{what} over row {facts['row_id']} are not finite" for name, what in kinds.items() if not facts[name]]
 
 
 def row_problems(artifact: Artifact) -> list[str]:
     """Whether too many rows could not be read."""
     counts = artifact.provenance["counts"]
     share = counts["skipped"] / counts["rows"]
-    return [f"{counts['skipped']} of {counts['rows']} rows could not be used"] if share > SKIPPED_LIMIT else []
+    return [f"{counts['skipped']} of {counts['rows']} rows could not be used"] if share > MAX_SKIPPED_SHARE else []
 
 
-def skipped(artifact: Artifact) -> list[dict[str, Any]]:
+def skipped_rows(artifact: Artifact) -> list[dict[str, Any]]:
     """The first rows that could not be used, with reasons, each once."""
     records = {record["row_id"]: record for record in AppendLog(artifact.path / "skipped.jsonl").records()}
-    return list(records.values())[:EXAMPLES]
+    return list(records.values())[:MAX_EXAMPLES]
 
 
 def changes_of(metrics: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
@@ -186,8 +191,8 @@ def changes_of(metrics: Sequence[Mapping[str, float]]) -> dict[str, list[float]]
     return changes
 
 
-def ending(artifact: Artifact) -> dict[str, float]:
-    """How RL ended: means over the last tenth of the reports."""
+def last_rl_metrics(artifact: Artifact) -> dict[str, float]:
+    """Means over the last tenth of the reports of RL."""
     metrics = read_metrics(artifact.path)
     names = ("rewards/format/mean", "adjacent_cosine")
     last = {name: [line[name] for line in metrics if name in line] for name in names}
@@ -196,27 +201,27 @@ def ending(artifact: Artifact) -> dict[str, float]:
 
 def format_problems(artifact: Artifact) -> list[str]:
     """Whether answers have stopped following the grammar."""
-    share = ending(artifact).get("rewards/format/mean", 0.0)
-    return [] if share > FORMAT_LIMIT else [f"{share:.1%} of the answers followed the grammar at the end"]
+    share = last_rl_metrics(artifact).get("rewards/format/mean", 0.0)
+    return [] if share > MIN_FORMAT else [f"{share:.1%} of the answers followed the grammar at the end"]
 
 
 def collapse_problems(artifact: Artifact) -> list[str]:
-    """Whether spans say one thing over and over; nothing to say where no span was opened."""
-    alike = ending(artifact).get("adjacent_cosine", 0.0)
-    return [f"a latent and the next one have a cosine of {alike:.3f}"] if alike > COLLAPSED else []
+    """Whether the latents of a span are all alike; no problem where no span was opened."""
+    alike = last_rl_metrics(artifact).get("adjacent_cosine", 0.0)
+    return [f"a latent and the next one have a cosine of {alike:.3f}"] if alike > MAX_ADJACENT_COSINE else []
 
 
-def unfilled(artifact: Artifact) -> dict[str, float]:
+def unmixed_ratio(artifact: Artifact) -> dict[str, float]:
     """The share of places in rollout batches for which no mixed group was found, over the whole run."""
     shares = [line["groups/unmixed_ratio"] for line in read_metrics(artifact.path) if "groups/unmixed_ratio" in line]
     return {"groups/unmixed_ratio": fmean(shares)} if shares else {}
 
 
-def unfilled_problems(artifact: Artifact) -> list[str]:
+def unmixed_problems(artifact: Artifact) -> list[str]:
     """Whether much of the rollouts gave no gradient."""
-    share = unfilled(artifact).get("groups/unmixed_ratio", 0.0)
-    found = f"{share:.0%} of the places found no group with right and wrong answers: harder rows, or fewer steps"
-    return [found] if share > UNFILLED_LIMIT else []
+    share = unmixed_ratio(artifact).get("groups/unmixed_ratio", 0.0)
+    problem = f"{share:.0%} of the groups had no correct and incorrect answers"
+    return [problem] if share > MAX_UNMIXED_RATIO else []
 
 
 def latent_budget(artifact: Artifact) -> int | None:
@@ -225,58 +230,65 @@ def latent_budget(artifact: Artifact) -> int | None:
     return config.get("future_l1", {}).get("max_latents")
 
 
-EVERY_CHECKPOINT = (
-    (
+CHECKPOINT_CHECKS = (
+    Check(
         "training_went_well",
-        True,
-        "The last figures of the training are finite, and the checkpoint knows its latent budget.",
+        "The last metrics of the training are finite, and the checkpoint's config has its latent budget.",
         training_problems,
-        last_figures,
+        last_metrics,
+        "train it again, with a lower learning rate where it diverged",
     ),
-    (
+    Check(
         "loads_and_decodes",
-        True,
         "Plain transformers opened the saved folder with all its weights; it answered a training row.",
         opening_problems,
         _verified,
+        "delete the folder and materialise it again",
     ),
-    (
+    Check(
         "latents_are_finite",
-        True,
-        "What the saved model imagined, and its states over a training row, are finite numbers.",
+        "The latents of the saved model and its states over a training row are finite numbers.",
         latent_problems,
         _verified,
+        "train it again, with a lower learning rate",
     ),
-    (
+    Check(
         "rows_were_readable",
-        False,
         "Nearly every row of the set could be trained on; others took the place of the rest.",
         row_problems,
-        skipped,
+        skipped_rows,
+        "look into skipped.jsonl, put the clips right, and materialise the set again",
+        blocking=False,
     ),
 )
-"""Checks of every stage: name, whether it blocks, what it says, what it finds, and what it shows."""
+"""The checks of SFT and RL."""
 
-RL_CHECKPOINTS = (
-    (
+RL_CHECKS = (
+    Check(
         "answers_stay_well_formed",
-        False,
         "At the end of RL more than nine answers of ten followed the recipe's own grammar.",
         format_problems,
-        ending,
+        last_rl_metrics,
+        "raise the weight of the format reward, or train fewer steps",
+        blocking=False,
+        severity=dg.AssetCheckSeverity.WARN,
     ),
-    (
+    Check(
         "latents_have_not_collapsed",
-        False,
         "The latents of a span still differ from one another at the end of RL.",
         collapse_problems,
-        ending,
+        last_rl_metrics,
+        "raise latent_anchor_coef, or train fewer steps",
+        blocking=False,
+        severity=dg.AssetCheckSeverity.WARN,
     ),
-    (
+    Check(
         "groups_were_mixed",
-        False,
-        "Dynamic sampling found groups with right and wrong answers for most places of the rollout batches.",
-        unfilled_problems,
-        unfilled,
+        "Dynamic sampling found groups with correct and incorrect answers for most places of the rollout batches.",
+        unmixed_problems,
+        unmixed_ratio,
+        "choose harder rows, or fewer steps",
+        blocking=False,
+        severity=dg.AssetCheckSeverity.WARN,
     ),
 )

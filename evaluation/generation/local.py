@@ -162,7 +162,7 @@ def _answers(
         yield {
             "prompt_id": prompt_id,
             "sample": sample,
-            "text": completion.said(tokens, bundle.processor.tokenizer),
+            "text": completion.decoded_text(tokens, bundle.processor.tokenizer),
             "tokens": ids,
             "text_tokens": len(ids) - latents - control,
             "latent_tokens": latents,

@@ -70,7 +70,7 @@ def _answers(bundle: FutureL1, decoded: Decoded) -> Iterator[dict[str, Any]]:
         sizes = tokens.span_sizes(completion.ids)
         starts = [place + 1 for place, token in enumerate(completion.ids) if token == tokens.latent_start]
         yield {
-            "text": completion.said(tokens, bundle.processor.tokenizer),
+            "text": completion.decoded_text(tokens, bundle.processor.tokenizer),
             "ids": completion.ids,
             "spans": [[start, start + size - 1] for start, size in zip(starts, sizes, strict=True)],
             "latents_per_span": sizes,

@@ -57,9 +57,9 @@ class FutureL1:
     def save(
         self, folder: Path, latent_config: LatentConfig, weights: Mapping[str, torch.Tensor] | None = None
     ) -> None:
-        """Writes safetensors, config and processor; the release's names of the token ids and the budget go along.
+        """Writes safetensors, config and processor; the config also has the release's names of token ids and budget.
 
-        `weights`: what a sharded model was gathered to; None: the model's own.
+        `weights`: the gathered weights of a sharded model; None: the model's own.
         """
         config = self.model.config
         config.future_l1 = latent_config.model_dump(mode="json")
@@ -75,28 +75,28 @@ def load(
 ) -> FutureL1:
     """Loads a checkpoint, ours or the public release's, or a base model.
 
-    A base gets the latent tokens, their rows drawn from `seed`.  All get our chat template.  Only safetensors are read,
-    and no code of the folder's is run.  Raises UnusableCheckpointError for weights that are missing, of another shape
-    or not finite, and ValueError when a checkpoint's tokenizer and config disagree about the latent tokens, when it was
-    saved with another template, or when it needs what we do not have (a projection head).
+    A base model gets the latent tokens, with rows sampled from `seed`; all get our chat template.  Only safetensors are
+    read, and no code of the folder is run.  Raises UnusableCheckpointError for weights that are missing, of another
+    shape or not finite, and ValueError when a checkpoint's tokenizer and config disagree about the latent tokens, when
+    it was saved with another template, or when it needs a projection head, which this project does not have.
     """
-    processor, model = _opened(folder, dtype)
+    processor, model = _open(folder, dtype)
     model = model.to(device).eval()
     _check_finite(model, folder)
     model.generate = _no_generate
-    latent_config = _latent_config_of(model.config, folder)
+    latent_config = _read_latent_config(model.config, folder)
     if latent_config is None:
         tokens = add_latent_tokens(model, processor.tokenizer, seed)
     else:
         tokens = lookup(processor.tokenizer)
-        _same_tokens(tokens, model.config, folder)
+        _check_tokens(tokens, model.config, folder)
         if hasattr(model.config, "future_l1") and processor.chat_template != CHAT_TEMPLATE:
             raise ValueError(f"{folder}: its chat template is not the one it was trained with; save it with ours")
     processor.chat_template = CHAT_TEMPLATE
     return FutureL1(model, processor, tokens, latent_config)
 
 
-def _opened(folder: Path, dtype: torch.dtype) -> tuple[Qwen3VLProcessor, Qwen3VLForConditionalGeneration]:
+def _open(folder: Path, dtype: torch.dtype) -> tuple[Qwen3VLProcessor, Qwen3VLForConditionalGeneration]:
     if (folder / "adapter_config.json").exists():
         raise UnusableCheckpointError(f"{folder} holds an adapter: merge it into its base, and give that folder")
     try:
@@ -119,14 +119,14 @@ def _opened(folder: Path, dtype: torch.dtype) -> tuple[Qwen3VLProcessor, Qwen3VL
 
 @torch.no_grad()
 def _check_finite(model: Qwen3VLForConditionalGeneration, folder: Path) -> None:
-    """Sums first: they need no memory, and one that is finite has finite parts."""
+    """Sums first: they need no memory, and a finite sum has finite parts."""
     for name, weight in model.named_parameters():
         if not weight.sum(dtype=torch.float32).isfinite() and not weight.isfinite().all():
             raise UnusableCheckpointError(f"{folder} holds NaN or infinity in {name}: its training has diverged, or "
                                           "the file is damaged; take an earlier checkpoint")  # fmt: skip
 
 
-def _latent_config_of(config: Any, folder: Path) -> LatentConfig | None:
+def _read_latent_config(config: Any, folder: Path) -> LatentConfig | None:
     """From our own field, or from those of the public release (reference/sft.md 1.1); None: a base model."""
     if (ours := getattr(config, "future_l1", None)) is not None:
         return LatentConfig(**ours)
@@ -140,14 +140,14 @@ def _latent_config_of(config: Any, folder: Path) -> LatentConfig | None:
     )
 
 
-def _same_tokens(tokens: Tokens, config: Any, folder: Path) -> None:
-    for name, found, told in (
+def _check_tokens(tokens: Tokens, config: Any, folder: Path) -> None:
+    for name, token, configured in (
         (LATENT, tokens.latent, config.latent_id),
         (LATENT_START, tokens.latent_start, config.latent_start_id),
         (LATENT_END, tokens.latent_end, config.latent_end_id),
     ):
-        if found != told:
-            raise ValueError(f"{folder}: {name} is {found} in the tokenizer but {told} in config.json")
+        if token != configured:
+            raise ValueError(f"{folder}: {name} is {token} in the tokenizer but {configured} in config.json")
 
 
 def _no_generate(*_args: Any, **_kwargs: Any) -> None:

@@ -20,8 +20,8 @@ from training.model.randomness import LATENTS, TOKENS, normal, uniform
 from training.model.tokens import Tokens
 from training.model.vision import FrozenVision
 
-NEVER = -1e9  # the logit of a token that text mode may not emit
-FREE = -1  # in a script: the model's own choice
+BANNED_LOGIT = -1e9
+MODEL_CHOICE = -1  # in a script: no token is forced here
 
 # Replaces the vectors about to be fed: (vectors [B,D], index of the span [B], of the latent in it [B]) -> [B,D];
 # rows in text mode have -1 for the latent, and what is returned for them is ignored
@@ -30,9 +30,10 @@ Intervention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn; temperature 0 is greedy.  `latent_std`: sigma of the Gaussian around the hidden state.
+    """How tokens and latents are sampled; temperature 0 is greedy.  `latent_std`: sigma of the Gaussian around the
+    hidden state.
 
-    Raises ValueError for values that mean nothing.
+    Raises ValueError for values out of range.
     """
 
     max_new_tokens: int
@@ -75,7 +76,7 @@ class Completion:
     noise: torch.Tensor
     finished: bool
 
-    def said(self, tokens: Tokens, tokenizer: Any) -> str:
+    def decoded_text(self, tokens: Tokens, tokenizer: Any) -> str:
         """The text with its special tokens, without the end of the turn."""
         ids = tokens.without_end(self.ids)
         return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -85,7 +86,7 @@ class Completion:
 class Decoded:
     """Answers of B rows, right-padded with the pad token.
 
-    ids, log_probs, sampled (a token that was drawn, so neither padding nor forced) [B,S]; latents [n,D] as they were
+    ids, log_probs, sampled (neither padding nor forced) [B,S]; latents [n,D] as they were
     fed, in row-major order of `ids == latent`; latent_noise [n]: mean square of (latent - hidden state) / sigma, zero
     for deterministic latents; finished [B]: ended the turn by itself.  The seconds are those of the whole batch.
     """
@@ -124,7 +125,8 @@ def decode(
 ) -> Decoded:
     """An answer for each seed (63 bits) of each prompt, in their order.
 
-    Prompts of one group may begin alike, which then is processed once; what they share is found by comparing them.
+    Prompts of one group may begin alike, which is then processed once; the common beginning is determined by comparing
+    them.
 
     In latent mode the placeholder is forced until the model picks `<|latent_end|>` (at once, if it does not want to
     imagine) or the budget is spent; then the end is forced.  Whatever else was picked there is discarded, an end of
@@ -139,13 +141,13 @@ def decode(
     if len(seeds) != len(prompts) or not all(seeds):
         raise ValueError(f"each prompt needs its seeds, one an answer: {[len(s) for s in seeds]} for {len(prompts)}")
     device = model.device
-    started = now(device)
-    begun = prefill(model, vision, tokens, prompts, groups)
-    prefilled = now(device)
-    begun.select([number for number, own in enumerate(seeds) for _ in own])
-    hidden, position, mask, cache = begun.hidden, begun.position, begun.mask, begun.cache
-    seed = torch.tensor([seed for own in seeds for seed in own], device=device)
-    machine = _Machine(tokens, spans, len(hidden), device)
+    start = now(device)
+    prefilled = prefill(model, vision, tokens, prompts, groups)
+    prefill_end = now(device)
+    prefilled.select([number for number, of_prompt in enumerate(seeds) for _ in of_prompt])
+    hidden, position, mask, cache = prefilled.hidden, prefilled.position, prefilled.mask, prefilled.cache
+    seed = torch.tensor([seed for of_prompt in seeds for seed in of_prompt], device=device)
+    machine = _ModeMachine(tokens, spans, len(hidden), device)
     script = _padded(scripts or [()] * len(hidden), len(hidden), device)
     embed = model.get_input_embeddings()
     finish_every = 1 if device.type == "cpu" else 16  # looking at `done` waits for the device
@@ -155,15 +157,15 @@ def decode(
         picked, log_prob = _pick(machine.forbid(logits), sampling, seed, step)
         scripted = step < script.shape[1]
         if scripted:
-            picked = torch.where(script[:, step] == FREE, picked, script[:, step])
+            picked = torch.where(script[:, step] == MODEL_CHOICE, picked, script[:, step])
         ids, sampled = machine.advance(picked)
         if scripted:
-            sampled = sampled & (script[:, step] == FREE)
+            sampled = sampled & (script[:, step] == MODEL_CHOICE)
         latent = (ids == tokens.latent).unsqueeze(-1)
         vectors, noise = hidden, torch.zeros(len(hidden), device=device)
         if sampling.latent_std > 0:
-            draw = normal(seed, LATENTS, step, hidden.shape[-1])
-            vectors, noise = hidden + sampling.latent_std * draw.to(hidden.dtype), draw.pow(2).mean(-1)
+            eps = normal(seed, LATENTS, step, hidden.shape[-1])
+            vectors, noise = hidden + sampling.latent_std * eps.to(hidden.dtype), eps.pow(2).mean(-1)
         if intervention is not None:
             vectors = intervention(vectors, machine.span, machine.slot - 1)
         out_ids.append(ids)
@@ -192,21 +194,23 @@ def decode(
         latents=torch.stack(out_fed, 1)[latent],
         latent_noise=torch.stack(out_noise, 1)[latent],
         finished=machine.done,
-        prefill_seconds=prefilled - started,
-        decode_seconds=now(device) - prefilled,
+        prefill_seconds=prefill_end - start,
+        decode_seconds=now(device) - prefill_end,
     )
 
 
 def _padded(scripts: Sequence[Sequence[int]], rows: int, device: torch.device) -> torch.Tensor:
-    """The scripts of all rows, [B,P], FREE behind the end of each."""
+    """The scripts of all rows, [B,P], MODEL_CHOICE behind the end of each."""
     if len(scripts) != rows:
         raise ValueError(f"each answer needs its script, if an empty one: {len(scripts)} for {rows} answers")
     longest = max(map(len, scripts))
-    return torch.tensor([[*script, *[FREE] * (longest - len(script))] for script in scripts], device=device).long()
+    return torch.tensor(
+        [[*script, *[MODEL_CHOICE] * (longest - len(script))] for script in scripts], device=device
+    ).long()
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a monotonic clock, after the device has done what it was given."""
+    """Seconds on a monotonic clock, after the device is synchronised."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -217,7 +221,7 @@ def _pick(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The next token [B] and its log-probability under the tempered distribution (before the top-p cut).
 
-    Drawn by inverting the distribution over the vocabulary in its own order (sorted by probability, rounding could
+    Sampled by inverting the distribution over the vocabulary in its own order (sorted by probability, rounding could
     exchange two tokens), in whole steps of 2**-40, whose sums are exact: a token of probability 0 is never met.
     """
     if sampling.temperature == 0:
@@ -231,8 +235,8 @@ def _pick(
             beyond = ordered.cumsum(-1) - ordered >= sampling.top_p  # the first token is always kept
             probs = torch.zeros_like(probs).scatter(-1, index, ordered.masked_fill(beyond, 0.0))
         reached = (probs * 2.0**40).long().cumsum(-1)
-        drawn = (uniform(seeds, TOKENS, step, 1) * reached[:, -1:]).long()
-        picked = torch.searchsorted(reached, drawn, right=True)[:, 0]
+        threshold = (uniform(seeds, TOKENS, step, 1) * reached[:, -1:]).long()
+        picked = torch.searchsorted(reached, threshold, right=True)[:, 0]
     return picked, log_probs.gather(-1, picked.unsqueeze(-1))[:, 0]
 
 
@@ -242,15 +246,15 @@ def banned(logits: torch.Tensor, tokens: Tokens, in_span: torch.Tensor, spans: b
     Without `spans` none may be opened.
     """
     logits = logits.clone()
-    latent = logits[:, tokens.latent].where(in_span, NEVER)
-    logits[:, list(tokens.placeholders)] = NEVER
+    latent = logits[:, tokens.latent].where(in_span, BANNED_LOGIT)
+    logits[:, list(tokens.placeholders)] = BANNED_LOGIT
     logits[:, tokens.latent] = latent
     if not spans:
-        logits[:, [tokens.latent_start, tokens.latent_end]] = NEVER
+        logits[:, [tokens.latent_start, tokens.latent_end]] = BANNED_LOGIT
     return logits
 
 
-class _Machine:
+class _ModeMachine:
     """Which mode every row is in.
 
     slot [B]: 0 outside and at the start of a span, else how many of its latents have been fed; span [B]: index of the

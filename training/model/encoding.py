@@ -33,9 +33,9 @@ class FrameLimits:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One dialogue: ids [T], labels [T] (IGNORE where nothing is learned), positions [3,T], and its frames' patches.
+    """One dialogue: ids [T], labels [T] (IGNORE where there is no loss), positions [3,T], and its frames' patches.
 
-    unchanged: for each future frame the last observed one at the same size, which is the future if nothing changes.
+    unchanged: for each future frame the last observed one at the same size, the prediction that nothing changes.
     """
 
     ids: list[int]
@@ -112,7 +112,7 @@ class Encoder:
         return Encoded(ids, labels, self._positions(ids, observed), observed, future, unchanged)
 
     def _unlabelled(self) -> set[int]:
-        """Tokens of the assistant's turn that are no decision of the model's."""
+        """Tokens of the assistant's turn that the model does not choose."""
         if self.span_end == "fixed":
             return {self.tokens.latent, self.tokens.latent_end}
         return set() if self.supervise_span_length else {self.tokens.latent}
@@ -151,9 +151,9 @@ def rope_positions(ids: Sequence[int], pads: tuple[int, int], grids: Sequence[tu
     that starts at p has t = p, h = p.., w = p.. and moves on by its longer side (reference/sft.md, 4.2).  Raises
     ValueError when the placeholders are not those of the grids: some text carries one.
     """
-    found, expected = sum(i in pads for i in ids), sum(rows * cols for rows, cols in grids)
-    if found != expected:
-        raise ValueError(f"{found} vision placeholders, but the {len(grids)} frames given need {expected}")
+    count, expected = sum(i in pads for i in ids), sum(rows * cols for rows, cols in grids)
+    if count != expected:
+        raise ValueError(f"{count} vision placeholders, but the {len(grids)} frames need {expected}")
     columns: list[np.ndarray] = []
     position, t, remaining = 0, 0, iter(grids)
     while t < len(ids):

@@ -9,7 +9,7 @@ from torch.distributed.fsdp import FSDPModule
 
 
 def placement(device: str) -> tuple[torch.device, torch.dtype]:
-    """Where this process computes and in which dtype weights are read: its own GPU where there is one."""
+    """The device of this process, its own GPU where there is one, and the dtype that weights are read in."""
     if device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu"), torch.float32
     place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -20,7 +20,7 @@ def placement(device: str) -> tuple[torch.device, torch.dtype]:
 def learn_in_fp32(model: torch.nn.Module) -> None:
     """Weights that learn become fp32, the others stay.
 
-    In bf16 a weight has 8 bits: a step of 1e-5 on one of 0.02 is rounded away.  FSDP and ZeRO keep such copies
+    In bf16 a weight has 8 bits: a step of 1e-5 on one of 0.02 is rounded away.  FSDP and ZeRO keep fp32 copies
     themselves; one GPU, and several with a whole model each, do not.
     """
     for parameter in model.parameters():
@@ -29,7 +29,7 @@ def learn_in_fp32(model: torch.nn.Module) -> None:
 
 
 def is_sharded() -> bool:
-    """Whether `accelerate launch` asked for FSDP: weights are whole only while the model's own forward uses them."""
+    """Whether `accelerate launch` started FSDP: weights are whole only while the model's own forward uses them."""
     return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 

@@ -1,4 +1,4 @@
-"""Prompts into a cache: what several of them begin with is processed once.
+"""Prefills prompts into a cache; a common beginning of several prompts is processed once.
 
 The plain and the hinted prompt of a row show the same observed frames first.  Their common beginning is prefilled once
 for both, its cache repeated, and each goes on with its own rest.  Names: N prompts, P cache slots, D hidden size.
@@ -15,7 +15,7 @@ from training.model.encoding import Batch, Encoded, collate
 from training.model.tokens import Tokens
 from training.model.vision import FrozenVision
 
-SECOND_PASS = 128  # tokens: about what a forward costs however few it is given (measured on a CPU: 50 to 80)
+SECOND_PASS = 128  # tokens: the fixed cost of a forward pass (measured on a CPU: 50 to 80)
 
 
 @dataclass
@@ -38,8 +38,8 @@ class Prefilled:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which beginning each prompt shares (`groups` [N], numbers from 0), and the length of each beginning."""
+class PrefixPlan:
+    """The number of the shared prefix of each prompt (`groups` [N]), and the length of each prefix."""
 
     groups: list[int]
     lengths: list[int]
@@ -52,12 +52,12 @@ def prefill(
     prompts: Sequence[Encoded],
     groups: Sequence[Hashable] | None = None,
 ) -> Prefilled:
-    """All prompts, padded on the left; `groups` tells which of them may begin alike, None that none do.
+    """All prompts, padded on the left; prompts of one of the `groups` may begin alike, without `groups` none do.
 
-    What prompts of a group really share is found by comparing them; it is processed once where that saves tokens.
+    What prompts of a group share is determined by comparing them; it is processed once where that saves tokens.
     """
     pads = (tokens.image, tokens.video)
-    plan = share(prompts, groups, pads) if groups is not None else None
+    plan = plan_prefixes(prompts, groups, pads) if groups is not None else None
     cache = DynamicCache(config=model.config.text_config)
     if plan is None:
         batch = collate(prompts, tokens.pad, side="left")
@@ -92,42 +92,42 @@ def _forward(
     ).last_hidden_state[:, -1]
 
 
-def share(prompts: Sequence[Encoded], groups: Sequence[Hashable], pads: tuple[int, int]) -> Plan | None:
+def plan_prefixes(prompts: Sequence[Encoded], groups: Sequence[Hashable], pads: tuple[int, int]) -> PrefixPlan | None:
     """The plan that processes the fewest tokens, padding counted; None where it saves less than a second pass costs.
 
     All beginnings are cut near one bound, tried at each length that a group really shares.  A prompt on its own is cut
     there too, so that it makes neither pass longer.
     """
-    together: dict[Hashable, list[int]] = {}
+    members: dict[Hashable, list[int]] = {}
     for number, group in enumerate(groups):
-        together.setdefault(group, []).append(number)
-    if len(together) == len(prompts):
+        members.setdefault(group, []).append(number)
+    if len(members) == len(prompts):
         return None
-    found = [(alike, _common([prompts[i] for i in alike], pads)) for alike in together.values()]
-    bounds = {length for alike, length in found if len(alike) > 1} - {0}
-    plans = [_plan(prompts, found, bound, pads) for bound in bounds]
+    common = [(group, _common([prompts[i] for i in group], pads)) for group in members.values()]
+    bounds = {length for group, length in common if len(group) > 1} - {0}
+    plans = [_plan(prompts, common, bound, pads) for bound in bounds]
     best = min(plans, key=lambda plan: _cost(prompts, plan), default=None)
     whole = len(prompts) * max(len(p.ids) for p in prompts)
     return best if best is not None and whole - _cost(prompts, best) > SECOND_PASS else None
 
 
 def _plan(
-    prompts: Sequence[Encoded], found: Sequence[tuple[list[int], int]], bound: int, pads: tuple[int, int]
-) -> Plan:
-    """`found`: the prompts of each group and what they share.  A group that shares little is taken apart."""
+    prompts: Sequence[Encoded], common: Sequence[tuple[list[int], int]], bound: int, pads: tuple[int, int]
+) -> PrefixPlan:
+    """`common`: the prompts of each group and the length that they share.  A group that shares little is split."""
     groups, lengths = [0] * len(prompts), list[int]()
-    for alike, length in found:
-        kept = len(alike) == 1 or 2 * length > bound
-        for part in [alike] if kept else [[i] for i in alike]:
+    for group, length in common:
+        kept = len(group) == 1 or 2 * length > bound
+        for part in [group] if kept else [[i] for i in group]:
             first = prompts[part[0]]
-            most = length if kept else len(first.ids) - 1
+            longest = length if kept else len(first.ids) - 1
             for i in part:
                 groups[i] = len(lengths)
-            lengths.append(_outside(min(bound, most), _runs(first, pads)))
-    return Plan(groups, lengths)
+            lengths.append(_outside(min(bound, longest), _runs(first, pads)))
+    return PrefixPlan(groups, lengths)
 
 
-def _cost(prompts: Sequence[Encoded], plan: Plan) -> int:
+def _cost(prompts: Sequence[Encoded], plan: PrefixPlan) -> int:
     """Tokens that both passes process."""
     rests = max(len(p.ids) - plan.lengths[group] for p, group in zip(prompts, plan.groups, strict=True))
     return len(plan.lengths) * max(plan.lengths) + len(prompts) * rests
@@ -152,10 +152,10 @@ def _common(prompts: Sequence[Encoded], pads: tuple[int, int]) -> int:
 def _runs(prompt: Encoded, pads: tuple[int, int]) -> list[tuple[int, int]]:
     """First and one past the last token of each image."""
     places = [t for t, token in enumerate(prompt.ids) if token in pads]
-    runs, seen = [], 0
+    runs, at = [], 0
     for image in prompt.observed:
-        runs.append((places[seen], places[seen] + image.tokens))
-        seen += image.tokens
+        runs.append((places[at], places[at] + image.tokens))
+        at += image.tokens
     return runs
 
 
@@ -166,16 +166,16 @@ def _outside(length: int, runs: Sequence[tuple[int, int]]) -> int:
 
 def _cut(prompt: Encoded, length: int, pads: tuple[int, int]) -> tuple[Encoded, Encoded]:
     """A prompt's beginning and its rest."""
-    shown = sum(begin < length for begin, _ in _runs(prompt, pads))
-    parts = (slice(None, length), slice(None, shown)), (slice(length, None), slice(shown, None))
+    images = sum(begin < length for begin, _ in _runs(prompt, pads))
+    parts = (slice(None, length), slice(None, images)), (slice(length, None), slice(images, None))
     beginning, rest = (
         replace(
             prompt,
             ids=prompt.ids[tokens],
             labels=prompt.labels[tokens],
             positions=prompt.positions[:, tokens],
-            observed=prompt.observed[images],
+            observed=prompt.observed[frames],
         )
-        for tokens, images in parts
+        for tokens, frames in parts
     )
     return beginning, rest

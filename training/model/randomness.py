@@ -14,9 +14,8 @@ TOKENS, LATENTS, INTERVENTION = 1, 2, 3  # streams: what numbers are for
 
 
 def derived_seed(*parts: int | str) -> int:
-    """63 bits that stand for these parts, the same in every process."""
-    told = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(told, "big") >> 1
+    """A seed of 63 bits from these parts, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def uniform(seeds: torch.Tensor, stream: int, step: int | torch.Tensor, n: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ from training.storage.files import AppendLog
 from training.storage.parquet import read_parquet
 
 SKIPPED = "skipped.jsonl"
-"""What a program could not use, in its working folder: {"row_id", "reason"} a line; processes may repeat a row."""
+"""The file of rows that a program could not use: {"row_id", "reason"} a line; several processes may repeat a row."""
 
 Row = Mapping[str, Any]  # TrajectoryTable with path, frame_count and reader; `frames` if they are no key frames
 
@@ -61,8 +61,8 @@ class RowReader:
         user = user_pieces(row["question"], len(row.get("frames") or row["observed"]))
         frames = self._frames(row, [p for p in user if isinstance(p, Slot)])
         low, high = self.encoder.limits.observed
-        shown = {slot: self.encoder.patch(frame, low, high) for slot, frame in frames.items()}
-        return self.encoder.prompt([shown[p] if isinstance(p, Slot) else p for p in user])
+        patches = {slot: self.encoder.patch(frame, low, high) for slot, frame in frames.items()}
+        return self.encoder.prompt([patches[p] if isinstance(p, Slot) else p for p in user])
 
     def _frames(self, row: Row, slots: list[Slot]) -> dict[Slot, np.ndarray]:
         """The frames at the slots, in one read of the clip."""

@@ -14,7 +14,7 @@ from peft import PeftModel
 from training.model.vision import FrozenVision, Patches
 
 
-class Shown(Protocol):
+class PaddedBatch(Protocol):
     """Padded rows: ids and mask [B,T], positions [3,B,T], and the observed frames of all of them."""
 
     @property
@@ -27,8 +27,8 @@ class Shown(Protocol):
     def observed(self) -> list[Patches]: ...
 
 
-def inputs_of(batch: Shown, vision: FrozenVision, device: torch.device) -> dict[str, Any]:
-    """What the model's forward takes of a batch, on its device; the frames as the frozen tower's features."""
+def inputs_of(batch: PaddedBatch, vision: FrozenVision, device: torch.device) -> dict[str, Any]:
+    """The inputs of the model's forward for a batch, on its device; frames as features of the frozen tower."""
     return {
         "input_ids": batch.ids.to(device),
         "attention_mask": batch.mask.to(device),
@@ -43,14 +43,14 @@ def spliced_forward(
     """States [B,T,D] after the final norm, and logits [n,V] of the n positions where `at` [B,T] holds, row by row.
 
     `latents` [m,D] are fed at the positions `latent` [B,T].  There is one call, of `model` as it is wrapped (DDP, FSDP,
-    ZeRO, PEFT), so sharded weights are whole while they are used; inside it the head is given the asked positions only:
-    logits at every position are most of a step's memory.
+    ZeRO, PEFT), so sharded weights are whole while they are used; inside it the head gets these positions only: logits
+    at every position are most of a step's memory.
     """
     inner = unwrapped(model)
-    seen: list[torch.Tensor] = []
+    states: list[torch.Tensor] = []
     hooks = [
-        inner.model.register_forward_hook(lambda _module, _args, out: seen.append(out.last_hidden_state)),
-        inner.lm_head.register_forward_pre_hook(lambda _module, _args: (seen[0][at],)),
+        inner.model.register_forward_hook(lambda _module, _args, out: states.append(out.last_hidden_state)),
+        inner.lm_head.register_forward_pre_hook(lambda _module, _args: (states[0][at],)),
     ]
     try:
         with splice_latents(inner, latent, latents):
@@ -58,11 +58,11 @@ def spliced_forward(
     finally:
         for hook in hooks:
             hook.remove()
-    return seen[0], logits
+    return states[0], logits
 
 
 def unwrapped(model: Any) -> Any:
-    """The Qwen3VLForConditionalGeneration inside whatever accelerate and PEFT put around it."""
+    """The Qwen3VLForConditionalGeneration inside the wrappers of accelerate and PEFT."""
     inner = extract_model_from_parallel(model)
     return inner.get_base_model() if isinstance(inner, PeftModel) else inner
 

@@ -100,7 +100,7 @@ def add_latent_tokens(
 ) -> Tokens:
     """Adds the latent tokens (placeholder, start, end, in the release's order) and initialises their embedding rows.
 
-    Idempotent: tokens that the tokenizer already has keep their rows.  New rows are drawn with the mean and the
+    Idempotent: tokens that the tokenizer already has keep their rows.  New rows are sampled with the mean and the
     standard deviation of the trained rows, so that they neither stand out nor coincide (Qwen's spare rows do).
     """
     vocabulary = tokenizer.get_vocab()

@@ -1,5 +1,5 @@
 """A saved checkpoint as others will meet it: opened with plain transformers, then made to decode, and to read a
-dialogue with its latents given."""
+dialogue with its latents teacher-forced."""
 
 import gc
 from collections.abc import Sequence
@@ -32,10 +32,10 @@ def verify(
     if not is_first():
         return {}
     reporter.log("opening the saved checkpoint")
-    _freed(device)
+    _free_memory(device)
     skipped = out / SKIPPED
-    facts = _opened(out / CHECKPOINT, dtype)
-    _freed(device)
+    facts = _plain_transformers(out / CHECKPOINT, dtype)
+    _free_memory(device)
     bundle = load(out / CHECKPOINT, device, dtype)
     assert bundle.latent_config is not None, out
     with_future = [row for row in rows if row["future"]]  # multiple-choice rows of RL have nothing to imagine
@@ -50,14 +50,14 @@ def verify(
     return {"skipped": len(unusable), "verified": facts}
 
 
-def _freed(device: torch.device) -> None:
-    gc.collect()  # a trainer and its model are in each other's hands
+def _free_memory(device: torch.device) -> None:
+    gc.collect()  # a trainer and its model refer to each other
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def _opened(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """Which classes plain transformers takes it for, and which weights it misses or does not know; no code of ours."""
+def _plain_transformers(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """The classes that plain transformers loads it as, and missing and unexpected weights; no code of ours."""
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     model, loading = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
@@ -76,7 +76,7 @@ def _decoded(bundle: FutureL1, vision: FrozenVision, prompt: Encoded, tokens: in
     decoded = decode(bundle.model, vision, bundle.tokens, [prompt], sampling, bundle.spans, [[0]])
     (completion,) = decoded.completions(bundle.tokens)
     return {
-        "decoded": completion.said(bundle.tokens, bundle.processor.tokenizer),
+        "decoded": completion.decoded_text(bundle.tokens, bundle.processor.tokenizer),
         "decoded_tokens": len(completion.ids),
         "decoded_spans": bundle.tokens.span_sizes(completion.ids),
         "finished": completion.finished,

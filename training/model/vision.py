@@ -69,7 +69,7 @@ class Patches:
 
     @property
     def pixels(self) -> torch.Tensor:
-        """What the tower takes: [patches, channels * 2 * patch * patch], by the checkpoint's own processor."""
+        """The tower's input [patches, channels * 2 * patch * patch], by the checkpoint's own processor."""
         if self.seconds is None:
             return self.processor(Image.fromarray(self.frames[0]), do_resize=False, return_tensors="pt")["pixel_values"]
         return self.processor(
@@ -108,7 +108,7 @@ class Patcher:
 
 
 class VideoPatcher:
-    """The same for frames of one video, in pairs."""
+    """Resizes the frames of one video, in pairs."""
 
     def __init__(self, video_processor: Qwen3VLVideoProcessor) -> None:
         self.processor = video_processor
@@ -158,7 +158,7 @@ class FrozenVision:
     """Features of the frozen tower and merger, each distinct frame encoded once while the cache holds it.
 
     A feature is (merged [k, D], deepstack tuple of [k, D]); cache_bytes bounds what is kept (0 keeps nothing), `chunk`
-    how many merged tokens are encoded at a time (a single larger frame goes alone).  `apart`: a tower of its own, for
+    the merged tokens that are encoded at a time (a single larger frame goes alone).  `apart`: a tower of its own, for
     models whose weights are sharded between their own forward passes (FSDP).
     """
 
@@ -168,7 +168,7 @@ class FrozenVision:
         tower = model.model.visual
         self.tower = copy.deepcopy(tower).requires_grad_(False) if apart else tower
         self.width, self.chunk = model.config.text_config.hidden_size, chunk
-        self._kept: FIFOCache[str, Feature] = FIFOCache(cache_bytes, getsizeof=_bytes)
+        self._cache: FIFOCache[str, Feature] = FIFOCache(cache_bytes, getsizeof=_bytes)
         self._held: dict[str, Feature] = {}
 
     @contextmanager
@@ -184,7 +184,7 @@ class FrozenVision:
     def _encode(self, patches: Sequence[Patches]) -> list[Feature]:
         device, dtype = self.tower.device, self.tower.dtype
         pixels, grids = torch.cat([p.pixels for p in patches]), torch.stack([p.grid for p in patches])
-        with torch.autocast(device.type, enabled=False):  # constants, whoever asks for them first
+        with torch.autocast(device.type, enabled=False):  # constants, also within another autocast
             out = self.tower(pixels.to(device, dtype), grids.to(device))
         sizes = [p.tokens for p in patches]
         layers = [out.pooler_output, *out.deepstack_features]
@@ -194,14 +194,14 @@ class FrozenVision:
 
     def features(self, patches: Sequence[Patches]) -> list[Feature]:
         """Features of each frame, in order."""
-        found = {p.key: kept for p in patches if (kept := self._held.get(p.key) or self._kept.get(p.key)) is not None}
-        missing = list({p.key: p for p in patches if p.key not in found}.values())
+        features = {p.key: f for p in patches if (f := self._held.get(p.key) or self._cache.get(p.key)) is not None}
+        missing = list({p.key: p for p in patches if p.key not in features}.values())
         for part in _chunks(missing, self.chunk):
             for patch, feature in zip(part, self._encode(part), strict=True):
-                found[patch.key] = feature
+                features[patch.key] = feature
                 with suppress(ValueError):  # larger than the whole cache
-                    self._kept[patch.key] = feature
-        return [found[p.key] for p in patches]
+                    self._cache[patch.key] = feature
+        return [features[p.key] for p in patches]
 
     def merged(self, patches: Sequence[Patches]) -> torch.Tensor:
         """The merged features of all frames, one below the other [n, D]: latent targets."""
@@ -212,12 +212,12 @@ class FrozenVision:
     def encoder_outputs(self, patches: Sequence[Patches]) -> dict[str, BaseModelOutputWithDeepstackFeatures] | None:
         """The observed frames of a batch, as `mm_encoder_outputs` of transformers' forward."""
         outputs = {}
-        for kind, shown in (
+        for kind, of_kind in (
             ("image", [p for p in patches if p.seconds is None]),
             ("video", [p for p in patches if p.seconds is not None]),
         ):
-            if shown:
-                features = self.features(shown)
+            if of_kind:
+                features = self.features(of_kind)
                 outputs[kind] = BaseModelOutputWithDeepstackFeatures(
                     pooler_output=[f for f, _ in features],
                     deepstack_features=[list(layer) for layer in zip(*(deep for _, deep in features), strict=True)],
@@ -226,7 +226,6 @@ class FrozenVision:
 
 
 def _bytes(feature: Feature) -> int:
-    """Of its tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in (feature[0], *feature[1]))
 
 

@@ -37,13 +37,13 @@ def rollout_metrics(
             metrics[f"rewards/{name}/correct"] = _mean(column[correct])
             metrics[f"rewards/{name}/incorrect"] = _mean(column[incorrect])
     spans = [r.spans(tokens) for r in rollouts]
-    counts = torch.tensor([len(own) for own in spans])
+    counts = torch.tensor([len(of_rollout) for of_rollout in spans])
     metrics["completions/mean_length"] = _mean(torch.tensor([len(r.ids) for r in rollouts]))
     metrics["completions/clipped_ratio"] = _mean(torch.tensor([not r.finished for r in rollouts]))
     metrics["spans"] = _mean(counts)
     metrics["spans/correct"] = _mean(counts[correct.cpu()])
     metrics["spans/incorrect"] = _mean(counts[incorrect.cpu()])
-    latents = [span.float() for own in spans for span in own]
+    latents = [span.float() for of_rollout in spans for span in of_rollout]
     nothing = torch.zeros(0)
     metrics["latent_norm"] = _mean(torch.cat(latents).norm(dim=-1) if latents else nothing)
     cosines = [F.cosine_similarity(span[:-1], span[1:], dim=-1) for span in latents]

@@ -1,4 +1,4 @@
-"""Rollouts: what was sampled, kept so that it can be replayed exactly."""
+"""Rollouts: sampled completions with all that an exact replay needs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from training.model.vision import Patches
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout(Completion):
-    """A completion with the trajectory row that it answers, the seed that it was drawn from, and how it reads: as text
-    (with special tokens, without the end of turn), and as the grammar's runs."""
+    """A completion with the trajectory row that it answers, the seed that it was sampled with, and its text (with
+    special tokens, without the end of turn) and runs of the grammar."""
 
     row: dict[str, Any]
     prompt: Encoded
@@ -38,9 +38,9 @@ def unpack(
     tokenizer: Any,
 ) -> list[Rollout]:
     """The rollouts of a decoded batch: of each row and its prompt as many as it has seeds."""
-    asked = [(r, p, seed) for r, p, own in zip(rows, prompts, seeds, strict=True) for seed in own]
-    drawn = zip(asked, decoded.completions(tokens), strict=True)
-    return [rollout_of(*of, completion, tokens, tokenizer) for of, completion in drawn]
+    origins = [(r, p, seed) for r, p, of_prompt in zip(rows, prompts, seeds, strict=True) for seed in of_prompt]
+    pairs = zip(origins, decoded.completions(tokens), strict=True)
+    return [rollout_of(*origin, completion, tokens, tokenizer) for origin, completion in pairs]
 
 
 def rollout_of(
@@ -52,7 +52,7 @@ def rollout_of(
     tokenizer: Any,
 ) -> Rollout:
     """The completion with what it answers, read as text and as runs."""
-    text, runs = completion.said(tokens, tokenizer), runs_of(completion.ids, tokens, tokenizer)
+    text, runs = completion.decoded_text(tokens, tokenizer), runs_of(completion.ids, tokens, tokenizer)
     return Rollout(**vars(completion), row=dict(row), prompt=prompt, seed=seed, text=text, runs=runs)
 
 
@@ -82,7 +82,7 @@ def replayed(rollout: Rollout, tokens: Tokens) -> Encoded:
     """
     prompt, places = rollout.prompt, rollout.ids.count(tokens.latent)
     if len(rollout.latents) != places:
-        raise ValueError(f"row {rollout.row.get('row_id')}, the answer drawn from seed {rollout.seed}: "
+        raise ValueError(f"row {rollout.row.get('row_id')}, the answer of seed {rollout.seed}: "
                          f"{len(rollout.latents)} latents recorded for {places} latent positions")  # fmt: skip
     start = int(prompt.positions[0, -1]) + 1
     positions = torch.arange(start, start + len(rollout.ids)).expand(3, -1)
@@ -94,8 +94,8 @@ def replayed(rollout: Rollout, tokens: Tokens) -> Encoded:
 class Replay:
     """Rollouts as one right-padded batch, to be passed again: ids, mask, sampled, in_span [B,T], positions [3,B,T].
 
-    Of the sampled tokens, row by row: log_probs [n] when they were drawn.  Of the latent positions: latents [m,D], and
-    their noise [m].  in_span: whether a span was open when the token was chosen.
+    Of the sampled tokens, row by row: log_probs [n] at the time of sampling.  Of the latent positions: latents [m,D],
+    and their noise [m].  in_span: whether a span was open when the token was chosen.
     """
 
     ids: torch.Tensor

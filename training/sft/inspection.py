@@ -1,4 +1,4 @@
-"""What a model would be trained on: records rendered, tokenised and labelled as SFT does, with both losses.
+"""Records as a model would be trained on them: rendered, tokenised and labelled as SFT does, with both losses.
 
 People debug data with it, and parity with the public release is checked through it.
 """
@@ -23,7 +23,7 @@ from training.model.vision import FrozenVision
 from training.storage.artifacts import checkpoint_folder
 
 CACHE_BYTES = 2**28
-"""Vision features kept: every record is shown twice, alone and in the batch."""
+"""The size of the cache of vision features: every record is used twice, alone and in the batch."""
 
 
 def open_checkpoint(folder: Path) -> FutureL1:
@@ -58,9 +58,11 @@ def latent_config_of(bundle: FutureL1, max_latents: int | None, system: str | No
     latent_config = latent_config.model_copy(
         update={name: value for name, value in changes.items() if value is not None}
     )
-    found = [mark for mark in (LATENT, "<|image_pad|>", "<|video_pad|>") if mark in (latent_config.system_prompt or "")]
-    if found:
-        raise ValueError(f"the system prompt holds {', '.join(found)}, which stand for vectors: take them out")
+    placeholders = [
+        mark for mark in (LATENT, "<|image_pad|>", "<|video_pad|>") if mark in (latent_config.system_prompt or "")
+    ]
+    if placeholders:
+        raise ValueError(f"the system prompt holds {', '.join(placeholders)}, which stand for vectors: take them out")
     return latent_config
 
 
@@ -71,13 +73,14 @@ def inspect_records(
     latent_config: LatentConfig,
     resize: Literal["exact", "release"] = "exact",
 ) -> dict[str, Any]:
-    """`records`, an entry for each value, and `batch`, all that could be shown as one right-padded batch (or None).
+    """`records`, an entry for each value, and `batch`, all records that can be rendered as one right-padded batch (or
+    None).
 
     An entry has `error` and no tensors where a record cannot be rendered (docs/data-contracts.md has the fields).
     """
     reader, vision = RowReader(bundle.encoder(latent_config, resize=resize), keep=False), bundle.vision(CACHE_BYTES)
     entries: list[dict[str, Any]] = []
-    shown: list[Encoded] = []
+    usable: list[Encoded] = []
     for number, value in enumerate(values):
         name = name_of(value, number)
         try:
@@ -87,8 +90,8 @@ def inspect_records(
             entries.append({"record": name, "error": f"record {name}: {error}; correct it, or leave it out"})
             continue
         entries.append(_entry(bundle, vision, record, encoded))
-        shown.append(encoded)
-    return {"records": entries, "batch": _batch(bundle, vision, shown) if shown else None}
+        usable.append(encoded)
+    return {"records": entries, "batch": _batch(bundle, vision, usable) if usable else None}
 
 
 def _entry(bundle: FutureL1, vision: FrozenVision, record: Record, encoded: Encoded) -> dict[str, Any]:
@@ -137,10 +140,10 @@ def _losses(bundle: FutureL1, vision: FrozenVision, rows: Sequence[Encoded]) -> 
     inputs = inputs_of(batch, vision, bundle.model.device)
     latent = inputs["input_ids"] == bundle.tokens.latent
     targets = vision.merged(batch.future)
-    following = batch.labels.to(latent.device).roll(-1, 1)  # what is to come; the first label is never one
-    learned = following != IGNORE
-    states, logits = spliced_forward(bundle.model, inputs, latent, targets, learned)
-    ce = float(F.cross_entropy(logits.float(), following[learned]))
+    following = batch.labels.to(latent.device).roll(-1, 1)  # the next token's label; a row's first has none
+    labelled = following != IGNORE
+    states, logits = spliced_forward(bundle.model, inputs, latent, targets, labelled)
+    ce = float(F.cross_entropy(logits.float(), following[labelled]))
     if not len(targets):
         return ce, None
     return ce, float((states[latent.roll(-1, 1)].float() - targets.float()).pow(2).mean())

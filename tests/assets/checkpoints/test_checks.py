@@ -13,8 +13,8 @@ from assets.checkpoints.checks import (
     latent_problems,
     opening_problems,
     row_problems,
-    skipped,
-    unfilled_problems,
+    skipped_rows,
+    unmixed_problems,
 )
 from training.storage.artifacts import Artifact
 
@@ -67,8 +67,8 @@ def test_one_row_in_a_hundred_may_be_unreadable_and_no_more() -> None:
 def test_rows_that_several_processes_skipped_are_shown_once(tmp_path: Path) -> None:
     lines = [{"row_id": name, "reason": "no such file"} for name in ("a", "b", "a")]
     (tmp_path / "skipped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert [row["row_id"] for row in skipped(checkpoint(tmp_path))] == ["a", "b"]
-    assert skipped(checkpoint(tmp_path / "another")) == []
+    assert [row["row_id"] for row in skipped_rows(checkpoint(tmp_path))] == ["a", "b"]
+    assert skipped_rows(checkpoint(tmp_path / "another")) == []
 
 
 def test_a_curve_is_judged_by_its_first_and_last_tenth() -> None:
@@ -91,7 +91,7 @@ def test_rl_is_judged_by_its_end(tmp_path: Path) -> None:
     assert format_problems(ended(0.85, 0.3)) == ["85.0% of the answers followed the grammar at the end"]
     assert collapse_problems(ended(0.95, 0.995)) == ["a latent and the next one have a cosine of 0.995"]
     (tmp_path / "metrics.jsonl").unlink()
-    assert unfilled_problems(checkpoint(tmp_path)) == []
+    assert unmixed_problems(checkpoint(tmp_path)) == []
     assert format_problems(checkpoint(tmp_path)) and not collapse_problems(checkpoint(tmp_path))
 
 
@@ -101,7 +101,7 @@ def test_places_without_mixed_groups_are_counted_over_the_run(tmp_path: Path) ->
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return checkpoint(tmp_path)
 
-    assert unfilled_problems(run(0.0, 0.4, 1.0)) == []
-    assert unfilled_problems(run(0.2, 0.9, 1.0)) == [
-        "70% of the places found no group with right and wrong answers: harder rows, or fewer steps"
+    assert unmixed_problems(run(0.0, 0.4, 1.0)) == []
+    assert unmixed_problems(run(0.2, 0.9, 1.0)) == [
+        "70% of the groups had no correct and incorrect answers"
     ]

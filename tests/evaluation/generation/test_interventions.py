@@ -232,13 +232,13 @@ def test_exactly_so_many_spans_are_forced_before_the_answer(
     forced, _ = under(f"spans_{wanted}")
     for before, after in zip(plain.completions(t), forced.completions(t), strict=True):
         assert t.span_sizes(after.ids) == [4] * wanted
-        sizes, text = t.span_sizes(before.ids), after.said(t, tokenizer)
+        sizes, text = t.span_sizes(before.ids), after.decoded_text(t, tokenizer)
         ends = [place for place, token in enumerate(before.ids) if token == t.latent_end]
         if len(sizes) >= wanted:
             begin = ends[wanted - 1] + 1
             assert after.ids[:begin] == before.ids[:begin]
         else:
-            begun = before.said(t, tokenizer).split("<answer>")[0]
+            begun = before.decoded_text(t, tokenizer).split("<answer>")[0]
             span = "<|latent_start|>" + "<|latent|>" * 4 + "<|latent_end|>\n"
             assert text.startswith(begun + span * (wanted - len(sizes)))
         last = max(place for place, token in enumerate(after.ids) if token == t.latent_end)

@@ -318,7 +318,7 @@ def test_the_smallest_and_the_largest_number_draw_what_may_be_drawn(
     number: float, token: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "uniform", lambda seeds, *_: torch.full((len(seeds), 1), number, dtype=torch.float64))
-    logits = torch.tensor([[decoding.NEVER, 0.3, 2.0, -1.0, decoding.NEVER]])
+    logits = torch.tensor([[decoding.BANNED_LOGIT, 0.3, 2.0, -1.0, decoding.BANNED_LOGIT]])
     picked, _ = decoding._pick(logits, Sampling(1, temperature=1.0), torch.zeros(1).long(), 0)
     assert picked.tolist() == [token]
 
@@ -327,7 +327,7 @@ def test_the_smallest_and_the_largest_number_draw_what_may_be_drawn(
 def test_tokens_are_drawn_as_often_as_they_are_likely(top_p: float) -> None:
     """20,000 draws from five tokens, one of which is forbidden; the cut leaves the likeliest two."""
     probs = torch.tensor([0.1, 0.45, 0.0, 0.3, 0.15])
-    logits = (probs.log() * 2).clamp(min=decoding.NEVER).expand(20_000, -1)
+    logits = (probs.log() * 2).clamp(min=decoding.BANNED_LOGIT).expand(20_000, -1)
     seeds = torch.arange(20_000)
     picked, log_probs = decoding._pick(logits, Sampling(1, temperature=2.0, top_p=top_p), seeds, 7)
     expected = probs if top_p == 1 else torch.tensor([0.0, 0.6, 0.0, 0.4, 0.0])

@@ -15,7 +15,7 @@ from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, Spans, decode
 from training.model.encoding import Encoded, Encoder
 from training.model.latent_config import LatentConfig
-from training.model.prefill import Prefilled, prefill, share
+from training.model.prefill import Prefilled, plan_prefixes, prefill
 from training.model.tokens import add_latent_tokens
 from training.model.vision import FrozenVision, Patches
 from training.tiny import BASE
@@ -114,7 +114,7 @@ def test_a_shared_beginning_changes_no_state(
     stacked: FutureL1, asked: tuple[list[Encoded], list[str]], pads: tuple[int, int], chosen: list[int]
 ) -> None:
     prompts, groups = [asked[0][i] for i in chosen], [asked[1][i] for i in chosen]
-    assert share(prompts, groups, pads) is not None
+    assert plan_prefixes(prompts, groups, pads) is not None
     shared, separate = begin(stacked, prompts, groups), begin(stacked, prompts)
     torch.testing.assert_close(shared.hidden, separate.hidden, atol=1e-4, rtol=0)
     assert torch.equal(shared.position, separate.position)
@@ -171,7 +171,7 @@ def test_only_what_is_really_alike_is_shared(encoder: Encoder, pads: tuple[int, 
         """Tokens that the two share, and where the second image of the first prompt begins."""
         one, two = encoder.prompt(a), encoder.prompt(b)
         starts = [begin for begin, _ in prefilling._runs(one, pads)]
-        plan = share([one, two], ["x", "x"], pads)
+        plan = plan_prefixes([one, two], ["x", "x"], pads)
         assert plan is not None and plan.groups == [0, 0]
         return plan.lengths[0], starts[1]
 
@@ -194,7 +194,7 @@ def test_prompts_that_are_called_a_group_and_are_none_share_nothing(
     moved = encoder.prompt([shown(encoder, 1), "What next?"])
     moved = replace(moved, positions=moved.positions + 3)
     others = [encoder.prompt([shown(encoder, 1), "What next?"]), bare.prompt(["user"]), moved]
-    assert share([others[0], moved], ["x", "x"], pads) is None, "rope positions are part of what is cached"
+    assert plan_prefixes([others[0], moved], ["x", "x"], pads) is None, "rope positions are part of what is cached"
     shared, separate = begin(stacked, others, ["x", "x", "x"]), begin(stacked, others)
     torch.testing.assert_close(shared.hidden, separate.hidden, atol=1e-4, rtol=0)
 
@@ -204,12 +204,12 @@ def test_a_second_pass_must_pay(encoder: Encoder, pads: tuple[int, int]) -> None
 
     def plan(rows: int, observed: int) -> Any:
         pairs = [row(encoder, number, observed, 1, "What next?") for number in range(rows)]
-        return share([p for pair in pairs for p in pair], [i for i in range(rows) for _ in range(2)], pads)
+        return plan_prefixes([p for pair in pairs for p in pair], [i for i in range(rows) for _ in range(2)], pads)
 
     assert plan(1, 1) is None
     assert plan(8, 4) is not None
     pairs = [row(encoder, number, 4, 1, "What next?") for number in range(8)]
-    assert share([plain for plain, _ in pairs], list(range(8)), pads) is None, "one prompt a group shares nothing"
+    assert plan_prefixes([plain for plain, _ in pairs], list(range(8)), pads) is None, "one prompt shares nothing"
 
 
 @pytest.mark.usefixtures("always")
@@ -217,7 +217,7 @@ def test_the_plan_counts_padding(encoder: Encoder, pads: tuple[int, int]) -> Non
     """A long beginning that only one of many groups has would lengthen everybody's first pass."""
     pairs = [row(encoder, number, 1, 1, "What next?") for number in (0, 3, 6)] + [row(encoder, 9, 2, 0, "What next?")]
     prompts, groups = [p for pair in pairs for p in pair], [i for i in range(4) for _ in range(2)]
-    plan = share(prompts, groups, pads)
+    plan = plan_prefixes(prompts, groups, pads)
     assert plan is not None
     assert len(set(plan.lengths)) == 1, "the fourth row's beginning is cut where those of the others end"
 
@@ -228,7 +228,7 @@ def test_a_group_that_shares_little_is_taken_apart(encoder: Encoder, pads: tuple
     pairs = [row(encoder, number, 3, 1, "What next?") for number in (0, 3, 6)]
     strangers = [encoder.prompt([shown(encoder, 700 + k), shown(encoder, 800), "What next?"]) for k in range(2)]
     prompts, groups = [*(p for pair in pairs for p in pair), *strangers], [0, 0, 1, 1, 2, 2, 3, 3]
-    plan = share(prompts, groups, pads)
+    plan = plan_prefixes(prompts, groups, pads)
     assert plan is not None
     assert plan.groups == [0, 0, 1, 1, 2, 2, 3, 4]
     shortest = min(len(p.ids) - plan.lengths[group] for p, group in zip(strangers, plan.groups[6:], strict=True))

@@ -187,9 +187,9 @@ def test_the_cache_keeps_its_bound_and_the_newest(base: FutureL1, patcher: Patch
     vision = FrozenVision(base.model, cache_bytes=3 * one + one // 2)
     for frame in frames:
         vision.features([frame])
-    kept = [vision._kept.get(frame.key) for frame in frames]
+    kept = [vision._cache.get(frame.key) for frame in frames]
     assert [feature is not None for feature in kept] == [False] * 5 + [True] * 3
-    assert sum(f[0].untyped_storage().nbytes() for f in kept if f) == vision._kept.currsize <= vision._kept.maxsize
+    assert sum(f[0].untyped_storage().nbytes() for f in kept if f) == vision._cache.currsize <= vision._cache.maxsize
 
 
 def test_without_frames_there_are_no_outputs(base: FutureL1) -> None:
