@@ -46,6 +46,6 @@ def _ended(config: ProgramConfig, command: Sequence[str], environments: Sequence
         )
         for environment in environments
     ]
-    said = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)
+    output = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(output)
     return config.out

@@ -39,7 +39,7 @@ def test_a_sound_checkpoint_has_no_problems() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "says"),
+    ("facts", "sentence"),
     [
         ({"weights_missing": ["lm_head.weight", "norm"]}, "2 weights are missing, lm_head.weight first"),
         ({"weights_unknown": ["base_model.model.norm"]}, "1 weights are unknown, base_model.model.norm first"),
@@ -47,16 +47,16 @@ def test_a_sound_checkpoint_has_no_problems() -> None:
         ({"decoded_tokens": 0}, "it answered row r1 with nothing"),
     ],
 )
-def test_what_others_would_stumble_over_is_named(facts: dict[str, Any], says: str) -> None:
+def test_what_others_would_stumble_over_is_named(facts: dict[str, Any], sentence: str) -> None:
     (problem,) = opening_problems(checkpoint(**facts))
-    assert problem.startswith(says)
+    assert problem.startswith(sentence)
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("latents_finite", "latents of its own"), ("states_finite", "hidden states")]
+    ("name", "sentence"), [("latents_finite", "latents of its own"), ("states_finite", "hidden states")]
 )
-def test_vectors_that_are_no_numbers_are_found(name: str, says: str) -> None:
-    assert latent_problems(checkpoint(**{name: False})) == [f"{says} over row r1 are not finite"]
+def test_vectors_that_are_not_finite_are_problems(name: str, sentence: str) -> None:
+    assert latent_problems(checkpoint(**{name: False})) == [f"{sentence} over row r1 are not finite"]
 
 
 def test_one_row_in_a_hundred_may_be_unreadable_and_no_more() -> None:

@@ -63,11 +63,13 @@ def prefers(bundle: FutureL1, *wanted: int) -> Iterator[None]:
 @pytest.fixture
 def answer(sft_model: FutureL1, prompts: list[Encoded]) -> Callable[..., Decoded]:
     def run(
-        sampling: Sampling = GREEDY, spans: Spans = FIXED, asked: Any = None, seeds: Any = None, **options: Any
+        sampling: Sampling = GREEDY, spans: Spans = FIXED, requests: Any = None, seeds: Any = None, **options: Any
     ) -> Decoded:
-        asked = asked or prompts[:1]
-        seeds = seeds or [[number] for number in range(len(asked))]
-        return decode(sft_model.model, sft_model.vision(), sft_model.tokens, asked, sampling, spans, seeds, **options)
+        requests = requests or prompts[:1]
+        seeds = seeds or [[number] for number in range(len(requests))]
+        return decode(
+            sft_model.model, sft_model.vision(), sft_model.tokens, requests, sampling, spans, seeds, **options
+        )
 
     return run
 
@@ -96,13 +98,13 @@ def kept(ids: list[int], pad: int) -> list[int]:
 
 
 def test_a_batch_decodes_as_its_rows_alone(answer: Any, prompts: list[Encoded], sft_model: FutureL1) -> None:
-    batch = answer(asked=prompts)
+    batch = answer(requests=prompts)
     lengths, modes = {len(p.ids) for p in prompts}, batch.ids == sft_model.tokens.latent
     assert len(lengths) > 3, "rows must need padding"
     assert (modes.any(0) & ~modes.all(0)).any(), "some step must mix text and latent mode"
     latents = batch.latents.split(modes.sum(1).tolist())
     for i, prompt in enumerate(prompts):
-        alone = answer(asked=[prompt])
+        alone = answer(requests=[prompt])
         ids = kept(batch.ids[i].tolist(), sft_model.tokens.pad)
         assert ids == kept(alone.ids[0].tolist(), sft_model.tokens.pad)
         torch.testing.assert_close(latents[i], alone.latents, atol=1e-4, rtol=0)
@@ -111,8 +113,8 @@ def test_a_batch_decodes_as_its_rows_alone(answer: Any, prompts: list[Encoded], 
 
 
 def test_one_prefill_repeated_is_as_many_prefills(answer: Any, prompts: list[Encoded]) -> None:
-    shared = answer(asked=prompts[:3], seeds=[[0, 1, 2]] * 3)
-    separate = answer(asked=[p for p in prompts[:3] for _ in range(3)])
+    shared = answer(requests=prompts[:3], seeds=[[0, 1, 2]] * 3)
+    separate = answer(requests=[p for p in prompts[:3] for _ in range(3)])
     assert torch.equal(shared.ids, separate.ids)
     torch.testing.assert_close(shared.latents, separate.latents, atol=1e-4, rtol=0)
 
@@ -123,7 +125,7 @@ def test_one_prefill_repeated_is_as_many_prefills(answer: Any, prompts: list[Enc
 def test_every_fixed_span_is_full_and_ends(answer: Any, prompts: list[Encoded], sft_model: FutureL1) -> None:
     t = sft_model.tokens
     for spans in (Spans(4, "fixed"), Spans(2, "fixed")):
-        batch = answer(spans=spans, asked=prompts)
+        batch = answer(spans=spans, requests=prompts)
         for row in batch.ids.tolist():
             for at in (i for i, token in enumerate(row) if token == t.latent_start):
                 assert row[at + 1 : at + 2 + spans.latents] == [t.latent] * spans.latents + [t.latent_end]
@@ -173,7 +175,7 @@ def test_an_end_of_turn_inside_a_span_is_discarded(answer: Any, sft_model: Futur
 
 def test_without_a_budget_no_span_is_opened(answer: Any, prompts: list[Encoded], sft_model: FutureL1) -> None:
     with prefers(sft_model, sft_model.tokens.latent_start):
-        batch = answer(Sampling(12), Spans(0, "model"), asked=prompts)
+        batch = answer(Sampling(12), Spans(0, "model"), requests=prompts)
     assert not torch.isin(batch.ids, torch.tensor([sft_model.tokens.latent_start, sft_model.tokens.latent])).any()
     assert len(batch.latents) == 0
 
@@ -192,7 +194,7 @@ def test_a_script_begins_an_answer_and_is_not_sampled(answer: Any, prompts: list
     t = sft_model.tokens
     span = [t.latent_start, *[t.latent] * 4, t.latent_end]
     with prefers(sft_model, t.latent_start, 10):
-        batch = answer(Sampling(9), Spans(4, "fixed", may_open=False), asked=prompts[:2], scripts=[[*span, 11], []])
+        batch = answer(Sampling(9), Spans(4, "fixed", may_open=False), requests=prompts[:2], scripts=[[*span, 11], []])
     assert batch.ids.tolist() == [[*span, 11, 10, 10], [10] * 9], "after its script no span is opened"
     assert batch.sampled.tolist() == [[False] * 7 + [True] * 2, [True] * 9]
     assert (batch.log_probs[0, :7] == 0).all()
@@ -202,10 +204,10 @@ def test_a_script_begins_an_answer_and_is_not_sampled(answer: Any, prompts: list
 def test_an_answers_own_beginning_as_a_script_changes_nothing(
     answer: Any, prompts: list[Encoded], sft_model: FutureL1
 ) -> None:
-    plain = answer(asked=prompts)
+    plain = answer(requests=prompts)
     answers = list(plain.completions(sft_model.tokens))
     assert sum(sft_model.tokens.latent in a.ids for a in answers) > 2
-    again = answer(asked=prompts, scripts=[a.ids[: 5 * number] for number, a in enumerate(answers)])
+    again = answer(requests=prompts, scripts=[a.ids[: 5 * number] for number, a in enumerate(answers)])
     assert torch.equal(again.ids, plain.ids)
     torch.testing.assert_close(again.latents, plain.latents, atol=1e-4, rtol=0)
     assert again.sampled[0].equal(plain.sampled[0]) and not again.sampled[2, :10].any()
@@ -213,7 +215,7 @@ def test_an_answers_own_beginning_as_a_script_changes_nothing(
 
 def test_each_answer_needs_its_script(answer: Any, prompts: list[Encoded]) -> None:
     with pytest.raises(ValueError, match="1 for 2 answers"):
-        answer(asked=prompts[:2], scripts=[[1]])
+        answer(requests=prompts[:2], scripts=[[1]])
 
 
 @pytest.mark.parametrize("spans", [Spans(0, "model"), Spans(4, "model")])
@@ -224,7 +226,7 @@ def test_text_mode_emits_no_placeholders(
     never = (t.latent, t.image, t.video, *((t.latent_start, t.latent_end) if spans.latents == 0 else ()))
     with prefers(sft_model, *never):
         for sampling in (Sampling(8), Sampling(8, temperature=2.0)):
-            batch = answer(sampling, spans, asked=prompts)
+            batch = answer(sampling, spans, requests=prompts)
             in_text = torch.tensor([[not i for i in t.inside_span(row)] for row in batch.ids.tolist()])
             assert not torch.isin(batch.ids[in_text], torch.tensor(never)).any()
 
@@ -266,18 +268,18 @@ def test_a_padding_token_in_text_ends_the_turn(answer: Any, sft_model: FutureL1,
 # ---- drawing
 
 
-DRAWN = Sampling(30, temperature=1.5, top_p=0.95, latent_std=0.2)
+SAMPLED = Sampling(30, temperature=1.5, top_p=0.95, latent_std=0.2)
 
 
 def records(batch: Decoded, tokens: Tokens) -> list[tuple[list[int], torch.Tensor, torch.Tensor]]:
     """Tokens, log-probabilities and latents of each answer."""
     latents = batch.latents.split((batch.ids == tokens.latent).sum(1).tolist())
     ids = [kept(row, tokens.pad) for row in batch.ids.tolist()]
-    return [(own, batch.log_probs[i, : len(own)], latents[i]) for i, own in enumerate(ids)]
+    return [(of_row, batch.log_probs[i, : len(of_row)], latents[i]) for i, of_row in enumerate(ids)]
 
 
-def assert_alike(found: list[Any], expected: list[Any]) -> None:
-    for (ids, log_probs, latents), (same_ids, same_log_probs, same_latents) in zip(found, expected, strict=True):
+def assert_alike(result: list[Any], expected: list[Any]) -> None:
+    for (ids, log_probs, latents), (same_ids, same_log_probs, same_latents) in zip(result, expected, strict=True):
         assert ids == same_ids
         torch.testing.assert_close(log_probs, same_log_probs, atol=1e-4, rtol=0)
         torch.testing.assert_close(latents, same_latents, atol=1e-4, rtol=0)
@@ -287,8 +289,8 @@ def test_an_answer_depends_on_its_prompt_and_seed_only(
     answer: Any, prompts: list[Encoded], sft_model: FutureL1
 ) -> None:
     seeds = [[100 * i + k for k in range(4)] for i in range(len(prompts))]
-    whole = records(answer(DRAWN, asked=prompts, seeds=seeds), sft_model.tokens)
-    known = dict(zip([s for own in seeds for s in own], whole, strict=True))
+    whole = records(answer(SAMPLED, requests=prompts, seeds=seeds), sft_model.tokens)
+    forced = dict(zip([s for of_row in seeds for s in of_row], whole, strict=True))
     assert len({tuple(ids) for ids, _, _ in whole}) > len(prompts), "answers must differ for this to mean anything"
     regrouped = [
         ([3, 0], [seeds[3], seeds[0]]),
@@ -297,24 +299,24 @@ def test_an_answer_depends_on_its_prompt_and_seed_only(
         ([1, 1], [[101], [100, 102]]),
     ]
     for numbers, some in regrouped:
-        part = answer(DRAWN, asked=[prompts[i] for i in numbers], seeds=some)
-        assert_alike(records(part, sft_model.tokens), [known[seed] for own in some for seed in own])
+        part = answer(SAMPLED, requests=[prompts[i] for i in numbers], seeds=some)
+        assert_alike(records(part, sft_model.tokens), [forced[seed] for of_row in some for seed in of_row])
 
 
 def test_another_seed_draws_another_answer(answer: Any, prompts: list[Encoded]) -> None:
-    first, other = (answer(DRAWN, asked=prompts, seeds=[[seed]] * len(prompts)) for seed in (1, 2))
+    first, other = (answer(SAMPLED, requests=prompts, seeds=[[seed]] * len(prompts)) for seed in (1, 2))
     assert first.ids.shape != other.ids.shape or not torch.equal(first.ids, other.ids)
 
 
 def test_a_prompt_without_seeds_is_a_mistake(answer: Any, prompts: list[Encoded]) -> None:
     with pytest.raises(ValueError, match="each prompt needs its seeds"):
-        answer(asked=prompts[:2], seeds=[[1], []])
+        answer(requests=prompts[:2], seeds=[[1], []])
     with pytest.raises(ValueError, match="each prompt needs its seeds"):
-        answer(asked=prompts[:2], seeds=[[1]])
+        answer(requests=prompts[:2], seeds=[[1]])
 
 
 @pytest.mark.parametrize(("number", "token"), [(0.0, 1), (1 - 2**-53, 3)])
-def test_the_smallest_and_the_largest_number_draw_what_may_be_drawn(
+def test_the_smallest_and_the_largest_number_sample_allowed_tokens_only(
     number: float, token: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "uniform", lambda seeds, *_: torch.full((len(seeds), 1), number, dtype=torch.float64))
@@ -338,14 +340,14 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(top_p: float) -> None:
 
 
 def test_the_siblings_of_a_prompt_differ(answer: Any, prompts: list[Encoded]) -> None:
-    batch = answer(Sampling(30, temperature=2.0), asked=prompts[:1], seeds=[range(8)])
+    batch = answer(Sampling(30, temperature=2.0), requests=prompts[:1], seeds=[range(8)])
     assert len({tuple(row) for row in batch.ids.tolist()}) > 1
 
 
 def test_a_tiny_nucleus_is_greedy(answer: Any, prompts: list[Encoded]) -> None:
     nucleus = Sampling(30, temperature=1.0, top_p=1e-6)
-    drawn = answer(nucleus, asked=prompts)
-    assert torch.equal(drawn.ids, answer(Sampling(30), asked=prompts).ids)
+    sampled_ids = answer(nucleus, requests=prompts)
+    assert torch.equal(sampled_ids.ids, answer(Sampling(30), requests=prompts).ids)
 
 
 def test_latent_noise_is_around_the_hidden_state(answer: Any, sft_model: FutureL1) -> None:
@@ -360,7 +362,7 @@ def test_latent_noise_is_around_the_hidden_state(answer: Any, sft_model: FutureL
 
 
 def test_what_follows_the_end_of_a_turn_is_padding(answer: Any, prompts: list[Encoded], sft_model: FutureL1) -> None:
-    batch = answer(Sampling(40, temperature=1.0), asked=prompts)
+    batch = answer(Sampling(40, temperature=1.0), requests=prompts)
     assert batch.finished.any()
     for row, sampled, finished in zip(batch.ids.tolist(), batch.sampled.tolist(), batch.finished.tolist(), strict=True):
         if finished:

@@ -21,8 +21,8 @@ from training.sft.__main__ import peft_config
 def batch(sft_model: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]) -> Batch:
     """Dialogues of one, two and three spans and one without, padded."""
     reader = RowReader(encoder, keep=False)
-    drawn = [(0, True), (1, True), (2, True), (4, False)]
-    return collate([reader.dialogue(rows[number], spans) for number, spans in drawn], sft_model.tokens.pad)
+    sampled = [(0, True), (1, True), (2, True), (4, False)]
+    return collate([reader.dialogue(rows[number], spans) for number, spans in sampled], sft_model.tokens.pad)
 
 
 @pytest.fixture
@@ -105,8 +105,8 @@ def test_fresh_adapters_change_nothing_and_merged_ones_all_that_they_learned(
         learned = forward(bundle, batch, adapted)
         whole = adapted.merge_and_unload()
         assert not any("lora" in name for name in whole.state_dict())
-        for found, expected in zip(forward(bundle, batch, whole), learned, strict=True):
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        for actual, expected in zip(forward(bundle, batch, whole), learned, strict=True):
+            torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
     assert (learned[0] - plain[0]).abs().max() > 0.1
 
 

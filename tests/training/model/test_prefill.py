@@ -46,26 +46,26 @@ def pads(stacked: FutureL1) -> tuple[int, int]:
     return stacked.tokens.image, stacked.tokens.video
 
 
-def shown(encoder: Encoder, number: int, size: tuple[int, int] = (64, 64), most: int = 64) -> Patches:
+def noise_image(encoder: Encoder, number: int, size: tuple[int, int] = (64, 64), most: int = 64) -> Patches:
     """An image of noise, always the same for a number."""
     frame = np.random.default_rng(number).integers(0, 256, (*size, 3)).astype(np.uint8)
     return encoder.patch(frame, 4, most)
 
 
-def row(encoder: Encoder, number: int, observed: int, future: int, asked: str) -> tuple[Encoded, Encoded]:
+def row(encoder: Encoder, number: int, observed: int, future: int, question: str) -> tuple[Encoded, Encoded]:
     """The plain and the hinted prompt of one row, each with its own copies of the observed frames."""
 
     def prompt(hints: list[Patches]) -> Encoded:
         pieces: list[str | Patches] = []
         for k in range(observed):
-            pieces += [f"frame_{k + 1}", shown(encoder, 100 * number + k, (64, 64 + 16 * (number % 3)))]
-        return encoder.prompt([*pieces, *hints, asked])
+            pieces += [f"frame_{k + 1}", noise_image(encoder, 100 * number + k, (64, 64 + 16 * (number % 3)))]
+        return encoder.prompt([*pieces, *hints, question])
 
-    return prompt([]), prompt([shown(encoder, 100 * number + 50 + k, most=4) for k in range(future)])
+    return prompt([]), prompt([noise_image(encoder, 100 * number + 50 + k, most=4) for k in range(future)])
 
 
 @pytest.fixture(scope="module")
-def asked(encoder: Encoder) -> tuple[list[Encoded], list[str]]:
+def grouped_prompts(encoder: Encoder) -> tuple[list[Encoded], list[str]]:
     """Three rows whose prompts share beginnings of different lengths, and prompts of others that share nothing."""
     rows = [
         row(encoder, 0, 1, 1, "Which colour is next?"),
@@ -73,7 +73,7 @@ def asked(encoder: Encoder) -> tuple[list[Encoded], list[str]]:
         row(encoder, 2, 2, 3, "And then?"),
     ]
     pair = encoder.patch_video([np.full((64, 64, 3), 9, np.uint8)] * 2, [0, 5], 10.0, 4, 16)
-    alone = [encoder.prompt(["Say something."]), encoder.prompt([*pair, shown(encoder, 7), "What is this?"])]
+    alone = [encoder.prompt(["Say something."]), encoder.prompt([*pair, noise_image(encoder, 7), "What is this?"])]
     prompts = [rows[0][1], alone[0], rows[1][0], rows[2][1], rows[0][0], rows[1][1], alone[1], rows[2][0]]
     return prompts, ["a", "alone", "b", "c", "a", "b", "other", "c"]
 
@@ -111,9 +111,9 @@ def begin(stacked: FutureL1, prompts: list[Encoded], groups: Any = None) -> Pref
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("chosen", [range(8), [2, 5], [4, 0, 1], [3, 7, 3, 7], [6, 0, 4]])
 def test_a_shared_beginning_changes_no_state(
-    stacked: FutureL1, asked: tuple[list[Encoded], list[str]], pads: tuple[int, int], chosen: list[int]
+    stacked: FutureL1, grouped_prompts: tuple[list[Encoded], list[str]], pads: tuple[int, int], chosen: list[int]
 ) -> None:
-    prompts, groups = [asked[0][i] for i in chosen], [asked[1][i] for i in chosen]
+    prompts, groups = [grouped_prompts[0][i] for i in chosen], [grouped_prompts[1][i] for i in chosen]
     assert plan_prefixes(prompts, groups, pads) is not None
     shared, separate = begin(stacked, prompts, groups), begin(stacked, prompts)
     torch.testing.assert_close(shared.hidden, separate.hidden, atol=1e-4, rtol=0)
@@ -125,15 +125,15 @@ def test_a_shared_beginning_changes_no_state(
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("sampling", [Sampling(24), Sampling(24, temperature=1.2, top_p=0.9, latent_std=0.1)])
 def test_answers_are_those_of_prompts_prefilled_apart(
-    stacked: FutureL1, asked: tuple[list[Encoded], list[str]], sampling: Sampling
+    stacked: FutureL1, grouped_prompts: tuple[list[Encoded], list[str]], sampling: Sampling
 ) -> None:
-    prompts, groups = asked
+    prompts, groups = grouped_prompts
     seeds = [list(range(10 * i, 10 * i + 1 + i % 3)) for i in range(len(prompts))]
     vision, spans = FrozenVision(stacked.model), Spans(4, "fixed")
     with spans_now_and_then(stacked):
         shared, separate = (
-            decode(stacked.model, vision, stacked.tokens, prompts, sampling, spans, seeds, told)
-            for told in (groups, None)
+            decode(stacked.model, vision, stacked.tokens, prompts, sampling, spans, seeds, sharing)
+            for sharing in (groups, None)
         )
     latent = shared.ids == stacked.tokens.latent
     assert (latent.any(0) & ~latent.all(0)).any(), "some step must mix text and latents"
@@ -164,8 +164,8 @@ def test_a_shared_beginning_is_processed_once(stacked: FutureL1, encoder: Encode
 
 @pytest.mark.usefixtures("always")
 def test_only_what_is_really_alike_is_shared(encoder: Encoder, pads: tuple[int, int]) -> None:
-    first, second = shown(encoder, 1), shown(encoder, 2)
-    wide, other = shown(encoder, 3, (64, 96)), shown(encoder, 4)
+    first, second = noise_image(encoder, 1), noise_image(encoder, 2)
+    wide, other = noise_image(encoder, 3, (64, 96)), noise_image(encoder, 4)
 
     def common(a: list[Any], b: list[Any]) -> tuple[int, int]:
         """Tokens that the two share, and where the second image of the first prompt begins."""
@@ -175,15 +175,15 @@ def test_only_what_is_really_alike_is_shared(encoder: Encoder, pads: tuple[int, 
         assert plan is not None and plan.groups == [0, 0]
         return plan.lengths[0], starts[1]
 
-    asked = "and a question"
-    length, start = common([first, "then", second, asked], [first, "then", other, asked])
+    question = "and a question"
+    length, start = common([first, "then", second, question], [first, "then", other, question])
     assert length == start, "images of one shape are told apart by their content"
-    length, start = common([first, "then", second, asked], [first, "then", wide, asked])
+    length, start = common([first, "then", second, question], [first, "then", wide, question])
     assert length == start, "an image is never cut"
-    length, start = common([first, "then", second, asked], [first, "now", second, asked])
+    length, start = common([first, "then", second, question], [first, "now", second, question])
     assert length < start, "the text before it differs"
-    length, start = common([first, "then", second, asked], [first, "then", second, asked])
-    assert length == len(encoder.prompt([first, "then", second, asked]).ids) - 1, "the last token stays"
+    length, start = common([first, "then", second, question], [first, "then", second, question])
+    assert length == len(encoder.prompt([first, "then", second, question]).ids) - 1, "the last token stays"
 
 
 @pytest.mark.usefixtures("always")
@@ -191,9 +191,9 @@ def test_prompts_that_are_called_a_group_and_are_none_share_nothing(
     stacked: FutureL1, encoder: Encoder, pads: tuple[int, int]
 ) -> None:
     bare = stacked.encoder(LATENT_CONFIG.model_copy(update={"system_prompt": None}))
-    moved = encoder.prompt([shown(encoder, 1), "What next?"])
+    moved = encoder.prompt([noise_image(encoder, 1), "What next?"])
     moved = replace(moved, positions=moved.positions + 3)
-    others = [encoder.prompt([shown(encoder, 1), "What next?"]), bare.prompt(["user"]), moved]
+    others = [encoder.prompt([noise_image(encoder, 1), "What next?"]), bare.prompt(["user"]), moved]
     assert plan_prefixes([others[0], moved], ["x", "x"], pads) is None, "rope positions are part of what is cached"
     shared, separate = begin(stacked, others, ["x", "x", "x"]), begin(stacked, others)
     torch.testing.assert_close(shared.hidden, separate.hidden, atol=1e-4, rtol=0)
@@ -226,7 +226,8 @@ def test_the_plan_counts_padding(encoder: Encoder, pads: tuple[int, int]) -> Non
 def test_a_group_that_shares_little_is_taken_apart(encoder: Encoder, pads: tuple[int, int]) -> None:
     """Its short beginning would leave long rests, and everybody's second pass is as long as the longest rest."""
     pairs = [row(encoder, number, 3, 1, "What next?") for number in (0, 3, 6)]
-    strangers = [encoder.prompt([shown(encoder, 700 + k), shown(encoder, 800), "What next?"]) for k in range(2)]
+    images = [noise_image(encoder, 800), "What next?"]
+    strangers = [encoder.prompt([noise_image(encoder, 700 + k), *images]) for k in range(2)]
     prompts, groups = [*(p for pair in pairs for p in pair), *strangers], [0, 0, 1, 1, 2, 2, 3, 3]
     plan = plan_prefixes(prompts, groups, pads)
     assert plan is not None

@@ -30,10 +30,10 @@ def test_a_rows_numbers_are_its_seeds(draw: Callable[..., torch.Tensor]) -> None
 
 
 def test_streams_steps_and_places_are_apart() -> None:
-    drawn = torch.stack(
+    sample = torch.stack(
         [uniform(SEEDS, stream, step, 3) for stream in (TOKENS, LATENTS, INTERVENTION) for step in (-1, 0, 1, 2**30)]
     )
-    assert len(drawn.unique()) == drawn.numel()
+    assert len(sample.unique()) == sample.numel()
 
 
 def distance(values: torch.Tensor, cdf: torch.Tensor) -> float:

@@ -44,8 +44,8 @@ def prompts(release: FutureL1) -> list[Encoded]:
     clip = probe(PARITY / "clip.mp4")
     numbers = [key_frame_number(clip.frames, k) for k in (1, 4, 8)]
     images = [encoder.patch(f, 2, 16384) for f in read_frames(PARITY / "clip.mp4", numbers, clip.reader)]
-    asked = [["frame_1", images[i % 3], q] if i % 2 == 0 else [q] for i, q in enumerate(QUESTIONS)]
-    return [encoder.prompt(parts) for parts in asked]
+    prompt_ids = [["frame_1", images[i % 3], q] if i % 2 == 0 else [q] for i, q in enumerate(QUESTIONS)]
+    return [encoder.prompt(parts) for parts in prompt_ids]
 
 
 @torch.no_grad()
@@ -65,12 +65,12 @@ def released(bundle: FutureL1, prompt: Encoded, cap: int, steps: int) -> tuple[l
     for _ in range(steps):
         length = len(vectors)
         grown = torch.arange(following, following + length - len(prompt.ids)).expand(3, -1)
-        seen = torch.zeros(1, length, dtype=torch.bool)
-        seen[0, places] = True
+        states = torch.zeros(1, length, dtype=torch.bool)
+        states[0, places] = True
         state = model.model.language_model(
             inputs_embeds=torch.stack(vectors)[None],
             position_ids=torch.cat([prompt.positions, grown], 1)[:, None],
-            visual_pos_masks=seen if places else None,
+            visual_pos_masks=states if places else None,
             deepstack_visual_embeds=[torch.cat(layer) for layer in zip(*deep, strict=True)] if places else None,
             use_cache=False,
         ).last_hidden_state[0, -1]

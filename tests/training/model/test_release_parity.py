@@ -68,8 +68,8 @@ def case(request: pytest.FixtureRequest, release: FutureL1) -> SimpleNamespace:
 
 def test_token_ids_are_the_releases(release: FutureL1) -> None:
     t = release.tokens
-    found = {"<|latent|>": t.latent, "<|latent_start|>": t.latent_start, "<|latent_end|>": t.latent_end}
-    assert found.items() <= EXPECTED["meta"]["ids"].items()
+    actual = {"<|latent|>": t.latent, "<|latent_start|>": t.latent_start, "<|latent_end|>": t.latent_end}
+    assert actual.items() <= EXPECTED["meta"]["ids"].items()
 
 
 def test_the_text_is_rendered_alike(release: FutureL1, case: SimpleNamespace) -> None:

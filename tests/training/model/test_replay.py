@@ -29,11 +29,11 @@ def decoded(
     """Four answers to each of four prompts of unlike lengths."""
     sampling, spans = SETTINGS[request.param]
     reader = RowReader(encoder, keep=False)
-    asked = [*rows[:3], {**rows[3], "question": rows[3]["question"].split("\nA.")[0]}]
-    prompts = [reader.prompt(row) for row in asked]
+    requests = [*rows[:3], {**rows[3], "question": rows[3]["question"].split("\nA.")[0]}]
+    prompts = [reader.prompt(row) for row in requests]
     seeds = [range(4 * i, 4 * i + 4) for i in range(4)]
     answers = decode(sft_model.model, sft_model.vision(), sft_model.tokens, prompts, sampling, spans, seeds)
-    rollouts = unpack(asked, prompts, seeds, answers, sft_model.tokens, sft_model.processor.tokenizer)
+    rollouts = unpack(requests, prompts, seeds, answers, sft_model.tokens, sft_model.processor.tokenizer)
     assert [(r.seed, r.prompt) for r in rollouts] == [(i, prompts[i // 4]) for i in range(16)]
     assert sum(len(r.latents) for r in rollouts) > 0
     return rollouts, sampling
@@ -70,10 +70,10 @@ def test_log_probabilities_are_those_of_the_replay(
     for row, (rollout, logits_TV) in enumerate(zip(rollouts, logits.split(ids.shape[1]), strict=True)):
         places = len(rollout.prompt.ids) + rollout.sampled.nonzero()[:, 0]
         in_span = torch.tensor(sft_model.tokens.inside_span(rollout.ids))[rollout.sampled]
-        found = token_log_probs(
+        actual = token_log_probs(
             logits_TV[places - 1], ids[row, places], in_span, sft_model.tokens, sampling.temperature
         )
-        torch.testing.assert_close(found, rollout.log_probs[rollout.sampled], atol=1e-5, rtol=0)
+        torch.testing.assert_close(actual, rollout.log_probs[rollout.sampled], atol=1e-5, rtol=0)
 
 
 def test_the_record_is_complete(sft_model: FutureL1, decoded: tuple[list[Rollout], Sampling]) -> None:
@@ -83,7 +83,7 @@ def test_the_record_is_complete(sft_model: FutureL1, decoded: tuple[list[Rollout
         assert t.pad not in rollout.ids
         assert rollout.ids.count(t.latent) == len(rollout.latents) == sum(len(s) for s in rollout.spans(t))
         assert rollout.finished or rollout.ids[-1] != t.end_of_turn
-        forced = {i for i, drawn in zip(rollout.ids, rollout.sampled.tolist(), strict=True) if not drawn}
+        forced = {i for i, picked in zip(rollout.ids, rollout.sampled.tolist(), strict=True) if not picked}
         assert forced <= {t.latent, t.latent_end}
 
 

@@ -12,9 +12,9 @@ def test_a_row_may_name_frames_by_their_numbers(encoder: Encoder, rows: list[dic
     indices = [1, 2, 3]
     numbers = [key_frame_number(row["frame_count"], index) for index in indices]
     markers = "".join(f"frame_{number}\n<image>\n" for number in indices)
-    asked = {**row, "question": f"{markers}What next?", "row_id": "by index", "observed": indices}
-    by_number = {**asked, "row_id": "by number", "observed": [], "future": [], "frames": numbers}
-    one, other = reader.prompt(asked), reader.prompt(by_number)
+    encoded = {**row, "question": f"{markers}What next?", "row_id": "by index", "observed": indices}
+    by_number = {**encoded, "row_id": "by number", "observed": [], "future": [], "frames": numbers}
+    one, other = reader.prompt(encoded), reader.prompt(by_number)
     assert one.ids == other.ids
     assert len(other.observed) == 3
     shifted = reader.prompt({**by_number, "row_id": "shifted", "frames": numbers[::-1]})

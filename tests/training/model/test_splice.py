@@ -28,8 +28,8 @@ def test_the_model_sees_the_vectors_and_the_rest_unchanged(base: FutureL1, ids: 
     expected = embed(ids).detach().clone()
     expected[0, 2:4], expected[1, 3] = latents[:2], latents[2]
     with splice_latents(base.model, ids == base.tokens.latent, latents):
-        seen = embed(ids)
-    assert torch.equal(seen, expected)
+        embeddings = embed(ids)
+    assert torch.equal(embeddings, expected)
     assert not torch.equal(embed(ids), expected), "the splice must end with its context"
 
 
@@ -48,11 +48,11 @@ def test_gradients_reach_the_latents(base: FutureL1, ids: torch.Tensor) -> None:
 
 
 def test_the_model_is_called_with_the_real_ids(base: FutureL1, ids: torch.Tensor) -> None:
-    seen: list[torch.Tensor] = []
-    hook = base.model.register_forward_pre_hook(lambda _m, _a, kw: seen.append(kw["input_ids"]), with_kwargs=True)
+    embeddings: list[torch.Tensor] = []
+    hook = base.model.register_forward_pre_hook(lambda _m, _a, kw: embeddings.append(kw["input_ids"]), with_kwargs=True)
     forward(base, ids, torch.zeros(3, 128))
     hook.remove()
-    assert torch.equal(seen[0], ids)
+    assert torch.equal(embeddings[0], ids)
 
 
 def test_later_positions_feel_a_latent_and_earlier_ones_do_not(base: FutureL1, ids: torch.Tensor) -> None:

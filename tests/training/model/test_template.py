@@ -34,7 +34,7 @@ def messages(row: dict[str, Any], system: str | None) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("system", [None, "Imagine <|latent_start|> first <|latent_end|>.\n"])
-def test_the_template_says_what_the_encoder_says(
+def test_the_template_and_the_encoder_render_the_same_text(
     sft_model: FutureL1, rows: list[dict[str, Any]], system: str | None
 ) -> None:
     assert sft_model.latent_config is not None
@@ -52,8 +52,8 @@ def test_the_template_says_what_the_encoder_says(
 def test_a_prompt_ends_where_the_answer_begins(
     sft_model: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]
 ) -> None:
-    asked = messages(rows[0], None)[:1]
-    rendered = sft_model.processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    user_turn = messages(rows[0], None)[:1]
+    rendered = sft_model.processor.apply_chat_template(user_turn, tokenize=False, add_generation_prompt=True)
     prompt = RowReader(encoder, keep=False).prompt(rows[0])
     decoded = sft_model.processor.tokenizer.decode(prompt.ids, skip_special_tokens=False)
     assert rendered.replace("<|image_pad|>", "<|image_pad|>" * prompt.observed[0].tokens) == decoded

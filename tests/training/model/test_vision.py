@@ -118,7 +118,7 @@ def test_the_releases_counts_can_be_had_and_ours_never_exceed_the_budget(
             assert (ours.key, ours.merged_grid) == (theirs.key, theirs.merged_grid), "the same pixels, too"
 
 
-def test_the_releases_second_resize_is_the_processors_own(release: FutureL1) -> None:
+def test_the_releases_second_resize_is_the_processors(release: FutureL1) -> None:
     frame = noise(3, 180, 320)
     once = Image.fromarray(frame).resize((32, 32), Image.Resampling.BICUBIC)
     expected = release.processor.image_processor(once, return_tensors="pt")
@@ -135,16 +135,16 @@ def test_frame_pairs_of_a_video_are_what_the_tower_makes_of_the_whole(base: Futu
     )
     with torch.no_grad():
         expected = base.model.model.get_video_features(whole["pixel_values_videos"], whole["video_grid_thw"])
-    found = FrozenVision(base.model).encoder_outputs(pairs)
-    assert found is not None
+    actual = FrozenVision(base.model).encoder_outputs(pairs)
+    assert actual is not None
     torch.testing.assert_close(
-        torch.cat(found["video"].pooler_output), torch.cat(list(expected.pooler_output)), atol=1e-5, rtol=0
+        torch.cat(actual["video"].pooler_output), torch.cat(list(expected.pooler_output)), atol=1e-5, rtol=0
     )
     assert [pair.seconds for pair in pairs] == [0.25, 1.25, 2.25]
     assert {pair.merged_grid for pair in pairs} == {(4, 4)}
 
 
-def test_a_last_frame_without_a_partner_is_its_own(base: FutureL1) -> None:
+def test_a_last_frame_without_a_partner_is_paired_with_itself(base: FutureL1) -> None:
     patch = VideoPatcher(base.processor.video_processor)
     frames = [noise(i) for i in range(3)]
     odd, even = patch(frames, [0, 2, 4], 2.0, 4, 16), patch([*frames, frames[2]], [0, 2, 4, 4], 2.0, 4, 16)
@@ -159,15 +159,15 @@ def features_of(base: FutureL1, patches: Patches) -> torch.Tensor:
 
 @pytest.mark.parametrize("cache_bytes", [0, 2**20])
 @pytest.mark.parametrize("chunk", [2, 256])
-def test_features_are_the_towers_in_the_order_asked(
+def test_features_are_the_towers_in_order(
     base: FutureL1, patcher: Patcher, cache_bytes: int, chunk: int
 ) -> None:
     patches = [patcher(noise(i), 1, 4 if i % 2 else 16) for i in range(5)]
     vision = FrozenVision(base.model, cache_bytes, chunk)
-    for asked in ([patches[3], patches[0], patches[3]], patches):
-        for frame, (found, _) in zip(asked, vision.features(asked), strict=True):
-            torch.testing.assert_close(found, features_of(base, frame), atol=1e-5, rtol=0)
-            assert not found.requires_grad
+    for order in ([patches[3], patches[0], patches[3]], patches):
+        for frame, (actual, _) in zip(order, vision.features(order), strict=True):
+            torch.testing.assert_close(actual, features_of(base, frame), atol=1e-5, rtol=0)
+            assert not actual.requires_grad
 
 
 def test_a_frame_in_the_cache_is_not_encoded_again(base: FutureL1, patcher: Patcher) -> None:

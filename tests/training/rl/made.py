@@ -16,9 +16,9 @@ def config(out: Path, data: Path, sft: Path, recipe: RlRecipe) -> RlConfig:
     return RlConfig(out=out, device="cpu", recipe=recipe, data=data, sft=sft)
 
 
-def made(ids: list[int], latents: torch.Tensor | None = None, **known: Any) -> Rollout:
+def made(ids: list[int], latents: torch.Tensor | None = None, **fields: Any) -> Rollout:
     """A rollout of these ids and latents [n,D]; what is not known is empty, and it ended by itself."""
     nothing = torch.zeros(len(ids))
     latents = torch.zeros(0, 1) if latents is None else latents
-    told: dict[str, Any] = {"row": {}, "prompt": None, "seed": 0, "text": "", "runs": [], "finished": True, **known}
-    return Rollout(ids=ids, log_probs=nothing, sampled=nothing.bool(), latents=latents, noise=latents[:, 0], **told)
+    values: dict[str, Any] = {"row": {}, "prompt": None, "seed": 0, "text": "", "runs": [], "finished": True, **fields}
+    return Rollout(ids=ids, log_probs=nothing, sampled=nothing.bool(), latents=latents, noise=latents[:, 0], **values)

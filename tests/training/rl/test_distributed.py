@@ -20,7 +20,7 @@ STEPS = 2
 CURVES = ("loss", "grad_norm", "rewards/accuracy/mean", "rewards/r_ctr/mean", "completions/mean_length", "spans")
 
 
-def asked(out: Path, data: Path, sft_model: Path) -> RlConfig:
+def run_config(out: Path, data: Path, sft_model: Path) -> RlConfig:
     recipe = rl_recipe(
         max_steps=STEPS,
         prompts_per_batch=4,
@@ -38,20 +38,20 @@ def asked(out: Path, data: Path, sft_model: Path) -> RlConfig:
 def alone(data: Path, sft_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process."""
     out = tmp_path_factory.mktemp("alone")
-    assert main(asked(out, data, sft_checkpoint), Reporter(out))["steps"] == STEPS
+    assert main(run_config(out, data, sft_checkpoint), Reporter(out))["steps"] == STEPS
     return out
 
 
 @pytest.fixture(scope="module")
 def whole(data: Path, sft_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes by `accelerate launch`, each with the whole policy."""
-    return with_whole_models("training.rl", asked(tmp_path_factory.mktemp("whole") / "out", data, sft_checkpoint))
+    return with_whole_models("training.rl", run_config(tmp_path_factory.mktemp("whole") / "out", data, sft_checkpoint))
 
 
 @pytest.fixture(scope="module")
 def sharded(data: Path, sft_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes with a part of the policy each."""
-    return with_shards("training.rl", asked(tmp_path_factory.mktemp("sharded") / "out", data, sft_checkpoint))
+    return with_shards("training.rl", run_config(tmp_path_factory.mktemp("sharded") / "out", data, sft_checkpoint))
 
 
 @pytest.mark.parametrize("way", ["whole", "sharded"])
@@ -61,15 +61,15 @@ def test_two_processes_learn_as_one_does(
     together: Path = request.getfixturevalue(way)
     one, two = read_metrics(alone), read_metrics(together)
     assert len(one) == len(two) == STEPS
-    for expected, found in zip(one, two, strict=True):
+    for expected, metrics in zip(one, two, strict=True):
         # all sums are fp32; the processes add up in another order
-        assert {n: found[n] for n in CURVES} == pytest.approx({n: expected[n] for n in CURVES}, rel=1e-4)
+        assert {n: metrics[n] for n in CURVES} == pytest.approx({n: expected[n] for n in CURVES}, rel=1e-4)
     folders = (sft_checkpoint, alone / "checkpoint", together / "checkpoint")
-    before, expected, found = (load_file(folder / "model.safetensors") for folder in folders)
-    assert expected.keys() == found.keys()
+    before, expected, metrics = (load_file(folder / "model.safetensors") for folder in folders)
+    assert expected.keys() == metrics.keys()
     for name, weight in expected.items():
         # Adam turns the rounding of a near-zero gradient into a part of a step: 7e-4 of a tensor's way was seen
-        assert (found[name] - weight).norm() <= 5e-3 * (weight - before[name]).norm(), name
+        assert (metrics[name] - weight).norm() <= 5e-3 * (weight - before[name]).norm(), name
 
 
 def test_a_sharded_policy_was_really_sharded_and_is_whole_when_saved(sharded: Path, sft_checkpoint: Path) -> None:

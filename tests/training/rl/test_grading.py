@@ -36,7 +36,7 @@ def test_what_was_begun_is_asked_once() -> None:
 
 @pytest.mark.parametrize("started", [True, False])
 def test_an_outage_is_waited_for_and_poisons_nothing(monkeypatch: pytest.MonkeyPatch, started: bool) -> None:
-    said: list[str] = []
+    logged: list[str] = []
     waited: list[float] = []
     answers = iter([EndpointDownError("the judge is gone"), EndpointDownError("still"), None])
 
@@ -47,13 +47,13 @@ def test_an_outage_is_waited_for_and_poisons_nothing(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Judge, "verdicts", failing)
     monkeypatch.setattr(grading.time, "sleep", waited.append)
-    grader = RolloutGrader("option_text", Judge(settings("http://127.0.0.1:9/v1"), on_outage="raise"), said.append)
-    asked = [rollout("<answer>crimson</answer>"), rollout("<answer>red</answer>")]
+    grader = RolloutGrader("option_text", Judge(settings("http://127.0.0.1:9/v1"), on_outage="raise"), logged.append)
+    both = [rollout("<answer>crimson</answer>"), rollout("<answer>red</answer>")]
     if started:
-        grader.start(asked)
-    assert grader.accuracy(asked) == [0.0, 1.0]
+        grader.start(both)
+    assert grader.accuracy(both) == [0.0, 1.0]
     assert waited == [10.0, 30.0]
-    assert said[0] == "the judge is gone; training waits 10 s and asks again"
+    assert logged[0] == "the judge is gone; training waits 10 s and asks again"
 
 
 def test_a_repetitive_answer_is_paid_less_than_a_wrong_one() -> None:

@@ -28,8 +28,8 @@ def rollout(accuracy: int, *spans: list[list[float]], repetitive: bool = False) 
 
 def test_the_parts_are_those_of_the_papers_formulas(tmp_path: Path) -> None:
     group = [rollout(1, [EAST, EAST]), rollout(1, [EAST], [NORTH]), rollout(0, [WEST, WEST]), rollout(0, [NORTH, EAST])]
-    [told] = inspected(tmp_path, [{"rollouts": group}])["groups"]
-    first, second, third, fourth = told["rollouts"]
+    [report] = inspected(tmp_path, [{"rollouts": group}])["groups"]
+    first, second, third, fourth = report["rollouts"]
     # s of the first: with the second (1 + 1/2) / 2, with the third 0, with the fourth (1/2 + 1) / 2; tau is 0.5
     positive, negatives = math.exp(0.75 / 0.5), math.exp(0.0) + math.exp(0.75 / 0.5)
     assert first["r_ctr"] == pytest.approx(positive / (positive + negatives))
@@ -38,7 +38,7 @@ def test_the_parts_are_those_of_the_papers_formulas(tmp_path: Path) -> None:
     assert first["reward_div"] == 0.0, "an undefined one is paid as the mean of the group's"
     assert first["flags"] == ["fewer_than_two_spans"] and second["flags"] == []
     assert (third["accuracy"], fourth["accuracy"]) == (0.0, 0.0)
-    for one in told["rollouts"]:
+    for one in report["rollouts"]:
         expected = 0.9 * one["accuracy"] + 0.2 * one["reward_ctr"] + 0.1 * one["reward_div"]
         assert one["total"] == pytest.approx(expected)
 
@@ -57,8 +57,8 @@ def test_what_is_undefined_is_null_and_flagged(tmp_path: Path) -> None:
 
 def test_a_repetitive_answer_is_paid_minus_one_and_is_no_positive(tmp_path: Path) -> None:
     group = [rollout(1, [EAST], repetitive=True), rollout(0, [EAST]), rollout(1, [EAST])]
-    [told] = inspected(tmp_path, [{"rollouts": group}])["groups"]
-    first, second, third = told["rollouts"]
+    [report] = inspected(tmp_path, [{"rollouts": group}])["groups"]
+    first, second, third = report["rollouts"]
     assert (first["accuracy"], first["flags"][0]) == (-1.0, "repetitive")
     assert second["r_ctr"] == pytest.approx(0.5), "one right and one repetitive sibling, as near"
     assert third["r_ctr"] is None and "no_positives" in third["flags"]

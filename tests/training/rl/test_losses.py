@@ -46,8 +46,8 @@ def test_the_trust_region(ratio: float, advantage: float, expected: float, moves
 
 
 def test_a_runaway_ratio_stays_finite() -> None:
-    found = policy_loss(torch.tensor([500.0, -500.0]), torch.tensor([-1.0, 1.0]), CLIP)
-    assert torch.isfinite(found).all()
+    actual = policy_loss(torch.tensor([500.0, -500.0]), torch.tensor([-1.0, 1.0]), CLIP)
+    assert torch.isfinite(actual).all()
 
 
 @given(st.floats(-15, 0), st.floats(-15, 0))
@@ -78,11 +78,11 @@ def test_a_latents_ratio_is_that_of_the_densities(moved: tuple[torch.Tensor, ...
     old, new, latents = moved
     noise = ((latents - old) / STD).pow(2).mean(-1)
     new.requires_grad_()
-    found = gaussian_log_ratio(latents, new, noise, STD)
+    actual = gaussian_log_ratio(latents, new, noise, STD)
     density = Normal(new, STD).log_prob(latents) - Normal(old, STD).log_prob(latents)
     expected = density.sum(-1) / 16
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(f.sum(), new)[0] for f in (found, expected)))
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(f.sum(), new)[0] for f in (actual, expected)))
 
 
 def test_its_gradient_is_that_of_finite_differences(moved: tuple[torch.Tensor, ...]) -> None:

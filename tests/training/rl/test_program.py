@@ -35,18 +35,22 @@ def test_it_learns_and_tells(run: Path, sft_checkpoint: Path) -> None:
     assert moved and not any("visual" in name for name in moved)
     assert all(torch.isfinite(w).all() for w in after.model.state_dict().values())
     assert read_metrics(run)[-1]["step"] == 6
-    told = json.loads((run / "checkpoint" / "provenance.json").read_text())
-    assert (told["program"], told["steps"], told["base"]["name"]) == ("training.rl", 6, sft_checkpoint.name)
+    provenance = json.loads((run / "checkpoint" / "provenance.json").read_text())
+    assert (provenance["program"], provenance["steps"], provenance["base"]["name"]) == (
+        "training.rl",
+        6,
+        sft_checkpoint.name,
+    )
 
 
 def test_killed_at_any_step_it_goes_on_to_the_same_weights(
     run: Path, data: Path, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
-    asked = config(tmp_path / "out", data, sft_checkpoint, KILLABLE)
-    kill_at("training.rl", asked, 3)
-    resumed_from = main(asked, Reporter(asked.out, quiet=True))["resumed_from"]
+    run_config = config(tmp_path / "out", data, sft_checkpoint, KILLABLE)
+    kill_at("training.rl", run_config, 3)
+    resumed_from = main(run_config, Reporter(run_config.out, quiet=True))["resumed_from"]
     assert resumed_from in ("checkpoint-2", "checkpoint-4"), "checkpoints are made between rollout batches"
-    whole, resumed = load(run / "checkpoint").model.state_dict(), load(asked.out / "checkpoint").model.state_dict()
+    whole, resumed = load(run / "checkpoint").model.state_dict(), load(run_config.out / "checkpoint").model.state_dict()
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)
 
@@ -54,23 +58,23 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(
 def test_interrupted_it_writes_a_checkpoint_between_rollout_batches(
     run: Path, data: Path, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
-    asked = config(tmp_path / "out", data, sft_checkpoint, KILLABLE.model_copy(update={"save_steps": 1000}))
+    run_config = config(tmp_path / "out", data, sft_checkpoint, KILLABLE.model_copy(update={"save_steps": 1000}))
     with pytest.raises(KeyboardInterrupt):
-        main(asked, Interrupting(asked.out, 3))
-    assert main(asked, Reporter(asked.out, quiet=True))["resumed_from"] == "checkpoint-4"
-    whole, resumed = load(run / "checkpoint").model.state_dict(), load(asked.out / "checkpoint").model.state_dict()
+        main(run_config, Interrupting(run_config.out, 3))
+    assert main(run_config, Reporter(run_config.out, quiet=True))["resumed_from"] == "checkpoint-4"
+    whole, resumed = load(run / "checkpoint").model.state_dict(), load(run_config.out / "checkpoint").model.state_dict()
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)
 
 
 def test_passes_of_any_size_add_up_to_a_minibatch(data: Path, sft_checkpoint: Path, tmp_path: Path) -> None:
-    found = []
+    results = []
     for size in (8, 2):  # all the answers of an optimiser step at once, or in four passes
         out = tmp_path / str(size)
         recipe = rl_recipe(max_steps=2, latent_anchor_coef=1.0, latent_std=0.1, per_device_train_batch_size=size)
         main(config(out, data, sft_checkpoint, recipe), Reporter(out))
-        found.append((read_metrics(out), load_file(out / "checkpoint" / "model.safetensors")))
-    (figures, weights), (same_figures, same_weights) = found
+        results.append((read_metrics(out), load_file(out / "checkpoint" / "model.safetensors")))
+    (figures, weights), (same_figures, same_weights) = results
     for line, same in zip(figures, same_figures, strict=True):
         for name in ("loss", "grad_norm"):
             assert line.get(name) == pytest.approx(same.get(name), rel=1e-4)

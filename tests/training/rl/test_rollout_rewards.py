@@ -14,7 +14,7 @@ from training.rl.grading import RolloutGrader
 from training.rl.rewards import rollout_rewards
 from training.rl.rollouts import Rollout, runs_of
 
-ASKED = "frame_1\n<image>\nWhich colour?\nA. red\nB. blue\nC. green\nD. pink"
+MULTIPLE_CHOICE = "frame_1\n<image>\nWhich colour?\nA. red\nB. blue\nC. green\nD. pink"
 OPEN = "frame_1\n<image>\nWhich colour?"
 SPAN = "<|latent_start|>" + "<|latent|>" * 2 + "<|latent_end|>\n"
 THOUGHT = "<reason>First it rolls on.</reason>\n"
@@ -22,7 +22,7 @@ THOUGHT = "<reason>First it rolls on.</reason>\n"
 
 @pytest.fixture
 def rollout(base: FutureL1) -> Any:
-    def make(text: str, question: str = ASKED, latent: float = 1.0, finished: bool = True) -> Rollout:
+    def make(text: str, question: str = MULTIPLE_CHOICE, latent: float = 1.0, finished: bool = True) -> Rollout:
         ids = base.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         latents = torch.full((ids.count(base.tokens.latent), 4), latent)
         latents[:, 0] = 1.0

@@ -34,10 +34,10 @@ def built(
     """The trainer that the program would train, ready for its first rollout batch."""
 
     def build(**changes: Any) -> LatentGRPOTrainer:
-        found: list[LatentGRPOTrainer] = []
-        monkeypatch.setattr(LatentGRPOTrainer, "train", lambda self, **_: found.append(self))
+        actual: list[LatentGRPOTrainer] = []
+        monkeypatch.setattr(LatentGRPOTrainer, "train", lambda self, **_: actual.append(self))
         main(config(tmp_path, data, sft_checkpoint, rl_recipe(**changes)), Reporter(tmp_path, quiet=True))
-        trainer = found[0]
+        trainer = actual[0]
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
         return trainer
@@ -116,15 +116,15 @@ def test_the_first_loss_is_the_mean_advantage_of_the_drawn_actions(built: Any, l
     batch = roll_out(trainer)
     total = int(batch["num_items_in_batch"])
     assert total == sum(int(r.sampled.sum()) for r in trainer._rollouts)
-    expected, found = 0.0, 0.0
+    expected, actual = 0.0, 0.0
     for rollout, advantage in zip(trainer._rollouts, batch["advantages"].tolist(), strict=True):
         actions = int(rollout.sampled.sum()) + (len(rollout.latents) if latent_std else 0)
         expected -= advantage * actions / total
     for half in (slice(0, 8), slice(8, 16)):
         part = {name: value[half] if value.ndim else value for name, value in batch.items()}
-        found += float(trainer._compute_loss(trainer.model, part).detach()) / 2
+        actual += float(trainer._compute_loss(trainer.model, part).detach()) / 2
     # the policy is the SFT model still: neither anchor nor KL costs anything
-    assert found == pytest.approx(expected, abs=2e-4)
+    assert actual == pytest.approx(expected, abs=2e-4)
     assert trainer._metrics["train"]["latent_anchor"][-1] == pytest.approx(0, abs=1e-6)
     assert trainer._metrics["train"]["kl"][-1] == pytest.approx(0, abs=1e-6)
 
@@ -141,10 +141,10 @@ def naive_loss(
         embeddings = list(bundle.model.get_input_embeddings()(torch.tensor(encoded.ids)))
         image = bundle.vision().features(encoded.observed)[0][0]
         for token, vectors in ((t.image, image), (t.latent, rollout.latents)):
-            places = [i for i, found in enumerate(encoded.ids) if found == token]
+            places = [i for i, actual in enumerate(encoded.ids) if actual == token]
             for place, vector in zip(places, vectors, strict=True):
                 embeddings[place] = vector
-        states, known = (
+        states, reference_states = (
             m.model.model.language_model(
                 inputs_embeds=torch.stack(embeddings)[None], position_ids=encoded.positions[:, None], use_cache=False
             ).last_hidden_state[0]
@@ -155,7 +155,7 @@ def naive_loss(
             here = start + k - 1
             if token == t.latent:
                 z, noise = next(latents)
-                drifts.append((states[here] - known[here]).pow(2).mean())
+                drifts.append((states[here] - reference_states[here]).pow(2).mean())
                 old = -0.5 * float(noise)  # log density of the draw under the decoder, a constant left out
                 new = float(Normal(0.0, 1.0).log_prob((z - states[here]) / recipe.latent_std).mean())
                 constant = float(Normal(0.0, 1.0).log_prob(torch.zeros(())))
@@ -165,7 +165,9 @@ def naive_loss(
             if not rollout.sampled[k]:
                 continue
             banned = [t.latent, t.image, t.video] + ([] if token == t.latent_end else [t.latent_end])
-            ours, theirs = (m.model.lm_head(s[here]).clone() for m, s in ((bundle, states), (reference, known)))
+            ours, theirs = (
+                m.model.lm_head(s[here]).clone() for m, s in ((bundle, states), (reference, reference_states))
+            )
             for logits in (ours, theirs):
                 logits[banned] = -1e9
             ours, theirs = (float((x / recipe.temperature).log_softmax(-1)[token]) for x in (ours, theirs))
@@ -191,13 +193,13 @@ def test_the_loss_of_a_moved_policy_is_the_papers(built: Any, sft_checkpoint: Pa
         for name, weight in trainer.model.named_parameters():
             if "visual" not in name:
                 weight += 0.01 * torch.randn(weight.shape, generator=g)
-        found = float(trainer._compute_loss(trainer.model, batch))
+        actual = float(trainer._compute_loss(trainer.model, batch))
         expected = naive_loss(trainer, trainer.bundle, load(sft_checkpoint), batch["advantages"].tolist(), recipe)
         still = -sum(
             a * int(r.sampled.sum()) for r, a in zip(trainer._rollouts, batch["advantages"].tolist(), strict=True)
         )
-    assert found == pytest.approx(expected, abs=1e-4)
-    assert abs(found - still / int(batch["num_items_in_batch"])) > 1e-2, "the policy must have moved"
+    assert actual == pytest.approx(expected, abs=1e-4)
+    assert abs(actual - still / int(batch["num_items_in_batch"])) > 1e-2, "the policy must have moved"
 
 
 def test_gradients_leave_the_tower_and_the_reference_alone(built: Any) -> None:
@@ -230,16 +232,19 @@ def scripted_rewards(
 
 def test_fresh_prompts_replace_groups_of_one_verdict(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = built(max_resample_rounds=3)
-    asked: list[list[int]] = []
+    sampled_rows: list[list[int]] = []
     roll = trainer._roll_out
-    monkeypatch.setattr(trainer, "_roll_out", lambda rows, turn: asked.append(list(rows)) or roll(rows, turn))
+    monkeypatch.setattr(trainer, "_roll_out", lambda rows, turn: sampled_rows.append(list(rows)) or roll(rows, turn))
     all_right, mixed = [1, 1, 1, 1], [1, 0, 0, 0]
     scripted_rewards(trainer, monkeypatch, [[mixed, all_right, all_right, mixed], [mixed, all_right, mixed, mixed]])
     batch = roll_out(trainer)
-    assert len(asked) == 2, "two rounds filled four places"
-    assert asked[0] == [0, 1, 2, 3]
+    assert len(sampled_rows) == 2, "two rounds filled four places"
+    assert sampled_rows[0] == [0, 1, 2, 3]
     rows_kept = [r.row["row_id"] for r in trainer._rollouts[::4]]
-    expected = [trainer.rows.rows[i]["row_id"] for i in (asked[0][0], asked[0][3], asked[1][0], asked[1][2])]
+    expected = [
+        trainer.rows.rows[i]["row_id"]
+        for i in (sampled_rows[0][0], sampled_rows[0][3], sampled_rows[1][0], sampled_rows[1][2])
+    ]
     assert rows_kept == expected
     assert trainer._metrics["train"]["accuracy/all_samples"] == [10 / 16], "of the first round, chosen or not"
     assert batch["advantages"].view(4, 4)[:, 0].min() > 1
@@ -259,13 +264,15 @@ def test_places_that_stay_empty_are_filled_and_reported(built: Any, monkeypatch:
 
 def test_surplus_groups_begin_the_next_batch(built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = built(max_resample_rounds=3)
-    asked: list[list[int]] = []
+    sampled_rows: list[list[int]] = []
     roll = trainer._roll_out
-    monkeypatch.setattr(trainer, "_roll_out", lambda rows, turn: asked.append(list(rows)) or roll(rows, turn))
+    monkeypatch.setattr(trainer, "_roll_out", lambda rows, turn: sampled_rows.append(list(rows)) or roll(rows, turn))
     wrong, mixed = [0, 0, 0, 0], [1, 0, 0, 0]
     scripted_rewards(trainer, monkeypatch, [[mixed, wrong, mixed, wrong], [mixed] * 4, [mixed, wrong], [mixed] * 2])
     roll_out(trainer)
-    assert [len(rows) for rows in asked] == [4, 4], "two are missing, and half of the groups are mixed: four more"
+    assert [len(rows) for rows in sampled_rows] == [4, 4], (
+        "two are missing, and half of the groups are mixed: four more"
+    )
     surplus = [r.row["row_id"] for rollouts, _ in trainer.surplus.groups for r in rollouts[:1]]
     assert len(surplus) == 2
 
@@ -283,19 +290,19 @@ def test_surplus_groups_begin_the_next_batch(built: Any, tmp_path: Path, monkeyp
 
     trainer.surplus.groups = again
     roll_out(trainer)
-    assert [len(rows) for rows in asked[2:]] == [2, 2], "only what is missing is asked for"
+    assert [len(rows) for rows in sampled_rows[2:]] == [2, 2], "only what is missing is asked for"
     assert [r.row["row_id"] for r in trainer._rollouts[::4]][:2] == surplus
 
 
 def test_processes_ask_their_parts_of_one_draw(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = built()
 
-    def asked(wanted: int, processes: int, process: int) -> list[int]:
+    def sampled_rows(wanted: int, processes: int, process: int) -> list[int]:
         place = SimpleNamespace(num_processes=processes, process_index=process)
         monkeypatch.setattr(trainer, "accelerator", place)
         return trainer._more_prompts(wanted, turn=1)
 
-    assert asked(8, 1, 0) == asked(4, 2, 0) + asked(4, 2, 1)
+    assert sampled_rows(8, 1, 0) == sampled_rows(4, 2, 0) + sampled_rows(4, 2, 1)
 
 
 def test_a_surplus_group_of_another_training_is_named(
@@ -341,7 +348,9 @@ def test_unjudged_answers_have_no_advantage(
     unjudged = [
         i
         for i, r in enumerate(trainer._rollouts)
-        if (told := answer_text(r.text)) and normalised(told) != r.row["answer"] and repetition(r.text) <= REPETITIVE
+        if (answer := answer_text(r.text))
+        and normalised(answer) != r.row["answer"]
+        and repetition(r.text) <= REPETITIVE
     ]
     assert unjudged and batch["advantages"][unjudged].abs().max() == 0
     assert torch.isfinite(trainer._compute_loss(trainer.model, batch))
@@ -350,7 +359,7 @@ def test_unjudged_answers_have_no_advantage(
 def test_all_processes_figures_are_logged(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = built()
     trainer._track({"kl": 1.0, "spans": float("nan")})
-    monkeypatch.setattr(trainer_module, "gather_object", lambda own: [*own, {"kl": [2.0, 6.0], "spans": [2.0]}])
+    monkeypatch.setattr(trainer_module, "gather_object", lambda local: [*local, {"kl": [2.0, 6.0], "spans": [2.0]}])
     logs: dict[str, float] = {}
     trainer.log(logs)
     assert (logs["kl"], logs["spans"]) == (3.0, 2.0)

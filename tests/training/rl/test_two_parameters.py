@@ -43,8 +43,8 @@ def trained(replayed_latents: bool, seed: int, latent_term: bool = True) -> floa
             old = -F.binary_cross_entropy_with_logits(logit, speaks, reduction="none")
         for half in (slice(0, 128), slice(128, 256)):
             fed = z[half] if replayed_latents else torch.full_like(z[half], PLACEHOLDER)
-            said = -F.binary_cross_entropy_with_logits(w * fed, speaks[half], reduction="none")
-            loss = policy_loss(said - old[half], advantages[half], TEXT).mean()
+            text_log_ratio = -F.binary_cross_entropy_with_logits(w * fed, speaks[half], reduction="none")
+            loss = policy_loss(text_log_ratio - old[half], advantages[half], TEXT).mean()
             if latent_term:
                 ratio = gaussian_log_ratio(z[half, None], m.expand(128, 1), noise[half].pow(2), STD)
                 loss = loss + policy_loss(ratio, advantages[half], LATENT).mean()
@@ -60,9 +60,9 @@ START = float(value(torch.tensor(0.0), torch.tensor(0.0)))
 
 def test_the_best_is_what_it_is_said_to_be() -> None:
     places = torch.linspace(-1, 3, 81)
-    found = max(float(value(m, w)) for m in places for w in torch.tensor([-5.0, 0.0, 1.0, 5.0, 50.0]))
+    actual = max(float(value(m, w)) for m in places for w in torch.tensor([-5.0, 0.0, 1.0, 5.0, 50.0]))
     assert pytest.approx(1 - STD**2, abs=0.01) == BEST
-    assert found == pytest.approx(BEST, abs=0.01)
+    assert actual == pytest.approx(BEST, abs=0.01)
     assert START < 0.3
 
 

@@ -66,7 +66,7 @@ class Holder:
             text=True,
         )
 
-    def says(self) -> str:
+    def sentence(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
@@ -75,7 +75,7 @@ class Holder:
 
 
 @pytest.mark.parametrize(
-    ("said", "seen"),
+    ("variable", "expected"),
     [
         (None, ("GPU-aa", "GPU-ab", "GPU-ba")),
         ("", ()),
@@ -88,11 +88,11 @@ class Holder:
     ],
 )
 def test_cuda_visible_devices_are_read_as_cuda_does(
-    said: str | None, seen: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    variable: str | None, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if said is not None:
-        monkeypatch.setenv(VISIBLE, said)
-    assert visible() == seen
+    if variable is not None:
+        monkeypatch.setenv(VISIBLE, variable)
+    assert visible() == expected
 
 
 @pytest.mark.parametrize("script", [None, "#!/bin/sh\necho 'no devices were found'\nexit 6\n"])
@@ -119,7 +119,7 @@ def test_what_never_can_be_had_is_an_error() -> None:
         try_claim(["a", "b"], 3)
 
 
-def test_of_many_that_try_at_once_each_gets_its_own() -> None:
+def test_of_many_claims_at_once_each_gets_another_device() -> None:
     got: list[Claim | None] = []
     threads = [threading.Thread(target=lambda: got.append(try_claim("abcdef", 2))) for _ in range(12)]
     for thread in threads:
@@ -138,7 +138,7 @@ def test_an_inherited_claim_lasts_as_long_as_the_last_process() -> None:
     with claim:
         leader = Holder(claim.descriptors, **claim.environment)
         rank = Holder(LOCAL_RANK="1", **claim.environment)
-        assert [leader.says(), rank.says()] == ["a", "b"]
+        assert [leader.sentence(), rank.sentence()] == ["a", "b"]
     assert try_claim(["a"], 1) is None and try_claim(["b"], 1) is None
     leader.process.kill()
     leader.process.communicate()
@@ -151,20 +151,20 @@ def test_an_inherited_claim_lasts_as_long_as_the_last_process() -> None:
 
 def test_programs_started_by_hand_take_free_devices_and_wait_when_there_are_none() -> None:
     holders = [Holder() for _ in range(3)]
-    assert {holder.says() for holder in holders} == set(visible())
+    assert {holder.sentence() for holder in holders} == set(visible())
     late = Holder()
-    assert late.says() == "waiting until 1 of GPU-aa, GPU-ab, GPU-ba is free"
+    assert late.sentence() == "waiting until 1 of GPU-aa, GPU-ab, GPU-ba is free"
     freed, *others = holders
     freed.process.kill()
     freed.process.communicate()
-    assert late.says() in visible()
+    assert late.sentence() in visible()
     for holder in (late, *others):
         assert holder.let_go() == ""
 
 
 def test_processes_that_torchrun_started_by_hand_do_not_wait_for_each_other() -> None:
     first, second = Holder(LOCAL_RANK="0"), Holder(LOCAL_RANK="1")
-    assert [first.says(), second.says()] == ["GPU-aa", "GPU-ab"]
+    assert [first.sentence(), second.sentence()] == ["GPU-aa", "GPU-ab"]
     assert "another program works on GPU-aa" in Holder(LOCAL_RANK="0").let_go()
     assert "4 processes need a device each" in Holder(LOCAL_RANK="3").let_go()
     for holder in (first, second):
@@ -178,8 +178,8 @@ def test_a_program_sees_the_device_that_it_holds(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert " on GPU-ab in " in done.stdout
-    told = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert told == {CLAIMED: None, VISIBLE: "GPU-ab"}
+    environment_ = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert environment_ == {CLAIMED: None, VISIBLE: "GPU-ab"}
 
 
 def test_another_users_lock_file_is_opened_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

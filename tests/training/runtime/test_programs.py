@@ -82,9 +82,9 @@ def test_an_interrupted_program_leaves_its_work_and_says_so(tmp_path: Path, numb
     assert process.stdout is not None
     assert "in " in process.stdout.readline()
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == status
-    assert said.endswith(f": the next start goes on from what is in {tmp_path / 'out'}\n")
+    assert output.endswith(f": the next start goes on from what is in {tmp_path / 'out'}\n")
     assert not (tmp_path / "out" / "result.json").exists()
 
 
@@ -106,8 +106,8 @@ def test_two_programs_never_work_in_one_folder(tmp_path: Path) -> None:
     assert waits == f"waiting until the program that works in {tmp_path / 'out'} has ended\n"
     first.kill()
     first.communicate()
-    said, _ = second.communicate(timeout=60)
-    assert " on cpu in " in said and second.returncode == 0
+    output, _ = second.communicate(timeout=60)
+    assert " on cpu in " in output and second.returncode == 0
 
 
 def test_a_line_cut_by_a_kill_is_not_a_metric_and_a_resumed_step_counts_once(tmp_path: Path) -> None:

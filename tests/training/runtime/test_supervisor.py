@@ -34,11 +34,11 @@ def with_child(code: str, session: bool = False) -> str:
 class Command:
     """A supervised Python program, and the processes that said their ids."""
 
-    def __init__(self, code: str, says: int, deadlines: Deadlines = SOON, *arguments: str) -> None:
+    def __init__(self, code: str, sentence: int, deadlines: Deadlines = SOON, *arguments: str) -> None:
         command = [sys.executable, "-c", code, *arguments]
         self.supervisor = supervisor.start(command, deadlines, cwd=ROOT, stdout=subprocess.PIPE)
         assert self.supervisor.stdout is not None
-        self.processes = [psutil.Process(int(self.supervisor.stdout.readline())) for _ in range(says)]
+        self.processes = [psutil.Process(int(self.supervisor.stdout.readline())) for _ in range(sentence)]
 
     def assert_nobody_is_left(self) -> None:
         assert psutil.wait_procs(self.processes, timeout=60)[1] == []
@@ -61,7 +61,7 @@ def nobody_below() -> Iterator[None]:
     ],
 )
 def test_who_ignores_a_signal_gets_the_next(ignored: tuple[signal.Signals, ...], ended_by: signal.Signals) -> None:
-    command = Command(ignoring(*ignored), says=1)
+    command = Command(ignoring(*ignored), sentence=1)
     supervisor.end(command.supervisor, SOON)
     assert command.supervisor.returncode == -ended_by
     command.assert_nobody_is_left()
@@ -70,12 +70,12 @@ def test_who_ignores_a_signal_gets_the_next(ignored: tuple[signal.Signals, ...],
 @pytest.mark.parametrize("status", [0, 2, -signal.SIGKILL, -signal.SIGSEGV])
 def test_the_status_is_the_commands(status: int) -> None:
     code = f"import os; os.kill(os.getpid(), {-status}) if {status} < 0 else os._exit({status})"
-    assert Command(code, says=0).supervisor.wait(timeout=60) == status
+    assert Command(code, sentence=0).supervisor.wait(timeout=60) == status
 
 
 @pytest.mark.parametrize("session", [False, True], ids=["in its group", "in a session of its own"])
 def test_what_a_command_leaves_behind_is_ended(session: bool) -> None:
-    command = Command(with_child(STUBBORN, session), says=1)
+    command = Command(with_child(STUBBORN, session), sentence=1)
     assert command.supervisor.wait(timeout=60) == 0
     command.assert_nobody_is_left()
 
@@ -83,21 +83,21 @@ def test_what_a_command_leaves_behind_is_ended(session: bool) -> None:
 def test_who_checkpoints_has_its_time() -> None:
     """TERM would come an hour after INT."""
     leaving = "import os, signal, sys; signal.signal(2, lambda *_: sys.exit(7)); print(os.getpid(), flush=True)"
-    command = Command(f"{leaving}; signal.pause()", says=1, deadlines=Deadlines(3600, 3600))
+    command = Command(f"{leaving}; signal.pause()", sentence=1, deadlines=Deadlines(3600, 3600))
     supervisor.end(command.supervisor, SOON)
     assert command.supervisor.returncode == 7
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_supervisor_ends_the_command(number: signal.Signals) -> None:
-    command = Command(with_child(STUBBORN, session=True) + f"; exec({STUBBORN!r})", says=2)
+    command = Command(with_child(STUBBORN, session=True) + f"; exec({STUBBORN!r})", sentence=2)
     command.supervisor.send_signal(number)
     assert command.supervisor.wait(timeout=60) == -signal.SIGKILL
     command.assert_nobody_is_left()
 
 
 def test_a_supervisor_that_is_killed_leaves_nobody_in_its_session() -> None:
-    command = Command(with_child(STUBBORN) + f"; exec({STUBBORN!r})", says=2)
+    command = Command(with_child(STUBBORN) + f"; exec({STUBBORN!r})", sentence=2)
     command.supervisor.kill()
     supervisor.end(command.supervisor, SOON)
     command.assert_nobody_is_left()

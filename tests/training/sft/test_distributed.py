@@ -27,7 +27,7 @@ def uneven(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory)
     return write_rows(rows[:9], tmp_path_factory.mktemp("uneven") / "rows.parquet")
 
 
-def asked(out: Path, data: Path) -> SftConfig:
+def run_config(out: Path, data: Path) -> SftConfig:
     recipe = sft_recipe(
         max_steps=None, num_train_epochs=2, global_batch_size=8, per_device_train_batch_size=2, warmup_ratio=0.2,
         latent_keep_prob=(0.7, 0.7, 0.7), scheduled_sampling=(0.5, 0.6), weight_decay=0.01,
@@ -40,7 +40,7 @@ def asked(out: Path, data: Path) -> SftConfig:
 def alone(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process that accumulates twice as much."""
     out = tmp_path_factory.mktemp("alone")
-    assert main(asked(out, uneven), Reporter(out))["steps"] == 3
+    assert main(run_config(out, uneven), Reporter(out))["steps"] == 3
     return out
 
 
@@ -48,14 +48,14 @@ def alone(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes by `accelerate launch`, each with the whole model."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    return with_whole_models("training.sft", asked(out, uneven))
+    return with_whole_models("training.sft", run_config(out, uneven))
 
 
 @pytest.fixture(scope="module")
 def sharded(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes with a part of the model each."""
     out = tmp_path_factory.mktemp("sharded") / "out"
-    return with_shards("training.sft", asked(out, uneven))
+    return with_shards("training.sft", run_config(out, uneven))
 
 
 @pytest.mark.parametrize("way", ["whole", "sharded"])
@@ -63,13 +63,13 @@ def test_two_processes_train_as_one_does(alone: Path, way: str, request: pytest.
     together: Path = request.getfixturevalue(way)
     one, two = read_metrics(alone), read_metrics(together)
     assert len(one) == len(two) == 3
-    for expected, found in zip(one, two, strict=True):
+    for expected, curves in zip(one, two, strict=True):
         # all sums are fp32; the processes add up in another order
-        assert {n: found[n] for n in CURVES} == pytest.approx({n: expected[n] for n in CURVES}, rel=1e-5)
-    expected, found = (load_file(out / "checkpoint" / "model.safetensors") for out in (alone, together))
-    assert expected.keys() == found.keys()
+        assert {n: curves[n] for n in CURVES} == pytest.approx({n: expected[n] for n in CURVES}, rel=1e-5)
+    expected, curves = (load_file(out / "checkpoint" / "model.safetensors") for out in (alone, together))
+    assert expected.keys() == curves.keys()
     for name, weight in expected.items():
-        torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=0)
+        torch.testing.assert_close(curves[name], weight, atol=1e-5, rtol=0)
 
 
 def test_a_sharded_model_was_really_sharded_and_is_whole_when_saved(sharded: Path) -> None:

@@ -26,8 +26,8 @@ SYSTEM = PARITY / "system_prompt.txt"
 
 
 def inspect(records: Path, out: Path, *options: str, checkpoint: Path = CHECKPOINT) -> Result:
-    asked = ["--checkpoint", str(checkpoint), "--records", str(records), "--out", str(out)]
-    return CliRunner().invoke(main, ["inspect", *asked, *options])
+    arguments = ["--checkpoint", str(checkpoint), "--records", str(records), "--out", str(out)]
+    return CliRunner().invoke(main, ["inspect", *arguments, *options])
 
 
 def record(future: list[int], observed: list[int], **changes: Any) -> dict[str, Any]:
@@ -84,16 +84,16 @@ def test_the_releases_recorded_numbers_come_out(name: str, tmp_path: Path) -> No
     options = ["--max-latents", str(recorded["L_max"]), "--system-prompt", str(SYSTEM)]
     result = inspect(PARITY / "records.json", tmp_path / "out.json", *options)
     assert result.exit_code == 0, result.output
-    found = json.loads((tmp_path / "out.json").read_text())
-    [entry], batch, [row] = found["records"], found["batch"], recorded["rows"]
+    inspection = json.loads((tmp_path / "out.json").read_text())
+    [entry], batch, [row] = inspection["records"], inspection["batch"], recorded["rows"]
     places = ("record", "spans", "latents_per_span", "latent_positions", "observed_frames", "future_frames")
     assert {key: entry[key] for key in places} == {key: row[key] for key in places}
     assert batch["latent_positions"] == [row["latent_positions"]]
     for key in ("input_ids", "labels"):
         assert batch[key] == [entry[key]] == arrays[key].tolist()
-    for shown in (entry, batch):
-        assert shown["ce"] == pytest.approx(recorded["ce_loss"], abs=1e-5)
-        assert shown["latent_mse"] == pytest.approx(recorded["latent_mse"], abs=1e-5)
+    for losses in (entry, batch):
+        assert losses["ce"] == pytest.approx(recorded["ce_loss"], abs=1e-5)
+        assert losses["latent_mse"] == pytest.approx(recorded["latent_mse"], abs=1e-5)
     latents = "<|latent|>" * row["latents_per_span"][0]
     rendered = recorded["rendered_text"][0]
     rendered = rendered.replace("<|vision_start|><|image_pad|>", "<|vision_start|>" + "<|image_pad|>" * 60)
@@ -116,15 +116,15 @@ def naive(bundle: FutureL1, value: dict[str, Any]) -> tuple[list[int], list[torc
     images, tokenizer = frames_of(PARITY / "clip.mp4"), processor.tokenizer
 
     def features(key_frames: list[int], size: tuple[int, int]) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
-        found = []
+        inspection = []
         for key_frame in key_frames:
             image = images[POOL[key_frame - 1]].resize(size, Image.Resampling.BICUBIC)
             pixels = processor.image_processor(image, do_resize=False, return_tensors="pt")
             out = model.model.visual(pixels["pixel_values"], pixels["image_grid_thw"])
-            found.append((out.pooler_output, out.deepstack_features))
-        return found
+            inspection.append((out.pooler_output, out.deepstack_features))
+        return inspection
 
-    seen = features(value["image"], (320, 192))
+    observed = features(value["image"], (320, 192))
     imagined = features(value["reasoning_image"] or [], (96, 64))  # 16:9 under a cap of 8: 2 x 3 latents
     user = "".join(
         f"frame_{k + 1}<|vision_start|>{'<|image_pad|>' * 60}<|vision_end|>" for k in range(len(value["image"]))
@@ -136,24 +136,24 @@ def naive(bundle: FutureL1, value: dict[str, Any]) -> tuple[list[int], list[torc
     answer = "<answer>right</answer>" if value["answer"].strip() else ""
     prompt = f"<|im_start|>system\n{SYSTEM.read_text()}<|im_end|>\n<|im_start|>user\n{user}Where is the ball?"
     prompt += "<|im_end|>\n<|im_start|>assistant"
-    told = f"\n{turn}<reason>So it is there.</reason>\n{answer}<|im_end|>\n"
-    ids = tokenizer(prompt + told, add_special_tokens=False)["input_ids"]
+    report = f"\n{turn}<reason>So it is there.</reason>\n{answer}<|im_end|>\n"
+    ids = tokenizer(prompt + report, add_special_tokens=False)["input_ids"]
     begin = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
 
     tokens = torch.tensor(ids)
     pads, latent = tokens == bundle.tokens.image, tokens == bundle.tokens.latent
     embeddings = model.get_input_embeddings()(tokens)
-    embeddings[pads] = torch.cat([merged for merged, _ in seen])
+    embeddings[pads] = torch.cat([merged for merged, _ in observed])
     targets = torch.cat([merged for merged, _ in imagined]) if imagined else torch.zeros(0, embeddings.shape[1])
     embeddings[latent] = targets
     positions, _ = model.model.get_rope_index(
-        tokens[None], pads[None].long(), image_grid_thw=torch.tensor([[1, 12, 20]] * len(seen))
+        tokens[None], pads[None].long(), image_grid_thw=torch.tensor([[1, 12, 20]] * len(observed))
     )
     states = model.model.language_model(
         inputs_embeds=embeddings[None],
         position_ids=positions,
         visual_pos_masks=pads[None],
-        deepstack_visual_embeds=[torch.cat(layer) for layer in zip(*(deep for _, deep in seen), strict=True)],
+        deepstack_visual_embeds=[torch.cat(layer) for layer in zip(*(deep for _, deep in observed), strict=True)],
         use_cache=False,
     ).last_hidden_state[0]
     labelled = [t for t in range(begin, len(ids)) if not latent[t]]
@@ -164,9 +164,9 @@ def naive(bundle: FutureL1, value: dict[str, Any]) -> tuple[list[int], list[torc
 
 
 def test_a_mixed_batch_is_what_straight_line_code_makes_of_it(release: FutureL1, mixed: dict[str, Any]) -> None:
-    shown = [value for number, value in enumerate(MIXED) if number != LEFT_OUT]
+    usable = [value for number, value in enumerate(MIXED) if number != LEFT_OUT]
     entries = [entry for entry in mixed["records"] if "error" not in entry]
-    expected = [naive(release, value) for value in shown]
+    expected = [naive(release, value) for value in usable]
     for entry, (ids, surprise, squares) in zip(entries, expected, strict=True):
         assert entry["input_ids"] == ids
         assert entry["ce"] == pytest.approx(float(torch.stack(surprise).mean()), abs=1e-6)
@@ -180,7 +180,7 @@ def test_a_mixed_batch_is_what_straight_line_code_makes_of_it(release: FutureL1,
     batch = mixed["batch"]
     assert batch["ce"] == pytest.approx(float(torch.stack(surprise).mean()), abs=1e-6)
     assert batch["latent_mse"] == pytest.approx(float(torch.stack(squares).mean()), abs=1e-6)
-    assert len({round(entry["ce"], 3) for entry in entries}) == len(entries), "means of means would be seen"
+    assert len({round(entry["ce"], 3) for entry in entries}) == len(entries), "means of means would differ"
 
 
 def test_the_batch_is_the_records_padded_on_the_right(release: FutureL1, mixed: dict[str, Any]) -> None:
@@ -217,7 +217,7 @@ def test_a_record_that_cannot_be_shown_has_an_error_and_no_tensors(mixed: dict[s
 # ---- latent configuration and resize
 
 
-def test_without_a_cap_the_checkpoint_is_shown_its_own(
+def test_without_a_cap_the_checkpoints_is_used(
     sft_checkpoint: Path, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     (tmp_path / "records.json").write_text(json.dumps(rows[:3]))
@@ -258,7 +258,7 @@ def test_the_system_prompt_is_the_files_exact_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "sentence"),
     [
         ("{", "no list of records"),
         ("[]", "holds no records"),
@@ -268,15 +268,15 @@ def test_the_system_prompt_is_the_files_exact_text(tmp_path: Path) -> None:
         (json.dumps(record([5], [1], answer="<|im_end|>")), "the answer carries the control string <|im_end|>"),
     ],
 )
-def test_when_nothing_can_be_shown_the_command_fails_and_says_why(text: str, said: str, tmp_path: Path) -> None:
+def test_when_nothing_can_be_shown_the_command_fails_and_says_why(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "records.json").write_text(text)
     result = inspect(tmp_path / "records.json", tmp_path / "out.json")
     assert (result.exit_code, type(result.exception)) == (1, SystemExit)
-    assert said in " ".join(result.stderr.split())
+    assert sentence in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
         (["--records", "nowhere.json"], "does not exist"),
         (["--checkpoint", str(PARITY / "nowhere")], "does not exist"),
@@ -286,15 +286,15 @@ def test_when_nothing_can_be_shown_the_command_fails_and_says_why(text: str, sai
         (["--system-prompt", str(PARITY / "clip.mp4")], "is no UTF-8 text"),
     ],
 )
-def test_options_that_cannot_be_say_what_to_do(options: list[str], said: str, tmp_path: Path) -> None:
-    given = {"--checkpoint": str(CHECKPOINT), "--records": str(PARITY / "records.json"), "--out": str(tmp_path / "o")}
-    if said.startswith("give"):
-        given = {}
-    asked = [part for pair in (given | dict([options])).items() for part in pair]  # type: ignore[arg-type]
-    result = CliRunner().invoke(main, ["inspect", *asked])
+def test_options_that_cannot_be_say_what_to_do(options: list[str], sentence: str, tmp_path: Path) -> None:
+    values = {"--checkpoint": str(CHECKPOINT), "--records": str(PARITY / "records.json"), "--out": str(tmp_path / "o")}
+    if sentence.startswith("give"):
+        values = {}
+    arguments = [part for pair in (values | dict([options])).items() for part in pair]  # type: ignore[arg-type]
+    result = CliRunner().invoke(main, ["inspect", *arguments])
     assert result.exit_code in (1, 2)
     assert isinstance(result.exception, SystemExit)
-    assert said in " ".join(result.stderr.split())
+    assert sentence in " ".join(result.stderr.split())
 
 
 def test_a_system_prompt_may_name_tags_but_no_placeholders(base: FutureL1) -> None:

@@ -80,8 +80,8 @@ def naive_loss(bundle: FutureL1, rows: list[dict[str, Any]], draws: list[Draw], 
     for number, spans in draws:
         row = rows[number]
         question = row["question"].replace("frame_1\n<image>\n", "")
-        seen = "<|vision_start|>" + "<|image_pad|>" * 16 + "<|vision_end|>"
-        prompt = f"<|im_start|>user\nframe_1{seen}{question}<|im_end|>\n<|im_start|>assistant"
+        frame = "<|vision_start|>" + "<|image_pad|>" * 16 + "<|vision_end|>"
+        prompt = f"<|im_start|>user\nframe_1{frame}{question}<|im_end|>\n<|im_start|>assistant"
         answer = "\n"
         for thought in row["reasoning"][:-1]:
             answer += f"<reason>{thought}</reason>\n"
@@ -124,9 +124,9 @@ def test_the_loss_is_the_papers(
     trainer: LatentSFTTrainer, student: FutureL1, rows: list[dict[str, Any]], draws: list[Draw]
 ) -> None:
     with torch.no_grad():
-        found = trainer.compute_loss(student.model, collated(trainer, draws))
+        actual = trainer.compute_loss(student.model, collated(trainer, draws))
         expected = naive_loss(student, rows, draws, 0.3)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_gradients_reach_the_language_model_and_nothing_that_sees(trainer: LatentSFTTrainer, student: FutureL1) -> None:
@@ -174,15 +174,15 @@ def test_skill_is_against_the_better_of_two_trivial_predictors(
 @pytest.fixture
 def fed(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """The latents that each pass was fed."""
-    seen: list[torch.Tensor] = []
+    batches: list[torch.Tensor] = []
     inner = trainer_module.spliced_forward
 
     def watched(model: Any, inputs: dict[str, Any], latent: torch.Tensor, latents: torch.Tensor, at: Any) -> Any:
-        seen.append(latents)
+        batches.append(latents)
         return inner(model, inputs, latent, latents, at)
 
     monkeypatch.setattr(trainer_module, "spliced_forward", watched)
-    return seen
+    return batches
 
 
 def test_own_states_replace_the_latent_inputs_late_and_only_them(
@@ -200,9 +200,9 @@ def test_own_states_replace_the_latent_inputs_late_and_only_them(
         late = trainer.compute_loss(student.model, inputs)
     trainer.state.global_step = 0
     student.model.eval()
-    first, before, own = fed
+    first, before, predicted = fed
     assert torch.equal(first, targets) and torch.equal(before, targets)
-    assert own.shape == targets.shape and not torch.allclose(own, targets, atol=0.1)
+    assert predicted.shape == targets.shape and not torch.allclose(predicted, targets, atol=0.1)
     assert not torch.isclose(early, late)
 
 

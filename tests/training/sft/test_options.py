@@ -201,7 +201,7 @@ def test_gradients_are_really_clipped(build: Build, monkeypatch: pytest.MonkeyPa
 # ---- rows that cannot be used
 
 
-def test_a_batch_with_unusable_rows_is_as_large_as_asked(build: Build, tmp_path: Path) -> None:
+def test_a_batch_with_unusable_rows_is_filled_with_others(build: Build, tmp_path: Path) -> None:
     rows = toy_rows(tmp_path / "clips", [1, 2, 3], seed=4)
     broken = [
         {**rows[0], "row_id": "a" * 16, "path": str(tmp_path / "nowhere.mp4")},
@@ -212,10 +212,10 @@ def test_a_batch_with_unusable_rows_is_as_large_as_asked(build: Build, tmp_path:
     inputs = trainer.data_collator([{"row": i, "spans": True, "counts": True} for i in range(5)])
     expected = dialogues(trainer, [(1, True), (1, True), (4, True), (4, True), (4, True)])
     assert inputs["input_ids"].tolist() == collate(expected, trainer.tokens.pad).ids.tolist()
-    told = (tmp_path / "skipped.jsonl").read_text().splitlines()
-    assert len(told) == 3, "once each"
+    lines = (tmp_path / "skipped.jsonl").read_text().splitlines()
+    assert len(lines) == 3, "once each"
     for row, reason in zip("abc", ("nowhere.mp4", r"control string <|im_end|>", "from 1 to 8; found 9"), strict=True):
-        assert any(row * 16 in line and reason in line for line in told)
+        assert any(row * 16 in line and reason in line for line in lines)
 
 
 def test_workers_read_as_the_process_itself(build: Build) -> None:

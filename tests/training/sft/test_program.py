@@ -66,13 +66,20 @@ def test_it_says_what_it_did_and_what_the_saved_folder_does(uninterrupted: Path,
 
 
 def test_a_checkpoint_says_where_it_comes_from(uninterrupted: Path, data: Path) -> None:
-    told = json.loads((uninterrupted / "checkpoint" / "provenance.json").read_text())
-    assert told["data"] == {"file": data.name, "sha256": file_digest(data), "rows": 24}
-    assert told["base"]["files"] == {name: file_digest(BASE / name) for name in ("config.json", "model.safetensors")}
-    assert SftRecipe(**told["recipe"]) == MIXED
-    assert told["packages"]["torch"] == torch.__version__.partition("+")[0]
-    assert None not in told["packages"].values()
-    assert (told["program"], told["steps"], told["processes"], told["dtype"]) == ("training.sft", 20, 1, "float32")
+    provenance = json.loads((uninterrupted / "checkpoint" / "provenance.json").read_text())
+    assert provenance["data"] == {"file": data.name, "sha256": file_digest(data), "rows": 24}
+    assert provenance["base"]["files"] == {
+        name: file_digest(BASE / name) for name in ("config.json", "model.safetensors")
+    }
+    assert SftRecipe(**provenance["recipe"]) == MIXED
+    assert provenance["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert None not in provenance["packages"].values()
+    assert (provenance["program"], provenance["steps"], provenance["processes"], provenance["dtype"]) == (
+        "training.sft",
+        20,
+        1,
+        "float32",
+    )
 
 
 def test_it_leaves_a_checkpoint_that_differs_from_its_base(uninterrupted: Path) -> None:
@@ -93,12 +100,12 @@ def test_it_tells_how_it_goes(uninterrupted: Path) -> None:
 
 
 def test_killed_at_any_step_it_goes_on_to_the_same_weights(uninterrupted: Path, data: Path, tmp_path: Path) -> None:
-    asked = config(tmp_path / "out", data)
-    kill_at("training.sft", asked, 5)
-    resumed_from = main(asked, Reporter(asked.out, quiet=True))["resumed_from"]
+    run_config = config(tmp_path / "out", data)
+    kill_at("training.sft", run_config, 5)
+    resumed_from = main(run_config, Reporter(run_config.out, quiet=True))["resumed_from"]
     assert resumed_from is not None and 3 <= int(resumed_from.removeprefix("checkpoint-")) < 20
-    assert len(list((asked.out / "steps").glob("checkpoint-*"))) == 2, "older ones are removed"
-    whole, resumed = weights(uninterrupted), weights(asked.out)
+    assert len(list((run_config.out / "steps").glob("checkpoint-*"))) == 2, "older ones are removed"
+    whole, resumed = weights(uninterrupted), weights(run_config.out)
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)
 
@@ -106,12 +113,12 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(uninterrupted: Path, 
 def test_interrupted_it_writes_a_checkpoint_and_goes_on_to_the_same_weights(
     uninterrupted: Path, data: Path, tmp_path: Path
 ) -> None:
-    asked = config(tmp_path / "out", data, MIXED.model_copy(update={"save_steps": 1000}))
+    run_config = config(tmp_path / "out", data, MIXED.model_copy(update={"save_steps": 1000}))
     with pytest.raises(KeyboardInterrupt):
-        main(asked, Interrupting(asked.out, 5))
-    assert not (asked.out / "checkpoint").exists()
-    assert main(asked, Reporter(asked.out, quiet=True))["resumed_from"] == "checkpoint-5"
-    whole, resumed = weights(uninterrupted), weights(asked.out)
+        main(run_config, Interrupting(run_config.out, 5))
+    assert not (run_config.out / "checkpoint").exists()
+    assert main(run_config, Reporter(run_config.out, quiet=True))["resumed_from"] == "checkpoint-5"
+    whole, resumed = weights(uninterrupted), weights(run_config.out)
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)
 
@@ -132,13 +139,13 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
 def test_micro_batches_add_up_to_a_batch(tmp_path: Path) -> None:
     # nine rows of all depths in windows of four: the last window is one row
     mixed = write_rows(toy_rows(tmp_path / "clips", [1, 2, 3] * 3, seed=9), tmp_path / "rows.parquet")
-    found = []
+    results = []
     for size in (4, 2):
         out = tmp_path / f"{size}"
         recipe = sft_recipe(max_steps=None, per_device_train_batch_size=size)
         assert main(config(out, mixed, recipe), Reporter(out))["steps"] == 3
-        found.append((weights(out), [line["ce"] for line in read_metrics(out) if "ce" in line]))
-    (once, once_ce), (twice, twice_ce) = found
+        results.append((weights(out), [line["ce"] for line in read_metrics(out) if "ce" in line]))
+    (once, once_ce), (twice, twice_ce) = results
     assert twice_ce == pytest.approx(once_ce, abs=1e-4)
     for name, weight in once.items():
         # Adam turns rounding of near-zero gradients into steps of up to the rate, 1e-3; a lost micro-batch moves all
@@ -151,9 +158,9 @@ def test_a_row_that_cannot_be_read_is_told_and_stops_nothing(rows: list[dict[str
     result = main(config(tmp_path / "out", data, sft_recipe(max_steps=2)), Reporter(tmp_path / "out", quiet=True))
     assert result["skipped"] == 1
     assert result["verified"]["row_id"] == rows[1]["row_id"], "the first row that can be read"
-    told = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
-    assert {line["row_id"] for line in told} == {broken["row_id"]}
-    assert "nowhere.mp4" in told[0]["reason"]
+    provenance = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    assert {line["row_id"] for line in provenance} == {broken["row_id"]}
+    assert "nowhere.mp4" in provenance[0]["reason"]
 
 
 def test_what_learns_is_kept_in_fp32_and_what_is_frozen_is_not(base: Any) -> None:
@@ -164,7 +171,7 @@ def test_what_learns_is_kept_in_fp32_and_what_is_frozen_is_not(base: Any) -> Non
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
-def test_epochs_decide_where_no_steps_are_given(data: Path, tmp_path: Path) -> None:
+def test_epochs_decide_without_max_steps(data: Path, tmp_path: Path) -> None:
     recipe = sft_recipe(max_steps=None, num_train_epochs=1, global_batch_size=12)
     assert main(config(tmp_path, data, recipe), Reporter(tmp_path, quiet=True))["steps"] == 2
 

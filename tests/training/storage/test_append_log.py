@@ -82,11 +82,11 @@ for n in range(300):
 def test_several_processes_append_to_one_file(tmp_path: Path) -> None:
     path = tmp_path / "log"
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), who]) for who in "abc"]
-    reader, seen = AppendLog(path), []
+    reader, read = AppendLog(path), []
     while any(writer.poll() is None for writer in writers):
-        seen += reader.records()
-    seen += reader.records()
+        read += reader.records()
+    read += reader.records()
     assert [writer.returncode for writer in writers] == [0, 0, 0]
-    assert all(record["text"] == record["who"] * (record["n"] * 50) for record in seen)
+    assert all(record["text"] == record["who"] * (record["n"] * 50) for record in read)
     for who in "abc":
-        assert [record["n"] for record in seen if record["who"] == who] == list(range(300))
+        assert [record["n"] for record in read if record["who"] == who] == list(range(300))

@@ -41,12 +41,12 @@ def test_a_version_depends_on_inputs_config_and_code_and_on_nothing_else(store: 
 
 def test_a_published_version_is_found_with_its_manifest(store: ArtifactStore) -> None:
     publish(store, "v1")
-    found = store.find(NAME, "v1")
-    assert found is not None
-    assert found.path == store.root / NAME / "v1"
-    assert found.provenance == {"rows": 1}
-    assert found.file("answers.txt").read_text() == "rows"
-    assert found.manifest["files"]["answers.txt"]["bytes"] == 4
+    result = store.find(NAME, "v1")
+    assert result is not None
+    assert result.path == store.root / NAME / "v1"
+    assert result.provenance == {"rows": 1}
+    assert result.file("answers.txt").read_text() == "rows"
+    assert result.manifest["files"]["answers.txt"]["bytes"] == 4
 
 
 def test_half_done_work_is_not_an_artifact_and_stays_for_the_next_start(store: ArtifactStore) -> None:
@@ -69,9 +69,9 @@ def test_a_manifest_without_the_rename_is_not_an_artifact(store: ArtifactStore) 
 def test_publishing_what_another_process_published_keeps_the_first(store: ArtifactStore) -> None:
     publish(store, "v1", "first")
     publish(store, "v1", "second")
-    found = store.find(NAME, "v1")
-    assert found is not None
-    assert found.file("answers.txt").read_text() == "first"
+    result = store.find(NAME, "v1")
+    assert result is not None
+    assert result.file("answers.txt").read_text() == "first"
     assert sorted(path.name for path in (store.root / NAME).iterdir()) == ["v1"]
 
 
