@@ -1,4 +1,4 @@
-"""Random numbers by counter: each is a hash of a seed, a stream, a step and a place, whatever else is drawn beside it.
+"""Random numbers by counter: each is a hash of a seed, a stream, a step and a place, and of nothing else.
 
 So an answer depends on its own seed, not on the batch that it was decoded in.  The hash is splitmix64's output function
 (Steele, Lea & Flood 2014) in torch's int64, which wraps as unsigned arithmetic does: same bits on every device, and the

@@ -48,13 +48,13 @@ def fit_grid(height: int, width: int, low: int, high: int, tile: int, strict: bo
 
 @dataclass(frozen=True)
 class Patches:
-    """An image or a video's frame pair at its final size; cut into patches only where its features are not known."""
+    """An image or a video's frame pair at its final size; cut into patches only where its features are not cached."""
 
     frames: np.ndarray  # uint8 [1 or 2, H, W, 3]
     processor: Qwen2VLImageProcessor | Qwen3VLVideoProcessor
     merged_grid: tuple[int, int]  # rows, columns of merged tokens
     key: str  # content hash
-    seconds: float | None = None  # when a frame pair is shown; None: an image
+    seconds: float | None = None  # the time of a frame pair; None: an image
 
     @property
     def tokens(self) -> int:

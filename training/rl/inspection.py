@@ -7,7 +7,7 @@ import torch
 
 from training.recipes import RlRecipe
 from training.rl.grading import REPETITION_PENALTY
-from training.rl.rewards import Spans, latent_rewards
+from training.rl.rewards import LatentSpans, latent_rewards
 
 
 def inspect_rewards(groups: Sequence[Any], recipe: RlRecipe) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _group(group: Any, number: int, recipe: RlRecipe) -> dict[str, Any]:
     return {"rollouts": entries}
 
 
-def _rollout(rollout: Any, where: str) -> tuple[int, bool, Spans]:
+def _rollout(rollout: Any, where: str) -> tuple[int, bool, LatentSpans]:
     if not isinstance(rollout, Mapping) or rollout.get("accuracy") not in (0, 1):
         raise ValueError(f"{where}: accuracy is 0 or 1; found {rollout!r:.60}")
     repetitive = rollout.get("repetitive", False)
@@ -65,7 +65,7 @@ def _rollout(rollout: Any, where: str) -> tuple[int, bool, Spans]:
     return int(rollout["accuracy"]), repetitive, full
 
 
-def _flags(repetitive: bool, spans: Spans, others: Sequence[bool]) -> list[str]:
+def _flags(repetitive: bool, spans: LatentSpans, others: Sequence[bool]) -> list[str]:
     """What keeps a part of this reward from being what the paper's formula says."""
     flags = {
         "repetitive": repetitive,

@@ -16,7 +16,7 @@ from training.model.tokens import Tokens
 from training.recipes import RlRecipe
 from training.rl.rollouts import Rollout
 
-Spans = Sequence[torch.Tensor]
+LatentSpans = Sequence[torch.Tensor]
 REWARDS = ("accuracy", "format", "r_ctr", "r_div")
 """The columns of `rollout_rewards`, in the order of a recipe's reward_weights."""
 MAX_ROUNDING = 1e-2
@@ -81,7 +81,7 @@ def contrastive(
     return defined, paid
 
 
-def diversity(spans: Spans) -> float | None:
+def diversity(spans: LatentSpans) -> float | None:
     """R_div of one rollout (Eq. 6): minus the mean squared cosine of adjacent span means, in [-1, 0]; None below two
     spans."""
     means = [span.float().mean(0) for span in spans if len(span)]
@@ -92,7 +92,7 @@ def diversity(spans: Spans) -> float | None:
 
 
 def latent_rewards(
-    group: Sequence[Spans], correct: Sequence[bool | None], tau: float, centred: bool = False
+    group: Sequence[LatentSpans], correct: Sequence[bool | None], tau: float, centred: bool = False
 ) -> LatentRewards:
     """R_ctr and R_div of one group; `centred` contrasts what each latent has over its siblings' at the same step.
 

@@ -31,7 +31,7 @@ MODEL = "model"
 
 
 class MissingArtifactError(ValueError):
-    """An artifact that was asked for is not in the store; the message says what to materialise."""
+    """An artifact is not in the store; the message says what to materialise."""
 
 
 class DamagedArtifactError(ValueError):
@@ -91,7 +91,7 @@ class Artifact:
 
 
 def checkpoint_folder(folder: Path) -> Path:
-    """A checkpoint's own folder, given that or the folder of the artifact that holds it."""
+    """A checkpoint's own folder, from that or from the folder of the artifact that holds it."""
     return folder / MODEL if (folder / MODEL / "config.json").is_file() else folder
 
 

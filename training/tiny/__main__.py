@@ -26,8 +26,8 @@ def _make(out: Path, steps: int, seed: int) -> None:
     train(model, processor, steps, seed, log=click.echo)
     for hints in (True, False):
         for hop, (generated, among) in accuracy(model, processor, hints).items():
-            shown = "with hints" if hints else "without hints"
-            click.echo(f"{shown}, step {hop}: {generated:.3f} as generated, {among:.3f} among the options")
+            prompt = "with hints" if hints else "without hints"
+            click.echo(f"{prompt}, step {hop}: {generated:.3f} as generated, {among:.3f} among the options")
     model.save_pretrained(out)
     processor.save_pretrained(out)
 

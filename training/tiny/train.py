@@ -1,8 +1,8 @@
-"""How the tiny base learns to see: dense drills about shown frames, and the main question only with its hints shown.
+"""The training of the tiny base: dense drills about visible frames, and the main question only with its hints.
 
 Every step mixes (1) packed drills on one full frame, (2) the same on one frame of latent size, and (3) the main
-question about the present, or about a later step whose frames are shown as hints.  Never: anything about a frame that
-is not shown.  Gaussian noise on the merged features, ramped up, gives what the drills ask about a larger share of the
+question about the present, or about a later step whose frames are hints.  Never: anything about a frame that is not in
+the prompt.  Gaussian noise on the merged features, ramped up, gives the content of the drills a larger share of the
 feature variance and makes reading robust; a small penalty keeps the features' mean square near one.
 """
 
@@ -69,12 +69,12 @@ def image_text(frame: np.ndarray) -> str:
 
 
 def drill_loss(lesson: Lesson, boards: world.Boards, frames: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-    """CE of the packed one-token answers about the shown frames; the three marble questions count four times."""
+    """CE of the packed one-token answers about the visible frames; the three marble questions count four times."""
     n = len(boards)
     word = {w: lesson.ids(w)[0] for w in (*world.COLOURS, "white", "black", *map(str, range(world.N_TILES)))}
     prefix = lesson.ids(f"<|im_start|>user\nframe_1{image_text(frames)}")
-    asked = [f"{TILE_DRILL}{k}" for k in range(world.N_TILES)] + [f"{drill}\n" for drill in MARBLE_DRILLS]
-    questions = [lesson.ids(text) for text in asked]
+    texts = [f"{TILE_DRILL}{k}" for k in range(world.N_TILES)] + [f"{drill}\n" for drill in MARBLE_DRILLS]
+    questions = [lesson.ids(text) for text in texts]
     assert all(len(q) == 2 for q in questions), questions
     ids = torch.tensor(prefix + [token for question in questions for token in question]).expand(n, -1)
     colours = torch.tensor([word[c] for c in world.COLOURS])[torch.from_numpy(boards.tiles)]
@@ -107,18 +107,18 @@ def question_batch(
     One category and one form (options, stated later event) a batch, so that all rows have the same length.
     """
     category = world.CATEGORIES[rng.integers(3)]
-    options, known = rng.random() < 0.8, hop < 3 and rng.random() < 0.3
+    options, with_event = rng.random() < 0.8, hop < 3 and rng.random() < 0.3
     boards = questions.boards
     frames = [boards.frames(0)] + [downscale(boards.frames(s)) for s in range(1, hop + 1) if hints]
-    shown = "frame_1" + "".join(image_text(f) for f in frames)
+    images = "frame_1" + "".join(image_text(f) for f in frames)
     later = boards.colour_at(hop + 1)
     rows = []
     for i in range(len(questions)):
-        asked = world.question_text(category, hop, (hop + 1, int(later[i])) if known else None)
-        asked += world.options_text(questions.options[i]) if options else ""
+        question = world.question_text(category, hop, (hop + 1, int(later[i])) if with_event else None)
+        question += world.options_text(questions.options[i]) if options else ""
         answer = f"<answer>{world.COLOURS[questions.answer[i]]}</answer>"
         rows.append(
-            lesson.ids(f"<|im_start|>user\n{shown}{asked}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>")
+            lesson.ids(f"<|im_start|>user\n{images}{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>")
         )
     return torch.tensor(rows), lesson.images(frames, rng)
 
@@ -164,12 +164,12 @@ def train(
         loss = drill_loss(lesson, full, full.frames(0), rng)
         loss = loss + drill_loss(lesson, small, downscale(small.frames(0)), rng)
         drills = loss.item()
-        asked = 0.0
+        question_ce = 0.0
         if share > 0.25:
             hop = step % 4
             picked = pools[hop][rng.integers(0, len(pools[hop]), batch // 2)]
             answer_loss = question_loss(lesson, picked, hop, rng)
-            loss, asked = loss + answer_loss, answer_loss.item()
+            loss, question_ce = loss + answer_loss, answer_loss.item()
         mean_square = torch.cat(squares)
         loss = loss + 0.05 * (mean_square - 1).pow(2).mean()
         optimizer.zero_grad()
@@ -177,7 +177,8 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 0 or step == steps - 1:
-            log(f"step {step} drills {drills:.3f} question {asked:.3f} feature mean square {mean_square.mean():.2f}")
+            losses = f"drills {drills:.3f} question {question_ce:.3f}"
+            log(f"step {step} {losses} feature mean square {mean_square.mean():.2f}")
     hook.remove()
     model.eval()
 

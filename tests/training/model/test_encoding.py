@@ -28,7 +28,7 @@ def with_latent_config(base: FutureL1, **changes: Any) -> Encoder:
 
 
 def test_a_dialogue_is_rendered_as_the_release_renders_it(base: FutureL1) -> None:
-    encoder = with_latent_config(base, system="Be brief.", span_end="model")
+    encoder = with_latent_config(base, system_prompt="Be brief.", span_end="model")
     encoded = encoder.dialogue(USER, ASSISTANT, FRAMES)
     assert text_of(encoder, encoded.ids) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n"
@@ -49,7 +49,7 @@ def test_without_a_system_prompt_there_is_no_system_turn(base: FutureL1) -> None
 @pytest.mark.parametrize("span_end", ["model", "fixed"])
 @pytest.mark.parametrize("system", [None, TALKATIVE])
 def test_the_assistant_turn_is_learned_but_not_what_is_forced(base: FutureL1, span_end: str, system: str) -> None:
-    encoder = with_latent_config(base, span_end=span_end, system=system)
+    encoder = with_latent_config(base, span_end=span_end, system_prompt=system)
     encoded = encoder.dialogue(USER, ASSISTANT, FRAMES)
     learned = text_of(encoder, [label for label in encoded.labels if label != IGNORE])
     end = "<|latent_end|>" if span_end == "model" else ""
@@ -58,7 +58,7 @@ def test_the_assistant_turn_is_learned_but_not_what_is_forced(base: FutureL1, sp
 
 
 def test_a_prompt_is_the_dialogue_up_to_the_answer(base: FutureL1) -> None:
-    encoder = with_latent_config(base, system=TALKATIVE)
+    encoder = with_latent_config(base, system_prompt=TALKATIVE)
     dialogue = encoder.dialogue(USER, ASSISTANT, FRAMES)
     prompt = encoder.prompt([USER[0], encoder.patch(FRAMES[OBSERVED], 4, 16), USER[2]])
     length = len(prompt.ids)
@@ -70,7 +70,7 @@ def test_a_prompt_is_the_dialogue_up_to_the_answer(base: FutureL1) -> None:
 def test_a_fixed_span_must_be_full(base: FutureL1) -> None:
     strip = FRAMES | {FUTURE: np.zeros((16, 96, 3), np.uint8)}
     assert len(with_latent_config(base, span_end="model").dialogue(USER, ASSISTANT, strip).ids) > 0
-    square_budget = with_latent_config(base, latents=5)
+    square_budget = with_latent_config(base, max_latents=5)
     with pytest.raises(ValueError, match=r'gives 4 latents, but spans are fixed at 5.*use span_end "model"'):
         square_budget.dialogue(USER, ASSISTANT, FRAMES)
 
