@@ -11,6 +11,7 @@ from assets.checkpoints.checks import (
     collapse_problems,
     format_problems,
     latent_problems,
+    loss_problems,
     opening_problems,
     row_problems,
     skipped_rows,
@@ -77,6 +78,17 @@ def test_a_curve_is_judged_by_its_first_and_last_tenth() -> None:
     changes = changes_of([*reports, {"step": 20, "train_runtime": 3.0}])
     assert changes == {"ce": [19.5, 1.5], "latent_mse": [1.0, 1.0]}
     assert changes_of([{"step": 1, "ce": 3.0}]) == {"ce": [3.0, 3.0]}
+
+
+def test_a_loss_that_did_not_fall_is_a_problem(tmp_path: Path) -> None:
+    def run(*losses: float) -> Artifact:
+        lines = [{"step": step, "ce": 2.0 - step, "latent_mse": loss} for step, loss in enumerate(losses)]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return checkpoint(tmp_path)
+
+    assert loss_problems(run(1.0, 0.5)) == []
+    assert loss_problems(run(1.0, 1.5)) == ["latent_mse went from 1 to 1.5"]
+    assert loss_problems(checkpoint(tmp_path / "nowhere")) == ["the training reported no losses"]
 
 
 def test_rl_is_judged_by_its_end(tmp_path: Path) -> None:
