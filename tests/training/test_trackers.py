@@ -45,7 +45,7 @@ def test_a_tracker_that_is_not_there_is_refused_before_anything_is_read(
 ) -> None:
     main, config, model, _ = program
     nowhere = tmp_path / "nowhere.parquet"
-    asked = config(out=tmp_path, device="cpu", data=nowhere, report_to=[name], **model)
+    settings = config(out=tmp_path, device="cpu", data=nowhere, report_to=[name], **model)
     with pytest.raises(PermanentError, match=sentence):
-        main(asked, Reporter(tmp_path, quiet=True))
+        main(settings, Reporter(tmp_path, quiet=True))
     assert list(tmp_path.iterdir()) == []
