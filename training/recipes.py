@@ -122,7 +122,7 @@ class RlRecipe(TrainingRecipe):
 Recipe = TypeVar("Recipe", SftRecipe, RlRecipe)
 
 TEXT_ONLY = "_text_only"
-"""How the names of RL recipes end that start from the text-only SFT."""
+"""The suffix of the names of RL recipes that start from the text-only SFT."""
 
 MODES: dict[str, dict[str, Any]] = {
     "la_dapo": {},
@@ -131,7 +131,7 @@ MODES: dict[str, dict[str, Any]] = {
     "dapo_ctr": {"reward_weights": (0.9, 0.1, 0.2, 0.0)},
     "dapo_div": {"reward_weights": (0.9, 0.1, 0.0, 0.1)},
 }
-"""What the RL objectives of Table 4 take away from LA-DAPO."""
+"""The RL objectives of Table 4, as changes of the LA-DAPO recipe."""
 
 SFT_NAMES = {"demo": ("future_l1", "text_only"), "paper": ("future_l1", "text_only", "random")}
 RL_NAMES = {
@@ -148,7 +148,8 @@ def demo_sft(name: str) -> SftRecipe:
 
     A mixture of chains and text-only rows, more text the deeper the question: RL then has something to discover.  CE
     never vanishes in a mixture and drowns 0.1 * MSE: with weight 3 the latents' error falls fastest, and CE loses
-    nothing.  Own states come late, when they are good; without them free-running answers stay near chance.
+    nothing.  Scheduled sampling comes late, when the model's own latents are good; without it free-running answers stay
+    near chance.
     """
     latent_config = LatentConfig(image_tokens=(4, 16), max_latents=4, span_end="fixed", system_prompt=None)
     recipe = SftRecipe(

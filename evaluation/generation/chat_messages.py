@@ -1,7 +1,7 @@
 """Prompts as chat messages, with images as JPEG data URLs of the size that the server's model sees; and the text of
 its replies.
 
-Servers with a reasoning parser set apart what a model thinks aloud, and some parsers take too much.
+Servers with a reasoning parser return the reasoning in a field of its own, and some parsers put the answer there, too.
 """
 
 import asyncio
@@ -99,9 +99,9 @@ def fitted_size(width: int, height: int, low: int, high: int, factor: int) -> tu
 def served_text(choice: Choice) -> str | None:
     """The text of an answer; None where the server gave none.
 
-    Reasoning that was set apart stands first, as one reason block without tags of its own: the answer is what follows
-    it, so a draft in it is never read in its place.  Where nothing follows, it is the whole text if it
-    has a complete answer tag and was not cut off.
+    Reasoning from a field of its own stands first, as one reason block without tags inside: the answer is what follows
+    it, so a draft in the reasoning is never graded.  Where nothing follows, it is the whole text if it has a complete
+    answer tag and was not cut off.
     """
     text, thoughts = choice.message.text, choice.message.thoughts
     if choice.finish_reason in BROKEN_OFF:

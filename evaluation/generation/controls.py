@@ -1,4 +1,4 @@
-"""Controls: what a model sees in place of an item, to measure what its answers rest on.
+"""Controls: changes of a prompt, which measure what a model's answers depend on.
 
 `no_video`: each frame is mid-grey, in its size and at its time.  `question_only`: frames are left out, the
 text stays as it is.  `shuffled_frames`: the frames in another order, the times of a video's frames where they were.
@@ -27,7 +27,7 @@ GREY = (128, 128, 128)
 
 _LETTERS = "ABCD"
 _IMAGE_FIELDS = ("path", "frames", "reader", "data")
-"""The fields of a part that name its image; its cap belongs to its place."""
+"""The fields of a part that name its image; the cap on its tokens stays with the place in the prompt."""
 _Item = TypeVar("_Item")
 
 
@@ -55,16 +55,16 @@ def controlled(
 
 
 def rotated(options: Sequence[_Item], by: int) -> list[_Item]:
-    """The options, each `by` places earlier: what letter i stands for is option i + by of the item (mod their number).
+    """The options, each `by` places earlier: letter i stands for option i + by of the item (modulo their number).
 
-    The letters rotated alike give the item's own letter for each letter of the prompt.
+    The letters, rotated in the same way, give the item's own letter for each letter of the prompt.
     """
     by %= len(options)
     return [*options[by:], *options[:by]]
 
 
 def places(control: str) -> int:
-    """By how many places a control rotates the options; 0 for all others."""
+    """The number of places by which a control rotates the options; 0 for all other controls."""
     return int(control.removeprefix("options_")) if control in ROTATIONS else 0
 
 

@@ -18,13 +18,13 @@ from training.storage.hashing import stable_hash
 Condition = Literal["plain", "hint"]
 CONDITIONS: tuple[Condition, ...] = ("plain", "hint")
 PRIOR_WEIGHT = 0.5
-"""The expected rates of any row weigh as much as half an answer of the row itself."""
+"""The weight of the expected rates, in answers of the row itself."""
 MIN_ROWS = 16
-"""Fewer complete rows do not estimate the rates of the others."""
+"""The least number of complete rows from which the rates of other rows are estimated."""
 
 
 class GainRule(BaseModel):
-    """The thresholds that keep a row, and how its answers are sampled."""
+    """The thresholds of visual gain, and how a row's answers are sampled."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,7 +60,7 @@ class VerdictCounts:
 
 
 def settled_against(rule: GainRule, plain: VerdictCounts, hint: VerdictCounts) -> bool:
-    """Whether the row cannot be kept any more, whatever its other answers will be."""
+    """Whether the row cannot be kept any more, whatever its other answers are."""
     return plain.correct > rule.max_p_t or rule.samples - hint.incorrect - plain.correct < rule.min_gain
 
 
@@ -73,7 +73,8 @@ class ExpectedRates:
 
     @classmethod
     def of(cls, rows: Sequence[tuple[VerdictCounts, VerdictCounts]]) -> "ExpectedRates":
-        """The shares among complete rows (plain, hint), as the fully sampled are; even odds if they are few."""
+        """The shares among complete rows (plain, hint), such as the fully sampled ones; one half where there are
+        few."""
         if len(rows) < MIN_ROWS:
             return cls()
         plain, hint = (sum(row[c].correct + row[c].incorrect for row in rows) for c in (0, 1))
@@ -89,8 +90,8 @@ def next_samples(
 ) -> Mapping[Condition, int]:
     """How many further answers to generate now, per condition; nothing once the row is settled or complete.
 
-    The condition is the one that should settle the row with fewer answers, by its rate in the row so far and what is
-    expected of any row; where only complete counts can decide, it is all that is left.
+    The condition is the one expected to settle the row with fewer answers, from its rate in the row so far and the
+    expected rates of any row.  Where only complete counts can decide, all missing answers are generated.
     """
     left: dict[Condition, int] = {"plain": rule.samples - plain.generated, "hint": rule.samples - hint.generated}
     if in_full:

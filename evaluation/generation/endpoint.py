@@ -25,7 +25,7 @@ from training.chat.endpoint import ENDPOINT_KEYS, EndpointRefusesError, Endpoint
 from training.chat.server import GOES_ON, UnansweredError
 
 MIN_EMPTY, MAX_EMPTY_SHARE = 20, 0.2
-"""Replies without an answer that end the work: so many, and such a share of all."""
+"""The work ends at so many replies without an answer, if they are at least this share of all replies."""
 ANSWERS_AHEAD = 256  # answers that wait for a slow reader before requests do
 
 Item = TypeVar("Item")
@@ -35,8 +35,8 @@ class EndpointEngine:
     """Implements evaluation.generation.requests.Engine.
 
     No seed is sent, so answers are not reproducible: servers differ in whether they take one at all, and in what one
-    seed means for `n` answers (with vLLM a seeded request may give n equal answers).  What makes a re-run cheap and
-    equal is the caller's ledger.
+    seed means for `n` answers (with vLLM a seeded request may give n equal answers).  The caller's ledger makes a
+    re-run cheap, with the same answers.
     """
 
     def __init__(self, settings: EndpointSettings, frames_cache_bytes: int = 2**28) -> None:
@@ -50,7 +50,7 @@ class EndpointEngine:
     def generate(
         self, job: AnswerJob, requests: Sequence[Request], ledger: LedgerSummary
     ) -> Iterator[Answer | Refusal]:
-        """As the protocol says; prompts that stay unanswered although the server is there are refused, at the end.
+        """Implements Engine.generate; prompts that stay unanswered although the server answers are refused at the end.
 
         Raises ValueError for a checkpoint (the server has its own model), for an intervention on latents, and
         where they are to be kept.
@@ -166,14 +166,14 @@ def _answer(prompt_id: str, sample: int, text: str, choice: Choice, completion: 
 
 
 class _End:
-    """The last thing in the queue: why it ended."""
+    """The queue's last item: the reason of its end."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
 def _streamed(produce: Callable[[Callable[[Item], Awaitable[None]]], Awaitable[None]], ahead: int) -> Iterator[Item]:
-    """What a coroutine puts, as it comes.
+    """The items that a coroutine puts, as they come.
 
     The coroutine runs in a thread of its own, at most `ahead` items before the reader, and is cancelled when the
     reader stops early.

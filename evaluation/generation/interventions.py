@@ -1,8 +1,8 @@
-"""Interventions: what stands in for a model's own latents while it answers, to measure whether the answer needs them.
+"""Interventions: replacements of a model's own latents while it answers, which measure whether the answer needs them.
 
 Most replace the vectors that are fed (zeros, noise, mean, another item's, the span's first); `markers_only` lets spans
-open that close at once, `no_span` lets none open, and `spans_k` forces exactly k (`forced_spans` says where).  All else
-stays as it is: prompt, seeds, sampling.
+open that close at once, `no_span` lets none open, and `spans_k` forces exactly k (`forced_spans` says where).  Prompt,
+seeds and sampling stay the same.
 """
 
 from bisect import bisect_right
@@ -25,7 +25,7 @@ NONE = -1  # an answer without a donor
 
 
 class Draw(Protocol):
-    """The answers of one batch, decoded again under other conditions; None: as the model is."""
+    """The answers of one batch, decoded again under an intervention; without arguments, the model's own."""
 
     def __call__(
         self,
@@ -38,10 +38,10 @@ class Draw(Protocol):
 def intervene(
     name: InterventionName, bundle: FutureL1, draw: Draw, requests: Sequence[Request], mean: torch.Tensor | None
 ) -> tuple[Decoded, dict[str, str]]:
-    """The answers of a batch under an intervention, and the prompts that it could not be done to, with the reason.
+    """The answers of a batch under an intervention, and the prompts to which it cannot be applied, with the reason.
 
-    Raises ValueError for a checkpoint that opens no spans where spans are forced, and for prompts without a reference
-    where it decides who lends.
+    Raises ValueError for forced spans of a checkpoint that opens none, and for prompts without a reference where donors
+    depend on it.
     """
     tokens, spans = bundle.tokens, bundle.spans
     match name:
@@ -132,10 +132,10 @@ def _borrowed(
 
 
 def donors(name: InterventionName, owners: Sequence[Request], used: Sequence[bool]) -> list[int]:
-    """For each answer of a batch the number of the next one that may lend it its latents, NONE where there is none.
+    """The donor of each answer of a batch: the number of the next answer that may lend it latents, else NONE.
 
     A donor used latents itself and is about another item: any (`other_item`), or one with the same or another
-    reference.  So what an answer gets depends on the batch that it is decoded in.
+    reference.  So an answer's donor depends on the batch that it is decoded in.
     """
 
     def lends(donor: Request, owner: Request) -> bool:
@@ -154,7 +154,7 @@ def donors(name: InterventionName, owners: Sequence[Request], used: Sequence[boo
 
 
 def lent(plain: Decoded, latent_id: int, budget: int, lenders: Sequence[int]) -> Intervention:
-    """The latents of each answer's lender at the same span and place; an answer without one keeps its own.
+    """The latents of each answer's donor at the same span and place; an answer without a donor keeps its own.
 
     `plain` are the same rows' answers with their own latents.  A donor with fewer spans lends its last one, a shorter
     span its last latent.
@@ -183,11 +183,12 @@ def lent(plain: Decoded, latent_id: int, budget: int, lenders: Sequence[int]) ->
 
 
 def forced_spans(plain: Decoded, tokens: Tokens, tokenizer: Any, wanted: int, budget: int) -> list[list[int]]:
-    """How each answer begins so that it has `wanted` spans before the rest of it, which may open none.
+    """The forced first tokens of each answer, with `wanted` spans; the rest of the answer may open none.
 
-    It is the answer's own beginning up to the end of its `wanted`-th span.  Where it has fewer, it is all of it
-    before its `<answer>` tag (without a tag: up to its last span), and then the spans that lack, each on a line of its
-    own as SFT renders a frame without a text before it, as long as the answer's last span (the budget, if it has none).
+    They are the answer's own first tokens up to the end of its `wanted`-th span.  Where it has fewer spans, they are
+    everything before its `<answer>` tag (without a tag: up to its last span) and then the missing spans, each on a line
+    of its own, as SFT renders a frame without text before it, and as long as the answer's last span (the budget, if it
+    has none).
     """
     newline = tokenizer.encode("\n", add_special_tokens=False)
     scripts = []
@@ -206,7 +207,7 @@ def forced_spans(plain: Decoded, tokens: Tokens, tokenizer: Any, wanted: int, bu
 
 
 def _before_answer(ids: Sequence[int], tokenizer: Any) -> int:
-    """How many tokens of an answer stand before its first `<answer>` tag; 0 without one."""
+    """The number of an answer's tokens before its first `<answer>` tag; 0 without one."""
 
     def decoded(count: int) -> str:
         return str(tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,4 +1,5 @@
-"""Requests to a model, as data: one job is one table of prompts for one model, with all that its answers depend on."""
+"""Generation jobs, as data: a job is a table of prompts for one model, with every setting that its answers depend
+on."""
 
 import json
 from pathlib import Path
@@ -23,14 +24,14 @@ InterventionName = Literal[
     "none", "zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated", "markers_only",
     "no_span", "spans_1", "spans_2", "spans_3",
 ]  # fmt: skip
-"""What stands in for a model's own latents (evaluation.generation.interventions says how)."""
+"""The replacement of a model's own latents (see evaluation.generation.interventions)."""
 INTERVENTIONS: tuple[InterventionName, ...] = get_args(InterventionName)
 DONOR_INTERVENTIONS: tuple[InterventionName, ...] = ("other_item", "same_answer", "other_answer")
-"""Those whose answers depend on the other answers of their batch: the donors of latents."""
+"""The interventions under which an answer depends on other answers of its batch: the donors of latents."""
 
 
 class GenerationConfig(BaseModel):
-    """How answers are sampled, and how many to a prompt.
+    """The sampling of answers, and their number for a prompt.
 
     `image_tokens`: fewest and most merged tokens of an image without its own cap, and of a video's frame pair;
     `batch_size`: answers in flight in a local batch.
@@ -47,7 +48,7 @@ class GenerationConfig(BaseModel):
     system_prompt: str | None = None
 
     def sampling(self) -> dict[str, Any]:
-        """What each answer depends on, as JSON: all but the number of samples and the batch size."""
+        """The settings that each answer depends on, as JSON: all but the number of samples and the batch size."""
         return self.model_dump(mode="json", exclude={"samples", "batch_size"})
 
 
@@ -69,7 +70,7 @@ class AnswerJob(BaseModel):
 
     `checkpoint`: a model's folder; None where the endpoint has the model.  `ledger`: where answers are kept for other
     runs, too, of this model, sampling, intervention and control; None: beside the table, for as long as the job is not
-    done.  `control`: what the model sees instead of the item (generation.controls).  `reference_latents`: the
+    done.  `control`: the change of the prompts (evaluation.generation.controls).  `reference_latents`: the
     safetensors file whose tensor `mean` [D] the intervention "mean" feeds.  `keep_latents`: the table has the column
     `latents`, the vectors as they were fed.
     """
@@ -101,9 +102,10 @@ class AnswerJob(BaseModel):
         return self
 
     def ledger_contents(self, prompts: pl.DataFrame) -> dict[str, Any]:
-        """What the answers of a ledger have in common: model, sampling, seed, intervention and control.
+        """The settings that the answers of a ledger share: model, sampling, seed, intervention and control.
 
-        Where other prompts lend their latents, they are part of it.  Raises ValueError for a folder without weights.
+        Where latents come from other prompts, those prompts are part of them.  Raises ValueError for a folder without
+        weights.
         """
         assert self.checkpoint is not None
         contents = {

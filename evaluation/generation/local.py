@@ -73,7 +73,7 @@ class LocalEngine:
 def batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
     """Requests of at most `batch_size` answers (or a single request of more), alike lengths together.
 
-    A group stays in one batch where it fits into one: what its prompts begin with is processed once a batch.  Its
+    A group stays in one batch where it fits into one: the shared prefix of its prompts is processed once a batch.  Its
     longest prompt comes first: the clip is opened once, for the others show frames that it shows.
     """
     groups: dict[str, list[Request]] = defaultdict(list)
@@ -100,7 +100,7 @@ def batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Reque
 def encode(encoder: Encoder, content: Sequence[Part], frame_cache: FrameCache) -> Encoded:
     """A prompt's content with its frames read, each clip once.
 
-    Raises UnreadableVideo, ValueError or OSError for what cannot be shown.
+    Raises UnreadableVideo, ValueError or OSError for frames that cannot be read.
     """
     low, high = encoder.limits.observed
     pieces = []

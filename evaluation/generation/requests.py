@@ -1,4 +1,4 @@
-"""What an engine is sent, and what it gives back: the same for a local model and for a served one."""
+"""Requests to an engine, and its answers and refusals: the same for a local model and for a served one."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +17,13 @@ from training.storage.hashing import stable_hash
 from training.storage.parquet import read_parquet
 
 Answer = dict[str, Any]
-"""The columns of training.data.prompts.ANSWERS, and `latents` (evaluation.latents.packed) where they are kept."""
+"""The columns of training.data.prompts.ANSWERS, and `latents` (evaluation.generation.ledger.LATENTS) where they are
+kept."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """Some answers to one prompt: their numbers, and for each the seed that is the only source of its randomness.
+    """A request for answers to one prompt: their numbers, and for each the seed, the only source of its randomness.
 
     Prompts of one `group` begin with the same parts, so that an engine may process what they share once; they are about
     one item.  `reference`: the item's right answer, for interventions that compare the answers of two items.
@@ -51,9 +52,9 @@ class Refusal:
 
 @dataclass(frozen=True)
 class LedgerSummary:
-    """What a ledger already holds of a model: the number of answers, and the request of one of them.
+    """A model's answers in a ledger: their number, and the request of one of them.
 
-    With them an endpoint's engine tells a server that has changed from prompts that it cannot answer.
+    By that request the endpoint engine tells a server that has changed from prompts that it cannot answer.
     """
 
     answers: int = 0

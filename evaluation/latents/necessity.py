@@ -35,7 +35,7 @@ def necessity_report(
     controls: Mapping[str, pl.DataFrame] | None = None,
     answers: pl.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """Compares graded answers (`benchmarks.futurebench.graded`) under each intervention and each control with the
+    """Compares graded answers (`MultipleChoice.grade`) under each intervention and each control with the
     original ones.
 
     Items missing on either side are left out of that comparison and counted; an intervention that fits no item is

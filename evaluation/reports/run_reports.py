@@ -53,7 +53,7 @@ def paired_rows(graded: Mapping[str, pl.DataFrame], starts: Mapping[str, str]) -
     """Each model against the one that it was trained from, else the one before it, and those of one start against each
     other, always on the items that both answered.
 
-    graded: `benchmarks.futurebench.graded` by model; starts: the model that a model was trained from, where it is here.
+    graded: `MultipleChoice.grade` by model; starts: the model that a model was trained from, where it is here.
     """
     chosen = [(starts[b] if starts.get(b) in graded else a, b) for a, b in itertools.pairwise(graded)]
     siblings = [(a, b) for a, b in itertools.combinations(graded, 2) if a in starts and starts[a] == starts.get(b)]

@@ -1,6 +1,6 @@
-"""A Future-L1 checkpoint: plain transformers folders whose config also holds its LatentConfig.
+"""A Future-L1 checkpoint: a plain transformers folder whose config also holds the LatentConfig.
 
-Nothing needs remote code: any Qwen3-VL loader reads the weights; what decoding needs is in `config.future_l1`.
+No remote code is needed: any Qwen3-VL loader reads the weights; `config.future_l1` has the settings of decoding.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ from training.runtime.errors import PermanentError
 
 
 class UnusableCheckpointError(PermanentError):
-    """A folder holds no model that can be loaded; the message says which, and what it lacks."""
+    """Raised for a folder without a model that can be loaded; the message names the folder and what it lacks."""
 
 
 @dataclass
 class FutureL1:
-    """A loaded model with everything that answers and training need around it."""
+    """A loaded model with its processor, token ids and latent configuration, for decoding and for training."""
 
     model: Qwen3VLForConditionalGeneration
     processor: Qwen3VLProcessor
@@ -119,7 +119,7 @@ def _open(folder: Path, dtype: torch.dtype) -> tuple[Qwen3VLProcessor, Qwen3VLFo
 
 @torch.no_grad()
 def _check_finite(model: Qwen3VLForConditionalGeneration, folder: Path) -> None:
-    """Sums first: they need no memory, and a finite sum has finite parts."""
+    """Checks sums first: they need no memory, and a finite sum has finite parts."""
     for name, weight in model.named_parameters():
         if not weight.sum(dtype=torch.float32).isfinite() and not weight.isfinite().all():
             raise UnusableCheckpointError(f"{folder} holds NaN or infinity in {name}: its training has diverged, or "
@@ -151,5 +151,5 @@ def _check_tokens(tokens: Tokens, config: Any, folder: Path) -> None:
 
 
 def _no_generate(*_args: Any, **_kwargs: Any) -> None:
-    """transformers' own generation, with beams or without a cache, would embed `<|latent|>` as if it were a word."""
+    """Replaces transformers' `generate`, which with beams or without a cache would embed `<|latent|>` as a word."""
     raise NotImplementedError("latents are fed back by training.model.decode.decode; generate() does not know them")

@@ -2,8 +2,8 @@
 
 Rows in text mode and rows in latent mode share one forward per step: a row that emits `<|latent_start|>` feeds its own
 last hidden state back as its next input until its span ends.  A prompt is prefilled once, its cache repeated for every
-answer.  An answer's randomness is its seed's alone: the batch that it is decoded in is no part of it (but for rounding,
-which decides ties).  Names: B rows, S steps, D hidden size, V vocabulary.
+answer.  The randomness of an answer depends on its seed alone, not on the batch that it is decoded in (but for
+rounding, which decides ties).  Names: B rows, S steps, D hidden size, V vocabulary.
 """
 
 import time
@@ -30,7 +30,7 @@ Intervention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens and latents are sampled; temperature 0 is greedy.  `latent_std`: sigma of the Gaussian around the
+    """Sampling of tokens and latents; temperature 0 is greedy.  `latent_std`: sigma of the Gaussian around the
     hidden state.
 
     Raises ValueError for values out of range.
@@ -51,8 +51,8 @@ class Sampling:
 class Spans:
     """The latent budget of a span, whether the model or the budget ends it, and whether the model may open one.
 
-    `may_open`: None, if there is a budget; True with a budget of 0 opens spans that close at once; False leaves the
-    spans of a script only.
+    `may_open`: None allows the model to open spans where the budget is above 0; True with a budget of 0 allows spans
+    that close at once; False allows no spans but those of a script.
     """
 
     latents: int
@@ -125,16 +125,15 @@ def decode(
 ) -> Decoded:
     """An answer for each seed (63 bits) of each prompt, in their order.
 
-    Prompts of one group may begin alike, which is then processed once; the common beginning is determined by comparing
-    them.
+    Prompts of one group may share a prefix, which is processed once; the prefix is determined by comparing the prompts.
 
-    In latent mode the placeholder is forced until the model picks `<|latent_end|>` (at once, if it does not want to
-    imagine) or the budget is spent; then the end is forced.  Whatever else was picked there is discarded, an end of
-    turn too.  In text mode no placeholder is emitted, and the padding token ends the turn (Qwen's generation config has
-    it so) without a trace in the record.  A span cut by `max_new_tokens` stays open.
+    In latent mode the placeholder is forced until the model picks `<|latent_end|>` (at once for an empty span) or the
+    budget is spent; then the end is forced.  Any other token that is picked inside a span is discarded, also an end of
+    turn.  In text mode placeholders are banned, and the padding token ends the turn, as in Qwen's generation config,
+    and is not recorded.  A span cut by `max_new_tokens` stays open.
 
-    `scripts`: for each answer the tokens that it begins with, whatever the model would say; they are not `sampled`.
-    What a span of a script holds is the model's own hidden states, and a span longer than the budget is ended there.
+    `scripts`: the first tokens of each answer, which are forced; they are not `sampled`.
+    The latents of a script's spans are the model's own hidden states, and a span longer than the budget ends there.
 
     Raises ValueError for a prompt without seeds, and for scripts of another number than the answers.
     """
@@ -241,9 +240,9 @@ def _pick(
 
 
 def banned(logits: torch.Tensor, tokens: Tokens, in_span: torch.Tensor, spans: bool = True) -> torch.Tensor:
-    """Logits [n,V] under the decoder's bans: no placeholder, but `<|latent|>` inside a span (in_span [n]).
+    """Logits [n,V] after the decoder's bans: no placeholders, except `<|latent|>` inside a span (in_span [n]).
 
-    Without `spans` none may be opened.
+    Without `spans` the markers of spans are banned, too.
     """
     logits = logits.clone()
     latent = logits[:, tokens.latent].where(in_span, BANNED_LOGIT)
@@ -255,7 +254,7 @@ def banned(logits: torch.Tensor, tokens: Tokens, in_span: torch.Tensor, spans: b
 
 
 class _ModeMachine:
-    """Which mode every row is in.
+    """The mode of each row: text, in a span, or done.
 
     slot [B]: 0 outside and at the start of a span, else how many of its latents have been fed; span [B]: index of the
     current or last span, -1 before the first; open [B]: `<|latent_start|>` was emitted, the end not yet; done [B].
@@ -269,7 +268,7 @@ class _ModeMachine:
         self.done = torch.zeros(rows, dtype=torch.bool, device=device)
 
     def forbid(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits [B,V] without what may not be picked; inside a span, to go on and to end are both a choice."""
+        """Logits [B,V] after the bans; inside a span the model may continue it or end it."""
         return banned(logits, self.tokens, self.open, self.spans.opened)
 
     def advance(self, picked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -64,7 +64,7 @@ class Encoder:
 
     `span_end` says what ends a span: "model" (the end token is learned, as in the paper) or "fixed" (always after the
     full budget, so the end token is forced and carries no label).  With `supervise_span_length` every decision inside a
-    span is labelled, to go on as well as to stop; in the paper only stopping is.
+    span is labelled, to continue as well as to stop; in the paper only stopping is.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ def rope_positions(ids: Sequence[int], pads: tuple[int, int], grids: Sequence[tu
 
     pads: the placeholder ids of images and of videos; grids: the merged grids of images and frame pairs, in order.  One
     that starts at p has t = p, h = p.., w = p.. and moves on by its longer side (reference/sft.md, 4.2).  Raises
-    ValueError when the placeholders are not those of the grids: some text carries one.
+    ValueError when the placeholders are not those of the grids: then a text contains one.
     """
     count, expected = sum(i in pads for i in ids), sum(rows * cols for rows, cols in grids)
     if count != expected:

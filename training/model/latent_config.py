@@ -12,7 +12,7 @@ When you have thought enough, give the final answer between <answer> and </answe
 
 
 class LatentConfig(BaseModel):
-    """The span budget and the frame sizes of a checkpoint, stored in its config; decoding uses no other values unasked.
+    """The span budget and the frame sizes of a checkpoint, stored in its config: the defaults of decoding.
 
     image_tokens: least and most merged tokens of an observed frame.  max_latents: the cap L_max of a span.  span_end:
     whether the model's end token or the full budget ends a span.  system_prompt: None for no system turn.  release_cap:
@@ -39,4 +39,4 @@ class LatentConfig(BaseModel):
 
 
 PAPER = LatentConfig(image_tokens=(2, 16384), max_latents=4, span_end="model", system_prompt=SYSTEM_PROMPT)
-"""The paper's configuration, for base models, and for what the public release's checkpoints do not say."""
+"""The paper's configuration: for base models, and for values that a checkpoint of the public release lacks."""

@@ -1,4 +1,4 @@
-"""Where weights lie while they are trained: on which device, in which precision, whole or in shards."""
+"""Placement of weights in training: their device, their precision, and whether they are sharded."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def placement(device: str) -> tuple[torch.device, torch.dtype]:
 
 
 def learn_in_fp32(model: torch.nn.Module) -> None:
-    """Weights that learn become fp32, the others stay.
+    """Casts the trainable weights to fp32; the others keep their dtype.
 
     In bf16 a weight has 8 bits: a step of 1e-5 on one of 0.02 is rounded away.  FSDP and ZeRO keep fp32 copies
     themselves; one GPU, and several with a whole model each, do not.
@@ -29,17 +29,17 @@ def learn_in_fp32(model: torch.nn.Module) -> None:
 
 
 def is_sharded() -> bool:
-    """Whether `accelerate launch` started FSDP: weights are whole only while the model's own forward uses them."""
+    """Whether `accelerate launch` started FSDP: weights are then unsharded only during the model's own forward pass."""
     return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 @contextmanager
 def whole_weights(model: torch.nn.Module) -> Iterator[None]:
-    """Within the context FSDP2's weights are whole in every process, in the dtype of its forward pass.
+    """Context in which FSDP2's weights are unsharded in every process, in the dtype of its forward pass.
 
     Each is gathered once, when the context begins: all processes must enter it together, between two optimiser steps,
     and may then go any number of forward steps without gradients, each process its own number.  Does nothing to a model
-    that is whole anyway.
+    that is not sharded.
     """
     sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
     if not sharded:

@@ -1,7 +1,7 @@
-"""Prefills prompts into a cache; a common beginning of several prompts is processed once.
+"""Prefill of prompts into a KV cache; a prefix that several prompts share is processed once.
 
-The plain and the hinted prompt of a row show the same observed frames first.  Their common beginning is prefilled once
-for both, its cache repeated, and each goes on with its own rest.  Names: N prompts, P cache slots, D hidden size.
+The plain and the hinted prompt of a row show the same observed frames first.  Their shared prefix is prefilled once,
+its cache is repeated, and each prompt continues with its own suffix.  Names: N prompts, P cache slots, D hidden size.
 """
 
 from collections.abc import Hashable, Sequence
@@ -20,7 +20,7 @@ SECOND_PASS = 128  # tokens: the fixed cost of a forward pass (measured on a CPU
 
 @dataclass
 class Prefilled:
-    """Prompts in a cache: the last hidden state [N,D], the next rope position [N], which slots are read [N,P]."""
+    """Prompts in a cache: the last hidden state [N,D], the next rope position [N], the mask of the slots [N,P]."""
 
     hidden: torch.Tensor
     position: torch.Tensor
@@ -28,7 +28,7 @@ class Prefilled:
     cache: DynamicCache
 
     def select(self, rows: Sequence[int]) -> None:
-        """Each place gets the prompt with this number: some may be repeated."""
+        """The prompts with these numbers, in this order; a number may be repeated."""
         if list(rows) == list(range(len(self.hidden))):
             return
         index = torch.tensor(rows, device=self.hidden.device)
@@ -52,9 +52,9 @@ def prefill(
     prompts: Sequence[Encoded],
     groups: Sequence[Hashable] | None = None,
 ) -> Prefilled:
-    """All prompts, padded on the left; prompts of one of the `groups` may begin alike, without `groups` none do.
+    """All prompts, padded on the left.  `groups`: prompts of one group may share a prefix; None: none do.
 
-    What prompts of a group share is determined by comparing them; it is processed once where that saves tokens.
+    The shared prefix is determined by comparing the prompts of a group; it is processed once where that saves tokens.
     """
     pads = (tokens.image, tokens.video)
     plan = plan_prefixes(prompts, groups, pads) if groups is not None else None
@@ -95,8 +95,8 @@ def _forward(
 def plan_prefixes(prompts: Sequence[Encoded], groups: Sequence[Hashable], pads: tuple[int, int]) -> PrefixPlan | None:
     """The plan that processes the fewest tokens, padding counted; None where it saves less than a second pass costs.
 
-    All beginnings are cut near one bound, tried at each length that a group really shares.  A prompt on its own is cut
-    there too, so that it makes neither pass longer.
+    All prefixes are cut near one bound; every length that some group shares is tried.  A prompt without a shared prefix
+    is cut there, too, so that it makes neither pass longer.
     """
     members: dict[Hashable, list[int]] = {}
     for number, group in enumerate(groups):
@@ -134,7 +134,7 @@ def _cost(prompts: Sequence[Encoded], plan: PrefixPlan) -> int:
 
 
 def _common(prompts: Sequence[Encoded], pads: tuple[int, int]) -> int:
-    """How many tokens all of these begin with, the same images among them; each keeps at least its last token."""
+    """The length of the prefix that all of these share, images included; each prompt keeps at least its last token."""
     first = prompts[0]
     length = min(len(p.ids) for p in prompts) - 1
     for other in prompts[1:]:
@@ -160,12 +160,12 @@ def _runs(prompt: Encoded, pads: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def _outside(length: int, runs: Sequence[tuple[int, int]]) -> int:
-    """The last place up to this length at which no image is cut."""
+    """The greatest length up to this one that cuts no image."""
     return next((begin for begin, end in runs if begin < length < end), length)
 
 
 def _cut(prompt: Encoded, length: int, pads: tuple[int, int]) -> tuple[Encoded, Encoded]:
-    """A prompt's beginning and its rest."""
+    """A prompt's prefix and its suffix."""
     images = sum(begin < length for begin, _ in _runs(prompt, pads))
     parts = (slice(None, length), slice(None, images)), (slice(length, None), slice(images, None))
     beginning, rest = (

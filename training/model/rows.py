@@ -74,9 +74,10 @@ class RowReader:
 
 
 class Rows:
-    """Rows by number.  One that cannot be read or rendered is recorded in `skipped`, and the next readable one serves.
+    """Rows by number.  A row that cannot be read or rendered is recorded in `skipped`; the next readable row replaces
+    it.
 
-    So a batch is never empty and never short, and which row serves depends on the data alone.
+    So a batch is never empty and never short, and the replacement depends on the data alone.
     """
 
     def __init__(self, rows: Sequence[Row], reader: RowReader, skipped: Path) -> None:
@@ -88,11 +89,11 @@ class Rows:
         return len(self.rows)
 
     def dialogue(self, number: int, spans: bool) -> Encoded:
-        """RowReader.dialogue of the row, or of its stand-in."""
+        """RowReader.dialogue of the row, or of its replacement."""
         return self._usable(number, lambda row: self.reader.dialogue(row, spans))[1]
 
     def prompt(self, number: int) -> tuple[Row, Encoded]:
-        """RowReader.prompt of the row or of its stand-in, with the row that it is."""
+        """The row, or its replacement, and its RowReader.prompt."""
         return self._usable(number, self.reader.prompt)
 
     def _usable(self, number: int, read: Callable[[Row], Encoded]) -> tuple[Row, Encoded]:

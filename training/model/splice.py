@@ -69,10 +69,10 @@ def unwrapped(model: Any) -> Any:
 
 @contextmanager
 def splice_latents(model: Any, mask: torch.Tensor, latents: torch.Tensor) -> Iterator[None]:
-    """Within the context, the model's input embeddings at `mask` [B,T] are `latents` [n,D], in row-major order.
+    """Context in which the model's input embeddings at `mask` [B,T] are `latents` [n,D], in row-major order.
 
     Positions, DeepStack, attention masks, gradient checkpointing, PEFT and TRL's fused head see ordinary token ids;
-    gradients reach `latents`.  Raises ValueError when the counts differ: a lost latent must never pass.
+    gradients reach `latents`.  Raises ValueError when the counts differ: a latent was lost.
     """
     positions = int(mask.sum())
     if positions != len(latents):

@@ -42,7 +42,7 @@ jinja, since it must know which token belongs to which part; a test holds the tw
 
 @dataclass(frozen=True)
 class Tokens:
-    """Ids that the encoder and the decoder need, looked up, never assumed."""
+    """Token ids that the encoder and the decoder need, looked up in the tokenizer."""
 
     latent: int
     latent_start: int
@@ -54,7 +54,7 @@ class Tokens:
 
     @property
     def control(self) -> tuple[int, ...]:
-        """Markers that are neither text nor latents."""
+        """Control tokens: neither text nor latents."""
         return (self.latent_start, self.latent_end, self.end_of_turn)
 
     @property
@@ -63,7 +63,7 @@ class Tokens:
         return (self.latent, self.image, self.video)
 
     def without_end(self, generated: Sequence[int]) -> list[int]:
-        """An answer without the end of the turn that closes it."""
+        """An answer's tokens without the end-of-turn token."""
         return list(generated[:-1] if generated and generated[-1] == self.end_of_turn else generated)
 
     def span_sizes(self, generated: Sequence[int]) -> list[int]:

@@ -1,5 +1,5 @@
-"""A saved checkpoint as others will meet it: opened with plain transformers, then made to decode, and to read a
-dialogue with its latents teacher-forced."""
+"""Verification of a saved checkpoint: it is loaded with plain transformers, decodes an answer, and reads a dialogue
+with teacher-forced latents."""
 
 import gc
 from collections.abc import Sequence
@@ -19,15 +19,16 @@ from training.runtime.programs import CHECKPOINT, Reporter, is_first
 from training.storage.files import AppendLog
 
 MAX_NEW_TOKENS = 256
-"""The length of an answer to a question without a dialogue of its own."""
+"""The cap on an answer to a question without a reference dialogue."""
 
 
 def verify(
     out: Path, rows: Sequence[Row], device: torch.device, dtype: torch.dtype, reporter: Reporter
 ) -> dict[str, Any]:
-    """Facts about the checkpoint in a program's folder, on the first row that can be read, and how many rows could not.
+    """Verifies the checkpoint in a program's folder on the first readable row; also counts the rows that are not
+    readable.
 
-    In the first process only; nothing in the others.  One model is in memory at a time: the trainer's must be freed.
+    Runs in the first process; {} in the others.  One model is in memory at a time: the trainer's must be freed.
     """
     if not is_first():
         return {}

@@ -96,7 +96,7 @@ class Patcher:
 
     def release(self, frame: np.ndarray, low: int, high: int, processor: tuple[int, int]) -> Patches:
         """As the public release resizes, for parity: by qwen-vl-utils to low..high tokens, then by the image processor
-        to its own limits.  Strips exceed `high`; what is smaller than the processor's least is blown up again.
+        to its own limits.  Strips exceed `high`; what is below the processor's minimum is enlarged again.
         """
         rows, columns = fit_grid(frame.shape[0], frame.shape[1], low, high, self.tile, strict=False)
         once = _resized(frame, rows * self.tile, columns * self.tile)
@@ -173,7 +173,7 @@ class FrozenVision:
 
     @contextmanager
     def holding(self, patches: Sequence[Patches]) -> Iterator[None]:
-        """Within the context these frames' features are at hand, encoded together, whatever the cache keeps."""
+        """Context in which these frames' features, encoded together, are available whatever the cache's bound."""
         self._held = {p.key: feature for p, feature in zip(patches, self.features(patches), strict=True)}
         try:
             yield

@@ -26,7 +26,8 @@ from training.trainer import check_trackers, micro_batches, save_checkpoint, tra
 
 
 class RlConfig(TrainingConfig):
-    """What to train, and how; without a judge, open answers stay unjudged."""
+    """The config of `python -m training.rl`: a recipe, the SFT checkpoint, and the judge; without one, open answers
+    stay unjudged."""
 
     recipe: RlRecipe
     sft: Path

@@ -24,8 +24,8 @@ Accuracies = list[float | None]
 class RolloutGrader:
     """Grades rollouts with the rule and the judge (on_outage "raise"), in a thread of its own.
 
-    While the judge is unreachable, training waits and asks again: an outage is no verdict, and to go on without the
-    judge would train on those rows alone that the rule can grade.
+    While the judge is unreachable, training waits and retries: an outage is no verdict, and without the judge only the
+    rows that the rule can grade would be trained on.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class RolloutGrader:
         self._started.append((rollouts, self._thread.submit(self._grade, rollouts)))
 
     def accuracy(self, rollouts: Sequence[Rollout]) -> Accuracies:
-        """1, 0 or -1 (repetitive) for each rollout, None where nobody could judge."""
+        """1, 0 or -1 (repetitive) for each rollout, None for an unjudged one."""
         graded: dict[int, float | None] = {}
         for started, future in self._started:
             graded.update(zip(map(id, started), self._with_retries(started, future.result), strict=True))

@@ -1,4 +1,5 @@
-"""The parts of the reward of recorded groups, computed by the functions that training pays by: to debug a run with."""
+"""Inspection of rewards: the parts of recorded groups' rewards, computed by the functions of training, for
+debugging."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -66,7 +67,7 @@ def _rollout(rollout: Any, where: str) -> tuple[int, bool, LatentSpans]:
 
 
 def _flags(repetitive: bool, spans: LatentSpans, others: Sequence[bool]) -> list[str]:
-    """What keeps a part of this reward from being what the paper's formula says."""
+    """The reasons why a part of this reward differs from the paper's formula."""
     flags = {
         "repetitive": repetitive,
         "no_latents": not spans,

@@ -58,11 +58,12 @@ def similarity(a: torch.Tensor, b: torch.Tensor) -> float:
 def contrastive(
     trajectories: Sequence[torch.Tensor | None], correct: Sequence[bool | None], tau: float
 ) -> tuple[list[float | None], list[float]]:
-    """R_ctr of each rollout (Eq. 5): None without latents or positives, whose maximum it takes; and what is paid.
+    """R_ctr of each rollout (Eq. 5), None without latents or without positives; and the reward that is paid.
 
     Positives and negatives are the *other* right and wrong rollouts that have latents; an unjudged one (None) is
-    neither.  Paid in every case by one bounded formula, e^{s+/tau} / (e^{s+/tau} + sum_neg e^{s/tau}), where a maximum
-    over no positives adds nothing to numerator and denominator, and the whole is 0 with neither, or without latents.
+    neither.  One bounded formula is paid in every case: e^{s+/tau} / (e^{s+/tau} + sum_neg e^{s/tau}), s+ the maximum
+    over positives.  Without positives its two terms are left out; with neither positives nor negatives, or without
+    latents, 0 is paid.
     """
     defined: list[float | None] = []
     paid: list[float] = []
@@ -94,7 +95,7 @@ def diversity(spans: LatentSpans) -> float | None:
 def latent_rewards(
     group: Sequence[LatentSpans], correct: Sequence[bool | None], tau: float, centred: bool = False
 ) -> LatentRewards:
-    """R_ctr and R_div of one group; `centred` contrasts what each latent has over its siblings' at the same step.
+    """R_ctr and R_div of one group; `centred`: R_ctr contrasts latents minus their group's mean at each step.
 
     An undefined R_div is paid as the mean of the group's defined ones: no advantage over its siblings either way.
     """
@@ -109,7 +110,7 @@ def latent_rewards(
 
 
 def _centred(trajectories: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
-    """Each latent less the mean of the group's at its step; zero, like nothing, where that is within rounding."""
+    """Each latent minus its group's mean at the same step; zero where the difference is within rounding."""
     latents = [z for z in trajectories if z is not None]
     if not latents:
         return list(trajectories)

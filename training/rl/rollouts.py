@@ -51,13 +51,13 @@ def rollout_of(
     tokens: Tokens,
     tokenizer: Any,
 ) -> Rollout:
-    """The completion with what it answers, read as text and as runs."""
+    """The rollout of a completion: with its row, its text and its runs."""
     text, runs = completion.decoded_text(tokens, tokenizer), runs_of(completion.ids, tokens, tokenizer)
     return Rollout(**vars(completion), row=dict(row), prompt=prompt, seed=seed, text=text, runs=runs)
 
 
 def runs_of(ids: Sequence[int], tokens: Tokens, tokenizer: Any) -> Runs:
-    """A response as runs of text and whole spans of one latent or more, the end of the turn left out."""
+    """A response as runs of text and complete spans of at least one latent, without the end of the turn."""
     ids = tokens.without_end(ids)
     runs: list[str | None] = []
     text: list[int] = []
@@ -92,7 +92,7 @@ def replayed(rollout: Rollout, tokens: Tokens) -> Encoded:
 
 @dataclass(frozen=True)
 class Replay:
-    """Rollouts as one right-padded batch, to be passed again: ids, mask, sampled, in_span [B,T], positions [3,B,T].
+    """Rollouts as one right-padded batch for the replay: ids, mask, sampled, in_span [B,T], positions [3,B,T].
 
     Of the sampled tokens, row by row: log_probs [n] at the time of sampling.  Of the latent positions: latents [m,D],
     and their noise [m].  in_span: whether a span was open when the token was chosen.

@@ -59,7 +59,7 @@ TENSORS: dict[str, Callable[[Rollout], torch.Tensor]] = {
 
 
 def write(path: Path, groups: list[Group]) -> None:
-    """Whole or not at all."""
+    """Writes the groups to a file, atomically."""
     tensors = {f"{g}/rewards": rewards.cpu() for g, (_, rewards) in enumerate(groups)}
     for g, (rollouts, _) in enumerate(groups):
         for i, rollout in enumerate(rollouts):
@@ -77,7 +77,7 @@ def write(path: Path, groups: list[Group]) -> None:
 
 
 def read(path: Path, bundle: FutureL1, rows: Rows) -> list[Group]:
-    """Raises ValueError for a group of a row that is not among the rows."""
+    """Reads the groups of a file.  Raises ValueError for a group of a row that is not among the rows."""
     numbers = {row["row_id"]: number for number, row in enumerate(rows.rows)}
     groups: list[Group] = []
     with safe_open(path, "pt", device=str(bundle.model.device)) as file:

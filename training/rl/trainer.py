@@ -1,9 +1,9 @@
-"""GRPOTrainer whose rollouts imagine.
+"""GRPOTrainer with latent spans in its rollouts.
 
-TRL keeps what it does well: sampling prompts in groups, buffering a generation batch over several optimiser steps,
-accelerate, checkpoints.  Two seams are ours: `_generate_and_score_completions` (batched
-latent decoding, dynamic sampling) and `_compute_loss` (replay with the sampled latents).  TRL's own versions know
-neither latents nor videos; tests/training/rl holds both signatures to what trl 1.16 calls.
+TRL samples prompts in groups, buffers a generation batch over several optimiser steps, and runs accelerate and
+checkpoints.  Two methods are overridden: `_generate_and_score_completions` (batched latent decoding, dynamic sampling)
+and `_compute_loss` (replay with the sampled latents).  TRL's own versions handle neither latents nor videos;
+tests/training/rl compares both signatures with the calls of trl 1.16.
 """
 
 import math
@@ -62,7 +62,7 @@ class LatentGRPOTrainer(GRPOTrainer):
     # ---- rollouts
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Groups with both correct and incorrect answers, as many as `inputs` has where the rounds suffice.
+        """Mixed groups (correct and incorrect answers), as many as `inputs` has prompts where the rounds suffice.
 
         Places that stay empty are filled with unmixed groups, which count for nothing, and are reported.
         """
@@ -224,7 +224,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         return count.clamp(min=1) * share / self.accelerator.num_processes
 
     def _track_ratio(self, name: str, log_ratio: torch.Tensor) -> None:
-        """The outer percentiles of the ratio between the policy and the one that sampled."""
+        """Logs the 5th and 95th percentile of the ratio between the policy and the one that sampled."""
         if not len(log_ratio):
             return
         low, high = log_ratio.exp().quantile(torch.tensor([0.05, 0.95], device=log_ratio.device)).tolist()

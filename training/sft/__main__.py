@@ -25,7 +25,7 @@ PROJECTIONS = r".*\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(g
 
 
 class SftConfig(TrainingConfig):
-    """What to train, and how."""
+    """The config of `python -m training.sft`: a recipe, and the base model's folder."""
 
     recipe: SftRecipe
     base: Path
@@ -90,14 +90,14 @@ def _train(
 
 
 def freeze_vision(model: Any) -> None:
-    """The tower, its merger and DeepStack's mergers learn nothing: latent targets are constants (paper, Table 8)."""
+    """Freezes the tower, its merger and DeepStack's mergers: latent targets are constants (paper, Table 8)."""
     model.model.visual.requires_grad_(False)
 
 
 def peft_config(settings: LoraSettings, bundle: FutureL1) -> LoraConfig:
-    """PEFT's configuration: adapters beside the language model's projections, merged before the checkpoint is saved.
+    """PEFT's config: adapters on the language model's projections, merged before the checkpoint is saved.
 
-    The embedding and head rows of the three latent tokens are trained whole: they are new, and a low rank of nothing.
+    The embedding and head rows of the three latent tokens are new, so they are trained themselves, without an adapter.
     """
     t = bundle.tokens
     new = [t.latent, t.latent_start, t.latent_end]

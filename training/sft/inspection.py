@@ -1,6 +1,6 @@
-"""Records as a model would be trained on them: rendered, tokenised and labelled as SFT does, with both losses.
+"""Inspection of SFT records: rendered, tokenised and labelled as SFT does, with both losses.
 
-People debug data with it, and parity with the public release is checked through it.
+For debugging data, and for checking parity with the public release.
 """
 
 import json

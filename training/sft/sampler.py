@@ -1,4 +1,4 @@
-"""The order in which rows are trained on: a fixed list, so that a run is repeated, resumed and shared out without its
+"""The order of the training rows: a fixed list, so that a run is repeated, resumed and split over processes without its
 history."""
 
 from collections.abc import Iterable, Iterator, Sequence
