@@ -16,6 +16,7 @@ from training.data.prompts import ANSWERS
 from training.grading.parsers import ParserName
 
 MALFORMED = "malformed line"
+REPLY_PARSERS = ("strict", "release")
 NOT_SCORED = ("layout", "control", "cost")
 """Keys of a report that answers from elsewhere do not have."""
 
@@ -26,6 +27,8 @@ def score_file(name: str, path: Path, parser: ParserName) -> dict[str, Any]:
     `parser` reads the answers to multiple choice; replies of a judge are read by their schema, or with `release` as the
     public release reads them.  Raises ValueError where no line can be scored.
     """
+    if BENCHMARKS[name][0].judged and parser not in REPLY_PARSERS:
+        raise ValueError(f"{name} is judged: replies are read by {' or '.join(REPLY_PARSERS)}, not by {parser}")
     benchmark = make_benchmark(name, {} if BENCHMARKS[name][0].judged else {"parser": parser})
     rows: list[dict[str, Any]] = []
     malformed: list[dict[str, Any]] = []

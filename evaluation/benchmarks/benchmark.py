@@ -7,7 +7,7 @@ plugs in by implementing `Benchmark`: most of it comes from `choice.MultipleChoi
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -182,6 +182,14 @@ def string_field(record: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} is {'absent' if value is None else 'not a string'}")
     return value
+
+
+def split_field(record: Mapping[str, Any], name: str, splits: Sequence[str]) -> str:
+    """The split of a record, one of `splits` where there are any.  Raises ValueError that says what is wrong."""
+    split = string_field(record, name)
+    if splits and split not in splits:
+        raise ValueError(f"{name} is {split!r}, not one of {', '.join(splits)}")
+    return split
 
 
 def _why_unanswered(items: int, problems: Mapping[str, int]) -> str:

@@ -13,7 +13,7 @@ import dataframely as dy
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from evaluation.benchmarks.benchmark import StoredAnswers, coverage, join_answers, string_field
+from evaluation.benchmarks.benchmark import StoredAnswers, coverage, join_answers, split_field, string_field
 from evaluation.benchmarks.cost import COSTS, cost
 from evaluation.generation.controls import places, rotated
 from evaluation.generation.ledger import PROMPT_TOKENS
@@ -107,7 +107,8 @@ class MultipleChoice:
         answer = string_field(record, "answer").strip().upper()
         if answer not in tuple(LETTERS):
             raise ValueError(f"answer is {record['answer']!r}, not a letter A-D")
-        split, response, options = string_field(record, self.split_column), string_field(record, "response"), {}
+        split = split_field(record, self.split_column, self.splits)
+        response, options = string_field(record, "response"), {}
         if isinstance(record.get("options"), dict) and all(isinstance(o, str) for o in record["options"].values()):
             options = record["options"]
         elif parser == "option_text":

@@ -16,7 +16,7 @@ import dataframely as dy
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from evaluation.benchmarks.benchmark import StoredAnswers, coverage, join_answers, string_field
+from evaluation.benchmarks.benchmark import StoredAnswers, coverage, join_answers, split_field, string_field
 from evaluation.benchmarks.cost import cost
 from evaluation.statistics import agreement, bootstrap_mean
 from training.data.images import media_type
@@ -103,7 +103,7 @@ class JudgedBenchmark:
         """`reply` (of a judge) and the split column; the parser `release` reads the reply as the public release does,
         every other one by its schema."""
         marks = self.read_reply(string_field(record, "reply"), parser) or [None] * len(self.marks)
-        row = {"id": record["id"], self.split_column: string_field(record, self.split_column)}
+        row = {"id": record["id"], self.split_column: split_field(record, self.split_column, self.splits)}
         for name, mark in zip(self.marks, marks, strict=True):
             row |= {name: mark, f"{name}_marks": [mark]}
         return row

@@ -25,12 +25,15 @@ def score(benchmark: str, answers: Path, parser: ParserName, out: Path | None) -
     A line is a JSON object with a unique `id`. Multiple choice (futurebench, seedbench): the split as `question_type`
     (hop1, hop2, hop3, hop5) or `level` (L1, L2, L3), `answer` (the correct letter), `response` (the model's text) and,
     for option_text and so that strict knows the options' texts, `options` (an object of letter and text). Judged
-    (twiffbench, seedbench_open): the split as `category` or `level`, and `reply` (the judge's).
+    (twiffbench, seedbench_open): the split as `category` or `level`, and `reply` (the judge's text, with JSON as
+    {"reasoning": "...", "score": [3, 4]} for the chain and the answer; of seedbench_open "score" is one number).
 
     \b
     Example:
       future-l1 score --benchmark futurebench --answers answers.jsonl --parser strict --out scores.json
     """
+    if out is not None and out.exists() and out.samefile(answers):
+        raise click.UsageError("--out is the file of the answers, which would be lost: name another")
     try:
         report = json.dumps(score_file(benchmark, answers, parser), indent=1)
         if out is None:

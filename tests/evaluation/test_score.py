@@ -33,7 +33,8 @@ def test_rows_splits_and_average_are_counts_with_intervals(tmp_path: Path) -> No
     assert score_file("futurebench", path, "release")["average"]["correct"] == 2
 
 
-BAD_LINES = ["{", "[]", '{"question_type": "hop1"}', json.dumps(answer(7, "x", answer="B) no")), '{"id": 8}']
+BAD_LINES = ["{", "[]", '{"question_type": "hop1"}', json.dumps(answer(7, "x", answer="B) no")),
+             json.dumps(answer(7, "x", "hop9")), '{"id": 8}']
 
 
 @pytest.mark.parametrize("line", BAD_LINES)
@@ -68,6 +69,12 @@ def test_strict_reads_an_options_own_text_as_the_benchmark_does(tmp_path: Path) 
     lines = [answer(1, text, options=options), answer(2, text), answer(3, text, options=list(options.values()))]
     report = score_file("futurebench", write(tmp_path, *lines), "strict")
     assert [row["rule"] for row in report["rows"]] == ["letter and text", "several letters", "several letters"]
+
+
+def test_a_reply_is_read_by_no_parser_of_answers(tmp_path: Path) -> None:
+    path = write(tmp_path, {"id": 1, "category": "camera", "reply": '{"reasoning": "", "score": [4, 5]}'})
+    with pytest.raises(ValueError, match="twiffbench is judged: replies are read by strict or release, not by option"):
+        score_file("twiffbench", path, "option_text")
 
 
 def test_stored_judge_replies_become_means_with_coverage(tmp_path: Path) -> None:
