@@ -18,13 +18,16 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from assets.benchmarks.latent_retrieval import PROGRAM as RETRIEVAL_PROGRAM
 from assets.benchmarks.settings import BenchmarkSettings, FutureBenchRun, NecessitySettings, SeedBenchRun, TwiffBenchRun
+from assets.checkpoints.assets import RL_PROGRAM, SFT_PROGRAM
 from assets.checkpoints.settings import RlRun, SftRun
 from assets.curation.prompts import PromptSettings
 from assets.curation.selection import SelectionSettings
 from assets.curation.settings import CurationSettings
 from assets.framework.partitions import BASE, Checkpoints
 from assets.framework.settings import Settings
+from assets.generation import PROGRAM as GENERATION_PROGRAM
 from assets.launching.launcher import LaunchSettings
 from assets.toyworld.source import SourceSizes
 from assets.trajectories.settings import SourceSettings
@@ -37,11 +40,13 @@ from training import recipes, tiny
 from training.grading import toy_judge
 from training.grading.judge import JudgeSettings
 from training.model.latent_config import SYSTEM_PROMPT
+from training.runtime.errors import validation_message
 from training.runtime.project import IS_CHECKOUT, PROJECT
 
 FSDP = Path("profiles/accelerate/fsdp2.yaml")
 RUNS = ("sft", "rl")
 """The fields of a profile that are lists of runs."""
+PROGRAMS = (GENERATION_PROGRAM, RETRIEVAL_PROGRAM, SFT_PROGRAM, RL_PROGRAM)
 HOME_VARIABLE = "FUTURE_L1_HOME"
 PROFILE_VARIABLE = "FUTURE_L1_PROFILE"
 SEED_VARIABLE = "SEED"
@@ -93,6 +98,16 @@ class Profile(Settings):
         unknown = set(self.benchmarks.necessity.models) - set(models)
         if unknown:
             raise ValueError(f"latent necessity names models that are not made: {sorted(unknown)}")
+        return self
+
+    @model_validator(mode="after")
+    def _programs_exist_and_batches_divide(self) -> "Profile":
+        for field in ("num_processes", "accelerate_config", "max_parallel", "timeout"):
+            if unknown := set(getattr(self.launch, field)) - set(PROGRAMS):
+                raise ValueError(f"launch.{field}: {min(unknown)!r} is no program; there are {', '.join(PROGRAMS)}")
+        for program, runs in ((SFT_PROGRAM, self.sft), (RL_PROGRAM, self.rl)):
+            for run in runs:
+                recipes.micro_batches(run.recipe, self.launch.num_processes.get(program, 1))
         return self
 
 
@@ -242,12 +257,12 @@ def load_profile(named: str, home: Path, seed: int = 0) -> Profile:
     except ValueError as error:
         raise ValueError(f"{path} is no TOML: {error}") from error
     preset = overlay.pop("extends", None)
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(f"{path}: `extends` must be one of {', '.join(PRESETS)}; found {preset!r}")
     try:
         return overlaid(PRESETS[preset](home, seed), {"name": path.stem, **overlay})
     except ValidationError as error:
-        raise ValueError(f"{path}: {_wrong_fields(error)}") from error
+        raise ValueError(f"{path}: {validation_message(error)}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -278,19 +293,6 @@ def make_environment_absolute(home: Path) -> None:
         os.environ[PROFILE_VARIABLE] = str(path.resolve())
 
 
-def _wrong_fields(error: ValidationError) -> str:
-    """What is wrong with which fields, without what pydantic adds for programmers."""
-    sentences = []
-    for one in error.errors(include_url=False):
-        field, value = ".".join(map(str, one["loc"])), one["input"]
-        problem = (
-            "there is no such field" if one["type"] == "extra_forbidden" else one["msg"].removeprefix("Value error, ")
-        )
-        suffix = f" (found {value!r})" if isinstance(value, str | int | float) and field else ""
-        sentences.append(f"{field}: {problem}{suffix}" if field else problem)
-    return "; ".join(sentences)
-
-
 def _merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in overlay.items():
@@ -314,4 +316,7 @@ def _runs(base: Sequence[Mapping[str, Any]], overlay: Mapping[str, Any], kind: s
     names = [run["recipe"]["name"] for run in base]
     if unknown := set(overlay) - set(names):
         raise ValueError(f"[{kind}.{min(unknown)}]: the preset has {', '.join(names)}")
+    for name, values in overlay.items():
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{kind}.{name}: a table of the run's fields, as [{kind}.{name}.recipe]; found {values!r}")
     return [_merged(run, overlay.get(name, {})) for name, run in zip(names, base, strict=True)]

@@ -6,7 +6,7 @@ A recipe is data: what the program reads, how long it trains and with which loss
 
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from training.model.latent_config import PAPER, LatentConfig
 
@@ -30,9 +30,9 @@ class TrainingRecipe(BaseModel):
     adam_beta2: float = 0.95
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    max_steps: int | None = None
-    per_device_train_batch_size: int = 1
-    save_steps: int = 50
+    max_steps: PositiveInt | None = None
+    per_device_train_batch_size: PositiveInt = 1
+    save_steps: PositiveInt = 50
     cache_gib: float = 0.0
 
 
@@ -60,8 +60,8 @@ class SftRecipe(TrainingRecipe):
     """
 
     latent_config: LatentConfig
-    global_batch_size: int  # rows of an optimiser step, over all devices
-    num_train_epochs: int = 1
+    global_batch_size: PositiveInt  # rows of an optimiser step, over all devices
+    num_train_epochs: PositiveInt = 1
     latent_weight: float = 0.1
     loss_reduction: Literal["sample", "token"] = "sample"
     supervise_span_length: bool = False
@@ -86,10 +86,10 @@ class RlRecipe(TrainingRecipe):
     mask_truncated_completions: answers cut by max_new_tokens carry no loss (DAPO's overlong filtering).
     """
 
-    prompts_per_batch: int = 64  # a rollout batch, over all devices
-    num_generations: int = 8
-    updates_per_batch: int = 2  # optimiser steps on a rollout batch
-    max_new_tokens: int = 2048
+    prompts_per_batch: PositiveInt = 64  # a rollout batch, over all devices
+    num_generations: PositiveInt = 8
+    updates_per_batch: PositiveInt = 2  # optimiser steps on a rollout batch
+    max_new_tokens: PositiveInt = 2048
     mask_truncated_completions: bool = False
     temperature: float = 0.9
     top_p: float = 0.99
@@ -105,8 +105,8 @@ class RlRecipe(TrainingRecipe):
     latent_epsilon: float = 0.1
     beta: float = 1e-2
     latent_anchor_coef: float = 0.0
-    prompts_per_decode: int | None = None  # the judge grades the answers of the previous prompts meanwhile; None: all
-    max_resample_rounds: int = 20
+    prompts_per_decode: PositiveInt | None = None  # the judge grades the previous prompts' answers meanwhile; None: all
+    max_resample_rounds: PositiveInt = 20
     dynamic_sampling_range: tuple[float, float] = (0.1, 0.9)
 
     @property
@@ -117,6 +117,22 @@ class RlRecipe(TrainingRecipe):
             raise ValueError(f"recipe {self.name}: {self.prompts_per_batch} prompts x {self.num_generations} answers "
                              f"are not divisible by updates_per_batch, {self.updates_per_batch}")  # fmt: skip
         return size
+
+
+def micro_batches(recipe: SftRecipe | RlRecipe, devices: int) -> tuple[int, int]:
+    """Rows that a device takes at once, and gradient accumulation steps, for an optimiser step of `global_batch_size`.
+
+    Raises ValueError where the rows do not divide.
+    """
+    rows = recipe.global_batch_size
+    share = rows // devices
+    size = min(share, recipe.per_device_train_batch_size)
+    if size == 0 or rows % (devices * size):
+        raise ValueError(
+            f"recipe {recipe.name}: an optimiser step of {rows} rows does not divide into {devices} devices with "
+            f"{size or 1} rows at once: change the batch or per_device_train_batch_size"
+        )
+    return size, share // size
 
 
 Recipe = TypeVar("Recipe", SftRecipe, RlRecipe)

@@ -66,21 +66,6 @@ def trainer_arguments(
     }
 
 
-def micro_batches(rows: int, recipe: TrainingRecipe, devices: int) -> tuple[int, int]:
-    """Rows that a device takes at once, and gradient accumulation steps, for an optimiser step of `rows` rows.
-
-    Raises ValueError where the rows do not divide.
-    """
-    share = rows // devices
-    size = min(share, recipe.per_device_train_batch_size)
-    if size == 0 or rows % (devices * size):
-        raise ValueError(
-            f"recipe {recipe.name}: an optimiser step of {rows} rows does not divide into {devices} devices with "
-            f"{size or 1} rows at once: change the batch or per_device_train_batch_size"
-        )
-    return size, share // size
-
-
 def train(trainer: Trainer, every: int = 1, needs: Sequence[str] = ()) -> str | None:
     """Trains, from the last checkpoint of an earlier start if there is one; returns that checkpoint's name.
 

@@ -1,5 +1,7 @@
 """`future-l1 ui` and `check`."""
 
+import os
+
 import click
 import dagster as dg
 
@@ -7,19 +9,19 @@ from pipelines import ui as dagster_ui
 from pipelines.cli.common import CONSOLE, current_profile
 from pipelines.definitions import build_definitions
 from pipelines.instance import UnusableHomeError
-from pipelines.profile import load_profile
+from pipelines.profile import PROFILE_VARIABLE, load_profile
 
 
 @click.command(name="ui")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, default=3000, show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=3000, show_default=True)
 @click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", envvar="FUTURE_L1_ALLOWED_HOSTS",
               help="A further name of this server, NAME or NAME:PORT, as of a proxy; may be repeated.")  # fmt: skip
 @click.option("--read-only", is_flag=True, help="Refuse whatever would change something; the daemon goes on.")
 def serve_ui(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bool) -> None:
     """Serve Dagster (webserver and daemon) until Ctrl-C.
 
-    What is asked under another name, or by another site's page, is refused. FUTURE_L1_ALLOWED_HOSTS may hold further
+    Requests under another host name, or from another site's page, are refused. FUTURE_L1_ALLOWED_HOSTS may hold further
     names, with blanks between.
 
     \b
@@ -33,15 +35,21 @@ def serve_ui(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bo
 
 
 @click.command()
-@click.option("--profile", "names", multiple=True, default=["demo", "paper"], show_default=True)
+@click.option("--profile", "names", multiple=True, metavar="NAME",
+              help="A preset, or the path of a TOML overlay; may be repeated [FUTURE_L1_PROFILE, else demo and paper].")
 def check(names: tuple[str, ...]) -> None:
-    """Check that the definitions of profiles are loadable.
+    """Check that profiles and their definitions can be loaded.
 
     \b
     Example:
       future-l1 check --profile demo
     """
     home = current_profile().home
-    for name in names:
-        dg.Definitions.validate_loadable(build_definitions(load_profile(name, home)))
+    from_environment = os.environ.get(PROFILE_VARIABLE)
+    for name in names or ([from_environment] if from_environment else ["demo", "paper"]):
+        try:
+            profile = load_profile(name, home)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+        dg.Definitions.validate_loadable(build_definitions(profile))
         CONSOLE.print(f"[green]✓[/] the definitions of {name} load")

@@ -74,12 +74,35 @@ def test_the_reduced_demo_is_an_overlay_too(tmp_path: Path) -> None:
         ("seed = 3\n", "extends"),
         ('extends = "demo"\n[benchmarks.necessity]\nmodels = ["nobody"]\n', r"\.toml: latent .*\['nobody'\]$"),
         ('extends = "demo"\n[sft.futur_l1.recipe]\nmax_steps = 7\n', "the preset has text_only, future_l1"),
+        ('extends = ["demo"]\n', r"`extends` must be one of .* found \['demo'\]$"),
+        ('extends = "demo"\n[sft]\nfuture_l1 = 5\n', "sft.future_l1: a table of the run's fields"),
+        ('extends = "demo"\n[launch.max_parallel]\n"evaluation.answer" = 2\n', "max_parallel: 'evaluation.answer'"),
+        ('extends = "demo"\n[sft.future_l1.recipe]\nglobal_batch_size = 33\n', "an optimiser step of 33 rows"),
+        ('extends = "paper"\n[launch.num_processes]\n"training.sft" = 7\n', "128 rows does not divide into 7 devices"),
+        ('extends = "demo"\n[rl.la_dapo.recipe]\nupdates_per_batch = 7\n', "not divisible by updates_per_batch, 7"),
+        ('extends = "demo"\n[rl.la_dapo.recipe]\nupdates_per_batch = 0\n', "updates_per_batch: .* greater than 0"),
         ('extends = "demo"\n[curation.rl_sets]\nother = 5\n[[rl]]\ndata = "missing"\nstart = "future_l1"\n', "rl"),
     ],
 )
 def test_a_wrong_overlay_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_profile(overlay(tmp_path, text), tmp_path)
+
+
+@pytest.mark.parametrize("line", ['api_key = "SECRET"', 'base_url = "http://user:SECRET@host/v1"'])
+def test_a_secret_in_an_overlay_is_refused_and_not_repeated(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ValueError, match=f"judge.{line.partition(' ')[0]}: ") as error:
+        load_profile(overlay(tmp_path, f'extends = "paper"\n[judge]\n{line}\n'), tmp_path)
+    assert "SECRET" not in str(error.value)
+
+
+def test_check_reads_the_profile_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUTURE_L1_HOME", str(tmp_path))
+    monkeypatch.setenv("FUTURE_L1_PROFILE", overlay(tmp_path, 'extends = "demo"\nname = "my_own"\n'))
+    checked = CliRunner().invoke(main, ["check"])
+    assert checked.exit_code == 0 and checked.output.count("mine.toml") == 1 and "paper" not in checked.output
+    refused = CliRunner().invoke(main, ["check", "--profile", "nonesuch"])
+    assert refused.exit_code == 1 and "Error: no profile 'nonesuch'" in refused.output
 
 
 def test_an_unknown_profile_is_refused(tmp_path: Path) -> None:

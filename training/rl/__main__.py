@@ -15,14 +15,14 @@ from training.model.placement import learn_in_fp32, placement
 from training.model.rows import SKIPPED, RowReader, Rows, read_rows
 from training.model.verify import verify
 from training.model.vision import FrozenVision
-from training.recipes import RlRecipe
+from training.recipes import RlRecipe, micro_batches
 from training.rl.grading import RolloutGrader
 from training.rl.surplus import file_of
 from training.rl.trainer import LatentGRPOTrainer
 from training.runtime.callbacks import Reporting
 from training.runtime.programs import Reporter, TrainingConfig, run_program
 from training.runtime.provenance import provenance_of
-from training.trainer import check_trackers, micro_batches, save_checkpoint, train, trainer_arguments
+from training.trainer import check_trackers, save_checkpoint, train, trainer_arguments
 
 
 class RlConfig(TrainingConfig):
@@ -47,6 +47,8 @@ def _train(
     config: RlConfig, reporter: Reporter, rows: list[dict[str, Any]], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
     recipe = config.recipe
+    devices = int(os.environ.get("WORLD_SIZE", "1"))
+    micro_batch, accumulation = micro_batches(recipe, devices)
     recipe_json = recipe.model_dump(mode="json")
     provenance = provenance_of("training.rl", config.data, len(rows), config.sft, recipe_json, config.seed)
     if len(rows) < recipe.prompts_per_batch:
@@ -58,9 +60,7 @@ def _train(
     bundle.model.model.visual.requires_grad_(False)
     reference = copy.deepcopy(bundle.model).requires_grad_(False).eval()
     learn_in_fp32(bundle.model)
-    devices = int(os.environ.get("WORLD_SIZE", "1"))
     steps = recipe.max_steps or len(rows) // recipe.prompts_per_batch * recipe.updates_per_batch
-    micro_batch, accumulation = micro_batches(recipe.global_batch_size, recipe, devices)
     judge = Judge(config.judge, on_outage="raise") if config.judge else None
     trainer = LatentGRPOTrainer(
         model=bundle.model,

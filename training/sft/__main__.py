@@ -13,13 +13,13 @@ from training.model.checkpoint import FutureL1, load
 from training.model.placement import is_sharded, learn_in_fp32, placement
 from training.model.rows import SKIPPED, RowReader, Rows, read_rows
 from training.model.verify import verify
-from training.recipes import LoraSettings, SftRecipe
+from training.recipes import LoraSettings, SftRecipe, micro_batches
 from training.runtime.callbacks import Reporting
 from training.runtime.programs import Reporter, TrainingConfig, run_program
 from training.runtime.provenance import provenance_of
 from training.sft.sampler import sample_rows
 from training.sft.trainer import Collator, LatentSFTTrainer
-from training.trainer import check_trackers, micro_batches, save_checkpoint, train, trainer_arguments
+from training.trainer import check_trackers, save_checkpoint, train, trainer_arguments
 
 PROJECTIONS = r".*\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
@@ -44,6 +44,8 @@ def _train(
     config: SftConfig, reporter: Reporter, rows: list[dict[str, Any]], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
     recipe, sharded = config.recipe, is_sharded()
+    devices = int(os.environ.get("WORLD_SIZE", "1"))
+    micro_batch, accumulation = micro_batches(recipe, devices)
     if sharded and recipe.lora:
         raise ValueError("LoRA is merged into whole weights: launch it without FSDP, with the model in each process")
     recipe_json = recipe.model_dump(mode="json")
@@ -54,8 +56,6 @@ def _train(
         learn_in_fp32(bundle.model)
     encoder = bundle.encoder(recipe.latent_config, supervise_span_length=recipe.supervise_span_length)
     usable = Rows(rows, RowReader(encoder, keep=recipe.cache_gib > 0), config.out / SKIPPED)
-    devices = int(os.environ.get("WORLD_SIZE", "1"))
-    micro_batch, accumulation = micro_batches(recipe.global_batch_size, recipe, devices)
     samples = sample_rows(
         [len(row["future"]) for row in rows], micro_batch, recipe.latent_keep_prob, recipe.group_by_length, config.seed,
         epochs=recipe.num_train_epochs, total=recipe.max_steps and recipe.max_steps * recipe.global_batch_size,
