@@ -161,10 +161,11 @@ class Estimate(_Frozen):
         return fixed + [(name, _brief(quantity.value), quantity.source) for name, quantity in rest.items() if quantity]
 
 
-def estimate(rows: int, rule: GainRule, assumptions: Assumptions) -> Estimate:
+def estimate(rows: float, rule: GainRule, assumptions: Assumptions) -> Estimate:
     """What `rows` rows cost.  Raises ValueError for no rows."""
-    if rows < 1:
+    if not 1 <= rows < inf:
         raise ValueError(f"an estimate is for at least one row; found {rows}")
+    rows = int(rows)
     everything = _assumed(len(CONDITIONS) * rule.samples, "every answer that the rule may ask for; at most")
     assumptions = assumptions.model_copy(update={"answers_per_row": assumptions.answers_per_row or everything})
     return Estimate(rows=rows, rule=rule, cost=_cost(rows, rule, assumptions), assumptions=assumptions)

@@ -36,7 +36,7 @@ def estimate_cost(rows: float, measured: bool, price: tuple[float, float] | None
         if measured:
             assumptions = measured_assumptions(profile, assumptions)
         assumptions = assumptions.stated(**values, price_in=price and price[0], price_out=price and price[1])
-        result = estimate(int(rows), profile.curation.rule, assumptions)
+        result = estimate(rows, profile.curation.rule, assumptions)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     CONSOLE.print(_table(f"{int(rows):,} rows", ("", ""), result.lines()))

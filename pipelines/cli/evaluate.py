@@ -16,7 +16,7 @@ from evaluation.benchmarks.choice import PARSERS
 from evaluation.benchmarks.registry import BENCHMARKS, make_benchmark
 from evaluation.generation.controls import CONTROLS
 from evaluation.generation.jobs import INTERVENTIONS, AnswerJob, checkpoint_generation
-from pipelines.cli.common import BENCHMARK, CHECKPOINT, CONSOLE, FILE, FOLDER, POSITIVE
+from pipelines.cli.common import BENCHMARK, CHECKPOINT, CONSOLE, FILE, FOLDER, POSITIVE, read_text
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError
 from training.grading.judge import Judge, JudgeSettings
 from training.runtime.printable import printable
@@ -117,7 +117,7 @@ def evaluate(
                 max_new_tokens=max_new_tokens or MAX_NEW_TOKENS.get(name, DEFAULT_MAX_NEW_TOKENS),
                 batch_size=batch_size,
                 image_tokens=image_tokens,
-                system_prompt=system_prompt and system_prompt.read_text(encoding="utf-8"),
+                system_prompt=read_text(system_prompt),
             )
             job = partial(AnswerJob, checkpoint=checkpoint.absolute(), generation=generation, **options)
             evaluation.answer(chosen, data_dir, job, out, limit, device, retry_refused, latency_samples)

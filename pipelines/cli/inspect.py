@@ -73,15 +73,15 @@ def _inspect_records(
 @click.option("--max-latents", type=POSITIVE, metavar="N", help="Latents a span (L_max), if not the checkpoint's.")
 @SYSTEM_PROMPT
 @click.option("--resize", type=click.Choice(["exact", "release"]), help="How frames get their size [exact].")
-@click.option("--rewards", type=FILE, metavar="FILE", help="Instead: JSON of recorded groups, to see what is paid.")
+@click.option("--rewards", type=FILE, metavar="FILE", help="Instead: JSON of recorded groups, for their rewards.")
 @click.option("--out", type=NEW_FILE, metavar="FILE", help="Where the JSON goes (docs/data-contracts.md).")
 @click.option("--verify", is_flag=True, help="Read every file of every artifact, and say which are damaged.")
 def inspect(verify: bool, **options: Any) -> None:
-    """List every current artifact with its version and folder; or show what records would teach.
+    """List every current artifact with its version and folder; or show what records become in training.
 
     With --checkpoint, --records and --out: for each record of a JSON file (a list, one record, or one a line) and for
     all as a batch, the text, token ids, labels, latent positions, key frames and both losses.  Records may be in the
-    release's layout, TwiFF's or ours; what the pull would reject is shown, too, with the reason.
+    release's layout, TwiFF's or ours; a record that curation would reject is there with the reason.
 
     With --rewards and --out: the parts of the reward of recorded groups of rollouts.
 
@@ -98,9 +98,13 @@ def inspect(verify: bool, **options: Any) -> None:
     if any(value is not None for value in options.values()):
         _inspect_records(**options)
         return
-    store = AssetStore(current_profile().home)
+    home = current_profile().home
+    store = AssetStore(home)
     damaged = [str(error) for error in store.damaged().values()]
-    for name, artifact in store.everything().items():
+    artifacts = store.everything()
+    if not artifacts:
+        click.echo(f"no artifacts in {home} (FUTURE_L1_HOME): `future-l1 demo` makes some", err=True)
+    for name, artifact in artifacts.items():
         CONSOLE.print(f"{escape(name)}  [dim]{artifact.version}  {escape(str(artifact.path))}[/]", soft_wrap=True,
                       highlight=False)  # fmt: skip
         if verify:

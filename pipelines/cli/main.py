@@ -4,6 +4,7 @@ of data, models and servers reaches the terminal with what a terminal obeys."""
 from typing import Any
 
 import click
+from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
 from pipelines.cli.curate import curate
@@ -15,6 +16,7 @@ from pipelines.cli.lineage import lineage
 from pipelines.cli.predict import predict
 from pipelines.cli.score import score
 from pipelines.cli.ui import check, serve_ui
+from training.runtime.errors import validation_message
 from training.runtime.interrupts import exiting
 from training.runtime.printable import printable
 from training.storage.artifacts import DamagedArtifactError
@@ -31,6 +33,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise click.ClickException(printable(validation_message(error.__cause__))) from error
             error.message = printable(error.message, keep="\n")  # type: ignore[misc]
             raise
         except DamagedArtifactError as error:

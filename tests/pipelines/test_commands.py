@@ -60,3 +60,34 @@ def test_a_file_without_a_line_that_can_be_scored_is_an_error(tmp_path: Path) ->
     refused = run("score", "--benchmark", "twiffbench", "--answers", answers, "--out", out)
     assert refused.exit_code == 1 and "none of 2 lines can be scored; line 1: reply is absent" in refused.stderr
     assert not out.exists()
+
+
+def test_scores_do_not_replace_the_answers(tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"id": 1, "question_type": "hop1", "answer": "B", "response": "<answer>B</answer>"}\n')
+    before = answers.read_text()
+    (tmp_path / "linked").symlink_to(answers)
+    for out in (answers, tmp_path / "linked"):
+        refused = run("score", "--benchmark", "futurebench", "--answers", answers, "--out", out)
+        assert refused.exit_code == 2 and "--out is the file of the answers" in refused.output
+    assert answers.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["estimate", "--rows", "1e6", "--gpus", "0"], "gpus must be more than 0"),
+        (["estimate", "--rows", "inf"], "an estimate is for at least one row"),
+        (["ui", "--port", "99999"], "99999 is not in the range"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_a_sentence(arguments: list[str], message: str) -> None:
+    refused = run(*arguments)
+    assert message in refused.output and isinstance(refused.exception, SystemExit)
+    assert "pydantic" not in refused.output and "input_value" not in refused.output
+
+
+def test_an_empty_home_is_no_silent_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUTURE_L1_HOME", str(tmp_path))
+    empty = run("inspect")
+    assert empty.exit_code == 0 and f"no artifacts in {tmp_path}" in empty.stderr and not empty.stdout

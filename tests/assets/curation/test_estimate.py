@@ -50,8 +50,9 @@ def test_every_number_of_an_estimate_says_where_it_comes_from() -> None:
 
 
 def test_what_cannot_be_estimated_says_why() -> None:
-    with pytest.raises(ValueError, match="at least one row"):
-        estimate(0, GainRule(), Assumptions())
+    for rows in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="at least one row"):
+            estimate(rows, GainRule(), Assumptions())
     with pytest.raises(ValueError, match=r"judge_share must be 0 or more, at most 1; found 90"):
         Assumptions().stated(judge_share=90)
     for wrong in ({"gpus": 0}, {"answers_per_second": float("nan")}, {"price_in": -1}):
