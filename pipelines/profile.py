@@ -61,7 +61,7 @@ class Profile(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     source: SourceSettings
     toyworld: SourceSizes | None = None
-    """What the demo's own source holds; None where the source is a real one."""
+    """The sizes of the demo's source; None where the source is a real one."""
     base: Path
     """The base model's folder, as transformers writes it."""
     curation: CurationSettings
@@ -199,7 +199,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
             parser="strict",
             selection=SelectionSettings(top=50_000),
             rl_sets={"twiff_5k": 5_000, "twiff_10k": 10_000, "twiff_20k": 20_000},
-            rl_avoids_sft=False,  # drawn from all that was retained, as the paper has it; the overlap is counted
+            rl_avoids_sft=False,  # sampled from all retained rows, as in the paper; the overlap is counted
         ),
         sft=tuple(SftRun(recipe=recipes.paper_sft(name), data=name) for name in recipes.SFT_NAMES["paper"]),
         rl=tuple(_paper_run(name) for name in recipes.RL_NAMES["paper"]),

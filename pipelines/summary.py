@@ -29,7 +29,7 @@ def roles(profile: Profile) -> dict[str, str]:
 
 
 def summarise(profile: Profile, reports: RunReports) -> dict[str, Any]:
-    """What `summary.json` holds: counts and intervals, no number without its n."""
+    """The content of `summary.json`: counts and intervals, no number without its n."""
     parts = roles(profile)
     counts = ("scored", "kept", "rejected", "fully_sampled", "gain_histogram")
     curation = {name: reports.curation[name] for name in counts}

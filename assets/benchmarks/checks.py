@@ -1,4 +1,4 @@
-"""What must hold of answers and reports before anybody quotes a number."""
+"""Checks of answers and reports, before their numbers are used."""
 
 from typing import Any
 
@@ -63,7 +63,7 @@ def _every_item_is_answered(key: str, items: str, checkpoints: Checkpoints) -> d
         name="every_item_is_answered",
         partitions_def=checkpoints.model_partitions,
         blocking=True,
-        description="Each item that can be asked has exactly one answer of the model.",
+        description="Each usable item has exactly one answer of the model.",
     )
     def every_item_is_answered(
         context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]

@@ -1,4 +1,4 @@
-"""`reports/latent_necessity`: what becomes of answers when latents are replaced, or the model is shown less."""
+"""`reports/latent_necessity`: answers with replaced latents (interventions) and to changed prompts (controls)."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -47,7 +47,7 @@ def necessity_asset(
     benchmark = FutureBench(run.recipe)
     declared = Asset(
         NECESSITY,
-        "The same items answered with something else in place of the model's own latents, or shown less.",
+        "The same items, answered with replaced latents (interventions) or from changed prompts (controls).",
         kinds=("torch", "json"),
         code_version=NECESSITY_CODE,
         deps=(FUTURE_ITEMS, FUTURE_ANSWERS, LATENT_RETRIEVAL),

@@ -189,7 +189,7 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
                     graded = verdicts(rows, samples, settings.parser, grader)
                 spent = grader.spent() if grader else None
                 table = visual_gain(rows, graded, rule)
-                # What no judge could settle is asked again each time: the verdicts are part of the version.
+                # Unjudged answers are judged again each time: the verdicts are part of the version.
                 inputs = {ANSWERS: answers, "verdicts": verdict_digest(graded)}
             work = store.work(GAIN, inputs, config, GAIN_CODE, shard)
             make = partial(write, table=table, graded=graded, spent=spent)

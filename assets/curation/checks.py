@@ -1,4 +1,4 @@
-"""What must hold of the curated rows before anything is trained on them."""
+"""Checks of the curated rows and of the sets, before training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -170,7 +170,7 @@ def curation_checks(settings: CurationSettings) -> list[dg.AssetChecksDefinition
 
 
 def _files(store: AssetStore, key: str, shards: Sequence[str], name: str) -> str:
-    """Where the shards' files of this name are, as the sentence of a check has it."""
+    """The paths of the shards' files of this name, for the sentence of a check."""
     return ", ".join(str(store.current(key, shard).path / name) for shard in shards[:3]) + (
         f" and {len(shards) - 3} more" if len(shards) > 3 else ""
     )

@@ -22,7 +22,7 @@ from training.storage.parquet import read_parquet
 
 
 def disjoint(published: pl.DataFrame, index: BenchmarkIndex) -> list[str]:
-    """What is wrong, one sentence for each row that an item of `index` has, too; empty for a disjoint set.
+    """The violations, one sentence for each row that an item of `index` has, too; empty for a disjoint set.
 
     `published`: the trajectory's columns with path, frame_count and reader.  Texts are compared letter by letter but
     for case and spaces, without frame markers and options.

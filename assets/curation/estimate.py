@@ -1,4 +1,4 @@
-"""What a big run of curation costs: answers, tokens, GPU-hours, judge calls and money, disk; with each assumption.
+"""The cost of a large run of curation: answers, tokens, GPU-hours, judge calls and money, disk; with each assumption.
 
 It is arithmetic on quantities with their sources.  A request prefills its prompt once, for all its samples.
 """
@@ -40,7 +40,7 @@ class Assumptions(_Frozen):
     """Inputs of an estimate besides the rule; the defaults are for the paper's setting."""
 
     answers_per_row: Quantity | None = None
-    """In both conditions; None: all that the rule may ask for, of which curtailment asks for a part."""
+    """Answers of a row in both conditions; None: all that the rule may need, of which curtailment generates a part."""
     plain_tokens: Quantity = _assumed(980, "one observed frame of 1280x720 (880 merged tokens) and 100 of text")
     """Prompt tokens without the hint."""
     hint_tokens: Quantity = _assumed(2230, "the same and 1.42 future frames a row (the paper's figure 6)")
@@ -115,7 +115,7 @@ class Assumptions(_Frozen):
 
 
 class Cost(_Frozen):
-    """What all rows cost, with the title of each number in a table."""
+    """The cost of all rows, with the title of each number in a table."""
 
     answers: float = Field(title="answers")
     requests: float = Field(title="requests (prefills)")
@@ -133,7 +133,7 @@ class Cost(_Frozen):
 
 
 class Estimate(_Frozen):
-    """What so many rows cost, and the assumptions behind it."""
+    """The cost of so many rows, and its assumptions."""
 
     rows: int
     rule: GainRule
@@ -162,7 +162,7 @@ class Estimate(_Frozen):
 
 
 def estimate(rows: float, rule: GainRule, assumptions: Assumptions) -> Estimate:
-    """What `rows` rows cost.  Raises ValueError for no rows."""
+    """The cost of `rows` rows.  Raises ValueError for no rows."""
     if not 1 <= rows < inf:
         raise ValueError(f"an estimate is for at least one row; found {rows}")
     rows = int(rows)

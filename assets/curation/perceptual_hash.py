@@ -31,7 +31,7 @@ def signature(frame: np.ndarray) -> np.ndarray:
 def clip_signatures(path: str, numbers: Sequence[int], reader: str) -> list[np.ndarray]:
     """The signatures of a clip's frames by number; none for a clip that cannot be read any more.
 
-    Selection, its check and the sets that are drawn all look at the same rows: a clip is opened once.
+    Selection, its check and the sampled sets all look at the same rows: a clip is opened once.
     """
     try:
         changed = Path(path).stat().st_mtime_ns

@@ -154,7 +154,7 @@ def _question(text: str) -> str:
 
 
 def _answer(text: str) -> str:
-    """What a response answers, or its beginning if it has no answer tag."""
+    """The answer in a response, or the response's beginning if it has no answer tag."""
     inner = answer_text(text)
     return _clean(inner) or "(empty)" if inner is not None else f"(no answer tag) {_clean(text)}"
 

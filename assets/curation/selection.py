@@ -23,7 +23,7 @@ from training.data.trajectory import IMAGE, TrajectoryTable
 
 REPEAT = "repeats a better-ranked row"
 OUTCOMES = ("retained", "saturated", "low_gain", "pending")
-"""What the thresholds decide of a row, the best first: of a row that several shards have, the best one counts."""
+"""The outcomes of the thresholds for a row, the best first: of a row that several shards have, the best one counts."""
 PUBLISHED_FROM = (*TrajectoryTable.column_names(), "path", "frame_count", "reader", "p_t", "p_v", "gain")
 
 

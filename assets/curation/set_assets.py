@@ -1,4 +1,4 @@
-"""What visual gain selects: Future-L1-50K, the sets that models are trained on, and the push to a dataset hub."""
+"""Selection by visual gain: Future-L1-50K, the sets that models are trained on, and the push to a dataset hub."""
 
 from collections.abc import Mapping
 from datetime import timedelta

@@ -24,7 +24,7 @@ class MultipleChoiceSet(Settings):
 
 
 class CurationSettings(Settings):
-    """How rows become Future-L1-50K."""
+    """The settings of Future-L1-50K's curation."""
 
     prompts: PromptSettings
     answers: GenerationConfig
@@ -33,7 +33,7 @@ class CurationSettings(Settings):
     parser: ParserName
     selection: SelectionSettings
     samples_per_round: int = Field(default=4, ge=1)
-    """Answers of a row and condition that are asked for at a time."""
+    """Answers of a row and condition that are generated in one round."""
     full_sampling_fraction: float = Field(default=0.01, ge=0, le=1)
     """The fraction of rows that is answered in full whatever the outcome; 1 turns curtailment off."""
     use_source_counts: bool = False
@@ -49,7 +49,7 @@ class CurationSettings(Settings):
     multiple_choice_set: MultipleChoiceSet | None = None
     """V1-33K's multiple-choice rows as one more RL set."""
     retry_refused: bool = False
-    """Prompts that a server refused, or whose frames could not be read, are asked again at each start."""
+    """Prompts that a server refused, or whose frames could not be read, are sent again at each start."""
     hub: str | None = None
     """The dataset repository that `curation/dataset_hub` pushes to."""
 
@@ -61,7 +61,7 @@ class CurationSettings(Settings):
 
     @property
     def rule(self) -> GainRule:
-        """What keeps a row, and how its answers are asked for."""
+        """The rule that keeps a row, with the sampling of its answers."""
         return GainRule(
             samples=self.answers.samples,
             max_p_t=self.selection.max_p_t,

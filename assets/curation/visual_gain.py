@@ -1,8 +1,8 @@
-"""Visual gain: how many of a row's answers become right when the probe model is shown the true future.
+"""Visual gain: how many more of a row's answers are correct when the model sees the true future frames.
 
 p_t and p_v count correct answers without and with the hint (the paper's 8 + 8); gain = p_v - p_t (paper, section 3.2).
 A row that was cut short, because it could not be kept any more, has bounds of its gain instead.  A row with an answer
-that no judge could settle, or that could not be asked, is pending: its p_t, p_v and gain are null, never lower.
+that no judge could settle, or that could not be generated, is pending: its p_t, p_v and gain are null, never lower.
 """
 
 import hashlib

@@ -1,1 +1,1 @@
-"""Where programs run: on this machine, or on a cluster that an existing engine drives."""
+"""Backends for programs: this machine, or a cluster that an existing engine drives."""

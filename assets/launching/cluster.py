@@ -1,4 +1,5 @@
-"""What the backends for clusters share.  Requests go over a network, and files lie on a file system of all nodes."""
+"""The common parts of the backends for clusters.  Requests go over a network, and files lie on a file system of all
+nodes."""
 
 import json
 import math
@@ -36,7 +37,7 @@ class ClusterSettings(BaseModel):
     python: str = sys.executable
     """The interpreter there."""
     gpus: int = Field(default=1, ge=0)
-    """For each process of a program, unless it was asked to work on the CPU; 0 on a cluster without any."""
+    """For each process of a program, unless its device is the CPU; 0 on a cluster without any."""
     cpus: int = Field(default=1, ge=1)
     """For each process of a program."""
     memory_gib: float | None = Field(default=None, gt=0)
@@ -81,7 +82,7 @@ class Submitted(Protocol):
         """Whether it has, as the cluster says now."""
 
     def raise_if_failed(self) -> None:
-        """Raises dagster.Failure with the last lines that the program said."""
+        """Raises dagster.Failure with the last lines of the program's log."""
 
 
 def wait_for_all(submitted: Sequence[Submitted], watch: Watch) -> None:

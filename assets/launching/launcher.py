@@ -64,7 +64,7 @@ class Start:
 
 
 class Launcher:
-    """Runs programs for assets; `progress` hears where they are."""
+    """Runs programs for assets; `progress` receives their progress."""
 
     def __init__(self, settings: LaunchSettings, progress: Progress) -> None:
         self._settings = settings
@@ -72,7 +72,7 @@ class Launcher:
         self._backend = backend_for(settings)
 
     def max_parallel(self, module: str) -> int:
-        """How many of this program run side by side."""
+        """The number of programs of this name that run side by side."""
         return self._settings.max_parallel.get(module, 1)
 
     def run_parallel(self, context: Context, starts: Sequence[Start]) -> list[dict[str, Any]]:
@@ -152,7 +152,7 @@ class _Watch:
         begun = self._begun.setdefault(program.out, time.time())
         silent, most_silent = time.time() - max(begun, last_report_time(program.out)), self._settings.heartbeat_timeout
         if most_silent is not None and silent > most_silent:
-            raise dg.Failure(f"{program.module} in {program.out} has said nothing for {silent:.0f} s: it hangs")
+            raise dg.Failure(f"{program.module} in {program.out} has reported nothing for {silent:.0f} s: it hangs")
         ran, most = time.time() - begun, self._settings.timeout.get(program.module)
         if most is not None and ran > most:
             raise dg.Failure(f"{program.module} in {program.out} has run for {ran:.0f} s, longer than "

@@ -21,7 +21,7 @@ class Program:
     """One program to run: `arguments` follow the Python interpreter.
 
     out: its working folder, where progress, figures and the result will be.  processes: how many it starts of itself,
-    each with a device of its own where `on_gpu`.  environment: variables besides those of whoever starts it.
+    each with a device of its own where `on_gpu`.  environment: variables besides those of the process that starts it.
     """
 
     module: str

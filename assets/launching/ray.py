@@ -41,7 +41,7 @@ class RaySettings(ClusterSettings):
 
     kind: Literal["ray"] = "ray"
     address: str = "http://127.0.0.1:8265"
-    """Where Ray's dashboard answers; its token, if it wants one, is RAY_AUTH_TOKEN of Dagster's environment."""
+    """The URL of Ray's dashboard; its token, if it needs one, is RAY_AUTH_TOKEN of Dagster's environment."""
     resources: Mapping[str, float] = {}
     """Ray's custom resources for each program (`{"h100": 1}`)."""
     unreachable_timeout: float = Field(default=300.0, gt=0)
@@ -188,7 +188,7 @@ class _Job:
         return bool(status.is_terminal())
 
     def raise_if_failed(self) -> None:
-        """Raises dagster.Failure with the last lines that the program said, as Ray tells them."""
+        """Raises dagster.Failure with the last lines of the program's log, from Ray."""
         from ray.job_submission import JobStatus
 
         details = self.cluster.details(self.name)

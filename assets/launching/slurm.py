@@ -257,7 +257,7 @@ class _Job:
             )
 
     def _failure(self, error: RuntimeError, before: Set[str]) -> dg.Failure:
-        """With the last lines that the program said; if there was no job, with what dagster-slurm says."""
+        """With the last lines of the program's log; if there was no job, with dagster-slurm's message."""
         last = next((job for job in self._queue.jobs() if job.number not in before), None)
         if last is None:
             return failure(self._program, None, [str(error)])

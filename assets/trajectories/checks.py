@@ -1,4 +1,4 @@
-"""What must hold of a shard before models are asked about its rows."""
+"""Checks of a shard's rows and clips, before models answer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

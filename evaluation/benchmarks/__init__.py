@@ -1,1 +1,1 @@
-"""What each benchmark is: its items, its prompts, and what its answers are worth."""
+"""The benchmarks behind one protocol: items, prompts, graded answers and a report."""

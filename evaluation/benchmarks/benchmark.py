@@ -1,4 +1,4 @@
-"""The benchmark protocol: what a source of questions is to the rest of the project, in functions of tables.
+"""The benchmark protocol: items, prompts, graded answers and a report, as functions of tables.
 
 Generation is separate from scoring: `prompts` is all that the generation program sees; `grade` and `report` need stored
 answers and, where a judge gives the marks, the judge's stored replies, but no model and no torch.  Another benchmark
@@ -66,7 +66,7 @@ class Benchmark(Protocol):
         ...
 
     def items(self, source: Path) -> pl.DataFrame:
-        """All items of the folder `source`: `id` (unique), the split column, `problem` (why an item cannot be asked,
+        """All items of the folder `source`: `id` (unique), the split column, `problem` (why an item is unusable,
         else null) and whatever else the other methods need.
 
         Raises ValueError or OSError, naming the file, where the folder does not hold this benchmark.
@@ -123,7 +123,7 @@ def unique_id(name: str, counts: Counter[str]) -> str:
 
 
 def bounded_text(value: Any) -> str | None:
-    """A value as text that a table can hold, for fields that are recorded even if the item cannot be asked."""
+    """A value as text that a table can hold, for fields that are recorded even if the item is unusable."""
     return None if value is None else str(value)[:MAX_TEXT].encode(errors="replace").decode()
 
 

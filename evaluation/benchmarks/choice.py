@@ -1,4 +1,4 @@
-"""Multiple choice, whatever the benchmark: which option an answer names, how many are correct, and what they cost.
+"""Multiple choice, for any benchmark: the option that an answer names, the share of correct answers, and their cost.
 
 An item without an answer is missing and lowers the coverage; it never counts as wrong.  The average is micro, over all
 answered items, as published (reference/evaluation.md 1.7).
@@ -27,7 +27,7 @@ SPAN_BINS = ("0", "1", "2", "3", ">3")
 
 
 class ChoiceSettings(BaseModel):
-    """What the recipes of multiple-choice benchmarks have in common."""
+    """The settings that all multiple-choice benchmarks share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,5 @@
-"""What answers cost, as reference/evaluation.md 5 defines it: tokens by kind, seconds on one device, accuracy a second.
+"""The cost of answers, as reference/evaluation.md 5 defines it: tokens by kind, seconds on one device, accuracy a
+second.
 
 Seconds are synchronised with the device and leave out reading and resizing frames.  An answer decoded in a batch has a
 share of its batch's seconds: that says what a device gets through, not how long a person waits.  For that there is

@@ -31,7 +31,7 @@ _INLINE = (re.compile(r"\bA\)\s"), re.compile(r"\bD\)\s"))
 
 
 class FutureBenchSettings(ChoiceSettings):
-    """The benchmark recipe: how an item is shown and which parser reads the answer.
+    """The settings of FutureBench: the layout of an item's prompt, and the parser of its answer.
 
     `keyframes` shows the first observed frame as an image, as SFT rendered questions; `video32` is the paper's layout,
     up to `video_frames` frames of the observed part as one video before the text, each frame pair at most
@@ -48,7 +48,7 @@ class FutureBenchSettings(ChoiceSettings):
 
 
 class ItemTable(dy.Schema):
-    """One benchmark item; `problem` says why it cannot be asked."""
+    """One benchmark item; `problem` says why it is unusable."""
 
     id = dy.String(primary_key=True, description="id of the item")
     video = dy.String(nullable=True, description="clip of the observed part")

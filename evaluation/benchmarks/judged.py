@@ -1,4 +1,4 @@
-"""Marks from 0 to 5 by a judge, whatever the benchmark: the response as the judge reads it, repeated judgements, their
+"""Marks from 0 to 5 by a judge, for any benchmark: the response as the judge reads it, repeated judgements, their
 agreement and their coverage.
 
 An item's mark is the mean of the judgements that gave one.  An item that nobody marked is null and lowers the coverage;
@@ -36,7 +36,7 @@ _IMAGE = re.compile(r"<image>\s*")
 
 
 class JudgedSettings(BaseModel):
-    """What the recipes of judged benchmarks have in common."""
+    """The settings that all judged benchmarks share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +50,7 @@ class JudgedSettings(BaseModel):
 class JudgedBenchmark:
     """Scoring by a judge: implements that half of evaluation.benchmarks.benchmark.Benchmark.
 
-    A benchmark has what the judge sees (`payload`), its marks in order, and what it is asked (`ask`).
+    A benchmark defines the item as the judge sees it (`payload`), the marks in order, and the request for them (`ask`).
     """
 
     settings: JudgedSettings
@@ -164,7 +164,7 @@ class JudgedBenchmark:
         return {name: agreement(graded[f"{name}_marks"].to_list()) for name in self.marks}
 
     def _judge_facts(self, judge: Judge | None) -> dict[str, Any] | None:
-        """The judge, its prompt, how often it is asked and in which mode; None where no judge was named."""
+        """The judge, its prompt, the number of its judgements and its mode; None where no judge was named."""
         if judge is None:
             return None
         mode = self.settings.model_dump(mode="json", include={"judge_samples", "judge_sees_images", "ground_truth"})

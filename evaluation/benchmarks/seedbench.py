@@ -74,7 +74,7 @@ Recipe = SeedBenchSettings | SeedBenchOpenSettings
 
 
 class ItemTable(dy.Schema):
-    """One benchmark item; `problem` says why it cannot be asked.  path, frame_count, reader: of the video so far, null
+    """One benchmark item; `problem` says why it is unusable.  path, frame_count, reader: of the video so far, null
     where the task has only begun.
     """
 

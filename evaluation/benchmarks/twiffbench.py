@@ -49,7 +49,7 @@ MAX_ITEM_BYTES = 2**28
 
 
 class TwiffBenchSettings(JudgedSettings):
-    """The benchmark recipe: how an item is shown, and what the judge sees of it.
+    """The settings of TwiFF-Bench: the layout of an item's prompt, and of the judge's.
 
     `interleaved` puts each image at its marker, as SFT rendered questions; `images_first` is the release's layout:
     images, then the preamble, then the question.
@@ -65,7 +65,7 @@ class TwiffBenchSettings(JudgedSettings):
 
 
 class ItemTable(dy.Schema):
-    """One benchmark item; `problem` says why it cannot be asked."""
+    """One benchmark item; `problem` says why it is unusable."""
 
     id = dy.String(primary_key=True, description="number of the row over all shards")
     video = dy.String(nullable=True, description="clip that the item is about")
@@ -173,7 +173,7 @@ class TwiffBench(JudgedBenchmark):
 def _pieces(record: Mapping[str, Any] | RejectedRow, number: int, clips: Path | None) -> Iterator[dict[str, Any]]:
     """An item as far as it can be read.  Raises RejectedRow where it can no further.
 
-    The clip that it is about is known also of one that cannot be asked: nothing may be trained on it.
+    An unusable item names its clip, too: nothing may be trained on it.
     """
     if isinstance(record, RejectedRow):
         raise record

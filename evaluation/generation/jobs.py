@@ -66,7 +66,7 @@ class VisualGainScoring(BaseModel):
 
 class AnswerJob(BaseModel):
     """One table of prompts for one model; the answers go to `{answers}/{name}.parquet`, the refused prompts to
-    `{answers}/{name}.refused.parquet`.
+    `{answers}/{name}.failed`.
 
     `checkpoint`: a model's folder; None where the endpoint has the model.  `ledger`: where answers are kept for other
     runs, too, of this model, sampling, intervention and control; None: beside the table, for as long as the job is not

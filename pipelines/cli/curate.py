@@ -45,7 +45,7 @@ def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
     """Curate your own shards into --out; without options, the profile's up to the sets to train on.
 
     Keys come from the environment: FUTURE_L1_ENDPOINT_API_KEY, FUTURE_L1_JUDGE_API_KEY (else OPENAI_API_KEY), HF_TOKEN.
-    What no option names is as in the profile, by default "paper". Started again, it goes on where it was.
+    Settings without an option are the profile's, by default "paper". Started again, the command resumes.
 
     \b
     Example:

@@ -66,7 +66,7 @@ def place(tmp_path: Path, devices: Sequence[str]) -> Iterator[Place]:
     ("behaviour", "launch", "message"),
     [
         ("run out of memory", {}, r"was killed \(SIGKILL: mostly for want of memory\)"),
-        ("hang", {"heartbeat_timeout": 10.0}, r"has said nothing for \d\d s: it hangs"),
+        ("hang", {"heartbeat_timeout": 10.0}, r"has reported nothing for \d\d s: it hangs"),
     ],
 )
 def test_a_program_that_dies_or_hangs_fails_its_step(

@@ -53,7 +53,7 @@ def test_a_program_is_silent_since_its_start_or_its_last_progress(tmp_path: Path
     clock(5198.0)
     watch([one])
     clock(5200.0)
-    with pytest.raises(dg.Failure, match="has said nothing for 101 s: it hangs"):
+    with pytest.raises(dg.Failure, match="has reported nothing for 101 s: it hangs"):
         watch([one])
 
 
