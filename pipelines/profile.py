@@ -65,7 +65,7 @@ class Profile(Settings):
     base: Path
     """The base model's folder, as transformers writes it."""
     curation: CurationSettings
-    sft: tuple[SftRun, ...]
+    sft: tuple[SftRun, ...] = Field(min_length=1)
     rl: tuple[RlRun, ...]
     benchmarks: BenchmarkSettings
     judge: JudgeSettings | None = None

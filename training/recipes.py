@@ -6,7 +6,7 @@ A recipe is data: what the program reads, how long it trains and with which loss
 
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from training.model.latent_config import PAPER, LatentConfig
 
@@ -21,8 +21,8 @@ class TrainingRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    learning_rate: float
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")  # a partition, and so a folder
+    learning_rate: float = Field(ge=0, allow_inf_nan=False)
     lr_scheduler_type: Literal["cosine_with_min_lr", "constant_with_warmup"] = "constant_with_warmup"
     min_lr_rate: float = 0.0
     warmup_ratio: float = 0.0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from assets.launching.local import LocalBackend, LocalSettings
 from assets.launching.program import Backend, Context, Deadlines, Program
@@ -31,12 +31,12 @@ class LaunchSettings(BaseModel):
 
     backend: LocalSettings | RaySettings | SlurmSettings = Field(default=LocalSettings(), discriminator="kind")
     """Where programs run: this machine, or a cluster."""
-    num_processes: Mapping[str, int] = {}
+    num_processes: Mapping[str, PositiveInt] = {}
     """Processes per program (`{"training.sft": 8}`); more than one are started by `accelerate launch`."""
     accelerate_config: Mapping[str, Path] = {}
     """The file per program for `accelerate launch --config_file`: FSDP or ZeRO, precision, machines. Relative to the
     project; without one, several processes hold a whole model each (DDP)."""
-    max_parallel: Mapping[str, int] = {}
+    max_parallel: Mapping[str, PositiveInt] = {}
     """Programs that one step runs at the same time (`{"evaluation.generate": 8}`), where it has work for several."""
     environment: Mapping[str, str] = {}
     """Variables to add; never secrets, which programs read from the environment they inherit."""
@@ -46,7 +46,7 @@ class LaunchSettings(BaseModel):
     """Seconds from SIGTERM to SIGKILL."""
     heartbeat_timeout: float | None = Field(default=None, gt=0)
     """Seconds without progress, metrics or a log line after which a program is ended as hanging; None: never."""
-    timeout: Mapping[str, float] = {}
+    timeout: Mapping[str, PositiveFloat] = {}
     """Seconds per program after which it is ended, having written its checkpoint; the next start resumes from there."""
 
     @property
