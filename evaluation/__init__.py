@@ -1,1 +1,1 @@
-"""How answers are made for a benchmark and reported; knows nothing of Dagster."""
+"""Generation of answers, benchmarks and their reports; without Dagster."""

@@ -2,7 +2,7 @@
 folder of its own.
 
     ledger/             every answer, identified by content: none is generated twice
-    items.parquet       the items (those that cannot be asked with the reason)
+    items.parquet       the items (unusable ones with the reason)
     answers.parquet     training.data.prompts.ANSWERS
     refused.parquet     prompts that were not answered, with the reason
     judge.jsonl         the judge's replies
@@ -203,7 +203,7 @@ def _run(config: GenerateConfig) -> None:
 
 
 def _refusals(report: Mapping[str, Any], refused: pl.DataFrame) -> dict[str, Any]:
-    """How many prompts were refused, and the most frequent reasons; they are why there is nothing, if there is not."""
+    """The number of refused prompts, and the most frequent reasons; the cause, where there are no answers at all."""
     reasons = dict(refused["reason"].value_counts(sort=True).head(MAX_REASONS).iter_rows())
     fields: dict[str, Any] = {"refused": {"count": refused.height, "reasons": reasons}}
     if not report["answered"] and reasons:

@@ -50,7 +50,7 @@ class LatentRetrievalJob(BaseModel):
 
 
 class LatentRetrievalConfig(ProgramConfig):
-    """What is measured of each job's model: retrieval on `items`, the mean latent target of `rows`, or both.
+    """The measurements of each job's model: retrieval on `items`, the mean latent target of `rows`, or both.
 
     items: TwiFF-Bench's (benchmarks.twiffbench.ItemTable); others: frames of other clips beside each item's own;
     pictured: items in a picture.  rows: trajectories (training.runtime.programs.TrainingConfig.data), of which

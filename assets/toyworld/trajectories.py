@@ -56,7 +56,7 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class Shard:
+class ToyShard:
     """One shard to write: its rows in order, the clips that they name, and how many rows there are of each kind."""
 
     rows: list[Row]
@@ -72,7 +72,7 @@ class Shard:
             clip.write_bytes(CORRUPT_CLIP)
 
 
-def draw_shard(n: int, mix: Mix, faults: int, clip_folder: Path, rng: np.random.Generator) -> Shard:
+def draw_shard(n: int, mix: Mix, faults: int, clip_folder: Path, rng: np.random.Generator) -> ToyShard:
     """A shard of n rows on train boards, of which `faults` of every kind are broken and one clip has a pre-roll."""
     good, clips, kinds = _draw_good(n - faults * len(FAULTS), mix, clip_folder, rng)
     rows, corrupt = list(good), []
@@ -83,7 +83,7 @@ def draw_shard(n: int, mix: Mix, faults: int, clip_folder: Path, rng: np.random.
             rows.insert(int(rng.integers(len(rows) + 1)), spoiled(donor, fault, clip))
             if name == "corrupt clip":
                 corrupt.append(clip_folder / clip)
-    return Shard(rows, clips, corrupt, kinds, Counter(dict.fromkeys(FAULTS, faults)))
+    return ToyShard(rows, clips, corrupt, kinds, Counter(dict.fromkeys(FAULTS, faults)))
 
 
 def clip_name(rng: np.random.Generator) -> str:

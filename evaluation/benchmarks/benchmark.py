@@ -196,5 +196,5 @@ def _why_unanswered(items: int, problems: Mapping[str, int]) -> str:
     if not items:
         return "the benchmark has no items"
     if sum(problems.values()) == items:
-        return f"no item can be asked: {', '.join(f'{reason} ({n})' for reason, n in problems.items())}"
+        return f"no item is usable: {', '.join(f'{reason} ({n})' for reason, n in problems.items())}"
     return "no item was answered"

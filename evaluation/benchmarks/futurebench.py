@@ -61,7 +61,7 @@ class ItemTable(dy.Schema):
     path = dy.String(nullable=True, description="path of the clip's file")
     frame_count = dy.Int64(nullable=True, min=1, description="number of displayed frames of the observed part")
     reader = dy.String(nullable=True, description="way its frames are read: by seeking, or sequentially from the start")
-    problem = dy.String(nullable=True, description="reason why the item cannot be asked")
+    problem = dy.String(nullable=True, description="reason why the item is unusable")
 
     @dy.rule()
     def either_a_path_or_a_problem(cls) -> pl.Expr:

@@ -88,7 +88,7 @@ class ItemTable(dy.Schema):
     path = dy.String(nullable=True, description="path of the video so far; null where the task has only begun")
     frame_count = dy.Int64(nullable=True, min=1, description="number of displayed frames of the video so far")
     reader = dy.String(nullable=True, description="way its frames are read: by seeking, or sequentially from the start")
-    problem = dy.String(nullable=True, description="reason why the item cannot be asked")
+    problem = dy.String(nullable=True, description="reason why the item is unusable")
 
 
 class ScoreTable(dy.Schema):

@@ -78,7 +78,7 @@ class ItemTable(dy.Schema):
     whole_answer = dy.String(nullable=True, description="reference answer as in the source")
     question_images = dy.List(dy.Binary(), nullable=True, description="observed frames, encoded")
     reasoning_images = dy.List(dy.Binary(), nullable=True, description="future frames of the reference, encoded")
-    problem = dy.String(nullable=True, description="reason why the item cannot be asked")
+    problem = dy.String(nullable=True, description="reason why the item is unusable")
 
 
 class ScoreTable(dy.Schema):

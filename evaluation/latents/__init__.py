@@ -1,1 +1,1 @@
-"""What latents show, and whether answers need them."""
+"""Analysis of latents: retrieval of future frames, geometry, and necessity for the answers."""

@@ -60,7 +60,7 @@ def _effective(x: np.ndarray, clusters: Sequence[Hashable]) -> float:
 
 
 def _interval(above: np.ndarray, below: np.ndarray, clusters: Sequence[Hashable]) -> Interval:
-    """Of a ratio of sums; draws in which the lower sum is 0 are left out."""
+    """Of a ratio of sums; resamples in which the lower sum is 0 are left out."""
     places, groups = _places(clusters)
     resampled = _draws(groups) @ np.stack([np.bincount(places, weights, groups) for weights in (above, below)], 1)
     resampled = resampled[resampled[:, 1] != 0]

@@ -9,10 +9,10 @@ from training.runtime.project import PROJECT
 
 
 def test_the_remedy_ends_the_description_of_a_failure_only() -> None:
-    failed = check_result(False, "2 of 3 items cannot be asked", "repair them", {}, dg.AssetCheckSeverity.WARN)
+    failed = check_result(False, "2 of 3 items are unusable", "repair them", {}, dg.AssetCheckSeverity.WARN)
     assert (failed.passed, failed.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert failed.description == "2 of 3 items cannot be asked: repair them"
-    assert check_result(True, "0 of 3 items cannot be asked", "repair them", {}).description.endswith("asked")  # type: ignore[union-attr]
+    assert failed.description == "2 of 3 items are unusable: repair them"
+    assert check_result(True, "0 of 3 items are unusable", "repair them", {}).description.endswith("unusable")  # type: ignore[union-attr]
 
 
 def test_every_result_that_may_fail_has_a_remedy() -> None:

@@ -1,4 +1,4 @@
-"""What was left without an answer is asked again, and never what is answered."""
+"""Prompts without an answer are sent again, and answered prompts never."""
 
 from collections.abc import Mapping
 from pathlib import Path

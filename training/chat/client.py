@@ -1,9 +1,9 @@
 """The chat client: many requests at a time to the servers of one model, with retries and an end at an outage.
 
-What may pass (429, 5xx, time-outs, lost connections, bodies that are cut or no chat completion) is sent again, at the
-next base URL where there are several, after growing pauses or as long as Retry-After says.  401, 402, 403, 404 and an
-account in arrears end the work at once; any other 4xx refuses one request.  As many failures in a row as requests may
-be in flight are an outage: what is in flight ends, nothing more is sent.
+Temporary faults (429, 5xx, time-outs, lost connections, bodies that are cut or no chat completion) is sent again, at
+the next base URL where there are several, after growing pauses or as long as Retry-After says.  401, 402, 403, 404 and
+an account in arrears end the work at once; any other 4xx refuses one request.  As many failures in a row as requests
+may be in flight are an outage: what is in flight ends, nothing more is sent.
 
 A server that refuses, or sends useless replies to, several requests in a row is sent a request that was answered
 before.  If it answers that, the requests are to blame, and the work goes on; if not, the server is, and the work ends.

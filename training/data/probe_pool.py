@@ -36,7 +36,7 @@ _INFO = TypeAdapter(VideoInfo)
 
 
 class PoolClosed(BaseException):
-    """Raised by whoever waits for a probe of a pool that is closed meanwhile."""
+    """Raised in callers that wait for a probe of a pool that is closed meanwhile."""
 
 
 class ProbePool:

@@ -39,7 +39,7 @@ MAX_PIXELS = 4096 * 4096
 MIN_SAVED_SHARE = 0.5
 """Of the frames decoded.  Seeking is compared with decoding, which costs one reading more, only where it saves that."""
 MAX_MISSING_SECONDS, MAX_MISSING_SHARE = 0.5, 0.05
-"""What a file may lack of its header's duration; one that lacks more than both is no whole clip."""
+"""How much a file may be shorter than its header's duration; a file that exceeds both bounds is incomplete."""
 TRACK_DURATION, FILE_DURATION = ("mov", "mxf", "ivf"), ("matroska", "avi", "flv", "asf")
 """Containers whose header has a duration of the video track, or of the whole file; FFmpeg estimates it for others."""
 

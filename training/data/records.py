@@ -49,7 +49,7 @@ class Record:
 
 
 def load_records(path: Path) -> list[Any]:
-    """What a JSON file holds: the items of its list, its one record, or those of JSON lines.
+    """The records of a JSON file: the items of its list, its one record, or those of JSON lines.
 
     Raises ValueError, naming the file, when it is none of them or holds nothing.
     """

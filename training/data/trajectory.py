@@ -111,7 +111,8 @@ class TrajectoryTable(dy.Schema):
 
 @dataclass(frozen=True)
 class ClipInterval:
-    """What a clip is a piece of: a YouTube id, and seconds from that video's start.  What is not known is None."""
+    """The interval of a source video that a clip covers: a YouTube id, and seconds from that video's start; None:
+    unknown."""
 
     video_id: str | None
     start: float | None
@@ -119,7 +120,7 @@ class ClipInterval:
 
 
 def clip_interval(video: str, start: str | None, end: str | None) -> ClipInterval:
-    """Where a row's clip lies in its source video.
+    """The interval of a row's clip in its source video.
 
     `video` is the clip's name, `{11-character id}_{clip}.mp4` or `{id}-{start}-{end}.mp4`; `start` and `end` are the
     row's own times ("0:04:09.165"), used where the name has none.  Times that do not follow one another are no times.

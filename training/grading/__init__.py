@@ -1,1 +1,1 @@
-"""How an answer is graded: parsers, the rule, the judge.  Curation, RL and evaluation share this one grader."""
+"""Grading of answers: parsers, the rule, the judge.  Curation, RL and evaluation share this one grader."""

@@ -143,7 +143,7 @@ class Judge:
     def scores(self, payloads: Sequence[list[dict[str, Any]]], judgement: int = 0) -> list[Scores | None]:
         """TwiFF-Bench marks for each list of content parts (text and image_url), in order; None where unjudged.
 
-        `judgement`: which of several; the first is greedy, as published, the others are drawn.
+        `judgement`: which of several; the first is greedy, as published, the others are sampled.
         """
         replies = self._replies([_Request(SCORE_PROMPT, payload, ScoreReply, judgement) for payload in payloads])
         return [Scores(*ScoreReply.model_validate(r).score) if r else None for r in replies]

@@ -54,7 +54,7 @@ class RolloutGrader:
             try:
                 return attempt()
             except EndpointDownError as error:
-                self._log(f"{error}; training waits {pause:g} s and asks again")
+                self._log(f"{error}; training waits {pause:g} s and tries again")
                 time.sleep(pause)
             attempt = lambda: self._grade(rollouts)  # noqa: E731 - the future would raise the same error again
         raise AssertionError("the pauses have no end")

@@ -1,1 +1,1 @@
-"""What runs a program: configs, progress and metrics, devices, interrupts, and processes that end for certain."""
+"""The runtime of programs: configs, progress and metrics, devices, interrupts, and processes that end for certain."""

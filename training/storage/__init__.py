@@ -1,1 +1,1 @@
-"""What keeps work: content-addressed artifacts, files that are whole or absent, append-only logs, parquet by path."""
+"""Storage of work: content-addressed artifacts, files that are whole or absent, append-only logs, parquet by path."""

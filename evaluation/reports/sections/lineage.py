@@ -5,7 +5,18 @@ from typing import Any
 
 from evaluation.reports.lineage import TableRows, Trace, command
 from evaluation.reports.run_reports import RunReports
-from evaluation.reports.sections.parts import DASH, Cell, Chain, Link, Row, Section, Step, Table, heading, shortened
+from evaluation.reports.sections.parts import (
+    DASH,
+    Cell,
+    Chain,
+    ChainStep,
+    Link,
+    Row,
+    Section,
+    Table,
+    heading,
+    shortened,
+)
 
 GROUPS = ("benchmarks", "checkpoints", "curation", "trajectories", "inputs")
 """The steps of a chain: groups of assets, from the reports back to the inputs."""
@@ -34,7 +45,7 @@ def lineage(reports: RunReports, figures: bool) -> Section | None:
     return Section("Lineage", text=text, chains=chains, tables=tables)
 
 
-def _steps(trace: Trace) -> list[Step]:
+def _steps(trace: Trace) -> list[ChainStep]:
     """The artifacts upstream by the groups of their assets, several partitions of an asset as one link."""
     links: dict[str, list[Link]] = {group: [] for group in GROUPS}
     partitions: dict[str, list[str]] = {}
@@ -51,7 +62,7 @@ def _steps(trace: Trace) -> list[Step]:
         links.setdefault(asset.partition("/")[0], []).append(link)
     for name, version in trace.outdated.items():
         links.setdefault(name.partition("/")[0], []).append(Link(name, version[:16], OUTDATED))
-    return [Step(group, members) for group, members in links.items() if members]
+    return [ChainStep(group, members) for group, members in links.items() if members]
 
 
 def _commands(chains: Sequence[Chain]) -> Table:

@@ -79,7 +79,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Step:
+class ChainStep:
     kind: str
     links: Sequence[Link]
 
@@ -89,7 +89,7 @@ class Chain:
     """What a model's reports were made from, step by step."""
 
     model: str
-    steps: Sequence[Step]
+    steps: Sequence[ChainStep]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ _SCALED = re.compile(r"(.+?)_(\d+)k")
 
 
 def cost(reports: RunReports, figures: bool) -> Section:
-    """What an answer costs, and what accuracy it buys."""
+    """The cost of an answer, and the accuracy for it."""
     answered = {name: report for name, report in reports.futurebench.items() if report["cost"]["n"]}
     rows = [_spent(name, report) for name, report in answered.items()]
     rows.append(heading("Published, not ours: other hardware; the paper does not define its latency", published=True))

@@ -1,4 +1,4 @@
-"""A checkpoint is used only if it opens, decodes and holds finite numbers; what it could not read is told."""
+"""A checkpoint is used only if it opens, decodes and holds finite numbers; its unreadable rows are reported."""
 
 import json
 from pathlib import Path

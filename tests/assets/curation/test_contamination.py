@@ -1,4 +1,4 @@
-"""What a benchmark has, too, is left out, whether it is found by its source video or by what it asks and shows."""
+"""Contaminated rows are left out, by source video, or by question, answer and frames."""
 
 import io
 from pathlib import Path

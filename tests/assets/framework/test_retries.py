@@ -130,7 +130,7 @@ def test_nobody_pushes_again_without_a_token(folder: Path, monkeypatch: pytest.M
 
 
 class Scored:
-    """Own shards, and a served model and judge that can be told to fail."""
+    """Shards, and a served model and a judge that fail on demand."""
 
     def __init__(self, folder: Path, endpoint: Served, judging: Served, **asking: Any) -> None:
         self.failing = {"endpoint": 0, "judge": 0}

@@ -14,7 +14,7 @@ from PIL import Image
 from assets.toyworld.broken import FAULTS
 from assets.toyworld.clips import BATCH, FRAMES, ClipJob, write_batch, write_clips
 from assets.toyworld.source import FUTUREBENCH_HOPS, SourceSizes, write_futurebench, write_source
-from assets.toyworld.trajectories import Mix, Shard, draw_shard
+from assets.toyworld.trajectories import Mix, ToyShard, draw_shard
 from training.data.keyframes import key_frame_pool
 from training.data.trajectory import parse_row
 from training.data.video import probe, read_frames
@@ -44,7 +44,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shard(tmp_path_factory: pytest.TempPathFactory) -> Shard:
+def shard(tmp_path_factory: pytest.TempPathFactory) -> ToyShard:
     mix = Mix(easy=0.2, ambiguous=0.2, interpolation=0.3, open_ended=0.3)
     return draw_shard(400, mix, 1, tmp_path_factory.mktemp("clips"), np.random.default_rng(0))
 
@@ -95,7 +95,7 @@ def test_fog_hides_the_future_and_leaves_the_observed_frame(tmp_path: Path) -> N
     assert future.std() < 0.2 * observed.std()
 
 
-def test_every_good_row_tells_the_truth_about_its_clip(shard: Shard) -> None:
+def test_every_good_row_tells_the_truth_about_its_clip(shard: ToyShard) -> None:
     jobs = {job.path.name: job for job in shard.clips}
     good = [row for row in shard.rows if row["video"] in jobs and not_broken(row)]
     assert len(good) >= 400 - len(FAULTS)
@@ -117,7 +117,7 @@ def not_broken(row: dict[str, object]) -> bool:
     return True
 
 
-def test_options_are_four_colours_with_the_answer_and_without_the_told_one(shard: Shard) -> None:
+def test_options_are_four_colours_with_the_answer_and_without_the_stated_one(shard: ToyShard) -> None:
     questions = [parse_row(row, "shard", 0) for row in shard.rows if not_broken(row) and "\nA. " in row["question"]]
     for trajectory in questions:
         options = re.findall(r"^[A-D]\. (\w+)$", trajectory.question, re.MULTILINE)
@@ -125,7 +125,7 @@ def test_options_are_four_colours_with_the_answer_and_without_the_told_one(shard
         assert not set(re.findall(r"it is on (\w+)\.", trajectory.question)) & set(options)
 
 
-def test_a_shard_holds_every_kind_of_row_on_train_boards_only(shard: Shard) -> None:
+def test_a_shard_holds_every_kind_of_row_on_train_boards_only(shard: ToyShard) -> None:
     assert len(shard.rows) == 400
     assert shard.kinds["easy"] + shard.kinds["ambiguous"] + shard.kinds["hard"] == 400 - len(FAULTS)
     good = 400 - len(FAULTS)

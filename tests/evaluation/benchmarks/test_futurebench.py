@@ -288,7 +288,7 @@ def test_no_answer_is_no_score_and_says_why(tmp_path: Path) -> None:
     assert (scores["status"], scores["reason"]) == ("unanswered", "no item was answered")
     assert scores["average"]["accuracy"] is None
     broken = report(table.filter(pl.col("problem").is_not_null()), answer_table({}), DEMO)
-    assert broken["reason"] == "no item can be asked: not four options (1)"
+    assert broken["reason"] == "no item is usable: not four options (1)"
     assert [case["output"] for case in CASES if case["fn"] == "futurebench.future_pred_aggregate_results"] == [0]
 
 

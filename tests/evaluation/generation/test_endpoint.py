@@ -1,4 +1,4 @@
-"""The endpoint engine: what a server is shown, what its choices become, and what survives its faults."""
+"""The endpoint engine: the requests to a server, the answers from its choices, and the handling of its faults."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""What stands in for a model's own latents: it changes latents, all of them, and nothing else."""
+"""Interventions change all latents, and nothing else."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

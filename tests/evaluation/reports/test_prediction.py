@@ -1,4 +1,4 @@
-"""`future-l1 predict`: a batch of prompts is answered as each alone is, and people are told spans and answer."""
+"""`future-l1 predict`: a batch of prompts is answered as each alone is, and spans and answer are printed."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def run(*options: Any) -> Result:
 
 @pytest.fixture(scope="module")
 def prompts(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Records of several depths, a question without frames, and two that cannot be asked."""
+    """Records of several depths, a question without frames, and two that cannot be rendered."""
     plain = {"id": "plain", "video": rows[3]["path"], "frames": [1], "question": rows[3]["question"].split("\n", 2)[2]}
     values = [*rows[:3], {"question": "Which colour?"}, {"id": "no clip", **plain, "video": "gone.mp4"}, plain, 3]
     path = tmp_path_factory.mktemp("prompts") / "prompts.json"

@@ -1,4 +1,5 @@
-"""Requests to OpenAI-compatible servers: what is asked again, what ends the work, and what never leaves the process."""
+"""Requests to OpenAI-compatible servers: retries, faults that end the work, and secrets that never leave the
+process."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The judge through its real client: what it is asked, what a failure is called, what is paid for twice (nothing)."""
+"""The judge through its real client: its requests, the names of its failures, and no request that is paid for twice."""
 
 import json
 import urllib.request

@@ -1,4 +1,4 @@
-"""What an answer says is data: it cannot leave its field, carry control tokens, or flip a verdict."""
+"""An answer's text is data: it cannot leave its field, carry control tokens, or flip a verdict."""
 
 import json
 from typing import Any

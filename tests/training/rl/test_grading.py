@@ -53,7 +53,7 @@ def test_an_outage_is_waited_for_and_poisons_nothing(monkeypatch: pytest.MonkeyP
         grader.start(both)
     assert grader.accuracy(both) == [0.0, 1.0]
     assert waited == [10.0, 30.0]
-    assert logged[0] == "the judge is gone; training waits 10 s and asks again"
+    assert logged[0] == "the judge is gone; training waits 10 s and tries again"
 
 
 def test_a_repetitive_answer_is_paid_less_than_a_wrong_one() -> None:

@@ -1,4 +1,4 @@
-"""What the recipe's options do: the loss's weighting, what is learned about a span's length, LoRA, the optimiser."""
+"""The options of an SFT recipe: loss_reduction, supervise_span_length, LoRA, the optimiser."""
 
 from collections.abc import Callable
 from pathlib import Path
