@@ -38,13 +38,13 @@ def answers(tmp_path: Path) -> Answers:
     return Answers(tmp_path)
 
 
-def test_what_is_pending_is_asked_next_work_until_it_is_answered(answers: Answers) -> None:
+def test_pending_prompts_are_sent_at_each_start_until_they_are_answered(answers: Answers) -> None:
     versions = [answers.publish(5, 3), answers.publish(3, 1), answers.publish(2, 0)]
     assert len(set(versions)) == 3
     assert answers.next() is None and answers.current == versions[-1]
 
 
-def test_what_was_refused_is_asked_next_work_only_where_that_is_wanted(answers: Answers) -> None:
+def test_refused_prompts_are_sent_again_only_with_retry_refused(answers: Answers) -> None:
     first = answers.publish(2, 0)
     assert answers.next() is None and answers.current == first
     assert answers.next(retry_refused=True) is not None

@@ -46,7 +46,7 @@ def test_nothing_observed_is_no_score_rather_than_zero() -> None:
     assert bootstrap_mean([]).as_dict() == {"mean": None, "n": 0, "interval": None}
 
 
-def test_more_correct_than_asked_is_an_error() -> None:
+def test_more_correct_than_n_is_an_error() -> None:
     with pytest.raises(ValueError, match="9 correct of 8"):
         wilson(9, 8)
 

@@ -198,7 +198,7 @@ def test_an_empty_account_and_lost_replies_change_nothing_once_they_are_mended(
     assert first.equals(second)
 
 
-def test_what_was_refused_or_stayed_pending_is_asked_again(
+def test_refused_and_pending_prompts_are_sent_again(
     source: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     """Of many rows one is refused, and one gets empty replies: what is pending is asked again by each start, what was

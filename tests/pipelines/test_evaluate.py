@@ -248,7 +248,7 @@ ARGUMENTS = ["--checkpoint", BASE, "--data-dir", PROJECT / "tests"]
         (["--limit", 3], "--limit changes how answers are generated: it needs --checkpoint and --data-dir"),
     ],
 )
-def test_a_users_mistake_is_told_in_a_line(tmp_path: Path, arguments: list[Any], message: str) -> None:
+def test_a_users_mistake_is_reported_in_a_line(tmp_path: Path, arguments: list[Any], message: str) -> None:
     result = run("evaluate", "--out", tmp_path / "out", *arguments)
     assert result.exit_code != 0
     assert message in result.output and "Traceback" not in result.output

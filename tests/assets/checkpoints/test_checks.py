@@ -65,7 +65,7 @@ def test_one_row_in_a_hundred_may_be_unreadable_and_no_more() -> None:
     assert row_problems(checkpoint(skipped=3)) == ["3 of 200 rows could not be used"]
 
 
-def test_rows_that_several_processes_skipped_are_shown_once(tmp_path: Path) -> None:
+def test_rows_that_several_processes_skipped_are_reported_once(tmp_path: Path) -> None:
     lines = [{"row_id": name, "reason": "no such file"} for name in ("a", "b", "a")]
     (tmp_path / "skipped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [row["row_id"] for row in skipped_rows(checkpoint(tmp_path))] == ["a", "b"]

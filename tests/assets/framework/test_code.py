@@ -235,7 +235,7 @@ def test_what_never_counts_leads_nowhere(tmp_path: Path) -> None:
     assert list(tree(tmp_path, files).reached("assets.logic")) == ["assets/logic.py"]
 
 
-def test_a_version_is_of_what_is_said_and_of_where(tmp_path: Path) -> None:
+def test_a_version_is_of_sources_and_of_their_paths(tmp_path: Path) -> None:
     before = tree(tmp_path, {"assets/a.py": "from assets.b import c", "assets/b.py": "c = 1"}).version("assets.a")
     assert tree(tmp_path, {"assets/b.py": "c = 1  # one"}).version("assets.a") == before
     assert tree(tmp_path, {"assets/b.py": "c = 2"}).version("assets.a") != before

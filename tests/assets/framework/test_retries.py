@@ -193,7 +193,7 @@ def test_a_program_that_crashes_is_started_once(tmp_path: Path) -> None:
         assert endpoint.requests == []
 
 
-def test_a_model_that_the_endpoint_does_not_have_is_asked_for_once(tmp_path: Path) -> None:
+def test_a_model_that_the_endpoint_does_not_have_is_requested_once(tmp_path: Path) -> None:
     rows = write_shards(tmp_path, shards=1, rows=6, faults=0)
     with served(Model(rows)) as endpoint, served(judge) as judging:
         scored = Scored(tmp_path, endpoint, judging, model="another")

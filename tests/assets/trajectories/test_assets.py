@@ -174,7 +174,7 @@ def test_a_source_on_a_hub_is_observed_at_its_commit_and_pulled_without_being_do
         assert len(hub.downloads()) == 1  # of the parquet file
 
 
-def test_what_is_wrong_with_a_source_is_said_and_not_tried_again(tmp_path: Path, clips: Path) -> None:
+def test_a_fault_of_a_source_is_reported_and_not_retried(tmp_path: Path, clips: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(dg.Failure, match="no shard") as caught:
         Room(tmp_path / "home", tmp_path / "empty", clips).observe()

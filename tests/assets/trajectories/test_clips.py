@@ -256,6 +256,6 @@ def test_a_name_that_leads_out_of_a_remote_root_is_rejected(
     assert not list(tmp_path.rglob("*.mp4"))
 
 
-def test_a_root_that_cannot_be_asked_stops_the_work_and_quarantines_nothing(tmp_path: Path) -> None:
+def test_an_unreachable_root_stops_the_work_and_quarantines_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"refused|connect"):
         resolve_clips(rows_about("a.mp4"), ["ftp://127.0.0.1:9/clips"], cache=tmp_path)

@@ -255,7 +255,7 @@ def test_a_killed_download_goes_on_where_it_was(hub: Hub, large: Path, tmp_path:
     assert [request.start for request in hub.downloads()] == [0, 2 * CHUNK]
 
 
-def test_a_busy_hub_is_asked_again_and_one_that_stays_busy_is_an_error(hub: Hub, folder: Path) -> None:
+def test_a_busy_hub_is_retried_and_one_that_stays_busy_is_an_error(hub: Hub, folder: Path) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     hub.commit(REPO, folder)

@@ -183,7 +183,7 @@ VALUES = st.recursive(
         | VALUES
     )
 )
-def test_whatever_items_hold_each_can_be_asked_or_has_a_problem(made: list[Any]) -> None:
+def test_whatever_items_hold_each_is_usable_or_has_a_problem(made: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "futurebench.json").write_text(json.dumps(made))
         table = items(Path(folder), DEMO)

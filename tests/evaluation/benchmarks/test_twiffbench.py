@@ -177,7 +177,7 @@ def test_an_odd_item_is_an_item_with_a_problem_and_no_other_is_lost(
     assert table["video"].null_count() == 0
 
 
-def test_a_plain_question_is_asked_and_judged_as_the_marked_one(tmp_path: Path) -> None:
+def test_a_plain_question_is_answered_and_judged_as_the_marked_one(tmp_path: Path) -> None:
     table = items(typed(tmp_path, record(), record(question="Which colour?")), DEMO)
     for layout in ("interleaved", "images_first"):
         settings = TwiffBenchSettings(layout=layout)

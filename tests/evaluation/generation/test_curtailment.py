@@ -59,7 +59,7 @@ def test_the_kept_rows_and_their_gains_are_those_of_the_full_procedure(
 
 
 @given(STREAM, STREAM, st.integers(1, 8))
-def test_no_answer_is_asked_for_after_the_row_is_settled(plain: list[bool], hint: list[bool], portion: int) -> None:
+def test_no_answer_is_generated_after_the_row_is_settled(plain: list[bool], hint: list[bool], portion: int) -> None:
     """A portion is never larger than what could settle the row, so every answer but the last portion was needed."""
     rule = GainRule(samples_per_round=portion)
     counts = {condition: VerdictCounts() for condition in CONDITIONS}

@@ -183,7 +183,7 @@ def test_a_prompt_that_the_server_refuses_is_refused_once_with_its_reason(status
     assert len(answers) == 11 and len(server.requests) in (6, 7)  # one to make sure, where the refusal came last
 
 
-def test_a_server_that_gives_fewer_choices_is_asked_for_the_rest() -> None:
+def test_a_server_that_gives_fewer_choices_gets_another_request() -> None:
     def one(_: int, request: dict[str, Any]) -> tuple[int, bytes]:
         return 200, completion([f"of {request['n']}"])
 
@@ -192,7 +192,7 @@ def test_a_server_that_gives_fewer_choices_is_asked_for_the_rest() -> None:
     assert [(a["sample"], a["text"]) for a in answers] == [(0, "of 4"), (3, "of 3"), (5, "of 2"), (7, "of 1")]
 
 
-def test_more_choices_than_asked_are_no_more_answers() -> None:
+def test_more_choices_than_n_are_no_more_answers() -> None:
     with served(script=lambda *_: (200, completion(["a", "b", "c"]))) as server:
         assert [a["text"] for a in replies(server, request(samples=(0, 1)))] == ["a", "b"]
 
@@ -267,7 +267,7 @@ def test_prompts_that_a_model_never_answers_stop_no_later_start() -> None:
 @pytest.mark.parametrize(
     "first", [completion([None], None), completion(["<answer>"], "content_filter"), completion(["a"], "abort")]
 )
-def test_no_text_without_an_end_is_asked_for_again(first: bytes) -> None:
+def test_no_text_without_an_end_is_requested_again(first: bytes) -> None:
     with served(echo, script=lambda number, _: (200, first) if number == 0 else None) as server:
         (answer,) = replies(server, request())
     assert answer["text"] == "question of p, choice 0 of 1"

@@ -71,7 +71,7 @@ def test_the_prompts_are_those_of_training(
         assert answers[row["row_id"]] == [i for i in ids if i != sft_model.tokens.pad]
 
 
-def test_samples_are_numbered_and_drawn_again_alike(job: Any, tmp_path: Path) -> None:
+def test_samples_are_numbered_and_reproducible(job: Any, tmp_path: Path) -> None:
     tables = []
     for place, seed in (("a", 0), ("b", 0), ("c", 1)):
         run(tmp_path / place, job(samples=3, temperature=1.5, seed=seed))
@@ -138,7 +138,7 @@ def test_a_finished_job_is_not_redone(job: Any, tmp_path: Path, monkeypatch: pyt
     assert run(tmp_path, job()) == first
 
 
-def test_an_unreadable_prompt_is_told_and_the_rest_answered(
+def test_an_unreadable_prompt_is_reported_and_the_rest_answered(
     job: Any, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.mp4"
@@ -246,7 +246,7 @@ def test_a_control_that_cannot_read_a_clip_refuses_its_prompt_and_no_other(
     assert pl.read_parquet(tmp_path / "answers.failed")["prompt_id"].to_list() == ["broken"]
 
 
-def test_kept_latents_survive_a_kill_and_answers_without_them_are_asked_again(job: Any, tmp_path: Path) -> None:
+def test_kept_latents_survive_a_kill_and_answers_without_them_are_generated_again(job: Any, tmp_path: Path) -> None:
     run(tmp_path / "plain", job())
     assert "latents" not in pl.read_parquet(tmp_path / "plain" / "answers.parquet").columns
     kept = job(keep_latents=True, batch_size=4)

@@ -61,7 +61,7 @@ def test_another_threshold_asks_only_for_what_the_ledger_lacks(gain_job: Any, tm
     assert lines(tmp_path / "ledger.jsonl") == everything
 
 
-def test_a_row_whose_clip_is_gone_is_told_and_the_others_are_answered(gain_job: Any, tmp_path: Path) -> None:
+def test_a_row_whose_clip_is_gone_is_reported_and_the_others_are_answered(gain_job: Any, tmp_path: Path) -> None:
     prompts_table = pl.read_parquet(tmp_path / "both.parquet")
     broken = prompts_table.to_dicts()
     for prompt in broken[:2]:

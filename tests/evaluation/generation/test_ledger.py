@@ -54,7 +54,7 @@ def test_prefill_tokens_are_a_column_of_answers_that_count_them(tmp_path: Path) 
         assert dict(ledger.table(2).schema) == ANSWERS
 
 
-def test_an_empty_text_of_a_server_is_asked_for_again_and_one_of_a_local_model_is_not(tmp_path: Path) -> None:
+def test_an_empty_text_of_a_server_is_requested_again_and_one_of_a_local_model_is_not(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     with Ledger(path, PROMPTS) as before:  # as ledgers were written once
         before.add(answer("a", text=" \n"))
@@ -80,7 +80,7 @@ def test_an_empty_text_of_a_server_is_asked_for_again_and_one_of_a_local_model_i
         {"decode_seconds": "soon"},
     ],
 )
-def test_a_line_that_no_table_holds_is_asked_again_and_stops_nothing(tmp_path: Path, damage: dict[str, Any]) -> None:
+def test_a_line_that_no_table_holds_is_skipped_and_stops_nothing(tmp_path: Path, damage: dict[str, Any]) -> None:
     path = tmp_path / "ledger.jsonl"
     with Ledger(path, PROMPTS) as ledger:
         ledger.add(answer("a"))

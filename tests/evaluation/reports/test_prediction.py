@@ -68,7 +68,7 @@ def test_spans_and_latents_are_those_of_the_ids(answered: dict[str, Any], sft_mo
         assert entry["finished"] == (entry["ids"][-1] == t.end_of_turn)
 
 
-def test_what_cannot_be_asked_has_an_error_and_the_others_an_answer(answered: dict[str, Any]) -> None:
+def test_a_record_that_cannot_be_rendered_has_an_error_and_the_others_an_answer(answered: dict[str, Any]) -> None:
     entries = answered["prompts"]
     assert [entry["prompt"] for entry in entries][3:] == [3, "plain", "plain", 6]
     assert ["error" in entry for entry in entries] == [False, False, False, False, True, False, True]
@@ -88,7 +88,7 @@ def test_a_plain_question_is_the_records_prompt(rows: list[dict[str, Any]], prom
     ("latents", "release_cap", "cap", "origin"),
     [(3, False, 3, "L_max"), (3, True, 6, "2 x L_max, the release's"), (None, False, 0, "a base model")],
 )
-def test_a_bases_spans_end_at_the_cap_that_is_asked_for(
+def test_a_bases_spans_end_at_the_requested_cap(
     base: FutureL1, latents: int | None, release_cap: bool, cap: int, origin: str
 ) -> None:
     bundle = with_latent_config(base, latents, "Look.", release_cap)
@@ -102,7 +102,7 @@ def test_there_is_no_cap_to_double_in_an_untaught_base(base: FutureL1) -> None:
         with_latent_config(base, None, None, True)
 
 
-def test_a_taught_checkpoint_keeps_its_own_cap_and_prompt(sft_model: FutureL1) -> None:
+def test_a_trained_checkpoint_keeps_its_own_cap_and_prompt(sft_model: FutureL1) -> None:
     assert with_latent_config(sft_model, None, None, False) == sft_model
     doubled = with_latent_config(sft_model, None, None, True)
     assert doubled.spans == Spans(8, "fixed")
@@ -132,7 +132,7 @@ def test_a_span_that_does_not_want_to_end_is_ended_at_the_cap(base: FutureL1) ->
     assert len(entry["latents"]) == 7
 
 
-def test_an_empty_span_is_told_as_one_that_ends_before_it_begins(base: FutureL1) -> None:
+def test_an_empty_span_is_printed_as_one_that_ends_before_it_begins(base: FutureL1) -> None:
     bundle, t = with_latent_config(base, 3, None, False), base.tokens
     picks = [t.latent_start, t.latent_end, t.latent_start, t.end_of_turn, t.latent, t.latent_end, t.end_of_turn, 0, 0]
     with scripted(bundle, picks):
@@ -145,7 +145,7 @@ def test_an_empty_span_is_told_as_one_that_ends_before_it_begins(base: FutureL1)
 # ---- for people
 
 
-def test_people_are_told_reasoning_spans_and_answer(
+def test_reasoning_spans_and_answer_are_printed(
     rows: list[dict[str, Any]], sft_checkpoint: Path, sft_model: FutureL1
 ) -> None:
     row = rows[2]
@@ -164,7 +164,7 @@ def test_people_are_told_reasoning_spans_and_answer(
     assert lines == labels
 
 
-def test_an_answer_is_told_in_pieces_whatever_it_looks_like() -> None:
+def test_an_answer_is_printed_in_segments_whatever_it_looks_like() -> None:
     span = "<|latent_start|><|latent|><|latent|><|latent_end|>"
     assert segments(f"<reason>It [bold]rolls</reason>\n{span}\nhm <answer> red </answer>") == [
         Segment("reason", "It [bold]rolls"),
@@ -204,7 +204,7 @@ def test_an_answer_is_told_in_pieces_whatever_it_looks_like() -> None:
         (["--checkpoint", RELEASE, "--question", "Q", "--max-new-tokens", 0], "is not in the range"),
     ],
 )
-def test_what_cannot_be_asked_says_what_to_do(options: list[Any], message: str) -> None:
+def test_wrong_options_say_what_to_do(options: list[Any], message: str) -> None:
     result = run(*options)
     assert result.exit_code in (1, 2)
     assert isinstance(result.exception, SystemExit)

@@ -280,7 +280,7 @@ def test_what_is_absent_leaves_its_section_out(run: dict[str, Any], pages: tuple
     bare.html()
 
 
-def test_latents_controls_and_what_was_imagined_are_told_in_numbers(pages: tuple[str, str]) -> None:
+def test_latents_controls_and_future_frame_retrieval_are_reported_in_numbers(pages: tuple[str, str]) -> None:
     text = pages[1]
     assert "| 90.0 % (86.1–92.9, n = 300) | 70.0 % (64.6–74.9, n = 300) |" in text  # option order
     assert "future_l1, original answers: 74.0 %" in text and "la_dapo: These latents are used" in text

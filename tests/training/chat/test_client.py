@@ -221,7 +221,7 @@ def test_several_servers_take_turns(echo: Served) -> None:
         b'{"choices": [{"message": null}]}',
     ],
 )  # fmt: skip
-def test_a_body_that_is_no_completion_is_asked_for_again(echo: Served, body: bytes) -> None:
+def test_a_body_that_is_no_completion_is_requested_again(echo: Served, body: bytes) -> None:
     echo.script = lambda number, _: (200, body) if number == 0 else None
     client = client_of(echo.url)
     assert send_all(client, ["a"])[0] == {"a": "A"}

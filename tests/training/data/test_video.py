@@ -65,7 +65,7 @@ def test_both_readers_show_the_same_key_frames_of_real_footage(name: str, info: 
 
 
 @pytest.mark.parametrize("reader", ["seek", "sequential"])
-def test_frames_come_in_the_order_asked_with_repeats(tmp_path: Path, reader: str) -> None:
+def test_frames_come_in_the_requested_order_with_repeats(tmp_path: Path, reader: str) -> None:
     frames = read_frames(write_clip(tmp_path / "clip.mp4"), [7, 2, 7, 0], reader)
     assert [round(float(f.mean()) / 10) for f in frames] == [7, 2, 7, 0]
 

@@ -47,7 +47,7 @@ def test_the_toy_judge_scores_steps_and_the_answer() -> None:
         assert judge.scores(payloads) == [Scores(5, 5), Scores(2, 0), Scores(0, 0)]
 
 
-def test_a_transient_fault_or_a_malformed_reply_is_asked_again() -> None:
+def test_a_transient_fault_or_a_malformed_reply_is_retried() -> None:
     replies = [
         (429, "slow down"),
         (500, "oops"),
@@ -81,7 +81,7 @@ def test_a_score_out_of_range_or_shape_is_unjudged(score: Any) -> None:
         assert Judge(settings(url, retries=0)).scores([[{"type": "text", "text": "x"}]]) == [None]
 
 
-def test_a_field_more_is_passed_over_though_none_was_asked_for() -> None:
+def test_an_additional_field_is_ignored() -> None:
     with scripted(lambda *_: (200, '{"reasoning": "the same", "verdict": "correct"}')) as (url, requests):
         assert Judge(settings(url)).verdicts(TRIPLES[:1]) == ["correct"]
     assert requests[0]["response_format"]["json_schema"]["schema"]["additionalProperties"] is False
@@ -180,7 +180,7 @@ def test_an_outage_leaves_the_rest_unasked_and_unjudged() -> None:
         assert (judge.counts["judged"], judge.counts["unjudged"]) == (0, 100)
 
 
-def test_an_outage_stops_who_asked_for_that_and_keeps_the_verdicts_so_far(tmp_path: Path) -> None:
+def test_an_outage_raises_with_on_outage_raise_and_keeps_the_verdicts_so_far(tmp_path: Path) -> None:
     judge_items = [JudgeItem("q", "r", str(i)) for i in range(100)]
     limits = {"concurrency": 4, "retries": 0, "cache": tmp_path / "judge.jsonl"}
     with served(toy_answer, script=lambda number, _: (503, b"") if number >= 30 else None) as server:
@@ -304,7 +304,7 @@ def test_two_judges_side_by_side_share_one_cache(tmp_path: Path) -> None:
         assert two.counts["requests"] == 0
 
 
-def test_what_another_process_judges_meanwhile_is_not_asked_again(tmp_path: Path) -> None:
+def test_an_answer_that_another_process_judges_meanwhile_is_not_judged_again(tmp_path: Path) -> None:
     """While the first request waits, another judge settles both triples."""
     cache = tmp_path / "c"
 

@@ -19,7 +19,7 @@ def test_the_base_decodes_no_spans(base: FutureL1) -> None:
     assert base.spans == Spans(0, "model")
 
 
-def test_a_taught_checkpoint_keeps_weights_tokens_and_teaching(base: FutureL1, tmp_path: Path) -> None:
+def test_a_trained_checkpoint_keeps_weights_tokens_and_latent_config(base: FutureL1, tmp_path: Path) -> None:
     fresh = load(BASE)
     fresh.save(tmp_path, LATENT_CONFIG)
     again = load(tmp_path)

@@ -326,7 +326,7 @@ def test_the_smallest_and_the_largest_number_sample_allowed_tokens_only(
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.7])
-def test_tokens_are_drawn_as_often_as_they_are_likely(top_p: float) -> None:
+def test_tokens_are_sampled_as_often_as_they_are_likely(top_p: float) -> None:
     """20,000 draws from five tokens, one of which is forbidden; the cut leaves the likeliest two."""
     probs = torch.tensor([0.1, 0.45, 0.0, 0.3, 0.15])
     logits = (probs.log() * 2).clamp(min=decoding.BANNED_LOGIT).expand(20_000, -1)

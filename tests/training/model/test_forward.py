@@ -46,7 +46,7 @@ def forward(bundle: FutureL1, batch: Batch, model: Any = None) -> tuple[torch.Te
     return states[batch.mask.bool()], logits
 
 
-def test_logits_are_those_of_the_asked_positions(sft_model: FutureL1, batch: Batch, plain: Any) -> None:
+def test_logits_are_those_of_the_selected_positions(sft_model: FutureL1, batch: Batch, plain: Any) -> None:
     at = (batch.labels != IGNORE).roll(-1, 1)[batch.mask.bool()]
     with torch.no_grad():
         torch.testing.assert_close(plain[1], sft_model.model.lm_head(plain[0][at]), atol=1e-6, rtol=0)

@@ -23,7 +23,7 @@ def settings(url: str) -> JudgeSettings:
     return JudgeSettings(base_url=url, model="judge", retries=0, timeout=5.0)
 
 
-def test_what_was_begun_is_asked_once() -> None:
+def test_started_rollouts_are_graded_once() -> None:
     with served(lambda request, choice: '{"verdict": "correct"}') as server:
         grader = RolloutGrader("option_text", Judge(settings(server.url), on_outage="raise"), print)
         first, second = [rollout("<answer>crimson</answer>")], [rollout("<answer>scarlet</answer>")]

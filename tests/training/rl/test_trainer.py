@@ -111,7 +111,7 @@ def test_in_bf16_what_learns_is_fp32_and_the_replay_begins_near_the_decoders_pro
 
 
 @pytest.mark.parametrize("latent_std", [0.0, 0.2])
-def test_the_first_loss_is_the_mean_advantage_of_the_drawn_actions(built: Any, latent_std: float) -> None:
+def test_the_first_loss_is_the_mean_advantage_of_the_sampled_actions(built: Any, latent_std: float) -> None:
     trainer = built(latent_anchor_coef=1.0, beta=0.1, latent_std=latent_std)
     batch = roll_out(trainer)
     total = int(batch["num_items_in_batch"])

@@ -58,7 +58,7 @@ BEST = float(value(torch.tensor(1.0), torch.tensor(50.0)))
 START = float(value(torch.tensor(0.0), torch.tensor(0.0)))
 
 
-def test_the_best_is_what_it_is_said_to_be() -> None:
+def test_the_best_policy_is_the_documented_one() -> None:
     places = torch.linspace(-1, 3, 81)
     actual = max(float(value(m, w)) for m in places for w in torch.tensor([-5.0, 0.0, 1.0, 5.0, 50.0]))
     assert pytest.approx(1 - STD**2, abs=0.01) == BEST

@@ -200,7 +200,7 @@ def test_several_spans_and_frames_are_told_apart(mixed: dict[str, Any]) -> None:
     assert entry["future_frames"] == [POOL[7], POOL[4], POOL[4]]
 
 
-def test_a_row_that_the_pull_would_reject_is_shown_with_the_reason(mixed: dict[str, Any]) -> None:
+def test_a_row_that_curation_would_reject_is_rendered_with_the_reason(mixed: dict[str, Any]) -> None:
     problems = [entry.get("problem") for entry in mixed["records"]]
     assert problems[:2] == [None, None]
     assert "no key frames: reasoning_image is empty" in problems[4]
@@ -208,7 +208,7 @@ def test_a_row_that_the_pull_would_reject_is_shown_with_the_reason(mixed: dict[s
     assert "<answer>" not in mixed["records"][5]["rendered_text"].split("assistant")[-1]
 
 
-def test_a_record_that_cannot_be_shown_has_an_error_and_no_tensors(mixed: dict[str, Any]) -> None:
+def test_a_record_that_cannot_be_rendered_has_an_error_and_no_tensors(mixed: dict[str, Any]) -> None:
     entry = mixed["records"][LEFT_OUT]
     assert set(entry) == {"record", "error"}
     assert len(mixed["batch"]["input_ids"]) == len(MIXED) - 1
@@ -230,7 +230,7 @@ def test_without_a_cap_the_checkpoints_is_used(
     assert "<|im_start|>system" not in entries[0]["rendered_text"]
 
 
-def test_an_untaught_base_is_shown_the_papers_teaching(base: FutureL1) -> None:
+def test_a_base_model_is_inspected_under_the_papers_latent_config(base: FutureL1) -> None:
     paper = paper_sft("future_l1").latent_config
     assert latent_config_of(base, None, None) == paper
     assert latent_config_of(base, 7, "Look.") == paper.model_copy(update={"max_latents": 7, "system_prompt": "Look."})
@@ -268,7 +268,7 @@ def test_the_system_prompt_is_the_files_exact_text(tmp_path: Path) -> None:
         (json.dumps(record([5], [1], answer="<|im_end|>")), "the answer carries the control string <|im_end|>"),
     ],
 )
-def test_when_nothing_can_be_shown_the_command_fails_and_says_why(text: str, sentence: str, tmp_path: Path) -> None:
+def test_the_command_fails_when_no_record_can_be_rendered(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "records.json").write_text(text)
     result = inspect(tmp_path / "records.json", tmp_path / "out.json")
     assert (result.exit_code, type(result.exception)) == (1, SystemExit)

@@ -159,7 +159,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_a_model_is_loaded(data: 
         main(nowhere, Reporter(tmp_path / "out", quiet=True))
 
 
-def test_a_row_that_cannot_be_read_is_told_and_stops_nothing(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_an_unreadable_row_is_reported_and_stops_nothing(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     broken = {**rows[0], "path": str(tmp_path / "nowhere.mp4")}
     data = write_rows([broken, *rows[1:4]], tmp_path / "rows.parquet")
     result = main(config(tmp_path / "out", data, sft_recipe(max_steps=2)), Reporter(tmp_path / "out", quiet=True))
