@@ -140,7 +140,7 @@ def _mean_can_be_fed(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
         asset=key_of(LATENT_RETRIEVAL),
         partitions_def=checkpoints.model_partitions,
         blocking=True,
-        description="The mean feature that is fed in place of latents next is there and consists of finite numbers.",
+        description="The mean feature that the intervention `mean` feeds exists, and its numbers are finite.",
     )
     def mean_can_be_fed(
         context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
@@ -194,7 +194,7 @@ def _latents_matter(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
 def _rl_is_not_worse(checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=key_of(COMPARISON),
-        description="On FutureBench no RL model is worse than the SFT model that it began from (95 %, paired).",
+        description="On FutureBench no RL model is worse than the SFT model that it was trained from (95 %, paired).",
     )
     def rl_is_not_worse_than_its_sft(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
         rows = read_json(store.current(COMPARISON).file(REPORT))["paired"]

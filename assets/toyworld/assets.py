@@ -1,4 +1,4 @@
-"""`inputs/toyworld_source`: the demo's source, written as the real ones are, and what must hold of it."""
+"""`inputs/toyworld_source`: the demo's source, in the layout of the real sources, and its checks."""
 
 from dataclasses import asdict
 from pathlib import Path
