@@ -57,7 +57,7 @@ class Profile(Settings):
 
     name: str
     home: Path
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     source: SourceSettings
     toyworld: SourceSizes | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 
 from assets.launching.local import LocalBackend, LocalSettings
 from assets.launching.program import Backend, Context, Deadlines, Program
@@ -48,6 +48,15 @@ class LaunchSettings(BaseModel):
     """Seconds without progress, metrics or a log line after which a program is ended as hanging; None: never."""
     timeout: Mapping[str, PositiveFloat] = {}
     """Seconds per program after which it is ended, having written its checkpoint; the next start resumes from there."""
+
+    @field_validator("environment")
+    @classmethod
+    def _holds_no_secrets(cls, environment: Mapping[str, str]) -> Mapping[str, str]:
+        for name in environment:
+            if name.upper().endswith(("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")):
+                raise ValueError(f"{name} looks like a secret, and job scripts hold these variables: set it in the "
+                                 "environment that Dagster starts in, or on the nodes")  # fmt: skip
+        return environment
 
     @property
     def deadlines(self) -> Deadlines:

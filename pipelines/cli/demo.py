@@ -12,7 +12,7 @@ from pipelines.summary import finish
 
 
 @click.command()
-@click.option("--seed", type=int, help="The seed of the worlds and of training (SEED, else 0).")
+@click.option("--seed", type=click.IntRange(min=0), help="The seed of the worlds and of training (SEED, else 0).")
 @click.option("--full-report", is_flag=True, help="Every intervention and control, for every model on every item.")
 def demo(seed: int | None, full_report: bool) -> None:
     """Make everything, from the source to the comparison, and print the numbers.

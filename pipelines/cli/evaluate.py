@@ -64,7 +64,7 @@ DEFAULT_MAX_NEW_TOKENS = 4096
 @click.option("--latency-samples", type=click.IntRange(min=0), default=0, metavar="N", show_default=True,
               help="Answer N of the items once more, one at a time, to measure latency.")  # fmt: skip
 @click.option("--retry-refused", is_flag=True, help="Send refused prompts again, such as those of unreadable frames.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.pass_context
 def evaluate(

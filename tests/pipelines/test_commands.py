@@ -79,6 +79,7 @@ def test_scores_do_not_replace_the_answers(tmp_path: Path) -> None:
         (["estimate", "--rows", "1e6", "--gpus", "0"], "gpus must be more than 0"),
         (["estimate", "--rows", "inf"], "an estimate is for at least one row"),
         (["ui", "--port", "99999"], "99999 is not in the range"),
+        (["demo", "--seed", "-1"], "-1 is not in the range"),
     ],
 )
 def test_a_wrong_value_is_answered_with_a_sentence(arguments: list[str], message: str) -> None:

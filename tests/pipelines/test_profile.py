@@ -84,6 +84,7 @@ def test_the_reduced_demo_is_an_overlay_too(tmp_path: Path) -> None:
         ('extends = "demo"\nsft = []\nrl = []\n[benchmarks.necessity]\nmodels = []\n', "sft: .* at least 1 item"),
         ('extends = "demo"\n[sft.text_only.recipe]\nname = "../../other"\n', "recipe.name: .* should match pattern"),
         ('extends = "demo"\n[sft.future_l1.recipe]\nlearning_rate = nan\n', "recipe.learning_rate: .* finite number"),
+        ('extends = "demo"\nseed = -1\n', "seed: .* greater than or equal to 0"),
         ('extends = "demo"\n[rl.la_dapo.recipe]\nupdates_per_batch = 0\n', "updates_per_batch: .* greater than 0"),
         ('extends = "demo"\n[curation.rl_sets]\nother = 5\n[[rl]]\ndata = "missing"\nstart = "future_l1"\n', "rl"),
     ],
@@ -93,10 +94,19 @@ def test_a_wrong_overlay_is_refused_by_name(tmp_path: Path, text: str, message: 
         load_profile(overlay(tmp_path, text), tmp_path)
 
 
-@pytest.mark.parametrize("line", ['api_key = "SECRET"', 'base_url = "http://user:SECRET@host/v1"'])
-def test_a_secret_in_an_overlay_is_refused_and_not_repeated(tmp_path: Path, line: str) -> None:
-    with pytest.raises(ValueError, match=f"judge.{line.partition(' ')[0]}: ") as error:
-        load_profile(overlay(tmp_path, f'extends = "paper"\n[judge]\n{line}\n'), tmp_path)
+@pytest.mark.parametrize(
+    ("table", "line", "field"),
+    [
+        ("judge", 'api_key = "SECRET"', "judge.api_key: there is no such field$"),
+        ("judge", 'base_url = "http://user:SECRET@host/v1"', "judge.base_url: .* password"),
+        ("launch.environment", 'WANDB_API_KEY = "SECRET"', "launch.environment: WANDB_API_KEY looks like a secret"),
+    ],
+)
+def test_a_secret_in_an_overlay_is_refused_and_not_repeated(
+    tmp_path: Path, table: str, line: str, field: str
+) -> None:
+    with pytest.raises(ValueError, match=field) as error:
+        load_profile(overlay(tmp_path, f'extends = "paper"\n[{table}]\n{line}\n'), tmp_path)
     assert "SECRET" not in str(error.value)
 
 
