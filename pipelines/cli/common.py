@@ -61,8 +61,10 @@ def read_text(path: Path | None) -> str | None:
         raise ValueError(f"{path} is no UTF-8 text: {error}") from error
 
 
-def make_room(out: Path) -> None:
-    """Before any work, so that it is not lost."""
+def make_room(out: Path, source: Path | None = None) -> None:
+    """Before any work, so that neither it nor the file that is read is lost.  Raises ValueError for such an `out`."""
+    if source is not None and out.exists() and out.samefile(source):
+        raise ValueError(f"--out is {source} itself, which would be lost: name another file")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

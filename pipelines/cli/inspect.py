@@ -30,7 +30,7 @@ def _inspect_rewards(rewards: Path, out: Path | None, **others: Any) -> None:
         raise click.UsageError("to look at rewards, give --rewards and --out, and nothing else")
     try:
         groups = load_records(rewards)
-        make_room(out)
+        make_room(out, rewards)
         from training.recipes import paper_rl
         from training.rl.inspection import inspect_rewards
 
@@ -55,7 +55,7 @@ def _inspect_records(
         raise click.UsageError("to look at records, give --checkpoint, --records and --out")
     try:
         values, system = load_records(records), read_text(system_prompt)
-        make_room(out)
+        make_room(out, records)
         from training.sft.inspection import inspect_records, latent_config_of, open_checkpoint
 
         bundle = open_checkpoint(checkpoint)

@@ -75,7 +75,7 @@ def predict(
         values = load_records(prompts) if prompts else [_prompt(question, video, frames)]
         system = read_text(system_prompt)
         if out is not None:
-            make_room(out)
+            make_room(out, prompts or video)
         from evaluation.reports.prediction import predict, with_latent_config
         from training.sft.inspection import open_checkpoint
 

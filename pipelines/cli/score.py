@@ -32,16 +32,15 @@ def score(benchmark: str, answers: Path, parser: ParserName, out: Path | None) -
     Example:
       future-l1 score --benchmark futurebench --answers answers.jsonl --parser strict --out scores.json
     """
-    if out is not None and out.exists() and out.samefile(answers):
-        raise click.UsageError("--out is the file of the answers, which would be lost: name another")
     try:
+        if out is not None:
+            make_room(out, answers)
         report = json.dumps(score_file(benchmark, answers, parser), indent=1)
-        if out is None:
-            click.echo(report)
-            return
-        make_room(out)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
+    if out is None:
+        click.echo(report)
+        return
     with atomic_write(out) as temporary:
         temporary.write_text(report + "\n", encoding="utf-8")
     click.echo(f"scores: {out}", err=True)

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipelines.cli.main import main
+from training.tiny import BASE
 
 
 def run(*arguments: object) -> Result:
@@ -62,15 +63,24 @@ def test_a_file_without_a_line_that_can_be_scored_is_an_error(tmp_path: Path) ->
     assert not out.exists()
 
 
-def test_scores_do_not_replace_the_answers(tmp_path: Path) -> None:
-    answers = tmp_path / "answers.jsonl"
-    answers.write_text('{"id": 1, "question_type": "hop1", "answer": "B", "response": "<answer>B</answer>"}\n')
-    before = answers.read_text()
-    (tmp_path / "linked").symlink_to(answers)
-    for out in (answers, tmp_path / "linked"):
-        refused = run("score", "--benchmark", "futurebench", "--answers", answers, "--out", out)
-        assert refused.exit_code == 2 and "--out is the file of the answers" in refused.output
-    assert answers.read_text() == before
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["score", "--benchmark", "futurebench", "--answers"],
+        ["predict", "--checkpoint", str(BASE), "--prompts"],
+        ["inspect", "--checkpoint", str(BASE), "--records"],
+        ["inspect", "--rewards"],
+    ],
+)
+def test_out_does_not_replace_the_file_that_is_read(tmp_path: Path, command: list[str]) -> None:
+    source, link = tmp_path / "source.json", tmp_path / "link.json"
+    source.write_text('{"id": 1, "question_type": "hop1", "answer": "B", "response": "<answer>B</answer>"}\n')
+    link.symlink_to(source)
+    before = source.read_text()
+    for out in (source, link):
+        refused = run(*command, source, "--out", out)
+        assert refused.exit_code == 1 and "itself, which would be lost" in refused.output
+    assert source.read_text() == before
 
 
 @pytest.mark.parametrize(
