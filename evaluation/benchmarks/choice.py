@@ -16,9 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from evaluation.benchmarks.benchmark import StoredAnswers, coverage, join_answers, split_field, string_field
 from evaluation.benchmarks.cost import COSTS, cost
 from evaluation.generation.controls import places, rotated
-from evaluation.generation.ledger import PROMPT_TOKENS
 from evaluation.statistics import Proportion, bootstrap_mean
-from training.data.prompts import Part, prompt_frame
+from training.data.prompts import PROMPT_TOKENS, Part, prompt_frame
 from training.grading.parsers import Parsed, ParserName, normalised, parse
 
 LETTERS = "ABCD"

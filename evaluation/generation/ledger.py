@@ -17,14 +17,12 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evaluation.generation.requests import Answer
-from training.data.prompts import ANSWERS
+from training.data.prompts import ANSWERS, PROMPT_TOKENS
 from training.storage.files import AppendLog
 from training.storage.hashing import file_digest
 
 LATENTS = "latents"
 """A column that answers have where a job keeps latents: float16, little-endian, row-major [sum(spans), hidden]."""
-PROMPT_TOKENS = "prompt_tokens"
-"""Tokens that were prefilled, text and vision; a column where each prompt has one answer, which is their only use."""
 OPTIONAL: dict[str, Any] = {PROMPT_TOKENS: pl.Int64, LATENTS: pl.Binary}
 KEY_DIGITS = 32
 

@@ -57,6 +57,8 @@ class BenchmarkAnswerTable(AnswerTable):
 
 
 ANSWERS: dict[str, Any] = {column.name: column.dtype for column in AnswerTable.columns().values()}
+PROMPT_TOKENS = "prompt_tokens"
+"""An optional column: the tokens that were prefilled, text and vision.  It is written where a prompt has one answer."""
 
 Part = dict[str, Any]
 
