@@ -175,7 +175,7 @@ def test_without_a_token_that_may_write_nothing_is_pushed_and_the_error_says_why
 def test_a_hub_that_is_busy_twice_is_pushed_to_at_the_third_try(
     hub: Hub, store: AssetStore, published: Callable[[str], Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("assets.framework.retries.SECONDS", 0.01)
+    monkeypatch.setattr("assets.framework.retries.RETRY_DELAY", 0.01)
     first = published("first")
     hub.busy = 2
     result = push(store)

@@ -36,7 +36,7 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits half a minute here; and a hub that is busy is not asked again by its client."""
-    monkeypatch.setattr("assets.framework.retries.SECONDS", 0.01)
+    monkeypatch.setattr("assets.framework.retries.RETRY_DELAY", 0.01)
     monkeypatch.setattr("assets.trajectories.hub.WAITS", ())
 
 
