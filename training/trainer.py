@@ -1,6 +1,7 @@
 """What SFT and RL do around TRL's trainers: their arguments, training with resumption, and the saved checkpoint."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers.integrations import (
 from training.model.checkpoint import FutureL1
 from training.model.latent_config import LatentConfig
 from training.recipes import TrainingRecipe
-from training.runtime.callbacks import checkpoint_on_interrupt, last_checkpoint
+from training.runtime.callbacks import MaxStepsReachedError, StopAtMaxSteps, checkpoint_on_interrupt, last_checkpoint
 from training.runtime.errors import PermanentError
 from training.runtime.programs import CHECKPOINT, TrainingConfig
 from training.runtime.provenance import write_provenance
@@ -76,7 +77,8 @@ def train(trainer: Trainer, every: int = 1, needs: Sequence[str] = ()) -> str | 
         if isinstance(callback, TensorBoardCallback):  # by default below `steps`, which goes in the end
             callback.logging_dir = callback.logging_dir or str(steps.parent / "runs")
     resume = last_checkpoint(steps, needs)
-    with checkpoint_on_interrupt(trainer, every):
+    trainer.add_callback(StopAtMaxSteps())
+    with checkpoint_on_interrupt(trainer, every), suppress(MaxStepsReachedError):
         trainer.train(resume_from_checkpoint=resume)
     return resume and Path(resume).name
 

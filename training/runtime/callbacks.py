@@ -82,6 +82,20 @@ class _Interrupt(TrainerCallback):
             self.stopped = control.should_save = control.should_training_stop = True
 
 
+class MaxStepsReachedError(Exception):
+    """The checkpoint that training resumes from is that of the last step."""
+
+
+class StopAtMaxSteps(TrainerCallback):
+    """Ends a training that resumes from the checkpoint of its last step: transformers checks `max_steps` only after a
+    step, so it would train one step more."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
+        """Raises MaxStepsReachedError; the weights are loaded and sharded by then."""
+        if state.global_step >= state.max_steps:
+            raise MaxStepsReachedError
+
+
 def last_checkpoint(folder: Path, needs: Sequence[str] = ()) -> str | None:
     """The latest whole checkpoint of a trainer, or None; one that a kill cut short lacks the state, written last.
 

@@ -1,6 +1,7 @@
 """The RL program: what it leaves, how it starts from what a kill left, and whom it turns away."""
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -53,6 +54,18 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(
     whole, resumed = load(run / "checkpoint").model.state_dict(), load(run_config.out / "checkpoint").model.state_dict()
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)
+
+
+def test_killed_after_the_last_step_it_trains_no_further_one(
+    run: Path, data: Path, sft_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(run, out, ignore=shutil.ignore_patterns("checkpoint"))
+    result = main(config(out, data, sft_checkpoint, KILLABLE), Reporter(out, quiet=True))
+    assert result["resumed_from"] == "checkpoint-6"
+    assert max(line["step"] for line in read_metrics(out)) == 6
+    whole, resumed = load(run / "checkpoint").model.state_dict(), load(out / "checkpoint").model.state_dict()
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
 
 
 def test_interrupted_it_writes_a_checkpoint_between_rollout_batches(

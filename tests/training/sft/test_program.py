@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,15 @@ def test_interrupted_it_writes_a_checkpoint_and_goes_on_to_the_same_weights(
     whole, resumed = weights(uninterrupted), weights(run_config.out)
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0)
+
+
+def test_killed_after_the_last_step_it_trains_no_further_one(uninterrupted: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(uninterrupted, out, ignore=shutil.ignore_patterns("checkpoint", "result.json"))
+    assert main(config(out, data), Reporter(out, quiet=True))["resumed_from"] == "checkpoint-20"
+    assert max(line["step"] for line in read_metrics(out)) == 20
+    whole, resumed = weights(uninterrupted), weights(out)
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
