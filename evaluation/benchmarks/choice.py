@@ -4,6 +4,7 @@ An item without an answer is missing and lowers the coverage; it never counts as
 answered items, as published (reference/evaluation.md 1.7).
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -57,7 +58,7 @@ class GradedTable(dy.Schema):
 
 
 @dataclass(frozen=True)
-class MultipleChoice:
+class MultipleChoice(ABC):
     """Scoring by `settings.parser`: implements that half of evaluation.benchmarks.benchmark.Benchmark."""
 
     settings: ChoiceSettings
@@ -66,9 +67,9 @@ class MultipleChoice:
     splits: ClassVar[tuple[str, ...]]
     judged: ClassVar[bool] = False
 
+    @abstractmethod
     def content(self, row: Mapping[str, Any]) -> list[Part]:
         """The prompt of an item."""
-        raise NotImplementedError
 
     def prompts(self, items: pl.DataFrame) -> pl.DataFrame:
         """With `options` in order for the controls and, for donors of latents, `reference`, which items with the same

@@ -8,6 +8,7 @@ The clean-up of responses is the release's, step for step (reference/evaluation.
 
 import base64
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -47,7 +48,7 @@ class JudgedSettings(BaseModel):
 
 
 @dataclass(frozen=True)
-class JudgedBenchmark:
+class JudgedBenchmark(ABC):
     """Scoring by a judge: implements that half of evaluation.benchmarks.benchmark.Benchmark.
 
     A benchmark defines the item as the judge sees it (`payload`), the marks in order, and the request for them (`ask`).
@@ -67,21 +68,21 @@ class JudgedBenchmark:
     reference_column: ClassVar[str]
     """Items whose normalised texts there are equal share their `reference`."""
 
+    @abstractmethod
     def content(self, row: Mapping[str, Any]) -> list[Part]:
         """The prompt of an item."""
-        raise NotImplementedError
 
+    @abstractmethod
     def payload(self, row: Mapping[str, Any], judge: Judge) -> Iterator[dict[str, Any]]:
         """The content parts of the judge's user message on an answered item."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ask(self, judge: Judge, payloads: Sequence[list[dict[str, Any]]], judgement: int) -> Sequence[Marks | None]:
         """The marks of each payload in judgement number so many."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_reply(self, reply: str, parser: ParserName) -> Marks | None:
         """The marks in a judge's stored reply."""
-        raise NotImplementedError
 
     def prompts(self, items: pl.DataFrame) -> pl.DataFrame:
         """With `reference`, for donors of latents, which items with the same answer share."""
