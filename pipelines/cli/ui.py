@@ -4,6 +4,7 @@ import os
 
 import click
 import dagster as dg
+from rich.markup import escape
 
 from pipelines import ui as dagster_ui
 from pipelines.cli.common import CONSOLE, current_profile
@@ -52,4 +53,4 @@ def check(names: tuple[str, ...]) -> None:
         except ValueError as error:
             raise click.ClickException(str(error)) from error
         dg.Definitions.validate_loadable(build_definitions(profile))
-        CONSOLE.print(f"[green]✓[/] the definitions of {name} load")
+        CONSOLE.print(f"[green]✓[/] the definitions of {escape(name)} load", soft_wrap=True)
