@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from assets.curation.scored import hash_order
 from evaluation.drawing.sheet import BLUE, QUIET, VERMILION
 from evaluation.drawing.storyboard import Block, Board, BoardFrame, Columns, Layout, Squares, Text, storyboard
 from evaluation.generation.curtailment import CONDITIONS, Condition
@@ -20,7 +21,6 @@ from training.data.trajectory import IMAGE
 from training.data.video import read_frames
 from training.grading.parsers import answer_text
 from training.runtime.printable import printable
-from training.storage.hashing import stable_hash
 
 STORYBOARDS, TOP_ROWS, REJECTED = "storyboards.png", "top_rows.md", "rejected.md"
 PNG_LIMIT = 400_000
@@ -58,8 +58,8 @@ def highest(rows: pl.DataFrame, n: int) -> pl.DataFrame:
     scored = rows.drop_nulls("gain")
     least = scored["gain"].top_k(n).min()
     scored = scored.filter(pl.col("gain") >= pl.lit(least, pl.Int64))
-    hashes = pl.Series("hash", [stable_hash(row_id) for row_id in scored["row_id"]], pl.UInt64)
-    return scored.with_columns(hashes).sort("gain", "hash", descending=[True, False]).head(n).drop("hash")
+    scored = scored.with_columns(hash_order(scored["row_id"]))
+    return scored.sort("gain", "order", descending=[True, False]).head(n).drop("order")
 
 
 def top_rows(rows: pl.DataFrame, n: int = 10) -> str:

@@ -5,7 +5,6 @@ answers and, where a judge gives the marks, the judge's stored replies, but no m
 plugs in by implementing `Benchmark`: most of it comes from `choice.MultipleChoice` or `judged.JudgedBenchmark`.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from training.data.trajectory import MAX_TEXT
 from training.data.video import UnreadableVideo, VideoInfo, probe
 from training.grading.judge import Judge
 from training.grading.parsers import ParserName
+from training.storage.hashing import stable_hash
 
 UNREADABLE_ITEM = "unreadable item"
 
@@ -150,7 +150,7 @@ def sample_items(items: pl.DataFrame, n: int | None) -> pl.DataFrame:
     all.  A smaller sample is part of a larger one."""
     if n is None or n >= items.height:
         return items
-    hashes = [hashlib.sha256(name.encode()).hexdigest() for name in items["id"]]
+    hashes = [stable_hash(name) for name in items["id"]]
     chosen = sorted(sorted(range(items.height), key=hashes.__getitem__)[:n])
     return items[chosen]
 
