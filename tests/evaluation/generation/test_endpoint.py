@@ -339,7 +339,7 @@ def test_a_reader_that_stops_early_stops_the_requests() -> None:
         )
         next(answers)
         answers.close()
-        assert len(server.requests) < 20
+        assert len(server.requests) < 250
         assert not any(thread.name == "endpoint" for thread in threading.enumerate())
 
 
