@@ -7,7 +7,6 @@ Servers with a reasoning parser return the reasoning in a field of its own, and 
 import asyncio
 import base64
 import io
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from PIL import Image
 from evaluation.generation.jobs import GenerationConfig
 from evaluation.generation.requests import Request, with_images
 from training.chat.completion import Choice, one_line
+from training.data.images import fit_grid
 from training.data.prompts import Part
 from training.data.video import FrameCache
 from training.grading.parsers import answer_text
@@ -83,17 +83,13 @@ def _image_url(image: Image.Image, low: int, high: int, factor: int) -> dict[str
 
 def fitted_size(width: int, height: int, low: int, high: int, factor: int) -> tuple[int, int]:
     """Pixels (width, height) of an image as it is sent: unchanged where it has low..high merged tokens of `factor`
-    pixels a side, else the nearest whole tokens within them.  `high` wins over `low` and over the aspect ratio, as in
-    the local backend.
+    pixels a side, else the nearest whole tokens within them, those of the local engine.
     """
-    columns, rows = max(1, round(width / factor)), max(1, round(height / factor))
-    tokens, exact = columns * rows, width * height / factor**2
-    if low <= tokens <= high:
-        return (width, height) if exact <= high else (columns * factor, rows * factor)
-    scale, whole = (math.sqrt(low / exact), math.ceil) if tokens < low else (math.sqrt(high / exact), math.floor)
-    columns, rows = max(1, whole(width * scale / factor)), max(1, whole(height * scale / factor))
-    rows = min(rows, high)  # only reached by strips, whose short side is one token
-    return min(columns, high // rows) * factor, rows * factor
+    rows, columns = fit_grid(height, width, low, high, factor)
+    nearest = max(1, round(width / factor)), max(1, round(height / factor))
+    if (columns, rows) == nearest and width * height <= high * factor**2:
+        return width, height
+    return columns * factor, rows * factor
 
 
 def served_text(choice: Choice) -> str | None:

@@ -5,6 +5,7 @@ PNG, JPEG and WEBP, and no more pixels than MAX_PIXELS; Pillow knows tens of for
 """
 
 import io
+import math
 import re
 
 import numpy as np
@@ -56,3 +57,25 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.asarray(image).astype(np.uint32) * 255 // 65535).astype(np.uint8))
+
+
+def fit_grid(height: int, width: int, low: int, high: int, tile: int, strict: bool = True) -> tuple[int, int]:
+    """The merged grid (rows, columns) of an image of height x width px, with low <= rows * columns <= high.
+
+    `tile` is the side of one merged token in px.  The aspect ratio is kept as well as whole tokens allow; `high` wins
+    over `low` and over the aspect ratio, whatever the image's shape (a strip of 3000x300 px never exceeds the cap), but
+    not where `strict` is off: Qwen's own rule lets a strip exceed it.
+    """
+    if min(height, width) < 1 or not 1 <= low <= high:
+        raise ValueError(f"cannot fit an image of {height}x{width} px into {low}..{high} tokens")
+    rows, columns = max(1, round(height / tile)), max(1, round(width / tile))
+    if rows * columns > high:
+        scale = math.sqrt(high / (height * width))
+        rows, columns = max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+    elif rows * columns < low:
+        scale = math.sqrt(low / (height * width))
+        rows, columns = math.ceil(height * scale), math.ceil(width * scale)
+    if not strict:
+        return rows, columns
+    rows = min(rows, high)  # only reached by strips, whose short side is one token
+    return rows, min(columns, high // rows)

@@ -9,7 +9,6 @@ computed without gradients and kept in a bounded cache, by content: passes over 
 
 import copy
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,27 +22,7 @@ from transformers import Qwen2VLImageProcessor, Qwen3VLForConditionalGeneration,
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 from transformers.video_utils import VideoMetadata
 
-
-def fit_grid(height: int, width: int, low: int, high: int, tile: int, strict: bool = True) -> tuple[int, int]:
-    """The merged grid (rows, columns) of an image of height x width px, with low <= rows * columns <= high.
-
-    `tile` is the side of one merged token in px.  The aspect ratio is kept as well as whole tokens allow; `high` wins
-    over `low` and over the aspect ratio, whatever the image's shape (a strip of 3000x300 px never exceeds the cap), but
-    not where `strict` is off: Qwen's own rule lets a strip exceed it.
-    """
-    if min(height, width) < 1 or not 1 <= low <= high:
-        raise ValueError(f"cannot fit an image of {height}x{width} px into {low}..{high} tokens")
-    rows, columns = max(1, round(height / tile)), max(1, round(width / tile))
-    if rows * columns > high:
-        scale = math.sqrt(high / (height * width))
-        rows, columns = max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
-    elif rows * columns < low:
-        scale = math.sqrt(low / (height * width))
-        rows, columns = math.ceil(height * scale), math.ceil(width * scale)
-    if not strict:
-        return rows, columns
-    rows = min(rows, high)  # only reached by strips, whose short side is one token
-    return rows, min(columns, high // rows)
+from training.data.images import fit_grid
 
 
 @dataclass(frozen=True)

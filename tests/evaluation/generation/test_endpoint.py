@@ -26,10 +26,10 @@ from tests.footage import FOOTAGE
 from tests.served import FAULTS, Served, closed_url, completion, served, user_text
 from training.chat import client as client_module
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings
+from training.data.images import fit_grid
 from training.data.prompts import ANSWERS, Part, frame, image, text, video
 from training.data.video import read_frames
 from training.grading.parsers import answer_text
-from training.model.vision import fit_grid
 
 CLIP = FOOTAGE / "bikes.mp4"
 BOUNDS = {"shortest_edge": 4 * 16**2, "longest_edge": 2**24}

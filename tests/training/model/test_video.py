@@ -9,9 +9,10 @@ import torch
 from transformers import BatchFeature, Qwen3VLForConditionalGeneration
 from transformers.video_utils import VideoMetadata
 
+from training.data.images import fit_grid
 from training.model.checkpoint import FutureL1
 from training.model.encoding import Encoder, FrameLimits, collate
-from training.model.vision import Patches, fit_grid
+from training.model.vision import Patches
 
 FPS = 29.97
 NUMBERS = [0, 7, 13, 20, 26, 33]

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from training.data.images import fit_grid
 from training.model.checkpoint import FutureL1, load
 from training.model.encoding import Encoder, FrameLimits
-from training.model.vision import FrozenVision, Patcher, Patches, VideoPatcher, fit_grid
+from training.model.vision import FrozenVision, Patcher, Patches, VideoPatcher
 
 PARITY = Path(__file__).parents[2] / "data" / "parity" / "checkpoint"
 SIDES = st.integers(1, 5000)
@@ -159,9 +160,7 @@ def features_of(base: FutureL1, patches: Patches) -> torch.Tensor:
 
 @pytest.mark.parametrize("cache_bytes", [0, 2**20])
 @pytest.mark.parametrize("chunk", [2, 256])
-def test_features_are_the_towers_in_order(
-    base: FutureL1, patcher: Patcher, cache_bytes: int, chunk: int
-) -> None:
+def test_features_are_the_towers_in_order(base: FutureL1, patcher: Patcher, cache_bytes: int, chunk: int) -> None:
     patches = [patcher(noise(i), 1, 4 if i % 2 else 16) for i in range(5)]
     vision = FrozenVision(base.model, cache_bytes, chunk)
     for order in ([patches[3], patches[0], patches[3]], patches):
