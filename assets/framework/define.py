@@ -1,14 +1,15 @@
 """How assets are declared: an `Asset` is the declaration, and `@asset(...)` makes Dagster's assets from a function."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 import dataframely as dy
 
 from assets.framework.partitions import Partitioning, key_of
 from assets.framework.retries import no_retry_on_permanent_errors
+from assets.framework.store import StoreParam
 
 OWNERS = {
     "inputs": "team:data",
@@ -70,20 +71,61 @@ class Asset:
         )
 
 
-def check_result(
-    passed: bool,
+class CheckOutcome(NamedTuple):
+    """Whether a check passed, what it saw, and the metadata of its result."""
+
+    passed: bool
+    description: str
+    metadata: Mapping[str, Any]
+    severity: dg.AssetCheckSeverity | None = None
+    """Where it is another one than the check's."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of assets: a function of the store, the asset's key and, where it has some, the run's partitions."""
+
+    function: Callable[..., CheckOutcome]
+    name: str
+    description: str
+    remedy: str
+    """What to do after a failure, whose description ends with it."""
+    blocking: bool
+    severity: dg.AssetCheckSeverity
+
+    def of(
+        self, key: str, partitions: dg.PartitionsDefinition | None = None, deps: Sequence[str] = (), **arguments: Any
+    ) -> dg.AssetChecksDefinition:
+        """The check of one asset, whose function gets these arguments, too; `deps` are other assets that it reads."""
+
+        @dg.asset_check(
+            asset=key_of(key),
+            name=self.name,
+            description=self.description,
+            partitions_def=partitions,
+            blocking=self.blocking,
+            additional_deps=[key_of(dep) for dep in deps],
+        )
+        def asset_check(context: dg.AssetCheckExecutionContext, store: StoreParam) -> dg.AssetCheckResult:
+            outcome = self.function(store, key, *([context.partition_keys] if partitions else []), **arguments)
+            return dg.AssetCheckResult(
+                passed=outcome.passed,
+                description=outcome.description if outcome.passed else f"{outcome.description}: {self.remedy}",
+                metadata=outcome.metadata,
+                severity=outcome.severity or self.severity,
+            )
+
+        return asset_check
+
+
+def check(
     description: str,
     remedy: str,
-    metadata: Mapping[str, Any],
+    blocking: bool = False,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
-) -> dg.AssetCheckResult:
-    """The result of an asset check; the description of a failure ends with the remedy."""
-    return dg.AssetCheckResult(
-        passed=passed,
-        description=description if passed else f"{description}: {remedy}",
-        metadata=metadata,
-        severity=severity,
-    )
+) -> Callable[[Callable[..., CheckOutcome]], Check]:
+    """Makes a check of a function, by whose name it is called."""
+    return lambda function: Check(function, function.__name__, description, remedy, blocking, severity)
 
 
 def asset(

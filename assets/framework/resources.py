@@ -54,3 +54,6 @@ class JudgeAccess:
             return
         with serve() as url:
             yield settings.model_copy(update={"base_url": url})
+
+
+JudgeParam = dg.ResourceParam[JudgeAccess]

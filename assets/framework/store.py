@@ -172,6 +172,9 @@ class AssetStore:
         return pointer.is_symlink()
 
 
+StoreParam = dg.ResourceParam[AssetStore]
+
+
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 

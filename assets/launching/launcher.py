@@ -22,6 +22,7 @@ from training.runtime.programs import RESULT, last_report_time, read_progress
 from training.runtime.project import PROJECT
 
 Progress = Callable[[int, int, str], None]
+ProgressParam = dg.ResourceParam[Progress]
 
 
 class LaunchSettings(BaseModel):
@@ -173,3 +174,6 @@ def _check_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
         raise dg.Failure(f"the run's own process ({parent.pid}) has ended; materialise again to go on from here")
+
+
+LauncherParam = dg.ResourceParam[Launcher]

@@ -7,9 +7,8 @@ from typing import Any
 import dagster as dg
 
 from assets.framework.code import code_of
-from assets.framework.define import Asset, asset, check_result
+from assets.framework.define import Asset, CheckOutcome, asset, check
 from assets.framework.metadata import result_of
-from assets.framework.partitions import key_of
 from assets.framework.store import AssetStore
 from assets.launching.launcher import Progress
 from assets.toyworld.source import REPORT, SourceSizes, write_source
@@ -44,20 +43,20 @@ def toyworld_assets(sizes: SourceSizes, seed: int) -> list[dg.AssetsDefinition]:
 
 
 def toyworld_checks() -> list[dg.AssetChecksDefinition]:
-    @dg.asset_check(
-        asset=key_of(SOURCE),
-        blocking=True,
-        description="The four options do not give the answer away: no simple rule gets far on held-out boards.",
-    )
-    def options_do_not_leak(store: dg.ResourceParam[AssetStore]) -> dg.AssetCheckResult:
-        rules: dict[str, float] = store.current(SOURCE).provenance["counts"]["rules"]
-        best = max(rules, key=lambda rule: rules[rule])
-        return check_result(
-            passed=rules[best] <= GUESSING_LIMIT,
-            description=f"the best rule that does not look ahead, {best}, is right in {rules[best]:.1%}; at most "
-            f"{GUESSING_LIMIT:.0%} may be",
-            remedy="draw the questions of the toy world from another seed",
-            metadata={"best_rule": best, "accuracy": rules[best], "limit": GUESSING_LIMIT, "rules": rules},
-        )
+    return [options_do_not_leak.of(SOURCE)]
 
-    return [options_do_not_leak]
+
+@check(
+    "The four options do not give the answer away: no simple rule gets far on held-out boards.",
+    "draw the questions of the toy world from another seed",
+    blocking=True,
+)
+def options_do_not_leak(store: AssetStore, key: str) -> CheckOutcome:
+    rules: dict[str, float] = store.current(key).provenance["counts"]["rules"]
+    best = max(rules, key=lambda rule: rules[rule])
+    return CheckOutcome(
+        passed=rules[best] <= GUESSING_LIMIT,
+        description=f"the best rule that does not look ahead, {best}, is right in {rules[best]:.1%}; at most "
+        f"{GUESSING_LIMIT:.0%} may be",
+        metadata={"best_rule": best, "accuracy": rules[best], "limit": GUESSING_LIMIT, "rules": rules},
+    )

@@ -5,85 +5,79 @@ from typing import Any
 
 import dagster as dg
 
-from assets.framework.define import check_result
-from assets.framework.partitions import SHARDS, key_of
+from assets.framework.define import CheckOutcome, check
+from assets.framework.partitions import SHARDS
 from assets.framework.store import AssetStore
 from assets.trajectories.assets import CLIPS, QUARANTINE, TRAJECTORIES
 from assets.trajectories.settings import SourceSettings
 
 SHARD_REMEDY = "write these shards again, or remove them from the source"
+QUARANTINE_REMEDY = "repair the source, or raise source.quarantine_limit"
 
 
 def source_checks(settings: SourceSettings) -> list[dg.AssetChecksDefinition]:
     limit = settings.quarantine_limit
+    return [
+        shards_can_be_read.of(TRAJECTORIES, SHARDS),
+        few_rows_are_quarantined.of(TRAJECTORIES, SHARDS, limit=limit),
+        clips_can_be_read.of(CLIPS, SHARDS, limit=limit),
+    ]
 
-    @dg.asset_check(
-        asset=key_of(TRAJECTORIES),
-        partitions_def=SHARDS,
-        blocking=True,
-        description="Every shard can be read to its end, and holds rows; one that cannot stops no other of its run.",
+
+@check(
+    "Every shard can be read to its end, and holds rows; one that cannot stops no other of its run.",
+    SHARD_REMEDY,
+    blocking=True,
+)
+def shards_can_be_read(store: AssetStore, key: str, shards: Sequence[str]) -> CheckOutcome:
+    broken, empty = faulty_shards(store, shards)
+    none_left = broken and len(broken) + len(empty) == len(shards)
+    return CheckOutcome(
+        passed=not broken and not empty,
+        severity=dg.AssetCheckSeverity.ERROR if none_left else dg.AssetCheckSeverity.WARN,
+        description=shard_faults_text(broken, empty) or f"{len(shards)} shards hold rows",
+        metadata={"broken": dg.MetadataValue.json(broken), "empty": dg.MetadataValue.json(empty)},
     )
-    def shards_can_be_read(
-        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
-    ) -> dg.AssetCheckResult:
-        broken, empty = faulty_shards(store, context.partition_keys)
-        none_left = broken and len(broken) + len(empty) == len(context.partition_keys)
-        return check_result(
-            passed=not broken and not empty,
-            severity=dg.AssetCheckSeverity.ERROR if none_left else dg.AssetCheckSeverity.WARN,
-            description=shard_faults_text(broken, empty) or f"{len(context.partition_keys)} shards hold rows",
-            remedy=SHARD_REMEDY,
-            metadata={"broken": dg.MetadataValue.json(broken), "empty": dg.MetadataValue.json(empty)},
-        )
 
-    @dg.asset_check(
-        asset=key_of(TRAJECTORIES),
-        partitions_def=SHARDS,
-        blocking=True,
-        description="No more rows are in quarantine than the profile allows; none was dropped silently.",
+
+@check(
+    "No more rows are in quarantine than the profile allows; none was dropped silently.",
+    QUARANTINE_REMEDY,
+    blocking=True,
+)
+def few_rows_are_quarantined(store: AssetStore, key: str, shards: Sequence[str], limit: float) -> CheckOutcome:
+    counts = {shard: _counts(store, key, shard) for shard in shards}
+    shares = {
+        shard: (c["quarantined"], c["rows"] + c["quarantined"], c["reasons"])
+        for shard, c in counts.items()
+        if "broken" not in c
+    }
+    return _worst(store, key, "rows", shares, limit)
+
+
+@check("Nearly every clip that the rows name is there and can be read.", QUARANTINE_REMEDY, blocking=True)
+def clips_can_be_read(store: AssetStore, key: str, shards: Sequence[str], limit: float) -> CheckOutcome:
+    counts = {shard: _counts(store, key, shard) for shard in shards}
+    shares = {shard: (c["clips"] - c["usable"], c["clips"], c["reasons"]) for shard, c in counts.items()}
+    return _worst(store, key, "clips", shares, limit)
+
+
+def _worst(
+    store: AssetStore, key: str, what: str, shares: Mapping[str, tuple[int, int, dict[str, int]]], limit: float
+) -> CheckOutcome:
+    """Of (unusable, all, reasons) by shard, the one with the greatest share of unusable."""
+    if not any(total for _, total, _ in shares.values()):
+        return CheckOutcome(passed=True, description=f"there are no {what}", metadata={})
+    shard = max(shares, key=lambda name: shares[name][0] / max(1, shares[name][1]))
+    unusable, total, reasons = shares[shard]
+    share = unusable / max(1, total)
+    counted = ", ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "no reason"
+    return CheckOutcome(
+        passed=share <= limit,
+        description=f"{unusable} of {total} {what} of shard {shard} cannot be used ({counted}); the profile allows "
+        f"{limit:.0%}. They are in {store.current(key, shard).path / QUARANTINE}",
+        metadata={"worst_shard": shard, "share": share, "limit": limit},
     )
-    def few_rows_are_quarantined(
-        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
-    ) -> dg.AssetCheckResult:
-        counts = {shard: _counts(store, TRAJECTORIES, shard) for shard in context.partition_keys}
-        shares = {
-            shard: (c["quarantined"], c["rows"] + c["quarantined"], c["reasons"])
-            for shard, c in counts.items()
-            if "broken" not in c
-        }
-        return _worst(store, TRAJECTORIES, "rows", shares)
-
-    @dg.asset_check(
-        asset=key_of(CLIPS),
-        partitions_def=SHARDS,
-        blocking=True,
-        description="Nearly every clip that the rows name is there and can be read.",
-    )
-    def clips_can_be_read(
-        context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[AssetStore]
-    ) -> dg.AssetCheckResult:
-        counts = {shard: _counts(store, CLIPS, shard) for shard in context.partition_keys}
-        shares = {shard: (c["clips"] - c["usable"], c["clips"], c["reasons"]) for shard, c in counts.items()}
-        return _worst(store, CLIPS, "clips", shares)
-
-    def _worst(
-        store: AssetStore, key: str, what: str, shares: dict[str, tuple[int, int, dict[str, int]]]
-    ) -> dg.AssetCheckResult:
-        """Of (unusable, all, reasons) by shard, the one with the greatest share of unusable."""
-        if not any(total for _, total, _ in shares.values()):
-            return dg.AssetCheckResult(passed=True, description=f"there are no {what}")
-        shard = max(shares, key=lambda name: shares[name][0] / max(1, shares[name][1]))
-        unusable, total, reasons = shares[shard]
-        counted = ", ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "no reason"
-        return check_result(
-            passed=unusable / max(1, total) <= limit,
-            description=f"{unusable} of {total} {what} of shard {shard} cannot be used ({counted}); the profile allows "
-            f"{limit:.0%}. They are in {store.current(key, shard).path / QUARANTINE}",
-            remedy="repair the source, or raise source.quarantine_limit",
-            metadata={"worst_shard": shard, "share": unusable / max(1, total), "limit": limit},
-        )
-
-    return [shards_can_be_read, few_rows_are_quarantined, clips_can_be_read]
 
 
 def faulty_shards(store: AssetStore, shards: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from assets.checkpoints.checks import (
-    changes_of,
-    collapse_problems,
-    format_problems,
-    latent_problems,
-    loss_problems,
-    opening_problems,
-    row_problems,
+    answers_stay_well_formed,
+    groups_were_mixed,
+    latents_are_finite,
+    latents_have_not_collapsed,
+    loads_and_decodes,
+    loss_changes,
+    loss_went_down,
+    rows_were_readable,
     skipped_rows,
-    unmixed_problems,
 )
 from training.storage.artifacts import Artifact
 
@@ -36,7 +36,12 @@ def checkpoint(folder: Path = Path(), skipped: int = 0, **facts: Any) -> Artifac
 
 
 def test_a_sound_checkpoint_has_no_problems() -> None:
-    assert opening_problems(checkpoint()) == latent_problems(checkpoint()) == row_problems(checkpoint()) == []
+    assert (
+        loads_and_decodes.problems(checkpoint())
+        == latents_are_finite.problems(checkpoint())
+        == rows_were_readable.problems(checkpoint())
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,7 +54,7 @@ def test_a_sound_checkpoint_has_no_problems() -> None:
     ],
 )
 def test_what_others_would_stumble_over_is_named(facts: dict[str, Any], sentence: str) -> None:
-    (problem,) = opening_problems(checkpoint(**facts))
+    (problem,) = loads_and_decodes.problems(checkpoint(**facts))
     assert problem.startswith(sentence)
 
 
@@ -57,12 +62,12 @@ def test_what_others_would_stumble_over_is_named(facts: dict[str, Any], sentence
     ("name", "sentence"), [("latents_finite", "latents of its own"), ("states_finite", "hidden states")]
 )
 def test_vectors_that_are_not_finite_are_problems(name: str, sentence: str) -> None:
-    assert latent_problems(checkpoint(**{name: False})) == [f"{sentence} over row r1 are not finite"]
+    assert latents_are_finite.problems(checkpoint(**{name: False})) == [f"{sentence} over row r1 are not finite"]
 
 
 def test_one_row_in_a_hundred_may_be_unreadable_and_no_more() -> None:
-    assert row_problems(checkpoint(skipped=2)) == []
-    assert row_problems(checkpoint(skipped=3)) == ["3 of 200 rows could not be used"]
+    assert rows_were_readable.problems(checkpoint(skipped=2)) == []
+    assert rows_were_readable.problems(checkpoint(skipped=3)) == ["3 of 200 rows could not be used"]
 
 
 def test_rows_that_several_processes_skipped_are_reported_once(tmp_path: Path) -> None:
@@ -72,23 +77,27 @@ def test_rows_that_several_processes_skipped_are_reported_once(tmp_path: Path) -
     assert skipped_rows(checkpoint(tmp_path / "another")) == []
 
 
-def test_a_curve_is_judged_by_its_first_and_last_tenth() -> None:
+def with_metrics(folder: Path, lines: list[dict[str, Any]]) -> Artifact:
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return checkpoint(folder)
+
+
+def test_a_curve_is_judged_by_its_first_and_last_tenth(tmp_path: Path) -> None:
     reports = [{"step": step, "ce": 20.0 - step, "latent_mse": 1.0} for step in range(20)]
     reports[3].pop("latent_mse")  # no latents in this step
-    changes = changes_of([*reports, {"step": 20, "train_runtime": 3.0}])
+    changes = loss_changes(with_metrics(tmp_path, [*reports, {"step": 20, "train_runtime": 3.0}]))
     assert changes == {"ce": [19.5, 1.5], "latent_mse": [1.0, 1.0]}
-    assert changes_of([{"step": 1, "ce": 3.0}]) == {"ce": [3.0, 3.0]}
+    assert loss_changes(with_metrics(tmp_path, [{"step": 1, "ce": 3.0}])) == {"ce": [3.0, 3.0]}
 
 
 def test_a_loss_that_did_not_fall_is_a_problem(tmp_path: Path) -> None:
     def run(*losses: float) -> Artifact:
         lines = [{"step": step, "ce": 2.0 - step, "latent_mse": loss} for step, loss in enumerate(losses)]
-        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return checkpoint(tmp_path)
+        return with_metrics(tmp_path, lines)
 
-    assert loss_problems(run(1.0, 0.5)) == []
-    assert loss_problems(run(1.0, 1.5)) == ["latent_mse went from 1 to 1.5"]
-    assert loss_problems(checkpoint(tmp_path / "nowhere")) == ["the training reported no losses"]
+    assert loss_went_down.problems(run(1.0, 0.5)) == []
+    assert loss_went_down.problems(run(1.0, 1.5)) == ["latent_mse went from 1 to 1.5"]
+    assert loss_went_down.problems(checkpoint(tmp_path / "nowhere")) == ["the training reported no losses"]
 
 
 def test_rl_is_judged_by_its_end(tmp_path: Path) -> None:
@@ -96,24 +105,30 @@ def test_rl_is_judged_by_its_end(tmp_path: Path) -> None:
         good = [{"step": step, "rewards/format/mean": 0.2, "adjacent_cosine": 1.0} for step in range(18)]
         bad = [{"step": step, "rewards/format/mean": form, "adjacent_cosine": alike} for step in (18, 19)]
         lines = [*good, *bad, {"step": 20, "train_runtime": 3.0}]
-        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return checkpoint(tmp_path)
+        return with_metrics(tmp_path, lines)
 
-    assert format_problems(ended(0.95, 0.3)) == collapse_problems(ended(0.95, 0.3)) == []
-    assert format_problems(ended(0.85, 0.3)) == ["85.0% of the answers followed the grammar at the end"]
-    assert collapse_problems(ended(0.95, 0.995)) == ["a latent and the next one have a cosine of 0.995"]
+    assert (
+        answers_stay_well_formed.problems(ended(0.95, 0.3))
+        == latents_have_not_collapsed.problems(ended(0.95, 0.3))
+        == []
+    )
+    assert answers_stay_well_formed.problems(ended(0.85, 0.3)) == [
+        "85.0% of the answers followed the grammar at the end"
+    ]
+    assert latents_have_not_collapsed.problems(ended(0.95, 0.995)) == [
+        "a latent and the next one have a cosine of 0.995"
+    ]
     (tmp_path / "metrics.jsonl").unlink()
-    assert unmixed_problems(checkpoint(tmp_path)) == []
-    assert format_problems(checkpoint(tmp_path)) and not collapse_problems(checkpoint(tmp_path))
+    assert groups_were_mixed.problems(checkpoint(tmp_path)) == []
+    assert answers_stay_well_formed.problems(checkpoint(tmp_path)) and not latents_have_not_collapsed.problems(
+        checkpoint(tmp_path)
+    )
 
 
 def test_places_without_mixed_groups_are_counted_over_the_run(tmp_path: Path) -> None:
     def run(*shares: float) -> Artifact:
         lines = [{"step": step, "groups/unmixed_ratio": share} for step, share in enumerate(shares)] + [{"step": 9}]
-        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return checkpoint(tmp_path)
+        return with_metrics(tmp_path, lines)
 
-    assert unmixed_problems(run(0.0, 0.4, 1.0)) == []
-    assert unmixed_problems(run(0.2, 0.9, 1.0)) == [
-        "70% of the groups had no correct and incorrect answers"
-    ]
+    assert groups_were_mixed.problems(run(0.0, 0.4, 1.0)) == []
+    assert groups_were_mixed.problems(run(0.2, 0.9, 1.0)) == ["70% of the groups had no correct and incorrect answers"]
