@@ -16,16 +16,15 @@ from typing import Any
 import polars as pl
 
 from assets.framework.store import AssetStore, Work
-from assets.launching.launcher import Launcher, Start
+from assets.launching.launcher import Launcher
 from assets.launching.program import Context
 from evaluation.generation.jobs import AnswerJob, GenerateConfig
+from evaluation.generation.program import PROGRAM, start_of
 from training.chat.endpoint import EndpointSettings
 from training.grading.judge import JudgeSettings
 from training.storage.artifacts import Artifact
 from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
-
-PROGRAM = "evaluation.generate"
 
 
 @dataclass(frozen=True)
@@ -101,11 +100,10 @@ def _run(
     served = any(job.checkpoint is None for job in jobs)
     parallel = 1 if served else launcher.max_parallel(PROGRAM)  # a server's one client knows how much it can take
     size = -(-len(jobs) // parallel)
-    configs = [
-        config(out=folder / "programs" / str(number), jobs=jobs[first : first + size])
+    starts = [
+        start_of(config(out=folder / "programs" / str(number), jobs=jobs[first : first + size]))
         for number, first in enumerate(range(0, len(jobs), size))
     ]
-    starts = [Start(PROGRAM, one.out, one.model_dump(mode="json", exclude={"out"})) for one in configs]
     started = time.monotonic()
     results = launcher.run_parallel(context, starts)
     elapsed = time.monotonic() - started

@@ -14,9 +14,7 @@ folder of its own.
 
 import fcntl
 import json
-import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -30,11 +28,8 @@ from evaluation.benchmarks.cost import latency
 from evaluation.generate import REFUSALS
 from evaluation.generation.jobs import AnswerJob, GenerateConfig
 from evaluation.generation.ledger import Ledger, keyed
+from evaluation.generation.program import generate
 from training.grading.judge import Judge
-from training.runtime import supervisor
-from training.runtime.interrupts import defer_interrupts
-from training.runtime.programs import CONFIG_ERROR
-from training.runtime.project import python_variables
 from training.storage.files import atomic_write
 from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
@@ -44,13 +39,7 @@ TIMED = "timed.parquet"
 REPORT, ABOUT, REPLIES = "report.json", "evaluation.json", "judge.jsonl"
 LEDGER, WORK, LOCK = "ledger", "work", ".lock"
 
-PROGRAM = "evaluation.generate"
-DEADLINES = supervisor.Deadlines(sigint_grace=15.0, sigterm_grace=15.0)
 MAX_REASONS = 5
-
-
-class GenerationFailedError(RuntimeError):
-    """The generation program ended before every prompt had its answer; the answers until then are in the ledger."""
 
 
 def answer(
@@ -168,7 +157,7 @@ def _generate(job: AnswerJob, ledger: Path, prompts: pl.DataFrame, out: Path, de
             pl.DataFrame(schema=REFUSALS).write_parquet(refused)
     else:
         prompts.write_parquet(job.prompts)
-        _run(GenerateConfig(out=work / "answers", device=device, jobs=[job]))
+        generate(GenerateConfig(out=work / "answers", device=device, jobs=[job]))
         for name, made in ((ANSWERS, "answers.parquet"), (REFUSED, "answers.failed")):
             (work / "answers" / made).replace(out / name)
     (out / TIMED).unlink(missing_ok=True)
@@ -179,27 +168,9 @@ def _generate(job: AnswerJob, ledger: Path, prompts: pl.DataFrame, out: Path, de
             path = work / f"{name}.prompts.parquet"
             prompts.head(count).write_parquet(path)
             jobs.append(job.model_copy(update={"name": name, "prompts": path, **one_at_a_time}))
-        _run(GenerateConfig(out=work / "timed", device=device, jobs=jobs, vision_cache_gib=0.0))
+        generate(GenerateConfig(out=work / "timed", device=device, jobs=jobs, vision_cache_gib=0.0))
         (work / "timed" / "2_timed.parquet").replace(out / TIMED)
     shutil.rmtree(work)
-
-
-def _run(config: GenerateConfig) -> None:
-    """Runs the generation program to its end; it ends with this process, however that ends."""
-    path = config.out / "config.json"
-    _write_json(path, config.model_dump(mode="json"))
-    command = [sys.executable, "-m", PROGRAM, "--config", str(path)]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **python_variables()}
-    process = supervisor.start(command, DEADLINES, env=environment, stdout=2)  # its log is not our result
-    try:
-        status = process.wait()
-    finally:
-        with defer_interrupts():
-            supervisor.end(process, DEADLINES)
-    if status == CONFIG_ERROR:
-        raise ValueError(f"{PROGRAM} refuses its config ({path}); its message is above")
-    if status != 0:
-        raise GenerationFailedError(f"{PROGRAM} ended with status {status}; the same command goes on from here")
 
 
 def _refusals(report: Mapping[str, Any], refused: pl.DataFrame) -> dict[str, Any]:

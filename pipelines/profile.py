@@ -27,7 +27,6 @@ from assets.curation.selection import SelectionSettings
 from assets.curation.settings import CurationSettings
 from assets.framework.partitions import BASE, Checkpoints
 from assets.framework.settings import Settings
-from assets.generation import PROGRAM as GENERATION_PROGRAM
 from assets.launching.launcher import LaunchSettings
 from assets.toyworld.source import SourceSizes
 from assets.trajectories.settings import SourceSettings
@@ -36,6 +35,7 @@ from evaluation.benchmarks.seedbench import SeedBenchSettings
 from evaluation.benchmarks.twiffbench import TwiffBenchSettings
 from evaluation.generation.controls import CONTROLS
 from evaluation.generation.jobs import INTERVENTIONS, GenerationConfig
+from evaluation.generation.program import PROGRAM as GENERATION_PROGRAM
 from training import recipes, tiny
 from training.grading import toy_judge
 from training.grading.judge import JudgeSettings

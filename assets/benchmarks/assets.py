@@ -20,7 +20,7 @@ from assets.framework.partitions import Checkpoints
 from assets.framework.resources import JudgeAccess
 from assets.framework.retries import retry_on_outage
 from assets.framework.store import AssetStore, write_json
-from assets.generation import PROGRAM, AnswerWork, generate_answers
+from assets.generation import AnswerWork, generate_answers
 from assets.launching.launcher import Launcher
 from assets.trajectories.settings import SourceSettings
 from evaluation.benchmarks import choice, futurebench, seedbench, twiffbench
@@ -30,6 +30,7 @@ from evaluation.benchmarks.seedbench import SeedBench
 from evaluation.benchmarks.twiffbench import TwiffBench
 from evaluation.generation.jobs import AnswerJob, GenerationConfig
 from evaluation.generation.ledger import keyed
+from evaluation.generation.program import PROGRAM
 from evaluation.reports.storyboards import BOARDS, write_storyboards
 from training.data.prompts import BenchmarkAnswerTable
 from training.grading.judge import Judge

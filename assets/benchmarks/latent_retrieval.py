@@ -15,8 +15,9 @@ from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import BASE, Checkpoints
 from assets.framework.store import AssetStore, Work, read_json
-from assets.launching.launcher import Launcher, Start
+from assets.launching.launcher import Launcher
 from evaluation.latents.retrieval_report import PICTURE_FILE, REPORT_FILE
+from training.runtime.launch import Start
 from training.storage.artifacts import MODEL
 from training.storage.hashing import digest
 

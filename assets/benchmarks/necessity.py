@@ -22,11 +22,12 @@ from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import BASE, Checkpoints
 from assets.framework.store import AssetStore, write_json
-from assets.generation import PROGRAM, AnswerWork, generate_answers
+from assets.generation import AnswerWork, generate_answers
 from assets.launching.launcher import Launcher
 from evaluation.benchmarks.benchmark import StoredAnswers, sample_items
 from evaluation.benchmarks.futurebench import FutureBench
 from evaluation.generation.jobs import AnswerJob
+from evaluation.generation.program import PROGRAM
 from evaluation.latents.necessity import necessity_report
 from evaluation.latents.retrieval_report import MEAN_FILE
 from training.storage.artifacts import MODEL

@@ -19,7 +19,8 @@ from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import Checkpoints
 from assets.framework.resources import JudgeAccess
 from assets.framework.store import AssetStore, Work
-from assets.launching.launcher import Launcher, Start
+from assets.launching.launcher import Launcher
+from training.runtime.launch import Start
 from training.runtime.programs import CHECKPOINT, METRICS, RESULT, read_metrics
 from training.storage.artifacts import MODEL, Artifact
 

@@ -30,12 +30,13 @@ from assets.framework.partitions import SHARD_PARTITIONING
 from assets.framework.resources import JudgeAccess
 from assets.framework.retries import retry_on_outage
 from assets.framework.store import AssetStore, Work
-from assets.generation import PROGRAM, AnswerWork, generate_answers, next_work
+from assets.generation import AnswerWork, generate_answers, next_work
 from assets.launching.launcher import Launcher
 from assets.trajectories.assets import CLIPS, TRAJECTORIES
 from assets.trajectories.usable import UsableTable, repeats_of_earlier_shards, usable_rows
 from evaluation.generation.image_factor import QWEN3_VL, image_factor, unknown_factor
 from evaluation.generation.jobs import AnswerJob, VisualGainScoring
+from evaluation.generation.program import PROGRAM
 from training.chat.endpoint import EndpointSettings
 from training.data.prompts import AnswerTable
 from training.grading.judge import Judge

@@ -21,7 +21,7 @@ NEVER_COUNT = (
     # How an asset is declared, versioned and described; so does every module that imports Dagster (`Code.counts`).
     "assets.framework",
     # How programs are started.
-    "assets.generation", "assets.launching",
+    "assets.generation", "assets.launching", "evaluation.generation.program",
     # Recipes: their values are part of an artifact's version.
     "training.recipes",
     # What runs a program and reports its progress, and how artifacts are stored.

@@ -12,7 +12,8 @@ import dagster as dg
 from dagster_pipes import PIPES_PROTOCOL_VERSION_FIELD
 from pydantic import BaseModel, ConfigDict, Field
 
-from assets.launching.program import Deadlines, Program, Watch, common_environment
+from assets.launching.program import Deadlines, Program, Watch
+from training.runtime.launch import program_variables
 from training.storage.hashing import digest
 
 POLL_INTERVAL = 1.0
@@ -64,7 +65,7 @@ class ClusterSettings(BaseModel):
         """Variables of a program besides those of the node that it runs on."""
         return {
             "OMP_NUM_THREADS": str(self.cpus),
-            **common_environment(deadlines),
+            **program_variables(deadlines),
             **program.environment,
         }
 

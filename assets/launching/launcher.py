@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from assets.launching.local import LocalBackend, LocalSettings
 from assets.launching.program import Backend, Context, Deadlines, Program
 from assets.launching.ray import RayBackend, RaySettings
 from assets.launching.slurm import SlurmBackend, SlurmSettings
+from training.runtime.launch import Start
 from training.runtime.programs import RESULT, last_report_time, read_progress
 from training.runtime.project import PROJECT
 
@@ -64,15 +64,6 @@ class LaunchSettings(BaseModel):
         return Deadlines(self.sigint_grace, self.sigterm_grace)
 
 
-@dataclass(frozen=True)
-class Start:
-    """One program to run: its module, its working folder, and the other fields of its config."""
-
-    module: str
-    out: Path
-    config: Mapping[str, Any]
-
-
 class Launcher:
     """Runs programs for assets; `progress` receives their progress."""
 
@@ -99,17 +90,13 @@ class Launcher:
         return [json.loads((start.out / RESULT).read_text()) for start in starts]
 
     def _program(self, start: Start) -> Program:
-        start.out.mkdir(parents=True, exist_ok=True)
-        (start.out / RESULT).unlink(missing_ok=True)
-        path = start.out / "config.json"
-        path.write_text(json.dumps({"out": str(start.out), **start.config}, indent=1))
         return Program(
             start.module,
             start.out,
-            arguments_for(self._settings, start.module, path),
+            arguments_for(self._settings, start),
             self._settings.num_processes.get(start.module, 1),
             start.config.get("device", "auto") != "cpu",
-            {"PYTHONUNBUFFERED": "1", **self._settings.environment},
+            self._settings.environment,
         )
 
 
@@ -124,13 +111,13 @@ def backend_for(settings: LaunchSettings) -> Backend:
             return SlurmBackend(slurm, settings.deadlines)
 
 
-def arguments_for(settings: LaunchSettings, module: str, config: Path) -> list[str]:
-    """What follows the Python interpreter on the program's command line."""
-    num_processes = settings.num_processes.get(module, 1)
-    program = ["-m", module, "--config", str(config.absolute())]
+def arguments_for(settings: LaunchSettings, start: Start) -> list[str]:
+    """The arguments of the Python interpreter: `accelerate launch` where the program has several processes."""
+    num_processes = settings.num_processes.get(start.module, 1)
+    program = start.arguments()
     if num_processes == 1:
         return program
-    file = settings.accelerate_config.get(module)
+    file = settings.accelerate_config.get(start.module)
     options = ["--config_file", str(PROJECT / file)] if file else []
     return ["-m", "accelerate.commands.launch", "--num_processes", str(num_processes), *options, *program]
 

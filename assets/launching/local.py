@@ -9,10 +9,10 @@ is left. Of a step that is killed outright, the program's supervisor does the sa
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Literal
@@ -25,7 +25,6 @@ from assets.launching.program import (
     Deadlines,
     Program,
     Watch,
-    common_environment,
     failure,
     op_context,
 )
@@ -39,7 +38,7 @@ from training.runtime.devices import (
     visible,
     waiting_message,
 )
-from training.runtime.interrupts import defer_interrupts
+from training.runtime.launch import supervised
 
 POLL_INTERVAL = 0.2
 LINES_KEPT = 40
@@ -126,36 +125,20 @@ class LocalBackend:
             message_reader=dg.PipesTempFileMessageReader(),
         ) as session:
             environment = {
-                **os.environ,
                 **({"OMP_NUM_THREADS": str(cores)} if max_parallel > 1 else {}),
                 **program.environment,
                 **claim.environment,
                 **session.get_bootstrap_env_vars(),
-                **common_environment(self._deadlines),
             }
-            with self._supervised(program, environment, claim) as started:
-                yield started
-
-    @contextmanager
-    def _supervised(self, program: Program, environment: Mapping[str, str], claim: Claim) -> Iterator[_Started]:
-        process = supervisor.start(
-            [sys.executable, *program.arguments],
-            self._deadlines,
-            env=dict(environment),
-            pass_fds=claim.descriptors,
-            stderr=subprocess.PIPE,
-            errors="replace",
-        )
-        assert process.stderr is not None
-        last_lines: deque[str] = deque(maxlen=LINES_KEPT * program.num_processes)
-        copier = threading.Thread(target=_copy_lines, args=(process.stderr, last_lines), daemon=True)
-        copier.start()
-        try:
-            yield _Started(program, process, last_lines)
-        finally:
-            with defer_interrupts():
-                supervisor.end(process, self._deadlines)
-            copier.join()
+            last_lines: deque[str] = deque(maxlen=LINES_KEPT * program.num_processes)
+            options = {"pass_fds": claim.descriptors, "stderr": subprocess.PIPE, "errors": "replace"}
+            with (
+                ThreadPoolExecutor(1) as copier,
+                supervised(program.arguments, self._deadlines, environment, **options) as process,
+            ):
+                assert process.stderr is not None
+                copier.submit(_copy_lines, process.stderr, last_lines)
+                yield _Started(program, process, last_lines)
 
 
 def _claim(program: Program, devices: Sequence[str]) -> Claim | None:

@@ -1,7 +1,5 @@
 """The interface of a backend, which is a place where programs run."""
 
-import math
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +7,8 @@ from typing import Protocol
 
 import dagster as dg
 
+from training.runtime.launch import describe_status
 from training.runtime.programs import OUTAGE
-from training.runtime.project import python_variables
 from training.runtime.supervisor import Deadlines as Deadlines
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
@@ -49,34 +47,15 @@ class Backend(Protocol):
         """
 
 
-def common_environment(deadlines: Deadlines) -> dict[str, str]:
-    """Environment variables of a program wherever it runs."""
-    return {
-        **python_variables(),
-        # torchrun would KILL its processes 30 s after INT.
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(deadlines.sigint_grace)),
-    }
-
-
 def failure(program: Program, status: int | None, last_lines: Sequence[str]) -> dg.Failure:
     """The failure of a program, with the last lines of its stderr; retried where a server did not answer it.
 
     status: negative if a signal ended it.
     """
     return dg.Failure(
-        f"{program.module} {_how(status)} in {program.out}:\n" + "\n".join(last_lines),
+        f"{program.module} {describe_status(status)} in {program.out}:\n" + "\n".join(last_lines),
         allow_retries=status == OUTAGE,
     )
-
-
-def _how(status: int | None) -> str:
-    if status is None:
-        return "failed"
-    if status == -signal.SIGKILL:
-        return "was killed (SIGKILL: mostly for want of memory)"
-    if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
-    return f"ended with status {status}"
 
 
 def op_context(context: Context) -> dg.OpExecutionContext:

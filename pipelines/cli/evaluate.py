@@ -16,6 +16,7 @@ from evaluation.benchmarks.choice import PARSERS
 from evaluation.benchmarks.registry import BENCHMARKS, make_benchmark
 from evaluation.generation.controls import CONTROLS
 from evaluation.generation.jobs import INTERVENTIONS, AnswerJob, checkpoint_generation
+from evaluation.generation.program import GenerationFailedError
 from pipelines.cli.common import BENCHMARK, CHECKPOINT, CONSOLE, FILE, FOLDER, POSITIVE, read_text
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError
 from training.grading.judge import Judge, JudgeSettings
@@ -122,7 +123,7 @@ def evaluate(
             job = partial(AnswerJob, checkpoint=checkpoint.absolute(), generation=generation, **options)
             evaluation.answer(chosen, data_dir, job, out, limit, device, retry_refused, latency_samples)
         report = evaluation.score(chosen, out, client)
-    except (ValueError, OSError, evaluation.GenerationFailedError, EndpointDownError, EndpointRefusesError) as error:
+    except (ValueError, OSError, GenerationFailedError, EndpointDownError, EndpointRefusesError) as error:
         raise click.ClickException(str(error)) from error
     show(report, CONSOLE)
     CONSOLE.print(f"Tables   {out}", soft_wrap=True, highlight=False, markup=False)

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from assets.toyworld.clips import write_batch
 from assets.toyworld.source import write_futurebench, write_twiffbench
-from evaluation.evaluate import GenerationFailedError
+from evaluation.generation.program import GenerationFailedError
 from pipelines.cli.main import main
 from tests.processes import environment, future_l1, until
 from training.data.prompts import ANSWERS
@@ -186,7 +186,7 @@ def test_answers_under_a_control_stand_apart(
     def started(*_: Any, **__: Any) -> None:
         raise GenerationFailedError("the program was started")
 
-    monkeypatch.setattr("evaluation.evaluate._run", started)
+    monkeypatch.setattr("evaluation.evaluate.generate", started)
     done(run(*shuffled))
     assert "the program was started" in run(*shuffled, "--retry-refused").output
 

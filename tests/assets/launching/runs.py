@@ -10,8 +10,9 @@ from typing import Any
 import dagster as dg
 
 from assets.framework.store import AssetStore, Work
-from assets.launching.launcher import Launcher, LaunchSettings, Start
+from assets.launching.launcher import Launcher, LaunchSettings
 from tests.assets.launching.counting import PROGRAM
+from training.runtime.launch import Start
 
 INSTANCE = """
 storage: {sqlite: {base_dir: BASE}}

@@ -10,15 +10,17 @@ from typing import Any
 import dagster as dg
 import psutil
 
-from assets.launching.launcher import Launcher, LaunchSettings, Start
+from assets.launching.launcher import Launcher, LaunchSettings
 from tests.assets.launching.counting import PROGRAM
+from training.runtime.launch import Start
 
 STEP = """
 import json
 import sys
 import dagster as dg
 from pathlib import Path
-from assets.launching.launcher import Launcher, LaunchSettings, Start
+from assets.launching.launcher import Launcher, LaunchSettings
+from training.runtime.launch import Start
 
 @dg.asset
 def checkpoint(context: dg.AssetExecutionContext):

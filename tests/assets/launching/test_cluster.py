@@ -56,7 +56,7 @@ def test_a_program_gets_its_settings_and_no_other_variable_of_our_environment(
     settings = ClusterSettings(python="/shared/python", cpus=4)
     assert settings.environment_for(program, Deadlines(119.5, 15)) == {
         "OMP_NUM_THREADS": "4", "PYTHONPATH": f"{PROJECT}:/shared/more", "PYTHONSAFEPATH": "1",
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120", "ADDED": "here",
+        "PYTHONUNBUFFERED": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120", "ADDED": "here",
     }  # fmt: skip
     assert settings.command_for(program, Deadlines(119.5, 15)) == [
         "/shared/python", "-m", "training.runtime.supervisor", "119.5", "15", "/shared/python", "-m", "training.sft",

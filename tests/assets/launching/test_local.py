@@ -15,6 +15,7 @@ from assets.launching.program import Deadlines, Program
 from tests.assets.launching.counting import PROGRAM
 from tests.assets.launching.steps import counting, run
 from training.runtime.devices import try_claim
+from training.runtime.launch import Start
 from training.runtime.project import PROJECT
 
 
@@ -157,8 +158,8 @@ def test_a_config_that_several_processes_refuse_is_not_tried_again(
 
 def test_several_processes_go_through_accelerate_and_one_does_not(tmp_path: Path) -> None:
     settings = LaunchSettings(num_processes={"training.rl": 8}, accelerate_config={"training.rl": Path("fsdp.yaml")})
-    many = arguments_for(settings, "training.rl", tmp_path / "config.json")
-    one = arguments_for(settings, "evaluation.generate", tmp_path / "config.json")
+    many = arguments_for(settings, Start("training.rl", tmp_path, {}))
+    one = arguments_for(settings, Start("evaluation.generate", tmp_path, {}))
     assert many[many.index("--num_processes") + 1] == "8"
     assert many[many.index("--config_file") + 1] == str(PROJECT / "fsdp.yaml"), "wherever the launcher was started"
     assert "accelerate.commands.launch" not in one

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from assets.curation.assets import ANSWERS
 from assets.framework.store import AssetStore
-from assets.launching.launcher import LaunchSettings, Start, backend_for
+from assets.launching.launcher import LaunchSettings, backend_for
 from assets.launching.program import Deadlines, Program
 from assets.launching.ray import LEASE, RaySettings, submission
 from pipelines.driver import run_plan
@@ -25,6 +25,7 @@ from tests.evaluation.jobs import UNTIMED
 from tests.processes import until
 from tests.reduced import reduced_demo
 from tests.toy import sft_recipe
+from training.runtime.launch import Start
 from training.runtime.project import PROJECT
 from training.tiny import BASE
 
