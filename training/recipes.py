@@ -4,11 +4,33 @@ A recipe is data: what the program reads, how long it trains and with which loss
 (reference: Tables 8 and 9 of arXiv 2606.05769), `demo_*` what the toy world needs on two CPU cores, and why.
 """
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 from training.model.latent_config import PAPER, LatentConfig
+
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
+"""The pattern of names that become partitions, files and folders."""
+
+
+def _increasing(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] >= bounds[1]:
+        raise ValueError(f"the first must be below the second; found {bounds}")
+    return bounds
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(_increasing)]
 
 
 class TrainingRecipe(BaseModel):
@@ -21,11 +43,11 @@ class TrainingRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")  # a partition, and so a folder
+    name: str = Field(pattern=NAME)
     learning_rate: float = Field(ge=0, allow_inf_nan=False)
     lr_scheduler_type: Literal["cosine_with_min_lr", "constant_with_warmup"] = "constant_with_warmup"
-    min_lr_rate: float = 0.0
-    warmup_ratio: float = 0.0
+    min_lr_rate: Fraction = 0.0
+    warmup_ratio: Fraction = 0.0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
     weight_decay: float = 0.0
@@ -41,9 +63,9 @@ class LoraSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    r: int = 64
+    r: PositiveInt = 64
     lora_alpha: float = 128.0
-    lora_dropout: float = 0.0
+    lora_dropout: Fraction = 0.0
 
 
 class SftRecipe(TrainingRecipe):
@@ -66,10 +88,10 @@ class SftRecipe(TrainingRecipe):
     loss_reduction: Literal["sample", "token"] = "sample"
     supervise_span_length: bool = False
     lora: LoraSettings | None = None
-    latent_keep_prob: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    scheduled_sampling: tuple[float, float] | None = None
+    latent_keep_prob: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)
+    scheduled_sampling: FractionRange | None = None
     group_by_length: bool = False
-    dataloader_num_workers: int = 0
+    dataloader_num_workers: NonNegativeInt = 0
 
 
 class RlRecipe(TrainingRecipe):
@@ -91,13 +113,13 @@ class RlRecipe(TrainingRecipe):
     updates_per_batch: PositiveInt = 2  # optimiser steps on a rollout batch
     max_new_tokens: PositiveInt = 2048
     mask_truncated_completions: bool = False
-    temperature: float = 0.9
-    top_p: float = 0.99
-    latent_std: float = 0.0
+    temperature: PositiveFloat = 0.9
+    top_p: float = Field(default=0.99, gt=0, le=1)
+    latent_std: NonNegativeFloat = 0.0
     reward_weights: tuple[float, float, float, float] = (0.9, 0.1, 0.2, 0.1)
-    tau_ctr: float = 0.5
+    tau_ctr: PositiveFloat = 0.5
     centred: bool = False
-    min_spans: int = 1
+    min_spans: NonNegativeInt = 1
     parser: Literal["strict", "option_text"] = "strict"
     epsilon: float = 0.2
     epsilon_high: float = 0.28
@@ -107,7 +129,7 @@ class RlRecipe(TrainingRecipe):
     latent_anchor_coef: float = 0.0
     prompts_per_decode: PositiveInt | None = None  # the judge grades the previous prompts' answers meanwhile; None: all
     max_resample_rounds: PositiveInt = 20
-    dynamic_sampling_range: tuple[float, float] = (0.1, 0.9)
+    dynamic_sampling_range: FractionRange = (0.1, 0.9)
 
     @property
     def global_batch_size(self) -> int:

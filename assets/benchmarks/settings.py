@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from assets.framework.settings import RunOverrides, Settings
 from evaluation.benchmarks.futurebench import FutureBenchSettings
@@ -40,7 +40,7 @@ class NecessitySettings(Settings):
     """The models of the plan; others can be materialised by hand."""
     interventions: tuple[InterventionName, ...]
     controls: tuple[ControlName, ...] = ()
-    n: int | None
+    n: PositiveInt | None
 
 
 class BenchmarkSettings(Settings):

@@ -1,9 +1,9 @@
 """Settings of the curation: how rows become Future-L1-50K and the sets that models are trained on."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from assets.curation.prompts import PromptSettings
 from assets.curation.selection import SelectionSettings
@@ -12,12 +12,15 @@ from evaluation.generation.curtailment import GainRule
 from evaluation.generation.jobs import GenerationConfig
 from training.chat.endpoint import EndpointSettings
 from training.grading.parsers import ParserName
+from training.recipes import NAME
+
+SetName = Annotated[str, Field(pattern=NAME)]
 
 
 class MultipleChoiceSet(Settings):
     """V1-33K: its files of rows, the folders with the observed parts of its videos, and how many rows to sample."""
 
-    name: str = "v1_33k_2k"
+    name: SetName = "v1_33k_2k"
     files: tuple[Path, ...]
     videos: tuple[Path, ...]
     rows: int = Field(default=2_000, ge=1)
@@ -42,7 +45,7 @@ class CurationSettings(Settings):
     """The benchmarks whose items must not be in the published set."""
     versions_kept: int = Field(default=20, ge=1)
     """Publications of the set that stay in the store, the current one among them."""
-    rl_sets: dict[str, int] = Field(min_length=1)
+    rl_sets: dict[SetName, PositiveInt] = Field(min_length=1)
     """RL sets by name: so many rows of the retained pool."""
     rl_avoids_sft: bool = True
     """RL sets have no clip of the published set; else their overlap with it is counted."""

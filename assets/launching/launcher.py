@@ -8,10 +8,10 @@ import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 
 from assets.launching.local import LocalBackend, LocalSettings
 from assets.launching.program import Backend, Context, Deadlines, Program
@@ -22,6 +22,15 @@ from training.runtime.programs import RESULT, last_report_time, read_progress
 from training.runtime.project import PROJECT
 
 Progress = Callable[[int, int, str], None]
+
+
+def _project_file(path: Path) -> Path:
+    """An absolute path, of a file in the project if it is relative.  Raises ValueError where there is no file."""
+    if not (file := PROJECT / path).is_file():
+        raise ValueError(f"there is no file {file}")
+    return file
+
+
 ProgressParam = dg.ResourceParam[Progress]
 
 
@@ -34,7 +43,7 @@ class LaunchSettings(BaseModel):
     """Where programs run: this machine, or a cluster."""
     num_processes: Mapping[str, PositiveInt] = {}
     """Processes per program (`{"training.sft": 8}`); more than one are started by `accelerate launch`."""
-    accelerate_config: Mapping[str, Path] = {}
+    accelerate_config: Mapping[str, Annotated[Path, AfterValidator(_project_file)]] = {}
     """The file per program for `accelerate launch --config_file`: FSDP or ZeRO, precision, machines. Relative to the
     project; without one, several processes hold a whole model each (DDP)."""
     max_parallel: Mapping[str, PositiveInt] = {}
@@ -118,7 +127,7 @@ def arguments_for(settings: LaunchSettings, start: Start) -> list[str]:
     if num_processes == 1:
         return program
     file = settings.accelerate_config.get(start.module)
-    options = ["--config_file", str(PROJECT / file)] if file else []
+    options = ["--config_file", str(file)] if file else []
     return ["-m", "accelerate.commands.launch", "--num_processes", str(num_processes), *options, *program]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from PIL import Image
+from pydantic import NonNegativeInt, PositiveInt
 
 from assets.toyworld.clips import ClipJob, write_clips
 from assets.toyworld.trajectories import (
@@ -43,12 +44,12 @@ STREAMS = {"rows": 0, "futurebench": 1, "twiffbench": 2, "rules": 3}  # one rand
 class SourceSizes:
     """How much to write: shards and rows, the mix of row kinds, broken rows of a kind and shard, benchmark items."""
 
-    shards: int = 3
-    rows_per_shard: int = 1700
+    shards: PositiveInt = 3
+    rows_per_shard: PositiveInt = 1700
     mix: Mix = field(default_factory=Mix)
-    faults_per_shard: int = 1
-    futurebench_per_split: int = 200
-    twiffbench: int = 180
+    faults_per_shard: NonNegativeInt = 1
+    futurebench_per_split: PositiveInt = 200
+    twiffbench: PositiveInt = 180
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
 
 from evaluation.generation.controls import ControlName
 from evaluation.generation.curtailment import GainRule
@@ -39,12 +39,12 @@ class GenerationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    samples: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_new_tokens: int
-    batch_size: int
-    image_tokens: tuple[int, int]
+    samples: PositiveInt = 1
+    temperature: NonNegativeFloat = 0.0
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: PositiveInt
+    batch_size: PositiveInt
+    image_tokens: tuple[PositiveInt, PositiveInt]
     system_prompt: str | None = None
 
     def sampling(self) -> dict[str, Any]:

@@ -157,11 +157,12 @@ def test_a_config_that_several_processes_refuse_is_not_tried_again(
 
 
 def test_several_processes_go_through_accelerate_and_one_does_not(tmp_path: Path) -> None:
-    settings = LaunchSettings(num_processes={"training.rl": 8}, accelerate_config={"training.rl": Path("fsdp.yaml")})
+    fsdp = "profiles/accelerate/fsdp2.yaml"
+    settings = LaunchSettings(num_processes={"training.rl": 8}, accelerate_config={"training.rl": Path(fsdp)})
     many = arguments_for(settings, Start("training.rl", tmp_path, {}))
     one = arguments_for(settings, Start("evaluation.generate", tmp_path, {}))
     assert many[many.index("--num_processes") + 1] == "8"
-    assert many[many.index("--config_file") + 1] == str(PROJECT / "fsdp.yaml"), "wherever the launcher was started"
+    assert many[many.index("--config_file") + 1] == str(PROJECT / fsdp), "wherever the launcher was started"
     assert "accelerate.commands.launch" not in one
     for arguments in (many, one):
         assert arguments[-2:] == ["--config", str(tmp_path / "config.json")]
