@@ -9,8 +9,7 @@ import dagster as dg
 from assets.benchmarks.assets import benchmark_assets, benchmark_runs
 from assets.benchmarks.checks import benchmark_checks
 from assets.benchmarks.comparison import comparison_asset
-from assets.benchmarks.latent_retrieval import latent_retrieval_asset
-from assets.benchmarks.necessity import necessity_asset
+from assets.benchmarks.latents import latent_retrieval_asset, necessity_asset
 from assets.checkpoints.assets import checkpoint_assets
 from assets.checkpoints.checks import checkpoint_checks
 from assets.curation.assets import curation_assets

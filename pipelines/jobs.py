@@ -21,8 +21,7 @@ from assets.benchmarks.assets import (
     TWIFF_ITEMS,
     TWIFF_REPORT,
 )
-from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
-from assets.benchmarks.necessity import NECESSITY
+from assets.benchmarks.latents import LATENT_RETRIEVAL, NECESSITY
 from assets.checkpoints.assets import BASE, RL, RL_PROGRAM, SFT, SFT_PROGRAM
 from assets.curation.assets import ANSWERS, CURATED, RL_SETS, SFT_SETS
 from assets.curation.scored import GAIN

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from assets.benchmarks.latent_retrieval import PROGRAM as RETRIEVAL_PROGRAM
+from assets.benchmarks.latents import RETRIEVAL_PROGRAM
 from assets.benchmarks.settings import BenchmarkSettings, FutureBenchRun, NecessitySettings, SeedBenchRun, TwiffBenchRun
 from assets.checkpoints.assets import RL_PROGRAM, SFT_PROGRAM
 from assets.checkpoints.settings import RlRun, SftRun

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ import polars as pl
 
 from assets.benchmarks.settings import AnswersConfig, BenchmarkSettings, JudgeConfig
 from assets.checkpoints.assets import BASE, RL, SFT
+from assets.curation.set_assets import items_key
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import Checkpoints
-from assets.framework.resources import JudgeAccess
+from assets.framework.resources import JudgeAccess, JudgeParam
 from assets.framework.retries import retry_on_outage
-from assets.framework.store import AssetStore, write_json
+from assets.framework.store import AssetStore, StoreParam, write_json
 from assets.generation import AnswerWork, generate_answers
-from assets.launching.launcher import Launcher
+from assets.launching.launcher import LauncherParam
 from assets.trajectories.settings import SourceSettings
 from evaluation.benchmarks import choice, futurebench, seedbench, twiffbench
 from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers
@@ -34,15 +36,14 @@ from evaluation.generation.program import PROGRAM
 from evaluation.reports.storyboards import BOARDS, write_storyboards
 from training.data.prompts import BenchmarkAnswerTable
 from training.grading.judge import Judge
-from training.storage.artifacts import MODEL
+from training.storage.artifacts import MODEL, Artifact
 from training.storage.hashing import file_digest
 from training.storage.parquet import read_parquet
 
-FUTURE_ITEMS, TWIFF_ITEMS = "inputs/futurebench_items", "inputs/twiffbench_items"
+FUTURE_ITEMS, TWIFF_ITEMS, SEED_ITEMS = (items_key(name) for name in ("futurebench", "twiffbench", "seedbench"))
 FUTURE_ANSWERS, TWIFF_ANSWERS = "benchmarks/futurebench_answers", "benchmarks/twiffbench_answers"
 FUTURE_REPORT, TWIFF_REPORT = "benchmarks/futurebench_report", "benchmarks/twiffbench_report"
-SEED_ITEMS, SEED_ANSWERS = "inputs/seedbench_items", "benchmarks/seedbench_answers"
-SEED_REPORT = "benchmarks/seedbench_report"
+SEED_ANSWERS, SEED_REPORT = "benchmarks/seedbench_answers", "benchmarks/seedbench_report"
 
 ITEM_TABLE = "items.parquet"
 ANSWER_TABLE = "answers.parquet"
@@ -56,14 +57,11 @@ SCORING_FIELDS = {"judge_sees_images", "judge_samples", "ground_truth"}
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """A benchmark of the profile, its folder, how models answer it, and what its assets are called."""
+    """A benchmark of the profile: its folder, how models answer it, and what is written about its assets."""
 
     benchmark: Benchmark
     folder: Path
     answers: GenerationConfig
-    items_key: str
-    answers_key: str
-    report_key: str
     title: str
     items_description: str
     report_description: str
@@ -72,12 +70,20 @@ class BenchmarkRun:
     storyboards: bool = False
 
     @property
-    def module(self) -> str:
-        return type(self.benchmark).__module__
+    def items_key(self) -> str:
+        return items_key(self.benchmark.name)
 
     @property
-    def answers_code(self) -> str:
-        return code_of(self.module, PROGRAM)
+    def answers_key(self) -> str:
+        return f"benchmarks/{self.benchmark.name}_answers"
+
+    @property
+    def report_key(self) -> str:
+        return f"benchmarks/{self.benchmark.name}_report"
+
+    @property
+    def module(self) -> str:
+        return type(self.benchmark).__module__
 
 
 def benchmark_runs(settings: BenchmarkSettings, source: SourceSettings) -> list[BenchmarkRun]:
@@ -87,9 +93,6 @@ def benchmark_runs(settings: BenchmarkSettings, source: SourceSettings) -> list[
             FutureBench(settings.futurebench.recipe),
             source.futurebench,
             settings.futurebench.answers,
-            FUTURE_ITEMS,
-            FUTURE_ANSWERS,
-            FUTURE_REPORT,
             "FutureBench",
             "FutureBench's four-way items with the clips of their observed parts.",
             "FutureBench accuracy by split and on average with counts and intervals, spans by depth, and cost.",
@@ -101,9 +104,6 @@ def benchmark_runs(settings: BenchmarkSettings, source: SourceSettings) -> list[
             TwiffBench(settings.twiffbench.recipe),
             source.twiffbench,
             settings.twiffbench.answers,
-            TWIFF_ITEMS,
-            TWIFF_ANSWERS,
-            TWIFF_REPORT,
             "TwiFF-Bench",
             "TwiFF-Bench's items with their embedded images and reference reasoning.",
             "TwiFF-Bench's CoT and answer marks with counts and intervals, by category; coverage of the judge.",
@@ -111,23 +111,19 @@ def benchmark_runs(settings: BenchmarkSettings, source: SourceSettings) -> list[
             twiffbench.ScoreTable,
         ),
     ]
-    if source.seedbench is not None:
-        runs.append(
-            BenchmarkRun(
-                SeedBench(settings.seedbench.recipe),
-                source.seedbench,
-                settings.seedbench.answers,
-                SEED_ITEMS,
-                SEED_ANSWERS,
-                SEED_REPORT,
-                "SEED-Bench-R1",
-                "SEED-Bench-R1's four-way items with their observations and videos.",
-                "SEED-Bench-R1 accuracy by level and on average with counts and intervals, spans by level, and cost.",
-                seedbench.ItemTable,
-                choice.GradedTable,
-            )
-        )
-    return runs
+    if source.seedbench is None:
+        return runs
+    seed_bench = BenchmarkRun(
+        SeedBench(settings.seedbench.recipe),
+        source.seedbench,
+        settings.seedbench.answers,
+        "SEED-Bench-R1",
+        "SEED-Bench-R1's four-way items with their observations and videos.",
+        "SEED-Bench-R1 accuracy by level and on average with counts and intervals, spans by level, and cost.",
+        seedbench.ItemTable,
+        choice.GradedTable,
+    )
+    return [*runs, seed_bench]
 
 
 def benchmark_assets(
@@ -153,13 +149,13 @@ def _items(run: BenchmarkRun, upstream: tuple[str, ...]) -> dg.AssetsDefinition:
     )
 
     @asset(declared)
-    def benchmark_items(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
+    def benchmark_items(store: StoreParam) -> dg.MaterializeResult[None]:
         folder, recipe = run.folder.resolve(), run.benchmark.settings
         try:
             files = run.benchmark.files(folder)
         except ValueError as error:
-            raise dg.Failure(f"{error}: download {run.title}, or materialise inputs/toyworld_source in the demo",
-                             allow_retries=False) from error  # fmt: skip
+            remedy = f"download {run.title}, or materialise inputs/toyworld_source in the demo"
+            raise ValueError(f"{error}: {remedy}") from error
 
         def read(workspace: Path) -> dict[str, Any]:
             items = run.benchmark.items(folder)
@@ -185,12 +181,13 @@ def _item_counts(items: pl.DataFrame, split_column: str) -> dict[str, Any]:
 
 def _answers(runs: list[BenchmarkRun], checkpoints: Checkpoints, seed: int, device: str) -> dg.AssetsDefinition:
     """All benchmarks in one op: what any model still has to answer is answered by one start of the program."""
+    codes = {run.answers_key: code_of(run.module, PROGRAM) for run in runs}
     declared = {
         run.answers_key: Asset(
             run.answers_key,
             f"Every model's answers to {run.title}, greedy, with their latents.",
             kinds=("torch", "parquet"),
-            code_version=run.answers_code,
+            code_version=codes[run.answers_key],
             deps=(*(other.items_key for other in runs), BASE, SFT, RL),
             partitions=checkpoints.model_partitioning(),
             table=ANSWER_TABLE,
@@ -206,31 +203,26 @@ def _answers(runs: list[BenchmarkRun], checkpoints: Checkpoints, seed: int, devi
         description="Every model answers the benchmarks, greedily.",
     )
     def answer_benchmarks(
-        context: dg.AssetExecutionContext,
-        config: AnswersConfig,
-        store: dg.ResourceParam[AssetStore],
-        launcher: dg.ResourceParam[Launcher],
+        context: dg.AssetExecutionContext, config: AnswersConfig, store: StoreParam, launcher: LauncherParam
     ) -> Iterator[dg.MaterializeResult[None]]:
         prompts = {run.answers_key: cache(partial(_prompts, store, run)) for run in runs}
         wanted = {}
-        for model in context.partition_keys:
-            name, partition = checkpoints.artifact(model)
-            checkpoint = store.current(name, partition)
-            for run in runs:
-                generation = run.answers.model_copy(update=config.values())
-                inputs = {run.items_key: store.current(run.items_key), "checkpoint": checkpoint}
-                work_config = {"answers": generation.model_dump(mode="json"), "seed": seed}
-                ledger_contents = {"model": checkpoint.version, "sampling": generation.sampling(), "seed": seed}
-                job = partial(
-                    AnswerJob,
-                    checkpoint=checkpoint.folder(MODEL),
-                    generation=generation,
-                    seed=seed,
-                    keep_latents=True,
-                    ledger=store.ledger("benchmarks", ledger_contents) / f"{run.benchmark.name}.jsonl",
-                )
-                work = store.work(run.answers_key, inputs, work_config, run.answers_code, model)
-                wanted[f"{run.answers_key}/{model}"] = AnswerWork(work, prompts[run.answers_key], {"answers": job})
+        for run, model in product(runs, context.partition_keys):
+            checkpoint = store.current(*checkpoints.artifact(model))
+            generation = run.answers.model_copy(update=config.values())
+            ledger = {"model": checkpoint.version, "sampling": generation.sampling(), "seed": seed}
+            job = partial(
+                AnswerJob,
+                checkpoint=checkpoint.folder(MODEL),
+                generation=generation,
+                seed=seed,
+                keep_latents=True,
+                ledger=store.ledger("benchmarks", ledger) / f"{run.benchmark.name}.jsonl",
+            )
+            inputs = {run.items_key: store.current(run.items_key), "checkpoint": checkpoint}
+            values = {"answers": generation.model_dump(mode="json"), "seed": seed}
+            work = store.work(run.answers_key, inputs, values, codes[run.answers_key], model)
+            wanted[f"{run.answers_key}/{model}"] = AnswerWork(work, prompts[run.answers_key], {"answers": job})
         artifacts = generate_answers(context, store, launcher, device, wanted)
         for key, declaration in declared.items():
             by_model = {model: artifacts[f"{key}/{model}"] for model in context.partition_keys}
@@ -259,33 +251,26 @@ def _report(run: BenchmarkRun, checkpoints: Checkpoints) -> dg.AssetsDefinition:
         links={"report": REPORT},
         retry_policy=retry_on_outage() if judged else None,
     )
-    if judged:
+    if not judged:
 
         @asset(declared)
-        def judged_report(
-            context: dg.AssetExecutionContext,
-            config: JudgeConfig,
-            store: dg.ResourceParam[AssetStore],
-            judge: dg.ResourceParam[JudgeAccess],
-        ) -> dg.MaterializeResult[None]:
-            benchmark: Any = run.benchmark
-            recipe = benchmark.settings.model_copy(update=config.values())
-            return _reported(
-                context, store, declared, replace(run, benchmark=replace(benchmark, settings=recipe)), judge
-            )
+        def parsed_report(context: dg.AssetExecutionContext, store: StoreParam) -> dg.MaterializeResult[None]:
+            return _score_models(context, store, declared, run)
 
-        return judged_report
+        return parsed_report
 
     @asset(declared)
-    def parsed_report(
-        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
+    def judged_report(
+        context: dg.AssetExecutionContext, config: JudgeConfig, store: StoreParam, judge: JudgeParam
     ) -> dg.MaterializeResult[None]:
-        return _reported(context, store, declared, run)
+        benchmark: Any = run.benchmark
+        changed = replace(benchmark, settings=benchmark.settings.model_copy(update=config.values()))
+        return _score_models(context, store, declared, replace(run, benchmark=changed), judge)
 
-    return parsed_report
+    return judged_report
 
 
-def _reported(
+def _score_models(
     context: dg.AssetExecutionContext,
     store: AssetStore,
     declared: Asset,
@@ -293,15 +278,16 @@ def _reported(
     access: JudgeAccess | None = None,
 ) -> dg.MaterializeResult[None]:
     items = store.current(run.items_key)
+    config = {"recipe": run.benchmark.settings.model_dump(mode="json"), "judge": access.name if access else None}
 
-    def score(workspace: Path, model: str) -> dict[str, Any]:
+    def score(workspace: Path, model: str, answers: Artifact) -> dict[str, Any]:
         table = read_parquet(items.file(ITEM_TABLE))
-        answers = read_parquet(store.current(run.answers_key, model).file(ANSWER_TABLE))
         with access.settings() if access else nullcontext() as address:
             if access and address is None:
-                raise dg.Failure(f"{run.title} is scored by a judge: name one in the profile", allow_retries=False)
+                raise ValueError(f"{run.title} is scored by a judge: name one in the profile")
             # An outage raises: a report once made would not ask the judge again.
-            stored = StoredAnswers(answers, judge=Judge(address, on_outage="raise") if address else None)
+            judge = Judge(address, on_outage="raise") if address else None
+            stored = StoredAnswers(read_parquet(answers.file(ANSWER_TABLE)), judge=judge)
             graded = run.benchmark.grade(table, stored)
             report = run.benchmark.report(table, stored, graded)
         graded.write_parquet(workspace / GRADED_TABLE)
@@ -311,13 +297,12 @@ def _reported(
             write_storyboards(items.file(ITEM_TABLE), workspace / GRADED_TABLE, workspace, model)
         return _report_counts(report)
 
-    recipe = run.benchmark.settings.model_dump(mode="json")
-    config = {"recipe": recipe, "judge": access.name if access else None}
     reports = {}
     for model in context.partition_keys:
-        inputs = {run.items_key: items, run.answers_key: store.current(run.answers_key, model)}
+        answers = store.current(run.answers_key, model)
+        inputs = {run.items_key: items, run.answers_key: answers}
         work = store.work(run.report_key, inputs, config, str(declared.code_version), model)
-        reports[model] = work.do(partial(score, model=model))
+        reports[model] = work.do(partial(score, model=model, answers=answers))
     return batch_result(context, store, declared, reports)
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import polars as pl
 
 from assets.benchmarks.assets import ANSWER_TABLE, ITEM_TABLE, REPORT, BenchmarkRun
-from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
-from assets.benchmarks.necessity import NECESSITY
+from assets.benchmarks.latents import LATENT_RETRIEVAL, NECESSITY
 from assets.framework.define import CheckOutcome, check
 from assets.framework.metadata import COMPARISON
 from assets.framework.partitions import Checkpoints

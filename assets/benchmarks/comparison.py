@@ -13,8 +13,7 @@ from assets.benchmarks.assets import (
     REPORT,
     TWIFF_REPORT,
 )
-from assets.benchmarks.latent_retrieval import LATENT_RETRIEVAL
-from assets.benchmarks.necessity import NECESSITY
+from assets.benchmarks.latents import LATENT_RETRIEVAL, NECESSITY
 from assets.checkpoints.assets import BASE
 from assets.curation.assets import CURATED
 from assets.framework.code import code_of
