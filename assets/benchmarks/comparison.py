@@ -5,14 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.benchmarks.assets import (
-    ANSWER_TABLE,
-    FUTURE_ANSWERS,
-    FUTURE_REPORT,
-    GRADED_TABLE,
-    REPORT,
-    TWIFF_REPORT,
-)
+from assets.benchmarks.assets import ANSWER_TABLE, FUTURE_ANSWERS, FUTURE_REPORT, GRADED_TABLE, REPORT, TWIFF_REPORT
 from assets.benchmarks.latents import LATENT_RETRIEVAL, NECESSITY
 from assets.checkpoints.assets import BASE
 from assets.curation.assets import CURATED
@@ -20,7 +13,7 @@ from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import COMPARISON, PAGE, result_of
 from assets.framework.partitions import Checkpoints
-from assets.framework.store import AssetStore, name_of, read_json, write_json
+from assets.framework.store import AssetStore, StoreParam, name_of, read_json, write_json
 from assets.lineage import Lineage, asset_of, lineage_report
 from evaluation.latents.geometry import latent_map
 from evaluation.latents.retrieval_report import PICTURE_FILE, REPORT_FILE
@@ -31,6 +24,7 @@ from training.runtime.programs import read_metrics
 from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
 
+PARTS = (FUTURE_REPORT, TWIFF_REPORT, NECESSITY, LATENT_RETRIEVAL, CURATED)
 TEXT = "report.md"
 MAIN_FIGURES = ("accuracy_by_hop", "interventions", "latent_retrieval", "spans_by_hop")
 
@@ -48,16 +42,16 @@ def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.Asset
         "Our models beside the published rows: tables, figures and provenance on one self-contained page.",
         kinds=("html", "matplotlib"),
         code_version=CODE,
-        deps=(FUTURE_REPORT, TWIFF_REPORT, NECESSITY, LATENT_RETRIEVAL, CURATED),
+        deps=PARTS,
         previews=("comparison.md", *(f"{name}.png" for name in MAIN_FIGURES)),
         links={"page": PAGE, "report": REPORT},
     )
 
     @asset(declared)
-    def reports_comparison(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
+    def reports_comparison(store: StoreParam) -> dg.MaterializeResult[None]:
         reports = run_reports(store, checkpoints, published_data)
         if not reports.futurebench:
-            raise dg.Failure("no model has a FutureBench report yet: materialise some", allow_retries=False)
+            raise ValueError("no model has a FutureBench report yet: materialise some")
 
         def write(workspace: Path) -> dict[str, Any]:
             answers = {m: store.current(FUTURE_ANSWERS, m).file(ANSWER_TABLE) for m in reports.futurebench}
@@ -73,12 +67,7 @@ def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.Asset
             write_json(workspace / REPORT, complete.model_dump(mode="json", exclude={"pictures"}))
             return {"models": list(reports.futurebench)}
 
-        parts = (FUTURE_REPORT, TWIFF_REPORT, NECESSITY, LATENT_RETRIEVAL)
-        inputs = {
-            name: version
-            for name, version in reports.provenance.items()
-            if name == CURATED or name.startswith(tuple(f"{key}/" for key in parts))
-        }
+        inputs = {name: version for name, version in reports.provenance.items() if asset_of(name) in PARTS}
         config: dict[str, Any] = {"models": checkpoints.models}
         config["lineage"] = digest(reports.lineage.model_dump(mode="json")) if reports.lineage else None
         return result_of(store, declared, store.work(COMPARISON, inputs, config, CODE).do(write))
@@ -97,6 +86,7 @@ def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: boo
     everything = store.everything()
     checkpoint_names = {model: name_of(*checkpoints.artifact(model)) for model in future}
     lineage = Lineage({name: artifact for name, artifact in everything.items() if name != COMPARISON})
+    best = max(future, key=lambda model: future[model]["average"]["accuracy"] or 0.0, default="")
     seconds: dict[str, float] = {}
     for name, artifact in everything.items():
         seconds[asset_of(name)] = seconds.get(asset_of(name), 0.0) + artifact.provenance["seconds"]
@@ -112,37 +102,30 @@ def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: boo
         paired=paired_rows({model: read_parquet(path) for model, path in tables.items()}, checkpoints.rl),
         seconds=seconds,
         provenance={name: artifact.version for name, artifact in everything.items()},
-        lineage=lineage_report(lineage, checkpoint_names, _best(future)),
+        lineage=lineage_report(lineage, checkpoint_names, best),
         on_published_data=published_data,
     )
 
 
-def _best(reports: dict[str, dict[str, Any]]) -> str:
-    """The model with the highest average; the first where there is none."""
-    return max(reports, key=lambda model: reports[model]["average"]["accuracy"] or 0.0, default="")
-
-
 def _pictures(store: AssetStore, checkpoints: Checkpoints) -> dict[str, Path]:
     """Retrieved frames of each model, and the last model's storyboards."""
-    retrieved = {
-        f"retrieved_frames/{model}": store.current(LATENT_RETRIEVAL, model).file(PICTURE_FILE)
-        for model in checkpoints.models
-        if store.has(LATENT_RETRIEVAL, model)
-        and PICTURE_FILE in store.current(LATENT_RETRIEVAL, model).manifest["files"]
+    retrieval = {m: store.current(LATENT_RETRIEVAL, m) for m in checkpoints.models if store.has(LATENT_RETRIEVAL, m)}
+    pictures = {
+        f"retrieved_frames/{model}": artifact.file(PICTURE_FILE)
+        for model, artifact in retrieval.items()
+        if PICTURE_FILE in artifact.manifest["files"]
     }
-    for model in reversed(checkpoints.models):
-        if store.has(FUTURE_REPORT, model):
-            report = store.current(FUTURE_REPORT, model)
-            boards = {f"storyboards/{'correct' if correct else 'incorrect'} answers of {model}": report.file(name)
-                      for name, correct in BOARDS.items() if name in report.manifest["files"]}  # fmt: skip
-            return retrieved | boards
-    return retrieved
+    for model in [model for model in checkpoints.models if store.has(FUTURE_REPORT, model)][-1:]:
+        report = store.current(FUTURE_REPORT, model)
+        pictures |= {f"storyboards/{'correct' if correct else 'incorrect'} answers of {model}": report.file(name)
+                     for name, correct in BOARDS.items() if name in report.manifest["files"]}  # fmt: skip
+    return pictures
 
 
 def _origin(store: AssetStore, checkpoints: Checkpoints, model: str) -> ModelOrigin:
     name, partition = checkpoints.artifact(model)
     checkpoint = store.current(name, partition)
-    inputs = checkpoint.provenance["inputs"]
-    data = [str(version)[:16] for key, version in inputs.items() if key.startswith("curation/")]
+    inputs = checkpoint.provenance["inputs"].items()
+    data = [str(version)[:16] for key, version in inputs if key.startswith("curation/")]
     stage = "zero-shot" if name == BASE else name.rpartition("/")[2].upper()
     return ModelOrigin(checkpoint=checkpoint.version, dataset=", ".join(data), stage=stage)

@@ -1,7 +1,7 @@
 """From rows to visual gain: answers with and without the hint, verdicts, and what the hint gains."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from assets.curation.card import GAIN_FIGURE, gain_figure
-from assets.curation.previews import REJECTED, STORYBOARDS, TOP_ROWS, write_previews
+from assets.curation.previews import GAIN_FIGURE, REJECTED, STORYBOARDS, TOP_ROWS, gain_figure, write_previews
 from assets.curation.prompts import answer_prompts, prompts_hash
 from assets.curation.scored import GAIN, GAIN_TABLE, VERDICT_TABLE
 from assets.curation.settings import CurationSettings
@@ -27,17 +26,16 @@ from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import SHARD_PARTITIONING
-from assets.framework.resources import JudgeAccess
+from assets.framework.resources import JudgeParam
 from assets.framework.retries import retry_on_outage
-from assets.framework.store import AssetStore, Work
+from assets.framework.store import StoreParam
 from assets.generation import AnswerWork, generate_answers, next_work
-from assets.launching.launcher import Launcher
+from assets.launching.launcher import LauncherParam
 from assets.trajectories.assets import CLIPS, TRAJECTORIES
 from assets.trajectories.usable import UsableTable, repeats_of_earlier_shards, usable_rows
 from evaluation.generation.image_factor import QWEN3_VL, image_factor, unknown_factor
 from evaluation.generation.jobs import AnswerJob, VisualGainScoring
 from evaluation.generation.program import PROGRAM
-from training.chat.endpoint import EndpointSettings
 from training.data.prompts import AnswerTable
 from training.grading.judge import Judge
 from training.storage.artifacts import MODEL, Artifact
@@ -54,7 +52,7 @@ ANSWER_TABLE = "answers.parquet"
 
 ANSWERS_CODE = code_of("assets.curation.prompts", "assets.trajectories.usable", PROGRAM)
 GAIN_CODE = code_of(
-    *(f"assets.curation.{name}" for name in ("card", "previews", "visual_gain")),
+    *(f"assets.curation.{name}" for name in ("previews", "visual_gain")),
     "assets.trajectories.usable",
     "training.grading.judge",
 )
@@ -66,13 +64,6 @@ def curation_assets(settings: CurationSettings, seed: int, device: str, base: Pa
         *([] if settings.use_source_counts else [_answers(settings, seed, device, base)]),
         _visual_gain(settings),
     ]
-
-
-def _with_image_factor(context: dg.AssetExecutionContext, endpoint: EndpointSettings, base: Path) -> EndpointSettings:
-    """The endpoint with the size of its model's vision tokens; a guess is logged as a warning."""
-    if guess := unknown_factor(endpoint, base):
-        context.log.warning(guess)
-    return endpoint.model_copy(update={"image_factor": image_factor(endpoint, base)})
 
 
 def _answers(settings: CurationSettings, seed: int, device: str, base: Path) -> dg.AssetsDefinition:
@@ -91,17 +82,17 @@ def _answers(settings: CurationSettings, seed: int, device: str, base: Path) -> 
 
     @asset(declared, pool="endpoint" if served else "gpu")
     def answer_shards(
-        context: dg.AssetExecutionContext,
-        store: dg.ResourceParam[AssetStore],
-        launcher: dg.ResourceParam[Launcher],
-        judge: dg.ResourceParam[JudgeAccess],
+        context: dg.AssetExecutionContext, store: StoreParam, launcher: LauncherParam, judge: JudgeParam
     ) -> Iterator[dg.MaterializeResult[None]]:
         local = None if served else store.current(BASE)
-        model = local.version if local else settings.endpoint.model  # type: ignore[union-attr]
-        sampling = settings.answers.sampling()
-        endpoint = settings.endpoint and _with_image_factor(context, settings.endpoint, base)
-        if endpoint and endpoint.image_factor != QWEN3_VL:  # older ledgers are of that one
-            sampling["image_factor"] = endpoint.image_factor
+        endpoint, sampling = settings.endpoint, settings.answers.sampling()
+        if endpoint:
+            if guess := unknown_factor(endpoint, base):
+                context.log.warning(guess)
+            endpoint = endpoint.model_copy(update={"image_factor": image_factor(endpoint, base)})
+            if endpoint.image_factor != QWEN3_VL:  # older ledgers are of that one
+                sampling["image_factor"] = endpoint.image_factor
+        model = local.version if local else endpoint.model  # type: ignore[union-attr]
         ledger = store.ledger("answers", {"model": model, "sampling": sampling, "seed": seed})
         config = {
             "sampling": sampling,
@@ -112,27 +103,25 @@ def _answers(settings: CurationSettings, seed: int, device: str, base: Path) -> 
             "seed": seed,
         }
         repeats = repeats_of_earlier_shards(store, context.partition_keys)
-        wanted = {}
-        for shard in context.partition_keys:
-            repeated = repeats.filter(shard=shard)["row_id"].to_list()
+
+        def answers_of(shard: str) -> AnswerWork:
             inputs: dict[str, Artifact | str] = {
                 TRAJECTORIES: store.current(TRAJECTORIES, shard), CLIPS: store.current(CLIPS, shard), "model": model,
-                "repeated": digest(repeated),
+                "repeated": digest(repeats.filter(shard=shard)["row_id"].to_list()),
             }  # fmt: skip
-
-            def work(more: Mapping[str, str], shard: str = shard, inputs: dict[str, Artifact | str] = inputs) -> Work:
-                return store.work(ANSWERS, inputs | dict(more), config, ANSWERS_CODE, shard)
-
             job = partial(
                 AnswerJob, checkpoint=local.folder(MODEL) if local else None, generation=settings.answers, seed=seed,
                 ledger=ledger / f"{shard}.jsonl",
                 gain=VisualGainScoring(rule=settings.rule, parser=settings.parser),
             )  # fmt: skip
+            work = partial(store.work, ANSWERS, config=config, code=ANSWERS_CODE, partition=shard)
+            return AnswerWork(
+                next_work(lambda more: work(inputs | dict(more)), settings.retry_refused),
+                lambda: answer_prompts(usable_rows(store, shard), settings.prompts),
+                {"answers": job},
+            )
 
-            def prompts(shard: str = shard) -> pl.DataFrame:
-                return answer_prompts(usable_rows(store, shard), settings.prompts)
-
-            wanted[shard] = AnswerWork(next_work(work, settings.retry_refused), prompts, {"answers": job})
+        wanted = {shard: answers_of(shard) for shard in context.partition_keys}
         with judge.settings() as judge_settings:
             artifacts = generate_answers(context, store, launcher, device, wanted, endpoint, judge_settings)
         yield batch_result(context, store, declared, artifacts)
@@ -158,20 +147,16 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
 
     @asset(declared)
     def curation_visual_gain(
-        context: dg.AssetExecutionContext,
-        store: dg.ResourceParam[AssetStore],
-        judge: dg.ResourceParam[JudgeAccess],
+        context: dg.AssetExecutionContext, store: StoreParam, judge: JudgeParam
     ) -> dg.MaterializeResult[None]:
-        def write(
-            workspace: Path, table: pl.DataFrame, graded: pl.DataFrame | None, spent: dict[str, Any] | None
-        ) -> dict[str, Any]:
+        def write(folder: Path, table: pl.DataFrame, graded: pl.DataFrame | None, spent: Any) -> dict[str, Any]:
             if graded is not None:
-                graded.write_parquet(workspace / VERDICT_TABLE)
-            table.write_parquet(workspace / GAIN_TABLE)
+                graded.write_parquet(folder / VERDICT_TABLE)
+            table.write_parquet(folder / GAIN_TABLE)
             report = gain_report([table], rule)
             listed = VerdictTable.create_empty() if graded is None else graded
-            write_previews(workspace, table, listed, report, STORYBOARDS_OF_A_SHARD)
-            (workspace / GAIN_FIGURE).write_bytes(gain_figure(report))
+            write_previews(folder, table, listed, report, STORYBOARDS_OF_A_SHARD)
+            (folder / GAIN_FIGURE).write_bytes(gain_figure(report))
             return report | ({"judge": spent} if spent else {})
 
         scored = {}
@@ -184,10 +169,9 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
                 table, graded, spent = gain_from_source_counts(rows, rule), None, None
             else:
                 answers = store.current(ANSWERS, shard)
-                samples = read_parquet(answers.file(ANSWER_TABLE))
                 with judge.settings() as address:
                     grader = Judge(address, on_outage="raise") if address else None
-                    graded = verdicts(rows, samples, settings.parser, grader)
+                    graded = verdicts(rows, read_parquet(answers.file(ANSWER_TABLE)), settings.parser, grader)
                 spent = grader.spent() if grader else None
                 table = visual_gain(rows, graded, rule)
                 # Unjudged answers are judged again each time: the verdicts are part of the version.

@@ -23,6 +23,7 @@ from training.grading.parsers import answer_text
 from training.runtime.printable import printable
 
 STORYBOARDS, TOP_ROWS, REJECTED = "storyboards.png", "top_rows.md", "rejected.md"
+GAIN_FIGURE = "gain_histogram.png"
 PNG_LIMIT = 400_000
 COLUMNS = (
     "row_id", "video", "question", "answer", "category", "observed", "future", "path", "frame_count", "reader",
@@ -51,6 +52,13 @@ def write_previews(folder: Path, rows: pl.DataFrame, verdicts: pl.DataFrame, rep
     (folder / STORYBOARDS).write_bytes(storyboards(rows, verdicts, n))
     (folder / TOP_ROWS).write_text(top_rows(rows))
     (folder / REJECTED).write_text(rejected_table(report))
+
+
+def gain_figure(report: Mapping[str, Any]) -> bytes:
+    """Kept rows and fully sampled rows by gain, of a publication or a shard (`visual_gain.gain_report`)."""
+    from evaluation.drawing.run_plots import gain_histogram
+
+    return gain_histogram(report["gain_histogram"], report["gain_histogram_kept"])
 
 
 def highest(rows: pl.DataFrame, n: int) -> pl.DataFrame:

@@ -48,7 +48,7 @@ class CuratedTable(TrajectoryTable):
         dy.Struct({"from": dy.String(), "value": dy.String()}),
         min_length=2,
         max_length=2,
-        description="human and gpt turn, as in the public release",
+        description="human turn (markers, question), gpt turn (numbered thoughts, an `<image>` for each future frame)",
     )
     image = dy.List(dy.Int64(min=1, max=8), description="observed, under the public release's name")
     reasoning_image = dy.List(dy.Int64(min=1, max=8), description="future, under the public release's name")

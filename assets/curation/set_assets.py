@@ -1,6 +1,6 @@
 """Selection by visual gain: Future-L1-50K, the sets that models are trained on, and the push to a dataset hub."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,17 @@ import dagster as dg
 import polars as pl
 
 from assets.curation.assets import CURATED, RL_SETS, SFT_SETS
-from assets.curation.card import COMPOSITION_FIGURE, GAIN_FIGURE
 from assets.curation.contamination import BenchmarkIndex, benchmark_index
-from assets.curation.previews import REJECTED, STORYBOARDS, TOP_ROWS, highest, write_previews
-from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, EXCLUDED_TABLE, POOL_TABLE, publish
+from assets.curation.previews import GAIN_FIGURE, REJECTED, STORYBOARDS, TOP_ROWS, highest, write_previews
+from assets.curation.publication import (
+    CARD,
+    CHANGE,
+    COMPOSITION_FIGURE,
+    CURATED_TABLE,
+    EXCLUDED_TABLE,
+    POOL_TABLE,
+    publish,
+)
 from assets.curation.scored import GAIN, gain_tables, scored_shards, verdict_tables
 from assets.curation.selection import CuratedTable, SelectionSettings
 from assets.curation.sets import random_set, rl_set
@@ -23,18 +30,19 @@ from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import metadata_of, result_of
 from assets.framework.retries import retry_on_outage
-from assets.framework.store import AssetStore
+from assets.framework.store import AssetStore, StoreParam
 from assets.trajectories.hub import hub_access
 from training.storage.artifacts import Artifact
 from training.storage.hashing import file_digest
 from training.storage.parquet import read_parquet, scan_parquet
 
+Items = Mapping[str, Artifact]
+"""Items of benchmarks by name."""
+
 HUB = "curation/dataset_hub"
 ITEM_TABLE = "items.parquet"
 
 SELECTION_CODE = code_of(*(f"assets.curation.{name}" for name in ("contamination", "publication", "previews")))
-SFT_SETS_CODE = code_of("assets.curation.sets")
-RL_SETS_CODE = code_of("assets.curation.sets", "assets.curation.v1_33k")
 FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_window=timedelta(days=8))
 """Future-L1-50K is curated again weekly: a day after one week it is late, a day after two it is stale, also where the
 source had nothing new: then the source needs a look."""
@@ -60,16 +68,11 @@ def items_of(settings: CurationSettings, store: AssetStore) -> dict[str, Artifac
     return {name: store.current(items_key(name)) for name in settings.disjoint_from}
 
 
-def index_of(items: Mapping[str, Artifact]) -> BenchmarkIndex:
+def index_of(items: Items) -> BenchmarkIndex:
     return benchmark_index({name: artifact.file(ITEM_TABLE) for name, artifact in items.items()})
 
 
-def upstream_of(settings: CurationSettings, *keys: str) -> tuple[str, ...]:
-    """The keys, and those of the benchmarks' items."""
-    return (*keys, *(items_key(name) for name in settings.disjoint_from))
-
-
-def inputs_of(scored: Mapping[str, Artifact], items: Mapping[str, Artifact]) -> dict[str, Artifact | str]:
+def _by_key(scored: Mapping[str, Artifact], items: Items) -> dict[str, Artifact | str]:
     """What a selection is made from, as a version has it."""
     shards: dict[str, Artifact | str] = {f"{GAIN}/{shard}": artifact for shard, artifact in scored.items()}
     return shards | {items_key(name): artifact for name, artifact in items.items()}
@@ -95,7 +98,7 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
         "The rows that the hint makes answerable, ranked by gain, with the numbers that selected them.",
         kinds=("polars", "parquet"),
         code_version=SELECTION_CODE,
-        deps=upstream_of(settings, GAIN),
+        deps=(GAIN, *map(items_key, settings.disjoint_from)),
         table=CURATED_TABLE,
         columns=(CuratedTable,),
         previews=(GAIN_FIGURE, COMPOSITION_FIGURE, STORYBOARDS, TOP_ROWS, REJECTED, CHANGE),
@@ -104,22 +107,15 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
     )
 
     @asset(declared)
-    def curation_future_l1_50k(
-        config: SelectionConfig, store: dg.ResourceParam[AssetStore]
-    ) -> dg.MaterializeResult[None]:
+    def curation_future_l1_50k(config: SelectionConfig, store: StoreParam) -> dg.MaterializeResult[None]:
         scored, items = scored_shards(store), items_of(settings, store)
         rule = config.over(settings.selection, settings.rule.samples)
         _check_scored_for(rule, scored)
 
         def make(workspace: Path) -> dict[str, Any]:
             before = store.current(CURATED) if store.has(CURATED) else None
-            report = publish(
-                workspace,
-                gain_tables(scored),
-                rule,
-                index_of(items),
-                (before.version, before.file(CURATED_TABLE)) if before else None,
-            )
+            previous = (before.version, before.file(CURATED_TABLE)) if before else None
+            report = publish(workspace, gain_tables(scored), rule, index_of(items), previous)
             best = highest(read_parquet(workspace / CURATED_TABLE), STORYBOARDS_OF_THE_SET)
             of_best = pl.col("row_id").is_in(best["row_id"].implode())
             verdicts = [scan_parquet(path).filter(of_best).collect() for path in verdict_tables(scored)]
@@ -127,8 +123,7 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
             write_previews(workspace, best, table, report, STORYBOARDS_OF_THE_SET)
             return {**report, "shards": len(scored)}
 
-        work = store.work(CURATED, inputs_of(scored, items), rule.model_dump(mode="json"), SELECTION_CODE)
-        artifact = work.do(make)
+        artifact = store.work(CURATED, _by_key(scored, items), rule.model_dump(mode="json"), SELECTION_CODE).do(make)
         store.artifacts.prune(CURATED, settings.versions_kept)
         return result_of(store, declared, artifact)
 
@@ -140,71 +135,76 @@ def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
         SFT_SETS,
         "SFT sets: future_l1, as many random rows, and future_l1 again for text-only training.",
         kinds=("polars", "parquet"),
-        code_version=SFT_SETS_CODE,
-        deps=upstream_of(settings, CURATED, GAIN),
+        code_version=code_of("assets.curation.sets"),
+        deps=(CURATED, GAIN, *map(items_key, settings.disjoint_from)),
         table="future_l1.parquet",
         columns=(CuratedTable,),
     )
 
-    @asset(declared)
-    def curation_sft_sets(config: SetsConfig, store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
-        draw = {"seed": seed} | config.values()
-        scored, curated, items = scored_shards(store), store.current(CURATED), items_of(settings, store)
+    def write(folder: Path, scored: list[Path], curated: Artifact, items: Items, seed: int) -> dict[str, Any]:
+        selected = read_parquet(curated.file(CURATED_TABLE))
+        random_rows, report = random_set(scored, selected.height, seed, index_of(items))
+        sets = {"future_l1": selected, "random": random_rows, "text_only": selected}
+        for name, table in sets.items():
+            table.write_parquet(folder / f"{name}.parquet")
+        return {"sets": {name: table.height for name, table in sets.items()}, "random": report}
 
-        def write(workspace: Path) -> dict[str, Any]:
-            selected = read_parquet(curated.file(CURATED_TABLE))
-            random_rows, report = random_set(gain_tables(scored), selected.height, draw["seed"], index_of(items))
-            sets = {"future_l1": selected, "random": random_rows, "text_only": selected}
-            for name, table in sets.items():
-                table.write_parquet(workspace / f"{name}.parquet")
-            return {"sets": {name: table.height for name, table in sets.items()}, "random": report}
-
-        inputs = {CURATED: curated} | inputs_of(scored, items)
-        work = store.work(SFT_SETS, inputs, draw, SFT_SETS_CODE)
-        return result_of(store, declared, work.do(write))
-
-    return curation_sft_sets
+    return _training_sets(declared, settings, seed, write, {})
 
 
 def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
+    v1_33k = settings.multiple_choice_set
     declared = Asset(
         RL_SETS,
         "RL sets: retained rows sampled with a seed, and V1-33K's questions where the profile names them.",
         kinds=("polars", "parquet"),
-        code_version=RL_SETS_CODE,
-        deps=upstream_of(settings, CURATED, GAIN),
+        code_version=code_of("assets.curation.sets", "assets.curation.v1_33k"),
+        deps=(CURATED, GAIN, *map(items_key, settings.disjoint_from)),
         table=f"{next(iter(settings.rl_sets))}.parquet",
         columns=(CuratedTable,),
     )
 
-    @asset(declared)
-    def curation_rl_sets(config: SetsConfig, store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
-        draw = {"seed": seed} | config.values()
-        scored, curated, items = scored_shards(store), store.current(CURATED), items_of(settings, store)
-        v1_33k = settings.multiple_choice_set
-
-        def write(workspace: Path) -> dict[str, Any]:
-            pool, reports = read_parquet(curated.file(POOL_TABLE)), {}
-            for name, rows in settings.rl_sets.items():
-                table, reports[name] = rl_set(gain_tables(scored), pool, rows, draw["seed"], settings.rl_avoids_sft)
-                table.write_parquet(workspace / f"{name}.parquet")
-            if v1_33k:
-                futurebench = read_parquet(items["futurebench"].file(ITEM_TABLE))
-                questions = choices(v1_33k.files, v1_33k.videos, v1_33k.rows, draw["seed"], futurebench)
-                questions.rows.write_parquet(workspace / f"{v1_33k.name}.parquet")
-                questions.quarantine.write_parquet(workspace / f"{v1_33k.name}.quarantine.parquet")
-                reports[v1_33k.name] = questions.report
-            return {"sets": {name: report["rows"] for name, report in reports.items()}, "reports": reports}
-
-        inputs = {CURATED: curated} | inputs_of(scored, items)
-        values = draw | {"rows": settings.rl_sets, "avoid_sft": settings.rl_avoids_sft}
+    def write(folder: Path, scored: list[Path], curated: Artifact, items: Items, seed: int) -> dict[str, Any]:
+        pool, reports = read_parquet(curated.file(POOL_TABLE)), {}
+        for name, rows in settings.rl_sets.items():
+            table, reports[name] = rl_set(scored, pool, rows, seed, settings.rl_avoids_sft)
+            table.write_parquet(folder / f"{name}.parquet")
         if v1_33k:
-            inputs |= {path.name: file_digest(path) for path in v1_33k.files}
-            values["multiple_choice_set"] = v1_33k.model_dump(mode="json")
-        work = store.work(RL_SETS, inputs, values, RL_SETS_CODE)
-        return result_of(store, declared, work.do(write))
+            futurebench = read_parquet(items["futurebench"].file(ITEM_TABLE))
+            questions = choices(v1_33k.files, v1_33k.videos, v1_33k.rows, seed, futurebench)
+            questions.rows.write_parquet(folder / f"{v1_33k.name}.parquet")
+            questions.quarantine.write_parquet(folder / f"{v1_33k.name}.quarantine.parquet")
+            reports[v1_33k.name] = questions.report
+        return {"sets": {name: report["rows"] for name, report in reports.items()}, "reports": reports}
 
-    return curation_rl_sets
+    values: dict[str, Any] = {"rows": settings.rl_sets, "avoid_sft": settings.rl_avoids_sft}
+    if v1_33k:
+        values["multiple_choice_set"] = v1_33k.model_dump(mode="json")
+    return _training_sets(declared, settings, seed, write, values, v1_33k.files if v1_33k else ())
+
+
+def _training_sets(
+    declared: Asset,
+    settings: CurationSettings,
+    seed: int,
+    write: Callable[[Path, list[Path], Artifact, Items, int], dict[str, Any]],
+    values: Mapping[str, Any],
+    files: Sequence[Path] = (),
+) -> dg.AssetsDefinition:
+    """Sets that `write` makes of the scored tables, Future-L1-50K, the benchmarks' items and a seed; `values` and
+    `files` are part of their version."""
+
+    @asset(declared)
+    def training_sets(config: SetsConfig, store: StoreParam) -> dg.MaterializeResult[None]:
+        scored, curated, items = scored_shards(store), store.current(CURATED), items_of(settings, store)
+        sampling = {"seed": seed} | config.values()
+        inputs = {CURATED: curated} | _by_key(scored, items) | {path.name: file_digest(path) for path in files}
+        work = store.work(declared.key, inputs, {**sampling, **values}, str(declared.code_version))
+        tables = gain_tables(scored)
+        artifact = work.do(lambda folder: write(folder, tables, curated, items, sampling["seed"]))
+        return result_of(store, declared, artifact)
+
+    return training_sets
 
 
 def hub_asset(repository: str) -> dg.AssetsDefinition:
@@ -221,7 +221,7 @@ def hub_asset(repository: str) -> dg.AssetsDefinition:
     )
 
     @asset(declared)
-    def curation_hub(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
+    def curation_hub(store: StoreParam) -> dg.MaterializeResult[None]:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
 
@@ -229,7 +229,7 @@ def hub_asset(repository: str) -> dg.AssetsDefinition:
         endpoint, token = hub_access()
         where = f"dataset {repository} on {endpoint}"
         if not token:
-            raise dg.Failure(f"pushing {where} needs a token: set HF_TOKEN", allow_retries=False)
+            raise ValueError(f"pushing {where} needs a token: set HF_TOKEN")
         api = HfApi(endpoint=endpoint, token=token)
         try:
             # Not create_repo's exist_ok: with a token that may make none, 2.4 trips over an endpoint given to HfApi.
@@ -246,7 +246,7 @@ def hub_asset(repository: str) -> dg.AssetsDefinition:
             if error.response.status_code not in (401, 403):
                 raise
             why = error.server_message or error.response.headers.get("X-Error-Message")
-            raise dg.Failure(f"HF_TOKEN may not push {where}: {why}", allow_retries=False) from error
+            raise ValueError(f"HF_TOKEN may not push {where}: {why}") from error
         pushed = {"commit": dg.MetadataValue.url(commit.commit_url)}
         return dg.MaterializeResult(
             data_version=dg.DataVersion(curated.version), metadata=metadata_of(store, declared, curated) | pushed

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from assets.curation.card import COMPOSITION_FIGURE, GAIN_FIGURE, card_figures, dataset_card
 from assets.curation.contamination import benchmark_index
-from assets.curation.selection import SelectionSettings, select
+from assets.curation.previews import GAIN_FIGURE, gain_figure
+from assets.curation.publication import COMPOSITION_FIGURE, dataset_card
+from assets.curation.selection import CuratedTable, SelectionSettings, select
 from evaluation.drawing.run_plots import composition, gain_histogram
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
 
@@ -39,12 +40,14 @@ def test_the_card_says_of_which_rows_the_gains_are(report: dict[str, Any]) -> No
     assert "3 of the 8 scored rows were cut short" in card and "no benchmark" in card
 
 
-def test_the_figures_of_the_card_are_pngs_and_stay_the_same(report: dict[str, Any]) -> None:
-    figures = card_figures(report)
-    assert set(figures) == {GAIN_FIGURE, COMPOSITION_FIGURE}
-    assert all(figure.startswith(b"\x89PNG") for figure in figures.values())
-    assert card_figures(report) == figures
-    assert figures[GAIN_FIGURE] != gain_histogram({}, {"8": 1})
+def test_every_column_of_the_published_table_is_described(report: dict[str, Any]) -> None:
+    card = dataset_card(report, SETTINGS, [])
+    assert [name for name in CuratedTable.column_names() if f"| `{name}` | " not in card] == []
+
+
+def test_the_figure_of_gains_is_a_png_and_stays_the_same(report: dict[str, Any]) -> None:
+    figure = gain_figure(report)
+    assert figure.startswith(b"\x89PNG") and gain_figure(report) == figure != gain_histogram({}, {"8": 1})
 
 
 def test_nothing_published_is_drawn_too() -> None:
