@@ -1,9 +1,14 @@
-"""Intervals and paired tests: no score is published without its n and one of these.  All intervals are 95 %."""
+"""Intervals and paired tests: no score is published without its n and one of these.  All intervals are 95 %.
+
+Those over clusters are for values that are not independent observations, such as the spans of one answer: of means,
+percentiles of a bootstrap over clusters with a fixed seed; of proportions, Wilson's at the effective sample size.
+"""
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
@@ -119,6 +124,59 @@ def bootstrap_mean(values: Sequence[float]) -> Mean:
     )
     low, high = result.confidence_interval
     return Mean(float(x.mean()), int(x.size), (float(low), float(high)))
+
+
+def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable]) -> Mean:
+    """The mean over all values, with its interval over clusters; n counts values.
+
+    Raises ValueError where a value has no cluster or is not finite.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if len(x) != len(clusters) or not np.isfinite(x).all():
+        raise ValueError(f"a clustered mean needs finite values, each with its cluster; got {len(x)}, {len(clusters)}")
+    if not len(x):
+        return Mean(None, 0, None)
+    places, groups = _places(clusters)
+    sums = np.stack([np.bincount(places, x, groups), np.bincount(places, minlength=groups)], 1)
+    resampled = _resamples(groups) @ sums
+    low, high = np.quantile(resampled[:, 0] / resampled[:, 1], [0.025, 0.975])
+    return Mean(float(x.mean()), len(x), (float(low), float(high)))
+
+
+def clustered_proportion(hits: Sequence[bool], clusters: Sequence[Hashable]) -> dict[str, Any]:
+    """In the shape of `Proportion.as_dict`; a bootstrap would be too narrow near 0 and 1."""
+    proportion = Proportion(sum(hits), len(hits))
+    if proportion.value is None:
+        return proportion.as_dict()
+    effective = _effective_size(np.asarray(hits, dtype=np.float64), clusters)
+    return proportion.as_dict() | {"interval": _listed(wilson(proportion.value * effective, effective))}
+
+
+def _effective_size(x: np.ndarray, clusters: Sequence[Hashable]) -> float:
+    """n / the design effect (Kish 1965), at least 1: the variance of the mean over clusters over that of single values.
+
+    Where all values are equal, or all are of one cluster, it is undefined, and each cluster counts once.
+    """
+    places, groups = _places(clusters)
+    if groups < 2 or x.min() == x.max():
+        return float(groups)
+    residuals = np.bincount(places, x - x.mean(), groups)
+    over_clusters = groups / (groups - 1) * np.square(residuals).sum() / len(x) ** 2
+    return float(len(x) / max(1.0, over_clusters / (x.var() / len(x))))
+
+
+def _places(clusters: Sequence[Hashable]) -> tuple[np.ndarray, int]:
+    """Each value's cluster as a number from 0, and how many clusters there are."""
+    number = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    return np.array([number[name] for name in clusters], dtype=np.int64), len(number)
+
+
+@lru_cache(maxsize=2)
+def _resamples(clusters: int) -> np.ndarray:
+    """How often each cluster is in each resample [resamples, clusters]: the same for all figures of a report."""
+    shares = np.full(clusters, 1 / clusters)
+    counts = np.random.default_rng(BOOTSTRAP_SEED).multinomial(clusters, shares, size=BOOTSTRAP_RESAMPLES)
+    return counts.astype(np.float64)
 
 
 def paired_difference(a: Sequence[bool], b: Sequence[bool]) -> PairedDifference:

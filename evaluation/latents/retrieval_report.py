@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.latents.clustered import clustered_mean, clustered_proportion, clustered_ratio
+from evaluation.statistics import clustered_mean, clustered_proportion
 
 REPORT_FILE, PICTURE_FILE, MEAN_FILE = "latent_retrieval.json", "retrieved_frames.png", "mean.safetensors"
 """The files that `evaluation.latent_retrieval` writes of each model."""
@@ -109,7 +109,6 @@ def retrieval_report(scores: Sequence[SpanScore], left_out: Mapping[str, int], m
             for of_it in [[s for s in scores if s.number == number]]
         },
         "skill": clustered_mean([1 - s.error / s.copy_error for s in changed], [s.item for s in changed]).as_dict(),
-        "skill_of_sums": _skill_of_sums(scores),
         "unchanged_spans": len(scores) - len(changed),
     }  # fmt: skip
     return report | {"sentence": sentence(report)}
@@ -169,18 +168,6 @@ def _quality(ranks: Sequence[int], items: Sequence[str]) -> dict[str, Any]:
         "top1": clustered_proportion([rank == 1 for rank in ranks], items),
         "mrr": clustered_mean([1 / rank for rank in ranks], items).as_dict(),
     }
-
-
-def _skill_of_sums(scores: Sequence[SpanScore]) -> dict[str, Any]:
-    """1 - sum of errors / sum of copy errors: the skill of SFT's curves; frames that hardly change count little.
-
-    In the mean of ratios (`skill`) each of them counts like any other.
-    """
-    ratio = clustered_ratio([s.error for s in scores], [s.copy_error for s in scores], [s.item for s in scores])
-    if ratio.mean is None or ratio.interval is None:
-        return ratio.as_dict()
-    low, high = ratio.interval
-    return {"mean": 1 - ratio.mean, "n": ratio.n, "interval": [1 - high, 1 - low]}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.latents.clustered import clustered_mean, clustered_proportion, clustered_ratio
-from evaluation.statistics import bootstrap_mean, wilson
+from evaluation.statistics import bootstrap_mean, clustered_mean, clustered_proportion, wilson
 
 COIN = [0.0, 1.0] * 20
 
@@ -19,12 +18,6 @@ def test_values_that_are_clusters_of_their_own_have_the_plain_interval() -> None
 def test_repeating_every_value_in_its_cluster_changes_nothing_but_the_count() -> None:
     once, often = clustered_mean(COIN, range(40)), clustered_mean(np.repeat(COIN, 5), np.repeat(range(40), 5).tolist())
     assert (often.mean, often.interval, often.n) == (once.mean, once.interval, 200)
-
-
-def test_a_ratio_is_of_sums_not_a_mean_of_ratios() -> None:
-    assert clustered_ratio([1.0, 1.0], [1.0, 3.0], ["a", "b"]).mean == 0.5
-    assert clustered_ratio([1.0], [0.0], ["a"]).mean is None
-    assert clustered_ratio([], [], []).interval is None
 
 
 def test_where_all_or_none_hit_each_cluster_counts_once() -> None:
