@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from evaluation.reports.lineage import LineageReport, TableRows, Trace
+from evaluation.reports.run_reports import LineageReport, TableRows, Trace
 from training.storage.artifacts import Artifact, DamagedArtifactError
 from training.storage.parquet import read_parquet, scan_parquet
 

@@ -12,7 +12,7 @@ import polars as pl
 from assets.framework.define import Asset
 from assets.framework.partitions import key_of
 from assets.framework.store import AssetStore
-from evaluation.reports.lineage import command
+from evaluation.reports.run_reports import command
 from training.storage.artifacts import CURRENT, Artifact
 from training.storage.hashing import digest
 from training.storage.parquet import scan_parquet

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import polars as pl
 from pydantic import BaseModel
@@ -24,6 +24,7 @@ from training.grading.judge import Judge
 from training.grading.parsers import ParserName
 from training.storage.hashing import stable_hash
 
+T = TypeVar("T")
 UNREADABLE_ITEM = "unreadable item"
 
 
@@ -153,6 +154,12 @@ def sample_items(items: pl.DataFrame, n: int | None) -> pl.DataFrame:
     hashes = [stable_hash(name) for name in items["id"]]
     chosen = sorted(sorted(range(items.height), key=hashes.__getitem__)[:n])
     return items[chosen]
+
+
+def sample_in_turns(groups: Sequence[Sequence[T]], n: int) -> list[T]:
+    """The first `n` members of the groups, one of each group in turn; sorted by group."""
+    turns = sorted((turn, place) for place, group in enumerate(groups) for turn in range(len(group)))
+    return [groups[place][turn] for place, turn in sorted((place, turn) for turn, place in turns[:n])]
 
 
 def join_answers(items: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:

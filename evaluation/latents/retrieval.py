@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from evaluation.benchmarks.benchmark import sample_in_turns
 from evaluation.latents.frame_pool import Frame, FrameEncoder, FramePool, Item, ItemEntry, frame_cache, read_items
 from evaluation.latents.geometry import spans_of
 from evaluation.latents.readout import Readout, ReadoutFit
@@ -70,8 +71,7 @@ def sample_pictured(items: Sequence[ItemEntry], n: int, seed: int) -> list[str]:
     for entry in sorted(items, key=lambda entry: stable_hash(seed, entry.id)):
         if is_held_out(entry.clip, seed):
             depths.setdefault(entry.frames, []).append(entry.id)
-    turns = [(place, -depth, name) for depth, names in depths.items() for place, name in enumerate(names)]
-    return [name for _, _, name in sorted(sorted(turns)[:n], key=lambda turn: (turn[1], turn[0]))]
+    return sample_in_turns([depths[depth] for depth in sorted(depths, reverse=True)], n)
 
 
 def is_held_out(clip: str, seed: int) -> bool:

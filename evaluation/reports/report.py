@@ -8,19 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from evaluation.reports import latents, lineage, runs, scores
+from evaluation.reports.parts import Cell, FigureImage, Section, markdown_lines, markdown_table, percent
 from evaluation.reports.run_reports import RunReports
-from evaluation.reports.sections import latents, lineage, runs, scores
-from evaluation.reports.sections.parts import FigureImage, Section, markdown_lines, markdown_table, percent
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 TILES = 4
 """Models in the tiles at the top of the page."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    value: str
-    label: str
 
 
 @dataclass(frozen=True)
@@ -29,7 +23,7 @@ class Page:
 
     title: str
     subtitle: str
-    tiles: list[Tile]
+    tiles: list[Cell]
     sections: list[Section]
 
     def html(self) -> str:
@@ -57,21 +51,20 @@ class Page:
 
 
 def build_page(reports: RunReports, title: str, subtitle: str, with_figures: bool = True) -> Page:
-    """Raises ValueError for a picture that is no PNG."""
-    return Page(title, subtitle, _tiles(reports), sections(reports, with_figures))
+    """Every part of the report that the run has numbers for, in the order in which they are read.
 
-
-def sections(reports: RunReports, with_figures: bool = True) -> list[Section]:
-    """Every part of the report that the run has numbers for, in the order in which they are read."""
+    Raises ValueError for a picture that is no PNG.
+    """
     parts: list[Callable[[RunReports, bool], Section | None]] = [
         scores.comparison, scores.paired, scores.judged, latents.necessity, latents.controls, latents.latent_retrieval,
         latents.spans, latents.latent_map, runs.cost, runs.scaling, runs.curation, runs.rewards, runs.storyboards,
         lineage.lineage, runs.seconds, runs.provenance,
     ]  # fmt: skip
-    return [section for part in parts if (section := part(reports, with_figures))]
+    sections = [section for part in parts if (section := part(reports, with_figures))]
+    return Page(title, subtitle, _tiles(reports), sections)
 
 
-def _tiles(reports: RunReports) -> list[Tile]:
+def _tiles(reports: RunReports) -> list[Cell]:
     """The first model and those with the highest averages in reading order, and the rows kept."""
     average = {name: report["average"] for name, report in reports.futurebench.items()}
     best = sorted(list(average)[1:], key=lambda name: average[name]["accuracy"] or 0.0, reverse=True)[: TILES - 1]
@@ -79,6 +72,6 @@ def _tiles(reports: RunReports) -> list[Tile]:
     for name in average:
         if name in best or name == next(iter(average)):
             score = percent(average[name])
-            tiles.append(Tile(score.value, f"{name} on FutureBench ({score.note})"))
+            tiles.append(Cell(score.value, f"{name} on FutureBench ({score.note})"))
     kept = f"{reports.curation['kept']:,}"
-    return [*tiles, Tile(kept, f"rows kept of {reports.curation['scored']:,} scored")]
+    return [*tiles, Cell(kept, f"rows kept of {reports.curation['scored']:,} scored")]

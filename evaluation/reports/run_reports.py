@@ -1,28 +1,68 @@
 """The reports of a run, the input of its page.  Every part but curation and FutureBench may be absent."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from evaluation.reports.lineage import LineageReport
 from evaluation.statistics import paired_difference
 
 
-class ModelOrigin(BaseModel):
-    """The origin of a row of the comparison: versions of its checkpoint and of its training data."""
-
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TableRows(_Frozen):
+    """The rows of one file of an artifact that an id names; `revision` is the source's, of a shard of its rows."""
+
+    artifact: str
+    version: str
+    file: str
+    rows: list[dict[str, Any]]
+    revision: str | None = None
+
+
+class Trace(_Frozen):
+    """Upstream and downstream of an id; artifacts are names with versions.
+
+    artifacts: those that the id names; else `tables` has its rows.  upstream: the nearest first.  outdated: recorded
+    inputs that are no current artifact.  checkpoints: those trained on it.  reports: those that it is in, or that were
+    made of these checkpoints.  notes: counts of artifacts, and of artifacts upstream, by name.
+    """
+
+    id: str
+    artifacts: dict[str, str] = {}
+    tables: list[TableRows] = []
+    upstream: dict[str, str] = {}
+    outdated: dict[str, str] = {}
+    checkpoints: dict[str, str] = {}
+    reports: dict[str, str] = {}
+    notes: dict[str, str] = {}
+
+
+class LineageReport(_Frozen):
+    """The traces on the report's page: of each model's reports, of rows that the best model was trained on, and of
+    benchmark items that models disagree on."""
+
+    models: dict[str, Trace]
+    best: str = ""
+    rows: list[Trace] = []
+    items: list[Trace] = []
+
+
+class ModelOrigin(_Frozen):
+    """The origin of a row of the comparison: versions of its checkpoint and of its training data."""
 
     checkpoint: str
     dataset: str = ""
     stage: str = ""
 
 
-class RunReports(BaseModel):
+class RunReports(_Frozen):
     """The reports of a run as the report modules write them; models in the order of the page.
 
     curves: lines of `training.runtime.programs.read_metrics` by model.  latent_map:
@@ -30,8 +70,6 @@ class RunReports(BaseModel):
     pictures: PNG files by name; `retrieved_frames/...` are of future-frame retrieval, the others are storyboards.
     on_published_data: our rows are of the very benchmarks that the published rows are of, never so in the demo.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     curation: dict[str, Any]
     futurebench: dict[str, dict[str, Any]]
@@ -49,6 +87,11 @@ class RunReports(BaseModel):
     on_published_data: bool = False
 
 
+def command(identifier: str) -> str:
+    """The shell command that traces an id, whatever characters the id has."""
+    return shlex.join(["future-l1", "lineage", *(["--"] if identifier.startswith("-") else []), identifier])
+
+
 def paired_rows(graded: Mapping[str, pl.DataFrame], starts: Mapping[str, str]) -> list[dict[str, Any]]:
     """Each model against the one that it was trained from, else the one before it, and those of one start against each
     other, always on the items that both answered.
@@ -57,15 +100,13 @@ def paired_rows(graded: Mapping[str, pl.DataFrame], starts: Mapping[str, str]) -
     """
     chosen = [(starts[b] if starts.get(b) in graded else a, b) for a, b in itertools.pairwise(graded)]
     siblings = [(a, b) for a, b in itertools.combinations(graded, 2) if a in starts and starts[a] == starts.get(b)]
-    return list(_compared(graded, dict.fromkeys([*chosen, *siblings])))
-
-
-def _compared(graded: Mapping[str, pl.DataFrame], pairs: Iterable[tuple[str, str]]) -> Iterable[dict[str, Any]]:
-    for before, after in pairs:
+    rows = []
+    for before, after in dict.fromkeys([*chosen, *siblings]):
         both = graded[before].join(graded[after], on="id", suffix="_after", maintain_order="left")
         if both.height:
             difference = paired_difference(both["correct"].to_list(), both["correct_after"].to_list())
-            yield {"before": before, "after": after, **difference.as_dict()}
+            rows.append({"before": before, "after": after, **difference.as_dict()})
+    return rows
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

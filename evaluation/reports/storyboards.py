@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from evaluation.benchmarks.benchmark import sample_in_turns
 from evaluation.benchmarks.choice import LETTERS
 from evaluation.benchmarks.futurebench import SPLIT_LABELS
 from evaluation.drawing.sheet import BLUE, PURPLE, QUIET, VERMILION, look_alike
@@ -41,10 +42,9 @@ def write_storyboards(items: Path, graded: Path, folder: Path, model: str, each:
     written = []
     for name, correct in BOARDS.items():
         if rows := sample_items(table.filter(pl.col("correct") == correct), each, seed):
+            page = storyboard([board_of(row) for row in rows], LAYOUT, heading(len(rows), model, correct))
             with atomic_write(folder / name) as fresh:
-                fresh.write_bytes(
-                    storyboard([board_of(row) for row in rows], LAYOUT, heading(len(rows), model, correct))
-                )
+                fresh.write_bytes(page)
             written.append(folder / name)
     return written
 
@@ -54,9 +54,7 @@ def sample_items(table: pl.DataFrame, n: int, seed: int) -> list[dict[str, Any]]
     depths: dict[str, list[dict[str, Any]]] = {depth: [] for depth in SPLIT_LABELS}
     for row in sorted(table.iter_rows(named=True), key=lambda row: stable_hash(seed, row["id"])):
         depths.setdefault(row["question_type"], []).append(row)
-    turns = [(turn, place) for place, rows in enumerate(depths.values()) for turn in range(len(rows))]
-    kept = [list(depths.values())[place][turn] for turn, place in sorted(turns)[:n]]
-    return sorted(kept, key=lambda row: list(depths).index(row["question_type"]))
+    return sample_in_turns(list(depths.values()), n)
 
 
 def heading(n: int, model: str, correct: bool) -> list[Text]:

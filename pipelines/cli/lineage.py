@@ -9,9 +9,9 @@ from rich.tree import Tree
 
 from assets.framework.store import AssetStore
 from assets.lineage import KEYS, Lineage
-from evaluation.reports.lineage import TableRows, Trace
-from evaluation.reports.sections.lineage import in_a_line
-from evaluation.reports.sections.parts import shortened
+from evaluation.reports.lineage import in_a_line
+from evaluation.reports.parts import shortened
+from evaluation.reports.run_reports import TableRows, Trace
 from pipelines.cli.common import CONSOLE, current_profile
 from training.runtime.printable import printable
 

@@ -9,7 +9,7 @@ import pytest
 
 from assets.framework.store import AssetStore
 from assets.lineage import Lineage
-from evaluation.reports.lineage import Trace
+from evaluation.reports.run_reports import Trace
 from training.storage.artifacts import Artifact
 
 GREEN, BLUE = "0" * 16, "1" * 16

@@ -9,7 +9,7 @@ import pytest
 
 from assets.framework.store import AssetStore
 from assets.lineage import Lineage, lineage_report
-from evaluation.reports.lineage import LineageReport
+from evaluation.reports.run_reports import LineageReport
 from training.storage.artifacts import Artifact
 
 MODELS = {"base": "inputs/base_model", "sft": "checkpoints/sft/sft", "rl": "checkpoints/rl/rl"}

@@ -14,7 +14,7 @@ from evaluation.drawing import latent_plots as latents
 from evaluation.drawing import run_plots as figures
 from evaluation.drawing import score_plots as scores
 from evaluation.drawing import style
-from evaluation.reports.sections.scores import PUBLISHED
+from evaluation.reports.scores import PUBLISHED
 from tests.evaluation.made_reports import curve, everything
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -15,11 +15,10 @@ from PIL import Image
 
 from evaluation.drawing import score_plots as scores
 from evaluation.drawing import style
-from evaluation.reports.lineage import command
+from evaluation.reports.parts import escaped, picture
 from evaluation.reports.report import Page, build_page
-from evaluation.reports.run_reports import RunReports
-from evaluation.reports.sections.parts import escaped, picture
-from evaluation.reports.sections.runs import scaled
+from evaluation.reports.run_reports import RunReports, command
+from evaluation.reports.runs import scaled
 from tests.evaluation.made_reports import ACCURACY, everything
 
 HOSTILE = (

@@ -39,6 +39,11 @@ class Row:
         return len(self.cells) == 1
 
 
+def row(*cells: Cell | str, published: bool = False) -> Row:
+    """A row of cells, and of texts without a note."""
+    return Row([Cell(cell) if isinstance(cell, str) else cell for cell in cells], published)
+
+
 @dataclass(frozen=True)
 class Table:
     head: Sequence[str]
@@ -78,18 +83,8 @@ class Link:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class ChainStep:
-    kind: str
-    links: Sequence[Link]
-
-
-@dataclass(frozen=True)
-class Chain:
-    """What a model's reports were made from, step by step."""
-
-    model: str
-    steps: Sequence[ChainStep]
+Chain = Mapping[str, Sequence[Link]]
+"""The artifacts that a model's reports were made from, by step: a group of assets."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +93,9 @@ class Section:
     text: str = ""
     tables: Sequence[Table] = ()
     figures: Sequence[FigureImage] = ()
-    quotes: Sequence[str] = field(default_factory=tuple)
-    chains: Sequence[Chain] = ()
+    quotes: Sequence[str] = ()
+    chains: Mapping[str, Chain] = field(default_factory=dict)
+    """By model."""
     note: str = ""
 
     @property
@@ -111,11 +107,9 @@ def figure(wanted: bool, module: str, name: str, alt: str, *data: Any) -> list[F
     """The plot `name` of a module of plots, or none; imported here, because matplotlib takes a second to load."""
     if not wanted:
         return []
-    from evaluation.drawing import latent_plots as latents
-    from evaluation.drawing import run_plots as figures
-    from evaluation.drawing import score_plots as scores
+    from evaluation.drawing import latent_plots, run_plots, score_plots
 
-    modules = {"runs": figures, "scores": scores, "latents": latents}
+    modules = {"runs": run_plots, "scores": score_plots, "latents": latent_plots}
     return [FigureImage(name, alt, getattr(modules[module], name)(*data))]
 
 
@@ -130,12 +124,12 @@ def picture(name: str, path: Path) -> FigureImage:
     return FigureImage(name, f"{name.split('/')[0]}: {caption}", path.read_bytes(), caption, density=2.0)
 
 
-def percent(score: Mapping[str, Any], unit: str = " %") -> Cell:
+def percent(score: Mapping[str, Any]) -> Cell:
     """A proportion of evaluation.statistics: per cent, its interval and its n."""
     if score["accuracy"] is None:
         return Cell(DASH, "n = 0")
     low, high = score["interval"]
-    return Cell(f"{100 * score['accuracy']:.1f}{unit}", f"{100 * low:.1f}–{100 * high:.1f}, n = {score['n']:,}")
+    return Cell(f"{100 * score['accuracy']:.1f} %", f"{100 * low:.1f}–{100 * high:.1f}, n = {score['n']:,}")
 
 
 def mean(score: Mapping[str, Any], places: int = 2) -> Cell:
@@ -157,28 +151,24 @@ def p_value(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
-def heading(text: str, published: bool = False) -> Row:
-    return Row([Cell(text)], published)
-
-
 def markdown_lines(section: Section) -> list[str]:
     """A section as Markdown; figures are left to the page."""
     lines = [f"## {section.title}", ""]
     lines += [escaped(section.text), ""] if section.text else []
     lines += [line for quote in section.quotes for line in (f"> {escaped(quote)}", "")]
-    lines += [line for chain in section.chains for line in (_markdown_chain(chain), "")]
+    lines += [line for model, chain in section.chains.items() for line in (_markdown_chain(model, chain), "")]
     for table in section.tables:
         lines += [f"**{escaped(table.caption)}**", ""] if table.caption else []
         lines += [*markdown_table(table), ""]
     return [*lines, escaped(section.note), ""] if section.note else lines
 
 
-def _markdown_chain(chain: Chain) -> str:
+def _markdown_chain(model: str, chain: Chain) -> str:
     steps = []
-    for step in chain.steps:
-        links = [" ".join(part for part in (link.artifact, link.version) if part) for link in step.links]
-        steps.append(f"{step.kind} {', '.join(links)}")
-    return f"**{escaped(chain.model)}**: {escaped(' ← '.join(steps))}"
+    for group, links in chain.items():
+        names = [f"{link.artifact} {link.version}".strip() for link in links]
+        steps.append(f"{group} {', '.join(names)}")
+    return f"**{escaped(model)}**: {escaped(' ← '.join(steps))}"
 
 
 def shortened(text: str, longest: int) -> str:
@@ -194,8 +184,8 @@ def escaped(text: str) -> str:
 
 def markdown_table(table: Table) -> list[str]:
     rows = [list(table.head), ["---"] * len(table.head)]
-    for row in table.rows:
-        cells = [escaped(f"{c.value} ({c.note})" if c.note else c.value) for c in row.cells]
-        cells = [f"*{cells[0]}*"] if row.heading else cells
+    for each in table.rows:
+        cells = [escaped(f"{c.value} ({c.note})" if c.note else c.value) for c in each.cells]
+        cells = [f"*{cells[0]}*"] if each.heading else cells
         rows.append([*cells, *[""] * (len(table.head) - len(cells))])
-    return [f"| {' | '.join(row)} |" for row in rows]
+    return [f"| {' | '.join(line)} |" for line in rows]

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.benchmarks.twiffbench import MARK_LABELS, MARKS
+from evaluation.reports.latents import PICTURES
+from evaluation.reports.parts import DASH, Cell, Row, Section, Table, figure, mean, percent, picture, row
 from evaluation.reports.run_reports import RunReports
-from evaluation.reports.sections.latents import PICTURES
-from evaluation.reports.sections.parts import DASH, Cell, Row, Section, Table, figure, heading, mean, percent, picture
-from evaluation.reports.sections.scores import PUBLISHED, cost_rows
+from evaluation.reports.scores import PUBLISHED, cost_rows
 
 REWARD = "rewards/accuracy/mean"
 """The metric that only RL runs log."""
@@ -30,7 +30,7 @@ def cost(reports: RunReports, figures: bool) -> Section:
     """The cost of an answer, and the accuracy for it."""
     answered = {name: report for name, report in reports.futurebench.items() if report["cost"]["n"]}
     rows = [_spent(name, report) for name, report in answered.items()]
-    rows.append(heading("Published, not ours: other hardware; the paper does not define its latency", published=True))
+    rows.append(row("Published, not ours: other hardware; the paper does not define its latency", published=True))
     rows += cost_rows(list(answered))
     tables = [Table(SPENT, rows)]
     if timed := [_waited(name, one) for name, r in answered.items() if (one := r["cost"].get("latency"))]:
@@ -57,7 +57,7 @@ def scaling(reports: RunReports, figures: bool) -> Section | None:
         if any(lines.values()):
             panels[f"TwiFF-Bench {label}"] = lines | {"published": published}
     rows = [
-        Row([Cell(family), Cell(f"{n:,}"), percent(accuracy[family][n]), *_marks_of(reports, model)])
+        row(family, f"{n:,}", percent(accuracy[family][n]), *_marks_of(reports, model))
         for family, sizes in families.items()
         for n, model in sizes.items()
     ]
@@ -85,9 +85,9 @@ def scaled(models: Sequence[str] | Mapping[str, Any]) -> dict[str, dict[int, str
 def curation(reports: RunReports, figures: bool) -> Section:
     """The outcome of every scored row, and the gains."""
     report = reports.curation
-    reasons = {"scored": report["scored"], "kept": report["kept"], **report["rejected_by_reason"]}
-    reasons["pending"] = report["pending"]
-    rows = [Row([Cell(name.replace("_", " ")), Cell(f"{count:,}")]) for name, count in reasons.items()]
+    scored, kept, pending = report["scored"], report["kept"], report["pending"]
+    reasons = {"scored": scored, "kept": kept, **report["rejected_by_reason"], "pending": pending}
+    rows = [row(name.replace("_", " "), f"{count:,}") for name, count in reasons.items()]
     histograms = (report["gain_histogram"], report["gain_histogram_kept"])
     plots = figure(figures, "runs", "gain_histogram", "Rows by visual gain", *histograms)
     return Section("Curation by visual gain", tables=[Table(["rows", "count"], rows)], figures=plots)
@@ -102,13 +102,13 @@ def rewards(reports: RunReports, figures: bool) -> Section | None:
     for name, lines in runs.items():
         reported = [line for line in lines if REWARD in line]
         ends = [f"{line[REWARD]:.2f}" for line in (reported[0], reported[-1])]
-        rows.append(Row([Cell(name), Cell(f"{len(reported)}"), Cell(f"{lines[-1]['step']}"), *map(Cell, ends)]))
+        rows.append(row(name, f"{len(reported)}", f"{lines[-1]['step']}", *ends))
     head = ["RL run", "logged steps", "last step", "accuracy reward, first", "last"]
     note = (
         "Running means over nine neighbouring steps with the 95 % interval of that mean (the noise between steps, not"
+        " between runs), over the raw values. The accuracy reward of the groups kept is of a selected sample:"
+        " dynamic sampling leaves out groups that are all correct or all incorrect."
     )
-    note += " between runs), over the raw values. The accuracy reward of the groups kept is of a selected sample:"
-    note += " dynamic sampling leaves out groups that are all correct or all incorrect."
     plots = figure(figures, "runs", "reward_curves", "Rewards by step", runs)
     return Section("Rewards", tables=[Table(head, rows)], figures=plots, note=note)
 
@@ -125,7 +125,7 @@ def seconds(reports: RunReports, figures: bool) -> Section | None:
     """Seconds of work; None where they were not measured."""
     if not reports.seconds:
         return None
-    rows = [Row([Cell(stage), Cell(f"{spent:,.1f}")]) for stage, spent in reports.seconds.items()]
+    rows = [row(stage, f"{spent:,.1f}") for stage, spent in reports.seconds.items()]
     return Section("Seconds per stage", tables=[Table(["stage", "seconds"], rows, "Seconds of work", folded=True)])
 
 
@@ -133,7 +133,7 @@ def provenance(reports: RunReports, figures: bool) -> Section | None:
     """The version of every artifact; None where there are none."""
     if not reports.provenance:
         return None
-    rows = [Row([Cell(name), Cell(version)]) for name, version in reports.provenance.items()]
+    rows = [row(name, version) for name, version in reports.provenance.items()]
     return Section("Provenance", tables=[Table(["artifact", "version"], rows, f"{len(rows)} artifacts", folded=True)])
 
 
@@ -145,20 +145,13 @@ def _spent(name: str, report: Mapping[str, Any]) -> Row:
     prompt, seconds = spent.get("prompt_tokens"), sum(times)
     cells = [*(f"{tokens:.1f}" for tokens in (sum(kinds), *kinds)), DASH if prompt is None else f"{prompt:,.1f}"]
     cells += [*(f"{time:.4f}" for time in times), f"{100 * accuracy / seconds:,.0f}" if seconds else DASH]
-    return Row(
-        [
-            Cell(name, f"n = {spent['n']:,}"),
-            percent(report["average"]),
-            *map(Cell, cells),
-            Cell(f"{spent['cut_short']}"),
-        ]
-    )
+    return row(Cell(name, f"n = {spent['n']:,}"), percent(report["average"]), *cells, f"{spent['cut_short']}")
 
 
 def _waited(name: str, latency: Mapping[str, Any]) -> Row:
     rate = latency["accuracy_per_second"]
     seconds = [mean(latency[part], 4) for part in ("prefill_seconds", "decode_seconds", "seconds")]
-    return Row([Cell(name), *seconds, Cell(DASH if rate is None else f"{rate:,.0f}")])
+    return row(name, *seconds, DASH if rate is None else f"{rate:,.0f}")
 
 
 def _marks_of(reports: RunReports, model: str) -> list[Cell]:

@@ -1,0 +1,169 @@
+"""The page's latents: necessity and controls, future-frame retrieval, spans per answer, and the map of spans."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from evaluation.benchmarks.futurebench import SPLIT_LABELS, SPLITS
+from evaluation.reports.parts import (
+    DASH,
+    Cell,
+    Row,
+    Section,
+    Table,
+    figure,
+    mean,
+    p_value,
+    percent,
+    picture,
+    points,
+    row,
+)
+from evaluation.reports.run_reports import RunReports
+from evaluation.reports.scores import PUBLISHED
+
+PICTURES = "retrieved_frames"
+"""The pictures of future-frame retrieval are under this name in `RunReports.pictures`."""
+
+
+def necessity(reports: RunReports, figures: bool) -> Section | None:
+    """The same items under interventions on latents; None without a necessity report."""
+    if not (models := reports.necessity):
+        return None
+    changed = figures and any(report["interventions"] for report in models.values())
+    plots = figure(changed, "latents", "interventions", "Accuracy lost when latents are replaced", models)
+    tables = _comparisons(models, "interventions", "intervention")
+    if geometry := [_geometry(name, latents) for name, report in models.items() if (latents := report.get("latents"))]:
+        head = ["model", "cosine within an answer", "cosine between answers", "effective rank", "latents"]
+        tables.append(Table(head, geometry, "Similarity of latents"))
+    note = (
+        "The same items, paired by item; latents are replaced during decoding. Hollow: the interval holds 0. McNemar's"
+        " exact p is of one comparison alone. Text changed: of answers with a span, those with another text after it."
+    )
+    untested = [f"{name}: {', '.join(left)}" for name, report in models.items() if (left := report.get("untested"))]
+    note += f" No item fits for {'; '.join(untested)}." if untested else ""
+    verdicts = [f"{name}: {report['verdict']}" for name, report in models.items()]
+    return Section("Do the latents matter?", tables=tables, figures=plots, quotes=verdicts, note=note)
+
+
+def controls(reports: RunReports, figures: bool) -> Section | None:
+    """The same items with something missing from the prompt or in another order; None without controls."""
+    models = {name: report for name, report in reports.necessity.items() if report.get("controls")}
+    if not models:
+        return None
+    plots = figure(figures, "latents", "controls", "Accuracy lost under input controls", models)
+    tables = _comparisons(models, "controls", "control")
+    rotations = {name: report["rotations"] for name, report in models.items() if report.get("rotations")}
+    if rotations:
+        head = ["model", "the same option in all four orders", "correct in all four"]
+        rows = [row(name, percent(r["consistent"]), percent(r["correct_in_all"])) for name, r in rotations.items()]
+        tables.append(Table(head, rows, "Option order"))
+    note = "The same items, paired by item. Answers to rotated options are parsed in the order of their prompt."
+    return Section("Does the answer need the video?", tables=tables, figures=plots, note=note)
+
+
+def latent_retrieval(reports: RunReports, figures: bool) -> Section | None:
+    """Where the true future frame ranks; None without ranks and pictures."""
+    pictures = [picture(name, path) for name, path in reports.pictures.items() if name.split("/")[0] == PICTURES]
+    models = reports.latent_retrieval
+    if not models and not pictures:
+        return None
+    ranked = {name: report for name, report in models.items() if report["n_spans"]}
+    rows, by_span = [], []
+    for name, report in ranked.items():
+        rows += _ranks(name, report)
+        for span, score in report["by_span"].items():
+            by_span.append(row(name, span, percent(score["top1"]), mean(score["mrr"])))
+    head = ["ranked by", "true frame first", "mean reciprocal rank", "latent skill"]
+    tables = [Table(head, rows), Table(["model", "span", *head[1:3]], by_span, "By span", True)] if ranked else []
+    plots = figure(figures and bool(ranked), "latents", "latent_retrieval", "Rank of the true future frame", ranked)
+    note = (
+        "Future-frame retrieval: the rank of the true future frame among real frames by its distance to the latents in"
+        " feature space; intervals are over items. Latent skill: 1 - MSE / MSE of a copy of the last observed frame,"
+        " averaged over spans."
+    )
+    return Section(
+        "What was imagined",
+        tables=tables,
+        figures=[*plots, *(pictures if figures else [])],
+        quotes=[f"{name}: {report['sentence']}" for name, report in models.items()],
+        note=note if models else "",
+    )
+
+
+def spans(reports: RunReports, figures: bool) -> Section:
+    """Latent spans per answer, by depth."""
+    usage = {name: [report["spans"][split] for split in SPLITS] for name, report in reports.futurebench.items()}
+    rows = [row(name, *map(mean, splits)) for name, splits in usage.items()]
+    published = PUBLISHED["latent_span_usage"]
+    rows.append(row("Published (arXiv 2606.05769), not ours: mean of six RL settings, no interval", published=True))
+    means = [f"{published['mean'][split]:.2f}" if split in published["mean"] else DASH for split in SPLITS]
+    rows.append(row("RL", *means, published=True))
+    used = {name: reports.futurebench[name] for name, splits in usage.items() if any(s["mean"] for s in splits)}
+    alt = "Latent spans per answer by depth"
+    plots = figure(figures and bool(used), "latents", "spans_by_hop", alt, used, published)
+    note = "Counted on generated tokens; 95 % bootstrap intervals. Models that open no span have no donuts."
+    table = Table(["model", *SPLIT_LABELS.values()], rows)
+    return Section("Latent spans per answer", tables=[table], figures=plots, note=note)
+
+
+def latent_map(reports: RunReports, figures: bool) -> Section | None:
+    """The map of latent spans; None where no model has any."""
+    if not (projection := reports.latent_map):
+        return None
+    rows = [row(name, f"{model['n']:,}", f"{len(model['x']):,}") for name, model in projection["models"].items()]
+    first, second = (f"{100 * share:.0f} %" for share in projection["explained"])
+    note = (
+        f"The two main axes ({projection['axes']}) of all models' spans together, with {first} and {second} of their"
+        " variance. A point is a span, the mean of its latents. Points that are apart are apart; points that are"
+        " together may differ along other axes."
+    )
+    plots = figure(figures, "latents", "latent_map", "Latent spans on their two main axes", projection)
+    return Section("Map of the latents", tables=[Table(["model", "spans", "points"], rows)], figures=plots, note=note)
+
+
+def _comparisons(models: Mapping[str, Mapping[str, Any]], part: str, what: str) -> list[Table]:
+    """Every intervention or control, as numbers under a heading for each model, and as sentences."""
+    rows, sentences = [], []
+    for name, report in models.items():
+        if not report.get(part):
+            continue
+        original, latents = percent(report["original"]), report["original"]["with_latents"]
+        rows.append(row(f"{name}, original answers: {original.value} ({original.note}; {latents} with latents)"))
+        for change, result in report[part].items():
+            text = percent(result["text_changed"]) if result.get("text_changed") else DASH
+            difference, p = points(result["difference"]), p_value(result["difference"]["p_value"])
+            accuracy, answers = percent(result["accuracy"]), percent(result["answers_changed"])
+            rows.append(row(change.replace("_", " "), accuracy, difference, p, answers, text))
+            sentences.append(row(name, result["sentence"]))
+    head = [what, "accuracy", "change (points)", "McNemar p", "answers changed", "text changed"]
+    tables = [Table(head, rows), Table(["model", "comparison"], sentences, "In sentences", folded=True)]
+    return tables if rows else []
+
+
+def _geometry(model: str, latents: Mapping[str, Any]) -> Row:
+    within, between = mean(latents["within_item_cosine"]), mean(latents["between_item_cosine"])
+    counted = Cell(f"{latents['n_latents']:,}", f"of {latents['n_answers']:,} answers")
+    return row(model, within, between, f"{latents['effective_rank']:.1f}", counted)
+
+
+def _ranks(name: str, report: Mapping[str, Any]) -> list[Row]:
+    """A model's ranks beside those by the last observed frame and by chance."""
+    clip, others = report["candidates"]["same_clip"], report["candidates"]["other_clips"]
+    among = f"candidates: the true frame, {clip:.1f} of its clip, {others:.1f} of others"
+    nearer = f"{percent(report['closer_to_true']).value} nearer to the true frame than to the observed one"
+    gain, chance = report["gain"], report["chance"]
+    true, observed, within = report["true_frame"], report["observed_frame"], report["within_clip"]["true_frame"]
+    in_place = "the last observed frame in their place"
+    return [
+        row(f"{name}: {report['n_spans']} spans of {report['n_items']} items, {among}; {nearer}"),
+        row("the latents", percent(true["top1"]), mean(true["mrr"]), mean(report["skill"])),
+        row(in_place, percent(observed["top1"]), mean(observed["mrr"]), DASH),
+        row("gain over the observed frame", _gain(gain["top1"], 100, ".1f"), _gain(gain["mrr"], 1, ".2f"), DASH),
+        row("chance", f"{100 * chance['top1']:.1f} %", f"{chance['mrr']:.2f}", DASH),
+        row("the latents, within the clip", percent(within["top1"]), mean(within["mrr"]), DASH),
+    ]
+
+
+def _gain(gain: Mapping[str, Any], scale: float, form: str) -> Cell:
+    low, high = (f"{scale * bound:+{form}}" for bound in gain["interval"])
+    return Cell(f"{scale * gain['mean']:+{form}}", f"{low} to {high}, n = {gain['n']:,}")
