@@ -13,7 +13,7 @@ from assets.framework.partitions import SHARDS, SHARDS_PER_RUN, range_tags
 from assets.framework.store import AssetStore
 from assets.trajectories.assets import TRAJECTORIES, retire
 from assets.trajectories.settings import SourceSettings
-from assets.trajectories.sources import open_source
+from assets.trajectories.sources import source_shards
 from pipelines.jobs import RECURATE
 from training.storage.hashing import digest
 
@@ -90,7 +90,7 @@ def source_changes(
     A run's key is made of the shards' stamps, so the same files are one run, and of `once_per`, the period after which
     a failed run is requested again.  Shards that were removed are retired.  Raises ValueError if the source is empty.
     """
-    shards = open_source(settings.trajectories).listing().shards
+    _, _, shards = source_shards(settings, store.scratch)
     partitions = list(instance.get_dynamic_partitions(str(SHARDS.name)))
     removed = [name for name in partitions if name not in shards]
     for name in removed:

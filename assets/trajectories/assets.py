@@ -16,9 +16,10 @@ from assets.framework.retries import retry_on_outage
 from assets.framework.store import AssetStore
 from assets.launching.launcher import Progress
 from assets.trajectories.clips import ClipTable, resolve_clips
+from assets.trajectories.locations import any_remote, local_path
 from assets.trajectories.settings import SourceSettings
-from assets.trajectories.shards import Listing, Shard, any_remote, local_path
-from assets.trajectories.sources import Source, open_source
+from assets.trajectories.shards import Shard
+from assets.trajectories.sources import Source, source_shards
 from assets.trajectories.validate import PulledTable, write_shard
 from training.storage.artifacts import CURRENT, Artifact
 from training.storage.hashing import digest
@@ -36,11 +37,10 @@ TRAJECTORIES_CODE = code_of("assets.trajectories.validate")
 CLIPS_CODE = code_of("assets.trajectories.clips")
 
 
-def list_source(settings: SourceSettings) -> tuple[Source, Listing]:
-    """The source and its shards; a failure that says what to do if there is none."""
+def list_source(settings: SourceSettings, store: AssetStore) -> tuple[Source, str, dict[str, Shard]]:
+    """`source_shards`; a failure that says what to do if there is none."""
     try:
-        source = open_source(settings.trajectories)
-        return source, source.listing()
+        return source_shards(settings, store.scratch)
     except ValueError as error:
         raise dg.Failure(f"{error} (in the demo, materialise inputs/toyworld_source)", allow_retries=False) from error
 
@@ -73,20 +73,22 @@ def _source(settings: SourceSettings, upstream: tuple[str, ...]) -> dg.AssetsDef
     def twiff_source(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
     ) -> Iterator[dg.ObserveResult]:
-        source, listing = list_source(settings)
-        for vanished in set(context.instance.get_dynamic_partitions(str(SHARDS.name))) - set(listing.shards):
+        source, revision, shards = list_source(settings, store)
+        for vanished in set(context.instance.get_dynamic_partitions(str(SHARDS.name))) - set(shards):
             context.instance.delete_dynamic_partition(str(SHARDS.name), vanished)
             retire(store, vanished)
-        context.instance.add_dynamic_partitions(str(SHARDS.name), list(listing.shards))
-        versions = {name: source.version(shard) for name, shard in listing.shards.items()}
+        context.instance.add_dynamic_partitions(str(SHARDS.name), list(shards))
+        files = {shard.file for shard in shards.values()}
+        versions = {name: shard.version(source.version(shard.file)) for name, shard in shards.items()}
         yield dg.ObserveResult(
             asset_key=declared.spec.key,
             data_version=dg.DataVersion(digest(versions)),
             metadata={
                 "source": settings.trajectories,
-                "revision": listing.revision,
+                "revision": revision,
+                "files": len(files),
                 "shards": len(versions),
-                "bytes": sum(shard.bytes for shard in listing.shards.values()),
+                "bytes": sum(file.bytes for file in files),
                 "versions": dg.MetadataValue.json({name: version[:24] for name, version in versions.items()}),
             },
         )
@@ -114,20 +116,23 @@ def _trajectories(settings: SourceSettings) -> dg.AssetsDefinition:
         store: dg.ResourceParam[AssetStore],
         progress: dg.ResourceParam[Progress],
     ) -> dg.MaterializeResult[None]:
-        source, listing = list_source(settings)
+        source, revision, shards = list_source(settings, store)
 
         def pull(workspace: Path, shard: Shard) -> dict[str, Any]:
-            with source.fetch(shard, store.scratch / "shards") as path:
-                counts = write_shard(path, shard.name, workspace / ROWS, workspace / QUARANTINE)
-            return {**counts, "revision": listing.revision, "stamp": shard.stamp}
+            with source.fetch(shard.file, store.scratch / "shards") as path:
+                counts = write_shard(
+                    path, shard.name, workspace / ROWS, workspace / QUARANTINE, shard.rows, shard.is_last
+                )
+            return {**counts, "revision": revision, "stamp": shard.stamp}
 
         pulled = {}
         for done, name in enumerate(context.partition_keys):
             progress(done, len(context.partition_keys), "shards pulled")
-            if (shard := listing.shards.get(name)) is None:
+            if (shard := shards.get(name)) is None:
                 raise dg.Failure(f"{settings.trajectories} has no shard {name!r} any more", allow_retries=False)
-            config = {"shard": PurePosixPath(shard.file).name}
-            work = store.work(TRAJECTORIES, {SOURCE: source.version(shard)}, config, TRAJECTORIES_CODE, name)
+            version = shard.version(source.version(shard.file))
+            config = {"shard": PurePosixPath(shard.path).name}
+            work = store.work(TRAJECTORIES, {SOURCE: version}, config, TRAJECTORIES_CODE, name)
             pulled[name] = work.do(partial(pull, shard=shard))
         return batch_result(context, store, declared, pulled)
 

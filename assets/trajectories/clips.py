@@ -15,7 +15,7 @@ from typing import Any
 import dataframely as dy
 import polars as pl
 
-from assets.trajectories.shards import local_path
+from assets.trajectories.locations import local_path
 from assets.trajectories.sources import filesystem, url_stamp
 from assets.trajectories.validate import Quarantine, quarantine_table, quarantined
 from training.data.keyframes import key_frame_pool

@@ -1,4 +1,4 @@
-"""Shards of a dataset repository on a Hugging Face hub, at one commit; downloads are resumed and checked.
+"""Files of a dataset repository on a Hugging Face hub, at one commit; downloads are resumed and checked.
 
 `huggingface_hub.hf_hub_download` would start over after a kill (2.4: its temporary file belongs to one process); its
 `http_get`, which this uses, resumes a partial file.
@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
-from assets.trajectories.shards import DamagedShardError, Listing, Shard, download_shard, hub_location, pattern_root
+from assets.trajectories.locations import hub_location, pattern_root
+from assets.trajectories.shards import TAIL_BYTES, DamagedFileError, Listing, SourceFile, download_file
 from training.storage.hashing import file_digest
 
 if TYPE_CHECKING:
@@ -65,34 +67,48 @@ class HubSource:
         where = f"{self._hub.repo}/{pattern} at {self._hub.revision} on {self._endpoint}"
         return Listing.of(where, root, files, commit)
 
-    def version(self, shard: Shard) -> str:
-        return shard.stamp.removeprefix("sha256:")  # then it is that of a local copy, too
+    def version(self, file: SourceFile) -> str:
+        return file.stamp.removeprefix("sha256:")  # then it is that of a local copy, too
 
     @contextmanager
-    def fetch(self, shard: Shard, scratch: Path) -> Iterator[Path]:
-        from huggingface_hub import hf_hub_url
+    def fetch(self, file: SourceFile, scratch: Path) -> Iterator[Path]:
+        def go_on(partial: Path) -> None:
+            with partial.open("ab", buffering=0) as opened:
+                if opened.tell() > file.bytes:
+                    opened.truncate(0)
+                self._get(file, opened, opened.tell())
+
+        def download(partial: Path) -> None:
+            self._with_retries(lambda: go_on(partial))
+            if (address := _address(partial, file.stamp)) != file.stamp:
+                raise DamagedFileError(
+                    f"{self._url(file)} came as {address} where the hub lists {file.stamp}: start again"
+                )
+
+        yield download_file(file, scratch, download)
+
+    @contextmanager
+    def tail(self, file: SourceFile) -> Iterator[BinaryIO]:
+        with TemporaryFile() as opened:  # not in memory: a server may ignore from where it is to send
+            self._with_retries(lambda: self._get(file, opened, max(0, file.bytes - TAIL_BYTES)))
+            yield opened
+
+    def _get(self, file: SourceFile, opened: BinaryIO, begin: int) -> None:
+        """Appends what the hub has of a file from a byte on."""
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 
         disable_progress_bars("huggingface_hub.http_get")
-        url = hf_hub_url(
-            self._hub.repo, shard.file, repo_type="dataset", revision=self._resolved(), endpoint=self._endpoint
-        )
         # A file that is compressed on its way cannot be resumed.
         headers = build_hf_headers(token=self._token) | {"Accept-Encoding": "identity"}
+        http_get(self._url(file), opened, resume_size=begin, headers=headers, expected_size=file.bytes)
 
-        def go_on(partial: Path) -> None:
-            with partial.open("ab", buffering=0) as file:
-                if file.tell() > shard.bytes:
-                    file.truncate(0)
-                http_get(url, file, resume_size=file.tell(), headers=headers, expected_size=shard.bytes)
+    def _url(self, file: SourceFile) -> str:
+        from huggingface_hub import hf_hub_url
 
-        def download(partial: Path) -> None:
-            self._with_retries(lambda: go_on(partial))
-            if (address := _address(partial, shard.stamp)) != shard.stamp:
-                raise DamagedShardError(f"{url} came as {address} where the hub lists {shard.stamp}: start again")
-
-        yield download_shard(shard, scratch, download)
+        return hf_hub_url(
+            self._hub.repo, file.path, repo_type="dataset", revision=self._resolved(), endpoint=self._endpoint
+        )
 
     def _api(self) -> "HfApi":
         from huggingface_hub import HfApi

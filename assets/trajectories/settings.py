@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from assets.framework.settings import Settings
-from assets.trajectories.shards import valid_location
+from assets.trajectories.locations import valid_location
 
 
 class SourceSettings(Settings):
@@ -15,6 +15,8 @@ class SourceSettings(Settings):
     trajectories: Annotated[str, BeforeValidator(valid_location)]
     """TwiFF shards (parquet, JSON lines, JSON): a folder, an fsspec URL or `hf://datasets/ORG/NAME@REVISION`, and in
     each of them, with a pattern after it, some of the files."""
+    rows_per_partition: int = Field(default=10_000, ge=1)
+    """The most rows of a partition: a longer file is cut into several."""
     clips: tuple[Annotated[str, BeforeValidator(valid_location)], ...]
     """Clip roots, folders or fsspec URLs; a row's video must lead inside one of them. The first that has it counts."""
     futurebench: Path

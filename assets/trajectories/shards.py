@@ -1,136 +1,121 @@
-"""Where a source is, and its shards: locations as a profile writes them, names and stamps of shards, and downloads.
+"""Files of a source, and the shards that they are cut into: at most so many rows of one file, pulled together.
 
-A location is a local path, an fsspec URL, or a dataset repository on a hub.
+A shard is a partition of every asset that is made of rows, so what the later stages hold in memory is bounded, too.
 """
 
 import fcntl
-import glob
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TypeVar
 
 from training.storage.artifacts import CURRENT
 from training.storage.hashing import digest
 
-HUB = "hf://"
 SUFFIXES = (".parquet", ".jsonl.gz", ".jsonl", ".json")
 MAX_NAME_LENGTH = 150
-
-_HUB = re.compile(
-    r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>refs/convert/[\w.-]+|refs/pr/\d+|[^/@\s]+)(?:/(?P<files>.*))?"
-)
+TAIL_BYTES = 2**20
+"""Of a parquet file, which hold its metadata; remote files of no more bytes are downloaded at once."""
 
 
-@dataclass(frozen=True)
-class HubLocation:
-    """A dataset repository at a revision; `files` is a folder, a file or a pattern in it ("" for all of it)."""
-
-    repo: str
-    revision: str
-    files: str
-
-
-def hub_location(location: str) -> HubLocation:
-    """Reads `hf://datasets/ORG/NAME@REVISION/files*`; raises ValueError that says what is missing."""
-    match = _HUB.fullmatch(location)
-    if match is None:
-        raise ValueError(
-            f"{location!r} is no dataset repository: want hf://datasets/ORG/NAME@REVISION, with a commit, a tag or a "
-            "branch as the revision, and after it, if not all files are meant, /folder or /pattern*.parquet"
-        )
-    return HubLocation(match["repo"], match["revision"], (match["files"] or "").strip("/"))
-
-
-def is_url(location: str) -> bool:
-    return "://" in location
-
-
-def local_path(location: str) -> Path | None:
-    """The path that a location on this machine is, or None for one elsewhere."""
-    return Path(location.removeprefix("file://")) if not is_url(location.removeprefix("file://")) else None
-
-
-def any_remote(*locations: str) -> bool:
-    """Whether one of the locations is not a local path."""
-    return any(local_path(location) is None for location in locations)
-
-
-def valid_location(location: str | Path) -> str:
-    """The location as text.
-
-    Raises ValueError for an unknown protocol, a hub location that pins no revision, and a URL that carries a password.
-    """
-    text = str(location)
-    if not text.strip() or "\0" in text:
-        raise ValueError(f"a location is a path or a URL; found {text!r}")
-    if text.startswith(HUB):
-        hub_location(text)
-    elif is_url(text):
-        import fsspec
-
-        protocol = text.split("://")[0].split("::")[0]
-        if protocol not in fsspec.available_protocols():
-            raise ValueError(f"{text!r} has an unknown protocol {protocol!r}: want a path, hf:// or what fsspec reads")
-        if urlsplit(text).password:
-            raise ValueError(f"{text.split('://')[0]}://… carries a password: credentials belong in the environment")
-    return text
-
-
-def pattern_root(pattern: str) -> str:
-    """The folder above the first part of a path that has a wildcard."""
-    parts = pattern.split("/")
-    return "/".join(parts[: next(number for number, part in enumerate(parts) if glob.has_magic(part))])
-
-
-class DamagedShardError(OSError):
+class DamagedFileError(OSError):
     """A download is not what the source lists; it is thrown away."""
 
 
 @dataclass(frozen=True)
-class Shard:
+class SourceFile:
     """One file of a source.
 
-    `name` is safe as a partition key and as a folder's name; `file` is the file's path where it lies.  `stamp` changes
-    when the content may have changed, and costs no reading.
+    `name` is safe as a partition key and as a folder's name; `path` is where the file lies in the source.  `stamp`
+    changes when the content may have changed, and costs no reading.
     """
 
     name: str
-    file: str
+    path: str
     stamp: str
     bytes: int
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A source's shards by name, in order, and its revision: the commit on a hub, else a hash of the stamps."""
+    """A source's files by name, in order, and its revision: the commit on a hub, else a hash of the stamps."""
 
     revision: str
-    shards: Mapping[str, Shard]
+    files: Mapping[str, SourceFile]
 
     @classmethod
     def of(cls, where: str, root: str, files: Iterable[tuple[str, str, int]], revision: str | None = None) -> "Listing":
         """The listing of (path, stamp, bytes) under `root`; what is hidden or no shard by its name is passed over.
 
-        Raises ValueError if there is no shard, or if two would have one name.
+        Raises ValueError if there is no file of shards, or if two would have one name.
         """
-        shards: dict[str, Shard] = {}
-        for file, stamp, size in sorted(files):
-            inside = file.removeprefix(root).lstrip("/")
-            if not file.endswith(SUFFIXES) or any(part.startswith(".") for part in inside.split("/")):
-                continue
-            shard = Shard(shard_name(inside), file, stamp, size)
-            if (other := shards.get(shard.name)) is not None:
-                raise ValueError(
-                    f"{other.file} and {file} in {where} would both be shard {shard.name!r}: rename one of them, or "
-                    "name the wanted files with a pattern"
-                )
-            shards[shard.name] = shard
-        if not shards:
+        listed = []
+        for path, stamp, size in sorted(files):
+            inside = path.removeprefix(root).lstrip("/")
+            if path.endswith(SUFFIXES) and not any(part.startswith(".") for part in inside.split("/")):
+                listed.append(SourceFile(shard_name(inside), path, stamp, size))
+        if not listed:
             raise ValueError(f"no shard ({', '.join(f'*{suffix}' for suffix in SUFFIXES)}) in {where}")
-        shards = dict(sorted(shards.items()))
-        return cls(revision or digest({name: shard.stamp for name, shard in shards.items()}), shards)
+        by_name = _by_name(listed, where)
+        return cls(revision or digest({name: file.stamp for name, file in by_name.items()}), by_name)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows of a source file, by their numbers from 0; `is_last`: no rows of the file come after these."""
+
+    name: str
+    file: SourceFile
+    rows: range
+    is_last: bool
+
+    @property
+    def path(self) -> str:
+        return self.file.path
+
+    @property
+    def stamp(self) -> str:
+        return self.version(self.file.stamp)
+
+    def version(self, file_version: str) -> str:
+        """The version of its rows in this version of the file; the file's own where it holds no others."""
+        if self.rows.start == 0 and self.is_last:
+            return file_version
+        return digest([file_version, self.rows.start, self.rows.stop])
+
+
+Named = TypeVar("Named", SourceFile, Shard)
+
+
+def cut_into_shards(
+    files: Iterable[SourceFile], rows: Mapping[str, int], rows_per_partition: int, where: str
+) -> dict[str, Shard]:
+    """The shards of the files by name, in order; `rows` has the number of rows of each file whose rows can be counted.
+
+    A file's first shard has the file's name, others the number of their first row, too: a file that grows keeps them.
+    Raises ValueError if two shards would have one name.
+    """
+    shards = []
+    for file in files:
+        firsts = range(0, max(1, rows.get(file.name, 1)), rows_per_partition)
+        for first in firsts:
+            name = f"{file.name}--rows-{first:08}" if first else file.name
+            shards.append(Shard(name, file, range(first, first + rows_per_partition), first == firsts[-1]))
+    return _by_name(shards, where)
+
+
+def _by_name(items: Iterable[Named], where: str) -> dict[str, Named]:
+    """The items by name, in order."""
+    by_name: dict[str, Named] = {}
+    for item in items:
+        if (other := by_name.get(item.name)) is not None:
+            raise ValueError(
+                f"{other.path} and {item.path} in {where} would both be shard {item.name!r}: rename one of them, or "
+                "name the wanted files with a pattern"
+            )
+        by_name[item.name] = item
+    return dict(sorted(by_name.items()))
 
 
 def shard_name(file: str) -> str:
@@ -146,15 +131,15 @@ def suffix_of(file: str) -> str:
     return next((suffix for suffix in SUFFIXES if file.endswith(suffix)), "")
 
 
-def download_shard(shard: Shard, scratch: Path, download: Callable[[Path], None]) -> Path:
-    """The shard's file under `scratch`, downloaded if need be; other versions of the shard are removed.
+def download_file(remote: SourceFile, scratch: Path, download: Callable[[Path], None]) -> Path:
+    """The file under `scratch`, downloaded if need be; other versions of it are removed.
 
     `download` completes the partial file at its path, which may hold what a killed run left, and raises
-    DamagedShardError if the outcome is wrong.  Processes that want the same shard take turns.
+    DamagedFileError if the outcome is wrong.  Processes that want the same file take turns.
     """
-    folder = scratch / shard.name
+    folder = scratch / remote.name
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{digest(shard.stamp)}{suffix_of(shard.file)}"
+    file = folder / f"{digest(remote.stamp)}{suffix_of(remote.path)}"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if file.exists():
@@ -165,7 +150,7 @@ def download_shard(shard: Shard, scratch: Path, download: Callable[[Path], None]
                 old.unlink()
         try:
             download(partial)
-        except DamagedShardError:
+        except DamagedFileError:
             partial.unlink(missing_ok=True)
             raise
         partial.replace(file)

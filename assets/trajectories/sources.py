@@ -1,41 +1,90 @@
 """Where shards come from: a folder, an fsspec URL, or a dataset repository on a hub, behind one small protocol.
 
-A source lists its shards without reading them, and fetches one of them as a local file.
+A source lists its files without reading them, and fetches one of them as a local file.
 """
 
 import glob
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from assets.trajectories.hub import HubSource
+from assets.trajectories.locations import HUB, local_path, pattern_root
+from assets.trajectories.settings import SourceSettings
 from assets.trajectories.shards import (
-    HUB,
-    DamagedShardError,
+    TAIL_BYTES,
+    DamagedFileError,
     Listing,
     Shard,
-    download_shard,
-    local_path,
-    pattern_root,
+    SourceFile,
+    cut_into_shards,
+    download_file,
 )
+from training.data.json_rows import count_json_rows
+from training.data.parquet_rows import count_parquet_rows
+from training.storage.files import AppendLog
 from training.storage.hashing import digest, file_digest
 
 
 class Source(Protocol):
-    """A place that has shards."""
+    """A place that has files of rows."""
 
     def listing(self) -> Listing:
-        """The current shards; ValueError that says what to do if there is none, or if two have one name."""
+        """The current files; ValueError that says what to do if there is none, or if two have one name."""
         ...
 
-    def version(self, shard: Shard) -> str:
-        """The version of the shard's content."""
+    def version(self, file: SourceFile) -> str:
+        """The version of the file's content."""
         ...
 
-    def fetch(self, shard: Shard, scratch: Path) -> AbstractContextManager[Path]:
-        """The shard as a local file; a remote one is cached under `scratch`."""
+    def fetch(self, file: SourceFile, scratch: Path) -> AbstractContextManager[Path]:
+        """A local copy of the file, or the file itself; a remote one is cached under `scratch`."""
         ...
+
+    def tail(self, file: SourceFile) -> AbstractContextManager[IO[bytes]]:
+        """At least the last TAIL_BYTES of the file, where parquet has its metadata; no more is read than is needed."""
+        ...
+
+
+def source_shards(settings: SourceSettings, scratch: Path) -> tuple[Source, str, dict[str, Shard]]:
+    """The source, its revision, and its shards by name, in order.
+
+    A file's rows are counted once for each of its stamps: parquet says how many it has, JSON is read to its end.
+    Remote JSON is downloaded to `scratch` for that, which the pull needs, too.  A file that cannot be read is one
+    shard, whose pull says why.  Raises ValueError if there is no shard, or if two would have one name.
+    """
+    source = open_source(settings.trajectories)
+    listing = source.listing()
+    log = AppendLog(scratch / "row_counts.jsonl")
+    counted = {(record["file"], record["stamp"]): record["rows"] for record in log.records()}
+    rows = {}
+    for file in listing.files.values():
+        with suppress(ValueError):
+            if (count := counted.get((file.path, file.stamp))) is None:
+                count = count_rows(source, file, scratch / "shards")
+                log.append({"file": file.path, "stamp": file.stamp, "rows": count})
+            rows[file.name] = count
+    log.close()
+    shards = cut_into_shards(listing.files.values(), rows, settings.rows_per_partition, settings.trajectories)
+    return source, listing.revision, shards
+
+
+def count_rows(source: Source, file: SourceFile, scratch: Path) -> int:
+    """The number of a file's rows.  Raises ValueError for a file that cannot be read."""
+    is_parquet = file.path.endswith(".parquet")
+    if is_parquet and file.bytes > TAIL_BYTES:
+        with suppress(ValueError), source.tail(file) as tail:  # else there is more metadata, or a server has no ranges
+            return count_parquet_rows(tail, file.path, file.bytes)
+    with source.fetch(file, scratch) as path:
+        if not is_parquet:
+            return count_json_rows(path)
+        try:
+            with path.open("rb") as opened:
+                return count_parquet_rows(opened, file.path, path.stat().st_size)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def open_source(location: str) -> Source:
@@ -47,7 +96,7 @@ def open_source(location: str) -> Source:
 
 
 class LocalSource:
-    """Shards in a folder, or those that match a pattern; a shard's file is used in place."""
+    """Files in a folder, or those that match a pattern; they are used in place."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
@@ -64,21 +113,30 @@ class LocalSource:
         files = [(path, f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size) for path, stat in stats]
         return Listing.of(str(self._path), str(root), files)
 
-    def version(self, shard: Shard) -> str:
+    def version(self, file: SourceFile) -> str:
         try:
-            return file_digest(Path(shard.file))
-        except OSError:  # which the pull says of this shard alone
-            return digest([shard.stamp, "unreadable"])
+            return _digest_of(Path(file.path), file.stamp)
+        except OSError:  # which the pull says of this file alone
+            return digest([file.stamp, "unreadable"])
 
     @contextmanager
-    def fetch(self, shard: Shard, scratch: Path) -> Iterator[Path]:
-        yield Path(shard.file)
+    def fetch(self, file: SourceFile, scratch: Path) -> Iterator[Path]:
+        yield Path(file.path)
+
+    def tail(self, file: SourceFile) -> AbstractContextManager[IO[bytes]]:
+        return Path(file.path).open("rb")
+
+
+@cache
+def _digest_of(path: Path, stamp: str) -> str:
+    """Once a process, however many shards a file is cut into."""
+    return file_digest(path)
 
 
 class UrlSource:
-    """Shards right under an fsspec URL, or those that its pattern names.
+    """Files right under an fsspec URL, or those that its pattern names.
 
-    A shard's version is its stamp, an entity tag or time of change with the size, so that nothing is downloaded to
+    A file's version is its stamp, an entity tag or time of change with the size, so that nothing is downloaded to
     see that it is the same.
     """
 
@@ -99,17 +157,20 @@ class UrlSource:
         files = [(info["name"], url_stamp(info), int(info.get("size") or 0)) for info in infos]
         return Listing.of(self._url, root, files)
 
-    def version(self, shard: Shard) -> str:
-        return shard.stamp
+    def version(self, file: SourceFile) -> str:
+        return file.stamp
 
     @contextmanager
-    def fetch(self, shard: Shard, scratch: Path) -> Iterator[Path]:
+    def fetch(self, file: SourceFile, scratch: Path) -> Iterator[Path]:
         def download(partial: Path) -> None:
-            self._fs.get_file(shard.file, str(partial))
-            if shard.bytes and (size := partial.stat().st_size) != shard.bytes:
-                raise DamagedShardError(f"{shard.file} of {self._url} came with {size} of its {shard.bytes} bytes")
+            self._fs.get_file(file.path, str(partial))
+            if file.bytes and (size := partial.stat().st_size) != file.bytes:
+                raise DamagedFileError(f"{file.path} of {self._url} came with {size} of its {file.bytes} bytes")
 
-        yield download_shard(shard, scratch, download)
+        yield download_file(file, scratch, download)
+
+    def tail(self, file: SourceFile) -> AbstractContextManager[IO[bytes]]:
+        return self._fs.open(file.path, "rb", block_size=TAIL_BYTES)
 
 
 def filesystem(url: str) -> tuple[Any, str]:

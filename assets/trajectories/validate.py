@@ -17,7 +17,7 @@ import dataframely as dy
 import numpy as np
 import polars as pl
 
-from training.data.json_rows import Numbered, json_rows
+from training.data.json_rows import MAX_ROWS, Numbered, json_rows
 from training.data.parquet_rows import parquet_rows
 from training.data.rejection import RejectedRow, rejecting
 from training.data.trajectory import (
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 2048
+ALL_ROWS = range(MAX_ROWS)
 BROKEN_SHARD = "broken shard"
 LAYOUTS = (
     ("video", "conversations", "image", "reasoning_image"),  # Future-L1-50K
@@ -107,11 +108,11 @@ class FirstRows:
         self._rows = np.insert(self._rows, at, rows[order])
 
 
-def read_rows(path: Path) -> Iterator[Numbered]:
-    """The rows of a shard.  Raises ValueError, naming the file, for what is no shard or is corrupt."""
+def read_rows(path: Path, first: int = 0) -> Iterator[Numbered]:
+    """The rows of a file from number `first` on.  Raises ValueError, naming the file, if it is no shard or corrupt."""
     if path.name.endswith(".parquet"):
-        return parquet_rows(path, partial(_columns, path), MAX_ROW_BYTES)
-    return json_rows(path)
+        return parquet_rows(path, partial(_columns, path), MAX_ROW_BYTES, first)
+    return json_rows(path, first)
 
 
 def _columns(path: Path, schema: "pa.Schema") -> list[str]:
@@ -132,27 +133,39 @@ def _columns(path: Path, schema: "pa.Schema") -> list[str]:
     return [*columns, *(f"{META}.{field.name}" for field in meta if field.name in META_FIELDS)]
 
 
-def read_shard(path: Path, source: str) -> Iterator[Batch]:
-    """The trajectories of a shard, and its quarantine, a batch at a time; `source` is the shard's name in both.
+def read_shard(path: Path, source: str, rows: range = ALL_ROWS, is_last: bool = True) -> Iterator[Batch]:
+    """The trajectories among the rows of a file with these numbers, and their quarantine, a batch at a time.
 
-    A bad row never stops the others, and of equal rows the first is kept.  Raises ValueError, naming the file, if it
-    is no shard or corrupt.
+    `source` is the shard's name in both.  A bad row never stops the others, and of equal rows the first is kept.
+    Raises ValueError, naming the file, if it is no shard or corrupt, or if rows come after those that are the last.
     """
-    first_rows, rows = FirstRows(), iter(read_rows(path))
-    for first in rows:
-        yield _validated(chain([first], islice(rows, BATCH_ROWS - 1)), source, first_rows)
+    first_rows, numbered = FirstRows(), _in_range(path, rows, is_last)
+    for first in numbered:
+        yield _validated(chain([first], islice(numbered, BATCH_ROWS - 1)), source, first_rows)
 
 
-def write_shard(path: Path, source: str, rows_file: Path, quarantine_file: Path) -> dict[str, Any]:
+def _in_range(path: Path, rows: range, is_last: bool) -> Iterator[Numbered]:
+    for number, row in read_rows(path, rows.start):
+        if number < rows.stop:
+            yield number, row
+        elif is_last:
+            raise ValueError(f"{path} has more than the {rows.stop} rows that were counted: observe the source again")
+        else:
+            return
+
+
+def write_shard(
+    path: Path, source: str, rows_file: Path, quarantine_file: Path, rows: range = ALL_ROWS, is_last: bool = True
+) -> dict[str, Any]:
     """`read_shard` to two parquet files, in memory that does not grow with the shard; returns what there was of what.
 
     The counts are `rows` and `quarantined`, and by kind `categories` and `reasons`, the most frequent first.  Of a
     broken shard nothing is kept: it is one quarantined row, and `broken` says why.
     """
     try:
-        return _written(read_shard(path, source), rows_file, quarantine_file)
+        return _written(read_shard(path, source, rows, is_last), rows_file, quarantine_file)
     except ValueError as error:
-        broken = quarantined(source, RejectedRow(BROKEN_SHARD, str(error)), row=0)
+        broken = quarantined(source, RejectedRow(BROKEN_SHARD, str(error)), row=rows.start)
         nothing = (PulledTable.create_empty(), quarantine_table([broken]))
         return _written([nothing], rows_file, quarantine_file) | {"broken": broken["detail"]}
 

@@ -16,6 +16,8 @@ from training.data.rejection import RejectedRow
 LONGEST_RECORD = 16 * 2**20
 """Bytes of a JSON line, characters of a record in a JSON list."""
 CHUNK = 2**20
+MAX_ROWS = 10_000_000
+"""Of a file: partitions are made from the number of its rows."""
 MAX_UNPACKED_RATIO, UNPACKED_SLACK = 200, 64 * 2**20
 """How packed bytes may grow, beyond the first: text grows tenfold, and what grows far more is no data."""
 
@@ -27,17 +29,35 @@ Numbered = tuple[int, dict[str, Any] | RejectedRow]
 """A row's number from 0 (of JSON lines, the line's), and the row or why it is none."""
 
 
-def json_rows(path: Path) -> Iterator[Numbered]:
+def json_rows(path: Path, first: int = 0) -> Iterator[Numbered]:
     """JSON lines, also in a `.gz`; from a `.json` file also one list of records, or one record.
 
-    Raises ValueError, naming the file, for what cannot be read to its end.
+    Rows before number `first` are passed over without being parsed, where they are lines.  Raises ValueError, naming
+    the file, for what cannot be read to its end.
     """
+    for number, item in _items(path):
+        if number < first:
+            continue
+        if not isinstance(item, bytes):
+            yield number, item
+        elif item.strip():
+            yield number, _record(item, number)
+
+
+def count_json_rows(path: Path) -> int:
+    """The number of lines, or of the records of a list.  Raises ValueError as `json_rows` does."""
+    return sum(1 for _ in _items(path))
+
+
+def _items(path: Path) -> Iterator[tuple[int, bytes | dict[str, Any] | RejectedRow]]:
+    """Each line, or each record of a list, and its number."""
     try:
         with _opened(path) as file:
-            if path.name.endswith(".json") and not _has_lines(file):
-                yield from _list(path)
-            else:
-                yield from _lines(file, most_unpacked(path.stat().st_size))
+            in_list = path.name.endswith(".json") and not _has_lines(file)
+            for number, item in enumerate(_list(path) if in_list else _lines(file, most_unpacked(path.stat().st_size))):
+                if number >= MAX_ROWS:
+                    raise OSError(f"it has more than {MAX_ROWS:,} rows: make several files of it")
+                yield number, item
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read to its end: {error}") from error
 
@@ -51,17 +71,17 @@ def _opened(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path)) if path.name.endswith(".gz") else path.open("rb")
 
 
-def _lines(file: IO[bytes], most: int) -> Iterator[Numbered]:
-    number = -1
+def _lines(file: IO[bytes], most: int) -> Iterator[bytes | RejectedRow]:
+    number = 0
     while line := file.readline(LONGEST_RECORD + 1):
         number += 1
         if len(line) > LONGEST_RECORD:
             while line and not line.endswith(b"\n"):
                 line = file.readline(CHUNK)
                 _check_size(file, most)
-            yield number, RejectedRow("unreadable row", f"line {number + 1} is longer than {LONGEST_RECORD} bytes")
-        elif line.strip():
-            yield number, _record(line, number)
+            yield RejectedRow("unreadable row", f"line {number} is longer than {LONGEST_RECORD} bytes")
+        else:
+            yield line
         _check_size(file, most)
 
 
@@ -87,7 +107,7 @@ def _has_lines(file: IO[bytes]) -> bool:
     return isinstance(_record(first, 0), dict)
 
 
-def _list(path: Path) -> Iterator[Numbered]:
+def _list(path: Path) -> Iterator[dict[str, Any] | RejectedRow]:
     """The records of one JSON list, or the one record that a file holds.
 
     Where such a file is malformed nobody knows where the next record begins: ValueError.
@@ -115,7 +135,7 @@ def _list(path: Path) -> Iterator[Numbered]:
                 ) from error
             if not isinstance(record, dict):
                 record = RejectedRow("unreadable row", f"record {number + 1} is a {type(record).__name__}")
-            yield number, record
+            yield record
             number, at = number + 1, end
 
 

@@ -6,9 +6,9 @@ slower by far, until it is known how much memory their rows need.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from training.data.json_rows import CHUNK, LONGEST_RECORD, Numbered, most_unpacked
+from training.data.json_rows import CHUNK, LONGEST_RECORD, MAX_ROWS, Numbered, most_unpacked
 from training.data.rejection import RejectedRow, rejecting
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ MAX_FIXED_BYTES = 64
 
 
 def parquet_rows(
-    path: Path, columns: Callable[["pa.Schema"], list[str]], longest: int = LONGEST_RECORD
+    path: Path, columns: Callable[["pa.Schema"], list[str]], longest: int = LONGEST_RECORD, first: int = 0
 ) -> Iterator[Numbered]:
-    """The rows, of the columns that `columns` chooses; a row of more than `longest` bytes is rejected.
+    """The rows from number `first` on, of the columns that `columns` chooses; of more than `longest` bytes: rejected.
 
     Raises ValueError, naming the file, for what is corrupt, names a column twice, holds more values or rows than data
     does, or lacks columns (as `columns` says).
@@ -40,8 +40,7 @@ def parquet_rows(
             names, metadata = file.schema_arrow.names, file.metadata
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{path} has columns of the same name: {repeated}")
-            if metadata.num_rows > (size := path.stat().st_size):
-                raise ValueError(f"{path} says that it holds {metadata.num_rows} rows in {size} bytes")
+            _check_rows(metadata, path, path.stat().st_size)
             chosen = columns(file.schema_arrow)
         texts = _texts(path, metadata, chosen)
         # With a buffer, pages are read as they are needed instead of whole column chunks.
@@ -50,15 +49,43 @@ def parquet_rows(
             pq.ParquetFile(path, buffer_size=CHUNK, read_dictionary=list(texts)) as packed,
         ):
             for group in range(metadata.num_row_groups):
+                if 0 < (rows_of_group := metadata.row_group(group).num_rows) <= first - number:
+                    number += rows_of_group
+                    continue
                 shared = max((_longest_shared(packed, group, *leaf) for leaf in texts.items()), default=0)
                 file = packed if shared > longest else unpacked
                 rows = BATCH_ROWS if file is packed else min(BATCH_ROWS, max(1, BATCH_BYTES // max(1, shared)))
                 for batch in file.iter_batches(rows, row_groups=[group], columns=chosen, use_threads=False):
-                    for row in _rows(batch, longest):
+                    passed = min(len(batch), max(0, first - number))
+                    number += passed
+                    for row in _rows(batch.slice(passed), longest):
                         yield number, row
                         number += 1
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as parquet: {error}") from error
+
+
+def count_parquet_rows(file: IO[bytes], path: Path | str, size: int) -> int:
+    """The number of rows that a file's metadata state; of its `size` bytes `file` need only have the last.
+
+    Raises ValueError, naming the file, for what is no parquet, or states more rows than data has.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(file)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read as parquet: {error}") from error
+    _check_rows(metadata, path, size)
+    return int(metadata.num_rows)
+
+
+def _check_rows(metadata: "pq.FileMetaData", path: Path | str, size: int) -> None:
+    if metadata.num_rows > size:
+        raise ValueError(f"{path} says that it holds {metadata.num_rows} rows in {size} bytes")
+    if metadata.num_rows > MAX_ROWS:
+        raise ValueError(f"{path} holds {metadata.num_rows:,} rows, more than {MAX_ROWS:,}: make several files of it")
 
 
 def _longest_shared(packed: "pq.ParquetFile", group: int, path: str, leaf: int) -> int:

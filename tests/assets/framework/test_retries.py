@@ -17,7 +17,7 @@ from assets.framework.partitions import SHARDS
 from assets.framework.retries import INTERRUPTED, MAX_RETRIES, is_transient, retry_on_outage
 from assets.framework.store import AssetStore
 from assets.trajectories.assets import TRAJECTORIES
-from assets.trajectories.shards import DamagedShardError
+from assets.trajectories.shards import DamagedFileError
 from pipelines.definitions import build_definitions
 from pipelines.profile import Profile, demo, overlaid
 from tests import hub
@@ -225,7 +225,7 @@ class _ForbiddenError(Exception):
         (ConnectionResetError("by peer"), True),
         (TimeoutError("30 s"), True),
         (EndpointDownError("gone"), True),
-        (DamagedShardError("cut"), True),
+        (DamagedFileError("cut"), True),
         (EndpointRefusesError("its key"), False),
         (FileNotFoundError("no such file"), False),
         (PermissionError("not yours"), False),

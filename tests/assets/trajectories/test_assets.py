@@ -14,6 +14,7 @@ from assets.trajectories.assets import CLIP_TABLE, CLIPS, QUARANTINE, ROWS, TRAJ
 from assets.trajectories.checks import source_checks
 from assets.trajectories.settings import SourceSettings
 from assets.trajectories.usable import repeats_of_earlier_shards
+from assets.trajectories.validate import write_shard
 from tests.assets.trajectories.shard_rows import published_row, twiff_row, upstream_row, write
 from tests.footage import FOOTAGE
 from tests.hub import serve
@@ -152,6 +153,73 @@ def test_a_row_that_several_shards_have_belongs_to_the_first_of_them(room: Room)
     ]
     for shard in room.shards:
         assert repeats_of_earlier_shards(room.store, [shard]).equals(repeated.filter(pl.col("shard") == shard))
+
+
+def numbered(path: Path, numbers: range) -> Path:
+    return write(path, [twiff_row(video="AAAAAAAAAAA_0.mp4", answer=f"<rimage> <ans>{n}</ans>") for n in numbers])
+
+
+def test_a_file_of_many_rows_is_pulled_in_shards_that_follow_it_as_it_grows_and_shrinks(
+    tmp_path: Path, source: Path, clips: Path
+) -> None:
+    room = Room(tmp_path / "home", source, clips, rows_per_partition=2)
+    numbered(source / "c.jsonl", range(5))
+    assert room.observe()[1]["shards"] == 5
+    versions = room.ingest()
+    assert room.shards == ["a", "b", "c", "c--rows-00000002", "c--rows-00000004"]
+    assert [room.counts(TRAJECTORIES, shard)["rows"] for shard in room.shards] == [2, 2, 2, 2, 1]
+    rows = pl.read_parquet(room.store.current(TRAJECTORIES, "c--rows-00000004").file(ROWS))
+    assert rows.select("source", "row", "answer").rows() == [("c--rows-00000004", 4, "4")]
+    room.observe()
+    assert room.ingest() == versions
+    numbered(source / "c.jsonl", range(7))
+    room.observe()
+    room.ingest()
+    assert room.shards[-1] == "c--rows-00000006"
+    assert [room.counts(CLIPS, shard)["clips"] for shard in room.shards[2:]] == [1] * 4
+    numbered(source / "c.jsonl", range(2))
+    with pytest.raises(dg.Failure, match="has no shard 'c--rows-00000002' any more"):
+        room.ingest()
+    room.observe()
+    room.ingest()
+    assert room.shards == ["a", "b", "c"]
+    assert not room.store.has(TRAJECTORIES, "c--rows-00000002") and not room.store.has(CLIPS, "c--rows-00000006")
+
+
+def test_a_row_that_two_shards_of_a_file_have_belongs_to_the_first_of_them(
+    tmp_path: Path, source: Path, clips: Path
+) -> None:
+    room = Room(tmp_path / "home", source, clips, rows_per_partition=1)
+    room.observe()
+    room.ingest()
+    repeated = repeats_of_earlier_shards(room.store, room.shards)
+    assert repeated.select("shard", "first").rows() == [("b", "a--rows-00000001"), ("c--rows-00000001", "a")]
+
+
+def test_a_pull_that_ends_between_shards_of_a_file_goes_on_with_those_that_are_missing(
+    tmp_path: Path, source: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = Room(tmp_path / "home", numbered(source / "c.jsonl", range(6)), clips, rows_per_partition=2)
+    room.observe()
+    pulls: list[str] = []
+
+    def interrupted(path: Path, source: str, *files: Any) -> dict[str, Any]:
+        pulls.append(source)
+        if len(pulls) == 2:
+            raise KeyboardInterrupt
+        return write_shard(path, source, *files)
+
+    monkeypatch.setattr("assets.trajectories.assets.write_shard", interrupted)
+    job = room.definitions.resolve_job_def("ingest")
+    successes = [
+        job.execute_in_process(
+            instance=room.instance, tags=range_tags(room.shards), run_config=QUIET, raise_on_error=False
+        ).success
+        for _ in range(2)
+    ]
+    assert successes == [False, True]
+    assert pulls == ["c", "c--rows-00000002", "c--rows-00000002", "c--rows-00000004"]
+    assert [room.counts(TRAJECTORIES, shard)["rows"] for shard in room.shards] == [2, 2, 2]
 
 
 def test_a_source_on_a_hub_is_observed_at_its_commit_and_pulled_without_being_downloaded_again(

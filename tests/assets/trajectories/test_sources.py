@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from assets.trajectories.settings import SourceSettings
-from assets.trajectories.shards import DamagedShardError, Listing, shard_name
+from assets.trajectories.shards import DamagedFileError, Listing, shard_name
 from assets.trajectories.sources import open_source
 from tests.assets.trajectories.shard_rows import pull_shard, twiff_row, write
 from tests.hub import Hub, serve
@@ -60,14 +60,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def test_a_folder_lists_its_shards_and_hands_them_out_as_they_lie(folder: Path, tmp_path: Path) -> None:
     listing = listing_of(settings(folder))
-    assert list(listing.shards) == NAMES
-    assert [shard.bytes for shard in listing.shards.values()] == [
+    assert list(listing.files) == NAMES
+    assert [shard.bytes for shard in listing.files.values()] == [
         (folder / f"{name}.parquet").stat().st_size for name in NAMES
     ]
     source = open_source(str(folder))
-    with source.fetch(listing.shards[NAMES[0]], tmp_path / "scratch") as path:
+    with source.fetch(listing.files[NAMES[0]], tmp_path / "scratch") as path:
         assert path == folder / f"{NAMES[0]}.parquet"
-        assert source.version(listing.shards[NAMES[0]]) == file_digest(path)
+        assert source.version(listing.files[NAMES[0]]) == file_digest(path)
     assert not (tmp_path / "scratch").exists()
 
 
@@ -83,13 +83,13 @@ def test_a_shard_that_appears_or_changes_changes_the_revision_and_one_that_is_re
 
 
 def test_a_pattern_or_a_file_names_some_of_a_folder(folder: Path) -> None:
-    assert list(listing_of(settings(folder / "train-00001*.parquet")).shards) == NAMES[1:]
-    assert list(listing_of(settings(folder / f"{NAMES[0]}.parquet")).shards) == NAMES[:1]
+    assert list(listing_of(settings(folder / "train-00001*.parquet")).files) == NAMES[1:]
+    assert list(listing_of(settings(folder / f"{NAMES[0]}.parquet")).files) == NAMES[:1]
     (folder / "more").mkdir()
     (folder / "more" / "x.jsonl.gz").write_bytes(b"")
-    assert list(listing_of(settings(folder)).shards) == NAMES
-    assert list(listing_of(settings(folder / "**" / "*.jsonl.gz")).shards) == ["more--x"]
-    assert list(listing_of(settings(f"file://{folder}")).shards) == NAMES
+    assert list(listing_of(settings(folder)).files) == NAMES
+    assert list(listing_of(settings(folder / "**" / "*.jsonl.gz")).files) == ["more--x"]
+    assert list(listing_of(settings(f"file://{folder}")).files) == NAMES
 
 
 @pytest.mark.parametrize("what", ["empty", "absent", "*.jsonl"])
@@ -133,17 +133,17 @@ def test_shards_at_a_url_are_downloaded_once_for_each_of_their_versions(folder: 
     memory.put(str(folder), "/bucket/twiff", recursive=True)
     try:
         listing = listing_of(settings("memory://bucket/twiff"))
-        assert list(listing.shards) == NAMES
-        assert list(listing_of(settings("memory://bucket/twiff/train-00001*")).shards) == NAMES[1:]
+        assert list(listing.files) == NAMES
+        assert list(listing_of(settings("memory://bucket/twiff/train-00001*")).files) == NAMES[1:]
         source = open_source("memory://bucket/twiff")
-        with source.fetch(listing.shards[NAMES[0]], tmp_path / "scratch") as path:
+        with source.fetch(listing.files[NAMES[0]], tmp_path / "scratch") as path:
             assert pull_shard(path)[0].height == 1
             first = path
-        with source.fetch(listing.shards[NAMES[0]], tmp_path / "scratch") as path:
+        with source.fetch(listing.files[NAMES[0]], tmp_path / "scratch") as path:
             assert path == first
         memory.pipe(f"/bucket/twiff/{NAMES[0]}.parquet", b"another")
-        again = listing_of(settings("memory://bucket/twiff")).shards[NAMES[0]]
-        assert source.version(again) != source.version(listing.shards[NAMES[0]])
+        again = listing_of(settings("memory://bucket/twiff")).files[NAMES[0]]
+        assert source.version(again) != source.version(listing.files[NAMES[0]])
         with source.fetch(again, tmp_path / "scratch") as path:
             assert path.read_bytes() == b"another"
         assert not first.exists()
@@ -160,8 +160,8 @@ def test_a_branch_of_a_hub_is_resolved_to_the_commit_that_it_is(hub: Hub, folder
     commit = hub.commit(REPO, folder.parent)
     listing = listing_of(settings(f"hf://datasets/{REPO}@main"))
     assert listing.revision == commit
-    assert list(listing.shards) == [f"data--{name}" for name in NAMES]  # settings.json is none, nor what is hidden
-    shard = listing.shards[f"data--{NAMES[0]}"]
+    assert list(listing.files) == [f"data--{name}" for name in NAMES]  # settings.json is none, nor what is hidden
+    shard = listing.files[f"data--{NAMES[0]}"]
     source = open_source(f"hf://datasets/{REPO}@main")
     assert source.version(shard) == file_digest(folder / f"{NAMES[0]}.parquet")
     for _ in range(2):
@@ -175,12 +175,12 @@ def test_a_pinned_commit_stays_what_it_was_when_the_branch_goes_on(hub: Hub, fol
     write(folder / "train-00002-of-00002.parquet", [twiff_row()])
     newer = hub.commit(REPO, folder.parent)
     pinned = listing_of(settings(f"hf://datasets/{REPO}@{commit}/data"))
-    assert (pinned.revision, list(pinned.shards)) == (commit, NAMES)
+    assert (pinned.revision, list(pinned.files)) == (commit, NAMES)
     newest = listing_of(settings(f"hf://datasets/{REPO}@main/data/*.parquet"))
-    assert (newest.revision, list(newest.shards)) == (newer, [*NAMES, "train-00002-of-00002"])
-    assert newest.shards[NAMES[0]].stamp == pinned.shards[NAMES[0]].stamp
+    assert (newest.revision, list(newest.files)) == (newer, [*NAMES, "train-00002-of-00002"])
+    assert newest.files[NAMES[0]].stamp == pinned.files[NAMES[0]].stamp
     one = listing_of(settings(f"hf://datasets/{REPO}@{commit}/data/{NAMES[1]}.parquet"))
-    assert list(one.shards) == NAMES[1:]
+    assert list(one.files) == NAMES[1:]
 
 
 def test_a_small_file_that_the_hub_keeps_in_git_is_checked_too(hub: Hub, tmp_path: Path) -> None:
@@ -188,21 +188,21 @@ def test_a_small_file_that_the_hub_keeps_in_git_is_checked_too(hub: Hub, tmp_pat
     (tmp_path / "repo" / "rows.jsonl").write_text("{}\n")
     hub.commit(REPO, tmp_path / "repo")
     source = open_source(f"hf://datasets/{REPO}@main")
-    (shard,) = source.listing().shards.values()
+    (shard,) = source.listing().files.values()
     with source.fetch(shard, tmp_path / "scratch") as path:
         assert path.read_text() == "{}\n"
     changed = next((tmp_path / "hub" / REPO).glob("*/rows.jsonl"))
     changed.write_text("[]\n")
-    with pytest.raises(DamagedShardError), source.fetch(shard, tmp_path / "elsewhere"):
+    with pytest.raises(DamagedFileError), source.fetch(shard, tmp_path / "elsewhere"):
         pass
 
 
 def test_a_download_with_a_wrong_checksum_is_refused_and_thrown_away(hub: Hub, folder: Path, tmp_path: Path) -> None:
     hub.commit(REPO, folder)
     source = open_source(f"hf://datasets/{REPO}@main")
-    shard = source.listing().shards[NAMES[0]]
+    shard = source.listing().files[NAMES[0]]
     hub.spoilt = True
-    refused = pytest.raises(DamagedShardError, match=rf"{NAMES[0]}\.parquet came as sha256:")
+    refused = pytest.raises(DamagedFileError, match=rf"{NAMES[0]}\.parquet came as sha256:")
     with refused, source.fetch(shard, tmp_path / "scratch"):
         pass
     assert [path.name for path in (tmp_path / "scratch" / NAMES[0]).iterdir()] == ["lock"]
@@ -224,7 +224,7 @@ def test_a_connection_that_breaks_off_goes_on_where_it_was(hub: Hub, large: Path
     hub.commit(REPO, large)
     hub.cuts = [CHUNK + 1000]
     source = open_source(f"hf://datasets/{REPO}@main")
-    (shard,) = source.listing().shards.values()
+    (shard,) = source.listing().files.values()
     with source.fetch(shard, tmp_path / "scratch") as path:
         assert path.read_bytes() == (large / "train.parquet").read_bytes()
     assert [request.start for request in hub.downloads()] == [0, CHUNK]
@@ -235,7 +235,7 @@ def test_a_killed_download_goes_on_where_it_was(hub: Hub, large: Path, tmp_path:
     hub.stall_after = 2 * CHUNK + 1000
     program = (
         "import sys; from pathlib import Path; from assets.trajectories.sources import open_source\n"
-        "source = open_source(sys.argv[1]); (shard,) = source.listing().shards.values()\n"
+        "source = open_source(sys.argv[1]); (shard,) = source.listing().files.values()\n"
         "with source.fetch(shard, Path(sys.argv[2])): pass"
     )
     location, scratch = f"hf://datasets/{REPO}@main", tmp_path / "scratch"
@@ -249,7 +249,7 @@ def test_a_killed_download_goes_on_where_it_was(hub: Hub, large: Path, tmp_path:
     hub.stall_after = None
     hub.released.set()
     source = open_source(location)
-    (shard,) = source.listing().shards.values()
+    (shard,) = source.listing().files.values()
     with source.fetch(shard, scratch) as path:
         assert path.read_bytes() == (large / "train.parquet").read_bytes()
     assert [request.start for request in hub.downloads()] == [0, 2 * CHUNK]
@@ -260,7 +260,7 @@ def test_a_busy_hub_is_retried_and_one_that_stays_busy_is_an_error(hub: Hub, fol
 
     hub.commit(REPO, folder)
     hub.busy = 2
-    assert list(listing_of(settings(f"hf://datasets/{REPO}@main")).shards) == NAMES
+    assert list(listing_of(settings(f"hf://datasets/{REPO}@main")).files) == NAMES
     hub.busy = 100
     with pytest.raises(HfHubHTTPError, match="503"):
         listing_of(settings(f"hf://datasets/{REPO}@main"))
@@ -278,7 +278,7 @@ def test_a_private_dataset_needs_the_token_which_the_storage_never_sees(
         listing_of(settings(f"hf://datasets/{REPO}@main"))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     source = open_source(f"hf://datasets/{REPO}@main")
-    with source.fetch(source.listing().shards[NAMES[0]], tmp_path / "scratch") as path:
+    with source.fetch(source.listing().files[NAMES[0]], tmp_path / "scratch") as path:
         assert pull_shard(path)[0].height == 1
     assert [request.token for request in hub.downloads()] == [None]
 
