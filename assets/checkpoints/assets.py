@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +17,18 @@ from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import Checkpoints
-from assets.framework.resources import JudgeAccess
-from assets.framework.store import AssetStore, Work
-from assets.launching.launcher import Launcher
+from assets.framework.resources import JudgeAccess, JudgeParam
+from assets.framework.store import AssetStore, StoreParam, Work, name_of
+from assets.launching.launcher import Launcher, LauncherParam
 from training.runtime.launch import Start
 from training.runtime.programs import CHECKPOINT, METRICS, RESULT, read_metrics
-from training.storage.artifacts import MODEL, Artifact
+from training.storage.artifacts import MODEL
 
-BASE = "inputs/base_model"
-SFT = "checkpoints/sft"
-RL = "checkpoints/rl"
+BASE, SFT, RL = "inputs/base_model", "checkpoints/sft", "checkpoints/rl"
 CURVES = "curves.png"
 SFT_PROGRAM, RL_PROGRAM = "training.sft", "training.rl"
 
 BASE_CODE = code_of("assets.checkpoints.base")
-SFT_CODE, RL_CODE = code_of(SFT_PROGRAM), code_of(RL_PROGRAM)
 
 # A new data version of what is trained on; materialising the same version again does not count.
 RETRAIN = (
@@ -66,7 +63,7 @@ def checkpoint_assets(
     sft_asset = Asset(
         SFT,
         "Supervised fine-tuning on interleaved text and latents; resumes from its own last checkpoint.",
-        code_version=SFT_CODE,
+        code_version=code_of(SFT_PROGRAM),
         deps=(BASE, SFT_SETS),
         partitions=checkpoints.sft_partitioning(max_parallel.get(SFT_PROGRAM, 1)),
         **shared,
@@ -74,16 +71,18 @@ def checkpoint_assets(
     rl_asset = Asset(
         RL,
         "LA-DAPO and its ablations, from an SFT checkpoint; resumes from its own last checkpoint.",
-        code_version=RL_CODE,
+        code_version=code_of(RL_PROGRAM),
         deps=(SFT, RL_SETS),
         partitions=checkpoints.rl_partitioning(max_parallel.get(RL_PROGRAM, 1)),
         **shared,
     )
-    program_config = {"seed": seed, "device": device}
+    config = {"seed": seed, "device": device}
+    bases: dict[str, tuple[str, str | None]] = dict.fromkeys(sft, (BASE, None))
+    starts: dict[str, tuple[str, str | None]] = {name: (SFT, run.start) for name, run in rl.items()}
     return [
         _base(base),
-        _sft(_Training(sft_asset, SFT_PROGRAM, SFT_SETS, "base", sft, program_config, report_to)),
-        _rl(_Training(rl_asset, RL_PROGRAM, RL_SETS, "sft", rl, program_config, report_to), rl),
+        _trained(_Training(sft_asset, SFT_PROGRAM, SFT_SETS, "base", bases, sft, config, report_to)),
+        _trained(_Training(rl_asset, RL_PROGRAM, RL_SETS, "sft", starts, rl, config, report_to), judged=True),
     ]
 
 
@@ -97,7 +96,7 @@ def _base(base: Path) -> dg.AssetsDefinition:
     )
 
     @asset(declared)
-    def checkpoints_base(store: dg.ResourceParam[AssetStore]) -> dg.MaterializeResult[None]:
+    def checkpoints_base(store: StoreParam) -> dg.MaterializeResult[None]:
         work = store.work(BASE, files_of(base), {}, BASE_CODE)
         return result_of(store, declared, work.do(lambda workspace: link(base, workspace / MODEL)))
 
@@ -106,8 +105,9 @@ def _base(base: Path) -> dg.AssetsDefinition:
 
 @dataclass(frozen=True)
 class _Training:
-    """SFT or RL: what its program is started with.  model_field: the name of the input model in the program's config.
+    """SFT or RL: what its program is started with.
 
+    model_field: the name of the input model in the program's config; models: the asset and partition of each recipe's.
     report_to is no part of an artifact's version: trackers change nothing in a checkpoint.
     """
 
@@ -115,6 +115,7 @@ class _Training:
     program: str
     sets: str
     model_field: str
+    models: Mapping[str, tuple[str, str | None]]
     runs: Mapping[str, SftRun | RlRun]
     config: Mapping[str, Any]
     report_to: Sequence[str]
@@ -125,74 +126,59 @@ class _Training:
         overrides: RecipeConfig,
         store: AssetStore,
         launcher: Launcher,
-        models: Mapping[str, tuple[str, Artifact]],
         judge: JudgeAccess | None = None,
     ) -> dg.MaterializeResult[None]:
-        """Trains the recipes of the run's partitions, each from its model (its key with the artifact)."""
+        """Trains the recipes of the run's partitions, each from its model."""
         sets = store.current(self.sets)
-        files = {name: f"{self.runs[name].data}.parquet" for name in context.partition_keys}
-        configs = {name: self._recipe_config(name, overrides) for name in context.partition_keys}
+        works, configs = {}, {}
+        for name in context.partition_keys:
+            run, model = self.runs[name], store.current(*self.models[name])
+            values = overrides.values()
+            recipe = run.recipe.model_copy(update={"max_steps": values.pop("max_steps", run.recipe.max_steps)})
+            config = {"recipe": recipe.model_dump(mode="json"), **self.config, **values}
+            inputs = {
+                name_of(*self.models[name]): model.version,
+                # a set's own bytes: another set of the same artifact changes nothing here
+                f"{self.sets}/{run.data}": str(sets.manifest["files"][f"{run.data}.parquet"]["sha256"]),
+            }
+            judged = {"judge": judge.name} if judge else {}
+            works[name] = store.work(self.asset.key, inputs, config | judged, str(self.asset.code_version), name)
+            configs[name] = config | {
+                "data": str(sets.file(f"{run.data}.parquet")),
+                "report_to": list(self.report_to),
+                self.model_field: str(model.folder(MODEL)),
+            }
 
         def train(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
             with judge.settings() if judge else nullcontext() as settings:
                 served = {"judge": settings.model_dump(mode="json") if settings else None} if judge else {}
-                started = {
-                    name: {**configs[name], "data": str(sets.file(files[name])), "report_to": list(self.report_to),
-                           self.model_field: str(models[name][1].folder(MODEL)), **served}
-                    for name in workspaces
-                }  # fmt: skip
-                return _run(context, launcher, self.program, workspaces, started)
+                return _run(context, launcher, self.program, workspaces, {n: configs[n] | served for n in workspaces})
 
-        works = {
-            name: store.work(
-                self.asset.key,
-                {
-                    models[name][0]: models[name][1].version,
-                    # a set's own bytes: another set of the same artifact changes nothing here
-                    f"{self.sets}/{self.runs[name].data}": str(sets.manifest["files"][files[name]]["sha256"]),
-                },
-                {**config, "judge": judge.name} if judge else config,
-                self.asset.code_version or "",
-                name,
-            )
-            for name, config in configs.items()
-        }
         return batch_result(context, store, self.asset, Work.do_together(works, train))
 
-    def _recipe_config(self, name: str, overrides: RecipeConfig) -> dict[str, Any]:
-        values, recipe = overrides.values(), self.runs[name].recipe
-        recipe = recipe.model_copy(update={"max_steps": values.pop("max_steps", recipe.max_steps)})
-        return {"recipe": recipe.model_dump(mode="json"), **self.config, **values}
 
+def _trained(training: _Training, judged: bool = False) -> dg.AssetsDefinition:
+    if judged:
 
-def _sft(training: _Training) -> dg.AssetsDefinition:
+        @asset(training.asset, pool="gpu")
+        def start_judged(
+            context: dg.AssetExecutionContext,
+            config: RecipeConfig,
+            store: StoreParam,
+            launcher: LauncherParam,
+            judge: JudgeParam,
+        ) -> dg.MaterializeResult[None]:
+            return training.materialise(context, config, store, launcher, judge)
+
+        return start_judged
+
     @asset(training.asset, pool="gpu")
-    def start_sft(
-        context: dg.AssetExecutionContext,
-        config: RecipeConfig,
-        store: dg.ResourceParam[AssetStore],
-        launcher: dg.ResourceParam[Launcher],
-    ) -> Iterator[dg.MaterializeResult[None]]:
-        models = dict.fromkeys(context.partition_keys, (BASE, store.current(BASE)))
-        yield training.materialise(context, config, store, launcher, models)
+    def start(
+        context: dg.AssetExecutionContext, config: RecipeConfig, store: StoreParam, launcher: LauncherParam
+    ) -> dg.MaterializeResult[None]:
+        return training.materialise(context, config, store, launcher)
 
-    return start_sft
-
-
-def _rl(training: _Training, runs: Mapping[str, RlRun]) -> dg.AssetsDefinition:
-    @asset(training.asset, pool="gpu")
-    def start_rl(
-        context: dg.AssetExecutionContext,
-        config: RecipeConfig,
-        store: dg.ResourceParam[AssetStore],
-        launcher: dg.ResourceParam[Launcher],
-        judge: dg.ResourceParam[JudgeAccess],
-    ) -> Iterator[dg.MaterializeResult[None]]:
-        starts = {name: runs[name].start for name in context.partition_keys}
-        models = {name: (f"{SFT}/{start}", store.current(SFT, start)) for name, start in starts.items()}
-        yield training.materialise(context, config, store, launcher, models, judge)
-
-    return start_rl
+    return start
 
 
 def _run(

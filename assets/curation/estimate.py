@@ -8,8 +8,9 @@ from math import inf
 from pathlib import Path
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from assets.framework.settings import Settings
 from evaluation.generation.curtailment import CONDITIONS, GainRule
 from training.grading.parsers import answer_text
 from training.storage.parquet import scan_parquet
@@ -21,11 +22,7 @@ _SHARES = ("judge_share", "judge_distinct")
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Quantity(_Frozen):
+class Quantity(Settings):
     """A number and its source: assumed, measured or stated."""
 
     value: float
@@ -36,7 +33,7 @@ def _assumed(value: float, why: str) -> Quantity:
     return Quantity(value=value, source=f"assumed: {why}")
 
 
-class Assumptions(_Frozen):
+class Assumptions(Settings):
     """Inputs of an estimate besides the rule; the defaults are for the paper's setting."""
 
     answers_per_row: Quantity | None = None
@@ -90,31 +87,31 @@ class Assumptions(_Frozen):
         `at_once` requests were in flight per GPU, 1 where the model ran locally, since its answers carry their share of
         their batch's seconds.
         """
-        values = {}
         counts = scan_parquet(*answers).select(
-            pl.len().alias("n"),
-            pl.sum_horizontal("text_tokens", "latent_tokens", "control_tokens").mean().alias("tokens"),
-            (pl.sum("prefill_seconds") + pl.sum("decode_seconds")).alias("seconds"),
+            pl.len(),
+            pl.sum_horizontal("text_tokens", "latent_tokens", "control_tokens").sum(),
+            seconds=pl.sum("prefill_seconds") + pl.sum("decode_seconds"),
         )
         n, tokens, seconds = counts.collect().row(0)
-        if n:
-            values["answers_per_row"] = Quantity(value=n / rows, source=f"measured on {rows:,} rows")
-            values["answer_tokens"] = Quantity(value=tokens, source=f"measured on {n:,} answers")
-        if n and seconds:
-            values["answers_per_second"] = Quantity(value=at_once * n / seconds, source=f"measured on {n:,} answers")
         graded = scan_parquet(*verdicts).select("row_id", "text", "graded_by").collect()
-        judged = graded.filter(pl.col("graded_by") == "judge")
-        if graded.height:
-            share = judged.height / graded.height
-            values["judge_share"] = Quantity(value=share, source=f"measured on {graded.height:,} verdicts")
-        if judged.height:
-            distinct = len({(row_id, answer_text(text)) for row_id, text, _ in judged.iter_rows()})
-            source = f"measured on {judged.height:,} verdicts of the judge"
-            values["judge_distinct"] = Quantity(value=distinct / judged.height, source=source)
+        judged = graded.filter(graded_by="judge")
+        distinct = len({(row_id, answer_text(text)) for row_id, text, _ in judged.iter_rows()})
+        ratios = {
+            "answers_per_row": (n, rows if n else 0, f"{rows:,} rows"),
+            "answer_tokens": (tokens, n, f"{n:,} answers"),
+            "answers_per_second": (at_once * n, seconds, f"{n:,} answers"),
+            "judge_share": (judged.height, graded.height, f"{graded.height:,} verdicts"),
+            "judge_distinct": (distinct, judged.height, f"{judged.height:,} verdicts of the judge"),
+        }
+        values = {
+            name: Quantity(value=part / whole, source=f"measured on {source}")
+            for name, (part, whole, source) in ratios.items()
+            if whole
+        }
         return self.model_validate({**dict(self), **values})
 
 
-class Cost(_Frozen):
+class Cost(Settings):
     """The cost of all rows, with the title of each number in a table."""
 
     answers: float = Field(title="answers")
@@ -132,7 +129,7 @@ class Cost(_Frozen):
     clip_bytes: float = Field(title="disk: clips")
 
 
-class Estimate(_Frozen):
+class Estimate(Settings):
     """The cost of so many rows, and its assumptions."""
 
     rows: int
@@ -168,40 +165,34 @@ def estimate(rows: float, rule: GainRule, assumptions: Assumptions) -> Estimate:
     rows = int(rows)
     everything = _assumed(len(CONDITIONS) * rule.samples, "every answer that the rule may ask for; at most")
     assumptions = assumptions.model_copy(update={"answers_per_row": assumptions.answers_per_row or everything})
-    return Estimate(rows=rows, rule=rule, cost=_cost(rows, rule, assumptions), assumptions=assumptions)
-
-
-def _cost(rows: int, rule: GainRule, per: Assumptions) -> Cost:
-    assert per.answers_per_row is not None
-    answers = rows * per.answers_per_row.value
+    per = {name: quantity.value for name, quantity in assumptions if quantity}
+    answers = rows * per["answers_per_row"]
     per_round = rule.samples if rule.full_sampling_fraction == 1 else min(rule.samples_per_round, rule.samples)
     requests = answers / per_round
-    prompt = requests * (per.plain_tokens.value + per.hint_tokens.value) / len(CONDITIONS)
-    completion = answers * per.answer_tokens.value
-    if per.answers_per_second:
-        seconds = answers / per.answers_per_second.value
-    else:
-        seconds = prompt / per.prefill_per_second.value + completion / per.decode_per_second.value
-    calls = answers * per.judge_share.value * per.judge_distinct.value
-    judge_in, judge_out = calls * per.judge_prompt_tokens.value, calls * per.judge_answer_tokens.value
-    cost = None
-    if per.price_in and per.price_out:
-        cost = (judge_in * per.price_in.value + judge_out * per.price_out.value) / 1e6
-    return Cost(
+    prompt = requests * (per["plain_tokens"] + per["hint_tokens"]) / len(CONDITIONS)
+    completion = answers * per["answer_tokens"]
+    seconds = prompt / per["prefill_per_second"] + completion / per["decode_per_second"]
+    if "answers_per_second" in per:
+        seconds = answers / per["answers_per_second"]
+    calls = answers * per["judge_share"] * per["judge_distinct"]
+    judge_in, judge_out = calls * per["judge_prompt_tokens"], calls * per["judge_answer_tokens"]
+    priced = "price_in" in per and "price_out" in per
+    cost = Cost(
         answers=answers,
         requests=requests,
         prompt_tokens=prompt,
         completion_tokens=completion,
         gpu_hours=seconds / 3600,
-        wall_hours=seconds / 3600 / per.gpus.value,
+        wall_hours=seconds / 3600 / per["gpus"],
         judge_calls=calls,
         judge_prompt_tokens=judge_in,
         judge_completion_tokens=judge_out,
-        judge_cost=cost,
-        ledger_bytes=answers * _LINE_BYTES + completion * per.ledger_bytes.value + calls * per.verdict_bytes.value,
-        table_bytes=completion * per.table_bytes.value + rows * per.row_bytes.value,
-        clip_bytes=rows * per.clip_bytes.value,
+        judge_cost=(judge_in * per["price_in"] + judge_out * per["price_out"]) / 1e6 if priced else None,
+        ledger_bytes=answers * _LINE_BYTES + completion * per["ledger_bytes"] + calls * per["verdict_bytes"],
+        table_bytes=completion * per["table_bytes"] + rows * per["row_bytes"],
+        clip_bytes=rows * per["clip_bytes"],
     )
+    return Estimate(rows=rows, rule=rule, cost=cost, assumptions=assumptions)
 
 
 def _brief(value: float | None, unit: str = "") -> str:

@@ -85,7 +85,7 @@ def choices(
     benchmark_videos = {name for video in futurebench["video"].drop_nulls() for name in source_names(video)}
     benchmark_questions = {question_words(question) for question in futurebench["question"].drop_nulls()}
     usable: dict[str, dict[str, Any]] = {}
-    rejected: list[dict[str, Any]] = []
+    rejected: list[tuple[str, int, str, str | None]] = []
     read = 0
     for source, number, record in _records(files):
         for item in _questions(record):
@@ -101,7 +101,7 @@ def choices(
                         raise RejectedRow("repeated row", f"the same as row {usable[row['row_id']]['number']}")
                     usable[row["row_id"]] = row | {"number": number}
             except RejectedRow as reject:
-                rejected.append(_rejected(source, number, reject))
+                rejected.append((source, number, reject.reason, reject.detail))
     chosen: list[dict[str, Any]] = []
     opened: dict[str, VideoInfo] = {}
     ids = pl.Series("row_id", sorted(usable), pl.String)
@@ -113,9 +113,9 @@ def choices(
             with rejecting("unreadable video"):
                 chosen.append(_with_frames(row, videos, opened, frames))
         except RejectedRow as reject:
-            rejected.append(_rejected(row["source"], row["number"], reject))
+            rejected.append((row["source"], row["number"], reject.reason, reject.detail))
     schema = {"source": pl.String, "row": pl.Int64, "reason": pl.String, "detail": pl.String}
-    quarantine = pl.DataFrame(rejected, schema=schema)
+    quarantine = pl.DataFrame(rejected, schema=schema, orient="row")
     table = ChoiceTable.validate(pl.DataFrame(chosen, schema=ChoiceTable.create_empty().schema))
     report = {
         "read": read,
@@ -136,17 +136,11 @@ def frame_numbers(frame_count: int, frames: int) -> list[int]:
     return np.unique(np.round(np.linspace(0, frame_count - 1, min(frames, frame_count))).astype(int)).tolist()
 
 
-def _rejected(source: str, number: int, reject: RejectedRow) -> dict[str, Any]:
-    return {"source": source, "row": number, "reason": reject.reason, "detail": reject.detail}
-
-
 def _records(files: Sequence[Path]) -> Iterator[tuple[str, int, dict[str, Any] | RejectedRow]]:
     """(file, row number from 1, record or why it is none).  Raises ValueError for a file that is corrupt."""
     for path in files:
-        whole = path.suffix == ".parquet"
-        records = parquet_rows(path, lambda table: table.names) if whole else json_rows(path)
-        for number, record in records:
-            yield path.name, number + 1, record
+        records = parquet_rows(path, lambda table: table.names) if path.suffix == ".parquet" else json_rows(path)
+        yield from ((path.name, number + 1, record) for number, record in records)
 
 
 def _parsed(text: str) -> Any:
@@ -245,23 +239,22 @@ def _reference(answer: Any, options: Mapping[str, str]) -> str:
 def _with_frames(
     row: Mapping[str, Any], videos: Sequence[Path], opened: dict[str, VideoInfo], frames: int
 ) -> dict[str, Any]:
-    path = str(resolve_clip(row["video"], videos))
-    if path not in opened:
+    path = resolve_clip(row["video"], videos)
+    if str(path) not in opened:
         try:
-            opened[path] = probe(path, lambda count: frame_numbers(count, frames))
+            opened[str(path)] = probe(path, lambda count: frame_numbers(count, frames))
         except UnreadableVideo as unreadable:
             raise RejectedRow("unreadable video", f"{row['video']}: {unreadable}") from unreadable
-    clip = opened[path]
+    clip = opened[str(path)]
     numbers = frame_numbers(clip.frames, frames)
     markers = "".join(f"frame_{k}\n{IMAGE}\n" for k in range(1, len(numbers) + 1))
-    columns = {name: row[name] for name in ("row_id", "source", "video", "answer", "hop")}
-    return columns | {
+    return {name: row[name] for name in ("row_id", "source", "video", "answer", "hop")} | {
         "question": markers + row["question"],
         "reasoning": [""],
         "observed": [],
         "future": [],
         "frames": numbers,
-        "path": path,
+        "path": str(path),
         "frame_count": clip.frames,
         "reader": clip.reader,
     }
