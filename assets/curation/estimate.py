@@ -8,7 +8,7 @@ from math import inf
 from pathlib import Path
 
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from assets.framework.settings import Settings
 from evaluation.generation.curtailment import CONDITIONS, GainRule
@@ -111,39 +111,17 @@ class Assumptions(Settings):
         return self.model_validate({**dict(self), **values})
 
 
-class Cost(Settings):
-    """The cost of all rows, with the title of each number in a table."""
-
-    answers: float = Field(title="answers")
-    requests: float = Field(title="requests (prefills)")
-    prompt_tokens: float = Field(title="prompt tokens")
-    completion_tokens: float = Field(title="completion tokens")
-    gpu_hours: float = Field(title="GPU-hours")
-    wall_hours: float = Field(title="hours on {gpus:g} GPUs")
-    judge_calls: float = Field(title="judge calls")
-    judge_prompt_tokens: float = Field(title="judge prompt tokens")
-    judge_completion_tokens: float = Field(title="judge completion tokens")
-    judge_cost: float | None = Field(title="judge's price")
-    ledger_bytes: float = Field(title="disk: ledgers")
-    table_bytes: float = Field(title="disk: tables")
-    clip_bytes: float = Field(title="disk: clips")
-
-
 class Estimate(Settings):
-    """The cost of so many rows, and its assumptions."""
+    """The cost of so many rows by the titles of a table, and its assumptions."""
 
     rows: int
     rule: GainRule
-    cost: Cost
+    cost: dict[str, float | None]
     assumptions: Assumptions
 
     def lines(self) -> list[tuple[str, str]]:
         """A table: title and amount."""
-        return [
-            (str(field.title).format(gpus=self.assumptions.gpus.value),
-             _brief(getattr(self.cost, name), "B" if name.endswith("_bytes") else ""))
-            for name, field in Cost.model_fields.items()
-        ]  # fmt: skip
+        return [(title, _brief(amount, "B" if title.startswith("disk") else "")) for title, amount in self.cost.items()]
 
     def assumed(self) -> list[tuple[str, str, str]]:
         """A table: quantity, value and source."""
@@ -177,21 +155,21 @@ def estimate(rows: float, rule: GainRule, assumptions: Assumptions) -> Estimate:
     calls = answers * per["judge_share"] * per["judge_distinct"]
     judge_in, judge_out = calls * per["judge_prompt_tokens"], calls * per["judge_answer_tokens"]
     priced = "price_in" in per and "price_out" in per
-    cost = Cost(
-        answers=answers,
-        requests=requests,
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        gpu_hours=seconds / 3600,
-        wall_hours=seconds / 3600 / per["gpus"],
-        judge_calls=calls,
-        judge_prompt_tokens=judge_in,
-        judge_completion_tokens=judge_out,
-        judge_cost=(judge_in * per["price_in"] + judge_out * per["price_out"]) / 1e6 if priced else None,
-        ledger_bytes=answers * _LINE_BYTES + completion * per["ledger_bytes"] + calls * per["verdict_bytes"],
-        table_bytes=completion * per["table_bytes"] + rows * per["row_bytes"],
-        clip_bytes=rows * per["clip_bytes"],
-    )
+    cost = {
+        "answers": answers,
+        "requests (prefills)": requests,
+        "prompt tokens": prompt,
+        "completion tokens": completion,
+        "GPU-hours": seconds / 3600,
+        f"hours on {per['gpus']:g} GPUs": seconds / 3600 / per["gpus"],
+        "judge calls": calls,
+        "judge prompt tokens": judge_in,
+        "judge completion tokens": judge_out,
+        "judge's price": (judge_in * per["price_in"] + judge_out * per["price_out"]) / 1e6 if priced else None,
+        "disk: ledgers": answers * _LINE_BYTES + completion * per["ledger_bytes"] + calls * per["verdict_bytes"],
+        "disk: tables": completion * per["table_bytes"] + rows * per["row_bytes"],
+        "disk: clips": rows * per["clip_bytes"],
+    }
     return Estimate(rows=rows, rule=rule, cost=cost, assumptions=assumptions)
 
 
