@@ -1,8 +1,8 @@
 """Settings of the benchmarks: recipes, generation of answers, and the latent-necessity experiment."""
 
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
-from pydantic import Field, PositiveInt
+from pydantic import BaseModel, Field, PositiveInt
 
 from assets.framework.settings import RunOverrides, Settings
 from evaluation.benchmarks.futurebench import FutureBenchSettings
@@ -11,26 +11,19 @@ from evaluation.benchmarks.twiffbench import TwiffBenchSettings
 from evaluation.generation.controls import ControlName
 from evaluation.generation.jobs import GenerationConfig, InterventionName
 
+Recipe = TypeVar("Recipe", bound=BaseModel)
 
-class FutureBenchRun(Settings):
-    """FutureBench: its recipe, and how answers are generated."""
 
-    recipe: FutureBenchSettings
+class AnsweredBenchmark(Settings, Generic[Recipe]):
+    """A benchmark: its recipe (layout, and parser or judge), and how answers are generated."""
+
+    recipe: Recipe
     answers: GenerationConfig
 
 
-class TwiffBenchRun(Settings):
-    """TwiFF-Bench: its recipe (layout and judge), and how answers are generated."""
-
-    recipe: TwiffBenchSettings
-    answers: GenerationConfig
-
-
-class SeedBenchRun(Settings):
-    """SEED-Bench-R1 by its options, where the source names its folder: the same."""
-
-    recipe: SeedBenchSettings
-    answers: GenerationConfig
+FutureBenchRun = AnsweredBenchmark[FutureBenchSettings]
+TwiffBenchRun = AnsweredBenchmark[TwiffBenchSettings]
+SeedBenchRun = AnsweredBenchmark[SeedBenchSettings]
 
 
 class NecessitySettings(Settings):
@@ -49,6 +42,7 @@ class BenchmarkSettings(Settings):
     futurebench: FutureBenchRun
     twiffbench: TwiffBenchRun
     seedbench: SeedBenchRun
+    """Where the source names its folder."""
     necessity: NecessitySettings
 
 

@@ -39,24 +39,22 @@ def answer_prompts(rows: pl.DataFrame, settings: PromptSettings) -> pl.DataFrame
     `sha256`.  The column `key` is a hash of the id and of the prompt's content, wherever the clip lies: it identifies
     the prompt in the ledger.  (Two rows may have the same question and other futures: each has its answers.)
     """
-    ids, keys, contents, questions, references = [], [], [], [], []
-    for row in rows.select("row_id", "sha256", "answer", *COLUMNS).iter_rows(named=True):
-        for condition in CONDITIONS:
-            content, name = _content(row, condition, settings), f"{row['row_id']}/{condition}"
-            ids.append(name)
-            clip = {"path": row["sha256"], "reader": None}
-            keys.append(_key(name, [part | clip if part["path"] else part for part in content]))
-            contents.append(content)
-            questions.append(row["question"])
-            references.append(row["answer"])
-    columns = {"key": keys, "question": questions, "reference": references}
-    return prompt_frame(list(zip(ids, contents, strict=True))).with_columns(
-        pl.Series(name, values, pl.String) for name, values in columns.items()
+    prompts = [
+        (f"{row['row_id']}/{condition}", row, _content(row, condition, settings))
+        for row in rows.select("row_id", "sha256", "answer", *COLUMNS).iter_rows(named=True)
+        for condition in CONDITIONS
+    ]
+    return prompt_frame([(name, content) for name, _, content in prompts]).with_columns(
+        pl.Series("key", [_key(name, row["sha256"], content) for name, row, content in prompts], pl.String),
+        pl.Series("question", [row["question"] for _, row, _ in prompts], pl.String),
+        pl.Series("reference", [row["answer"] for _, row, _ in prompts], pl.String),
     )
 
 
-def _key(name: str, content: list[Part]) -> str:
-    return hashlib.sha256(json.dumps([name, content], sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
+def _key(name: str, sha256: str, content: list[Part]) -> str:
+    clip = {"path": sha256, "reader": None}
+    parts = [part | clip if part["path"] else part for part in content]
+    return hashlib.sha256(json.dumps([name, parts], sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
 
 
 def prompts_hash(settings: PromptSettings) -> str:

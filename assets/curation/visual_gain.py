@@ -180,12 +180,12 @@ def gain_report(tables: Sequence[pl.DataFrame], rule: GainRule) -> dict[str, Any
     saturated = pl.col("n_correct_plain") > rule.max_p_t
     retained = fully_sampled.filter((pl.col("p_t") <= rule.max_p_t) & (pl.col("gain") >= rule.min_gain))
     generated = pl.col("n_generated_plain") + pl.col("n_generated_hint")
-    cut = table.filter(pl.col("status") == "cut")
+    cut = table.filter(status="cut")
     decided = table.filter(pl.col("status") != "pending")
     return {
         "rows": table.height,
         "scored": decided.height,
-        "complete": table.filter(pl.col("status") == "complete").height,
+        "complete": decided.height - cut.height,
         "cut": cut.height,
         "pending": table.height - decided.height,
         "rejected_by_reason": {
