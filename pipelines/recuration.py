@@ -93,8 +93,7 @@ def source_changes(
     _, _, shards = source_shards(settings, store.scratch)
     partitions = list(instance.get_dynamic_partitions(str(SHARDS.name)))
     removed = [name for name in partitions if name not in shards]
-    for name in removed:
-        retire(store, name)
+    retire(store, removed)
     added = [name for name in shards if name not in partitions]
     stale = {name for name, shard in shards.items() if _is_stale(store, name, shard.stamp)}
     run_requests = []

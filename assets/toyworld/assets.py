@@ -9,8 +9,8 @@ import dagster as dg
 from assets.framework.code import code_of
 from assets.framework.define import Asset, CheckOutcome, asset, check
 from assets.framework.metadata import result_of
-from assets.framework.store import AssetStore
-from assets.launching.launcher import Progress
+from assets.framework.store import AssetStore, StoreParam
+from assets.launching.launcher import ProgressParam
 from assets.toyworld.source import REPORT, SourceSizes, write_source
 
 SOURCE = "inputs/toyworld_source"
@@ -29,12 +29,9 @@ def toyworld_assets(sizes: SourceSizes, seed: int) -> list[dg.AssetsDefinition]:
     )
 
     @asset(declared)
-    def toyworld_source(
-        store: dg.ResourceParam[AssetStore], progress: dg.ResourceParam[Progress]
-    ) -> dg.MaterializeResult[None]:
+    def toyworld_source(store: StoreParam, progress: ProgressParam) -> dg.MaterializeResult[None]:
         def write(workspace: Path) -> dict[str, Any]:
-            report = write_source(workspace, seed, sizes, lambda done, total: progress(done, total, "clips"))
-            return asdict(report)
+            return write_source(workspace, seed, sizes, lambda done, total: progress(done, total, "clips"))
 
         work = store.work(SOURCE, {}, {"seed": seed, "sizes": asdict(sizes)}, CODE)
         return result_of(store, declared, work.do(write))

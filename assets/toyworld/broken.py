@@ -15,7 +15,7 @@ CORRUPT_CLIP = b"\x00\x00\x00\x20ftypisom" + b"not a video" * 40
 
 @dataclass(frozen=True)
 class Fault:
-    """How to break a good row, and the quarantine reason that must name it.
+    """A way to break a good row, and the quarantine reason that must name it.
 
     `spoil(row, name)` changes a copy of a good row in place; `name` is a clip name that no other row has.
     """

@@ -11,8 +11,9 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -42,7 +43,7 @@ STREAMS = {"rows": 0, "futurebench": 1, "twiffbench": 2, "rules": 3}  # one rand
 
 @dataclass(frozen=True)
 class SourceSizes:
-    """How much to write: shards and rows, the mix of row kinds, broken rows of a kind and shard, benchmark items."""
+    """Numbers of shards and rows, the mix of row kinds, broken rows of a kind and shard, benchmark items."""
 
     shards: PositiveInt = 3
     rows_per_shard: PositiveInt = 1700
@@ -52,23 +53,11 @@ class SourceSizes:
     twiffbench: PositiveInt = 180
 
 
-@dataclass(frozen=True)
-class SourceReport:
-    """What was written: rows by kind, broken rows by fault, clips, and the accuracy of simple rules on test boards."""
-
-    seed: int
-    rows: int
-    kinds: dict[str, int]
-    faults: dict[str, int]
-    clips: int
-    benchmark_clips: int
-    rules: dict[str, float]
-
-
 def write_source(
     root: Path, seed: int, sizes: SourceSizes, progress: Callable[[int, int], None] = lambda done, total: None
-) -> SourceReport:
-    """Writes the source under `root`, the same bytes for the same seed and sizes.
+) -> dict[str, Any]:
+    """Writes the source under `root`, the same bytes for the same seed and sizes; returns what `REPORT` holds: rows by
+    kind, broken rows by fault, clips, and the accuracy of simple rules on test boards.
 
     Training boards are from the split "train", benchmark boards from "test".  `progress(done, total)` counts clips.
     """
@@ -85,16 +74,16 @@ def write_source(
     observed = write_futurebench(root / "futurebench", sizes.futurebench_per_split, rng["futurebench"])
     write_twiffbench(root / "twiffbench", sizes.twiffbench, sizes.mix.open_ended, rng["twiffbench"])
     write_clips(clips + observed, progress)
-    report = SourceReport(
-        seed=seed,
-        rows=sizes.shards * sizes.rows_per_shard,
-        kinds=dict(sorted(kinds.items())),
-        faults=dict(sorted(faults.items())),
-        clips=len(clips),
-        benchmark_clips=len(observed),
-        rules=rule_baselines(draw_questions(RULE_QUESTIONS, rng["rules"], "test")),
-    )
-    (root / REPORT).write_text(json.dumps(asdict(report), indent=1) + "\n")
+    report = {
+        "seed": seed,
+        "rows": sizes.shards * sizes.rows_per_shard,
+        "kinds": dict(sorted(kinds.items())),
+        "faults": dict(sorted(faults.items())),
+        "clips": len(clips),
+        "benchmark_clips": len(observed),
+        "rules": rule_baselines(draw_questions(RULE_QUESTIONS, rng["rules"], "test")),
+    }
+    (root / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     return report
 
 

@@ -1,21 +1,20 @@
 """`inputs/twiff_source`, `trajectories/twiff_rows` and `trajectories/twiff_clips`: the source's shards, validated."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import SHARD_PARTITIONING, SHARDS
 from assets.framework.retries import retry_on_outage
-from assets.framework.store import AssetStore
-from assets.launching.launcher import Progress
-from assets.trajectories.clips import ClipTable, resolve_clips
+from assets.framework.store import AssetStore, StoreParam
+from assets.launching.launcher import ProgressParam
+from assets.trajectories.clips import ClipTable, write_clips
 from assets.trajectories.locations import any_remote, local_path
 from assets.trajectories.settings import SourceSettings
 from assets.trajectories.shards import Shard
@@ -23,7 +22,6 @@ from assets.trajectories.sources import Source, source_shards
 from assets.trajectories.validate import PulledTable, write_shard
 from training.storage.artifacts import CURRENT, Artifact
 from training.storage.hashing import digest
-from training.storage.parquet import read_parquet
 
 SOURCE = "inputs/twiff_source"
 TRAJECTORIES = "trajectories/twiff_rows"
@@ -45,15 +43,15 @@ def list_source(settings: SourceSettings, store: AssetStore) -> tuple[Source, st
         raise dg.Failure(f"{error} (in the demo, materialise inputs/toyworld_source)", allow_retries=False) from error
 
 
-def retire(store: AssetStore, shard: str) -> None:
-    """Makes the artifacts of a shard that left the source no longer current: its rows are not selected any more, and
-    rows of other shards do not count as its repeats.
+def retire(store: AssetStore, shards: Collection[str]) -> None:
+    """Makes the artifacts of shards that left the source no longer current: their rows are not selected any more, and
+    rows of other shards do not count as their repeats.
 
     The artifacts stay in the store, and are current again if the shard comes back.
     """
-    for name, artifact in store.everything().items():
+    for name, artifact in store.everything().items() if shards else ():
         stage, _, rest = name.partition("/")
-        if stage in ("trajectories", "curation") and rest.partition("/")[2] == shard:
+        if stage in ("trajectories", "curation") and rest.partition("/")[2] in shards:
             (artifact.path.parent / CURRENT).unlink()
 
 
@@ -70,13 +68,12 @@ def _source(settings: SourceSettings, upstream: tuple[str, ...]) -> dg.AssetsDef
     )
 
     @dg.multi_observable_source_asset(specs=[declared.spec])
-    def twiff_source(
-        context: dg.AssetExecutionContext, store: dg.ResourceParam[AssetStore]
-    ) -> Iterator[dg.ObserveResult]:
+    def twiff_source(context: dg.AssetExecutionContext, store: StoreParam) -> Iterator[dg.ObserveResult]:
         source, revision, shards = list_source(settings, store)
-        for vanished in set(context.instance.get_dynamic_partitions(str(SHARDS.name))) - set(shards):
-            context.instance.delete_dynamic_partition(str(SHARDS.name), vanished)
-            retire(store, vanished)
+        removed = set(context.instance.get_dynamic_partitions(str(SHARDS.name))) - set(shards)
+        for name in removed:
+            context.instance.delete_dynamic_partition(str(SHARDS.name), name)
+        retire(store, removed)
         context.instance.add_dynamic_partitions(str(SHARDS.name), list(shards))
         files = {shard.file for shard in shards.values()}
         versions = {name: shard.version(source.version(shard.file)) for name, shard in shards.items()}
@@ -112,17 +109,14 @@ def _trajectories(settings: SourceSettings) -> dg.AssetsDefinition:
 
     @asset(declared)
     def twiff_trajectories(
-        context: dg.AssetExecutionContext,
-        store: dg.ResourceParam[AssetStore],
-        progress: dg.ResourceParam[Progress],
+        context: dg.AssetExecutionContext, store: StoreParam, progress: ProgressParam
     ) -> dg.MaterializeResult[None]:
         source, revision, shards = list_source(settings, store)
 
         def pull(workspace: Path, shard: Shard) -> dict[str, Any]:
             with source.fetch(shard.file, store.scratch / "shards") as path:
-                counts = write_shard(
-                    path, shard.name, workspace / ROWS, workspace / QUARANTINE, shard.rows, shard.is_last
-                )
+                files = workspace / ROWS, workspace / QUARANTINE
+                counts = write_shard(path, shard.name, *files, shard.rows, shard.is_last)
             return {**counts, "revision": revision, "stamp": shard.stamp}
 
         pulled = {}
@@ -155,32 +149,20 @@ def _clips(settings: SourceSettings) -> dg.AssetsDefinition:
 
     @asset(declared)
     def twiff_clips(
-        context: dg.AssetExecutionContext,
-        store: dg.ResourceParam[AssetStore],
-        progress: dg.ResourceParam[Progress],
+        context: dg.AssetExecutionContext, store: StoreParam, progress: ProgressParam
     ) -> dg.MaterializeResult[None]:
         paths = {root: local_path(root) for root in settings.clips}
         roots = [root if (path := paths[root]) is None else str(path.resolve()) for root in settings.clips]
 
         def resolve(workspace: Path, trajectories: Artifact) -> dict[str, Any]:
-            clips, quarantine = resolve_clips(
-                read_parquet(trajectories.file(ROWS), columns=["row_id", "source", "row", "video", "start", "end"]),
+            return write_clips(
+                trajectories.file(ROWS),
+                workspace / CLIP_TABLE,
+                workspace / QUARANTINE,
                 roots,
                 lambda done, total: progress(done, total, "clips probed"),
-                cache=store.scratch / "clips",
+                store.scratch / "clips",
             )
-            clips.write_parquet(workspace / CLIP_TABLE)
-            quarantine.write_parquet(workspace / QUARANTINE)
-            usable = clips.filter(pl.col("reason").is_null())
-            return {
-                "clips": clips.height,
-                "usable": usable.height,
-                "bytes": int(usable["bytes"].sum()),
-                "readers": _counts(usable["reader"]),
-                "by_alias": usable["alias"].count(),
-                "rows_without_clip": quarantine.height,
-                "reasons": _counts(quarantine["reason"]),
-            }
 
         resolved = {}
         for shard in context.partition_keys:
@@ -190,8 +172,3 @@ def _clips(settings: SourceSettings) -> dg.AssetsDefinition:
         return batch_result(context, store, declared, resolved)
 
     return twiff_clips
-
-
-def _counts(values: pl.Series) -> dict[str, int]:
-    """How often each value is there, the most frequent first."""
-    return dict(values.value_counts(sort=True).iter_rows())

@@ -24,6 +24,7 @@ from training.data.rejection import RejectedRow, rejecting
 from training.data.trajectory import clip_interval
 from training.data.video import UnreadableVideo, VideoInfo, check_clip_name, resolve_clip
 from training.storage.hashing import digest, file_digest
+from training.storage.parquet import read_parquet
 
 ClipRoot = Callable[[str], Path]
 """The local file of a clip's name; RejectedRow for a name that is malformed, leads out of the root, or is missing.
@@ -60,6 +61,36 @@ class ClipTable(dy.Schema):
     @dy.rule()
     def either_a_reader_or_a_reason(cls) -> pl.Expr:
         return pl.col("reader").is_not_null() ^ pl.col("reason").is_not_null()
+
+
+def write_clips(
+    rows_file: Path,
+    clips_file: Path,
+    quarantine_file: Path,
+    roots: Sequence[str],
+    progress: Callable[[int, int], None],
+    cache: Path,
+) -> dict[str, Any]:
+    """`resolve_clips` from one parquet file to two; returns the counts."""
+    rows = read_parquet(rows_file, columns=["row_id", "source", "row", "video", "start", "end"])
+    clips, quarantine = resolve_clips(rows, roots, progress, cache)
+    clips.write_parquet(clips_file)
+    quarantine.write_parquet(quarantine_file)
+    usable = clips.filter(pl.col("reason").is_null())
+    return {
+        "clips": clips.height,
+        "usable": usable.height,
+        "bytes": int(usable["bytes"].sum()),
+        "readers": _counts(usable["reader"]),
+        "by_alias": usable["alias"].count(),
+        "rows_without_clip": quarantine.height,
+        "reasons": _counts(quarantine["reason"]),
+    }
+
+
+def _counts(values: pl.Series) -> dict[str, int]:
+    """The number of times that each value is there, the most frequent first."""
+    return dict(values.value_counts(sort=True).iter_rows())
 
 
 def resolve_clips(

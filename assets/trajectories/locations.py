@@ -33,13 +33,10 @@ def hub_location(location: str) -> HubLocation:
     return HubLocation(match["repo"], match["revision"], (match["files"] or "").strip("/"))
 
 
-def is_url(location: str) -> bool:
-    return "://" in location
-
-
 def local_path(location: str) -> Path | None:
     """The path that a location on this machine is, or None for one elsewhere."""
-    return Path(location.removeprefix("file://")) if not is_url(location.removeprefix("file://")) else None
+    path = location.removeprefix("file://")
+    return None if "://" in path else Path(path)
 
 
 def any_remote(*locations: str) -> bool:
@@ -57,7 +54,7 @@ def valid_location(location: str | Path) -> str:
         raise ValueError(f"a location is a path or a URL; found {text!r}")
     if text.startswith(HUB):
         hub_location(text)
-    elif is_url(text):
+    elif "://" in text:
         import fsspec
 
         protocol = text.split("://")[0].split("::")[0]

@@ -78,13 +78,9 @@ def count_rows(source: Source, file: SourceFile, scratch: Path) -> int:
         with suppress(ValueError), source.tail(file) as tail:  # else there is more metadata, or a server has no ranges
             return count_parquet_rows(tail, file.path, file.bytes)
     with source.fetch(file, scratch) as path:
-        if not is_parquet:
-            return count_json_rows(path)
-        try:
-            with path.open("rb") as opened:
-                return count_parquet_rows(opened, file.path, path.stat().st_size)
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+        if is_parquet:
+            return count_parquet_rows(path, file.path, file.bytes or path.stat().st_size)
+        return count_json_rows(path)
 
 
 def open_source(location: str) -> Source:

@@ -6,15 +6,12 @@ a trajectory is made of, so that embedded images cost nothing.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import dataframely as dy
-import numpy as np
 import polars as pl
 
 from training.data.json_rows import MAX_ROWS, Numbered, json_rows
@@ -23,7 +20,6 @@ from training.data.rejection import RejectedRow, rejecting
 from training.data.trajectory import (
     SOURCE_COUNT_COLUMNS,
     SOURCE_SAMPLES,
-    Trajectory,
     TrajectoryTable,
     parse_row,
     source_counts,
@@ -31,6 +27,7 @@ from training.data.trajectory import (
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 BATCH_ROWS = 2048
 ALL_ROWS = range(MAX_ROWS)
@@ -86,28 +83,6 @@ class Quarantine(dy.Schema):
 Batch = tuple[dy.DataFrame[PulledTable], dy.DataFrame[Quarantine]]
 
 
-@dataclass
-class FirstRows:
-    """Where each row_id comes first: 16 bytes a row, in two sorted arrays."""
-
-    _ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
-    _rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-
-    def find(self, ids: np.ndarray) -> np.ndarray:
-        """The number of the row that has each id, -1 where none has."""
-        if not len(self._ids):
-            return np.full(len(ids), -1)
-        at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-        return np.where(self._ids[at] == ids, self._rows[at], -1)
-
-    def add(self, ids: np.ndarray, rows: np.ndarray) -> None:
-        """Remembers ids that are not there yet."""
-        order = np.argsort(ids)
-        at = np.searchsorted(self._ids, ids[order])
-        self._ids = np.insert(self._ids, at, ids[order])
-        self._rows = np.insert(self._rows, at, rows[order])
-
-
 def read_rows(path: Path, first: int = 0) -> Iterator[Numbered]:
     """The rows of a file from number `first` on.  Raises ValueError, naming the file, if it is no shard or corrupt."""
     if path.name.endswith(".parquet"):
@@ -139,7 +114,8 @@ def read_shard(path: Path, source: str, rows: range = ALL_ROWS, is_last: bool = 
     `source` is the shard's name in both.  A bad row never stops the others, and of equal rows the first is kept.
     Raises ValueError, naming the file, if it is no shard or corrupt, or if rows come after those that are the last.
     """
-    first_rows, numbered = FirstRows(), _in_range(path, rows, is_last)
+    first_rows: dict[str, int] = {}
+    numbered = _in_range(path, rows, is_last)
     for first in numbered:
         yield _validated(chain([first], islice(numbered, BATCH_ROWS - 1)), source, first_rows)
 
@@ -172,10 +148,10 @@ def write_shard(
 
 def _written(batches: Iterable[Batch], rows_file: Path, quarantine_file: Path) -> dict[str, Any]:
     reasons, categories = Counter[str](), Counter[str]()
-    with TableWriter(rows_file, PulledTable) as rows_table, TableWriter(quarantine_file, Quarantine) as rejected_table:
+    with _parquet(rows_file, PulledTable) as rows_table, _parquet(quarantine_file, Quarantine) as rejected_table:
         for rows, rejected in batches:
-            rows_table.write(rows)
-            rejected_table.write(rejected)
+            rows_table.write_table(_arrow(rows))
+            rejected_table.write_table(_arrow(rejected))
             categories.update(rows["category"])
             reasons.update(rejected["reason"])
     return {
@@ -186,26 +162,14 @@ def _written(batches: Iterable[Batch], rows_file: Path, quarantine_file: Path) -
     }
 
 
-class TableWriter:
-    """Writes a table to parquet a batch at a time; without a batch, an empty table of the schema."""
+def _parquet(path: Path, schema: type[dy.Schema]) -> "pq.ParquetWriter":
+    import pyarrow.parquet as pq
 
-    def __init__(self, path: Path, schema: type[dy.Schema]) -> None:
-        import pyarrow.parquet as pq
+    return pq.ParquetWriter(path, _arrow(schema.create_empty()).schema, compression="zstd")
 
-        columns = schema.create_empty().to_arrow(compat_level=pl.CompatLevel.oldest()).schema
-        self._file = pq.ParquetWriter(path, columns, compression="zstd")
 
-    def write(self, batch: pl.DataFrame) -> None:
-        if batch.height:
-            self._file.write_table(batch.to_arrow(compat_level=pl.CompatLevel.oldest()))
-
-    def __enter__(self) -> "TableWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+def _arrow(table: pl.DataFrame) -> "pa.Table":
+    return table.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
 def quarantined(source: str, reject: RejectedRow, row: int | None = None, row_id: str | None = None) -> dict[str, Any]:
@@ -217,37 +181,31 @@ def quarantine_table(rows: list[dict[str, Any]]) -> dy.DataFrame[Quarantine]:
     return Quarantine.validate(pl.DataFrame(rows, schema=Quarantine.create_empty().schema))
 
 
-def _validated(batch: Iterable[Numbered], source: str, first_rows: FirstRows) -> Batch:
-    parsed: list[tuple[int, Trajectory, tuple[int | None, int | None]]] = []
-    rejected: dict[int, dict[str, Any]] = {}  # not the exceptions, whose frames hold the rows
+def _validated(batch: Iterable[Numbered], source: str, first_rows: dict[str, int]) -> Batch:
+    """The tables of a batch; `first_rows` gets the number of the first row that has each id."""
+    accepted: list[dict[str, Any]] = []
+    rejected: list[dict[str, Any]] = []  # not the exceptions, whose frames hold the rows
     for number, row in batch:
         try:
-            parsed.append((number, *_parsed(row, source, number)))
+            accepted.append(_accepted(row, source, number, first_rows))
         except RejectedRow as reject:
-            rejected[number] = quarantined(source, reject, row=number)
-
-    ids = np.array([int(trajectory.row_id, 16) for _, trajectory, _ in parsed], np.uint64)
-    first = first_rows.find(ids)
-    kept: dict[int, int] = {}  # the ids of this batch, and the rows that have them
-    accepted: list[dict[str, Any]] = []
-    for (number, trajectory, (p_t, p_v)), row_id, before in zip(parsed, ids.tolist(), first.tolist(), strict=True):
-        original = before if before >= 0 else kept.setdefault(row_id, number)
-        if original == number:
-            # Lists, since polars makes a series of every tuple.
-            values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(trajectory).items()}
-            accepted.append(values | {"row": number, "source_p_t": p_t, "source_p_v": p_v})
-        else:
-            repeated = RejectedRow("repeated row", f"has the same content as row {original}")
-            rejected[number] = quarantined(source, repeated, row=number)
-    first_rows.add(np.fromiter(kept, np.uint64, len(kept)), np.fromiter(kept.values(), np.int64, len(kept)))
+            rejected.append(quarantined(source, reject, row=number))
     rows = PulledTable.validate(pl.DataFrame(accepted, schema=PulledTable.create_empty().schema))
-    return rows, quarantine_table([rejected[number] for number in sorted(rejected)])
+    return rows, quarantine_table(rejected)
 
 
-def _parsed(
-    row: Mapping[str, Any] | RejectedRow, source: str, number: int
-) -> tuple[Trajectory, tuple[int | None, int | None]]:
+def _accepted(
+    row: Mapping[str, Any] | RejectedRow, source: str, number: int, first_rows: dict[str, int]
+) -> dict[str, Any]:
+    """The row of the table.  Raises RejectedRow."""
     if isinstance(row, RejectedRow):
         raise row
     with rejecting("unreadable row"):
-        return parse_row(row, source, number), source_counts(row)
+        trajectory = parse_row(row, source, number)
+        p_t, p_v = source_counts(row)
+    first = first_rows.setdefault(trajectory.row_id, number)
+    if first != number:
+        raise RejectedRow("repeated row", f"has the same content as row {first}")
+    # Lists, since polars makes a series of every tuple.
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(trajectory).items()}
+    return values | {"row": number, "source_p_t": p_t, "source_p_v": p_v}

@@ -25,7 +25,7 @@ CONTAINERS = (
 OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file", "pattern_type": "none"}
 """`pattern_type`: else image2 takes `%03d` in a picture's name for a number, and opens another file."""
 DEFAULT_STREAM_PIXELS = 5_000_000
-"""What FFmpeg, choosing a stream, adds to the pixels of one that the file marks as its default."""
+"""FFmpeg's bonus, when it chooses a stream, for the one that the file marks as its default."""
 
 
 class UnreadableVideo(ValueError):  # noqa: N818 - a file's state, quarantined like a row
@@ -109,8 +109,8 @@ def _best_stream(container: "InputContainer") -> "VideoStream":
 
 @dataclass(frozen=True)
 class PacketIndex:
-    """What the container says of its frames without decoding: the time stamps of those that are displayed, in that
-    order, and of the key frames, from which decoding can begin."""
+    """A container's frames, without decoding: the time stamps of those that are displayed, in that order, and of key
+    frames, from which decoding can begin."""
 
     times: Sequence[int]
     keys: Sequence[int]
@@ -133,7 +133,7 @@ class PacketIndex:
         return runs
 
     def decoded(self, numbers: Collection[int]) -> int:
-        """How many frames are decoded to show these by seeking."""
+        """The number of frames that are decoded to show these by seeking."""
         return sum(run[-1] + 1 - bisect_left(self.times, key) for key, run in self.runs(numbers).items())
 
 

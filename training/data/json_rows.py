@@ -19,7 +19,7 @@ CHUNK = 2**20
 MAX_ROWS = 10_000_000
 """Of a file: partitions are made from the number of its rows."""
 MAX_UNPACKED_RATIO, UNPACKED_SLACK = 200, 64 * 2**20
-"""How packed bytes may grow, beyond the first: text grows tenfold, and what grows far more is no data."""
+"""The growth of packed bytes, and bytes beyond it: text grows tenfold, and what grows far more is no data."""
 
 _SEPARATORS = re.compile(r"[\s,]*")
 # More digits than Python turns into a number would end the file, and are no number that a row may hold.

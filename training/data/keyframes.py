@@ -4,8 +4,8 @@ One rule for curation, SFT, RL and evaluation (the release has a second, differe
 is not uniform: the first and last frame of a clip are skipped, and the outer gaps are about half of the inner ones.
 """
 
-import operator
 from itertools import pairwise
+from numbers import Integral
 
 KEY_FRAMES = 8
 
@@ -34,10 +34,6 @@ def key_frame_number(frame_count: int, index: int) -> int:
 
     Raises ValueError for an index that is not an integer or lies outside 1..8: never another frame.
     """
-    try:
-        number = operator.index(index)
-    except TypeError:
-        raise ValueError(f"a key-frame index is an integer from 1 to {KEY_FRAMES}; found {index!r}") from None
-    if isinstance(index, bool) or not 1 <= number <= KEY_FRAMES:
+    if not isinstance(index, Integral) or isinstance(index, bool) or not 1 <= index <= KEY_FRAMES:
         raise ValueError(f"a key-frame index is an integer from 1 to {KEY_FRAMES}; found {index!r}")
-    return key_frame_pool(frame_count)[number - 1]
+    return key_frame_pool(frame_count)[index - 1]

@@ -65,8 +65,8 @@ def parquet_rows(
         raise ValueError(f"{path} cannot be read as parquet: {error}") from error
 
 
-def count_parquet_rows(file: IO[bytes], path: Path | str, size: int) -> int:
-    """The number of rows that a file's metadata state; of its `size` bytes `file` need only have the last.
+def count_parquet_rows(file: Path | IO[bytes], path: str, size: int) -> int:
+    """The number of rows that the metadata of the file at `path` state; of its `size` bytes `file` may lack the first.
 
     Raises ValueError, naming the file, for what is no parquet, or states more rows than data has.
     """

@@ -30,7 +30,7 @@ SECONDS_TO_END = 5
 """For a process that answers no more, until it is killed."""
 MAX_LINE = 2**16
 VARIABLES = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
-"""What the processes have of this one's environment: no secrets, since they decode what anybody wrote."""
+"""Of this process's environment, all that the others get: no secrets, since they decode what anybody wrote."""
 
 _INFO = TypeAdapter(VideoInfo)
 

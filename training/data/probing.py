@@ -1,4 +1,4 @@
-"""What a clip shows: every frame is decoded once, in display order, in a process of its own (`probe_pool` says why).
+"""The probe of a clip: every frame is decoded once, in display order, in a process of its own (`probe_pool` says why).
 
 The process reads requests from its input and answers each in a line of JSON, so that nothing but data comes back from
 where untrusted files were decoded: {"path"} is answered by {"info"} or {"reason"}; before, it may ask by {"frames"}
@@ -39,7 +39,7 @@ MAX_PIXELS = 4096 * 4096
 MIN_SAVED_SHARE = 0.5
 """Of the frames decoded.  Seeking is compared with decoding, which costs one reading more, only where it saves that."""
 MAX_MISSING_SECONDS, MAX_MISSING_SHARE = 0.5, 0.05
-"""How much a file may be shorter than its header's duration; a file that exceeds both bounds is incomplete."""
+"""A file that is shorter than its header's duration by more than both bounds is incomplete."""
 TRACK_DURATION, FILE_DURATION = ("mov", "mxf", "ivf"), ("matroska", "avi", "flv", "asf")
 """Containers whose header has a duration of the video track, or of the whole file; FFmpeg estimates it for others."""
 

@@ -1,4 +1,4 @@
-"""What becomes of one row, clip, item or image that cannot be used: a reason to count by, and never the others' end."""
+"""Rejection of one row, clip, item or image that cannot be used: a reason to count by, and never the others' end."""
 
 import traceback
 from collections.abc import Iterator

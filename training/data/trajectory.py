@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import dataframely as dy
 import polars as pl
@@ -139,7 +139,8 @@ def parse_row(row: Mapping[str, Any], source: str, number: int) -> Trajectory:
     `source` is the shard's name and `number` the row in it, for messages.  Raises RejectedRow with a reason.
     """
     try:
-        return _parse_conversation(row, source) if "conversations" in row else _parse_twiff(row, source)
+        content = _conversation_content(row) if "conversations" in row else _twiff_content(row)
+        return _trajectory(row, source, content)
     except RejectedRow as rejected:
         rejected.add_note(f"{source}, row {number}")
         raise
@@ -177,7 +178,7 @@ def marked(question: str, observed: int) -> str:
 
 
 def turn_of(row: Mapping[str, Any], speaker: str) -> str:
-    """What the first turn of `speaker` ("human", "gpt") in `conversations` says.  Raises RejectedRow."""
+    """The text of the first turn of `speaker` ("human", "gpt") in `conversations`.  Raises RejectedRow."""
     turns = row.get("conversations")
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise RejectedRow("malformed field", "conversations is not a list of turns")
@@ -216,52 +217,44 @@ def source_counts(row: Mapping[str, Any]) -> tuple[int | None, int | None]:
     return p_t, p_v
 
 
-def _parse_twiff(row: Mapping[str, Any], source: str) -> Trajectory:
+class _Content(NamedTuple):
+    """What a layout has of a trajectory; the reasoning still has its markers."""
+
+    question: str
+    reasoning: str
+    answer: str
+    observed: tuple[int, ...]
+    future: tuple[int, ...]
+
+
+def _twiff_content(row: Mapping[str, Any]) -> _Content:
     answer_field = text_of(row, "answer")
     if not answer_field.strip():
         raise RejectedRow("empty answer", "the answer field holds no text")
     reasoning, answer = split_answer(answer_field)
     if answer is None:
         raise RejectedRow("malformed answer", f"needs one <ans>...</ans> at its end; found {_brief(answer_field)}")
-    return _build(
-        row,
-        source,
-        question=text_of(row, "question"),
-        reasoning=reasoning,
-        answer=answer,
-        observed=_indices(row, "question_images_index"),
-        future=_indices(row, "reasoning_images_index"),
-    )
+    observed, future = "question_images_index", "reasoning_images_index"
+    return _Content(text_of(row, "question"), reasoning, answer, _indices(row, observed), _indices(row, future))
 
 
-def _parse_conversation(row: Mapping[str, Any], source: str) -> Trajectory:
+def _conversation_content(row: Mapping[str, Any]) -> _Content:
     reasoning, answer = turn_of(row, "gpt"), row.get("answer")
     if answer is None:  # perhaps a TwiFF turn that was never split
         reasoning, answer = split_answer(reasoning)
-    return _build(
-        row,
-        source,
-        question=turn_of(row, "human"),
-        reasoning=reasoning,
-        answer=text_of({"answer": answer}, "answer"),
-        observed=_indices(row, "image" if "image" in row else "frames"),
-        future=_indices(row, "reasoning_image" if "reasoning_image" in row else "recon_frames"),
+    return _Content(
+        turn_of(row, "human"),
+        reasoning,
+        text_of({"answer": answer}, "answer"),
+        _indices(row, "image" if "image" in row else "frames"),
+        _indices(row, "reasoning_image" if "reasoning_image" in row else "recon_frames"),
     )
 
 
-def _build(
-    row: Mapping[str, Any],
-    source: str,
-    *,
-    question: str,
-    reasoning: str,
-    answer: str,
-    observed: tuple[int, ...],
-    future: tuple[int, ...],
-) -> Trajectory:
-    video, answer = text_of(row, "video"), answer.strip()
-    question = marked(question.strip(), len(observed))
-    pieces = text_pieces(reasoning)
+def _trajectory(row: Mapping[str, Any], source: str, content: _Content) -> Trajectory:
+    video, answer, observed, future = text_of(row, "video"), content.answer.strip(), content.observed, content.future
+    question = marked(content.question.strip(), len(observed))
+    pieces = text_pieces(content.reasoning)
     if not video.strip():
         raise RejectedRow("malformed field", "video is empty")
     if not _FRAME_LABEL.sub("", question.replace(IMAGE, "")).strip():
@@ -271,7 +264,7 @@ def _build(
     for name, text in (("question", question), ("reasoning", "\n".join(pieces)), ("answer", answer)):
         if control := control_in(text):
             raise RejectedRow("control token in text", f"{name} carries {control}")
-    _check_markers(question, pieces, answer, observed, future)
+    _check_markers(question, pieces, answer, len(observed), len(future))
     if min(future) <= max(observed):
         raise RejectedRow("future not after observed", f"observed {list(observed)}, future {list(future)}")
     meta = row.get("meta_data") or {}
@@ -292,14 +285,12 @@ def _build(
     )
 
 
-def _check_markers(
-    question: str, pieces: tuple[str, ...], answer: str, observed: tuple[int, ...], future: tuple[int, ...]
-) -> None:
-    if question.count(IMAGE) != len(observed):
-        detail = f"question has {question.count(IMAGE)} {IMAGE} markers for {len(observed)} observed frames"
+def _check_markers(question: str, pieces: tuple[str, ...], answer: str, observed: int, future: int) -> None:
+    if question.count(IMAGE) != observed:
+        detail = f"question has {question.count(IMAGE)} {IMAGE} markers for {observed} observed frames"
         raise RejectedRow("placeholder mismatch", detail)
-    if len(pieces) - 1 != len(future):
-        detail = f"reasoning has {len(pieces) - 1} future markers for {len(future)} future frames"
+    if len(pieces) - 1 != future:
+        detail = f"reasoning has {len(pieces) - 1} future markers for {future} future frames"
         raise RejectedRow("placeholder mismatch", detail)
     for text in (question.replace(IMAGE, ""), *pieces, answer):
         if stray := _DATA_MARKER.search(text):

@@ -25,7 +25,7 @@ MAX_NAME_BYTES = 1024
 
 
 def probe(path: Path | str, numbers: Numbers = key_frame_pool) -> VideoInfo:
-    """What a clip shows, decoded in another process, and the reader that shows it.
+    """A clip's displayed frames and their reader, from decoding it in another process.
 
     `numbers(frame count)` are the frames that will be read.  Raises UnreadableVideo with a reason.
     """

@@ -18,7 +18,6 @@ from assets.toyworld.broken import FAULTS
 from assets.toyworld.trajectories import Mix, draw_shard
 from assets.trajectories import validate
 from assets.trajectories.validate import (
-    FirstRows,
     PulledTable,
     Quarantine,
     _validated,
@@ -111,19 +110,6 @@ def test_a_shard_without_rows_is_written_as_two_empty_tables(tmp_path: Path) -> 
     assert Quarantine.is_valid(pl.read_parquet(tmp_path / "quarantine.parquet"))
 
 
-@given(st.lists(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 9), unique=True, max_size=6), max_size=6))
-def test_first_rows_are_found_again(batches: list[list[int]]) -> None:
-    first_rows, expected, number = FirstRows(), dict[int, int](), 0
-    for batch in batches:
-        ids = np.array(batch, np.uint64)
-        assert first_rows.find(ids).tolist() == [expected.get(row_id, -1) for row_id in batch]
-        fresh = [row_id for row_id in batch if row_id not in expected]
-        rows = {row_id: number + i for i, row_id in enumerate(fresh)}
-        first_rows.add(np.array(fresh, np.uint64), np.array(list(rows.values()), np.int64))
-        expected |= rows
-        number += len(batch)
-
-
 def test_a_quarantined_row_must_be_findable() -> None:
     lost = pl.DataFrame([quarantined("s", RejectedRow("why", "what"))], schema=Quarantine.create_empty().schema)
     assert not Quarantine.is_valid(lost)
@@ -163,7 +149,7 @@ MAKERS = st.sampled_from([twiff_row, published_row, upstream_row])
 @given(st.lists(st.tuples(MAKERS, st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=3)), min_size=1))
 def test_whatever_rows_hold_each_is_kept_or_has_its_own_reason(made: list[tuple[Any, dict[str, Any]]]) -> None:
     batch = [(number, make(**changes)) for number, (make, changes) in enumerate(made)]
-    rows, quarantine = _validated(batch, "s", FirstRows())
+    rows, quarantine = _validated(batch, "s", {})
     assert sorted([*rows["row"], *quarantine["row"]]) == list(range(len(made)))
 
 
@@ -173,7 +159,7 @@ def test_a_defect_of_ours_is_named_with_its_place_and_no_row_but_one_is_lost(mon
 
     monkeypatch.setattr(validate, "parse_row", defect)
     batch = [(number, twiff_row(video=f"{number}.mp4")) for number in range(3)]
-    rows, quarantine = _validated(batch, "s", FirstRows())
+    rows, quarantine = _validated(batch, "s", {})
     assert rows["row"].to_list() == [0, 2]
     assert quarantine.row(0, named=True)["detail"].startswith("KeyError: 'no such key' (test_validate.py:")
 
@@ -185,7 +171,7 @@ def test_what_is_the_process_own_is_no_rows_reason(fault: type[BaseException], m
 
     monkeypatch.setattr(validate, "parse_row", faulty)
     with pytest.raises(fault):
-        _validated([(0, twiff_row())], "s", FirstRows())
+        _validated([(0, twiff_row())], "s", {})
 
 
 def test_of_a_broken_shard_nothing_is_kept_and_one_quarantined_row_says_why(tmp_path: Path) -> None:
