@@ -1,4 +1,4 @@
-"""What commands share: the profile, running its steps, and the types of options."""
+"""Functions and options of several commands: the profile, its steps, files in and out."""
 
 import json
 from functools import partial
@@ -11,8 +11,7 @@ from rich.markup import escape
 
 from evaluation.benchmarks.registry import BENCHMARKS
 from pipelines.curate import check_usable_rows
-from pipelines.driver import StepFailedError, run_plan
-from pipelines.instance import UnusableHomeError
+from pipelines.driver import run_plan
 from pipelines.jobs import Step
 from pipelines.profile import PROFILE_VARIABLE, Profile, profile_from_environment
 from training.runtime.printable import printable
@@ -36,11 +35,7 @@ def current_profile(seed: int | None = None, default: str = "demo") -> Profile:
 
 
 def run_steps(profile: Profile, steps: list[Step]) -> None:
-    try:
-        failed_checks = run_plan(profile, steps, CONSOLE, before=partial(check_usable_rows, profile))
-    except (UnusableHomeError, StepFailedError) as error:
-        raise click.ClickException(str(error)) from error
-    warn(failed_checks)
+    warn(run_plan(profile, steps, CONSOLE, before=partial(check_usable_rows, profile)))
 
 
 def fail_if(broken: str) -> None:
@@ -61,14 +56,13 @@ def read_text(path: Path | None) -> str | None:
         raise ValueError(f"{path} is no UTF-8 text: {error}") from error
 
 
-def make_room(out: Path, source: Path | None = None) -> None:
-    """Before any work, so that neither it nor the file that is read is lost.  Raises ValueError for such an `out`."""
+def make_room(out: Path | None, source: Path | None = None) -> None:
+    """Makes the folder of `out` before any work.  Raises ValueError where `out` is the file that is read."""
+    if out is None:
+        return
     if source is not None and out.exists() and out.samefile(source):
         raise ValueError(f"--out is {source} itself, which would be lost: name another file")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{out} cannot be written: {error}") from error
+    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def write_json_lines(report: dict[str, Any], out: Path) -> None:
@@ -83,7 +77,7 @@ def write_json_lines(report: dict[str, Any], out: Path) -> None:
 
 
 def report_entries(entries: list[dict[str, Any]], what: str, out: Path) -> None:
-    """How many entries are in the file, and what is wrong with the others; fails when it is none."""
+    """Prints the number of entries in the file, and the errors of the others; fails when there is none."""
     errors = [entry["error"] for entry in entries if "error" in entry]
     if len(errors) == len(entries):
         raise click.ClickException("\n".join([f"none of {len(entries)} {what}", *errors]))

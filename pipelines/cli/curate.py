@@ -8,10 +8,7 @@ import click
 from pipelines.cli.common import CONSOLE, current_profile, fail_if, run_steps, warn
 from pipelines.curate import broken_shards, curation_profile
 from pipelines.curate import curate as curate_shards
-from pipelines.driver import StepFailedError
-from pipelines.instance import UnusableHomeError
 from pipelines.jobs import SELECT, plan
-from training.chat.endpoint import EndpointDownError, EndpointRefusesError
 
 
 @click.command()
@@ -61,11 +58,8 @@ def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
         return
     if out is None or trajectories is None or not options["clips"]:
         raise click.UsageError("your own shards need --trajectories, --clips and --out")
-    try:
-        profile = curation_profile(current_profile(default="paper"), out, trajectories=trajectories, **options)
-        summary, failed, broken = curate_shards(profile, out, CONSOLE)
-    except (UnusableHomeError, EndpointRefusesError, EndpointDownError, StepFailedError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+    profile = curation_profile(current_profile(default="paper"), out, trajectories=trajectories, **options)
+    summary, failed, broken = curate_shards(profile, out, CONSOLE)
     warn(failed)
     CONSOLE.print_json(data=summary, ensure_ascii=True)
     CONSOLE.print(f"Tables   {out}", soft_wrap=True, highlight=False, markup=False)

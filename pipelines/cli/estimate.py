@@ -31,14 +31,9 @@ def estimate_cost(rows: float, measured: bool, price: tuple[float, float] | None
       future-l1 estimate --rows 2.7e6 --gpus 8
     """
     profile = current_profile(default="paper")
-    try:
-        assumptions = Assumptions()
-        if measured:
-            assumptions = measured_assumptions(profile, assumptions)
-        assumptions = assumptions.stated(**values, price_in=price and price[0], price_out=price and price[1])
-        result = estimate(rows, profile.curation.rule, assumptions)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+    assumptions = measured_assumptions(profile, Assumptions()) if measured else Assumptions()
+    assumptions = assumptions.stated(**values, price_in=price and price[0], price_out=price and price[1])
+    result = estimate(rows, profile.curation.rule, assumptions)
     CONSOLE.print(_table(f"{int(rows):,} rows", ("", ""), result.lines()))
     CONSOLE.print(_table("Assumptions", ("", "value", "from"), result.assumed()))
 

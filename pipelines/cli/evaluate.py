@@ -16,9 +16,7 @@ from evaluation.benchmarks.choice import PARSERS
 from evaluation.benchmarks.registry import BENCHMARKS, make_benchmark
 from evaluation.generation.controls import CONTROLS
 from evaluation.generation.jobs import INTERVENTIONS, AnswerJob, checkpoint_generation
-from evaluation.generation.program import GenerationFailedError
 from pipelines.cli.common import BENCHMARK, CHECKPOINT, CONSOLE, FILE, FOLDER, POSITIVE, read_text
-from training.chat.endpoint import EndpointDownError, EndpointRefusesError
 from training.grading.judge import Judge, JudgeSettings
 from training.runtime.printable import printable
 from training.storage.artifacts import checkpoint_folder
@@ -105,26 +103,23 @@ def evaluate(
     if (judge is None) != (judge_model is None):
         raise click.UsageError("--judge and --judge-model go together")
     fields = {SETTINGS[name]: options.pop(name) for name in SETTINGS}
-    try:
-        name, settings = (benchmark, {}) if checkpoint and benchmark else _stored_benchmark(benchmark, out)
-        chosen = make_benchmark(name, settings | {name: value for name, value in fields.items() if value is not None})
-        client = _judge_client(chosen, out, judge, judge_model)
-        if checkpoint is not None and data_dir is not None:
-            checkpoint = checkpoint_folder(checkpoint)
-            if client is not None and evaluation.read_about(out) is None:  # on a resumed run every reply may be stored
-                client.preflight()
-            generation = checkpoint_generation(
-                checkpoint,
-                max_new_tokens=max_new_tokens or MAX_NEW_TOKENS.get(name, DEFAULT_MAX_NEW_TOKENS),
-                batch_size=batch_size,
-                image_tokens=image_tokens,
-                system_prompt=read_text(system_prompt),
-            )
-            job = partial(AnswerJob, checkpoint=checkpoint.absolute(), generation=generation, **options)
-            evaluation.answer(chosen, data_dir, job, out, limit, device, retry_refused, latency_samples)
-        report = evaluation.score(chosen, out, client)
-    except (ValueError, OSError, GenerationFailedError, EndpointDownError, EndpointRefusesError) as error:
-        raise click.ClickException(str(error)) from error
+    name, settings = (benchmark, {}) if checkpoint and benchmark else _stored_benchmark(benchmark, out)
+    chosen = make_benchmark(name, settings | {name: value for name, value in fields.items() if value is not None})
+    client = _judge_client(chosen, out, judge, judge_model)
+    if checkpoint is not None and data_dir is not None:
+        checkpoint = checkpoint_folder(checkpoint)
+        if client is not None and evaluation.read_about(out) is None:  # on a resumed run every reply may be stored
+            client.preflight()
+        generation = checkpoint_generation(
+            checkpoint,
+            max_new_tokens=max_new_tokens or MAX_NEW_TOKENS.get(name, DEFAULT_MAX_NEW_TOKENS),
+            batch_size=batch_size,
+            image_tokens=image_tokens,
+            system_prompt=read_text(system_prompt),
+        )
+        job = partial(AnswerJob, checkpoint=checkpoint.absolute(), generation=generation, **options)
+        evaluation.answer(chosen, data_dir, job, out, limit, device, retry_refused, latency_samples)
+    report = evaluation.score(chosen, out, client)
     show(report, CONSOLE)
     CONSOLE.print(f"Tables   {out}", soft_wrap=True, highlight=False, markup=False)
 

@@ -28,18 +28,14 @@ def _inspect_rewards(rewards: Path, out: Path | None, **others: Any) -> None:
     """Writes what `training.rl.inspection` finds."""
     if out is None or any(value is not None for value in others.values()):
         raise click.UsageError("to look at rewards, give --rewards and --out, and nothing else")
-    try:
-        groups = load_records(rewards)
-        make_room(out, rewards)
-        from training.recipes import paper_rl
-        from training.rl.inspection import inspect_rewards
+    groups = load_records(rewards)
+    make_room(out, rewards)
+    from training.recipes import paper_rl
+    from training.rl.inspection import inspect_rewards
 
-        if len(groups) == 1 and isinstance(groups[0], dict) and "groups" in groups[0]:
-            groups = groups[0]["groups"]
-        report = inspect_rewards(groups, paper_rl("la_dapo"))
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
-    write_json_lines(report, out)
+    if len(groups) == 1 and isinstance(groups[0], dict) and "groups" in groups[0]:
+        groups = groups[0]["groups"]
+    write_json_lines(inspect_rewards(groups, paper_rl("la_dapo")), out)
 
 
 def _inspect_records(
@@ -53,16 +49,13 @@ def _inspect_records(
     """Writes what `training.sft.inspection` finds; fails when no record could be shown."""
     if checkpoint is None or records is None or out is None:
         raise click.UsageError("to look at records, give --checkpoint, --records and --out")
-    try:
-        values, system = load_records(records), read_text(system_prompt)
-        make_room(out, records)
-        from training.sft.inspection import inspect_records, latent_config_of, open_checkpoint
+    values, system = load_records(records), read_text(system_prompt)
+    make_room(out, records)
+    from training.sft.inspection import inspect_records, latent_config_of, open_checkpoint
 
-        bundle = open_checkpoint(checkpoint)
-        latent_config = latent_config_of(bundle, max_latents, system)
-        report = inspect_records(bundle, values, records.parent, latent_config, resize or "exact")  # type: ignore[arg-type]
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+    bundle = open_checkpoint(checkpoint)
+    latent_config = latent_config_of(bundle, max_latents, system)
+    report = inspect_records(bundle, values, records.parent, latent_config, resize or "exact")  # type: ignore[arg-type]
     write_json_lines(report, out)
     report_entries(report["records"], "records shown", out)
 

@@ -34,8 +34,6 @@ def lineage(id_: str, as_json: bool) -> None:
     current = Lineage(store.everything())
     try:
         trace = current.trace(id_)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
     finally:
         for damage in (*store.damaged().values(), *current.damaged.values()):
             click.echo(f"! {printable(damage)}", err=True)

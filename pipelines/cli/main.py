@@ -7,21 +7,24 @@ import click
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
+from evaluation.generation.program import GenerationFailedError
 from pipelines.cli.curate import curate
-from pipelines.cli.demo import demo, steps, train
+from pipelines.cli.demo import check, demo, steps, train
 from pipelines.cli.estimate import estimate_cost
 from pipelines.cli.evaluate import evaluate
 from pipelines.cli.inspect import inspect
 from pipelines.cli.lineage import lineage
 from pipelines.cli.predict import predict
 from pipelines.cli.score import score
-from pipelines.cli.ui import check, serve_ui
-from training.runtime.errors import validation_message
+from pipelines.cli.ui import UnhealthyError, serve_ui
+from pipelines.driver import StepFailedError
+from training.runtime.errors import OutageError, validation_message
 from training.runtime.interrupts import exiting
 from training.runtime.printable import printable
-from training.storage.artifacts import DamagedArtifactError
 from training.storage.files import UNWRITABLE
 
+ERRORS = (ValueError, OutageError, StepFailedError, GenerationFailedError, UnhealthyError)
+"""The errors whose messages are for users; all others are defects, and have a traceback."""
 RESUMED = {"demo", "curate", "train", "evaluate"}
 """The commands that keep what they have done until then."""
 
@@ -33,25 +36,25 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            if isinstance(error.__cause__, ValidationError):
-                raise click.ClickException(printable(validation_message(error.__cause__))) from error
             error.message = printable(error.message, keep="\n")  # type: ignore[misc]
             raise
-        except DamagedArtifactError as error:
-            raise click.ClickException(printable(error)) from error
-        except OSError as error:
-            if error.errno not in UNWRITABLE:
-                raise
+        except (*ERRORS, OSError, OperationalError) as error:
+            raise click.ClickException(printable(_sentence(error), keep="\n")) from error
+
+
+def _sentence(error: Exception) -> str:
+    """What is wrong and what to do, for people."""
+    match error:
+        case ValidationError():
+            return validation_message(error)
+        case OSError() if error.errno in UNWRITABLE:
             where = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(printable(
-                f"{where}{error.strerror}; make room there or allow writing, or choose another folder "
-                "(FUTURE_L1_HOME, --out); the same command then goes on from here"
-            )) from error  # fmt: skip
-        except OperationalError as error:
-            raise click.ClickException(printable(
-                f"the database of runs in FUTURE_L1_HOME cannot be used: {error.orig}; is its disk full, may it be "
-                "written? the same command then goes on from here"
-            )) from error  # fmt: skip
+            return (f"{where}{error.strerror}; make room there or allow writing, or choose another folder "
+                    "(FUTURE_L1_HOME, --out); the same command then goes on from here")  # fmt: skip
+        case OperationalError():
+            return (f"the database of runs in FUTURE_L1_HOME cannot be used: {error.orig}; is its disk full, may it be "
+                    "written? the same command then goes on from here")  # fmt: skip
+    return str(error)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -71,18 +71,14 @@ def predict(
         raise click.UsageError("a question's --out is a page, as answer.html; that of --prompts is JSON")
     if (video is None) != (frames is None) or (prompts and (video or as_json)):
         raise click.UsageError("--video and --frames go together, and with --question; so does --json")
-    try:
-        values = load_records(prompts) if prompts else [_prompt(question, video, frames)]
-        system = read_text(system_prompt)
-        if out is not None:
-            make_room(out, prompts or video)
-        from evaluation.reports.prediction import predict, with_latent_config
-        from training.sft.inspection import open_checkpoint
+    values = load_records(prompts) if prompts else [_prompt(question, video, frames)]
+    system = read_text(system_prompt)
+    make_room(out, prompts or video)
+    from evaluation.reports.prediction import predict, with_latent_config
+    from training.sft.inspection import open_checkpoint
 
-        bundle = with_latent_config(open_checkpoint(checkpoint), max_latents, system, release_cap)
-        report = predict(bundle, values, prompts.parent if prompts else Path(), max_new_tokens)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+    bundle = with_latent_config(open_checkpoint(checkpoint), max_latents, system, release_cap)
+    report = predict(bundle, values, prompts.parent if prompts else Path(), max_new_tokens)
     if prompts is not None and out is not None:
         write_json_lines(report, out)
         report_entries(report["prompts"], "prompts answered", out)

@@ -32,12 +32,8 @@ def score(benchmark: str, answers: Path, parser: ParserName, out: Path | None) -
     Example:
       future-l1 score --benchmark futurebench --answers answers.jsonl --parser strict --out scores.json
     """
-    try:
-        if out is not None:
-            make_room(out, answers)
-        report = json.dumps(score_file(benchmark, answers, parser), indent=1)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+    make_room(out, answers)
+    report = json.dumps(score_file(benchmark, answers, parser), indent=1)
     if out is None:
         click.echo(report)
         return

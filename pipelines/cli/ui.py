@@ -1,16 +1,36 @@
-"""`future-l1 ui` and `check`."""
+"""`future-l1 ui`: start, health check and end of Dagster's webserver and daemon together."""
 
-import os
+import json
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import click
-import dagster as dg
-from rich.markup import escape
 
-from pipelines import ui as dagster_ui
-from pipelines.cli.common import CONSOLE, current_profile
-from pipelines.definitions import build_definitions
-from pipelines.instance import UnusableHomeError
-from pipelines.profile import PROFILE_VARIABLE, load_profile
+from pipelines.cli.common import current_profile
+from pipelines.instance import exclusive_ui, initialize_instance
+from pipelines.profile import make_environment_absolute
+from training.runtime.launch import supervised
+from training.runtime.project import PROJECT, WORKSPACE
+from training.runtime.supervisor import Deadlines, request_stop
+
+STARTUP_TIMEOUT = 120.0
+HEALTH_QUERY = """{
+    workspaceOrError {... on Workspace {locationEntries {
+        locationOrLoadError {__typename ... on PythonError {message}}}}}
+    instance {daemonHealth {allDaemonStatuses {daemonType required healthy}}}
+}"""
+DEADLINES = Deadlines(sigint_grace=7.0, sigterm_grace=2.0)
+"""Grace periods of servers and runs; the programs of runs, which may save a checkpoint, have the profile's."""
+
+
+class UnhealthyError(RuntimeError):
+    """The webserver or the daemon did not become healthy, or ended by itself."""
 
 
 @click.command(name="ui")
@@ -29,28 +49,81 @@ def serve_ui(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bo
     Example:
       future-l1 ui --port 3000
     """
-    try:
-        dagster_ui.serve(current_profile().home, host, port, allowed_hosts, read_only)
-    except (UnusableHomeError, dagster_ui.UnhealthyError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+    for name in allowed_hosts:
+        from pipelines.webserver import split_host  # slow: dagster-webserver
 
-
-@click.command()
-@click.option("--profile", "names", multiple=True, metavar="NAME",
-              help="A preset, or the path of a TOML overlay; may be repeated [FUTURE_L1_PROFILE, else demo and paper].")
-def check(names: tuple[str, ...]) -> None:
-    """Check that profiles and their definitions can be loaded.
-
-    \b
-    Example:
-      future-l1 check --profile demo
-    """
+        split_host(name)
+    _raise_if_port_in_use(host, port)
     home = current_profile().home
-    from_environment = os.environ.get(PROFILE_VARIABLE)
-    for name in names or ([from_environment] if from_environment else ["demo", "paper"]):
+    make_environment_absolute(home)
+    initialize_instance(home)
+    names = [option for name in allowed_hosts for option in ("--allowed-host", name)]
+    mode = ["--read-only"] if read_only else []
+    commands = [
+        ["-m", "pipelines.webserver", "--host", host, "--port", str(port), *names, *mode],
+        ["-m", "dagster._daemon", "run", "-w", str(WORKSPACE)],
+    ]
+    children: list[subprocess.Popen[str]] = []
+    with exclusive_ui(home) as lock, ExitStack() as stack:
         try:
-            profile = load_profile(name, home)
-        except ValueError as error:
-            raise click.ClickException(str(error)) from error
-        dg.Definitions.validate_loadable(build_definitions(profile))
-        CONSOLE.print(f"[green]✓[/] the definitions of {escape(name)} load", soft_wrap=True)
+            for command in commands:  # each holds the home's lock until it has ended
+                children.append(stack.enter_context(supervised(command, DEADLINES, {}, cwd=PROJECT, pass_fds=(lock,))))
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            _wait_for_health(f"{url}/graphql", children)
+            print(f"Dagster is on {url} (Ctrl-C ends it)", flush=True)
+            while True:
+                _raise_if_ended(children)
+                time.sleep(1.0)
+        finally:
+            for child in children:
+                request_stop(child)
+
+
+def _raise_if_port_in_use(host: str, port: int) -> None:
+    """Bind the address once: the webserver itself would fail only after it has loaded the definitions."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise UnhealthyError(
+            f"cannot serve on {host}:{port}: {error.strerror}; another --port (PORT= of make ui) may do"
+        ) from error
+
+
+def _wait_for_health(url: str, children: Sequence[subprocess.Popen[str]]) -> None:
+    """Wait until the webserver answers and has loaded the definitions (until then, and after a failure to load them, it
+    serves an empty workspace), and until every required daemon has sent a heartbeat."""
+    deadline = time.monotonic() + STARTUP_TIMEOUT
+    request = urllib.request.Request(
+        url, data=json.dumps({"query": HEALTH_QUERY}).encode(), headers={"Content-Type": "application/json"}
+    )
+    missing = "no answer"
+    while time.monotonic() < deadline:
+        _raise_if_ended(children)
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                missing = _missing(json.load(answer)["data"])
+            if not missing:
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            missing = str(error)
+        time.sleep(0.3)
+    raise UnhealthyError(f"{url} was not healthy within {STARTUP_TIMEOUT:.0f} s: {missing}")
+
+
+def _missing(health: Mapping[str, Any]) -> str:
+    """What is unhealthy in an answer to HEALTH_QUERY, as a sentence; empty where nothing is."""
+    loaded = [entry["locationOrLoadError"] or {} for entry in health["workspaceOrError"]["locationEntries"]]
+    if not loaded or any(location.get("__typename") != "RepositoryLocation" for location in loaded):
+        return "; ".join(location.get("message", "still loading") for location in loaded) or "no definitions"
+    daemons = health["instance"]["daemonHealth"]["allDaemonStatuses"]
+    silent = [daemon["daemonType"] for daemon in daemons if daemon["required"] and not daemon["healthy"]]
+    return f"no heartbeat from the daemons {', '.join(silent)}" if silent else ""
+
+
+def _raise_if_ended(children: Sequence[subprocess.Popen[str]]) -> None:
+    for child in children:
+        if child.poll() is not None:
+            raise UnhealthyError(f"{child.args!r} ended with status {child.returncode}; its last lines are above")
