@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from assets.checkpoints.assets import BASE
-from assets.curation.assets import ANSWER_TABLE, ANSWERS, CURATED
-from assets.curation.estimate import Assumptions
-from assets.curation.scored import GAIN_TABLE, gain_tables, scored_shards, verdict_tables
+from assets.curation.assets import CURATED
+from assets.curation.scored import GAIN_TABLE, gain_tables, scored_shards
 from assets.curation.set_assets import items_key
 from assets.curation.visual_gain import GainTable, gain_report
 from assets.framework.store import AssetStore, write_json
@@ -25,9 +24,8 @@ from assets.trajectories.validate import Quarantine
 from evaluation.generation.image_factor import unknown_factor
 from pipelines.driver import StepFailedError, run_plan
 from pipelines.jobs import INGEST, OBSERVE, PREPARE, SELECT, Step, score
-from pipelines.profile import Profile, overlaid
+from pipelines.profile import Profile
 from training.chat.endpoint import ENDPOINT_KEYS, JUDGE_KEYS
-from training.storage.artifacts import checkpoint_folder
 from training.storage.files import AppendLog, atomic_write
 from training.storage.parquet import read_parquet, scan_parquet
 
@@ -101,21 +99,6 @@ def broken_shards(profile: Profile) -> str:
     return f"{len(broken)} of {len(shards)} shards are broken, the others went on:\n{faults}"
 
 
-def measured_assumptions(profile: Profile, assumptions: Assumptions) -> Assumptions:
-    """The assumptions with what the profile's scored shards measure.
-
-    Raises ValueError where no shard is answered and scored.
-    """
-    store = AssetStore(profile.home)
-    scored = {shard: gain for shard, gain in scored_shards(store).items() if store.has(ANSWERS, shard)}
-    if not scored:
-        raise ValueError(f"no shard is answered and scored in {profile.home}: there is nothing to measure")
-    at_once = float(profile.curation.endpoint.concurrency) if profile.curation.endpoint else 1.0
-    answers = [store.current(ANSWERS, shard).file(ANSWER_TABLE) for shard in scored]
-    rows = scan_parquet(*gain_tables(scored)).select(pl.len()).collect().item()
-    return assumptions.measured(rows, answers, verdict_tables(scored), at_once)
-
-
 def export(profile: Profile, out: Path) -> dict[str, Any]:
     """Writes the current tables of a curation to `out`, and `summary.json`, which it returns."""
     store = AssetStore(profile.home)
@@ -152,62 +135,3 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
             fresh.write_bytes(curated.file(name).read_bytes())
     write_json(out / SUMMARY, summary)
     return summary
-
-
-def curation_profile(
-    profile: Profile,
-    out: Path,
-    *,
-    trajectories: str,
-    clips: tuple[str, ...],
-    endpoint: tuple[str, ...],
-    model: str | None,
-    base: str | None,
-    judge: str | None,
-    judge_model: str | None,
-    futurebench: str | None,
-    twiffbench: str | None,
-    top: int | None,
-    samples_per_round: int | None,
-    full_sampling_fraction: float | None,
-    concurrency: int | None,
-    timeout: float | None,
-    image_factor: int | None,
-    retry_refused: bool,
-) -> Profile:
-    """The profile with the user's source, model and judge; `out`/work is its home.
-
-    Raises ValueError where no model, or half of a judge, is named.
-    """
-    if bool(endpoint) == bool(base):
-        raise ValueError("name the model: either --endpoint and --model, or --base")
-    if endpoint and not model:
-        raise ValueError("an endpoint needs --model, the name by which it serves the base model")
-    if bool(judge) != bool(judge_model):
-        raise ValueError("--judge and --judge-model belong together")
-    benchmarks = {"futurebench": futurebench, "twiffbench": twiffbench}
-    folders = {name: folder for name, folder in benchmarks.items() if folder}
-    pace = {name: v for name, v in (("concurrency", concurrency), ("timeout", timeout)) if v is not None}
-    sampling = {"samples_per_round": samples_per_round, "full_sampling_fraction": full_sampling_fraction}
-    curation = {
-        "endpoint": {"base_urls": endpoint, "model": model, "image_factor": image_factor, **pace} if endpoint else None,
-        "retry_refused": retry_refused,
-        "disjoint_from": tuple(folders),
-        "selection": {} if top is None else {"top": top},
-        **{name: value for name, value in sampling.items() if value is not None},
-    }
-    return overlaid(
-        profile,
-        {
-            "name": out.name,
-            "home": out.resolve() / WORK,
-            "device": "auto",
-            "toyworld": None,
-            "toy_judge": False,
-            "judge": {"base_url": judge, "model": judge_model, **pace} if judge else None,
-            # No limit on the user's rows: counts and reasons are in the tables.
-            "source": {"trajectories": trajectories, "clips": clips, "quarantine_limit": 1.0, **folders},
-            "curation": curation,
-            **({"base": str(checkpoint_folder(Path(base)))} if base else {}),
-        },
-    )

@@ -4,7 +4,6 @@ A Dagster job holds one partitions definition besides unpartitioned assets, so "
 of jobs with the partitions that each one needs. `future-l1 demo` runs it in process.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ from assets.curation.assets import ANSWERS, CURATED, RL_SETS, SFT_SETS
 from assets.curation.scored import GAIN
 from assets.curation.set_assets import HUB
 from assets.framework.metadata import COMPARISON
-from assets.framework.partitions import key_of
+from assets.framework.partitions import key_of, ranges
 from assets.toyworld.assets import SOURCE as TOYWORLD
 from assets.trajectories.assets import CLIPS, SOURCE, TRAJECTORIES
 from pipelines.profile import Profile
@@ -80,9 +79,8 @@ def score(profile: Profile) -> Stage:
 
 
 def recurate(profile: Profile) -> Stage:
-    """Everything from a shard to the sets in one run: what schedule and sensor start for new and changed shards."""
-    scored = (GAIN,) if profile.curation.use_source_counts else (ANSWERS, GAIN)
-    made = (TRAJECTORIES, CLIPS, *scored, CURATED, SFT_SETS, RL_SETS)
+    """Everything from a shard to the sets in one run, for the schedule and the sensor."""
+    made = (*INGEST.assets, *score(profile).assets, *SELECT.assets)
     return Stage(RECURATE, made, "curating again from new and changed shards")
 
 
@@ -112,9 +110,10 @@ def stages(profile: Profile) -> list[Stage]:
     ]
 
 
-def plan(profile: Profile, necessity: Sequence[str] | None = None) -> list[Step]:
-    """Everything in order; latent necessity for the models that the profile names, or for `necessity`."""
+def plan(profile: Profile) -> list[Step]:
+    """Everything in order."""
     checkpoints, max_parallel = profile.checkpoints, profile.launch.max_parallel
+    sft, rl = checkpoints.sft, tuple(checkpoints.rl)
     return [
         *([Step(WRITE_SOURCE)] if profile.toyworld else []),
         Step(OBSERVE),
@@ -122,31 +121,12 @@ def plan(profile: Profile, necessity: Sequence[str] | None = None) -> list[Step]
         Step(INGEST, shards=True),
         Step(score(profile), shards=True),
         Step(SELECT),
-        *(Step(TRAIN_SFT, recipes) for recipes in batched(checkpoints.sft, max_parallel.get(SFT_PROGRAM, 1))),
-        *(Step(TRAIN_RL, recipes) for recipes in batched(tuple(checkpoints.rl), max_parallel.get(RL_PROGRAM, 1))),
+        *(Step(TRAIN_SFT, names) for names in ranges(sft, sft, max_parallel.get(SFT_PROGRAM, 1))),
+        *(Step(TRAIN_RL, names) for names in ranges(rl, rl, max_parallel.get(RL_PROGRAM, 1))),
         Step(evaluate(profile), checkpoints.models),
-        *(
-            Step(INTERVENE, models)
-            for models in consecutive(necessity or profile.benchmarks.necessity.models, checkpoints.models)
-        ),
+        *(Step(INTERVENE, names) for names in ranges(checkpoints.models, profile.benchmarks.necessity.models)),
         Step(COMPARE),
     ]
-
-
-def batched(names: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
-    """The names in order, at most `size` at a time."""
-    return (tuple(names[i : i + size]) for i in range(0, len(names), size))
-
-
-def consecutive(wanted: Sequence[str], ordered: Sequence[str]) -> list[tuple[str, ...]]:
-    """The wanted names in the order of `ordered`, cut where it has others between them: one run takes one range."""
-    ranges: list[tuple[str, ...]] = [()]
-    for name in ordered:
-        if name in wanted:
-            ranges[-1] = (*ranges[-1], name)
-        else:
-            ranges.append(())
-    return [names for names in ranges if names]
 
 
 def build_jobs(profile: Profile) -> "list[UnresolvedAssetJobDefinition]":

@@ -3,7 +3,8 @@
 A partition is a batch of trajectories; a single trajectory is a row of a table.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
@@ -35,6 +36,19 @@ class Partitioning:
 
 
 SHARD_PARTITIONING = Partitioning(SHARDS, SHARDS_PER_RUN)
+
+
+def ranges(ordered: Sequence[str], wanted: Container[str], size: int = sys.maxsize) -> Iterator[tuple[str, ...]]:
+    """The wanted names in order, cut where others lie between them and after `size`: each is one run's."""
+    names: tuple[str, ...] = ()
+    for name in ordered:
+        if name in wanted:
+            names = (*names, name)
+        if names and (name not in wanted or len(names) == size):
+            yield names
+            names = ()
+    if names:
+        yield names
 
 
 def range_tags(partitions: Sequence[str]) -> dict[str, str]:

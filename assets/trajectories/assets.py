@@ -1,6 +1,6 @@
 """`inputs/twiff_source`, `trajectories/twiff_rows` and `trajectories/twiff_clips`: the source's shards, validated."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,16 +43,20 @@ def list_source(settings: SourceSettings, store: AssetStore) -> tuple[Source, st
         raise dg.Failure(f"{error} (in the demo, materialise inputs/toyworld_source)", allow_retries=False) from error
 
 
-def retire(store: AssetStore, shards: Collection[str]) -> None:
-    """Makes the artifacts of shards that left the source no longer current: their rows are not selected any more, and
-    rows of other shards do not count as their repeats.
+def follow_source(instance: dg.DagsterInstance, store: AssetStore, shards: Sequence[str]) -> None:
+    """Makes the partitions those of the source's shards, and the artifacts of shards that left no longer current.
 
-    The artifacts stay in the store, and are current again if the shard comes back.
+    Their rows are not selected any more, and rows of other shards do not count as their repeats. The artifacts stay in
+    the store, and are current again if the shard comes back.
     """
-    for name, artifact in store.everything().items() if shards else ():
+    removed = set(instance.get_dynamic_partitions(str(SHARDS.name))).difference(shards)
+    for name in removed:
+        instance.delete_dynamic_partition(str(SHARDS.name), name)
+    for name, artifact in store.everything().items() if removed else ():
         stage, _, rest = name.partition("/")
-        if stage in ("trajectories", "curation") and rest.partition("/")[2] in shards:
+        if stage in ("trajectories", "curation") and rest.partition("/")[2] in removed:
             (artifact.path.parent / CURRENT).unlink()
+    instance.add_dynamic_partitions(str(SHARDS.name), shards)
 
 
 def source_assets(settings: SourceSettings, upstream: tuple[str, ...]) -> list[dg.AssetsDefinition]:
@@ -70,11 +74,7 @@ def _source(settings: SourceSettings, upstream: tuple[str, ...]) -> dg.AssetsDef
     @dg.multi_observable_source_asset(specs=[declared.spec])
     def twiff_source(context: dg.AssetExecutionContext, store: StoreParam) -> Iterator[dg.ObserveResult]:
         source, revision, shards = list_source(settings, store)
-        removed = set(context.instance.get_dynamic_partitions(str(SHARDS.name))) - set(shards)
-        for name in removed:
-            context.instance.delete_dynamic_partition(str(SHARDS.name), name)
-        retire(store, removed)
-        context.instance.add_dynamic_partitions(str(SHARDS.name), list(shards))
+        follow_source(context.instance, store, list(shards))
         files = {shard.file for shard in shards.values()}
         versions = {name: shard.version(source.version(shard.file)) for name, shard in shards.items()}
         yield dg.ObserveResult(

@@ -6,9 +6,11 @@ from typing import Any
 import click
 
 from pipelines.cli.common import CONSOLE, current_profile, fail_if, run_steps, warn
-from pipelines.curate import broken_shards, curation_profile
+from pipelines.curate import WORK, broken_shards
 from pipelines.curate import curate as curate_shards
 from pipelines.jobs import SELECT, plan
+from pipelines.profile import Profile, overlaid
+from training.storage.artifacts import checkpoint_folder
 
 
 @click.command()
@@ -64,3 +66,62 @@ def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
     CONSOLE.print_json(data=summary, ensure_ascii=True)
     CONSOLE.print(f"Tables   {out}", soft_wrap=True, highlight=False, markup=False)
     fail_if(broken)
+
+
+def curation_profile(
+    profile: Profile,
+    out: Path,
+    *,
+    trajectories: str,
+    clips: tuple[str, ...],
+    endpoint: tuple[str, ...] = (),
+    model: str | None = None,
+    base: str | None = None,
+    judge: str | None = None,
+    judge_model: str | None = None,
+    futurebench: str | None = None,
+    twiffbench: str | None = None,
+    top: int | None = None,
+    samples_per_round: int | None = None,
+    full_sampling_fraction: float | None = None,
+    concurrency: int | None = None,
+    timeout: float | None = None,
+    image_factor: int | None = None,
+    retry_refused: bool = False,
+) -> Profile:
+    """The profile with the user's source, model and judge; `out`/work is its home.
+
+    Raises ValueError where no model, or half of a judge, is named.
+    """
+    if bool(endpoint) == bool(base):
+        raise ValueError("name the model: either --endpoint and --model, or --base")
+    if endpoint and not model:
+        raise ValueError("an endpoint needs --model, the name by which it serves the base model")
+    if bool(judge) != bool(judge_model):
+        raise ValueError("--judge and --judge-model belong together")
+    benchmarks = {"futurebench": futurebench, "twiffbench": twiffbench}
+    folders = {name: folder for name, folder in benchmarks.items() if folder}
+    pace = {name: v for name, v in (("concurrency", concurrency), ("timeout", timeout)) if v is not None}
+    sampling = {"samples_per_round": samples_per_round, "full_sampling_fraction": full_sampling_fraction}
+    curation = {
+        "endpoint": {"base_urls": endpoint, "model": model, "image_factor": image_factor, **pace} if endpoint else None,
+        "retry_refused": retry_refused,
+        "disjoint_from": tuple(folders),
+        "selection": {} if top is None else {"top": top},
+        **{name: value for name, value in sampling.items() if value is not None},
+    }
+    return overlaid(
+        profile,
+        {
+            "name": out.name,
+            "home": out.resolve() / WORK,
+            "device": "auto",
+            "toyworld": None,
+            "toy_judge": False,
+            "judge": {"base_url": judge, "model": judge_model, **pace} if judge else None,
+            # No limit on the user's rows: counts and reasons are in the tables.
+            "source": {"trajectories": trajectories, "clips": clips, "quarantine_limit": 1.0, **folders},
+            "curation": curation,
+            **({"base": str(checkpoint_folder(Path(base)))} if base else {}),
+        },
+    )

@@ -8,8 +8,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from assets.framework.partitions import ranges
 from pipelines.definitions import build_definitions
-from pipelines.jobs import consecutive, plan
+from pipelines.jobs import plan
 from pipelines.profile import Profile, demo, overlaid, paper
 from training.runtime.project import PROJECT
 
@@ -99,9 +100,10 @@ def test_every_job_of_the_plan_exists(profile: Profile, definitions: dg.Definiti
 
 
 def test_one_run_takes_neighbouring_partitions() -> None:
-    assert consecutive(["b", "c"], "abcd") == [("b", "c")]
-    assert consecutive(["d", "a", "b"], "abcd") == [("a", "b"), ("d",)]
-    assert consecutive([], "abcd") == []
+    assert list(ranges("abcd", ["b", "c"])) == [("b", "c")]
+    assert list(ranges("abcd", ["d", "a", "b"])) == [("a", "b"), ("d",)]
+    assert list(ranges("abcde", "abcde", 2)) == [("a", "b"), ("c", "d"), ("e",)]
+    assert list(ranges("abcd", [])) == []
 
 
 def test_a_served_model_needs_no_checkpoint_and_a_source_with_counts_no_answers(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from assets.framework.partitions import SHARDS
-from pipelines.curate import curation_profile
+from pipelines.cli.curate import curation_profile
 from pipelines.definitions import build_definitions
 from pipelines.profile import Profile, demo, overlaid, paper
 from tests.pipelines.served_shards import Model, judge, write_shards
@@ -24,9 +24,7 @@ class Place:
         self.rows: list[dict[str, Any]] = []
         profile = curation_profile(
             paper(folder / "home"), folder / "out", trajectories=str(folder / "twiff"), clips=(str(folder / "clips"),),
-            endpoint=(endpoint.url,), model="served", base=None, judge=judging.url, judge_model="served",
-            futurebench=None, twiffbench=None, top=2, samples_per_round=None, full_sampling_fraction=None,
-            concurrency=None, timeout=None, image_factor=32, retry_refused=False,
+            endpoint=(endpoint.url,), model="served", judge=judging.url, judge_model="served", top=2, image_factor=32,
         )  # fmt: skip
         self.profile: Profile = overlaid(profile, {"curation": {"rl_sets": dict.fromkeys(profile.curation.rl_sets, 2)}})
         self.definitions = build_definitions(self.profile)
@@ -36,14 +34,9 @@ class Place:
         self.rows += write_shards(self.folder, shards=1, rows=20, faults=0, seed=seed)
         self.endpoint.answer = Model(self.rows)
 
-    def tick(self) -> dg.SensorResult | dg.SkipReason:
+    def tick(self) -> list[dg.RunRequest] | dg.SkipReason:
         with dg.build_sensor_context(instance=self.instance, resources=self.resources) as context:
-            result = self.definitions.resolve_sensor_def("new_shards")(context)
-        assert isinstance(result, dg.SensorResult | dg.SkipReason)
-        if isinstance(result, dg.SensorResult):
-            for request in result.dynamic_partitions_requests or ():
-                self.instance.add_dynamic_partitions(str(SHARDS.name), request.partition_keys)
-        return result
+            return self.definitions.resolve_sensor_def("new_shards")(context)  # type: ignore[return-value]
 
     def weekly(self, day: int) -> list[dg.RunRequest] | dg.SkipReason:
         time = datetime(2026, 11, day, 4, tzinfo=UTC)
@@ -76,9 +69,9 @@ def test_ticks_curate_what_is_new_or_changed(place: Place) -> None:
     place.add(1)
     place.add(2)
     first = place.tick()
-    assert isinstance(first, dg.SensorResult) and first.run_requests
+    assert isinstance(first, list)
     assert place.instance.get_dynamic_partitions(str(SHARDS.name)) == ["part-1-0", "part-2-0"]
-    (request,) = first.run_requests
+    (request,) = first
     assert place.run(request) == {"part-1-0", "part-2-0"}
 
     assert isinstance(place.tick(), dg.SkipReason)
@@ -86,8 +79,8 @@ def test_ticks_curate_what_is_new_or_changed(place: Place) -> None:
 
     place.add(3)
     sent = len(place.endpoint.requests)
-    (request,) = place.tick().run_requests  # type: ignore[union-attr]
-    (same,) = place.tick().run_requests  # type: ignore[union-attr]
+    (request,) = place.tick()  # type: ignore[misc]
+    (same,) = place.tick()  # type: ignore[misc]
     assert request.run_key == same.run_key, "one run for the same files"
     assert request.partition_key == "part-3-0"
     assert place.run(request) == {"part-3-0"}
