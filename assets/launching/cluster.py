@@ -6,15 +6,14 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import dagster as dg
 from dagster_pipes import PIPES_PROTOCOL_VERSION_FIELD
 from pydantic import BaseModel, ConfigDict, Field
 
-from assets.launching.program import Deadlines, Program, Watch
+from assets.launching.program import Deadlines, Program
 from training.runtime.launch import program_variables
-from training.storage.hashing import digest
 
 POLL_INTERVAL = 1.0
 SECONDS_TO_KILL = 15
@@ -68,37 +67,6 @@ class ClusterSettings(BaseModel):
             **program_variables(deadlines),
             **program.environment,
         }
-
-
-class Submitted(Protocol):
-    """A program that is a job of a cluster."""
-
-    program: Program
-
-    @property
-    def has_started(self) -> bool:
-        """Whether a node runs it, or did."""
-
-    def has_ended(self) -> bool:
-        """Whether it has, as the cluster says now."""
-
-    def raise_if_failed(self) -> None:
-        """Raises dagster.Failure with the last lines of the program's log."""
-
-
-def wait_for_all(submitted: Sequence[Submitted], watch: Watch) -> None:
-    """Returns when the last program has ended; raises dagster.Failure, of the first that failed, or what `watch`
-    raises."""
-    while waited_for := [one for one in submitted if not one.has_ended()]:
-        watch([one.program for one in waited_for if one.has_started])
-        time.sleep(POLL_INTERVAL)
-    for one in submitted:
-        one.raise_if_failed()
-
-
-def job_digest(program: Program) -> str:
-    """The digest of the working folder, by which a cluster's jobs of this program are found: names are short."""
-    return digest(str(program.out))
 
 
 def seconds_to_end(deadlines: Deadlines) -> int:

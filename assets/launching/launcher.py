@@ -35,7 +35,7 @@ ProgressParam = dg.ResourceParam[Progress]
 
 
 class LaunchSettings(BaseModel):
-    """How programs are started, and for how long they may run."""
+    """The start of programs, and the limits of their time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -110,7 +110,7 @@ class Launcher:
 
 
 def backend_for(settings: LaunchSettings) -> Backend:
-    """Where programs run."""
+    """The place where programs run."""
     match settings.backend:
         case LocalSettings() as local:
             return LocalBackend(local, settings.deadlines)

@@ -26,7 +26,6 @@ from assets.launching.program import (
     Program,
     Watch,
     failure,
-    op_context,
 )
 from training.runtime import supervisor
 from training.runtime.devices import (
@@ -120,7 +119,7 @@ class LocalBackend:
         """A program under a supervisor, with its Pipes session, until the context ends."""
         cores = max(1, (os.cpu_count() or 1) // max_parallel)
         with dg.open_pipes_session(
-            context=op_context(context),
+            context=context,
             context_injector=dg.PipesEnvContextInjector(),
             message_reader=dg.PipesTempFileMessageReader(),
         ) as session:

@@ -56,8 +56,3 @@ def failure(program: Program, status: int | None, last_lines: Sequence[str]) -> 
         f"{program.module} {describe_status(status)} in {program.out}:\n" + "\n".join(last_lines),
         allow_retries=status == OUTAGE,
     )
-
-
-def op_context(context: Context) -> dg.OpExecutionContext:
-    """The context that Pipes sessions take."""
-    return context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context

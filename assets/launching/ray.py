@@ -5,6 +5,7 @@ ended by its own supervisor, as on this machine.
 """
 
 import shlex
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,15 +16,15 @@ import dagster as dg
 from pydantic import Field
 
 from assets.launching.cluster import (
+    POLL_INTERVAL,
     ClusterSettings,
     Reply,
     last_lines,
     seconds_to_end,
-    wait_for_all,
     wait_until,
     with_retries,
 )
-from assets.launching.program import Context, Deadlines, Program, Watch, failure, op_context
+from assets.launching.program import Context, Deadlines, Program, Watch, failure
 from training.runtime.interrupts import defer_interrupts
 from training.runtime.project import PROJECT
 
@@ -59,7 +60,12 @@ class RayBackend:
         """See `assets.launching.program.Backend`."""
         cluster = _Cluster(self._settings, self._deadlines)
         with ExitStack() as stack:
-            wait_for_all([stack.enter_context(self._submitted(context, cluster, one)) for one in programs], watch)
+            jobs = [stack.enter_context(self._submitted(context, cluster, one)) for one in programs]
+            while living := [job for job in jobs if not job.has_ended()]:
+                watch([job.program for job in living if job.has_started])
+                time.sleep(POLL_INTERVAL)
+            for job in jobs:
+                job.raise_if_failed()
 
     @contextmanager
     def _submitted(self, context: Context, cluster: "_Cluster", program: Program) -> "Iterator[_Job]":
@@ -71,7 +77,7 @@ class RayBackend:
         lease.write_text(name + "\n")
         cluster.end_earlier_jobs(program)
         with dg.open_pipes_session(
-            context=op_context(context),
+            context=context,
             context_injector=dg.PipesEnvContextInjector(),
             message_reader=PipesRayJobMessageReader(),
         ) as session:

@@ -21,7 +21,6 @@ from pydantic import Field
 
 from assets.launching.cluster import (
     ClusterSettings,
-    job_digest,
     last_lines,
     seconds_to_end,
     wait_until,
@@ -30,6 +29,7 @@ from assets.launching.program import Context, Deadlines, Program, Watch, failure
 from assets.launching.slurm_queue import Queue
 from training.runtime.interrupts import defer_interrupts
 from training.runtime.project import PROJECT
+from training.storage.hashing import digest
 
 if TYPE_CHECKING:
     from dagster_slurm import BashLauncher, ComputeResource, SSHConnectionResource
@@ -113,12 +113,12 @@ def compute(settings: SlurmSettings, deadlines: Deadlines, program: Program) -> 
 
 
 def folder_of(settings: SlurmSettings, program: Program) -> Path:
-    """Where scripts and logs of this program's jobs are; by it, they are found in the queue."""
-    return settings.folder / job_digest(program)
+    """The folder of scripts and logs of this program's jobs, by which they are found in the queue: names are short."""
+    return settings.folder / digest(str(program.out))
 
 
 def connection(settings: SlurmSettings) -> "SSHConnectionResource":
-    """How the host is reached; never by a password."""
+    """The SSH connection to the host; never by a password."""
     from dagster_slurm import SSHConnectionResource
 
     return SSHConnectionResource(
@@ -131,7 +131,7 @@ def connection(settings: SlurmSettings) -> "SSHConnectionResource":
 
 
 def launcher(settings: SlurmSettings, deadlines: Deadlines, program: Program) -> "BashLauncher":
-    """What writes the job's script: dagster-slurm's own starts Python files in environments that it packed."""
+    """The writer of the job's script: dagster-slurm's own starts Python files in environments that it packed."""
     from dagster_slurm import BashLauncher
     from dagster_slurm.config import RuntimeVariant
     from dagster_slurm.launchers.base import ExecutionPlan
