@@ -1,1 +1,1 @@
-"""How an asset is declared, versioned, stored, retried, partitioned and described: the same for every stage."""
+"""The declaration, version, storage, retries, partitions and metadata of assets: the same for every stage."""

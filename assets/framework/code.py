@@ -90,7 +90,7 @@ class Code:
         """The modules that a module imports, with the packages that they are in, and the programs that it names."""
         references: set[str] = set()
         for one in self.syntax(module).imports:
-            base, _, name = self._absolute(module, one).rpartition(":")
+            base, _, name = one.rpartition(":")
             references.update(_with_packages(f"{base}.{name}" if f"{base}.{name}" in self._modules else base))
         for name in self.syntax(module).names:
             references.update(self._program(name))
@@ -110,15 +110,8 @@ class Code:
         return program
 
     def _program(self, name: str) -> set[str]:
-        """What `python -m name` runs, with the packages that it is in."""
+        """The modules that `python -m name` runs: its own, and the packages that it is in."""
         return {one for one in (*_with_packages(name), f"{name}.__main__") if one in self._modules}
-
-    def _absolute(self, module: str, imported: str) -> str:
-        name = imported.lstrip(".")
-        if (level := len(imported) - len(name)) == 0:
-            return imported
-        package = module.split(".") if self._modules[module].endswith("__init__.py") else module.split(".")[:-1]
-        return ".".join([*package[: len(package) + 1 - level], name]).replace(".:", ":")
 
     def _hash(self, path: str) -> str:
         return hashlib.sha256(self._files[path].read_bytes()).hexdigest()[:16]

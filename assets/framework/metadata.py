@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -38,20 +37,20 @@ def metadata_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dict[str
             metadata[f"{name.removesuffix('.png')}_figure"] = dg.MetadataValue.md(picture)
         else:
             metadata[name.removesuffix(".md")] = dg.MetadataValue.md(content.decode())
-    metadata |= {name: _metadata_value(value) for name, value in provenance["counts"].items()}
     metadata |= {
+        **provenance["counts"],
         "seconds": provenance["seconds"],
-        "folder": dg.MetadataValue.path(artifact.path),
-        **{name: dg.MetadataValue.path(path) for name, path in _linked(asset, artifact).items()},
+        "folder": artifact.path,
+        **{name: path for name, file in asset.links.items() if (path := artifact.path / file).exists()},
         "version": artifact.version,
-        "provenance": dg.MetadataValue.json({name: provenance[name] for name in ("inputs", "config", "code")}),
+        "provenance": {name: provenance[name] for name in ("inputs", "config", "code")},
         "lineage": dg.MetadataValue.md(f"`{command(artifact.version)}`"),
-        "lineage_page": dg.MetadataValue.path(store.artifacts.root / COMPARISON / CURRENT / PAGE),
+        "lineage_page": store.artifacts.root / COMPARISON / CURRENT / PAGE,
     }
     if asset.table is not None:
         path = artifact.file(asset.table)
         metadata["dagster/column_schema"] = table_schema(asset.columns, scan_parquet(path).collect_schema())
-        metadata["table"] = dg.MetadataValue.path(path)
+        metadata["table"] = path
         metadata["dagster/row_count"] = scan_parquet(path).select(pl.len()).collect().item()
         metadata["dagster/uri"] = str(path)
     return metadata
@@ -111,13 +110,3 @@ def constraints(column: dy.Column) -> list[str]:
 def constraints_and_null(column: dy.Column) -> str:
     """All constraints on one line."""
     return ", ".join([*constraints(column), *(["null allowed"] if column.nullable else [])])
-
-
-def _linked(asset: Asset, artifact: Artifact) -> dict[str, Path]:
-    """The linked files and folders that an artifact has, by their names on the page."""
-    linked = {name: artifact.path / file for name, file in asset.links.items()}
-    return {name: path for name, path in linked.items() if path.exists()}
-
-
-def _metadata_value(value: Any) -> Any:
-    return dg.MetadataValue.json(value) if isinstance(value, dict | list) else value

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
+
 CACHE_VARIABLE = "XDG_CACHE_HOME"
 MAX_CACHED = 2_000
 """The most sources in the cache; a larger one is discarded."""
@@ -24,13 +26,16 @@ _NAME = re.compile(r"[\w/-]+(\.[\w-]+)+", re.ASCII)
 class Syntax(NamedTuple):
     """The syntax of one source.
 
-    `imports`, those inside functions included, as `module:` or `module:name`, with a dot before for each level of a
-    relative one; what only type checkers import is left out.  `names`: strings that may name a module or a file.
+    `imports`, those inside functions included, as `module:` or `module:name`; what only type checkers import is left
+    out, and relative ones are banned by lint.  `names`: strings that may name a module or a file.
     """
 
     tree_hash: str
     imports: list[str]
     names: list[str]
+
+
+_ENTRIES = TypeAdapter(dict[str, Syntax])
 
 
 def syntax_of(source: bytes) -> Syntax:
@@ -88,7 +93,7 @@ def _imported(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (f"{name.name}:" for name in node.names)
     elif isinstance(node, ast.ImportFrom):
-        yield from (f"{'.' * node.level}{node.module or ''}:{name.name}" for name in node.names)
+        yield from (f"{node.module}:{name.name}" for name in node.names)
 
 
 def _normalised(node: Any) -> Any:
@@ -127,21 +132,12 @@ def _is_description(node: Any) -> bool:
 
 
 def _load(path: Path) -> dict[str, Syntax]:
-    """The valid entries of a cache file; none where it cannot be read."""
+    """The entries of a cache file; none where it cannot be read or holds something else."""
     try:
-        entries = json.loads(path.read_bytes())
+        entries = _ENTRIES.validate_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    if not isinstance(entries, dict) or len(entries) > MAX_CACHED:
-        return {}
-    return {key: Syntax(*value) for key, value in entries.items() if len(key) == 64 and _is_syntax(value)}
-
-
-def _is_syntax(value: Any) -> bool:
-    match value:
-        case [str() as tree_hash, list() as imports, list() as names]:
-            return len(tree_hash) == 16 and all(isinstance(one, str) for one in [*imports, *names])
-    return False
+    return entries if len(entries) <= MAX_CACHED else {}
 
 
 def _cache_path() -> Path | None:

@@ -210,9 +210,9 @@ def tree(project: Path, files: Mapping[str, str]) -> Code:
 def test_dependencies_are_followed_wherever_they_are_named(tmp_path: Path) -> None:
     code = tree(tmp_path, {
         "assets/logic.py": "import training.a\nfrom training import b\nimport os.path",
-        "training/__init__.py": "", "training/a.py": "def f():\n    from .c import g",
+        "training/__init__.py": "", "training/a.py": "def f():\n    from training.c import g",
         "training/b.py": "import subprocess\nsubprocess.run(['python', '-m', 'training.d'])",
-        "training/c/__init__.py": "from .. import e\ng = 1", "training/d/__init__.py": "",
+        "training/c/__init__.py": "from training import e\ng = 1", "training/d/__init__.py": "",
         "training/d/__main__.py": "from evaluation.f import g as h\nopen(FOLDER / 'text.txt')",
         "training/d/text.txt": "A text.", "training/d/other.txt": "Another.", "training/e.py": "import assets.logic",
         "evaluation/f.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import evaluation.h",
