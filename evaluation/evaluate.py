@@ -118,11 +118,7 @@ def score(benchmark: Benchmark, out: Path, judge: Judge | None) -> dict[str, Any
 
     Raises ValueError where there are none, or another benchmark's.
     """
-    about = read_about(out)
-    if about is None:
-        raise ValueError(f"{out} holds no answers: give --checkpoint, --benchmark and --data-dir to generate some")
-    if about["benchmark"] != benchmark.name:
-        raise ValueError(f"{out} holds answers to {about['benchmark']}, not to {benchmark.name}")
+    about = stored_run(out, benchmark.name)
     table, answers = read_parquet(out / ITEMS), read_parquet(out / ANSWERS)
     run = about["run"]
     stored = StoredAnswers(answers, run["control"], judge)
@@ -139,8 +135,21 @@ def score(benchmark: Benchmark, out: Path, judge: Judge | None) -> dict[str, Any
     return report
 
 
+def stored_run(out: Path, benchmark: str | None) -> dict[str, Any]:
+    """Benchmark, settings, checkpoint and run of the answers in a folder.
+
+    Raises ValueError where there are none, or another benchmark's than the named one.
+    """
+    about = read_about(out)
+    if about is None:
+        raise ValueError(f"{out} holds no answers: give --checkpoint, --benchmark and --data-dir to generate some")
+    if benchmark not in (None, about["benchmark"]):
+        raise ValueError(f"{out} holds answers to {about['benchmark']}, not to {benchmark}")
+    return about
+
+
 def read_about(out: Path) -> dict[str, Any] | None:
-    """Benchmark, settings, checkpoint and run of the answers in a folder; None where there are none."""
+    """The content of the folder's evaluation.json; None where it has none."""
     path = out / ABOUT
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 

@@ -9,12 +9,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from assets.framework.partitions import SHARDS, key_of, range_tags
 from pipelines.definitions import build_definitions
@@ -30,27 +29,21 @@ class StepFailedError(RuntimeError):
     """A step of a plan failed; the message is the first cause."""
 
 
-@dataclass
-class Screen:
+class Screen(Progress):
     """Two progress bars: the step of the plan, and the work inside the step."""
 
-    console: Console
-    bars: Progress = field(init=False)
-    _plan: TaskID = field(init=False)
-    _work: TaskID = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.bars = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self._plan = self.bars.add_task("starting", total=None)
-        self._work = self.bars.add_task("", total=None, visible=False)
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._plan = self.add_task("starting", total=None)
+        self._work = self.add_task("", total=None, visible=False)
 
     def step(self, number: int, total: int, title: str) -> None:
-        self.bars.update(self._plan, description=title, completed=number, total=total)
-        self.bars.reset(self._work, visible=False)
+        self.update(self._plan, description=title, completed=number, total=total)
+        self.reset(self._work, visible=False)
 
     def __call__(self, done: int, total: int, what: str) -> None:
-        self.bars.update(self._work, description=f"  {what}", completed=done, total=total, visible=True)
+        self.update(self._work, description=f"  {what}", completed=done, total=total, visible=True)
 
 
 def run_plan(
@@ -67,7 +60,7 @@ def run_plan(
     with _terminal(console) as terminal, driver_instance(profile.home) as instance:
         screen = Screen(terminal)
         definitions = build_definitions(profile, screen)
-        with _redirected_output(log), screen.bars:
+        with _redirected_output(log), screen:
             for number, step in enumerate(steps):
                 screen.step(number, len(steps), step.description)
                 started = time.monotonic()

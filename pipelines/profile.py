@@ -85,12 +85,11 @@ class Profile(Settings):
 
     @model_validator(mode="after")
     def _names_refer_to_recipes_and_sets(self) -> "Profile":
-        sft = {run.recipe.name for run in self.sft}
         models = [BASE, *(run.recipe.name for run in self.sft), *(run.recipe.name for run in self.rl)]
         if len(set(models)) < len(models):
             raise ValueError(f"models must have different names; found {models}")
         for run in self.rl:
-            if run.start not in sft:
+            if run.start not in self.checkpoints.sft:
                 raise ValueError(f"RL recipe {run.recipe.name!r} starts from {run.start!r}, which is no SFT recipe")
             questions = self.curation.multiple_choice_set
             if run.data not in {*self.curation.rl_sets, *([questions.name] if questions else [])}:
@@ -121,12 +120,7 @@ def demo(home: Path, seed: int = 0) -> Profile:
         home=home,
         seed=seed,
         device="cpu",
-        source=SourceSettings(
-            trajectories=source / "twiff",
-            clips=(source / "clips",),
-            futurebench=source / "futurebench",
-            twiffbench=source / "twiffbench",
-        ),
+        source=_source(source, "clips"),
         toyworld=SourceSizes(shards=4, rows_per_shard=1125),  # two programs side by side have two shards each
         base=tiny.BASE,
         curation=CurationSettings(
@@ -176,20 +170,16 @@ def paper(home: Path, seed: int = 0) -> Profile:
 
     Data and models are looked for under `$FUTURE_L1_HOME/data` and `models`; an overlay names other places.
     """
-    data = home / "data"
     image_tokens = (196, 1568)
     benchmark = {"system_prompt": SYSTEM_PROMPT, "image_tokens": image_tokens, "batch_size": 16}
+    short = GenerationConfig(max_new_tokens=2048, **benchmark)
+    long = GenerationConfig(max_new_tokens=4096, **benchmark)
     return Profile(
         name="paper",
         home=home,
         seed=seed,
         device="cuda",
-        source=SourceSettings(
-            trajectories=data / "twiff",
-            clips=(data / "panda70m",),
-            futurebench=data / "futurebench",
-            twiffbench=data / "twiffbench",
-        ),
+        source=_source(home / "data", "panda70m"),
         base=home / "models" / "Qwen3-VL-8B-Instruct",
         curation=CurationSettings(
             prompts=PromptSettings(instruction="Give the final answer inside <answer> </answer>."),
@@ -204,15 +194,9 @@ def paper(home: Path, seed: int = 0) -> Profile:
         sft=tuple(SftRun(recipe=recipes.paper_sft(name), data=name) for name in recipes.SFT_NAMES["paper"]),
         rl=tuple(_paper_run(name) for name in recipes.RL_NAMES["paper"]),
         benchmarks=BenchmarkSettings(
-            futurebench=FutureBenchRun(
-                recipe=FutureBenchSettings(), answers=GenerationConfig(max_new_tokens=2048, **benchmark)
-            ),
-            twiffbench=TwiffBenchRun(
-                recipe=TwiffBenchSettings(), answers=GenerationConfig(max_new_tokens=4096, **benchmark)
-            ),
-            seedbench=SeedBenchRun(
-                recipe=SeedBenchSettings(), answers=GenerationConfig(max_new_tokens=4096, **benchmark)
-            ),
+            futurebench=FutureBenchRun(recipe=FutureBenchSettings(), answers=short),
+            twiffbench=TwiffBenchRun(recipe=TwiffBenchSettings(), answers=long),
+            seedbench=SeedBenchRun(recipe=SeedBenchSettings(), answers=long),
             necessity=NecessitySettings(
                 models=("future_l1", "la_dapo"), interventions=INTERVENTIONS[1:], controls=CONTROLS[1:], n=None
             ),
@@ -225,6 +209,16 @@ def paper(home: Path, seed: int = 0) -> Profile:
             sigint_grace=600.0,
             heartbeat_timeout=7200.0,
         ),
+    )
+
+
+def _source(folder: Path, clips: str) -> SourceSettings:
+    """The source's shards, clips and benchmarks in one folder."""
+    return SourceSettings(
+        trajectories=folder / "twiff",
+        clips=(folder / clips,),
+        futurebench=folder / "futurebench",
+        twiffbench=folder / "twiffbench",
     )
 
 
@@ -261,10 +255,9 @@ def load_profile(named: str, home: Path, seed: int = 0) -> Profile:
         raise ValueError(f"{path}: `extends` must be one of {', '.join(PRESETS)}; found {preset!r}")
     try:
         return overlaid(PRESETS[preset](home, seed), {"name": path.stem, **overlay})
-    except ValidationError as error:
-        raise ValueError(f"{path}: {validation_message(error)}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        message = validation_message(error) if isinstance(error, ValidationError) else error
+        raise ValueError(f"{path}: {message}") from error
 
 
 def overlaid(profile: Profile, overlay: Mapping[str, Any]) -> Profile:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from assets.benchmarks.comparison import run_reports
 from assets.framework.metadata import COMPARISON, PAGE
@@ -17,36 +17,32 @@ from pipelines.profile import Profile
 from training.runtime.project import IS_CHECKOUT
 
 SUMMARY = "summary.json"
-COLUMNS = (*SPLITS, "average")
-
-
-def roles(profile: Profile) -> dict[str, str]:
-    """Models by the part that they play: `rl` is the first RL run, `sft` the run that it starts from."""
-    parts = {model: model for model in profile.checkpoints.models}
-    for rl, start in list(profile.checkpoints.rl.items())[:1]:
-        parts |= {start: "sft", rl: "rl"}
-    return parts
 
 
 def summarise(profile: Profile, reports: RunReports) -> dict[str, Any]:
-    """The content of `summary.json`: counts and intervals, no number without its n."""
-    parts = roles(profile)
+    """The content of `summary.json`: counts and intervals, no number without its n.
+
+    Models have the names of their parts: `rl` is the first RL run, `sft` the run that it starts from.
+    """
+    parts = {model: model for model in profile.checkpoints.models}
+    for rl, start in list(profile.checkpoints.rl.items())[:1]:
+        parts |= {start: "sft", rl: "rl"}
+    futurebench = {parts[model]: report for model, report in reports.futurebench.items()}
     counts = ("scored", "kept", "rejected", "fully_sampled", "gain_histogram")
-    curation = {name: reports.curation[name] for name in counts}
     return {
         "profile": profile.name,
         "seed": profile.seed,
-        "curation": curation,
+        "curation": {name: reports.curation[name] for name in counts},
         "futurebench": {
-            parts[model]: {column: _counted(_split(report, column)) for column in COLUMNS}
-            for model, report in reports.futurebench.items()
+            model: {
+                **{split: _counted(report["splits"][split]) for split in SPLITS},
+                "average": _counted(report["average"]),
+            }
+            for model, report in futurebench.items()
         },
-        "futurebench_among_options": {
-            parts[model]: _counted(report["among_parsed"]) for model, report in reports.futurebench.items()
-        },
+        "futurebench_among_options": {model: _counted(report["among_parsed"]) for model, report in futurebench.items()},
         "spans": {
-            parts[model]: {split: report["spans"][split]["mean"] for split in SPLITS}
-            for model, report in reports.futurebench.items()
+            model: {split: report["spans"][split]["mean"] for split in SPLITS} for model, report in futurebench.items()
         },
         "twiffbench": {
             parts[model]: {mark: report[mark] for mark in MARKS} for model, report in reports.twiffbench.items()
@@ -63,59 +59,49 @@ def finish(profile: Profile, console: Console) -> Path:
     summary = summarise(profile, reports)
     path = profile.home / SUMMARY
     write_json(path, summary)
-    for table in tables(summary):
-        console.print(table)
+    console.print(
+        _futurebench(summary),
+        _twiffbench(summary["twiffbench"]),
+        _necessity(summary["latent_necessity"]),
+        _curation(summary["curation"]),
+        _seconds(summary["seconds"]),
+    )
     page = store.current(COMPARISON).file(PAGE)
     ui = "make ui" if IS_CHECKOUT else "future-l1 ui"
     console.print(f"Report   {page}\nNumbers  {path}\nUI       {ui}", soft_wrap=True, highlight=False, markup=False)
     return path
 
 
-def tables(summary: Mapping[str, Any]) -> list[Table]:
-    return [
-        _futurebench(summary),
-        _twiffbench(summary),
-        _necessity(summary["latent_necessity"]),
-        _curation(summary["curation"]),
-        _seconds(summary["seconds"]),
-    ]
-
-
 def _futurebench(summary: Mapping[str, Any]) -> Table:
     """As generated; the last column counts only answers that name one of the options."""
-    models = summary["futurebench"]
-    sizes: Mapping[str, Any] = next(iter(models.values()), {})
-    heads = [f"{column}\nn {sizes[column]['n']}" for column in sizes]
-    table = _table(
-        "FutureBench: per cent right as generated (95 % interval)", "model", *heads, "if an option\nis named"
-    )
+    models: Mapping[str, Any] = summary["futurebench"]
+    heads = (*_heads(models), "if an option\nis named")
+    table = _table("FutureBench: per cent right as generated (95 % interval)", "model", *heads)
     for model, scores in models.items():
         named = summary["futurebench_among_options"][model]
-        table.add_row(model, *(_percent(scores[column]) for column in COLUMNS), f"{_percent(named)} n {named['n']}")
+        table.add_row(model, *map(_percent, scores.values()), f"{_percent(named)} n {named['n']}")
     table.add_section()
     for model, means in summary["spans"].items():
-        table.add_row(f"[dim]spans, {model}[/]", *(f"[dim]{_number(means[split])}[/]" for split in SPLITS))
+        table.add_row(f"[dim]spans, {model}[/]", *(f"[dim]{_number(mean)}[/]" for mean in means.values()))
     return table
 
 
-def _twiffbench(summary: Mapping[str, Any]) -> Table:
-    models = summary["twiffbench"]
-    sizes: Mapping[str, Any] = next(iter(models.values()), {})
-    heads = [f"{mark}\nn {sizes[mark]['n']}" for mark in sizes]
-    table = _table("TwiFF-Bench: marks from 0 to 5 (95 % interval)", "model", *heads)
+def _twiffbench(models: Mapping[str, Any]) -> Table:
+    table = _table("TwiFF-Bench: marks from 0 to 5 (95 % interval)", "model", *_heads(models))
     for model, means in models.items():
-        table.add_row(model, *(_mean(means[mark]) for mark in MARKS))
+        table.add_row(model, *map(_mean, means.values()))
     return table
+
+
+def _heads(models: Mapping[str, Any]) -> list[str]:
+    """The columns of scores with their n, from the first model."""
+    first: Mapping[str, Any] = next(iter(models.values()), {})
+    return [f"{column}\nn {score['n']}" for column, score in first.items()]
 
 
 def _necessity(models: Mapping[str, Any]) -> Table:
-    table = _table(
-        "Do the latents matter? The same items with something else in their place",
-        "model",
-        "latents",
-        "right",
-        "change",
-    )
+    title = "Do the latents matter? The same items with something else in their place"
+    table = _table(title, "model", "latents", "right", "change")
     for model, report in models.items():
         table.add_row(model, "original", _percent(report["original"]), f"n {report['original']['n']}")
         for name, row in report["interventions"].items():
@@ -142,15 +128,9 @@ def _seconds(seconds: Mapping[str, float]) -> Table:
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
-    return table
-
-
-def _split(report: Mapping[str, Any], column: str) -> dict[str, Any]:
-    return report["average"] if column == "average" else report["splits"][column]
+def _table(title: str, first: str, *others: str) -> Table:
+    columns = [Column(first, no_wrap=True), *(Column(head, justify="right") for head in others)]
+    return Table(*columns, title=title, title_justify="left")
 
 
 def _counted(score: Mapping[str, Any]) -> dict[str, Any]:

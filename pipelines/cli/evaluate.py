@@ -23,8 +23,7 @@ from training.storage.artifacts import checkpoint_folder
 
 SCORING_OPTIONS = ("out", "benchmark", "parser", "judge", "judge_model", "judge_samples")
 """Options that need no model."""
-SETTINGS = {"layout": "layout", "frames": "frames", "prompt_suffix": "suffix", "parser": "parser",
-            "judge_samples": "judge_samples"}  # fmt: skip
+SETTINGS = ("layout", "frames", "suffix", "parser", "judge_samples")
 """Options that are fields of a benchmark's settings."""
 LAYOUTS = {
     name: get_args(settings.model_fields["layout"].annotation)
@@ -46,7 +45,7 @@ DEFAULT_MAX_NEW_TOKENS = 4096
 @click.option("--layout", type=click.Choice(sorted({name for names in LAYOUTS.values() for name in names})),
               metavar="NAME", help=f"Layout of the prompt; {LAYOUT_HELP} [the paper's].")  # fmt: skip
 @click.option("--frames", type=click.Choice(["embedded", "clip"]), help="TwiFF-Bench: where its frames are [embedded].")
-@click.option("--prompt-suffix", metavar="TEXT", help="The text after the question.")
+@click.option("--prompt-suffix", "suffix", metavar="TEXT", help="The text after the question.")
 @click.option("--intervention", type=click.Choice(INTERVENTIONS), default="none", show_default=True, metavar="NAME",
               help=f"What replaces the latents: {', '.join(INTERVENTIONS[1:])}.")  # fmt: skip
 @click.option("--reference-latents", type=FILE, metavar="FILE", help="Safetensors with `mean`, for that intervention.")
@@ -102,9 +101,13 @@ def evaluate(
         _refuse_generation_options(context)
     if (judge is None) != (judge_model is None):
         raise click.UsageError("--judge and --judge-model go together")
-    fields = {SETTINGS[name]: options.pop(name) for name in SETTINGS}
-    name, settings = (benchmark, {}) if checkpoint and benchmark else _stored_benchmark(benchmark, out)
-    chosen = make_benchmark(name, settings | {name: value for name, value in fields.items() if value is not None})
+    fields = {name: value for name in SETTINGS if (value := options.pop(name)) is not None}
+    if checkpoint and benchmark:
+        name, settings = benchmark, fields
+    else:
+        run = evaluation.stored_run(out, benchmark)
+        name, settings = run["benchmark"], run["settings"] | fields
+    chosen = make_benchmark(name, settings)
     client = _judge_client(chosen, out, judge, judge_model)
     if checkpoint is not None and data_dir is not None:
         checkpoint = checkpoint_folder(checkpoint)
@@ -198,16 +201,6 @@ def _refuse_generation_options(context: click.Context) -> None:
         if on_command_line and option.name not in SCORING_OPTIONS:
             raise click.UsageError(f"{option.opts[0]} changes how answers are generated: it needs --checkpoint and "
                                    "--data-dir")  # fmt: skip
-
-
-def _stored_benchmark(name: str | None, out: Path) -> tuple[str, dict[str, Any]]:
-    """The benchmark in the folder, and its settings.  Raises ValueError where there is none, or another."""
-    about = evaluation.read_about(out)
-    if about is None:
-        raise ValueError(f"{out} holds no answers: give --checkpoint, --benchmark and --data-dir to generate some")
-    if name not in (None, about["benchmark"]):
-        raise ValueError(f"{out} holds answers to {about['benchmark']}, not to {name}")
-    return about["benchmark"], about["settings"]
 
 
 def _judge_client(benchmark: Benchmark, out: Path, url: str | None, model: str | None) -> Judge | None:
