@@ -1,9 +1,9 @@
 """The numbers of a run: `summary.json`, and the same as tables on a terminal."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -52,8 +52,8 @@ def summarise(profile: Profile, reports: RunReports) -> dict[str, Any]:
     }
 
 
-def finish(profile: Profile, console: Console) -> Path:
-    """Write `summary.json` and print it as tables; returns its path."""
+def finish(profile: Profile, console: Console) -> None:
+    """Writes `summary.json` and prints it as tables."""
     store = AssetStore(profile.home)
     reports = run_reports(store, profile.checkpoints, profile.toyworld is None)
     summary = summarise(profile, reports)
@@ -68,8 +68,7 @@ def finish(profile: Profile, console: Console) -> Path:
     )
     page = store.current(COMPARISON).file(PAGE)
     ui = "make ui" if IS_CHECKOUT else "future-l1 ui"
-    console.print(f"Report   {page}\nNumbers  {path}\nUI       {ui}", soft_wrap=True, highlight=False, markup=False)
-    return path
+    click.echo(f"Report   {page}\nNumbers  {path}\nUI       {ui}")
 
 
 def _futurebench(summary: Mapping[str, Any]) -> Table:

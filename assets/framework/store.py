@@ -57,16 +57,14 @@ class Work:
         Several processes that want the same version take turns, and all but the first reuse it. `spent_before`: seconds
         of this work that were spent elsewhere.
         """
-        with self._workspace() as workspace:
-            if (artifact := self.reuse()) is not None:
-                return artifact
-            started = time.monotonic()
-            counts = make(workspace)
-            return self._publish(workspace, counts, spent_before + time.monotonic() - started)
+        made = self.do_together({self.name: self}, lambda folders: {self.name: make(folders[self.name])}, spent_before)
+        return made[self.name]
 
     @staticmethod
     def do_together(
-        works: "Mapping[str, Work]", make: Callable[[Mapping[str, Path]], Mapping[str, Counts]]
+        works: "Mapping[str, Work]",
+        make: Callable[[Mapping[str, Path]], Mapping[str, Counts]],
+        spent_before: float = 0.0,
     ) -> dict[str, Artifact]:
         """Several artifacts by name; one call of `make` makes those that are missing, each in a workspace of its own.
 
@@ -79,7 +77,7 @@ class Work:
             if missing:
                 started = time.monotonic()
                 counts = make(missing)
-                seconds = (time.monotonic() - started) / len(missing)
+                seconds = (spent_before + time.monotonic() - started) / len(missing)
                 done |= {name: works[name]._publish(path, counts[name], seconds) for name, path in missing.items()}
             return done
 

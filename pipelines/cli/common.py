@@ -83,5 +83,4 @@ def report_entries(entries: list[dict[str, Any]], what: str, out: Path) -> None:
         raise click.ClickException("\n".join([f"none of {len(entries)} {what}", *errors]))
     for error in errors:
         click.echo(f"! {printable(error)}", err=True)
-    CONSOLE.print(f"{len(entries) - len(errors)} of {len(entries)} {what}: {out}", soft_wrap=True, highlight=False,
-                  markup=False)  # fmt: skip
+    click.echo(f"{len(entries) - len(errors)} of {len(entries)} {what}: {out}")

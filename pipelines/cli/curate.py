@@ -64,7 +64,7 @@ def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
     summary, failed, broken = curate_shards(profile, out, CONSOLE)
     warn(failed)
     CONSOLE.print_json(data=summary, ensure_ascii=True)
-    CONSOLE.print(f"Tables   {out}", soft_wrap=True, highlight=False, markup=False)
+    click.echo(f"Tables   {out}")
     fail_if(broken)
 
 

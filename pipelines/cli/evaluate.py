@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
 from rich.table import Table
 
 from evaluation import evaluate as evaluation
@@ -123,15 +122,15 @@ def evaluate(
         job = partial(AnswerJob, checkpoint=checkpoint.absolute(), generation=generation, **options)
         evaluation.answer(chosen, data_dir, job, out, limit, device, retry_refused, latency_samples)
     report = evaluation.score(chosen, out, client)
-    show(report, CONSOLE)
-    CONSOLE.print(f"Tables   {out}", soft_wrap=True, highlight=False, markup=False)
+    _show(report)
+    click.echo(f"Tables   {out}")
 
 
-def show(report: Mapping[str, Any], console: Console) -> None:
-    """The report for people: scores by split with n and interval, then what is missing, and the cost."""
+def _show(report: Mapping[str, Any]) -> None:
+    """Prints the report for people: scores by split with n and interval, then what is missing, and the cost."""
     changed = [f"{what} {report['run'][what]}" for what in ("intervention", "control") if report["run"][what] != "none"]
     title = ", ".join([f"{report['benchmark']}: {report['checkpoint']['name']}", *changed, report["status"]])
-    console.print(printable(title), highlight=False, markup=False, soft_wrap=True)
+    click.echo(printable(title))
     table = Table("", "score" if "judge" in report else "percent", "95 %", "n")
     for label, value in _scores(report):
         if "correct" in value:
@@ -141,9 +140,9 @@ def show(report: Mapping[str, Any], console: Console) -> None:
             score, scale, n = value["mean"], 1.0, str(value["n"])
         interval = "" if score is None else " to ".join(f"{scale * bound:.2f}" for bound in value["interval"])
         table.add_row(label, "–" if score is None else f"{scale * score:.2f}", interval, n)
-    console.print(table)
+    CONSOLE.print(table)
     for line in _remarks(report):
-        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+        click.echo(printable(line))
 
 
 def _scores(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
