@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 
 from assets.framework.metadata import constraints_and_null
-from pipelines.alerts import WEBHOOK_VARIABLE
+from pipelines.sensors import WEBHOOK_VARIABLE
 from pipelines.definitions import build_definitions
 from pipelines.profile import demo
 from tests.pipelines import graph

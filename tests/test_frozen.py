@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.alerts import WEBHOOK_VARIABLE
+from pipelines.sensors import WEBHOOK_VARIABLE
 from tests.frozen import CONTRACTS, FROZEN, schemas_on, with_schemas
 from training.runtime.project import PROJECT
 

@@ -20,7 +20,7 @@ from typing import IO, Literal
 import dagster as dg
 from pydantic import BaseModel, ConfigDict
 
-from assets.launching.program import (
+from assets.launching.backend import (
     Context,
     Deadlines,
     Program,
@@ -76,7 +76,7 @@ class LocalBackend:
         self._deadlines = deadlines
 
     def run(self, context: Context, programs: Sequence[Program], watch: Watch) -> None:
-        """See `assets.launching.program.Backend`.
+        """See `assets.launching.backend.Backend`.
 
         All programs run that find enough free devices; the others wait for theirs. Raises dagster.Failure at once,
         without retries, if one needs more devices than there are.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 from pydantic import Field
 
-from assets.launching.cluster import (
+from assets.launching.backend import (
     POLL_INTERVAL,
     ClusterSettings,
     Reply,
@@ -24,7 +24,7 @@ from assets.launching.cluster import (
     wait_until,
     with_retries,
 )
-from assets.launching.program import Context, Deadlines, Program, Watch, failure
+from assets.launching.backend import Context, Deadlines, Program, Watch, failure
 from training.runtime.interrupts import defer_interrupts
 from training.runtime.project import PROJECT
 
@@ -57,7 +57,7 @@ class RayBackend:
         self._deadlines = deadlines
 
     def run(self, context: Context, programs: Sequence[Program], watch: Watch) -> None:
-        """See `assets.launching.program.Backend`."""
+        """See `assets.launching.backend.Backend`."""
         cluster = _Cluster(self._settings, self._deadlines)
         with ExitStack() as stack:
             jobs = [stack.enter_context(self._submitted(context, cluster, one)) for one in programs]

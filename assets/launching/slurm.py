@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 from pydantic import Field
 
-from assets.launching.cluster import (
+from assets.launching.backend import (
     ClusterSettings,
     last_lines,
     seconds_to_end,
     wait_until,
 )
-from assets.launching.program import Context, Deadlines, Program, Watch, failure
+from assets.launching.backend import Context, Deadlines, Program, Watch, failure
 from assets.launching.slurm_queue import Queue
 from training.runtime.interrupts import defer_interrupts
 from training.runtime.project import PROJECT
@@ -73,7 +73,7 @@ class SlurmBackend:
         self._deadlines = deadlines
 
     def run(self, context: Context, programs: Sequence[Program], watch: Watch) -> None:
-        """See `assets.launching.program.Backend`."""
+        """See `assets.launching.backend.Backend`."""
         jobs = [_Job(self._settings, self._deadlines, context, program) for program in programs]
         failures = [failed for job in jobs if (failed := job.run(watch)) is not None]
         if failures:

@@ -6,7 +6,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from assets.launching.cluster import with_retries
+from assets.launching.backend import with_retries
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.launching.cluster import LINES_KEPT, ClusterSettings, last_lines, with_retries
-from assets.launching.program import Deadlines, Program
+from assets.launching.backend import LINES_KEPT, ClusterSettings, last_lines, with_retries
+from assets.launching.backend import Deadlines, Program
 from training.runtime.project import PROJECT
 
 
 def test_a_call_without_an_answer_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assets.launching.cluster.POLL_INTERVAL", 0.0)
+    monkeypatch.setattr("assets.launching.backend.POLL_INTERVAL", 0.0)
     answers = iter([ConnectionError("gone"), ConnectionError("gone"), "here"])
 
     def ask() -> str:

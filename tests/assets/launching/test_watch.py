@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from assets.launching.launcher import LaunchSettings, _Watch
-from assets.launching.program import Program, failure
+from assets.launching.backend import Program, failure
 from training.runtime.programs import METRICS
 
 Clock = Callable[[float], None]
