@@ -16,8 +16,8 @@ from typing import Any
 import polars as pl
 
 from assets.framework.store import AssetStore, Work
-from assets.launching.launcher import Launcher
 from assets.launching.backend import Context
+from assets.launching.launcher import Launcher
 from evaluation.generation.jobs import AnswerJob, GenerateConfig
 from evaluation.generation.program import PROGRAM, start_of
 from training.chat.endpoint import EndpointSettings

@@ -22,10 +22,9 @@ from assets.toyworld.assets import SOURCE as TOYWORLD
 from assets.toyworld.assets import toyworld_assets, toyworld_checks
 from assets.trajectories.assets import source_assets
 from assets.trajectories.checks import source_checks
-from pipelines.sensors import failed_runs
 from pipelines.jobs import build_jobs
 from pipelines.profile import Profile, profile_from_environment
-from pipelines.sensors import new_shards, recurate_weekly
+from pipelines.sensors import failed_runs, new_shards, recurate_weekly
 from training.runtime.processes import exit_if_parent_died
 
 # Backfill policies and partitioned checks are what Dagster calls beta and preview; the pin on dagster answers for them.

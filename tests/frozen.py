@@ -13,9 +13,9 @@ from pathlib import Path
 import dagster as dg
 
 from assets.framework.metadata import constraints_and_null
-from pipelines.sensors import WEBHOOK_VARIABLE
 from pipelines.definitions import build_definitions
 from pipelines.profile import demo
+from pipelines.sensors import WEBHOOK_VARIABLE
 from tests.pipelines import graph
 from training.runtime.project import PROJECT
 

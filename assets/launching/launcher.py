@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import dagster as dg
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 
-from assets.launching.local import LocalBackend, LocalSettings
 from assets.launching.backend import Backend, Context, Deadlines, Program
+from assets.launching.local import LocalBackend, LocalSettings
 from assets.launching.ray import RayBackend, RaySettings
 from assets.launching.slurm import SlurmBackend, SlurmSettings
 from training.runtime.launch import Start

@@ -18,13 +18,17 @@ from pydantic import Field
 from assets.launching.backend import (
     POLL_INTERVAL,
     ClusterSettings,
+    Context,
+    Deadlines,
+    Program,
     Reply,
+    Watch,
+    failure,
     last_lines,
     seconds_to_end,
     wait_until,
     with_retries,
 )
-from assets.launching.backend import Context, Deadlines, Program, Watch, failure
 from training.runtime.interrupts import defer_interrupts
 from training.runtime.project import PROJECT
 

@@ -21,11 +21,15 @@ from pydantic import Field
 
 from assets.launching.backend import (
     ClusterSettings,
+    Context,
+    Deadlines,
+    Program,
+    Watch,
+    failure,
     last_lines,
     seconds_to_end,
     wait_until,
 )
-from assets.launching.backend import Context, Deadlines, Program, Watch, failure
 from assets.launching.slurm_queue import Queue
 from training.runtime.interrupts import defer_interrupts
 from training.runtime.project import PROJECT

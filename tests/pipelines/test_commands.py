@@ -7,19 +7,15 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner, Result
 
 from pipelines.cli.main import main
+from tests.invoke import invoke
 from training.tiny import BASE
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize("name", main.commands)
 def test_help_has_one_example_of_the_command_itself(name: str) -> None:
-    text = run(name, "--help").output
+    text = invoke(name, "--help").output
     [example] = re.findall(r"Example:\n((?: {4}.*\n)+)", text)
     words = shlex.split(example.replace("\\\n", " "))
     words = words[words.index("future-l1") :]
@@ -47,10 +43,10 @@ def test_scores_go_to_standard_output_or_to_a_file(tmp_path: Path) -> None:
     record = {"id": 1, "question_type": "hop1", "answer": "B", "response": "<answer>B</answer>"}
     answers.write_text(json.dumps(record) + "\n{\n")
     arguments = ("score", "--benchmark", "futurebench", "--answers", answers)
-    printed = json.loads(run(*arguments).stdout)
+    printed = json.loads(invoke(*arguments).stdout)
     assert (printed["average"]["correct"], printed["malformed"][0]["line"]) == (1, 2)
     out = tmp_path / "new" / "scores.json"
-    written = run(*arguments, "--out", out)
+    written = invoke(*arguments, "--out", out)
     assert written.stdout == "" and str(out) in written.stderr
     assert json.loads(out.read_text()) == printed
 
@@ -58,7 +54,7 @@ def test_scores_go_to_standard_output_or_to_a_file(tmp_path: Path) -> None:
 def test_a_file_without_a_line_that_can_be_scored_is_an_error(tmp_path: Path) -> None:
     answers, out = tmp_path / "answers.jsonl", tmp_path / "scores.json"
     answers.write_text('{"id": 1}\n[]\n')
-    refused = run("score", "--benchmark", "twiffbench", "--answers", answers, "--out", out)
+    refused = invoke("score", "--benchmark", "twiffbench", "--answers", answers, "--out", out)
     assert refused.exit_code == 1 and "none of 2 lines can be scored; line 1: reply is absent" in refused.stderr
     assert not out.exists()
 
@@ -78,7 +74,7 @@ def test_out_does_not_replace_the_file_that_is_read(tmp_path: Path, command: lis
     link.symlink_to(source)
     before = source.read_text()
     for out in (source, link):
-        refused = run(*command, source, "--out", out)
+        refused = invoke(*command, source, "--out", out)
         assert refused.exit_code == 1 and "itself, which would be lost" in refused.output
     assert source.read_text() == before
 
@@ -93,12 +89,12 @@ def test_out_does_not_replace_the_file_that_is_read(tmp_path: Path, command: lis
     ],
 )
 def test_a_wrong_value_is_answered_with_a_sentence(arguments: list[str], message: str) -> None:
-    refused = run(*arguments)
+    refused = invoke(*arguments)
     assert message in refused.output and isinstance(refused.exception, SystemExit)
     assert "pydantic" not in refused.output and "input_value" not in refused.output
 
 
 def test_an_empty_home_is_no_silent_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUTURE_L1_HOME", str(tmp_path))
-    empty = run("inspect")
+    empty = invoke("inspect")
     assert empty.exit_code == 0 and f"no artifacts in {tmp_path}" in empty.stderr and not empty.stdout

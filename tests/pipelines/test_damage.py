@@ -8,11 +8,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from click.testing import CliRunner, Result
 
 from assets.framework.retries import is_transient
 from assets.framework.store import AssetStore
-from pipelines.cli.main import main
+from tests.invoke import invoke
 from tests.processes import environment, future_l1
 from training.storage.artifacts import Artifact, DamagedArtifactError
 from training.storage.parquet import read_parquet
@@ -44,10 +43,6 @@ def bad(store: AssetStore) -> Artifact:
     return store.current(TRAJECTORIES, "bad")
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
-
-
 def flip(path: Path) -> None:
     """Another content of the same size, written within the same tick of the clock or not."""
     content = bytearray(path.read_bytes())
@@ -68,16 +63,16 @@ def test_a_broken_manifest_is_named_and_stops_nothing_else(store: AssetStore, co
         ):
             read()
     assert list(store.everything()) == [f"{TRAJECTORIES}/good"] and list(store.damaged()) == [f"{TRAJECTORIES}/bad"]
-    listed = run("inspect")
+    listed = invoke("inspect")
     assert listed.exit_code == 1 and f"{TRAJECTORIES}/good" in listed.output and str(manifest) in listed.output
-    followed = run("lineage", "0123456789abcdef")
+    followed = invoke("lineage", "0123456789abcdef")
     assert followed.exit_code == 0 and str(manifest) in followed.stderr and "row 3" in followed.output
 
 
 def test_an_artifact_without_a_manifest_is_named_and_stops_nothing_else(store: AssetStore) -> None:
     (bad(store).path / "manifest.json").unlink()
     assert list(store.everything()) == [f"{TRAJECTORIES}/good"]
-    listed = run("inspect")
+    listed = invoke("inspect")
     assert listed.exit_code == 1 and f"{TRAJECTORIES}/good" in listed.output
     assert f"nothing is published as {TRAJECTORIES}/bad: materialise it first" in " ".join(listed.output.split())
 
@@ -98,17 +93,17 @@ def test_a_file_that_changed_is_named(store: AssetStore, spoil: Callable[[Path],
     else:
         with pytest.raises(DamagedArtifactError):
             bad(store).file(name)
-    assert run("inspect").exit_code == 0
-    verified = run("inspect", "--verify")
+    assert invoke("inspect").exit_code == 0
+    verified = invoke("inspect", "--verify")
     assert verified.exit_code == 1 and str(path) in verified.output and f"{TRAJECTORIES}/good" in verified.output
-    followed = run("lineage", "0123456789abcdef")
+    followed = invoke("lineage", "0123456789abcdef")
     assert (str(path) in followed.stderr) is name.endswith(".parquet") and "good" in followed.output
     assert read_parquet(store.current(TRAJECTORIES, "good").file("trajectories.parquet")).height == 1
 
 
 def test_what_is_as_it_was_published_verifies(store: AssetStore) -> None:
-    assert run("inspect", "--verify").exit_code == 0
-    assert run("inspect", "--verify", "--out", "x.json").exit_code == 2
+    assert invoke("inspect", "--verify").exit_code == 0
+    assert invoke("inspect", "--verify", "--out", "x.json").exit_code == 2
 
 
 @pytest.mark.parametrize(("command", "size"), [(["demo"], 70_000), (["ui"], 70_000), (["train", "text_only"], 0)])
@@ -151,7 +146,7 @@ def test_no_error_carries_what_a_terminal_obeys(store: AssetStore, tmp_path: Pat
     answers.write_text(
         json.dumps({"id": HOSTILE, "answer": "A", "question_type": HOSTILE, "response": response}) + "\n["
     )
-    for ran in (run("lineage", HOSTILE), run("train", HOSTILE),
-                run("score", "--benchmark", "futurebench", "--answers", str(answers)),
-                run("inspect", "--rewards", str(answers), "--out", str(tmp_path / HOSTILE / "x.json"))):  # fmt: skip
+    for ran in (invoke("lineage", HOSTILE), invoke("train", HOSTILE),
+                invoke("score", "--benchmark", "futurebench", "--answers", str(answers)),
+                invoke("inspect", "--rewards", str(answers), "--out", str(tmp_path / HOSTILE / "x.json"))):  # fmt: skip
         assert not set(HOSTILE.replace("[2J", "").replace("31m", "")) & set(ran.output + ran.stderr)

@@ -1,11 +1,11 @@
 """`future-l1 estimate`: what curation costs, and what that rests on."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from pipelines.cli.main import main
+from tests.invoke import invoke
 
 
 @pytest.fixture(autouse=True)
@@ -14,8 +14,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FUTURE_L1_PROFILE", raising=False)
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, ["estimate", *arguments])
+run = partial(invoke, "estimate")
 
 
 def test_assumptions_stand_below_the_cost_and_can_be_stated() -> None:

@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from assets.toyworld.clips import write_batch
 from assets.toyworld.source import write_futurebench, write_twiffbench
 from evaluation.generation.program import GenerationFailedError
-from pipelines.cli.main import main
+from tests.invoke import invoke
 from tests.processes import environment, future_l1, until
 from training.data.prompts import ANSWERS
 from training.grading.toy_judge import MODEL, serve
@@ -62,10 +62,6 @@ def options(source: Path, out: Path, *more: Any) -> list[str]:
     return [str(part) for part in arguments]
 
 
-def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
 def done(result: Result) -> str:
     assert result.exit_code == 0, result.output
     return result.output
@@ -94,7 +90,7 @@ def untimed(report: dict[str, Any]) -> dict[str, Any]:
 def alone(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An evaluation that nothing happened to."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    printed = done(run(*options(source, out, "--latency-samples", 2)))
+    printed = done(invoke(*options(source, out, "--latency-samples", 2)))
     assert f"answered {ITEMS} of {ITEMS} items" in printed and "option_text" in printed
     return out
 
@@ -132,7 +128,7 @@ def test_a_killed_evaluation_goes_on_and_asks_nothing_twice(alone: Path, source:
     assert 11 <= len(paid) < ITEMS
     with next((out / "ledger").glob("*.jsonl")).open("a") as file:
         file.write('{"key": "torn by the cra')
-    done(run(*options(source, out)))
+    done(invoke(*options(source, out)))
     assert ledger(out)[: len(paid)] == paid
     arguments = [json.loads(line)["prompt_id"] for line in ledger(out)]
     assert len(arguments) == len(set(arguments)) == ITEMS
@@ -161,7 +157,7 @@ def test_scoring_again_needs_neither_model_nor_source_nor_torch(alone: Path, sou
 def test_a_larger_sample_asks_only_for_what_is_new(alone: Path, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for limit in (6, 10):
-        printed = done(run(*options(source, out, "--limit", limit)))
+        printed = done(invoke(*options(source, out, "--limit", limit)))
         assert f"answered {limit} of {limit} items, which are {limit} of {ITEMS}" in printed
         assert len(ledger(out)) == limit
     assert blocked(*options(source, out, "--limit", 6))["limit"] == {"n": 6, "of": ITEMS}
@@ -173,12 +169,12 @@ def test_answers_under_a_control_stand_apart(
     alone: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    done(run(*options(source, out, "--limit", 4)))
-    done(run(*options(source, out, "--limit", 4, "--control", "options_1")))
+    done(invoke(*options(source, out, "--limit", 4)))
+    done(invoke(*options(source, out, "--limit", 4, "--control", "options_1")))
     assert [len(path.read_text().splitlines()) for path in (out / "ledger").glob("*.jsonl")] == [4, 4]
     assert report(out)["control"] == report(out)["run"]["control"] == "options_1"
     shuffled = options(source, out, "--limit", 4, "--control", "shuffled_frames")
-    printed = done(run(*shuffled))
+    printed = done(invoke(*shuffled))
     made = report(out)
     assert (made["status"], made["average"]["accuracy"], made["refused"]["count"]) == ("unanswered", None, 4)
     assert "no score: every prompt was refused, 4 because: control shuffled_frames" in printed
@@ -187,8 +183,8 @@ def test_answers_under_a_control_stand_apart(
         raise GenerationFailedError("the program was started")
 
     monkeypatch.setattr("evaluation.evaluate.generate", started)
-    done(run(*shuffled))
-    assert "the program was started" in run(*shuffled, "--retry-refused").output
+    done(invoke(*shuffled))
+    assert "the program was started" in invoke(*shuffled, "--retry-refused").output
 
 
 def test_missing_and_broken_videos_leave_a_partial_score(tmp_path: Path) -> None:
@@ -196,7 +192,7 @@ def test_missing_and_broken_videos_leave_a_partial_score(tmp_path: Path) -> None
     gone, broken, *_ = sorted((source / "futurebench" / "first_part_video").glob("*.mp4"))
     gone.unlink()
     broken.write_bytes(b"not a video")
-    printed = done(run(*options(source, tmp_path / "out")))
+    printed = done(invoke(*options(source, tmp_path / "out")))
     made = report(tmp_path / "out")
     assert (made["status"], made["answered"], made["missing"]) == ("partial", 6, 2)
     assert made["problems"] == {"missing clip": 1, "unreadable video": 1}
@@ -210,11 +206,11 @@ def test_a_judges_marks_are_kept_and_scored_again_without_it(source: Path, tmp_p
         source, out, "--benchmark", "twiffbench", "--data-dir", source / "twiffbench", "--layout", "interleaved"
     )
     arguments = [part for i, part in enumerate(arguments) if "--parser" not in arguments[max(0, i - 1) : i + 1]]
-    printed = done(run(*arguments))
+    printed = done(invoke(*arguments))
     assert "no score: no judge was named" in printed and report(out)["average"]["mean"] is None
     with serve() as url:
         judged = ["evaluate", "--out", out, "--judge", url, "--judge-model", MODEL, "--judge-samples", "2"]
-        done(run(*judged))
+        done(invoke(*judged))
     before = report(out)
     assert (before["status"], before["average"]["n"]) == ("complete", 8)
     assert before["coverage"]["judgements"] == {"expected": 16, "received": 16}
@@ -223,11 +219,11 @@ def test_a_judges_marks_are_kept_and_scored_again_without_it(source: Path, tmp_p
 
 
 def test_another_benchmark_or_another_evaluation_at_work_is_refused(alone: Path, source: Path) -> None:
-    refused = run("evaluate", "--out", alone, "--benchmark", "twiffbench")
+    refused = invoke("evaluate", "--out", alone, "--benchmark", "twiffbench")
     assert refused.exit_code != 0 and "holds answers to futurebench, not to twiffbench" in refused.output
     with (alone / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused = run(*options(source, alone))
+        refused = invoke(*options(source, alone))
     assert refused.exit_code != 0 and "another evaluation is at work" in refused.output
 
 
@@ -249,6 +245,6 @@ ARGUMENTS = ["--checkpoint", BASE, "--data-dir", PROJECT / "tests"]
     ],
 )
 def test_a_users_mistake_is_reported_in_a_line(tmp_path: Path, arguments: list[Any], message: str) -> None:
-    result = run("evaluate", "--out", tmp_path / "out", *arguments)
+    result = invoke("evaluate", "--out", tmp_path / "out", *arguments)
     assert result.exit_code != 0
     assert message in result.output and "Traceback" not in result.output

@@ -1,14 +1,14 @@
 """`future-l1 lineage ID` prints the lineage of an id; control characters in data reach no terminal."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pytest
-from click.testing import CliRunner, Result
 
 from assets.framework.store import AssetStore
-from pipelines.cli.main import main
+from tests.invoke import invoke
 
 HOSTILE = "\x1b[31mred\x1b[0m [bold]loud[/] \x07\u202e"
 CLIP = "-w5n_0.mp4"
@@ -28,8 +28,7 @@ def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return AssetStore(tmp_path).work("trajectories/twiff_rows", {}, {}, "code", "shard").do(write).version
 
 
-def lineage(*arguments: str) -> Result:
-    return CliRunner().invoke(main, ["lineage", *arguments])
+lineage = partial(invoke, "lineage")
 
 
 @pytest.mark.parametrize("identifier", ["0123456789abcdef", CLIP])

@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from assets.launching.ray import RaySettings
 from pipelines.cli import common
 from pipelines.cli import demo as demo_command
-from pipelines.cli.main import main
 from pipelines.profile import (
     Profile,
     demo,
@@ -17,6 +15,7 @@ from pipelines.profile import (
     paper,
     profile_from_environment,
 )
+from tests.invoke import invoke
 from tests.reduced import reduced_demo, write_reduced_overlay
 from training.runtime.project import PROJECT
 
@@ -122,9 +121,9 @@ def test_a_secret_in_an_overlay_is_refused_and_not_repeated(
 def test_check_reads_the_profile_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUTURE_L1_HOME", str(tmp_path))
     monkeypatch.setenv("FUTURE_L1_PROFILE", overlay(tmp_path, 'extends = "demo"\nname = "my_own"\n'))
-    checked = CliRunner().invoke(main, ["check"])
+    checked = invoke("check")
     assert checked.exit_code == 0 and checked.output.count("mine.toml") == 1 and "paper" not in checked.output
-    refused = CliRunner().invoke(main, ["check", "--profile", "nonesuch"])
+    refused = invoke("check", "--profile", "nonesuch")
     assert refused.exit_code == 1 and "Error: no profile 'nonesuch'" in refused.output
 
 
@@ -219,8 +218,7 @@ def test_the_full_report_does_everything_to_every_model_on_every_item(monkeypatc
     monkeypatch.setattr(common, "run_plan", lambda profile, *_, **__: runs.append(profile) or [])
     monkeypatch.setattr(demo_command, "finish", lambda *_: None)
     for arguments in (["demo"], ["demo", "--full-report"]):
-        ran = CliRunner().invoke(main, arguments, catch_exceptions=False)
-        assert ran.exit_code == 0
+        assert invoke(*arguments).exit_code == 0
     plain, full = (profile.benchmarks.necessity for profile in runs)
     assert plain == demo(Path()).benchmarks.necessity
     assert full.n is None and full.models == runs[1].checkpoints.models

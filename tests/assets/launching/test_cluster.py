@@ -6,8 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.launching.backend import LINES_KEPT, ClusterSettings, last_lines, with_retries
-from assets.launching.backend import Deadlines, Program
+from assets.launching.backend import LINES_KEPT, ClusterSettings, Deadlines, Program, last_lines, with_retries
 from training.runtime.project import PROJECT
 
 

@@ -9,9 +9,9 @@ import dagster as dg
 import psutil
 import pytest
 
+from assets.launching.backend import Deadlines, Program
 from assets.launching.launcher import LaunchSettings, arguments_for
 from assets.launching.local import LocalBackend, LocalSettings
-from assets.launching.backend import Deadlines, Program
 from tests.assets.launching.counting import PROGRAM
 from tests.assets.launching.steps import counting, run
 from training.runtime.devices import try_claim

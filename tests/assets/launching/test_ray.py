@@ -13,8 +13,8 @@ from rich.console import Console
 
 from assets.curation.assets import ANSWERS
 from assets.framework.store import AssetStore
-from assets.launching.launcher import LaunchSettings, backend_for
 from assets.launching.backend import Deadlines, Program
+from assets.launching.launcher import LaunchSettings, backend_for
 from assets.launching.ray import LEASE, RaySettings, submission
 from pipelines.driver import run_plan
 from pipelines.jobs import INGEST, OBSERVE, PREPARE, WRITE_SOURCE, Step, score

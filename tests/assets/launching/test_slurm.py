@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from assets.launching.launcher import LaunchSettings
 from assets.launching.backend import Deadlines, Program
+from assets.launching.launcher import LaunchSettings
 from assets.launching.slurm import SlurmSettings, compute, connection, folder_of, script_of
 from tests.assets.launching.counting import PROGRAM
 from tests.assets.launching.steps import counting, run

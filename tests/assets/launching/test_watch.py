@@ -8,8 +8,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.launching.launcher import LaunchSettings, _Watch
 from assets.launching.backend import Program, failure
+from assets.launching.launcher import LaunchSettings, _Watch
 from training.runtime.programs import METRICS
 
 Clock = Callable[[float], None]

@@ -3,16 +3,16 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from evaluation.generation.segments import Segment, segments
 from evaluation.reports.prediction import predict, with_latent_config
-from pipelines.cli.main import main
+from tests.invoke import invoke
 from training.grading.parsers import answer_text
 from training.model.checkpoint import FutureL1
 from training.model.decode import Spans
@@ -21,8 +21,7 @@ CLIP = Path(__file__).parents[2] / "data" / "parity" / "clip.mp4"
 RELEASE = CLIP.parent / "checkpoint"
 
 
-def run(*options: Any) -> Result:
-    return CliRunner().invoke(main, ["predict", *map(str, options)])
+run = partial(invoke, "predict")
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,13 @@
 import base64
 import io
 import re
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from evaluation.generation.segments import segments
@@ -17,7 +17,7 @@ from evaluation.latents.clip_retrieval import MIN_FIT_FRAMES, latents_of, retrie
 from evaluation.latents.frame_pool import FrameEncoder
 from evaluation.reports.prediction import predict, with_latent_config
 from evaluation.reports.prediction_page import answer_page
-from pipelines.cli.main import main
+from tests.invoke import invoke
 from training.data.keyframes import key_frame_number
 from training.data.records import read_prompt
 from training.data.video import read_frames
@@ -162,8 +162,7 @@ def test_latents_are_split_by_span() -> None:
 # ---- the command
 
 
-def run(*options: Any) -> Result:
-    return CliRunner().invoke(main, ["predict", *map(str, options)])
+run = partial(invoke, "predict")
 
 
 def test_the_command_writes_the_page_of_what_it_prints(

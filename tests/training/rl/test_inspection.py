@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from pipelines.cli.main import main
+from tests.invoke import invoke
 
 EAST, NORTH, WEST = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
 
 
 def inspected(tmp_path: Path, groups: Any) -> Any:
     (tmp_path / "groups.json").write_text(json.dumps(groups))
-    arguments = ["inspect", "--rewards", str(tmp_path / "groups.json"), "--out", str(tmp_path / "out" / "told.json")]
-    done = CliRunner().invoke(main, arguments)
+    done = invoke("inspect", "--rewards", tmp_path / "groups.json", "--out", tmp_path / "out" / "told.json")
     if done.exit_code:
         return done.output
     return json.loads((tmp_path / "out" / "told.json").read_text())

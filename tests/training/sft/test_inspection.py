@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
-from pipelines.cli.main import main
+from tests.invoke import invoke
 from training.model.checkpoint import FutureL1, load
 from training.recipes import paper_sft
 from training.sft.inspection import latent_config_of, open_checkpoint
@@ -26,8 +26,7 @@ SYSTEM = PARITY / "system_prompt.txt"
 
 
 def inspect(records: Path, out: Path, *options: str, checkpoint: Path = CHECKPOINT) -> Result:
-    arguments = ["--checkpoint", str(checkpoint), "--records", str(records), "--out", str(out)]
-    return CliRunner().invoke(main, ["inspect", *arguments, *options])
+    return invoke("inspect", "--checkpoint", checkpoint, "--records", records, "--out", out, *options)
 
 
 def record(future: list[int], observed: list[int], **changes: Any) -> dict[str, Any]:
@@ -291,7 +290,7 @@ def test_options_that_cannot_be_say_what_to_do(options: list[str], sentence: str
     if sentence.startswith("give"):
         values = {}
     arguments = [part for pair in (values | dict([options])).items() for part in pair]  # type: ignore[arg-type]
-    result = CliRunner().invoke(main, ["inspect", *arguments])
+    result = invoke("inspect", *arguments)
     assert result.exit_code in (1, 2)
     assert isinstance(result.exception, SystemExit)
     assert sentence in " ".join(result.stderr.split())
@@ -310,4 +309,4 @@ def test_an_artifacts_folder_is_as_good_as_the_checkpoint_in_it(tmp_path: Path) 
 
 def test_without_options_artifacts_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUTURE_L1_HOME", str(tmp_path))
-    assert CliRunner().invoke(main, ["inspect"]).exit_code == 0
+    assert invoke("inspect").exit_code == 0
