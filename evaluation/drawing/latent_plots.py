@@ -9,20 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from evaluation.benchmarks.futurebench import SPLIT_LABELS, SPLITS
+from evaluation.drawing import style
 from evaluation.drawing.score_plots import ROW, difference
 from evaluation.drawing.sheet import BLUE, GREEN, INK, ORANGE, QUIET, VERMILION
-from evaluation.drawing.style import (
-    SPAN_COLOURS,
-    canvas,
-    named_rows,
-    percent_axis,
-    plain,
-    png,
-    style,
-    title,
-    value_of,
-    whiskers,
-)
 
 MAP_COLOURS = {"1": BLUE, "2": ORANGE, "3": GREEN, ">3": VERMILION}
 MAP_MARKERS = {"1": "o", "2": "^", "3": "s", ">3": "x"}
@@ -41,7 +30,7 @@ def spans_by_hop(models: Reports, published: Mapping[str, Any] | None = None) ->
     blocks = np.array(figure.subfigures(lines, across, squeeze=False)).flat
     for name, block in zip(names, blocks, strict=False):
         ours = name in models
-        block.suptitle(plain(name) if ours else "published, not ours", fontsize=9.5, color=INK if ours else QUIET,
+        block.suptitle(style.plain(name) if ours else "published, not ours", fontsize=9.5, color=INK if ours else QUIET,
                        style="normal" if ours else "italic")  # fmt: skip
         for axes, hop in zip(block.subplots(1, len(SPLITS)), SPLITS, strict=True):
             axes.set_axis_off()
@@ -54,10 +43,9 @@ def spans_by_hop(models: Reports, published: Mapping[str, Any] | None = None) ->
             elif published and hop in published["mean"]:
                 shares = dict(zip(published["bins"], (s / 100 for s in published["share_percent"][hop]), strict=True))
                 _donut(axes, shares, published["mean"][hop], "no\ninterval")
-    handles = [Line2D([], [], marker="s", linestyle="", markersize=7, color=c) for c in SPAN_COLOURS.values()]
-    labels = [f"{name} span{'s' * (name != '1')}" for name in SPAN_COLOURS]
-    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=len(labels), loc="outside lower center")
-    return png(figure)
+    handles = [Line2D([], [], marker="s", linestyle="", markersize=7, color=c) for c in style.SPAN_COLOURS.values()]
+    style.legend(figure, handles, [f"{name} span{'s' * (name != '1')}" for name in style.SPAN_COLOURS])
+    return style.png(figure)
 
 
 def interventions(models: Reports) -> bytes:
@@ -77,14 +65,14 @@ def _changes(models: Reports, part: str) -> bytes:
     names = list(dict.fromkeys(name for report in tested.values() for name in report[part]))
     across = min(2, max(1, len(tested)))
     lines = -(-max(1, len(tested)) // across)
-    figure, panels = canvas(1.6 + 4.1 * across, lines * (1.1 + ROW * max(2, len(names))), across, lines,
+    figure, panels = style.canvas(1.6 + 4.1 * across, lines * (1.1 + ROW * max(2, len(names))), across, lines,
                             sharey=True, sharex=True)  # fmt: skip
-    named_rows(panels, [name.replace("_", " ") for name in names])
+    style.named_rows(panels, [name.replace("_", " ") for name in names])
     for axes in panels[len(tested) :]:
         axes.set_visible(False)
     for axes, (model, report) in zip(panels, tested.items(), strict=False):
         original = report["original"]
-        title(axes, plain(f"{model}, original: {100 * original['accuracy']:.1f} % (n = {original['n']})"))
+        style.title(axes, style.plain(f"{model}, original: {100 * original['accuracy']:.1f} % (n = {original['n']})"))
         for y, row in enumerate(report[part].get(name) for name in names):
             if row is not None:
                 low, high = row["difference"]["interval"]
@@ -98,7 +86,7 @@ def _changes(models: Reports, part: str) -> bytes:
         axes.set_xlabel("points of accuracy, 95 % interval")
     low, high = panels[0].get_xlim()
     panels[0].set_xlim(low, high + 0.55 * (high - low))
-    return png(figure)
+    return style.png(figure)
 
 
 def latent_retrieval(models: Reports) -> bytes:
@@ -106,39 +94,39 @@ def latent_retrieval(models: Reports) -> bytes:
 
     models: reports of `latents.retrieval_report`; left top-1, middle mean reciprocal rank, right top-1 by span number.
     """
-    figure, panels = canvas(10.2, 0.95 + 0.5 * max(2, len(models)), 3)
+    figure, panels = style.canvas(10.2, 0.95 + 0.5 * max(2, len(models)), 3)
     first, rank, by_span = panels
-    named_rows(panels, list(models))
+    style.named_rows(panels, list(models))
     for axes in (rank, by_span):
         axes.set_yticklabels([])
     for axes, name, label in ((first, "top1", "true frame ranked first"), (rank, "mrr", "mean reciprocal rank")):
-        title(axes, label)
+        style.title(axes, label)
         for y, report in enumerate(models.values()):
-            _dot(axes, y - 0.14, report["true_frame"][name], BLUE, "o", BLUE)
-            _dot(axes, y + 0.14, report["observed_frame"][name], ORANGE, "D", "white")
+            true, observed = report["true_frame"][name], report["observed_frame"][name]
+            style.dot(axes, style.value_of(true), y - 0.14, true["interval"], BLUE)
+            style.dot(axes, style.value_of(observed), y + 0.14, observed["interval"], ORANGE, face="white", marker="D")
             chance = report["chance"][name]
             axes.plot([chance, chance], [y - 0.36, y + 0.36], color=QUIET, linewidth=1.4)
     _by_span(by_span, models)
     for axes in panels:
         axes.set_xlim(0, 1.05)
     for axes in (first, by_span):
-        percent_axis(axes, "x")
+        style.percent_axis(axes, "x")
     handles = [
         Line2D([], [], marker="o", linestyle="", color=BLUE),
         Line2D([], [], marker="D", linestyle="", color=ORANGE, markerfacecolor="white"),
         Line2D([], [], color=QUIET),
     ]
-    labels = ["the latents", "the last observed frame in their place", "chance"]
-    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=3, loc="outside lower center")
-    return png(figure)
+    style.legend(figure, handles, ["the latents", "the last observed frame in their place", "chance"])
+    return style.png(figure)
 
 
 def latent_map(projection: Mapping[str, Any]) -> bytes:
     """Latent spans on their two main axes, a panel a model, coloured by span number; `latents.geometry.latent_map`."""
     models = projection["models"]
-    figure, panels = canvas(max(4.4, 3.5 * len(models)), 3.6, max(1, len(models)), sharex=True, sharey=True)
+    figure, panels = style.canvas(max(4.4, 3.5 * len(models)), 3.6, max(1, len(models)), sharex=True, sharey=True)
     for axes, (name, model) in zip(panels, models.items(), strict=False):
-        style(axes, grid="both")
+        style.style_axes(axes, grid="both")
         x, y = np.asarray(model["x"]), np.asarray(model["y"])
         numbers = np.asarray([str(number) if number <= 3 else ">3" for number in model["span"]])
         for label, colour in MAP_COLOURS.items():
@@ -146,20 +134,12 @@ def latent_map(projection: Mapping[str, Any]) -> bytes:
             axes.scatter(x[at], y[at], s=13, color=colour, alpha=0.6, linewidths=0.8 if label == ">3" else 0,
                          marker=MAP_MARKERS[label])  # fmt: skip
         of = "" if model["n"] == len(x) else f" of {model['n']:,}"
-        title(axes, plain(f"{name}: {len(x):,}{of} spans"))
+        style.title(axes, style.plain(f"{name}: {len(x):,}{of} spans"))
         axes.set_xlabel(f"first axis ({100 * projection['explained'][0]:.0f} % of variance)")
     panels[0].set_ylabel(f"second axis ({100 * projection['explained'][1]:.0f} %)")
     handles = [Line2D([], [], marker=MAP_MARKERS[n], linestyle="", color=c) for n, c in MAP_COLOURS.items()]
-    figure.legend(
-        handles,
-        list(MAP_COLOURS),
-        title="span",
-        title_fontsize=8,
-        frameon=False,
-        fontsize=8,
-        loc="outside right center",
-    )
-    return png(figure)
+    style.legend(figure, handles, list(MAP_COLOURS), heading="span")
+    return style.png(figure)
 
 
 def _donut(axes: Axes, shares: Mapping[str, float | None], mean: float | None, caption: str) -> None:
@@ -167,26 +147,20 @@ def _donut(axes: Axes, shares: Mapping[str, float | None], mean: float | None, c
     if mean is None or not parts:
         axes.text(0.5, 0.5, "no answers", transform=axes.transAxes, ha="center", fontsize=8, color=QUIET)
         return
-    axes.pie(list(parts.values()), colors=[SPAN_COLOURS[name] for name in parts], startangle=90, counterclock=False,
-             radius=1.22, wedgeprops={"width": 0.33, "edgecolor": "white", "linewidth": 1})  # fmt: skip
+    colours = [style.SPAN_COLOURS[name] for name in parts]
+    axes.pie(list(parts.values()), colors=colours, startangle=90, counterclock=False, radius=1.22,
+             wedgeprops={"width": 0.33, "edgecolor": "white", "linewidth": 1})  # fmt: skip
     axes.text(0, 0.2, f"{mean:.2f}", ha="center", va="center", fontsize=9, color=INK, weight="bold")
     axes.text(0, -0.27, caption, ha="center", va="center", fontsize=5.5, color=QUIET)
 
 
-def _dot(axes: Axes, y: float, score: Mapping[str, Any], colour: str, marker: str, face: str) -> None:
-    value = value_of(score)
-    if value is not None:
-        axes.errorbar(value, y, xerr=whiskers(value, score["interval"]), fmt=marker, markersize=5.5, color=colour,
-                      markerfacecolor=face, elinewidth=1.4, capsize=2.5)  # fmt: skip
-
-
 def _by_span(axes: Axes, models: Reports) -> None:
     """Top-1 of the latents by span number, which stands left of its interval."""
-    title(axes, "true frame ranked first, by span number")
+    style.title(axes, "true frame ranked first, by span number")
     for y, report in enumerate(models.values()):
         numbers = sorted(report["by_span"], key=int)
         for place, span in enumerate(numbers):
             at, score = y + 0.7 * ((place + 0.5) / len(numbers) - 0.5), report["by_span"][span]["top1"]
-            _dot(axes, at, score, BLUE, "o", BLUE)
+            style.dot(axes, style.value_of(score), at, score["interval"], BLUE)
             axes.annotate(span, (score["interval"][0], at), xytext=(-5, 0), textcoords="offset points", ha="right",
                           va="center", fontsize=7, color=QUIET)  # fmt: skip

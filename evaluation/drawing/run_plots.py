@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from evaluation.drawing import style
 from evaluation.drawing.sheet import BLUE, GREEN, INK, ORANGE, QUIET, WASH
-from evaluation.drawing.style import DASHED, canvas, model_styles, plain, png, style, title
 
 KEPT, SAMPLE = BLUE, "#c8c8c8"
 CURVES: dict[str, dict[str, tuple[str, str]]] = {
@@ -46,23 +46,17 @@ WINDOW = 9
 
 def gain_histogram(fully_sampled: Mapping[str, int], kept: Mapping[str, int]) -> bytes:
     """Kept rows by visual gain; beside them the fully sampled ones, which stand for all.  Keys are gains as text."""
-    figure, (left, right) = _panels(6.9)
     values = [int(gain) for gain in (*fully_sampled, *kept)]
     gains = [str(gain) for gain in range(min(values, default=-8), max(values, default=8) + 1)]
-    kept_counts, sample_counts = ({gain: counts.get(gain, 0) for gain in gains} for counts in (kept, fully_sampled))
-    _counts(left, kept_counts, KEPT, f"kept rows (n = {sum(kept.values()):,})")
-    _counts(right, sample_counts, SAMPLE, f"fully sampled rows (n = {sum(fully_sampled.values()):,})")
-    for axes in (left, right):
-        axes.set_xlabel("visual gain: correct answers with the hint minus without")
-    return png(figure)
+    parts = {f"kept rows (n = {sum(kept.values()):,})": (kept, KEPT),
+             f"fully sampled rows (n = {sum(fully_sampled.values()):,})": (fully_sampled, SAMPLE)}  # fmt: skip
+    counts = {title: ({gain: part.get(gain, 0) for gain in gains}, colour) for title, (part, colour) in parts.items()}
+    return _counts(counts, "visual gain: correct answers with the hint minus without")
 
 
 def composition(categories: Mapping[str, int], future_frames: Mapping[str, int]) -> bytes:
     """Published rows by category and by number of future frames."""
-    figure, (left, right) = _panels(6.9)
-    _counts(left, categories, KEPT, "category")
-    _counts(right, future_frames, KEPT, "future frames per row")
-    return png(figure)
+    return _counts({"category": (categories, KEPT), "future frames per row": (future_frames, KEPT)})
 
 
 def training_curves(metrics: Sequence[Mapping[str, float]]) -> bytes:
@@ -75,9 +69,9 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> bytes:
     figure = Figure(figsize=(max(3.4, 2.3 * len(panels)), 2.7), layout="constrained")
     if not panels:
         figure.text(0.5, 0.5, "no metrics were logged", ha="center", fontsize=9, color=QUIET)
-        return png(figure)
+        return style.png(figure)
     for axes, (panel, lines) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
-        style(axes)
+        style.style_axes(axes)
         for label, colour, steps, values in lines:
             marker = "o" if len(steps) == 1 else None
             axes.plot(steps, values, color=colour, linewidth=1.4, marker=marker, markersize=3, label=label)
@@ -86,18 +80,17 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> bytes:
         elif panel == "latent MSE":
             axes.set_ylim(0)
         elif panel == "cross-entropy per token":
-            axes.set_yscale(
-                "log"
-            )  # it starts near log(vocabulary size): on a linear axis later steps would be a flat line
+            # It starts near log(vocabulary size): on a linear axis later steps would be a flat line.
+            axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
-        title(axes, panel)
+        style.title(axes, panel)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         if any(label for label, *_ in lines):
             axes.legend(frameon=False, fontsize=7)
-    return png(figure)
+    return style.png(figure)
 
 
 def reward_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
@@ -115,10 +108,10 @@ def reward_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
         name = max(candidates, key=lambda each: len(reported[each]))
         if reported[name]:
             panels[candidates[name]] = reported[name]
-    figure, axes = canvas(max(4.0, 2.05 * len(panels)), 3.0, max(1, len(panels)))
-    styles = model_styles(runs)
+    figure, axes = style.canvas(max(4.0, 2.05 * len(panels)), 3.0, max(1, len(panels)))
+    styles = style.model_styles(runs)
     for each, (label, lines) in zip(axes, panels.items(), strict=False):
-        title(each, label)
+        style.title(each, label)
         each.set_xlabel("step")
         each.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         for run, [(_, _, steps, values)] in lines.items():
@@ -127,11 +120,11 @@ def reward_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
             each.plot(steps, values, color=colour, linewidth=0.6, alpha=0.3)
             each.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
             each.plot(steps, mean, color=colour, linewidth=1.6, marker=styles[run].marker, markersize=4,
-                      markevery=max(1, len(steps) // 5), label=plain(run))  # fmt: skip
+                      markevery=max(1, len(steps) // 5), label=style.plain(run))  # fmt: skip
     handles, labels = axes[0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, frameon=False, fontsize=8, ncols=len(labels), loc="outside lower center")
-    return png(figure)
+        style.legend(figure, handles, labels)
+    return style.png(figure)
 
 
 def _running(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -163,27 +156,29 @@ def _shade_no_skill(axes: Axes) -> None:
     low, high = max(-2.0, min(low, -0.25)), max(high, 1.0)
     axes.set_ylim(low, high)
     axes.axhspan(low, 0, color=WASH, zorder=-1)
-    axes.axhline(0, color=QUIET, linewidth=0.8, linestyle=DASHED, zorder=1)
+    axes.axhline(0, color=QUIET, linewidth=0.8, linestyle=style.DASHED, zorder=1)
     note = "no better than a\ncopy of the last frame\nor the mean"
     where: dict[str, Any] = {"xytext": (0, -3), "xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
     axes.annotate(note, (0.97, 0), ha="right", va="top", fontsize=7, color=QUIET, **where)
 
 
-def _panels(width: float) -> tuple[Figure, list[Axes]]:
-    """Two panels of row counts side by side; a dialog of the UI shows 6.9 inches whole."""
-    figure, axes = canvas(width, 3.4, 2)
-    axes[0].set_ylabel("rows")
-    return figure, axes
+def _counts(panels: Mapping[str, tuple[Mapping[str, int], str]], label: str = "") -> bytes:
+    """A panel a title, with a bar of a colour for each name, its count, and its share where there is room.
 
-
-def _counts(axes: Axes, counts: Mapping[str, int], colour: str, title: str) -> None:
-    """A bar for each name, with its count, and its share where there is room."""
-    names, total, top = list(counts), max(1, sum(counts.values())), max([1, *counts.values()])
-    axes.bar(range(len(names)), [counts[name] for name in names], color=colour, width=0.82)
-    for x, name in enumerate(names):
-        label = f"{counts[name]:,}\n{100 * counts[name] / total:.1f} %" if len(names) < 10 else f"{counts[name]:,}"
-        if counts[name]:
-            axes.text(x, counts[name] + 0.015 * top, label, ha="center", va="bottom", fontsize=7, color=QUIET)
-    axes.set_xticks(range(len(names)), [plain(name) for name in names])
-    axes.set_ylim(0, 1.18 * top)
-    axes.set_title(title, fontsize=8, color=INK)
+    A dialog of the UI shows the figure's 6.9 inches whole.
+    """
+    figure, every = style.canvas(6.9, 3.4, len(panels))
+    every[0].set_ylabel("rows")
+    for axes, (title, (counts, colour)) in zip(every, panels.items(), strict=True):
+        total, top = max(1, sum(counts.values())), max([1, *counts.values()])
+        axes.bar(range(len(counts)), list(counts.values()), color=colour, width=0.82)
+        for x, count in enumerate(counts.values()):
+            share = f"\n{100 * count / total:.1f} %" if len(counts) < 10 else ""
+            if count:
+                axes.text(x, count + 0.015 * top, f"{count:,}{share}", ha="center", va="bottom", fontsize=7,
+                          color=QUIET)  # fmt: skip
+        axes.set_xticks(range(len(counts)), [style.plain(name) for name in counts])
+        axes.set_ylim(0, 1.18 * top)
+        axes.set_title(title, fontsize=8, color=INK)
+        axes.set_xlabel(label)
+    return style.png(figure)

@@ -9,16 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from evaluation.drawing.sheet import (
-    INK,
-    LINE,
-    ORANGE,
-    QUIET,
-    WASH,
-    Sheet,
-    fitted_size,
-    text_width,
-)
+from evaluation.drawing.sheet import INK, LINE, ORANGE, QUIET, WASH, Sheet, fitted_size, text_width
 
 EDGE, GUTTER, GAP = 10.0, 22.0, 12.0
 """Points around a page and inside a board, between columns, and between boards."""
@@ -156,15 +147,8 @@ def _board(sheet: Sheet, board: Board, layout: Layout, top: float) -> float:
     left, size, y = EDGE + 8, layout.size, top + 8
     sheet.text(left, y, board.title, 1.25 * size, bold=True)
     beside = text_width(board.title, 1.25 * size, bold=True) + 10 if board.title else 0.0
-    sheet.paragraph(
-        left + beside,
-        y + 0.3 * size,
-        layout.width - left - beside - EDGE - 8,
-        board.detail,
-        0.8 * size,
-        QUIET,
-        max_lines=1,
-    )
+    room = layout.width - left - beside - EDGE - 8
+    sheet.paragraph(left + beside, y + 0.3 * size, room, board.detail, 0.8 * size, QUIET, max_lines=1)
     y += 2 * size
     x = left + layout.frames + GUTTER
     bottom = draw_blocks(sheet, board.blocks, x, y, layout.width - x - EDGE - 8, size)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -54,11 +55,11 @@ def canvas(width: float, height: float, columns: int = 1, lines: int = 1, **subp
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = list(figure.subplots(lines, columns, squeeze=False, **subplots).flat)
     for each in axes:
-        style(each)
+        style_axes(each)
     return figure, axes
 
 
-def style(axes: Axes, grid: Literal["both", "x", "y"] = "y") -> None:
+def style_axes(axes: Axes, grid: Literal["both", "x", "y"] = "y") -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
     axes.tick_params(length=0, labelsize=8, colors=INK)
@@ -73,10 +74,17 @@ def title(axes: Axes, text: str) -> None:
     axes.set_title(text, fontsize=9, color=INK)
 
 
+def legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], heading: str | None = None) -> None:
+    """Below the panels, or at their right under a heading."""
+    shape = {"title": heading, "title_fontsize": 8} if heading else {"ncols": len(labels)}
+    loc = f"outside {'right' if heading else 'lower'} center"
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc=loc, **shape)
+
+
 def named_rows(axes: Sequence[Axes], names: Sequence[str]) -> None:
     """Rows with names from top to bottom, in panels that share them."""
     for each in axes:
-        style(each, grid="x")
+        style_axes(each, grid="x")
         each.set_yticks(range(len(names)), [plain(name) for name in names])
         each.set_ylim(max(1, len(names)) - 0.5, -0.5)
         each.tick_params(axis="y", labelsize=8.5)
@@ -85,6 +93,16 @@ def named_rows(axes: Sequence[Axes], names: Sequence[str]) -> None:
 def whiskers(value: float, interval: Sequence[float]) -> list[list[float]]:
     """The interval of one value as matplotlib's error bar wants it: below and above, neither negative."""
     return [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
+
+
+def dot(
+    axes: Axes, x: float | None, y: float, interval: Sequence[float], colour: str, face: str = "", marker: str = "o",
+    size: float = 5.5,
+) -> None:  # fmt: skip
+    """A marker with its horizontal interval, or nothing where there is no value; `face`: its inner colour."""
+    if x is not None:
+        axes.errorbar(x, y, xerr=whiskers(x, interval), fmt=marker, markersize=size, markerfacecolor=face or colour,
+                      color=colour, elinewidth=1.4, capsize=2.5)  # fmt: skip
 
 
 def value_of(score: Mapping[str, Any]) -> float | None:
