@@ -2,21 +2,22 @@
 
 Generation is separate from scoring: `prompts` is all that the generation program sees; `grade` and `report` need stored
 answers and, where a judge gives the marks, the judge's stored replies, but no model and no torch.  Another benchmark
-plugs in by implementing `Benchmark`: most of it comes from `choice.MultipleChoice` or `judged.JudgedBenchmark`.
+plugs in as a subclass of `Benchmark`: most of it comes from `choice.MultipleChoice` or `judged.JudgedBenchmark`.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import polars as pl
 from pydantic import BaseModel
 
-from training.data.dialogue import control_in
 from training.data.keyframes import key_frame_pool
 from training.data.probing import Numbers
+from training.data.prompts import Part, prompt_frame
 from training.data.rejection import RejectedRow, rejecting
 from training.data.trajectory import MAX_TEXT
 from training.data.video import UnreadableVideo, VideoInfo, probe
@@ -41,54 +42,52 @@ class StoredAnswers:
     judge: Judge | None = None
 
 
-class Benchmark(Protocol):
+@dataclass(frozen=True)
+class Benchmark(ABC):
     """A source of questions: how a model is prompted, and how its answers are graded."""
 
-    @property
-    def name(self) -> str: ...
+    settings: BaseModel
+    """The benchmark's recipe: how items are shown, and how answers are parsed or judged."""
+    name: ClassVar[str]
+    split_column: ClassVar[str]
+    """The column of items and graded answers by which scores are split."""
+    splits: ClassVar[tuple[str, ...]] = ()
+    """Empty: whatever splits the items have."""
+    judged: ClassVar[bool]
+    """Whether a judge gives the marks."""
 
-    @property
-    def settings(self) -> BaseModel:
-        """The benchmark's recipe: how items are shown, and how answers are parsed or judged."""
-        ...
-
-    @property
-    def judged(self) -> bool:
-        """Whether a judge gives the marks."""
-        ...
-
-    @property
-    def split_column(self) -> str:
-        """The column of items and graded answers by which scores are split."""
-        ...
-
+    @abstractmethod
     def files(self, source: Path) -> list[Path]:
         """The files that hold the items.  Raises ValueError where the folder `source` has none."""
-        ...
 
+    @abstractmethod
     def items(self, source: Path) -> pl.DataFrame:
         """All items of the folder `source`: `id` (unique), the split column, `problem` (why an item is unusable,
         else null) and whatever else the other methods need.
 
         Raises ValueError or OSError, naming the file, where the folder does not hold this benchmark.
         """
-        ...
 
-    def prompts(self, items: pl.DataFrame) -> pl.DataFrame:
-        """The prompt table (training.data.prompts) of the items without a problem; ids are the items' ids."""
-        ...
+    @abstractmethod
+    def content(self, row: Mapping[str, Any]) -> list[Part]:
+        """The prompt of an item."""
 
+    @abstractmethod
+    def reference(self, row: Mapping[str, Any]) -> str:
+        """What items with the same answer share, for donors of latents."""
+
+    @abstractmethod
     def grade(self, items: pl.DataFrame, stored: StoredAnswers) -> pl.DataFrame:
         """One row per answered item: `id`, the split column, and its verdict or marks, null where there is none."""
-        ...
 
+    @abstractmethod
     def grade_record(self, record: Mapping[str, Any], parser: ParserName) -> dict[str, Any]:
         """The graded row of an answer from elsewhere, a line of `future-l1 score`.
 
         Raises ValueError where the record lacks a field.
         """
-        ...
 
+    @abstractmethod
     def report(self, items: pl.DataFrame, stored: StoredAnswers, graded: pl.DataFrame) -> dict[str, Any]:
         """Scores of graded answers, as JSON: `benchmark`, `status` (complete, partial, unanswered or unjudged),
         `reason` (why there is no score, else null), `items`, `answered`, `missing`, `coverage`, and `splits` and
@@ -96,7 +95,19 @@ class Benchmark(Protocol):
 
         `stored` has the answers of which `graded` was made.
         """
-        ...
+
+    def prompts(self, items: pl.DataFrame) -> pl.DataFrame:
+        """The prompt table (training.data.prompts) of the items without a problem; ids are the items' ids."""
+        rows = list(items.filter(pl.col("problem").is_null()).iter_rows(named=True))
+        references = pl.Series("reference", [self.reference(row) for row in rows], pl.String)
+        return prompt_frame([(row["id"], self.content(row)) for row in rows]).with_columns(references)
+
+    def record_split(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """`id` and split of a record.  Raises ValueError where the split is absent or none of the benchmark's."""
+        split = string_field(record, self.split_column)
+        if self.splits and split not in self.splits:
+            raise ValueError(f"{self.split_column} is {split!r}, not one of {', '.join(self.splits)}")
+        return {"id": record["id"], self.split_column: split}
 
 
 def read_item(blank: Mapping[str, Any], pieces: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -126,13 +137,6 @@ def unique_id(name: str, counts: Counter[str]) -> str:
 def bounded_text(value: Any) -> str | None:
     """A value as text that a table can hold, for fields that are recorded even if the item is unusable."""
     return None if value is None else str(value)[:MAX_TEXT].encode(errors="replace").decode()
-
-
-def check_control_tokens(*texts: str) -> None:
-    """Raises RejectedRow for a text that the tokenizer would take for turns, spans or images."""
-    for text in texts:
-        if control := control_in(text):
-            raise RejectedRow("control token in text", f"the item carries {control}")
 
 
 def probe_clip(path: Path, numbers: Numbers = key_frame_pool, kind: str = "video") -> VideoInfo:
@@ -189,14 +193,6 @@ def string_field(record: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} is {'absent' if value is None else 'not a string'}")
     return value
-
-
-def split_field(record: Mapping[str, Any], name: str, splits: Sequence[str]) -> str:
-    """The split of a record, one of `splits` where there are any.  Raises ValueError that says what is wrong."""
-    split = string_field(record, name)
-    if splits and split not in splits:
-        raise ValueError(f"{name} is {split!r}, not one of {', '.join(splits)}")
-    return split
 
 
 def _why_unanswered(items: int, problems: Mapping[str, int]) -> str:

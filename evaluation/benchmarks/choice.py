@@ -4,21 +4,22 @@ An item without an answer is missing and lowers the coverage; it never counts as
 answered items, as published (reference/evaluation.md 1.7).
 """
 
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 import dataframely as dy
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from evaluation.benchmarks.benchmark import StoredAnswers, coverage, join_answers, split_field, string_field
+from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers, coverage, join_answers, string_field
 from evaluation.benchmarks.cost import COSTS, cost
 from evaluation.generation.controls import places, rotated
 from evaluation.statistics import Proportion, bootstrap_mean
-from training.data.prompts import PROMPT_TOKENS, Part, prompt_frame
+from training.data.dialogue import control_in
+from training.data.prompts import PROMPT_TOKENS
+from training.data.rejection import RejectedRow
 from training.grading.parsers import Parsed, ParserName, normalised, parse
 
 LETTERS = "ABCD"
@@ -58,31 +59,21 @@ class GradedTable(dy.Schema):
 
 
 @dataclass(frozen=True)
-class MultipleChoice(ABC):
-    """Scoring by `settings.parser`: implements that half of evaluation.benchmarks.benchmark.Benchmark."""
+class MultipleChoice(Benchmark):
+    """Scoring by `settings.parser`."""
 
     settings: ChoiceSettings
-    name: ClassVar[str]
-    split_column: ClassVar[str]
-    splits: ClassVar[tuple[str, ...]]
-    judged: ClassVar[bool] = False
+    judged = False
 
-    @abstractmethod
-    def content(self, row: Mapping[str, Any]) -> list[Part]:
-        """The prompt of an item."""
+    def reference(self, row: Mapping[str, Any]) -> str:
+        """The letter, or the option's text where that is what the parser reads."""
+        if self.settings.parser == "option_text":
+            return normalised(row["options"][LETTERS.index(row["answer"])])
+        return str(row["answer"])
 
     def prompts(self, items: pl.DataFrame) -> pl.DataFrame:
-        """With `options` in order for the controls and, for donors of latents, `reference`, which items with the same
-        answer share: the letter, or the option's text where that is what the parser reads.
-        """
-        rows = list(items.filter(pl.col("problem").is_null()).iter_rows(named=True))
-        references = [row["answer"] for row in rows]
-        if self.settings.parser == "option_text":
-            references = [normalised(row["options"][LETTERS.index(row["answer"])]) for row in rows]
-        return prompt_frame([(row["id"], self.content(row)) for row in rows]).with_columns(
-            pl.Series("options", [row["options"] for row in rows], pl.List(pl.String)),
-            pl.Series("reference", references, pl.String),
-        )
+        """With `options` in order, for the controls."""
+        return super().prompts(items).with_columns(items.filter(pl.col("problem").is_null())["options"])
 
     def grade(self, items: pl.DataFrame, stored: StoredAnswers) -> pl.DataFrame:
         """One row per answered item: what was parsed, by which rule, whether it is correct, and what the answer cost.
@@ -107,15 +98,13 @@ class MultipleChoice(ABC):
         answer = string_field(record, "answer").strip().upper()
         if answer not in tuple(LETTERS):
             raise ValueError(f"answer is {record['answer']!r}, not a letter A-D")
-        split = split_field(record, self.split_column, self.splits)
+        row = self.record_split(record) | {"answer": answer}
         response, options = string_field(record, "response"), {}
         if isinstance(record.get("options"), dict) and all(isinstance(o, str) for o in record["options"].values()):
             options = record["options"]
         elif parser == "option_text":
             raise ValueError("the parser option_text needs `options`, an object of letter and text")
-        return {"id": record["id"], self.split_column: split, "answer": answer} | self._grade_answer(
-            response, options, answer
-        )
+        return row | self._grade_answer(response, options, answer)
 
     def report(self, items: pl.DataFrame, stored: StoredAnswers, graded: pl.DataFrame) -> dict[str, Any]:
         """Accuracy per split and micro average with Wilson intervals, missing and unparsed answers, accuracy under
@@ -155,6 +144,17 @@ class MultipleChoice(ABC):
 
 
 PARSED_BY: pl.DataType = pl.Struct(dict.fromkeys(PARSERS, pl.String))
+
+
+def check_question(question: str, options: Sequence[str], answer: str) -> None:
+    """Raises RejectedRow where a text is blank or carries a control token, or the answer is no option's letter."""
+    if not all(text.strip() for text in (question, *options)):
+        raise RejectedRow("question or option missing", "a blank one")
+    for text in (question, *options):
+        if control := control_in(text):
+            raise RejectedRow("control token in text", f"the item carries {control}")
+    if answer not in tuple(LETTERS):
+        raise RejectedRow("reference is not one letter A-D", f"found {answer!r}")
 
 
 def with_options(question: str, options: Sequence[str]) -> str:

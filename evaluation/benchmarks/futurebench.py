@@ -15,8 +15,8 @@ import dataframely as dy
 import numpy as np
 import polars as pl
 
-from evaluation.benchmarks.benchmark import bounded_text, check_control_tokens, probe_clip, read_item, unique_id
-from evaluation.benchmarks.choice import LETTERS, ChoiceSettings, MultipleChoice, with_options
+from evaluation.benchmarks.benchmark import bounded_text, probe_clip, read_item, unique_id
+from evaluation.benchmarks.choice import LETTERS, ChoiceSettings, MultipleChoice, check_question, with_options
 from training.data.json_rows import json_rows
 from training.data.prompts import Part, frame, text, video
 from training.data.rejection import RejectedRow
@@ -70,8 +70,6 @@ class ItemTable(dy.Schema):
 
 @dataclass(frozen=True)
 class FutureBench(MultipleChoice):
-    """Implements evaluation.benchmarks.benchmark.Benchmark."""
-
     settings: FutureBenchSettings
     name = "futurebench"
     split_column = "question_type"
@@ -136,11 +134,7 @@ def _pieces(
     yield {"question": question, "answer": answer}
     options = _options(qa.get("Options"))
     yield {"options": options}
-    if not question.strip() or not all(option.strip() for option in options):
-        raise RejectedRow("question or option missing", f"found {qa!r}")
-    check_control_tokens(question, *options)
-    if answer not in tuple(LETTERS):
-        raise RejectedRow("reference is not one letter A-D", f"found {answer!r}")
+    check_question(question, options, answer)
     # The name refers to the full video; the observed part has the same name in its own folder.
     path = resolve_clip(text_of(record, "video_path").split("video_dataset/", 1)[-1], [videos])
     clip = probe_clip(path, partial(frame_numbers, max_frames=settings.video_frames))

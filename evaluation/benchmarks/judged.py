@@ -8,7 +8,7 @@ The clean-up of responses is the release's, step for step (reference/evaluation.
 
 import base64
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,11 +17,10 @@ import dataframely as dy
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from evaluation.benchmarks.benchmark import StoredAnswers, coverage, join_answers, split_field, string_field
+from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers, coverage, join_answers, string_field
 from evaluation.benchmarks.cost import cost
 from evaluation.statistics import agreement, bootstrap_mean
 from training.data.images import media_type
-from training.data.prompts import Part, prompt_frame
 from training.grading.judge import Judge, prompt_hash
 from training.grading.parsers import ParserName, normalised
 
@@ -32,6 +31,11 @@ Marks = tuple[int, ...]
 _LATENT = re.compile(r"<\|latent(?:_start|_end)?\|>", re.IGNORECASE)
 _CHAT = re.compile(r"<\|(?:im_start|im_end|endoftext|redacted_im_end)\|>")
 _ANS = re.compile(r"<(/?)ans\s*>", re.IGNORECASE)
+_TAGS = {
+    tag: (re.compile(rf"<{tag}\s*>", re.IGNORECASE), re.compile(rf"</{tag}\s*>", re.IGNORECASE))
+    for tag in ("answer", "reason")
+}
+"""Opening and closing."""
 _REASON_TAG = re.compile(r"</?reason\s*>", re.IGNORECASE)
 _IMAGE = re.compile(r"<image>\s*")
 
@@ -47,30 +51,35 @@ class JudgedSettings(BaseModel):
     """Judgements of an item; its mark is their mean, and the report has their agreement."""
 
 
+def mark_column(subject: str) -> dy.Float64:
+    return dy.Float64(
+        nullable=True,
+        min=LOWEST,
+        max=HIGHEST,
+        description=f"judge's mean mark of the {subject}, {LOWEST} to {HIGHEST}; null: unjudged",
+    )
+
+
+def marks_column(subject: str) -> dy.List:
+    mark = dy.Int64(nullable=True, min=LOWEST, max=HIGHEST)
+    return dy.List(mark, description=f"judge's marks of the {subject}, in order")
+
+
 @dataclass(frozen=True)
-class JudgedBenchmark(ABC):
-    """Scoring by a judge: implements that half of evaluation.benchmarks.benchmark.Benchmark.
+class JudgedBenchmark(Benchmark):
+    """Scoring by a judge.
 
     A benchmark defines the item as the judge sees it (`payload`), the marks in order, and the request for them (`ask`).
     """
 
     settings: JudgedSettings
-    name: ClassVar[str]
-    split_column: ClassVar[str]
-    splits: ClassVar[tuple[str, ...]] = ()
-    """Empty: the splits of the marked items."""
+    judged = True
     marks: ClassVar[tuple[str, ...]]
     """Names of the marks of one judgement; where there are several, their average is a further one."""
     judge_prompt: ClassVar[str]
     score_table: ClassVar[type[dy.Schema]]
-    judged: ClassVar[bool] = True
-
     reference_column: ClassVar[str]
     """Items whose normalised texts there are equal share their `reference`."""
-
-    @abstractmethod
-    def content(self, row: Mapping[str, Any]) -> list[Part]:
-        """The prompt of an item."""
 
     @abstractmethod
     def payload(self, row: Mapping[str, Any], judge: Judge) -> Iterator[dict[str, Any]]:
@@ -84,11 +93,8 @@ class JudgedBenchmark(ABC):
     def read_reply(self, reply: str, parser: ParserName) -> Marks | None:
         """The marks in a judge's stored reply."""
 
-    def prompts(self, items: pl.DataFrame) -> pl.DataFrame:
-        """With `reference`, for donors of latents, which items with the same answer share."""
-        rows = list(items.filter(pl.col("problem").is_null()).iter_rows(named=True))
-        references = pl.Series("reference", [normalised(row[self.reference_column]) for row in rows], pl.String)
-        return prompt_frame([(row["id"], self.content(row)) for row in rows]).with_columns(references)
+    def reference(self, row: Mapping[str, Any]) -> str:
+        return normalised(row[self.reference_column])
 
     def grade(self, items: pl.DataFrame, stored: StoredAnswers) -> pl.DataFrame:
         """The judge's marks of every answered item, each a mean over `*_marks`; null without a judge."""
@@ -104,7 +110,7 @@ class JudgedBenchmark(ABC):
         """`reply` (of a judge) and the split column; the parser `release` reads the reply as the public release does,
         every other one by its schema."""
         marks = self.read_reply(string_field(record, "reply"), parser) or [None] * len(self.marks)
-        row = {"id": record["id"], self.split_column: split_field(record, self.split_column, self.splits)}
+        row = self.record_split(record)
         for name, mark in zip(self.marks, marks, strict=True):
             row |= {name: mark, f"{name}_marks": [mark]}
         return row
@@ -144,18 +150,13 @@ class JudgedBenchmark(ABC):
     def _coverage(self, items: pl.DataFrame, stored: StoredAnswers, graded: pl.DataFrame) -> dict[str, Any]:
         """`coverage` of answers, and of their marks: `status` complete, partial or unjudged, and then a reason."""
         answered = coverage(items, graded.height)
-        judgements = graded[f"{self.marks[0]}_marks"].list
-        judged, expected, received = (
-            graded[self.marks[0]].count(),
-            int(judgements.len().sum()),
-            int(judgements.drop_nulls().list.len().sum()),
-        )
-        complete = answered["status"] == "complete" and received == expected
+        judgements, judged = graded[f"{self.marks[0]}_marks"].list, graded[self.marks[0]].count()
+        counts = {"expected": int(judgements.len().sum()), "received": int(judgements.drop_nulls().list.len().sum())}
+        complete = answered["status"] == "complete" and counts["received"] == counts["expected"]
         return answered | {
             "status": "unjudged" if not judged else "complete" if complete else "partial",
             "reason": None if judged else answered["reason"] or _why_unjudged(graded.height, stored.judge),
-            "coverage": answered["coverage"]
-            | {"judged": judged, "judgements": {"expected": expected, "received": received}},
+            "coverage": answered["coverage"] | {"judged": judged, "judgements": counts},
         }
 
     def _agreement(self, graded: pl.DataFrame) -> dict[str, Any] | None:
@@ -183,46 +184,33 @@ def image_part(data: bytes) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A complete block in a text: `start` and `end` are those of its tags, `inner` is stripped."""
-
-    start: int
-    end: int
-    inner: str
-
-
-class _Tag:
-    """Complete blocks of one tag, each from its first opening to the next closing one, in linear time."""
-
-    def __init__(self, name: str) -> None:
-        self._opening = re.compile(rf"<{name}\s*>", re.IGNORECASE)
-        self._closing = re.compile(rf"</{name}\s*>", re.IGNORECASE)
-
-    def blocks(self, text: str) -> Iterator[_Block]:
-        at = 0
-        while (opened := self._opening.search(text, at)) and (closed := self._closing.search(text, opened.end())):
-            at = closed.end()
-            yield _Block(opened.start(), at, text[opened.end() : closed.start()].strip())
-
-
-_ANSWER, _REASON = _Tag("answer"), _Tag("reason")
+def _blocks(tag: str, text: str) -> Iterator[tuple[int, int, str]]:
+    """Start, end and inner text of each complete block, from its first opening to the next closing tag, in linear
+    time."""
+    opening, closing = _TAGS[tag]
+    at = 0
+    while (opened := opening.search(text, at)) and (closed := closing.search(text, opened.end())):
+        at = closed.end()
+        yield opened.start(), at, text[opened.end() : closed.start()].strip()
 
 
 def split_response(text: str) -> tuple[str, str]:
     """The reasoning (the blocks, then what stood outside them) and the first answer, control tokens removed; the answer
     is empty where no tag is complete."""
     plain = _ANS.sub(r"<\1answer>", _CHAT.sub("", _LATENT.sub("", text)))
-    first = next(_ANSWER.blocks(plain), _Block(len(plain), len(plain), ""))
-    return _tidy(merged_reasons(plain[: first.start])), _tidy(first.inner)
+    start, _, answer = next(_blocks("answer", plain), (len(plain), len(plain), ""))
+    return _tidy(merged_reasons(plain[:start])), _tidy(answer)
 
 
 def merged_reasons(text: str) -> str:
     """The inner texts of all complete reason blocks, joined by blank lines, and after them what was left outside."""
-    blocks = list(_REASON.blocks(text))
-    starts, ends = [*(block.start for block in blocks), len(text)], [0, *(block.end for block in blocks)]
-    outside = "".join(text[end:start] for end, start in zip(ends, starts, strict=True)).strip()
-    return "\n\n".join(piece for piece in (*(block.inner for block in blocks), outside) if piece)
+    inside, outside, at = [], [], 0
+    for start, end, inner in _blocks("reason", text):
+        inside.append(inner)
+        outside.append(text[at:start])
+        at = end
+    rest = "".join([*outside, text[at:]]).strip()
+    return "\n\n".join(piece for piece in (*inside, rest) if piece)
 
 
 def without_image_markers(question: str) -> str:

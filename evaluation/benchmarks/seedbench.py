@@ -11,24 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import dataframely as dy
 import polars as pl
 
-from evaluation.benchmarks.benchmark import bounded_text, check_control_tokens, probe_clip, read_item, unique_id
-from evaluation.benchmarks.choice import LETTERS, ChoiceSettings, MultipleChoice, with_options
+from evaluation.benchmarks import judged
+from evaluation.benchmarks.benchmark import bounded_text, probe_clip, read_item, unique_id
+from evaluation.benchmarks.choice import LETTERS, ChoiceSettings, MultipleChoice, check_question, with_options
 from evaluation.benchmarks.futurebench import frame_numbers, video_frame_numbers
-from evaluation.benchmarks.judged import (
-    HIGHEST,
-    LOWEST,
-    JudgedBenchmark,
-    JudgedSettings,
-    Marks,
-    image_part,
-    split_response,
-    text_part,
-)
+from evaluation.benchmarks.judged import JudgedBenchmark, JudgedSettings, Marks, image_part, split_response, text_part
 from training.data.images import jpeg, media_type
 from training.data.json_rows import json_rows
 from training.data.prompts import Part, frame, text, video
@@ -96,51 +88,60 @@ class ScoreTable(dy.Schema):
 
     id = dy.String(primary_key=True, description="id of the item")
     level = dy.String(description="level of generalisation, L1 to L3")
-    answer = dy.Float64(
-        nullable=True, min=LOWEST, max=HIGHEST, description="judge's mean mark of the answer, 0 to 5; null: unjudged"
-    )
-    answer_marks = dy.List(
-        dy.Int64(nullable=True, min=LOWEST, max=HIGHEST), description="judge's marks of the answer, in order"
-    )
+    answer = judged.mark_column("answer")
+    answer_marks = judged.marks_column("answer")
+
+
+class _SeedItems:
+    """The items, for both ways to ask for them."""
+
+    settings: Recipe
+    split_column = "level"
+    splits: ClassVar[tuple[str, ...]] = LEVELS
+
+    def files(self, source: Path) -> list[Path]:
+        """The files of all levels.  Raises ValueError where `source` holds no annotations."""
+        files = sorted(source.glob("annotations/validation_L*.jsonl")) or sorted(source.glob("Seed-Bench-R1.jsonl"))
+        if not files:
+            raise ValueError(f"no annotations/validation_L*.jsonl and no Seed-Bench-R1.jsonl in {source}")
+        return files
+
+    def items(self, source: Path) -> pl.DataFrame:
+        """The items of all levels; ids are `{level}-{sample_id}`.  A line that is no item is one with a problem."""
+        ids: Counter[str] = Counter()
+        rows = []
+        for file in self.files(source):
+            file_level = _LEVEL.search(file.name)
+            for number, record in json_rows(file):
+                fields = {} if isinstance(record, RejectedRow) else record
+                level = str(bounded_text(fields.get("task_level") or (file_level.group() if file_level else None)))
+                name = f"{level}-{bounded_text(fields.get('sample_id', f'line{number + 1}'))}".replace("/", "_")
+                item = read_item(BLANK, _pieces(record, level, self.settings, source))
+                rows.append({"id": unique_id(name, ids), "level": level} | item)
+        return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
 
 
 @dataclass(frozen=True)
-class SeedBench(MultipleChoice):
-    """Implements evaluation.benchmarks.benchmark.Benchmark with the options in the prompt."""
+class SeedBench(_SeedItems, MultipleChoice):
+    """With the options in the prompt."""
 
     settings: SeedBenchSettings
     name = "seedbench"
-    split_column = "level"
-    splits = LEVELS
-
-    def files(self, source: Path) -> list[Path]:
-        return annotation_files(source)
-
-    def items(self, source: Path) -> pl.DataFrame:
-        return read_items(source, self.settings)
 
     def content(self, row: Mapping[str, Any]) -> list[Part]:
         return _content(row, self.settings, lambda question: with_options(question, row["options"]))
 
 
 @dataclass(frozen=True)
-class SeedBenchOpen(JudgedBenchmark):
-    """Implements evaluation.benchmarks.benchmark.Benchmark with the options hidden, and a judge."""
+class SeedBenchOpen(_SeedItems, JudgedBenchmark):
+    """With the options hidden, and a judge."""
 
     settings: SeedBenchOpenSettings
     name = "seedbench_open"
-    split_column = "level"
-    splits = LEVELS
     marks = ("answer",)
     judge_prompt = ANSWER_PROMPT
     score_table = ScoreTable
     reference_column = "gold"
-
-    def files(self, source: Path) -> list[Path]:
-        return annotation_files(source)
-
-    def items(self, source: Path) -> pl.DataFrame:
-        return read_items(source, self.settings)
 
     def content(self, row: Mapping[str, Any]) -> list[Part]:
         return _content(row, self.settings, str)
@@ -164,29 +165,6 @@ class SeedBenchOpen(JudgedBenchmark):
         return None if mark is None else (mark,)
 
 
-def annotation_files(source: Path) -> list[Path]:
-    """The files of all levels.  Raises ValueError where `source` holds no annotations."""
-    files = sorted(source.glob("annotations/validation_L*.jsonl")) or sorted(source.glob("Seed-Bench-R1.jsonl"))
-    if not files:
-        raise ValueError(f"no annotations/validation_L*.jsonl and no Seed-Bench-R1.jsonl in {source}")
-    return files
-
-
-def read_items(source: Path, settings: Recipe) -> pl.DataFrame:
-    """The items of all levels; ids are `{level}-{sample_id}`.  A line that is no item is one with a problem."""
-    ids: Counter[str] = Counter()
-    rows = []
-    for file in annotation_files(source):
-        file_level = _LEVEL.search(file.name)
-        for number, record in json_rows(file):
-            fields = {} if isinstance(record, RejectedRow) else record
-            level = str(bounded_text(fields.get("task_level") or (file_level.group() if file_level else None)))
-            name = f"{level}-{bounded_text(fields.get('sample_id', f'line{number + 1}'))}".replace("/", "_")
-            item = read_item(BLANK, _pieces(record, level, settings, source))
-            rows.append({"id": unique_id(name, ids), "level": level} | item)
-    return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
-
-
 def _observation(path: Path) -> bytes:
     """The observation's file, or what it shows where a judge could not read its format."""
     data = path.read_bytes()
@@ -208,11 +186,7 @@ def _pieces(
     question, *options = (text_of(fields, name) for name in names)
     answer = text_of(fields, "golden_choice_idx").strip().upper()
     yield {"question": question, "options": options, "answer": answer}
-    if not all(text.strip() for text in (question, *options)):
-        raise RejectedRow("question or option missing", "a blank one")
-    check_control_tokens(question, *options)
-    if answer not in tuple(LETTERS):
-        raise RejectedRow("reference is not one letter A-D", f"found {answer!r}")
+    check_question(question, options, answer)
     yield {"gold": text_of({"answer": options[LETTERS.index(answer)], **fields}, "answer")}
     folder = text_of(fields, "video_source")
     image = resolve_clip(f"{folder}/{text_of(fields, 'current_observation_basename')}", [source / "images"])

@@ -15,19 +15,9 @@ from typing import Any, Literal
 import dataframely as dy
 import polars as pl
 
+from evaluation.benchmarks import judged
 from evaluation.benchmarks.benchmark import bounded_text, probe_clip, read_item
-from evaluation.benchmarks.judged import (
-    AVERAGE,
-    HIGHEST,
-    LOWEST,
-    JudgedBenchmark,
-    JudgedSettings,
-    Marks,
-    image_part,
-    split_response,
-    text_part,
-    without_image_markers,
-)
+from evaluation.benchmarks.judged import AVERAGE, JudgedBenchmark, JudgedSettings, Marks, image_part, text_part
 from training.data.dialogue import Slot, user_pieces
 from training.data.images import jpeg, open_image
 from training.data.json_rows import most_unpacked
@@ -86,24 +76,14 @@ class ScoreTable(dy.Schema):
 
     id = dy.String(primary_key=True, description="number of the row over all shards")
     category = dy.String(description="kind of question")
-    cot = dy.Float64(
-        nullable=True, min=LOWEST, max=HIGHEST, description="judge's mean mark of the reasoning, 0 to 5; null: unjudged"
-    )
-    cot_marks = dy.List(
-        dy.Int64(nullable=True, min=LOWEST, max=HIGHEST), description="judge's marks of the reasoning, in order"
-    )
-    answer = dy.Float64(
-        nullable=True, min=LOWEST, max=HIGHEST, description="judge's mean mark of the answer, 0 to 5; null: unjudged"
-    )
-    answer_marks = dy.List(
-        dy.Int64(nullable=True, min=LOWEST, max=HIGHEST), description="judge's marks of the answer, in order"
-    )
+    cot = judged.mark_column("reasoning")
+    cot_marks = judged.marks_column("reasoning")
+    answer = judged.mark_column("answer")
+    answer_marks = judged.marks_column("answer")
 
 
 @dataclass(frozen=True)
 class TwiffBench(JudgedBenchmark):
-    """Implements evaluation.benchmarks.benchmark.Benchmark."""
-
     settings: TwiffBenchSettings
     name = "twiffbench"
     split_column = "category"
@@ -136,14 +116,14 @@ class TwiffBench(JudgedBenchmark):
     def content(self, row: Mapping[str, Any]) -> list[Part]:
         images = [image(data) for data in row["question_images"]]
         if self.settings.layout == "images_first":
-            texts = (self.settings.preamble, without_image_markers(row["question"]))
+            texts = (self.settings.preamble, judged.without_image_markers(row["question"]))
             return [*images, text("\n\n".join(piece for piece in texts if piece))]
         pieces = user_pieces(row["question"], len(images))
         return [images[piece.index] if isinstance(piece, Slot) else text(piece) for piece in pieces]
 
     def payload(self, row: Mapping[str, Any], judge: Judge) -> Iterator[dict[str, Any]]:
         """The user message of reference/evaluation.md 2.4, in order."""
-        chain, answer = split_response(row["text"])
+        chain, answer = judged.split_response(row["text"])
         yield text_part("Question: ")
         yield from self._with_images(row["question"].split(IMAGE), row["question_images"])
         yield text_part("\nReference Reasoning Chain: ")

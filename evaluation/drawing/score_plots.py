@@ -116,16 +116,15 @@ def data_scaling(panels_of: Mapping[str, Mapping[str, Mapping[int, Mapping[str, 
 
 def _line(axes: Axes, name: str, scores: Mapping[int, Mapping[str, Any]], model: style.ModelStyle | None) -> None:
     """A line through the scores that have a value; `model` is None for a published one."""
-    points = {rows: score for rows, score in sorted(scores.items()) if style.value_of(score) is not None}
-    values = [style.value_of(score) for score in points.values()]
+    points = [(rows, style.value_of(score), score["interval"]) for rows, score in sorted(scores.items())]
+    present = [(rows, value, interval) for rows, value, interval in points if value is not None]
     colour, face, line = (model.colour, model.colour, "-") if model else (QUIET, "white", style.DASHED)
     marker = model.marker if model else "s"
-    axes.plot(list(points), values, color=colour, linewidth=1.4, label=name, marker=marker, markersize=5,
-              linestyle=line, markerfacecolor=face)  # fmt: skip
-    for (rows, score), value in zip(points.items(), values, strict=True):
-        if value is not None and score["interval"] is not None:
-            bounds = style.whiskers(value, score["interval"])
-            axes.errorbar(rows, value, bounds, fmt="none", ecolor=colour, capsize=2.5)
+    axes.plot([rows for rows, *_ in present], [value for _, value, _ in present], color=colour, linewidth=1.4,
+              label=name, marker=marker, markersize=5, linestyle=line, markerfacecolor=face)  # fmt: skip
+    for rows, value, interval in present:
+        if interval is not None:
+            axes.errorbar(rows, value, style.whiskers(value, interval), fmt="none", ecolor=colour, capsize=2.5)
 
 
 def _bar_panels(
