@@ -1,10 +1,12 @@
-"""Twelve rows as prompts, and jobs that ask the SFT checkpoint about them."""
+"""Twelve rows as prompts, jobs that ask the SFT checkpoint about them, and the figures that plots make."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
+from evaluation.drawing import style
 from evaluation.generation.jobs import AnswerJob, GenerationConfig
 from tests.evaluation.jobs import content
 from training.data import prompts
@@ -30,3 +32,17 @@ def job(sft_checkpoint: Path, prompts_path: Path) -> Any:
         return AnswerJob(generation=GenerationConfig(**generation), **fields)
 
     return make
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are made, before they become bytes."""
+    figures: list[Figure] = []
+    png = style.png
+
+    def watched(figure: Figure) -> bytes:
+        figures.append(figure)
+        return png(figure)
+
+    monkeypatch.setattr(style, "png", watched)
+    return figures

@@ -2,24 +2,9 @@
 
 from typing import Any
 
-import pytest
 from matplotlib.figure import Figure
 
 from evaluation.drawing import run_plots as figures
-
-
-@pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are made, before they become bytes."""
-    figures_made: list[Figure] = []
-    inner = figures.png
-
-    def watched(figure: Figure) -> bytes:
-        figures_made.append(figure)
-        return inner(figure)
-
-    monkeypatch.setattr(figures, "png", watched)
-    return figures_made
 
 
 def reports(**values: Any) -> list[dict[str, float]]:

@@ -65,21 +65,6 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(style, "DPI", 40)
 
 
-@pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are made, before they become bytes."""
-    figures_made: list[Figure] = []
-
-    png = style.png
-
-    def watched(figure: Figure) -> bytes:
-        figures_made.append(figure)
-        return png(figure)
-
-    monkeypatch.setattr(style, "png", watched)
-    return figures_made
-
-
 def intervals(axes: Axes) -> list[tuple[float, float]]:
     """The horizontal error bars of a panel, in drawing order."""
     bars = [c for c in axes.containers if getattr(c, "has_xerr", False)]
