@@ -13,7 +13,6 @@ folder of its own.
 """
 
 import fcntl
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from evaluation.generation.jobs import AnswerJob, GenerateConfig
 from evaluation.generation.ledger import Ledger, keyed
 from evaluation.generation.program import generate
 from training.grading.judge import Judge
-from training.storage.files import atomic_write
+from training.storage.files import atomic_write, read_json, write_json
 from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
 
@@ -107,10 +106,11 @@ def _answer(
         table.write_parquet(fresh)
     if (stored := read_about(out)) is None or stored | {"settings": about["settings"]} != about:
         (out / ABOUT).unlink(missing_ok=True)
-        _write_json(out / LEDGER / f"{digest(run)}.json", run)
+        (out / LEDGER).mkdir(exist_ok=True)
+        write_json(out / LEDGER / f"{digest(run)}.json", run)
         ledger = out / LEDGER / f"{digest(run)}.jsonl"
         _generate(job.model_copy(update={"ledger": ledger}), ledger, prompts, out, device, timed)
-    _write_json(out / ABOUT, about)
+    write_json(out / ABOUT, about)
 
 
 def score(benchmark: Benchmark, out: Path, judge: Judge | None) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def score(benchmark: Benchmark, out: Path, judge: Judge | None) -> dict[str, Any
     report |= {name: about[name] for name in ("checkpoint", "run", "batch_size", "limit")}
     with atomic_write(out / GRADED) as fresh:
         graded.write_parquet(fresh)
-    _write_json(out / REPORT, report)
+    write_json(out / REPORT, report)
     return report
 
 
@@ -151,7 +151,7 @@ def stored_run(out: Path, benchmark: str | None) -> dict[str, Any]:
 def read_about(out: Path) -> dict[str, Any] | None:
     """The content of the folder's evaluation.json; None where it has none."""
     path = out / ABOUT
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _generate(job: AnswerJob, ledger: Path, prompts: pl.DataFrame, out: Path, device: str, timed: int) -> None:
@@ -189,9 +189,3 @@ def _refusals(report: Mapping[str, Any], refused: pl.DataFrame) -> dict[str, Any
     if not report["answered"] and reasons:
         fields["reason"] = f"every prompt was refused, {next(iter(reasons.values()))} because: {next(iter(reasons))}"
     return fields
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as fresh:
-        fresh.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -9,7 +9,6 @@ With `rows`, also the mean latent target of these training rows, `{out}/{name}/m
 puts in the place of latents.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from training.model.placement import placement
 from training.model.rows import RowReader
 from training.runtime.programs import ProgramConfig, Reporter, run_program
 from training.sft.inspection import latent_config_of
-from training.storage.files import atomic_write
+from training.storage.files import atomic_write, write_json
 from training.storage.hashing import stable_hash
 from training.storage.parquet import scan_parquet
 
@@ -119,8 +118,7 @@ class _Retrieval:
         report = retrieval_report(scores.scores, scores.left_out, job.model_kind)
         report["readout"] = scores.readout.as_dict() if scores.readout else None
         folder = self.config.out / job.name
-        with atomic_write(folder / REPORT_FILE) as fresh:
-            fresh.write_text(json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        write_json(folder / REPORT_FILE, report, sort_keys=True)
         _write_sheet(folder / PICTURE_FILE, {job.name: scores})
         self.reporter.log(f"{job.name}: {report['sentence']}")
         return {"sentence": report["sentence"], "spans": report["n_spans"]}

@@ -16,7 +16,7 @@ from assets.curation.assets import CURATED
 from assets.curation.scored import GAIN_TABLE, gain_tables, scored_shards
 from assets.curation.set_assets import items_key
 from assets.curation.visual_gain import GainTable, gain_report
-from assets.framework.store import AssetStore, write_json
+from assets.framework.store import AssetStore
 from assets.trajectories.assets import CLIPS, QUARANTINE, TRAJECTORIES
 from assets.trajectories.checks import SHARD_REMEDY, faulty_shards, shard_faults_text
 from assets.trajectories.usable import quarantined_rows
@@ -26,7 +26,7 @@ from pipelines.driver import StepFailedError, run_plan
 from pipelines.jobs import INGEST, OBSERVE, PREPARE, SELECT, Step, score
 from pipelines.profile import Profile
 from training.chat.endpoint import ENDPOINT_KEYS, JUDGE_KEYS
-from training.storage.files import AppendLog, atomic_write
+from training.storage.files import AppendLog, atomic_write, write_json
 from training.storage.parquet import read_parquet, scan_parquet
 
 WORK = "work"

@@ -9,12 +9,13 @@ from rich.table import Column, Table
 
 from assets.benchmarks.comparison import run_reports
 from assets.framework.metadata import COMPARISON, PAGE
-from assets.framework.store import AssetStore, write_json
+from assets.framework.store import AssetStore
 from evaluation.benchmarks.futurebench import SPLITS
 from evaluation.benchmarks.twiffbench import MARKS
 from evaluation.reports.run_reports import RunReports
 from pipelines.profile import Profile
 from training.runtime.project import IS_CHECKOUT
+from training.storage.files import write_json
 
 SUMMARY = "summary.json"
 

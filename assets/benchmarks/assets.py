@@ -21,7 +21,7 @@ from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import Checkpoints
 from assets.framework.resources import JudgeAccess, JudgeParam
 from assets.framework.retries import retry_on_outage
-from assets.framework.store import AssetStore, StoreParam, write_json
+from assets.framework.store import AssetStore, StoreParam
 from assets.generation import AnswerWork, generate_answers
 from assets.launching.launcher import LauncherParam
 from assets.trajectories.settings import SourceSettings
@@ -37,6 +37,7 @@ from evaluation.reports.storyboards import BOARDS, write_storyboards
 from training.data.prompts import BenchmarkAnswerTable
 from training.grading.judge import Judge
 from training.storage.artifacts import MODEL, Artifact
+from training.storage.files import write_json
 from training.storage.hashing import file_digest
 from training.storage.parquet import read_parquet
 

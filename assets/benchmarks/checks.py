@@ -12,8 +12,9 @@ from assets.benchmarks.latents import LATENT_RETRIEVAL, NECESSITY
 from assets.framework.define import CheckOutcome, check
 from assets.framework.metadata import COMPARISON
 from assets.framework.partitions import Checkpoints
-from assets.framework.store import AssetStore, read_json
+from assets.framework.store import AssetStore
 from evaluation.latents.retrieval_report import MEAN_FILE
+from training.storage.files import read_json
 from training.storage.parquet import read_parquet
 
 UNREADABLE_LIMIT = 0.01

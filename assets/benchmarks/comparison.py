@@ -13,7 +13,7 @@ from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import COMPARISON, PAGE, result_of
 from assets.framework.partitions import Checkpoints
-from assets.framework.store import AssetStore, StoreParam, name_of, read_json, write_json
+from assets.framework.store import AssetStore, StoreParam, name_of
 from assets.lineage import Lineage, asset_of, lineage_report
 from evaluation.latents.geometry import latent_map
 from evaluation.latents.retrieval_report import PICTURE_FILE, REPORT_FILE
@@ -21,6 +21,7 @@ from evaluation.reports.report import build_page
 from evaluation.reports.run_reports import ModelOrigin, RunReports, paired_rows
 from evaluation.reports.storyboards import BOARDS
 from training.runtime.programs import read_metrics
+from training.storage.files import read_json, write_json
 from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
 

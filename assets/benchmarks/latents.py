@@ -24,7 +24,7 @@ from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import BASE, Checkpoints
-from assets.framework.store import StoreParam, Work, read_json, write_json
+from assets.framework.store import StoreParam, Work
 from assets.generation import AnswerWork, generate_answers
 from assets.launching.launcher import LauncherParam, Start
 from evaluation.benchmarks.benchmark import StoredAnswers, sample_items
@@ -34,6 +34,7 @@ from evaluation.generation.program import PROGRAM
 from evaluation.latents.necessity import necessity_report
 from evaluation.latents.retrieval_report import MEAN_FILE, PICTURE_FILE, REPORT_FILE
 from training.storage.artifacts import MODEL, Artifact
+from training.storage.files import read_json, write_json
 from training.storage.hashing import digest
 from training.storage.parquet import read_parquet
 

@@ -6,7 +6,6 @@ sees that nothing changed.
 """
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 import dagster as dg
 
 from training.storage.artifacts import CURRENT, Artifact, ArtifactStore, DamagedArtifactError, MissingArtifactError
-from training.storage.files import atomic_write
+from training.storage.files import write_json
 from training.storage.hashing import digest
 
 Counts = Mapping[str, Any]
@@ -171,13 +170,3 @@ class AssetStore:
 
 
 StoreParam = dg.ResourceParam[AssetStore]
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON atomically; NaN is an error: an unknown number is null."""
-    with atomic_write(path) as fresh:
-        fresh.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")

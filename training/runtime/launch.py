@@ -4,7 +4,6 @@ Dagster's launcher and the command line start programs by the same functions; cl
 command line from here.
 """
 
-import json
 import math
 import os
 import signal
@@ -20,7 +19,7 @@ from training.runtime import supervisor
 from training.runtime.interrupts import defer_interrupts
 from training.runtime.programs import RESULT
 from training.runtime.project import python_variables
-from training.storage.files import atomic_write
+from training.storage.files import write_json
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,7 @@ class Start:
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / RESULT).unlink(missing_ok=True)
         path = self.out / "config.json"
-        with atomic_write(path) as fresh:
-            fresh.write_text(json.dumps({"out": str(self.out), **self.config}, indent=1) + "\n")
+        write_json(path, {"out": str(self.out), **self.config}, allow_nan=True)
         return ["-m", self.module, "--config", str(path.absolute())]
 
 

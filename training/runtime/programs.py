@@ -34,7 +34,7 @@ from training.runtime.errors import OutageError, PermanentError
 from training.runtime.interrupts import exiting
 from training.runtime.printable import printable
 from training.runtime.supervisor import TETHERED, die_with_parent
-from training.storage.files import atomic_write
+from training.storage.files import write_json
 
 PROGRESS = "progress.json"
 METRICS = "metrics.jsonl"
@@ -102,7 +102,7 @@ class Reporter:
         now = time.monotonic()
         if now - self._last_file >= SECONDS_BETWEEN_FILES or done >= total:
             self._last_file = now
-            _write_json(self._out / PROGRESS, {"done": done, "total": total, "what": what})
+            write_json(self._out / PROGRESS, {"done": done, "total": total, "what": what})
         if now - self._last_event >= SECONDS_BETWEEN_EVENTS:
             self._last_event = now
             figures = ", ".join(f"{name} {value:.4g}" for name, value in self._last_metrics.items())
@@ -167,7 +167,7 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
             reporter.log(f"{main.__module__} on {device} in {config.out}")
             result = main(config, reporter)
             if first:
-                _write_json(config.out / RESULT, dict(result))
+                write_json(config.out / RESULT, dict(result), sort_keys=True, allow_nan=True)
     except PermanentError as error:
         print(printable(error, keep="\n"), file=sys.stderr, flush=True)
         sys.exit(CONFIG_ERROR)
@@ -247,8 +247,3 @@ def _end_own_group() -> None:
     if os.environ.get(TETHERED) and os.getpgrp() == os.getpid():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(os.getpgrp(), signal.SIGTERM)
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    with atomic_write(path) as fresh:
-        fresh.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")

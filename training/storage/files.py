@@ -24,6 +24,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
     fresh.replace(path)
 
 
+def write_json(path: Path, value: Any, *, sort_keys: bool = False, allow_nan: bool = False) -> None:
+    """Writes JSON atomically.  Raises ValueError for NaN where it is not allowed: an unknown number is null."""
+    with atomic_write(path) as fresh:
+        text = json.dumps(value, indent=1, sort_keys=sort_keys, allow_nan=allow_nan)
+        fresh.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 @contextmanager
 def atomic_replace_dir(folder: Path) -> Iterator[Path]:
     """A fresh folder to fill, which takes the place of `folder` when the context ends without an error.

@@ -16,12 +16,13 @@ from assets.benchmarks.assets import (
     SPLITS_FIGURE,
 )
 from assets.framework.partitions import key_of
-from assets.framework.store import AssetStore, read_json
+from assets.framework.store import AssetStore
 from pipelines.definitions import build_definitions
 from pipelines.jobs import stages
 from pipelines.profile import Profile, demo, overlaid
 from tests.evaluation.answers import answer_table
 from tests.evaluation.benchmarks.test_seedbench import record, write
+from training.storage.files import read_json
 
 SEED_KEYS = {SEED_ITEMS, SEED_ANSWERS, SEED_REPORT}
 

@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 
 from assets.benchmarks import checks
 from assets.framework.define import Check, CheckOutcome
-from assets.framework.store import AssetStore, write_json
+from assets.framework.store import AssetStore
+from training.storage.files import write_json
 
 KEY, ITEMS = "benchmarks/some_report", "inputs/some_items"
 
