@@ -1,8 +1,6 @@
 """`build_definitions(profile)`: the one factory behind the UI, the command line and the tests."""
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
 
 import dagster as dg
 
@@ -34,6 +32,7 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.Definitions:
     """Every asset, check, job, schedule and sensor of a profile; `progress` is called by long work."""
+    progress = progress or LogProgress()
     checkpoints, seed, device = profile.checkpoints, profile.seed, profile.device
     upstream = (TOYWORLD,) if profile.toyworld else ()
     benchmarks = benchmark_runs(profile.benchmarks, profile.source)
@@ -69,17 +68,13 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
         jobs=build_jobs(profile),
         schedules=[recurate_weekly(profile.source)],
         sensors=[new_shards(profile.source), failed_runs()],
-        resources=_resources(profile, progress or LogProgress()),
+        resources={
+            "store": AssetStore(profile.home),
+            "launcher": Launcher(profile.launch, progress),
+            "judge": JudgeAccess(profile.judge, profile.toy_judge, profile.home / "judge" / "replies.jsonl"),
+            "progress": progress,
+        },
     )
-
-
-def _resources(profile: Profile, progress: Progress) -> Mapping[str, Any]:
-    return {
-        "store": AssetStore(profile.home),
-        "launcher": Launcher(profile.launch, progress),
-        "judge": JudgeAccess(profile.judge, profile.toy_judge, profile.home / "judge" / "replies.jsonl"),
-        "progress": progress,
-    }
 
 
 @dg.definitions

@@ -37,7 +37,8 @@ class AlreadyRunningError(UnusableHomeError):
 def dagster_home(home: Path) -> Path:
     """The instance's folder, with its dagster.yaml; sets DAGSTER_HOME to it.
 
-    Raises UnusableHomeError where the environment names a database and the home was made without one.
+    Raises UnusableHomeError where the environment names a database and the home was made without one, or none and the
+    home was made with one.
     """
     folder, postgres = _sqlite_safe(home / "dagster"), bool(os.environ.get(POSTGRES_VARIABLE))
     settings = folder / "dagster.yaml"
@@ -46,11 +47,14 @@ def dagster_home(home: Path) -> Path:
         text = "".join((PROJECT / "instance" / part).read_text() for part in parts)
         with atomic_write(settings) as fresh:
             fresh.write_text(text)
-    elif postgres and POSTGRES_VARIABLE not in settings.read_text():
+    kept_in_postgres = POSTGRES_VARIABLE in settings.read_text()
+    if postgres and not kept_in_postgres:
         raise UnusableHomeError(
             f"${POSTGRES_VARIABLE} names a database, and {settings} keeps runs in SQLite: choose a new home, or append "
             "instance/postgres.yaml to it and leave its old runs behind"
         )
+    if kept_in_postgres and not postgres:
+        raise UnusableHomeError(f"{settings} keeps runs in PostgreSQL: set ${POSTGRES_VARIABLE} to its address")
     os.environ["DAGSTER_HOME"] = str(folder)
     return folder
 
@@ -76,7 +80,7 @@ def initialize_instance(home: Path) -> None:
     folder = dagster_home(home)
     with (folder / "initialize.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with _instance(folder) as instance:
+        with _instance() as instance:
             _limit_pools(instance)
 
 
@@ -85,7 +89,7 @@ def driver_instance(home: Path) -> Iterator[dg.DagsterInstance]:
     """The instance for runs in this process, under an exclusive lock of the home. Raises AlreadyRunningError."""
     folder = dagster_home(home)
     error = f"another future-l1 is working in {home}; wait for it or stop it"
-    with _exclusive_lock(folder / DRIVER_LOCK, error), _instance(folder) as instance:
+    with _exclusive_lock(folder / DRIVER_LOCK, error), _instance() as instance:
         _limit_pools(instance)
         _repair_stale_runs(folder, instance, DRIVER_LOCK)
         yield instance
@@ -100,7 +104,7 @@ def exclusive_ui(home: Path) -> Iterator[int]:
     folder = dagster_home(home)
     error = f"another `future-l1 ui` serves {home}, or is ending: wait or stop it"
     with _exclusive_lock(folder / UI_LOCK, error) as lock:
-        with _instance(folder) as instance:
+        with _instance() as instance:
             _repair_stale_runs(folder, instance, UI_LOCK)
         yield lock
 
@@ -145,15 +149,12 @@ def _has_live_server(run: dg.DagsterRun) -> bool:
         return client.connect_ex(server["socket"]) == 0
 
 
-def _instance(folder: Path) -> dg.DagsterInstance:
+def _instance() -> dg.DagsterInstance:
     """The instance of DAGSTER_HOME. Raises UnusableHomeError where its database does not answer."""
-    if POSTGRES_VARIABLE not in (folder / "dagster.yaml").read_text():
+    if not os.environ.get(POSTGRES_VARIABLE):
         return dg.DagsterInstance.get()
     from dagster_postgres.utils import DagsterPostgresException  # an extra
 
-    if not os.environ.get(POSTGRES_VARIABLE):
-        settings = folder / "dagster.yaml"
-        raise UnusableHomeError(f"{settings} keeps runs in PostgreSQL: set ${POSTGRES_VARIABLE} to its address")
     try:
         return dg.DagsterInstance.get()
     except DagsterPostgresException as error:

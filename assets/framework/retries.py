@@ -61,12 +61,7 @@ def no_retry_on_permanent_errors(function: Callable[..., Any]) -> Callable[..., 
 
         return yielding
 
-    @wraps(function)
-    def returning(*args: Any, **kwargs: Any) -> Any:
-        with _permanent_errors_fail():
-            return function(*args, **kwargs)
-
-    return returning
+    return _permanent_errors_fail()(function)
 
 
 @contextmanager

@@ -68,12 +68,12 @@ class _Started:
         return self.supervisor.poll() is None
 
 
+@dataclass(frozen=True)
 class LocalBackend:
     """Runs programs as processes of this machine, which share the processor's cores; a GPU is one program's."""
 
-    def __init__(self, settings: LocalSettings, deadlines: Deadlines) -> None:
-        self._settings = settings
-        self._deadlines = deadlines
+    settings: LocalSettings
+    deadlines: Deadlines
 
     def run(self, context: Context, programs: Sequence[Program], watch: Watch) -> None:
         """See `assets.launching.backend.Backend`.
@@ -105,8 +105,8 @@ class LocalBackend:
         wanting = [program for program in programs if program.on_gpu]
         if not wanting:
             return ()
-        devices = visible() if self._settings.devices is None else self._settings.devices
-        if self._settings.devices is None and not devices:
+        devices = visible() if self.settings.devices is None else self.settings.devices
+        if self.settings.devices is None and not devices:
             return ()
         try:
             check_enough(devices, max(program.num_processes for program in wanting))
@@ -133,7 +133,7 @@ class LocalBackend:
             options = {"pass_fds": claim.descriptors, "stderr": subprocess.PIPE, "errors": "replace"}
             with (
                 ThreadPoolExecutor(1) as copier,
-                supervised(program.arguments, self._deadlines, environment, **options) as process,
+                supervised(program.arguments, self.deadlines, environment, **options) as process,
             ):
                 assert process.stderr is not None
                 copier.submit(_copy_lines, process.stderr, last_lines)

@@ -53,16 +53,16 @@ class RaySettings(ClusterSettings):
     """A dashboard that does not answer for so long fails the step."""
 
 
+@dataclass(frozen=True)
 class RayBackend:
     """Runs programs as Ray jobs, which wait there until a node has room."""
 
-    def __init__(self, settings: RaySettings, deadlines: Deadlines) -> None:
-        self._settings = settings
-        self._deadlines = deadlines
+    settings: RaySettings
+    deadlines: Deadlines
 
     def run(self, context: Context, programs: Sequence[Program], watch: Watch) -> None:
         """See `assets.launching.backend.Backend`."""
-        cluster = _Cluster(self._settings, self._deadlines)
+        cluster = _Cluster(self.settings, self.deadlines)
         with ExitStack() as stack:
             jobs = [stack.enter_context(self._submitted(context, cluster, one)) for one in programs]
             while living := [job for job in jobs if not job.has_ended()]:
@@ -87,7 +87,7 @@ class RayBackend:
         ) as session:
             try:
                 pipes = session.get_bootstrap_env_vars()
-                cluster.client.submit_job(**submission(self._settings, self._deadlines, program, name, pipes))
+                cluster.client.submit_job(**submission(self.settings, self.deadlines, program, name, pipes))
                 context.log.info(f"{program.module} is Ray's job {name}")
                 yield _Job(name, program, session, cluster)
             finally:

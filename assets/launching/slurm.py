@@ -13,6 +13,8 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,16 +71,16 @@ class SlurmSettings(ClusterSettings):
     """A host that does not answer for so long fails the step."""
 
 
+@dataclass(frozen=True)
 class SlurmBackend:
     """Runs programs as Slurm jobs, one after another."""
 
-    def __init__(self, settings: SlurmSettings, deadlines: Deadlines) -> None:
-        self._settings = settings
-        self._deadlines = deadlines
+    settings: SlurmSettings
+    deadlines: Deadlines
 
     def run(self, context: Context, programs: Sequence[Program], watch: Watch) -> None:
         """See `assets.launching.backend.Backend`."""
-        jobs = [_Job(self._settings, self._deadlines, context, program) for program in programs]
+        jobs = [_Job(self.settings, self.deadlines, context, program) for program in programs]
         failures = [failed for job in jobs if (failed := job.run(watch)) is not None]
         if failures:
             raise failures[0]
@@ -167,32 +169,35 @@ def script_of(settings: SlurmSettings, deadlines: Deadlines, program: Program, p
     ]
 
 
+@dataclass
 class _Job:
     """A program's job."""
 
-    def __init__(self, settings: SlurmSettings, deadlines: Deadlines, context: Context, program: Program) -> None:
-        self._settings = settings
-        self._deadlines = deadlines
-        self._context = context
-        self._program = program
-        self._folder = folder_of(settings, program)
-        self._queue = Queue(
-            connection(settings).get_ssh_base_command(), settings.host, self._folder, settings.unreachable_timeout
-        )
-        self._stopping: set[str] = set()
-        self._ended_by: BaseException | None = None
+    settings: SlurmSettings
+    deadlines: Deadlines
+    context: Context
+    program: Program
+    stopping: set[str] = field(default_factory=set)
+    """Numbers of jobs that were requested to stop."""
+    ended_by: BaseException | None = None
+
+    @cached_property
+    def queue(self) -> Queue:
+        ssh = connection(self.settings).get_ssh_base_command()
+        folder = folder_of(self.settings, self.program)
+        return Queue(ssh, self.settings.host, folder, self.settings.unreachable_timeout)
 
     def run(self, watch: Watch) -> dg.Failure | None:
         """To its end, for certain; how it failed, if it did.  Raises what ended it early."""
         self._end()  # one whose step was killed outright goes on: two programs must not work in one folder
-        before = {job.number for job in self._queue.jobs()}
-        shutil.rmtree(self._folder, ignore_errors=True)  # its messages are not ours
-        config, gib = str(self._program.out / "config.json"), self._settings.gib_for(self._program)
+        before = {job.number for job in self.queue.jobs()}
+        shutil.rmtree(self.queue.folder, ignore_errors=True)  # its messages are not ours
+        config, gib = str(self.program.out / "config.json"), self.settings.gib_for(self.program)
         failed: RuntimeError | None = None
         try:
             with self._watched(watch):
-                compute(self._settings, self._deadlines, self._program).run(
-                    context=self._context,
+                compute(self.settings, self.deadlines, self.program).run(
+                    context=self.context,
                     payload_path=config,
                     skip_payload_upload=True,
                     remote_payload_path=config,
@@ -204,8 +209,8 @@ class _Job:
         finally:
             with defer_interrupts():
                 self._end()
-        if self._ended_by is not None:
-            raise self._ended_by
+        if self.ended_by is not None:
+            raise self.ended_by
         return None if failed is None else self._failure(failed, before)
 
     @contextmanager
@@ -227,45 +232,45 @@ class _Job:
     def _poll(self, watch: Watch, signals: int) -> None:
         """Watches the job until the other end of the pipe `signals` is closed."""
         while True:
-            if select.select([signals], [], [], self._settings.poll_interval)[0]:
+            if select.select([signals], [], [], self.settings.poll_interval)[0]:
                 numbers = os.read(signals, 4096)
                 if not numbers:
                     return
                 if not {signal.SIGINT, signal.SIGTERM}.isdisjoint(numbers):
-                    self._ended_by = self._ended_by or dg.DagsterExecutionInterruptedError()
+                    self.ended_by = self.ended_by or dg.DagsterExecutionInterruptedError()
             try:
                 self._forget_job_of_run()
-                living = self._queue.living()
-                if self._ended_by is None and any(job.state == "RUNNING" for job in living):
-                    watch([self._program])
+                living = self.queue.living()
+                if self.ended_by is None and any(job.state == "RUNNING" for job in living):
+                    watch([self.program])
             except Exception as error:  # nobody else would hear of it
-                self._ended_by = self._ended_by or error
-            if self._ended_by is not None:
+                self.ended_by = self.ended_by or error
+            if self.ended_by is not None:
                 with suppress(dg.Failure):  # the end of the step tries again, and says so
-                    self._stopping |= self._queue.request_stop(but=self._stopping)
+                    self.stopping |= self.queue.request_stop(but=self.stopping)
 
     def _forget_job_of_run(self) -> None:
         """So that no other step takes it over."""
-        run = self._context.instance.get_run_by_id(self._context.run_id)
+        run = self.context.instance.get_run_by_id(self.context.run_id)
         if run is not None and any(run.tags.get(tag) for tag in TAGS):
-            self._context.instance.add_run_tags(self._context.run_id, dict.fromkeys(TAGS, ""))
+            self.context.instance.add_run_tags(self.context.run_id, dict.fromkeys(TAGS, ""))
 
     def _end(self) -> None:
         """End what is left of this program's jobs, and return only when Slurm says that they have ended."""
-        self._queue.request_stop()
-        if not wait_until(lambda: not self._queue.living(), self._deadlines):
-            numbers = ", ".join(job.number for job in self._queue.living())
+        self.queue.request_stop()
+        if not wait_until(lambda: not self.queue.living(), self.deadlines):
+            numbers = ", ".join(job.number for job in self.queue.living())
             raise dg.Failure(
                 f"Slurm's job {numbers} was asked to end and has not: see `scontrol show job {numbers}` on "
-                f"{self._settings.host}, and end it before materialising again"
+                f"{self.settings.host}, and end it before materialising again"
             )
 
     def _failure(self, error: RuntimeError, before: Set[str]) -> dg.Failure:
         """With the last lines of the program's log; if there was no job, with dagster-slurm's message."""
-        last = next((job for job in self._queue.jobs() if job.number not in before), None)
+        last = next((job for job in self.queue.jobs() if job.number not in before), None)
         if last is None:
-            return failure(self._program, None, [str(error)])
+            return failure(self.program, None, [str(error)])
         logs = [Path(last.folder) / f"slurm-{last.number}.{stream}" for stream in ("out", "err")]
         output = "\n".join(log.read_text(errors="replace") for log in logs if log.is_file())
         why = [] if last.state == "FAILED" else [f"Slurm's job {last.number}: {last.state}"]
-        return failure(self._program, self._queue.status(last.number), [*why, *last_lines(output)])
+        return failure(self.program, self.queue.status(last.number), [*why, *last_lines(output)])

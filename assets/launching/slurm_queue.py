@@ -18,24 +18,25 @@ class Listed:
     folder: str
 
 
+@dataclass(frozen=True)
 class Queue:
     """The jobs of one program, by commands that are sent again while the host does not answer.
 
     Slurm lists jobs that have ended for a few minutes.
     """
 
-    def __init__(self, ssh: Sequence[str], host: str, folder: Path, unreachable_timeout: float) -> None:
-        """ssh: what a command on the host begins with.  folder: where scripts and logs of the program's jobs are."""
-        self._ssh = ssh
-        self._host = host
-        self._folder = folder
-        self._unreachable_timeout = unreachable_timeout
+    ssh: Sequence[str]
+    """The first words of a command on the host."""
+    host: str
+    folder: Path
+    """The folder of scripts and logs of the program's jobs."""
+    unreachable_timeout: float
 
     def jobs(self) -> list[Listed]:
         """All that worked in this program's folder of scripts and logs, or will."""
         output = self._run("squeue --noheader --me --states=all --format='%i|%T|%Z'")
         listed = [Listed(*line.split("|", 2)) for line in output.splitlines() if line.count("|") >= 2]
-        return [job for job in listed if Path(job.folder).is_relative_to(self._folder)]
+        return [job for job in listed if Path(job.folder).is_relative_to(self.folder)]
 
     def living(self) -> list[Listed]:
         """Those that have not ended."""
@@ -59,11 +60,11 @@ class Queue:
     def _run(self, command: str) -> str:
         def run() -> str:
             result = subprocess.run(
-                [*self._ssh, command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+                [*self.ssh, command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
             )
             if result.returncode != 0:
                 raise ConnectionError(result.stderr.strip() or f"{command} ended with status {result.returncode}")
             return result.stdout
 
         errors = (ConnectionError, subprocess.TimeoutExpired)
-        return with_retries(run, errors, self._unreachable_timeout, f"Slurm on {self._host}")
+        return with_retries(run, errors, self.unreachable_timeout, f"Slurm on {self.host}")

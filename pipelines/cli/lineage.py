@@ -1,7 +1,6 @@
 """`future-l1 lineage ID`: upstream and downstream of a row, an item, a clip or an artifact."""
 
 import json
-from collections.abc import Mapping
 
 import click
 from rich.markup import escape
@@ -56,7 +55,10 @@ def _tree(trace: Trace) -> Tree:
         ("trained on it", trace.checkpoints),
         ("reported", trace.reports),
     ):
-        _add_names(tree, title, names)
+        if names:
+            branch = tree.add(f"[bold]{title}[/]")
+            for name, version in names.items():
+                branch.add(_named(name, version))
     return tree
 
 
@@ -68,13 +70,6 @@ def _add_rows(branch: Tree, table: TableRows) -> None:
         branch.add(escape(in_a_line(others or values, MAX_LENGTH)))
     if len(table.rows) > MAX_ROWS:
         branch.add(f"[dim]and {len(table.rows) - MAX_ROWS} more rows[/]")
-
-
-def _add_names(tree: Tree, title: str, names: Mapping[str, str]) -> None:
-    if names:
-        branch = tree.add(f"[bold]{title}[/]")
-        for name, version in names.items():
-            branch.add(_named(name, version))
 
 
 def _named(name: str, version: str) -> str:
