@@ -118,9 +118,10 @@ def _publish(answers: AnswerWork, folder: Path, name: str, seconds: Mapping[str,
         counts: dict[str, Any] = dict.fromkeys(names, 0)
         for job in answers.jobs:
             path = folder / "answers" / f"{_file(name, job)}.parquet"
-            table, refused = read_parquet(path), read_parquet(path.with_suffix(".failed"))
-            table.write_parquet(workspace / f"{job}.parquet")
-            refused.write_parquet(workspace / f"{job}.failed")
+            for suffix in (".parquet", ".failed"):
+                shutil.copyfile(path.with_suffix(suffix), workspace / f"{job}{suffix}")
+            table = read_parquet(path, columns=("finished", "latent_tokens", "text_tokens"))
+            refused = read_parquet(path.with_suffix(".failed"))
             counts["refused"] += refused.height
             counts["pending"] += int(refused["pending"].sum())
             counts["answers"] += table.height

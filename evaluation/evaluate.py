@@ -159,10 +159,10 @@ def _generate(job: AnswerJob, ledger: Path, prompts: pl.DataFrame, out: Path, de
     work = out / WORK
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    held = Ledger(ledger, dict(prompts.select("key", "prompt_id").iter_rows()))
+    held = Ledger(ledger, dict(prompts.select("key", "prompt_id").iter_rows()), samples=1)
     if len(held) == prompts.height:
-        with atomic_write(out / ANSWERS) as answers, atomic_write(out / REFUSED) as refused:
-            held.table(1).write_parquet(answers)
+        held.write_table(out / ANSWERS)
+        with atomic_write(out / REFUSED) as refused:
             pl.DataFrame(schema=REFUSALS).write_parquet(refused)
     else:
         prompts.write_parquet(job.prompts)

@@ -7,22 +7,21 @@ on the job's seed, the prompt and the answer's number alone, so it ends with the
 latents from each other, it generates all again, in the same batches, and takes what the ledger lacks.
 
 A job that scores visual gain goes in rounds, and generates no answer that cannot change whether its row is kept
-(`generation.curtailment`); between rounds it grades: the rule first, then the judge.
+(`generation.curtailment`); answers are graded while the engine goes on, the last ones between rounds.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from evaluation.generation.curtailment import CONDITIONS, EVEN_ODDS, ExpectedRates, VerdictCounts, next_samples
-from evaluation.generation.jobs import DONOR_INTERVENTIONS, AnswerJob, GenerateConfig, VisualGainScoring
+from evaluation.generation.curtailment import CONDITIONS, EVEN_ODDS, ExpectedRates, next_samples
+from evaluation.generation.grader import Grader
+from evaluation.generation.jobs import DONOR_INTERVENTIONS, AnswerJob, GenerateConfig
 from evaluation.generation.ledger import Ledger
 from evaluation.generation.requests import Engine, LedgerSummary, Prompts, Refusal, Request
-from training.grading.grade import GradingItem, grade
 from training.grading.judge import Judge, JudgeSettings
 from training.runtime.programs import Reporter, run_program
 from training.storage.files import atomic_write
@@ -44,10 +43,10 @@ def main(config: GenerateConfig, reporter: Reporter) -> dict[str, Any]:
         target = (config.answers or config.out) / f"{job.name}.parquet"
         if not target.exists():
             _answer(job, engine, config.judge, target, reporter)
-        table = read_parquet(target)
-        seconds = float(table.select(pl.sum("prefill_seconds") + pl.sum("decode_seconds")).item())
+        times = read_parquet(target, columns=("prefill_seconds", "decode_seconds"))
+        seconds = float(times.sum().sum_horizontal().item())
         refused = read_parquet(target.with_suffix(".failed")).height
-        result[job.name] = {"answers": table.height, "seconds": seconds, "refused": refused}
+        result[job.name] = {"answers": times.height, "seconds": seconds, "refused": refused}
     return result
 
 
@@ -72,14 +71,16 @@ def _answer(
     prompts = Prompts(job.prompts, job.control)
     default_ledger = target.with_suffix(".ledger.jsonl")
     refusals: dict[str, Refusal] = {}
-    with Ledger(job.ledger or default_ledger, prompts.by_key, job.keep_latents, job.checkpoint is None) as ledger:
-        if job.gain:
-            rounds = _gain_rounds(job, job.gain, prompts, ledger, refusals, judge)
+    samples, served = job.generation.samples, job.checkpoint is None
+    with Ledger(job.ledger or default_ledger, prompts.by_key, samples, job.keep_latents, served) as ledger:
+        grader = Grader(job.gain, prompts, ledger, judge) if job.gain else None
+        if grader:
+            rounds = _gain_rounds(job, grader, prompts, ledger, refusals)
         else:
             rounds = _single_round(job, prompts, ledger, refusals)
         for requests, done, total in rounds:
             before, dropped = len(ledger), len(refusals)
-            answered = ledger.any() if job.checkpoint is None else None
+            answered = ledger.any() if served else None
             summary = LedgerSummary(len(ledger), prompts.request(answered, (0,), job.seed) if answered else None)
             for reply in engine().generate(job, requests, summary):
                 if isinstance(reply, Refusal):
@@ -88,15 +89,15 @@ def _answer(
                     reply["prompt_id"], [reply["sample"]]
                 ):
                     ledger.add(reply)
+                    if grader:
+                        grader.add(reply)
                 reporter.progress(done + len(ledger) - before, total, f"answers {job.name}")
             if (len(ledger), len(refusals)) == (before, dropped):
                 raise RuntimeError(f"{job.name}: {len(requests)} requests and neither an answer nor a reason")
-        table = ledger.table(job.generation.samples)
-    with atomic_write(target.with_suffix(".failed")) as fresh:
-        rows = [(refusal.prompt_id, refusal.reason, refusal.pending) for refusal in refusals.values()]
-        pl.DataFrame(rows, schema=REFUSALS, orient="row").write_parquet(fresh)
-    with atomic_write(target) as fresh:
-        table.write_parquet(fresh)
+        with atomic_write(target.with_suffix(".failed")) as fresh:
+            rows = [(refusal.prompt_id, refusal.reason, refusal.pending) for refusal in refusals.values()]
+            pl.DataFrame(rows, schema=REFUSALS, orient="row").write_parquet(fresh)
+        ledger.write_table(target)
     default_ledger.unlink(missing_ok=True)
 
 
@@ -122,18 +123,13 @@ def _single_round(job: AnswerJob, prompts: Prompts, ledger: Ledger, refusals: di
 
 
 def _gain_rounds(
-    job: AnswerJob,
-    gain: VisualGainScoring,
-    prompts: Prompts,
-    ledger: Ledger,
-    refusals: Mapping[str, Refusal],
-    judge_settings: JudgeSettings | None,
+    job: AnswerJob, grader: Grader, prompts: Prompts, ledger: Ledger, refusals: Mapping[str, Refusal]
 ) -> Rounds:
     """Rounds of both conditions' prompts until every row is settled, complete, or refused.
 
     The fully sampled rows go first: their shares of right and wrong answers are what is expected of the others.
     """
-    rule, grader = gain.rule, _Grader(gain, prompts, judge_settings, ledger)
+    rule = grader.rule
     rows = sorted({prompt_id.partition("/")[0] for prompt_id in prompts.content})
     of_a_row = len(CONDITIONS) * rule.samples
     fully_sampled = [row for row in rows if rule.fully_sampled(row)]
@@ -158,37 +154,6 @@ def _gain_rounds(
 
     yield from rounds(fully_sampled, len(others), EVEN_ODDS)
     yield from rounds(others, 0, ExpectedRates.of(list(grader.counts(fully_sampled).values())))
-
-
-class _Grader:
-    """Verdicts on the answers in a ledger, each graded once, counted by prompt."""
-
-    def __init__(self, gain: VisualGainScoring, prompts: Prompts, judge: JudgeSettings | None, ledger: Ledger) -> None:
-        self._prompts = prompts
-        self._parser, self._samples = gain.parser, gain.rule.samples
-        self._judge = Judge(judge, on_outage="raise") if judge else None
-        self._ledger = ledger
-        self._graded: set[tuple[str, int]] = set()
-        self._counts: defaultdict[str, VerdictCounts] = defaultdict(VerdictCounts)
-
-    def counts(self, rows: Sequence[str]) -> dict[str, tuple[VerdictCounts, VerdictCounts]]:
-        """The counts (plain, hint) of the rows; answers that are new in the ledger are graded first, all at once."""
-        answers = [
-            answer
-            for row in rows
-            for condition in CONDITIONS
-            for answer in self._ledger.answers(f"{row}/{condition}", self._samples)
-            if (answer["prompt_id"], answer["sample"]) not in self._graded
-        ]
-        questions, references = self._prompts.questions, self._prompts.references
-        items = [GradingItem(questions[a["prompt_id"]], references[a["prompt_id"]], a["text"]) for a in answers]
-        for answer, graded in zip(answers, grade(items, self._parser, self._judge), strict=True):
-            self._graded.add((answer["prompt_id"], answer["sample"]))
-            counts = self._counts[answer["prompt_id"]]
-            counts.generated += 1
-            counts.correct += graded.verdict == "correct"
-            counts.incorrect += graded.verdict == "incorrect"
-        return {row: (self._counts[f"{row}/plain"], self._counts[f"{row}/hint"]) for row in rows}
 
 
 if __name__ == "__main__":

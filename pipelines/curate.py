@@ -26,7 +26,7 @@ from pipelines.driver import StepFailedError, run_plan
 from pipelines.jobs import INGEST, OBSERVE, PREPARE, SELECT, Step, score
 from pipelines.profile import Profile
 from training.chat.endpoint import ENDPOINT_KEYS, JUDGE_KEYS
-from training.storage.files import AppendLog, atomic_write, write_json
+from training.storage.files import atomic_write, write_json
 from training.storage.parquet import read_parquet, scan_parquet
 
 WORK = "work"
@@ -107,7 +107,7 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
     curated, (broken, empty) = store.current(CURATED), faulty_shards(store, list(scored))
     counted = [read_parquet(path, columns=GainTable.column_names()) for path in gains]
     counts = gain_report(counted, profile.curation.rule)
-    replies = AppendLog(profile.home / "judge" / "replies.jsonl").records()
+    judged_shards = [gain.provenance["counts"].get("judge") for gain in scored.values()]
     summary = {
         "read": quarantine.height + counts["rows"],
         "quarantined": quarantine.height,
@@ -120,7 +120,7 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
         "rejected_by_reason": curated.provenance["counts"]["rejected_by_reason"],
         "generations": counts["generations"],
         "generations_saved": counts["generations_saved"],
-        "judge_calls": sum("reply" in record for record in replies),
+        "judge_calls": sum(judged["replies"] for judged in judged_shards if judged),
         "fully_sampled": counts["fully_sampled"],
         "gain_histogram": counts["gain_histogram"],
         "versions": {"future_l1_50k": curated.version},

@@ -71,7 +71,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
         resources={
             "store": AssetStore(profile.home),
             "launcher": Launcher(profile.launch, progress),
-            "judge": JudgeAccess(profile.judge, profile.toy_judge, profile.home / "judge" / "replies.jsonl"),
+            "judge": JudgeAccess(profile.judge, profile.toy_judge, profile.home / "judge"),
             "progress": progress,
         },
     )

@@ -283,7 +283,7 @@ def _score_models(
 
     def score(workspace: Path, model: str, answers: Artifact) -> dict[str, Any]:
         table = read_parquet(items.file(ITEM_TABLE))
-        with access.settings() if access else nullcontext() as address:
+        with access.settings(access.replies(declared.key)) if access else nullcontext() as address:
             if access and address is None:
                 raise ValueError(f"{run.title} is scored by a judge: name one in the profile")
             # An outage raises: a report once made would not ask the judge again.

@@ -151,8 +151,12 @@ class _Training:
 
         def train(workspaces: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
             with judge.settings() if judge else nullcontext() as settings:
-                served = {"judge": settings.model_dump(mode="json") if settings else None} if judge else {}
-                return _run(context, launcher, self.program, workspaces, {n: configs[n] | served for n in workspaces})
+                started = {name: dict(configs[name]) for name in workspaces}
+                if judge:
+                    for name, config in started.items():
+                        replies = {"cache": str(judge.replies(self.asset.key, name))}
+                        config["judge"] = settings and settings.model_dump(mode="json") | replies
+                return _run(context, launcher, self.program, workspaces, started)
 
         return batch_result(context, store, self.asset, Work.do_together(works, train))
 

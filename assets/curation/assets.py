@@ -112,7 +112,9 @@ def _answers(settings: CurationSettings, seed: int, device: str, base: Path) -> 
             job = partial(
                 AnswerJob, checkpoint=local.folder(MODEL) if local else None, generation=settings.answers, seed=seed,
                 ledger=ledger / f"{shard}.jsonl",
-                gain=VisualGainScoring(rule=settings.rule, parser=settings.parser),
+                gain=VisualGainScoring(
+                    rule=settings.rule, parser=settings.parser, judge_replies=judge.replies(GAIN, shard)
+                ),
             )  # fmt: skip
             work = partial(store.work, ANSWERS, config=config, code=ANSWERS_CODE, partition=shard)
             return AnswerWork(
@@ -169,9 +171,10 @@ def _visual_gain(settings: CurationSettings) -> dg.AssetsDefinition:
                 table, graded, spent = gain_from_source_counts(rows, rule), None, None
             else:
                 answers = store.current(ANSWERS, shard)
-                with judge.settings() as address:
+                samples = read_parquet(answers.file(ANSWER_TABLE), columns=("prompt_id", "sample", "text"))
+                with judge.settings(judge.replies(GAIN, shard)) as address:
                     grader = Judge(address, on_outage="raise") if address else None
-                    graded = verdicts(rows, read_parquet(answers.file(ANSWER_TABLE)), settings.parser, grader)
+                    graded = verdicts(rows, samples, settings.parser, grader)
                 spent = grader.spent() if grader else None
                 table = visual_gain(rows, graded, rule)
                 # Unjudged answers are judged again each time: the verdicts are part of the version.

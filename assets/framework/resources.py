@@ -28,27 +28,32 @@ class LogProgress:
 class JudgeAccess:
     """The judge of a profile; its API key comes from the environment of the process that uses it.
 
-    `toy` serves the demo's deterministic judge on loopback for as long as it is needed. Replies are cached in `cache`
-    (append-only, by content), so no request is sent twice.
+    `toy` serves the demo's deterministic judge on loopback for as long as it is needed. No request is sent twice: its
+    reply is in `folder`, in a file for each shard, benchmark or training, which is all that its programs read.
     """
 
-    def __init__(self, settings: JudgeSettings | None, toy: bool, cache: Path) -> None:
+    def __init__(self, settings: JudgeSettings | None, toy: bool, folder: Path) -> None:
         self._settings = settings
         self._toy = toy
-        self._cache = cache
+        self._folder = folder
 
     @property
     def name(self) -> str | None:
         """The judge's model, part of the version of every artifact with its verdicts."""
         return self._settings.model if self._settings else None
 
+    def replies(self, key: str, partition: str | None = None) -> Path:
+        """The file of the replies about an asset, or about one of its partitions."""
+        return self._folder / (f"{key}.jsonl" if partition is None else f"{key}/{partition}.jsonl")
+
     @contextmanager
-    def settings(self) -> Iterator[JudgeSettings | None]:
-        """The judge's address while the context lasts; None where the profile has no judge."""
+    def settings(self, cache: Path | None = None) -> Iterator[JudgeSettings | None]:
+        """The judge's address, with its replies in `cache`, while the context lasts; None where the profile has no
+        judge."""
         if self._settings is None:
             yield None
             return
-        settings = self._settings.model_copy(update={"cache": self._cache})
+        settings = self._settings.model_copy(update={"cache": cache})
         if not self._toy:
             yield settings
             return

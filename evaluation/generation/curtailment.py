@@ -47,7 +47,7 @@ class GainRule(BaseModel):
         return stable_hash("audit", row_id) < self.full_sampling_fraction * 2**64
 
 
-@dataclass
+@dataclass(slots=True)
 class VerdictCounts:
     """The answers of a row under one condition, and how many of them are correct and incorrect.
 

@@ -55,13 +55,15 @@ class GenerationConfig(BaseModel):
 class VisualGainScoring(BaseModel):
     """Verdicts between rounds of answers, for exact curtailment: prompts are `{row_id}/{condition}`.
 
-    The prompt table has each row's `question` and its answer as `reference`.
+    The prompt table has each row's `question` and its answer as `reference`.  `judge_replies`: the file of the judge's
+    replies; None: the judge's own `cache`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rule: GainRule
     parser: ParserName
+    judge_replies: Path | None = None
 
 
 class AnswerJob(BaseModel):

@@ -1,30 +1,37 @@
 """The ledger of answers: each is written as it arrives, and none is generated twice.
 
 One append-only file holds the answers that one model gave under one way of sampling; a line is identified by the key of
-its prompt (a hash of its id and content, or the id) and the number of the answer.
+its prompt (a hash of its id and content, or the id) and the number of the answer.  Answers stay in the file: memory
+holds the place of each, eight bytes.
 """
 
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
+import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evaluation.generation.requests import Answer
 from training.data.prompts import ANSWERS, PROMPT_TOKENS
-from training.storage.files import AppendLog
+from training.storage.files import AppendLog, atomic_write
 from training.storage.hashing import file_digest
+from training.storage.keyed_log import encoded, key_of
 
 LATENTS = "latents"
 """A column that answers have where a job keeps latents: float16, little-endian, row-major [sum(spans), hidden]."""
 OPTIONAL: dict[str, Any] = {PROMPT_TOKENS: pl.Int64, LATENTS: pl.Binary}
 KEY_DIGITS = 32
+ROW_GROUP = 2_048
+"""Answers that are in memory at a time while a table is written."""
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -44,25 +51,35 @@ class _Stored(BaseModel):
     finished: bool
     prefill_seconds: float
     decode_seconds: float
+    prompt_tokens: Count | None = None
+    latents: str | None = None
 
 
 class Ledger:
     """The answers to some prompts: those that the file holds already, and those that are added."""
 
     def __init__(
-        self, path: Path, prompts: Mapping[str, str], keep_latents: bool = False, served: bool = False
+        self, path: Path, prompts: Mapping[str, str], samples: int, keep_latents: bool = False, served: bool = False
     ) -> None:
-        """`prompts`: ids by key.  With `keep_latents`, an answer that was stored without its latents is passed over; so
-        is a `served` model's without text, which is a server's fault and no answer."""
+        """`prompts`: ids by key; `samples`: answers of a prompt, by their numbers.  With `keep_latents`, an answer that
+        was stored without its latents is passed over; so is a `served` model's without text, which is a server's fault
+        and no answer."""
         self._log = AppendLog(path)
         self._keys = {prompt_id: key for key, prompt_id in prompts.items()}
-        self._answers: dict[tuple[str, int], Answer] = {}
-        needed = {*ANSWERS, LATENTS} if keep_latents else set(ANSWERS)
-        for record in self._log.records():
-            prompt_id = prompts.get(str(record.get("key")))
-            if prompt_id is not None and needed <= set(record) and _is_answer(record, served):
-                answer = {**record, "prompt_id": prompt_id} | _latents(record, base64.b64decode)
-                self._answers.setdefault((prompt_id, record["sample"]), answer)
+        self._ids = sorted(self._keys)
+        self._rows = {prompt_id: row for row, prompt_id in enumerate(self._ids)}
+        self._offsets = np.full((len(self._rows), samples), -1, np.int64)  # in the file; -1: no answer yet
+        self._count = 0
+        self._optional: set[str] = set()  # columns that some answer has
+        rows = {encoded(key): self._rows[prompt_id] for key, prompt_id in prompts.items()}
+        for offset, line in self._log.lines():
+            row = rows.get(key_of(line) or b"")
+            if row is None or (stored := _stored(line, served)) is None:
+                continue
+            if keep_latents and LATENTS not in stored.model_fields_set:
+                continue
+            if stored.sample < samples and self._offsets[row, stored.sample] < 0:
+                self._place(row, stored.sample, offset, stored.model_fields_set)
 
     def __enter__(self) -> "Ledger":
         return self
@@ -73,52 +90,74 @@ class Ledger:
         self._log.close()
 
     def __len__(self) -> int:
-        return len(self._answers)
+        return self._count
 
     def any(self) -> str | None:
         """The id of some prompt that has an answer."""
-        return next((prompt_id for prompt_id, _ in self._answers), None)
+        rows = np.flatnonzero((self._offsets >= 0).any(axis=1))
+        return self._ids[rows[0]] if len(rows) else None
 
     def add(self, answer: Answer) -> None:
         """Writes a new answer.
 
         Raises ValueError for one that is there already: it was paid for twice.
         """
-        place = (answer["prompt_id"], answer["sample"])
-        if place in self._answers:
-            raise ValueError(f"answer {place[1]} of {place[0]!r} was generated twice")
-        self._answers[place] = answer
+        prompt_id, sample = answer["prompt_id"], answer["sample"]
+        row = self._rows[prompt_id]
+        if self._offsets[row, sample] >= 0:
+            raise ValueError(f"answer {sample} of {prompt_id!r} was generated twice")
         stored = answer | _latents(answer, lambda data: base64.b64encode(data).decode())
-        self._log.append({"key": self._keys[answer["prompt_id"]], **stored})
+        self._place(row, sample, self._log.append({"key": self._keys[prompt_id], **stored}), answer)
 
     def missing(self, prompt_id: str, samples: Iterable[int]) -> tuple[int, ...]:
         """Those of the answers' numbers that are not in the ledger."""
-        return tuple(sample for sample in samples if (prompt_id, sample) not in self._answers)
+        offsets = self._offsets[self._rows[prompt_id]].tolist()
+        return tuple(sample for sample in samples if offsets[sample] < 0)
 
-    def answers(self, prompt_id: str, samples: int) -> list[Answer]:
-        """The answers to a prompt whose number is below `samples`, by their numbers."""
-        answers = (self._answers.get((prompt_id, sample)) for sample in range(samples))
-        return [answer for answer in answers if answer is not None]
+    def texts(self, prompt_id: str, samples: Iterable[int]) -> Iterator[tuple[int, str]]:
+        """The numbers and texts of those of a prompt's answers that there are."""
+        places = self._offsets[self._rows[prompt_id]].tolist()
+        offsets = [places[sample] for sample in samples if places[sample] >= 0]
+        return ((answer["sample"], answer["text"]) for answer in self._read(offsets))
 
-    def table(self, samples: int) -> pl.DataFrame:
-        """All of them whose number is below `samples`, as a table of answers ordered by prompt and number.
+    def write_table(self, path: Path) -> None:
+        """Writes them as a table of answers, ordered by prompt and number.
 
-        It has an optional column if any of the answers does.
+        It has an optional column if any of the answers does, prompt tokens only where a prompt has one answer.
         """
-        chosen = [self._answers[place] for place in sorted(self._answers) if place[1] < samples]
-        optional = {name: kind for name, kind in OPTIONAL.items() if any(name in answer for answer in chosen)}
-        if samples > 1:
-            optional.pop(PROMPT_TOKENS, None)
-        schema = ANSWERS | optional
-        return pl.DataFrame([{name: answer.get(name) for name in schema} for answer in chosen], schema=schema)
+        optional = self._optional - ({PROMPT_TOKENS} if self._offsets.shape[1] > 1 else set())
+        schema = ANSWERS | {name: kind for name, kind in OPTIONAL.items() if name in optional}
+        there = self._offsets >= 0
+        ids = (self._ids[row] for row in np.nonzero(there)[0].tolist())
+        answers = zip(ids, self._read(self._offsets[there].tolist()), strict=True)
+        rows = ({name: answer.get(name) for name in schema} | {"prompt_id": id_} for id_, answer in answers)
+        columns = _arrow([], schema).schema
+        with atomic_write(path) as fresh, pq.ParquetWriter(fresh, columns, compression="zstd") as file:
+            while batch := list(islice(rows, ROW_GROUP)):
+                file.write_table(_arrow(batch, schema))
+
+    def _place(self, row: int, sample: int, offset: int, fields: Iterable[str]) -> None:
+        self._offsets[row, sample] = offset
+        self._count += 1
+        self._optional.update(OPTIONAL.keys() & set(fields))
+
+    def _read(self, offsets: Sequence[int]) -> Iterator[Answer]:
+        for answer in self._log.read(offsets):
+            assert answer is not None, self._log.path
+            yield answer | _latents(answer, base64.b64decode)
 
 
-def _is_answer(record: Mapping[str, Any], served: bool) -> bool:
+def _arrow(answers: list[Answer], schema: Mapping[str, Any]) -> Any:
+    return pl.DataFrame(answers, schema=schema).to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def _stored(line: bytes, served: bool) -> _Stored | None:
+    """The answer of a line; None where it holds none."""
     try:
-        text = _Stored.model_validate(record).text
+        stored = _Stored.model_validate_json(line)
     except ValidationError:
-        return False
-    return not served or bool(text.strip())
+        return None
+    return None if served and not stored.text.strip() else stored
 
 
 def keyed(prompts: pl.DataFrame) -> pl.DataFrame:

@@ -2,26 +2,28 @@
 
 What a judge could not settle is "unjudged" (None for scores), never wrong and never 0: an endpoint that fails, refuses
 or answers outside the schema must not look like a bad model.  Every distinct request is sent once and its reply kept in
-an append-only file keyed by content, so that a killed run never pays twice; one that cannot be read is kept there, too,
-as `unreadable`, and is no reply.  The model's answer is untrusted text: it is length-bounded and travels as a JSON
-string in which `<` is escaped, so that it can neither close its delimiter nor carry a chat template's control tokens.
+an append-only file by the request's hash, so that a killed run never pays twice; a call reads what it needs.  A reply
+that cannot be read is kept there, too, as `unreadable`, and is no reply.  The model's answer is untrusted text: it is
+bounded, and travels as a JSON string in which `<` is escaped, so that it can neither close its delimiter nor carry a
+chat template's control tokens.
 """
 
 import asyncio
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.chat.completion import ChatCompletion, Choice, MalformedError, Usage, one_line, plain_text
 from training.chat.endpoint import JUDGE_KEYS, BaseUrl, EndpointDownError, EndpointSettings
-from training.grading.replies import AnswerReply, ScoreReply, Scores, Verdict, VerdictReply, last_object
-from training.storage.files import AppendLog
+from training.grading.replies import AnswerReply, Reply, ScoreReply, Scores, Verdict, VerdictReply, last_object
+from training.storage.keyed_log import KeyedLog
 
 if TYPE_CHECKING:
     from training.chat.client import ChatRequest
@@ -58,6 +60,8 @@ action on the same things, 0 if it is empty or names another action.
 Reply with the JSON object {"reasoning": a short string, "score": integer} and nothing else.
 """
 
+Item = TypeVar("Item")
+
 RETRY_TEMPERATURE = 0.5  # where a greedy judge would only repeat itself
 MAX_STORED_CHARACTERS = 4_000
 """Characters that are stored of a reply that cannot be read."""
@@ -87,16 +91,30 @@ class JudgeItem(NamedTuple):
     answer: str
 
 
-class _Request(NamedTuple):
-    system: str
-    user: Any  # a string, or a list of content parts
-    reply: type[BaseModel]
-    judgement: int = 0  # of several about the same
+class _Kind:
+    """Requests that share everything but their user message: a text, or a list of content parts.
 
-    def key(self, model: str) -> str:
-        repeated = [self.judgement] if self.judgement else []
-        identity = json.dumps([model, self.system, self.user, _schema(self.reply), *repeated], sort_keys=True)
-        return hashlib.sha256(identity.encode()).hexdigest()
+    `judgement`: which of several about the same.
+    """
+
+    def __init__(self, model: str, system: str, reply: type[Reply], judgement: int = 0) -> None:
+        self.system, self.reply, self.judgement = system, reply, judgement
+        self.schema = reply.model_json_schema()
+        self._hash = hashlib.sha256(json.dumps([model, system, self.schema, judgement], sort_keys=True).encode())
+
+    def key(self, user: Any) -> str:
+        """The hash of the whole request."""
+        identity = self._hash.copy()
+        identity.update(json.dumps(user, sort_keys=True).encode())
+        return identity.hexdigest()
+
+
+class _Judged(NamedTuple):
+    """The field of a reply that counts, and what the reply took."""
+
+    outcome: Any
+    prompt_tokens: int
+    completion_tokens: int
 
 
 class Judge:
@@ -111,11 +129,11 @@ class Judge:
     def __init__(self, settings: JudgeSettings, on_outage: Literal["raise", "unjudged"] = "unjudged") -> None:
         self.settings, self.on_outage = settings, on_outage
         self.counts: Counter[str] = Counter()
-        self._stored: dict[str, dict[str, Any]] = {}
-        self._tokens: dict[str, tuple[int, int]] = {}
-        self._used: set[str] = set()
-        self._answered: _Request | None = None  # some request that it answered
-        self._log = AppendLog(settings.cache) if settings.cache else None
+        self._log = KeyedLog(_on_this_machine(settings.cache)) if settings.cache else None
+        self._unstored: dict[str, _Judged] = {}  # without a file, replies are kept here
+        self._used: set[int] = set()
+        self._used_tokens = [0, 0]
+        self._answered: tuple[_Kind, Any] | None = None  # some request that it answered
 
     def preflight(self) -> None:
         """Raises EndpointRefusesError or EndpointDownError where the judge cannot be used, within seconds."""
@@ -126,7 +144,7 @@ class Judge:
     def spent(self) -> dict[str, Any]:
         """The cost of the replies that were used here, whenever they were paid for: replies, tokens, and their price,
         None without prices.  Requests that failed are in `counts` alone."""
-        prompt, completion = (sum(self._tokens.get(key, (0, 0))[i] for key in self._used) for i in (0, 1))
+        prompt, completion = self._used_tokens
         prices = self.settings.price_per_million
         return {
             "replies": len(self._used),
@@ -137,21 +155,19 @@ class Judge:
 
     def verdicts(self, triples: Sequence[JudgeItem]) -> list[Verdict]:
         """One verdict per triple, in order; "unjudged" where the judge could not say."""
-        requests = [_Request(VERDICT_PROMPT, self._verdict_payload(t), VerdictReply) for t in triples]
-        return [VerdictReply.model_validate(r).verdict if r else "unjudged" for r in self._replies(requests)]
+        kind = _Kind(self.settings.model, VERDICT_PROMPT, VerdictReply)
+        return [outcome or "unjudged" for outcome in self._outcomes(kind, triples, self._verdict_payload)]
 
     def scores(self, payloads: Sequence[list[dict[str, Any]]], judgement: int = 0) -> list[Scores | None]:
         """TwiFF-Bench marks for each list of content parts (text and image_url), in order; None where unjudged.
 
         `judgement`: which of several; the first is greedy, as published, the others are sampled.
         """
-        replies = self._replies([_Request(SCORE_PROMPT, payload, ScoreReply, judgement) for payload in payloads])
-        return [Scores(*ScoreReply.model_validate(r).score) if r else None for r in replies]
+        return self._outcomes(_Kind(self.settings.model, SCORE_PROMPT, ScoreReply, judgement), payloads)
 
     def marks(self, payloads: Sequence[list[dict[str, Any]]], judgement: int = 0) -> list[int | None]:
         """One mark of the answer alone for each list of content parts, as `scores`."""
-        replies = self._replies([_Request(ANSWER_PROMPT, payload, AnswerReply, judgement) for payload in payloads])
-        return [AnswerReply.model_validate(r).score if r else None for r in replies]
+        return self._outcomes(_Kind(self.settings.model, ANSWER_PROMPT, AnswerReply, judgement), payloads)
 
     def untrusted(self, text: str) -> str:
         """A model's text as the judge sees it: bounded, a JSON string, without a literal `<`."""
@@ -163,104 +179,122 @@ class Judge:
         fields["model_answer"] = self.untrusted(triple.answer)
         return "{" + ", ".join(f'"{name}": {value}' for name, value in fields.items()) + "}"
 
-    def _replies(self, requests: Sequence[_Request]) -> list[dict[str, Any] | None]:
-        keys = [request.key(self.settings.model) for request in requests]
-        self._recall()
-        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._stored}
-        self.counts["cached"] += len(set(keys)) - len(missing)
+    def _outcomes(
+        self, kind: _Kind, items: Sequence[Item], user_of: Callable[[Item], Any] = lambda item: item
+    ) -> list[Any]:
+        """The outcome of each item's request, in order; None where there is none."""
+        keys = [kind.key(user_of(item)) for item in items]
+        distinct = dict(zip(keys, items, strict=True))
+        judged = self._stored(kind, list(distinct))
+        missing = {key: user_of(item) for key, item in distinct.items() if key not in judged}
+        self.counts["cached"] += len(judged)
         if missing:
-            answered = next((r for key, r in zip(keys, requests, strict=True) if key in self._stored), self._answered)
+            if judged:
+                self._answered = kind, user_of(distinct[next(iter(judged))])
             try:
-                asyncio.run(self._send_all(missing, answered))
+                asyncio.run(self._send_all(kind, missing, judged))
             except EndpointDownError:
                 if self.on_outage == "raise":
                     raise
             finally:
-                judged = sum(key in self._stored for key in missing)
-                self.counts.update(judged=judged, unjudged=len(missing) - judged)
+                settled = sum(key in judged for key in missing)
+                self.counts.update(judged=settled, unjudged=len(missing) - settled)
                 if self._log:
                     self._log.close()
-        self._used.update(key for key in keys if key in self._stored)
-        return [self._stored.get(key) for key in keys]
+        self._count_tokens(judged)
+        return [judged[key].outcome if key in judged else None for key in keys]
 
-    def _recall(self) -> None:
-        """Takes over the replies that were stored since, by this process or another."""
-        for record in self._log.records() if self._log else ():
-            if isinstance(record.get("key"), str) and isinstance(record.get("reply"), dict):
-                self._stored[record["key"]] = record["reply"]
-                self._tokens[record["key"]] = (record.get("prompt_tokens") or 0, record.get("completion_tokens") or 0)
+    def _stored(self, kind: _Kind, keys: Sequence[str]) -> dict[str, _Judged]:
+        """The stored replies to these requests, whether this process or another stored them."""
+        if self._log is None:
+            return {key: self._unstored[key] for key in keys if key in self._unstored}
+        judged = {}
+        for key, record in self._log.find(keys):
+            with suppress(ValidationError):  # somebody changed it: it is requested again
+                outcome = kind.reply.model_validate(record.get("reply")).outcome
+                judged[key] = _Judged(outcome, record.get("prompt_tokens") or 0, record.get("completion_tokens") or 0)
+        return judged
 
-    async def _send_all(self, requests: Mapping[str, _Request], answered: _Request | None) -> None:
+    def _count_tokens(self, judged: Mapping[str, _Judged]) -> None:
+        for key, reply in judged.items():
+            if (number := int(key[:15], 16)) not in self._used:
+                self._used.add(number)
+                self._used_tokens[0] += reply.prompt_tokens
+                self._used_tokens[1] += reply.completion_tokens
+
+    async def _send_all(self, kind: _Kind, users: Mapping[str, Any], judged: dict[str, _Judged]) -> None:
+        """Sends a request for each of `users`, and puts the replies into `judged`."""
         from training.chat.client import ChatClient
 
         shared = self.settings.model_dump(include={"model", "concurrency", "timeout", "retries"})
         settings = EndpointSettings(base_urls=(self.settings.base_url,), **shared)
-        health_check = self._chat_request(answered) if answered else None
+        health_check = self._chat_request(*self._answered) if self._answered else None
         client = ChatClient(settings, JUDGE_KEYS, "judge", self.counts, health_check)
 
         async def ask(key: str) -> None:
-            self._recall()
-            if key not in self._stored:
-                self._keep(key, requests[key], *await client.complete(*self._chat_request(requests[key])))
+            judged.update(self._stored(kind, [key]))  # another process may have been sent it meanwhile
+            if key not in judged:
+                reply, usage = await client.complete(*self._chat_request(kind, users[key]))
+                judged[key] = self._keep(kind, key, reply, usage)
+                self._answered = kind, users[key]
 
-        await client.run(list(requests), ask)
+        await client.run(list(users), ask)
 
-    def _chat_request(self, request: _Request) -> "ChatRequest":
+    def _chat_request(self, kind: _Kind, user: Any) -> "ChatRequest":
         """The request, whose reader returns the validated reply and its tokens.  Where a reply leaves the schema, it is
         sent again, warmer, since greedy decoding would repeat it."""
         from training.chat.client import ChatRequest
 
+        schema = {"name": kind.reply.__name__, "strict": True, "schema": kind.schema}
+
         def body(malformed: int) -> dict[str, Any]:
             return {
-                "messages": [{"role": "system", "content": request.system}, {"role": "user", "content": request.user}],
-                "temperature": RETRY_TEMPERATURE if malformed or request.judgement else 0.0,
+                "messages": [{"role": "system", "content": kind.system}, {"role": "user", "content": user}],
+                "temperature": RETRY_TEMPERATURE if malformed or kind.judgement else 0.0,
                 "max_tokens": self.settings.max_tokens,
-                "response_format": _response_format(request.reply),
+                "response_format": {"type": "json_schema", "json_schema": schema},
             }
 
-        def accept(completion: ChatCompletion) -> tuple[dict[str, Any], Usage | None]:
+        def accept(completion: ChatCompletion) -> tuple[Reply, Usage]:
             choice = completion.choices[0]
             try:
-                reply = request.reply.model_validate_json(_object(choice))
+                reply = kind.reply.model_validate_json(_object(choice))
             except ValidationError:
-                raise MalformedError(self._keep_unreadable(request, choice)) from None
-            return reply.model_dump(), completion.usage
+                raise MalformedError(self._keep_unreadable(kind, user, choice)) from None
+            return reply, completion.usage or Usage()
 
         return ChatRequest(body, accept)
 
-    def _keep_unreadable(self, request: _Request, choice: Choice) -> str:
+    def _keep_unreadable(self, kind: _Kind, user: Any, choice: Choice) -> str:
         """Stores a reply that cannot be read; returns the message about it."""
-        key = request.key(self.settings.model)
         text, reason = _text(choice), choice.finish_reason
-        self._store(key, request, {"unreadable": text[:MAX_STORED_CHARACTERS], "finish_reason": reason})
+        if self._log:
+            record = {"unreadable": text[:MAX_STORED_CHARACTERS], "finish_reason": reason, **self._about(kind)}
+            self._log.append({**record, "request": kind.key(user)})
         cut = f", cut off at {self.settings.max_tokens} tokens" if reason == "length" else ""
         return f"its reply is not the JSON object of the schema{cut}: {one_line(text)!r}"
 
-    def _keep(self, key: str, request: _Request, reply: dict[str, Any], usage: Usage | None) -> None:
-        self._stored[key], self._answered = reply, request
-        if usage:
-            self._tokens[key] = (usage.prompt_tokens or 0, usage.completion_tokens or 0)
-        self._store(key, request, {**(usage.model_dump() if usage else {}), "reply": reply})
-
-    def _store(self, key: str, request: _Request, record: Mapping[str, Any]) -> None:
+    def _keep(self, kind: _Kind, key: str, reply: Reply, usage: Usage) -> _Judged:
+        judged = _Judged(reply.outcome, usage.prompt_tokens or 0, usage.completion_tokens or 0)
         if self._log:
-            about = {"key": key, "model": self.settings.model, "prompt": prompt_hash(request.system)}
-            self._log.append({**about, **record})
+            self._log.append({**self._about(kind), **usage.model_dump(), "reply": reply.model_dump()}, key)
+        else:
+            self._unstored[key] = judged
+        return judged
+
+    def _about(self, kind: _Kind) -> dict[str, str]:
+        return {"model": self.settings.model, "prompt": prompt_hash(kind.system)}
+
+
+def _on_this_machine(cache: Path) -> Path:
+    """The file of this machine: on a network file system, what several of a training's append could mix."""
+    machine = os.environ.get("GROUP_RANK", "0")  # torchrun's number of it
+    return cache if machine == "0" else cache.with_name(f"{cache.stem}.{machine}{cache.suffix}")
 
 
 def prompt_hash(prompt: str) -> str:
     """Sixteen hex digits of a judge prompt, for provenance."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
-
-
-@cache
-def _schema(reply: type[BaseModel]) -> dict[str, Any]:
-    return reply.model_json_schema()
-
-
-def _response_format(reply: type[BaseModel]) -> dict[str, Any]:
-    schema = {"name": reply.__name__, "strict": True, "schema": _schema(reply)}
-    return {"type": "json_schema", "json_schema": schema}
 
 
 def _escaped(text: str) -> str:

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -53,15 +53,19 @@ def atomic_replace_dir(folder: Path) -> Iterator[Path]:
 
 
 class AppendLog:
-    """One record a line.  A line torn by a crash is passed over; several processes may append to one file."""
+    """One record a line.  A line torn by a crash is passed over; several processes of one machine may append to a file.
+
+    None of it is held in memory: `lines` says where a record lies, and `read` reads it there.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._read_to = 0
         self._file: IO[bytes] | None = None
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """The whole records that were not yielded before, among them what other processes appended since."""
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """The whole lines that were not yielded before, among them what other processes appended since, each with its
+        offset."""
         if not self.path.exists():
             return
         with self.path.open("rb") as lines:
@@ -69,19 +73,32 @@ class AppendLog:
             for line in lines:
                 if not line.endswith(b"\n"):
                     return  # still being written, or torn: the next append starts a fresh line
-                self._read_to += len(line)
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
-                    continue
-                if isinstance(record, dict):
-                    yield record
+                offset, self._read_to = self._read_to, self._read_to + len(line)
+                yield offset, line
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Hands one record to the operating system, in one write: lines of several processes do not mix."""
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The records of `lines`; a line that holds none is passed over."""
+        return (record for _, line in self.lines() if (record := _parsed(line)) is not None)
+
+    def read(self, offsets: Sequence[int]) -> Iterator[dict[str, Any] | None]:
+        """The records at these offsets, in this order; None for a line that holds none."""
+        if not offsets:
+            return  # there may be no file yet
+        with self.path.open("rb") as lines:
+            for offset in offsets:
+                lines.seek(offset)
+                yield _parsed(lines.readline())
+
+    def append(self, record: Mapping[str, Any]) -> int:
+        """Hands one record to the operating system, in one write: lines of several processes do not mix.
+
+        Returns its offset.
+        """
         if self._file is None:
             self._file = self._open()
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        self._file.write(line)
+        return self._file.tell() - len(line)
 
     def close(self) -> None:
         if self._file is not None:
@@ -95,3 +112,11 @@ class AppendLog:
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
             file.write(b"\n")
         return file
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None

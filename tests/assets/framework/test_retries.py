@@ -152,7 +152,7 @@ class Scored:
                 "toy_judge": False,
             },
         )
-        self.replies = profile.home / "judge" / "replies.jsonl"
+        self.replies = profile.home / "judge" / "curation" / "visual_gain" / "part-4-0.jsonl"
         self.runs = Runs(profile)
         for job in ("observe_source", "ingest"):
             assert self.runs.run(job)[0]

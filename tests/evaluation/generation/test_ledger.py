@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
@@ -17,54 +18,60 @@ from training.tiny import BASE
 PROMPTS = {"k1": "a", "k2": "b"}
 
 
+def table(ledger: Ledger) -> pl.DataFrame:
+    with TemporaryDirectory() as folder:
+        ledger.write_table(Path(folder) / "answers.parquet")
+        return pl.read_parquet(Path(folder) / "answers.parquet")
+
+
 def answer(prompt_id: str, **fields: Any) -> dict[str, Any]:
     return answer_table({prompt_id: "<answer>A</answer>"}).row(0, named=True) | fields
 
 
 def test_latents_survive_in_the_ledger_and_are_a_column_only_where_they_are_kept(tmp_path: Path) -> None:
     path, latents = tmp_path / "ledger.jsonl", bytes(range(256))
-    with Ledger(path, PROMPTS, keep_latents=True) as ledger:
+    with Ledger(path, PROMPTS, 1, keep_latents=True) as ledger:
         ledger.add(answer("a", latents=latents))
         ledger.add(answer("b", latents=None))
-        first = ledger.table(1)
-    again = Ledger(path, PROMPTS, keep_latents=True).table(1)
+        first = table(ledger)
+    again = table(Ledger(path, PROMPTS, 1, keep_latents=True))
     assert again.equals(first)
     assert again["latents"].to_list() == [latents, None]
-    with Ledger(tmp_path / "plain.jsonl", PROMPTS) as plain:
+    with Ledger(tmp_path / "plain.jsonl", PROMPTS, 1) as plain:
         plain.add(answer("a"))
-        assert dict(plain.table(1).schema) == ANSWERS
+        assert dict(table(plain).schema) == ANSWERS
 
 
 def test_an_answer_without_its_latents_is_missing_where_they_are_wanted(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    with Ledger(path, PROMPTS) as ledger:
+    with Ledger(path, PROMPTS, 1) as ledger:
         ledger.add(answer("a", text="without"))
-    with Ledger(path, PROMPTS, keep_latents=True) as ledger:
+    with Ledger(path, PROMPTS, 1, keep_latents=True) as ledger:
         assert ledger.missing("a", [0]) == (0,)
         ledger.add(answer("a", text="with", latents=b"\0\0"))
-    assert Ledger(path, PROMPTS, keep_latents=True).table(1)["text"].to_list() == ["with"]
-    assert Ledger(path, PROMPTS).table(1)["text"].to_list() == ["without"]
+    assert table(Ledger(path, PROMPTS, 1, keep_latents=True))["text"].to_list() == ["with"]
+    assert table(Ledger(path, PROMPTS, 1))["text"].to_list() == ["without"]
 
 
 def test_prefill_tokens_are_a_column_of_answers_that_count_them(tmp_path: Path) -> None:
-    with Ledger(tmp_path / "ledger.jsonl", PROMPTS) as ledger:
+    with Ledger(tmp_path / "ledger.jsonl", PROMPTS, 1) as ledger:
         ledger.add(answer("a", prompt_tokens=70))
         ledger.add(answer("b"))
-        assert ledger.table(1)["prompt_tokens"].to_list() == [70, None]
-        assert dict(ledger.table(2).schema) == ANSWERS
+        assert table(ledger)["prompt_tokens"].to_list() == [70, None]
+    assert dict(table(Ledger(tmp_path / "ledger.jsonl", PROMPTS, 2)).schema) == ANSWERS
 
 
 def test_an_empty_text_of_a_server_is_requested_again_and_one_of_a_local_model_is_not(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    with Ledger(path, PROMPTS) as before:  # as ledgers were written once
+    with Ledger(path, PROMPTS, 1) as before:  # as ledgers were written once
         before.add(answer("a", text=" \n"))
         before.add(answer("b"))
-    assert Ledger(path, PROMPTS).missing("a", [0]) == ()
-    with Ledger(path, PROMPTS, served=True) as ledger:
+    assert Ledger(path, PROMPTS, 1).missing("a", [0]) == ()
+    with Ledger(path, PROMPTS, 1, served=True) as ledger:
         assert (ledger.missing("a", [0]), ledger.missing("b", [0])) == ((0,), ())
         ledger.add(answer("a", text="<answer>B</answer>"))
-    again = Ledger(path, PROMPTS, served=True)
-    assert again.table(1)["text"].to_list() == ["<answer>B</answer>", "<answer>A</answer>"]
+    again = Ledger(path, PROMPTS, 1, served=True)
+    assert table(again)["text"].to_list() == ["<answer>B</answer>", "<answer>A</answer>"]
 
 
 @pytest.mark.parametrize(
@@ -82,13 +89,13 @@ def test_an_empty_text_of_a_server_is_requested_again_and_one_of_a_local_model_i
 )
 def test_a_line_that_no_table_holds_is_skipped_and_stops_nothing(tmp_path: Path, damage: dict[str, Any]) -> None:
     path = tmp_path / "ledger.jsonl"
-    with Ledger(path, PROMPTS) as ledger:
+    with Ledger(path, PROMPTS, 1) as ledger:
         ledger.add(answer("a"))
         ledger.add(answer("b"))
     first, second = path.read_text().splitlines()
     path.write_text(json.dumps(json.loads(first) | damage) + "\n" + second + "\n")
-    again = Ledger(path, PROMPTS)
-    assert again.table(1)["prompt_id"].to_list() == ["b"] and again.missing("a", [0]) == (0,)
+    again = Ledger(path, PROMPTS, 1)
+    assert table(again)["prompt_id"].to_list() == ["b"] and again.missing("a", [0]) == (0,)
 
 
 def key(content: list[dict[str, Any]], name: str = "a", options: list[str] | None = None) -> str:

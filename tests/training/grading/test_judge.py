@@ -326,6 +326,25 @@ def test_records_of_others_in_the_cache_are_passed_over(tmp_path: Path) -> None:
         assert Judge(settings(url, cache=cache)).verdicts(TRIPLES[:1]) == ["correct"]
 
 
+@pytest.mark.parametrize("damage", ['"reply": {"verdict": "maybe"}', '"reply": 3', '"reply": {"verdict"', '"other": 1'])
+def test_a_stored_reply_that_was_damaged_is_requested_again(tmp_path: Path, damage: str) -> None:
+    cache = tmp_path / "c"
+    with serve() as url:
+        Judge(settings(url, cache=cache)).verdicts(TRIPLES)
+        cache.write_text(cache.read_text().replace('"reply": {"verdict": "correct"}', damage))
+        again = Judge(settings(url, cache=cache))
+        assert again.verdicts(TRIPLES) == ["correct", "incorrect"]
+        assert again.counts["requests"] == 1
+
+
+def test_the_machines_of_a_training_write_to_one_file_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve() as url:
+        for machine in ("0", "1"):
+            monkeypatch.setenv("GROUP_RANK", machine)
+            Judge(settings(url, cache=tmp_path / "la_dapo.jsonl")).verdicts(TRIPLES[:1])
+    assert {file.name for file in tmp_path.iterdir()} == {"la_dapo.jsonl", "la_dapo.1.jsonl"}
+
+
 def test_grading_asks_the_judge_only_where_the_rule_is_open() -> None:
     items = [
         GradingItem("Which?\nA. red\nB. blue", "red", "<answer>blue</answer>"),

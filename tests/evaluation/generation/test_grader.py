@@ -1,0 +1,120 @@
+"""The judge beside the engine: the verdicts of a judge between rounds, earlier, whatever becomes of the judge."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from evaluation.generation import grader as module
+from evaluation.generation.curtailment import GainRule, VerdictCounts
+from evaluation.generation.grader import Grader
+from evaluation.generation.jobs import VisualGainScoring
+from evaluation.generation.ledger import Ledger
+from evaluation.generation.requests import Answer, Prompts
+from tests.evaluation.answers import answer_table
+from tests.processes import until
+from tests.served import Served, served
+from tests.training.grading.scripted import settings, toy_answer
+from training.chat import client
+from training.chat.endpoint import EndpointDownError
+from training.data.prompts import prompt_frame, text
+
+ROWS, SAMPLES = ("r0", "r1", "r2"), 4
+PROMPTS = [f"{row}/{condition}" for row in ROWS for condition in ("plain", "hint")]
+RULE = GainRule(samples=SAMPLES, max_p_t=3)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PAUSE", 0.01)
+    monkeypatch.setattr(module, "MIN_BATCH", 6)
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Prompts:
+    table = prompt_frame([(name, [text("What next?")]) for name in PROMPTS])
+    questions = pl.Series("question", [f"What next in {name}?" for name in PROMPTS])
+    table.with_columns(questions, reference=pl.lit("it falls")).write_parquet(tmp_path / "prompts.parquet")
+    return Prompts(tmp_path / "prompts.parquet")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, prompts: Prompts) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "ledger.jsonl", prompts.by_key, SAMPLES) as opened:
+        yield opened
+
+
+def answers() -> Iterator[Answer]:
+    """24 answers: half of the plain ones are open, six in all; the others are right by the rule."""
+    for name in PROMPTS:
+        for sample in range(SAMPLES):
+            right = name.endswith("hint") or sample % 2
+            answer = answer_table({name: f"<answer>{'It  falls.' if right else f'it rises {sample}'}</answer>"})
+            yield answer.row(0, named=True) | {"sample": sample}
+
+
+def grader_of(prompts: Prompts, ledger: Ledger, server: Served | None, replies: Path, retries: int = 0) -> Grader:
+    gain = VisualGainScoring(rule=RULE, parser="strict", judge_replies=replies)
+    judge = settings(server.url, concurrency=2, retries=retries) if server else None
+    return Grader(gain, prompts, ledger, judge)
+
+
+def expected() -> dict[str, tuple[VerdictCounts, VerdictCounts]]:
+    return dict.fromkeys(ROWS, (VerdictCounts(4, 2, 2), VerdictCounts(4, 4, 0)))
+
+
+def test_answers_are_judged_while_others_are_generated(prompts: Prompts, ledger: Ledger, tmp_path: Path) -> None:
+    with served(toy_answer) as server:
+        grader = grader_of(prompts, ledger, server, tmp_path / "replies")
+        for answer in answers():
+            ledger.add(answer)
+            grader.add(answer)
+        until(lambda: len(server.requests) > 0, "the judge has a request before anybody asks for counts")
+        assert grader.counts(ROWS) == expected()
+        judged = len(server.requests)
+        assert grader.counts(ROWS) == expected() and len(server.requests) == judged
+        assert grader_of(prompts, ledger, server, tmp_path / "replies").counts(ROWS) == expected()
+        assert len(server.requests) == judged, "the replies are stored"
+
+
+def test_counts_are_those_of_a_judge_between_rounds(prompts: Prompts, ledger: Ledger, tmp_path: Path) -> None:
+    with served(toy_answer, faults=0.3, kinds=("rate", "error", "malformed")) as server:
+        beside, between = (grader_of(prompts, ledger, server, tmp_path / name, retries=9) for name in "ab")
+        for number, answer in enumerate(answers(), 1):
+            ledger.add(answer)
+            beside.add(answer)
+            if number % 7 == 0:
+                assert beside.counts(ROWS) == between.counts(ROWS)
+        assert beside.counts(ROWS) == between.counts(ROWS) == expected()
+
+
+def test_an_outage_ends_the_round_and_loses_nothing(prompts: Prompts, ledger: Ledger, tmp_path: Path) -> None:
+    with served(toy_answer, script=lambda number, _: (503, b"") if number >= 3 else None) as server:
+        grader = grader_of(prompts, ledger, server, tmp_path / "replies")
+        for answer in answers():
+            ledger.add(answer)
+            grader.add(answer)  # an outage in the judge's thread stops no engine
+        with pytest.raises(EndpointDownError, match="start again when it is back"):
+            grader.counts(ROWS)
+        failed = len(server.requests)
+        server.script = lambda *_: None
+        assert grader_of(prompts, ledger, server, tmp_path / "replies").counts(ROWS) == expected()
+        assert len(server.requests) - failed == 3, "three of the six open answers were judged before"
+
+
+def test_an_outage_that_passes_is_not_noticed(prompts: Prompts, ledger: Ledger, tmp_path: Path) -> None:
+    with served(toy_answer, script=lambda number, _: (503, b"") if number < 2 else None) as server:
+        grader = grader_of(prompts, ledger, server, tmp_path / "replies")
+        for answer in answers():
+            ledger.add(answer)
+            grader.add(answer)
+        assert grader.counts(ROWS) == expected()
+
+
+def test_without_a_judge_open_answers_are_unjudged(prompts: Prompts, ledger: Ledger, tmp_path: Path) -> None:
+    grader = grader_of(prompts, ledger, None, tmp_path / "replies")
+    for answer in answers():
+        ledger.add(answer)
+        grader.add(answer)
+    assert grader.counts(ROWS) == dict.fromkeys(ROWS, (VerdictCounts(4, 2, 0), VerdictCounts(4, 4, 0)))

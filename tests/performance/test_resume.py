@@ -1,0 +1,101 @@
+"""Resuming a large shard: time and memory of stored answers and of a judge's stored replies, in processes of their own.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.performance.conftest import Table
+from training.chat.client import ChatClient
+from training.chat.completion import ChatCompletion
+from training.grading.judge import Judge, JudgeItem, JudgeSettings
+from training.runtime.project import PROJECT
+
+SIZES = (100_000, 500_000)
+SAMPLES, TOKENS = 16, 289
+"""Answers of a prompt, and tokens of an answer (the paper, table 7)."""
+BATCH = 20_000
+"""Answers that are graded at a time, as evaluation.generation.grader does."""
+MEASURED = """
+import resource, sys, time
+from pathlib import Path
+path, n = Path(sys.argv[1]), int(sys.argv[2])
+{imports}
+before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+{work}
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(time.process_time() - started, grown * 1024 / n)
+"""
+ANSWERS = MEASURED.format(
+    imports=f"""
+from evaluation.generation.ledger import Ledger
+prompts = {{f"key{{i}}": f"row{{i}}" for i in range(n // {SAMPLES})}}
+""",
+    work=f"""
+ledger = Ledger(path, prompts, samples={SAMPLES})
+assert len(ledger) == n
+ledger.write_table(path.with_suffix(".parquet"))
+""",
+)
+REPLIES = MEASURED.format(
+    imports="""
+from training.grading.judge import Judge, JudgeItem, JudgeSettings
+items = [JudgeItem("What happens next?", "it falls", f"it rises {i}") for i in range(n)]
+""",
+    work=f"""
+judge = Judge(JudgeSettings(base_url="http://127.0.0.1:9/v1", model="judge", cache=path))
+for first in range(0, n, {BATCH}):
+    assert set(judge.verdicts(items[first : first + {BATCH}])) == {{"incorrect"}}
+assert judge.counts["requests"] == 0
+""",
+)
+
+
+def write_answers(path: Path, n: int) -> None:
+    """`n` answers of usual length, as a program leaves them."""
+    text = f"<reason>{'It rolls on and on. ' * 50}</reason>\n<answer>it falls</answer>"
+    counts = {"text_tokens": TOKENS, "latent_tokens": 0, "control_tokens": 0, "spans": [], "finished": True}
+    answer = {"tokens": list(range(1000, 1000 + TOKENS)), "text": text, "prefill_seconds": 0.1, "decode_seconds": 0.4}
+    rest = json.dumps(answer | counts)[1:]
+    with path.open("w") as file:
+        for number in range(n):
+            row, sample = divmod(number, SAMPLES)
+            file.write(f'{{"key": "key{row}", "prompt_id": "row{row}", "sample": {sample}, {rest}\n')
+
+
+def write_replies(path: Path, n: int) -> None:
+    """`n` replies of a judge that takes no time, as they are stored."""
+
+    async def complete(client: ChatClient, body: Any, accept: Callable[[ChatCompletion], Any]) -> Any:
+        choice = {"message": {"content": '{"verdict": "incorrect"}'}, "finish_reason": "stop"}
+        return accept(ChatCompletion.model_validate({"choices": [choice], "usage": {"prompt_tokens": 350}}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ChatClient, "complete", complete)
+        judge = Judge(JudgeSettings(base_url="http://127.0.0.1:9/v1", model="judge", cache=path))
+        for first in range(0, n, BATCH):
+            items = [JudgeItem("What happens next?", "it falls", f"it rises {i}") for i in range(first, first + BATCH)]
+            judge.verdicts(items)
+
+
+@pytest.mark.parametrize(
+    ("what", "write", "program"), [("answers", write_answers, ANSWERS), ("a judge's replies", write_replies, REPLIES)]
+)
+def test_resuming(what: str, write: Callable[[Path, int], None], program: str, tmp_path: Path, table: Table) -> None:
+    lines = []
+    for n in SIZES:
+        path = tmp_path / f"{n}.jsonl"
+        write(path, n)
+        command = [sys.executable, "-c", program, str(path), str(n)]
+        out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT).stdout
+        seconds, grown = map(float, out.split())
+        lines.append(
+            [f"{n:,}", f"{path.stat().st_size / n:.0f}", f"{seconds:.1f}", f"{1e6 * seconds / n:.1f}", f"{grown:.0f}"]
+        )
+        path.unlink()
+    table(f"resuming {what}", ["stored", "bytes each", "CPU s", "us each", "peak bytes each in memory"], lines)
