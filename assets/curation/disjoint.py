@@ -1,7 +1,7 @@
 """A second, independent check that a published set is disjoint from the benchmarks: row by row, without the
 selection's code.
 
-It shares `training.data.trajectory.clip_interval`, the grader's idea of equal answers, and the perceptual hash of
+It shares `training.data.clip_names.clip_interval`, the grader's idea of equal answers, and the perceptual hash of
 frames.
 """
 
@@ -15,8 +15,8 @@ import polars as pl
 
 from assets.curation.contamination import BenchmarkIndex
 from assets.curation.perceptual_hash import any_near, clip_signatures
+from training.data.clip_names import clip_interval
 from training.data.keyframes import key_frame_number
-from training.data.trajectory import clip_interval
 from training.grading.parsers import normalised, options_of
 from training.storage.parquet import read_parquet
 

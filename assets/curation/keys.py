@@ -77,7 +77,7 @@ def answer_in_words(question: pl.Expr, answer: pl.Expr) -> pl.Expr:
 
 
 def with_clip_interval(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Adds `video_id`, `begin` and `finish` (seconds): `training.data.trajectory.clip_interval` over a table."""
+    """Adds `video_id`, `begin` and `finish` (seconds): `training.data.clip_names.clip_interval` over a table."""
     rows = rows.with_columns(pl.col("video").str.extract(_FILE).str.extract_groups(_NAMED).alias("_clip"))
     named = pl.col("_clip").struct
     times = {"begin": (named.field("2"), "start"), "finish": (named.field("3"), "end")}

@@ -20,12 +20,13 @@ import polars as pl
 
 from assets.curation.disjoint import question_words, source_names
 from assets.curation.scored import hash_order
+from training.data.clip_names import resolve_clip
 from training.data.dialogue import control_in
 from training.data.json_rows import json_rows
 from training.data.parquet_rows import parquet_rows
 from training.data.rejection import RejectedRow, rejecting
 from training.data.trajectory import IMAGE, MAX_TEXT, text_of
-from training.data.video import UnreadableVideo, VideoInfo, probe, resolve_clip
+from training.data.video import UnreadableVideo, VideoInfo, probe
 from training.grading.grade import reference_letter
 from training.grading.parsers import options_of
 

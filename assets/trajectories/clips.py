@@ -18,11 +18,11 @@ import polars as pl
 from assets.trajectories.locations import local_path
 from assets.trajectories.sources import filesystem, url_stamp
 from assets.trajectories.validate import Quarantine, quarantine_table, quarantined
+from training.data.clip_names import check_clip_name, clip_interval, resolve_clip
 from training.data.keyframes import key_frame_pool
 from training.data.probe_pool import PROCESSES, ProbePool, shared_pool
 from training.data.rejection import RejectedRow, rejecting
-from training.data.trajectory import clip_interval
-from training.data.video import UnreadableVideo, VideoInfo, check_clip_name, resolve_clip
+from training.data.video import UnreadableVideo, VideoInfo
 from training.storage.hashing import digest, file_digest
 from training.storage.parquet import read_parquet
 

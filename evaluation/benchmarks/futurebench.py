@@ -17,11 +17,11 @@ import polars as pl
 
 from evaluation.benchmarks.benchmark import bounded_text, probe_clip, read_item, unique_id
 from evaluation.benchmarks.choice import LETTERS, ChoiceSettings, MultipleChoice, check_question, with_options
+from training.data.clip_names import resolve_clip
 from training.data.json_rows import json_rows
 from training.data.prompts import Part, frame, text, video
 from training.data.rejection import RejectedRow
 from training.data.trajectory import text_of
-from training.data.video import resolve_clip
 
 FILE = "futurebench.json"
 BLANK: dict[str, Any] = {"video": None, "question_type": "None", "question": "", "options": [], "answer": ""}

@@ -21,12 +21,13 @@ from evaluation.benchmarks.benchmark import bounded_text, probe_clip, read_item,
 from evaluation.benchmarks.choice import LETTERS, ChoiceSettings, MultipleChoice, check_question, with_options
 from evaluation.benchmarks.futurebench import frame_numbers, video_frame_numbers
 from evaluation.benchmarks.judged import JudgedBenchmark, JudgedSettings, Marks, image_part, split_response, text_part
+from training.data.clip_names import resolve_clip
 from training.data.images import jpeg, media_type
 from training.data.json_rows import json_rows
 from training.data.prompts import Part, frame, text, video
 from training.data.rejection import RejectedRow
 from training.data.trajectory import text_of
-from training.data.video import read_frames, resolve_clip
+from training.data.video import read_frames
 from training.grading.judge import ANSWER_PROMPT, Judge
 from training.grading.parsers import ParserName
 from training.grading.replies import read_mark

@@ -18,6 +18,7 @@ import polars as pl
 from evaluation.benchmarks import judged
 from evaluation.benchmarks.benchmark import bounded_text, probe_clip, read_item
 from evaluation.benchmarks.judged import AVERAGE, JudgedBenchmark, JudgedSettings, Marks, image_part, text_part
+from training.data.clip_names import resolve_clip
 from training.data.dialogue import Slot, user_pieces
 from training.data.images import jpeg, open_image
 from training.data.json_rows import most_unpacked
@@ -26,7 +27,7 @@ from training.data.parquet_rows import parquet_rows
 from training.data.prompts import Part, image, text
 from training.data.rejection import RejectedRow
 from training.data.trajectory import IMAGE, Trajectory, parse_row, text_of
-from training.data.video import read_frames, resolve_clip
+from training.data.video import read_frames
 from training.grading.judge import SCORE_PROMPT, Judge
 from training.grading.parsers import ParserName
 from training.grading.replies import read_scores, release_scores

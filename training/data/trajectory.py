@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import dataframely as dy
@@ -35,10 +34,6 @@ _THOUGHT_PREFIX = re.compile(r"THOUGHT\s*\d+:[ \t]*")
 _FRAME_LABEL = re.compile(r"frame_\d+")
 _DATA_MARKER = re.compile(r"(?i)</?r?image>|</?ans>|<video>")
 _CATEGORY_PREFIXES = {"instruct": "instructional", "predict": "predictive", "camera": "camera"}
-_TIME = r"(?:(?:\d{1,4}:)?\d{1,2}:)?\d{1,7}(?:\.\d{1,9})?"  # 0:04:09.165, 4:09.165, 249.165
-_CLIP_NAME = re.compile(
-    rf"(?P<id>[A-Za-z0-9_-]{{11}})(?:-(?P<start>{_TIME})-(?P<end>{_TIME})|[-_].*)?(?:\.[A-Za-z]\w{{1,4}})?", re.DOTALL
-)
 
 
 @dataclass(frozen=True)
@@ -107,28 +102,6 @@ class TrajectoryTable(dy.Schema):
     @dy.rule()
     def one_marker_for_each_observed_frame(cls) -> pl.Expr:
         return pl.col("question").str.count_matches(IMAGE, literal=True) == pl.col("observed").list.len()
-
-
-@dataclass(frozen=True)
-class ClipInterval:
-    """The interval of a source video that a clip covers: a YouTube id, and seconds from that video's start; None:
-    unknown."""
-
-    video_id: str | None
-    start: float | None
-    end: float | None
-
-
-def clip_interval(video: str, start: str | None, end: str | None) -> ClipInterval:
-    """The interval of a row's clip in its source video.
-
-    `video` is the clip's name, `{11-character id}_{clip}.mp4` or `{id}-{start}-{end}.mp4`; `start` and `end` are the
-    row's own times ("0:04:09.165"), used where the name has none.  Times that do not follow one another are no times.
-    """
-    name = _CLIP_NAME.fullmatch(PurePosixPath(video).name)
-    if name is None:
-        return ClipInterval(None, *_interval(start, end))
-    return ClipInterval(name["id"], *_interval(name["start"] or start, name["end"] or end))
 
 
 def parse_row(row: Mapping[str, Any], source: str, number: int) -> Trajectory:
@@ -350,23 +323,6 @@ def _count(row: Mapping[str, Any], name: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         raise RejectedRow("impossible counts", f"{name} is {value!r}, not a whole number")
     return int(value)
-
-
-def _interval(start: str | None, end: str | None) -> tuple[float | None, float | None]:
-    """Two times in seconds, None for what is no time; neither if they do not follow one another."""
-    first, last = _seconds(start), _seconds(end)
-    if first is not None and last is not None and first >= last:
-        return None, None
-    return first, last
-
-
-def _seconds(time: str | None) -> float | None:
-    if time is None or re.fullmatch(_TIME, time.strip()) is None:
-        return None
-    seconds = 0.0
-    for part in time.strip().split(":"):
-        seconds = 60 * seconds + float(part)
-    return seconds
 
 
 def _brief(text: str) -> str:

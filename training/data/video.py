@@ -1,4 +1,4 @@
-"""Clips on disk: how many frames they show, their frames as RGB arrays, and where a row's clip name leads.
+"""Clips on disk: how many frames they show, and their frames as RGB arrays.
 
 A frame number always counts *displayed* frames from 0.  PyAV reads every clip: seeking where the probe has seen that
 shows the same and saves work, else from the beginning.
@@ -17,11 +17,8 @@ from training.data.keyframes import key_frame_pool
 from training.data.probe_pool import shared_pool
 from training.data.probing import Numbers
 from training.data.probing import VideoInfo as VideoInfo
-from training.data.rejection import RejectedRow
 
 READERS = {"seek": read_by_seeking, "sequential": read_sequentially}
-MAX_NAME_BYTES = 1024
-"""Of a clip's whole name; its root comes before it, and file systems take 4,096."""
 
 
 def probe(path: Path | str, numbers: Numbers = key_frame_pool) -> VideoInfo:
@@ -81,33 +78,3 @@ class FrameCache:
             with suppress(ValueError):  # larger than the whole cache
                 self._kept[keys[number]] = frame
         return [frames[number] for number in numbers]
-
-
-def check_clip_name(name: str) -> None:
-    """Raises RejectedRow for a name that no file system takes."""
-    parts = [part.encode(errors="replace") for part in name.split("/")]
-    if not name.strip() or "\0" in name or max(map(len, parts)) > 255 or sum(map(len, parts)) > MAX_NAME_BYTES:
-        raise RejectedRow("malformed clip name", repr(name[:80]))
-
-
-def resolve_clip(name: str, roots: Sequence[Path]) -> Path:
-    """The clip file that a row names, inside one of `roots` (searched in order).
-
-    Raises RejectedRow: names come from untrusted rows, so a path that leaves its root, by `..`, by being absolute or
-    through a link, is rejected even where such a file exists.
-    """
-    check_clip_name(name)
-    inside = False
-    for root in (Path(root).resolve() for root in roots if not Path(name).is_absolute()):
-        try:
-            candidate = (root / name).resolve()
-            if not candidate.is_relative_to(root):
-                continue
-            inside = True
-            if candidate.is_file():
-                return candidate
-        except (OSError, RuntimeError, UnicodeError) as error:  # links in a circle, a name beyond the file system's
-            raise RejectedRow("malformed clip name", f"{name[:80]!r}: {error}") from error
-    if not inside:
-        raise RejectedRow("path outside clip root", repr(name))
-    raise RejectedRow("missing clip", f"{name!r} is in none of the {len(roots)} clip roots")

@@ -12,7 +12,7 @@ from assets.curation.contamination import benchmark_index
 from assets.curation.keys import STOP_WORDS, answer_key, question_key, question_stem, with_clip_interval
 from assets.curation.selection import Selection, SelectionSettings, select
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
-from training.data.trajectory import clip_interval
+from training.data.clip_names import clip_interval
 from training.grading.parsers import normalised
 
 NOTHING = benchmark_index({})

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tests.footage import FOOTAGE
+from training.data.clip_names import resolve_clip
 from training.data.keyframes import key_frame_pool
 from training.data.rejection import RejectedRow
-from training.data.video import UnreadableVideo, VideoInfo, frame_rate, probe, read_frames, resolve_clip
+from training.data.video import UnreadableVideo, VideoInfo, frame_rate, probe, read_frames
 
 REAL = {
     "bigbuckbunny.mp4": VideoInfo(132, 25.0, 1280, 720, "sequential", 0, pytest.approx(5.28)),

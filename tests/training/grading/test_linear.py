@@ -11,7 +11,8 @@ import pytest
 from assets.curation import disjoint, previews, v1_33k
 from evaluation.benchmarks import judged, seedbench
 from evaluation.generation.segments import segments
-from training.data.trajectory import RejectedRow, clip_interval, parse_row, split_answer
+from training.data.clip_names import clip_interval
+from training.data.trajectory import RejectedRow, parse_row, split_answer
 from training.grading import form, grade, parsers, replies, strict
 from training.runtime.printable import printable
 from training.runtime.project import PROJECT
