@@ -264,9 +264,10 @@ def _report(run: BenchmarkRun, checkpoints: Checkpoints) -> dg.AssetsDefinition:
     def judged_report(
         context: dg.AssetExecutionContext, config: JudgeConfig, store: StoreParam, judge: JudgeParam
     ) -> dg.MaterializeResult[None]:
-        benchmark: Any = run.benchmark
-        changed = replace(benchmark, settings=benchmark.settings.model_copy(update=config.values()))
-        return _score_models(context, store, declared, replace(run, benchmark=changed), judge)
+        settings = run.benchmark.settings.model_copy(update=config.values())
+        return _score_models(
+            context, store, declared, replace(run, benchmark=replace(run.benchmark, settings=settings)), judge
+        )
 
     return judged_report
 
