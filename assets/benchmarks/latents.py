@@ -18,12 +18,13 @@ from assets.benchmarks.assets import (
     TWIFF_ANSWERS,
     TWIFF_ITEMS,
 )
-from assets.benchmarks.settings import BenchmarkSettings, NecessityConfig, NecessitySettings, RetrievalConfig
+from assets.benchmarks.settings import BenchmarkSettings, NecessityConfig, NecessitySettings
 from assets.curation.assets import SFT_SETS
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import BASE, Checkpoints
+from assets.framework.settings import SeedConfig
 from assets.framework.store import StoreParam, Work
 from assets.generation import AnswerWork, generate_answers
 from assets.launching.launcher import LauncherParam, Start
@@ -66,7 +67,7 @@ def latent_retrieval_asset(checkpoints: Checkpoints, latents: int, seed: int, de
 
     @asset(declared, pool="gpu")
     def latent_retrieval(
-        context: dg.AssetExecutionContext, config: RetrievalConfig, store: StoreParam, launcher: LauncherParam
+        context: dg.AssetExecutionContext, config: SeedConfig, store: StoreParam, launcher: LauncherParam
     ) -> Iterator[dg.MaterializeResult[None]]:
         items, sets = store.current(TWIFF_ITEMS), store.current(SFT_SETS)
         settings = {"seed": seed, "latents": latents} | config.values()

@@ -69,14 +69,6 @@ class JudgeConfig(RunOverrides):
     )
 
 
-class RetrievalConfig(RunOverrides):
-    """Run config of latent retrieval: another random sample of the frames that latents are compared with."""
-
-    minimum: ClassVar[dict[str, int]] = {"seed": 0}
-
-    seed: int | None = Field(default=None, description="Seed of the sample. Empty: the profile's.")
-
-
 class NecessityConfig(RunOverrides):
     """Run config of latent necessity: fewer items, for a first look, or more than the profile takes."""
 

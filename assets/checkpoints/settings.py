@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from assets.framework.settings import RunOverrides, Settings
+from assets.framework.settings import SeedConfig, Settings
 from training.recipes import RlRecipe, SftRecipe
 
 
@@ -23,12 +23,11 @@ class RlRun(Settings):
     start: str
 
 
-class RecipeConfig(RunOverrides):
+class RecipeConfig(SeedConfig):
     """Run config of a training: another seed, or a short run to see whether it starts."""
 
     minimum: ClassVar[dict[str, int]] = {"max_steps": 1, "seed": 0}
 
-    seed: int | None = Field(default=None, description="Seed of the training. Empty: the profile's.")
     max_steps: int | None = Field(
         default=None,
         description="Optimiser steps, for a trial run: its checkpoint is the current one until the recipe is "

@@ -23,13 +23,14 @@ from assets.curation.publication import (
 from assets.curation.scored import GAIN, gain_tables, scored_shards, verdict_tables
 from assets.curation.selection import CuratedTable, SelectionSettings
 from assets.curation.sets import random_set, rl_set
-from assets.curation.settings import CurationSettings, SelectionConfig, SetsConfig
+from assets.curation.settings import CurationSettings, SelectionConfig
 from assets.curation.v1_33k import choices
 from assets.curation.visual_gain import VerdictTable
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import metadata_of, result_of
 from assets.framework.retries import retry_on_outage
+from assets.framework.settings import SeedConfig
 from assets.framework.store import AssetStore, StoreParam
 from assets.trajectories.hub import hub_access
 from training.storage.artifacts import Artifact
@@ -195,7 +196,7 @@ def _training_sets(
     `files` are part of their version."""
 
     @asset(declared)
-    def training_sets(config: SetsConfig, store: StoreParam) -> dg.MaterializeResult[None]:
+    def training_sets(config: SeedConfig, store: StoreParam) -> dg.MaterializeResult[None]:
         scored, curated, items = scored_shards(store), store.current(CURATED), items_of(settings, store)
         sampling = {"seed": seed} | config.values()
         inputs = {CURATED: curated} | _by_key(scored, items) | {path.name: file_digest(path) for path in files}

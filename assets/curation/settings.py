@@ -97,9 +97,3 @@ class SelectionConfig(RunOverrides):
         if chosen.min_gain > samples:
             raise ValueError(f"run config: min_gain is {chosen.min_gain}, and a row has {samples} answers a condition")
         return chosen
-
-
-class SetsConfig(RunOverrides):
-    """Run config of the training sets: another random sample."""
-
-    seed: int | None = Field(default=None, description="Seed of the random rows. Empty: the profile's.")

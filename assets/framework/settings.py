@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Settings(BaseModel):
@@ -31,3 +31,11 @@ class RunOverrides(dg.Config):
             if name in self.minimum and value < self.minimum[name]:
                 raise ValueError(f"run config: {name} must be at least {self.minimum[name]}; found {value}")
         return values
+
+
+class SeedConfig(RunOverrides):
+    """Run config of what is sampled or trained with a seed: another one."""
+
+    minimum: ClassVar[dict[str, int]] = {"seed": 0}
+
+    seed: int | None = Field(default=None, description="Seed of the training or the sample. Empty: the profile's.")

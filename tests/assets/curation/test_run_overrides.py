@@ -14,6 +14,7 @@ from assets.curation.assets import CURATED, RL_SETS, SFT_SETS
 from assets.curation.selection import SelectionSettings
 from assets.curation.settings import SelectionConfig
 from assets.framework.partitions import SHARDS, range_tags
+from assets.framework.settings import SeedConfig
 from assets.framework.store import AssetStore
 from pipelines.definitions import build_definitions
 from pipelines.profile import demo, overlaid
@@ -153,3 +154,5 @@ def test_what_is_left_out_is_the_profiles() -> None:
     assert RecipeConfig(max_steps=3).values() == {"max_steps": 3}
     with pytest.raises(ValueError, match="steps must be at least 1"):
         RecipeConfig(max_steps=0).values()
+    with pytest.raises(ValueError, match="seed must be at least 0"):
+        SeedConfig(seed=-1).values()
