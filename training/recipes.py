@@ -4,6 +4,7 @@ A recipe is data: what the program reads, how long it trains and with which loss
 (reference: Tables 8 and 9 of arXiv 2606.05769), `demo_*` what the toy world needs on two CPU cores, and why.
 """
 
+from math import gcd
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -18,6 +19,7 @@ from pydantic import (
 )
 
 from training.model.latent_config import PAPER, LatentConfig
+from training.runtime.errors import PermanentError
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
 """The pattern of names that become partitions, files and folders."""
@@ -133,28 +135,35 @@ class RlRecipe(TrainingRecipe):
 
     @property
     def global_batch_size(self) -> int:
-        """Answers of an optimiser step, over all devices.  Raises ValueError where a rollout batch does not divide."""
+        """Answers of an optimiser step, over all devices.
+
+        Raises PermanentError where the updates of a rollout batch would have different numbers.
+        """
         size, rest = divmod(self.prompts_per_batch * self.num_generations, self.updates_per_batch)
         if rest:
-            raise ValueError(f"recipe {self.name}: {self.prompts_per_batch} prompts x {self.num_generations} answers "
-                             f"are not divisible by updates_per_batch, {self.updates_per_batch}")  # fmt: skip
+            raise PermanentError(
+                f"recipe {self.name}: {self.prompts_per_batch} prompts x {self.num_generations} answers are not "
+                f"divisible by updates_per_batch, {self.updates_per_batch}"
+            )
         return size
 
 
-def micro_batches(recipe: SftRecipe | RlRecipe, devices: int) -> tuple[int, int]:
+def micro_batches(recipe: SftRecipe | RlRecipe, processes: int) -> tuple[int, int]:
     """Rows that a device takes at once, and gradient accumulation steps, for an optimiser step of `global_batch_size`.
 
-    Raises ValueError where the rows do not divide.
+    Raises PermanentError, with the nearest numbers of processes that would do, where the rows do not divide.
     """
     rows = recipe.global_batch_size
-    share = rows // devices
-    size = min(share, recipe.per_device_train_batch_size)
-    if size == 0 or rows % (devices * size):
-        raise ValueError(
-            f"recipe {recipe.name}: an optimiser step of {rows} rows does not divide into {devices} devices with "
-            f"{size or 1} rows at once: change the batch or per_device_train_batch_size"
+    divisors = [n for n in range(1, rows + 1) if rows % n == 0]
+    if processes not in divisors:
+        nearest = [max(n for n in divisors if n < processes), *[n for n in divisors if n > processes][:1]]
+        raise PermanentError(
+            f"recipe {recipe.name}: the {rows} rows of an optimiser step do not divide into {processes} processes: "
+            f"start {' or '.join(map(str, nearest))} (launch.num_processes), or change the recipe's batch"
         )
-    return size, share // size
+    alone = max(n for n in divisors if n <= recipe.per_device_train_batch_size)
+    size = gcd(alone, rows // processes)  # a part of what one process would take: rows of one shape stay together
+    return size, rows // processes // size
 
 
 Recipe = TypeVar("Recipe", SftRecipe, RlRecipe)

@@ -1,7 +1,9 @@
-"""What SFT and RL do around TRL's trainers: their arguments, training with resumption, and the saved checkpoint."""
+"""SFT and RL around TRL's trainers: preparation, arguments, training with resumption, and the saved checkpoint."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,61 @@ from transformers.integrations import (
 
 from training.model.checkpoint import FutureL1
 from training.model.latent_config import LatentConfig
-from training.recipes import TrainingRecipe
+from training.model.placement import placement
+from training.model.rows import read_rows
+from training.model.verify import verify
+from training.recipes import RlRecipe, SftRecipe, TrainingRecipe, micro_batches
 from training.runtime.callbacks import MaxStepsReachedError, StopAtMaxSteps, checkpoint_on_interrupt, last_checkpoint
 from training.runtime.errors import PermanentError
-from training.runtime.programs import CHECKPOINT, TrainingConfig
-from training.runtime.provenance import write_provenance
+from training.runtime.programs import CHECKPOINT, Reporter, TrainingConfig
+from training.runtime.provenance import provenance_of, write_provenance
 from training.storage.files import atomic_replace_dir
 
 STEPS = "steps"
 """The folder of the trainer's own checkpoints, in a program's working folder."""
 MIN_REPORTS = 40
 """The least number of points of a training curve, where the run has as many steps."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The facts of a training before its model is loaded.
+
+    processes: of this training, a device each.  micro_batch: rows that a device takes at once, `accumulation` times an
+    optimiser step.
+    """
+
+    rows: list[dict[str, Any]]
+    device: torch.device
+    dtype: torch.dtype
+    processes: int
+    micro_batch: int
+    accumulation: int
+    provenance: dict[str, Any]
+
+
+def run_training(
+    train_model: Callable[[Preparation], dict[str, Any]],
+    config: TrainingConfig,
+    recipe: SftRecipe | RlRecipe,
+    program: str,
+    model: Path,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Prepares a training of `model`, trains it, and verifies the checkpoint in the first process; the result.
+
+    Raises PermanentError before anything is read if the recipe does not divide into the processes or a tracker is
+    missing.
+    """
+    check_trackers(config.report_to)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    micro_batch, accumulation = micro_batches(recipe, processes)
+    rows = read_rows(config.data)
+    device, dtype = placement(config.device)
+    provenance = provenance_of(program, config.data, len(rows), model, recipe.model_dump(mode="json"), config.seed)
+    preparation = Preparation(rows, device, dtype, processes, micro_batch, accumulation, provenance)
+    result = {"rows": len(rows), "recipe": recipe.name, **train_model(preparation)}  # frees the trainer's model
+    return result | verify(config.out, rows, device, dtype, reporter)
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -39,13 +85,15 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def trainer_arguments(
-    config: TrainingConfig, recipe: TrainingRecipe, steps: int, device: torch.device, dtype: torch.dtype
+    config: TrainingConfig, recipe: TrainingRecipe, steps: int, preparation: Preparation
 ) -> dict[str, Any]:
     """The TrainingArguments of both trainers for a run of so many optimiser steps."""
     cosine = recipe.lr_scheduler_type == "cosine_with_min_lr"
     same = {"learning_rate", "lr_scheduler_type", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm"}
     return {
         **recipe.model_dump(include=same),
+        "per_device_train_batch_size": preparation.micro_batch,
+        "gradient_accumulation_steps": preparation.accumulation,
         "lr_scheduler_kwargs": {"min_lr_rate": recipe.min_lr_rate} if cosine else {},
         "warmup_steps": recipe.warmup_ratio,  # transformers 5: below 1 it is a ratio
         "max_steps": steps,
@@ -57,9 +105,9 @@ def trainer_arguments(
         "project": "future-l1",
         "run_name": recipe.name,
         "seed": config.seed,
-        "bf16": dtype == torch.bfloat16,
-        "use_cpu": device.type != "cuda",
-        "activation_checkpointing": device.type == "cuda",
+        "bf16": preparation.dtype == torch.bfloat16,
+        "use_cpu": preparation.device.type != "cuda",
+        "activation_checkpointing": preparation.device.type == "cuda",
         "ddp_find_unused_parameters": False,  # each batch uses every weight that learns, latents or not
         "disable_tqdm": True,
         "remove_unused_columns": False,
@@ -84,24 +132,20 @@ def train(trainer: Trainer, every: int = 1, needs: Sequence[str] = ()) -> str | 
 
 
 def save_checkpoint(
-    trainer: Trainer,
-    bundle: FutureL1,
-    latent_config: LatentConfig,
-    out: Path,
-    dtype: torch.dtype,
-    provenance: Mapping[str, Any],
+    trainer: Trainer, bundle: FutureL1, latent_config: LatentConfig, out: Path, preparation: Preparation, steps: int
 ) -> None:
     """Writes the model as `out`/checkpoint, whole or not at all, and ends the trainer; every process must call this.
 
     The first process writes; sharded weights are gathered to its memory.
     """
-    accelerator = trainer.accelerator
+    accelerator, dtype = trainer.accelerator, preparation.dtype
     weights = accelerator.get_state_dict(bundle.model)
     if accelerator.is_main_process:
         tied = bundle.model.all_tied_weights_keys
         whole = {name: weight.to("cpu", dtype) for name, weight in weights.items() if name not in tied}
         with atomic_replace_dir(out / CHECKPOINT) as folder:
             bundle.save(folder, latent_config, whole)
-            write_provenance(folder, {**provenance, "dtype": str(dtype).removeprefix("torch.")})
+            facts = {"steps": steps, "dtype": str(dtype).removeprefix("torch.")}
+            write_provenance(folder, preparation.provenance | facts)
     accelerator.free_memory()
     accelerator.end_training()

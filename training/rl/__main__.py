@@ -1,28 +1,25 @@
 """`python -m training.rl --config rl.json`: an SFT checkpoint and questions to an LA-DAPO checkpoint."""
 
 import copy
-import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from trl import GRPOConfig
 
 from training.grading.judge import Judge, JudgeSettings
 from training.model.checkpoint import load
-from training.model.placement import learn_in_fp32, placement
-from training.model.rows import SKIPPED, RowReader, Rows, read_rows
-from training.model.verify import verify
+from training.model.placement import learn_in_fp32
+from training.model.rows import SKIPPED, RowReader, Rows
 from training.model.vision import FrozenVision
-from training.recipes import RlRecipe, micro_batches
+from training.recipes import RlRecipe
 from training.rl.grading import RolloutGrader
 from training.rl.surplus import file_of
 from training.rl.trainer import LatentGRPOTrainer
 from training.runtime.callbacks import Reporting
 from training.runtime.programs import Reporter, TrainingConfig, run_program
-from training.runtime.provenance import provenance_of
-from training.trainer import check_trackers, save_checkpoint, train, trainer_arguments
+from training.trainer import Preparation, run_training, save_checkpoint, train, trainer_arguments
 
 
 class RlConfig(TrainingConfig):
@@ -36,25 +33,16 @@ class RlConfig(TrainingConfig):
 
 def main(config: RlConfig, reporter: Reporter) -> dict[str, Any]:
     """Trains, resuming from what `out` holds, and leaves `out/checkpoint`, verified by the first process."""
-    check_trackers(config.report_to)
-    rows = read_rows(config.data)
-    device, dtype = placement(config.device)
-    result = _train(config, reporter, rows, device, dtype)  # frees the trainer's model
-    return result | verify(config.out, rows, device, dtype, reporter)
+    train_model = partial(_train, config, reporter)
+    return run_training(train_model, config, config.recipe, "training.rl", config.sft, reporter)
 
 
-def _train(
-    config: RlConfig, reporter: Reporter, rows: list[dict[str, Any]], device: torch.device, dtype: torch.dtype
-) -> dict[str, Any]:
-    recipe = config.recipe
-    devices = int(os.environ.get("WORLD_SIZE", "1"))
-    micro_batch, accumulation = micro_batches(recipe, devices)
-    recipe_json = recipe.model_dump(mode="json")
-    provenance = provenance_of("training.rl", config.data, len(rows), config.sft, recipe_json, config.seed)
+def _train(config: RlConfig, reporter: Reporter, preparation: Preparation) -> dict[str, Any]:
+    recipe, rows = config.recipe, preparation.rows
     if len(rows) < recipe.prompts_per_batch:
         raise ValueError(f"{config.data} holds {len(rows)} rows and a rollout batch needs {recipe.prompts_per_batch}: "
                          "curate more, or lower the recipe's prompts_per_batch")  # fmt: skip
-    bundle = load(config.sft, device, dtype)
+    bundle = load(config.sft, preparation.device, preparation.dtype)
     if bundle.latent_config is None:
         raise ValueError(f"{config.sft} has no latent configuration: RL starts from an SFT checkpoint")
     bundle.model.model.visual.requires_grad_(False)
@@ -65,10 +53,8 @@ def _train(
     trainer = LatentGRPOTrainer(
         model=bundle.model,
         args=GRPOConfig(
-            **trainer_arguments(config, recipe, steps, device, dtype),
-            per_device_train_batch_size=micro_batch,
-            gradient_accumulation_steps=accumulation,
-            steps_per_generation=recipe.updates_per_batch * accumulation,
+            **trainer_arguments(config, recipe, steps, preparation),
+            steps_per_generation=recipe.updates_per_batch * preparation.accumulation,
             save_steps=-(-recipe.save_steps // recipe.updates_per_batch) * recipe.updates_per_batch,  # between batches
             num_generations=recipe.num_generations,
             beta=0.0,
@@ -89,10 +75,10 @@ def _train(
         ),
         vision=FrozenVision(reference, int(recipe.cache_gib * 2**30)),  # its tower is whole in every process
     )
-    needs = [file_of(process) for process in range(devices)]
+    needs = [file_of(process) for process in range(preparation.processes)]
     resumed_from = train(trainer, every=recipe.updates_per_batch, needs=needs)
-    save_checkpoint(trainer, bundle, bundle.latent_config, config.out, dtype, {**provenance, "steps": steps})
-    return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resumed_from}
+    save_checkpoint(trainer, bundle, bundle.latent_config, config.out, preparation, steps)
+    return {"steps": steps, "resumed_from": resumed_from}
 
 
 if __name__ == "__main__":

@@ -1,25 +1,22 @@
 """`python -m training.sft --config sft.json`: a base checkpoint and curated rows to a Future-L1 checkpoint."""
 
-import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig as TrlConfig
 
 from training.model.checkpoint import FutureL1, load
-from training.model.placement import is_sharded, learn_in_fp32, placement
-from training.model.rows import SKIPPED, RowReader, Rows, read_rows
-from training.model.verify import verify
+from training.model.placement import is_sharded, learn_in_fp32
+from training.model.rows import SKIPPED, RowReader, Rows
 from training.recipes import LoraSettings, SftRecipe, micro_batches
 from training.runtime.callbacks import Reporting
 from training.runtime.programs import Reporter, TrainingConfig, run_program
-from training.runtime.provenance import provenance_of
 from training.sft.sampler import sample_rows
 from training.sft.trainer import Collator, LatentSFTTrainer
-from training.trainer import check_trackers, save_checkpoint, train, trainer_arguments
+from training.trainer import Preparation, run_training, save_checkpoint, train, trainer_arguments
 
 PROJECTIONS = r".*\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
@@ -33,41 +30,30 @@ class SftConfig(TrainingConfig):
 
 def main(config: SftConfig, reporter: Reporter) -> dict[str, Any]:
     """Trains, resuming from what `out` holds, and leaves `out/checkpoint`, verified by the first process."""
-    check_trackers(config.report_to)
-    rows = read_rows(config.data)
-    device, dtype = placement(config.device)
-    result = _train(config, reporter, rows, device, dtype)  # frees the trainer's model
-    return result | verify(config.out, rows, device, dtype, reporter)
-
-
-def _train(
-    config: SftConfig, reporter: Reporter, rows: list[dict[str, Any]], device: torch.device, dtype: torch.dtype
-) -> dict[str, Any]:
-    recipe, sharded = config.recipe, is_sharded()
-    devices = int(os.environ.get("WORLD_SIZE", "1"))
-    micro_batch, accumulation = micro_batches(recipe, devices)
-    if sharded and recipe.lora:
+    if config.recipe.lora and is_sharded():
         raise ValueError("LoRA is merged into whole weights: launch it without FSDP, with the model in each process")
-    recipe_json = recipe.model_dump(mode="json")
-    provenance = provenance_of("training.sft", config.data, len(rows), config.base, recipe_json, config.seed)
-    bundle = load(config.base, device, dtype, config.seed)
+    train_model = partial(_train, config, reporter)
+    return run_training(train_model, config, config.recipe, "training.sft", config.base, reporter)
+
+
+def _train(config: SftConfig, reporter: Reporter, preparation: Preparation) -> dict[str, Any]:
+    recipe, rows = config.recipe, preparation.rows
+    bundle = load(config.base, preparation.device, preparation.dtype, config.seed)
     freeze_vision(bundle.model)
     if not recipe.lora:
         learn_in_fp32(bundle.model)
     encoder = bundle.encoder(recipe.latent_config, supervise_span_length=recipe.supervise_span_length)
     usable = Rows(rows, RowReader(encoder, keep=recipe.cache_gib > 0), config.out / SKIPPED)
     samples = sample_rows(
-        [len(row["future"]) for row in rows], micro_batch, recipe.latent_keep_prob, recipe.group_by_length, config.seed,
+        [len(row["future"]) for row in rows], micro_batches(recipe, 1)[0], recipe.latent_keep_prob,
+        recipe.group_by_length, config.seed, global_batch_size=recipe.global_batch_size,
         epochs=recipe.num_train_epochs, total=recipe.max_steps and recipe.max_steps * recipe.global_batch_size,
-        devices=devices,
     )  # fmt: skip
-    steps = -(-len(samples) // recipe.global_batch_size)
+    steps = len(samples) // recipe.global_batch_size
     trainer = LatentSFTTrainer(
         model=bundle.model,
         args=TrlConfig(
-            **trainer_arguments(config, recipe, steps, device, dtype),
-            per_device_train_batch_size=micro_batch,
-            gradient_accumulation_steps=accumulation,
+            **trainer_arguments(config, recipe, steps, preparation),
             dataloader_num_workers=recipe.dataloader_num_workers,
             save_steps=recipe.save_steps,
             dataset_kwargs={"skip_prepare_dataset": True},
@@ -80,13 +66,13 @@ def _train(
         peft_config=peft_config(recipe.lora, bundle) if recipe.lora else None,
         bundle=bundle,
         recipe=recipe,
-        vision=bundle.vision(int(recipe.cache_gib * 2**30), apart=sharded),
+        vision=bundle.vision(int(recipe.cache_gib * 2**30), apart=is_sharded()),
     )
     resumed_from = train(trainer)
     if recipe.lora:
         bundle.model = trainer.model.merge_and_unload()
-    save_checkpoint(trainer, bundle, recipe.latent_config, config.out, dtype, {**provenance, "steps": steps})
-    return {"steps": steps, "rows": len(rows), "recipe": recipe.name, "resumed_from": resumed_from}
+    save_checkpoint(trainer, bundle, recipe.latent_config, config.out, preparation, steps)
+    return {"steps": steps, "resumed_from": resumed_from}
 
 
 def freeze_vision(model: Any) -> None:

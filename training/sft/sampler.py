@@ -23,21 +23,21 @@ def sample_rows(
     group_by_length: bool,
     seed: int,
     *,
+    global_batch_size: int,
     epochs: int = 1,
     total: int | None = None,
-    devices: int = 1,
 ) -> list[Sample]:
     """Every row `epochs` times, each time in a fresh order; or `total` samples, of as many epochs as that takes.
 
     depths: future frames of each row, by which its probability to keep its spans is chosen (1, 2, 3 or more).  With
     `group_by_length`, each run of `batch` samples has one depth and all or no spans, in proportion to the data; what
-    fills no run comes last.  So that no process waits for another, the list is filled up to whole batches of all
-    `devices` with samples that do not count.
+    fills no run comes last.  The list is filled up to whole optimiser steps with samples that do not count: it is the
+    same for any number of processes, and none of them waits for another.
     """
     rng = np.random.default_rng(seed)
     order = _epochs(depths, latent_keep_prob, rng, count() if total is not None else range(epochs))
     chosen = list(islice(_grouped(order, depths, batch) if group_by_length else order, total))
-    missing = -len(chosen) % (batch * devices)
+    missing = -len(chosen) % global_batch_size
     return [Sample(row, spans, True) for row, spans in chosen] + [Sample(chosen[0][0], False, False)] * missing
 
 

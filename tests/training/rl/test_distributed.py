@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.toy import rl_recipe
-from tests.training.two_processes import with_shards, with_whole_models
+from tests.training.several_processes import with_shards, with_whole_models
 from training.model.checkpoint import load
 from training.rl.__main__ import RlConfig, main
 from training.runtime.programs import Reporter, read_metrics

@@ -101,7 +101,7 @@ def test_in_bf16_what_learns_is_fp32_and_the_replay_begins_near_the_decoders_pro
         assert {p.dtype for p in self.reference.parameters()} == {torch.bfloat16} == {self.vision.tower.dtype}
 
     monkeypatch.setattr(LatentGRPOTrainer, "_track_ratio", watch)
-    monkeypatch.setattr("training.rl.__main__.placement", lambda _: (torch.device("cpu"), torch.bfloat16))
+    monkeypatch.setattr("training.trainer.placement", lambda _: (torch.device("cpu"), torch.bfloat16))
     recipe = rl_recipe(max_steps=1, updates_per_batch=1, temperature=1.3, latent_std=0.2)
     main(config(tmp_path, data, sft_checkpoint, recipe), Reporter(tmp_path, quiet=True))
     for log_ratio in ratios.values():

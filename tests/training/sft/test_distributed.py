@@ -1,7 +1,7 @@
-"""Two gloo processes, with a whole model each and with a sharded one, train as one process does.
+"""Two and four gloo processes, with a whole model each, and two with a sharded one, train as one process does.
 
-What is trained on is uneven on purpose: windows that are not full at the end, a draw that only fills up the last
-micro-batch, rows with and without latents, and the model's own states as latents from the third step on.
+What is trained on is uneven on purpose: a last step that is not full, rows with and without latents, and the model's
+own states as latents from the third step on.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.toy import sft_recipe, write_rows
-from tests.training.two_processes import with_shards, with_whole_models
+from tests.training.several_processes import with_shards, with_whole_models
 from training.model.checkpoint import load
 from training.runtime.programs import Reporter, read_metrics
 from training.sft.__main__ import SftConfig, main
@@ -23,7 +23,7 @@ CURVES = ("loss", "grad_norm", "ce", "mean_token_accuracy", "latent_mse", "laten
 
 @pytest.fixture(scope="module")
 def uneven(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine rows: twice each in micro-batches of two makes nine, and two processes in step do ten."""
+    """Nine rows: the last of three steps has two, in micro-batches of two; most processes of four have none."""
     return write_rows(rows[:9], tmp_path_factory.mktemp("uneven") / "rows.parquet")
 
 
@@ -38,7 +38,7 @@ def run_config(out: Path, data: Path) -> SftConfig:
 
 @pytest.fixture(scope="module")
 def alone(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One process that accumulates twice as much."""
+    """One process that accumulates as much as all others together."""
     out = tmp_path_factory.mktemp("alone")
     assert main(run_config(out, uneven), Reporter(out))["steps"] == 3
     return out
@@ -52,14 +52,20 @@ def whole(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def four(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four processes, each with the whole model."""
+    return with_whole_models("training.sft", run_config(tmp_path_factory.mktemp("four") / "out", uneven), processes=4)
+
+
+@pytest.fixture(scope="module")
 def sharded(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes with a part of the model each."""
     out = tmp_path_factory.mktemp("sharded") / "out"
     return with_shards("training.sft", run_config(out, uneven))
 
 
-@pytest.mark.parametrize("way", ["whole", "sharded"])
-def test_two_processes_train_as_one_does(alone: Path, way: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("way", ["whole", "sharded", "four"])
+def test_several_processes_train_as_one_does(alone: Path, way: str, request: pytest.FixtureRequest) -> None:
     together: Path = request.getfixturevalue(way)
     one, two = read_metrics(alone), read_metrics(together)
     assert len(one) == len(two) == 3
@@ -70,6 +76,11 @@ def test_two_processes_train_as_one_does(alone: Path, way: str, request: pytest.
     assert expected.keys() == curves.keys()
     for name, weight in expected.items():
         torch.testing.assert_close(curves[name], weight, atol=1e-5, rtol=0)
+
+
+def test_three_processes_are_refused(uneven: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="rows of an optimiser step do not divide into 3 processes: start 2 or 4"):
+        with_whole_models("training.sft", run_config(tmp_path / "out", uneven), processes=3)
 
 
 def test_a_sharded_model_was_really_sharded_and_is_whole_when_saved(sharded: Path) -> None:

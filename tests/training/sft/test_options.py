@@ -21,7 +21,7 @@ from training.runtime.programs import TrainingConfig
 from training.sft.__main__ import freeze_vision, peft_config
 from training.sft.trainer import Collator, LatentSFTTrainer
 from training.tiny import BASE
-from training.trainer import trainer_arguments
+from training.trainer import Preparation, trainer_arguments
 
 Build = Callable[..., LatentSFTTrainer]
 WIDE = LATENT_CONFIG.model_copy(update={"span_end": "model"})
@@ -36,16 +36,15 @@ def build(rows: list[dict[str, Any]], tmp_path: Path) -> Build:
         if freeze:
             freeze_vision(bundle.model)
         encoder = bundle.encoder(recipe.latent_config, supervise_span_length=recipe.supervise_span_length)
-        config, cpu = TrainingConfig(out=tmp_path, data=tmp_path), torch.device("cpu")
+        config = TrainingConfig(out=tmp_path, data=tmp_path)
+        alone = Preparation(rows, torch.device("cpu"), torch.float32, 1, recipe.global_batch_size, 1, provenance={})
         total = (recipe.max_steps or 1) * recipe.global_batch_size
         draws = [{"row": i % len(rows), "spans": True, "counts": True} for i in range(total)]
         return LatentSFTTrainer(
             model=bundle.model,
             args=TrlConfig(
-                **{**trainer_arguments(config, recipe, recipe.max_steps or 1, cpu, torch.float32),
-                   "save_strategy": "no"},
-                per_device_train_batch_size=recipe.global_batch_size, dataset_kwargs={"skip_prepare_dataset": True},
-                max_length=None,
+                **{**trainer_arguments(config, recipe, recipe.max_steps or 1, alone), "save_strategy": "no"},
+                dataset_kwargs={"skip_prepare_dataset": True}, max_length=None,
             ),
             train_dataset=Dataset.from_list(draws),
             data_collator=Collator(Rows(rows, RowReader(encoder, keep=True), tmp_path / "skipped.jsonl")),

@@ -162,13 +162,6 @@ def test_micro_batches_add_up_to_a_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(twice[name], weight, atol=1e-4, rtol=0)
 
 
-def test_a_batch_that_does_not_divide_is_refused_before_a_model_is_loaded(data: Path, tmp_path: Path) -> None:
-    recipe = sft_recipe(global_batch_size=5, per_device_train_batch_size=2)
-    nowhere = config(tmp_path / "out", data, recipe).model_copy(update={"base": tmp_path / "nowhere"})
-    with pytest.raises(ValueError, match="an optimiser step of 5 rows does not divide into 1 devices with 2 rows"):
-        main(nowhere, Reporter(tmp_path / "out", quiet=True))
-
-
 def test_an_unreadable_row_is_reported_and_stops_nothing(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     broken = {**rows[0], "path": str(tmp_path / "nowhere.mp4")}
     data = write_rows([broken, *rows[1:4]], tmp_path / "rows.parquet")

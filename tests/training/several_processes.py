@@ -1,4 +1,4 @@
-"""A training program in two gloo processes: with a whole model each, or with a sharded one."""
+"""A training program in several gloo processes: with a whole model each, or with a sharded one."""
 
 import os
 import socket
@@ -12,15 +12,15 @@ from training.runtime.programs import ProgramConfig
 ROOT = Path(__file__).parents[2]
 
 
-def with_whole_models(module: str, config: ProgramConfig) -> Path:
-    """The working folder of `accelerate launch -m MODULE`, after both processes ended well."""
-    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+def with_whole_models(module: str, config: ProgramConfig, processes: int = 2) -> Path:
+    """The working folder of `accelerate launch -m MODULE`, after all processes ended well."""
+    options = f"--multi_gpu --num_processes {processes} --num_machines 1 --mixed_precision no --dynamo_backend no"
     command = ["accelerate.commands.launch", *options.split(), "--main_process_port", "0", "-m", module]
     return _ended(config, command, [{}])
 
 
 def with_shards(module: str, config: ProgramConfig) -> Path:
-    """The same under the project's own FSDP file, in fp32."""
+    """The same in two processes under the project's own FSDP file, in fp32."""
     from tests.training.sft.test_launch_configs import launched, prepare_multi_gpu_env
 
     arguments = launched("fsdp2.yaml")
