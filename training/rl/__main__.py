@@ -15,7 +15,7 @@ from training.model.rows import SKIPPED, RowReader, Rows
 from training.model.vision import FrozenVision
 from training.recipes import RlRecipe
 from training.rl.grading import RolloutGrader
-from training.rl.surplus import file_of
+from training.rl.surplus import FILE
 from training.rl.trainer import LatentGRPOTrainer
 from training.runtime.callbacks import Reporting
 from training.runtime.programs import Reporter, TrainingConfig, run_program
@@ -75,8 +75,7 @@ def _train(config: RlConfig, reporter: Reporter, preparation: Preparation) -> di
         ),
         vision=FrozenVision(reference, int(recipe.cache_gib * 2**30)),  # its tower is whole in every process
     )
-    needs = [file_of(process) for process in range(preparation.processes)]
-    resumed_from = train(trainer, every=recipe.updates_per_batch, needs=needs)
+    resumed_from = train(trainer, every=recipe.updates_per_batch, needs=[FILE])
     save_checkpoint(trainer, bundle, bundle.latent_config, config.out, preparation, steps)
     return {"steps": steps, "resumed_from": resumed_from}
 

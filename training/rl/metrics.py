@@ -14,13 +14,10 @@ from training.rl.rewards import REWARDS
 from training.rl.rollouts import Rollout
 
 
-def rollout_metrics(
-    rollouts: Sequence[Rollout], rewards: torch.Tensor, weights: torch.Tensor, group: int, tokens: Tokens
-) -> dict[str, float]:
-    """Means over the rollouts of a batch; NaN where there is nothing to average.  rewards [n, 4] as of rollout_rewards.
+def reward_metrics(rewards: torch.Tensor, weights: torch.Tensor, group: int) -> dict[str, float]:
+    """Means over whole groups; NaN where there is nothing to average.  rewards [n, 4] as of rollout_rewards.
 
-    Names are TRL's where TRL logs the same; a reward's `std` is the mean standard deviation within the groups.
-    `adjacent_cosine` is the cosine of each latent and the one before it in its span: 1 where a span repeats itself.  An
+    Names are TRL's where TRL logs the same; a reward's `std` is the mean standard deviation within the groups.  An
     unjudged answer is neither correct nor incorrect.
     """
     accuracy, total = rewards[:, 0], (rewards * weights).sum(1)
@@ -36,13 +33,23 @@ def rollout_metrics(
         if name != "accuracy":
             metrics[f"rewards/{name}/correct"] = _mean(column[correct])
             metrics[f"rewards/{name}/incorrect"] = _mean(column[incorrect])
+    return metrics
+
+
+def completion_metrics(rollouts: Sequence[Rollout], accuracy: torch.Tensor, tokens: Tokens) -> dict[str, float]:
+    """Means over rollouts; NaN where there is nothing to average.  accuracy [n] as of rollout_rewards.
+
+    `adjacent_cosine` is the cosine of each latent and the one before it in its span: 1 where a span repeats itself.
+    """
+    correct, incorrect = accuracy == 1, accuracy < 1
+    metrics: dict[str, float] = {}
     spans = [r.spans(tokens) for r in rollouts]
     counts = torch.tensor([len(of_rollout) for of_rollout in spans])
     metrics["completions/mean_length"] = _mean(torch.tensor([len(r.ids) for r in rollouts]))
     metrics["completions/clipped_ratio"] = _mean(torch.tensor([not r.finished for r in rollouts]))
     metrics["spans"] = _mean(counts)
-    metrics["spans/correct"] = _mean(counts[correct.cpu()])
-    metrics["spans/incorrect"] = _mean(counts[incorrect.cpu()])
+    metrics["spans/correct"] = _mean(counts[correct])
+    metrics["spans/incorrect"] = _mean(counts[incorrect])
     latents = [span.float() for of_rollout in spans for span in of_rollout]
     nothing = torch.zeros(0)
     metrics["latent_norm"] = _mean(torch.cat(latents).norm(dim=-1) if latents else nothing)

@@ -35,7 +35,7 @@ def rollout_rewards(
         form = [float(r.finished and well_formed(r.runs, recipe.min_spans)) for r in rollouts[group]]
         graded = [math.nan if value is None else value for value in accuracy[group]]
         rows += zip(graded, form, latent.paid_ctr, latent.paid_div, strict=True)
-    return torch.tensor(rows)
+    return torch.tensor(rows).view(-1, len(REWARDS))
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,25 @@
 """GRPOTrainer with latent spans in its rollouts.
 
 TRL samples prompts in groups, buffers a generation batch over several optimiser steps, and runs accelerate and
-checkpoints.  Two methods are overridden: `_generate_and_score_completions` (batched latent decoding, dynamic sampling)
-and `_compute_loss` (replay with the sampled latents).  TRL's own versions handle neither latents nor videos;
-tests/training/rl compares both signatures with the calls of trl 1.16.
+checkpoints.  Three methods are overridden: `_generate_and_score_completions` (batched latent decoding, dynamic
+sampling), `_prepare_inputs` (TRL's without its shuffle, which is each process's own) and `_compute_loss` (replay with
+the sampled latents).  TRL's own versions handle neither latents nor videos; tests/training/rl compares the signatures
+with the calls of trl 1.16.
+
+All processes sample one batch of prompts, choose groups together, and share out the chosen answers: prompts, answers
+and the composition of each optimiser step are those of a single process.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 from trl import GRPOTrainer
+from trl.trainer.utils import split_tensor_dict
 
 from training.model.checkpoint import FutureL1
 from training.model.decode import Sampling, decode
@@ -24,14 +30,20 @@ from training.model.splice import inputs_of, spliced_forward
 from training.model.vision import FrozenVision
 from training.recipes import RlRecipe
 from training.rl.grading import RolloutGrader
+from training.rl.groups import Group, exchanged, groups_of_all, rebuilt, shares
 from training.rl.losses import Clip, gaussian_log_ratio, k3, policy_loss
-from training.rl.metrics import Stopwatch, rollout_metrics
+from training.rl.metrics import Stopwatch, completion_metrics, reward_metrics
 from training.rl.rewards import group_advantages, mixed_groups, rollout_rewards
 from training.rl.rollouts import Replay, Rollout, token_log_probs, unpack
-from training.rl.surplus import Group, SurplusGroups
+from training.rl.surplus import SurplusGroups
 
 MIN_MIXED_SHARE = 0.25
 """The least share of fresh prompts' groups that is expected to be mixed, however few were so far."""
+
+
+def shuffled(answers: int) -> torch.Tensor:
+    """The order in which the answers of a rollout batch are dealt to its optimiser steps."""
+    return torch.randperm(answers)
 
 
 class LatentGRPOTrainer(GRPOTrainer):
@@ -49,55 +61,75 @@ class LatentGRPOTrainer(GRPOTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, reward_funcs=[rollout_rewards], **kwargs)  # TRL wants one, and never calls it here
-        local = self.args.per_device_train_batch_size * self.args.steps_per_generation
-        if local % self.num_generations:
-            raise ValueError(f"{local} answers a device do not hold whole groups of {self.num_generations}")
         self.recipe, self.bundle, self.reference = recipe, bundle, reference
         self.rows, self.vision, self.grader = rows, vision, grader
-        self.surplus = SurplusGroups(bundle, rows, self.accelerator.process_index)
+        self._process, self._processes = self.accelerator.process_index, self.accelerator.num_processes
+        self._rebuild = partial(rebuilt, bundle=bundle, rows=rows)
+        self.surplus = SurplusGroups(self._rebuild, self._process, self._processes)
         self.add_callback(self.surplus)
         self._rollouts: list[Rollout] = []
+        self._buffered_inputs: list[dict[str, torch.Tensor]] | None = None
         self._stopwatch, self._last_logged_step = Stopwatch(self.accelerator.device), 0
 
     # ---- rollouts
 
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, torch.Tensor]:
+        """The next micro-batch; a new rollout batch where the last one is used up, or after a resume."""
+        steps = self.args.steps_per_generation
+        if self._step % steps == 0 or self._buffered_inputs is None:
+            batch = self._generate_and_score_completions(generation_batch)
+            self._buffered_inputs = split_tensor_dict(batch, steps)
+        return self._buffered_inputs[self._step % steps]
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Mixed groups (correct and incorrect answers), as many as `inputs` has prompts where the rounds suffice.
+        """This process's share of the answers of mixed groups (correct and incorrect answers), as many groups as the
+        `inputs` of all processes have prompts where the rounds suffice.
 
         Places that stay empty are filled with unmixed groups, which count for nothing, and are reported.
         """
-        recipe, group = self.recipe, self.num_generations
-        prompts = [int(one["row"]) for one in inputs[::group]]
+        recipe, group, device = self.recipe, self.num_generations, self.accelerator.device
+        prompts = gather_object([int(one["row"]) for one in inputs])[::group]
         mixed, others = self._sample_groups(prompts)
         self._track({"groups/unmixed_ratio": max(0, len(prompts) - len(mixed)) / len(prompts)})
         chosen = (mixed + others)[: len(prompts)]
         if recipe.max_resample_rounds > 1:
             self.surplus.groups = mixed[len(prompts) :]
-        self._rollouts = [rollout for rollouts, _ in chosen for rollout in rollouts]
-        rewards = torch.cat([r for _, r in chosen])
-        weights = torch.tensor(recipe.reward_weights, device=rewards.device)
+        rewards, weights = torch.cat([g.rewards for g in chosen]), torch.tensor(recipe.reward_weights)
         advantages = group_advantages((rewards * weights).sum(1), group)
         if recipe.max_resample_rounds > 1:
             advantages[len(mixed) * group :] = 0.0  # normalisation would blow up an unmixed group's tiny differences
-        self._track(rollout_metrics(self._rollouts, rewards, weights, group, self.bundle.tokens))
+        share = self._take_share(chosen)
+        advantages = advantages[share]
+        self._track(reward_metrics(rewards, weights, group))
+        self._track(completion_metrics(self._rollouts, rewards[share, 0], self.bundle.tokens))
         if recipe.mask_truncated_completions:
-            finished = torch.tensor([r.finished for r in self._rollouts], device=advantages.device)
-            advantages = advantages * finished
+            advantages = advantages * torch.tensor([r.finished for r in self._rollouts])
             self._rollouts = [replace(r, sampled=r.sampled & r.finished) for r in self._rollouts]
         counts = [[int(r.sampled.sum()), len(r.latents)] for r in self._rollouts]
-        tokens, latents = self.accelerator.reduce(torch.tensor(counts, device=self.accelerator.device).sum(0), "sum")
+        tokens, latents = self.accelerator.reduce(torch.tensor(counts, device=device).sum(0), "sum")
         return {
-            "rollout": torch.arange(len(self._rollouts), device=self.accelerator.device),
-            "advantages": advantages,
+            "rollout": torch.arange(len(self._rollouts), device=device),
+            "advantages": advantages.to(device),
             "num_items_in_batch": tokens,
             "num_latents_in_batch": latents,
         }
 
+    def _take_share(self, chosen: Sequence[Group]) -> list[int]:
+        """Fills `_rollouts` with this process's share of the chosen answers, shuffled over the optimiser steps; their
+        numbers."""
+        own: dict[int, Rollout] = {}
+        owners: list[int] = []
+        for group in chosen:
+            own |= dict(enumerate(group.rollouts, start=len(owners)))
+            owners += [group.owner] * self.num_generations
+        order = broadcast(shuffled(len(owners)).to(self.accelerator.device)).tolist()  # each process's seed is its own
+        of_all = shares(order, owners, self._processes, self.recipe.updates_per_batch)
+        self._rollouts = exchanged(own, of_all, self._process, self._rebuild)
+        return of_all[self._process]
+
     def _sample_groups(self, prompts: list[int]) -> tuple[list[Group], list[Group]]:
         """Groups of mixed verdicts, and the others (dynamic sampling): the surplus of the last batch, then rounds of
-        fresh prompts until there are enough.
-
-        All processes go through the same rounds with as many prompts.  One round means no dynamic sampling.
+        fresh prompts until there are enough.  One round means no dynamic sampling.
         """
         recipe, group, size = self.recipe, self.num_generations, len(prompts)
         kept, self.surplus.groups = self.surplus.groups, []
@@ -105,37 +137,41 @@ class LatentGRPOTrainer(GRPOTrainer):
         n_sampled = n_mixed = 0
         for turn in range(recipe.max_resample_rounds):
             share = max(n_mixed / n_sampled, MIN_MIXED_SHARE) if turn else 1.0
-            count = self._all_reduce_max(min(size, math.ceil((size - len(kept)) / share)))
+            count = min(size, math.ceil((size - len(kept)) / share))
             if count <= 0:
                 break
             with self._stopwatch.part("rollout"):
                 rollouts = self._roll_out(prompts[:count], turn)
             with self._stopwatch.part("rewards"):
                 accuracy = self.grader.accuracy(rollouts)
-                rewards = rollout_rewards(rollouts, accuracy, recipe, self.bundle.tokens).to(self.accelerator.device)
-            mixed = mixed_groups(rewards[:, 0].clamp(min=0), group, recipe.dynamic_sampling_range).tolist()
-            for i, is_mixed in enumerate(mixed):
-                at = slice(i * group, (i + 1) * group)
-                (kept if is_mixed else unmixed).append((rollouts[at], rewards[at]))
+                rewards = rollout_rewards(rollouts, accuracy, recipe, self.bundle.tokens)
+                groups = groups_of_all(rollouts, rewards, group, self._process)
+            accuracies = torch.cat([g.rewards[:, 0] for g in groups])
+            mixed = mixed_groups(accuracies.clamp(min=0), group, recipe.dynamic_sampling_range).tolist()
+            for of_group, is_mixed in zip(groups, mixed, strict=True):
+                (kept if is_mixed else unmixed).append(of_group)
             n_sampled, n_mixed = n_sampled + len(mixed), n_mixed + sum(mixed)
             if turn == 0:  # before anything is chosen: the accuracy of the policy
-                self._track({"accuracy/all_samples": rewards[:, 0].nanmean().item()})
+                self._track({"accuracy/all_samples": accuracies.nanmean().item()})
             prompts = self._more_prompts(size, turn)
         if n_sampled:
             self._track({"groups/mixed_ratio": n_mixed / n_sampled})
         return kept, unmixed
 
     def _roll_out(self, prompts: Sequence[int], turn: int) -> list[Rollout]:
+        """This process's part of the answers to a round of prompts: as many as another's, or one prompt's more."""
         recipe, model = self.recipe, self.accelerator.unwrap_model(self.model)
-        rows, encoded = zip(*(self.rows.prompt(i) for i in prompts), strict=True)
-        seeds = self._seeds(len(prompts), turn)
+        first, last = (len(prompts) * p // self._processes for p in (self._process, self._process + 1))
+        read = [self.rows.prompt(i) for i in prompts[first:last]]
+        rows, encoded = [row for row, _ in read], [prompt for _, prompt in read]
+        seeds = self._seeds(range(first, last), turn)
         sampling = Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p, recipe.latent_std)
         was_training = model.training
         model.eval()
         tokens, size = self.bundle.tokens, recipe.prompts_per_decode or len(prompts)
         rollouts: list[Rollout] = []
         with self.accelerator.autocast(), whole_weights(model):  # what the replay computes with
-            for begin in range(0, len(prompts), size):
+            for begin in range(0, len(encoded), size):
                 part = slice(begin, begin + size)
                 decoded = decode(model, self.vision, tokens, encoded[part], sampling, self.bundle.spans, seeds[part])
                 answers = unpack(rows[part], encoded[part], seeds[part], decoded, tokens, self.processing_class)
@@ -144,23 +180,16 @@ class LatentGRPOTrainer(GRPOTrainer):
         model.train(was_training)
         return rollouts
 
-    def _seeds(self, prompts: int, turn: int) -> list[list[int]]:
+    def _seeds(self, places: Sequence[int], turn: int) -> list[list[int]]:
         """Seeds of each prompt's answers, by its place among all processes' prompts: a resumed run has the same."""
         stream = (self.args.seed, self.state.global_step, turn)
-        first = self.accelerator.process_index * prompts
-        places = range(first, first + prompts)
         return [[derived_seed(*stream, place, sibling) for sibling in range(self.num_generations)] for place in places]
 
     def _more_prompts(self, size: int, turn: int) -> list[int]:
-        """This process's part of a fresh sample of the rows, without repetition over all processes."""
+        """A fresh sample of the rows, without repetition, the same in all processes."""
         stream = derived_seed("prompts", self.args.seed, self.state.global_step, turn)
         generator = torch.Generator().manual_seed(stream)
-        order = torch.randperm(len(self.rows), generator=generator)
-        return order[self.accelerator.process_index * size :][:size].tolist()
-
-    def _all_reduce_max(self, prompts: int) -> int:
-        """All-reduce max of the number of prompts to sample."""
-        return int(self.accelerator.gather(torch.tensor(prompts, device=self.accelerator.device)).max())
+        return torch.randperm(len(self.rows), generator=generator)[:size].tolist()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Metrics of all processes since the last log, and the seconds of a step's parts; all processes log at once."""

@@ -1,8 +1,7 @@
-"""Two gloo processes, with a whole policy each and with a sharded one, learn what one process learns.
+"""Two and four gloo processes, with a whole policy each, and two with a sharded one, learn what one process learns.
 
-One optimiser step on each rollout batch: TRL deals the batch's prompts to the processes in runs, so all ask the same
-prompts whatever their number, but it shuffles a process's own answers into minibatches, so two processes would compose
-these in another way than one.
+Two optimiser steps on each of two rollout batches, with rounds of fresh prompts, and a surplus from the first to the
+second: all that could depend on the number of processes.
 """
 
 from pathlib import Path
@@ -16,7 +15,7 @@ from training.model.checkpoint import load
 from training.rl.__main__ import RlConfig, main
 from training.runtime.programs import Reporter, read_metrics
 
-STEPS = 2
+STEPS = 4
 CURVES = ("loss", "grad_norm", "rewards/accuracy/mean", "rewards/r_ctr/mean", "completions/mean_length", "spans")
 
 
@@ -24,12 +23,12 @@ def run_config(out: Path, data: Path, sft_model: Path) -> RlConfig:
     recipe = rl_recipe(
         max_steps=STEPS,
         prompts_per_batch=4,
-        updates_per_batch=1,
+        updates_per_batch=2,
         latent_std=0.2,
         beta=0.05,
         latent_anchor_coef=1.0,
         temperature=1.3,
-        max_resample_rounds=1,
+        max_resample_rounds=3,
     )
     return RlConfig(out=out, device="cpu", recipe=recipe, data=data, sft=sft_model)
 
@@ -49,13 +48,20 @@ def whole(data: Path, sft_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
+def four(data: Path, sft_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four processes, each with the whole policy."""
+    out = tmp_path_factory.mktemp("four") / "out"
+    return with_whole_models("training.rl", run_config(out, data, sft_checkpoint), processes=4)
+
+
+@pytest.fixture(scope="module")
 def sharded(data: Path, sft_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes with a part of the policy each."""
     return with_shards("training.rl", run_config(tmp_path_factory.mktemp("sharded") / "out", data, sft_checkpoint))
 
 
-@pytest.mark.parametrize("way", ["whole", "sharded"])
-def test_two_processes_learn_as_one_does(
+@pytest.mark.parametrize("way", ["whole", "sharded", "four"])
+def test_several_processes_learn_as_one_does(
     alone: Path, way: str, sft_checkpoint: Path, request: pytest.FixtureRequest
 ) -> None:
     together: Path = request.getfixturevalue(way)

@@ -8,7 +8,7 @@ import torch
 
 from tests.training.rl.made import made
 from training.model.checkpoint import FutureL1
-from training.rl.metrics import Stopwatch, rollout_metrics
+from training.rl.metrics import Stopwatch, completion_metrics, reward_metrics
 from training.rl.rewards import REWARDS
 from training.rl.rollouts import Rollout
 
@@ -30,7 +30,8 @@ def test_they_are_split_by_correct_and_incorrect(base: FutureL1, rollout: Any) -
     east, north = [2.0, 0.0], [0.0, 1.0]
     rollouts = [rollout([[east, east]]), rollout([[east, north], [north]]), rollout([], finished=False), rollout([])]
     rewards = torch.tensor([[1.0, 1.0], [0.0, 1.0], [-1.0, 0.0], [float("nan"), 0.0]])
-    metrics = rollout_metrics(rollouts, torch.cat([rewards, torch.zeros(4, 2)], 1), WEIGHTS, 2, base.tokens)
+    metrics = reward_metrics(torch.cat([rewards, torch.zeros(4, 2)], 1), WEIGHTS, 2)
+    metrics |= completion_metrics(rollouts, rewards[:, 0], base.tokens)
     latent = {
         f"rewards/{name}/{of}": 0.0 for name in ("r_ctr", "r_div") for of in ("mean", "std", "correct", "incorrect")
     }
@@ -47,14 +48,14 @@ def test_they_are_split_by_correct_and_incorrect(base: FutureL1, rollout: Any) -
     )  # fmt: skip
 
 
-def test_groups_of_equal_rewards_are_counted(base: FutureL1, rollout: Any) -> None:
+def test_groups_of_equal_rewards_are_counted() -> None:
     rewards = torch.tensor([[1.0, 1.0, 0.0, 0.0]] * 2 + [[1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
-    metrics = rollout_metrics([rollout([])] * 4, rewards, WEIGHTS, 2, base.tokens)
-    assert metrics["frac_reward_zero_std"] == 0.5
+    assert reward_metrics(rewards, WEIGHTS, 2)["frac_reward_zero_std"] == 0.5
 
 
 def test_a_mean_of_nothing_is_no_number(base: FutureL1, rollout: Any) -> None:
-    metrics = rollout_metrics([rollout([])], torch.tensor([[1.0, 1.0, 0.0, 0.0]]), WEIGHTS, 1, base.tokens)
+    metrics = reward_metrics(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), WEIGHTS, 1)
+    metrics |= completion_metrics([rollout([])], torch.ones(1), base.tokens)
     assert {name for name, value in metrics.items() if math.isnan(value)} == {
         *(f"rewards/{name}/std" for name in REWARDS), *(f"rewards/{name}/incorrect" for name in REWARDS[1:]),
         "spans/incorrect", "latent_norm", "adjacent_cosine",

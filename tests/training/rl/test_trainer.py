@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from training.model.checkpoint import FutureL1, load
 from training.recipes import RlRecipe
 from training.rl import trainer as trainer_module
 from training.rl.__main__ import main
+from training.rl.groups import record_of
 from training.rl.rollouts import Rollout, replayed
 from training.rl.surplus import read, write
 from training.rl.trainer import LatentGRPOTrainer
@@ -40,6 +40,7 @@ def built(
         trainer = actual[0]
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
+        monkeypatch.setattr(trainer_module, "shuffled", torch.arange)  # answers in the order of their prompts
         return trainer
 
     return build
@@ -55,7 +56,7 @@ def roll_out(trainer: LatentGRPOTrainer, prompts: int = 4) -> dict[str, torch.Te
 
 def test_the_seams_are_those_of_trl() -> None:
     assert trl.__version__.startswith("1.16.")
-    for name in ("_generate_and_score_completions", "_compute_loss"):
+    for name in ("_generate_and_score_completions", "_prepare_inputs", "_compute_loss"):
         ours, theirs = (inspect.signature(getattr(c, name)).parameters for c in (LatentGRPOTrainer, GRPOTrainer))
         assert list(ours) == list(theirs), name
 
@@ -63,8 +64,9 @@ def test_the_seams_are_those_of_trl() -> None:
 def test_trl_still_buffers_and_calls_as_we_rely_on() -> None:
     prepare = inspect.getsource(GRPOTrainer._prepare_inputs)
     assert "self._generate_and_score_completions(generation_batch)" in prepare
-    assert "shuffle_sequence_dict(generation_batch)" in prepare
+    assert "shuffle_sequence_dict(generation_batch)" in prepare, "ours shuffles over all processes"
     assert "split_tensor_dict(generation_batch, self.args.steps_per_generation)" in prepare
+    assert "self._buffered_inputs[self._step % self.args.steps_per_generation]" in prepare
     assert "return self._compute_loss(model, inputs)" in inspect.getsource(GRPOTrainer.compute_loss)
     assert "RepeatSampler" in inspect.getsource(GRPOTrainer._get_train_sampler)
     assert "self._metrics = {" in inspect.getsource(GRPOTrainer.__init__)
@@ -273,15 +275,15 @@ def test_surplus_groups_begin_the_next_batch(built: Any, tmp_path: Path, monkeyp
     assert [len(rows) for rows in sampled_rows] == [4, 4], (
         "two are missing, and half of the groups are mixed: four more"
     )
-    surplus = [r.row["row_id"] for rollouts, _ in trainer.surplus.groups for r in rollouts[:1]]
+    surplus = [r.row["row_id"] for group in trainer.surplus.groups for r in group.rollouts[:1]]
     assert len(surplus) == 2
 
     path = tmp_path / "surplus.safetensors"
-    write(path, trainer.surplus.groups)
-    again = read(path, trainer.bundle, trainer.rows)
-    for (rollouts, rewards), (same, same_rewards) in zip(trainer.surplus.groups, again, strict=True):
-        assert torch.equal(rewards, same_rewards)
-        for ours, theirs in zip(rollouts, same, strict=True):
+    write(path, [([record_of(r) for r in group.rollouts], group.rewards) for group in trainer.surplus.groups])
+    again = read(path, trainer._rebuild, process=0, processes=1)
+    for group, same in zip(trainer.surplus.groups, again, strict=True):
+        assert torch.equal(group.rewards, same.rewards)
+        for ours, theirs in zip(group.rollouts, same.rollouts, strict=True):
             for field in fields(Rollout):
                 a, b = getattr(ours, field.name), getattr(theirs, field.name)
                 alike = torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
@@ -294,15 +296,21 @@ def test_surplus_groups_begin_the_next_batch(built: Any, tmp_path: Path, monkeyp
     assert [r.row["row_id"] for r in trainer._rollouts[::4]][:2] == surplus
 
 
-def test_processes_ask_their_parts_of_one_draw(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_sample_their_parts_of_one_round(built: Any) -> None:
     trainer = built()
+    (alone,) = answers_of(trainer, processes=1)
+    assert [len(part) for part in answers_of(trainer, processes=5)] == [0, 4, 4, 4, 4]
+    for processes in (2, 3):
+        assert [answer for part in answers_of(trainer, processes) for answer in part] == alone
 
-    def sampled_rows(wanted: int, processes: int, process: int) -> list[int]:
-        place = SimpleNamespace(num_processes=processes, process_index=process)
-        monkeypatch.setattr(trainer, "accelerator", place)
-        return trainer._more_prompts(wanted, turn=1)
 
-    assert sampled_rows(8, 1, 0) == sampled_rows(4, 2, 0) + sampled_rows(4, 2, 1)
+def answers_of(trainer: LatentGRPOTrainer, processes: int) -> list[list[tuple[str, list[int]]]]:
+    """The rows and the answers that each process has of four prompts."""
+    parts = []
+    for process in range(processes):
+        trainer._process, trainer._processes = process, processes
+        parts.append([(r.row["row_id"], r.ids) for r in trainer._roll_out([5, 6, 7, 8], turn=1)])
+    return parts
 
 
 def test_a_surplus_group_of_another_training_is_named(
@@ -311,10 +319,10 @@ def test_a_surplus_group_of_another_training_is_named(
     trainer = built(max_resample_rounds=2)
     scripted_rewards(trainer, monkeypatch, [[[1, 0, 0, 0]] * 4])
     roll_out(trainer)
-    write(tmp_path / "surplus.safetensors", [(trainer._rollouts[:4], torch.zeros(4, 4))])
+    write(tmp_path / "surplus.safetensors", [([record_of(r) for r in trainer._rollouts[:4]], torch.zeros(4, 4))])
     trainer.rows.rows = trainer.rows.rows[10:]
     with pytest.raises(ValueError, match=r"row 0{15}0 is not among the 14 rows of this training"):
-        read(tmp_path / "surplus.safetensors", trainer.bundle, trainer.rows)
+        read(tmp_path / "surplus.safetensors", trainer._rebuild, process=0, processes=1)
 
 
 def test_nothing_is_learned_from_masked_answers_that_were_cut(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
