@@ -36,7 +36,7 @@ FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(_increasing)
 
 
 class TrainingRecipe(BaseModel):
-    """What SFT and RL have in common, under the names of TRL's and transformers' arguments.
+    """The fields of SFT and RL alike, under the names of TRL's and transformers' arguments.
 
     AdamW with warm-up for `warmup_ratio` of the steps; min_lr_rate: the final share of the learning rate under the
     cosine.  max_steps: optimiser steps; None: the epochs decide.  per_device_train_batch_size: the most rows that a

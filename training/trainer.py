@@ -37,14 +37,12 @@ MIN_REPORTS = 40
 class Preparation:
     """The facts of a training before its model is loaded.
 
-    processes: of this training, a device each.  micro_batch: rows that a device takes at once, `accumulation` times an
-    optimiser step.
+    micro_batch: rows that a device takes at once, `accumulation` times an optimiser step.
     """
 
     rows: list[dict[str, Any]]
     device: torch.device
     dtype: torch.dtype
-    processes: int
     micro_batch: int
     accumulation: int
     provenance: dict[str, Any]
@@ -64,12 +62,11 @@ def run_training(
     missing.
     """
     check_trackers(config.report_to)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    micro_batch, accumulation = micro_batches(recipe, processes)
+    micro_batch, accumulation = micro_batches(recipe, int(os.environ.get("WORLD_SIZE", "1")))
     rows = read_rows(config.data)
     device, dtype = placement(config.device)
     provenance = provenance_of(program, config.data, len(rows), model, recipe.model_dump(mode="json"), config.seed)
-    preparation = Preparation(rows, device, dtype, processes, micro_batch, accumulation, provenance)
+    preparation = Preparation(rows, device, dtype, micro_batch, accumulation, provenance)
     result = {"rows": len(rows), "recipe": recipe.name, **train_model(preparation)}  # frees the trainer's model
     return result | verify(config.out, rows, device, dtype, reporter)
 

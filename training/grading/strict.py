@@ -18,7 +18,7 @@ _MARKUP = re.compile(
 )
 
 _WORD = r"A-Za-z0-9À-ɏ'°-"
-"""What a letter that stands alone does not touch; Chinese and the like may."""
+"""Characters that a letter which stands alone does not touch; Chinese and the like may."""
 _CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _CLOSING = r")\]】〕》>"
 _NOT = r"(?:isn't|wasn't|can't|cannot)"

@@ -128,7 +128,7 @@ def try_claim(names: Sequence[str], count: int) -> Claim | None:
 
 
 def waiting_message(names: Sequence[str], count: int) -> str:
-    """What to say of a program that cannot have its devices yet."""
+    """The log line of a program that cannot have its devices yet."""
     return f"waiting until {count} of {', '.join(names)} {'is' if count == 1 else 'are'} free"
 
 

@@ -11,7 +11,7 @@ from trl import SFTConfig as TrlConfig
 from training.model.checkpoint import FutureL1, load
 from training.model.placement import is_sharded, learn_in_fp32
 from training.model.rows import SKIPPED, RowReader, Rows
-from training.recipes import LoraSettings, SftRecipe, micro_batches
+from training.recipes import LoraSettings, SftRecipe
 from training.runtime.callbacks import Reporting
 from training.runtime.programs import Reporter, TrainingConfig, run_program
 from training.sft.sampler import sample_rows
@@ -44,11 +44,7 @@ def _train(config: SftConfig, reporter: Reporter, preparation: Preparation) -> d
         learn_in_fp32(bundle.model)
     encoder = bundle.encoder(recipe.latent_config, supervise_span_length=recipe.supervise_span_length)
     usable = Rows(rows, RowReader(encoder, keep=recipe.cache_gib > 0), config.out / SKIPPED)
-    samples = sample_rows(
-        [len(row["future"]) for row in rows], micro_batches(recipe, 1)[0], recipe.latent_keep_prob,
-        recipe.group_by_length, config.seed, global_batch_size=recipe.global_batch_size,
-        epochs=recipe.num_train_epochs, total=recipe.max_steps and recipe.max_steps * recipe.global_batch_size,
-    )  # fmt: skip
+    samples = sample_rows([len(row["future"]) for row in rows], recipe, config.seed)
     steps = len(samples) // recipe.global_batch_size
     trainer = LatentSFTTrainer(
         model=bundle.model,

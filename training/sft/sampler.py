@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from training.recipes import SftRecipe, micro_batches
+
 
 class Sample(NamedTuple):
     """A row by its number, whether it keeps its latent spans, and whether its loss counts."""
@@ -16,28 +18,21 @@ class Sample(NamedTuple):
     counts: bool
 
 
-def sample_rows(
-    depths: Sequence[int],
-    batch: int,
-    latent_keep_prob: tuple[float, float, float],
-    group_by_length: bool,
-    seed: int,
-    *,
-    global_batch_size: int,
-    epochs: int = 1,
-    total: int | None = None,
-) -> list[Sample]:
-    """Every row `epochs` times, each time in a fresh order; or `total` samples, of as many epochs as that takes.
+def sample_rows(depths: Sequence[int], recipe: SftRecipe, seed: int) -> list[Sample]:
+    """Every row once an epoch, each time in a fresh order; with max_steps, of as many epochs as these take.
 
     depths: future frames of each row, by which its probability to keep its spans is chosen (1, 2, 3 or more).  With
-    `group_by_length`, each run of `batch` samples has one depth and all or no spans, in proportion to the data; what
-    fills no run comes last.  The list is filled up to whole optimiser steps with samples that do not count: it is the
-    same for any number of processes, and none of them waits for another.
+    `group_by_length`, each run of rows that one device takes at once has one depth and all or no spans, in proportion
+    to the data; what fills no run comes last.  The list is filled up to whole optimiser steps with samples that do not
+    count: it is the same for any number of processes, and none of them waits for another.
     """
     rng = np.random.default_rng(seed)
-    order = _epochs(depths, latent_keep_prob, rng, count() if total is not None else range(epochs))
-    chosen = list(islice(_grouped(order, depths, batch) if group_by_length else order, total))
-    missing = -len(chosen) % global_batch_size
+    total = recipe.max_steps and recipe.max_steps * recipe.global_batch_size
+    order = _epochs(depths, recipe.latent_keep_prob, rng, count() if total else range(recipe.num_train_epochs))
+    if recipe.group_by_length:
+        order = _grouped(order, depths, micro_batches(recipe, processes=1)[0])
+    chosen = list(islice(order, total))
+    missing = -len(chosen) % recipe.global_batch_size
     return [Sample(row, spans, True) for row, spans in chosen] + [Sample(chosen[0][0], False, False)] * missing
 
 

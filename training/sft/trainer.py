@@ -106,7 +106,7 @@ class LatentSFTTrainer(SFTTrainer):
         return (ce + self.recipe.latent_weight * mse) * self.accelerator.num_processes
 
     def _weights(self, mask: torch.Tensor, items: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """What each item at `mask` [B,T] weighs in the step's mean."""
+        """The weight of each item at `mask` [B,T] in the step's mean."""
         if self.recipe.loss_reduction == "token":
             return 1 / items.clamp(min=1)
         return 1 / (mask.sum(1) * rows)[mask.nonzero()[:, 0]]

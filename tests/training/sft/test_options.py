@@ -37,7 +37,7 @@ def build(rows: list[dict[str, Any]], tmp_path: Path) -> Build:
             freeze_vision(bundle.model)
         encoder = bundle.encoder(recipe.latent_config, supervise_span_length=recipe.supervise_span_length)
         config = TrainingConfig(out=tmp_path, data=tmp_path)
-        alone = Preparation(rows, torch.device("cpu"), torch.float32, 1, recipe.global_batch_size, 1, provenance={})
+        alone = Preparation(rows, torch.device("cpu"), torch.float32, recipe.global_batch_size, 1, provenance={})
         total = (recipe.max_steps or 1) * recipe.global_batch_size
         draws = [{"row": i % len(rows), "spans": True, "counts": True} for i in range(total)]
         return LatentSFTTrainer(
