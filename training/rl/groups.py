@@ -41,7 +41,7 @@ def record_of(rollout: Rollout) -> Record:
     return Record(**copies, row_id=rollout.row["row_id"], seed=rollout.seed)
 
 
-def rebuilt(record: Record, bundle: FutureL1, rows: Rows) -> Rollout:
+def rollout_from(record: Record, bundle: FutureL1, rows: Rows) -> Rollout:
     """The rollout of a record; the frames of its prompt are read again.  Raises ValueError for a row of other data."""
     number = next((i for i, row in enumerate(rows.rows) if row["row_id"] == record.row_id), None)
     if number is None:
@@ -52,7 +52,7 @@ def rebuilt(record: Record, bundle: FutureL1, rows: Rows) -> Rollout:
     return rollout_of(row, prompt, record.seed, Completion(**moved), bundle.tokens, bundle.processor.tokenizer)
 
 
-def groups_of_all(rollouts: Sequence[Rollout], rewards: torch.Tensor, size: int, process: int) -> list[Group]:
+def gather_groups(rollouts: Sequence[Rollout], rewards: torch.Tensor, size: int, process: int) -> list[Group]:
     """The groups that all processes sampled in a round, in the order of their prompts; rewards [n, 4] of the rollouts
     of this process."""
     groups = []
@@ -63,13 +63,13 @@ def groups_of_all(rollouts: Sequence[Rollout], rewards: torch.Tensor, size: int,
     return groups
 
 
-def shares(order: Sequence[int], owners: Sequence[int], processes: int, updates: int) -> list[list[int]]:
+def assign_answers(order: Sequence[int], owners: Sequence[int], processes: int, updates: int) -> list[list[int]]:
     """The answers that each process replays, one optimiser step after the other.
 
     order: all answers, shuffled; each of the `updates` has the next part of it.  owners: the process of each answer.
     A process keeps its own where its share of the step has room, so that few answers travel.
     """
-    shares: list[list[int]] = [[] for _ in range(processes)]
+    assigned: list[list[int]] = [[] for _ in range(processes)]
     size = len(order) // updates // processes
     for begin in range(0, len(order), size * processes):
         own: list[list[int]] = [[] for _ in range(processes)]
@@ -77,17 +77,17 @@ def shares(order: Sequence[int], owners: Sequence[int], processes: int, updates:
         for answer in order[begin : begin + size * processes]:
             kept = own[owners[answer]]
             (kept if len(kept) < size else travelling).append(answer)
-        for share, kept in zip(shares, own, strict=True):
+        for share, kept in zip(assigned, own, strict=True):
             missing = size - len(kept)
             share += kept + travelling[:missing]
             del travelling[:missing]
-    return shares
+    return assigned
 
 
-def exchanged(
-    own: Mapping[int, Rollout], shares: Sequence[Sequence[int]], process: int, rebuild: Rebuild
+def exchange(
+    own: Mapping[int, Rollout], assigned: Sequence[Sequence[int]], process: int, rebuild: Rebuild
 ) -> list[Rollout]:
     """The rollouts of this process's share; `own` holds those that it sampled, by the number of the answer."""
-    leaving = {n: record_of(own[n]) for p, share in enumerate(shares) if p != process for n in share if n in own}
+    leaving = {n: record_of(own[n]) for p, share in enumerate(assigned) if p != process for n in share if n in own}
     arrived: dict[int, Record] = dict(gather_object(list(leaving.items())))
-    return [own[n] if n in own else rebuild(arrived[n]) for n in shares[process]]
+    return [own[n] if n in own else rebuild(arrived[n]) for n in assigned[process]]

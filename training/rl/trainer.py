@@ -30,7 +30,7 @@ from training.model.splice import inputs_of, spliced_forward
 from training.model.vision import FrozenVision
 from training.recipes import RlRecipe
 from training.rl.grading import RolloutGrader
-from training.rl.groups import Group, exchanged, groups_of_all, rebuilt, shares
+from training.rl.groups import Group, assign_answers, exchange, gather_groups, rollout_from
 from training.rl.losses import Clip, gaussian_log_ratio, k3, policy_loss
 from training.rl.metrics import Stopwatch, completion_metrics, reward_metrics
 from training.rl.rewards import group_advantages, mixed_groups, rollout_rewards
@@ -64,7 +64,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         self.recipe, self.bundle, self.reference = recipe, bundle, reference
         self.rows, self.vision, self.grader = rows, vision, grader
         self._process, self._processes = self.accelerator.process_index, self.accelerator.num_processes
-        self._rebuild = partial(rebuilt, bundle=bundle, rows=rows)
+        self._rebuild = partial(rollout_from, bundle=bundle, rows=rows)
         self.surplus = SurplusGroups(self._rebuild, self._process, self._processes)
         self.add_callback(self.surplus)
         self._rollouts: list[Rollout] = []
@@ -123,9 +123,9 @@ class LatentGRPOTrainer(GRPOTrainer):
             own |= dict(enumerate(group.rollouts, start=len(owners)))
             owners += [group.owner] * self.num_generations
         order = broadcast(shuffled(len(owners)).to(self.accelerator.device)).tolist()  # each process's seed is its own
-        of_all = shares(order, owners, self._processes, self.recipe.updates_per_batch)
-        self._rollouts = exchanged(own, of_all, self._process, self._rebuild)
-        return of_all[self._process]
+        assigned = assign_answers(order, owners, self._processes, self.recipe.updates_per_batch)
+        self._rollouts = exchange(own, assigned, self._process, self._rebuild)
+        return assigned[self._process]
 
     def _sample_groups(self, prompts: list[int]) -> tuple[list[Group], list[Group]]:
         """Groups of mixed verdicts, and the others (dynamic sampling): the surplus of the last batch, then rounds of
@@ -145,7 +145,7 @@ class LatentGRPOTrainer(GRPOTrainer):
             with self._stopwatch.part("rewards"):
                 accuracy = self.grader.accuracy(rollouts)
                 rewards = rollout_rewards(rollouts, accuracy, recipe, self.bundle.tokens)
-                groups = groups_of_all(rollouts, rewards, group, self._process)
+                groups = gather_groups(rollouts, rewards, group, self._process)
             accuracies = torch.cat([g.rewards[:, 0] for g in groups])
             mixed = mixed_groups(accuracies.clamp(min=0), group, recipe.dynamic_sampling_range).tolist()
             for of_group, is_mixed in zip(groups, mixed, strict=True):

@@ -69,7 +69,9 @@ def test_several_processes_learn_as_one_does(
     assert len(one) == len(two) == STEPS
     for expected, metrics in zip(one, two, strict=True):
         # all sums are fp32; the processes add up in another order
-        assert {n: metrics[n] for n in CURVES} == pytest.approx({n: expected[n] for n in CURVES}, rel=1e-4)
+        assert metrics["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+        curves = [name for name in CURVES if name in expected]  # the second step of a rollout batch has no rewards
+        assert {n: metrics[n] for n in curves} == pytest.approx({n: expected[n] for n in curves}, rel=1e-4)
     folders = (sft_checkpoint, alone / "checkpoint", together / "checkpoint")
     before, expected, metrics = (load_file(folder / "model.safetensors") for folder in folders)
     assert expected.keys() == metrics.keys()
