@@ -168,12 +168,9 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
             result = main(config, reporter)
             if first:
                 write_json(config.out / RESULT, dict(result), sort_keys=True, allow_nan=True)
-    except PermanentError as error:
+    except (PermanentError, OutageError) as error:
         print(printable(error, keep="\n"), file=sys.stderr, flush=True)
-        sys.exit(CONFIG_ERROR)
-    except OutageError as error:
-        print(printable(error, keep="\n"), file=sys.stderr, flush=True)
-        sys.exit(OUTAGE)
+        sys.exit(CONFIG_ERROR if isinstance(error, PermanentError) else OUTAGE)
     finally:
         _end_own_group()
 
