@@ -72,12 +72,12 @@ def assign_answers(order: Sequence[int], owners: Sequence[int], processes: int, 
     assigned: list[list[int]] = [[] for _ in range(processes)]
     size = len(order) // updates // processes
     for begin in range(0, len(order), size * processes):
-        own: list[list[int]] = [[] for _ in range(processes)]
+        at_home: list[list[int]] = [[] for _ in range(processes)]
         travelling: list[int] = []
         for answer in order[begin : begin + size * processes]:
-            kept = own[owners[answer]]
+            kept = at_home[owners[answer]]
             (kept if len(kept) < size else travelling).append(answer)
-        for share, kept in zip(assigned, own, strict=True):
+        for share, kept in zip(assigned, at_home, strict=True):
             missing = size - len(kept)
             share += kept + travelling[:missing]
             del travelling[:missing]
@@ -85,9 +85,9 @@ def assign_answers(order: Sequence[int], owners: Sequence[int], processes: int, 
 
 
 def exchange(
-    own: Mapping[int, Rollout], assigned: Sequence[Sequence[int]], process: int, rebuild: Rebuild
+    local: Mapping[int, Rollout], assigned: Sequence[Sequence[int]], process: int, rebuild: Rebuild
 ) -> list[Rollout]:
-    """The rollouts of this process's share; `own` holds those that it sampled, by the number of the answer."""
-    leaving = {n: record_of(own[n]) for p, share in enumerate(assigned) if p != process for n in share if n in own}
+    """The rollouts of this process's share; `local` holds those that it sampled, by the number of the answer."""
+    leaving = {n: record_of(local[n]) for p, share in enumerate(assigned) if p != process for n in share if n in local}
     arrived: dict[int, Record] = dict(gather_object(list(leaving.items())))
-    return [own[n] if n in own else rebuild(arrived[n]) for n in assigned[process]]
+    return [local[n] if n in local else rebuild(arrived[n]) for n in assigned[process]]

@@ -33,8 +33,8 @@ class SurplusGroups(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Beside the trainer's own files; a checkpoint without this one is passed over on resume."""
-        own = [(g, group.rollouts) for g, group in enumerate(self.groups) if group.owner == self._process]
-        records = dict(gather_object([(g, [record_of(r) for r in rollouts]) for g, rollouts in own]))
+        local = [(g, group.rollouts) for g, group in enumerate(self.groups) if group.owner == self._process]
+        records = dict(gather_object([(g, [record_of(r) for r in rollouts]) for g, rollouts in local]))
         if self._process == 0:
             write(self._path(args, state), [(records[g], group.rewards) for g, group in enumerate(self.groups)])
 

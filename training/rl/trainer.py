@@ -117,14 +117,14 @@ class LatentGRPOTrainer(GRPOTrainer):
     def _take_share(self, chosen: Sequence[Group]) -> list[int]:
         """Fills `_rollouts` with this process's share of the chosen answers, shuffled over the optimiser steps; their
         numbers."""
-        own: dict[int, Rollout] = {}
+        local: dict[int, Rollout] = {}
         owners: list[int] = []
         for group in chosen:
-            own |= dict(enumerate(group.rollouts, start=len(owners)))
+            local |= dict(enumerate(group.rollouts, start=len(owners)))
             owners += [group.owner] * self.num_generations
         order = broadcast(shuffled(len(owners)).to(self.accelerator.device)).tolist()  # each process's seed is its own
         assigned = assign_answers(order, owners, self._processes, self.recipe.updates_per_batch)
-        self._rollouts = exchange(own, assigned, self._process, self._rebuild)
+        self._rollouts = exchange(local, assigned, self._process, self._rebuild)
         return assigned[self._process]
 
     def _sample_groups(self, prompts: list[int]) -> tuple[list[Group], list[Group]]:
