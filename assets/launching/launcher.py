@@ -92,21 +92,11 @@ class Launcher:
         Raises dagster.Failure with the last lines of stderr of the first that failed, when all have ended; without
         retries if it refused the config; or saying which one was silent or ran for too long, when all have been ended.
         """
-        programs = [self._program(start) for start in starts]
+        programs = [program_of(self._settings, start) for start in starts]
         watch = _Watch(self._settings, self._progress)
         self._backend.run(context, programs, watch)
         watch.report(programs)
         return [json.loads((start.out / RESULT).read_text()) for start in starts]
-
-    def _program(self, start: Start) -> Program:
-        return Program(
-            start.module,
-            start.out,
-            arguments_for(self._settings, start),
-            self._settings.num_processes.get(start.module, 1),
-            start.config.get("device", "auto") != "cpu",
-            self._settings.environment,
-        )
 
 
 def backend_for(settings: LaunchSettings) -> Backend:
@@ -120,15 +110,16 @@ def backend_for(settings: LaunchSettings) -> Backend:
             return SlurmBackend(slurm, settings.deadlines)
 
 
-def arguments_for(settings: LaunchSettings, start: Start) -> list[str]:
-    """The arguments of the Python interpreter: `accelerate launch` where the program has several processes."""
-    num_processes = settings.num_processes.get(start.module, 1)
-    program = start.arguments()
-    if num_processes == 1:
-        return program
-    file = settings.accelerate_config.get(start.module)
-    options = ["--config_file", str(file)] if file else []
-    return ["-m", "accelerate.commands.launch", "--num_processes", str(num_processes), *options, *program]
+def program_of(settings: LaunchSettings, start: Start) -> Program:
+    """The program of a start, its config written: under `accelerate launch` where it has several processes."""
+    num_processes, arguments = settings.num_processes.get(start.module, 1), start.arguments()
+    if num_processes > 1:
+        file = settings.accelerate_config.get(start.module)
+        options = ["--config_file", str(file)] if file else []
+        launch = ["-m", "accelerate.commands.launch", "--num_processes", str(num_processes)]
+        arguments = [*launch, *options, *arguments]
+    on_gpu = start.config.get("device", "auto") != "cpu"
+    return Program(start.module, start.out, arguments, num_processes, on_gpu, settings.environment)
 
 
 class _Watch:

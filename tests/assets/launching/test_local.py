@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from assets.launching.backend import Deadlines, Program
-from assets.launching.launcher import LaunchSettings, arguments_for
+from assets.launching.launcher import LaunchSettings, program_of
 from assets.launching.local import LocalBackend, LocalSettings
 from tests.assets.launching.counting import PROGRAM
 from tests.assets.launching.steps import counting, run
@@ -159,8 +159,8 @@ def test_a_config_that_several_processes_refuse_is_not_tried_again(
 def test_several_processes_go_through_accelerate_and_one_does_not(tmp_path: Path) -> None:
     fsdp = "profiles/accelerate/fsdp2.yaml"
     settings = LaunchSettings(num_processes={"training.rl": 8}, accelerate_config={"training.rl": Path(fsdp)})
-    many = arguments_for(settings, Start("training.rl", tmp_path, {}))
-    one = arguments_for(settings, Start("evaluation.generate", tmp_path, {}))
+    many = program_of(settings, Start("training.rl", tmp_path, {})).arguments
+    one = program_of(settings, Start("evaluation.generate", tmp_path, {})).arguments
     assert many[many.index("--num_processes") + 1] == "8"
     assert many[many.index("--config_file") + 1] == str(PROJECT / fsdp), "wherever the launcher was started"
     assert "accelerate.commands.launch" not in one
