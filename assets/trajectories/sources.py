@@ -5,7 +5,7 @@ A source lists its files without reading them, and fetches one of them as a loca
 
 import glob
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -57,16 +57,15 @@ def source_shards(settings: SourceSettings, scratch: Path) -> tuple[Source, str,
     """
     source = open_source(settings.trajectories)
     listing = source.listing()
-    log = AppendLog(scratch / "row_counts.jsonl")
-    counted = {(record["file"], record["stamp"]): record["rows"] for record in log.records()}
     rows = {}
-    for file in listing.files.values():
-        with suppress(ValueError):
-            if (count := counted.get((file.path, file.stamp))) is None:
-                count = count_rows(source, file, scratch / "shards")
-                log.append({"file": file.path, "stamp": file.stamp, "rows": count})
-            rows[file.name] = count
-    log.close()
+    with closing(AppendLog(scratch / "row_counts.jsonl")) as log:
+        counted = {(record["file"], record["stamp"]): record["rows"] for record in log.records()}
+        for file in listing.files.values():
+            with suppress(ValueError):
+                if (count := counted.get((file.path, file.stamp))) is None:
+                    count = count_rows(source, file, scratch / "shards")
+                    log.append({"file": file.path, "stamp": file.stamp, "rows": count})
+                rows[file.name] = count
     shards = cut_into_shards(listing.files.values(), rows, settings.rows_per_partition, settings.trajectories)
     return source, listing.revision, shards
 

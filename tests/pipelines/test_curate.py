@@ -113,6 +113,25 @@ def test_a_faulty_endpoint_and_a_faulty_judge_change_nothing(
     assert max(Counter(paid(out)).values()) == 1
 
 
+def test_files_that_are_cut_into_shards_are_curated_to_the_same_set(
+    alone: Path, source: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    folder, rows = source
+    out, profile = tmp_path / "out", tmp_path / "short.toml"
+    profile.write_text('extends = "paper"\n[source]\nrows_per_partition = 15\n')
+    with served(Model(rows)) as endpoint, served(judge) as judging:
+        output(*arguments(folder, endpoint, judging, out), FUTURE_L1_PROFILE=str(profile))
+    cut, whole = (json.loads((place / "summary.json").read_text()) for place in (out, alone))
+    assert cut | {"versions": None} == whole | {"versions": None}
+    for name, columns in (("visual_gain", COMPARED), ("future_l1_50k", ["rank", *COMPARED[:4]])):
+        first, second = (pl.read_parquet(place / f"{name}.parquet").select(columns) for place in (alone, out))
+        assert first.sort("row_id").equals(second.sort("row_id")), name
+    rejected = pl.read_parquet(out / "quarantine.parquet").select("source", "row", "reason")
+    assert rejected["source"].str.contains("--rows-000000(15|30)$").any()
+    by_file = rejected.with_columns(pl.col("source").str.replace("--rows-.*", "")).sort("source", "row")
+    assert by_file.equals(pl.read_parquet(alone / "quarantine.parquet").select(by_file.columns).sort("source", "row"))
+
+
 def test_killed_at_several_points_it_ends_alike_and_pays_once(
     alone: Path, source: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
