@@ -10,7 +10,7 @@ from assets.trajectories.locations import valid_location
 
 
 class SourceSettings(Settings):
-    """Where the sources are."""
+    """The places of the sources."""
 
     trajectories: Annotated[str, BeforeValidator(valid_location)]
     """TwiFF shards (parquet, JSON lines, JSON): a folder, an fsspec URL or `hf://datasets/ORG/NAME@REVISION`, and in

@@ -1,11 +1,11 @@
-"""Where shards come from: a folder, an fsspec URL, or a dataset repository on a hub, behind one small protocol.
+"""Sources of shards: a folder, an fsspec URL, or a dataset repository on a hub, behind one small protocol.
 
 A source lists its files without reading them, and fetches one of them as a local file.
 """
 
 import glob
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -43,8 +43,8 @@ class Source(Protocol):
         """A local copy of the file, or the file itself; a remote one is cached under `scratch`."""
         ...
 
-    def tail(self, file: SourceFile) -> AbstractContextManager[IO[bytes]]:
-        """At least the last TAIL_BYTES of the file, where parquet has its metadata; no more is read than is needed."""
+    def tail(self, file: SourceFile) -> AbstractContextManager[Path | IO[bytes]]:
+        """The file, or at least its last TAIL_BYTES, where parquet has its metadata; no more is read than is needed."""
         ...
 
 
@@ -114,12 +114,11 @@ class LocalSource:
         except OSError:  # which the pull says of this file alone
             return digest([file.stamp, "unreadable"])
 
-    @contextmanager
-    def fetch(self, file: SourceFile, scratch: Path) -> Iterator[Path]:
-        yield Path(file.path)
+    def fetch(self, file: SourceFile, scratch: Path) -> AbstractContextManager[Path]:
+        return nullcontext(Path(file.path))
 
-    def tail(self, file: SourceFile) -> AbstractContextManager[IO[bytes]]:
-        return Path(file.path).open("rb")
+    def tail(self, file: SourceFile) -> AbstractContextManager[Path | IO[bytes]]:
+        return nullcontext(Path(file.path))
 
 
 @cache
@@ -164,7 +163,7 @@ class UrlSource:
 
         yield download_file(file, scratch, download)
 
-    def tail(self, file: SourceFile) -> AbstractContextManager[IO[bytes]]:
+    def tail(self, file: SourceFile) -> AbstractContextManager[Path | IO[bytes]]:
         return self._fs.open(file.path, "rb", block_size=TAIL_BYTES)
 
 

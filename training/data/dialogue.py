@@ -25,7 +25,7 @@ CONTROL = (
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a frame stands in a dialogue: the `index`-th observed or future frame of its record."""
+    """The place of a frame in a dialogue: the `index`-th observed or future frame of its record."""
 
     kind: Literal["observed", "future"]
     index: int

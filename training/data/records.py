@@ -193,7 +193,7 @@ def _placed(
 
 
 def _problem(row: Mapping[str, Any], content: dict[str, Any], source: str, number: int) -> str | None:
-    """Why the pull would reject the record, in whatever layout it is; our own rows are read as the release's."""
+    """The reason why the pull would reject the record, in any layout; our own rows are read as the release's."""
     if "conversations" not in row and any(name in row for name in _TABLE_COLUMNS):
         turns = [("human", content["question"]), ("gpt", IMAGE.join(content["reasoning"]))]
         row = {

@@ -191,7 +191,7 @@ def source_counts(row: Mapping[str, Any]) -> tuple[int | None, int | None]:
 
 
 class _Content(NamedTuple):
-    """What a layout has of a trajectory; the reasoning still has its markers."""
+    """A trajectory as its layout has it: the reasoning still has its markers."""
 
     question: str
     reasoning: str

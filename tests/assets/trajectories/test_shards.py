@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from assets.trajectories import sources
 from assets.trajectories.settings import SourceSettings
-from assets.trajectories.shards import Shard, SourceFile, cut_into_shards
-from assets.trajectories.sources import source_shards
+from assets.trajectories.shards import TAIL_BYTES, Shard, SourceFile, cut_into_shards
+from assets.trajectories.sources import LocalSource, count_rows, source_shards
 from assets.trajectories.validate import PulledTable, Quarantine, read_shard, write_shard
 from tests.assets.trajectories.shard_rows import twiff_row
 from tests.hub import serve
@@ -144,7 +144,6 @@ def test_the_rows_of_a_file_are_counted_once_until_it_changes(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[Path] = []
-    count_rows = sources.count_rows
 
     def counting(source: Any, file: SourceFile, scratch: Path) -> int:
         counted.append(Path(file.path))
@@ -170,6 +169,13 @@ def test_a_file_that_cannot_be_counted_is_one_shard_whose_pull_says_why(kind: st
     counts = write_shard(path, "s", tmp_path / "rows", tmp_path / "quarantine", shards["s"].rows)
     assert counts["rows"] == 0 and counts["quarantined"] == 1
     assert kind == "jsonl" or f"s.{kind}" in counts["broken"]
+
+
+@pytest.mark.parametrize("size", [100, 2 * TAIL_BYTES])
+def test_a_file_that_went_away_is_not_counted_and_stops_no_other(size: int, tmp_path: Path) -> None:
+    gone = SourceFile("s", str(tmp_path / "s.parquet"), "", size)
+    with pytest.raises(ValueError, match=r"s\.parquet cannot be read"):
+        count_rows(LocalSource(tmp_path), gone, tmp_path)
 
 
 def test_a_file_with_more_rows_than_were_counted_is_a_broken_shard(tmp_path: Path) -> None:
