@@ -9,7 +9,6 @@ import asyncio
 import queue
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -165,56 +164,39 @@ def _answer(prompt_id: str, sample: int, text: str, choice: Choice, completion: 
     }
 
 
-class _End:
-    """The queue's last item: the reason of its end."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-
-
 def _streamed(produce: Callable[[Callable[[Item], Awaitable[None]]], Awaitable[None]], ahead: int) -> Iterator[Item]:
     """The items that a coroutine puts, as they come.
 
     The coroutine runs in a thread of its own, at most `ahead` items before the reader, and is cancelled when the
     reader stops early.
     """
-    items: queue.SimpleQueue[Item | _End] = queue.SimpleQueue()
-    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None], asyncio.Semaphore]] = Future()
+    items: queue.SimpleQueue[Item | asyncio.Task[None]] = queue.SimpleQueue()
+    loop, room = asyncio.new_event_loop(), asyncio.Semaphore(ahead)
+
+    async def put(item: Item) -> None:
+        await room.acquire()
+        items.put(item)
 
     async def main() -> None:
-        room = asyncio.Semaphore(ahead)
-        task = asyncio.current_task()
-        assert task is not None
-        running.set_result((asyncio.get_running_loop(), task, room))
-
-        async def put(item: Item) -> None:
-            await room.acquire()
-            items.put(item)
-
         await produce(put)
 
     def run() -> None:
-        error: BaseException | None = None
-        try:
-            asyncio.run(main())
-        except BaseException as ended:  # raised in the reader's thread
-            error = ended
-        items.put(_End(error))
-
-    thread = threading.Thread(target=run, name="endpoint", daemon=True)
-    thread.start()
-    loop, task, room = running.result()
+        loop.run_until_complete(asyncio.wait([task]))
+        loop.close()
+        items.put(task)  # the last item: it has the error that the coroutine ended with
 
     def tell(call: Callable[[], Any]) -> None:
-        with suppress(RuntimeError):  # the loop has ended already
+        with suppress(RuntimeError):  # the loop is closed already
             loop.call_soon_threadsafe(call)
 
+    task = loop.create_task(main())
+    thread = threading.Thread(target=run, name="endpoint", daemon=True)
+    thread.start()
     try:
-        while not isinstance(item := items.get(), _End):
+        while not isinstance(item := items.get(), asyncio.Task):
             tell(room.release)
             yield item
-        if item.error:
-            raise item.error
+        item.result()
     finally:
         tell(task.cancel)
         thread.join()

@@ -94,11 +94,13 @@ class JudgeItem(NamedTuple):
 class _Kind:
     """Requests that share everything but their user message: a text, or a list of content parts.
 
-    `judgement`: which of several about the same.
+    `outcome`: what counts of a reply; `judgement`: which of several about the same.
     """
 
-    def __init__(self, model: str, system: str, reply: type[Reply], judgement: int = 0) -> None:
-        self.system, self.reply, self.judgement = system, reply, judgement
+    def __init__(
+        self, model: str, system: str, reply: type[Reply], outcome: Callable[[Any], Any], judgement: int = 0
+    ) -> None:
+        self.system, self.reply, self.outcome, self.judgement = system, reply, outcome, judgement
         self.schema = reply.model_json_schema()
         self._hash = hashlib.sha256(json.dumps([model, system, self.schema, judgement], sort_keys=True).encode())
 
@@ -155,7 +157,7 @@ class Judge:
 
     def verdicts(self, triples: Sequence[JudgeItem]) -> list[Verdict]:
         """One verdict per triple, in order; "unjudged" where the judge could not say."""
-        kind = _Kind(self.settings.model, VERDICT_PROMPT, VerdictReply)
+        kind = _Kind(self.settings.model, VERDICT_PROMPT, VerdictReply, lambda reply: reply.verdict)
         return [outcome or "unjudged" for outcome in self._outcomes(kind, triples, self._verdict_payload)]
 
     def scores(self, payloads: Sequence[list[dict[str, Any]]], judgement: int = 0) -> list[Scores | None]:
@@ -163,11 +165,13 @@ class Judge:
 
         `judgement`: which of several; the first is greedy, as published, the others are sampled.
         """
-        return self._outcomes(_Kind(self.settings.model, SCORE_PROMPT, ScoreReply, judgement), payloads)
+        kind = _Kind(self.settings.model, SCORE_PROMPT, ScoreReply, lambda reply: Scores(*reply.score), judgement)
+        return self._outcomes(kind, payloads)
 
     def marks(self, payloads: Sequence[list[dict[str, Any]]], judgement: int = 0) -> list[int | None]:
         """One mark of the answer alone for each list of content parts, as `scores`."""
-        return self._outcomes(_Kind(self.settings.model, ANSWER_PROMPT, AnswerReply, judgement), payloads)
+        kind = _Kind(self.settings.model, ANSWER_PROMPT, AnswerReply, lambda reply: reply.score, judgement)
+        return self._outcomes(kind, payloads)
 
     def untrusted(self, text: str) -> str:
         """A model's text as the judge sees it: bounded, a JSON string, without a literal `<`."""
@@ -211,7 +215,7 @@ class Judge:
         judged = {}
         for key, record in self._log.find(keys):
             with suppress(ValidationError):  # somebody changed it: it is requested again
-                outcome = kind.reply.model_validate(record.get("reply")).outcome
+                outcome = kind.outcome(kind.reply.model_validate(record.get("reply")))
                 judged[key] = _Judged(outcome, record.get("prompt_tokens") or 0, record.get("completion_tokens") or 0)
         return judged
 
@@ -275,7 +279,7 @@ class Judge:
         return f"its reply is not the JSON object of the schema{cut}: {one_line(text)!r}"
 
     def _keep(self, kind: _Kind, key: str, reply: Reply, usage: Usage) -> _Judged:
-        judged = _Judged(reply.outcome, usage.prompt_tokens or 0, usage.completion_tokens or 0)
+        judged = _Judged(kind.outcome(reply), usage.prompt_tokens or 0, usage.completion_tokens or 0)
         if self._log:
             self._log.append({**self._about(kind), **usage.model_dump(), "reply": reply.model_dump()}, key)
         else:

@@ -23,40 +23,23 @@ class Scores(NamedTuple):
 
 
 class Reply(BaseModel):
-    """What a judge replies.  The schema has no other fields; a reply with more is read all the same."""
+    """A judge's reply.  The schema has no other fields; a reply with more is read all the same."""
 
     model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra={"additionalProperties": False})
-
-    @property
-    def outcome(self) -> Any:
-        """The field that counts: a Verdict, Scores or a mark."""
-        raise NotImplementedError
 
 
 class VerdictReply(Reply):
     verdict: Verdict
-
-    @property
-    def outcome(self) -> Verdict:
-        return self.verdict
 
 
 class ScoreReply(Reply):
     reasoning: str
     score: Annotated[list[Annotated[int, Field(ge=0, le=5)]], Field(min_length=2, max_length=2)]
 
-    @property
-    def outcome(self) -> Scores:
-        return Scores(*self.score)
-
 
 class AnswerReply(Reply):
     reasoning: str
     score: Annotated[int, Field(ge=0, le=5)]
-
-    @property
-    def outcome(self) -> int:
-        return self.score
 
 
 def last_object(text: str) -> str:
@@ -85,7 +68,7 @@ def last_object(text: str) -> str:
 def read_scores(reply: str) -> Scores | None:
     """The marks in a stored judge reply, or None where it does not follow the schema or leaves the range."""
     try:
-        return ScoreReply.model_validate_json(last_object(reply)).outcome
+        return Scores(*ScoreReply.model_validate_json(last_object(reply)).score)
     except ValidationError:
         return None
 
@@ -93,7 +76,7 @@ def read_scores(reply: str) -> Scores | None:
 def read_mark(reply: str) -> int | None:
     """The one mark in a stored judge reply, or None where it does not follow the schema or leaves the range."""
     try:
-        return AnswerReply.model_validate_json(last_object(reply)).outcome
+        return AnswerReply.model_validate_json(last_object(reply)).score
     except ValidationError:
         return None
 

@@ -7,7 +7,6 @@ TwiFF-Bench the chain scores 5 x smaller / larger of the numbers of reasoning st
 """
 
 import json
-import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -88,15 +87,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection, address
-
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # keep-alive
     wbufsize = -1  # headers and body in one packet
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
