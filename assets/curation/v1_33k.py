@@ -25,7 +25,8 @@ from training.data.dialogue import control_in
 from training.data.json_rows import json_rows
 from training.data.parquet_rows import parquet_rows
 from training.data.rejection import RejectedRow, rejecting
-from training.data.trajectory import IMAGE, MAX_TEXT, text_of
+from training.data.row_fields import MAX_TEXT, text_of
+from training.data.trajectory import IMAGE
 from training.data.video import UnreadableVideo, VideoInfo, probe
 from training.grading.grade import reference_letter
 from training.grading.parsers import options_of

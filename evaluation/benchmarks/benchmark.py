@@ -19,7 +19,7 @@ from training.data.keyframes import key_frame_pool
 from training.data.probing import Numbers
 from training.data.prompts import Part, prompt_frame
 from training.data.rejection import RejectedRow, rejecting
-from training.data.trajectory import MAX_TEXT
+from training.data.row_fields import MAX_TEXT
 from training.data.video import UnreadableVideo, VideoInfo, probe
 from training.grading.judge import Judge
 from training.grading.parsers import ParserName

@@ -21,7 +21,7 @@ from training.data.clip_names import resolve_clip
 from training.data.json_rows import json_rows
 from training.data.prompts import Part, frame, text, video
 from training.data.rejection import RejectedRow
-from training.data.trajectory import text_of
+from training.data.row_fields import text_of
 
 FILE = "futurebench.json"
 BLANK: dict[str, Any] = {"video": None, "question_type": "None", "question": "", "options": [], "answer": ""}

@@ -26,7 +26,7 @@ from training.data.images import jpeg, media_type
 from training.data.json_rows import json_rows
 from training.data.prompts import Part, frame, text, video
 from training.data.rejection import RejectedRow
-from training.data.trajectory import text_of
+from training.data.row_fields import text_of
 from training.data.video import read_frames
 from training.grading.judge import ANSWER_PROMPT, Judge
 from training.grading.parsers import ParserName

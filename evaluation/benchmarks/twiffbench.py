@@ -26,7 +26,8 @@ from training.data.keyframes import key_frame_number
 from training.data.parquet_rows import parquet_rows
 from training.data.prompts import Part, image, text
 from training.data.rejection import RejectedRow
-from training.data.trajectory import IMAGE, Trajectory, parse_row, text_of
+from training.data.row_fields import text_of
+from training.data.trajectory import IMAGE, Trajectory, parse_row
 from training.data.video import read_frames
 from training.grading.judge import SCORE_PROMPT, Judge
 from training.grading.parsers import ParserName

@@ -12,16 +12,8 @@ from typing import Any
 
 from training.data.keyframes import key_frame_number
 from training.data.rejection import RejectedRow, rejecting
-from training.data.trajectory import (
-    IMAGE,
-    key_frame_indices,
-    marked,
-    parse_row,
-    split_answer,
-    text_of,
-    text_pieces,
-    turn_of,
-)
+from training.data.row_fields import key_frame_indices, text_of, turn_of
+from training.data.trajectory import IMAGE, marked, parse_row, split_answer, text_pieces
 from training.data.video import UnreadableVideo, probe
 
 OBSERVED = ("image", "frames", "question_images_index", "observed")

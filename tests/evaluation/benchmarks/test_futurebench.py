@@ -20,7 +20,7 @@ from evaluation.benchmarks.choice import accuracy_by
 from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings, video_frame_numbers
 from evaluation.generation.controls import controlled, rotated
 from tests.evaluation.answers import answer_table
-from training.data.trajectory import MAX_TEXT
+from training.data.row_fields import MAX_TEXT
 
 DEMO = FutureBenchSettings(layout="keyframes", parser="option_text", suffix="")
 CASES = json.loads((Path(__file__).parents[2] / "data" / "parse_cases.json").read_text())

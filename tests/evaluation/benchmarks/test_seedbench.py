@@ -16,7 +16,7 @@ from evaluation.generation.requests import with_images
 from tests.evaluation.answers import answer_table
 from tests.evaluation.benchmarks.test_futurebench import clip
 from training.data.images import open_image
-from training.data.trajectory import MAX_TEXT
+from training.data.row_fields import MAX_TEXT
 from training.data.video import FrameCache
 from training.grading.judge import ANSWER_PROMPT, Judge, JudgeSettings, prompt_hash
 from training.grading.toy_judge import MODEL, serve

@@ -19,7 +19,7 @@ from tests.evaluation.answers import answer_table
 from tests.evaluation.benchmarks.test_futurebench import clip
 from tests.served import completion, served
 from training.data.keyframes import key_frame_number
-from training.data.trajectory import MAX_TEXT
+from training.data.row_fields import MAX_TEXT
 from training.grading.judge import Judge, JudgeSettings
 from training.grading.toy_judge import MODEL, serve
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.assets.trajectories.shard_rows import table_of
 from training.data.clip_names import ClipInterval, clip_interval
 from training.data.rejection import RejectedRow
-from training.data.trajectory import MAX_TEXT, TrajectoryTable, marked, parse_row, source_counts
+from training.data.row_fields import MAX_TEXT, source_counts
+from training.data.trajectory import TrajectoryTable, marked, parse_row
 
 
 def twiff_row(**changes: Any) -> dict[str, Any]:
