@@ -98,7 +98,7 @@ def main(config: LatentRetrievalConfig, reporter: Reporter) -> dict[str, Any]:
 
 
 class _Retrieval:
-    """What all jobs share: the items, the frames of other clips, and the items that are pictured."""
+    """The data that all jobs share: the items, the frames of other clips, and the items that are pictured."""
 
     def __init__(self, config: LatentRetrievalConfig, reporter: Reporter) -> None:
         assert config.items is not None

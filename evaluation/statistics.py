@@ -173,7 +173,7 @@ def _places(clusters: Sequence[Hashable]) -> tuple[np.ndarray, int]:
 
 @lru_cache(maxsize=2)
 def _resamples(clusters: int) -> np.ndarray:
-    """How often each cluster is in each resample [resamples, clusters]: the same for all figures of a report."""
+    """The counts of each cluster in each resample [resamples, clusters]: the same for all figures of a report."""
     shares = np.full(clusters, 1 / clusters)
     counts = np.random.default_rng(BOOTSTRAP_SEED).multinomial(clusters, shares, size=BOOTSTRAP_RESAMPLES)
     return counts.astype(np.float64)
@@ -218,7 +218,7 @@ def quadratic_kappa(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def agreement(judgements: Sequence[Sequence[float | None]]) -> dict[str, Any]:
-    """How far repeated judgements agree; `judgements` has a row for each item, None where a judgement gave no mark.
+    """The agreement of repeated judgements; `judgements` has a row for each item, None where a judgement gave no mark.
 
     kappa: the mean of `quadratic_kappa` over the pairs of judgements for which it is defined, each on the items that
     both marked; n: items with at least two marks.

@@ -74,7 +74,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def reference(self, row: Mapping[str, Any]) -> str:
-        """What items with the same answer share, for donors of latents."""
+        """A text that items with the same answer share, for donors of latents."""
 
     @abstractmethod
     def grade(self, items: pl.DataFrame, stored: StoredAnswers) -> pl.DataFrame:
@@ -173,7 +173,7 @@ def join_answers(items: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
 
 
 def coverage(items: pl.DataFrame, answered: int) -> dict[str, Any]:
-    """How many of the items were answered: `status` complete, partial or unanswered, and then a reason."""
+    """The number of answered items: `status` complete, partial or unanswered, and then a reason."""
     problems = dict(items["problem"].drop_nulls().value_counts(sort=True).iter_rows())
     status = "unanswered" if not answered else "complete" if answered == items.height else "partial"
     return {

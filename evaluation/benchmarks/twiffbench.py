@@ -50,7 +50,7 @@ class TwiffBenchSettings(JudgedSettings):
     layout: Literal["interleaved", "images_first"] = "images_first"
     preamble: str = ""
     frames: Literal["embedded", "clip"] = "embedded"
-    """Where an item's frames are: in its row, or key frames of its clip, for tables without images."""
+    """The source of an item's frames: its row, or its clip's key frames, for tables without images."""
     clips: str = "clips"
     """The folder of clips in the benchmark's folder."""
     ground_truth: Literal["short", "whole"] = "short"

@@ -126,16 +126,16 @@ class FramePool:
     """
 
     def __init__(self, items: Path, entries: Sequence[ItemEntry], others: int, seed: int) -> None:
-        of_clip = {
-            entry.clip: entry.id for entry in sorted(entries, key=lambda e: stable_hash(seed, e.id), reverse=True)
-        }
+        in_order = sorted(entries, key=lambda entry: stable_hash(seed, entry.id), reverse=True)
+        of_clip = {entry.clip: entry.id for entry in in_order}
         chosen = sorted(of_clip.values(), key=lambda name: stable_hash(seed, name))[: others + 1]
         self.others = others
         self._images: list[tuple[str, bytes]] = []
         for item in read_items(items, set(chosen)):
             images = [*item.observed, *item.future]
             data = images[stable_hash(seed, f"frame of {item.id}") % len(images)]
-            if _can_be_decoded(data):
+            with suppress(ValueError, OSError):  # an image that cannot be decoded is no candidate
+                decoded([data])
                 self._images.append((item.clip, data))
 
     def beside(
@@ -161,14 +161,6 @@ def frame_cache(limit: int) -> "FIFOCache[Grid, list[Frame]]":
 def decoded(images: Sequence[bytes]) -> list[np.ndarray]:
     """Encoded images as uint8 RGB arrays.  Raises ValueError or OSError for one that cannot be decoded."""
     return [pixels for _, [pixels] in with_images([image(data) for data in images], FrameCache(0))]
-
-
-def _can_be_decoded(data: bytes) -> bool:
-    try:
-        decoded([data])
-    except (ValueError, OSError):
-        return False
-    return True
 
 
 def _thumbnail(pixels: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from evaluation.benchmarks.choice import accuracy_by
+from evaluation.benchmarks.choice import accuracy, accuracy_by
 from evaluation.benchmarks.futurebench import FutureBench
 from evaluation.generation.controls import ROTATIONS
 from evaluation.latents.geometry import latent_statistics
@@ -47,15 +47,18 @@ def necessity_report(
     everything = {**changed, **controls}
     compared = {name: compare(original, rows, name) for name, rows in everything.items() if not rows.is_empty()}
     interventions = {name: row for name, row in compared.items() if name in changed}
-    kept = answers is not None and "latents" in answers.columns
+    latents = None
+    if answers is not None and "latents" in answers.columns:
+        first = answers.filter(pl.col("sample") == 0)
+        latents = latent_statistics(first.filter(pl.col("prompt_id").is_in(original["id"].implode())))
     return {
-        "original": _accuracy(original)
+        "original": accuracy(original).as_dict()
         | {"with_latents": int((original["spans"] > 0).sum()), "splits": _splits(original)},
         "interventions": interventions,
         "controls": {name: row for name, row in compared.items() if name in controls},
         "untested": [name for name, rows in everything.items() if rows.is_empty()],
         "rotations": rotations(original, controls),
-        "latents": latent_statistics(_of(original, answers)) if kept and answers is not None else None,
+        "latents": latents,
         "verdict": overall_verdict(original, interventions),
     }
 
@@ -72,12 +75,10 @@ def compare(original: pl.DataFrame, changed: pl.DataFrame, name: str) -> dict[st
     moved = (pairs["parsed"].ne_missing(pairs["parsed_changed"])).sum()
     difference = paired_difference(pairs["correct"].to_list(), pairs["correct_changed"].to_list())
     answers_changed = Proportion(int(moved), pairs.height)
-    texts = [
-        text_differs(*pair)
-        for pair in pairs.filter(pl.col("spans") > 0).select("text", "text_changed").iter_rows()
-    ]  # fmt: skip
+    with_spans = pairs.filter(pl.col("spans") > 0)
+    texts = [text_differs(*pair) for pair in with_spans.select("text", "text_changed").iter_rows()]
     return {
-        "accuracy": _accuracy(changed),
+        "accuracy": accuracy(changed).as_dict(),
         "splits": _splits(changed),
         "difference": difference.as_dict(),
         "answers_changed": answers_changed.as_dict(),
@@ -175,17 +176,6 @@ def _conclusion(name: str, difference: PairedDifference) -> str:
 
 def _loses(difference: Mapping[str, Any]) -> bool:
     return bool(difference["p_value"] < ALPHA and difference["difference"] <= -MIN_LOSS)
-
-
-def _accuracy(rows: pl.DataFrame) -> dict[str, Any]:
-    return Proportion(int(rows["correct"].sum()), rows.height).as_dict()
-
-
-def _of(original: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
-    """The first answers to the items that were compared."""
-    return answers.filter(pl.col("sample") == 0).join(
-        original.select("id"), left_on="prompt_id", right_on="id", how="semi"
-    )
 
 
 def _words(text: str) -> list[str]:

@@ -28,9 +28,9 @@ class Gram:
     def __init__(self, constant: float = 1.0) -> None:
         self.constant, self.n = constant, 0
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
-        self._xx: np.ndarray | None = None
-        self._xy: np.ndarray | None = None
-        self._y: np.ndarray | None = None
+        self._xx: Any = 0.0
+        self._xy: Any = 0.0
+        self._y: Any = 0.0
         self._yy = 0.0
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
@@ -43,7 +43,6 @@ class Gram:
     def sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         """X'X [D+1,D+1], X'Y [D+1,P], the sums of y [P], and the sum of all squares of y.  Needs at least one row."""
         self._gather()
-        assert self._xx is not None and self._xy is not None and self._y is not None
         return self._xx, self._xy, self._y, self._yy
 
     def _gather(self) -> None:
@@ -52,9 +51,6 @@ class Gram:
         x, y = (np.concatenate(parts).astype(np.float64) for parts in zip(*self._waiting, strict=True))
         self._waiting = []
         x = np.hstack([x, np.full((len(x), 1), self.constant)])
-        if self._xx is None or self._xy is None or self._y is None:
-            wide, out = x.shape[1], y.shape[1]
-            self._xx, self._xy, self._y = np.zeros((wide, wide)), np.zeros((wide, out)), np.zeros(out)
         self._xx += x.T @ x
         self._xy += x.T @ y
         self._y += y.sum(0)
@@ -144,8 +140,8 @@ class ReadoutFit:
         penalty = max(PENALTIES, key=lambda p: (scores[p] is not None, scores[p] or 0.0))
         weights = fits[penalty]
         judged = self.future if self.future.n else self.held_out
-        change = r2(weights, self.change)
-        return Readout(weights, self._side, self.observed.n, penalty, r2(weights, judged), change)
+        quality, of_change = r2(weights, judged), r2(weights, self.change)
+        return Readout(weights, self._side, self.observed.n, penalty, quality, of_change)
 
     def _tiles(self, pixels: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
         self._side = self._side or min(SIDE, pixels.shape[0] // grid[0])

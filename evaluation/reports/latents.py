@@ -62,7 +62,7 @@ def controls(reports: RunReports, figures: bool) -> Section | None:
 
 
 def latent_retrieval(reports: RunReports, figures: bool) -> Section | None:
-    """Where the true future frame ranks; None without ranks and pictures."""
+    """The rank of the true future frame; None without ranks and pictures."""
     pictures = [picture(name, path) for name, path in reports.pictures.items() if name.split("/")[0] == PICTURES]
     models = reports.latent_retrieval
     if not models and not pictures:

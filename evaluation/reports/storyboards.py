@@ -58,7 +58,7 @@ def sample_items(table: pl.DataFrame, n: int, seed: int) -> list[dict[str, Any]]
 
 
 def heading(n: int, model: str, correct: bool) -> list[Text]:
-    """What stands over the boards."""
+    """The lines over the boards."""
     word, mark, colour = ("correct", "✓", BLUE) if correct else ("incorrect", "✗", VERMILION)
     return [
         Text(f"{mark} {n} {word} answer{'s' * (n != 1)} of {model}", bold=True, colour=colour),
