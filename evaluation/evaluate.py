@@ -63,7 +63,31 @@ def answer(
     with _alone(out):
         if retry_refused:  # what was answered is in the ledger
             (out / ABOUT).unlink(missing_ok=True)
-        _answer(benchmark, source, make_job, out, limit, device, timed)
+        job = make_job(name="answers", prompts=out / WORK / "prompts.parquet")
+        assert job.checkpoint is not None
+        everything = benchmark.items(source)
+        table = sample_items(everything, limit)
+        prompts = keyed(benchmark.prompts(table))
+        run = job.ledger_contents(prompts)
+        about = {
+            "benchmark": benchmark.name,
+            "settings": benchmark.settings.model_dump(mode="json"),
+            "checkpoint": {"name": "/".join(job.checkpoint.absolute().parts[1:][-4:]), "hash": run["model"]},
+            "run": run,
+            "batch_size": job.generation.batch_size,
+            "timed": timed,
+            "prompts": digest(sorted(prompts["key"])),
+            "limit": None if table.height == everything.height else {"n": table.height, "of": everything.height},
+        }
+        with atomic_write(out / ITEMS) as fresh:
+            table.write_parquet(fresh)
+        if (stored := read_about(out)) is None or stored | {"settings": about["settings"]} != about:
+            (out / ABOUT).unlink(missing_ok=True)
+            (out / LEDGER).mkdir(exist_ok=True)
+            write_json(out / LEDGER / f"{digest(run)}.json", run)
+            ledger = out / LEDGER / f"{digest(run)}.jsonl"
+            _generate(job.model_copy(update={"ledger": ledger}), ledger, prompts, out, device, timed)
+        write_json(out / ABOUT, about)
 
 
 @contextmanager
@@ -75,42 +99,6 @@ def _alone(out: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ValueError(f"another evaluation is at work in {out}: let it end, or name another folder") from None
         yield
-
-
-def _answer(
-    benchmark: Benchmark,
-    source: Path,
-    make_job: partial[AnswerJob],
-    out: Path,
-    limit: int | None,
-    device: str,
-    timed: int,
-) -> None:
-    job = make_job(name="answers", prompts=out / WORK / "prompts.parquet")
-    assert job.checkpoint is not None
-    everything = benchmark.items(source)
-    table = sample_items(everything, limit)
-    prompts = keyed(benchmark.prompts(table))
-    run = job.ledger_contents(prompts)
-    about = {
-        "benchmark": benchmark.name,
-        "settings": benchmark.settings.model_dump(mode="json"),
-        "checkpoint": {"name": "/".join(job.checkpoint.absolute().parts[1:][-4:]), "hash": run["model"]},
-        "run": run,
-        "batch_size": job.generation.batch_size,
-        "timed": timed,
-        "prompts": digest(sorted(prompts["key"])),
-        "limit": None if table.height == everything.height else {"n": table.height, "of": everything.height},
-    }
-    with atomic_write(out / ITEMS) as fresh:
-        table.write_parquet(fresh)
-    if (stored := read_about(out)) is None or stored | {"settings": about["settings"]} != about:
-        (out / ABOUT).unlink(missing_ok=True)
-        (out / LEDGER).mkdir(exist_ok=True)
-        write_json(out / LEDGER / f"{digest(run)}.json", run)
-        ledger = out / LEDGER / f"{digest(run)}.jsonl"
-        _generate(job.model_copy(update={"ledger": ledger}), ledger, prompts, out, device, timed)
-    write_json(out / ABOUT, about)
 
 
 def score(benchmark: Benchmark, out: Path, judge: Judge | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ paired by item.  Sentences and verdict follow from the numbers by the thresholds
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -14,7 +15,6 @@ from evaluation.benchmarks.choice import accuracy, accuracy_by
 from evaluation.benchmarks.futurebench import FutureBench
 from evaluation.generation.controls import ROTATIONS
 from evaluation.latents.geometry import latent_statistics
-from evaluation.latents.phrases import PHRASES, WITHOUT_LATENTS
 from evaluation.statistics import PairedDifference, Proportion, paired_difference
 
 ALPHA = 0.05
@@ -27,6 +27,61 @@ NEED_SPANS = (*REPLACEMENTS, "same_answer", "first_repeated", "markers_only", "n
 """The interventions that change nothing of an answer without spans."""
 
 _START, _LATENT, _END = "<|latent_start|>", "<|latent|>", "<|latent_end|>"
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """`subject`: of the sentence; then its end if accuracy is lost, is equal (a loss of MIN_LOSS is excluded), or is
+    gained."""
+
+    subject: str
+    lost: str
+    equal: str
+    gained: str
+
+
+def _use(subject: str, thing: str, plural: bool = True) -> Phrase:
+    be, do = ("are", "do") if plural else ("is", "does")
+    return Phrase(subject, f"{thing} {be} used", f"{thing} {be} not used", f"{thing} {do} harm")
+
+
+def _forcing(spans: str) -> Phrase:
+    better = "the model's choice of spans, in number and place, is better"
+    equal = "so many are as good as the model's choice"
+    return Phrase(f"forcing exactly {spans}", better, equal, "so many are better than the model's choice")
+
+
+def _rotating(places: str) -> Phrase:
+    decides, equal = "where an option stands decides answers", "accuracy does not depend on where an option stands"
+    return Phrase(f"rotating the options by {places}", decides, equal, decides)
+
+
+WITHOUT_LATENTS = "this model's answers have no spans, so nothing was changed"
+PHRASES: dict[str, Phrase] = {
+    "zeros": _use("replacing latents by zeros", "these latents"),
+    "noise": _use("replacing latents by noise of the same norm", "these latents"),
+    "mean": _use("replacing latents by the mean of the training rows' future frames", "these latents"),
+    "other_item": _use("replacing latents by another item's latents", "these latents"),
+    "other_answer": _use("replacing latents by the latents of an item with another answer", "these latents"),
+    "same_answer": Phrase(
+        "replacing latents by those of an item with the same answer",
+        "these latents carry more than which answer is right",
+        "latents of any item with the same answer do as well",
+        "latents of another item with the same answer do better",
+    ),
+    "first_repeated": _use("repeating the first latent of each span", "the later latents of a span"),
+    "markers_only": _use("closing each span as soon as it opens", "what spans hold", plural=False),
+    "no_span": _use("allowing no span", "spans"),
+    "spans_1": _forcing("1 span"),
+    "spans_2": _forcing("2 spans"),
+    "spans_3": _forcing("3 spans"),
+    "no_video": _use("showing grey frames", "what the frames show", plural=False),
+    "question_only": _use("leaving the frames out", "what the frames show", plural=False),
+    "shuffled_frames": _use("shuffling the frames", "the order of the frames", plural=False),
+    "options_1": _rotating("1 place"),
+    "options_2": _rotating("2 places"),
+    "options_3": _rotating("3 places"),
+}
 
 
 def necessity_report(

@@ -6,8 +6,7 @@ import pytest
 
 from evaluation.generation.controls import CONTROLS
 from evaluation.generation.jobs import INTERVENTIONS
-from evaluation.latents.necessity import compare, necessity_report, text_differs
-from evaluation.latents.phrases import PHRASES
+from evaluation.latents.necessity import PHRASES, compare, necessity_report, text_differs
 from tests.evaluation.answers import answer_table
 
 SPAN = "<|latent_start|><|latent|><|latent|><|latent_end|>"
