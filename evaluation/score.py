@@ -4,7 +4,6 @@ A line that cannot be read is reported by its number and counts as missing, neve
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +31,18 @@ def score_file(name: str, path: Path, parser: ParserName) -> dict[str, Any]:
     benchmark = make_benchmark(name, {} if BENCHMARKS[name][0].judged else {"parser": parser})
     rows: list[dict[str, Any]] = []
     malformed: list[dict[str, Any]] = []
-    for number, record in _records(path, malformed):
-        try:
-            rows.append(benchmark.grade_record(record, parser))
-        except ValueError as error:
-            malformed.append({"line": number, "problem": str(error)})
-    malformed.sort(key=lambda line: line["line"])
+    ids: set[str] = set()
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    rows.append(benchmark.grade_record(_record(line, ids), parser))
+                except ValueError as error:
+                    malformed.append({"line": number, "problem": str(error)})
     if not rows:
         first = f"; line {malformed[0]['line']}: {malformed[0]['problem']}" if malformed else ""
-        raise ValueError(f"{path}: none of {len(malformed)} lines can be scored{first} (future-l1 score --help has the "
-                         "format of a line)")  # fmt: skip
+        help_ = "future-l1 score --help has the format of a line"
+        raise ValueError(f"{path}: none of {len(malformed)} lines can be scored{first} ({help_})")
     items = pl.DataFrame({"problem": [None] * len(rows) + [MALFORMED] * len(malformed)}, {"problem": pl.String})
     graded = pl.DataFrame([{field: value for field, value in row.items() if field != "id"} for row in rows])
     report = benchmark.report(items, StoredAnswers(pl.DataFrame(schema=ANSWERS)), graded)
@@ -53,29 +54,17 @@ def score_file(name: str, path: Path, parser: ParserName) -> dict[str, Any]:
     }
 
 
-def _records(path: Path, malformed: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects with an id of their own; blank lines are skipped, other lines go to `malformed`."""
-    ids: set[str] = set()
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
-                malformed.append({"line": number, "problem": f"not JSON: {error}"})
-                continue
-            problem = _identity_problem(record, ids)
-            if problem:
-                malformed.append({"line": number, "problem": problem})
-            else:
-                ids.add(json.dumps(record["id"]))
-                yield number, record
-
-
-def _identity_problem(record: Any, ids: set[str]) -> str | None:
+def _record(line: bytes, ids: set[str]) -> dict[str, Any]:
+    """The object in a line; its id joins `ids`.  Raises ValueError where it is none, or has no id of its own."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
+        raise ValueError(f"not JSON: {error}") from error
     if not isinstance(record, dict):
-        return f"a {type(record).__name__}, not an object"
+        raise ValueError(f"a {type(record).__name__}, not an object")
     if not isinstance(record.get("id"), str | int):
-        return "no id"
-    return f"id {record['id']!r} is repeated; its first line counts" if json.dumps(record["id"]) in ids else None
+        raise ValueError("no id")
+    if (name := json.dumps(record["id"])) in ids:
+        raise ValueError(f"id {record['id']!r} is repeated; its first line counts")
+    ids.add(name)
+    return record

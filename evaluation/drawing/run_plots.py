@@ -29,16 +29,13 @@ CURVES: dict[str, dict[str, tuple[str, str]]] = {
     "spans per answer": {"spans": ("", BLUE)},
 }
 """The panels of a training: title, and its metrics with their labels and colours."""
-REWARDS = {
-    "accuracy": {
-        "accuracy/all_samples": "accuracy of all samples",
-        "rewards/accuracy/mean": "accuracy in the groups kept",
-    },
-    "format": {"rewards/format/mean": "format"},
-    "ctr": {"rewards/r_ctr/mean": "$R_{ctr}$"},
-    "div": {"rewards/r_div/mean": "$R_{div}$"},
-    "spans": {"spans": "spans per answer"},
-}
+REWARDS = (
+    {"accuracy/all_samples": "accuracy of all samples", "rewards/accuracy/mean": "accuracy in the groups kept"},
+    {"rewards/format/mean": "format"},
+    {"rewards/r_ctr/mean": "$R_{ctr}$"},
+    {"rewards/r_div/mean": "$R_{div}$"},
+    {"spans": "spans per answer"},
+)
 """The panels of RL runs: of several metrics the one that most runs report, else the first."""
 WINDOW = 9
 """Logged steps in a running mean."""
@@ -100,7 +97,7 @@ def reward_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
     The interval is of the mean of neighbouring steps, mean ± 1.96 s / sqrt(k): it shows the noise between steps.
     """
     panels = {}
-    for candidates in REWARDS.values():
+    for candidates in REWARDS:
         reported = {
             name: {run: line for run, metrics in runs.items() if (line := _reported(metrics, {name: ("", "")}))}
             for name in candidates
