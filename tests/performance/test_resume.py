@@ -1,20 +1,17 @@
-"""Resuming a large shard: time and memory of stored answers and of a judge's stored replies, in processes of their own.
-"""
+"""Resuming a large shard: time and memory of stored answers and a judge's stored replies, in processes of their own."""
 
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.performance.conftest import Table
-from training.chat.client import ChatClient
-from training.chat.completion import ChatCompletion
-from training.grading.judge import Judge, JudgeItem, JudgeSettings
+from training.grading.judge import VERDICT_PROMPT, VERDICTS, Judge, JudgeItem, JudgeSettings, prompt_hash
 from training.runtime.project import PROJECT
+from training.storage.keyed_log import KeyedLog
 
 SIZES = (100_000, 500_000)
 SAMPLES, TOKENS = 16, 289
@@ -69,18 +66,13 @@ def write_answers(path: Path, n: int) -> None:
 
 
 def write_replies(path: Path, n: int) -> None:
-    """`n` replies of a judge that takes no time, as they are stored."""
-
-    async def complete(client: ChatClient, body: Any, accept: Callable[[ChatCompletion], Any]) -> Any:
-        choice = {"message": {"content": '{"verdict": "incorrect"}'}, "finish_reason": "stop"}
-        return accept(ChatCompletion.model_validate({"choices": [choice], "usage": {"prompt_tokens": 350}}))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ChatClient, "complete", complete)
-        judge = Judge(JudgeSettings(base_url="http://127.0.0.1:9/v1", model="judge", cache=path))
-        for first in range(0, n, BATCH):
-            items = [JudgeItem("What happens next?", "it falls", f"it rises {i}") for i in range(first, first + BATCH)]
-            judge.verdicts(items)
+    """`n` replies of a judge, as it stores them."""
+    judge, log = Judge(JudgeSettings(base_url="http://127.0.0.1:9/v1", model="judge")), KeyedLog(path)
+    record = {"model": "judge", "prompt": prompt_hash(VERDICT_PROMPT), "prompt_tokens": 350, "completion_tokens": 10}
+    for number in range(n):
+        payload = judge.verdict_payload(JudgeItem("What happens next?", "it falls", f"it rises {number}"))
+        log.append({**record, "reply": {"verdict": "incorrect"}}, key=VERDICTS.key("judge", payload))
+    log.close()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -60,8 +60,6 @@ action on the same things, 0 if it is empty or names another action.
 Reply with the JSON object {"reasoning": a short string, "score": integer} and nothing else.
 """
 
-Item = TypeVar("Item")
-
 RETRY_TEMPERATURE = 0.5  # where a greedy judge would only repeat itself
 MAX_STORED_CHARACTERS = 4_000
 """Characters that are stored of a reply that cannot be read."""
@@ -91,24 +89,31 @@ class JudgeItem(NamedTuple):
     answer: str
 
 
-class _Kind:
-    """Requests that share everything but their user message: a text, or a list of content parts.
+class Kind:
+    """Requests with one system prompt and one schema of replies; their user message is a text or a list of parts.
 
-    `outcome`: what counts of a reply; `judgement`: which of several about the same.
+    `outcome`: what counts of a reply.
     """
 
-    def __init__(
-        self, model: str, system: str, reply: type[Reply], outcome: Callable[[Any], Any], judgement: int = 0
-    ) -> None:
-        self.system, self.reply, self.outcome, self.judgement = system, reply, outcome, judgement
+    def __init__(self, system: str, reply: type[Reply], outcome: Callable[[Any], Any]) -> None:
+        self.system, self.reply, self.outcome = system, reply, outcome
         self.schema = reply.model_json_schema()
-        self._hash = hashlib.sha256(json.dumps([model, system, self.schema, judgement], sort_keys=True).encode())
 
-    def key(self, user: Any) -> str:
-        """The hash of the whole request."""
-        identity = self._hash.copy()
-        identity.update(json.dumps(user, sort_keys=True).encode())
-        return identity.hexdigest()
+    def key(self, model: str, user: Any, judgement: int = 0) -> str:
+        """The hash of a whole request; `judgement`: which of several about the same."""
+        identity = json.dumps([model, self.system, self.schema, judgement, user], sort_keys=True)
+        return hashlib.sha256(identity.encode()).hexdigest()
+
+
+VERDICTS = Kind(VERDICT_PROMPT, VerdictReply, lambda reply: reply.verdict)
+SCORES = Kind(SCORE_PROMPT, ScoreReply, lambda reply: Scores(*reply.score))
+MARKS = Kind(ANSWER_PROMPT, AnswerReply, lambda reply: reply.score)
+
+
+class _Request(NamedTuple):
+    kind: Kind
+    user: Any
+    judgement: int
 
 
 class _Judged(NamedTuple):
@@ -135,7 +140,7 @@ class Judge:
         self._unstored: dict[str, _Judged] = {}  # without a file, replies are kept here
         self._used: set[int] = set()
         self._used_tokens = [0, 0]
-        self._answered: tuple[_Kind, Any] | None = None  # some request that it answered
+        self._answered: _Request | None = None  # some request that it answered
 
     def preflight(self) -> None:
         """Raises EndpointRefusesError or EndpointDownError where the judge cannot be used, within seconds."""
@@ -157,46 +162,42 @@ class Judge:
 
     def verdicts(self, triples: Sequence[JudgeItem]) -> list[Verdict]:
         """One verdict per triple, in order; "unjudged" where the judge could not say."""
-        kind = _Kind(self.settings.model, VERDICT_PROMPT, VerdictReply, lambda reply: reply.verdict)
-        return [outcome or "unjudged" for outcome in self._outcomes(kind, triples, self._verdict_payload)]
+        payloads = [self.verdict_payload(triple) for triple in triples]
+        return [verdict or "unjudged" for verdict in self._outcomes(VERDICTS, payloads)]
 
     def scores(self, payloads: Sequence[list[dict[str, Any]]], judgement: int = 0) -> list[Scores | None]:
         """TwiFF-Bench marks for each list of content parts (text and image_url), in order; None where unjudged.
 
         `judgement`: which of several; the first is greedy, as published, the others are sampled.
         """
-        kind = _Kind(self.settings.model, SCORE_PROMPT, ScoreReply, lambda reply: Scores(*reply.score), judgement)
-        return self._outcomes(kind, payloads)
+        return self._outcomes(SCORES, payloads, judgement)
 
     def marks(self, payloads: Sequence[list[dict[str, Any]]], judgement: int = 0) -> list[int | None]:
         """One mark of the answer alone for each list of content parts, as `scores`."""
-        kind = _Kind(self.settings.model, ANSWER_PROMPT, AnswerReply, lambda reply: reply.score, judgement)
-        return self._outcomes(kind, payloads)
+        return self._outcomes(MARKS, payloads, judgement)
 
     def untrusted(self, text: str) -> str:
         """A model's text as the judge sees it: bounded, a JSON string, without a literal `<`."""
         limit = self.settings.answer_limit
         return _escaped(text if len(text) <= limit else text[:limit] + " [cut]")
 
-    def _verdict_payload(self, triple: JudgeItem) -> str:
+    def verdict_payload(self, triple: JudgeItem) -> str:
+        """The user message of a request for a verdict."""
         fields = {"question": _escaped(triple.question), "reference": _escaped(triple.reference)}
         fields["model_answer"] = self.untrusted(triple.answer)
         return "{" + ", ".join(f'"{name}": {value}' for name, value in fields.items()) + "}"
 
-    def _outcomes(
-        self, kind: _Kind, items: Sequence[Item], user_of: Callable[[Item], Any] = lambda item: item
-    ) -> list[Any]:
-        """The outcome of each item's request, in order; None where there is none."""
-        keys = [kind.key(user_of(item)) for item in items]
-        distinct = dict(zip(keys, items, strict=True))
-        judged = self._stored(kind, list(distinct))
-        missing = {key: user_of(item) for key, item in distinct.items() if key not in judged}
+    def _outcomes(self, kind: Kind, users: Sequence[Any], judgement: int = 0) -> list[Any]:
+        """The outcome of each request, in order; None where there is none."""
+        keys = [kind.key(self.settings.model, user, judgement) for user in users]
+        requests = {key: _Request(kind, user, judgement) for key, user in zip(keys, users, strict=True)}
+        judged = self._stored(kind, list(requests))
+        missing = {key: request for key, request in requests.items() if key not in judged}
         self.counts["cached"] += len(judged)
         if missing:
-            if judged:
-                self._answered = kind, user_of(distinct[next(iter(judged))])
+            self._answered = next((requests[key] for key in judged), self._answered)
             try:
-                asyncio.run(self._send_all(kind, missing, judged))
+                asyncio.run(self._send_all(missing, judged))
             except EndpointDownError:
                 if self.on_outage == "raise":
                     raise
@@ -208,7 +209,7 @@ class Judge:
         self._count_tokens(judged)
         return [judged[key].outcome if key in judged else None for key in keys]
 
-    def _stored(self, kind: _Kind, keys: Sequence[str]) -> dict[str, _Judged]:
+    def _stored(self, kind: Kind, keys: Sequence[str]) -> dict[str, _Judged]:
         """The stored replies to these requests, whether this process or another stored them."""
         if self._log is None:
             return {key: self._unstored[key] for key in keys if key in self._unstored}
@@ -226,35 +227,37 @@ class Judge:
                 self._used_tokens[0] += reply.prompt_tokens
                 self._used_tokens[1] += reply.completion_tokens
 
-    async def _send_all(self, kind: _Kind, users: Mapping[str, Any], judged: dict[str, _Judged]) -> None:
-        """Sends a request for each of `users`, and puts the replies into `judged`."""
+    async def _send_all(self, requests: Mapping[str, _Request], judged: dict[str, _Judged]) -> None:
+        """Sends the requests, by their keys, and puts the replies into `judged`."""
         from training.chat.client import ChatClient
 
         shared = self.settings.model_dump(include={"model", "concurrency", "timeout", "retries"})
         settings = EndpointSettings(base_urls=(self.settings.base_url,), **shared)
-        health_check = self._chat_request(*self._answered) if self._answered else None
+        health_check = self._chat_request(self._answered) if self._answered else None
         client = ChatClient(settings, JUDGE_KEYS, "judge", self.counts, health_check)
 
         async def ask(key: str) -> None:
-            judged.update(self._stored(kind, [key]))  # another process may have been sent it meanwhile
+            request = requests[key]
+            judged.update(self._stored(request.kind, [key]))  # another process may have been sent it meanwhile
             if key not in judged:
-                reply, usage = await client.complete(*self._chat_request(kind, users[key]))
-                judged[key] = self._keep(kind, key, reply, usage)
-                self._answered = kind, users[key]
+                reply, usage = await client.complete(*self._chat_request(request))
+                judged[key] = self._keep(request.kind, key, reply, usage)
+                self._answered = request
 
-        await client.run(list(users), ask)
+        await client.run(list(requests), ask)
 
-    def _chat_request(self, kind: _Kind, user: Any) -> "ChatRequest":
+    def _chat_request(self, request: _Request) -> "ChatRequest":
         """The request, whose reader returns the validated reply and its tokens.  Where a reply leaves the schema, it is
         sent again, warmer, since greedy decoding would repeat it."""
         from training.chat.client import ChatRequest
 
+        kind = request.kind
         schema = {"name": kind.reply.__name__, "strict": True, "schema": kind.schema}
 
         def body(malformed: int) -> dict[str, Any]:
             return {
-                "messages": [{"role": "system", "content": kind.system}, {"role": "user", "content": user}],
-                "temperature": RETRY_TEMPERATURE if malformed or kind.judgement else 0.0,
+                "messages": [{"role": "system", "content": kind.system}, {"role": "user", "content": request.user}],
+                "temperature": RETRY_TEMPERATURE if malformed or request.judgement else 0.0,
                 "max_tokens": self.settings.max_tokens,
                 "response_format": {"type": "json_schema", "json_schema": schema},
             }
@@ -264,21 +267,20 @@ class Judge:
             try:
                 reply = kind.reply.model_validate_json(_object(choice))
             except ValidationError:
-                raise MalformedError(self._keep_unreadable(kind, user, choice)) from None
+                raise MalformedError(self._keep_unreadable(kind, choice)) from None
             return reply, completion.usage or Usage()
 
         return ChatRequest(body, accept)
 
-    def _keep_unreadable(self, kind: _Kind, user: Any, choice: Choice) -> str:
+    def _keep_unreadable(self, kind: Kind, choice: Choice) -> str:
         """Stores a reply that cannot be read; returns the message about it."""
         text, reason = _text(choice), choice.finish_reason
         if self._log:
-            record = {"unreadable": text[:MAX_STORED_CHARACTERS], "finish_reason": reason, **self._about(kind)}
-            self._log.append({**record, "request": kind.key(user)})
+            self._log.append({"unreadable": text[:MAX_STORED_CHARACTERS], "finish_reason": reason, **self._about(kind)})
         cut = f", cut off at {self.settings.max_tokens} tokens" if reason == "length" else ""
         return f"its reply is not the JSON object of the schema{cut}: {one_line(text)!r}"
 
-    def _keep(self, kind: _Kind, key: str, reply: Reply, usage: Usage) -> _Judged:
+    def _keep(self, kind: Kind, key: str, reply: Reply, usage: Usage) -> _Judged:
         judged = _Judged(kind.outcome(reply), usage.prompt_tokens or 0, usage.completion_tokens or 0)
         if self._log:
             self._log.append({**self._about(kind), **usage.model_dump(), "reply": reply.model_dump()}, key)
@@ -286,7 +288,7 @@ class Judge:
             self._unstored[key] = judged
         return judged
 
-    def _about(self, kind: _Kind) -> dict[str, str]:
+    def _about(self, kind: Kind) -> dict[str, str]:
         return {"model": self.settings.model, "prompt": prompt_hash(kind.system)}
 
 
