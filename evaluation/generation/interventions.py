@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 from evaluation.generation.jobs import InterventionName
 from evaluation.generation.requests import Request
 from training.model.checkpoint import FutureL1
-from training.model.decode import Decoded, Intervention, Spans
+from training.model.completions import Decoded
+from training.model.decode import Intervention
+from training.model.modes import Spans
 from training.model.randomness import INTERVENTION, normal
 from training.model.tokens import Tokens
 
@@ -71,16 +73,16 @@ def intervene(
 
 def zeros() -> Intervention:
     """Every latent is the zero vector."""
-    return lambda vectors, _span, _slot: torch.zeros_like(vectors)
+    return lambda vectors, _span, _slot, _rows: torch.zeros_like(vectors)
 
 
 def noise(seeds: torch.Tensor) -> Intervention:
     """Gaussian noise with the norm of the latent that it replaces; it depends on the answer's seed (`seeds` [B], on the
     model's device) and on the span and the place in it, whatever text comes before."""
 
-    def replaced(vectors: torch.Tensor, span: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+    def replaced(vectors: torch.Tensor, span: torch.Tensor, slot: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         place = (span << 24) + slot  # spans are far shorter
-        gaussian = normal(seeds, INTERVENTION, place, vectors.shape[-1]).to(vectors.dtype)
+        gaussian = normal(seeds[rows], INTERVENTION, place, vectors.shape[-1]).to(vectors.dtype)
         return gaussian * (vectors.norm(dim=-1, keepdim=True) / gaussian.norm(dim=-1, keepdim=True))
 
     return replaced
@@ -88,7 +90,7 @@ def noise(seeds: torch.Tensor) -> Intervention:
 
 def constant(vector: torch.Tensor) -> Intervention:
     """Every latent is this vector [D]."""
-    return lambda vectors, _span, _slot: vector.to(vectors).expand_as(vectors)
+    return lambda vectors, _span, _slot, _rows: vector.to(vectors).expand_as(vectors)
 
 
 def read_mean(path: Path, width: int, device: torch.device) -> torch.Tensor:
@@ -104,10 +106,12 @@ def first_repeated() -> Intervention:
     """Every latent of a span is the span's first one, which is the model's own."""
     kept: torch.Tensor | None = None
 
-    def replaced(vectors: torch.Tensor, _span: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+    def replaced(vectors: torch.Tensor, _span: torch.Tensor, slot: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         nonlocal kept
-        kept = vectors if kept is None else torch.where((slot == 0).unsqueeze(-1), vectors, kept)
-        return kept
+        if kept is None:  # the first step has all rows
+            kept = vectors.clone()
+        kept[rows] = torch.where((slot == 0).unsqueeze(-1), vectors, kept[rows])
+        return kept[rows]
 
     return replaced
 
@@ -174,10 +178,11 @@ def lent(plain: Decoded, latent_id: int, budget: int, lenders: Sequence[int]) ->
     donor = torch.tensor(lenders, device=plain.ids.device)
     has_donor, donor = (donor != NONE).unsqueeze(-1), donor.clamp(min=0)
 
-    def replaced(vectors: torch.Tensor, span: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
-        which = torch.minimum(span, counts[donor] - 1).clamp(min=0)
-        at = torch.minimum(slot, lengths[donor, which] - 1).clamp(min=0)
-        return torch.where(has_donor, store[donor, which, at].to(vectors.dtype), vectors)
+    def replaced(vectors: torch.Tensor, span: torch.Tensor, slot: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        lender = donor[rows]
+        which = torch.minimum(span, counts[lender] - 1).clamp(min=0)
+        at = torch.minimum(slot, lengths[lender, which] - 1).clamp(min=0)
+        return torch.where(has_donor[rows], store[lender, which, at].to(vectors.dtype), vectors)
 
     return replaced
 

@@ -12,9 +12,12 @@ from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Reque
 from training.data.prompts import Part
 from training.data.video import FrameCache, UnreadableVideo, frame_rate
 from training.model.checkpoint import FutureL1, load
-from training.model.decode import Decoded, Intervention, Sampling, Spans, decode
+from training.model.completions import Decoded
+from training.model.decode import Intervention, decode
 from training.model.encoding import Encoded, Encoder
 from training.model.latent_config import LatentConfig
+from training.model.modes import Spans
+from training.model.sampling import Sampling
 from training.model.vision import FrozenVision
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from training.data.records import name_of, read_prompt
 from training.model.checkpoint import FutureL1
-from training.model.decode import Decoded, Sampling, decode
+from training.model.completions import Decoded
+from training.model.decode import decode
 from training.model.encoding import Encoded
 from training.model.rows import RowReader
+from training.model.sampling import Sampling
 from training.sft.inspection import latent_config_of
 
 NO_LATENTS = "a base model: no span may be opened"

@@ -29,8 +29,9 @@ from tests.evaluation.answers import answer_table
 from training.data.prompts import ANSWERS
 from training.data.video import FrameCache
 from training.model.checkpoint import FutureL1, load
-from training.model.decode import Sampling, decode
+from training.model.decode import decode
 from training.model.rows import RowReader
+from training.model.sampling import Sampling
 from training.runtime.programs import Reporter
 
 N = 40

@@ -1,24 +1,29 @@
-"""Many answers at a time, many answers of one prompt, and prompts that begin alike."""
+"""Many answers at a time, many answers of one prompt, prompts that begin alike, and rows that leave when done."""
 
 import contextlib
-from collections.abc import Hashable, Sequence
+import time
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from evaluation.benchmarks.futurebench import video_frame_numbers
 from tests.footage import CLIPS, FOOTAGE
-from tests.performance.conftest import Compare
+from tests.performance.conftest import Compare, Table
 from tests.performance.subject import Subject, biased_logits, random_spans
+from tests.reference_decoding import reference_decode
 from training.data.keyframes import key_frame_number
 from training.data.video import frame_rate, read_frames
 from training.model.checkpoint import FutureL1
-from training.model.decode import Decoded, Sampling, decode
+from training.model.completions import Decoded
+from training.model.decode import decode
 from training.model.encoding import Encoded, Encoder
 from training.model.prefill import Prefilled, prefill
 from training.model.rows import RowReader
+from training.model.sampling import Sampling
 from training.model.vision import FrozenVision
 
 GREEDY = Sampling(max_new_tokens=44)
@@ -155,3 +160,74 @@ def test_both_prompts_of_a_row_from_one_beginning(
     )
     compare(f"{what}, one prefill a prompt against shared beginnings", lambda: ask(prompts, sampling, seeds), shared, n)
     compare("  of these the prefill alone", lambda: begin(None), lambda: begin(groups), len(prompts))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Answers of very different lengths: a batch, and the mean length at which an untrained model is made to stop."""
+
+    name: str
+    prompts: int
+    samples: int
+    max_new_tokens: int
+    mean_length: int | None  # None: the model ends by itself
+
+
+CASES = {
+    "tiny": [Case("demo, rollouts", 24, 8, 44, None)],
+    "mid-size": [Case("mid-size, rollouts", 8, 8, 44, 16), Case("mid-size, curation lengths", 8, 8, 160, 50)],
+}
+
+
+def test_rows_that_leave_their_batch_against_rows_that_stay(subject: Subject, table: Table) -> None:
+    """Before: all rows in all steps, and transformers' cache.  The answers are the same bit for bit (with one thread:
+    with more, torch may split a product of fewer rows otherwise)."""
+    table(
+        "rows that are done leave their batch; CPU seconds",
+        ["", "rows", "steps", "mean length", "busy before", "busy now", "before", "rows leave", "and slabs", "ratio"],
+        [before_and_after(subject, case) for case in CASES[subject.name]],
+    )
+
+
+def before_and_after(subject: Subject, case: Case) -> list[object]:
+    model, vision, reader = subject.model, subject.model.vision(cache_bytes=2**28), RowReader(subject.encoder, True)
+    prompts = [reader.prompt(subject.rows[number]) for number in range(case.prompts)]
+    seeds = [[100 * number + k for k in range(case.samples)] for number in range(case.prompts)]
+    sampling = Sampling(case.max_new_tokens, temperature=1.0)
+
+    def now() -> Decoded:
+        return decode(model.model, vision, model.tokens, prompts, sampling, model.spans, seeds)
+
+    with contextlib.nullcontext() if case.mean_length is None else biased_logits(model, stops(model, case.mean_length)):
+        before, cpu_before, _ = measured(
+            model, lambda: reference_decode(model, vision, prompts, sampling, model.spans, seeds)
+        )
+        after, cpu_after, rows_now = measured(model, now)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("training.model.prefill.slab_cache", lambda _layers: DynamicCache())
+            _, cpu_copying, _ = measured(model, now)
+    assert torch.equal(before.ids, after.ids) and torch.equal(before.log_probs, after.log_probs)
+    assert torch.equal(before.latents, after.latents)
+    rows, steps = before.ids.shape
+    written = int((before.ids != model.tokens.pad).sum())
+    return [
+        case.name, rows, steps, f"{written / rows:.0f}", f"{written / (rows * steps):.0%}", f"{written / rows_now:.0%}",
+        *(f"{seconds:.2f}" for seconds in (cpu_before, cpu_copying, cpu_after)), f"{cpu_before / cpu_after:.2f} x",
+    ]  # fmt: skip
+
+
+def stops(model: FutureL1, mean_length: int) -> Callable[[int], dict[int, float]]:
+    """Answers end at any step with the same probability."""
+    often = torch.tensor(model.model.lm_head.out_features / mean_length).log().item()
+    return lambda _step: {model.tokens.end_of_turn: often, model.tokens.pad: -1e4}
+
+
+def measured(model: FutureL1, way: Callable[[], Decoded]) -> tuple[Decoded, float, int]:
+    """A decoding, its CPU seconds, and the rows of all its steps together."""
+    rows: list[int] = []
+    hook = model.model.lm_head.register_forward_hook(lambda _module, _args, logits: rows.append(len(logits)))
+    started = time.process_time()
+    result = way()
+    seconds = time.process_time() - started
+    hook.remove()
+    return result, seconds, sum(rows)

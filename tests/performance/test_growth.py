@@ -13,8 +13,10 @@ import torch
 
 from tests.performance.conftest import Measure, Table
 from tests.performance.subject import Subject, biased_logits, dialogue, prompt, spans_at, trainer_of
-from training.model.decode import Decoded, Sampling, decode
+from training.model.completions import Decoded
+from training.model.decode import decode
 from training.model.encoding import Encoded, collate
+from training.model.sampling import Sampling
 
 FRAMES, SPANS, BATCH = (1, 4, 16), (0, 1, 3, 5), (1, 4, 16)
 TEXT = 24  # tokens of text in an answer, whatever its spans

@@ -15,8 +15,10 @@ from tests.performance.subject import Subject, biased_logits, spans_at
 from tests.toy import rl_recipe
 from training.grading.judge import JudgeSettings
 from training.model.checkpoint import FutureL1
-from training.model.decode import Decoded, Sampling, decode
+from training.model.completions import Decoded
+from training.model.decode import decode
 from training.model.rows import RowReader
+from training.model.sampling import Sampling
 from training.rl.__main__ import RlConfig, main
 from training.rl.trainer import LatentGRPOTrainer
 from training.runtime.programs import Reporter, read_metrics

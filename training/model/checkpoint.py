@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
-from training.model.decode import Spans
 from training.model.encoding import Encoder, FrameLimits
 from training.model.latent_config import PAPER, LatentConfig
+from training.model.modes import Spans
 from training.model.tokens import CHAT_TEMPLATE, LATENT, LATENT_END, LATENT_START, Tokens, add_latent_tokens, lookup
 from training.model.vision import FrozenVision
 from training.runtime.errors import PermanentError

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import DynamicCache, Qwen3VLForConditionalGeneration
+from transformers import Cache, Qwen3VLForConditionalGeneration
 
+from training.model.cache import slab_cache
 from training.model.encoding import Batch, Encoded, collate
 from training.model.tokens import Tokens
 from training.model.vision import FrozenVision
@@ -20,18 +21,16 @@ SECOND_PASS = 128  # tokens: the fixed cost of a forward pass (measured on a CPU
 
 @dataclass
 class Prefilled:
-    """Prompts in a cache: the last hidden state [N,D], the next rope position [N], the mask of the slots [N,P]."""
+    """Rows in a cache: the last hidden state [N,D], the rope position that follows the prompt [N], and the mask of the
+    prompts' slots [N,P]; None where none is padding."""
 
     hidden: torch.Tensor
     position: torch.Tensor
-    mask: torch.Tensor | None  # None: all
-    cache: DynamicCache
+    mask: torch.Tensor | None
+    cache: Cache
 
-    def select(self, rows: Sequence[int]) -> None:
-        """The prompts with these numbers, in this order; a number may be repeated."""
-        if list(rows) == list(range(len(self.hidden))):
-            return
-        index = torch.tensor(rows, device=self.hidden.device)
+    def select(self, index: torch.Tensor) -> None:
+        """The rows with these numbers, in this order; a number may be repeated."""
         self.cache.reorder_cache(index)
         self.hidden, self.position = self.hidden[index], self.position[index]
         self.mask = self.mask[index] if self.mask is not None else None
@@ -58,24 +57,28 @@ def prefill(
     """
     pads = (tokens.image, tokens.video)
     plan = plan_prefixes(prompts, groups, pads) if groups is not None else None
-    cache = DynamicCache(config=model.config.text_config)
+    cache = slab_cache(model.config.text_config.num_hidden_layers)
     if plan is None:
         batch = collate(prompts, tokens.pad, side="left")
-        mask = None if bool(batch.mask.all()) else batch.mask.to(model.device)
+        mask = _padding(batch.mask, model.device)
         hidden = _forward(model, vision, batch, mask, cache)
     else:
         firsts = [prompts[plan.groups.index(group)] for group in range(len(plan.lengths))]
         cut = [_cut(prompt, length, pads) for prompt, length in zip(firsts, plan.lengths, strict=True)]
         begun = collate([beginning for beginning, _ in cut], tokens.pad, side="left")
-        _forward(model, vision, begun, begun.mask.to(model.device), cache)
-        index = torch.tensor(plan.groups)
-        cache.reorder_cache(index.to(model.device))
+        _forward(model, vision, begun, _padding(begun.mask, model.device), cache)
+        cache.reorder_cache(torch.tensor(plan.groups, device=model.device))
         rests = [_cut(p, plan.lengths[group], pads)[1] for p, group in zip(prompts, plan.groups, strict=True)]
         batch = collate(rests, tokens.pad, side="left")
-        mask = torch.cat([begun.mask[index], batch.mask], 1).to(model.device)
+        mask = _padding(torch.cat([begun.mask[plan.groups], batch.mask], 1), model.device)
         hidden = _forward(model, vision, batch, mask, cache)
     position = batch.positions[0, :, -1].to(model.device) + 1  # a prompt's last token is text: its three axes agree
     return Prefilled(hidden, position, mask, cache)
+
+
+def _padding(mask: torch.Tensor, device: torch.device) -> torch.Tensor | None:
+    """The mask on the device; None where nothing is padding."""
+    return None if bool(mask.all()) else mask.to(device)
 
 
 def _forward(

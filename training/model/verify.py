@@ -10,9 +10,10 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from training.model.checkpoint import FutureL1, load
-from training.model.decode import Sampling, decode
+from training.model.decode import decode
 from training.model.encoding import Encoded, collate
 from training.model.rows import SKIPPED, Row, RowReader, Rows
+from training.model.sampling import Sampling
 from training.model.splice import inputs_of, spliced_forward
 from training.model.vision import FrozenVision
 from training.runtime.programs import CHECKPOINT, Reporter, is_first

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from training.grading.form import SPAN, Runs
-from training.model.decode import Completion, Decoded, banned
+from training.model.completions import Completion, Decoded
 from training.model.encoding import IGNORE, Encoded, collate
+from training.model.sampling import banned
 from training.model.tokens import Tokens
 from training.model.vision import Patches
 

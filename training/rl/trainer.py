@@ -22,10 +22,11 @@ from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from training.model.checkpoint import FutureL1
-from training.model.decode import Sampling, decode
+from training.model.decode import decode
 from training.model.placement import whole_weights
 from training.model.randomness import derived_seed
 from training.model.rows import Rows
+from training.model.sampling import Sampling
 from training.model.splice import inputs_of, spliced_forward
 from training.model.vision import FrozenVision
 from training.recipes import RlRecipe

@@ -20,9 +20,10 @@ from training.data.prompts import ANSWERS
 from training.data.video import read_frames
 from training.grading.parsers import options_of
 from training.model.checkpoint import FutureL1
-from training.model.decode import Sampling, decode
+from training.model.decode import decode
 from training.model.encoding import Encoder
 from training.model.rows import RowReader
+from training.model.sampling import Sampling
 from training.runtime.programs import Reporter
 from training.tiny import BASE
 

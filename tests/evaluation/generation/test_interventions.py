@@ -13,9 +13,12 @@ from evaluation.generation.interventions import NONE
 from evaluation.generation.jobs import INTERVENTIONS, InterventionName
 from evaluation.generation.requests import Request
 from training.model.checkpoint import FutureL1
-from training.model.decode import Decoded, Intervention, Sampling, Spans, decode
+from training.model.completions import Decoded
+from training.model.decode import Intervention, decode
 from training.model.encoding import Encoder
+from training.model.modes import Spans
 from training.model.rows import RowReader
+from training.model.sampling import Sampling
 
 LATENT, BUDGET = 9, 3
 
@@ -43,7 +46,7 @@ ORIGINAL = -1.0
 def at(span: int, slot: int, lenders: Sequence[int] = (2, 2, 3, 0)) -> list[float]:
     """What each of the four rows is fed at this place instead of its own vector."""
     replace = interventions.lent(PLAIN, LATENT, BUDGET, lenders)
-    fed = replace(torch.full((4, 2), ORIGINAL), torch.full((4,), span), torch.full((4,), slot))
+    fed = replace(torch.full((4, 2), ORIGINAL), torch.full((4,), span), torch.full((4,), slot), torch.arange(4))
     return fed[:, 0].tolist()
 
 
@@ -88,8 +91,8 @@ def test_the_donors_answer_is_the_same_or_another() -> None:
 
 def test_noise_has_the_norm_of_what_it_replaces() -> None:
     vectors = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 0.5]])
-    place = torch.zeros(2).long()
-    first, again = (interventions.noise(torch.tensor([1, 2]))(vectors, place, place) for _ in range(2))
+    place, rows = torch.zeros(2).long(), torch.arange(2)
+    first, again = (interventions.noise(torch.tensor([1, 2]))(vectors, place, place, rows) for _ in range(2))
     assert torch.equal(first, again)
     torch.testing.assert_close(first.norm(dim=-1), torch.tensor([5.0, 0.5]))
     assert not torch.allclose(first, vectors)
@@ -98,12 +101,15 @@ def test_noise_has_the_norm_of_what_it_replaces() -> None:
 def test_noise_depends_on_the_answers_seed_and_the_latents_place() -> None:
     vectors, noise = torch.ones(3, 8), interventions.noise
     spans, slots = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
-    batch = noise(torch.tensor([7, 7, 7]))(vectors, spans, slots)
+    rows = torch.arange(3)
+    batch = noise(torch.tensor([7, 7, 7]))(vectors, spans, slots, rows)
     for row in range(3):
-        alone = noise(torch.tensor([7]))(vectors[:1], spans[row : row + 1], slots[row : row + 1])
+        alone = noise(torch.tensor([7]))(vectors[:1], spans[row : row + 1], slots[row : row + 1], rows[:1])
         assert torch.equal(alone[0], batch[row])
-    other = noise(torch.tensor([8, 7, 7]))(vectors, spans, slots)
+    other = noise(torch.tensor([8, 7, 7]))(vectors, spans, slots, rows)
     assert torch.equal(other[1:], batch[1:])
+    left = noise(torch.tensor([8, 7, 7]))(vectors[[0, 2]], spans[[0, 2]], slots[[0, 2]], rows[[0, 2]])
+    assert torch.equal(left, other[[0, 2]]), "a row that leaves changes nothing for the others"
     different = [batch[0], batch[1], batch[2], other[0]]
     assert all(not torch.allclose(a, b) for i, a in enumerate(different) for b in different[:i])
 
@@ -111,8 +117,9 @@ def test_noise_depends_on_the_answers_seed_and_the_latents_place() -> None:
 def test_the_first_latent_of_each_span_is_repeated() -> None:
     replace = interventions.first_repeated()
     slots = [[0, -1], [1, 0], [2, 1], [-1, 2], [0, -1], [1, 0]]  # of two rows that are never in step
+    span, rows = torch.zeros(2).long(), torch.arange(2)
     fed = [
-        replace(torch.full((2, 1), float(step)), torch.zeros(2).long(), torch.tensor(slot))[:, 0].tolist()
+        replace(torch.full((2, 1), float(step)), span, torch.tensor(slot), rows)[:, 0].tolist()
         for step, slot in enumerate(slots)
     ]
     spans = [[fed[step][row] for step in range(6) if slots[step][row] >= 0] for row in (0, 1)]
@@ -123,7 +130,7 @@ def test_the_mean_is_read_from_a_file_that_fits_the_model(tmp_path: Path) -> Non
     path, cpu = tmp_path / "mean.safetensors", torch.device("cpu")
     save_file({"mean": torch.tensor([1.0, 2.0])}, path)
     mean = interventions.read_mean(path, 2, cpu)
-    fed = interventions.constant(mean)(torch.zeros(3, 2), torch.zeros(3).long(), torch.zeros(3).long())
+    fed = interventions.constant(mean)(torch.zeros(3, 2), *[torch.arange(3)] * 3)
     assert fed.tolist() == [[1.0, 2.0]] * 3
     with pytest.raises(ValueError, match=r"mean\.safetensors: the model needs a tensor `mean` of \[3\]"):
         interventions.read_mean(path, 3, cpu)

@@ -21,9 +21,10 @@ from training.data import prompts, video
 from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS
 from training.model.checkpoint import FutureL1
-from training.model.decode import Sampling, decode
+from training.model.decode import decode
 from training.model.latent_config import LatentConfig
 from training.model.randomness import derived_seed
+from training.model.sampling import Sampling
 from training.tiny import BASE
 
 GREEDY = GenerationConfig(max_new_tokens=40, batch_size=16, image_tokens=(4, 16))

@@ -15,7 +15,7 @@ from evaluation.reports.prediction import predict, with_latent_config
 from tests.invoke import invoke
 from training.grading.parsers import answer_text
 from training.model.checkpoint import FutureL1
-from training.model.decode import Spans
+from training.model.modes import Spans
 
 CLIP = Path(__file__).parents[2] / "data" / "parity" / "clip.mp4"
 RELEASE = CLIP.parent / "checkpoint"

@@ -9,7 +9,7 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
 from tests.toy import LATENT_CONFIG
 from training.model.checkpoint import FutureL1, load
-from training.model.decode import Spans
+from training.model.modes import Spans
 from training.model.tokens import LATENT, LATENT_END, LATENT_START, add_latent_tokens, lookup
 from training.tiny import BASE
 

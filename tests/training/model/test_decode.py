@@ -10,9 +10,12 @@ import torch
 
 from training.model import decode as decoding
 from training.model.checkpoint import FutureL1
-from training.model.decode import Decoded, Sampling, Spans, decode
+from training.model.completions import Decoded
+from training.model.decode import decode
 from training.model.encoding import Encoded, Encoder
+from training.model.modes import Spans
 from training.model.rows import RowReader
+from training.model.sampling import BANNED_LOGIT, Sampling, pick
 from training.model.tokens import Tokens
 from training.rl.rollouts import unpack
 
@@ -81,11 +84,11 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], None]:
     def script(picks: list[int]) -> None:
         remaining = list(picks)
 
-        def pick(logits: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        def next_token(logits: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
             token = remaining.pop(0) if len(remaining) > 1 else remaining[0]
             return torch.full((len(logits),), token), torch.zeros(len(logits))
 
-        monkeypatch.setattr(decoding, "_pick", pick)
+        monkeypatch.setattr(decoding, "pick", next_token)
 
     return script
 
@@ -319,9 +322,10 @@ def test_a_prompt_without_seeds_is_a_mistake(answer: Any, prompts: list[Encoded]
 def test_the_smallest_and_the_largest_number_sample_allowed_tokens_only(
     number: float, token: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "uniform", lambda seeds, *_: torch.full((len(seeds), 1), number, dtype=torch.float64))
-    logits = torch.tensor([[decoding.BANNED_LOGIT, 0.3, 2.0, -1.0, decoding.BANNED_LOGIT]])
-    picked, _ = decoding._pick(logits, Sampling(1, temperature=1.0), torch.zeros(1).long(), 0)
+    numbers = torch.full((1, 1), number, dtype=torch.float64)
+    monkeypatch.setattr("training.model.sampling.uniform", lambda *_: numbers)
+    logits = torch.tensor([[BANNED_LOGIT, 0.3, 2.0, -1.0, BANNED_LOGIT]])
+    picked, _ = pick(logits, Sampling(1, temperature=1.0), torch.zeros(1).long(), 0)
     assert picked.tolist() == [token]
 
 
@@ -329,9 +333,9 @@ def test_the_smallest_and_the_largest_number_sample_allowed_tokens_only(
 def test_tokens_are_sampled_as_often_as_they_are_likely(top_p: float) -> None:
     """20,000 draws from five tokens, one of which is forbidden; the cut leaves the likeliest two."""
     probs = torch.tensor([0.1, 0.45, 0.0, 0.3, 0.15])
-    logits = (probs.log() * 2).clamp(min=decoding.BANNED_LOGIT).expand(20_000, -1)
+    logits = (probs.log() * 2).clamp(min=BANNED_LOGIT).expand(20_000, -1)
     seeds = torch.arange(20_000)
-    picked, log_probs = decoding._pick(logits, Sampling(1, temperature=2.0, top_p=top_p), seeds, 7)
+    picked, log_probs = pick(logits, Sampling(1, temperature=2.0, top_p=top_p), seeds, 7)
     expected = probs if top_p == 1 else torch.tensor([0.0, 0.6, 0.0, 0.4, 0.0])
     shares = torch.bincount(picked, minlength=5) / len(picked)
     torch.testing.assert_close(shares, expected, atol=0.015, rtol=0)

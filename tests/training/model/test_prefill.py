@@ -12,10 +12,12 @@ from transformers import AutoConfig, AutoProcessor, Qwen3VLForConditionalGenerat
 
 from training.model import prefill as prefilling
 from training.model.checkpoint import FutureL1
-from training.model.decode import Sampling, Spans, decode
+from training.model.decode import decode
 from training.model.encoding import Encoded, Encoder
 from training.model.latent_config import LatentConfig
+from training.model.modes import Spans
 from training.model.prefill import Prefilled, plan_prefixes, prefill
+from training.model.sampling import Sampling
 from training.model.tokens import add_latent_tokens
 from training.model.vision import FrozenVision, Patches
 from training.tiny import BASE

@@ -12,8 +12,10 @@ import torch
 from training.data.keyframes import key_frame_number
 from training.data.video import probe, read_frames
 from training.model.checkpoint import FutureL1, load
-from training.model.decode import Sampling, Spans, decode
+from training.model.decode import decode
 from training.model.encoding import Encoded, Encoder, FrameLimits
+from training.model.modes import Spans
+from training.model.sampling import Sampling
 
 PARITY = Path(__file__).parents[2] / "data" / "parity"
 QUESTIONS = (

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from training.model.checkpoint import FutureL1
-from training.model.decode import Sampling, Spans, decode
+from training.model.decode import decode
 from training.model.encoding import Encoder, collate
+from training.model.modes import Spans
 from training.model.rows import RowReader
+from training.model.sampling import Sampling
 from training.model.splice import inputs_of, spliced_forward
 from training.rl.losses import gaussian_log_ratio
 from training.rl.rollouts import Rollout, replayed, token_log_probs, unpack

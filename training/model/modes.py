@@ -1,0 +1,67 @@
+"""The mode of each row of a batch that is decoded: text, in a latent span, or done.  Names: B rows, V vocabulary."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from training.model.sampling import banned
+from training.model.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Spans:
+    """The latent budget of a span, whether the model or the budget ends it, and whether the model may open one.
+
+    `may_open`: None allows the model to open spans where the budget is above 0; True with a budget of 0 allows spans
+    that close at once; False allows no spans but those of a script.
+    """
+
+    latents: int
+    end: Literal["model", "fixed"]
+    may_open: bool | None = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether the model may open spans."""
+        return self.latents > 0 if self.may_open is None else self.may_open
+
+
+class ModeMachine:
+    """The modes of all rows.
+
+    slot [B]: 0 outside and at the start of a span, else how many of its latents have been fed; span [B]: index of the
+    current or last span, -1 before the first; open [B]: `<|latent_start|>` was emitted, the end not yet; done [B].
+    """
+
+    def __init__(self, tokens: Tokens, spans: Spans, rows: int, device: torch.device) -> None:
+        self.tokens, self.spans = tokens, spans
+        self.slot = torch.zeros(rows, dtype=torch.long, device=device)
+        self.span = torch.full((rows,), -1, device=device)
+        self.open = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.done = torch.zeros(rows, dtype=torch.bool, device=device)
+
+    def forbid(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits [B,V] after the bans; inside a span the model may continue it or end it."""
+        return banned(logits, self.tokens, self.open, self.spans.opened)
+
+    def advance(self, picked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens that are really emitted [B], and which of them were the model's own choice [B]."""
+        t = self.tokens
+        wants_out = self.open & (picked == t.latent_end) & (self.spans.end == "model")
+        closing = wants_out | (self.open & (self.slot >= self.spans.latents))
+        feeding = self.open & ~closing
+        text = ~self.open & ~self.done
+        ids = torch.where(feeding, t.latent, torch.where(closing, t.latent_end, picked))
+        ids = torch.where(self.done, t.pad, ids)
+        entering = text & (ids == t.latent_start)
+        self.slot = torch.where(feeding, self.slot + 1, 0)
+        self.span = self.span + entering.long()
+        self.open = feeding | entering
+        self.done = self.done | (text & ((ids == t.end_of_turn) | (ids == t.pad)))
+        return ids, text | wants_out
+
+    def select(self, index: torch.Tensor) -> None:
+        """The rows with these numbers, in this order."""
+        self.slot, self.span = self.slot[index], self.span[index]
+        self.open, self.done = self.open[index], self.done[index]
