@@ -171,7 +171,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
     Data and models are looked for under `$FUTURE_L1_HOME/data` and `models`; an overlay names other places.
     """
     image_tokens = (196, 1568)
-    benchmark = {"system_prompt": SYSTEM_PROMPT, "image_tokens": image_tokens, "batch_size": 16}
+    benchmark = {"system_prompt": SYSTEM_PROMPT, "image_tokens": image_tokens, "batch_size": 64}
     short = GenerationConfig(max_new_tokens=2048, **benchmark)
     long = GenerationConfig(max_new_tokens=4096, **benchmark)
     return Profile(
@@ -184,7 +184,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
         curation=CurationSettings(
             prompts=PromptSettings(instruction="Give the final answer inside <answer> </answer>."),
             answers=GenerationConfig(
-                samples=8, temperature=1.0, max_new_tokens=1024, batch_size=128, image_tokens=image_tokens
+                samples=8, temperature=1.0, max_new_tokens=1024, batch_size=512, image_tokens=image_tokens
             ),
             parser="strict",
             selection=SelectionSettings(top=50_000),
@@ -206,6 +206,8 @@ def paper(home: Path, seed: int = 0) -> Profile:
             num_processes={"training.sft": 8, "training.rl": 8},
             max_parallel={"evaluation.generate": 8},  # a GPU each; those that find none free wait for theirs
             accelerate_config={"training.sft": FSDP, "training.rl": FSDP},  # Adam's state fits no one GPU
+            # Batches of other shapes follow each other: without it, their memory goes to pieces.
+            environment={"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
             sigint_grace=600.0,
             heartbeat_timeout=7200.0,
         ),

@@ -129,7 +129,6 @@ class RlRecipe(TrainingRecipe):
     latent_epsilon: float = 0.1
     beta: float = 1e-2
     latent_anchor_coef: float = 0.0
-    prompts_per_decode: PositiveInt | None = None  # the judge grades the previous prompts' answers meanwhile; None: all
     max_resample_rounds: PositiveInt = 20
     dynamic_sampling_range: FractionRange = (0.1, 0.9)
 
@@ -249,7 +248,6 @@ def paper_rl(name: str) -> RlRecipe:
     """
     recipe = RlRecipe(
         name="la_dapo", learning_rate=1e-6, adam_beta2=0.999, weight_decay=0.01, per_device_train_batch_size=4,
-        prompts_per_decode=4,
     )  # fmt: skip
     changes = MODES | {f"{mode}{TEXT_ONLY}": {**change, "min_spans": 0} for mode, change in MODES.items()}
     changes |= {f"la_dapo_{rows}": {} for rows in ("5k", "20k")}

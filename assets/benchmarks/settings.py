@@ -55,7 +55,7 @@ class AnswersConfig(RunOverrides):
         default=None, description="The longest answer, in tokens; a longer one is cut. Empty: the profile's."
     )
     batch_size: int | None = Field(
-        default=None, description="Answers in flight at a time; fewer need less memory. Empty: the profile's."
+        default=None, description="Answers whose prompts are read at a time. Empty: the profile's."
     )
 
 

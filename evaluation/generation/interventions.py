@@ -58,7 +58,7 @@ def intervene(
             assert mean is not None, "the backend reads it before it answers"
             return draw(constant(mean)), {}
         case "first_repeated":
-            return draw(first_repeated()), {}
+            return draw(first_repeated(sum(len(request.seeds) for request in requests))), {}
         case "other_item" | "same_answer" | "other_answer":
             return _borrowed(name, draw, requests, tokens, spans.latents)
         case "no_span":
@@ -102,14 +102,14 @@ def read_mean(path: Path, width: int, device: torch.device) -> torch.Tensor:
     return tensors["mean"]
 
 
-def first_repeated() -> Intervention:
-    """Every latent of a span is the span's first one, which is the model's own."""
-    kept: torch.Tensor | None = None
+def first_repeated(answers: int) -> Intervention:
+    """Every latent of a span is the span's first one, which is the model's own; `answers`: rows of the whole batch."""
+    kept = torch.empty(0)
 
     def replaced(vectors: torch.Tensor, _span: torch.Tensor, slot: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         nonlocal kept
-        if kept is None:  # the first step has all rows
-            kept = vectors.clone()
+        if not len(kept):
+            kept = vectors.new_zeros(answers, vectors.shape[-1])
         kept[rows] = torch.where((slot == 0).unsqueeze(-1), vectors, kept[rows])
         return kept[rows]
 

@@ -34,7 +34,8 @@ class GenerationConfig(BaseModel):
     """The sampling of answers, and their number for a prompt.
 
     `image_tokens`: fewest and most merged tokens of an image without its own cap, and of a video's frame pair;
-    `batch_size`: answers in flight in a local batch.
+    `batch_size`: answers whose prompts are read at a time, among which donors of latents are; `max_batch_tokens`: the
+    most tokens that are decoded at once, prompts, new ones and padding (None: what the GPU's free memory holds).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,12 +45,13 @@ class GenerationConfig(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_new_tokens: PositiveInt
     batch_size: PositiveInt
+    max_batch_tokens: PositiveInt | None = None
     image_tokens: tuple[PositiveInt, PositiveInt]
     system_prompt: str | None = None
 
     def sampling(self) -> dict[str, Any]:
-        """The settings that each answer depends on, as JSON: all but the number of samples and the batch size."""
-        return self.model_dump(mode="json", exclude={"samples", "batch_size"})
+        """The settings that each answer depends on, as JSON: all but the number of samples and the batches."""
+        return self.model_dump(mode="json", exclude={"samples", "batch_size", "max_batch_tokens"})
 
 
 class VisualGainScoring(BaseModel):

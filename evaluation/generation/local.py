@@ -1,4 +1,7 @@
-"""The local engine: answers from a checkpoint on this machine, decoded in batches."""
+"""The local engine: answers from a checkpoint on this machine.
+
+A batch of requests is read at a time, and decoded in as few parts as the device has room for.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,12 +15,13 @@ from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Reque
 from training.data.prompts import Part
 from training.data.video import FrameCache, UnreadableVideo, frame_rate
 from training.model.checkpoint import FutureL1, load
-from training.model.completions import Decoded
-from training.model.decode import Intervention, decode
+from training.model.completions import Decoded, joined
+from training.model.decode import Intervention
 from training.model.encoding import Encoded, Encoder
 from training.model.latent_config import LatentConfig
 from training.model.modes import Spans
 from training.model.sampling import Sampling
+from training.model.token_budget import TokenBudget
 from training.model.vision import FrozenVision
 
 
@@ -49,7 +53,7 @@ class LocalEngine:
         width, mean = bundle.model.config.text_config.hidden_size, None
         if job.reference_latents:
             mean = interventions.read_mean(job.reference_latents, width, bundle.model.device)
-        encoder = _encoder(bundle, job.generation)
+        encoder, budget = _encoder(bundle, job.generation), TokenBudget(job.generation.max_batch_tokens)
         for batch in batches(requests, job.generation.batch_size):
             readable, encoded = [], []
             for request in batch:
@@ -59,7 +63,7 @@ class LocalEngine:
                 except (UnreadableVideo, ValueError, OSError) as error:
                     yield Refusal(request.prompt_id, str(error))
             if readable:
-                draw = _drawer(bundle, vision, job.generation, readable, encoded)
+                draw = _drawer(bundle, vision, budget, job.generation, readable, encoded)
                 decoded, left_out = interventions.intervene(job.intervention, bundle, draw, readable, mean)
                 yield from (Refusal(*reason) for reason in left_out.items())
                 answers = _answers(bundle, readable, encoded, decoded, job.keep_latents)
@@ -132,6 +136,7 @@ def _encoder(bundle: FutureL1, generation: GenerationConfig) -> Encoder:
 def _drawer(
     bundle: FutureL1,
     vision: FrozenVision,
+    budget: TokenBudget,
     generation: GenerationConfig,
     requests: Sequence[Request],
     encoded: Sequence[Encoded],
@@ -145,10 +150,11 @@ def _drawer(
         spans: Spans | None = None,
         scripts: Sequence[Sequence[int]] | None = None,
     ) -> Decoded:
-        return decode(
+        parts = budget.decode(
             bundle.model, vision, bundle.tokens, encoded, sampling, spans or bundle.spans, seeds, groups, intervention,
             scripts,
         )  # fmt: skip
+        return joined([decoded for _, decoded in parts], bundle.tokens.pad)
 
     return draw
 

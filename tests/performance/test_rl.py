@@ -87,9 +87,9 @@ def test_where_a_steps_seconds_go(
     subject: Subject, config_of: Callable[..., RlConfig], judge_url: str, table: Table
 ) -> None:
     """The program itself, four optimiser steps on two rollout batches, a judge that takes 50 ms for a verdict asked
-    beside the decoding of the next half.  A model without SFT gives it nothing to judge."""
+    at the end of each rollout.  A model without SFT gives it nothing to judge."""
     judge = JudgeSettings(base_url=judge_url, model="served", concurrency=8)
-    config = config_of(judge, max_steps=4, prompts_per_decode=2)
+    config = config_of(judge, max_steps=4)
     main(config, Reporter(config.out))
     steps = [line for line in read_metrics(config.out) if "seconds/step" in line][2:]  # libraries were warmed up
     mean = {part: sum(line.get(f"seconds/{part}", 0.0) for line in steps) / len(steps) for part in (*PARTS, "step")}

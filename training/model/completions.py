@@ -1,6 +1,6 @@
 """Decoded answers, and the record of a batch whose finished rows leave it.  Names: B rows, S steps, D hidden size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,27 @@ class Decoded:
         for row, (ids, n) in enumerate(zip(self.ids.tolist(), lengths, strict=True)):
             yield Completion(ids[:n], self.log_probs[row, :n], self.sampled[row, :n], latents[row], noise[row],
                              bool(self.finished[row]))  # fmt: skip
+
+
+def joined(parts: Sequence[Decoded], pad: int) -> Decoded:
+    """Batches as one, their rows in this order, padded to the longest answer."""
+    if len(parts) == 1:
+        return parts[0]
+    steps = max(part.ids.shape[1] for part in parts)
+
+    def padded(column: torch.Tensor, value: int) -> torch.Tensor:
+        return torch.nn.functional.pad(column, (0, steps - column.shape[1]), value=value)
+
+    return Decoded(
+        ids=torch.cat([padded(part.ids, pad) for part in parts]),
+        log_probs=torch.cat([padded(part.log_probs, 0) for part in parts]),
+        sampled=torch.cat([padded(part.sampled, False) for part in parts]),
+        latents=torch.cat([part.latents for part in parts]),
+        latent_noise=torch.cat([part.latent_noise for part in parts]),
+        finished=torch.cat([part.finished for part in parts]),
+        prefill_seconds=sum(part.prefill_seconds for part in parts),
+        decode_seconds=sum(part.decode_seconds for part in parts),
+    )
 
 
 class Record:

@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import gather_object
 
 from training.model.checkpoint import FutureL1
-from training.model.decode import Completion
+from training.model.completions import Completion
 from training.model.rows import Rows
 from training.rl.rollouts import Rollout, rollout_of
 

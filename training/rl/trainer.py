@@ -22,12 +22,12 @@ from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from training.model.checkpoint import FutureL1
-from training.model.decode import decode
 from training.model.placement import whole_weights
 from training.model.randomness import derived_seed
 from training.model.rows import Rows
 from training.model.sampling import Sampling
 from training.model.splice import inputs_of, spliced_forward
+from training.model.token_budget import TokenBudget
 from training.model.vision import FrozenVision
 from training.recipes import RlRecipe
 from training.rl.grading import RolloutGrader
@@ -66,6 +66,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         self.rows, self.vision, self.grader = rows, vision, grader
         self._process, self._processes = self.accelerator.process_index, self.accelerator.num_processes
         self._rebuild = partial(rollout_from, bundle=bundle, rows=rows)
+        self.budget = TokenBudget()
         self.surplus = SurplusGroups(self._rebuild, self._process, self._processes)
         self.add_callback(self.surplus)
         self._rollouts: list[Rollout] = []
@@ -169,12 +170,10 @@ class LatentGRPOTrainer(GRPOTrainer):
         sampling = Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p, recipe.latent_std)
         was_training = model.training
         model.eval()
-        tokens, size = self.bundle.tokens, recipe.prompts_per_decode or len(prompts)
+        tokens, spans = self.bundle.tokens, self.bundle.spans
         rollouts: list[Rollout] = []
         with self.accelerator.autocast(), whole_weights(model):  # what the replay computes with
-            for begin in range(0, len(encoded), size):
-                part = slice(begin, begin + size)
-                decoded = decode(model, self.vision, tokens, encoded[part], sampling, self.bundle.spans, seeds[part])
+            for part, decoded in self.budget.decode(model, self.vision, tokens, encoded, sampling, spans, seeds):
                 answers = unpack(rows[part], encoded[part], seeds[part], decoded, tokens, self.processing_class)
                 self.grader.start(answers)  # beside the next part's decoding
                 rollouts += answers

@@ -115,7 +115,7 @@ def test_noise_depends_on_the_answers_seed_and_the_latents_place() -> None:
 
 
 def test_the_first_latent_of_each_span_is_repeated() -> None:
-    replace = interventions.first_repeated()
+    replace = interventions.first_repeated(2)
     slots = [[0, -1], [1, 0], [2, 1], [-1, 2], [0, -1], [1, 0]]  # of two rows that are never in step
     span, rows = torch.zeros(2).long(), torch.arange(2)
     fed = [

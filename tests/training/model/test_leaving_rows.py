@@ -42,7 +42,7 @@ def test_the_answers_are_those_of_a_batch_that_all_rows_stay_in(
     assert (len({len(prompt.ids) for prompt in batch}) > 1) == padded
     interventions = {
         "noise": lambda: noise(torch.tensor([seed for of_prompt in SEEDS for seed in of_prompt])),
-        "first_repeated": first_repeated,
+        "first_repeated": lambda: first_repeated(48),
     }
     spans, vision, sizes = Spans(4, "fixed"), sft_model.vision(), list[int]()
     hook = sft_model.model.lm_head.register_forward_hook(lambda _module, _args, logits: sizes.append(len(logits)))
