@@ -1,4 +1,4 @@
-"""How assets are declared: an `Asset` is the declaration, and `@asset(...)` makes Dagster's assets from a function."""
+"""The declaration of assets and checks: `Asset` and `Check`, of which `@asset(...)` and `check(...)` make Dagster's."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,7 +78,7 @@ class CheckOutcome(NamedTuple):
     description: str
     metadata: Mapping[str, Any]
     severity: dg.AssetCheckSeverity | None = None
-    """Where it is another one than the check's."""
+    """The severity, where it is not the check's."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Check:
     name: str
     description: str
     remedy: str
-    """What to do after a failure, whose description ends with it."""
+    """The way to mend a failure, whose description ends with it."""
     blocking: bool
     severity: dg.AssetCheckSeverity
 

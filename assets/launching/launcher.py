@@ -40,7 +40,7 @@ class LaunchSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backend: LocalSettings | RaySettings | SlurmSettings = Field(default=LocalSettings(), discriminator="kind")
-    """Where programs run: this machine, or a cluster."""
+    """The place where programs run: this machine, or a cluster."""
     num_processes: Mapping[str, PositiveInt] = {}
     """Processes per program (`{"training.sft": 8}`); more than one are started by `accelerate launch`."""
     accelerate_config: Mapping[str, Annotated[Path, AfterValidator(_project_file)]] = {}

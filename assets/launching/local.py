@@ -147,7 +147,7 @@ def _claim(program: Program, devices: Sequence[str]) -> Claim | None:
 
 @contextmanager
 def _request_all_to_stop(started: Mapping[int, _Started]) -> Iterator[None]:
-    """Whatever ends the context, all programs checkpoint at the same time, before each is waited for."""
+    """Requests all programs to stop when the context ends: they checkpoint together, before each is waited for."""
     try:
         yield
     finally:

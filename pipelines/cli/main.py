@@ -43,7 +43,7 @@ class Commands(click.Group):
 
 
 def _sentence(error: Exception) -> str:
-    """What is wrong and what to do, for people."""
+    """The message of an error for people: the fault, and what to do."""
     match error:
         case ValidationError():
             return validation_message(error)

@@ -114,7 +114,7 @@ def _wait_for_health(url: str, children: Sequence[subprocess.Popen[str]]) -> Non
 
 
 def _missing(health: Mapping[str, Any]) -> str:
-    """What is unhealthy in an answer to HEALTH_QUERY, as a sentence; empty where nothing is."""
+    """The faults in an answer to HEALTH_QUERY, as a sentence; empty where there is none."""
     loaded = [entry["locationOrLoadError"] or {} for entry in health["workspaceOrError"]["locationEntries"]]
     if not loaded or any(location.get("__typename") != "RepositoryLocation" for location in loaded):
         return "; ".join(location.get("message", "still loading") for location in loaded) or "no definitions"
