@@ -4,18 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from evaluation.drawing.sheet import (
-    BLUE,
-    INK,
-    LINE,
-    QUIET,
-    VERMILION,
-    Sheet,
-    line_height,
-    shaped_like,
-    text_width,
-    wrapped,
-)
+from evaluation.drawing.sheet import BLUE, INK, LINE, QUIET, VERMILION, Sheet, shaped_like, text_width
 from evaluation.latents.readout import Readout
 from evaluation.latents.retrieval import RetrievedItem, RetrievedSpan, SpanScores
 
@@ -42,8 +31,8 @@ def retrieval_sheet(models: Mapping[str, SpanScores]) -> bytes:
     height = len(rows) * row + 34
     page = max([480.0, *(LABELS + sum(_width(items[name]) for name in band) for band in bands)])
     note = _note(readout, len(items), silent)
-    lines = len(wrapped(note, page - 24, 8.5))
-    sheet = Sheet(page, HEAD + len(bands) * height + lines * line_height(8.5) + 12)
+    bottom = Sheet(1, 1).paragraph(12, HEAD + len(bands) * height, page - 24, note, 8.5)
+    sheet = Sheet(page, bottom + 12)
     sheet.text(12, 12, "What the latents show", 15, INK, bold=True)
     sheet.text(12, 34, "Each column is a future frame; below it is the latent span that stands for it.", 9, QUIET)
     for number, band in enumerate(bands):

@@ -4,20 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluation.benchmarks.futurebench import SPLIT_LABELS, SPLITS
-from evaluation.reports.parts import (
-    DASH,
-    Cell,
-    Row,
-    Section,
-    Table,
-    figure,
-    mean,
-    p_value,
-    percent,
-    picture,
-    points,
-    row,
-)
+from evaluation.reports.parts import DASH, Cell, Row, Section, Table, mean, p_value, percent, picture, plot, points, row
 from evaluation.reports.run_reports import RunReports
 from evaluation.reports.scores import PUBLISHED
 
@@ -30,7 +17,7 @@ def necessity(reports: RunReports, figures: bool) -> Section | None:
     if not (models := reports.necessity):
         return None
     changed = figures and any(report["interventions"] for report in models.values())
-    plots = figure(changed, "latents", "interventions", "Accuracy lost when latents are replaced", models)
+    plots = plot(changed, "latents", "interventions", "Accuracy lost when latents are replaced", models)
     tables = _comparisons(models, "interventions", "intervention")
     if geometry := [_geometry(name, latents) for name, report in models.items() if (latents := report.get("latents"))]:
         head = ["model", "cosine within an answer", "cosine between answers", "effective rank", "latents"]
@@ -50,7 +37,7 @@ def controls(reports: RunReports, figures: bool) -> Section | None:
     models = {name: report for name, report in reports.necessity.items() if report.get("controls")}
     if not models:
         return None
-    plots = figure(figures, "latents", "controls", "Accuracy lost under input controls", models)
+    plots = plot(figures, "latents", "controls", "Accuracy lost under input controls", models)
     tables = _comparisons(models, "controls", "control")
     rotations = {name: report["rotations"] for name, report in models.items() if report.get("rotations")}
     if rotations:
@@ -75,7 +62,7 @@ def latent_retrieval(reports: RunReports, figures: bool) -> Section | None:
             by_span.append(row(name, span, percent(score["top1"]), mean(score["mrr"])))
     head = ["ranked by", "true frame first", "mean reciprocal rank", "latent skill"]
     tables = [Table(head, rows), Table(["model", "span", *head[1:3]], by_span, "By span", True)] if ranked else []
-    plots = figure(figures and bool(ranked), "latents", "latent_retrieval", "Rank of the true future frame", ranked)
+    plots = plot(figures and bool(ranked), "latents", "latent_retrieval", "Rank of the true future frame", ranked)
     note = (
         "Future-frame retrieval: the rank of the true future frame among real frames by its distance to the latents in"
         " feature space; intervals are over items. Latent skill: 1 - MSE / MSE of a copy of the last observed frame,"
@@ -100,7 +87,7 @@ def spans(reports: RunReports, figures: bool) -> Section:
     rows.append(row("RL", *means, published=True))
     used = {name: reports.futurebench[name] for name, splits in usage.items() if any(s["mean"] for s in splits)}
     alt = "Latent spans per answer by depth"
-    plots = figure(figures and bool(used), "latents", "spans_by_hop", alt, used, published)
+    plots = plot(figures and bool(used), "latents", "spans_by_hop", alt, used, published)
     note = "Counted on generated tokens; 95 % bootstrap intervals. Models that open no span have no donuts."
     table = Table(["model", *SPLIT_LABELS.values()], rows)
     return Section("Latent spans per answer", tables=[table], figures=plots, note=note)
@@ -117,7 +104,7 @@ def latent_map(reports: RunReports, figures: bool) -> Section | None:
         " variance. A point is a span, the mean of its latents. Points that are apart are apart; points that are"
         " together may differ along other axes."
     )
-    plots = figure(figures, "latents", "latent_map", "Latent spans on their two main axes", projection)
+    plots = plot(figures, "latents", "latent_map", "Latent spans on their two main axes", projection)
     return Section("Map of the latents", tables=[Table(["model", "spans", "points"], rows)], figures=plots, note=note)
 
 

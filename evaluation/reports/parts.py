@@ -103,7 +103,7 @@ class Section:
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
-def figure(wanted: bool, module: str, name: str, alt: str, *data: Any) -> list[FigureImage]:
+def plot(wanted: bool, module: str, name: str, alt: str, *data: Any) -> list[FigureImage]:
     """The plot `name` of a module of plots, or none; imported here, because matplotlib takes a second to load."""
     if not wanted:
         return []

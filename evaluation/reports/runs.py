@@ -6,7 +6,7 @@ from typing import Any
 
 from evaluation.benchmarks.twiffbench import MARK_LABELS, MARKS
 from evaluation.reports.latents import PICTURES
-from evaluation.reports.parts import DASH, Cell, Row, Section, Table, figure, mean, percent, picture, row
+from evaluation.reports.parts import DASH, Cell, Row, Section, Table, mean, percent, picture, plot, row
 from evaluation.reports.run_reports import RunReports
 from evaluation.reports.scores import PUBLISHED, cost_rows
 
@@ -36,7 +36,7 @@ def cost(reports: RunReports, figures: bool) -> Section:
     if timed := [_waited(name, one) for name, r in answered.items() if (one := r["cost"].get("latency"))]:
         names = ["model", "prefill s", "decode s", "both", "% per s"]
         tables.append(Table(names, timed, "Answers decoded one at a time, on a warm device"))
-    plots = figure(figures, "scores", "cost_against_accuracy", "Accuracy over cost", answered)
+    plots = plot(figures, "scores", "cost_against_accuracy", "Accuracy over cost", answered)
     return Section("Cost against accuracy", tables=tables, figures=plots, note=COST_NOTE)
 
 
@@ -63,7 +63,7 @@ def scaling(reports: RunReports, figures: bool) -> Section | None:
     ]
     head = ["recipe", "rows of data", "FutureBench", *(f"TwiFF-Bench {label}" for label in MARK_LABELS.values())]
     note = "“Published” is of TwiFF-Bench itself, its own judge and Qwen3-VL-8B, without intervals: not ours."
-    plots = figure(figures, "scores", "data_scaling", "Scores over rows of training data", panels)
+    plots = plot(figures, "scores", "data_scaling", "Scores over rows of training data", panels)
     return Section("Data scaling", tables=[Table(head, rows)], figures=plots, note=note)
 
 
@@ -89,7 +89,7 @@ def curation(reports: RunReports, figures: bool) -> Section:
     reasons = {"scored": scored, "kept": kept, **report["rejected_by_reason"], "pending": pending}
     rows = [row(name.replace("_", " "), f"{count:,}") for name, count in reasons.items()]
     histograms = (report["gain_histogram"], report["gain_histogram_kept"])
-    plots = figure(figures, "runs", "gain_histogram", "Rows by visual gain", *histograms)
+    plots = plot(figures, "runs", "gain_histogram", "Rows by visual gain", *histograms)
     return Section("Curation by visual gain", tables=[Table(["rows", "count"], rows)], figures=plots)
 
 
@@ -109,7 +109,7 @@ def rewards(reports: RunReports, figures: bool) -> Section | None:
         " between runs), over the raw values. The accuracy reward of the groups kept is of a selected sample:"
         " dynamic sampling leaves out groups that are all correct or all incorrect."
     )
-    plots = figure(figures, "runs", "reward_curves", "Rewards by step", runs)
+    plots = plot(figures, "runs", "reward_curves", "Rewards by step", runs)
     return Section("Rewards", tables=[Table(head, rows)], figures=plots, note=note)
 
 

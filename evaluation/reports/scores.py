@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluation.benchmarks.futurebench import SPLIT_LABELS, SPLITS
 from evaluation.benchmarks.twiffbench import MARK_LABELS, MARKS
-from evaluation.reports.parts import DASH, Cell, Row, Section, Table, figure, mean, p_value, percent, points, row
+from evaluation.reports.parts import DASH, Cell, Row, Section, Table, mean, p_value, percent, plot, points, row
 from evaluation.reports.run_reports import ModelOrigin, RunReports, holm
 from evaluation.statistics import Proportion
 
@@ -56,7 +56,7 @@ def comparison(reports: RunReports, figures: bool) -> Section:
         Table(head, others, "Other published models, as arXiv 2606.05769 quotes them", folded=True),
         _parsers(models),
     ]
-    plots = figure(figures, "scores", "accuracy_by_hop", "Accuracy by depth with intervals", models)
+    plots = plot(figures, "scores", "accuracy_by_hop", "Accuracy by depth with intervals", models)
     text = "" if reports.on_published_data else text
     return Section("FutureBench", text=text, tables=tables, figures=plots, note=note)
 
@@ -74,7 +74,7 @@ def paired(reports: RunReports, figures: bool) -> Section | None:
         "The same items answered by both: exact McNemar tests, intervals of Bonett and Price; Holm's adjustment is for"
         f" these {len(rows)} tests together."
     )
-    plots = figure(figures, "scores", "paired_differences", "Paired differences with intervals", reports.paired)
+    plots = plot(figures, "scores", "paired_differences", "Paired differences with intervals", reports.paired)
     return Section("Our models compared", tables=[Table(head, rows)], figures=plots, note=note)
 
 
@@ -106,7 +106,7 @@ def judged(reports: RunReports, figures: bool) -> Section | None:
     ]
     if agreements:
         tables.append(Table(["model", "mark", "quadratic kappa"], agreements, "Agreement of repeated judgements"))
-    plots = figure(figures, "scores", "judged_marks", "Marks with intervals", models)
+    plots = plot(figures, "scores", "judged_marks", "Marks with intervals", models)
     note = f"Marks from 0 to 5, 95 % bootstrap intervals over items. {_judges(models)}"
     return Section("TwiFF-Bench", tables=tables, figures=plots, note=note)
 
