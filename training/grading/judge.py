@@ -15,6 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -89,6 +90,12 @@ class JudgeItem(NamedTuple):
     answer: str
 
 
+@cache
+def _identity(*parts: str | int) -> Any:
+    """The hash of what many requests share, before their user message."""
+    return hashlib.sha256(json.dumps(parts).encode())
+
+
 class Kind:
     """Requests with one system prompt and one schema of replies; their user message is a text or a list of parts.
 
@@ -98,11 +105,13 @@ class Kind:
     def __init__(self, system: str, reply: type[Reply], outcome: Callable[[Any], Any]) -> None:
         self.system, self.reply, self.outcome = system, reply, outcome
         self.schema = reply.model_json_schema()
+        self._schema = json.dumps(self.schema)
 
     def key(self, model: str, user: Any, judgement: int = 0) -> str:
         """The hash of a whole request; `judgement`: which of several about the same."""
-        identity = json.dumps([model, self.system, self.schema, judgement, user], sort_keys=True)
-        return hashlib.sha256(identity.encode()).hexdigest()
+        identity = _identity(model, self.system, self._schema, judgement).copy()
+        identity.update(json.dumps(user, sort_keys=True).encode())
+        return identity.hexdigest()
 
 
 VERDICTS = Kind(VERDICT_PROMPT, VerdictReply, lambda reply: reply.verdict)
