@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evaluation.generation.requests import Answer
@@ -122,6 +121,8 @@ class Ledger:
 
         It has an optional column if any of the answers does, prompt tokens only where a prompt has one answer.
         """
+        import pyarrow.parquet as pq  # slow: the code location imports this module, and writes no answers
+
         optional = self._optional - ({PROMPT_TOKENS} if self._offsets.shape[1] > 1 else set())
         schema = ANSWERS | {name: kind for name, kind in OPTIONAL.items() if name in optional}
         there = self._offsets >= 0
