@@ -108,10 +108,12 @@ class RlRecipe(TrainingRecipe):
     dynamic_sampling_range: the mean accuracies between which a group is mixed.  max_resample_rounds: rollout rounds to
     fill a batch with mixed groups; 1: no dynamic sampling.
     mask_truncated_completions: answers cut by max_new_tokens carry no loss (DAPO's overlong filtering).
+    image_tokens: least and most merged tokens of an observed frame; None: the checkpoint's.
     """
 
     prompts_per_batch: PositiveInt = 64  # a rollout batch, over all devices
     num_generations: PositiveInt = 8
+    image_tokens: tuple[PositiveInt, PositiveInt] | None = None
     updates_per_batch: PositiveInt = 2  # optimiser steps on a rollout batch
     max_new_tokens: PositiveInt = 2048
     mask_truncated_completions: bool = False

@@ -17,7 +17,7 @@ from transformers.integrations import (
 
 from training.model.checkpoint import FutureL1
 from training.model.latent_config import LatentConfig
-from training.model.placement import placement
+from training.model.placement import is_sharded, placement, reduce_in_fp32
 from training.model.rows import read_rows
 from training.model.verify import verify
 from training.recipes import RlRecipe, SftRecipe, TrainingRecipe, micro_batches
@@ -105,6 +105,8 @@ def trainer_arguments(
         "bf16": preparation.dtype == torch.bfloat16,
         "use_cpu": preparation.device.type != "cuda",
         "activation_checkpointing": preparation.device.type == "cuda",
+        # FSDP would keep a step's gradients whole in every process, to average them once
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": is_sharded()}},
         "ddp_find_unused_parameters": False,  # each batch uses every weight that learns, latents or not
         "disable_tqdm": True,
         "remove_unused_columns": False,
@@ -123,6 +125,7 @@ def train(trainer: Trainer, every: int = 1, needs: Sequence[str] = ()) -> str | 
             callback.logging_dir = callback.logging_dir or str(steps.parent / "runs")
     resume = last_checkpoint(steps, needs)
     trainer.add_callback(StopAtMaxSteps())
+    reduce_in_fp32(trainer.accelerator)
     with checkpoint_on_interrupt(trainer, every), suppress(MaxStepsReachedError):
         trainer.train(resume_from_checkpoint=resume)
     return resume and Path(resume).name

@@ -80,8 +80,7 @@ def load(
     shape or not finite, and ValueError when a checkpoint's tokenizer and config disagree about the latent tokens, when
     it was saved with another template, or when it needs a projection head, which this project does not have.
     """
-    processor, model = _open(folder, dtype)
-    model = model.to(device).eval()
+    processor, model = _open(folder, torch.device(device), dtype)
     _check_finite(model, folder)
     model.generate = _no_generate
     latent_config = _read_latent_config(model.config, folder)
@@ -96,14 +95,18 @@ def load(
     return FutureL1(model, processor, tokens, latent_config)
 
 
-def _open(folder: Path, dtype: torch.dtype) -> tuple[Qwen3VLProcessor, Qwen3VLForConditionalGeneration]:
+def _open(
+    folder: Path, device: torch.device, dtype: torch.dtype
+) -> tuple[Qwen3VLProcessor, Qwen3VLForConditionalGeneration]:
     if (folder / "adapter_config.json").exists():
         raise UnusableCheckpointError(f"{folder} holds an adapter: merge it into its base, and give that folder")
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        # to the device one by one: the weights are never whole in the machine's memory
         model, loading = Qwen3VLForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
-        )
+            folder, dtype=dtype, device_map=device, use_safetensors=True, ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UnusableCheckpointError(f"{folder} is no checkpoint that can be loaded: {error}") from error
     for what, keys in (

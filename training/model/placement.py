@@ -3,8 +3,11 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import fsdp2_prepare_model
 from torch.distributed.fsdp import FSDPModule
 
 
@@ -33,13 +36,34 @@ def is_sharded() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
+def reduce_in_fp32(accelerator: Accelerator) -> None:
+    """Makes FSDP2 average gradients in fp32, and leave what a module returns in its dtype; call before `prepare`.
+
+    accelerate 1.15 has bf16 for both: processes' gradients would be added in 8 bits, and log-probabilities cut to 8.
+    """
+    plugin = accelerator.state.fsdp_plugin if accelerator.is_fsdp2 else None
+    if plugin and plugin.mixed_precision_policy:
+        policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None)
+        plugin.mixed_precision_policy = policy
+
+
+def shard_frozen(model: torch.nn.Module, accelerator: Accelerator) -> None:
+    """Shards a model that does not learn as FSDP2 shards the policy, where it does.
+
+    Each unit is whole only in its own forward pass: without a backward pass nothing would shard the head again.
+    """
+    if accelerator.is_fsdp2:
+        reduce_in_fp32(accelerator)
+        fsdp2_prepare_model(accelerator, model).set_reshard_after_forward(True)
+
+
 @contextmanager
 def whole_weights(model: torch.nn.Module) -> Iterator[None]:
     """Context in which FSDP2's weights are unsharded in every process, in the dtype of its forward pass.
 
     Each is gathered once, when the context begins: all processes must enter it together, between two optimiser steps,
-    and may then go any number of forward steps without gradients, each process its own number.  Does nothing to a model
-    that is not sharded.
+    and may then go any number of forward steps without gradients, each process its own number.  A frozen unit (the
+    tower) stays in shards.  Does nothing to a model that is not sharded.
     """
     sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
     if not sharded:
@@ -50,7 +74,8 @@ def whole_weights(model: torch.nn.Module) -> Iterator[None]:
     kept = [(group, group.post_forward_mesh_info) for state in states for group in state._fsdp_param_groups]
     sharded[0].set_reshard_after_forward(False)
     for module in sharded:
-        module.unshard()
+        if any(parameter.requires_grad for parameter in module.parameters()):
+            module.unshard()
     try:
         yield
     finally:

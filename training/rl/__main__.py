@@ -10,9 +10,8 @@ from trl import GRPOConfig
 
 from training.grading.judge import Judge, JudgeSettings
 from training.model.checkpoint import load
-from training.model.placement import learn_in_fp32
+from training.model.placement import is_sharded, learn_in_fp32
 from training.model.rows import SKIPPED, RowReader, Rows
-from training.model.vision import FrozenVision
 from training.recipes import RlRecipe
 from training.rl.grading import RolloutGrader
 from training.rl.surplus import FILE
@@ -48,6 +47,8 @@ def _train(config: RlConfig, reporter: Reporter, preparation: Preparation) -> di
     bundle.model.model.visual.requires_grad_(False)
     reference = copy.deepcopy(bundle.model).requires_grad_(False).eval()
     learn_in_fp32(bundle.model)
+    images = {"image_tokens": recipe.image_tokens} if recipe.image_tokens else {}
+    encoder = bundle.encoder(bundle.latent_config.model_copy(update=images))
     steps = recipe.max_steps or len(rows) // recipe.prompts_per_batch * recipe.updates_per_batch
     judge = Judge(config.judge, on_outage="raise") if config.judge else None
     trainer = LatentGRPOTrainer(
@@ -70,10 +71,8 @@ def _train(config: RlConfig, reporter: Reporter, preparation: Preparation) -> di
         bundle=bundle,
         grader=RolloutGrader(recipe.parser, judge, reporter.log),
         reference=reference,
-        rows=Rows(
-            rows, RowReader(bundle.encoder(bundle.latent_config), keep=recipe.cache_gib > 0), config.out / SKIPPED
-        ),
-        vision=FrozenVision(reference, int(recipe.cache_gib * 2**30)),  # its tower is whole in every process
+        rows=Rows(rows, RowReader(encoder, keep=recipe.cache_gib > 0), config.out / SKIPPED),
+        vision=bundle.vision(int(recipe.cache_gib * 2**30), apart=is_sharded()),
     )
     resumed_from = train(trainer, every=recipe.updates_per_batch, needs=[FILE])
     save_checkpoint(trainer, bundle, bundle.latent_config, config.out, preparation, steps)

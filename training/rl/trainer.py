@@ -22,7 +22,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from training.model.checkpoint import FutureL1
-from training.model.placement import whole_weights
+from training.model.placement import shard_frozen, whole_weights
 from training.model.randomness import derived_seed
 from training.model.rows import Rows
 from training.model.sampling import Sampling
@@ -62,6 +62,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, reward_funcs=[rollout_rewards], **kwargs)  # TRL wants one, and never calls it here
+        shard_frozen(reference, self.accelerator)
         self.recipe, self.bundle, self.reference = recipe, bundle, reference
         self.rows, self.vision, self.grader = rows, vision, grader
         self._process, self._processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -220,27 +221,34 @@ class LatentGRPOTrainer(GRPOTrainer):
         in_span, advantages = replay.in_span[replay.sampled], inputs["advantages"].unsqueeze(1).expand_as(replay.ids)
         before_sampled, before_latent = replay.sampled.roll(-1, 1), latent.roll(-1, 1)
         forward = inputs_of(replay, self.vision, self.accelerator.device)
-        states, logits = spliced_forward(model, forward, latent, latents, before_sampled)
-        log_probs = token_log_probs(logits, sampled, in_span, tokens, recipe.temperature)
+        reduce = partial(token_log_probs, tokens=tokens, temperature=recipe.temperature)
+
+        def replayed(policy: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            """The latent-producing states [m,D] and the log-probabilities of the sampled tokens [n]."""
+            states, log_probs = spliced_forward(
+                policy, forward, latent, latents, before_sampled, reduce, (sampled, in_span)
+            )
+            return states[before_latent], log_probs
+
+        states, log_probs = replayed(model)
         log_ratio = log_probs - replay.log_probs
         clip = Clip(recipe.epsilon, recipe.epsilon_high, recipe.delta)
         terms = policy_loss(log_ratio, advantages[replay.sampled], clip)
         if recipe.latent_anchor_coef > 0 or recipe.beta > 0:
             with torch.no_grad():
-                reference, logits = spliced_forward(self.reference, forward, latent, latents, before_sampled)
-            reference_log_probs = token_log_probs(logits, sampled, in_span, tokens, recipe.temperature)
+                reference, reference_log_probs = replayed(self.reference)
             divergence = k3(log_probs, reference_log_probs)
             terms = terms + recipe.beta * divergence
             self._track({"kl": divergence.mean().item()})
         actions = self._share(inputs["num_items_in_batch"])
         loss = terms.sum() / actions
         if len(latents) and recipe.latent_std > 0:
-            ratio = gaussian_log_ratio(latents, states[before_latent], replay.noise, recipe.latent_std)
+            ratio = gaussian_log_ratio(latents, states, replay.noise, recipe.latent_std)
             latent_clip = Clip(recipe.latent_epsilon, recipe.latent_epsilon, recipe.delta)
             loss = loss + policy_loss(ratio, advantages[latent], latent_clip).sum() / actions
             self._track_ratio("latent_ratio", ratio.detach())
         if len(latents) and recipe.latent_anchor_coef > 0:
-            drift = (states[before_latent].float() - reference[before_latent].float()).pow(2).mean(-1)
+            drift = (states.float() - reference.float()).pow(2).mean(-1)
             loss = loss + recipe.latent_anchor_coef * drift.sum() / self._share(inputs["num_latents_in_batch"])
             self._track({"latent_anchor": drift.mean().item()})
         self._track_ratio("ratio", log_ratio.detach())

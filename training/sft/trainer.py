@@ -95,14 +95,13 @@ class LatentSFTTrainer(SFTTrainer):
             # several processes go through the same passes, or those that share weights wait for each other for ever
             with torch.no_grad():
                 fed = spliced_forward(model, forward, latent, targets, torch.zeros_like(latent))[0][before_latent]
-        states, logits = spliced_forward(model, forward, latent, fed, before_labelled)
-        logits, words = logits.float(), labels[labelled]
-        nll = F.cross_entropy(logits, words, reduction="none")
+        states, scores = spliced_forward(model, forward, latent, fed, before_labelled, _scores, (labels[labelled],))
+        nll, correct = scores.unbind(-1)
         errors = _errors(states[before_latent], targets)
         tokens, latents, rows = num_items_in_batch
         ce = (nll * self._weights(labelled, tokens, rows)).sum()
         mse = (errors * self._weights(latent, latents, rows)).sum()
-        self._track(nll, logits.argmax(-1) == words, errors, batch, targets)
+        self._track(nll, correct, errors, batch, targets)
         return (ce + self.recipe.latent_weight * mse) * self.accelerator.num_processes
 
     def _weights(self, mask: torch.Tensor, items: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -152,6 +151,12 @@ class LatentSFTTrainer(SFTTrainer):
             baseline = min(means["latent_mse/copy_last_frame"], means["latent_mse/training_mean"])
             means["latent_skill"] = 1 - means["latent_mse"] / baseline
         super().log(logs | means, start_time)
+
+
+def _scores(logits: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """Of logits [n,V] and labels [n]: the negative log-likelihood, and whether the likeliest token is right [n,2]."""
+    nll = F.cross_entropy(logits.float(), words, reduction="none")
+    return torch.stack([nll, (logits.argmax(-1) == words).to(nll)], -1)
 
 
 def _errors(predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ import torch
 from peft import get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
+from training.model import splice
 from training.model.checkpoint import FutureL1
 from training.model.encoding import IGNORE, Batch, Encoder, collate
 from training.model.rows import RowReader
 from training.model.splice import inputs_of, splice_latents, spliced_forward
 from training.recipes import LoraSettings
+from training.rl.rollouts import token_log_probs
 from training.sft.__main__ import peft_config
 
 
@@ -117,3 +120,34 @@ def test_half_precision_goes_through(bundle: FutureL1, batch: Batch, plain: Any)
         states, logits = forward(bundle, batch)
     assert (states.float() - plain[0]).norm() / plain[0].norm() < 0.05
     assert (logits.float() - plain[1]).norm() / plain[1].norm() < 0.05
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
+def test_log_probabilities_in_chunks_and_their_gradients_are_the_whole_ones(
+    bundle: FutureL1, batch: Batch, lora: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocabulary = bundle.model.config.text_config.vocab_size
+    model = get_peft_model(bundle.model, peft_config(LoraSettings(r=4), bundle)) if lora else bundle.model
+    latent, labelled = batch.ids == bundle.tokens.latent, batch.labels != IGNORE
+    words = batch.labels[labelled]
+    reduce = partial(token_log_probs, tokens=bundle.tokens, temperature=0.7)
+    seen: list[int] = []
+
+    def watched(logits: torch.Tensor, *rows: torch.Tensor) -> torch.Tensor:
+        seen.append(len(logits))
+        return reduce(logits, *rows)
+
+    results = []
+    for size in (len(words), 7):
+        monkeypatch.setattr(splice, "MAX_LOGITS", size * vocabulary)
+        inputs = inputs_of(batch, bundle.vision(), bundle.model.device)
+        targets, rows = bundle.vision().merged(batch.future), (words, torch.zeros_like(words, dtype=torch.bool))
+        states, log_probs = spliced_forward(model, inputs, latent, targets, labelled.roll(-1, 1), watched, rows)
+        model.zero_grad()
+        (log_probs.mean() + states.pow(2).mean()).backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        results.append((log_probs.detach(), gradients))
+    assert seen[0] == len(words) and max(seen[1:]) == 7, "no more logits than these exist at once"
+    assert any("lm_head" in name or "embed_tokens" in name for name in results[0][1])
+    torch.testing.assert_close(*results, atol=1e-6, rtol=1e-5)
+    assert "forward" not in vars(bundle.model.lm_head), "the head is as before"

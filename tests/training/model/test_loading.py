@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from training.model import checkpoint
 from training.model.checkpoint import UnusableCheckpointError, load
 from training.runtime.project import PROJECT
 from training.sft.inspection import open_checkpoint
@@ -73,6 +74,16 @@ def test_weights_that_cannot_answer_are_refused(
     for opened in (load, open_checkpoint):
         with pytest.raises(UnusableCheckpointError, match=message):
             opened(folder)
+
+
+def test_weights_are_read_to_their_device_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device, which has no memory, nothing is left to read to the CPU."""
+    moved: list[torch.device] = []
+    to = torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *args, **kw: (moved.append(args), to(self, *args, **kw))[1])
+    _, model = checkpoint._open(BASE, torch.device("meta"), torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
+    assert not moved, "a model that was moved was whole in two places"
 
 
 def test_large_weights_are_finite(tmp_path: Path) -> None:

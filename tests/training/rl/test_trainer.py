@@ -204,6 +204,15 @@ def test_the_loss_of_a_moved_policy_is_the_papers(built: Any, sft_checkpoint: Pa
     assert abs(actual - still / int(batch["num_items_in_batch"])) > 1e-2, "the policy must have moved"
 
 
+def test_observed_frames_are_of_the_recipes_size(built: Any) -> None:
+    frames = {
+        size: [patches.tokens for _, prompt in map(built(image_tokens=size).rows.prompt, range(4))
+               for patches in prompt.observed]
+        for size in (None, (1, 4))
+    }  # fmt: skip
+    assert max(frames[None]) > 4 >= max(frames[1, 4])
+
+
 def test_gradients_leave_the_tower_and_the_reference_alone(built: Any) -> None:
     trainer = built(latent_anchor_coef=1.0)
     batch = roll_out(trainer)

@@ -2,19 +2,24 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import transformers
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.fully_sharded_data_parallel import StateDictType
+from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from pipelines.profile import load_profile, paper
+from training.model.placement import reduce_in_fp32
 from training.recipes import paper_sft
+from training.runtime.programs import TrainingConfig
+from training.trainer import Preparation, trainer_arguments
 
 ROOT = Path(__file__).parents[3]
 FILES = ROOT / "profiles" / "accelerate"
@@ -46,7 +51,7 @@ def test_each_file_is_for_eight_processes_in_bf16(path: Path) -> None:
     assert launched(path.name).num_processes == 8
 
 
-def test_fsdp_shards_each_decoder_layer(environment: Any) -> None:
+def test_fsdp_shards_each_decoder_layer_and_the_tower(environment: Any) -> None:
     assert load_config_from_file(str(FILES / "fsdp2.yaml")).distributed_type is DistributedType.FSDP
     environment(prepare_multi_gpu_env(launched("fsdp2.yaml")))
     plugin = FullyShardedDataParallelPlugin()
@@ -56,9 +61,28 @@ def test_fsdp_shards_each_decoder_layer(environment: Any) -> None:
     assert plugin.state_dict_type is StateDictType.SHARDED_STATE_DICT
     assert not plugin.cpu_ram_efficient_loading
     assert isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy)
-    assert plugin.transformer_cls_names_to_wrap == ["Qwen3VLTextDecoderLayer"]
-    assert hasattr(transformers.models.qwen3_vl.modeling_qwen3_vl, "Qwen3VLTextDecoderLayer")
+    assert plugin.transformer_cls_names_to_wrap == ["Qwen3VLTextDecoderLayer", "Qwen3VLVisionModel"]
+    assert all(hasattr(modeling_qwen3_vl, name) for name in plugin.transformer_cls_names_to_wrap)
     assert not plugin.activation_checkpointing, "the trainer's; both at once is an error of transformers"
+
+
+def test_under_fsdp_gradients_are_averaged_in_fp32_at_every_micro_batch(environment: Any, tmp_path: Path) -> None:
+    """accelerate's way keeps a step's gradients whole in every process, and adds the processes' in bf16."""
+    config = TrainingConfig(out=tmp_path, data=tmp_path)
+    preparation = Preparation([], torch.device("cpu"), torch.float32, 1, 8, {})
+
+    def gradient_accumulation() -> Any:
+        arguments = trainer_arguments(config, paper_sft("future_l1"), 10, preparation)
+        return arguments["accelerator_config"]["gradient_accumulation_kwargs"]
+
+    assert gradient_accumulation() == {"sync_each_batch": False}
+    environment(prepare_multi_gpu_env(launched("fsdp2.yaml")))
+    assert gradient_accumulation() == {"sync_each_batch": True}
+    plugin = FullyShardedDataParallelPlugin()
+    plugin.set_mixed_precision("bf16")
+    reduce_in_fp32(SimpleNamespace(is_fsdp2=True, state=SimpleNamespace(fsdp_plugin=plugin)))
+    policy = plugin.mixed_precision_policy
+    assert (policy.param_dtype, policy.reduce_dtype, policy.output_dtype) == (torch.bfloat16, torch.float32, None)
 
 
 def test_the_layers_that_fsdp_shards_are_those_of_the_model(environment: Any, base: Any) -> None:
@@ -66,7 +90,7 @@ def test_the_layers_that_fsdp_shards_are_those_of_the_model(environment: Any, ba
     plugin = FullyShardedDataParallelPlugin()
     plugin.set_auto_wrap_policy(base.model)  # raises for a class that the model does not have
     wrapped = [m for m in base.model.modules() if type(m).__name__ in plugin.transformer_cls_names_to_wrap]
-    assert wrapped == list(base.model.model.language_model.layers)
+    assert wrapped == [base.model.model.visual, *base.model.model.language_model.layers]
 
 
 def test_zero_clips_as_the_paper_does(environment: Any) -> None:

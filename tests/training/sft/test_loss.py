@@ -177,9 +177,9 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     batches: list[torch.Tensor] = []
     inner = trainer_module.spliced_forward
 
-    def watched(model: Any, inputs: dict[str, Any], latent: torch.Tensor, latents: torch.Tensor, at: Any) -> Any:
+    def watched(model: Any, inputs: dict[str, Any], latent: torch.Tensor, latents: torch.Tensor, *rest: Any) -> Any:
         batches.append(latents)
-        return inner(model, inputs, latent, latents, at)
+        return inner(model, inputs, latent, latents, *rest)
 
     monkeypatch.setattr(trainer_module, "spliced_forward", watched)
     return batches
