@@ -131,10 +131,10 @@ def test_log_probabilities_in_chunks_and_their_gradients_are_the_whole_ones(
     latent, labelled = batch.ids == bundle.tokens.latent, batch.labels != IGNORE
     words = batch.labels[labelled]
     reduce = partial(token_log_probs, tokens=bundle.tokens, temperature=0.7)
-    seen: list[int] = []
+    counts: list[int] = []
 
     def watched(logits: torch.Tensor, *rows: torch.Tensor) -> torch.Tensor:
-        seen.append(len(logits))
+        counts.append(len(logits))
         return reduce(logits, *rows)
 
     results = []
@@ -147,7 +147,7 @@ def test_log_probabilities_in_chunks_and_their_gradients_are_the_whole_ones(
         (log_probs.mean() + states.pow(2).mean()).backward()
         gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         results.append((log_probs.detach(), gradients))
-    assert seen[0] == len(words) and max(seen[1:]) == 7, "no more logits than these exist at once"
+    assert counts[0] == len(words) and max(counts[1:]) == 7, "no more logits than these exist at once"
     assert any("lm_head" in name or "embed_tokens" in name for name in results[0][1])
     torch.testing.assert_close(*results, atol=1e-6, rtol=1e-5)
     assert "forward" not in vars(bundle.model.lm_head), "the head is as before"
