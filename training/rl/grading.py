@@ -43,20 +43,21 @@ class RolloutGrader:
         """1, 0 or -1 (repetitive) for each rollout, None for an unjudged one."""
         graded: dict[int, float | None] = {}
         for started, future in self._started:
-            graded.update(zip(map(id, started), self._with_retries(started, future.result), strict=True))
+            graded.update(zip(map(id, started), self._with_retries(started, future), strict=True))
         self._started.clear()
         if others := [r for r in rollouts if id(r) not in graded]:
-            graded.update(zip(map(id, others), self._with_retries(others, lambda: self._grade(others)), strict=True))
+            future = self._thread.submit(self._grade, others)
+            graded.update(zip(map(id, others), self._with_retries(others, future), strict=True))
         return [graded[id(r)] for r in rollouts]
 
-    def _with_retries(self, rollouts: Sequence[Rollout], attempt: Callable[[], Accuracies]) -> Accuracies:
+    def _with_retries(self, rollouts: Sequence[Rollout], future: Future[Accuracies]) -> Accuracies:
         for pause in chain(PAUSES, repeat(PAUSES[-1])):
             try:
-                return attempt()
+                return future.result()
             except EndpointDownError as error:
                 self._log(f"{error}; training waits {pause:g} s and tries again")
                 time.sleep(pause)
-            attempt = lambda: self._grade(rollouts)  # noqa: E731 - the future would raise the same error again
+            future = self._thread.submit(self._grade, rollouts)  # behind those that were started since
         raise AssertionError("the pauses have no end")
 
     def _grade(self, rollouts: Sequence[Rollout]) -> Accuracies:

@@ -42,11 +42,15 @@ def record_of(rollout: Rollout) -> Record:
 
 
 def rollout_from(record: Record, bundle: FutureL1, rows: Rows) -> Rollout:
-    """The rollout of a record; the frames of its prompt are read again.  Raises ValueError for a row of other data."""
-    number = next((i for i, row in enumerate(rows.rows) if row["row_id"] == record.row_id), None)
-    if number is None:
+    """The rollout of a record; the frames of its prompt are read again.
+
+    Raises ValueError for a row of other data, and as RowReader does for frames that cannot be read: another row, which
+    `Rows` would take instead, is not what was answered.
+    """
+    row = next((row for row in rows.rows if row["row_id"] == record.row_id), None)
+    if row is None:
         raise ValueError(f"row {record.row_id} is not among the {len(rows)} rows of this training")
-    row, prompt = rows.prompt(number)
+    prompt = rows.reader.prompt(row)
     values = {field.name: getattr(record, field.name) for field in fields(Completion)}
     moved = {n: v.to(bundle.model.device) if isinstance(v, torch.Tensor) else v for n, v in values.items()}
     return rollout_of(row, prompt, record.seed, Completion(**moved), bundle.tokens, bundle.processor.tokenizer)

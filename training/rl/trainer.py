@@ -153,6 +153,7 @@ class LatentGRPOTrainer(GRPOTrainer):
             mixed = mixed_groups(accuracies.clamp(min=0), group, recipe.dynamic_sampling_range).tolist()
             for of_group, is_mixed in zip(groups, mixed, strict=True):
                 (kept if is_mixed else unmixed).append(of_group)
+            del unmixed[size:]  # their frames and latents, of up to `max_resample_rounds` rounds
             n_sampled, n_mixed = n_sampled + len(mixed), n_mixed + sum(mixed)
             if turn == 0:  # before anything is chosen: the accuracy of the policy
                 self._track({"accuracy/all_samples": accuracies.nanmean().item()})

@@ -1,5 +1,7 @@
 """Rollouts are graded beside decoding, and an outage of the judge is waited for."""
 
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from tests.served import served
 from tests.training.rl.made import made
 from training.chat.endpoint import EndpointDownError
-from training.grading.judge import Judge, JudgeSettings
+from training.grading.judge import Judge, JudgeItem, JudgeSettings
 from training.rl import grading
 from training.rl.grading import RolloutGrader
 from training.rl.rollouts import Rollout
@@ -54,6 +56,26 @@ def test_an_outage_is_waited_for_and_poisons_nothing(monkeypatch: pytest.MonkeyP
     assert grader.accuracy(both) == [0.0, 1.0]
     assert waited == [10.0, 30.0]
     assert logged[0] == "the judge is gone; training waits 10 s and tries again"
+
+
+def test_one_thread_alone_uses_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after an outage, when other batches that were started are still being graded."""
+    threads: list[int] = []
+
+    def verdicts(judge: Judge, triples: Sequence[JudgeItem]) -> list[str]:
+        threads.append(threading.get_ident())
+        if len(threads) == 1:
+            raise EndpointDownError("the judge is gone")
+        return ["incorrect"] * len(triples)
+
+    monkeypatch.setattr(Judge, "verdicts", verdicts)
+    monkeypatch.setattr(grading.time, "sleep", lambda _: None)
+    grader = RolloutGrader("option_text", Judge(settings("http://127.0.0.1:9/v1"), on_outage="raise"), print)
+    first, second, third = ([rollout(f"<answer>{colour}</answer>")] for colour in ("crimson", "scarlet", "pink"))
+    grader.start(first)
+    grader.start(second)
+    assert grader.accuracy([*first, *second, *third]) == [0.0, 0.0, 0.0]
+    assert len(threads) == 4 and len(set(threads)) == 1
 
 
 def test_a_repetitive_answer_is_paid_less_than_a_wrong_one() -> None:

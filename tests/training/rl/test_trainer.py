@@ -14,6 +14,7 @@ from trl import GRPOTrainer
 
 from tests.toy import rl_recipe
 from tests.training.rl.made import config
+from training.data.video import UnreadableVideo
 from training.grading.form import REPETITIVE, repetition
 from training.grading.parsers import answer_text, normalised
 from training.model.checkpoint import FutureL1, load
@@ -273,6 +274,13 @@ def test_places_that_stay_empty_are_filled_and_reported(built: Any, monkeypatch:
     assert trainer._metrics["train"]["groups/mixed_ratio"] == [1 / 8]
 
 
+def test_no_more_unmixed_groups_are_kept_than_there_are_places(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = built(max_resample_rounds=3)
+    scripted_rewards(trainer, monkeypatch, [[[0, 0, 0, 0]] * 4] * 3)
+    mixed, others = trainer._sample_groups([0, 1, 2, 3])
+    assert mixed == [] and len(others) == 4
+
+
 def test_surplus_groups_begin_the_next_batch(built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = built(max_resample_rounds=3)
     sampled_rows: list[list[int]] = []
@@ -332,6 +340,17 @@ def test_a_surplus_group_of_another_training_is_named(
     trainer.rows.rows = trainer.rows.rows[10:]
     with pytest.raises(ValueError, match=r"row 0{15}0 is not among the 14 rows of this training"):
         read(tmp_path / "surplus.safetensors", trainer._rebuild, process=0, processes=1)
+
+
+def test_no_other_rows_frames_replace_those_that_a_process_cannot_read(built: Any, tmp_path: Path) -> None:
+    trainer = built(cache_gib=0.0)
+    roll_out(trainer)
+    record = record_of(trainer._rollouts[0])
+    assert trainer._rebuild(record).prompt.ids == trainer._rollouts[0].prompt.ids
+    gone = {"path": str(tmp_path / "gone.mp4")}
+    trainer.rows.rows = [row | gone if row["row_id"] == record.row_id else row for row in trainer.rows.rows]
+    with pytest.raises((UnreadableVideo, OSError), match="gone"):
+        trainer._rebuild(record)
 
 
 def test_nothing_is_learned_from_masked_answers_that_were_cut(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
