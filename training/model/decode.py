@@ -127,8 +127,8 @@ def rows_left(done: torch.Tensor) -> list[int]:
 
 
 def _attention_bias(mask: torch.Tensor, new_tokens: int, dtype: torch.dtype) -> torch.Tensor:
-    """What attention to the prompts' slots and those of the new tokens is biased by, [B,1,1,P+S]: minus infinity for
-    padding.  transformers takes it as it is; to make it from a mask, it would wait for the device at each step."""
+    """The additive attention mask [B,1,1,P+S] over the prompts' slots and those of the new tokens: minus infinity for
+    padding.  transformers uses it as it is; to make one from a mask, it would wait for the device at each step."""
     bias = torch.zeros(len(mask), 1, 1, mask.shape[1] + new_tokens, dtype=dtype, device=mask.device)
     bias[:, 0, 0, : mask.shape[1]].masked_fill_(mask == 0, -torch.inf)
     return bias

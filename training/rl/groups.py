@@ -24,24 +24,24 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record(Completion):
+class RolloutRecord(Completion):
     """A completion on the CPU, with the row and the seed that it was sampled with: a rollout without its frames."""
 
     row_id: str
     seed: int
 
 
-Rebuild = Callable[[Record], Rollout]
+Rebuild = Callable[[RolloutRecord], Rollout]
 
 
-def record_of(rollout: Rollout) -> Record:
+def record_of(rollout: Rollout) -> RolloutRecord:
     """Copies its tensors, which may be views of a whole decoded batch."""
     values = {field.name: getattr(rollout, field.name) for field in fields(Completion)}
     copies = {n: v.detach().cpu().clone() if isinstance(v, torch.Tensor) else v for n, v in values.items()}
-    return Record(**copies, row_id=rollout.row["row_id"], seed=rollout.seed)
+    return RolloutRecord(**copies, row_id=rollout.row["row_id"], seed=rollout.seed)
 
 
-def rollout_from(record: Record, bundle: FutureL1, rows: Rows) -> Rollout:
+def rollout_from(record: RolloutRecord, bundle: FutureL1, rows: Rows) -> Rollout:
     """The rollout of a record; the frames of its prompt are read again.
 
     Raises ValueError for a row of other data, and as RowReader does for frames that cannot be read: another row, which
@@ -93,5 +93,5 @@ def exchange(
 ) -> list[Rollout]:
     """The rollouts of this process's share; `local` holds those that it sampled, by the number of the answer."""
     leaving = {n: record_of(local[n]) for p, share in enumerate(assigned) if p != process for n in share if n in local}
-    arrived: dict[int, Record] = dict(gather_object(list(leaving.items())))
+    arrived: dict[int, RolloutRecord] = dict(gather_object(list(leaving.items())))
     return [local[n] if n in local else rebuild(arrived[n]) for n in assigned[process]]

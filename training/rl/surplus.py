@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from training.rl.groups import Group, Rebuild, Record, record_of
+from training.rl.groups import Group, Rebuild, RolloutRecord, record_of
 from training.storage.files import atomic_write
 
 FILE = "surplus_groups.safetensors"
@@ -47,7 +47,7 @@ class SurplusGroups(TrainerCallback):
         return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / FILE
 
 
-def write(path: Path, groups: Sequence[tuple[Sequence[Record], torch.Tensor]]) -> None:
+def write(path: Path, groups: Sequence[tuple[Sequence[RolloutRecord], torch.Tensor]]) -> None:
     """Writes the answers and the rewards of groups to a file, atomically."""
     tensors, metadata = {}, []
     for g, (records, rewards) in enumerate(groups):
@@ -68,7 +68,7 @@ def read(path: Path, rebuild: Rebuild, process: int, processes: int) -> list[Gro
             rollouts = []
             for i, facts in enumerate(answers if g % processes == process else []):
                 recorded = {name: file.get_tensor(f"{g}/{i}/{name}") for name in TENSORS}
-                record = Record(ids=file.get_tensor(f"{g}/{i}/ids").tolist(), **recorded, **facts)
+                record = RolloutRecord(ids=file.get_tensor(f"{g}/{i}/ids").tolist(), **recorded, **facts)
                 rollouts.append(rebuild(record))
             groups.append(Group(g % processes, file.get_tensor(f"{g}/rewards"), rollouts))
     return groups

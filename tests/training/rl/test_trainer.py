@@ -306,6 +306,9 @@ def test_surplus_groups_begin_the_next_batch(built: Any, tmp_path: Path, monkeyp
                 alike = torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
                 assert alike or field.name == "prompt", field.name
             assert ours.prompt.ids == theirs.prompt.ids
+    for process in (0, 1):
+        (mine,) = [g for g in read(path, trainer._rebuild, process, processes=2) if g.rollouts]
+        assert mine.owner == process and [r.ids for r in mine.rollouts] == [r.ids for r in again[process].rollouts]
 
     trainer.surplus.groups = again
     roll_out(trainer)
