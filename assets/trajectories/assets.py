@@ -50,12 +50,12 @@ def follow_source(instance: dg.DagsterInstance, store: AssetStore, shards: Seque
     the store, and are current again if the shard comes back.
     """
     removed = set(instance.get_dynamic_partitions(str(SHARDS.name))).difference(shards)
-    for name in removed:
-        instance.delete_dynamic_partition(str(SHARDS.name), name)
     for name, artifact in store.everything().items() if removed else ():
         stage, _, rest = name.partition("/")
         if stage in ("trajectories", "curation") and rest.partition("/")[2] in removed:
-            (artifact.path.parent / CURRENT).unlink()
+            (artifact.path.parent / CURRENT).unlink(missing_ok=True)  # another process may follow the source, too
+    for name in removed:  # last: whoever is ended before starts over from the partitions
+        instance.delete_dynamic_partition(str(SHARDS.name), name)
     instance.add_dynamic_partitions(str(SHARDS.name), shards)
 
 

@@ -104,6 +104,22 @@ def test_observing_registers_what_appeared_and_forgets_what_vanished(room: Room,
     assert repeats_of_earlier_shards(room.store, ["b", "c"]).is_empty()  # what is gone repeats nothing
 
 
+def test_a_source_that_is_followed_half_way_is_followed_by_the_next(
+    room: Room, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room.observe()
+    room.ingest()
+    (source / "a.parquet").unlink()
+    write(source / "d.jsonl", [twiff_row()])
+    with monkeypatch.context() as patched:
+        patched.setattr(AssetStore, "everything", lambda self: (_ for _ in ()).throw(OSError("the daemon was killed")))
+        with pytest.raises(OSError, match="killed"):
+            room.observe()
+    room.observe()
+    assert room.shards == ["b", "c", "d"]
+    assert not room.store.has(TRAJECTORIES, "a") and not room.store.has(CLIPS, "a")
+
+
 def test_a_shard_is_pulled_once_and_says_what_it_holds(room: Room, source: Path) -> None:
     with (source / "b.jsonl").open("a") as lines:
         lines.write("{\n")
