@@ -4,7 +4,7 @@ Rows are read one at a time, so memory stays flat however large the file is; of 
 a trajectory is made of, so that embedded images cost nothing.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain, islice
@@ -116,10 +116,12 @@ def read_shard(path: Path, source: str, rows: range = ALL_ROWS, is_last: bool = 
 
 
 def _in_range(path: Path, rows: range, is_last: bool) -> Iterator[Numbered]:
-    for number, row in read_rows(path, rows.start):
+    numbered = read_rows(path, rows.start)
+    for number, row in numbered:
         if number < rows.stop:
             yield number, row
         elif is_last:
+            deque(numbered, maxlen=0)  # a file that could not be counted says here why
             raise ValueError(f"{path} has more than the {rows.stop} rows that were counted: observe the source again")
         else:
             return
