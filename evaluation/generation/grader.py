@@ -53,7 +53,8 @@ class Grader:
         """
         if self._judge is None or self._failed:
             return
-        self._new.append(_Ungraded(answer["prompt_id"], answer["sample"], answer["text"]))
+        if len(self._new) < MAX_BATCH:  # else the judge is slower than the engine, and `counts` grades it
+            self._new.append(_Ungraded(answer["prompt_id"], answer["sample"], answer["text"]))
         if len(self._new) >= MIN_BATCH and (self._running is None or self._running[1].done()):
             self._collect()
             self._running = self._new, self._thread.submit(self._verdicts, self._new)

@@ -1,7 +1,9 @@
 """The judge beside the engine: the verdicts of a judge between rounds, earlier, whatever becomes of the judge."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -110,6 +112,36 @@ def test_an_outage_that_passes_is_not_noticed(prompts: Prompts, ledger: Ledger, 
             ledger.add(answer)
             grader.add(answer)
         assert grader.counts(ROWS) == expected()
+
+
+def test_what_waits_for_a_slow_judge_is_bounded(
+    prompts: Prompts, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work: list[tuple[Callable[[Any], Any], Any, Future[Any]]] = []
+
+    class Slow:
+        """An executor whose work ends when the test says so."""
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def submit(self, function: Callable[[Any], Any], batch: Any) -> Future[Any]:
+            work.append((function, batch, Future()))
+            return work[-1][2]
+
+    monkeypatch.setattr(module, "ThreadPoolExecutor", Slow)
+    monkeypatch.setattr(module, "MAX_BATCH", 8)
+    with served(toy_answer) as server:
+        grader = grader_of(prompts, ledger, server, tmp_path / "replies")
+        for number, answer in enumerate(answers(), 1):
+            ledger.add(answer)
+            if number == 24:
+                assert len(work) == 1
+                work[0][2].set_result(work[0][0](work[0][1]))
+            grader.add(answer)
+        assert [len(batch) for _, batch, _ in work] == [6, 8]
+        work[1][2].set_result(work[1][0](work[1][1]))
+        assert grader.counts(ROWS) == expected(), "the others are read from the ledger"
 
 
 def test_without_a_judge_open_answers_are_unjudged(prompts: Prompts, ledger: Ledger, tmp_path: Path) -> None:
