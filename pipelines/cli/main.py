@@ -38,6 +38,8 @@ class Commands(click.Group):
         except click.ClickException as error:
             error.message = printable(error.message, keep="\n")  # type: ignore[misc]
             raise
+        except BrokenPipeError:  # whoever read our output has ended: click ends, too, and says nothing
+            raise
         except (*ERRORS, OSError, OperationalError) as error:
             raise click.ClickException(printable(_sentence(error), keep="\n")) from error
 

@@ -1,8 +1,10 @@
 """Every command shows one example, which its options can read, and options mean the same in all commands."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import click
@@ -10,6 +12,7 @@ import pytest
 
 from pipelines.cli.main import main
 from tests.invoke import invoke
+from tests.processes import environment, future_l1
 from training.tiny import BASE
 
 
@@ -98,3 +101,14 @@ def test_an_empty_home_is_no_silent_list(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("FUTURE_L1_HOME", str(tmp_path))
     empty = invoke("inspect")
     assert empty.exit_code == 0 and f"no artifacts in {tmp_path}" in empty.stderr and not empty.stdout
+
+
+def test_a_reader_that_ends_first_is_no_error(tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"id": 1, "question_type": "hop1", "answer": "B", "response": "<answer>B</answer>"}\n')
+    reading, writing = os.pipe()
+    os.close(reading)
+    score = future_l1("score", "--benchmark", "futurebench", "--answers", answers)
+    ended = subprocess.run(score, env=environment(), stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writing)
+    assert ended.stderr == ""
