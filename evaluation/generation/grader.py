@@ -6,8 +6,9 @@ last answers alone.  Which answers are generated, and in which batches, does not
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import islice
+from threading import Thread
 from typing import NamedTuple
 
 from evaluation.generation.curtailment import CONDITIONS, VerdictCounts
@@ -41,7 +42,6 @@ class Grader:
             self._judge = Judge(judge.model_copy(update={"cache": cache}), on_outage="raise")
         self._graded: defaultdict[str, int] = defaultdict(int)  # a bit for each answer of a prompt
         self._counts: defaultdict[str, VerdictCounts] = defaultdict(VerdictCounts)
-        self._thread = ThreadPoolExecutor(1, "judge")
         self._new: list[_Ungraded] = []
         self._running: tuple[list[_Ungraded], Future[list[Verdict]]] | None = None
         self._failed = False
@@ -57,7 +57,7 @@ class Grader:
             self._new.append(_Ungraded(answer["prompt_id"], answer["sample"], answer["text"]))
         if len(self._new) >= MIN_BATCH and (self._running is None or self._running[1].done()):
             self._collect()
-            self._running = self._new, self._thread.submit(self._verdicts, self._new)
+            self._running = self._new, self._start(self._new)
             self._new = []
 
     def counts(self, rows: Sequence[str]) -> dict[str, tuple[VerdictCounts, VerdictCounts]]:
@@ -73,6 +73,19 @@ class Grader:
             self._count(batch, self._verdicts(batch))
         self._failed = False
         return {row: (self._counts[f"{row}/plain"], self._counts[f"{row}/hint"]) for row in rows}
+
+    def _start(self, batch: Sequence[_Ungraded]) -> Future[list[Verdict]]:
+        """The verdicts of a thread that a program that ends does not wait for, as it would for an executor's."""
+        verdicts: Future[list[Verdict]] = Future()
+
+        def run() -> None:
+            try:
+                verdicts.set_result(self._verdicts(batch))
+            except Exception as error:
+                verdicts.set_exception(error)
+
+        Thread(target=run, name="judge", daemon=True).start()
+        return verdicts
 
     def _collect(self) -> None:
         """Waits for the judge's thread, and counts its verdicts."""

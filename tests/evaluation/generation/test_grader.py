@@ -1,8 +1,11 @@
 """The judge beside the engine: the verdicts of a judge between rounds, earlier, whatever becomes of the judge."""
 
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import polars as pl
@@ -11,16 +14,17 @@ import pytest
 from evaluation.generation import grader as module
 from evaluation.generation.curtailment import GainRule, VerdictCounts
 from evaluation.generation.grader import Grader
-from evaluation.generation.jobs import VisualGainScoring
+from evaluation.generation.jobs import AnswerJob, GenerateConfig, GenerationConfig, VisualGainScoring
 from evaluation.generation.ledger import Ledger
 from evaluation.generation.requests import Answer, Prompts
 from tests.evaluation.answers import answer_table
-from tests.processes import until
+from tests.processes import environment, until
 from tests.served import Served, served
 from tests.training.grading.scripted import settings, toy_answer
 from training.chat import client
-from training.chat.endpoint import EndpointDownError
+from training.chat.endpoint import EndpointDownError, EndpointSettings
 from training.data.prompts import prompt_frame, text
+from training.runtime.programs import OUTAGE
 
 ROWS, SAMPLES = ("r0", "r1", "r2"), 4
 PROMPTS = [f"{row}/{condition}" for row in ROWS for condition in ("plain", "hint")]
@@ -117,31 +121,69 @@ def test_an_outage_that_passes_is_not_noticed(prompts: Prompts, ledger: Ledger, 
 def test_what_waits_for_a_slow_judge_is_bounded(
     prompts: Prompts, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work: list[tuple[Callable[[Any], Any], Any, Future[Any]]] = []
+    work: list[tuple[Any, Future[Any]]] = []
 
-    class Slow:
-        """An executor whose work ends when the test says so."""
+    def start(self: Grader, batch: Any) -> Future[Any]:
+        work.append((batch, Future()))
+        return work[-1][1]
 
-        def __init__(self, *_: object) -> None:
-            pass
-
-        def submit(self, function: Callable[[Any], Any], batch: Any) -> Future[Any]:
-            work.append((function, batch, Future()))
-            return work[-1][2]
-
-    monkeypatch.setattr(module, "ThreadPoolExecutor", Slow)
+    monkeypatch.setattr(Grader, "_start", start)
     monkeypatch.setattr(module, "MAX_BATCH", 8)
     with served(toy_answer) as server:
         grader = grader_of(prompts, ledger, server, tmp_path / "replies")
         for number, answer in enumerate(answers(), 1):
             ledger.add(answer)
             if number == 24:
-                assert len(work) == 1
-                work[0][2].set_result(work[0][0](work[0][1]))
+                [(batch, verdicts)] = work
+                verdicts.set_result(grader._verdicts(batch))
             grader.add(answer)
-        assert [len(batch) for _, batch, _ in work] == [6, 8]
-        work[1][2].set_result(work[1][0](work[1][1]))
+        assert [len(batch) for batch, _ in work] == [6, 8]
+        work[1][1].set_result(grader._verdicts(work[1][0]))
         assert grader.counts(ROWS) == expected(), "the others are read from the ledger"
+
+
+def test_a_program_that_ends_does_not_wait_for_the_judge(tmp_path: Path) -> None:
+    names = [f"r{row}/{condition}" for row in range(20) for condition in ("plain", "hint")]
+    table = prompt_frame([(name, [text("What next?")]) for name in names])
+    table = table.with_columns(key=pl.Series(names), question=pl.lit("What next?"), reference=pl.lit("it falls"))
+    table.write_parquet(tmp_path / "prompts.parquet")
+    ended = Event()
+
+    def hanging(*request: Any) -> str:
+        ended.wait(100)
+        return toy_answer(*request)
+
+    def outage(number: int, _: Any) -> tuple[int, bytes] | None:
+        return (503, b"") if number >= 30 else None
+
+    with served(lambda *_: "<answer>it rises</answer>", script=outage) as server, served(hanging) as judge:
+        rule = GainRule(samples=8, samples_per_round=8, full_sampling_fraction=1)
+        job = AnswerJob(
+            name="a",
+            checkpoint=None,
+            prompts=tmp_path / "prompts.parquet",
+            generation=GenerationConfig(samples=8, max_new_tokens=8, batch_size=8, image_tokens=(4, 16)),
+            gain=VisualGainScoring(rule=rule, parser="strict"),
+        )
+        endpoint = EndpointSettings(
+            base_urls=(server.url,), model="served", concurrency=1, image_factor=32, retries=0
+        )
+        config = GenerateConfig(
+            out=tmp_path / "out",
+            device="cpu",
+            jobs=[job],
+            endpoint=endpoint,
+            judge=settings(judge.url, model="served", concurrency=2),
+        )
+        path = tmp_path / "config.json"
+        path.write_text(config.model_dump_json())
+        command = [sys.executable, "-m", "evaluation.generate", "--config", str(path)]
+        keys = environment(OPENAI_API_KEY="k")
+        try:
+            ran = subprocess.run(command, env=keys, timeout=60, stderr=subprocess.PIPE, text=True)
+        finally:
+            ended.set()
+        assert judge.requests and ran.returncode == OUTAGE, ran.stderr
 
 
 def test_without_a_judge_open_answers_are_unjudged(prompts: Prompts, ledger: Ledger, tmp_path: Path) -> None:
