@@ -42,7 +42,9 @@ def reference_decode(
     batch.select(torch.tensor([number for number, of_prompt in enumerate(seeds) for _ in of_prompt]))
     hidden, mask, cache = batch.hidden, batch.mask, transformers_cache(batch.cache)
     seed = torch.tensor([seed for of_prompt in seeds for seed in of_prompt])
-    machine, record = ModeMachine(tokens, spans, len(hidden), model.device), Record(len(hidden), model.device)
+    machine = ModeMachine(tokens, spans, len(hidden), model.device)
+    record = Record(len(hidden), sampling.max_new_tokens, tokens, model.device)
+    record.join(torch.arange(len(hidden)))
     for step in range(sampling.max_new_tokens):
         picked, log_prob = pick(machine.forbid(model.lm_head(hidden).float()), sampling, seed, step)
         ids, sampled = machine.advance(picked)
@@ -65,4 +67,4 @@ def reference_decode(
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state[:, -1]
-    return record.decoded(tokens, machine.done, 0.0, 0.0)
+    return record.decoded(range(len(hidden)), 0.0, 0.0)

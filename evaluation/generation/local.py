@@ -1,6 +1,6 @@
 """The local engine: answers from a checkpoint on this machine.
 
-A batch of requests is read at a time, and decoded in as few parts as the device has room for.
+A batch of requests is read at a time, and decoded as many answers at once as the device has room for.
 """
 
 from collections import defaultdict
@@ -150,11 +150,11 @@ def _drawer(
         spans: Spans | None = None,
         scripts: Sequence[Sequence[int]] | None = None,
     ) -> Decoded:
-        parts = budget.decode(
+        parts = dict(budget.decode(
             bundle.model, vision, bundle.tokens, encoded, sampling, spans or bundle.spans, seeds, groups, intervention,
             scripts,
-        )  # fmt: skip
-        return joined([decoded for _, decoded in parts], bundle.tokens.pad)
+        ))  # fmt: skip
+        return joined([parts[number] for number in range(len(encoded))], bundle.tokens.pad)
 
     return draw
 

@@ -51,6 +51,27 @@ class SlabLayer(CacheLayerMixin):
         self._buffers = self._buffers[0].index_select(0, beam_idx), self._buffers[1].index_select(0, beam_idx)
         self._view(self._length)
 
+    def drop(self, slots: int) -> None:
+        """Without its first slots, whose memory is free when the buffers grow next."""
+        self._buffers = self._buffers[0][:, :, slots:], self._buffers[1][:, :, slots:]
+        self._view(self._length - slots)
+
+    def join(self, other: "SlabLayer", index: torch.Tensor) -> None:
+        """The rows of another layer with these numbers behind its own; the shorter ones begin with zeros."""
+        length = max(self._length, other._length)
+        self._buffers = (
+            self._joined(self.keys, other.keys.index_select(0, index), length),
+            self._joined(self.values, other.values.index_select(0, index), length),
+        )
+        self._view(length)
+
+    def _joined(self, mine: torch.Tensor, theirs: torch.Tensor, length: int) -> torch.Tensor:
+        rows, heads, _, width = mine.shape
+        joined = mine.new_zeros(rows + len(theirs), heads, -(-(length + 1) // SLAB) * SLAB, width)
+        joined[:rows, :, length - mine.shape[-2] : length] = mine
+        joined[rows:, :, length - theirs.shape[-2] : length] = theirs
+        return joined
+
     def get_seq_length(self) -> int:
         """Slots that are filled."""
         return self._length

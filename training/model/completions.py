@@ -1,4 +1,4 @@
-"""Decoded answers, and the record of a batch whose finished rows leave it.  Names: B rows, S steps, D hidden size."""
+"""Decoded answers, and the record of a batch that rows leave and join.  Names: B rows, S steps, D hidden size."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -76,48 +76,62 @@ def joined(parts: Sequence[Decoded], pad: int) -> Decoded:
 
 
 class Record:
-    """What each step of a batch emits.  `rows` [b]: the places, in the whole batch, of the rows that are left."""
+    """What answers emit, some of which are the rows of a batch.  rows [b]: the number of each row's answer among all;
+    step [b]: the step that it is at."""
 
-    def __init__(self, rows: int, device: torch.device) -> None:
-        self.rows = torch.arange(rows, device=device)
-        self._n_rows = rows
+    def __init__(self, answers: int, max_new_tokens: int, tokens: Tokens, device: torch.device) -> None:
+        self.rows, self.step = torch.empty(2, 0, dtype=torch.long, device=device)
+        self._tokens, self._max_new_tokens = tokens, max_new_tokens
+        # the last column is for what rows that are done emit after the last step
+        self._ids = torch.full((answers, max_new_tokens + 1), tokens.pad, device=device)
+        self._log_probs = torch.zeros_like(self._ids, dtype=torch.float32)
+        self._sampled = torch.zeros_like(self._ids, dtype=torch.bool)
+        self._latents: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(answers)]
         self._steps: list[tuple[torch.Tensor, ...]] = []
-        self._parts: list[tuple[torch.Tensor, ...]] = []  # rows, and what they emitted
 
     def add(self, *emitted: torch.Tensor) -> None:
         """One step: ids, log_probs, sampled [b], vectors [b,D] as they are fed where the id is a latent, noise [b]."""
         self._steps.append(emitted)
+        self.step = self.step + 1
 
     def select(self, index: torch.Tensor) -> None:
-        """From the next step on there are only the rows with these numbers among those that are left."""
-        self._close_part()
-        self.rows = self.rows[index]
+        """From the next step on there are only the rows with these numbers among those of the batch."""
+        self._store()
+        self.rows, self.step = self.rows[index], self.step[index]
 
-    def _close_part(self) -> None:
-        self._parts.append((self.rows, *(torch.stack(column, 1) for column in zip(*self._steps, strict=True))))
+    def join(self, rows: torch.Tensor) -> None:
+        """From the next step on these answers are rows, too, behind the others."""
+        self._store()
+        self.rows, self.step = torch.cat([self.rows, rows]), torch.cat([self.step, torch.zeros_like(rows)])
+
+    def _store(self) -> None:
+        if not self._steps:
+            return
+        ids, log_probs, sampled, vectors, noise = (torch.stack(column, 1) for column in zip(*self._steps, strict=True))
         self._steps = []
+        first, emitted = self.step.unsqueeze(1) - ids.shape[1], torch.arange(ids.shape[1], device=ids.device)
+        at = self.rows.unsqueeze(1), (first + emitted).clamp(max=self._max_new_tokens)
+        self._ids[at], self._log_probs[at], self._sampled[at] = ids, log_probs, sampled
+        latent = ids == self._tokens.latent
+        counts = latent.sum(1).tolist()
+        parts = zip(vectors[latent].split(counts), noise[latent].split(counts), strict=True)
+        for row, of_row in zip(self.rows.tolist(), parts, strict=True):
+            self._latents[row].append(of_row)
 
-    def decoded(self, tokens: Tokens, done: torch.Tensor, prefill_seconds: float, decode_seconds: float) -> Decoded:
-        """The whole batch.  `done` [b] is that of the rows that are left; the others are done."""
-        self._close_part()
-        n, steps = self._n_rows, sum(ids.shape[1] for _, ids, *_ in self._parts)
-        ids = self.rows.new_full((n, steps), tokens.pad)
-        log_probs, sampled = torch.zeros_like(ids, dtype=torch.float32), torch.zeros_like(ids, dtype=torch.bool)
-        begin, places, latents, noise = 0, [], [], []
-        for rows, part_ids, part_log_probs, part_sampled, vectors, part_noise in self._parts:
-            at = slice(begin, begin + part_ids.shape[1])
-            ids[rows, at], log_probs[rows, at], sampled[rows, at] = part_ids, part_log_probs, part_sampled
-            latent = part_ids == tokens.latent
-            step = torch.arange(at.start, at.stop, device=rows.device)
-            places.append((rows.unsqueeze(1) * steps + step)[latent])
-            latents.append(vectors[latent])
-            noise.append(part_noise[latent])
-            begin = at.stop
-        order = torch.cat(places).argsort()
-        finished = torch.ones(n, dtype=torch.bool, device=ids.device)
-        finished[self.rows] = done
+    def decoded(self, answers: range, prefill_seconds: float, decode_seconds: float) -> Decoded:
+        """These answers, which are done or at their last step."""
+        self._store()
+        rows = slice(answers.start, answers.stop)
+        ids = self._ids[rows, : self._max_new_tokens]
+        steps = max(1, int((ids != self._tokens.pad).sum(1).max()))
+        latents = [part for answer in answers for part in self._latents[answer]]
         return Decoded(
-            ids=ids, log_probs=log_probs, sampled=sampled, latents=torch.cat(latents)[order],
-            latent_noise=torch.cat(noise)[order], finished=finished,
-            prefill_seconds=prefill_seconds, decode_seconds=decode_seconds,
-        )  # fmt: skip
+            ids=ids[:, :steps],
+            log_probs=self._log_probs[rows, :steps],
+            sampled=self._sampled[rows, :steps],
+            latents=torch.cat([vectors for vectors, _ in latents]),
+            latent_noise=torch.cat([noise for _, noise in latents]),
+            finished=(ids[:, -1] == self._tokens.pad) | (ids[:, -1] == self._tokens.end_of_turn),
+            prefill_seconds=prefill_seconds,
+            decode_seconds=decode_seconds,
+        )

@@ -7,17 +7,19 @@ that it is decoded in (but for rounding, which decides ties).  Names: B rows, S 
 """
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import torch
 from transformers import Qwen3VLForConditionalGeneration
 
-from training.model.completions import Decoded, Record
+from training.model.completions import Decoded, Record, joined
 from training.model.encoding import Encoded
 from training.model.modes import ModeMachine, Spans
 from training.model.prefill import prefill
 from training.model.randomness import LATENTS, normal
+from training.model.running_batch import RunningBatch
 from training.model.sampling import Sampling, pick
+from training.model.scheduler import Scheduler
 from training.model.tokens import Tokens
 from training.model.vision import FrozenVision
 
@@ -34,7 +36,6 @@ MIN_DONE = 1 / 8
 Intervention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-@torch.no_grad()
 def decode(
     model: Qwen3VLForConditionalGeneration,
     vision: FrozenVision,
@@ -47,7 +48,27 @@ def decode(
     intervention: Intervention | None = None,
     scripts: Sequence[Sequence[int]] | None = None,
 ) -> Decoded:
-    """An answer for each seed (63 bits) of each prompt, in their order.
+    """An answer for each seed (63 bits) of each prompt, in their order, all in one batch.
+
+    Arguments and errors are those of `Scheduler` and `decode_stream`.
+    """
+    scheduler = Scheduler(prompts, seeds, groups, sampling.max_new_tokens)
+    parts = dict(decode_stream(model, vision, tokens, scheduler, sampling, spans, intervention, scripts))
+    return joined([parts[number] for number in range(len(prompts))], tokens.pad)
+
+
+@torch.no_grad()
+def decode_stream(
+    model: Qwen3VLForConditionalGeneration,
+    vision: FrozenVision,
+    tokens: Tokens,
+    scheduler: Scheduler,
+    sampling: Sampling,
+    spans: Spans,
+    intervention: Intervention | None = None,
+    scripts: Sequence[Sequence[int]] | None = None,
+) -> Iterator[tuple[int, Decoded]]:
+    """The answers to each of the scheduler's prompts with the prompt's number, as soon as its last one is done.
 
     Prompts of one group may share a prefix, which is processed once; the prefix is determined by comparing the prompts.
 
@@ -59,89 +80,90 @@ def decode(
     `scripts`: the first tokens of each answer, which are forced; they are not `sampled`.
     The latents of a script's spans are the model's own hidden states, and a span longer than the budget ends there.
 
-    Raises ValueError for a prompt without seeds, and for scripts of another number than the answers.
+    Raises ValueError for scripts of another number than the answers.
     """
-    if len(seeds) != len(prompts) or not all(seeds):
-        raise ValueError(f"each prompt needs its seeds, one an answer: {[len(s) for s in seeds]} for {len(prompts)}")
-    device = model.device
-    start = now(device)
-    batch = prefill(model, vision, tokens, prompts, groups)
-    prefill_end = now(device)
-    prompt_of_row = [number for number, of_prompt in enumerate(seeds) for _ in of_prompt]
-    if prompt_of_row != list(range(len(prompts))):
-        batch.select(torch.tensor(prompt_of_row, device=device))
-    rows, width = len(prompt_of_row), batch.cache.get_seq_length()
-    bias = None if batch.mask is None else _attention_bias(batch.mask, sampling.max_new_tokens, batch.hidden.dtype)
-    seed = torch.tensor([seed for of_prompt in seeds for seed in of_prompt], device=device)
-    script = _padded(scripts or [()] * rows, rows, device)
-    machine, record = ModeMachine(tokens, spans, rows, device), Record(rows, device)
-    embed = model.get_input_embeddings()
+    device, longest, groups = model.device, sampling.max_new_tokens, scheduler.groups
+    seeds = torch.tensor([seed for of_prompt in scheduler.seeds for seed in of_prompt], device=device)
+    script = None if scripts is None else _padded(scripts, len(seeds), device)
+    machine, record = ModeMachine(tokens, spans, 0, device), Record(len(seeds), longest, tokens, device)
+    batch, embed = RunningBatch(machine, record, longest), model.get_input_embeddings()
     look_every = 1 if device.type == "cpu" else 16  # looking at `done` waits for the device
-    for step in range(sampling.max_new_tokens):
-        hidden = batch.hidden
-        picked, log_prob = pick(machine.forbid(model.lm_head(hidden).float()), sampling, seed, step)
-        scripted = step < script.shape[1]
-        if scripted:
-            picked = torch.where(script[:, step] == MODEL_CHOICE, picked, script[:, step])
+    admitted, step, end = scheduler.admit([]), 0, 0
+    start, prefill_seconds = now(device), 0.0
+    while admitted or batch.owners:
+        if admitted:
+            prefill_start = now(device)
+            of_prompts = [scheduler.prompts[number] for number in admitted]
+            prefilled = prefill(model, vision, tokens, of_prompts, groups and [groups[number] for number in admitted])
+            prefill_seconds += now(device) - prefill_start
+            batch.join(admitted, prefilled, scheduler.answers)
+            del prefilled
+            admitted, end = [], step + longest
+        hidden, seed = batch.prefilled.hidden, seeds[record.rows]
+        picked, log_prob = pick(machine.forbid(model.lm_head(hidden).float()), sampling, seed, record.step)
+        forced = None
+        if script is not None:
+            forced = script[record.rows, record.step.clamp(max=script.shape[1] - 1)]
+            picked = torch.where(forced == MODEL_CHOICE, picked, forced)
         ids, sampled = machine.advance(picked)
-        if scripted:
-            sampled = sampled & (script[:, step] == MODEL_CHOICE)
+        if forced is not None:
+            sampled = sampled & (forced == MODEL_CHOICE)
         vectors, noise = hidden, torch.zeros(len(hidden), device=device)
         if sampling.latent_std > 0:
-            eps = normal(seed, LATENTS, step, hidden.shape[-1])
+            eps = normal(seed, LATENTS, record.step, hidden.shape[-1])
             vectors, noise = hidden + sampling.latent_std * eps.to(hidden.dtype), eps.pow(2).mean(-1)
         if intervention is not None:
             vectors = intervention(vectors, machine.span, machine.slot - 1, record.rows)
+        position = batch.prefilled.position + record.step
         record.add(ids, torch.where(sampled, log_prob, 0.0), sampled, vectors, noise)
-        if step == sampling.max_new_tokens - 1:
-            break
-        if step % look_every == 0:
-            left = rows_left(machine.done)
-            if not left:
-                break
+        machine.done = machine.done | (record.step == longest)
+        step += 1
+        if step == end or (step - 1) % look_every == 0:
+            is_done = [True] * len(ids) if step == end else values_of(machine.done)
+            live = [row for row, done in enumerate(is_done) if not done]
+            if finished := batch.finish([batch.owners[row] for row in live]):
+                decode_seconds = now(device) - start - prefill_seconds
+                for number in finished:
+                    shares = prefill_seconds / len(finished), decode_seconds / len(finished)
+                    yield number, record.decoded(scheduler.answers[number], *shares)
+                start, prefill_seconds = now(device), 0.0
+            admitted = scheduler.admit([batch.owners[row] for row in live])
+            left = live if admitted else rows_left(is_done)
             if len(left) < len(ids):
-                index = torch.tensor(left, device=device)
-                for part in (batch, machine, record):
-                    part.select(index)
-                ids, vectors, seed, script = ids[index], vectors[index], seed[index], script[index]
-                bias = None if bias is None else bias[index]
-        latent = (ids == tokens.latent).unsqueeze(-1)
-        batch.hidden = model.model.language_model(
-            inputs_embeds=torch.where(latent, vectors.to(hidden.dtype), embed(ids)).unsqueeze(1),
-            attention_mask=None if bias is None else bias[..., : width + step + 1],
-            position_ids=(batch.position + step).expand(3, -1).unsqueeze(-1),
-            past_key_values=batch.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-    return record.decoded(tokens, machine.done, prefill_end - start, now(device) - prefill_end)
+                index = batch.select(left)
+                ids, vectors, position = ids[index], vectors[index], position[index]
+        if batch.owners:
+            latent = (ids == tokens.latent).unsqueeze(-1)
+            batch.prefilled.hidden = model.model.language_model(
+                inputs_embeds=torch.where(latent, vectors.to(hidden.dtype), embed(ids)).unsqueeze(1),
+                attention_mask=None if batch.bias is None else batch.bias[..., : batch.slots + 1],
+                position_ids=position.expand(3, -1).unsqueeze(-1),
+                past_key_values=batch.prefilled.cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
 
 
-def rows_left(done: torch.Tensor) -> list[int]:
-    """The rows to go on with: all, unless enough are done to leave; none when all are done.  Waits for the device."""
-    is_done = done.tolist()
-    left = [row for row, finished in enumerate(is_done) if not finished]
+def values_of(done: torch.Tensor) -> list[bool]:
+    """Waits for the device."""
+    return done.tolist()
+
+
+def rows_left(is_done: Sequence[bool]) -> list[int]:
+    """The rows to go on with: all, unless enough are done to leave; none when all are done."""
+    left = [row for row, done in enumerate(is_done) if not done]
     if left and len(is_done) - max(len(left), MIN_ROWS) < MIN_DONE * len(is_done):
         return list(range(len(is_done)))
-    fillers = [row for row, finished in enumerate(is_done) if finished][: max(0, MIN_ROWS - len(left))]
+    fillers = [row for row, done in enumerate(is_done) if done][: max(0, MIN_ROWS - len(left))]
     return sorted(left + fillers) if left else []
-
-
-def _attention_bias(mask: torch.Tensor, new_tokens: int, dtype: torch.dtype) -> torch.Tensor:
-    """The additive attention mask [B,1,1,P+S] over the prompts' slots and those of the new tokens: minus infinity for
-    padding.  transformers uses it as it is; to make one from a mask, it would wait for the device at each step."""
-    bias = torch.zeros(len(mask), 1, 1, mask.shape[1] + new_tokens, dtype=dtype, device=mask.device)
-    bias[:, 0, 0, : mask.shape[1]].masked_fill_(mask == 0, -torch.inf)
-    return bias
 
 
 def _padded(scripts: Sequence[Sequence[int]], rows: int, device: torch.device) -> torch.Tensor:
     """The scripts of all rows, [B,P], MODEL_CHOICE behind the end of each."""
     if len(scripts) != rows:
         raise ValueError(f"each answer needs its script, if an empty one: {len(scripts)} for {rows} answers")
-    longest = max(map(len, scripts))
-    return torch.tensor(
-        [[*script, *[MODEL_CHOICE] * (longest - len(script))] for script in scripts], device=device
-    ).long()
+    width = max(map(len, scripts)) + 1
+    padded = [[*script, *[MODEL_CHOICE] * (width - len(script))] for script in scripts]
+    return torch.tensor(padded, device=device)
 
 
 def now(device: torch.device) -> float:

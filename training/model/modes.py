@@ -65,3 +65,9 @@ class ModeMachine:
         """The rows with these numbers, in this order."""
         self.slot, self.span = self.slot[index], self.span[index]
         self.open, self.done = self.open[index], self.done[index]
+
+    def add(self, rows: int) -> None:
+        """As many new rows behind the others."""
+        new = ModeMachine(self.tokens, self.spans, rows, self.slot.device)
+        self.slot, self.span = torch.cat([self.slot, new.slot]), torch.cat([self.span, new.span])
+        self.open, self.done = torch.cat([self.open, new.open]), torch.cat([self.done, new.done])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from transformers import Cache, Qwen3VLForConditionalGeneration
 
 from training.model.cache import slab_cache
@@ -22,7 +23,7 @@ SECOND_PASS = 128  # tokens: the fixed cost of a forward pass (measured on a CPU
 @dataclass
 class Prefilled:
     """Rows in a cache: the last hidden state [N,D], the rope position that follows the prompt [N], and the mask of the
-    prompts' slots [N,P]; None where none is padding."""
+    first P slots [N,P], behind which none is padding; None where none is."""
 
     hidden: torch.Tensor
     position: torch.Tensor
@@ -34,6 +35,29 @@ class Prefilled:
         self.cache.reorder_cache(index)
         self.hidden, self.position = self.hidden[index], self.position[index]
         self.mask = self.mask[index] if self.mask is not None else None
+
+    def drop(self, slots: int) -> None:
+        """Without the first slots."""
+        self.mask = self._whole_mask()[:, slots:]
+        for layer in self.cache.layers:
+            layer.drop(slots)
+
+    def join(self, other: "Prefilled", index: torch.Tensor) -> None:
+        """The rows of another with these numbers behind the own ones; the shorter ones are padded on the left."""
+        masks = self._whole_mask(), other._whole_mask()[index]
+        width = max(mask.shape[1] for mask in masks)
+        self.mask = torch.cat([pad(mask, (width - mask.shape[1], 0)) for mask in masks])
+        self.hidden = torch.cat([self.hidden, other.hidden[index]])
+        self.position = torch.cat([self.position, other.position[index]])
+        for layer, joining in zip(self.cache.layers, other.cache.layers, strict=True):
+            layer.join(joining, index)
+
+    def _whole_mask(self) -> torch.Tensor:
+        """The mask of all slots."""
+        slots, mask = self.cache.get_seq_length(), self.mask
+        if mask is None:
+            mask = torch.ones(len(self.hidden), slots, dtype=torch.long, device=self.hidden.device)
+        return pad(mask, (0, slots - mask.shape[1]), value=1)
 
 
 @dataclass(frozen=True)

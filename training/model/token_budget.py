@@ -1,4 +1,4 @@
-"""Batches that fit a device: prompts are decoded in parts, each within a budget of tokens."""
+"""Batches that fit a device: prompts are decoded within a budget of tokens, and the next ones join as others end."""
 
 import logging
 import math
@@ -8,10 +8,11 @@ import torch
 from transformers import Qwen3VLForConditionalGeneration
 
 from training.model.completions import Decoded
-from training.model.decode import Intervention, decode
+from training.model.decode import Intervention, decode_stream
 from training.model.encoding import Encoded
 from training.model.modes import Spans
 from training.model.sampling import Sampling
+from training.model.scheduler import Scheduler
 from training.model.tokens import Tokens
 from training.model.vision import FrozenVision
 
@@ -44,63 +45,33 @@ class TokenBudget:
         groups: Sequence[Hashable] | None = None,
         intervention: Intervention | None = None,
         scripts: Sequence[Sequence[int]] | None = None,
-    ) -> Iterator[tuple[slice, Decoded]]:
-        """The answers to all prompts part by part, with the place of the part's prompts.
+    ) -> Iterator[tuple[int, Decoded]]:
+        """The answers to each prompt with the prompt's number, in the order in which they finish.
 
-        Arguments are those of `training.model.decode.decode`; an intervention's rows are those of all prompts.  When
-        the device runs out of memory, the budget becomes half of what did not fit, and stays so.
+        Arguments are those of `training.model.decode.decode`.  When the device runs out of memory, the budget becomes
+        half of what did not fit, and stays so.
 
         Raises torch.OutOfMemoryError for a single prompt that does not fit, and when half does not fit either.
         """
-        begin, halved = 0, False
+        waiting, halved = list(range(len(prompts))), False
         limit = _free_tokens(model) if self.max_tokens is None else self.max_tokens
-        while begin < len(prompts):
-            part = slice(begin, part_end(begin, limit, prompts, seeds, sampling.max_new_tokens, groups))
-            first = sum(map(len, seeds[:begin]))
-            answers = slice(first, first + sum(map(len, seeds[part])))
+        while waiting:
+            scheduler = Scheduler(prompts, seeds, groups, sampling.max_new_tokens, limit, waiting)
             try:
-                decoded = decode(
-                    model, vision, tokens, prompts[part], sampling, spans, seeds[part], groups and groups[part],
-                    intervention and _shifted(intervention, first), scripts and scripts[answers],
-                )  # fmt: skip
+                for number, decoded in decode_stream(
+                    model, vision, tokens, scheduler, sampling, spans, intervention, scripts
+                ):
+                    waiting.remove(number)
+                    yield number, decoded
             except torch.OutOfMemoryError:
-                if halved or part.stop - begin == 1:
+                if halved or len(scheduler.running) == 1:
                     raise
-                decoded = None
-            if decoded is None:  # here, since the exception holds the part's tensors
-                size = batch_tokens(prompts[part], seeds[part], sampling.max_new_tokens)
-                self.max_tokens = limit = size // 2
+            if waiting:  # here, since the exception holds the batch's tensors
+                self.max_tokens = limit = scheduler.size // 2
                 halved = True
-                _log.warning("out of memory with a batch of %d tokens: going on with at most %d", size, limit)
+                _log.warning("out of memory with a batch of %d tokens: going on with at most %d", scheduler.size, limit)
                 if model.device.type == "cuda":
                     torch.cuda.empty_cache()
-                continue
-            yield part, decoded
-            begin = part.stop
-
-
-def part_end(
-    begin: int,
-    limit: float,
-    prompts: Sequence[Encoded],
-    seeds: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    groups: Sequence[Hashable] | None,
-) -> int:
-    """One past the last prompt of the part that begins here: at least one, and no group is cut that fits whole."""
-    longest = answers = 0
-    for end in range(begin, len(prompts)):
-        longest, answers = max(longest, len(prompts[end].ids)), answers + 1 + len(seeds[end])
-        if end > begin and answers * (longest + max_new_tokens) > limit:
-            whole = [at for at in range(begin + 1, end + 1) if groups is None or groups[at] != groups[at - 1]]
-            return max(whole, default=end)
-    return len(prompts)
-
-
-def batch_tokens(prompts: Sequence[Encoded], seeds: Sequence[Sequence[int]], max_new_tokens: int) -> int:
-    """The tokens of a batch as `TokenBudget` counts them."""
-    longest = max(len(prompt.ids) for prompt in prompts)
-    return (len(prompts) + sum(map(len, seeds))) * (longest + max_new_tokens)
 
 
 def token_bytes(model: Qwen3VLForConditionalGeneration) -> int:
@@ -116,7 +87,3 @@ def _free_tokens(model: Qwen3VLForConditionalGeneration) -> float:
     free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
     return int(FREE_SHARE * free / token_bytes(model))
 
-
-def _shifted(intervention: Intervention, first: int) -> Intervention:
-    """The intervention for a part whose first row is this one of all."""
-    return lambda vectors, span, slot, rows: intervention(vectors, span, slot, rows + first)

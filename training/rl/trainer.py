@@ -173,14 +173,13 @@ class LatentGRPOTrainer(GRPOTrainer):
         was_training = model.training
         model.eval()
         tokens, spans = self.bundle.tokens, self.bundle.spans
-        rollouts: list[Rollout] = []
+        rollouts: dict[int, list[Rollout]] = {}
         with self.accelerator.autocast(), whole_weights(model):  # what the replay computes with
-            for part, decoded in self.budget.decode(model, self.vision, tokens, encoded, sampling, spans, seeds):
-                answers = unpack(rows[part], encoded[part], seeds[part], decoded, tokens, self.processing_class)
-                self.grader.start(answers)  # beside the next part's decoding
-                rollouts += answers
+            for i, decoded in self.budget.decode(model, self.vision, tokens, encoded, sampling, spans, seeds):
+                rollouts[i] = unpack([rows[i]], [encoded[i]], [seeds[i]], decoded, tokens, self.processing_class)
+                self.grader.start(rollouts[i])  # beside the decoding of others
         model.train(was_training)
-        return rollouts
+        return [rollout for i in range(len(rows)) for rollout in rollouts[i]]
 
     def _seeds(self, places: Sequence[int], turn: int) -> list[list[int]]:
         """Seeds of each prompt's answers, by its place among all processes' prompts: a resumed run has the same."""

@@ -14,7 +14,7 @@ from training.model import decode as decoding
 from training.model.cache import slab_cache
 from training.model.checkpoint import FutureL1
 from training.model.decode import decode
-from training.model.encoding import Encoder
+from training.model.encoding import Encoded, Encoder
 from training.model.modes import Spans
 from training.model.prefill import Prefilled
 from training.model.rows import RowReader
@@ -80,7 +80,7 @@ def waits(
 ) -> tuple[int, Counter[str]]:
     """Looks at the rows that are done, and all that waits besides, in one decoding of fake rows."""
     vision, text, looks = bundle.vision(), bundle.model.config.text_config, list[int]()
-    prompts: Any = [None] * ROWS
+    prompts = [Encoded([1] * PROMPT, [], torch.zeros(3, PROMPT), [])] * ROWS
     with torch.device("meta"):
         model = Qwen3VLForConditionalGeneration(bundle.model.config).eval()
     with FakeTensorMode(allow_non_fake_inputs=True), monkeypatch.context() as patch:
@@ -93,8 +93,10 @@ def waits(
         hidden, position = torch.zeros(ROWS, text.hidden_size, device=CUDA), torch.zeros(ROWS, device=CUDA).long()
         patch.setattr(decoding, "prefill", lambda *_: Prefilled(hidden, position, mask, cache))
         patch.setattr(decoding, "now", lambda _device: 0.0)
-        patch.setattr(decoding, "rows_left", lambda done: looks.append(len(done)) or list(range(len(done))))
-        patch.setattr(decoding.Record, "decoded", lambda *_: None)  # it waits once, for what was emitted
+        patch.setattr(decoding, "values_of", lambda done: looks.append(len(done)) or [False] * len(done))
+        patch.setattr(decoding.Record, "select", lambda *_: None)  # it waits once, for what was emitted
+        patch.setattr(decoding.Record, "decoded", lambda *_: None)
+        patch.setattr(decoding, "joined", lambda *_: None)
         with Waits() as counted:
             decode(model, vision, bundle.tokens, prompts, sampling, Spans(4, "model"), [[1]] * ROWS)
     return len(looks), counted.count

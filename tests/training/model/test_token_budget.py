@@ -1,4 +1,4 @@
-"""Prompts are decoded in parts that fit the device, and an answer is the same in every part."""
+"""Prompts are decoded as many at once as fit the device, and an answer is the same in every batch."""
 
 import logging
 from typing import Any
@@ -14,7 +14,7 @@ from training.model.encoding import Encoded, Encoder
 from training.model.modes import Spans
 from training.model.rows import RowReader
 from training.model.sampling import Sampling
-from training.model.token_budget import TokenBudget, batch_tokens, part_end, token_bytes
+from training.model.token_budget import TokenBudget, token_bytes
 
 SAMPLED = Sampling(20, temperature=1.0, latent_std=0.2)
 SEEDS = [[0, 1], [2, 3], [4], [5, 6, 7], [8]]
@@ -27,24 +27,30 @@ def prompts(encoder: Encoder, rows: list[dict[str, Any]]) -> list[Encoded]:
     return [reader.prompt(row) for row in rows[:5]]
 
 
-def parts_of(
-    bundle: FutureL1, prompts: list[Encoded], budget: TokenBudget, **options: Any
-) -> list[tuple[Any, Decoded]]:
-    parts = budget.decode(
-        bundle.model, bundle.vision(), bundle.tokens, prompts, SAMPLED, Spans(4, "fixed"), SEEDS, **options
+def answers(bundle: FutureL1, prompts: list[Encoded], budget: TokenBudget, **options: Any) -> Decoded:
+    parts = dict(
+        budget.decode(
+            bundle.model, bundle.vision(), bundle.tokens, prompts, SAMPLED, Spans(4, "fixed"), SEEDS, **options
+        )
     )
-    return list(parts)
+    return joined([parts[number] for number in range(len(prompts))], bundle.tokens.pad)
 
 
-def assert_alike(bundle: FutureL1, result: Decoded, expected: Decoded) -> None:
+def tokens_of(prompts: list[Encoded]) -> int:
+    """What one batch of all answers takes."""
+    places = len(prompts) + sum(map(len, SEEDS[: len(prompts)]))
+    return places * (max(len(prompt.ids) for prompt in prompts) + SAMPLED.max_new_tokens)
+
+
+def assert_alike(result: Decoded, expected: Decoded) -> None:
     assert torch.equal(result.ids, expected.ids) and torch.equal(result.finished, expected.finished)
     torch.testing.assert_close(result.log_probs, expected.log_probs, atol=1e-4, rtol=0)
     torch.testing.assert_close(result.latents, expected.latents, atol=1e-4, rtol=0)
 
 
-def test_parts_give_the_answers_of_one_batch(sft_model: FutureL1, prompts: list[Encoded]) -> None:
+def test_a_small_budget_gives_the_answers_of_one_batch(sft_model: FutureL1, prompts: list[Encoded]) -> None:
     """Also under scripts, and under an intervention, which gets the numbers of the rows among all."""
-    pad, numbers = sft_model.tokens.pad, set[int]()
+    numbers = set[int]()
 
     def scaled(vectors: torch.Tensor, _span: Any, _slot: Any, rows: torch.Tensor) -> torch.Tensor:
         numbers.update(rows.tolist())
@@ -52,37 +58,9 @@ def test_parts_give_the_answers_of_one_batch(sft_model: FutureL1, prompts: list[
 
     scripts = [[11] * (number % 3) for number in range(ANSWERS)]
     options: dict[str, Any] = {"intervention": scaled, "scripts": scripts}
-    ((_, whole),) = parts_of(sft_model, prompts, TokenBudget(), **options)
+    whole = answers(sft_model, prompts, TokenBudget(), **options)
     assert numbers == set(range(ANSWERS)) and len(whole.latents)
-    size = batch_tokens(prompts[:2], SEEDS[:2], SAMPLED.max_new_tokens)
-    parts = parts_of(sft_model, prompts, TokenBudget(size), **options)
-    assert len(parts) > 2 and [n for part, _ in parts for n in range(5)[part]] == list(range(5))
-    assert_alike(sft_model, joined([decoded for _, decoded in parts], pad), whole)
-
-
-def prompt(length: int) -> Encoded:
-    return Encoded([1] * length, [], torch.zeros(3, length), [])
-
-
-@pytest.mark.parametrize(
-    ("limit", "groups", "end"),
-    [
-        (3 * 11 * 2, None, 2),  # a prompt of ten tokens and two answers of one is three times eleven
-        (3 * 11 * 2 - 1, None, 1),
-        (3 * 11 * 4, None, 4),
-        (1, None, 1),  # one prompt at least
-        (3 * 11 * 3, "aabb", 2),  # a group is not cut
-        (3 * 11 * 3, "aaab", 3),
-        (3 * 11 * 3, "aaaa", 3),  # but for one that does not fit
-        (float("inf"), "aabb", 4),
-    ],
-)
-def test_a_part_holds_as_many_prompts_as_fit(limit: float, groups: str | None, end: int) -> None:
-    assert part_end(0, limit, [prompt(10)] * 4, [[0, 1]] * 4, 1, groups) == end
-
-
-def test_padding_counts() -> None:
-    assert part_end(0, 3 * 11 * 2, [prompt(10), prompt(11)], [[0, 1]] * 2, 1, None) == 1
+    assert_alike(answers(sft_model, prompts, TokenBudget(tokens_of(prompts[:2])), **options), whole)
 
 
 @pytest.fixture
@@ -105,17 +83,17 @@ def too_large(sft_model: FutureL1, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_out_of_memory_halves_the_budget_and_goes_on(
     sft_model: FutureL1, prompts: list[Encoded], too_large: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ((_, whole),) = parts_of(sft_model, prompts, TokenBudget())
+    whole = answers(sft_model, prompts, TokenBudget())
     too_large(6)
     budget = TokenBudget()
     with caplog.at_level(logging.WARNING):
-        parts = parts_of(sft_model, prompts, budget)
-    size = batch_tokens(prompts, SEEDS, SAMPLED.max_new_tokens)
-    assert budget.max_tokens == size // 2 and len(parts) > 1
+        result = answers(sft_model, prompts, budget)
+    size = tokens_of(prompts)
+    assert budget.max_tokens == size // 2
     assert caplog.messages == [f"out of memory with a batch of {size} tokens: going on with at most {size // 2}"], (
         "once"
     )
-    assert_alike(sft_model, joined([decoded for _, decoded in parts], sft_model.tokens.pad), whole)
+    assert_alike(result, whole)
 
 
 @pytest.mark.parametrize("most", [0, 2])
@@ -124,7 +102,7 @@ def test_out_of_memory_twice_is_an_error(
 ) -> None:
     too_large(most)
     with pytest.raises(torch.OutOfMemoryError):
-        parts_of(sft_model, prompts, TokenBudget())
+        answers(sft_model, prompts, TokenBudget())
 
 
 def test_a_prompt_that_does_not_fit_alone_is_an_error(
@@ -133,7 +111,7 @@ def test_a_prompt_that_does_not_fit_alone_is_an_error(
     too_large(0)
     budget = TokenBudget(1)
     with pytest.raises(torch.OutOfMemoryError):
-        parts_of(sft_model, prompts, budget)
+        answers(sft_model, prompts, budget)
     assert budget.max_tokens == 1
 
 
