@@ -19,11 +19,12 @@ from training.data.keyframes import key_frame_number
 from training.data.video import frame_rate, read_frames
 from training.model.checkpoint import FutureL1
 from training.model.completions import Decoded
-from training.model.decode import decode
+from training.model.decode import decode, decode_stream
 from training.model.encoding import Encoded, Encoder
 from training.model.prefill import Prefilled, prefill
 from training.model.rows import RowReader
 from training.model.sampling import Sampling
+from training.model.scheduler import Scheduler
 from training.model.vision import FrozenVision
 
 GREEDY = Sampling(max_new_tokens=44)
@@ -214,6 +215,39 @@ def before_and_after(subject: Subject, case: Case) -> list[object]:
         case.name, rows, steps, f"{written / rows:.0f}", f"{written / (rows * steps):.0%}", f"{written / rows_now:.0%}",
         *(f"{seconds:.2f}" for seconds in (cpu_before, cpu_copying, cpu_after)), f"{cpu_before / cpu_after:.2f} x",
     ]  # fmt: skip
+
+
+def test_prompts_that_join_a_batch_against_one_batch_after_the_other(subject: Subject, table: Table) -> None:
+    """64 prompts, 16 rows at a time, answers that end anywhere within 160 tokens: forward steps and busy rows."""
+    model, reader, sampling = subject.model, RowReader(subject.encoder, True), Sampling(160, temperature=1.0)
+    prompts, seeds = [reader.prompt(subject.rows[number % 24]) for number in range(64)], [[seed] for seed in range(64)]
+    limit = 16 * (max(len(prompt.ids) for prompt in prompts) + sampling.max_new_tokens)
+    vision = model.vision(cache_bytes=2**28)
+
+    def scheduler(waiting: list[int]) -> Scheduler:
+        return Scheduler(prompts, seeds, None, sampling.max_new_tokens, limit, waiting)
+
+    def decoded(*schedulers: Scheduler) -> list[object]:
+        rows: list[int] = []
+        hook = model.model.lm_head.register_forward_hook(lambda _module, _args, logits: rows.append(len(logits)))
+        started, tokens = time.process_time(), 0
+        for each in schedulers:
+            for _, answer in decode_stream(model.model, vision, model.tokens, each, sampling, model.spans):
+                tokens += int((answer.ids != model.tokens.pad).sum())
+        hook.remove()
+        return [len(rows), f"{tokens / sum(rows):.0%}", f"{tokens / len(rows):.1f}", time.process_time() - started]
+
+    whole = scheduler(list(range(64)))
+    parts = []
+    while whole.waiting:
+        parts.append(scheduler(whole.admit([])))
+    with biased_logits(model, stops(model, 40)):
+        before, now = decoded(*parts), decoded(scheduler(list(range(64))))
+    table(
+        f"{subject.name}, prompts join a batch within a budget of 16 rows",
+        ["", "steps", "busy", "tokens a step", "CPU seconds"],
+        [["one batch after the other", *before], ["prompts join", *now]],
+    )
 
 
 def stops(model: FutureL1, mean_length: int) -> Callable[[int], dict[int, float]]:

@@ -20,7 +20,7 @@ from tests.evaluation.jobs import generate
 from training.data import prompts, video
 from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS
-from training.model import token_budget
+from training.model import decode as decoding
 from training.model.checkpoint import FutureL1
 from training.model.decode import decode
 from training.model.latent_config import LatentConfig
@@ -244,8 +244,8 @@ def test_answers_arrive_batch_by_batch(
     engine: LocalEngine, pairs: list[Request], sft_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
-    inner = token_budget.decode
-    monkeypatch.setattr(token_budget, "decode", lambda *a: decoded.append(len(a[3])) or inner(*a))
+    inner = decoding.prefill
+    monkeypatch.setattr(decoding, "prefill", lambda *a: decoded.append(len(a[3])) or inner(*a))
     arriving = generate(engine, sft_checkpoint, GREEDY.model_copy(update={"batch_size": 8}), "none", pairs)
     for number in range(24):
         next(arriving)
@@ -261,11 +261,11 @@ def test_a_token_budget_changes_no_answer(
     monkeypatch: pytest.MonkeyPatch,
     intervention: InterventionName,
 ) -> None:
-    """The batch is decoded in parts; donors of latents are those of the whole batch."""
+    """Prompts join the batch as others end; donors of latents are those of the whole batch."""
     decoded: list[int] = []
-    inner = token_budget.decode
+    inner = decoding.prefill
     whole = list(generate(engine, sft_checkpoint, GREEDY, intervention, pairs[:8]))
-    monkeypatch.setattr(token_budget, "decode", lambda *a: decoded.append(len(a[3])) or inner(*a))
+    monkeypatch.setattr(decoding, "prefill", lambda *a: decoded.append(len(a[3])) or inner(*a))
     small = GREEDY.model_copy(update={"max_batch_tokens": 1000})
     parts = list(generate(engine, sft_checkpoint, small, intervention, pairs[:8]))
     assert len(decoded) > 2 and max(decoded) < 8

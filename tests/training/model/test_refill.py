@@ -88,9 +88,9 @@ def test_a_refilled_batch_decodes_as_each_prompt_alone(
 
     def intervention(answers: range) -> Any:
         """Of these answers, as if they were all."""
-        own = [seed for of_prompt in seeds for seed in of_prompt][answers.start : answers.stop]
+        some = [seed for of_prompt in seeds for seed in of_prompt][answers.start : answers.stop]
         scaled = lambda vectors, _span, _slot, rows: vectors * (1 + (rows + answers.start).unsqueeze(-1) / 50)  # noqa: E731
-        made = {"noise": noise(torch.tensor(own)), "first_repeated": first_repeated(len(own)), "scaled": scaled}
+        made = {"noise": noise(torch.tensor(some)), "first_repeated": first_repeated(len(some)), "scaled": scaled}
         return made.get(name)
 
     limit = data.draw(st.integers(1, 14), label="places") * (max(len(p.ids) for p in chosen) + sampling.max_new_tokens)
