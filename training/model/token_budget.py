@@ -86,4 +86,3 @@ def _free_tokens(model: Qwen3VLForConditionalGeneration) -> float:
     free, _ = torch.cuda.mem_get_info(model.device)
     free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
     return int(FREE_SHARE * free / token_bytes(model))
-

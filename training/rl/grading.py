@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, repeat
+from queue import SimpleQueue
 from typing import Literal
 
 from training.chat.endpoint import EndpointDownError
@@ -19,6 +20,7 @@ PAUSES = (10.0, 30.0, 60.0, 300.0)
 """Seconds between attempts while the judge is unreachable; the last one repeats."""
 
 Accuracies = list[float | None]
+Graded = list[tuple[Rollout, float | None]]
 
 
 class RolloutGrader:
@@ -33,37 +35,41 @@ class RolloutGrader:
     ) -> None:
         self._parser, self._judge, self._log = parser, judge, log
         self._thread = ThreadPoolExecutor(1, "judge")  # one at a time: the judge keeps count
-        self._started: list[tuple[Sequence[Rollout], Future[Accuracies]]] = []
+        self._waiting: SimpleQueue[Rollout] = SimpleQueue()
+        self._started: list[Future[Graded]] = []
 
     def start(self, rollouts: Sequence[Rollout]) -> None:
-        """Grades these in the background; `accuracy` collects the result."""
-        self._started.append((rollouts, self._thread.submit(self._grade, rollouts)))
+        """Grades these in the background, at once with others that wait by then; `accuracy` collects the result."""
+        for rollout in rollouts:
+            self._waiting.put(rollout)
+        self._started.append(self._thread.submit(self._grade_waiting))
 
     def accuracy(self, rollouts: Sequence[Rollout]) -> Accuracies:
         """1, 0 or -1 (repetitive) for each rollout, None for an unjudged one."""
-        graded: dict[int, float | None] = {}
-        for started, future in self._started:
-            graded.update(zip(map(id, started), self._with_retries(started, future), strict=True))
-        self._started.clear()
-        if others := [r for r in rollouts if id(r) not in graded]:
-            future = self._thread.submit(self._grade, others)
-            graded.update(zip(map(id, others), self._with_retries(others, future), strict=True))
-        return [graded[id(r)] for r in rollouts]
-
-    def _with_retries(self, rollouts: Sequence[Rollout], future: Future[Accuracies]) -> Accuracies:
-        for pause in chain(PAUSES, repeat(PAUSES[-1])):
+        graded: Graded = []
+        pauses = chain(PAUSES, repeat(PAUSES[-1]))
+        while True:
             try:
-                return future.result()
+                while self._started:
+                    graded += self._started.pop(0).result()
             except EndpointDownError as error:
+                pause = next(pauses)
                 self._log(f"{error}; training waits {pause:g} s and tries again")
                 time.sleep(pause)
-            future = self._thread.submit(self._grade, rollouts)  # behind those that were started since
-        raise AssertionError("the pauses have no end")
+                continue
+            accuracies = {id(rollout): accuracy for rollout, accuracy in graded}
+            others = [rollout for rollout in rollouts if id(rollout) not in accuracies]
+            if not others:
+                return [accuracies[id(rollout)] for rollout in rollouts]
+            self.start(others)
 
-    def _grade(self, rollouts: Sequence[Rollout]) -> Accuracies:
+    def _grade_waiting(self) -> Graded:
+        return self._grade([self._waiting.get() for _ in range(self._waiting.qsize())])
+
+    def _grade(self, rollouts: Sequence[Rollout]) -> Graded:
         items = [GradingItem(r.row["question"], r.row["answer"], r.text) for r in rollouts]
-        verdicts = grade(items, self._parser, self._judge)
+        verdicts = grade(items, self._parser, self._judge) if items else []
         return [
-            REPETITION_PENALTY if repetition(r.text) > REPETITIVE else ACCURACY[verdict.verdict]
+            (r, REPETITION_PENALTY if repetition(r.text) > REPETITIVE else ACCURACY[verdict.verdict])
             for r, verdict in zip(rollouts, verdicts, strict=True)
         ]

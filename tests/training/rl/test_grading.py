@@ -36,6 +36,29 @@ def test_started_rollouts_are_graded_once() -> None:
         assert len(server.requests) == 2, "the judge knows its replies"
 
 
+def test_rollouts_that_wait_for_the_judge_are_graded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One prompt's after the other's would be as many rounds of the judge."""
+    rounds: list[int] = []
+    begun, released = threading.Event(), threading.Event()
+
+    def slow(_judge: Judge, triples: Any) -> list[str]:
+        rounds.append(len(triples))
+        begun.set()
+        assert released.wait(60)
+        return ["correct"] * len(triples)
+
+    monkeypatch.setattr(Judge, "verdicts", slow)
+    grader = RolloutGrader("option_text", Judge(settings("http://127.0.0.1:9/v1"), on_outage="raise"), print)
+    rollouts = [rollout(f"<answer>{colour}</answer>") for colour in ("crimson", "scarlet", "ruby", "brick")]
+    grader.start(rollouts[:1])
+    assert begun.wait(60)
+    for each in rollouts[1:]:
+        grader.start([each])
+    released.set()
+    assert grader.accuracy(rollouts) == [1.0] * 4
+    assert rounds == [1, 3]
+
+
 @pytest.mark.parametrize("started", [True, False])
 def test_an_outage_is_waited_for_and_poisons_nothing(monkeypatch: pytest.MonkeyPatch, started: bool) -> None:
     logged: list[str] = []
@@ -75,7 +98,7 @@ def test_one_thread_alone_uses_the_judge(monkeypatch: pytest.MonkeyPatch) -> Non
     grader.start(first)
     grader.start(second)
     assert grader.accuracy([*first, *second, *third]) == [0.0, 0.0, 0.0]
-    assert len(threads) == 4 and len(set(threads)) == 1
+    assert len(threads) > 1 and len(set(threads)) == 1
 
 
 def test_a_repetitive_answer_is_paid_less_than_a_wrong_one() -> None:
