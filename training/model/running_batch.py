@@ -14,7 +14,7 @@ class RunningBatch:
     """Rows in different steps of their answers, in one cache: each ends at its last slot, and what is left of the row
     is padding.
 
-    owners: the prompt of each row; bias: the additive attention mask, which has room for the tokens to come; None without
+    owners: the prompt of each row; bias: the additive attention mask, with room for the tokens to come; None without
     padding.
     """
 
@@ -84,8 +84,8 @@ class RunningBatch:
 
 
 def attention_bias(mask: torch.Tensor, new_tokens: int, dtype: torch.dtype) -> torch.Tensor:
-    """The additive attention mask [B,1,1,P+S] over the slots that are filled and those of the new tokens: minus infinity
-    for padding.  transformers uses it as it is; to make one from a mask, it would wait for the device at each step."""
+    """The additive attention mask [B,1,1,P+S] over the filled slots and those of the new tokens: minus infinity for
+    padding.  transformers uses it as it is; to make one from a mask, it would wait for the device at each step."""
     bias = torch.zeros(len(mask), 1, 1, mask.shape[1] + new_tokens, dtype=dtype, device=mask.device)
     bias[:, 0, 0, : mask.shape[1]].masked_fill_(mask == 0, -torch.inf)
     return bias
