@@ -18,7 +18,7 @@ from pydantic import (
     PositiveInt,
 )
 
-from training.model.latent_config import PAPER, LatentConfig
+from training.model.latent_config import PAPER, ImageTokens, LatentConfig
 from training.runtime.errors import PermanentError
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
@@ -109,11 +109,13 @@ class RlRecipe(TrainingRecipe):
     fill a batch with mixed groups; 1: no dynamic sampling.
     mask_truncated_completions: answers cut by max_new_tokens carry no loss (DAPO's overlong filtering).
     image_tokens: least and most merged tokens of an observed frame; None: the checkpoint's.
+    max_batch_tokens: the most tokens that a device decodes at once, as TokenBudget counts them; None: what its free
+    memory holds.
     """
 
     prompts_per_batch: PositiveInt = 64  # a rollout batch, over all devices
     num_generations: PositiveInt = 8
-    image_tokens: tuple[PositiveInt, PositiveInt] | None = None
+    image_tokens: ImageTokens | None = None
     updates_per_batch: PositiveInt = 2  # optimiser steps on a rollout batch
     max_new_tokens: PositiveInt = 2048
     mask_truncated_completions: bool = False
@@ -131,6 +133,7 @@ class RlRecipe(TrainingRecipe):
     latent_epsilon: float = 0.1
     beta: float = 1e-2
     latent_anchor_coef: float = 0.0
+    max_batch_tokens: PositiveInt | None = None
     max_resample_rounds: PositiveInt = 20
     dynamic_sampling_range: FractionRange = (0.1, 0.9)
 

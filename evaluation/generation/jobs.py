@@ -13,7 +13,7 @@ from evaluation.generation.curtailment import GainRule
 from training.chat.endpoint import EndpointSettings
 from training.grading.judge import JudgeSettings
 from training.grading.parsers import ParserName
-from training.model.latent_config import SYSTEM_PROMPT, LatentConfig
+from training.model.latent_config import SYSTEM_PROMPT, ImageTokens, LatentConfig
 from training.runtime.programs import ProgramConfig
 from training.storage.hashing import digest, file_digest
 
@@ -35,7 +35,7 @@ class GenerationConfig(BaseModel):
 
     `image_tokens`: fewest and most merged tokens of an image without its own cap, and of a video's frame pair;
     `batch_size`: answers whose prompts are read at a time, among which donors of latents are; `max_batch_tokens`: the
-    most tokens that are decoded at once, prompts, new ones and padding (None: what the GPU's free memory holds).
+    most tokens that are decoded at once, as TokenBudget counts them (None: what the GPU's free memory holds).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +46,7 @@ class GenerationConfig(BaseModel):
     max_new_tokens: PositiveInt
     batch_size: PositiveInt
     max_batch_tokens: PositiveInt | None = None
-    image_tokens: tuple[PositiveInt, PositiveInt]
+    image_tokens: ImageTokens
     system_prompt: str | None = None
 
     def sampling(self) -> dict[str, Any]:

@@ -89,6 +89,8 @@ def test_the_reduced_demo_is_an_overlay_too(tmp_path: Path) -> None:
         ('extends = "demo"\n[curation.rl_sets]\ntwiff = 0\n', "rl_sets.twiff: .* greater than 0"),
         ('extends = "demo"\n[sft.future_l1.recipe]\nlatent_keep_prob = [1, 1.5, 1]\n', "prob.1: .* or equal to 1"),
         ('extends = "demo"\n[sft.future_l1.recipe]\nscheduled_sampling = [0.8, 0.5]\n', "sampling: the first must"),
+        ('extends = "demo"\n[rl.la_dapo.recipe]\nimage_tokens = [64, 4]\n', "tokens: the first must not be above"),
+        ('extends = "demo"\n[curation.answers]\nimage_tokens = [64, 4]\n', "tokens: the first must not be above"),
         ('extends = "demo"\n[rl.la_dapo.recipe]\ntop_p = 0\n', "recipe.top_p: .* greater than 0"),
         ('extends = "demo"\n[toyworld]\nshards = 0\n', "toyworld.shards: .* greater than 0"),
         ('extends = "demo"\n[benchmarks.necessity]\nn = 0\n', "benchmarks.necessity.n: .* greater than 0"),

@@ -1,14 +1,24 @@
 """The latent configuration of a checkpoint: frame sizes and span budget (no torch: recipes and Dagster read it too)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
 
 SYSTEM_PROMPT = """You think in two modes, text and images, before you answer.
 - Text: put reasoning in words between <reason> and </reason>.
 - Images: imagine what the coming frames show between <|latent_start|> and <|latent_end|>.
 When you have thought enough, give the final answer between <answer> and </answer>.
 """
+
+
+def _ascending(bounds: tuple[int, int]) -> tuple[int, int]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the first must not be above the second; found {bounds}")
+    return bounds
+
+
+ImageTokens = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ascending)]
+"""The least and the most merged tokens of an image."""
 
 
 class LatentConfig(BaseModel):
@@ -21,7 +31,7 @@ class LatentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image_tokens: tuple[int, int]
+    image_tokens: ImageTokens
     max_latents: int
     span_end: Literal["model", "fixed"]
     system_prompt: str | None

@@ -67,7 +67,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         self.rows, self.vision, self.grader = rows, vision, grader
         self._process, self._processes = self.accelerator.process_index, self.accelerator.num_processes
         self._rebuild = partial(rollout_from, bundle=bundle, rows=rows)
-        self.budget = TokenBudget()
+        self.budget = TokenBudget(recipe.max_batch_tokens)
         self.surplus = SurplusGroups(self._rebuild, self._process, self._processes)
         self.add_callback(self.surplus)
         self._rollouts: list[Rollout] = []
