@@ -184,7 +184,7 @@ def paper(home: Path, seed: int = 0) -> Profile:
         curation=CurationSettings(
             prompts=PromptSettings(instruction="Give the final answer inside <answer> </answer>."),
             answers=GenerationConfig(
-                samples=8, temperature=1.0, max_new_tokens=1024, batch_size=512, image_tokens=image_tokens
+                samples=8, temperature=1.0, max_new_tokens=1024, batch_size=2048, image_tokens=image_tokens
             ),
             parser="strict",
             selection=SelectionSettings(top=50_000),
