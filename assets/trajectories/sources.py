@@ -61,7 +61,7 @@ def source_shards(settings: SourceSettings, scratch: Path) -> tuple[Source, str,
     with closing(AppendLog(scratch / "row_counts.jsonl")) as log:
         counted = {(record["file"], record["stamp"]): record["rows"] for record in log.records()}
         for file in listing.files.values():
-            with suppress(ValueError):
+            with suppress(ValueError, DamagedFileError):
                 if (count := counted.get((file.path, file.stamp))) is None:
                     count = count_rows(source, file, scratch / "shards")
                     log.append({"file": file.path, "stamp": file.stamp, "rows": count})

@@ -24,7 +24,8 @@ from training.runtime.printable import printable
 from training.storage.files import UNWRITABLE
 
 ERRORS = (ValueError, OutageError, StepFailedError, GenerationFailedError, UnhealthyError)
-"""The errors whose messages are for users; all others are defects, and have a traceback."""
+"""The errors, besides those of files and of the database, that end a command with one sentence; a ValueError of a
+library is among them.  All others are defects, and have a traceback."""
 RESUMED = {"demo", "curate", "train", "evaluate"}
 """The commands that keep what they have done until then."""
 

@@ -173,6 +173,25 @@ def test_a_file_that_cannot_be_counted_is_one_shard_whose_pull_says_why(kind: st
     assert kind == "jsonl" or (f"s.{kind}" in counts["broken"] and reasons[kind] in counts["broken"])
 
 
+def test_a_download_that_arrives_damaged_is_one_shard_and_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    file_of(folder / "s.parquet")
+    file_of(folder / "t.jsonl")
+    with serve(tmp_path / "hub") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        hub.commit("lab/twiff", folder)
+        hub.spoilt = True  # what it keeps outside of git: parquet
+        shards = shards_of("hf://datasets/lab/twiff@main", 6, tmp_path / "work")
+        assert list(shards) == ["s", "t", "t--rows-00000006"]
+        hub.spoilt = False
+        shards = shards_of("hf://datasets/lab/twiff@main", 6, tmp_path / "work")
+    assert list(shards) == ["s", "s--rows-00000006", "t", "t--rows-00000006"]
+
+
 @pytest.mark.parametrize("size", [100, 2 * TAIL_BYTES])
 def test_a_file_that_went_away_is_not_counted_and_stops_no_other(size: int, tmp_path: Path) -> None:
     gone = SourceFile("s", str(tmp_path / "s.parquet"), "", size)
