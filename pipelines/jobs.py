@@ -24,7 +24,7 @@ from assets.benchmarks.latents import LATENT_RETRIEVAL, NECESSITY
 from assets.checkpoints.assets import BASE, RL, RL_PROGRAM, SFT, SFT_PROGRAM
 from assets.curation.assets import ANSWERS, CURATED, RL_SETS, SFT_SETS
 from assets.curation.scored import GAIN
-from assets.curation.set_assets import HUB
+from assets.curation.set_assets import DATASET_HUB
 from assets.framework.metadata import COMPARISON
 from assets.framework.partitions import key_of, ranges
 from assets.toyworld.assets import SOURCE as TOYWORLD
@@ -49,7 +49,7 @@ OBSERVE = Stage("observe_source", (SOURCE,), "listing the source's shards")
 PREPARE = Stage("prepare", (BASE, FUTURE_ITEMS, TWIFF_ITEMS), "resolving the base model and reading the benchmarks")
 INGEST = Stage("ingest", (TRAJECTORIES, CLIPS), "validating rows and probing clips")
 SELECT = Stage("select", (CURATED, SFT_SETS, RL_SETS), "selecting by visual gain, and sampling the training sets")
-PUBLISH = Stage("publish", (HUB,), "pushing to the hub")
+PUBLISH = Stage("publish", (DATASET_HUB,), "pushing to the hub")
 TRAIN_SFT = Stage("train_sft", (SFT,), "SFT")
 TRAIN_RL = Stage("train_rl", (RL,), "RL")
 EVALUATE = Stage(
@@ -105,7 +105,7 @@ def stages(profile: Profile) -> list[Stage]:
     return [
         *([WRITE_SOURCE] if profile.toyworld else []),
         *(OBSERVE, prepare(profile), INGEST, score(profile), SELECT, recurate(profile)),
-        *([PUBLISH] if profile.curation.hub else []),
+        *([PUBLISH] if profile.hub.dataset else []),
         *(TRAIN_SFT, TRAIN_RL, evaluate(profile), INTERVENE, COMPARE),
     ]
 

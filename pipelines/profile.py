@@ -27,6 +27,7 @@ from assets.curation.selection import SelectionSettings
 from assets.curation.settings import CurationSettings
 from assets.framework.partitions import BASE, Checkpoints
 from assets.framework.settings import Settings
+from assets.hub import HubSettings
 from assets.launching.launcher import LaunchSettings
 from assets.toyworld.source import SourceSizes
 from assets.trajectories.settings import SourceSettings
@@ -72,6 +73,7 @@ class Profile(Settings):
     toy_judge: bool = False
     """Serve the demo's deterministic judge on loopback, in place of the judge's own address."""
     launch: LaunchSettings = Field(default_factory=LaunchSettings)
+    hub: HubSettings = Field(default_factory=HubSettings)
     report_to: tuple[str, ...] = ()
     """Trackers of training metrics beside metrics.jsonl, by transformers' names: trackio, wandb, tensorboard, ..."""
     retrain: bool = False

@@ -32,7 +32,7 @@ from assets.framework.metadata import metadata_of, result_of
 from assets.framework.retries import retry_on_outage
 from assets.framework.settings import SeedConfig
 from assets.framework.store import AssetStore, StoreParam
-from assets.trajectories.hub import hub_access
+from assets.hub import HubSettings, push_folder
 from training.storage.artifacts import Artifact
 from training.storage.hashing import file_digest
 from training.storage.parquet import read_parquet, scan_parquet
@@ -40,7 +40,7 @@ from training.storage.parquet import read_parquet, scan_parquet
 Items = Mapping[str, Artifact]
 """Items of benchmarks by name."""
 
-HUB = "curation/dataset_hub"
+DATASET_HUB = "curation/dataset_hub"
 ITEM_TABLE = "items.parquet"
 
 SELECTION_CODE = code_of(*(f"assets.curation.{name}" for name in ("contamination", "publication", "previews")))
@@ -50,12 +50,12 @@ source had nothing new: then the source needs a look."""
 STORYBOARDS_OF_THE_SET = 4  # every materialisation keeps its picture in the event log
 
 
-def set_assets(settings: CurationSettings, seed: int) -> list[dg.AssetsDefinition]:
+def set_assets(settings: CurationSettings, hub: HubSettings, seed: int) -> list[dg.AssetsDefinition]:
     return [
         _future_l1_50k(settings),
         _sft_sets(settings, seed),
         _rl_sets(settings, seed),
-        *([hub_asset(settings.hub)] if settings.hub else []),
+        *([dataset_hub_asset(hub.dataset, hub.dataset_license)] if hub.dataset else []),
     ]
 
 
@@ -208,9 +208,10 @@ def _training_sets(
     return training_sets
 
 
-def hub_asset(repository: str) -> dg.AssetsDefinition:
+def dataset_hub_asset(repository: str, license_id: str | None) -> dg.AssetsDefinition:
+    """`license_id`: the license of the data set, without which nothing is pushed."""
     declared = Asset(
-        HUB,
+        DATASET_HUB,
         "By hand only: pushes the current Future-L1-50K to a dataset hub, with the environment's token.",
         kinds=("huggingface",),
         code_version=SELECTION_CODE,  # what is pushed is another asset's artifact as it is
@@ -222,35 +223,21 @@ def hub_asset(repository: str) -> dg.AssetsDefinition:
     )
 
     @asset(declared)
-    def curation_hub(store: StoreParam) -> dg.MaterializeResult[None]:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
-
+    def push_dataset(store: StoreParam) -> dg.MaterializeResult[None]:
         curated = store.current(CURATED)
-        endpoint, token = hub_access()
-        where = f"dataset {repository} on {endpoint}"
-        if not token:
-            raise ValueError(f"pushing {where} needs a token: set HF_TOKEN")
-        api = HfApi(endpoint=endpoint, token=token)
-        try:
-            # Not create_repo's exist_ok: with a token that may make none, 2.4 trips over an endpoint given to HfApi.
-            if not api.repo_exists(repository, repo_type="dataset"):
-                api.create_repo(repository, repo_type="dataset")
-            commit = api.upload_folder(
-                repo_id=repository,
-                repo_type="dataset",
-                folder_path=curated.path,
-                ignore_patterns=[STORYBOARDS, TOP_ROWS, REJECTED],  # the card says that no clip is part of it
-                commit_message=f"Future-L1-50K, version {curated.version}",
-            )
-        except HfHubHTTPError as error:
-            if error.response.status_code not in (401, 403):
-                raise
-            why = error.server_message or error.response.headers.get("X-Error-Message")
-            raise ValueError(f"HF_TOKEN may not push {where}: {why}") from error
-        pushed = {"commit": dg.MetadataValue.url(commit.commit_url)}
+        if license_id is None:
+            raise ValueError(f"pushing dataset {repository} needs its license: name one as hub.dataset_license in the "
+                             "profile, such as cc-by-4.0")  # fmt: skip
+        commit = push_folder(
+            curated.path,
+            repository,
+            "dataset",
+            f"Future-L1-50K, version {curated.version}",
+            ignore=[STORYBOARDS, TOP_ROWS, REJECTED],  # the card says that no clip is part of it
+        )
+        pushed = {"commit": dg.MetadataValue.url(commit)}
         return dg.MaterializeResult(
             data_version=dg.DataVersion(curated.version), metadata=metadata_of(store, declared, curated) | pushed
         )
 
-    return curation_hub
+    return push_dataset

@@ -53,8 +53,6 @@ class CurationSettings(Settings):
     """V1-33K's multiple-choice rows as one more RL set."""
     retry_refused: bool = False
     """Prompts that a server refused, or whose frames could not be read, are sent again at each start."""
-    hub: str | None = None
-    """The dataset repository that `curation/dataset_hub` pushes to."""
 
     @model_validator(mode="after")
     def _multiple_choice_set_is_disjoint_from_futurebench(self) -> "CurationSettings":

@@ -96,6 +96,9 @@ def test_the_reduced_demo_is_an_overlay_too(tmp_path: Path) -> None:
         ('extends = "demo"\n[benchmarks.necessity]\nn = 0\n', "benchmarks.necessity.n: .* greater than 0"),
         ('extends = "demo"\n[curation.answers]\nsamples = 0\n', "curation.answers.samples: .* greater than 0"),
         ('extends = "demo"\n[launch.accelerate_config]\n"training.rl" = "no.yaml"\n', "there is no file /.*no.yaml"),
+        ('extends = "demo"\n[hub]\ndataset = "future-l1-50k"\n', "hub.dataset: .* should match pattern"),
+        ('extends = "demo"\n[hub]\ndataset_license = "CC BY 4.0"\n', "hub.dataset_license: .* should match pattern"),
+        ('extends = "demo"\n[hub]\nmodels = "lab/future-l1"\n', r"hub.models: .* should match pattern .*\{model"),
         ('extends = "demo"\n[curation.rl_sets]\nother = 5\n[[rl]]\ndata = "missing"\nstart = "future_l1"\n', "rl"),
     ],
 )

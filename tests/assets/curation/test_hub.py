@@ -13,13 +13,13 @@ from assets.curation.contamination import benchmark_index
 from assets.curation.previews import REJECTED, STORYBOARDS, TOP_ROWS
 from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, publish
 from assets.curation.selection import SelectionSettings
-from assets.curation.set_assets import hub_asset
+from assets.curation.set_assets import dataset_hub_asset
 from assets.framework.store import AssetStore
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
 from tests.hub import Hub, serve
 from training.storage.artifacts import MANIFEST, Artifact
 
-REPO, TOKEN = "lab/future-l1-50k", "hf_kept_to_itself"
+REPO, TOKEN, LICENSE = "lab/future-l1-50k", "hf_kept_to_itself", "cc-by-4.0"
 PREVIEWS = {STORYBOARDS, TOP_ROWS, REJECTED}
 
 
@@ -67,8 +67,9 @@ def published(store: AssetStore, publications: dict[str, Path]) -> Callable[[str
     return make
 
 
-def push(store: AssetStore) -> dg.ExecuteInProcessResult:
-    return dg.materialize([hub_asset(REPO)], resources={"store": store}, raise_on_error=False)
+def push(store: AssetStore, license_id: str | None = LICENSE) -> dg.ExecuteInProcessResult:
+    asset = dataset_hub_asset(REPO, license_id)
+    return dg.materialize([asset], resources={"store": store}, raise_on_error=False)
 
 
 def pulled(hub: Hub, folder: Path, revision: str = "main") -> dict[str, bytes]:
@@ -188,4 +189,14 @@ def test_without_a_publication_nothing_is_requested(hub: Hub, store: AssetStore)
     result = push(store)
     (failure,) = (event for event in result.all_node_events if event.is_step_failure)
     assert "curation/future_l1_50k: materialise it first" in str(failure.step_failure_data.error)
+    assert hub.requests == []
+
+
+def test_without_a_license_nothing_is_requested(
+    hub: Hub, store: AssetStore, published: Callable[[str], Artifact]
+) -> None:
+    published("first")
+    result = push(store, license_id=None)
+    (failure,) = (event for event in result.all_node_events if event.is_step_failure)
+    assert "name one as hub.dataset_license in the profile" in str(failure.step_failure_data.error)
     assert hub.requests == []

@@ -40,7 +40,7 @@ BESIDE_THE_ROOMS = {"assets.lineage", "training.trainer"}
 """Modules in no room of their own that count; what runs programs and keeps work is in NEVER_COUNT."""
 OF_NO_VERSION = {
     "assets.checkpoints.assets": {"evaluation.drawing.run_plots"},  # curves: another picture trains nothing again
-    "assets.curation.set_assets": {"assets.curation.visual_gain", "assets.trajectories.hub"},  # a schema; a push
+    "assets.curation.set_assets": {"assets.curation.visual_gain"},  # a schema
 }
 """What a module that declares assets uses of others beside what is in their artifacts."""
 

@@ -11,11 +11,12 @@ import pytest
 
 from assets.curation.assets import ANSWERS
 from assets.curation.scored import GAIN
-from assets.curation.set_assets import HUB
+from assets.curation.set_assets import DATASET_HUB
 from assets.framework.define import Asset, asset
 from assets.framework.partitions import SHARDS
 from assets.framework.retries import INTERRUPTED, MAX_RETRIES, is_transient, retry_on_outage
 from assets.framework.store import AssetStore
+from assets.hub import HubSettings
 from assets.trajectories.assets import TRAJECTORIES
 from assets.trajectories.shards import DamagedFileError
 from pipelines.definitions import build_definitions
@@ -123,10 +124,11 @@ def test_a_shard_on_a_server_that_is_no_shard_is_pulled_once(folder: Path) -> No
 
 def test_nobody_pushes_again_without_a_token(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    runs = Runs(sourced(folder, folder / "twiff", hub="lab/set"))
+    hub_settings = HubSettings(dataset="lab/set", dataset_license="cc-by-4.0")
+    runs = Runs(sourced(folder, folder / "twiff").model_copy(update={"hub": hub_settings}))
     runs.store.work("curation/future_l1_50k", {}, {}, "code").do(lambda workspace: {})
     assert runs.run("publish") == (False, Counter())
-    assert HUB in {node.key.to_user_string() for node in runs.definitions.resolve_asset_graph().asset_nodes}
+    assert DATASET_HUB in {node.key.to_user_string() for node in runs.definitions.resolve_asset_graph().asset_nodes}
 
 
 class Scored:

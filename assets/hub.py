@@ -1,0 +1,61 @@
+"""The Hugging Face hub that data sets and models are pushed to: the profile's section `[hub]`, and the push."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from assets.framework.settings import Settings
+from assets.trajectories.hub import hub_access
+
+Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+License = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")]
+"""A license by the hub's identifier, such as `apache-2.0`, `cc-by-4.0` or `other`."""
+
+
+class HubSettings(Settings):
+    """Repositories that are pushed to, and the licenses that their cards name; nothing is pushed without a license."""
+
+    dataset: Repository | None = None
+    """The dataset repository of Future-L1-50K."""
+    dataset_license: License | None = None
+    models: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.-]*/[\w.-]*\{model\}[\w.-]*$")
+    """The model repositories, with `{model}` for the model's name: ORG/future-l1-{model}."""
+    model_license: License | None = None
+
+
+def push_folder(
+    folder: Path, repository: str, kind: Literal["dataset", "model"], message: str, ignore: Sequence[str] = ()
+) -> str:
+    """Pushes a folder's files, except those that match `ignore`, as one commit; returns the commit's address.
+
+    The repository is made where there is none.  Large files that an earlier push has sent are not sent again, and
+    where nothing changed the last commit stays.  Raises ValueError without a token that may write, and the client's own
+    errors where the hub cannot be reached or is busy.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    endpoint, token = hub_access()
+    where = f"{kind} {repository} on {endpoint}"
+    if not token:
+        raise ValueError(f"pushing {where} needs a token: set HF_TOKEN")
+    api = HfApi(endpoint=endpoint, token=token)
+    try:
+        # Not create_repo's exist_ok: with a token that may make none, 2.4 trips over an endpoint given to HfApi.
+        if not api.repo_exists(repository, repo_type=kind):
+            api.create_repo(repository, repo_type=kind)
+        commit = api.upload_folder(
+            repo_id=repository,
+            repo_type=kind,
+            folder_path=folder,
+            ignore_patterns=list(ignore),
+            commit_message=message,
+        )
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        why = error.server_message or error.response.headers.get("X-Error-Message")
+        raise ValueError(f"HF_TOKEN may not push {where}: {why}") from error
+    return str(commit.commit_url)
