@@ -31,11 +31,12 @@ from assets.hub import HubSettings
 from assets.launching.launcher import LaunchSettings
 from assets.toyworld.source import SourceSizes
 from assets.trajectories.settings import SourceSettings
-from evaluation.benchmarks.futurebench import FutureBenchSettings
+from evaluation.benchmarks.futurebench_items import FutureBenchSettings
 from evaluation.benchmarks.seedbench import SeedBenchSettings
-from evaluation.benchmarks.twiffbench import TwiffBenchSettings
+from evaluation.benchmarks.twiffbench_items import TwiffBenchSettings
+from evaluation.generation.config import GenerationConfig
 from evaluation.generation.controls import CONTROLS
-from evaluation.generation.jobs import INTERVENTIONS, GenerationConfig
+from evaluation.generation.jobs import INTERVENTIONS
 from evaluation.generation.program import PROGRAM as GENERATION_PROGRAM
 from training import recipes, tiny
 from training.grading import toy_judge

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from assets.benchmarks.comparison import run_reports
 from assets.framework.metadata import COMPARISON, PAGE
 from assets.framework.store import AssetStore
-from evaluation.benchmarks.futurebench import SPLITS
+from evaluation.benchmarks.futurebench_items import SPLITS
 from evaluation.benchmarks.twiffbench import MARKS
 from evaluation.reports.run_reports import RunReports
 from pipelines.profile import Profile

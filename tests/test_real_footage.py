@@ -16,9 +16,11 @@ import torch
 
 from assets.trajectories.clips import resolve_clips
 from evaluation.benchmarks.benchmark import StoredAnswers
-from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings
+from evaluation.benchmarks.futurebench import FutureBench
+from evaluation.benchmarks.futurebench_items import FutureBenchSettings
 from evaluation.generate import main as answer
-from evaluation.generation.jobs import AnswerJob, GenerateConfig, GenerationConfig
+from evaluation.generation.config import GenerationConfig
+from evaluation.generation.jobs import AnswerJob, GenerateConfig
 from tests.assets.trajectories.shard_rows import pull_shard
 from tests.footage import CLIPS, FOOTAGE
 from training.data.keyframes import key_frame_number, key_frame_pool

@@ -30,7 +30,8 @@ from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers
 from evaluation.benchmarks.futurebench import FutureBench
 from evaluation.benchmarks.seedbench import SeedBench
 from evaluation.benchmarks.twiffbench import TwiffBench
-from evaluation.generation.jobs import AnswerJob, GenerationConfig
+from evaluation.generation.config import GenerationConfig
+from evaluation.generation.jobs import AnswerJob
 from evaluation.generation.ledger import keyed
 from evaluation.generation.program import PROGRAM
 from evaluation.reports.storyboards import BOARDS, write_storyboards

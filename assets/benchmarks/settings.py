@@ -5,11 +5,12 @@ from typing import ClassVar, Generic, TypeVar
 from pydantic import BaseModel, Field, PositiveInt
 
 from assets.framework.settings import RunOverrides, Settings
-from evaluation.benchmarks.futurebench import FutureBenchSettings
+from evaluation.benchmarks.futurebench_items import FutureBenchSettings
 from evaluation.benchmarks.seedbench import SeedBenchSettings
-from evaluation.benchmarks.twiffbench import TwiffBenchSettings
+from evaluation.benchmarks.twiffbench_items import TwiffBenchSettings
+from evaluation.generation.config import GenerationConfig
 from evaluation.generation.controls import ControlName
-from evaluation.generation.jobs import GenerationConfig, InterventionName
+from evaluation.generation.jobs import InterventionName
 
 Recipe = TypeVar("Recipe", bound=BaseModel)
 

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from evaluation.generation.curtailment import CONDITIONS, Condition
 from training.data.dialogue import Slot, user_pieces
 from training.data.keyframes import key_frame_number
-from training.data.prompts import Part, frame, prompt_frame, text
+from training.data.parts import Part, frame, text
+from training.data.prompts import prompt_frame
 
 PROMPTS_VERSION = "1"
 COLUMNS = ("question", "observed", "future", "path", "frame_count", "reader")

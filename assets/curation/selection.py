@@ -19,7 +19,8 @@ from assets.curation.contamination import BenchmarkIndex, contaminated
 from assets.curation.keys import best_of_each, clip_number, keyed, repeated
 from assets.curation.scored import hash_order, scan, whole_rows
 from training.data.keyframes import KEY_FRAMES
-from training.data.trajectory import IMAGE, TrajectoryTable
+from training.data.trajectory import IMAGE
+from training.data.trajectory_table import TrajectoryTable
 
 REPEAT = "repeats a better-ranked row"
 OUTCOMES = ("retained", "saturated", "low_gain", "pending")

@@ -8,8 +8,8 @@ from pydantic import Field, PositiveInt, model_validator
 from assets.curation.prompts import PromptSettings
 from assets.curation.selection import SelectionSettings
 from assets.framework.settings import RunOverrides, Settings
+from evaluation.generation.config import GenerationConfig
 from evaluation.generation.curtailment import GainRule
-from evaluation.generation.jobs import GenerationConfig
 from training.chat.endpoint import EndpointSettings
 from training.grading.parsers import ParserName
 from training.recipes import NAME

@@ -18,7 +18,8 @@ from training.data.json_rows import MAX_ROWS, Numbered, json_rows
 from training.data.parquet_rows import parquet_rows
 from training.data.rejection import RejectedRow, rejecting
 from training.data.row_fields import SOURCE_COUNT_COLUMNS, SOURCE_SAMPLES, source_counts
-from training.data.trajectory import TrajectoryTable, parse_row
+from training.data.trajectory import parse_row
+from training.data.trajectory_table import TrajectoryTable
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,8 +6,7 @@ plugs in as a subclass of `Benchmark`: most of it comes from `choice.MultipleCho
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -15,18 +14,14 @@ from typing import Any, ClassVar, TypeVar
 import polars as pl
 from pydantic import BaseModel
 
-from training.data.keyframes import key_frame_pool
-from training.data.probing import Numbers
-from training.data.prompts import Part, prompt_frame
-from training.data.rejection import RejectedRow, rejecting
-from training.data.row_fields import MAX_TEXT
-from training.data.video import UnreadableVideo, VideoInfo, probe
+from evaluation.benchmarks.items import string_field
+from training.data.parts import Part
+from training.data.prompts import prompt_frame
 from training.grading.judge import Judge
 from training.grading.parsers import ParserName
 from training.storage.hashing import stable_hash
 
 T = TypeVar("T")
-UNREADABLE_ITEM = "unreadable item"
 
 
 @dataclass(frozen=True)
@@ -110,46 +105,6 @@ class Benchmark(ABC):
         return {"id": record["id"], self.split_column: split}
 
 
-def read_item(blank: Mapping[str, Any], pieces: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """One item: `blank`, updated by its pieces as they are read; where one cannot be read, `problem` says why.
-
-    Whatever reading raises about an item is that item's problem; an unexpected exception is named with its place.
-    """
-    item = dict(blank)
-    try:
-        with rejecting(UNREADABLE_ITEM):
-            for piece in pieces:
-                item |= piece
-    except RejectedRow as rejected:
-        item["problem"] = str(rejected) if rejected.reason == UNREADABLE_ITEM else rejected.reason
-    return item
-
-
-def unique_id(name: str, counts: Counter[str]) -> str:
-    """An item's id: its name, with a number after it where an earlier item has that id; `counts` counts the ids."""
-    counts[name] += 1
-    while counts[name] > 1:
-        name = f"{name}#{counts[name]}"
-        counts[name] += 1
-    return name
-
-
-def bounded_text(value: Any) -> str | None:
-    """A value as text that a table can hold, for fields that are recorded even if the item is unusable."""
-    return None if value is None else str(value)[:MAX_TEXT].encode(errors="replace").decode()
-
-
-def probe_clip(path: Path, numbers: Numbers = key_frame_pool, kind: str = "video") -> VideoInfo:
-    """Facts of an item's clip, of which the frames `numbers` will be read.  Raises RejectedRow for an unreadable one.
-
-    kind: `video`, or `image` for a still image, which is a clip of one frame.
-    """
-    try:
-        return probe(path, numbers)
-    except UnreadableVideo as unreadable:
-        raise RejectedRow(f"unreadable {kind}", str(unreadable)) from unreadable
-
-
 def sample_items(items: pl.DataFrame, n: int | None) -> pl.DataFrame:
     """`n` of the items, the same on every machine: those with the lowest hash of the id, in the table's order.  None:
     all.  A smaller sample is part of a larger one."""
@@ -185,14 +140,6 @@ def coverage(items: pl.DataFrame, answered: int) -> dict[str, Any]:
         "coverage": {"items": items.height, "answered": answered},
         "problems": problems,
     }
-
-
-def string_field(record: Mapping[str, Any], name: str) -> str:
-    """A field of a record.  Raises ValueError where it is absent or no string."""
-    value = record.get(name)
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is {'absent' if value is None else 'not a string'}")
-    return value
 
 
 def _why_unanswered(items: int, problems: Mapping[str, int]) -> str:

@@ -5,35 +5,23 @@ answered items, as published (reference/evaluation.md 1.7).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, get_args
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import dataframely as dy
 import polars as pl
-from pydantic import BaseModel, ConfigDict
 
-from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers, coverage, join_answers, string_field
+from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers, coverage, join_answers
 from evaluation.benchmarks.cost import COSTS, cost
+from evaluation.benchmarks.items import string_field
+from evaluation.benchmarks.options import LETTERS, PARSERS, ChoiceSettings, grade_answer
 from evaluation.generation.controls import places, rotated
 from evaluation.statistics import Proportion, bootstrap_mean
-from training.data.dialogue import control_in
 from training.data.prompts import PROMPT_TOKENS
-from training.data.rejection import RejectedRow
-from training.grading.parsers import Parsed, ParserName, normalised, parse
+from training.grading.parsers import ParserName, normalised
 
-LETTERS = "ABCD"
-PARSERS: tuple[ParserName, ...] = get_args(ParserName)
 SPAN_BINS = ("0", "1", "2", "3", ">3")
-
-
-class ChoiceSettings(BaseModel):
-    """The settings that all multiple-choice benchmarks share."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    layout: str
-    parser: ParserName = "strict"
 
 
 class GradedTable(dy.Schema):
@@ -83,8 +71,9 @@ class MultipleChoice(Benchmark):
         `parsed_by` has the letter of each parser.
         """
         rows, rotation = join_answers(items, stored.answers), places(stored.control)
+        parser = self.settings.parser
         grades = [
-            self._grade_answer(text, dict(zip(LETTERS, rotated(options, rotation), strict=False)), answer, rotation)
+            grade_answer(parser, text, dict(zip(LETTERS, rotated(options, rotation), strict=False)), answer, rotation)
             for text, options, answer in rows.select("text", "options", "answer").iter_rows()
         ]
         schema: dict[str, Any] = {"parsed": pl.String, "rule": pl.String, "correct": pl.Boolean, "parsed_by": PARSED_BY}
@@ -104,7 +93,7 @@ class MultipleChoice(Benchmark):
             options = record["options"]
         elif parser == "option_text":
             raise ValueError("the parser option_text needs `options`, an object of letter and text")
-        return row | self._grade_answer(response, options, answer)
+        return row | grade_answer(self.settings.parser, response, options, answer)
 
     def report(self, items: pl.DataFrame, stored: StoredAnswers, graded: pl.DataFrame) -> dict[str, Any]:
         """Accuracy per split and micro average with Wilson intervals, missing and unparsed answers, accuracy under
@@ -132,34 +121,8 @@ class MultipleChoice(Benchmark):
             report["cost"] = cost(graded, average.value)
         return report
 
-    def _grade_answer(self, text: str, options: Mapping[str, str], answer: str, rotation: int = 0) -> dict[str, Any]:
-        parsed = {name: _item_letter(parse(name, text, options), rotation) for name in PARSERS}
-        chosen = parsed[self.settings.parser]
-        return {
-            "parsed": chosen.letter,
-            "rule": chosen.rule,
-            "correct": chosen.letter == answer,
-            "parsed_by": {name: choice.letter for name, choice in parsed.items()},
-        }
-
 
 PARSED_BY: pl.DataType = pl.Struct(dict.fromkeys(PARSERS, pl.String))
-
-
-def check_question(question: str, options: Sequence[str], answer: str) -> None:
-    """Raises RejectedRow where a text is blank or carries a control token, or the answer is no option's letter."""
-    if not all(text.strip() for text in (question, *options)):
-        raise RejectedRow("question or option missing", "a blank one")
-    for text in (question, *options):
-        if control := control_in(text):
-            raise RejectedRow("control token in text", f"the item carries {control}")
-    if answer not in tuple(LETTERS):
-        raise RejectedRow("reference is not one letter A-D", f"found {answer!r}")
-
-
-def with_options(question: str, options: Sequence[str]) -> str:
-    """The question, and a line with its letter for each option."""
-    return "\n".join([question, *(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))])
 
 
 def accuracy(graded: pl.DataFrame) -> Proportion:
@@ -182,10 +145,3 @@ def _under(graded: pl.DataFrame, parser: ParserName) -> dict[str, Any]:
     letters = graded["parsed_by"].struct.field(parser).cast(pl.String)
     correct = int((letters == graded["answer"]).sum())
     return Proportion(correct, graded.height).as_dict() | {"unparsed": letters.null_count()}
-
-
-def _item_letter(parsed: Parsed, rotation: int) -> Parsed:
-    """The item's letter of an option that stood `rotation` places earlier in the prompt."""
-    if parsed.letter is None:
-        return parsed
-    return replace(parsed, letter=rotated(LETTERS, rotation)[LETTERS.index(parsed.letter)])

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluation.benchmarks.benchmark import Benchmark
-from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings
+from evaluation.benchmarks.futurebench import FutureBench
+from evaluation.benchmarks.futurebench_items import FutureBenchSettings
 from evaluation.benchmarks.seedbench import SeedBench, SeedBenchOpen, SeedBenchOpenSettings, SeedBenchSettings
-from evaluation.benchmarks.twiffbench import TwiffBench, TwiffBenchSettings
+from evaluation.benchmarks.twiffbench import TwiffBench
+from evaluation.benchmarks.twiffbench_items import TwiffBenchSettings
 
 BENCHMARKS: dict[str, tuple[Any, Any]] = {
     FutureBench.name: (FutureBench, FutureBenchSettings),

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from evaluation.benchmarks.futurebench import SPLIT_LABELS, SPLITS
+from evaluation.benchmarks.futurebench_items import SPLIT_LABELS, SPLITS
 from evaluation.drawing import style
 from evaluation.drawing.score_plots import ROW, difference
 from evaluation.drawing.sheet import BLUE, GREEN, INK, ORANGE, QUIET, VERMILION

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from evaluation.benchmarks.futurebench import SPLIT_LABELS
+from evaluation.benchmarks.futurebench_items import SPLIT_LABELS
 from evaluation.benchmarks.twiffbench import MARK_LABELS
 from evaluation.drawing import style
 from evaluation.drawing.sheet import BLUE, INK, QUIET, WASH

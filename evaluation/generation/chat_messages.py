@@ -15,11 +15,11 @@ from typing import Any
 
 from PIL import Image
 
-from evaluation.generation.jobs import GenerationConfig
+from evaluation.generation.config import GenerationConfig
 from evaluation.generation.requests import Request, with_images
 from training.chat.completion import Choice, one_line
 from training.data.images import fit_grid
-from training.data.prompts import Part
+from training.data.parts import Part
 from training.data.video import FrameCache
 from training.grading.parsers import answer_text
 

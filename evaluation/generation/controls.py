@@ -16,7 +16,7 @@ from typing import Literal, TypeVar, get_args
 from PIL import Image
 
 from training.data.images import open_image
-from training.data.prompts import Part
+from training.data.parts import Part
 from training.data.video import read_frames
 from training.storage.hashing import stable_hash
 

@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from evaluation.generation.chat_messages import Renderer, served_text, why_no_text
+from evaluation.generation.config import GenerationConfig
 from evaluation.generation.image_factor import image_factor
-from evaluation.generation.jobs import AnswerJob, GenerationConfig
+from evaluation.generation.jobs import AnswerJob
 from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request
 from training.chat.client import ChatClient, ChatRequest
 from training.chat.completion import ChatCompletion, Choice, MalformedError

@@ -1,24 +1,20 @@
 """Generation jobs, as data: a job is a table of prompts for one model, with every setting that its answers depend
 on."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from evaluation.generation.config import GenerationConfig
 from evaluation.generation.controls import ControlName
 from evaluation.generation.curtailment import GainRule
 from training.chat.endpoint import EndpointSettings
 from training.grading.judge import JudgeSettings
 from training.grading.parsers import ParserName
-from training.model.latent_config import SYSTEM_PROMPT, ImageTokens, LatentConfig
 from training.runtime.programs import ProgramConfig
 from training.storage.hashing import digest, file_digest
-
-RELEASE_IMAGE_TOKENS = (196, 1568)
-"""Fewest and most merged vision tokens of an image in the release's evaluation (reference/evaluation.md 1.4)."""
 
 InterventionName = Literal[
     "none", "zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated", "markers_only",
@@ -28,30 +24,6 @@ InterventionName = Literal[
 INTERVENTIONS: tuple[InterventionName, ...] = get_args(InterventionName)
 DONOR_INTERVENTIONS: tuple[InterventionName, ...] = ("other_item", "same_answer", "other_answer")
 """The interventions under which an answer depends on other answers of its batch: the donors of latents."""
-
-
-class GenerationConfig(BaseModel):
-    """The sampling of answers, and their number for a prompt.
-
-    `image_tokens`: fewest and most merged tokens of an image without its own cap, and of a video's frame pair;
-    `batch_size`: answers whose prompts are read at a time, among which donors of latents are; `max_batch_tokens`: the
-    most tokens that are decoded at once, as TokenBudget counts them (None: what the GPU's free memory holds).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    samples: PositiveInt = 1
-    temperature: NonNegativeFloat = 0.0
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_new_tokens: PositiveInt
-    batch_size: PositiveInt
-    max_batch_tokens: PositiveInt | None = None
-    image_tokens: ImageTokens
-    system_prompt: str | None = None
-
-    def sampling(self) -> dict[str, Any]:
-        """The settings that each answer depends on, as JSON: all but the number of samples and the batches."""
-        return self.model_dump(mode="json", exclude={"samples", "batch_size", "max_batch_tokens"})
 
 
 class VisualGainScoring(BaseModel):
@@ -144,27 +116,6 @@ class GenerateConfig(ProgramConfig):
             if (job.checkpoint is None) != (self.endpoint is not None):
                 raise ValueError(f"job {job.name!r} needs a checkpoint, or all jobs an endpoint, and not both")
         return self
-
-
-def checkpoint_generation(checkpoint: Path, **overrides: Any) -> GenerationConfig:
-    """The generation config that suits a checkpoint; `overrides` are fields of it, None where there is none.
-
-    The system prompt is the one of its training, the release's for a checkpoint that does not say; an empty one is
-    no system turn.  Images have the release's bounds, unless the largest in its training were smaller: then its own.
-    Raises ValueError where the folder holds no model.
-    """
-    try:
-        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{checkpoint} is no model's folder: {error}") from error
-    latent_config = LatentConfig.model_validate(config["future_l1"]) if "future_l1" in config else None
-    small = latent_config is not None and latent_config.image_tokens[1] < RELEASE_IMAGE_TOKENS[0]
-    fields: dict[str, Any] = {
-        "system_prompt": latent_config.system_prompt if latent_config else SYSTEM_PROMPT,
-        "image_tokens": latent_config.image_tokens if latent_config and small else RELEASE_IMAGE_TOKENS,
-    }
-    fields |= {name: value for name, value in overrides.items() if value is not None}
-    return GenerationConfig(**fields | {"system_prompt": fields["system_prompt"] or None})
 
 
 def model_digest(folder: Path) -> str:

@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 
 from evaluation.generation import interventions
-from evaluation.generation.jobs import AnswerJob, GenerationConfig
+from evaluation.generation.config import GenerationConfig
+from evaluation.generation.jobs import AnswerJob
 from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request, with_images
-from training.data.prompts import Part
+from training.data.parts import Part
 from training.data.video import FrameCache, UnreadableVideo, frame_rate
 from training.model.checkpoint import FutureL1, load
 from training.model.completions import Decoded, joined
 from training.model.decode import Intervention
 from training.model.encoding import Encoded, Encoder
-from training.model.latent_config import LatentConfig
 from training.model.modes import Spans
 from training.model.sampling import Sampling
 from training.model.token_budget import TokenBudget
@@ -53,7 +53,8 @@ class LocalEngine:
         width, mean = bundle.model.config.text_config.hidden_size, None
         if job.reference_latents:
             mean = interventions.read_mean(job.reference_latents, width, bundle.model.device)
-        encoder, budget = _encoder(bundle, job.generation), TokenBudget(job.generation.max_batch_tokens)
+        encoder = bundle.prompt_encoder(job.generation.image_tokens, job.generation.system_prompt)
+        budget = TokenBudget(job.generation.max_batch_tokens)
         for batch in batches(requests, job.generation.batch_size):
             readable, encoded = [], []
             for request in batch:
@@ -123,14 +124,6 @@ def encode(encoder: Encoder, content: Sequence[Part], frame_cache: FrameCache) -
                 times = sorted(part["frames"])  # they ascend in whatever order the frames are shown
                 pieces += encoder.patch_video(images, times, fps, min(low, cap), cap)
     return encoder.prompt(pieces)
-
-
-def _encoder(bundle: FutureL1, generation: GenerationConfig) -> Encoder:
-    latent_config = bundle.latent_config or LatentConfig(
-        image_tokens=generation.image_tokens, max_latents=0, span_end="model", system_prompt=generation.system_prompt
-    )
-    fields = {"image_tokens": generation.image_tokens, "system_prompt": generation.system_prompt}
-    return bundle.encoder(latent_config.model_copy(update=fields))
 
 
 def _drawer(

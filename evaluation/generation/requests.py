@@ -11,7 +11,7 @@ import numpy as np
 from evaluation.generation.controls import ControlName, controlled
 from evaluation.generation.jobs import AnswerJob
 from training.data.images import open_image
-from training.data.prompts import Part
+from training.data.parts import Part
 from training.data.video import FrameCache
 from training.storage.hashing import stable_hash
 from training.storage.parquet import read_parquet

@@ -16,7 +16,7 @@ from cachetools import FIFOCache
 from PIL import Image, ImageOps
 
 from evaluation.generation.requests import with_images
-from training.data.prompts import image
+from training.data.parts import image
 from training.data.video import FrameCache
 from training.model.checkpoint import FutureL1
 from training.model.encoding import Encoder

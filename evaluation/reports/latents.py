@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from evaluation.benchmarks.futurebench import SPLIT_LABELS, SPLITS
+from evaluation.benchmarks.futurebench_items import SPLIT_LABELS, SPLITS
 from evaluation.reports.parts import DASH, Cell, Row, Section, Table, mean, p_value, percent, picture, plot, points, row
 from evaluation.reports.run_reports import RunReports
 from evaluation.reports.scores import PUBLISHED

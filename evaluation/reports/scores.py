@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.benchmarks.futurebench import SPLIT_LABELS, SPLITS
+from evaluation.benchmarks.futurebench_items import SPLIT_LABELS, SPLITS
 from evaluation.benchmarks.twiffbench import MARK_LABELS, MARKS
 from evaluation.reports.parts import DASH, Cell, Row, Section, Table, mean, p_value, percent, plot, points, row
 from evaluation.reports.run_reports import ModelOrigin, RunReports, holm

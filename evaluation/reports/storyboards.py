@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 
 from evaluation.benchmarks.benchmark import sample_in_turns
-from evaluation.benchmarks.choice import LETTERS
-from evaluation.benchmarks.futurebench import SPLIT_LABELS
+from evaluation.benchmarks.futurebench_items import SPLIT_LABELS
+from evaluation.benchmarks.options import LETTERS
 from evaluation.drawing.sheet import BLUE, PURPLE, QUIET, VERMILION, look_alike
 from evaluation.drawing.storyboard import Block, Board, BoardFrame, Columns, Layout, Squares, Text, storyboard
 from evaluation.generation.segments import Segment, segments

@@ -11,10 +11,11 @@ from rich.table import Table
 
 from evaluation import evaluate as evaluation
 from evaluation.benchmarks.benchmark import Benchmark
-from evaluation.benchmarks.choice import PARSERS
+from evaluation.benchmarks.options import PARSERS
 from evaluation.benchmarks.registry import BENCHMARKS, make_benchmark
+from evaluation.generation.config import checkpoint_generation
 from evaluation.generation.controls import CONTROLS
-from evaluation.generation.jobs import INTERVENTIONS, AnswerJob, checkpoint_generation
+from evaluation.generation.jobs import INTERVENTIONS, AnswerJob
 from pipelines.cli.common import BENCHMARK, CHECKPOINT, CONSOLE, FILE, FOLDER, POSITIVE, read_text
 from training.grading.judge import Judge, JudgeSettings
 from training.runtime.printable import printable

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from evaluation.benchmarks.choice import PARSERS
+from evaluation.benchmarks.options import PARSERS
 from evaluation.benchmarks.registry import BENCHMARKS
 from evaluation.score import score_file
 from pipelines.cli.common import FILE, NEW_FILE, make_room

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from evaluation.drawing import style
-from evaluation.generation.jobs import AnswerJob, GenerationConfig
+from evaluation.generation.config import GenerationConfig
+from evaluation.generation.jobs import AnswerJob
 from tests.evaluation.jobs import content
 from training.data import prompts
 

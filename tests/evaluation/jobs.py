@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.generate import main
-from evaluation.generation.jobs import AnswerJob, GenerateConfig, GenerationConfig, InterventionName
+from evaluation.generation.config import GenerationConfig
+from evaluation.generation.jobs import AnswerJob, GenerateConfig, InterventionName
 from evaluation.generation.requests import Answer, Engine, LedgerSummary, Refusal, Request
-from training.data import prompts
+from training.data import parts
 from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS
 from training.runtime.programs import Reporter
@@ -16,11 +17,11 @@ from training.runtime.programs import Reporter
 UNTIMED = [name for name in ANSWERS if not name.endswith("_seconds")]
 
 
-def content(row: dict[str, Any]) -> list[prompts.Part]:
+def content(row: dict[str, Any]) -> list[parts.Part]:
     """The user turn as SFT renders it."""
     number = key_frame_number(row["frame_count"], 1)
     question = row["question"].replace("frame_1\n<image>\n", "")
-    return [prompts.text("frame_1"), prompts.frame(row["path"], number, reader=row["reader"]), prompts.text(question)]
+    return [parts.text("frame_1"), parts.frame(row["path"], number, reader=row["reader"]), parts.text(question)]
 
 
 def run(out: Path, *jobs: AnswerJob, reporter: Reporter | None = None) -> dict[str, Any]:

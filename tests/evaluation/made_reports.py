@@ -3,7 +3,7 @@
 from typing import Any
 
 from evaluation.benchmarks.choice import SPAN_BINS
-from evaluation.benchmarks.futurebench import SPLITS
+from evaluation.benchmarks.futurebench_items import SPLITS
 from evaluation.latents.retrieval_report import SpanScore, retrieval_report
 from evaluation.statistics import Proportion, bootstrap_mean, paired_difference
 

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from assets.toyworld.source import write_twiffbench
-from evaluation.benchmarks.twiffbench import TwiffBench, TwiffBenchSettings
+from evaluation.benchmarks.twiffbench import TwiffBench
+from evaluation.benchmarks.twiffbench_items import TwiffBenchSettings
 from evaluation.generation.local import encode
 from evaluation.latent_retrieval import LatentRetrievalConfig, LatentRetrievalJob, main
 from evaluation.latents.frame_pool import (

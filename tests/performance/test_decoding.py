@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from evaluation.benchmarks.futurebench import video_frame_numbers
+from evaluation.benchmarks.futurebench_items import video_frame_numbers
 from tests.footage import CLIPS, FOOTAGE
 from tests.performance.conftest import Compare, Table
 from tests.performance.subject import Subject, biased_logits, random_spans

@@ -9,11 +9,12 @@ row-major [sum(spans), D], null for an answer without any.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import dataframely as dy
 import polars as pl
+
+from training.data.parts import Part
 
 PART = pl.Struct(
     {
@@ -26,7 +27,6 @@ PART = pl.Struct(
         "max_tokens": pl.Int64,  # cap on merged vision tokens of this image or frame pair; null: the job's limit
     }
 )
-FIELDS = [field.name for field in PART.fields]
 PROMPTS: dict[str, Any] = {"prompt_id": pl.String, "content": pl.List(PART)}
 
 
@@ -59,32 +59,6 @@ class BenchmarkAnswerTable(AnswerTable):
 ANSWERS: dict[str, Any] = {column.name: column.dtype for column in AnswerTable.columns().values()}
 PROMPT_TOKENS = "prompt_tokens"
 """An optional column: the tokens that were prefilled, text and vision.  It is written where a prompt has one answer."""
-
-Part = dict[str, Any]
-
-
-def _part(kind: str, **fields: Any) -> Part:
-    return dict.fromkeys(FIELDS) | {"type": kind} | fields
-
-
-def text(value: str) -> Part:
-    """A piece of text, rendered verbatim."""
-    return _part("text", text=value)
-
-
-def frame(path: Path | str, number: int, max_tokens: int | None = None, reader: str = "sequential") -> Part:
-    """One frame of a clip as an image; `number` counts displayed frames from 0."""
-    return _part("image", path=str(path), frames=[number], reader=reader, max_tokens=max_tokens)
-
-
-def image(data: bytes, max_tokens: int | None = None) -> Part:
-    """An encoded (PNG, JPEG) image."""
-    return _part("image", data=data, max_tokens=max_tokens)
-
-
-def video(path: Path | str, numbers: Sequence[int], reader: str = "sequential", max_tokens: int | None = None) -> Part:
-    """Frames of a clip as one video, shown in pairs; `max_tokens` caps each pair."""
-    return _part("video", path=str(path), frames=list(numbers), reader=reader, max_tokens=max_tokens)
 
 
 def prompt_frame(rows: Sequence[tuple[str, Sequence[Part]]]) -> pl.DataFrame:

@@ -50,6 +50,11 @@ class FutureL1:
             self.processor, limits, latent_config.system_prompt, latent_config.span_end, supervise_span_length
         )
 
+    def prompt_encoder(self, image_tokens: tuple[int, int], system_prompt: str | None) -> Encoder:
+        """The encoder of prompts, also for a base model: bounds of an image's merged tokens, and the system turn."""
+        fields = {"image_tokens": image_tokens, "system_prompt": system_prompt}
+        return self.encoder((self.latent_config or PAPER).model_copy(update=fields))
+
     def vision(self, cache_bytes: int = 0, apart: bool = False) -> FrozenVision:
         """The frozen tower and merger, with a feature cache of at most `cache_bytes`; `apart` as in FrozenVision."""
         return FrozenVision(self.model, cache_bytes, apart=apart)

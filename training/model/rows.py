@@ -11,7 +11,6 @@ from training.data.keyframes import key_frame_number
 from training.data.video import UnreadableVideo, read_frames
 from training.model.encoding import Encoded, Encoder
 from training.storage.files import AppendLog
-from training.storage.parquet import read_parquet
 
 SKIPPED = "skipped.jsonl"
 """The file of rows that a program could not use: {"row_id", "reason"} a line; several processes may repeat a row."""
@@ -21,6 +20,8 @@ Row = Mapping[str, Any]  # TrajectoryTable with path, frame_count and reader; `f
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a training set.  Raises ValueError when there are none."""
+    from training.storage.parquet import read_parquet  # with polars, which no model needs
+
     rows = read_parquet(path).to_dicts()
     if not rows:
         raise ValueError(f"{path} holds no rows: curate first")

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from training.data.trajectory import TrajectoryTable
+from training.data.trajectory_table import TrajectoryTable
 
 MULTIPLE_CHOICE = "frame_1\n<image>\nWhich colour?\nA. red\nB. blue\nC. green\nD. pink"
 

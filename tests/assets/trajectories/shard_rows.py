@@ -9,7 +9,8 @@ import dataframely as dy
 import polars as pl
 
 from assets.trajectories.validate import Batch, PulledTable, Quarantine, read_shard
-from training.data.trajectory import Trajectory, TrajectoryTable
+from training.data.trajectory import Trajectory
+from training.data.trajectory_table import TrajectoryTable
 
 
 def twiff_row(**changes: Any) -> dict[str, Any]:

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.benchmarks import futurebench
+from evaluation.benchmarks import futurebench_items
 from evaluation.benchmarks.benchmark import StoredAnswers
 from evaluation.benchmarks.choice import accuracy_by
-from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings, video_frame_numbers
+from evaluation.benchmarks.futurebench import FutureBench
+from evaluation.benchmarks.futurebench_items import FutureBenchSettings, video_frame_numbers
 from evaluation.generation.controls import controlled, rotated
 from tests.evaluation.answers import answer_table
 from training.data.row_fields import MAX_TEXT
@@ -161,7 +162,7 @@ def test_options_may_be_numbers(tmp_path: Path) -> None:
 
 def test_a_defect_of_ours_is_a_problem_that_names_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(tmp_path, record(0))
-    monkeypatch.setattr(futurebench, "resolve_clip", lambda name, roots: {}["no such key"])
+    monkeypatch.setattr(futurebench_items, "resolve_clip", lambda name, roots: {}["no such key"])
     (problem,) = items(source, DEMO)["problem"]
     assert problem.startswith("unreadable item: KeyError: 'no such key' (test_futurebench.py:")
 

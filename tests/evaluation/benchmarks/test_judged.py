@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.benchmarks.judged import merged_reasons, split_response, without_image_markers
+from evaluation.benchmarks.judge_messages import merged_reasons, split_response, without_image_markers
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "parse_cases.json").read_text())
 

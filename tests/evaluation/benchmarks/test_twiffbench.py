@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from evaluation.benchmarks.benchmark import StoredAnswers
-from evaluation.benchmarks.twiffbench import TwiffBench, TwiffBenchSettings
+from evaluation.benchmarks.twiffbench import TwiffBench
+from evaluation.benchmarks.twiffbench_items import TwiffBenchSettings
 from tests.evaluation.answers import answer_table
 from tests.evaluation.benchmarks.test_futurebench import clip
 from tests.served import completion, served

@@ -12,8 +12,8 @@ from PIL import Image
 
 from evaluation.generation.controls import CONTROLS, ROTATIONS, ControlName, controlled, rotated
 from evaluation.generation.requests import with_images
-from training.data import prompts
-from training.data.prompts import Part
+from training.data import parts
+from training.data.parts import Part
 from training.data.video import FrameCache, UnreadableVideo, read_frames
 from training.grading.parsers import options_of
 
@@ -33,7 +33,7 @@ def changed(control: ControlName, content: list[Part], prompt_id: str = "item", 
 
 def test_every_control_has_its_name() -> None:
     assert get_args(ControlName) == CONTROLS and set(ROTATIONS) < set(CONTROLS)
-    content = [prompts.text(LISTED)]
+    content = [parts.text(LISTED)]
     assert changed("none", content) == content
 
 
@@ -44,8 +44,8 @@ def test_without_video_frames_are_grey_in_their_size_and_number(rows: list[dict[
     row = rows[0]
     (read_frame,) = read_frames(row["path"], [0], row["reader"])
     original: list[Part] = [
-        prompts.text("frame_1"), prompts.frame(row["path"], 0, max_tokens=4, reader=row["reader"]),
-        prompts.image(png(30, 20)), prompts.video(row["path"], [0, 1, 3, 2], row["reader"]), prompts.text(LISTED),
+        parts.text("frame_1"), parts.frame(row["path"], 0, max_tokens=4, reader=row["reader"]),
+        parts.image(png(30, 20)), parts.video(row["path"], [0, 1, 3, 2], row["reader"]), parts.text(LISTED),
     ]  # fmt: skip
     result = list(with_images(changed("no_video", original), FrameCache(0)))
     assert [part["type"] for part, _ in result] == [part["type"] for part in original]
@@ -61,21 +61,21 @@ def test_a_clip_that_cannot_be_read_cannot_be_made_grey(tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
     with pytest.raises(UnreadableVideo, match=r"broken\.mp4"):
-        changed("no_video", [prompts.frame(broken, 0)])
+        changed("no_video", [parts.frame(broken, 0)])
 
 
 def test_the_question_alone_is_all_its_text_and_no_frame() -> None:
     original = [
-        prompts.text("frame_1"),
-        prompts.frame("clip.mp4", 0),
-        prompts.video("c.mp4", [1]),
-        prompts.text(LISTED),
+        parts.text("frame_1"),
+        parts.frame("clip.mp4", 0),
+        parts.video("c.mp4", [1]),
+        parts.text(LISTED),
     ]
     assert changed("question_only", original) == [original[0], original[3]]
 
 
 def test_shuffled_frames_of_a_video_are_the_same_frames_in_another_order() -> None:
-    original = [prompts.video("clip.mp4", list(range(8)), max_tokens=9), prompts.text(LISTED)]
+    original = [parts.video("clip.mp4", list(range(8)), max_tokens=9), parts.text(LISTED)]
     video, text = changed("shuffled_frames", original)
     assert sorted(video["frames"]) == list(range(8)) and video["frames"] != list(range(8))
     assert text == original[1] and video | {"frames": list(range(8))} == original[0]
@@ -86,8 +86,8 @@ def test_shuffled_frames_of_a_video_are_the_same_frames_in_another_order() -> No
 
 @given(st.integers(2, 6), st.text(max_size=5), st.integers(0, 99))
 def test_shuffling_never_leaves_all_frames_where_they_were(count: int, prompt_id: str, seed: int) -> None:
-    images = [prompts.image(png(4, 4, (n, 0, 0)), max_tokens=n + 1) for n in range(count)]
-    original = [part for image in images for part in (prompts.text("frame"), image)]
+    images = [parts.image(png(4, 4, (n, 0, 0)), max_tokens=n + 1) for n in range(count)]
+    original = [part for image in images for part in (parts.text("frame"), image)]
     result = changed("shuffled_frames", original, prompt_id, seed)
     before, after = ([part["data"] for part in parts if part["data"]] for parts in (original, result))
     assert sorted(before) == sorted(after) and before != after
@@ -99,12 +99,12 @@ def test_shuffling_never_leaves_all_frames_where_they_were(count: int, prompt_id
 @pytest.mark.parametrize(
     ("control", "content", "message"),
     [
-        ("shuffled_frames", [prompts.frame("clip.mp4", 0), prompts.text("?")], "a single frame"),
-        ("shuffled_frames", [prompts.video("clip.mp4", [0])], "a single frame"),
-        ("no_video", [prompts.text("?")], "no frames"),
-        ("question_only", [prompts.text("?")], "no frames"),
-        ("options_1", [prompts.text("Which?\nA. pink")], "does not list"),
-        ("options_1", [prompts.text("Which?\nA. pink\nC. cyan\nB. a red tile\nD. green")], "does not list"),
+        ("shuffled_frames", [parts.frame("clip.mp4", 0), parts.text("?")], "a single frame"),
+        ("shuffled_frames", [parts.video("clip.mp4", [0])], "a single frame"),
+        ("no_video", [parts.text("?")], "no frames"),
+        ("question_only", [parts.text("?")], "no frames"),
+        ("options_1", [parts.text("Which?\nA. pink")], "does not list"),
+        ("options_1", [parts.text("Which?\nA. pink\nC. cyan\nB. a red tile\nD. green")], "does not list"),
     ],
 )
 def test_where_there_is_nothing_to_change_the_control_says_so(control: Any, content: list[Part], message: str) -> None:
@@ -116,22 +116,22 @@ def test_where_there_is_nothing_to_change_the_control_says_so(control: Any, cont
 
 
 def test_options_move_and_letters_stay() -> None:
-    (original,) = changed("options_1", [prompts.text(LISTED + "\nReply with a letter.")])
+    (original,) = changed("options_1", [parts.text(LISTED + "\nReply with a letter.")])
     assert original["text"] == "Which colour?\nA. a red tile\nB. cyan\nC. green\nD. pink\nReply with a letter."
     for control in ROTATIONS:
-        (original,) = changed(control, [prompts.text(LISTED)])
+        (original,) = changed(control, [parts.text(LISTED)])
         assert list(options_of(original["text"]).values()) == rotated(OPTIONS, int(control[-1]))
 
 
 def test_options_within_the_question_are_rotated_there() -> None:
-    inline = prompts.text("A) pink was seen. Which is next: A) pink B) a red tile C) cyan D) green? Reply.")
+    inline = parts.text("A) pink was seen. Which is next: A) pink B) a red tile C) cyan D) green? Reply.")
     (original,) = changed("options_3", [inline])
     assert original["text"] == "A) pink was seen. Which is next: A) green B) pink C) a red tile D) cyan? Reply."
 
 
 def test_a_rotation_needs_the_options() -> None:
     with pytest.raises(ValueError, match="needs the prompts' column `options`"):
-        controlled("options_2", [prompts.text(LISTED)], "item", 0, None)
+        controlled("options_2", [parts.text(LISTED)], "item", 0, None)
 
 
 @given(st.integers(-5, 9))
@@ -144,6 +144,6 @@ def test_rotated_letters_give_the_items_letters(by: int) -> None:
 
 
 def test_grey_is_the_middle_of_what_a_pixel_can_be() -> None:
-    (part,) = changed("no_video", [prompts.image(png(2, 2))])
+    (part,) = changed("no_video", [parts.image(png(2, 2))])
     with Image.open(io.BytesIO(part["data"])) as image:
         assert np.asarray(image).mean() == pytest.approx(127.5, abs=0.5)

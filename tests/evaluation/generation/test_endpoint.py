@@ -17,9 +17,9 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
 from evaluation.generation.chat_messages import fitted_size
+from evaluation.generation.config import GenerationConfig
 from evaluation.generation.endpoint import EndpointEngine
 from evaluation.generation.image_factor import QWEN3_VL as TILE
-from evaluation.generation.jobs import GenerationConfig
 from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request
 from tests.evaluation.jobs import generate
 from tests.footage import FOOTAGE
@@ -27,7 +27,8 @@ from tests.served import FAULTS, Served, closed_url, completion, served, user_te
 from training.chat import client as client_module
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings
 from training.data.images import fit_grid
-from training.data.prompts import ANSWERS, Part, frame, image, text, video
+from training.data.parts import Part, frame, image, text, video
+from training.data.prompts import ANSWERS
 from training.data.video import read_frames
 from training.grading.parsers import answer_text
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from evaluation.generation.requests import with_images
-from training.data import images, prompts
+from training.data import images, parts
 from training.data.video import FrameCache
 
 
@@ -18,9 +18,9 @@ def png(height: int, width: int) -> bytes:
 
 
 def test_an_image_that_is_a_bomb_is_refused_and_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [prompts.text("Look:"), prompts.image(png(40, 40))]
-    [(_, none), (_, [image])] = list(with_images(parts, FrameCache(0)))
+    content = [parts.text("Look:"), parts.image(png(40, 40))]
+    [(_, none), (_, [image])] = list(with_images(content, FrameCache(0)))
     assert none == [] and image.shape == (40, 40, 3)
     monkeypatch.setattr(images, "MAX_PIXELS", 500)
     with pytest.raises(ValueError, match="an image of 1600 pixels; at most 500 are read"):
-        list(with_images(parts, FrameCache(0)))
+        list(with_images(content, FrameCache(0)))

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from evaluation import generate as program
 from tests.evaluation.jobs import UNTIMED, content, lines, run
-from training.data import prompts
+from training.data import parts, prompts
 from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS
 from training.data.video import read_frames
@@ -147,9 +147,9 @@ def test_an_unreadable_prompt_is_reported_and_the_rest_answered(
     spoiled = [
         ("broken", content({**rows[0], "path": str(broken)})),
         ("missing", content({**rows[0], "path": str(tmp_path / "missing.mp4")})),
-        ("beyond", [prompts.frame(rows[0]["path"], 999)]),
-        ("not an image", [prompts.image(b"not an image")]),
-        ("a placeholder", [*content(rows[0]), prompts.text("<|image_pad|>")]),
+        ("beyond", [parts.frame(rows[0]["path"], 999)]),
+        ("not an image", [parts.image(b"not an image")]),
+        ("a placeholder", [*content(rows[0]), parts.text("<|image_pad|>")]),
     ]
     table = prompts.prompt_frame([*spoiled, *((row["row_id"], content(row)) for row in rows[:3])])
     table.write_parquet(tmp_path / "prompts.parquet")
@@ -167,7 +167,7 @@ def test_images_travel_as_clips_or_as_bytes(job: Any, rows: list[dict[str, Any]]
     (frame,) = read_frames(row["path"], sizes[1]["frames"], row["reader"])
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(frame)).save(buffer, "PNG")
-    table = prompts.prompt_frame([("clip", sizes), ("bytes", [sizes[0], prompts.image(buffer.getvalue()), sizes[2]])])
+    table = prompts.prompt_frame([("clip", sizes), ("bytes", [sizes[0], parts.image(buffer.getvalue()), sizes[2]])])
     table.write_parquet(tmp_path / "prompts.parquet")
     run(tmp_path / "out", job(prompts=tmp_path / "prompts.parquet"))
     answers = pl.read_parquet(tmp_path / "out" / "answers.parquet")
@@ -177,10 +177,10 @@ def test_images_travel_as_clips_or_as_bytes(job: Any, rows: list[dict[str, Any]]
 def test_the_base_answers_without_spans_and_sees_its_hints(
     job: Any, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    def with_hints(row: dict[str, Any]) -> list[prompts.Part]:
+    def with_hints(row: dict[str, Any]) -> list[parts.Part]:
         frame_1, observed, question = content(row)
         numbers = [key_frame_number(row["frame_count"], index) for index in row["future"]]
-        hints = [prompts.frame(row["path"], n, max_tokens=4, reader=row["reader"]) for n in numbers]
+        hints = [parts.frame(row["path"], n, max_tokens=4, reader=row["reader"]) for n in numbers]
         return [frame_1, observed, *hints, question]
 
     for name, make in (("plain", content), ("hint", with_hints)):

@@ -8,10 +8,13 @@ import polars as pl
 from assets.toyworld.clips import write_batch
 from assets.toyworld.source import write_futurebench
 from evaluation.benchmarks.benchmark import StoredAnswers
-from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings
+from evaluation.benchmarks.futurebench import FutureBench
+from evaluation.benchmarks.futurebench_items import FutureBenchSettings
 from evaluation.generate import main
-from evaluation.generation.jobs import AnswerJob, GenerateConfig, GenerationConfig
-from training.data.prompts import prompt_frame, text, video
+from evaluation.generation.config import GenerationConfig
+from evaluation.generation.jobs import AnswerJob, GenerateConfig
+from training.data.parts import text, video
+from training.data.prompts import prompt_frame
 from training.runtime.programs import Reporter
 from training.tiny import BASE
 

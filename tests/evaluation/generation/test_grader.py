@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 
 from evaluation.generation import grader as module
+from evaluation.generation.config import GenerationConfig
 from evaluation.generation.curtailment import GainRule, VerdictCounts
 from evaluation.generation.grader import Grader
-from evaluation.generation.jobs import AnswerJob, GenerateConfig, GenerationConfig, VisualGainScoring
+from evaluation.generation.jobs import AnswerJob, GenerateConfig, VisualGainScoring
 from evaluation.generation.ledger import Ledger
 from evaluation.generation.requests import Answer, Prompts
 from tests.evaluation.answers import answer_table
@@ -23,7 +24,8 @@ from tests.served import Served, served
 from tests.training.grading.scripted import settings, toy_answer
 from training.chat import client
 from training.chat.endpoint import EndpointDownError, EndpointSettings
-from training.data.prompts import prompt_frame, text
+from training.data.parts import text
+from training.data.prompts import prompt_frame
 from training.runtime.programs import OUTAGE
 
 ROWS, SAMPLES = ("r0", "r1", "r2"), 4

@@ -12,7 +12,8 @@ import pytest
 from evaluation.generation.jobs import model_digest
 from evaluation.generation.ledger import Ledger, keyed
 from tests.evaluation.answers import answer_table
-from training.data.prompts import ANSWERS, frame, image, prompt_frame, text
+from training.data.parts import frame, image, text
+from training.data.prompts import ANSWERS, prompt_frame
 from training.tiny import BASE
 
 PROMPTS = {"k1": "a", "k2": "b"}

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.generation import local
-from evaluation.generation.jobs import GenerationConfig, InterventionName
+from evaluation.generation.config import GenerationConfig
+from evaluation.generation.jobs import InterventionName
 from evaluation.generation.local import LocalEngine, batches
 from evaluation.generation.requests import Answer, Refusal, Request
 from tests.evaluation.jobs import generate
-from training.data import prompts, video
+from training.data import parts, video
 from training.data.keyframes import key_frame_number
 from training.data.prompts import ANSWERS
 from training.model import decode as decoding
@@ -32,7 +33,7 @@ GREEDY = GenerationConfig(max_new_tokens=40, batch_size=16, image_tokens=(4, 16)
 SAMPLED = GREEDY.model_copy(update={"temperature": 1.3, "top_p": 0.95})
 
 
-def request(prompt_id: str, content: list[prompts.Part], samples: Sequence[int] = (0,)) -> Request:
+def request(prompt_id: str, content: list[parts.Part], samples: Sequence[int] = (0,)) -> Request:
     seeds = tuple(derived_seed(prompt_id, sample) for sample in samples)
     return Request(prompt_id, content, tuple(samples), seeds, prompt_id.split("/")[0])
 
@@ -41,10 +42,10 @@ def request(prompt_id: str, content: list[prompts.Part], samples: Sequence[int] 
 def pairs(rows: list[dict[str, Any]]) -> list[Request]:
     """Six rows, each plainly and with its true future frames, two answers each."""
 
-    def content(row: dict[str, Any], hint: bool) -> list[prompts.Part]:
+    def content(row: dict[str, Any], hint: bool) -> list[parts.Part]:
         numbers = [key_frame_number(row["frame_count"], index) for index in [1, *row["future"]][: None if hint else 1]]
-        frame_parts = [prompts.frame(row["path"], n, None if n == numbers[0] else 4, row["reader"]) for n in numbers]
-        return [prompts.text("frame_1"), *frame_parts, prompts.text(row["question"].replace("frame_1\n<image>\n", ""))]
+        frame_parts = [parts.frame(row["path"], n, None if n == numbers[0] else 4, row["reader"]) for n in numbers]
+        return [parts.text("frame_1"), *frame_parts, parts.text(row["question"].replace("frame_1\n<image>\n", ""))]
 
     return [
         request(f"{row['row_id']}/{'hint' if hint else 'plain'}", content(row, hint), (0, 1))
@@ -162,7 +163,7 @@ def test_the_times_of_shuffled_frames_ascend(sft_model: FutureL1, pairs: list[Re
     assert sft_model.latent_config is not None
     encoder, clip = sft_model.encoder(sft_model.latent_config), pairs[0].content[1]["path"]
     ordered, shuffled = (
-        local.encode(encoder, [prompts.video(clip, numbers), prompts.text("?")], video.FrameCache(0))
+        local.encode(encoder, [parts.video(clip, numbers), parts.text("?")], video.FrameCache(0))
         for numbers in ([0, 1, 2, 3], [3, 0, 2, 1])
     )
     assert ordered.ids == shuffled.ids, "times are words of the prompt"
@@ -203,12 +204,12 @@ def test_what_cannot_be_read_is_refused_once_and_the_rest_answered(
     broken.write_bytes(b"not a video")
     clip = pairs[0].content[1]["path"]
     spoiled = {
-        "broken": [prompts.frame(broken, 0)],
-        "missing": [prompts.frame(tmp_path / "missing.mp4", 0)],
-        "beyond": [prompts.frame(clip, 999)],
-        "not an image": [prompts.image(b"not an image")],
-        "a placeholder": [prompts.frame(clip, 0), prompts.text("<|image_pad|>")],
-        "a sound": [prompts.text("hear") | {"type": "audio"}],
+        "broken": [parts.frame(broken, 0)],
+        "missing": [parts.frame(tmp_path / "missing.mp4", 0)],
+        "beyond": [parts.frame(clip, 999)],
+        "not an image": [parts.image(b"not an image")],
+        "a placeholder": [parts.frame(clip, 0), parts.text("<|image_pad|>")],
+        "a sound": [parts.text("hear") | {"type": "audio"}],
     }
     requests = [request(name, content, (0, 1)) for name, content in spoiled.items()] + pairs[:3]
     small = GREEDY.model_copy(update={"batch_size": 4})
@@ -295,7 +296,7 @@ def test_batches_hold_every_request_once_and_keep_groups_together(
     sizes: list[tuple[int, int, int]], batch_size: int
 ) -> None:
     requests = [
-        request(f"{group}/{k}", [prompts.text("?"), *[prompts.frame("clip.mp4", 0)] * frames], range(samples))
+        request(f"{group}/{k}", [parts.text("?"), *[parts.frame("clip.mp4", 0)] * frames], range(samples))
         for k, (group, samples, frames) in enumerate(sizes)
     ]
     replies = list(batches(requests, batch_size))

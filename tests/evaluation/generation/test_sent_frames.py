@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evaluation.generation.config import GenerationConfig
 from evaluation.generation.endpoint import EndpointEngine
-from evaluation.generation.jobs import GenerationConfig
 from evaluation.generation.requests import Request
 from tests.evaluation.jobs import generate
 from tests.numbered import cut, number_in, red_corner, turned, write_clip
 from tests.served import served
 from training.chat.endpoint import EndpointSettings
 from training.data.keyframes import key_frame_pool
-from training.data.prompts import frame, text, video
+from training.data.parts import frame, text, video
 from training.data.video import probe
 
 GENERATION = GenerationConfig(temperature=0.0, top_p=1.0, max_new_tokens=8, batch_size=1, image_tokens=(4, 1024))

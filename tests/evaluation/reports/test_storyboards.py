@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from evaluation.benchmarks.benchmark import StoredAnswers
-from evaluation.benchmarks.futurebench import FutureBench, FutureBenchSettings, ItemTable
+from evaluation.benchmarks.futurebench import FutureBench, ItemTable
+from evaluation.benchmarks.futurebench_items import FutureBenchSettings
 from evaluation.drawing.sheet import Sheet, text_width, wrapped
 from evaluation.drawing.storyboard import Board, BoardFrame, storyboard
 from evaluation.reports.storyboards import LAYOUT, board_of, heading, sample_items, write_storyboards

@@ -14,7 +14,8 @@ from tests.assets.trajectories.shard_rows import table_of
 from training.data.clip_names import ClipInterval, clip_interval
 from training.data.rejection import RejectedRow
 from training.data.row_fields import MAX_TEXT, source_counts
-from training.data.trajectory import TrajectoryTable, marked, parse_row
+from training.data.trajectory import marked, parse_row
+from training.data.trajectory_table import TrajectoryTable
 
 
 def twiff_row(**changes: Any) -> dict[str, Any]:

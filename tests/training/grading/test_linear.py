@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from assets.curation import disjoint, previews, v1_33k
-from evaluation.benchmarks import judged, seedbench
+from evaluation.benchmarks import judge_messages, seedbench
 from evaluation.generation.segments import segments
 from training.data.clip_names import clip_interval
 from training.data.trajectory import RejectedRow, parse_row, split_answer
@@ -61,7 +61,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "judge": lambda text: (replies.read_scores(text), replies.release_scores(text)),
     "grammar": lambda text: form.well_formed([text], 0),
     "repetition": form.repetition,
-    "cleanup": judged.split_response,
+    "cleanup": judge_messages.split_response,
     "page": lambda text: (segments(text), previews._question(text), printable(text)),
     "row": in_a_row,
     "choice": in_a_choice,

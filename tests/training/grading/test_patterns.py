@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assets.curation.v1_33k import _INLINE, _OPTION
-from evaluation.benchmarks import judged, seedbench
+from evaluation.benchmarks import judge_messages, seedbench
 from evaluation.generation import segments
 from training.data.trajectory import split_answer
 from training.grading.parsers import answer_text, options_of, release
@@ -35,10 +35,10 @@ def test_clean_up(text: str) -> None:
     flags = re.IGNORECASE | re.DOTALL
     reason = re.compile(r"<reason\s*>(.*?)</reason\s*>", flags)
     pieces = (*(inner.strip() for inner in reason.findall(text)), reason.sub("", text).strip())
-    assert judged.merged_reasons(text) == "\n\n".join(piece for piece in pieces if piece)
+    assert judge_messages.merged_reasons(text) == "\n\n".join(piece for piece in pieces if piece)
     plain = re.sub(r"<(/?)ans\s*>", r"<\1answer>", re.sub(r"(?i)<\|latent(?:_start|_end)?\|>", "", text), flags=flags)
     answer = re.search(r"<answer\s*>(.*?)</answer\s*>", plain, flags)
-    assert bool(judged.split_response(text)[1]) == bool(answer and judged._tidy(answer[1].strip()))
+    assert bool(judge_messages.split_response(text)[1]) == bool(answer and judge_messages._tidy(answer[1].strip()))
 
 
 @given(TEXTS)
