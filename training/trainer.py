@@ -15,17 +15,18 @@ from transformers.integrations import (
     get_available_reporting_integrations,
 )
 
+from training.data.training_set import read_training_set
 from training.model.checkpoint import FutureL1
 from training.model.latent_config import LatentConfig
 from training.model.placement import is_sharded, placement, reduce_in_fp32
-from training.model.rows import read_rows
+from training.model.rows import SKIPPED
 from training.model.verify import verify
 from training.recipes import RlRecipe, SftRecipe, TrainingRecipe, micro_batches
 from training.runtime.callbacks import MaxStepsReachedError, StopAtMaxSteps, checkpoint_on_interrupt, last_checkpoint
 from training.runtime.errors import PermanentError
-from training.runtime.programs import CHECKPOINT, Reporter, TrainingConfig
+from training.runtime.programs import CHECKPOINT, Reporter, TrainingConfig, is_first
 from training.runtime.provenance import provenance_of, write_provenance
-from training.storage.files import atomic_replace_dir
+from training.storage.files import AppendLog, atomic_replace_dir
 
 STEPS = "steps"
 """The folder of the trainer's own checkpoints, in a program's working folder."""
@@ -63,12 +64,27 @@ def run_training(
     """
     check_trackers(config.report_to)
     micro_batch, accumulation = micro_batches(recipe, int(os.environ.get("WORLD_SIZE", "1")))
-    rows = read_rows(config.data)
+    rows = _read_rows(config, reporter)
     device, dtype = placement(config.device)
     provenance = provenance_of(program, config.data, len(rows), model, recipe.model_dump(mode="json"), config.seed)
     preparation = Preparation(rows, device, dtype, micro_batch, accumulation, provenance)
     result = {"rows": len(rows), "recipe": recipe.name, **train_model(preparation)}  # frees the trainer's model
     return result | verify(config.out, rows, device, dtype, reporter)
+
+
+def _read_rows(config: TrainingConfig, reporter: Reporter) -> list[dict[str, Any]]:
+    """The rows of the config's file; the first process records those that cannot be used."""
+    training_set = read_training_set(config.data, config.clips)
+    if is_first() and training_set.rejected:
+        log = AppendLog(config.out / SKIPPED)
+        for record in training_set.rejected:
+            log.append(record)
+        log.close()
+        reporter.log(
+            f"{len(training_set.rejected)} rows of {config.data} are not usable ({log.path} lists them); the first: "
+            f"{training_set.rejected[0]['reason']}"
+        )
+    return training_set.rows
 
 
 def check_trackers(names: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ import polars as pl
 from assets.trajectories.locations import local_path
 from assets.trajectories.sources import filesystem, url_stamp
 from assets.trajectories.validate import Quarantine, quarantine_table, quarantined
-from training.data.clip_names import check_clip_name, clip_interval, resolve_clip
+from training.data.clip_names import check_clip_name, locate_clip, resolve_clip
 from training.data.keyframes import key_frame_pool
 from training.data.probe_pool import PROCESSES, ProbePool, shared_pool
 from training.data.rejection import RejectedRow, rejecting
@@ -131,17 +131,10 @@ def resolve_clips(
     )
 
 
-def alias_of(video: str, start: str, end: str) -> str | None:
-    """The other name that clips go by, `{youtube id}-{start}-{end}.mp4`; None where it is the same or unknown."""
-    youtube = clip_interval(video, None, None).video_id
-    alias = PurePosixPath(video).parent / f"{youtube}-{start}-{end}.mp4"
-    return str(alias) if youtube is not None and str(alias) != video else None
-
-
 def _clip(video: str, times: dict[str, str] | None, roots: Sequence[ClipRoot], probes: ProbePool) -> dict[str, Any]:
     clip: dict[str, Any] = {"video": video}
     try:
-        path, alias = _find(video, times, roots)
+        path, alias = locate_clip(video, times, partial(_in_first_root, roots=roots))
         with rejecting("unreadable clip"):
             clip |= {"alias": alias, "path": str(path), "bytes": path.stat().st_size, "sha256": file_digest(path)}
             return clip | asdict(_probed(path, probes))
@@ -154,20 +147,6 @@ def _probed(path: Path, probes: ProbePool) -> VideoInfo:
         return probes.probe(path, key_frame_pool)
     except UnreadableVideo as unreadable:
         raise RejectedRow("unreadable clip", str(unreadable)) from unreadable
-
-
-def _find(video: str, times: dict[str, str] | None, roots: Sequence[ClipRoot]) -> tuple[Path, str | None]:
-    """The clip's file, and its alias if it was found by that."""
-    try:
-        return _in_first_root(video, roots), None
-    except RejectedRow as reject:
-        alias = alias_of(video, **times) if times and reject.reason == "missing clip" else None
-        if alias is None:
-            raise
-        try:
-            return _in_first_root(alias, roots), alias
-        except RejectedRow:
-            raise RejectedRow(reject.reason, f"{reject.detail}, nor is {alias!r}") from None
 
 
 def _in_first_root(name: str, roots: Sequence[ClipRoot]) -> Path:

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from evaluation.benchmarks.items import bounded_text, probe_clip, read_item, unique_id
+from evaluation.benchmarks.items import probe_clip, read_item
 from evaluation.benchmarks.options import LETTERS, ChoiceSettings, check_question, with_options
 from training.data.clip_names import resolve_clip
 from training.data.json_rows import json_rows
 from training.data.parts import Part, frame, text, video
 from training.data.rejection import RejectedRow
-from training.data.row_fields import text_of
+from training.data.row_fields import bounded_text, text_of, unique_id
 
 FILE = "futurebench.json"
 BLANK: dict[str, Any] = {"video": None, "question_type": "None", "question": "", "options": [], "answer": ""}

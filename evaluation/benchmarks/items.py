@@ -1,6 +1,5 @@
 """Items of a benchmark, one by one: what is unreadable about one is its problem, and never the end of the others."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 from training.data.keyframes import key_frame_pool
 from training.data.probing import Numbers
 from training.data.rejection import RejectedRow, rejecting
-from training.data.row_fields import MAX_TEXT
 from training.data.video import UnreadableVideo, VideoInfo, probe
 
 UNREADABLE_ITEM = "unreadable item"
@@ -27,20 +25,6 @@ def read_item(blank: Mapping[str, Any], pieces: Iterable[Mapping[str, Any]]) -> 
     except RejectedRow as rejected:
         item["problem"] = str(rejected) if rejected.reason == UNREADABLE_ITEM else rejected.reason
     return item
-
-
-def unique_id(name: str, counts: Counter[str]) -> str:
-    """An item's id: its name, with a number after it where an earlier item has that id; `counts` counts the ids."""
-    counts[name] += 1
-    while counts[name] > 1:
-        name = f"{name}#{counts[name]}"
-        counts[name] += 1
-    return name
-
-
-def bounded_text(value: Any) -> str | None:
-    """A value as text that a table can hold, for fields that are recorded even if the item is unusable."""
-    return None if value is None else str(value)[:MAX_TEXT].encode(errors="replace").decode()
 
 
 def probe_clip(path: Path, numbers: Numbers = key_frame_pool, kind: str = "video") -> VideoInfo:

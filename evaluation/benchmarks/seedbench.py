@@ -19,7 +19,7 @@ import polars as pl
 from evaluation.benchmarks import judged
 from evaluation.benchmarks.choice import MultipleChoice
 from evaluation.benchmarks.futurebench_items import frame_numbers, video_frame_numbers
-from evaluation.benchmarks.items import bounded_text, probe_clip, read_item, unique_id
+from evaluation.benchmarks.items import probe_clip, read_item
 from evaluation.benchmarks.judge_messages import JudgedSettings, Marks, image_part, split_response, text_part
 from evaluation.benchmarks.judged import JudgedBenchmark
 from evaluation.benchmarks.options import LETTERS, ChoiceSettings, check_question, with_options
@@ -28,7 +28,7 @@ from training.data.images import jpeg, media_type
 from training.data.json_rows import json_rows
 from training.data.parts import Part, frame, text, video
 from training.data.rejection import RejectedRow
-from training.data.row_fields import text_of
+from training.data.row_fields import bounded_text, text_of, unique_id
 from training.data.video import read_frames
 from training.grading.judge import ANSWER_PROMPT, Judge
 from training.grading.parsers import ParserName

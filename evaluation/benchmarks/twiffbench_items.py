@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from evaluation.benchmarks.items import bounded_text, probe_clip, read_item
+from evaluation.benchmarks.items import probe_clip, read_item
 from evaluation.benchmarks.judge_messages import (
     JudgedSettings,
     Marks,
@@ -24,7 +24,7 @@ from training.data.keyframes import key_frame_number
 from training.data.parquet_rows import parquet_rows
 from training.data.parts import Part, image, text
 from training.data.rejection import RejectedRow
-from training.data.row_fields import text_of
+from training.data.row_fields import bounded_text, text_of
 from training.data.trajectory import IMAGE, Trajectory, parse_row
 from training.data.video import read_frames
 from training.grading.judge import Judge

@@ -1,7 +1,7 @@
 """Names of clips: the file that one leads to, and the interval of a source video that it states."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -54,6 +54,32 @@ class ClipInterval:
     video_id: str | None
     start: float | None
     end: float | None
+
+
+def locate_clip(
+    video: str, times: Mapping[str, str] | None, look_up: Callable[[str], Path]
+) -> tuple[Path, str | None]:
+    """The file that `look_up` has for a clip's name, and, where it has it by its other name alone, that alias.
+
+    times: `start` and `end` of the row, of which the alias is made.  Raises RejectedRow as `look_up` does.
+    """
+    try:
+        return look_up(video), None
+    except RejectedRow as reject:
+        alias = _alias(video, **times) if times and reject.reason == "missing clip" else None
+        if alias is None:
+            raise
+        try:
+            return look_up(alias), alias
+        except RejectedRow:
+            raise RejectedRow(reject.reason, f"{reject.detail}, nor is {alias!r}") from None
+
+
+def _alias(video: str, start: str, end: str) -> str | None:
+    """The other name that clips go by, `{youtube id}-{start}-{end}.mp4`; None where it is the same or unknown."""
+    youtube = clip_interval(video, None, None).video_id
+    alias = PurePosixPath(video).parent / f"{youtube}-{start}-{end}.mp4"
+    return str(alias) if youtube is not None and str(alias) != video else None
 
 
 def clip_interval(video: str, start: str | None, end: str | None) -> ClipInterval:

@@ -12,12 +12,17 @@ from typing import Any
 
 from training.data.keyframes import key_frame_number
 from training.data.rejection import RejectedRow, rejecting
-from training.data.row_fields import key_frame_indices, text_of, turn_of
+from training.data.row_clips import with_clip
+from training.data.row_fields import key_frame_indices, text_of, time_of, turn_of
 from training.data.trajectory import IMAGE, marked, parse_row, split_answer, text_pieces
-from training.data.video import UnreadableVideo, probe
 
 OBSERVED = ("image", "frames", "question_images_index", "observed")
 FUTURE = ("reasoning_image", "recon_frames", "reasoning_images_index", "future")
+FIELDS = {
+    "id", "row_id", "video", "path", "question", "conversations", "reasoning", "answer", "meta_data", "start", "end",
+    *OBSERVED, *FUTURE,
+}  # fmt: skip
+"""All fields of a record that are read."""
 _TWIFF = ("question_images_index", "reasoning_images_index")
 _TABLE_COLUMNS = ("reasoning", "observed", "future")
 
@@ -62,22 +67,26 @@ def name_of(value: Any, number: int) -> str | int:
     return next((i for i in ids if isinstance(i, str | int) and not isinstance(i, bool) and i != ""), number)
 
 
-def read_record(value: Any, number: int, folder: Path) -> Record:
-    """A whole record: question, reasoning with its future frames, and answer.  Clips lie relative to `folder`.
+def record_row(value: Any, number: int, folder: Path, clips: Path | None = None) -> dict[str, Any]:
+    """A whole record as a row: question, reasoning with its future frames, and answer.  No file is opened.
 
-    Raises ValueError, saying what was found, for what cannot be rendered: a key frame outside 1..8, markers that do not
-    match the frames, a clip that cannot be read.
+    Clips lie inside the folder `clips`; where it is None, relative to `folder`.  Raises ValueError, saying what was
+    found, for what cannot be rendered: a key frame outside 1..8, markers that do not match the future frames.
     """
-    row = _mapping(value)
-    question, observed, frames = _question(row)
-    pieces, answer = _answer(row)
-    future = _key_frames(row, FUTURE)
+    record = _mapping(value)
+    question, observed, frames = _question(record)
+    pieces, answer = _answer(record)
+    future = _key_frames(record, FUTURE)
     if len(pieces) - 1 != len(future):
         raise ValueError(f"the reasoning has {len(pieces) - 1} future markers for {len(future)} future frames")
     content = {"question": question, "reasoning": pieces, "answer": answer, "observed": observed, "future": future}
-    return Record(
-        name_of(row, number), _placed(row, content, frames, number, folder), _problem(row, content, folder.name, number)
-    )
+    return _placed(record, content | {"frames": frames}, number, folder, clips)
+
+
+def read_record(value: Any, number: int, folder: Path) -> Record:
+    """A whole record, its clip probed.  Raises ValueError as `record_row` does, and for a clip that cannot be read."""
+    row = with_clip(record_row(value, number, folder))
+    return Record(name_of(value, number), row, _problem(value, row, folder.name, number))
 
 
 def read_prompt(value: Any, number: int, folder: Path) -> Record:
@@ -85,10 +94,10 @@ def read_prompt(value: Any, number: int, folder: Path) -> Record:
 
     A plain question without markers gets one for each frame.  Raises ValueError as `read_record` does.
     """
-    row = _mapping(value)
-    question, observed, frames = _question(row)
+    question, observed, frames = _question(_mapping(value))
     content = {"question": question, "reasoning": ("",), "answer": "", "observed": observed, "future": ()}
-    return Record(name_of(row, number), _placed(row, content, frames, number, folder))
+    row = _placed(value, content | {"frames": frames}, number, folder, None)
+    return Record(name_of(value, number), with_clip(row))
 
 
 def _has_lines(text: str) -> bool:
@@ -118,15 +127,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _question(row: Mapping[str, Any]) -> tuple[str, tuple[int, ...], list[int]]:
     """The question, the key frames that it is about, and frame numbers where they are no key frames."""
-    if "conversations" in row:
-        observed = _key_frames(row, OBSERVED)
-        return marked(turn_of(row, "human"), len(observed)), observed, []
-    question = text_of(row, "question")
-    if any(name in row for name in _TABLE_COLUMNS):  # in our own tables `frames` are numbers of displayed frames
-        if row.get("frames"):
-            return question, (), _frame_numbers(row["frames"])
-        return question, _key_frames(row, ("observed",)), []
-    observed = _key_frames(row, OBSERVED)
+    question = turn_of(row, "human") if "conversations" in row else text_of(row, "question")
+    in_table = "conversations" not in row and any(name in row for name in _TABLE_COLUMNS)
+    if in_table and row.get("frames"):  # in our own tables `frames` are numbers of displayed frames
+        frames = _frame_numbers(row["frames"])
+        return marked(question, len(frames)), (), frames
+    observed = _key_frames(row, ("observed",) if in_table else OBSERVED)
     return marked(question, len(observed)), observed, []
 
 
@@ -163,25 +169,24 @@ def _frame_numbers(values: Any) -> list[int]:
 
 
 def _placed(
-    row: Mapping[str, Any], content: dict[str, Any], frames: list[int], number: int, folder: Path
+    record: Mapping[str, Any], content: dict[str, Any], number: int, folder: Path, clips: Path | None
 ) -> dict[str, Any]:
-    """The row with its clip resolved and probed, where it has frames."""
-    placed = {"row_id": str(number), **content, "frames": frames, "path": "", "frame_count": 0, "reader": "sequential"}
-    if not (content["observed"] or content["future"] or frames):
+    """The row with where its clip lies, where it shows frames (training.data.row_clips)."""
+    placed = {"row_id": str(number), **content, "path": "", "frame_count": 0, "reader": "sequential"}
+    if not (content["observed"] or content["future"] or content["frames"]):
         return placed
-    name = "path" if row.get("path") else "video"
-    match row.get(name):
-        case [video]:  # as the release's readme has it
-            path = folder.absolute() / text_of({name: video}, name)
-        case _:
-            path = folder.absolute() / text_of(row, name)
-    try:
-        if not path.is_file():
-            raise ValueError(f"there is no clip {path}; `video` is a path relative to the file of the records")
-        clip = probe(path)
-    except (UnreadableVideo, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a video: {error}") from error
-    return placed | {"path": str(path), "frame_count": clip.frames, "reader": clip.reader}
+    name = "path" if record.get("path") and clips is None else "video"
+    value = record.get(name)
+    if isinstance(value, list) and len(value) == 1:  # as the release's readme has it
+        (value,) = value
+    video = text_of({name: value}, name)
+    if clips is None:
+        return placed | {"path": str(folder.absolute() / video), "frame_count": None}
+    meta = record.get("meta_data")
+    times = meta if isinstance(meta, Mapping) else record
+    return placed | {"video": video, "clips": str(clips), "frame_count": None} | {
+        name: time_of(times, name) for name in ("start", "end")
+    }
 
 
 def _problem(row: Mapping[str, Any], content: dict[str, Any], source: str, number: int) -> str | None:

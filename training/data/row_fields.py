@@ -1,6 +1,7 @@
 """Fields of rows that nobody here made: each as the type that it must have, or RejectedRow with what was found."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,6 +91,20 @@ def source_counts(row: Mapping[str, Any]) -> tuple[int | None, int | None]:
     if gain is not None and gain != p_v - p_t:
         raise RejectedRow("impossible counts", f"gain is {gain}, and {p_v} - {p_t} is {p_v - p_t}")
     return p_t, p_v
+
+
+def unique_id(name: str, counts: Counter[str]) -> str:
+    """An item's id: its name, with a number after it where an earlier item has that id; `counts` counts the ids."""
+    counts[name] += 1
+    while counts[name] > 1:
+        name = f"{name}#{counts[name]}"
+        counts[name] += 1
+    return name
+
+
+def bounded_text(value: Any) -> str | None:
+    """A value as text that a table can hold, for fields that are recorded even if the item is unusable."""
+    return None if value is None else str(value)[:MAX_TEXT].encode(errors="replace").decode()
 
 
 def _count(row: Mapping[str, Any], name: str) -> int | None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from training.data.dialogue import Slot, assistant_pieces, user_pieces
 from training.data.keyframes import key_frame_number
+from training.data.row_clips import with_clip
 from training.data.video import UnreadableVideo, read_frames
 from training.model.encoding import Encoded, Encoder
 from training.storage.files import AppendLog
@@ -15,17 +16,9 @@ from training.storage.files import AppendLog
 SKIPPED = "skipped.jsonl"
 """The file of rows that a program could not use: {"row_id", "reason"} a line; several processes may repeat a row."""
 
-Row = Mapping[str, Any]  # TrajectoryTable with path, frame_count and reader; `frames` if they are no key frames
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a training set.  Raises ValueError when there are none."""
-    from training.storage.parquet import read_parquet  # with polars, which no model needs
-
-    rows = read_parquet(path).to_dicts()
-    if not rows:
-        raise ValueError(f"{path} holds no rows: curate first")
-    return rows
+Row = Mapping[str, Any]
+"""TrajectoryTable's columns with path, frame_count and reader, or what `with_clip` makes these of; `frames` are numbers
+of observed frames that are no key frames."""
 
 
 class RowReader:
@@ -34,6 +27,7 @@ class RowReader:
     def __init__(self, encoder: Encoder, keep: bool) -> None:
         self.encoder, self.keep = encoder, keep
         self._kept: dict[tuple[str, str], Encoded] = {}
+        self._probed: dict[str, Row] = {}
 
     def dialogue(self, row: Row, spans: bool) -> Encoded:
         """The whole dialogue with labels; without `spans` the same text and no latents."""
@@ -53,7 +47,7 @@ class RowReader:
         return encoded
 
     def _dialogue(self, row: Row, spans: bool) -> Encoded:
-        user = user_pieces(row["question"], len(row["observed"]))
+        user = user_pieces(row["question"], len(row.get("frames") or row["observed"]))
         assistant = assistant_pieces(row["reasoning"], row["answer"], spans)
         slots = [p for p in (*user, *assistant) if isinstance(p, Slot)]
         return self.encoder.dialogue(user, assistant, self._frames(row, slots))
@@ -67,11 +61,20 @@ class RowReader:
 
     def _frames(self, row: Row, slots: list[Slot]) -> dict[Slot, np.ndarray]:
         """The frames at the slots, in one read of the clip."""
-        if row.get("frames"):
-            numbers = [row["frames"][slot.index] for slot in slots]
-        else:
-            numbers = [key_frame_number(row["frame_count"], row[slot.kind][slot.index]) for slot in slots]
+        row = self._with_clip(row)
+        numbers = [
+            row["frames"][slot.index]
+            if slot.kind == "observed" and row.get("frames")
+            else key_frame_number(row["frame_count"], row[slot.kind][slot.index])
+            for slot in slots
+        ]
         return dict(zip(slots, read_frames(row["path"], numbers, row["reader"]), strict=True))
+
+    def _with_clip(self, row: Row) -> Row:
+        """The row with its clip, which is probed once."""
+        if row["frame_count"] is None and row["row_id"] not in self._probed:
+            self._probed[row["row_id"]] = with_clip(row)
+        return self._probed.get(row["row_id"], row)
 
 
 class Rows:

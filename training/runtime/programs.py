@@ -14,6 +14,7 @@ GPU for as long as it lives (`training.runtime.devices`).
 
 import argparse
 import fcntl
+import inspect
 import json
 import os
 import signal
@@ -61,12 +62,24 @@ class ProgramConfig(BaseModel):
 
 
 class TrainingConfig(ProgramConfig):
-    """The config of both trainings.  data: parquet with TrajectoryTable's columns, path, frame_count and reader.
+    """The config of both trainings.
 
+    data: a file of rows, .parquet, .json, .jsonl or .jsonl.gz: a training set of the lineage, future_l1_50k.parquet or
+    .json as `future-l1 curate` writes them, the public Future-L1-50K, or your own records, such as this line:
+
+        {"video": "a.mp4", "question": "What happens next?", "observed": [1, 2], "future": [5, 6],
+         "reasoning": ["The cup slides to the edge.", "It falls.", ""], "answer": "The cup breaks."}
+
+    observed and future are key frames 1..8 of the clip; RL needs a question and an answer alone.  A row that cannot be
+    used is in out/skipped.jsonl with the reason.  docs/inputs.md has all layouts; `future-l1 inspect --records` shows
+    what training makes of a record.
+
+    clips: the folder that holds the rows' clips; without it they lie relative to the file.
     report_to: trackers that metrics go to beside metrics.jsonl, by transformers' names ("trackio", "wandb", ...).
     """
 
     data: Path
+    clips: Path | None = None
     seed: int = 0
     report_to: tuple[str, ...] = ()
 
@@ -182,7 +195,11 @@ def _print_error(kind: type[BaseException], error: BaseException, trace: Traceba
 
 
 def _parse(config_type: type[Config]) -> Config:
-    parser = argparse.ArgumentParser(description=config_type.__doc__)
+    configs = [c for c in config_type.__mro__ if issubclass(c, ProgramConfig)]
+    description = "\n\n".join(inspect.cleandoc(c.__doc__ or "") for c in configs)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE.json")
     path = parser.parse_args().config
     try:

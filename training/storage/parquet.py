@@ -1,7 +1,8 @@
 """Parquet tables by path.  Nothing else calls the readers of polars or duckdb, which take `[ ] * ?` in a path for a
 pattern and `name=value` for a column."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -13,13 +14,26 @@ def scan_parquet(*paths: Path, extra_columns: Literal["ignore", "raise"] = "rais
     return pl.scan_parquet(list(paths), glob=False, hive_partitioning=False, extra_columns=extra_columns)
 
 
+def column_names(path: Path) -> list[str]:
+    """The names of a file's columns.  Raises ValueError as `read_parquet` does."""
+    with _naming(path):
+        return scan_parquet(path).collect_schema().names()
+
+
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """The rows of one file.
 
     Raises ValueError, which names the file, where it is no parquet table, is broken, or lacks a column.
     """
-    try:
+    with _naming(path):
         table = scan_parquet(path)
         return (table if columns is None else table.select(columns)).collect()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Makes what polars raises of a file ValueError that names it."""
+    try:
+        yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(f"{path} cannot be read as a parquet table: {str(error).splitlines()[0]}") from error

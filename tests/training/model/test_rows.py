@@ -19,3 +19,12 @@ def test_a_row_may_name_frames_by_their_numbers(encoder: Encoder, rows: list[dic
     assert len(other.observed) == 3
     shifted = reader.prompt({**by_number, "row_id": "shifted", "frames": numbers[::-1]})
     assert [p.key for p in shifted.observed] != [p.key for p in other.observed] == [p.key for p in one.observed]
+
+
+def test_a_dialogue_may_observe_frames_by_their_numbers(encoder: Encoder, rows: list[dict[str, Any]]) -> None:
+    reader, row = RowReader(encoder, keep=False), rows[1]
+    numbers = [key_frame_number(row["frame_count"], index) for index in row["observed"]]
+    one, other = (reader.dialogue(r, spans=True) for r in (row, {**row, "observed": [], "frames": numbers}))
+    assert one.ids == other.ids
+    for kind in ("observed", "future"):
+        assert [p.key for p in getattr(other, kind)] == [p.key for p in getattr(one, kind)] != []
