@@ -1,8 +1,10 @@
 """A Future-L1 checkpoint: a plain transformers folder whose config also holds the LatentConfig.
 
-No remote code is needed: any Qwen3-VL loader reads the weights; `config.future_l1` has the settings of decoding.
+Any Qwen3-VL loader reads the weights; `config.future_l1` has the settings of decoding, and `custom_generate/` the loop
+that feeds latents back in plain transformers.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,9 @@ from training.model.modes import Spans
 from training.model.tokens import CHAT_TEMPLATE, LATENT, LATENT_END, LATENT_START, Tokens, add_latent_tokens, lookup
 from training.model.vision import FrozenVision
 from training.runtime.errors import PermanentError
+
+CUSTOM_GENERATE = "custom_generate/generate.py"
+"""The decoding loop that plain transformers runs: where it lies beside this file, and in each checkpoint."""
 
 
 class UnusableCheckpointError(PermanentError):
@@ -62,7 +67,8 @@ class FutureL1:
     def save(
         self, folder: Path, latent_config: LatentConfig, weights: Mapping[str, torch.Tensor] | None = None
     ) -> None:
-        """Writes safetensors, config and processor; the config also has the release's names of token ids and budget.
+        """Writes safetensors, config, processor and the decoding loop for plain transformers; the config also has the
+        release's names of token ids and budget.
 
         `weights`: the gathered weights of a sharded model; None: the model's own.
         """
@@ -73,6 +79,8 @@ class FutureL1:
         config.latent_cap, config.latent_cap_origin = latent_config.cap, latent_config.cap_origin
         self.model.save_pretrained(folder, state_dict=weights)
         self.processor.save_pretrained(folder)
+        (folder / CUSTOM_GENERATE).parent.mkdir(exist_ok=True)
+        shutil.copyfile(Path(__file__).parent / CUSTOM_GENERATE, folder / CUSTOM_GENERATE)
 
 
 def load(
