@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from assets.checkpoints.assets import BASE
 from assets.curation.assets import CURATED
+from assets.curation.publication import write_publication
 from assets.curation.scored import GAIN_TABLE, gain_tables, scored_shards
 from assets.curation.set_assets import items_key
 from assets.curation.visual_gain import GainTable, gain_report
@@ -130,8 +131,6 @@ def export(profile: Profile, out: Path) -> dict[str, Any]:
         scan_parquet(*gains).drop("path").sink_parquet(fresh)
     with atomic_write(out / QUARANTINE) as fresh:
         quarantine.write_parquet(fresh)
-    for name in curated.manifest["files"]:
-        with atomic_write(out / ("CARD.md" if name == "README.md" else name)) as fresh:
-            fresh.write_bytes(curated.file(name).read_bytes())
+    write_publication(curated, out, profile.hub.dataset_license)
     write_json(out / SUMMARY, summary)
     return summary

@@ -8,6 +8,7 @@ import polars as pl
 
 from assets.curation.assets import ANSWERS, CURATED, RL_SETS, SFT_SETS
 from assets.curation.disjoint import disjoint
+from assets.curation.local_clips import LOCAL_CLIPS, training_rows
 from assets.curation.publication import CURATED_TABLE
 from assets.curation.scored import GAIN, GAIN_TABLE
 from assets.curation.set_assets import index_of, items_of
@@ -99,7 +100,8 @@ def rows_obey_the_rule(store: AssetStore, key: str) -> CheckOutcome:
     blocking=True,
 )
 def no_row_is_a_benchmarks(store: AssetStore, key: str, settings: CurationSettings) -> CheckOutcome:
-    rows = read_parquet(store.current(key).file(CURATED_TABLE))
+    curated = store.current(key)
+    rows = training_rows(curated.file(CURATED_TABLE), curated.file(LOCAL_CLIPS))
     index = index_of(items_of(settings, store))
     violations = disjoint(rows, index)
     first = f"; the first: {violations[0]}" if violations else ""

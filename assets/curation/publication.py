@@ -7,14 +7,19 @@ from typing import Any
 import polars as pl
 
 from assets.curation.contamination import SAME_CONTENT, SAME_VIDEO, BenchmarkIndex
-from assets.curation.previews import GAIN_FIGURE, gain_figure
+from assets.curation.local_clips import LOCAL_CLIPS, write_local_clips
+from assets.curation.previews import GAIN_FIGURE, REJECTED, STORYBOARDS, TOP_ROWS, gain_figure
 from assets.curation.selection import CuratedTable, SelectionSettings, select
-from training.storage.parquet import read_parquet
+from training.storage.artifacts import Artifact
+from training.storage.files import atomic_write
+from training.storage.parquet import read_parquet, write_parquet
 
 CURATED_TABLE, EXPORT = "future_l1_50k.parquet", "future_l1_50k.json"
 POOL_TABLE, EXCLUDED_TABLE = "pool.parquet", "excluded.parquet"
 CARD, CHANGE = "README.md", "CHANGE.md"
 COMPOSITION_FIGURE = "composition.png"
+UNPUBLISHED = {STORYBOARDS, TOP_ROWS, REJECTED, LOCAL_CLIPS}
+"""Files that stay here: they show clips, which are no part of the set, or say where they are."""
 PUBLIC_COLUMNS = (
     "video", "conversations", "image", "reasoning_image", "answer", "meta_data", "gain", "correct_in_8_base",
     "correct_in_8_hint",
@@ -71,9 +76,10 @@ def publish(
 
     selection = select(scored, settings, index)
     report = selection.report
-    selection.rows.write_parquet(folder / CURATED_TABLE)
-    selection.pool.write_parquet(folder / POOL_TABLE)
-    selection.excluded.write_parquet(folder / EXCLUDED_TABLE)
+    write_parquet(selection.rows.select(CuratedTable.column_names()), folder / CURATED_TABLE)
+    write_parquet(selection.pool, folder / POOL_TABLE)
+    write_parquet(selection.excluded, folder / EXCLUDED_TABLE)
+    write_local_clips(selection.rows, folder)
     export_json(selection.rows, folder / EXPORT)
     (folder / GAIN_FIGURE).write_bytes(gain_figure(report))
     (folder / COMPOSITION_FIGURE).write_bytes(composition(report["categories"], report["future_frames"]))
@@ -86,6 +92,22 @@ def publish(
         (folder / CHANGE).write_text(change_report(change, version), encoding="utf-8")
         report = report | {"change": change | {"before": version}}
     return report
+
+
+def write_publication(curated: Artifact, folder: Path, license_id: str | None) -> None:
+    """Writes the data set as it is published: a folder that `datasets.load_dataset` reads; its card names the license."""
+    from huggingface_hub import DatasetCard
+
+    for name in curated.manifest["files"]:
+        if name in UNPUBLISHED:
+            continue
+        content = curated.file(name).read_bytes()
+        if name == CARD and license_id:
+            card = DatasetCard(content.decode())
+            card.data.license = license_id
+            content = str(card).encode()
+        with atomic_write(folder / name) as fresh:
+            fresh.write_bytes(content)
 
 
 def export_json(rows: pl.DataFrame, target: Path) -> None:

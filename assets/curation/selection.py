@@ -25,7 +25,9 @@ from training.data.trajectory_table import TrajectoryTable
 REPEAT = "repeats a better-ranked row"
 OUTCOMES = ("retained", "saturated", "low_gain", "pending")
 """The outcomes of the thresholds for a row, the best first: of a row that several shards have, the best one counts."""
-PUBLISHED_FROM = (*TrajectoryTable.column_names(), "path", "frame_count", "reader", "p_t", "p_v", "gain")
+PUBLISHED_FROM = (
+    *TrajectoryTable.column_names(), "process", "summary", "path", "frame_count", "reader", "p_t", "p_v", "gain",
+)  # fmt: skip
 
 
 class SelectionSettings(BaseModel):
@@ -54,20 +56,31 @@ class CuratedTable(TrajectoryTable):
     image = dy.List(dy.Int64(min=1, max=8), description="observed, under the public release's name")
     reasoning_image = dy.List(dy.Int64(min=1, max=8), description="future, under the public release's name")
     meta_data = dy.Struct(
-        {"classification": dy.String(), "start": dy.String(nullable=True), "end": dy.String(nullable=True)},
-        description="category, start and end, as in the public release",
+        {
+            "Process": dy.String(nullable=True),
+            "Summary": dy.String(nullable=True),
+            "classification": dy.String(),
+            "start": dy.String(nullable=True),
+            "end": dy.String(nullable=True),
+        },
+        description="TwiFF's texts about the clip, category, start and end, as in the public release",
     )
-    path = dy.String(min_length=1, description="path of the clip's file")
     frame_count = dy.Int64(min=1, description="number of displayed frames of the clip")
-    reader = dy.String(
-        regex="^(seek|sequential)$", description="way its frames are read: by seeking, or sequentially from the start"
-    )
     # p_t, p_v and gain are null in the random set alone: it takes rows whatever their score.
     p_t = dy.Int64(nullable=True, min=0, description="correct answers without the hint, of rows answered in full")
     p_v = dy.Int64(nullable=True, min=0, description="correct answers with the hint, of rows answered in full")
     gain = dy.Int64(nullable=True, description="visual gain: p_v - p_t")
     correct_in_8_base = dy.Int64(nullable=True, min=0, description="p_t, under the public release's name")
     correct_in_8_hint = dy.Int64(nullable=True, min=0, description="p_v, under the public release's name")
+
+
+class TrainingTable(CuratedTable):
+    """A row of a training set: a published row and its clip's file here, which is not published."""
+
+    path = dy.String(min_length=1, description="path of the clip's file")
+    reader = dy.String(
+        regex="^(seek|sequential)$", description="way its frames are read: by seeking, or sequentially from the start"
+    )
 
 
 class PoolTable(dy.Schema):
@@ -111,8 +124,8 @@ class ExclusionTable(dy.Schema):
 
 @dataclass(frozen=True)
 class Selection:
-    """`rows` are published (CuratedTable); `pool` (PoolTable) and `excluded` (ExclusionTable) say what became of all
-    that passed the thresholds; `report` counts.
+    """`rows` (TrainingTable) are published, without their clips' files; `pool` (PoolTable) and `excluded`
+    (ExclusionTable) say what became of all that passed the thresholds; `report` counts.
     """
 
     rows: pl.DataFrame
@@ -142,16 +155,22 @@ def select(scored: Sequence[Path], settings: SelectionSettings, index: Benchmark
 
 
 def published(rows: pl.DataFrame) -> pl.DataFrame:
-    """Ranked rows with the public dataset's columns added (reference/paper.md 4.1), validated."""
+    """Ranked rows with the public dataset's columns added (reference/paper.md 4.1), as a validated TrainingTable."""
     table = rows.with_columns(
         pl.concat_list(_turn("human", pl.col("question")), _turn("gpt", _reasoning())).alias("conversations"),
         pl.col("observed").alias("image"),
         pl.col("future").alias("reasoning_image"),
-        pl.struct(pl.col("category").alias("classification"), "start", "end").alias("meta_data"),
+        pl.struct(
+            pl.col("process").alias("Process"),
+            pl.col("summary").alias("Summary"),
+            pl.col("category").alias("classification"),
+            "start",
+            "end",
+        ).alias("meta_data"),
         pl.col("p_t").alias("correct_in_8_base"),
         pl.col("p_v").alias("correct_in_8_hint"),
     )
-    return CuratedTable.validate(table.select(CuratedTable.column_names()), cast=True)
+    return TrainingTable.validate(table.select(TrainingTable.column_names()), cast=True)
 
 
 def _turn(speaker: str, text: pl.Expr) -> pl.Expr:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
@@ -10,6 +11,7 @@ import polars as pl
 
 from assets.curation.assets import CURATED, RL_SETS, SFT_SETS
 from assets.curation.contamination import BenchmarkIndex, benchmark_index
+from assets.curation.local_clips import LOCAL_CLIPS, training_rows
 from assets.curation.previews import GAIN_FIGURE, REJECTED, STORYBOARDS, TOP_ROWS, highest, write_previews
 from assets.curation.publication import (
     CARD,
@@ -19,9 +21,10 @@ from assets.curation.publication import (
     EXCLUDED_TABLE,
     POOL_TABLE,
     publish,
+    write_publication,
 )
 from assets.curation.scored import GAIN, gain_tables, scored_shards, verdict_tables
-from assets.curation.selection import CuratedTable, SelectionSettings
+from assets.curation.selection import CuratedTable, SelectionSettings, TrainingTable
 from assets.curation.sets import random_set, rl_set
 from assets.curation.settings import CurationSettings, SelectionConfig
 from assets.curation.v1_33k import choices
@@ -117,7 +120,8 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
             before = store.current(CURATED) if store.has(CURATED) else None
             previous = (before.version, before.file(CURATED_TABLE)) if before else None
             report = publish(workspace, gain_tables(scored), rule, index_of(items), previous)
-            best = highest(read_parquet(workspace / CURATED_TABLE), STORYBOARDS_OF_THE_SET)
+            rows = training_rows(workspace / CURATED_TABLE, workspace / LOCAL_CLIPS)
+            best = highest(rows, STORYBOARDS_OF_THE_SET)
             of_best = pl.col("row_id").is_in(best["row_id"].implode())
             verdicts = [scan_parquet(path).filter(of_best).collect() for path in verdict_tables(scored)]
             table = pl.concat([VerdictTable.create_empty(), *verdicts])
@@ -136,14 +140,14 @@ def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
         SFT_SETS,
         "SFT sets: future_l1, as many random rows, and future_l1 again for text-only training.",
         kinds=("polars", "parquet"),
-        code_version=code_of("assets.curation.sets"),
+        code_version=code_of("assets.curation.sets", "assets.curation.local_clips"),
         deps=(CURATED, GAIN, *map(items_key, settings.disjoint_from)),
         table="future_l1.parquet",
-        columns=(CuratedTable,),
+        columns=(TrainingTable,),
     )
 
     def write(folder: Path, scored: list[Path], curated: Artifact, items: Items, seed: int) -> dict[str, Any]:
-        selected = read_parquet(curated.file(CURATED_TABLE))
+        selected = training_rows(curated.file(CURATED_TABLE), curated.file(LOCAL_CLIPS))
         random_rows, report = random_set(scored, selected.height, seed, index_of(items))
         sets = {"future_l1": selected, "random": random_rows, "text_only": selected}
         for name, table in sets.items():
@@ -162,7 +166,7 @@ def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
         code_version=code_of("assets.curation.sets", "assets.curation.v1_33k"),
         deps=(CURATED, GAIN, *map(items_key, settings.disjoint_from)),
         table=f"{next(iter(settings.rl_sets))}.parquet",
-        columns=(CuratedTable,),
+        columns=(TrainingTable,),
     )
 
     def write(folder: Path, scored: list[Path], curated: Artifact, items: Items, seed: int) -> dict[str, Any]:
@@ -214,7 +218,7 @@ def dataset_hub_asset(repository: str, license_id: str | None) -> dg.AssetsDefin
         DATASET_HUB,
         "By hand only: pushes the current Future-L1-50K to a dataset hub, with the environment's token.",
         kinds=("huggingface",),
-        code_version=SELECTION_CODE,  # what is pushed is another asset's artifact as it is
+        code_version=SELECTION_CODE,  # what is pushed is another asset's artifact
         deps=(CURATED,),
         table=CURATED_TABLE,
         columns=(CuratedTable,),
@@ -228,13 +232,9 @@ def dataset_hub_asset(repository: str, license_id: str | None) -> dg.AssetsDefin
         if license_id is None:
             raise ValueError(f"pushing dataset {repository} needs its license: name one as hub.dataset_license in the "
                              "profile, such as cc-by-4.0")  # fmt: skip
-        commit = push_folder(
-            curated.path,
-            repository,
-            "dataset",
-            f"Future-L1-50K, version {curated.version}",
-            ignore=[STORYBOARDS, TOP_ROWS, REJECTED],  # the card says that no clip is part of it
-        )
+        with TemporaryDirectory() as copy:
+            write_publication(curated, Path(copy), license_id)
+            commit = push_folder(Path(copy), repository, "dataset", f"Future-L1-50K, version {curated.version}")
         pushed = {"commit": dg.MetadataValue.url(commit)}
         return dg.MaterializeResult(
             data_version=dg.DataVersion(curated.version), metadata=metadata_of(store, declared, curated) | pushed

@@ -17,7 +17,7 @@ import polars as pl
 from training.data.json_rows import MAX_ROWS, Numbered, json_rows
 from training.data.parquet_rows import parquet_rows
 from training.data.rejection import RejectedRow, rejecting
-from training.data.row_fields import SOURCE_COUNT_COLUMNS, SOURCE_SAMPLES, source_counts
+from training.data.row_fields import SOURCE_COUNT_COLUMNS, SOURCE_SAMPLES, optional_text, source_counts
 from training.data.trajectory import parse_row
 from training.data.trajectory_table import TrajectoryTable
 
@@ -36,14 +36,16 @@ LAYOUTS = (
 OPTIONAL_COLUMNS = ("answer", *SOURCE_COUNT_COLUMNS)
 MAX_ROW_BYTES = 2**20
 """Of the columns that are read, for parquet."""
-META, META_FIELDS = "meta_data", ("classification", "start", "end")
+META, META_FIELDS = "meta_data", ("Process", "Summary", "classification", "start", "end")
 
 
 class PulledTable(TrajectoryTable):
-    """Trajectories as they are pulled: `row` counts from 0 in the source; with the counts that an already selected set
-    brings (null elsewhere)."""
+    """Trajectories as they are pulled: `row` counts from 0 in the source; with TwiFF's texts about the clip and the
+    counts that an already selected set brings (null elsewhere)."""
 
     row = dy.Int64(min=0, description="position of the row in the source's file, from 0")
+    process = dy.String(nullable=True, description="what happens in the clip: `meta_data.Process` of the source")
+    summary = dy.String(nullable=True, description="the same in short: `meta_data.Summary` of the source")
     source_p_t = dy.Int64(
         nullable=True,
         min=0,
@@ -87,7 +89,7 @@ def read_rows(path: Path, first: int = 0) -> Iterator[Numbered]:
 
 
 def _columns(path: Path, schema: "pa.Schema") -> list[str]:
-    """The columns to read, of `meta_data` only three fields.  Raises ValueError if they make no layout."""
+    """The columns to read, of `meta_data` only META_FIELDS.  Raises ValueError if they make no layout."""
     import pyarrow as pa
 
     names = set(schema.names)
@@ -201,9 +203,12 @@ def _accepted(
     with rejecting("unreadable row"):
         trajectory = parse_row(row, source, number)
         p_t, p_v = source_counts(row)
+        meta = row.get(META) or {}
+        process, summary = optional_text(meta, "Process"), optional_text(meta, "Summary")
     first = first_rows.setdefault(trajectory.row_id, number)
     if first != number:
         raise RejectedRow("repeated row", f"has the same content as row {first}")
     # Lists, since polars makes a series of every tuple.
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(trajectory).items()}
-    return values | {"row": number, "source_p_t": p_t, "source_p_v": p_v}
+    texts = {"process": process, "summary": summary}
+    return values | {"row": number, "source_p_t": p_t, "source_p_v": p_v} | texts

@@ -28,6 +28,11 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
     return _clean(name, value)
 
 
+def optional_text(row: Mapping[str, Any], name: str) -> str | None:
+    """A field that may hold text.  Raises RejectedRow."""
+    return None if _is_missing(row.get(name)) else text_of(row, name)
+
+
 def turn_of(row: Mapping[str, Any], speaker: str) -> str:
     """The text of the first turn of `speaker` ("human", "gpt") in `conversations`.  Raises RejectedRow."""
     turns = row.get("conversations")
@@ -67,7 +72,7 @@ def key_frames_of(row: Mapping[str, Any], name: str) -> tuple[int, ...]:
 def time_of(meta: Mapping[str, Any], name: str) -> str | None:
     """A field that may hold a time, as text.  Raises RejectedRow."""
     value = meta.get(name)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if _is_missing(value):
         return None
     if isinstance(value, Mapping | list | bytes):
         raise RejectedRow("malformed field", f"{name} is {type(value).__name__}, not a time")
@@ -109,11 +114,16 @@ def bounded_text(value: Any) -> str | None:
 
 def _count(row: Mapping[str, Any], name: str) -> int | None:
     value = row.get(name)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if _is_missing(value):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         raise RejectedRow("impossible counts", f"{name} is {value!r}, not a whole number")
     return int(value)
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a field is null, also as tables of floats write it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _clean(name: str, value: str) -> str:

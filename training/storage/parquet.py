@@ -9,6 +9,12 @@ from typing import Literal
 import polars as pl
 
 
+def write_parquet(table: pl.DataFrame, path: Path) -> None:
+    """Writes a table for others to read: as other libraries' tables it has Arrow's `string` and `list`, not polars'
+    `large_string` and `large_list`, which `datasets` and Arrow do not concatenate with them."""
+    table.write_parquet(path, use_pyarrow=True, pyarrow_options={"store_schema": False})
+
+
 def scan_parquet(*paths: Path, extra_columns: Literal["ignore", "raise"] = "raise") -> pl.LazyFrame:
     """The rows of files, one below the other, read when the frame is collected."""
     return pl.scan_parquet(list(paths), glob=False, hive_partitioning=False, extra_columns=extra_columns)

@@ -25,6 +25,8 @@ def trajectory(number: int, **fields: Any) -> dict[str, Any]:
         "category": "predictive",
         "start": "0:00:00.000",
         "end": "0:00:03.000",
+        "process": "It rolls over tiles.",
+        "summary": "It rolls.",
         "path": f"/clips/clip{number:07d}_0.mp4",
         "frame_count": 24,
         "reader": "sequential",
@@ -34,8 +36,10 @@ def trajectory(number: int, **fields: Any) -> dict[str, Any]:
 
 
 def rows_of(*rows: dict[str, Any]) -> pl.DataFrame:
-    """Trajectories with the columns that clip resolution adds."""
+    """Trajectories with the columns that pull and clip resolution add."""
     schema = dict(TrajectoryTable.create_empty().schema) | {
+        "process": pl.String,
+        "summary": pl.String,
         "path": pl.String,
         "frame_count": pl.Int64,
         "reader": pl.String,

@@ -10,17 +10,15 @@ from huggingface_hub import DatasetCard, HfApi, constants
 
 from assets.curation.assets import CURATED
 from assets.curation.contamination import benchmark_index
-from assets.curation.previews import REJECTED, STORYBOARDS, TOP_ROWS
-from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, publish
+from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, UNPUBLISHED, publish
 from assets.curation.selection import SelectionSettings
 from assets.curation.set_assets import dataset_hub_asset
 from assets.framework.store import AssetStore
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
 from tests.hub import Hub, serve
-from training.storage.artifacts import MANIFEST, Artifact
+from training.storage.artifacts import Artifact
 
 REPO, TOKEN, LICENSE = "lab/future-l1-50k", "hf_kept_to_itself", "cc-by-4.0"
-PREVIEWS = {STORYBOARDS, TOP_ROWS, REJECTED}
 
 
 @pytest.fixture
@@ -48,8 +46,8 @@ def publications(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder.mkdir()
         previous = (before, folders[before] / CURATED_TABLE) if before else None
         publish(folder, files, SelectionSettings(top=9), benchmark_index({}), previous)
-        for name in PREVIEWS:
-            (folder / name).write_text("for the asset's page")
+        for name in UNPUBLISHED:
+            (folder / name).write_text("for this machine alone")
     return folders
 
 
@@ -85,8 +83,9 @@ def pulled(hub: Hub, folder: Path, revision: str = "main") -> dict[str, bytes]:
 
 
 def content(artifact: Artifact) -> dict[str, bytes]:
-    names = (artifact.manifest["files"].keys() | {MANIFEST}) - PREVIEWS
-    return {name: (artifact.path / name).read_bytes() for name in names}
+    """What is pushed of an artifact: its published files, with the license in the card's front matter."""
+    files = {name: (artifact.path / name).read_bytes() for name in artifact.manifest["files"].keys() - UNPUBLISHED}
+    return files | {CARD: files[CARD].replace(b"---\n", b"---\nlicense: " + LICENSE.encode() + b"\n", 1)}
 
 
 def test_what_is_pushed_is_what_is_pulled(

@@ -39,7 +39,7 @@ def test_a_publication_is_complete_and_the_next_one_tells_what_changed(tmp_path:
         before = ("v1", folders[0] / publication.CURATED_TABLE) if reports else None
         reports.append(publication.publish(folder, files, settings, index, before))
     wanted = {"future_l1_50k.parquet", "future_l1_50k.json", "pool.parquet", "excluded.parquet", "README.md",
-              "gain_histogram.png", "composition.png"}  # fmt: skip
+              "gain_histogram.png", "composition.png", "local"}  # fmt: skip
     assert {path.name for path in folders[0].iterdir()} == wanted
     assert {path.name for path in folders[1].iterdir()} == wanted | {"CHANGE.md"}
     schemas = {publication.CURATED_TABLE: CuratedTable, publication.POOL_TABLE: PoolTable,
@@ -102,7 +102,7 @@ def rendered(record: dict[str, Any]) -> tuple[list[str | int], list[str | int]]:
 def test_the_releases_loader_reads_what_was_exported(tmp_path: Path) -> None:
     rows = [
         trajectory(0, question="frame_1\n<image>\nWhat happens?", answer='it "falls"\nand é', future=[3, 5],
-                   reasoning=["It tips.", "", "Then: done."], start=None, end=None),
+                   reasoning=["It tips.", "", "Then: done."], start=None, end=None, process=None, summary="It falls."),
         trajectory(1),
     ]  # fmt: skip
     files = write_shards(tmp_path, scored_of(rows, [(0, 8), (1, 5)]))
@@ -116,7 +116,9 @@ def test_the_releases_loader_reads_what_was_exported(tmp_path: Path) -> None:
         ["<reason>It tips.</reason>\n", 3, "\n", 5, "\n", "<reason>Then: done.</reason>\n",
          '<answer>it "falls"\nand é</answer>'],
     )  # fmt: skip
-    assert records[0]["meta_data"] == {"classification": "predictive", "start": None, "end": None}
+    assert records[0]["meta_data"] == {
+        "Process": None, "Summary": "It falls.", "classification": "predictive", "start": None, "end": None
+    }  # fmt: skip
     counts = [(record["gain"], record["correct_in_8_base"], record["correct_in_8_hint"]) for record in records]
     assert counts == [(8, 0, 8), (4, 1, 5)]
     text = json.dumps(records)
