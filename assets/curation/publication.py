@@ -27,11 +27,7 @@ PUBLIC_COLUMNS = (
 
 _HEAD = """\
 ---
-pretty_name: Future-L1-50K
-size_categories: [{size}]
-configs:
-- config_name: default
-  data_files: future_l1_50k.parquet
+{data}
 ---
 
 # Future-L1-50K
@@ -95,7 +91,7 @@ def publish(
 
 
 def write_publication(curated: Artifact, folder: Path, license_id: str | None) -> None:
-    """Writes the data set as it is published: a folder that `datasets.load_dataset` reads; its card names the license."""
+    """Writes the data set as it is published: a folder for `datasets.load_dataset`, whose card names the license."""
     from huggingface_hub import DatasetCard
 
     for name in curated.manifest["files"]:
@@ -104,7 +100,7 @@ def write_publication(curated: Artifact, folder: Path, license_id: str | None) -
         content = curated.file(name).read_bytes()
         if name == CARD and license_id:
             card = DatasetCard(content.decode())
-            card.data.license = license_id
+            card.data["license"] = license_id
             content = str(card).encode()
         with atomic_write(folder / name) as fresh:
             fresh.write_bytes(content)
@@ -160,7 +156,7 @@ def dataset_card(report: Mapping[str, Any], selection: SelectionSettings, benchm
     columns = {f"`{name}`": column.description for name, column in CuratedTable.columns().items()}
     rejected = {reason.replace("_", " "): count for reason, count in reasons.items()}
     parts = [
-        _HEAD.format(size=_size(kept), kept=kept, gains=GAIN_FIGURE, composition=COMPOSITION_FIGURE),
+        _HEAD.format(data=_card_data(kept), kept=kept, gains=GAIN_FIGURE, composition=COMPOSITION_FIGURE),
         "## Selection",
         f"Kept: p_t <= {selection.max_p_t} and p_v - p_t >= {selection.min_gain}, ranked by gain, at most"
         f" {selection.top:,} rows.\n",
@@ -183,6 +179,23 @@ def dataset_card(report: Mapping[str, Any], selection: SelectionSettings, benchm
         _table(("column", "meaning"), columns),
     ]  # fmt: skip
     return "\n".join(parts)
+
+
+def _card_data(rows: int) -> str:
+    """The hub's metadata as YAML; the license is named where the set is published (`write_publication`)."""
+    from huggingface_hub import DatasetCardData
+
+    return DatasetCardData(
+        pretty_name="Future-L1-50K",
+        language=["en"],
+        annotations_creators=["machine-generated"],
+        multilinguality=["monolingual"],
+        source_datasets=["extended"],
+        size_categories=[_size(rows)],
+        task_categories=["video-text-to-text", "visual-question-answering"],
+        tags=["video", "event-prediction", "visual-reasoning", "latent-reasoning"],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": CURATED_TABLE}]}],
+    ).to_yaml()
 
 
 def _size(rows: int) -> str:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from assets.curation.contamination import BenchmarkIndex, contaminated
 from assets.curation.keys import best_of_each, clip_number, keyed, repeated
+from assets.curation.local_clips import LocalClipTable
 from assets.curation.scored import hash_order, scan, whole_rows
 from training.data.keyframes import KEY_FRAMES
 from training.data.trajectory import IMAGE
@@ -74,15 +75,6 @@ class CuratedTable(TrajectoryTable):
     correct_in_8_hint = dy.Int64(nullable=True, min=0, description="p_v, under the public release's name")
 
 
-class TrainingTable(CuratedTable):
-    """A row of a training set: a published row and its clip's file here, which is not published."""
-
-    path = dy.String(min_length=1, description="path of the clip's file")
-    reader = dy.String(
-        regex="^(seek|sequential)$", description="way its frames are read: by seeking, or sequentially from the start"
-    )
-
-
 class PoolTable(dy.Schema):
     """One row that passes the thresholds, in rank order, and what became of it.
 
@@ -124,7 +116,7 @@ class ExclusionTable(dy.Schema):
 
 @dataclass(frozen=True)
 class Selection:
-    """`rows` (TrainingTable) are published, without their clips' files; `pool` (PoolTable) and `excluded`
+    """`rows` (CuratedTable, LocalClipTable) are published, without their clips; `pool` (PoolTable) and `excluded`
     (ExclusionTable) say what became of all that passed the thresholds; `report` counts.
     """
 
@@ -155,7 +147,7 @@ def select(scored: Sequence[Path], settings: SelectionSettings, index: Benchmark
 
 
 def published(rows: pl.DataFrame) -> pl.DataFrame:
-    """Ranked rows with the public dataset's columns added (reference/paper.md 4.1), as a validated TrainingTable."""
+    """Ranked rows with the public dataset's columns added (reference/paper.md 4.1), and with their clips."""
     table = rows.with_columns(
         pl.concat_list(_turn("human", pl.col("question")), _turn("gpt", _reasoning())).alias("conversations"),
         pl.col("observed").alias("image"),
@@ -170,7 +162,8 @@ def published(rows: pl.DataFrame) -> pl.DataFrame:
         pl.col("p_t").alias("correct_in_8_base"),
         pl.col("p_v").alias("correct_in_8_hint"),
     )
-    return TrainingTable.validate(table.select(TrainingTable.column_names()), cast=True)
+    curated = CuratedTable.validate(table.select(CuratedTable.column_names()), cast=True)
+    return curated.with_columns(table.select(LocalClipTable.column_names()))
 
 
 def _turn(speaker: str, text: pl.Expr) -> pl.Expr:

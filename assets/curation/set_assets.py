@@ -11,7 +11,7 @@ import polars as pl
 
 from assets.curation.assets import CURATED, RL_SETS, SFT_SETS
 from assets.curation.contamination import BenchmarkIndex, benchmark_index
-from assets.curation.local_clips import LOCAL_CLIPS, training_rows
+from assets.curation.local_clips import LOCAL_CLIPS, LocalClipTable, training_rows
 from assets.curation.previews import GAIN_FIGURE, REJECTED, STORYBOARDS, TOP_ROWS, highest, write_previews
 from assets.curation.publication import (
     CARD,
@@ -24,7 +24,7 @@ from assets.curation.publication import (
     write_publication,
 )
 from assets.curation.scored import GAIN, gain_tables, scored_shards, verdict_tables
-from assets.curation.selection import CuratedTable, SelectionSettings, TrainingTable
+from assets.curation.selection import CuratedTable, SelectionSettings
 from assets.curation.sets import random_set, rl_set
 from assets.curation.settings import CurationSettings, SelectionConfig
 from assets.curation.v1_33k import choices
@@ -143,7 +143,7 @@ def _sft_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
         code_version=code_of("assets.curation.sets", "assets.curation.local_clips"),
         deps=(CURATED, GAIN, *map(items_key, settings.disjoint_from)),
         table="future_l1.parquet",
-        columns=(TrainingTable,),
+        columns=(CuratedTable, LocalClipTable),
     )
 
     def write(folder: Path, scored: list[Path], curated: Artifact, items: Items, seed: int) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _rl_sets(settings: CurationSettings, seed: int) -> dg.AssetsDefinition:
         code_version=code_of("assets.curation.sets", "assets.curation.v1_33k"),
         deps=(CURATED, GAIN, *map(items_key, settings.disjoint_from)),
         table=f"{next(iter(settings.rl_sets))}.parquet",
-        columns=(TrainingTable,),
+        columns=(CuratedTable, LocalClipTable),
     )
 
     def write(folder: Path, scored: list[Path], curated: Artifact, items: Items, seed: int) -> dict[str, Any]:

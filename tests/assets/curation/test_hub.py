@@ -85,7 +85,7 @@ def pulled(hub: Hub, folder: Path, revision: str = "main") -> dict[str, bytes]:
 def content(artifact: Artifact) -> dict[str, bytes]:
     """What is pushed of an artifact: its published files, with the license in the card's front matter."""
     files = {name: (artifact.path / name).read_bytes() for name in artifact.manifest["files"].keys() - UNPUBLISHED}
-    return files | {CARD: files[CARD].replace(b"---\n", b"---\nlicense: " + LICENSE.encode() + b"\n", 1)}
+    return files | {CARD: files[CARD].replace(b"\n---\n", f"\nlicense: {LICENSE}\n---\n".encode(), 1)}
 
 
 def test_what_is_pushed_is_what_is_pulled(
