@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from assets.curation.publication import export_json
-from assets.curation.selection import published
+from assets.curation.selection import CuratedTable, published
 from tests.toy import rl_recipe, sft_recipe, toy_rows, write_rows
 from tests.training.rl.made import config as rl_config
 from training.rl.__main__ import main as rl_main
@@ -22,13 +22,12 @@ from training.sft.__main__ import SftConfig, main
 from training.tiny import BASE
 
 PROJECT = Path(__file__).parents[3]
-CLIP_COLUMNS = ("path", "frame_count", "reader")
 
 
 def curated(rows: list[dict[str, Any]]) -> pl.DataFrame:
     """The rows as `curate` publishes them."""
-    scores = {"p_t": 0, "p_v": 8, "gain": 8}
-    return published(pl.DataFrame([row | scores | {"rank": rank} for rank, row in enumerate(rows, start=1)]))
+    more = {"process": None, "summary": "A marble rolls.", "p_t": 0, "p_v": 8, "gain": 8}
+    return published(pl.DataFrame([row | more | {"rank": rank} for rank, row in enumerate(rows, start=1)]))
 
 
 def to_json(rows: list[dict[str, Any]], folder: Path) -> Path:
@@ -37,8 +36,7 @@ def to_json(rows: list[dict[str, Any]], folder: Path) -> Path:
 
 
 def to_parquet(rows: list[dict[str, Any]], folder: Path) -> Path:
-    table = curated(rows)
-    table.drop(name for name in CLIP_COLUMNS if name in table.columns).write_parquet(folder / "future_l1_50k.parquet")
+    curated(rows).select(CuratedTable.column_names()).write_parquet(folder / "future_l1_50k.parquet")
     return folder / "future_l1_50k.parquet"
 
 
