@@ -2,14 +2,17 @@
 
 import gzip
 import json
+import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+from tests.fuzz.mutants import altered, damaged
 from tests.training.data.test_records import CLIP, LAYOUTS, QUESTION, RELEASE, conversation
-from training.data.row_clips import with_clip
+from training.data.row_clips import clip_path, with_clip
 from training.data.training_set import read_training_set
 from training.runtime.errors import PermanentError
 
@@ -144,3 +147,19 @@ def test_what_is_no_file_or_no_folder_is_refused(tmp_path: Path) -> None:
             read_training_set(tmp_path / name, None)
     with pytest.raises(PermanentError, match="no folder"):
         read_training_set(tmp_path / "rows.parquet", tmp_path / "gone")
+
+
+def test_no_record_ends_the_reading(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    mutants = [altered(record, rng) for record in LAYOUTS.values() for _ in range(80)]
+    lines = [json.dumps(mutant).encode() for mutant in [RELEASE, *mutants]]
+    lines += [damaged(line, rng).replace(b"\n", b" ") or b"{" for line in lines[::4]]
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))
+    training_set = read_training_set(tmp_path / "rows.jsonl", CLIP.parent)
+    rows, rejected = training_set.rows, training_set.rejected
+    assert len(rows) + len(rejected) == sum(bool(line.strip()) for line in lines)
+    assert len({*(row["row_id"] for row in rows), *(record["row_id"] for record in rejected)}) == len(lines)
+    json.dumps([rejected, [row["row_id"] for row in rows]], ensure_ascii=False).encode()
+    for row in rows:
+        with suppress(ValueError):
+            clip_path(row)

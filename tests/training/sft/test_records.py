@@ -48,9 +48,12 @@ def to_lines(rows: list[dict[str, Any]], folder: Path) -> Path:
     return folder / "mine.jsonl"
 
 
-def trained(data: Path, clips: Path | None, out: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def trained(
+    data: Path, clips: Path | None, out: Path, workers: int = 0
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     out.mkdir()
-    config = SftConfig(out=out, device="cpu", recipe=sft_recipe(), data=data, clips=clips, base=BASE)
+    config = SftConfig(out=out, device="cpu", recipe=sft_recipe(dataloader_num_workers=workers), data=data, clips=clips,
+                       base=BASE)  # fmt: skip
     return main(config, Reporter(out, quiet=True)), load_file(out / "checkpoint" / "model.safetensors")
 
 
@@ -66,14 +69,15 @@ def weights(eight: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactor
     return trained(write_rows(eight, folder / "rows.parquet"), None, folder / "out")[1]
 
 
-@pytest.mark.parametrize("write", [to_json, to_parquet, to_lines])
+@pytest.mark.parametrize(("write", "workers"), [(to_json, 0), (to_parquet, 0), (to_lines, 0), (to_lines, 2)])
 def test_sft_is_the_same_from_every_file(
     write: Callable[[list[dict[str, Any]], Path], Path],
+    workers: int,
     eight: list[dict[str, Any]],
     weights: dict[str, torch.Tensor],
     tmp_path: Path,
 ) -> None:
-    result, same = trained(write(eight, tmp_path), Path(eight[0]["path"]).parent, tmp_path / "out")
+    result, same = trained(write(eight, tmp_path), Path(eight[0]["path"]).parent, tmp_path / "out", workers)
     assert (result["rows"], result["skipped"]) == (8, 0)
     assert all(torch.equal(same[name], weight) for name, weight in weights.items())
 
