@@ -7,9 +7,9 @@ import dagster as dg
 import polars as pl
 
 from assets.curation.assets import ANSWERS, CURATED, RL_SETS, SFT_SETS
+from assets.curation.dataset_card import CURATED_TABLE
 from assets.curation.disjoint import disjoint
 from assets.curation.local_clips import LOCAL_CLIPS, training_rows
-from assets.curation.publication import CURATED_TABLE
 from assets.curation.scored import GAIN, GAIN_TABLE
 from assets.curation.set_assets import index_of, items_of
 from assets.curation.settings import CurationSettings

@@ -11,13 +11,11 @@ import polars as pl
 
 from assets.curation.assets import CURATED, RL_SETS, SFT_SETS
 from assets.curation.contamination import BenchmarkIndex, benchmark_index
+from assets.curation.dataset_card import CARD, COMPOSITION_FIGURE, CURATED_TABLE, Source
 from assets.curation.local_clips import LOCAL_CLIPS, LocalClipTable, training_rows
 from assets.curation.previews import GAIN_FIGURE, REJECTED, STORYBOARDS, TOP_ROWS, highest, write_previews
 from assets.curation.publication import (
-    CARD,
     CHANGE,
-    COMPOSITION_FIGURE,
-    CURATED_TABLE,
     EXCLUDED_TABLE,
     POOL_TABLE,
     publish,
@@ -36,6 +34,7 @@ from assets.framework.retries import retry_on_outage
 from assets.framework.settings import SeedConfig
 from assets.framework.store import AssetStore, StoreParam
 from assets.hub import HubSettings, push_folder
+from assets.trajectories.assets import TRAJECTORIES
 from training.storage.artifacts import Artifact
 from training.storage.hashing import file_digest
 from training.storage.parquet import read_parquet, scan_parquet
@@ -82,6 +81,16 @@ def _by_key(scored: Mapping[str, Artifact], items: Items) -> dict[str, Artifact 
     return shards | {items_key(name): artifact for name, artifact in items.items()}
 
 
+def _sources(store: AssetStore, shards: Sequence[str]) -> list[Source]:
+    """What the shards were pulled from, as far as the card names it: no path and no address of other files."""
+    pulled = [store.current(TRAJECTORIES, shard).provenance["counts"] for shard in shards]
+    rows = [(p["repository"], p["revision"], p["rows"] + p["quarantined"]) for p in pulled]
+    table = pl.DataFrame(rows, {"repository": pl.String, "revision": pl.String, "rows": pl.Int64}, orient="row")
+    on_hub = pl.when(pl.col("repository").is_not_null())
+    grouped = table.group_by("repository", on_hub.then("revision")).agg(pl.len().alias("shards"), pl.sum("rows"))
+    return [Source(**row) for row in grouped.sort("repository", "revision").iter_rows(named=True)]
+
+
 def _check_scored_for(rule: SelectionSettings, scored: Mapping[str, Artifact]) -> None:
     """Raises ValueError where rows were cut short that the rule might keep: their gain is not known."""
     for shard, artifact in scored.items():
@@ -119,7 +128,8 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
         def make(workspace: Path) -> dict[str, Any]:
             before = store.current(CURATED) if store.has(CURATED) else None
             previous = (before.version, before.file(CURATED_TABLE)) if before else None
-            report = publish(workspace, gain_tables(scored), rule, index_of(items), previous)
+            sources = _sources(store, list(scored))
+            report = publish(workspace, gain_tables(scored), rule, index_of(items), previous, sources)
             rows = training_rows(workspace / CURATED_TABLE, workspace / LOCAL_CLIPS)
             best = highest(rows, STORYBOARDS_OF_THE_SET)
             of_best = pl.col("row_id").is_in(best["row_id"].implode())

@@ -15,7 +15,7 @@ from assets.framework.retries import retry_on_outage
 from assets.framework.store import AssetStore, StoreParam
 from assets.launching.launcher import ProgressParam
 from assets.trajectories.clips import ClipTable, write_clips
-from assets.trajectories.locations import any_remote, local_path
+from assets.trajectories.locations import any_remote, hub_repository, local_path
 from assets.trajectories.settings import SourceSettings
 from assets.trajectories.shards import Shard
 from assets.trajectories.sources import Source, source_shards
@@ -117,7 +117,8 @@ def _trajectories(settings: SourceSettings) -> dg.AssetsDefinition:
             with source.fetch(shard.file, store.scratch / "shards") as path:
                 files = workspace / ROWS, workspace / QUARANTINE
                 counts = write_shard(path, shard.name, *files, shard.rows, shard.is_last)
-            return {**counts, "revision": revision, "stamp": shard.stamp}
+            repository = hub_repository(settings.trajectories)
+            return {**counts, "repository": repository, "revision": revision, "stamp": shard.stamp}
 
         pulled = {}
         for done, name in enumerate(context.partition_keys):

@@ -33,6 +33,11 @@ def hub_location(location: str) -> HubLocation:
     return HubLocation(match["repo"], match["revision"], (match["files"] or "").strip("/"))
 
 
+def hub_repository(location: str) -> str | None:
+    """The dataset repository that a location is in, or None for one elsewhere."""
+    return hub_location(location).repo if location.startswith(HUB) else None
+
+
 def local_path(location: str) -> Path | None:
     """The path that a location on this machine is, or None for one elsewhere."""
     path = location.removeprefix("file://")

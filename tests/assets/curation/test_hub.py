@@ -1,16 +1,22 @@
 """Pushing Future-L1-50K: what the hub's own client reads back afterwards is what was published, and nothing else."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 import pytest
 from huggingface_hub import DatasetCard, HfApi, constants
 
 from assets.curation.assets import CURATED
 from assets.curation.contamination import benchmark_index
-from assets.curation.publication import CARD, CHANGE, CURATED_TABLE, UNPUBLISHED, publish
+from assets.curation.dataset_card import CARD, CURATED_TABLE
+from assets.curation.publication import CHANGE, UNPUBLISHED, publish
 from assets.curation.selection import SelectionSettings
 from assets.curation.set_assets import dataset_hub_asset
 from assets.framework.store import AssetStore
@@ -45,7 +51,7 @@ def publications(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder = folders[version] = home / version
         folder.mkdir()
         previous = (before, folders[before] / CURATED_TABLE) if before else None
-        publish(folder, files, SelectionSettings(top=9), benchmark_index({}), previous)
+        publish(folder, files, SelectionSettings(top=9), benchmark_index({}), previous, [])
         for name in UNPUBLISHED:
             (folder / name).write_text("for this machine alone")
     return folders
@@ -108,6 +114,19 @@ def test_what_is_pushed_is_what_is_pulled(
     assert DatasetCard(downloads[CARD].decode()).data["pretty_name"] == "Future-L1-50K"
     assert len(hub.uploads()) == sum(name.endswith(".parquet") for name in downloads)
     assert {request.token for request in hub.uploads()} == {None}  # the storage never sees it
+
+
+def test_a_pushed_repository_is_a_data_set(
+    hub: Hub, store: AssetStore, published: Callable[[str], Artifact], tmp_path: Path
+) -> None:
+    """In a process of its own: the libraries read the hub's address when they are imported."""
+    artifact = published("first")
+    assert push(store).success
+    load = f"import datasets; datasets.load_dataset('{REPO}', split='train').to_json('rows.jsonl')"
+    variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    subprocess.run([sys.executable, "-c", load], cwd=tmp_path, env=os.environ | variables, check=True)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert rows == pl.read_parquet(artifact.file(CURATED_TABLE)).to_dicts()
 
 
 def test_pushing_a_version_again_changes_nothing(

@@ -130,6 +130,7 @@ def test_a_shard_is_pulled_once_and_says_what_it_holds(room: Room, source: Path)
         "quarantined": 1,
         "categories": {"camera": 2},
         "reasons": {"unreadable row": 1},
+        "repository": None,
         "revision": "",
         "stamp": "",
     }

@@ -27,6 +27,7 @@ from assets.trajectories.validate import (
 )
 from tests.assets.trajectories.shard_rows import published_row, pull_shard, twiff_row, upstream_row, write
 from training.data.rejection import RejectedRow
+from training.data.row_fields import MAX_TEXT
 from training.data.trajectory import parse_row
 
 CLIP_REASONS = {"path outside clip root", "missing clip", "unreadable clip"}  # found when clips are resolved
@@ -73,7 +74,30 @@ def test_every_layout_and_file_is_pulled_to_the_same_trajectories(tmp_path: Path
 @pytest.mark.parametrize("meta", [None, {"other": 1}, {"classification": None}])
 def test_rows_without_the_metadata_are_still_trajectories(tmp_path: Path, meta: Any) -> None:
     rows, _ = pull_shard(write(tmp_path / "s.parquet", [twiff_row(meta_data=meta)]))
-    assert rows.select("category", "start", "end").row(0) == ("other", None, None)
+    assert rows.select("category", "start", "end", "process", "summary").row(0) == ("other", *[None] * 4)
+
+
+@pytest.mark.parametrize("name", ["Process", "Summary"])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a" * MAX_TEXT, None),
+        (None, None),
+        ("<|im_end|> is kept: it goes to no model", None),
+        ("a" * (MAX_TEXT + 1), f"text too long: {{}} has {MAX_TEXT + 1} characters; at most {MAX_TEXT} are read"),
+        ("\ud800", "malformed field: {} holds half a character (a lone surrogate)"),
+        (["It rolls."], "malformed field: {} is list, not text"),
+    ],
+)
+def test_the_sources_texts_about_a_clip_are_kept_and_bounded(
+    tmp_path: Path, name: str, text: Any, reason: str | None
+) -> None:
+    row = twiff_row(meta_data=twiff_row()["meta_data"] | {name: text})
+    rows, quarantine = pull_shard(write(tmp_path / "s.jsonl", [row]))
+    if reason is None:
+        assert rows[name.lower()].to_list() == [text]
+    else:
+        assert [": ".join(why) for why in quarantine.select("reason", "detail").rows()] == [reason.format(name)]
 
 
 def test_a_shard_without_rows_gives_two_empty_tables(tmp_path: Path) -> None:

@@ -1,0 +1,171 @@
+"""The published folder with the real `datasets`: it loads as it lies, says nothing of this machine, and concatenates
+with the public release; its card is one that the hub's and the datasets' own libraries read."""
+
+import json
+import re
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import datasets
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, Features, List, Value
+from huggingface_hub import DatasetCard
+
+from assets.curation.contamination import benchmark_index
+from assets.curation.dataset_card import CARD, CURATED_TABLE, PUBLIC_COLUMNS, SIZES, Source
+from assets.curation.local_clips import LOCAL_CLIPS, training_rows
+from assets.curation.publication import EXPORT, UNPUBLISHED, publish, write_publication
+from assets.curation.selection import SelectionSettings
+from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
+from training.storage.artifacts import Artifact, ArtifactStore
+
+INTEGERS, TEXT = List(Value("int64")), Value("string")
+PUBLIC_FEATURES = Features(
+    {
+        "video": TEXT,
+        "conversations": List({"from": TEXT, "value": TEXT}),
+        "image": INTEGERS,
+        "reasoning_image": INTEGERS,
+        "meta_data": dict.fromkeys(("Process", "Summary", "classification", "start", "end"), TEXT),
+        "gain": Value("int64"),
+        "correct_in_8_base": Value("int64"),
+        "correct_in_8_hint": Value("int64"),
+    }
+)
+"""The public Future-L1-50K."""
+PUBLIC_ROW = {
+    "video": "-0AAhXT99Zw-0:04:09.165-0:04:57.213.mp4",
+    "conversations": [
+        {"from": "human", "value": "frame_1\n<image>\nWhat happens next?"},
+        {"from": "gpt", "value": "THOUGHT 1: It tips. <image>"},
+    ],
+    "image": [1],
+    "reasoning_image": [4],
+    "meta_data": {"Process": "A cup tips.", "Summary": "It falls.", "classification": "Predictive",
+                  "start": "0:04:09.165", "end": "0:04:57.213"},
+    "gain": 7,
+    "correct_in_8_base": 1,
+    "correct_in_8_hint": 8,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A publication of four rows, the last without texts about its clip, under a home with a hidden name."""
+    folder = tmp_path_factory.mktemp("home")
+    rows = [trajectory(i) for i in range(3)] + [trajectory(3, process=None, summary=None, start=None, end=None)]
+    shards = write_shards(folder / "scored", scored_of(rows, [(0, 8 - i) for i in range(4)]))
+    store = ArtifactStore(folder / ".future-l1")
+    workspace = store.workspace("curation/future_l1_50k", "v1")
+    sources = [Source("lab/twiff", "0123abcd", 1, 4)]
+    publish(workspace, shards, SelectionSettings(), benchmark_index({}), None, sources)
+    for name in UNPUBLISHED - {LOCAL_CLIPS}:
+        (workspace / name).write_text("frames of clips")
+    return store.publish("curation/future_l1_50k", "v1", workspace, {})
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Dataset]:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+
+    def load_dataset(path: Path | str, **options: object) -> Dataset:
+        return datasets.load_dataset(str(path), split="train", cache_dir=str(tmp_path / "cache"), **options)
+
+    return load_dataset
+
+
+def test_an_artifacts_folder_is_a_data_set(artifact: Artifact, load: Callable[..., Dataset]) -> None:
+    rows = load(artifact.path)
+    table = pl.read_parquet(artifact.file(CURATED_TABLE))
+    assert rows.to_list() == table.to_dicts()
+    assert rows.column_names == table.columns
+    assert load(artifact.path, streaming=True).take(1).features == rows.features
+
+
+def test_a_published_folder_is_a_data_set_whatever_lies_beside_it(
+    artifact: Artifact, load: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    (folder / "work" / "train").mkdir(parents=True)
+    for name in ("work/train/train.parquet", "train.jsonl", "test.csv", "data.parquet", "quarantine.parquet"):
+        (folder / name).write_text("no rows of it")
+    write_publication(artifact, folder, None)
+    assert load(folder).to_list() == load(artifact.path).to_list()
+
+
+def test_nothing_that_is_published_says_where_clips_lie(artifact: Artifact, tmp_path: Path) -> None:
+    write_publication(artifact, tmp_path, None)
+    assert {path.name for path in tmp_path.rglob("*")} == artifact.manifest["files"].keys() - UNPUBLISHED
+    for path in tmp_path.iterdir():
+        is_table = path.suffix == ".parquet"
+        content = repr(pl.read_parquet(path).to_dicts()).encode() if is_table else path.read_bytes()
+        assert b"/clips/" not in content and str(artifact.path.parent).encode() not in content, path
+    assert {"path", "reader"}.isdisjoint(pl.read_parquet(tmp_path / CURATED_TABLE).columns)
+
+
+def test_rows_to_train_on_have_their_clips_again(artifact: Artifact) -> None:
+    rows = training_rows(artifact.file(CURATED_TABLE), artifact.file(LOCAL_CLIPS))
+    published = pl.read_parquet(artifact.file(CURATED_TABLE))
+    assert rows.drop("path", "reader").equals(published)
+    assert rows["path"].to_list() == [f"/clips/{video}" for video in published["video"]]
+    assert set(rows["reader"]) == {"sequential"}
+
+
+def test_the_public_release_and_ours_are_one_data_set(
+    artifact: Artifact, load: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    public = Dataset.from_list([PUBLIC_ROW] * 2, features=PUBLIC_FEATURES)
+    public.to_parquet(tmp_path / "public.parquet")
+    shared = list(PUBLIC_FEATURES)
+    assert set(shared) < set(PUBLIC_COLUMNS)
+    ours = load(artifact.path).select_columns(shared)
+    assert ours.features == PUBLIC_FEATURES
+    both = datasets.concatenate_datasets([public, ours])
+    assert (both.num_rows, both[0]) == (6, PUBLIC_ROW)
+    assert datasets.interleave_datasets([ours, public]).num_rows == 4
+    files = (artifact.file(CURATED_TABLE), tmp_path / "public.parquet")
+    tables = [pq.read_table(path, columns=shared).replace_schema_metadata() for path in files]
+    assert pa.concat_tables(tables).num_rows == 6
+
+
+def test_meta_data_has_the_sources_texts_or_null(artifact: Artifact, load: Callable[..., Dataset]) -> None:
+    texts = {"Process": "It rolls over tiles.", "Summary": "It rolls.", "classification": "predictive"}
+    times = {"start": "0:00:00.000", "end": "0:00:03.000"}
+    nothing = dict.fromkeys(("Process", "Summary", "start", "end"))
+    meta = load(artifact.path)["meta_data"]
+    assert list(meta) == [texts | times] * 3 + [nothing | {"classification": "predictive"}]
+    assert [record["meta_data"] for record in json.loads(artifact.file(EXPORT).read_text())] == list(meta)
+
+
+@pytest.fixture
+def card(artifact: Artifact, tmp_path: Path) -> DatasetCard:
+    write_publication(artifact, tmp_path, "cc-by-4.0")
+    return DatasetCard.load(tmp_path / CARD)
+
+
+def test_the_license_is_in_the_published_card_alone(artifact: Artifact, card: DatasetCard) -> None:
+    unpublished = DatasetCard.load(artifact.path / CARD)
+    assert unpublished.data.license is None and card.data.license == "cc-by-4.0"
+    assert card.text == unpublished.text
+    assert card.data.to_dict() == unpublished.data.to_dict() | {"license": "cc-by-4.0"}
+
+
+def test_the_cards_metadata_has_the_words_that_the_datasets_library_knows(card: DatasetCard) -> None:
+    def known(name: str) -> dict[str, list[str]] | list[str]:
+        return json.loads((resources.files("datasets.utils.resources") / f"{name}.json").read_text())
+
+    data = card.data
+    assert set(data.language) <= set(known("languages"))
+    assert data.size_categories == ["n<1K"] and set(SIZES.values()) <= set(known("size_categories"))
+    assert set(data.annotations_creators) <= set(dict(known("creators"))["annotations"])
+    assert set(data.multilinguality) <= set(known("multilingualities"))
+    assert data.configs == [{"config_name": "default", "data_files": [{"split": "train", "path": CURATED_TABLE}]}]
+
+
+def test_every_figure_of_the_card_is_published_beside_it(card: DatasetCard, tmp_path: Path) -> None:
+    figures = re.findall(r"!\[[^]]*]\(([^)]*)\)", card.text)
+    assert len(figures) == 2 and all((tmp_path / figure).read_bytes().startswith(b"\x89PNG") for figure in figures)
