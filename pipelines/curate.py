@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from assets.checkpoints.assets import BASE
 from assets.curation.assets import CURATED
+from assets.curation.dataset_card import CARD
 from assets.curation.publication import write_publication
 from assets.curation.scored import GAIN_TABLE, gain_tables, scored_shards
 from assets.curation.set_assets import items_key
@@ -51,9 +52,12 @@ def curation_steps(profile: Profile) -> list[Step]:
 def curate(profile: Profile, out: Path, console: Console) -> tuple[dict[str, Any], list[str], str]:
     """Curates and writes the tables to `out`; returns the summary, what failed checks say, and `broken_shards`.
 
-    Raises EndpointRefusesError before any work where the endpoint or the judge would never answer, and
-    StepFailedError where a step fails; started again, it goes on.
+    Raises ValueError where the dataset card would replace somebody's README.md, EndpointRefusesError before any work
+    where the endpoint or the judge would never answer, and StepFailedError where a step fails; started again, it goes
+    on.
     """
+    if (out / CARD).exists() and not (out / WORK).exists():
+        raise ValueError(f"{out} has a {CARD} that no curation wrote: name another folder, the set's card goes there")
     from training.chat.connection import preflight  # imports openai
 
     endpoint, judge = profile.curation.endpoint, profile.judge

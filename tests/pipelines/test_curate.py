@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import datasets
 import polars as pl
 import pytest
 
@@ -75,6 +76,28 @@ def test_the_tables_account_for_every_row(alone: Path, source: tuple[Path, list[
     assert gains["row_id"].is_unique().all()
     assert summary["generations"] == int(gains.select(pl.sum("n_generated_plain") + pl.sum("n_generated_hint")).item())
     assert summary["generations"] + summary["generations_saved"] == 16 * summary["scored"]
+
+
+def test_the_folder_is_a_data_set_and_says_nothing_of_this_machine(
+    alone: Path, source: tuple[Path, list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    loaded = datasets.load_dataset(str(alone), split="train", cache_dir=str(tmp_path))
+    kept = pl.read_parquet(alone / "future_l1_50k.parquet")
+    assert loaded.to_list() == kept.to_dicts() and {"path", "reader"}.isdisjoint(kept.columns)
+    assert all(meta["Process"] and meta["Summary"] for meta in loaded["meta_data"])
+    for path in (path for path in alone.iterdir() if path.is_file()):
+        is_table = path.suffix == ".parquet"
+        content = repr(pl.read_parquet(path).to_dicts()) if is_table else path.read_bytes().decode(errors="replace")
+        assert str(source[0]) not in content, path
+
+
+def test_a_readme_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    ran = run("curate", "--trajectories", "x", "--clips", "y", "--base", "z", "--out", str(tmp_path))
+    assert ran.returncode == 1
+    assert "has a README.md that no curation wrote: name another folder" in ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
 def test_what_the_model_can_answer_decides_which_rows_are_kept_and_how_often_they_are_sampled(alone: Path) -> None:

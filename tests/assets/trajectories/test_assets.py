@@ -250,7 +250,8 @@ def test_a_source_on_a_hub_is_observed_at_its_commit_and_pulled_without_being_do
         version, metadata = room.observe()
         assert (metadata["revision"], room.shards) == (commit, ["a", "b", "c"])
         versions = room.ingest()
-        assert room.counts(TRAJECTORIES, "a")["revision"] == commit
+        counts = room.counts(TRAJECTORIES, "a")
+        assert (counts["repository"], counts["revision"]) == ("lab/twiff", commit)
         write(source / "d.jsonl", [twiff_row()])
         assert hub.commit("lab/twiff", source) != commit
         assert room.observe()[0] != version
