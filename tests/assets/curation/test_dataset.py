@@ -155,14 +155,14 @@ def test_the_license_is_in_the_published_card_alone(artifact: Artifact, card: Da
 
 
 def test_the_cards_metadata_has_the_words_that_the_datasets_library_knows(card: DatasetCard) -> None:
-    def known(name: str) -> dict[str, list[str]] | list[str]:
+    def vocabulary(name: str) -> dict[str, list[str]] | list[str]:
         return json.loads((resources.files("datasets.utils.resources") / f"{name}.json").read_text())
 
     data = card.data
-    assert set(data.language) <= set(known("languages"))
-    assert data.size_categories == ["n<1K"] and set(SIZES.values()) <= set(known("size_categories"))
-    assert set(data.annotations_creators) <= set(dict(known("creators"))["annotations"])
-    assert set(data.multilinguality) <= set(known("multilingualities"))
+    assert set(data.language) <= set(vocabulary("languages"))
+    assert data.size_categories == ["n<1K"] and set(SIZES.values()) <= set(vocabulary("size_categories"))
+    assert set(data.annotations_creators) <= set(dict(vocabulary("creators"))["annotations"])
+    assert set(data.multilinguality) <= set(vocabulary("multilingualities"))
     assert data.configs == [{"config_name": "default", "data_files": [{"split": "train", "path": CURATED_TABLE}]}]
 
 
