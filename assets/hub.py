@@ -1,5 +1,6 @@
 """The Hugging Face hub that data sets and models are pushed to: the profile's section `[hub]`, and the push."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,8 +9,12 @@ from pydantic import Field
 
 from assets.framework.settings import Settings
 from assets.trajectories.hub import hub_access
+from training.runtime.model_card import CardFields
 
-Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+PUBLISHED_SETS = ("future_l1", "text_only")
+"""The SFT sets that have the rows of Future-L1-50K."""
+REPOSITORY = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$", re.ASCII)
+Repository = Annotated[str, Field(pattern=REPOSITORY)]
 License = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")]
 """A license by the hub's identifier, such as `apache-2.0`, `cc-by-4.0` or `other`."""
 
@@ -23,16 +28,29 @@ class HubSettings(Settings):
     models: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.-]*/[\w.-]*\{model\}[\w.-]*$")
     """The model repositories, with `{model}` for the model's name: ORG/future-l1-{model}."""
     model_license: License | None = None
+    base_model: Repository | None = None
+    """The repository of the base model, which the cards of models link."""
+
+    def card(self, sft_set: str | None = None) -> CardFields:
+        """The fields of the card of a model that was trained on an SFT set, or of one that was trained by hand."""
+        dataset = self.dataset if sft_set in PUBLISHED_SETS else None
+        return CardFields(license=self.model_license, base_model=self.base_model, dataset=dataset)
 
 
 def push_folder(
-    folder: Path, repository: str, kind: Literal["dataset", "model"], message: str, ignore: Sequence[str] = ()
+    folder: Path,
+    repository: str,
+    kind: Literal["dataset", "model"],
+    message: str,
+    ignore: Sequence[str] = (),
+    replace: Sequence[str] = (),
 ) -> str:
     """Pushes a folder's files, except those that match `ignore`, as one commit; returns the commit's address.
 
-    The repository is made where there is none.  Large files that an earlier push has sent are not sent again, and
-    where nothing changed the last commit stays.  Raises ValueError without a token that may write, and the client's own
-    errors where the hub cannot be reached or is busy.
+    Files of an earlier commit that match `replace` and are not in the folder are deleted; others stay.  The repository
+    is made where there is none.  Large files that an earlier push has sent are not sent again, and where nothing
+    changed the last commit stays.  Raises ValueError without a token that may write, and the client's own errors where
+    the hub cannot be reached or is busy.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -51,6 +69,7 @@ def push_folder(
             repo_type=kind,
             folder_path=folder,
             ignore_patterns=list(ignore),
+            delete_patterns=list(replace) or None,
             commit_message=message,
         )
     except HfHubHTTPError as error:

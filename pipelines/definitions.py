@@ -16,6 +16,7 @@ from assets.curation.set_assets import set_assets
 from assets.framework.resources import JudgeAccess, LogProgress
 from assets.framework.store import AssetStore
 from assets.launching.launcher import Launcher, Progress
+from assets.model_hub import model_hub_asset
 from assets.toyworld.assets import SOURCE as TOYWORLD
 from assets.toyworld.assets import toyworld_assets, toyworld_checks
 from assets.trajectories.assets import source_assets
@@ -52,11 +53,17 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
                 profile.launch.max_parallel,
                 profile.retrain,
                 profile.report_to,
+                profile.cards,
             ),
             *benchmark_assets(benchmarks, checkpoints, upstream, seed, device),
             latent_retrieval_asset(checkpoints, profile.sft[0].recipe.latent_config.max_latents, seed, device),
             necessity_asset(profile.benchmarks, checkpoints, seed, device),
-            comparison_asset(checkpoints, published_data=profile.toyworld is None),
+            comparison_asset(checkpoints, published_data=profile.published_data),
+            *(
+                [model_hub_asset(profile.hub.models, checkpoints, profile.cards, profile.published_data)]
+                if profile.hub.models
+                else []
+            ),
         ],
         asset_checks=[
             *(toyworld_checks() if profile.toyworld else []),

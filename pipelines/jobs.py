@@ -27,6 +27,7 @@ from assets.curation.scored import GAIN
 from assets.curation.set_assets import DATASET_HUB
 from assets.framework.metadata import COMPARISON
 from assets.framework.partitions import key_of, ranges
+from assets.model_hub import MODEL_HUB
 from assets.toyworld.assets import SOURCE as TOYWORLD
 from assets.trajectories.assets import CLIPS, SOURCE, TRAJECTORIES
 from pipelines.profile import Profile
@@ -49,7 +50,8 @@ OBSERVE = Stage("observe_source", (SOURCE,), "listing the source's shards")
 PREPARE = Stage("prepare", (BASE, FUTURE_ITEMS, TWIFF_ITEMS), "resolving the base model and reading the benchmarks")
 INGEST = Stage("ingest", (TRAJECTORIES, CLIPS), "validating rows and probing clips")
 SELECT = Stage("select", (CURATED, SFT_SETS, RL_SETS), "selecting by visual gain, and sampling the training sets")
-PUBLISH = Stage("publish", (DATASET_HUB,), "pushing to the hub")
+PUBLISH = Stage("publish", (DATASET_HUB,), "pushing Future-L1-50K to the hub")
+PUBLISH_MODELS = Stage("publish_models", (MODEL_HUB,), "pushing checkpoints to the hub")
 TRAIN_SFT = Stage("train_sft", (SFT,), "SFT")
 TRAIN_RL = Stage("train_rl", (RL,), "RL")
 EVALUATE = Stage(
@@ -107,6 +109,7 @@ def stages(profile: Profile) -> list[Stage]:
         *(OBSERVE, prepare(profile), INGEST, score(profile), SELECT, recurate(profile)),
         *([PUBLISH] if profile.hub.dataset else []),
         *(TRAIN_SFT, TRAIN_RL, evaluate(profile), INTERVENE, COMPARE),
+        *([PUBLISH_MODELS] if profile.hub.models else []),
     ]
 
 

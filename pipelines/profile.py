@@ -43,6 +43,7 @@ from training.grading import toy_judge
 from training.grading.judge import JudgeSettings
 from training.model.latent_config import SYSTEM_PROMPT
 from training.runtime.errors import validation_message
+from training.runtime.model_card import CardFields
 from training.runtime.project import IS_CHECKOUT, PROJECT
 
 FSDP = Path("profiles/accelerate/fsdp2.yaml")
@@ -85,6 +86,17 @@ class Profile(Settings):
         return Checkpoints(
             sft=tuple(run.recipe.name for run in self.sft), rl={run.recipe.name: run.start for run in self.rl}
         )
+
+    @property
+    def published_data(self) -> bool:
+        """Whether models answer the published benchmarks, and not the toy world's."""
+        return self.toyworld is None
+
+    @property
+    def cards(self) -> dict[str, CardFields]:
+        """The fields of each trained model's card; RL's are those of the SFT model that it starts from."""
+        sft = {run.recipe.name: self.hub.card(run.data) for run in self.sft}
+        return sft | {run.recipe.name: sft[run.start] for run in self.rl}
 
     @model_validator(mode="after")
     def _names_refer_to_recipes_and_sets(self) -> "Profile":

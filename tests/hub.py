@@ -25,6 +25,10 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from tests.loopback import Quiet, serving
 
 PAGE = 3  # files a page of a listing
+REPOSITORY = r"(?P<kind>datasets|models)/(?P<repo>[^/]+/[^/]+)"
+LARGE = (".parquet", ".gz", ".safetensors")
+GIT_ATTRIBUTES = "".join(f"*{end} filter=lfs diff=lfs merge=lfs -text\n" for end in LARGE).encode()
+"""The first file of a repository."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Hub:
     """The token that may read a repository, by the repository's name."""
     accounts: dict[str, bool] = field(default_factory=dict)
     """Whether a token, by its value, has the permission to write."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Repositories that were made by requests, as `datasets` or `models`; all others are data sets."""
     busy: int = 0
     """The number of next requests that get 503."""
     cuts: list[int] = field(default_factory=list)
@@ -80,6 +86,10 @@ class Hub:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             return self.commit(repo, Path(folder), branch)
+
+    def page(self, repo: str) -> str:
+        """A repository's address."""
+        return f"{self.url}/{repo}" if self.kinds.get(repo) == "models" else f"{self.url}/datasets/{repo}"
 
     def uploaded(self, oid: str) -> Path:
         """Where a large file is that was pushed, before and after a commit names it."""
@@ -127,9 +137,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self._answer(503, b"come back later")
             elif url.path.startswith("/lfs/"):
                 self._large(Path(unquote(url.path.removeprefix("/lfs/"))), start)
-            elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", url.path):
-                self._about(match[1], match[2] or "revision", unquote(match[3] or "main"), parse_qs(url.query), token)
-            elif match := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", url.path):
+            elif match := re.fullmatch(rf"/api/{REPOSITORY}(?:/(revision|tree)/([^/]+))?", url.path):
+                repo, what, revision = match["repo"], match[3] or "revision", unquote(match[4] or "main")
+                self._about(match["kind"], repo, what, revision, parse_qs(url.query), token)
+            elif match := re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", url.path):
                 self._file(match[1], unquote(match[2]), unquote(match[3]), start, token)
             else:
                 self._answer(404, b"no such page")
@@ -148,15 +159,15 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self._json({"error": message}, {"X-Error-Message": message}, 403)
             elif path == "/api/repos/create":
                 self._create(json.loads(body))
-            elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/(preupload|commit)/([^/]+)", path):
-                repo, what, branch = match[1], match[2], unquote(match[3])
+            elif match := re.fullmatch(rf"/api/{REPOSITORY}/(preupload|commit)/([^/]+)", path):
+                repo, what, branch = match["repo"], match[3], unquote(match[4])
                 if (folder := self._folder(repo, branch, token)) is None:
                     return
                 if what == "preupload":
                     self._json({"files": [_mode(folder, file["path"]) for file in json.loads(body)["files"]]})
                 else:
                     self._commit(repo, branch, [json.loads(line) for line in body.splitlines()])
-            elif re.fullmatch(r"/datasets/[^/]+/[^/]+\.git/info/lfs/objects/batch", path):
+            elif re.fullmatch(r"/(datasets/)?[^/]+/[^/]+\.git/info/lfs/objects/batch", path):
                 self._json({"transfer": "basic", "objects": [self._upload(o) for o in json.loads(body)["objects"]]})
             else:
                 self._json({"error": "no such page"}, status=404)
@@ -179,12 +190,13 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def _create(self, wanted: dict[str, Any]) -> None:
             """A repository with a first commit, as a hub makes it."""
             repo = f"{wanted['organization']}/{wanted['name']}"
-            assert wanted["type"] == "dataset", wanted
+            kind = wanted.get("type", "model")
             if hub.refs(repo):
-                self._json({"error": "You already created this dataset repo"}, status=409)
+                self._json({"error": f"You already created this {kind} repo"}, status=409)
                 return
-            hub.change(repo, "main", {".gitattributes": b"*.parquet filter=lfs diff=lfs merge=lfs -text\n"})
-            self._json({"url": f"{hub.url}/datasets/{repo}", "name": repo})
+            hub.change(repo, "main", {".gitattributes": GIT_ATTRIBUTES})
+            hub.kinds[repo] = f"{kind}s"
+            self._json({"url": hub.page(repo), "name": repo})
 
         def _upload(self, wanted: dict[str, Any]) -> dict[str, Any]:
             """Where a large file is to be put, unless it is there."""
@@ -203,9 +215,14 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     self._json({"error": f"cannot commit {key} {value['path']}"}, status=400)
                     return
             commit = hub.change(repo, branch, changes)
-            self._json({"commitOid": commit, "commitUrl": f"{hub.url}/datasets/{repo}/commit/{commit}"})
+            self._json({"commitOid": commit, "commitUrl": f"{hub.page(repo)}/commit/{commit}"})
 
-        def _about(self, repo: str, what: str, revision: str, query: dict[str, list[str]], token: str | None) -> None:
+        def _about(
+            self, kind: str, repo: str, what: str, revision: str, query: dict[str, list[str]], token: str | None
+        ) -> None:
+            if hub.kinds.get(repo, "datasets") != kind:
+                self._answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+                return
             folder = self._folder(repo, revision, token)
             if folder is None:
                 return
@@ -215,7 +232,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             files = [_entry(folder, path) for path in sorted(folder.rglob("*"))]
             begin = int(query.get("cursor", ["0"])[0])
             rest = len(files) > begin + PAGE
-            following = f"{hub.url}/api/datasets/{repo}/tree/{folder.name}?recursive=True&cursor={begin + PAGE}"
+            following = f"{hub.url}/api/{kind}/{repo}/tree/{folder.name}?recursive=True&cursor={begin + PAGE}"
             self._json(files[begin : begin + PAGE], {"Link": f'<{following}>; rel="next"'} if rest else {})
 
         def _file(self, repo: str, revision: str, name: str, start: int, token: str | None) -> None:
@@ -290,7 +307,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 
 def _entry(folder: Path, path: Path) -> dict[str, Any]:
-    """A file or folder as a hub lists it; parquet and compressed files are large ones, whatever their size."""
+    """A file or folder as a hub lists it; those that end as LARGE says are large ones, whatever their size."""
     name = str(path.relative_to(folder))
     if path.is_dir():
         return {"type": "directory", "path": name, "oid": hashlib.sha1(name.encode()).hexdigest(), "size": 0}
@@ -312,4 +329,4 @@ def _mode(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _is_large(name: str) -> bool:
-    return name.endswith((".parquet", ".gz"))
+    return name.endswith(LARGE)

@@ -1,7 +1,9 @@
 """SFT and RL around TRL's trainers: preparation, arguments, training with resumption, and the saved checkpoint."""
 
+import math
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +26,15 @@ from training.model.verify import verify
 from training.recipes import RlRecipe, SftRecipe, TrainingRecipe, micro_batches
 from training.runtime.callbacks import MaxStepsReachedError, StopAtMaxSteps, checkpoint_on_interrupt, last_checkpoint
 from training.runtime.errors import PermanentError
+from training.runtime.model_card import CARD, model_card
 from training.runtime.programs import CHECKPOINT, Reporter, TrainingConfig, is_first
 from training.runtime.provenance import provenance_of, write_provenance
 from training.storage.files import AppendLog, atomic_replace_dir
 
 STEPS = "steps"
 """The folder of the trainer's own checkpoints, in a program's working folder."""
+CARD_METRICS = re.compile(r"loss|ce|latent_mse|latent_skill|mean_token_accuracy|reward|rewards/\w+/mean|spans")
+"""The metrics whose last values a checkpoint keeps."""
 MIN_REPORTS = 40
 """The least number of points of a training curve, where the run has as many steps."""
 
@@ -66,7 +71,8 @@ def run_training(
     micro_batch, accumulation = micro_batches(recipe, int(os.environ.get("WORLD_SIZE", "1")))
     rows = _read_rows(config, reporter)
     device, dtype = placement(config.device)
-    provenance = provenance_of(program, config.data, len(rows), model, recipe.model_dump(mode="json"), config.seed)
+    fields = recipe.model_dump(mode="json")
+    provenance = provenance_of(program, config.data, config.card.data_version, len(rows), model, fields, config.seed)
     preparation = Preparation(rows, device, dtype, micro_batch, accumulation, provenance)
     result = {"rows": len(rows), "recipe": recipe.name, **train_model(preparation)}  # frees the trainer's model
     return result | verify(config.out, rows, device, dtype, reporter)
@@ -148,20 +154,36 @@ def train(trainer: Trainer, every: int = 1, needs: Sequence[str] = ()) -> str | 
 
 
 def save_checkpoint(
-    trainer: Trainer, bundle: FutureL1, latent_config: LatentConfig, out: Path, preparation: Preparation, steps: int
+    trainer: Trainer,
+    bundle: FutureL1,
+    latent_config: LatentConfig,
+    config: TrainingConfig,
+    preparation: Preparation,
+    steps: int,
 ) -> None:
-    """Writes the model as `out`/checkpoint, whole or not at all, and ends the trainer; every process must call this.
+    """Writes the model as `config.out`/checkpoint, whole or not at all, and ends the trainer; every process must call
+    this.
 
-    The first process writes; sharded weights are gathered to its memory.
+    The first process writes, also the provenance and the card; sharded weights are gathered to its memory.
     """
     accelerator, dtype = trainer.accelerator, preparation.dtype
     weights = accelerator.get_state_dict(bundle.model)
     if accelerator.is_main_process:
         tied = bundle.model.all_tied_weights_keys
         whole = {name: weight.to("cpu", dtype) for name, weight in weights.items() if name not in tied}
-        with atomic_replace_dir(out / CHECKPOINT) as folder:
+        with atomic_replace_dir(config.out / CHECKPOINT) as folder:
             bundle.save(folder, latent_config, whole)
-            facts = {"steps": steps, "dtype": str(dtype).removeprefix("torch.")}
-            write_provenance(folder, preparation.provenance | facts)
+            metrics = _last_metrics(trainer.state.log_history)
+            facts = {"steps": steps, "dtype": str(dtype).removeprefix("torch."), "metrics": metrics}
+            provenance = preparation.provenance | facts
+            write_provenance(folder, provenance)
+            card = model_card(provenance, latent_config.model_dump(mode="json"), config.card)
+            (folder / CARD).write_text(card, encoding="utf-8")
     accelerator.free_memory()
     accelerator.end_training()
+
+
+def _last_metrics(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The last losses and rewards that a trainer has logged, without what depends on the machine."""
+    last = {name: value for record in history for name, value in record.items() if CARD_METRICS.fullmatch(name)}
+    return {name: value for name, value in last.items() if math.isfinite(value)}

@@ -21,6 +21,7 @@ from assets.framework.resources import JudgeAccess, JudgeParam
 from assets.framework.store import AssetStore, StoreParam, Work, name_of
 from assets.launching.launcher import Launcher, LauncherParam
 from training.runtime.launch import Start
+from training.runtime.model_card import CardFields
 from training.runtime.programs import CHECKPOINT, METRICS, RESULT, read_metrics
 from training.storage.artifacts import MODEL
 
@@ -49,8 +50,10 @@ def checkpoint_assets(
     max_parallel: Mapping[str, int],
     retrain: bool,
     report_to: Sequence[str],
+    cards: Mapping[str, CardFields],
 ) -> list[dg.AssetsDefinition]:
-    """`max_parallel`: for each program, the number of recipes that one run trains side by side.
+    """`max_parallel`: for each program, the number of recipes that one run trains side by side.  `cards`: the fields of
+    each model's card.
 
     With `retrain`, checkpoints follow their data by themselves, once automation is turned on in the UI.
     """
@@ -81,8 +84,8 @@ def checkpoint_assets(
     starts: dict[str, tuple[str, str | None]] = {name: (SFT, run.start) for name, run in rl.items()}
     return [
         _base(base),
-        _trained(_Training(sft_asset, SFT_PROGRAM, SFT_SETS, "base", bases, sft, config, report_to)),
-        _trained(_Training(rl_asset, RL_PROGRAM, RL_SETS, "sft", starts, rl, config, report_to), judged=True),
+        _trained(_Training(sft_asset, SFT_PROGRAM, SFT_SETS, "base", bases, sft, config, report_to, cards)),
+        _trained(_Training(rl_asset, RL_PROGRAM, RL_SETS, "sft", starts, rl, config, report_to, cards), judged=True),
     ]
 
 
@@ -108,7 +111,7 @@ class _Training:
     """SFT or RL: what its program is started with.
 
     model_field: the name of the input model in the program's config; models: the asset and partition of each recipe's.
-    report_to is no part of an artifact's version: trackers change nothing in a checkpoint.
+    report_to and cards are no part of an artifact's version: neither changes what a checkpoint computes.
     """
 
     asset: Asset
@@ -119,6 +122,7 @@ class _Training:
     runs: Mapping[str, SftRun | RlRun]
     config: Mapping[str, Any]
     report_to: Sequence[str]
+    cards: Mapping[str, CardFields]
 
     def materialise(
         self,
@@ -146,6 +150,7 @@ class _Training:
             configs[name] = config | {
                 "data": str(sets.file(f"{run.data}.parquet")),
                 "report_to": list(self.report_to),
+                "card": self.cards[name].model_copy(update={"data_version": sets.version}).model_dump(),
                 self.model_field: str(model.folder(MODEL)),
             }
 

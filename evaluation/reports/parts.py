@@ -13,10 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-from training.runtime.printable import printable
+from training.runtime.printable import escaped
 
 DASH = "–"
-_MARKDOWN = re.compile(r"([\\`*|<>\[\]])")
 
 
 @dataclass(frozen=True)
@@ -175,11 +174,6 @@ def shortened(text: str, longest: int) -> str:
     """Text on one line, cut where it is longer than so many characters."""
     line = " ".join(text.split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
-
-
-def escaped(text: str) -> str:
-    """Text on one line without live Markdown or HTML."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(printable(text).split()))
 
 
 def markdown_table(table: Table) -> list[str]:

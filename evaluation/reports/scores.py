@@ -1,7 +1,7 @@
 """The page's scores: our rows beside the published ones, paired tests between ours, and judged marks."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def judged(reports: RunReports, figures: bool) -> Section | None:
     if agreements:
         tables.append(Table(["model", "mark", "quadratic kappa"], agreements, "Agreement of repeated judgements"))
     plots = plot(figures, "scores", "judged_marks", "Marks with intervals", models)
-    note = f"Marks from 0 to 5, 95 % bootstrap intervals over items. {_judges(models)}"
+    note = f"Marks from 0 to 5, 95 % bootstrap intervals over items. {judge_sentences(models.values())}"
     return Section("TwiFF-Bench", tables=tables, figures=plots, note=note)
 
 
@@ -145,10 +145,10 @@ def _parsers(models: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(["model", *names, "among answers that name an option"], rows, "Parsers side by side", folded=True)
 
 
-def _judges(models: Mapping[str, Mapping[str, Any]]) -> str:
+def judge_sentences(reports: Iterable[Mapping[str, Any]]) -> str:
     """The judge, its prompt and its inputs: a sentence for each distinct configuration."""
     sentences = []
-    for judge in (report["judge"] for report in models.values() if report["judge"]):
+    for judge in (report["judge"] for report in reports if report["judge"]):
         inputs = [f"prompt {judge['prompt']}"]
         if "judge_sees_images" in judge:
             inputs.append("with images" if judge["judge_sees_images"] else "without images")

@@ -15,6 +15,7 @@ from pipelines.cli.evaluate import evaluate
 from pipelines.cli.inspect import inspect
 from pipelines.cli.lineage import lineage
 from pipelines.cli.predict import predict
+from pipelines.cli.push import push
 from pipelines.cli.score import score
 from pipelines.cli.ui import UnhealthyError, serve_ui
 from pipelines.driver import StepFailedError
@@ -72,5 +73,7 @@ def main(context: click.Context) -> None:
     context.with_resource(exiting(f"the same command {'goes on from here' if goes_on else 'starts over'}"))
 
 
-for command in (demo, steps, estimate_cost, curate, train, inspect, score, lineage, predict, evaluate, serve_ui, check):
+for command in (
+    demo, steps, estimate_cost, curate, train, inspect, score, lineage, predict, evaluate, push, serve_ui, check,
+):  # fmt: skip
     main.add_command(command)

@@ -75,7 +75,7 @@ def _train(config: RlConfig, reporter: Reporter, preparation: Preparation) -> di
         vision=bundle.vision(int(recipe.cache_gib * 2**30), apart=is_sharded()),
     )
     resumed_from = train(trainer, every=recipe.updates_per_batch, needs=[FILE])
-    save_checkpoint(trainer, bundle, bundle.latent_config, config.out, preparation, steps)
+    save_checkpoint(trainer, bundle, bundle.latent_config, config, preparation, steps)
     return {"steps": steps, "resumed_from": resumed_from}
 
 

@@ -1,5 +1,9 @@
 """Text of data, models and servers, made fit for a terminal, a log line or a page."""
 
+import re
+
+_MARKDOWN = re.compile(r"([\\`*|<>\[\]])")
+
 
 def printable(text: object, keep: str = "") -> str:
     """`text` with a blank for every character that is not printable, except those in `keep`.
@@ -8,3 +12,8 @@ def printable(text: object, keep: str = "") -> str:
     line breaks, what turns or hides text (U+202E, zero-width characters), and half characters, which no stream takes.
     """
     return "".join(c if c.isprintable() or c in keep else " " for c in str(text))
+
+
+def escaped(text: object) -> str:
+    """`text` on one line without live Markdown or HTML."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(printable(text).split()))

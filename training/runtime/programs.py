@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict
 from training.runtime.devices import TooFewDevicesError, process_device
 from training.runtime.errors import OutageError, PermanentError
 from training.runtime.interrupts import exiting
+from training.runtime.model_card import CardFields
 from training.runtime.printable import printable
 from training.runtime.supervisor import TETHERED, die_with_parent
 from training.storage.files import write_json
@@ -76,12 +77,14 @@ class TrainingConfig(ProgramConfig):
 
     clips: the folder that holds the rows' clips; without it they lie relative to the file.
     report_to: trackers that metrics go to beside metrics.jsonl, by transformers' names ("trackio", "wandb", ...).
+    card: what the checkpoint's model card says beside what the training knows.
     """
 
     data: Path
     clips: Path | None = None
     seed: int = 0
     report_to: tuple[str, ...] = ()
+    card: CardFields = CardFields()
 
 
 Config = TypeVar("Config", bound=ProgramConfig)

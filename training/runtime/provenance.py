@@ -10,27 +10,31 @@ from typing import Any
 
 from training.runtime.programs import is_first
 from training.runtime.project import PROJECT
+from training.storage.files import read_json
 from training.storage.hashing import digest, file_digest
 
 PROVENANCE = "provenance.json"
+FIELDS = {
+    "program", "data", "base", "recipe", "seed", "code", "packages", "processes", "steps", "dtype", "metrics"
+}  # fmt: skip
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft")
 
 
 def provenance_of(
-    program: str, data: Path, rows: int, base: Path, recipe: Mapping[str, Any], seed: int
+    program: str, data: Path, version: str | None, rows: int, base: Path, recipe: Mapping[str, Any], seed: int
 ) -> dict[str, Any]:
     """Everything that a training depends on, but for the machine: read before it starts, by the first process alone.
 
-    `base` is the model that is trained, for RL an SFT checkpoint; its hash is that of the hashes of what decides what
-    it computes.
+    `version` is that of the artifact with the data.  `base` is the model that is trained, for RL an SFT checkpoint with
+    a provenance of its own; its hash is that of the hashes of what decides what it computes.
     """
     if not is_first():
         return {}
     weights = {path.name: file_digest(path) for path in sorted(base.glob("*")) if _decides(path)}
     return {
         "program": program,
-        "data": {"file": data.name, "sha256": file_digest(data), "rows": rows},
-        "base": {"name": base.name, "hash": digest(weights), "files": weights},
+        "data": {"file": data.name, "sha256": file_digest(data), "version": version, "rows": rows},
+        "base": _identity(base) | {"hash": digest(weights), "files": weights},
         "recipe": dict(recipe),
         "seed": seed,
         "code": {"version": _version("future-l1"), **_commit()},
@@ -39,9 +43,25 @@ def provenance_of(
     }
 
 
+def read_provenance(checkpoint: Path) -> dict[str, Any] | None:
+    """`checkpoint`/provenance.json; None for a model that no training of this project has made."""
+    try:
+        provenance = read_json(checkpoint / PROVENANCE)
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    return provenance if isinstance(provenance, dict) and provenance.keys() >= FIELDS else None
+
+
 def write_provenance(folder: Path, facts: Mapping[str, Any]) -> None:
     """`folder`/provenance.json."""
     (folder / PROVENANCE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+
+
+def _identity(base: Path) -> dict[str, Any]:
+    """The name of a model: its recipe's, with its whole provenance, or its folder's."""
+    if provenance := read_provenance(base):
+        return {"name": provenance["recipe"]["name"], "provenance": provenance}
+    return {"name": base.resolve().name}
 
 
 def _decides(path: Path) -> bool:

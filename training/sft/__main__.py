@@ -67,7 +67,7 @@ def _train(config: SftConfig, reporter: Reporter, preparation: Preparation) -> d
     resumed_from = train(trainer)
     if recipe.lora:
         bundle.model = trainer.model.merge_and_unload()
-    save_checkpoint(trainer, bundle, recipe.latent_config, config.out, preparation, steps)
+    save_checkpoint(trainer, bundle, recipe.latent_config, config, preparation, steps)
     return {"steps": steps, "resumed_from": resumed_from}
 
 

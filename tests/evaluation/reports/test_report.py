@@ -15,7 +15,7 @@ from PIL import Image
 
 from evaluation.drawing import score_plots as scores
 from evaluation.drawing import style
-from evaluation.reports.parts import escaped, picture
+from evaluation.reports.parts import picture
 from evaluation.reports.report import Page, build_page
 from evaluation.reports.run_reports import RunReports, command
 from evaluation.reports.runs import scaled
@@ -193,10 +193,6 @@ def test_hostile_text_is_shown_and_never_live(run: dict[str, Any], tmp_path: Pat
     assert not re.search(r"(?<!\\)<", text), "no HTML in the Markdown"
     heads = {line.count(" | ") for line in text.splitlines() if line.startswith("| model | 1 hop")}
     assert len(heads) == 2 and "\n# h" not in text
-
-
-def test_text_in_markdown_is_one_line_without_markup() -> None:
-    assert escaped("a\n# b | <c> [d](e) `f` \x00") == "a # b \\| \\<c\\> \\[d\\](e) \\`f\\`"
 
 
 def test_numbers_are_traced_to_the_source_and_rows_and_items_to_the_numbers(pages: tuple[str, str]) -> None:

@@ -40,7 +40,7 @@ def test_it_learns_and_tells(run: Path, sft_checkpoint: Path) -> None:
     assert (provenance["program"], provenance["steps"], provenance["base"]["name"]) == (
         "training.rl",
         6,
-        sft_checkpoint.name,
+        "test",
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.runtime.printable import printable
+from training.runtime.printable import escaped, printable
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,7 @@ def test_what_a_terminal_obeys_becomes_a_blank(hostile: str) -> None:
 def test_text_of_any_language_stays() -> None:
     text = "C、green λ×σ Größe 答案：C ½ 😀"
     assert printable(text) == text
+
+
+def test_text_in_markdown_is_one_line_without_markup() -> None:
+    assert escaped("a\n# b | <c> [d](e) `f` \x00") == "a # b \\| \\<c\\> \\[d\\](e) \\`f\\`"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import Trainer
 from trl import SFTTrainer
@@ -19,6 +20,7 @@ from training.model.checkpoint import load
 from training.model.placement import learn_in_fp32
 from training.recipes import SftRecipe
 from training.runtime.callbacks import last_checkpoint
+from training.runtime.model_card import CardFields, model_card
 from training.runtime.programs import Reporter, read_metrics, read_progress
 from training.sft.__main__ import SftConfig, freeze_vision, main
 from training.sft.trainer import LatentSFTTrainer
@@ -68,13 +70,18 @@ def test_it_says_what_it_did_and_what_the_saved_folder_does(uninterrupted: Path,
 
 def test_a_checkpoint_says_where_it_comes_from(uninterrupted: Path, data: Path) -> None:
     provenance = json.loads((uninterrupted / "checkpoint" / "provenance.json").read_text())
-    assert provenance["data"] == {"file": data.name, "sha256": file_digest(data), "rows": 24}
+    assert provenance["data"] == {"file": data.name, "sha256": file_digest(data), "version": None, "rows": 24}
     assert provenance["base"]["files"] == {
         name: file_digest(BASE / name) for name in ("config.json", "model.safetensors")
     }
     assert SftRecipe(**provenance["recipe"]) == MIXED
     assert provenance["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert None not in provenance["packages"].values()
+    last = {name: value for line in read_metrics(uninterrupted) for name, value in line.items()}
+    assert provenance["metrics"].keys() == {"loss", "ce", "latent_mse", "latent_skill", "mean_token_accuracy"}
+    assert provenance["metrics"].items() <= last.items()
+    card = ModelCard.load(uninterrupted / "checkpoint" / "README.md")
+    assert card.content == model_card(provenance, MIXED.latent_config.model_dump(mode="json"), CardFields())
     assert (provenance["program"], provenance["steps"], provenance["processes"], provenance["dtype"]) == (
         "training.sft",
         20,
