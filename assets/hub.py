@@ -77,4 +77,6 @@ def push_folder(
             raise
         why = error.server_message or error.response.headers.get("X-Error-Message")
         raise ValueError(f"HF_TOKEN may not push {where}: {why}") from error
+    except RuntimeError as error:  # 2.4 hides in one what broke off an upload, after which a retry goes on
+        raise error.__cause__ or error from None
     return str(commit.commit_url)

@@ -1,10 +1,10 @@
 """A Hugging Face hub on loopback, served from a folder, for the real `huggingface_hub` client.
 
-It speaks what pulling a dataset needs: which commit a revision is, a commit's files (in pages), and the files, small
+It speaks what pulling a repository needs: which commit a revision is, a commit's files (in pages), and the files, small
 ones from the hub itself and large ones by a redirect to a second server that must not see the token.  The folder is
-`ORG/NAME/COMMIT/...` with `ORG/NAME/refs.json`.  And what pushing one needs: a repository, the card's check, which
-files are large, their upload to the second server by Git LFS (no Xet: its storage is a protocol of its own), and the
-commit.  Tests choose its faults.
+`ORG/NAME/COMMIT/...` with `ORG/NAME/refs.json`, of data sets and models alike.  And what pushing needs: a repository,
+the card's check, which files are large, their upload to the second server by Git LFS (no Xet: its storage is a protocol
+of its own), and the commit.  Tests choose its faults.
 """
 
 import base64
@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -61,6 +61,8 @@ class Hub:
     """The numbers of bytes after which the next downloads of large files break off."""
     stall_after: int | None = None
     """The number of bytes after which downloads of large files set `stalled` and wait for `released`."""
+    lost_uploads: int = 0
+    """The number of next uploads whose connection breaks off."""
     spoilt: bool = False
     """Whether large files are sent with one byte changed."""
     stalled: threading.Event = field(default_factory=threading.Event)
@@ -76,11 +78,13 @@ class Hub:
         (home / "refs.json").write_text(json.dumps(self.refs(repo) | {branch: commit}))
         return commit
 
-    def change(self, repo: str, branch: str, changes: Mapping[str, bytes]) -> str:
-        """Makes a branch's newest commit with these files added or replaced the newest."""
+    def change(self, repo: str, branch: str, changes: Mapping[str, bytes], removed: Sequence[str] = ()) -> str:
+        """Makes a branch's newest commit with these files added, replaced or removed the newest."""
         with tempfile.TemporaryDirectory() as folder:
             if before := self.refs(repo).get(branch):
                 shutil.copytree(self.root / repo / before, folder, dirs_exist_ok=True)
+            for name in removed:
+                Path(folder, name).unlink()
             for name, content in changes.items():
                 path = Path(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,6 +180,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             oid = urlsplit(self.path).path.removeprefix("/uploads/")
             hub.requests.append(HubRequest(self.command, self.path, 0, self._token()))
             content = self.rfile.read(int(self.headers["Content-Length"]))
+            if hub.lost_uploads:
+                hub.lost_uploads -= 1
+                self.close_connection = True
+                return
             if hashlib.sha256(content).hexdigest() != oid:
                 self._answer(400, b"not what was announced")
                 return
@@ -205,16 +213,19 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             return reply if hub.uploaded(wanted["oid"]).is_file() else reply | {"actions": place}
 
         def _commit(self, repo: str, branch: str, lines: list[dict[str, Any]]) -> None:
-            changes = {}
+            changes: dict[str, bytes] = {}
+            removed: list[str] = []
             for key, value in ((line["key"], line["value"]) for line in lines[1:]):  # the first is the message
-                if key == "file":
+                if key == "deletedFile":
+                    removed.append(value["path"])
+                elif key == "file":
                     changes[value["path"]] = base64.b64decode(value["content"])
                 elif key == "lfsFile" and hub.uploaded(value["oid"]).is_file():
                     changes[value["path"]] = hub.uploaded(value["oid"]).read_bytes()
                 else:
                     self._json({"error": f"cannot commit {key} {value['path']}"}, status=400)
                     return
-            commit = hub.change(repo, branch, changes)
+            commit = hub.change(repo, branch, changes, removed)
             self._json({"commitOid": commit, "commitUrl": f"{hub.page(repo)}/commit/{commit}"})
 
         def _about(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from evaluation.benchmarks.futurebench import SPLIT_LABELS
+from evaluation.benchmarks.futurebench_items import SPLIT_LABELS
 from evaluation.benchmarks.twiffbench import MARK_LABELS
 from evaluation.reports.latents import necessity
 from evaluation.reports.parts import Section, Table, markdown_lines, mean, percent, row
