@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 from tests.loopback import Quiet, serving
 
 PAGE = 3  # files a page of a listing
@@ -121,6 +124,14 @@ def serve(root: Path) -> Iterator[Hub]:
             yield hub
         finally:
             hub.released.set()
+
+
+def let_push(hub: Hub, token: str, patch: pytest.MonkeyPatch) -> None:
+    """Makes a hub the one that this process uses, with a token that may write."""
+    hub.accounts[token] = True
+    patch.setenv("HF_ENDPOINT", hub.url)
+    patch.setenv("HF_TOKEN", token)
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # what the variable of this name does on import
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:

@@ -1,12 +1,15 @@
-"""A checkpoint's folder as the training programs leave one, with a few bytes for weights: enough to be pushed."""
+"""A checkpoint's folder as the training programs leave one, with a few bytes for weights: enough to be pushed; and
+artifacts with one, and with reports on it."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from assets.framework.store import AssetStore
 from tests.toy import LATENT_CONFIG, rl_recipe, sft_recipe
 from training.runtime.model_card import CARD, CardFields, model_card
 from training.runtime.provenance import PROVENANCE
+from training.storage.artifacts import MODEL, Artifact
 
 LATENTS = LATENT_CONFIG.model_dump(mode="json")
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -62,3 +65,28 @@ def write_checkpoint(folder: Path, facts: dict[str, Any] | None = None) -> Path:
     for name, text in texts.items():
         (folder / name).write_text(text)
     return folder
+
+
+def publish_checkpoint(
+    store: AssetStore, key: str, model: str | None = None, facts: dict[str, Any] | None = None
+) -> Artifact:
+    """The artifact of a checkpoint with this provenance."""
+
+    def write(folder: Path) -> dict[str, Any]:
+        write_checkpoint(folder / MODEL, facts)
+        return {}
+
+    return store.work(key, {}, {}, "code", model).do(write)
+
+
+def publish_report(
+    store: AssetStore, key: str, answers_key: str, values: dict[str, Any], checkpoint: Artifact, model: str = "la_dapo"
+) -> Artifact:
+    """The artifact of a report on answers that a checkpoint has given."""
+
+    def write(folder: Path) -> dict[str, Any]:
+        (folder / "report.json").write_text(json.dumps(values))
+        return {}
+
+    answers = store.work(answers_key, {"checkpoint": checkpoint}, {}, "code", model).do(lambda folder: {})
+    return store.work(key, {answers_key: answers}, {}, "code", model).do(write)

@@ -9,19 +9,20 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from assets.framework.store import AssetStore, name_of
 from evaluation.benchmarks.registry import BENCHMARKS
 from pipelines.curate import check_usable_rows
 from pipelines.driver import run_plan
 from pipelines.jobs import Step
 from pipelines.profile import PROFILE_VARIABLE, Profile, profile_from_environment
 from training.runtime.printable import printable
+from training.storage.artifacts import MODEL
 
 CONSOLE = Console()
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 POSITIVE = click.IntRange(min=1)
-CHECKPOINT = click.option("--checkpoint", type=FOLDER, metavar="DIR", help="A checkpoint's or a base model's folder.")
 BENCHMARK = click.option("--benchmark", type=click.Choice(list(BENCHMARKS)), help="seedbench_open: no options shown.")
 SYSTEM_PROMPT = click.option("--system-prompt", type=FILE, metavar="FILE", help="In place of the checkpoint's own.")
 
@@ -32,6 +33,23 @@ def current_profile(seed: int | None = None, default: str = "demo") -> Profile:
     except ValueError as error:
         raise click.ClickException(f"{PROFILE_VARIABLE}: {error}") from error
     return profile if seed is None else profile.model_copy(update={"seed": seed})
+
+
+class CheckpointFolder(click.Path):
+    """An existing folder, or the name of a model of the profile: the folder of its current checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not Path(value).is_dir() and value in (profile := current_profile()).checkpoints.models:
+            artifact = AssetStore(profile.home).artifacts.current(name_of(*profile.checkpoints.artifact(value)))
+            return artifact.folder(MODEL)
+        return super().convert(value, param, ctx)
+
+
+CHECKPOINT = click.option("--checkpoint", type=CheckpointFolder(), metavar="DIR|MODEL",
+                          help="The folder of a checkpoint or of a base model, or a model of the profile.")  # fmt: skip
 
 
 def run_steps(profile: Profile, steps: list[Step]) -> None:

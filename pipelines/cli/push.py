@@ -5,42 +5,37 @@ from pathlib import Path
 import click
 
 from assets.framework.retries import is_transient
-from assets.framework.store import AssetStore
+from assets.framework.store import AssetStore, name_of
 from assets.hub import REPOSITORY
-from assets.model_hub import NO_REPORTS, current_reports, push_checkpoint, trained
-from pipelines.cli.common import current_profile
+from assets.model_hub import NO_REPORTS, current_reports, push_checkpoint
+from evaluation.reports.run_reports import RunReports
+from pipelines.cli.common import CHECKPOINT, current_profile
+from pipelines.profile import Profile
 from training.runtime.errors import OutageError
+from training.runtime.model_card import CardFields
 from training.storage.artifacts import MODEL, checkpoint_folder
 
 
 @click.command()
-@click.option("--checkpoint", metavar="DIR|MODEL", required=True,
-              help="A checkpoint's folder, or the name of a model of the profile.")  # fmt: skip
+@CHECKPOINT
 @click.option("--repo", metavar="ORG/NAME", required=True, help="The model repository; it is made if there is none.")
-def push(checkpoint: str, repo: str) -> None:
+def push(checkpoint: Path | None, repo: str) -> None:
     """Push a checkpoint to a model repository, with a model card.
 
-    A model's name stands for its current checkpoint, and the card then has the scores of its current reports. The
-    license is the profile's hub.model_license, the token HF_TOKEN, the hub HF_ENDPOINT. The same checkpoint pushed
-    again changes nothing.
+    The card of a model's current checkpoint in FUTURE_L1_HOME has the scores of its reports there. The license is the
+    profile's hub.model_license, the token HF_TOKEN, the hub HF_ENDPOINT. The same checkpoint pushed again changes
+    nothing.
 
     \b
     Example:
       future-l1 push --checkpoint la_dapo --repo ORG/future-l1-la_dapo
     """
+    if checkpoint is None:
+        raise click.UsageError("name what is pushed as --checkpoint")
     if not REPOSITORY.fullmatch(repo):
         raise click.BadParameter(f"{repo!r} is not ORG/NAME", param_hint="--repo")
-    profile = current_profile()
-    store, fields, reports = AssetStore(profile.home), profile.hub.card(), NO_REPORTS
-    if checkpoint in profile.checkpoints.models:
-        artifact = trained(store, profile.checkpoints, checkpoint)
-        folder, fields = artifact.folder(MODEL), profile.cards[checkpoint]
-        reports = current_reports(store, checkpoint, artifact, profile.published_data)
-    elif Path(checkpoint).is_dir():
-        folder = checkpoint_folder(Path(checkpoint))
-    else:
-        raise click.BadParameter(f"{checkpoint} is no folder, and no model of the profile: it has "
-                                 f"{', '.join(profile.checkpoints.models)}", param_hint="--checkpoint")  # fmt: skip
+    folder = checkpoint_folder(checkpoint)
+    fields, reports = _of_profile(current_profile(), folder)
     try:
         commit, _ = push_checkpoint(folder, repo, fields, reports)
     except Exception as error:
@@ -51,3 +46,13 @@ def push(checkpoint: str, repo: str) -> None:
     scores = [name for name, report in (benchmarks | {"latent necessity": reports.necessity}).items() if report]
     click.echo(f"Commit   {commit}")
     click.echo(f"Scores   {', '.join(scores) or 'none are known'}")
+
+
+def _of_profile(profile: Profile, folder: Path) -> tuple[CardFields, RunReports]:
+    """What the profile and its home know of a checkpoint: its card's fields, and the reports of a current one."""
+    store = AssetStore(profile.home)
+    for model, fields in profile.cards.items():
+        key = profile.checkpoints.artifact(model)
+        if store.has(*key) and (artifact := store.artifacts.current(name_of(*key))).path / MODEL == folder.resolve():
+            return fields, current_reports(store, model, artifact, profile.published_data)
+    return profile.hub.card(), NO_REPORTS

@@ -4,14 +4,14 @@ artifact stays as it is."""
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import http_backoff
 
 from assets.benchmarks.assets import FUTURE_ANSWERS, FUTURE_REPORT, TWIFF_ANSWERS, TWIFF_REPORT
@@ -23,10 +23,17 @@ from assets.model_hub import FILES, model_hub_asset, push_checkpoint
 from evaluation.reports.parts import percent
 from evaluation.reports.run_reports import RunReports
 from tests.evaluation import made_reports
-from tests.hub import Hub, serve
-from tests.made_checkpoint import SHARDS, provenance, rl_provenance, write_checkpoint
+from tests.hub import Hub, let_push, serve
+from tests.made_checkpoint import (
+    SHARDS,
+    provenance,
+    publish_checkpoint,
+    publish_report,
+    rl_provenance,
+    write_checkpoint,
+)
 from training.runtime.model_card import CARD, CardFields
-from training.storage.artifacts import MODEL, Artifact
+from training.storage.artifacts import MODEL
 
 TOKEN, REPO = "hf_kept_to_itself", "lab/future-l1-la_dapo"
 FIELDS = CardFields(license="apache-2.0", dataset="lab/future-l1-50k")
@@ -36,10 +43,8 @@ CHECKPOINTS = Checkpoints(sft=("future_l1",), rl={"la_dapo": "future_l1"})
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with serve(tmp_path / "hub") as hub:
-        hub.accounts = {TOKEN: True, "hf_may_only_read": False}
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # what the variable of this name does on import
+        let_push(hub, TOKEN, monkeypatch)
+        hub.accounts["hf_may_only_read"] = False
         yield hub
 
 
@@ -47,27 +52,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def store(tmp_path: Path) -> AssetStore:
     """A home with a base model and two trained ones."""
     store = AssetStore(tmp_path / "home")
-    make(store, BASE, None, lambda folder: write_checkpoint(folder / MODEL))
-    make(store, SFT, "future_l1", lambda folder: write_checkpoint(folder / MODEL))
-    make(store, RL, "la_dapo", lambda folder: write_checkpoint(folder / MODEL, rl_provenance(provenance())))
+    publish_checkpoint(store, BASE)
+    publish_checkpoint(store, SFT, "future_l1")
+    publish_checkpoint(store, RL, "la_dapo", rl_provenance(provenance()))
     return store
-
-
-def make(
-    store: AssetStore, key: str, model: str | None, write: Any, inputs: Mapping[str, Artifact | str] | None = None
-) -> Artifact:
-    def work(folder: Path) -> dict[str, Any]:
-        write(folder)
-        return {}
-
-    return store.work(key, inputs or {}, {}, "code", model).do(work)
-
-
-def report(store: AssetStore, key: str, answers_key: str, values: dict[str, Any], checkpoint: Artifact) -> Artifact:
-    """The report of la_dapo's answers, which a checkpoint has given."""
-    answers = make(store, answers_key, "la_dapo", lambda folder: None, {"checkpoint": checkpoint})
-    text = json.dumps(values)
-    return make(store, key, "la_dapo", lambda folder: (folder / "report.json").write_text(text), {answers_key: answers})
 
 
 def push(store: AssetStore, model: str = "la_dapo", published_data: bool = True) -> dg.ExecuteInProcessResult:
@@ -94,9 +82,9 @@ def test_what_is_pulled_is_the_checkpoint_with_its_scores_and_the_artifact_stays
     hub: Hub, store: AssetStore, tmp_path: Path
 ) -> None:
     checkpoint = store.current(RL, "la_dapo")
-    report(store, FUTURE_REPORT, FUTURE_ANSWERS, made_reports.futurebench("la_dapo"), checkpoint)
-    report(store, TWIFF_REPORT, TWIFF_ANSWERS, made_reports.twiffbench("la_dapo"), checkpoint)
-    report(store, NECESSITY, INTERVENED, made_reports.necessity("la_dapo"), checkpoint)
+    publish_report(store, FUTURE_REPORT, FUTURE_ANSWERS, made_reports.futurebench("la_dapo"), checkpoint)
+    publish_report(store, TWIFF_REPORT, TWIFF_ANSWERS, made_reports.twiffbench("la_dapo"), checkpoint)
+    publish_report(store, NECESSITY, INTERVENED, made_reports.necessity("la_dapo"), checkpoint)
     manifest = json.dumps(checkpoint.manifest)
     result = push(store)
     assert result.success
@@ -131,13 +119,17 @@ def test_what_is_pulled_is_the_checkpoint_with_its_scores_and_the_artifact_stays
 def test_a_report_of_another_version_of_the_checkpoint_is_not_on_the_card(
     hub: Hub, store: AssetStore, tmp_path: Path
 ) -> None:
-    report(store, FUTURE_REPORT, FUTURE_ANSWERS, made_reports.futurebench("la_dapo"), store.current(SFT, "future_l1"))
+    publish_report(
+        store, FUTURE_REPORT, FUTURE_ANSWERS, made_reports.futurebench("la_dapo"), store.current(SFT, "future_l1")
+    )
     assert push(store).success
     assert "No scores are known" in pulled(hub, tmp_path / "pulled")[CARD].decode()
 
 
 def test_the_toy_worlds_scores_are_not_called_the_benchmarks(hub: Hub, store: AssetStore, tmp_path: Path) -> None:
-    report(store, FUTURE_REPORT, FUTURE_ANSWERS, made_reports.futurebench("la_dapo"), store.current(RL, "la_dapo"))
+    publish_report(
+        store, FUTURE_REPORT, FUTURE_ANSWERS, made_reports.futurebench("la_dapo"), store.current(RL, "la_dapo")
+    )
     assert push(store, published_data=False).success
     card = ModelCard(pulled(hub, tmp_path / "pulled")[CARD].decode())
     assert "### FutureBench format, items of the demo's toy world" in card.text

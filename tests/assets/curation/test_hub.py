@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
-from huggingface_hub import DatasetCard, HfApi, constants
+from huggingface_hub import DatasetCard, HfApi
 
 from assets.curation.assets import CURATED
 from assets.curation.contamination import benchmark_index
@@ -21,7 +21,7 @@ from assets.curation.selection import SelectionSettings
 from assets.curation.set_assets import dataset_hub_asset
 from assets.framework.store import AssetStore
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
-from tests.hub import Hub, serve
+from tests.hub import Hub, let_push, serve
 from training.storage.artifacts import Artifact
 
 REPO, TOKEN, LICENSE = "lab/future-l1-50k", "hf_kept_to_itself", "cc-by-4.0"
@@ -30,10 +30,8 @@ REPO, TOKEN, LICENSE = "lab/future-l1-50k", "hf_kept_to_itself", "cc-by-4.0"
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with serve(tmp_path / "hub") as hub:
-        hub.accounts = {TOKEN: True, "hf_may_only_read": False}
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # what the variable of this name does on import
+        let_push(hub, TOKEN, monkeypatch)
+        hub.accounts["hf_may_only_read"] = False
         yield hub
 
 
