@@ -93,8 +93,8 @@ def test_what_is_pulled_is_the_checkpoint_with_its_scores_and_the_artifact_stays
     assert metadata["commit"].value == f"{hub.url}/{REPO}/commit/{hub.refs(REPO)['main']}"
     files = pulled(hub, tmp_path / "pulled")
     folder = checkpoint.folder(MODEL)
-    own = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert files.keys() == own - {"optimizer.pt", "metrics.jsonl"}
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files.keys() == names - {"optimizer.pt", "metrics.jsonl"}
     assert all(files[name] == (folder / name).read_bytes() for name in files.keys() - {CARD})
     card = files[CARD].decode()
     assert metadata["card"].value == card

@@ -67,7 +67,7 @@ def test_the_folder_of_the_current_artifact_is_that_model(hub: Hub, store: Asset
     assert "Scores   FutureBench\n" in result.output, result.output
 
 
-def test_a_folder_elsewhere_has_no_scores_that_are_known(hub: Hub, store: AssetStore, tmp_path: Path) -> None:
+def test_a_folder_elsewhere_is_pushed_without_scores(hub: Hub, store: AssetStore, tmp_path: Path) -> None:
     result = push(write_checkpoint(tmp_path / "by hand" / "checkpoint"))
     assert "Scores   none are known" in result.output, result.output
     assert "No scores are known for this copy." in card(hub) and "datasets:" not in card(hub)

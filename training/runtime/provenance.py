@@ -54,7 +54,7 @@ def read_provenance(checkpoint: Path) -> dict[str, Any] | None:
 
 def write_provenance(folder: Path, facts: Mapping[str, Any]) -> None:
     """`folder`/provenance.json."""
-    (folder / PROVENANCE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    (folder / PROVENANCE).write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def _identity(base: Path) -> dict[str, Any]:
