@@ -4,12 +4,14 @@ PORT ?= 3000
 SEED ?= 0
 VENV := .venv
 STAMP := $(VENV)/.complete
+LMMS_VENV := .venv-lmms
+LMMS_STAMP := $(LMMS_VENV)/.complete
 
 export FUTURE_L1_HOME ?= $(CURDIR)/.future-l1
 export FUTURE_L1_PROFILE ?= demo
 export SEED
 
-.PHONY: setup demo test ui check audit fuzz bench kills regenerate pictures clean
+.PHONY: setup demo test ui check audit fuzz bench kills interop regenerate pictures clean
 
 $(STAMP): constraints.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -42,6 +44,15 @@ fuzz: $(STAMP)
 
 kills: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -v tests/kills
+
+$(LMMS_STAMP): tests/interop/requirements.txt
+	test -x $(LMMS_VENV)/bin/python || $(PYTHON) -m venv $(LMMS_VENV)
+	$(LMMS_VENV)/bin/python -m pip install --quiet --requirement tests/interop/requirements.txt
+	touch $(LMMS_STAMP)
+
+interop: $(STAMP) $(LMMS_STAMP)
+	test -e $(FUTURE_L1_HOME)/summary.json || $(VENV)/bin/future-l1 demo
+	$(VENV)/bin/python -m tests.interop $(LMMS_VENV)/bin/python
 
 regenerate: $(STAMP)
 	$(VENV)/bin/python -m tests.frozen

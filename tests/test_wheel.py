@@ -2,39 +2,31 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from assets.framework.code import ROOMS, code_of
+from assets.framework.code import code_of
+from evaluation.lmms_eval import TASKS
 from tests.reduced import smallest_demo, write_overlay
+from tests.wheel import build_wheel, install_wheel
 from training.runtime.project import PROJECT
-
-SOURCES = (*ROOMS, "instance", "profiles", "pyproject.toml", "README.md")
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of an environment into which the project's wheel was installed."""
     folder = tmp_path_factory.mktemp("wheel")
-    sources, wheels, environment = folder / "sources", folder / "wheels", folder / "environment"
-    for name in SOURCES:  # a copy: building leaves files beside the sources, and takes those that a build left before
-        copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
-        sources.mkdir(exist_ok=True)
-        copy(PROJECT / name, sources / name)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(sources)])
+    wheels, environment = folder / "wheels", folder / "environment"
+    wheels.mkdir()
+    wheel = build_wheel(wheels)
     run([sys.executable, "-m", "venv", "--without-pip", str(environment)])
     (packages,) = environment.glob("lib/python*/site-packages")
     beside = [path for path in sys.path if Path(path).name == "site-packages"]
     (packages / "dependencies.pth").write_text("\n".join(beside))
-    (wheel,) = wheels.iterdir()
-    python = str(environment / "bin" / "python")
-    run([*pip, "--python", python, "install", "--no-deps", "--no-index", str(wheel)])
-    shutil.rmtree(sources)
+    install_wheel(wheel, environment / "bin" / "python")
     return environment / "bin"
 
 
@@ -67,6 +59,13 @@ def test_a_profile_of_the_project_is_named_where_there_is_none(installed: Path, 
     examples = sorted(Path(ended.stderr.strip().rpartition(" in ")[2]).glob("*.toml"))
     assert [path.name for path in examples] == sorted(path.name for path in (PROJECT / "profiles").glob("*.toml"))
     run([*load, *map(str, examples)], tmp_path)
+
+
+def test_lmms_eval_is_offered_the_model_and_the_tasks(installed: Path, tmp_path: Path) -> None:
+    script = "from importlib.metadata import entry_points as e; print(*(p.load() for p in e(group='lmms_eval.models')))"
+    assert "function manifest" in run([str(installed / "python"), "-c", script], tmp_path)
+    tasks = Path(run([str(installed / "python"), "-m", "evaluation.lmms_eval"], tmp_path).strip())
+    assert {path.name for path in tasks.glob("*.yaml")} == {path.name for path in TASKS.glob("*.yaml")} != set()
 
 
 def test_a_small_demo_runs_in_the_current_folder(installed: Path, tmp_path: Path) -> None:

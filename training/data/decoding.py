@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,12 +73,21 @@ def displayed(container: "InputContainer", stream: "VideoStream") -> Iterator["V
 
 def picture(frame: "VideoFrame") -> "np.ndarray":
     """A frame as it is shown: uint8 height x width x RGB, turned and mirrored as the file says."""
-    pixels = frame.to_ndarray(format="rgb24", threads=1)  # else a thread for each core, for each frame
+    pixels = frame.to_ndarray(format="rgb24", **_single_thread())
     a, b, c, d = _orientation(frame)
     if abs(a) + abs(d) < abs(b) + abs(c):
         pixels = pixels.transpose(1, 0, 2)
         a, d = c, b
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1].copy()
+
+
+@cache
+def _single_thread() -> dict[str, int]:
+    """The option of PyAV 17 and later, which else starts a thread for each core, for each frame; before there is one
+    thread and no option (lmms-eval wants av<16)."""
+    import av
+
+    return {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
 
 
 def rotation(frame: "VideoFrame") -> int:

@@ -33,12 +33,19 @@ def open_image(data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if (pixels := image.width * image.height) <= MAX_PIXELS:
-                return np.asarray(_eight_bits(image).convert("RGB"))
+                return rgb(image)
     except MemoryError:
         raise
     except Exception as error:
         raise ValueError(f"a broken {kind}: {described(error)}") from error
     raise ValueError(f"an image of {pixels} pixels; at most {MAX_PIXELS} are read")
+
+
+def rgb(image: Image.Image) -> np.ndarray:
+    """An opened image as uint8 height x width x RGB; 16-bit grey is scaled to 8 bits, transparency is left out."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) * 255 // 65535).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))
 
 
 def media_type(data: bytes) -> str | None:
@@ -51,12 +58,6 @@ def jpeg(pixels: np.ndarray) -> bytes:
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "JPEG", quality=JPEG_QUALITY)
     return encoded.getvalue()
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).astype(np.uint32) * 255 // 65535).astype(np.uint8))
 
 
 def fit_grid(height: int, width: int, low: int, high: int, tile: int, strict: bool = True) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""What this project makes, in the programs of its users."""

@@ -1,0 +1,43 @@
+"""`make interop`: what the demo made, in the programs of its users, and one table of what came out.
+
+    python -m tests.interop PYTHON
+
+PYTHON is the interpreter of an environment with tests/interop/requirements.txt, into which our wheel is installed
+without its dependencies.  The demo is the one of FUTURE_L1_HOME and FUTURE_L1_PROFILE.  Each stage is a module with a
+function `checks` that takes the demo and a folder to work in, and yields the rows of the table.  Exits with 1 where a
+row is not what it must be.
+
+It takes minutes and gigabytes, and the installed packages are those of others: CI does not run it.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from pipelines.profile import profile_from_environment
+from tests.interop import lmms_eval
+from tests.interop.demo import Demo
+from tests.interop.table import show, timed
+from tests.wheel import build_wheel, install_wheel
+
+STAGES = (lmms_eval,)
+
+
+def main(python: Path) -> bool:
+    """Whether every row is what it must be."""
+    demo = Demo(profile_from_environment("demo"), python.absolute())
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        wheels = Path(folder) / "wheel"
+        wheels.mkdir()
+        install_wheel(build_wheel(wheels), demo.python)
+        for stage in STAGES:
+            work = Path(folder) / stage.__name__.rpartition(".")[2]
+            work.mkdir()
+            rows += timed(stage.checks(demo, work))
+    show(rows)
+    return all(check.passed for check, _ in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(0 if main(Path(sys.argv[1])) else 1)
