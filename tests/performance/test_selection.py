@@ -48,6 +48,7 @@ SELECT printf('%016x', i) AS row_id, 'train-' || ({shard}) AS source, id || '_' 
   [1::BIGINT] AS observed, [2::BIGINT, 3 + h(i, 15) % 2] AS future,
   ['instructional', 'predictive', 'camera'][i % 3 + 1] AS category,
   '0:00:0' || (clip % 4) || '.000' AS start, '0:00:1' || (clip % 4) || '.000' AS "end",
+  ph(i, 16) || ' ' || ph(i, 17) AS process, ph(i, 18) AS summary,
   '/data/panda70m/clips/' || id || '_' || (clip % 4) || '.mp4' AS path, 240::BIGINT AS frame_count, 'seek' AS reader,
   sha256('clip ' || clip) AS sha256, 8::BIGINT AS n_graded_plain, 8::BIGINT AS n_graded_hint, 0::BIGINT AS unjudged,
   t AS n_correct_plain, v AS n_correct_hint, v - t AS gain_low, v - t AS gain_high, i % 100 = 0 AS fully_sampled,

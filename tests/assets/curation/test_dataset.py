@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 from huggingface_hub import DatasetCard
 
 from assets.curation.contamination import benchmark_index
@@ -20,37 +20,9 @@ from assets.curation.dataset_card import CARD, CURATED_TABLE, PUBLIC_COLUMNS, SI
 from assets.curation.local_clips import LOCAL_CLIPS, training_rows
 from assets.curation.publication import EXPORT, UNPUBLISHED, publish, write_publication
 from assets.curation.selection import SelectionSettings
+from tests.assets.curation.public_release import FEATURES, ROW, write_release
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
 from training.storage.artifacts import Artifact, ArtifactStore
-
-INTEGERS, TEXT = List(Value("int64")), Value("string")
-PUBLIC_FEATURES = Features(
-    {
-        "video": TEXT,
-        "conversations": List({"from": TEXT, "value": TEXT}),
-        "image": INTEGERS,
-        "reasoning_image": INTEGERS,
-        "meta_data": dict.fromkeys(("Process", "Summary", "classification", "start", "end"), TEXT),
-        "gain": Value("int64"),
-        "correct_in_8_base": Value("int64"),
-        "correct_in_8_hint": Value("int64"),
-    }
-)
-"""The public Future-L1-50K."""
-PUBLIC_ROW = {
-    "video": "-0AAhXT99Zw-0:04:09.165-0:04:57.213.mp4",
-    "conversations": [
-        {"from": "human", "value": "frame_1\n<image>\nWhat happens next?"},
-        {"from": "gpt", "value": "THOUGHT 1: It tips. <image>"},
-    ],
-    "image": [1],
-    "reasoning_image": [4],
-    "meta_data": {"Process": "A cup tips.", "Summary": "It falls.", "classification": "Predictive",
-                  "start": "0:04:09.165", "end": "0:04:57.213"},
-    "gain": 7,
-    "correct_in_8_base": 1,
-    "correct_in_8_hint": 8,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +90,13 @@ def test_rows_to_train_on_have_their_clips_again(artifact: Artifact) -> None:
 def test_the_public_release_and_ours_are_one_data_set(
     artifact: Artifact, load: Callable[..., Dataset], tmp_path: Path
 ) -> None:
-    public = Dataset.from_list([PUBLIC_ROW] * 2, features=PUBLIC_FEATURES)
-    public.to_parquet(tmp_path / "public.parquet")
-    shared = list(PUBLIC_FEATURES)
+    public = write_release(tmp_path / "public.parquet", rows=2)
+    shared = list(FEATURES)
     assert set(shared) < set(PUBLIC_COLUMNS)
     ours = load(artifact.path).select_columns(shared)
-    assert ours.features == PUBLIC_FEATURES
+    assert ours.features == FEATURES
     both = datasets.concatenate_datasets([public, ours])
-    assert (both.num_rows, both[0]) == (6, PUBLIC_ROW)
+    assert (both.num_rows, both[0]) == (6, ROW)
     assert datasets.interleave_datasets([ours, public]).num_rows == 4
     files = (artifact.file(CURATED_TABLE), tmp_path / "public.parquet")
     tables = [pq.read_table(path, columns=shared).replace_schema_metadata() for path in files]
