@@ -15,12 +15,12 @@ import tempfile
 from pathlib import Path
 
 from pipelines.profile import profile_from_environment
-from tests.interop import lmms_eval
+from tests.interop import dataset, lmms_eval
 from tests.interop.demo import Demo
 from tests.interop.table import show, timed
 from tests.wheel import build_wheel, install_wheel
 
-STAGES = (lmms_eval,)
+STAGES = (dataset, lmms_eval)
 
 
 def main(python: Path) -> bool:
