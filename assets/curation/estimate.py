@@ -23,10 +23,11 @@ _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 class Quantity(Settings):
-    """A number and its source: assumed, measured or stated."""
+    """A number and its source: assumed, measured or stated.  A guess is between `value` and `most`."""
 
     value: float
     source: str
+    most: float | None = None
 
 
 def _assumed(value: float, why: str) -> Quantity:
@@ -47,7 +48,10 @@ class Assumptions(Settings):
     answers_per_second: Quantity | None = None
     """Per GPU; where it is set, tokens per second are not looked at."""
     prefill_per_second: Quantity = _assumed(20_000, "prompt tokens per GPU; 8.8 G parameters at 40 % of 989 TFLOP/s")
-    decode_per_second: Quantity = _assumed(5_000, "completion tokens per GPU, about 128 answers at a time")
+    decode_per_second: Quantity = Quantity(
+        value=800, most=2_900, source="assumed: our decoder on a GPU; at most 87 tokens in 30 ms"
+    )
+    """Completion tokens per GPU."""
     gpus: Quantity = _assumed(8, "one node")
     judge_share: Quantity = _assumed(0.9, "answers that no rule settles; TwiFF's questions are open-ended")
     judge_distinct: Quantity = _assumed(0.7, "different texts among those; the same text is judged once")
@@ -76,6 +80,11 @@ class Assumptions(Settings):
         """With these values; None leaves a field as it is.  Raises ValueError for a value that is out of range."""
         quantities = {name: Quantity(value=value, source=STATED) for name, value in values.items() if value is not None}
         return self.model_validate({**dict(self), **quantities})
+
+    def at_most(self) -> "Assumptions":
+        """With the most that each guess may be."""
+        guesses = {name: Quantity(value=q.most, source=q.source) for name, q in self if q is not None and q.most}
+        return self.model_copy(update=guesses)
 
     def measured(
         self, rows: int, answers: Sequence[Path], verdicts: Sequence[Path], at_once: float = 1.0
@@ -112,37 +121,48 @@ class Assumptions(Settings):
 
 
 class Estimate(Settings):
-    """The cost of so many rows by the titles of a table, and its assumptions."""
+    """The cost of so many rows by the titles of a table, and its assumptions; `least`: where guesses are at their
+    most."""
 
-    rows: int
+    rows: Quantity
     rule: GainRule
     cost: dict[str, float | None]
+    least: dict[str, float | None]
     assumptions: Assumptions
 
     def lines(self) -> list[tuple[str, str]]:
         """A table: title and amount."""
-        return [(title, _brief(amount, "B" if title.startswith("disk") else "")) for title, amount in self.cost.items()]
+        units = {title: "B" if title.startswith("disk") else "" for title in self.cost}
+        return [(title, bounds(self.least[title], self.cost[title], unit)) for title, unit in units.items()]
 
     def assumed(self) -> list[tuple[str, str, str]]:
         """A table: quantity, value and source."""
         rule = self.rule
         fixed = [
-            ("rows", f"{self.rows:,}", STATED),
+            ("rows", f"{self.rows.value:,.0f}", self.rows.source),
             ("rule", f"p_t ≤ {rule.max_p_t}, gain ≥ {rule.min_gain} of {rule.samples} + {rule.samples}", "profile"),
             ("samples per round", f"{rule.samples_per_round}", "profile"),
             ("rows sampled in full", f"{100 * rule.full_sampling_fraction:g} %", "profile"),
         ]
         rest = {name.replace("_", " "): getattr(self.assumptions, name) for name in Assumptions.model_fields}
-        return fixed + [(name, _brief(quantity.value), quantity.source) for name, quantity in rest.items() if quantity]
+        return fixed + [
+            (name, bounds(quantity.value, quantity.most or quantity.value), quantity.source)
+            for name, quantity in rest.items()
+            if quantity
+        ]
 
 
-def estimate(rows: float, rule: GainRule, assumptions: Assumptions) -> Estimate:
-    """The cost of `rows` rows.  Raises ValueError for no rows."""
-    if not 1 <= rows < inf:
-        raise ValueError(f"an estimate is for at least one row; found {rows}")
-    rows = int(rows)
+def estimate(rows: Quantity, rule: GainRule, assumptions: Assumptions) -> Estimate:
+    """The cost of so many rows.  Raises ValueError for no rows."""
+    if not 1 <= rows.value < inf:
+        raise ValueError(f"an estimate is for at least one row; found {rows.value}")
     everything = _assumed(len(CONDITIONS) * rule.samples, "every answer that the rule may ask for; at most")
     assumptions = assumptions.model_copy(update={"answers_per_row": assumptions.answers_per_row or everything})
+    cost, least = (_cost(int(rows.value), rule, values) for values in (assumptions, assumptions.at_most()))
+    return Estimate(rows=rows, rule=rule, cost=cost, least=least, assumptions=assumptions)
+
+
+def _cost(rows: int, rule: GainRule, assumptions: Assumptions) -> dict[str, float | None]:
     per = {name: quantity.value for name, quantity in assumptions if quantity}
     answers = rows * per["answers_per_row"]
     per_round = rule.samples if rule.full_sampling_fraction == 1 else min(rule.samples_per_round, rule.samples)
@@ -155,7 +175,7 @@ def estimate(rows: float, rule: GainRule, assumptions: Assumptions) -> Estimate:
     calls = answers * per["judge_share"] * per["judge_distinct"]
     judge_in, judge_out = calls * per["judge_prompt_tokens"], calls * per["judge_answer_tokens"]
     priced = "price_in" in per and "price_out" in per
-    cost = {
+    return {
         "answers": answers,
         "requests (prefills)": requests,
         "prompt tokens": prompt,
@@ -170,10 +190,14 @@ def estimate(rows: float, rule: GainRule, assumptions: Assumptions) -> Estimate:
         "disk: tables": completion * per["table_bytes"] + rows * per["row_bytes"],
         "disk: clips": rows * per["clip_bytes"],
     }
-    return Estimate(rows=rows, rule=rule, cost=cost, assumptions=assumptions)
 
 
-def _brief(value: float | None, unit: str = "") -> str:
+def bounds(least: float | None, most: float | None, unit: str = "") -> str:
+    """An amount, or the two between which it is."""
+    return " – ".join(dict.fromkeys((brief(least, unit), brief(most, unit))))
+
+
+def brief(value: float | None, unit: str = "") -> str:
     """Three digits and a unit; a dash for what is missing."""
     if value is None:
         return "-"

@@ -1,54 +1,81 @@
-"""Memory of an RL step at the paper's size, by the trainer's own loss on fake tensors (tests/performance/fake_8b.py).
+"""Memory of training steps at the paper's size, by the trainers' own losses on fake tensors, and by the formula of
+`future-l1 estimate` (tests/performance/fake_training.py, training/estimate/memory.py).
 
-What is executed: the sharding of accelerate with profiles/accelerate/fsdp2.yaml, the frozen tower, `_compute_loss` with
-policy and reference, and its backward pass with activation checkpointing.  Adam's state is counted, its step is not.
-What is not: decoding, TRL's loop around the loss, NCCL's buffers, and what CUDA's allocator loses to fragments.
+What is executed: the sharding of accelerate with profiles/accelerate/fsdp2.yaml, or the whole model under autocast, the
+frozen tower, the loss with policy and reference, and its backward pass with activation checkpointing.  Adam's state is
+counted, its step is not.  What is not: decoding, TRL's loop around the loss, NCCL's buffers, and what CUDA's allocator
+loses to fragments.
 """
 
 import pytest
-import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
-from accelerate.utils.launch import prepare_multi_gpu_env
 
 from tests.performance.conftest import Table
-from tests.performance.fake_8b import GIB, FakeDevice, FakeRl, fake_machine, frame, rollout
-from tests.training.sft.test_launch_configs import launched
+from tests.performance.fake_training import FakeDevice, FakeRl, FakeSft, fake_machine, frame, fsdp2_plugin
+from training.estimate.memory import GIB, Layout, gradients, states, total, updates
+from training.estimate.shape import QWEN3_VL_8B, BatchShape, ModelShape
 from training.model import splice
+from training.model.vision import Patches
 
+MODEL = ModelShape.of(QWEN3_VL_8B)
+PARAMETERS = 8_767_123_696
+"""The weights that the hub counts in Qwen/Qwen3-VL-8B-Instruct."""
 FRAMES = {"TwiFF": (4, 22, 40), "V1-33K": (16, 22, 40), "V1-33K, image_tokens 64": (16, 6, 10)}
 """Frames of a prompt and their merged tokens, rows and columns: 720p whole, and at most 64 tokens."""
 
 
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> FullyShardedDataParallelPlugin:
-    """What `accelerate launch --config_file profiles/accelerate/fsdp2.yaml` gives to each process."""
-    for name, value in prepare_multi_gpu_env(launched("fsdp2.yaml")).items():
-        monkeypatch.setenv(name, value)
-    plugin = FullyShardedDataParallelPlugin()
-    plugin.set_mixed_precision("bf16")
-    return plugin
+    return fsdp2_plugin(monkeypatch)
 
 
-def peak(device: FakeDevice, rl: FakeRl, frames: str, synchronised: bool = True) -> int:
-    """Bytes at most in a micro-batch of four answers of 2,048 tokens, which is not a step's first."""
-    number, rows, columns = FRAMES[frames]
-    answers = [rollout([frame(rows, columns, 100 * j + i) for i in range(number)], answer=2048) for j in range(4)]
+def frames_of(name: str, rows: int) -> list[list[Patches]]:
+    number, height, width = FRAMES[name]
+    return [[frame(height, width, 100 * row + i) for i in range(number)] for row in range(rows)]
+
+
+def batch_of(name: str, rows: int, answer: int) -> BatchShape:
+    number, height, width = FRAMES[name]
+    vision = number * height * width
+    return BatchShape(rows, 200 + vision + 2 * number + answer, vision, answer - 8)
+
+
+def peak(device: FakeDevice, training: FakeRl | FakeSft, name: str, rows: int, answer: int) -> int:
+    """Bytes at most in a micro-batch which is not a step's first."""
+    frames = frames_of(name, rows)
     device.peak = device.live
-    rl.micro_batch(answers, synchronised)
+    training.micro_batch(frames, answer)
     return device.peak
 
 
-@pytest.mark.parametrize("processes", [8, 64])
-def test_an_rl_step_fits_80_gb(processes: int, plugin: FullyShardedDataParallelPlugin, table: Table) -> None:
+@pytest.mark.parametrize("processes", [1, 8, 64])
+@pytest.mark.parametrize(("kind", "rows", "answer"), [(FakeRl, 4, 2048), (FakeSft, 1, 500)])
+def test_the_estimate_is_what_a_step_of_the_8b_model_takes(
+    kind: type[FakeRl | FakeSft],
+    rows: int,
+    answer: int,
+    processes: int,
+    plugin: FullyShardedDataParallelPlugin,
+    table: Table,
+) -> None:
+    layout = Layout(processes, sharded=processes > 1, reference=kind is FakeRl)
     with fake_machine(processes) as (device, mesh):
-        rl = FakeRl(plugin, mesh, mended=True)
+        training = kind(QWEN3_VL_8B, plugin, mesh)
+        assert sum(p.numel() for p in training.policy.parameters()) == PARAMETERS == MODEL.parameters
         placed = device.live
-        for parameter in rl.learning:
-            parameter.grad = torch.zeros_like(parameter)
-        gradients = device.live - placed
-        peaks = [peak(device, rl, frames) for frames in ("TwiFF", "V1-33K, image_tokens 64")]
-    show(table, processes, placed, gradients, peaks)
-    assert max(peaks) < 0.9 * 80e9
+        training.make_gradients()
+        fake = [placed, device.live - placed]
+        names = list(FRAMES) if processes == 8 and kind is FakeRl else ["TwiFF", "V1-33K, image_tokens 64"]
+        fake += [peak(device, training, name, rows, answer) for name in names]
+    estimated = [total(states(MODEL, layout)), gradients(MODEL, layout)]
+    estimated += [total(updates(MODEL, layout, batch_of(name, rows, answer))) for name in names]
+    head = ["", "weights, Adam", "gradients", *(f"peak, {name}" for name in names)]
+    lines = {"fake tensors": fake, "formula": estimated}
+    title = f"{kind.__name__.removeprefix('Fake')}, {processes} GPUs, GiB on each"
+    table(title, head, [[name, *(f"{n / GIB:.1f}" for n in values)] for name, values in lines.items()])
+    assert estimated == pytest.approx(fake, rel=0.05)
+    if processes > 1:
+        assert max(fake[2], fake[-1]) < 0.9 * 80e9
 
 
 @pytest.mark.parametrize("processes", [8, 64])
@@ -58,15 +85,15 @@ def test_without_the_mends_v1_33k_does_not_fit(
     """Gradients whole until a step's last micro-batch, a whole reference, all logits at once, frames at full size."""
     monkeypatch.setattr(splice, "MAX_LOGITS", 2**40)
     with fake_machine(processes) as (device, mesh):
-        rl = FakeRl(plugin, mesh, mended=False)
+        rl = FakeRl(QWEN3_VL_8B, plugin, mesh, mended=False)
         placed = device.live
-        rl.micro_batch([rollout([frame(2, 2, 0)], answer=16)], synchronised=False)
-        gradients = device.live - placed
-        peaks = [peak(device, rl, frames, synchronised=False) for frames in ("TwiFF", "V1-33K")]
-    show(table, processes, placed, gradients, peaks)
-    assert peaks[1] > 80e9
-
-
-def show(table: Table, processes: int, placed: int, gradients: int, peaks: list[int]) -> None:
+        rl.micro_batch([[frame(2, 2, 0)]], 16, synchronised=False)
+        whole_gradients = device.live - placed
+        peaks = []
+        for name in ("TwiFF", "V1-33K"):
+            device.peak = device.live
+            rl.micro_batch(frames_of(name, 4), 2048, synchronised=False)
+            peaks.append(device.peak)
     head = ["weights, reference, Adam", "gradients", "peak, TwiFF", "peak, V1-33K"]
-    table(f"{processes} GPUs, GiB on each", head, [[f"{n / GIB:.1f}" for n in (placed, gradients, *peaks)]])
+    table(f"{processes} GPUs, GiB on each", head, [[f"{n / GIB:.1f}" for n in (placed, whole_gradients, *peaks)]])
+    assert peaks[1] > 80e9

@@ -85,7 +85,8 @@ def test_out_does_not_replace_the_file_that_is_read(tmp_path: Path, command: lis
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["estimate", "--rows", "1e6", "--gpus", "0"], "gpus must be more than 0"),
+        (["estimate", "--gpus", "0"], "0 is not in the range"),
+        (["estimate", "--judge-share", "90"], "judge_share must be 0 or more, at most 1"),
         (["estimate", "--rows", "inf"], "an estimate is for at least one row"),
         (["ui", "--port", "99999"], "99999 is not in the range"),
         (["demo", "--seed", "-1"], "-1 is not in the range"),

@@ -10,12 +10,16 @@ from evaluation.generation.curtailment import GainRule
 from training.data.prompts import ANSWERS
 
 
+def rows(number: float) -> Quantity:
+    return Quantity(value=number, source="stated")
+
+
 def test_an_estimates_arithmetic() -> None:
     assumptions = Assumptions().stated(
         plain_tokens=100, hint_tokens=300, answer_tokens=50, prefill_per_second=1000, decode_per_second=500, gpus=2,
         judge_share=0.5, judge_distinct=0.5, judge_prompt_tokens=400, judge_answer_tokens=10, price_in=2, price_out=10,
     )  # fmt: skip
-    cost = estimate(1000, GainRule(), assumptions).cost  # 2 portions of 4 a condition
+    cost = estimate(rows(1000), GainRule(), assumptions).cost  # 2 portions of 4 a condition
     assert (cost["answers"], cost["requests (prefills)"], cost["completion tokens"]) == pytest.approx(
         (16_000, 4_000, 800_000)
     )
@@ -27,21 +31,35 @@ def test_an_estimates_arithmetic() -> None:
 
 
 def test_without_curtailment_a_prompt_is_prefilled_once() -> None:
-    assert estimate(1000, GainRule(full_sampling_fraction=1.0), Assumptions()).cost["requests (prefills)"] == 2_000
+    assert (
+        estimate(rows(1000), GainRule(full_sampling_fraction=1.0), Assumptions()).cost["requests (prefills)"] == 2_000
+    )
 
 
 def test_measured_answers_count_in_place_of_all() -> None:
-    cost = estimate(1000, GainRule(), Assumptions().stated(answers_per_row=9)).cost
+    cost = estimate(rows(1000), GainRule(), Assumptions().stated(answers_per_row=9)).cost
     assert (cost["answers"], cost["requests (prefills)"]) == (9_000, 2_250)
 
 
 def test_a_measured_rate_of_answers_counts_in_place_of_tokens() -> None:
-    result = estimate(900, GainRule(), Assumptions().stated(answers_per_second=4))
+    result = estimate(rows(900), GainRule(), Assumptions().stated(answers_per_second=4))
     assert result.cost["GPU-hours"] == pytest.approx(1.0)
 
 
+def test_a_guess_makes_hours_a_range() -> None:
+    result = estimate(rows(1000), GainRule(), Assumptions())
+    assert Assumptions().decode_per_second.most is not None
+    least, most = result.least["GPU-hours"], result.cost["GPU-hours"]
+    assert least is not None and most is not None and 0 < least < most / 2
+    assert result.least["completion tokens"] == result.cost["completion tokens"]
+    lines = dict(result.lines())
+    assert " – " in lines["GPU-hours"] and lines["completion tokens"] == "4.62 M"
+    stated = estimate(rows(1000), GainRule(), Assumptions().stated(decode_per_second=5000))
+    assert stated.least == stated.cost
+
+
 def test_every_number_of_an_estimate_says_where_it_comes_from() -> None:
-    result = estimate(2_700_000, GainRule(), Assumptions().stated(price_in=0.5, gpus=16))
+    result = estimate(rows(2_700_000), GainRule(), Assumptions().stated(price_in=0.5, gpus=16))
     table = {name: (value, source) for name, value, source in result.assumed()}
     assert table["gpus"] == ("16", "stated") and table["answer tokens"][1].startswith("assumed: ")
     assert table["answers per row"] == ("16", "assumed: every answer that the rule may ask for; at most")
@@ -52,9 +70,9 @@ def test_every_number_of_an_estimate_says_where_it_comes_from() -> None:
 
 
 def test_what_cannot_be_estimated_says_why() -> None:
-    for rows in (0, -1, float("nan"), float("inf")):
+    for number in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="at least one row"):
-            estimate(rows, GainRule(), Assumptions())
+            estimate(rows(number), GainRule(), Assumptions())
     with pytest.raises(ValueError, match=r"judge_share must be 0 or more, at most 1; found 90"):
         Assumptions().stated(judge_share=90)
     for wrong in ({"gpus": 0}, {"answers_per_second": float("nan")}, {"price_in": -1}):
