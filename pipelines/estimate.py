@@ -14,10 +14,10 @@ from assets.checkpoints.settings import RlRun, SftRun
 from assets.curation.estimate import Assumptions, Estimate, Quantity, bounds
 from pipelines.profile import GENERATION_PROGRAM, Profile
 from training.estimate.devices import Device, Range
+from training.estimate.hours import step_seconds
 from training.estimate.memory import GIB, RESERVE
 from training.estimate.run import ROUNDS, RowShape, TrainingRun, peak_gib, usable_gib
 from training.estimate.shape import ModelShape
-from training.estimate.time import step_seconds
 from training.recipes import RlRecipe, SftRecipe
 from training.tiny.world import SIDE
 

@@ -1,7 +1,7 @@
 """Memory of one device in SFT and RL, by part.
 
 A step's memory is that of its worst moment.  Which tensors are alive at a moment was read off fake tensors of the
-trainers' own steps (tests/performance/fake_step.py, which also holds these sums to them): the backward pass of a layer,
+trainers' own steps (tests/performance/fake_training.py), to which tests hold these sums: the backward pass of a layer,
 while the next one is gathered; that of the embedding, at the end of a step; and the head with its logits.  Activations
 are checkpointed: each layer's input is kept, and its inside is computed again in the backward pass.
 

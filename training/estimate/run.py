@@ -7,9 +7,9 @@ from typing import Literal
 
 from training.data.images import fit_grid
 from training.estimate.devices import Device, Range
+from training.estimate.hours import decoding_steps, forward_flops, seconds, step_seconds, vision_flops
 from training.estimate.memory import GIB, RESERVE, Layout, Parts, Phase, cache_tokens, phases, total
 from training.estimate.shape import BatchShape, ModelShape
-from training.estimate.time import decoding_steps, forward_flops, seconds, step_seconds, vision_flops
 from training.model.latent_config import ImageTokens, LatentConfig
 from training.recipes import LoraSettings, RlRecipe, SftRecipe, micro_batches
 
@@ -119,9 +119,11 @@ class TrainingRun:
             return [text for text in singles if text]
         text, smallest = images[-1]
         smallest = smallest._with_recipe(per_device_train_batch_size=1)
-        text = f"{text} with per_device_train_batch_size = 1"
-        wider = (f"{text} and {run.gpus} GPUs" for run in smallest._on_more() if run.fits(device))
-        return [text] if smallest.fits(device) else [way for way in [next(wider, None)] if way]
+        fitting = next((run for run in (smallest, *smallest._on_more()) if run.fits(device)), None)
+        if fitting is None:
+            return []
+        more = f" on {fitting.gpus} GPUs" if fitting.gpus > self.gpus else ""
+        return [f"{text} with per_device_train_batch_size = 1{more}"]
 
     def _with_recipe(self, **values: object) -> "TrainingRun":
         return replace(self, recipe=self.recipe.model_copy(update=values))
@@ -135,7 +137,7 @@ class TrainingRun:
         return replace(self, latent_config=smaller)
 
     def _on_more(self) -> Iterator["TrainingRun"]:
-        """On more GPUs, where the recipe's batch divides into them and shards are known of."""
+        """On more GPUs, where the launch config shards and the recipe's batch divides into them."""
         for gpus in MORE_GPUS if self.sharding == "fsdp2" else ():
             if gpus > self.gpus and self.recipe.global_batch_size % gpus == 0:
                 yield replace(self, gpus=gpus)
@@ -154,11 +156,10 @@ class TrainingRun:
         usual = self.batch(prompts, usual=True)
         prompt = replace(usual, tokens=usual.tokens - usual.scored, scored=1)
         prefill = seconds(forward_flops(self.model, prompt) + vision_flops(self.model, prompt), device)[end]
-        at_once = prompts * recipe.num_generations
+        answers = at_once = prompts * recipe.num_generations
         if not device.is_cpu:
             tokens = recipe.max_batch_tokens or cache_tokens(self.model, self.layout, usable_gib(device), group)
-            at_once = min(at_once, max(recipe.num_generations, tokens // group.tokens - 1))
-        answers = prompts * recipe.num_generations
+            at_once = max(recipe.num_generations, tokens // group.tokens - 1)
         steps = decoding_steps(answers, at_once, self.gpus, self.shape.rl_answer[end], recipe.max_new_tokens)
         rounds = self.rollouts[end] / (recipe.prompts_per_batch * recipe.num_generations)
         return rounds * (prefill + steps * step_seconds(self.model, device)[end])

@@ -12,8 +12,8 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from tests.performance.test_hours import TOKEN_BYTES, lengths, steps_as_scheduled
 from tests.training.estimate.test_memory import config
 from training.estimate.devices import device_of
+from training.estimate.hours import decoding_steps, forward_flops, step_seconds, vision_flops
 from training.estimate.shape import QWEN3_VL_8B, BatchShape, ModelShape
-from training.estimate.time import decoding_steps, forward_flops, step_seconds, vision_flops
 from training.model.token_budget import FREE_SHARE
 
 
