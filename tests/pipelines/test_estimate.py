@@ -84,7 +84,7 @@ QUESTIONS = '[curation.multiple_choice_set]\nname = "v1"\nfiles = ["v1.jsonl"]\n
         ("v1", "", "image_tokens of at most 512", "image_tokens = [2, 512]"),
     ],
 )
-def test_what_would_do_is_tried(tmp_path: Path, data: str, recipe: str, change: str, changed: str) -> None:
+def test_a_change_that_would_do_does(tmp_path: Path, data: str, recipe: str, change: str, changed: str) -> None:
     path = tmp_path / "mine.toml"
     for settings, fits in ((recipe, False), (changed, True)):
         path.write_text(
