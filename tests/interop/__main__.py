@@ -1,6 +1,6 @@
 """`make interop`: what the demo made, in the programs of its users, and one table of what came out.
 
-    python -m tests.interop PYTHON
+    python -m tests.interop PYTHON [STAGE ...]
 
 PYTHON is the interpreter of an environment with tests/interop/requirements.txt, into which our wheel is installed
 without its dependencies.  The demo is the one of FUTURE_L1_HOME and FUTURE_L1_PROFILE.  Each stage is a module with a
@@ -12,6 +12,7 @@ It takes minutes and gigabytes, and the installed packages are those of others: 
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.profile import profile_from_environment
@@ -20,10 +21,10 @@ from tests.interop.demo import Demo
 from tests.interop.table import show, timed
 from tests.wheel import build_wheel, install_wheel
 
-STAGES = (dataset, lmms_eval)
+STAGES = {"dataset": dataset, "lmms_eval": lmms_eval}
 
 
-def main(python: Path) -> bool:
+def main(python: Path, stages: Sequence[str]) -> bool:
     """Whether every row is what it must be."""
     demo = Demo(profile_from_environment("demo"), python.absolute())
     rows = []
@@ -31,13 +32,13 @@ def main(python: Path) -> bool:
         wheels = Path(folder) / "wheel"
         wheels.mkdir()
         install_wheel(build_wheel(wheels), demo.python)
-        for stage in STAGES:
-            work = Path(folder) / stage.__name__.rpartition(".")[2]
+        for name in stages or STAGES:
+            work = Path(folder) / name
             work.mkdir()
-            rows += timed(stage.checks(demo, work))
+            rows += timed(STAGES[name].checks(demo, work))
     show(rows)
     return all(check.passed for check, _ in rows)
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main(Path(sys.argv[1])) else 1)
+    sys.exit(0 if main(Path(sys.argv[1]), sys.argv[2:]) else 1)
