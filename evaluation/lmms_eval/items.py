@@ -5,7 +5,7 @@ FUTURE_L1_FUTUREBENCH_DIR and FUTURE_L1_TWIFFBENCH_DIR name the folders, as `--d
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def usable_items(benchmark: FutureBenchItems | TwiffBenchItems) -> list[dict[str
     Raises ValueError, naming the variable, where there are none.
     """
     folder = _folder(f"FUTURE_L1_{benchmark.name.upper()}_DIR")
-    rows = _table(folder / ITEM_TABLE) if (folder / ITEM_TABLE).is_file() else benchmark.rows(folder)
+    rows = _stored(folder / ITEM_TABLE, benchmark) if (folder / ITEM_TABLE).is_file() else benchmark.rows(folder)
     problems = {row["id"]: row["problem"] for row in rows if row.get("problem") is not None}
     for item, problem in problems.items():
         _log.warning("%s, item %s is left out: %s", benchmark.name, item, problem)
@@ -62,12 +62,16 @@ def _folder(variable: str) -> Path:
     return Path(folder)
 
 
-def _table(path: Path) -> list[dict[str, Any]]:
+def _stored(path: Path, benchmark: FutureBenchItems | TwiffBenchItems) -> list[dict[str, Any]]:
+    """The table of an artifact.  Raises ValueError, naming it, for another table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        rows: list[Mapping[str, Any]] = pq.read_table(path).to_pylist()
+        table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as a parquet table: {error}") from error
-    return [dict(row) for row in rows]
+    if missing := {"id", "question", "answer", "problem", benchmark.split_column} - set(table.column_names):
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: it is no table of {benchmark.name}'s items")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows

@@ -13,36 +13,40 @@ from typing import Any
 
 import polars as pl
 
+from evaluation.benchmarks.futurebench_items import FILE
 from evaluation.evaluate import ANSWERS, GRADED, REPORT
 from evaluation.lmms_eval.items import ITEM_TABLE
 from tests.interop.demo import Demo
 from tests.interop.table import Check
 from training.grading import toy_judge
-from training.storage.files import read_json
+from training.storage.files import read_json, write_json
 from training.storage.parquet import read_parquet
 
 PROGRAM = "lmms-eval 0.7.3"
 BATCH = "16"
+ODD_REQUESTS = Path(__file__).with_name("odd_requests.py")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A benchmark of the demo as a task of ours; `options` are those of `future-l1 evaluate` for the same prompts."""
+    """A benchmark of the demo as a task of ours; `options` are those of `future-l1 evaluate` for the same prompts.
 
+    marks: the metrics of an item.  every: of so many items one is tried.
+    """
+
+    name: str
     benchmark: str
-    options: tuple[str, ...]
     marks: tuple[str, ...]
-    """The metrics of an item."""
-
-    @property
-    def name(self) -> str:
-        return f"future_l1_toyworld_{self.benchmark}"
+    options: tuple[str, ...] = ()
+    every: int = 1
 
 
 TASKS = (
-    Task("futurebench", ("--layout", "keyframes", "--parser", "option_text"), ("accuracy",)),
-    Task("twiffbench", ("--layout", "interleaved"), ("cot", "answer")),
-)
+    Task("future_l1_toyworld_futurebench", "futurebench", ("accuracy",),
+         ("--layout", "keyframes", "--parser", "option_text")),
+    Task("future_l1_toyworld_twiffbench", "twiffbench", ("cot", "answer"), ("--layout", "interleaved")),
+    Task("future_l1_futurebench", "futurebench", ("accuracy",), every=25),  # the paper's layout: videos
+)  # fmt: skip
 
 
 def checks(demo: Demo, work: Path) -> Iterator[Check]:
@@ -50,18 +54,22 @@ def checks(demo: Demo, work: Path) -> Iterator[Check]:
         judge = stack.enter_context(toy_judge.serve())
         for model, checkpoint in demo.latent_checkpoints.items():
             for task in TASKS:
-                ours = _evaluate(demo, task, checkpoint, work / f"{model}_{task.benchmark}", judge)
-                samples, results = _harness(demo, task, checkpoint, work / f"{model}_{task.name}", judge)
-                title = f"{model} on the demo's {task.benchmark}"
+                folder = work / model / task.name
+                source = _source(demo, task, folder / "source")
+                ours = _evaluate(source, task, checkpoint, folder / "ours", judge)
+                samples, results = _harness(demo.python, source, task, checkpoint, folder / "theirs", judge)
+                title = f"{model}, {task.name}"
                 yield Check(f"{title}: answers token for token", PROGRAM, *_same_answers(ours, samples))
                 yield Check(f"{title}: marks of each item", PROGRAM, *_same_marks(task, ours, samples))
                 yield Check(f"{title}: scores", PROGRAM, *_same_scores(task, read_json(ours / REPORT), results))
+            odd = json.loads(_run([demo.python, ODD_REQUESTS, checkpoint], cwd=work).splitlines()[-1])
+            yield Check(f"{model}, odd requests: refused, the others answered", PROGRAM, sum(odd.values()), len(odd))
 
 
-def _evaluate(demo: Demo, task: Task, checkpoint: Path, out: Path, judge: str) -> Path:
+def _evaluate(source: Path, task: Task, checkpoint: Path, out: Path, judge: str) -> Path:
     """`future-l1 evaluate`; the folder with its tables."""
     command = [sys.executable, "-m", "pipelines", "evaluate", "--checkpoint", checkpoint, "--out", out,
-               "--benchmark", task.benchmark, "--data-dir", _source(demo, task), "--batch-size", BATCH,
+               "--benchmark", task.benchmark, "--data-dir", source, "--batch-size", BATCH,
                "--device", "cpu", *task.options]  # fmt: skip
     if task.benchmark == "twiffbench":
         command += ["--judge", judge, "--judge-model", toy_judge.MODEL]
@@ -70,16 +78,15 @@ def _evaluate(demo: Demo, task: Task, checkpoint: Path, out: Path, judge: str) -
 
 
 def _harness(
-    demo: Demo, task: Task, checkpoint: Path, out: Path, judge: str
+    python: Path, source: Path, task: Task, checkpoint: Path, out: Path, judge: str
 ) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
     """`lmms-eval eval`; its log of each item, in order, and its results."""
-    tasks = subprocess.run([demo.python, "-m", "evaluation.lmms_eval"], cwd=out.parent, capture_output=True, text=True,
-                           check=True)  # fmt: skip
-    command = [demo.python, "-m", "lmms_eval", "eval", "--model", "future_l1", "--model_args",
+    tasks = _run([python, "-m", "evaluation.lmms_eval"], cwd=out.parent).strip()
+    command = [python, "-m", "lmms_eval", "eval", "--model", "future_l1", "--model_args",
                f"pretrained={checkpoint}", "--batch_size", BATCH, "--device", "cpu", "--tasks", task.name,
-               "--include_path", tasks.stdout.strip(), "--log_samples", "--output_path", out]  # fmt: skip
+               "--include_path", tasks, "--log_samples", "--output_path", out]  # fmt: skip
     variables = {
-        f"FUTURE_L1_{task.benchmark.upper()}_DIR": str(_source(demo, task)),
+        f"FUTURE_L1_{task.benchmark.upper()}_DIR": str(source),
         "FUTURE_L1_JUDGE_BASE_URL": judge,
         "FUTURE_L1_JUDGE_MODEL": toy_judge.MODEL,
         "HF_HOME": str(out.parent / "hf"),
@@ -91,8 +98,15 @@ def _harness(
     return sorted(samples, key=lambda sample: sample["doc_id"]), read_json(results)["results"][task.name]
 
 
-def _source(demo: Demo, task: Task) -> Path:
-    return getattr(demo.profile.source, task.benchmark)
+def _source(demo: Demo, task: Task, folder: Path) -> Path:
+    """The benchmark's folder; where not all items are tried, one with the others left out."""
+    source: Path = getattr(demo.profile.source, task.benchmark)
+    if task.every == 1:
+        return source
+    folder.mkdir(parents=True)
+    write_json(folder / FILE, read_json(source / FILE)[:: task.every])
+    (folder / "first_part_video").symlink_to(source / "first_part_video")
+    return folder
 
 
 def _same_answers(ours: Path, samples: list[dict[str, Any]]) -> tuple[int, int]:
@@ -123,9 +137,10 @@ def _same_scores(task: Task, report: Mapping[str, Any], results: Mapping[str, An
     return sum(abs(results[f"{name},none"] - score) < 1e-9 for name, score in scores.items()), len(scores)
 
 
-def _run(command: list[Any], cwd: Path | None = None, **variables: str) -> None:
-    """Raises RuntimeError with the end of what the command printed where it fails."""
+def _run(command: list[Any], cwd: Path | None = None, **variables: str) -> str:
+    """What a command prints.  Raises RuntimeError with the end of it where it fails."""
     done = subprocess.run(command, cwd=cwd, env=os.environ | variables, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))} ended with {done.returncode}:\n"
                            f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}")  # fmt: skip
+    return done.stdout
