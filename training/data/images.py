@@ -71,11 +71,11 @@ def fit_grid(height: int, width: int, low: int, high: int, tile: int, strict: bo
         raise ValueError(f"cannot fit an image of {height}x{width} px into {low}..{high} tokens")
     rows, columns = max(1, round(height / tile)), max(1, round(width / tile))
     if rows * columns > high:
-        scale = math.sqrt(high / (height * width))
-        rows, columns = max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+        shrink = math.sqrt(height * width / (high * tile**2))
+        rows, columns = max(1, math.floor(height / shrink / tile)), max(1, math.floor(width / shrink / tile))
     elif rows * columns < low:
-        scale = math.sqrt(low / (height * width))
-        rows, columns = math.ceil(height * scale), math.ceil(width * scale)
+        grow = math.sqrt(low * tile**2 / (height * width))
+        rows, columns = math.ceil(height * grow / tile), math.ceil(width * grow / tile)
     if not strict:
         return rows, columns
     rows = min(rows, high)  # only reached by strips, whose short side is one token

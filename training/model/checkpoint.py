@@ -16,8 +16,9 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VL
 
 from training.model.encoding import Encoder, FrameLimits
 from training.model.latent_config import PAPER, LatentConfig
+from training.model.loader_settings import set_generation_config, set_processor
 from training.model.modes import Spans
-from training.model.tokens import CHAT_TEMPLATE, LATENT, LATENT_END, LATENT_START, Tokens, add_latent_tokens, lookup
+from training.model.tokens import LATENT, LATENT_END, LATENT_START, Tokens, add_latent_tokens, chat_template, lookup
 from training.model.vision import FrozenVision
 from training.runtime.errors import PermanentError
 
@@ -67,8 +68,8 @@ class FutureL1:
     def save(
         self, folder: Path, latent_config: LatentConfig, weights: Mapping[str, torch.Tensor] | None = None
     ) -> None:
-        """Writes safetensors, config, processor and the decoding loop for plain transformers; the config also has the
-        release's names of token ids and budget.
+        """Writes safetensors, config and processor, and for other loaders their settings and the decoding loop; the
+        config also has the release's names of token ids and budget.
 
         `weights`: the gathered weights of a sharded model; None: the model's own.
         """
@@ -77,6 +78,8 @@ class FutureL1:
         config.latent_id, config.latent_start_id = self.tokens.latent, self.tokens.latent_start
         config.latent_end_id, config.max_latent_token = self.tokens.latent_end, latent_config.max_latents
         config.latent_cap, config.latent_cap_origin = latent_config.cap, latent_config.cap_origin
+        set_generation_config(self.model, self.tokens)
+        set_processor(self.processor, latent_config)
         self.model.save_pretrained(folder, state_dict=weights)
         self.processor.save_pretrained(folder)
         (folder / CUSTOM_GENERATE).parent.mkdir(exist_ok=True)
@@ -97,14 +100,15 @@ def load(
     _check_finite(model, folder)
     model.generate = _no_generate
     latent_config = _read_latent_config(model.config, folder)
+    template = chat_template(latent_config.system_prompt if latent_config else None)
     if latent_config is None:
         tokens = add_latent_tokens(model, processor.tokenizer, seed)
     else:
         tokens = lookup(processor.tokenizer)
         _check_tokens(tokens, model.config, folder)
-        if hasattr(model.config, "future_l1") and processor.chat_template != CHAT_TEMPLATE:
+        if hasattr(model.config, "future_l1") and processor.chat_template != template:
             raise ValueError(f"{folder}: its chat template is not the one it was trained with; save it with ours")
-    processor.chat_template = CHAT_TEMPLATE
+    processor.chat_template = template
     return FutureL1(model, processor, tokens, latent_config)
 
 

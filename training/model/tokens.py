@@ -18,7 +18,7 @@ CHAT_TEMPLATE = """\
             {%- if part.type == 'text' -%}
                 {{- part.text -}}
             {%- elif part.type == 'video' -%}
-                {{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
+                {{- '<|video_pad|>' -}}
             {%- elif message.role == 'assistant' -%}
                 {{- '<|latent_start|><|image_pad|><|latent_end|>' -}}
             {%- else -%}
@@ -34,10 +34,19 @@ CHAT_TEMPLATE = """\
 """
 """Our chat template: it renders frames in every turn, where Qwen3-VL's own drops an assistant's.
 
-A frame of the assistant is a latent span around `<|image_pad|>`, which a processor expands to the frame's tokens.  No
-system turn is invented, and nothing is put between the parts of a message.  Encoder renders the same text without
+A frame of the assistant is a latent span around `<|image_pad|>`, which a processor expands to the frame's tokens.  A
+video is `<|video_pad|>` alone: transformers 5.23 and vLLM 0.32 put each pair's time and markers in its place, and would
+leave markers around it standing.  Nothing is put between the parts of a message.  Encoder renders the same text without
 jinja, since it must know which token belongs to which part; a test holds the two to each other.
 """
+
+
+def chat_template(system_prompt: str | None) -> str:
+    """CHAT_TEMPLATE, with this system turn before dialogues that have none: the one of the checkpoint's training."""
+    if system_prompt is None:
+        return CHAT_TEMPLATE
+    turn = f"<|im_start|>system\n{system_prompt}<|im_end|>\n"
+    return f"{{%- if messages[0].role != 'system' -%}}\n    {{{{- {turn!r} -}}}}\n{{%- endif -%}}\n{CHAT_TEMPLATE}"
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Plain:
     """The checkpoint as a user of transformers has it: messages, pictures, `generate`."""
 
     def __init__(self, folder: Path) -> None:
-        self.processor = AutoProcessor.from_pretrained(folder, padding_side="left")
+        self.processor = AutoProcessor.from_pretrained(folder)
         self.model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
         self.pad = self.processor.tokenizer.pad_token_id
 
@@ -181,11 +181,10 @@ def test_a_video_an_image_and_neither(ours: Ours, plain: Plain, some: list[dict[
         for content in contents
     ]
     texts = plain.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    texts[0] = texts[0].replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
     inputs = plain.processor(
         text=texts, images=[Image.fromarray(picture)], videos=[np.stack(clip)], padding=True, return_tensors="pt",
         video_metadata=[VideoMetadata(total_num_frames=40, fps=29.97, frames_indices=numbers)],
-        do_sample_frames=False, do_resize=False,
+        do_sample_frames=False,
     )  # fmt: skip
     prompts = [ours.encoder.prompt(of_prompt) for of_prompt in pieces]
     assert [row[row != plain.pad].tolist() for row in inputs["input_ids"]] == [prompt.ids for prompt in prompts]
@@ -312,6 +311,7 @@ def test_scores_and_logits(plain: Plain, some: list[dict[str, Any]]) -> None:
         ({"assistant_model": object()}, "an assistant model"),
         ({"cache_implementation": "paged"}, "a paged cache"),
         ({"synced_gpus": True}, "synced_gpus"),
+        ({"stop_strings": ["</reason>"]}, "stop_strings"),
         ({"use_cache": False}, "use_cache=False"),
         ({"guidance_scale": 2.0}, "guidance_scale"),
         ({"prefill_chunk_size": 8}, "prefill_chunk_size"),

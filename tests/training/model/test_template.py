@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from transformers import AutoProcessor
 
 from training.data.dialogue import Slot, assistant_pieces, user_pieces
 from training.model.checkpoint import FutureL1, load
 from training.model.encoding import Encoder
 from training.model.rows import RowReader
-from training.model.tokens import CHAT_TEMPLATE
+from training.model.tokens import CHAT_TEMPLATE, chat_template
 from training.recipes import paper_sft
 from training.tiny import BASE
 
@@ -57,6 +59,19 @@ def test_a_prompt_ends_where_the_answer_begins(
     prompt = RowReader(encoder, keep=False).prompt(rows[0])
     decoded = sft_model.processor.tokenizer.decode(prompt.ids, skip_special_tokens=False)
     assert rendered.replace("<|image_pad|>", "<|image_pad|>" * prompt.observed[0].tokens) == decoded
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@example("\"'\\ {{ messages }} {% endif %} {# #} \n")
+def test_a_system_prompt_of_any_text_is_put_in(base: FutureL1, system: str) -> None:
+    turns = [{"role": "user", "content": "Where?"}]
+    with_turn = [{"role": "system", "content": system}, *turns]
+    tokenizer, template = base.processor.tokenizer, chat_template(system)
+    rendered = [
+        tokenizer.apply_chat_template(dialogue, chat_template=of_dialogue, tokenize=False)
+        for dialogue, of_dialogue in ((turns, template), (with_turn, template), (with_turn, CHAT_TEMPLATE))
+    ]
+    assert len(set(rendered)) == 1
 
 
 def test_it_goes_with_the_checkpoint(sft_checkpoint: Path) -> None:

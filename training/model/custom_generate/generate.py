@@ -26,6 +26,7 @@ def generate(*args: Any, model: Any, **kwargs: Any) -> Any:
         ("an assistant model", kwargs.get("assistant_model") is not None),
         ("a paged cache", kwargs.get("cache_implementation") == "paged"),
         ("synced_gpus", bool(kwargs.get("synced_gpus"))),
+        ("stop_strings (a StopStringCriteria does the same)", kwargs.get("stop_strings") is not None),
     )
     if "custom_generate" in kwargs:  # the caller names a loop: transformers looks it up
         return type(model).generate(model, *args, **kwargs)
@@ -111,9 +112,12 @@ def _prefill(
 
     once = {name: first(name, value) for name, value in kwargs.items()} | vision
     outputs = model.model(**model.prepare_inputs_for_generation(input_ids[::group], is_first_iteration=True, **once))
+    hidden = outputs.last_hidden_state[:, -1]
     if group > 1:
-        outputs.past_key_values.batch_repeat_interleave(group)
-    return outputs, outputs.last_hidden_state[:, -1].repeat_interleave(group, 0)
+        row = torch.arange(len(hidden), device=hidden.device).repeat_interleave(group)
+        outputs.past_key_values.reorder_cache(row)
+        hidden = hidden[row]
+    return outputs, hidden
 
 
 def _without_text_only_ban(processors: Any, ban: set[int]) -> Any:
