@@ -75,8 +75,8 @@ def test_an_embedded_image_is_shown_as_it_is(reader: PromptReader, data: bytes, 
     content: list[Part] = [text("Look: "), image(data), text(" Which?")]
     ours = encode(reader.encoder, content, FrameCache(0))
     (tmp_path / "image.png").write_bytes(data)
-    for shown in (messages(content)[0]["content"][1]["url"], str(tmp_path / "image.png"), Image.open(io.BytesIO(data))):
-        part = {"type": "image", "url": shown}
+    for url in (messages(content)[0]["content"][1]["url"], str(tmp_path / "image.png"), Image.open(io.BytesIO(data))):
+        part = {"type": "image", "url": url}
         theirs = reader.prompt(user({"type": "text", "text": "Look: "}, part, {"type": "text", "text": " Which?"}))
         assert (theirs.ids, theirs.observed[0].key) == (ours.ids, ours.observed[0].key)
 
