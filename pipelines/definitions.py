@@ -42,7 +42,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
             *(toyworld_assets(profile.toyworld, seed) if profile.toyworld else []),
             *source_assets(profile.source, upstream),
             *curation_assets(profile.curation, seed, device, profile.base),
-            *set_assets(profile.curation, profile.hub, seed),
+            *set_assets(profile.curation, profile.hub, seed, profile.base),
             *checkpoint_assets(
                 profile.base,
                 {run.recipe.name: run for run in profile.sft},

@@ -8,6 +8,7 @@ from typing import Any
 from assets.curation.contamination import SAME_CONTENT, SAME_VIDEO
 from assets.curation.previews import GAIN_FIGURE
 from assets.curation.selection import CuratedTable, SelectionSettings
+from training.runtime.printable import escaped
 
 CARD, CURATED_TABLE = "README.md", "future_l1_50k.parquet"
 COMPOSITION_FIGURE = "composition.png"
@@ -16,12 +17,13 @@ PUBLIC_COLUMNS = (
     "video", "conversations", "image", "reasoning_image", "answer", "meta_data", "gain", "correct_in_8_base",
     "correct_in_8_hint",
 )  # fmt: skip
+NO_MODEL = "the model that the source was scored with"
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 """The hub's names for numbers of rows below these."""
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceShards:
     """Shards whose rows were scored: of a data set on a hub at a revision, or (None) of other files."""
 
     repository: str | None
@@ -30,8 +32,18 @@ class Source:
     rows: int
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where the rows come from, and their scores: the name of the model that answered (None: the source has the
+    counts) and its answers a row and condition."""
+
+    sources: Sequence[SourceShards]
+    model: str | None
+    samples: int
+
+
 def dataset_card(
-    report: Mapping[str, Any], selection: SelectionSettings, benchmarks: Mapping[str, int], sources: Sequence[Source]
+    report: Mapping[str, Any], selection: SelectionSettings, benchmarks: Mapping[str, int], origin: Origin
 ) -> str:
     """The card as Markdown, without the license, which is named where the set is published.
 
@@ -58,7 +70,8 @@ def dataset_card(
         report=report,
         rule=selection,
         benchmarks=[f"{name} ({items:,} items)" for name, items in benchmarks.items()],
-        sources={_name(source): f"{source.shards:,} shards, {source.rows:,} rows" for source in sources},
+        sources={_name(source): f"{source.shards:,} shards, {source.rows:,} rows" for source in origin.sources},
+        scores=f"a row's right answers among {origin.samples}, of {escaped(origin.model or NO_MODEL)}",
         counts={"scored": report["scored"], "kept": report["kept"], **reasons, "pending": report["pending"]},
         near=report["contamination"],
         same_video=SAME_VIDEO,
@@ -71,7 +84,7 @@ def dataset_card(
     return str(card).rstrip() + "\n"
 
 
-def _name(source: Source) -> str:
+def _name(source: SourceShards) -> str:
     return f"`{source.repository}` at `{source.revision}`" if source.repository else "files that are on no hub"
 
 

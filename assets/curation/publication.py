@@ -12,7 +12,7 @@ from assets.curation.dataset_card import (
     COMPOSITION_FIGURE,
     CURATED_TABLE,
     PUBLIC_COLUMNS,
-    Source,
+    Origin,
     dataset_card,
     markdown_table,
 )
@@ -34,11 +34,11 @@ def publish(
     settings: SelectionSettings,
     index: BenchmarkIndex,
     before: tuple[str, Path] | None,
-    sources: Sequence[Source],
+    origin: Origin,
 ) -> dict[str, Any]:
     """Selects and writes; returns the report.
 
-    `before` is the version and the curated table of the publication before this one; the card names the `sources`.
+    `before` is the version and the curated table of the publication before this one; the card names the `origin`.
     """
     from evaluation.drawing.run_plots import composition
 
@@ -53,7 +53,7 @@ def publish(
     (folder / COMPOSITION_FIGURE).write_bytes(composition(report["categories"], report["future_frames"]))
     items = dict(index.table["benchmark"].value_counts().iter_rows())
     benchmarks = {name: items.get(name, 0) for name in sorted(index.sources)}
-    (folder / CARD).write_text(dataset_card(report, settings, benchmarks, sources), encoding="utf-8")
+    (folder / CARD).write_text(dataset_card(report, settings, benchmarks, origin), encoding="utf-8")
     if before is not None:
         version, curated = before
         change = difference(selection.rows, read_parquet(curated, columns=["row_id", "gain", "category"]))

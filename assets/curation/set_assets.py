@@ -11,7 +11,7 @@ import polars as pl
 
 from assets.curation.assets import CURATED, RL_SETS, SFT_SETS
 from assets.curation.contamination import BenchmarkIndex, benchmark_index
-from assets.curation.dataset_card import CARD, COMPOSITION_FIGURE, CURATED_TABLE, Source
+from assets.curation.dataset_card import CARD, COMPOSITION_FIGURE, CURATED_TABLE, Origin, SourceShards
 from assets.curation.local_clips import LOCAL_CLIPS, LocalClipTable, training_rows
 from assets.curation.previews import GAIN_FIGURE, REJECTED, STORYBOARDS, TOP_ROWS, highest, write_previews
 from assets.curation.publication import (
@@ -52,9 +52,9 @@ source had nothing new: then the source needs a look."""
 STORYBOARDS_OF_THE_SET = 4  # every materialisation keeps its picture in the event log
 
 
-def set_assets(settings: CurationSettings, hub: HubSettings, seed: int) -> list[dg.AssetsDefinition]:
+def set_assets(settings: CurationSettings, hub: HubSettings, seed: int, base: Path) -> list[dg.AssetsDefinition]:
     return [
-        _future_l1_50k(settings),
+        _future_l1_50k(settings, base),
         _sft_sets(settings, seed),
         _rl_sets(settings, seed),
         *([dataset_hub_asset(hub.dataset, hub.dataset_license)] if hub.dataset else []),
@@ -81,14 +81,22 @@ def _by_key(scored: Mapping[str, Artifact], items: Items) -> dict[str, Artifact 
     return shards | {items_key(name): artifact for name, artifact in items.items()}
 
 
-def _sources(store: AssetStore, shards: Sequence[str]) -> list[Source]:
+def _sources(store: AssetStore, shards: Sequence[str]) -> list[SourceShards]:
     """What the shards were pulled from, as far as the card names it: no path and no address of other files."""
     pulled = [store.current(TRAJECTORIES, shard).provenance["counts"] for shard in shards]
     rows = [(p["repository"], p["revision"], p["rows"] + p["quarantined"]) for p in pulled]
     table = pl.DataFrame(rows, {"repository": pl.String, "revision": pl.String, "rows": pl.Int64}, orient="row")
     on_hub = pl.when(pl.col("repository").is_not_null())
     grouped = table.group_by("repository", on_hub.then("revision")).agg(pl.len().alias("shards"), pl.sum("rows"))
-    return [Source(**row) for row in grouped.sort("repository", "revision").iter_rows(named=True)]
+    return [SourceShards(**row) for row in grouped.sort("repository", "revision").iter_rows(named=True)]
+
+
+def _model_name(settings: CurationSettings, base: Path) -> str | None:
+    """The name of the model that answered, never a path; None where the source has the counts."""
+    if settings.use_source_counts:
+        return None
+    served = settings.endpoint.model if settings.endpoint else base.name
+    return Path(served).name if Path(served).is_absolute() else served  # some servers call a model by its folder
 
 
 def _check_scored_for(rule: SelectionSettings, scored: Mapping[str, Artifact]) -> None:
@@ -105,7 +113,7 @@ def _check_scored_for(rule: SelectionSettings, scored: Mapping[str, Artifact]) -
             )
 
 
-def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
+def _future_l1_50k(settings: CurationSettings, base: Path) -> dg.AssetsDefinition:
     declared = Asset(
         CURATED,
         "The rows that the hint makes answerable, ranked by gain, with the numbers that selected them.",
@@ -128,8 +136,8 @@ def _future_l1_50k(settings: CurationSettings) -> dg.AssetsDefinition:
         def make(workspace: Path) -> dict[str, Any]:
             before = store.current(CURATED) if store.has(CURATED) else None
             previous = (before.version, before.file(CURATED_TABLE)) if before else None
-            sources = _sources(store, list(scored))
-            report = publish(workspace, gain_tables(scored), rule, index_of(items), previous, sources)
+            origin = Origin(_sources(store, list(scored)), _model_name(settings, base), settings.answers.samples)
+            report = publish(workspace, gain_tables(scored), rule, index_of(items), previous, origin)
             rows = training_rows(workspace / CURATED_TABLE, workspace / LOCAL_CLIPS)
             best = highest(rows, STORYBOARDS_OF_THE_SET)
             of_best = pl.col("row_id").is_in(best["row_id"].implode())

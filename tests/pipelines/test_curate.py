@@ -85,6 +85,7 @@ def test_the_folder_is_a_data_set_and_says_nothing_of_this_machine(
     loaded = datasets.load_dataset(str(alone), split="train", cache_dir=str(tmp_path))
     kept = pl.read_parquet(alone / "future_l1_50k.parquet")
     assert loaded.to_list() == kept.to_dicts() and {"path", "reader"}.isdisjoint(kept.columns)
+    assert "right answers among 8, of served, without" in (alone / "README.md").read_text()
     assert all(meta["Process"] and meta["Summary"] for meta in loaded["meta_data"])
     for path in (path for path in alone.iterdir() if path.is_file()):
         is_table = path.suffix == ".parquet"

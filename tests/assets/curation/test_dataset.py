@@ -16,7 +16,7 @@ from datasets import Dataset
 from huggingface_hub import DatasetCard
 
 from assets.curation.contamination import benchmark_index
-from assets.curation.dataset_card import CARD, CURATED_TABLE, PUBLIC_COLUMNS, SIZES, Source
+from assets.curation.dataset_card import CARD, CURATED_TABLE, PUBLIC_COLUMNS, SIZES, Origin, SourceShards
 from assets.curation.local_clips import LOCAL_CLIPS, training_rows
 from assets.curation.publication import EXPORT, UNPUBLISHED, publish, write_publication
 from assets.curation.selection import SelectionSettings
@@ -33,8 +33,8 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     shards = write_shards(folder / "scored", scored_of(rows, [(0, 8 - i) for i in range(4)]))
     store = ArtifactStore(folder / ".future-l1")
     workspace = store.workspace("curation/future_l1_50k", "v1")
-    sources = [Source("lab/twiff", "0123abcd", 1, 4)]
-    publish(workspace, shards, SelectionSettings(), benchmark_index({}), None, sources)
+    origin = Origin([SourceShards("lab/twiff", "0123abcd", 1, 4)], "lab/model-8b", 8)
+    publish(workspace, shards, SelectionSettings(), benchmark_index({}), None, origin)
     for name in UNPUBLISHED - {LOCAL_CLIPS}:
         (workspace / name).write_text("frames of clips")
     return store.publish("curation/future_l1_50k", "v1", workspace, {})

@@ -15,7 +15,7 @@ from huggingface_hub import DatasetCard, HfApi
 
 from assets.curation.assets import CURATED
 from assets.curation.contamination import benchmark_index
-from assets.curation.dataset_card import CARD, CURATED_TABLE
+from assets.curation.dataset_card import CARD, CURATED_TABLE, Origin
 from assets.curation.publication import CHANGE, UNPUBLISHED, publish
 from assets.curation.selection import SelectionSettings
 from assets.curation.set_assets import dataset_hub_asset
@@ -49,7 +49,7 @@ def publications(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder = folders[version] = home / version
         folder.mkdir()
         previous = (before, folders[before] / CURATED_TABLE) if before else None
-        publish(folder, files, SelectionSettings(top=9), benchmark_index({}), previous, [])
+        publish(folder, files, SelectionSettings(top=9), benchmark_index({}), previous, Origin([], None, 8))
         for name in UNPUBLISHED:
             (folder / name).write_text("for this machine alone")
     return folders

@@ -11,7 +11,7 @@ import pytest
 
 from assets.curation import publication
 from assets.curation.contamination import benchmark_index
-from assets.curation.dataset_card import COMPOSITION_FIGURE, PUBLIC_COLUMNS, Source, dataset_card
+from assets.curation.dataset_card import COMPOSITION_FIGURE, PUBLIC_COLUMNS, Origin, SourceShards, dataset_card
 from assets.curation.previews import GAIN_FIGURE, gain_figure
 from assets.curation.publication import change_report, difference, export_json
 from assets.curation.selection import CuratedTable, ExclusionTable, PoolTable, SelectionSettings, select
@@ -20,7 +20,7 @@ from tests.assets.curation.scored_rows import Counts, scored_of, trajectory, wri
 
 NOTHING = benchmark_index({})
 SETTINGS = SelectionSettings(top=3)
-SOURCES = [Source("lab/twiff", "0123abcd", 2, 9)]
+ORIGIN = Origin([SourceShards("lab/twiff", "0123abcd", 2, 9)], "lab/model-8b", 8)
 
 
 def test_a_publication_is_complete_and_the_next_one_tells_what_changed(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_a_publication_is_complete_and_the_next_one_tells_what_changed(tmp_path:
         rows = [trajectory(i) for i in range(len(gains))]
         files = write_shards(tmp_path / f"scored {len(gains)}", scored_of(rows, [(0, gain) for gain in gains]))
         before = ("v1", folders[0] / publication.CURATED_TABLE) if reports else None
-        reports.append(publication.publish(folder, files, settings, index, before, SOURCES))
+        reports.append(publication.publish(folder, files, settings, index, before, ORIGIN))
     wanted = {"future_l1_50k.parquet", "future_l1_50k.json", "pool.parquet", "excluded.parquet", "README.md",
               "gain_histogram.png", "composition.png", "local"}  # fmt: skip
     assert {path.name for path in folders[0].iterdir()} == wanted
@@ -131,24 +131,25 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_the_card_names_counts_shares_and_thresholds(report: dict[str, Any]) -> None:
-    card = dataset_card(report, SETTINGS, {"futurebench": 1_056}, SOURCES)
+    card = dataset_card(report, SETTINGS, {"futurebench": 1_056}, ORIGIN)
     assert "3 questions" in card and "n<1K" in card
     for line in ("| scored | 8 |", "| low gain | 3 |", "| repeats | 1 |", "| below the cut | 1 |", "| pending | 1 |",
                  "| 8 | 1 (33.3 %) |", "| predictive | 2 (66.7 %) |", "at most 3. p_t",
                  "futurebench (1,056 items)",
-                 "| `lab/twiff` at `0123abcd` | 2 shards, 9 rows |"):  # fmt: skip
+                 "| `lab/twiff` at `0123abcd` | 2 shards, 9 rows |",
+                 "right answers among 8, of lab/model-8b,"):  # fmt: skip
         assert line in card, line
     assert f"]({GAIN_FIGURE})" in card and f"]({COMPOSITION_FIGURE})" in card
 
 
 def test_the_card_says_of_which_rows_the_gains_are(report: dict[str, Any]) -> None:
-    card = dataset_card(report, SETTINGS, {}, SOURCES)
+    card = dataset_card(report, SETTINGS, {}, ORIGIN)
     assert "Gain of all scored rows, from 5 of them" in card
     assert "3 of the 8 scored rows were cut short" in card and "no benchmark" in card
 
 
 def test_every_column_of_the_published_table_is_described(report: dict[str, Any]) -> None:
-    card = dataset_card(report, SETTINGS, {}, SOURCES)
+    card = dataset_card(report, SETTINGS, {}, ORIGIN)
     assert [name for name in CuratedTable.column_names() if f"| `{name}` | " not in card] == []
 
 

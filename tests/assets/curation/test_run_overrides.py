@@ -12,6 +12,7 @@ import pytest
 from assets.checkpoints.settings import RecipeConfig
 from assets.curation.assets import CURATED, RL_SETS, SFT_SETS
 from assets.curation.selection import SelectionSettings
+from assets.curation.set_assets import _model_name
 from assets.curation.settings import SelectionConfig
 from assets.framework.partitions import SHARDS, range_tags
 from assets.framework.settings import SeedConfig
@@ -99,6 +100,27 @@ def test_other_thresholds_make_another_artifact_and_the_profiles_find_the_first(
     assert curated.select().success
     assert curated.store.current(CURATED).version == first.version != overridden.version
     assert len(curated.store.artifacts.versions(CURATED)) == 2
+
+
+def test_the_card_says_what_was_scored_and_by_whom(curated: Curated) -> None:
+    assert curated.select().success
+    card = curated.store.current(CURATED).file("README.md").read_text()
+    assert "| files that are on no hub | 1 shards, 8 rows |" in card
+    assert "right answers among 8, of the model that the source was scored with, without" in card
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"endpoint": {"base_urls": ["http://127.0.0.1/v1"], "model": "lab/model-8b"}}, "lab/model-8b"),
+        ({"endpoint": {"base_urls": ["http://127.0.0.1/v1"], "model": "/srv/models/Qwen3-VL"}}, "Qwen3-VL"),
+        ({}, "base"),
+        ({"use_source_counts": True}, None),
+    ],
+)
+def test_a_card_names_the_model_that_answered_and_no_folder(settings: dict[str, Any], name: str | None) -> None:
+    profile = overlaid(demo(Path("/home")), {"curation": settings})
+    assert _model_name(profile.curation, profile.base) == name
 
 
 def test_another_seed_draws_other_sets_of_the_same_selection(curated: Curated) -> None:
