@@ -21,7 +21,7 @@ from assets.framework.resources import JudgeAccess, JudgeParam
 from assets.framework.store import AssetStore, StoreParam, Work, name_of
 from assets.launching.launcher import Launcher, LauncherParam
 from training.runtime.launch import Start
-from training.runtime.model_card import CardFields
+from training.runtime.model_card import CARD, CardFields
 from training.runtime.programs import CHECKPOINT, METRICS, RESULT, read_metrics
 from training.storage.artifacts import MODEL
 
@@ -60,7 +60,7 @@ def checkpoint_assets(
     shared: dict[str, Any] = {
         "kinds": ("torch", "safetensors"),
         "previews": (CURVES,),
-        "links": {"model": MODEL, "metrics": METRICS},
+        "links": {"model": MODEL, "card": f"{MODEL}/{CARD}", "metrics": METRICS},
         "automation_condition": RETRAIN if retrain else None,
     }
     sft_asset = Asset(

@@ -27,7 +27,7 @@ from training.storage.files import UNWRITABLE
 ERRORS = (ValueError, OutageError, StepFailedError, GenerationFailedError, UnhealthyError)
 """The errors, besides those of files and of the database, that end a command with one sentence; a ValueError of a
 library is among them.  All others are defects, and have a traceback."""
-RESUMED = {"demo", "curate", "train", "evaluate"}
+RESUMED = {"demo", "curate", "train", "evaluate", "push"}
 """The commands that keep what they have done until then."""
 
 

@@ -103,8 +103,10 @@ def test_a_hub_that_is_busy_or_away_ends_with_a_sentence(
     assert not hub.refs(REPO)
 
 
-def test_what_was_pushed_is_loaded_from_the_hub_by_plain_transformers(
+def test_what_was_pushed_is_loaded_from_the_hub_as_its_card_says(
     hub: Hub, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
     assert push(sft_checkpoint).exit_code == 0
-    load_again(hub.url, REPO, sft_checkpoint, tmp_path / "hf")
+    counts = load_again(hub.url, REPO, sft_checkpoint, tmp_path)
+    assert counts.keys() == {"tensors", "processor", "answer", "decoding loop"}
+    assert all(right == of > 0 for right, of in counts.values()), counts
