@@ -120,6 +120,21 @@ def test_a_served_model_needs_no_checkpoint_and_a_source_with_counts_no_answers(
     dg.Definitions.validate_loadable(build_definitions(with_counts))
 
 
+def test_pushes_are_jobs_where_the_profile_names_repositories(tmp_path: Path, nodes: dict) -> None:
+    pushes = {"curation/dataset_hub": "publish", "checkpoints/model_hub": "publish_models"}
+    assert not pushes.keys() & nodes.keys()
+    profile = overlaid(demo(tmp_path), {"hub": {"dataset": "lab/set", "models": "lab/future-l1-{model}"}})
+    definitions = build_definitions(profile)
+    dg.Definitions.validate_loadable(definitions)
+    graph = definitions.resolve_asset_graph()
+    models = graph.get(dg.AssetKey(["checkpoints", "model_hub"]))
+    assert models.partitions_def == profile.checkpoints.model_partitions and models.group_name == "checkpoints"
+    for key, job in pushes.items():
+        made = definitions.resolve_job_def(job).asset_layer.executable_asset_keys
+        assert {one.to_user_string() for one in made} == {key}
+        assert not any(key in step.stage.assets for step in plan(profile)), "by hand only"
+
+
 def test_the_code_location_loads_without_the_libraries_of_the_programs() -> None:
     heavy = [
         "torch",

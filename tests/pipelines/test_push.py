@@ -103,7 +103,7 @@ def test_a_hub_that_is_busy_or_away_ends_with_a_sentence(
     assert not hub.refs(REPO)
 
 
-def test_what_was_pushed_is_loaded_from_the_hub_as_its_card_says(
+def test_the_example_of_a_pushed_card_loads_it_from_the_hub(
     hub: Hub, sft_checkpoint: Path, tmp_path: Path
 ) -> None:
     assert push(sft_checkpoint).exit_code == 0
