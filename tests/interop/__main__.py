@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.profile import profile_from_environment
-from tests.interop import dataset, harness, pushed
+from tests.interop import dataset, harness, plain_transformers, pushed
 from tests.interop.demo import Demo
 from tests.interop.table import show, timed
 from tests.wheel import build_wheel, install_wheel
 
-STAGES = {"dataset": dataset, "lmms_eval": harness, "pushed": pushed}
+STAGES = {"transformers": plain_transformers, "dataset": dataset, "lmms_eval": harness, "pushed": pushed}
 
 
 def main(python: Path, stages: Sequence[str]) -> bool:
