@@ -59,7 +59,8 @@ def model_hub_asset(
             commit, card = push_checkpoint(
                 checkpoint.folder(MODEL), repository.format(model=model), cards[model], reports
             )
-            metadata = {"commit": dg.MetadataValue.url(commit), "card": dg.MetadataValue.md(card)}
+            text = card.partition("\n---\n")[2]  # without the hub's metadata
+            metadata = {"commit": dg.MetadataValue.url(commit), "pushed_card": dg.MetadataValue.md(text)}
             context.add_asset_metadata(metadata, asset_key=key_of(MODEL_HUB), partition_key=model)
             pushed[model] = checkpoint
         yield batch_result(context, store, declared, pushed)

@@ -97,7 +97,7 @@ def test_what_is_pulled_is_the_checkpoint_with_its_scores_and_the_artifact_stays
     assert files.keys() == names - {"optimizer.pt", "metrics.jsonl"}
     assert all(files[name] == (folder / name).read_bytes() for name in files.keys() - {CARD})
     card = files[CARD].decode()
-    assert metadata["card"].value == card
+    assert metadata["pushed_card"].value == ModelCard(card).text
     average = percent(made_reports.futurebench("la_dapo")["average"])
     for text in (
         f"| average | {average.value} ({average.note}) |",
@@ -188,6 +188,10 @@ def test_the_base_model_is_not_pushed(hub: Hub, store: AssetStore) -> None:
     assert hub.requests == []
 
 
+def spoil(folder: Path, **changes: Any) -> None:
+    (folder / "provenance.json").write_text(json.dumps(provenance(**changes)))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -199,6 +203,9 @@ def test_the_base_model_is_not_pushed(hub: Hub, store: AssetStore) -> None:
         (lambda folder: (folder / "config.json").write_text("{}"), "is a base model, or was trained elsewhere"),
         (lambda folder: (folder / "provenance.json").unlink(), "is a base model, or was trained elsewhere"),
         (lambda folder: (folder / "provenance.json").write_text('{"a": 1}'), "is a base model, or was trained"),
+        (lambda folder: (folder / "provenance.json").write_text("[" * 100_000), "is a base model, or was trained"),
+        (lambda folder: spoil(folder, recipe=["name"]), "is a base model, or was trained"),
+        (lambda folder: spoil(folder, base={"name": "x", "hash": "y", "provenance": {}}), "is a base model, or was"),
         (lambda folder: (folder / SHARDS[1]).unlink(), f"lacks weights, {SHARDS[1]} first"),
     ],
 )

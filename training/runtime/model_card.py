@@ -85,7 +85,7 @@ def model_card(
 def has_latent_spans(provenance: Mapping[str, Any]) -> bool:
     """Whether the SFT of a checkpoint, or of the one that its RL started from, trained on latent spans."""
     if provenance["program"] == "training.sft":
-        return any(provenance["recipe"]["latent_keep_prob"])
+        return any(provenance["recipe"].get("latent_keep_prob", ()))
     start = provenance["base"].get("provenance")
     return has_latent_spans(start) if start else True
 

@@ -6,7 +6,9 @@ import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from training.runtime.programs import is_first
 from training.runtime.project import PROJECT
@@ -14,10 +16,47 @@ from training.storage.files import read_json
 from training.storage.hashing import digest, file_digest
 
 PROVENANCE = "provenance.json"
-FIELDS = {
-    "program", "data", "base", "recipe", "seed", "code", "packages", "processes", "steps", "dtype", "metrics"
-}  # fmt: skip
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft")
+
+
+class DataFacts(BaseModel):
+    file: str
+    sha256: str
+    version: str | None
+    rows: int
+
+
+class BaseFacts(BaseModel):
+    name: str
+    hash: str
+    provenance: "Provenance | None" = None
+
+
+class RecipeFacts(BaseModel):
+    name: str
+    latent_keep_prob: tuple[float, ...] = ()
+
+
+class CodeFacts(BaseModel):
+    version: str | None
+    commit: str | None
+    changed: bool = False
+
+
+class Provenance(BaseModel):
+    """The fields of provenance.json that others read; it has more."""
+
+    program: Literal["training.sft", "training.rl"]
+    data: DataFacts
+    base: BaseFacts
+    recipe: RecipeFacts
+    seed: int
+    code: CodeFacts
+    packages: dict[str, str | None]
+    processes: int
+    steps: int
+    dtype: str
+    metrics: dict[str, float]
 
 
 def provenance_of(
@@ -44,12 +83,13 @@ def provenance_of(
 
 
 def read_provenance(checkpoint: Path) -> dict[str, Any] | None:
-    """`checkpoint`/provenance.json; None for a model that no training of this project has made."""
+    """`checkpoint`/provenance.json; None for a model that no training of this project, as it is now, has made."""
     try:
         provenance = read_json(checkpoint / PROVENANCE)
+        Provenance.model_validate(provenance)
     except (FileNotFoundError, ValueError, RecursionError):
         return None
-    return provenance if isinstance(provenance, dict) and provenance.keys() >= FIELDS else None
+    return provenance
 
 
 def write_provenance(folder: Path, facts: Mapping[str, Any]) -> None:
