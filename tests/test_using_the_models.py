@@ -1,0 +1,49 @@
+"""docs/using-the-models.md is true: its snippets run beside a checkpoint and a frame, and answer as `predict` does."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from evaluation.reports.prediction import predict
+from training.data.keyframes import key_frame_number
+from training.data.video import read_frames
+from training.model.checkpoint import FutureL1
+from training.model.tokens import LATENT
+from training.runtime.project import PROJECT
+
+PAGE = (PROJECT / "docs" / "using-the-models.md").read_text()
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_the_snippets_for_transformers_answer_as_predict_does(
+    sft_model: FutureL1,
+    sft_checkpoint: Path,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(sft_checkpoint, "checkpoint")
+    questions = [row["question"].split("<image>\n")[1] for row in rows]
+    prompts = [{"video": r["path"], "frames": [1], "question": q} for r, q in zip(rows, questions, strict=True)]
+    answers = [answer["text"] for answer in predict(sft_model, prompts, tmp_path, 512)["prompts"]]
+    chosen = next(number for number, answer in enumerate(answers) if LATENT in answer)
+    row, question, expected = rows[chosen], questions[chosen], answers[chosen]
+    (pixels,) = read_frames(row["path"], [key_frame_number(row["frame_count"], 1)], row["reader"])
+    Image.fromarray(pixels).save("frame.png")
+    names: dict[str, Any] = {}
+    exec(SNIPPETS[0].replace('"What happens next?"', repr(question)), names)
+    assert capsys.readouterr().out == expected + "<|im_end|>\n"
+    exec(SNIPPETS[1], names)
+    assert len(capsys.readouterr().out.splitlines()) == 8
+
+
+def test_links_of_the_page_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
+        assert (PROJECT / "docs" / target).is_file(), target
