@@ -31,6 +31,7 @@ from training.grading.judge import Judge, JudgeItem, JudgeSettings
 from training.grading.replies import VerdictReply, last_object, read_mark, read_scores
 from training.recipes import paper_rl
 from training.rl.inspection import inspect_rewards
+from training.runtime.programs import TrainingConfig
 from training.runtime.project import PROJECT
 
 PAGE = (PROJECT / "docs" / "inputs.md").read_text()
@@ -241,6 +242,13 @@ def test_four_layouts_are_one_row_to_curate_and_to_train_on(tmp_path: Path) -> N
     assert len({row["row_id"] for row in rows}) == 1
     trained_rows = [trained(EXAMPLES[name].record, tmp_path)[0] | {"answer": ""} for name in SAME_ROW]
     assert all(row == trained_rows[0] for row in trained_rows)
+
+
+def test_the_records_of_the_help_and_of_the_page_on_training_can_be_trained_on(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4")
+    for text in (str(TrainingConfig.__doc__), (PROJECT / "docs" / "training.md").read_text()):
+        (record,) = re.findall(r'\{"video": "a\.mp4".*?\}', text, re.DOTALL)
+        assert len(trained(json.loads(record), tmp_path)) == 1
 
 
 @pytest.mark.parametrize("name", [*SAME_ROW, "record", "question"])

@@ -66,7 +66,7 @@ class TrainingConfig(ProgramConfig):
     """The config of both trainings.
 
     data: a file of rows, .parquet, .json, .jsonl or .jsonl.gz: a training set of the lineage, future_l1_50k.parquet or
-    .json as `future-l1 curate` writes them, the public Future-L1-50K, or your own records, such as this line:
+    .json as `future-l1 curate` writes them, the public Future-L1-50K, or your own records, in .jsonl one a line:
 
         {"video": "a.mp4", "question": "What happens next?", "observed": [1, 2], "future": [5, 6],
          "reasoning": ["The cup slides to the edge.", "It falls.", ""], "answer": "The cup breaks."}
