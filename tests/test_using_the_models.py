@@ -1,5 +1,6 @@
 """docs/using-the-models.md is true: its snippets run beside a checkpoint and a frame, and answer as `predict` does."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -47,3 +48,14 @@ def test_the_snippets_for_transformers_answer_as_predict_does(
 def test_links_of_the_page_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
         assert (PROJECT / "docs" / target).is_file(), target
+
+
+def test_a_checkpoint_holds_what_the_page_lists(sft_checkpoint: Path) -> None:
+    section = PAGE.partition("## What a latent checkpoint holds")[2].partition("\n## ")[0]
+    files = set(re.findall(r"`([\w/]+\.(?:safetensors|json|py|jinja|md))`", section))
+    assert len(files) == 8
+    assert not [name for name in files if not (sft_checkpoint / name).is_file()]
+    config = json.loads((sft_checkpoint / "config.json").read_text())
+    for names in re.findall(r"^\| `config\.json`: ([^|]*) \|", section, re.MULTILINE):
+        assert set(re.findall(r"`(\w+)`", names)) <= set(config)
+    assert "suppress_tokens" in json.loads((sft_checkpoint / "generation_config.json").read_text())
