@@ -5,6 +5,9 @@ base's tokenizer; the vocabulary has spare rows, as Qwen's, so many that the hea
 arithmetic that it has in the 8B model, a twelfth.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from transformers import (
     AutoTokenizer,
@@ -24,7 +27,6 @@ LATENT_CONFIG = LatentConfig(image_tokens=(2, 32), max_latents=4, span_end="mode
 TEXT = {
     "vocab_size": 6144, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12,
     "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 8192,
-    "tie_word_embeddings": False,
     "rope_parameters": {
         "rope_type": "default", "rope_theta": 5e6, "mrope_section": [12, 10, 10], "mrope_interleaved": True
     },
@@ -38,19 +40,34 @@ VISION = {
 
 def midsize(seed: int = 0) -> FutureL1:
     """The model in float32 on the CPU; frames are of at most 32 tokens, spans of at most 4 latents."""
+    return random_model(
+        {"text_config": TEXT, "vision_config": VISION, "tie_word_embeddings": False}, LATENT_CONFIG, seed
+    )
+
+
+def random_model(
+    config: Mapping[str, Any],
+    latent_config: LatentConfig,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> FutureL1:
+    """A model with random weights, by what its config.json says of text, vision and embeddings, with the tiny base's
+    tokenizer."""
     processor = _processor()
     ids = processor.tokenizer.get_vocab()
-    config = Qwen3VLConfig(
-        text_config=TEXT | {"pad_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"]},
-        vision_config=VISION,
+    text = {**config["text_config"], "pad_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"]}
+    full = Qwen3VLConfig(
+        text_config=text | {"tie_word_embeddings": config["tie_word_embeddings"]},
+        vision_config=dict(config["vision_config"]),
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=False,
+        tie_word_embeddings=config["tie_word_embeddings"],
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
-        model = Qwen3VLForConditionalGeneration(config).eval()
-    return FutureL1(model, processor, add_latent_tokens(model, processor.tokenizer, seed), LATENT_CONFIG)
+        model = Qwen3VLForConditionalGeneration._from_config(full, dtype=dtype).eval()
+    return FutureL1(model, processor, add_latent_tokens(model, processor.tokenizer, seed), latent_config)
 
 
 def _processor() -> Qwen3VLProcessor:

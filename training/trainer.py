@@ -1,15 +1,13 @@
-"""SFT and RL around TRL's trainers: preparation, arguments, training with resumption, and the saved checkpoint."""
+"""SFT and RL around TRL's trainers: preparation, training with resumption, and the saved checkpoint."""
 
 import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import Trainer
 from transformers.integrations import (
     INTEGRATION_TO_CALLBACK,
@@ -17,13 +15,14 @@ from transformers.integrations import (
     get_available_reporting_integrations,
 )
 
+from training.arguments import Preparation
 from training.data.training_set import read_training_set
 from training.model.checkpoint import FutureL1
 from training.model.latent_config import LatentConfig
-from training.model.placement import is_sharded, placement, reduce_in_fp32
+from training.model.placement import placement, reduce_in_fp32
 from training.model.rows import SKIPPED
 from training.model.verify import verify
-from training.recipes import RlRecipe, SftRecipe, TrainingRecipe, micro_batches
+from training.recipes import RlRecipe, SftRecipe, micro_batches
 from training.runtime.callbacks import MaxStepsReachedError, StopAtMaxSteps, checkpoint_on_interrupt, last_checkpoint
 from training.runtime.errors import PermanentError
 from training.runtime.model_card import CARD, model_card
@@ -31,27 +30,8 @@ from training.runtime.programs import CHECKPOINT, Reporter, TrainingConfig, is_f
 from training.runtime.provenance import provenance_of, write_provenance
 from training.storage.files import AppendLog, atomic_replace_dir
 
-STEPS = "steps"
-"""The folder of the trainer's own checkpoints, in a program's working folder."""
 CARD_METRICS = re.compile(r"loss|ce|latent_mse|latent_skill|mean_token_accuracy|reward|rewards/\w+/mean|spans")
 """The metrics whose last values a checkpoint keeps."""
-MIN_REPORTS = 40
-"""The least number of points of a training curve, where the run has as many steps."""
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """The facts of a training before its model is loaded.
-
-    micro_batch: rows that a device takes at once, `accumulation` times an optimiser step.
-    """
-
-    rows: list[dict[str, Any]]
-    device: torch.device
-    dtype: torch.dtype
-    micro_batch: int
-    accumulation: int
-    provenance: dict[str, Any]
 
 
 def run_training(
@@ -101,39 +81,6 @@ def check_trackers(names: Sequence[str]) -> None:
             raise PermanentError(f"report_to names {name!r}, which is no tracker: choose from {trackers}")
         if name not in get_available_reporting_integrations():
             raise PermanentError(f"report_to names {name!r}, which is not installed: pip install it, or leave it out")
-
-
-def trainer_arguments(
-    config: TrainingConfig, recipe: TrainingRecipe, steps: int, preparation: Preparation
-) -> dict[str, Any]:
-    """The TrainingArguments of both trainers for a run of so many optimiser steps."""
-    cosine = recipe.lr_scheduler_type == "cosine_with_min_lr"
-    same = {"learning_rate", "lr_scheduler_type", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm"}
-    return {
-        **recipe.model_dump(include=same),
-        "per_device_train_batch_size": preparation.micro_batch,
-        "gradient_accumulation_steps": preparation.accumulation,
-        "lr_scheduler_kwargs": {"min_lr_rate": recipe.min_lr_rate} if cosine else {},
-        "warmup_steps": recipe.warmup_ratio,  # transformers 5: below 1 it is a ratio
-        "max_steps": steps,
-        "output_dir": str(config.out / STEPS),
-        "logging_steps": max(1, min(10, steps // MIN_REPORTS)),
-        "save_strategy": "steps",
-        "save_total_limit": 2,
-        "report_to": list(config.report_to),
-        "project": "future-l1",
-        "run_name": recipe.name,
-        "seed": config.seed,
-        "bf16": preparation.dtype == torch.bfloat16,
-        "use_cpu": preparation.device.type != "cuda",
-        "activation_checkpointing": preparation.device.type == "cuda",
-        # FSDP would keep a step's gradients whole in every process, to average them once
-        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": is_sharded()}},
-        "ddp_find_unused_parameters": False,  # each batch uses every weight that learns, latents or not
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-    }
 
 
 def train(trainer: Trainer, every: int = 1, needs: Sequence[str] = ()) -> str | None:

@@ -1,13 +1,9 @@
-"""Models that are measured, their prompts, and a bias on their logits that opens spans at chosen steps."""
+"""Models that are measured, and their prompts."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from trl import SFTConfig as TrlConfig
 
@@ -86,41 +82,6 @@ def dialogue(encoder: Encoder, first: int, frames: int, spans: int) -> Encoded:
 
 def _frames(first: int, count: int) -> list[Any]:
     return read_frames(FOOTAGE / CLIP, [first + 10 * k for k in range(count)], "sequential")
-
-
-@contextmanager
-def biased_logits(model: FutureL1, bias: Callable[[int], dict[int, float]]) -> Iterator[None]:
-    """Within the context, `bias(step)` gives logits that are added to tokens' own at that step of one decoding.
-
-    A model without SFT never imagines by itself and ends anywhere: what is timed needs answers of one length with
-    spans.
-    """
-    step = itertools.count()
-
-    def add(_module: Any, _args: Any, logits: torch.Tensor) -> torch.Tensor:
-        biases = bias(next(step))
-        return logits.index_add(-1, torch.tensor(list(biases)), torch.tensor([list(biases.values())] * len(logits)))
-
-    handle = model.model.lm_head.register_forward_hook(add)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def random_spans(model: FutureL1) -> Callable[[int], dict[int, float]]:
-    """A span opens after about eight tokens of text, at different times in different answers; none ends early."""
-    t = model.tokens
-    often = torch.tensor(model.model.lm_head.out_features / 8.0).log().item()
-    return lambda _step: {t.latent_start: often, t.end_of_turn: -1e4, t.pad: -1e4}
-
-
-def spans_at(model: FutureL1, opening: Sequence[int]) -> Callable[[int], dict[int, float]]:
-    """A span opens in every answer at each of these steps and at no other, is full, and no answer ends."""
-    t = model.tokens
-    return lambda step: {
-        t.latent_start: 1e4 if step in opening else -1e4, t.latent_end: -1e4, t.end_of_turn: -1e4, t.pad: -1e4
-    }  # fmt: skip
 
 
 def trainer_of(subject: Subject, folder: Path, keep: bool) -> LatentSFTTrainer:

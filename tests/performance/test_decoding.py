@@ -11,9 +11,10 @@ import torch
 from transformers import DynamicCache
 
 from evaluation.benchmarks.futurebench_items import video_frame_numbers
+from tests.biased_logits import biased_logits, random_spans
 from tests.footage import CLIPS, FOOTAGE
 from tests.performance.conftest import Compare, Table
-from tests.performance.subject import Subject, biased_logits, random_spans
+from tests.performance.subject import Subject
 from tests.reference_decoding import reference_decode
 from training.data.keyframes import key_frame_number
 from training.data.video import frame_rate, read_frames

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.biased_logits import biased_logits, spans_at
 from tests.performance.conftest import Measure, Table
-from tests.performance.subject import Subject, biased_logits, dialogue, prompt, spans_at, trainer_of
+from tests.performance.subject import Subject, dialogue, prompt, trainer_of
 from training.model.completions import Decoded
 from training.model.decode import decode
 from training.model.encoding import Encoded, collate

@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 import torch
 
+from tests.biased_logits import biased_logits, spans_at
 from tests.performance.conftest import Compare, Measure, Table
-from tests.performance.subject import Subject, biased_logits, spans_at
+from tests.performance.subject import Subject
 from tests.toy import rl_recipe
 from training.grading.judge import JudgeSettings
 from training.model.checkpoint import FutureL1

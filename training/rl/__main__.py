@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOConfig
 
+from training.arguments import Preparation, trainer_arguments
 from training.grading.judge import Judge, JudgeSettings
 from training.model.checkpoint import load
 from training.model.placement import is_sharded, learn_in_fp32
@@ -18,7 +19,7 @@ from training.rl.surplus import FILE
 from training.rl.trainer import LatentGRPOTrainer
 from training.runtime.callbacks import Reporting
 from training.runtime.programs import Reporter, TrainingConfig, run_program
-from training.trainer import Preparation, run_training, save_checkpoint, train, trainer_arguments
+from training.trainer import run_training, save_checkpoint, train
 
 
 class RlConfig(TrainingConfig):

@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from training.runtime.programs import is_first
-from training.runtime.project import PROJECT
+from training.runtime.project import commit
 from training.storage.files import read_json
 from training.storage.hashing import digest, file_digest
 
@@ -76,7 +75,7 @@ def provenance_of(
         "base": _identity(base) | {"hash": digest(weights), "files": weights},
         "recipe": dict(recipe),
         "seed": seed,
-        "code": {"version": _version("future-l1"), **_commit()},
+        "code": {"version": _version("future-l1"), **commit()},
         "packages": {name: _version(name) for name in PACKAGES},
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
@@ -114,17 +113,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _commit() -> dict[str, Any]:
-    """The commit of the project's checkout, and whether files differ from it; nothing where it is no checkout."""
-    if not (PROJECT / ".git").exists():
-        return {"commit": None}
-    try:
-        commit, changes = (
-            subprocess.run(["git", "-C", str(PROJECT), *command], capture_output=True, text=True, check=True).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None}
-    return {"commit": commit.strip(), "changed": bool(changes.strip())}

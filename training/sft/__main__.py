@@ -8,6 +8,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig as TrlConfig
 
+from training.arguments import Preparation, trainer_arguments
 from training.model.checkpoint import FutureL1, load
 from training.model.placement import is_sharded, learn_in_fp32
 from training.model.rows import SKIPPED, RowReader, Rows
@@ -16,7 +17,7 @@ from training.runtime.callbacks import Reporting
 from training.runtime.programs import Reporter, TrainingConfig, run_program
 from training.sft.sampler import sample_rows
 from training.sft.trainer import Collator, LatentSFTTrainer
-from training.trainer import Preparation, run_training, save_checkpoint, train, trainer_arguments
+from training.trainer import run_training, save_checkpoint, train
 
 PROJECTIONS = r".*\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 

@@ -16,10 +16,10 @@ from torch.distributed.fsdp.fully_sharded_data_parallel import StateDictType
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from pipelines.profile import load_profile, paper
+from training.arguments import Preparation, trainer_arguments
 from training.model.placement import reduce_in_fp32
 from training.recipes import paper_sft
 from training.runtime.programs import TrainingConfig
-from training.trainer import Preparation, trainer_arguments
 
 ROOT = Path(__file__).parents[3]
 FILES = ROOT / "profiles" / "accelerate"

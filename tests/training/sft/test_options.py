@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from trl import SFTConfig as TrlConfig
 
 from tests.toy import LATENT_CONFIG, sft_recipe, toy_rows
+from training.arguments import Preparation, trainer_arguments
 from training.model.checkpoint import load
 from training.model.encoding import IGNORE, Encoded, collate
 from training.model.rows import RowReader, Rows
@@ -21,7 +22,6 @@ from training.runtime.programs import TrainingConfig
 from training.sft.__main__ import freeze_vision, peft_config
 from training.sft.trainer import Collator, LatentSFTTrainer
 from training.tiny import BASE
-from training.trainer import Preparation, trainer_arguments
 
 Build = Callable[..., LatentSFTTrainer]
 WIDE = LATENT_CONFIG.model_copy(update={"span_end": "model"})
