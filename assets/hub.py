@@ -42,10 +42,9 @@ def push_folder(
     repository: str,
     kind: Literal["dataset", "model"],
     message: str,
-    ignore: Sequence[str] = (),
     replace: Sequence[str] = (),
 ) -> str:
-    """Pushes a folder's files, except those that match `ignore`, as one commit; returns the commit's address.
+    """Pushes a folder's files as one commit; returns the commit's address.
 
     Files of an earlier commit that match `replace` and are not in the folder are deleted; others stay.  The repository
     is made where there is none.  Large files that an earlier push has sent are not sent again, and where nothing
@@ -68,7 +67,6 @@ def push_folder(
             repo_id=repository,
             repo_type=kind,
             folder_path=folder,
-            ignore_patterns=list(ignore),
             delete_patterns=list(replace) or None,
             commit_message=message,
         )

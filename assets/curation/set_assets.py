@@ -252,7 +252,8 @@ def dataset_hub_asset(repository: str, license_id: str | None) -> dg.AssetsDefin
                              "profile, such as cc-by-4.0")  # fmt: skip
         with TemporaryDirectory() as copy:
             write_publication(curated, Path(copy), license_id)
-            commit = push_folder(Path(copy), repository, "dataset", f"Future-L1-50K, version {curated.version}")
+            message = f"Future-L1-50K, version {curated.version}"
+            commit = push_folder(Path(copy), repository, "dataset", message, replace=[CHANGE])
         pushed = {"commit": dg.MetadataValue.url(commit)}
         return dg.MaterializeResult(
             data_version=dg.DataVersion(curated.version), metadata=metadata_of(store, declared, curated) | pushed

@@ -22,6 +22,7 @@ from assets.curation.publication import EXPORT, UNPUBLISHED, publish, write_publ
 from assets.curation.selection import SelectionSettings
 from tests.assets.curation.public_release import FEATURES, ROW, write_release
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
+from tests.assets.trajectories.shard_rows import pull_shard
 from training.storage.artifacts import Artifact, ArtifactStore
 
 
@@ -110,6 +111,16 @@ def test_meta_data_has_the_sources_texts_or_null(artifact: Artifact, load: Calla
     meta = load(artifact.path)["meta_data"]
     assert list(meta) == [texts | times] * 3 + [nothing | {"classification": "predictive"}]
     assert [record["meta_data"] for record in json.loads(artifact.file(EXPORT).read_text())] == list(meta)
+
+
+def test_what_is_published_is_a_shard_again(artifact: Artifact) -> None:
+    rows, quarantine = pull_shard(artifact.file(CURATED_TABLE))
+    table = pl.read_parquet(artifact.file(CURATED_TABLE))
+    content = ("video", "question", "reasoning", "answer", "observed", "future", "category", "start", "end")
+    texts = table["meta_data"].struct.unnest().select(process="Process", summary="Summary")
+    assert quarantine.is_empty() and rows.select(content).equals(table.select(content))
+    assert rows.select("process", "summary").equals(texts)
+    assert rows.select("source_p_t", "source_p_v").equals(table.select(source_p_t="p_t", source_p_v="p_v"))
 
 
 @pytest.fixture

@@ -152,6 +152,9 @@ def test_the_next_version_is_the_next_commit_and_the_one_before_stays(
     newest = pulled(hub, tmp_path / "cache")
     assert newest == content(second) and CHANGE in newest
     assert pulled(hub, tmp_path / "cache", before) == content(first)
+    published("first")
+    assert push(store).success
+    assert pulled(hub, tmp_path / "cache") == content(first), "with no change that was another version's"
 
 
 @pytest.mark.parametrize(
