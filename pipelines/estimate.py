@@ -164,6 +164,8 @@ def curation_assumptions(
         most = settings.answers.max_new_tokens
         values["answer_tokens"] = Quantity(value=most, source="profile: curation.answers.max_new_tokens; at most")
         values["judge_share"] = Quantity(value=0, source="profile: multiple choice, which the rule settles")
+    if settings.use_source_counts:
+        values["answers_per_row"] = Quantity(value=0, source="profile: curation.use_source_counts")
     if profile.judge and profile.judge.price_per_million:
         prices = zip(("price_in", "price_out"), profile.judge.price_per_million, strict=True)
         values |= {name: Quantity(value=price, source="profile: judge.price_per_million") for name, price in prices}
@@ -215,7 +217,7 @@ def _training(name: str, program: str, run: TrainingRun, device: Device) -> Trai
         program=program,
         rows=run.rows,
         gpus=run.gpus,
-        layout="FSDP2" if run.layout.sharded else "ZeRO" if run.sharding == "zero" else "whole",
+        layout="FSDP2" if run.layout.sharded else "ZeRO" if run.sharding == "zero" and run.gpus > 1 else "whole",
         steps=run.steps,
         hours=run.hours(device),
         rollouts=run.rollouts,
@@ -287,7 +289,7 @@ def _assumed(trainings: Sequence[TrainingEstimate], run: TrainingRun, device: De
     ]
     if any(training.memory for training in trainings):
         rows += [
-            ("memory", "within 5 %", "of fake tensors of the trainers' own steps; LoRA's is held to none"),
+            ("memory", "within 5 %", "of fake tensors of the trainers' own steps"),
             ("cache in RL", "one prompt's answers", "the least; decoding takes most of what is free"),
             ("reserve", f"{RESERVE:.0%} of a device", "NCCL's buffers, CUDA's context, the allocator's fragments"),
         ]

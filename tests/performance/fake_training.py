@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ import torch.distributed as dist
 from accelerate.utils import FullyShardedDataParallelPlugin, fsdp2_prepare_model
 from accelerate.utils.launch import prepare_multi_gpu_env
 from accelerate.utils.operations import convert_outputs_to_fp32
+from peft import PeftModel, get_peft_model
 from torch._guards import active_fake_mode
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -37,11 +39,11 @@ from training.model.encoding import IGNORE, Encoded, collate
 from training.model.placement import learn_in_fp32, reduce_in_fp32, shard_frozen
 from training.model.tokens import Tokens
 from training.model.vision import FrozenVision, Patches
-from training.recipes import paper_rl, paper_sft
+from training.recipes import LoraSettings, paper_rl, paper_sft
 from training.rl.metrics import Stopwatch
 from training.rl.rollouts import Rollout
 from training.rl.trainer import LatentGRPOTrainer
-from training.sft.__main__ import freeze_vision
+from training.sft.__main__ import freeze_vision, peft_config
 from training.sft.trainer import LatentSFTTrainer, _RunningMeans
 
 TOKENS = Tokens(latent=10, latent_start=11, latent_end=12, image=13, video=14, end_of_turn=15, pad=16)
@@ -192,15 +194,27 @@ def dialogue(frames: Sequence[Patches], answer: int) -> Encoded:
     return _encoded(question.ids + ids, labels, frames, [frame(2, 2, -1), frame(2, 2, -2)])
 
 
+def with_adapters(model: Qwen3VLForConditionalGeneration, lora: LoraSettings) -> PeftModel:
+    """The model with PEFT's adapters; all are on one device, and fake parameters cannot be moved."""
+    with patch.object(torch.nn.Module, "to", lambda module, *_args, **_options: module):
+        return get_peft_model(model, peft_config(lora, SimpleNamespace(tokens=TOKENS, model=model)))
+
+
 class FakeTraining:
     """A policy with Adam's state and its tower as the programs place them: in FSDP2's shards of a mesh of several
     devices, whole and under autocast on one.
 
-    `mended`: False keeps the tower among what the policy gathers, and accelerate's own precision.
+    `mended`: False keeps the tower among what the policy gathers, and accelerate's own precision.  `lora`: adapters on
+    a frozen base.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], plugin: FullyShardedDataParallelPlugin, mesh: DeviceMesh, mended: bool = True
+        self,
+        config: Mapping[str, Any],
+        plugin: FullyShardedDataParallelPlugin,
+        mesh: DeviceMesh,
+        mended: bool = True,
+        lora: LoraSettings | None = None,
     ) -> None:
         self.config, self.sharded = config, mesh.size() > 1
         self.accelerator: Any = SimpleNamespace(
@@ -210,12 +224,14 @@ class FakeTraining:
         )  # fmt: skip
         self.policy = self.model()
         freeze_vision(self.policy)
-        learn_in_fp32(self.policy)
         self.vision = FrozenVision(self.policy, apart=self.sharded)
+        self.policy.activation_checkpointing_enable()
+        if lora:
+            self.policy = with_adapters(self.policy, lora)
+        learn_in_fp32(self.policy)
         self.prepare(mended)
         self.learning = [p for p in self.policy.parameters() if p.requires_grad]
         self.adam = [torch.zeros_like(p) for p in self.learning for _ in range(2)]
-        self.policy.activation_checkpointing_enable()
         self.policy.train()
 
     def model(self) -> Qwen3VLForConditionalGeneration:

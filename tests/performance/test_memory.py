@@ -16,6 +16,7 @@ from training.estimate.memory import GIB, Layout, gradients, states, total, upda
 from training.estimate.shape import QWEN3_VL_8B, BatchShape, ModelShape
 from training.model import splice
 from training.model.vision import Patches
+from training.recipes import LoraSettings
 
 MODEL = ModelShape.of(QWEN3_VL_8B)
 PARAMETERS = 8_767_123_696
@@ -76,6 +77,24 @@ def test_the_estimate_is_what_a_step_of_the_8b_model_takes(
     assert estimated == pytest.approx(fake, rel=0.05)
     if processes > 1:
         assert max(fake[2], fake[-1]) < 0.9 * 80e9
+
+
+def test_the_estimate_is_what_adapters_on_the_8b_model_take(
+    plugin: FullyShardedDataParallelPlugin, table: Table
+) -> None:
+    lora = LoraSettings()
+    layout = Layout(1, sharded=False, reference=False, lora_rank=lora.r)
+    with fake_machine(1) as (device, mesh):
+        training = FakeSft(QWEN3_VL_8B, plugin, mesh, lora=lora)
+        fake = [device.live]
+        training.make_gradients()
+        fake += [device.live - fake[0], peak(device, training, "TwiFF", 1, 500)]
+    estimated = [total(states(MODEL, layout)), gradients(MODEL, layout)]
+    estimated.append(total(updates(MODEL, layout, batch_of("TwiFF", 1, 500))))
+    lines = {"fake tensors": fake, "formula": estimated}
+    head = ["", "weights, Adam", "gradients", "peak, TwiFF"]
+    table("SFT by LoRA, GiB", head, [[name, *(f"{n / GIB:.1f}" for n in values)] for name, values in lines.items()])
+    assert estimated == pytest.approx(fake, rel=0.05)
 
 
 @pytest.mark.parametrize("processes", [8, 64])

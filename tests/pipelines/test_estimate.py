@@ -144,6 +144,13 @@ def test_a_profile_without_rl_has_sft_alone(tmp_path: Path) -> None:
     assert result["judge_calls"] == [calls, calls]
 
 
+def test_counts_of_the_source_cost_no_answers(tmp_path: Path) -> None:
+    path = tmp_path / "counts.toml"
+    path.write_text('extends = "paper"\n[curation]\nuse_source_counts = true\n')
+    cost = estimated("--profile", path)["curation"]["most"]
+    assert cost["answers"] == cost["GPU-hours"] == cost["judge calls"] == 0 < cost["disk: clips"]
+
+
 def test_the_environment_names_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUTURE_L1_PROFILE", "paper")
     assert estimated()["profile"] == "paper"

@@ -85,8 +85,8 @@ def total(parts: Parts) -> float:
 
 def updates(model: ModelShape, layout: Layout, batch: BatchShape) -> Parts:
     """Bytes by part at the worst moment of a micro-batch that is not a step's first."""
-    moments = _sharded_moments(model, layout, batch) if layout.sharded else _whole_moments(model, layout, batch)
-    worst = max(moments, key=total)
+    moments_of = _sharded_moments if layout.sharded else _adapter_moments if layout.lora_rank else _whole_moments
+    worst = max(moments_of(model, layout, batch), key=total)
     return {**states(model, layout), "gradients": gradients(model, layout), **worst}
 
 
@@ -126,16 +126,29 @@ def _whole_moments(model: ModelShape, layout: Layout, batch: BatchShape) -> list
     inside = 2 * tokens * (_layer_width(model, batch, norms=13) + 4 * model.head)
     copies = 2 * (model.layer_parameters - model.hidden * model.intermediate)
     head_copies = 2 * model.layers * model.layer_parameters + embedding
-    if layout.lora_rank:
-        # PEFT feeds each adapter an fp32 copy of its input, and makes whole weights of the rows of new tokens
-        inside += 4 * tokens * (6 * model.hidden + model.queries + model.intermediate)
-        copies, head_copies = 2 * embedding, 2 * embedding
     return [
         {"gathered weights": copies, "activations": model.layers * inputs + inside},
         {
             "gathered weights": head_copies,
             "activations": 2 * (tokens * width + 2 * batch.rows * batch.scored * model.hidden),
             "logits": 10 * _logits(model, batch),
+            "vision features": _features(model, batch),
+        },
+    ]
+
+
+def _adapter_moments(model: ModelShape, layout: Layout, batch: BatchShape) -> list[Parts]:
+    """On a frozen bf16 base: of its weights only the embedding and the head are copied, in which new rows learn."""
+    tokens, embedding, logits = batch.rows * batch.tokens, 2 * model.embedding_parameters, _logits(model, batch)
+    width = _layer_width(model, batch, norms=14) + model.intermediate + 2 * model.head + 9 * (layout.lora_rank or 0)
+    head_width = (model.layers + 3) * model.hidden + batch.tokens / 2 + 2 * model.head
+    return [
+        {"activations": 2 * tokens * (model.layers * model.hidden + width)},
+        {"gathered weights": 2 * embedding, "activations": 2 * tokens * head_width, "logits": 4 * logits},
+        {
+            "gathered weights": embedding,
+            "activations": 2 * tokens * head_width,
+            "logits": 12 * logits,
             "vision features": _features(model, batch),
         },
     ]

@@ -16,6 +16,7 @@ from training.estimate import memory
 from training.estimate.memory import Layout, gradients, phases, states, total, updates
 from training.estimate.shape import QWEN3_VL_8B, BatchShape, ModelShape
 from training.model import splice, token_budget
+from training.recipes import LoraSettings
 from training.tiny import BASE
 
 
@@ -73,6 +74,23 @@ def test_the_estimate_is_what_a_step_takes(
     assert total(states(model, layout)) == pytest.approx(placed, rel=0.05)
     assert gradients(model, layout) == pytest.approx(held, rel=0.05)
     assert total(updates(model, layout, batch)) == pytest.approx(peak, rel=0.05)
+
+
+@pytest.mark.parametrize(("vocabulary", "rows"), [(2048, 4), (40_000, 1)])  # a layer is the most, or the head
+def test_the_estimate_is_what_a_step_of_adapters_takes(
+    vocabulary: int, rows: int, plugin: FullyShardedDataParallelPlugin
+) -> None:
+    narrow, lora = config(False, vocabulary), LoraSettings(r=16)
+    model, layout = ModelShape.of(narrow), Layout(1, sharded=False, reference=False, lora_rank=lora.r)
+    with fake_machine(1) as (device, mesh):
+        training = FakeSft(narrow, plugin, mesh, lora=lora)
+        placed = device.live
+        training.make_gradients()
+        device.peak = device.live
+        training.micro_batch([[frame(6, 10, 100 * row + i) for i in range(4)] for row in range(rows)], 200)
+        peak = device.peak
+    assert total(states(model, layout)) == pytest.approx(placed, rel=0.05)
+    assert total(updates(model, layout, BatchShape(rows, 648, 240, 192))) == pytest.approx(peak, rel=0.05)
 
 
 @pytest.mark.parametrize("tied", [True, False])
