@@ -54,11 +54,12 @@ def model_hub_asset(
     def push_models(context: dg.AssetExecutionContext, store: StoreParam) -> Iterator[dg.MaterializeResult[None]]:
         pushed = {}
         for model in context.partition_keys:
-            checkpoint = trained(store, checkpoints, model)
+            if model == BASE:
+                raise ValueError("base is the base model, which was not trained here: push a trained model")
+            checkpoint = store.current(*checkpoints.artifact(model))
             reports = current_reports(store, model, checkpoint, published_data)
-            commit, card = push_checkpoint(
-                checkpoint.folder(MODEL), repository.format(model=model), cards[model], reports
-            )
+            folder, target = checkpoint.folder(MODEL), repository.format(model=model)
+            commit, card = push_checkpoint(folder, target, cards[model], reports)
             text = card.partition("\n---\n")[2]  # without the hub's metadata
             metadata = {"commit": dg.MetadataValue.url(commit), "pushed_card": dg.MetadataValue.md(text)}
             context.add_asset_metadata(metadata, asset_key=key_of(MODEL_HUB), partition_key=model)
@@ -68,18 +69,11 @@ def model_hub_asset(
     return push_models
 
 
-def trained(store: AssetStore, checkpoints: Checkpoints, model: str) -> Artifact:
-    """The current checkpoint of a model.  Raises ValueError for the base model."""
-    if model == BASE:
-        raise ValueError("base is the base model, which was not trained here: push a trained model")
-    return store.current(*checkpoints.artifact(model))
-
-
 def current_reports(store: AssetStore, model: str, checkpoint: Artifact, published_data: bool) -> RunReports:
     """The model's current reports, without those of another version of its checkpoint."""
 
     def report(key: str) -> dict[str, Any]:
-        current = store.current(key, model) if store.has(key, model) else None
+        current = store.artifacts.current(name_of(key, model)) if store.has(key, model) else None
         return {model: read_json(current.file(REPORT))} if current and is_of(current) else {}
 
     def is_of(current: Artifact) -> bool:
@@ -107,15 +101,7 @@ def push_checkpoint(
     if fields.license is None:
         raise ValueError(f"pushing model {repository} needs its license: name one as hub.model_license in the profile, "
                          "such as apache-2.0")  # fmt: skip
-    version = provenance["data"]["version"]
-    card = model_card(
-        provenance,
-        latent_config,
-        fields.model_copy(update={"data_version": version}),
-        repository,
-        scores(reports),
-        eval_results(reports),
-    )
+    card = model_card(provenance, latent_config, fields, repository, scores(reports), eval_results(reports))
     with TemporaryDirectory() as copy:
         for path in (path for pattern in FILES for path in folder.glob(pattern)):
             link = Path(copy, path.relative_to(folder))

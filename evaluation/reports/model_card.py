@@ -1,6 +1,7 @@
 """A model's scores on its card: benchmarks with n and intervals, and what became of its answers without its latents."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from evaluation.benchmarks.futurebench_items import SPLIT_LABELS
@@ -23,7 +24,7 @@ def scores(reports: RunReports) -> str | None:
     sections = [
         *(_futurebench(report, reports) for report in reports.futurebench.values()),
         *(_twiffbench(report, reports) for report in reports.twiffbench.values()),
-        *([section] if (section := necessity(reports, figures=False)) else []),
+        *([_necessity(section)] if (section := necessity(reports, figures=False)) else []),
     ]
     lines = [line for section in sections for line in markdown_lines(section)]
     return "\n".join(f"#{line}" if line.startswith("## ") else line for line in lines).strip() or None
@@ -58,6 +59,12 @@ def _twiffbench(report: Mapping[str, Any], reports: RunReports) -> Section:
     judged = f"{coverage['judged']:,} of {coverage['items']:,} items judged."
     note = f"Marks from 0 to 5, 95 % bootstrap intervals; {judged} {judge_sentences([report])}"
     return Section(_title("TwiFF-Bench", reports), tables=[Table(["mark", "mean"], rows)], note=note)
+
+
+def _necessity(section: Section) -> Section:
+    """The page's section without what explains its figure, and without the table once more in sentences."""
+    note = "The same items, paired by item; latents are replaced during decoding. McNemar's p is of one comparison alone."
+    return replace(section, title="Latent necessity", tables=section.tables[:1], note=note)
 
 
 def _result(

@@ -103,6 +103,7 @@ def test_what_is_pulled_is_the_checkpoint_with_its_scores_and_the_artifact_stays
         f"| average | {average.value} ({average.note}) |",
         "These latents are used: every replacement costs accuracy.",
         "### TwiFF-Bench",
+        "### Latent necessity",
         "180 of 180 items judged",
     ):
         assert text in card
