@@ -63,7 +63,7 @@ def _twiffbench(report: Mapping[str, Any], reports: RunReports) -> Section:
 
 def _necessity(section: Section) -> Section:
     """The page's section without what explains its figure, and without the table once more in sentences."""
-    note = "The same items, paired by item; latents are replaced during decoding. McNemar's p is of one comparison alone."
+    note = "The same items, paired by item; latents are replaced during decoding. McNemar's p is of one comparison."
     return replace(section, title="Latent necessity", tables=section.tables[:1], note=note)
 
 
