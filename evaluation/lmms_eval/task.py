@@ -5,7 +5,6 @@ A task's YAML holds the fields of the benchmark's settings as `dataset_kwargs`. 
 is no wrong answer: it lowers `answered`, and nothing else, as an answer without a mark lowers `judged`.
 """
 
-import os
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -19,10 +18,9 @@ from evaluation.benchmarks.futurebench_items import FutureBenchItems, FutureBenc
 from evaluation.benchmarks.options import LETTERS, grade_answer
 from evaluation.benchmarks.twiffbench_items import TwiffBenchItems, TwiffBenchSettings
 from evaluation.lmms_eval.items import messages, usable_items
+from evaluation.lmms_eval.judge import PREFIX, judge_settings
 from training.grading.judge import Judge, JudgeSettings
 
-JUDGE_VARIABLES = {f"FUTURE_L1_JUDGE_{field.upper()}": field for field in JudgeSettings.model_fields}
-"""FUTURE_L1_JUDGE_BASE_URL and FUTURE_L1_JUDGE_MODEL name a judge; the others are its settings' other fields."""
 NO_ANSWER = "[LMMS_EVAL_"
 """How the harness marks what a model could not answer."""
 
@@ -90,10 +88,9 @@ class TwiffBenchTask(BenchmarkTask):
 
     def download(self, dataset_kwargs: Mapping[str, Any] | None = None) -> None:
         self.benchmark = TwiffBenchItems(TwiffBenchSettings(**dataset_kwargs or {}))
-        settings = {field: value for name, field in JUDGE_VARIABLES.items() if (value := os.environ.get(name))}
-        self.judge_settings = JudgeSettings(**settings) if settings else None
+        self.judge_settings = judge_settings()
         if self.judge_settings is None:
-            logger.warning(f"no judge: nothing is marked without {' and '.join(list(JUDGE_VARIABLES)[:2])}")
+            logger.warning(f"no judge, and so no marks: {PREFIX}BASE_URL and {PREFIX}MODEL name one")
         else:
             Judge(self.judge_settings).preflight()
         self._of_thread = threading.local()

@@ -18,10 +18,12 @@ from evaluation.benchmarks.twiffbench_items import TwiffBenchItems, TwiffBenchSe
 from evaluation.generation.local import encode
 from evaluation.lmms_eval.generation_kwargs import cut, sampling, until
 from evaluation.lmms_eval.items import ITEM_TABLE, messages, usable_items
+from evaluation.lmms_eval.judge import judge_settings
 from evaluation.lmms_eval.media import PromptReader
 from tests.evaluation.benchmarks.test_futurebench import clip, record, write
 from training.data.parts import Part, image, text
 from training.data.video import FrameCache
+from training.grading.judge import JudgeSettings
 from training.model.checkpoint import FutureL1
 from training.model.sampling import Sampling
 
@@ -166,3 +168,16 @@ def test_an_answer_ends_at_the_first_stop_of_its_task() -> None:
     stops = until({"until": ["\n\n", "</answer>", "Question:"]})
     assert cut("<answer>red\n\nQuestion: </answer>", stops) == "<answer>red\n\n"
     assert (cut("<answer>red", stops), until({"until": "END"})) == ("<answer>red", ("END",))
+
+
+def test_the_judge_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert judge_settings() is None
+    monkeypatch.setenv("FUTURE_L1_JUDGE_BASE_URL", "http://127.0.0.1:8000/v1")
+    with pytest.raises(ValueError, match=r"FUTURE_L1_JUDGE_\.\.\.: model"):
+        judge_settings()
+    for name, value in (("MODEL", "judge"), ("CACHE", "replies.jsonl"), ("TIMEOUT", "30"), ("API_KEY", "secret")):
+        monkeypatch.setenv(f"FUTURE_L1_JUDGE_{name}", value)
+    settings = JudgeSettings(
+        base_url="http://127.0.0.1:8000/v1", model="judge", cache=Path("replies.jsonl"), timeout=30
+    )
+    assert judge_settings() == settings
