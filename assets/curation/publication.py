@@ -28,6 +28,8 @@ POOL_TABLE, EXCLUDED_TABLE = "pool.parquet", "excluded.parquet"
 CHANGE = "CHANGE.md"
 UNPUBLISHED = {STORYBOARDS, TOP_ROWS, REJECTED, LOCAL_CLIPS}
 """Files that stay here: they show clips, which are no part of the set, or say where they are."""
+
+
 def publish(
     folder: Path,
     scored: Sequence[Path],
