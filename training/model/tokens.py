@@ -18,7 +18,7 @@ CHAT_TEMPLATE = """\
             {%- if part.type == 'text' -%}
                 {{- part.text -}}
             {%- elif part.type == 'video' -%}
-                {{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
+                {{- '<|video_pad|>' -}}
             {%- elif message.role == 'assistant' -%}
                 {{- '<|latent_start|><|image_pad|><|latent_end|>' -}}
             {%- else -%}
@@ -34,8 +34,9 @@ CHAT_TEMPLATE = """\
 """
 """Our chat template: it renders frames in every turn, where Qwen3-VL's own drops an assistant's.
 
-A frame of the assistant is a latent span around `<|image_pad|>`, which a processor expands to the frame's tokens.
-Nothing is put between the parts of a message.  Encoder renders the same text without
+A frame of the assistant is a latent span around `<|image_pad|>`, which a processor expands to the frame's tokens.  A
+video is `<|video_pad|>` alone: transformers 5.23 and vLLM 0.32 put each pair's time and markers in its place, and would
+leave markers around it standing.  Nothing is put between the parts of a message.  Encoder renders the same text without
 jinja, since it must know which token belongs to which part; a test holds the two to each other.
 """
 

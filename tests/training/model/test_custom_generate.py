@@ -181,7 +181,6 @@ def test_a_video_an_image_and_neither(ours: Ours, plain: Plain, some: list[dict[
         for content in contents
     ]
     texts = plain.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    texts[0] = texts[0].replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
     inputs = plain.processor(
         text=texts, images=[Image.fromarray(picture)], videos=[np.stack(clip)], padding=True, return_tensors="pt",
         video_metadata=[VideoMetadata(total_num_frames=40, fps=29.97, frames_indices=numbers)],

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+from transformers.video_utils import VideoMetadata
 
 from tests.training.model.test_template import messages
 from training.data.images import fit_grid
@@ -70,6 +71,22 @@ def test_an_image_has_the_size_of_training(processor: Qwen3VLProcessor, encoder:
     image = Image.fromarray(rough).resize(size[::-1], Image.Resampling.BICUBIC)
     theirs = prompt(processor, "frame_1", {"type": "image", "image": image}, QUESTION)
     assert_alike(theirs, encoder.prompt(["frame_1", encoder.patch(np.asarray(image), 4, 16), QUESTION]), "pixel_values")
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 80), (120, 160)])
+def test_a_video_has_the_times_and_sizes_of_training(
+    processor: Qwen3VLProcessor, encoder: Encoder, size: tuple[int, int]
+) -> None:
+    numbers = [0, 7, 13, 20, 26]
+    rough = np.random.default_rng(0).integers(0, 256, (5, 9, 9, 3), dtype=np.uint8)
+    clip = [np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BICUBIC)) for frame in rough]
+    metadata = VideoMetadata(total_num_frames=40, fps=29.97, frames_indices=list(numbers))
+    theirs = prompt(
+        processor, {"type": "video", "video": np.stack(clip)}, QUESTION, video_metadata=[[metadata]],
+        do_sample_frames=False,
+    )  # fmt: skip
+    ours = encoder.prompt([*encoder.patch_video(clip, numbers, 29.97, 4, 16), QUESTION])
+    assert_alike(theirs, ours, "pixel_values_videos")
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 64), st.integers(0, 2000), st.sampled_from([16, 32]))
