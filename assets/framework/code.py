@@ -26,6 +26,8 @@ NEVER_COUNT = (
     "training.recipes",
     # What runs a program and reports its progress, and how artifacts are stored.
     "training.runtime", "training.storage",
+    # The plug-in of lmms-eval, which no asset runs.
+    "evaluation.lmms_eval",
     # How artifacts are pushed to a hub.
     "assets.hub",
     # How requests are sent and retried.
