@@ -1,6 +1,7 @@
 """A checkpoint in plain transformers, with the decoding loop that travels in its folder: the answers are `decode`'s."""
 
 import ast
+import copy
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,14 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     LogitsProcessorList,
+    Qwen3VLForConditionalGeneration,
     StoppingCriteriaList,
     SuppressTokensLogitsProcessor,
     TextStreamer,
 )
 from transformers.video_utils import VideoMetadata
 
+from tests.toy import LATENT_CONFIG
 from tests.training.model.test_template import messages
 from training.data.video import read_frames
 from training.model.checkpoint import CUSTOM_GENERATE, load
@@ -33,6 +36,7 @@ from training.model.rows import RowReader
 from training.model.sampling import Sampling
 from training.model.tokens import LATENT_START
 from training.runtime.project import PROJECT
+from training.tiny import BASE
 
 LONGEST = 40
 FIRST, THEN = "<reason>First it rolls on.</reason>\n", "<reason>Then it rolls on.</reason>\n"
@@ -106,9 +110,11 @@ class Plain:
 
     def answers(self, inputs: Any, **options: Any) -> list[list[int]]:
         """The new tokens of each row, without padding."""
-        sequences = self.model.generate(**inputs, **{"max_new_tokens": LONGEST} | options)
-        new = sequences[:, inputs["input_ids"].shape[1] :].tolist()
-        return [[token for token in row if token != self.pad] for row in new]
+        return self.new(inputs, self.model.generate(**inputs, **{"max_new_tokens": LONGEST} | options))
+
+    def new(self, inputs: Any, sequences: torch.Tensor) -> list[list[int]]:
+        rows = sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        return [[token for token in row if token != self.pad] for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +198,38 @@ def test_a_video_an_image_and_neither(ours: Ours, plain: Plain, some: list[dict[
     for wanted in ((), (t.latent_start, t.latent), (t.latent_start, t.latent_end)):
         with preferring(wanted, ours.bundle.model, plain.model):
             assert plain.answers(inputs) == [answer.ids for answer in ours.answers(prompts)]
+
+
+def test_groups_of_two_images_with_deepstack(tmp_path: Path, some: list[dict[str, Any]]) -> None:
+    """An untrained model with DeepStack after both layers of its tower, as the real ones have it."""
+    base = load(BASE)
+    config = copy.deepcopy(base.model.config)
+    config.vision_config.deepstack_visual_indexes = [0, 1]
+    torch.manual_seed(0)
+    replace(base, model=Qwen3VLForConditionalGeneration(config)).save(tmp_path, LATENT_CONFIG)
+    ours, plain = Ours(tmp_path), Plain(tmp_path)
+    pictures = [np.full((64, 48 + 16 * number, 3), 60 * number, dtype=np.uint8) for number in range(3)]
+    contents = [["one", pictures[0], "two", pictures[1]], ["three", pictures[2]]]
+    turns = [
+        [{"role": "user", "content": [{"type": "text", "text": part} if isinstance(part, str) else
+                                      {"type": "image", "image": Image.fromarray(part)} for part in content]}]
+        for content in contents
+    ]  # fmt: skip
+    inputs = plain.processor.apply_chat_template(
+        turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+        processor_kwargs={"padding": True},
+    )  # fmt: skip
+    pieces = [[p if isinstance(p, str) else ours.encoder.patch(p, 4, 16) for p in content] for content in contents]
+    prompts, options = [ours.encoder.prompt(of_prompt) for of_prompt in pieces], {"do_sample": True, "top_k": 1}
+    for wanted in ((), (ours.tokens.latent_start,)):
+        with preferring(wanted, ours.bundle.model, plain.model):
+            answers = ours.answers(prompts, Sampling(12), seeds=[[0, 1]] * 2)
+            output = plain.model.generate(
+                **inputs, max_new_tokens=12, num_return_sequences=2, return_dict_in_generate=True, **options
+            )
+        assert plain.new(inputs, output.sequences) == [answer.ids for answer in answers]
+        for latents, answer in zip(output.latents, answers, strict=True):
+            torch.testing.assert_close(latents, answer.latents, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
