@@ -57,6 +57,7 @@ def model_hub_asset(
             if model == BASE:
                 raise ValueError("base is the base model, which was not trained here: push a trained model")
             checkpoint = store.current(*checkpoints.artifact(model))
+            checkpoint.verify()
             reports = current_reports(store, model, checkpoint, published_data)
             folder, target = checkpoint.folder(MODEL), repository.format(model=model)
             commit, card = push_checkpoint(folder, target, cards[model], reports)

@@ -49,10 +49,15 @@ def push(checkpoint: Path | None, repo: str) -> None:
 
 
 def _of_profile(profile: Profile, folder: Path) -> tuple[CardFields, RunReports]:
-    """What the profile and its home know of a checkpoint: its card's fields, and the reports of a current one."""
+    """What the profile and its home know of a checkpoint: its card's fields, and the reports of a current one.
+
+    Raises DamagedArtifactError for a current one that is not as it was published.
+    """
     store = AssetStore(profile.home)
     for model, fields in profile.cards.items():
         key = profile.checkpoints.artifact(model)
-        if store.has(*key) and (artifact := store.artifacts.current(name_of(*key))).path / MODEL == folder.resolve():
+        artifact = store.artifacts.current(name_of(*key)) if store.has(*key) else None
+        if artifact and (artifact.path / MODEL).resolve() == folder.resolve():
+            artifact.verify()
             return fields, current_reports(store, model, artifact, profile.published_data)
     return profile.hub.card(), NO_REPORTS

@@ -189,6 +189,14 @@ def test_the_base_model_is_not_pushed(hub: Hub, store: AssetStore) -> None:
     assert hub.requests == []
 
 
+def test_a_damaged_artifact_is_not_pushed(hub: Hub, store: AssetStore) -> None:
+    shard = store.current(RL, "la_dapo").path / MODEL / SHARDS[0]
+    shard.write_bytes(bytes([shard.read_bytes()[0] ^ 1]) + shard.read_bytes()[1:])
+    error = failure(push(store))
+    assert SHARDS[0] in error and "has other content than it was published with" in error
+    assert hub.requests == []
+
+
 def spoil(folder: Path, **changes: Any) -> None:
     (folder / "provenance.json").write_text(json.dumps(provenance(**changes)))
 

@@ -13,7 +13,14 @@ from assets.framework.store import AssetStore
 from tests.evaluation import made_reports
 from tests.hub import Hub, let_push, serve
 from tests.invoke import invoke
-from tests.made_checkpoint import provenance, publish_checkpoint, publish_report, rl_provenance, write_checkpoint
+from tests.made_checkpoint import (
+    SHARDS,
+    provenance,
+    publish_checkpoint,
+    publish_report,
+    rl_provenance,
+    write_checkpoint,
+)
 from tests.reloaded import load_again
 from training import tiny
 from training.runtime.model_card import CARD
@@ -86,6 +93,9 @@ def test_mistakes_end_with_a_sentence_and_send_nothing(
     ):
         result = push(checkpoint, repo)
         assert result.exit_code and sentence in result.output.replace("\n", " "), result.output
+    shard = store.current(RL, "la_dapo").path / MODEL / SHARDS[0]
+    shard.write_bytes(shard.read_bytes()[::-1])
+    assert "has other content than it was published with" in push("la_dapo").output
     monkeypatch.setenv("FUTURE_L1_PROFILE", "demo")
     assert "hub.model_license" in push(folder).output
     assert hub.requests == []
@@ -103,9 +113,7 @@ def test_a_hub_that_is_busy_or_away_ends_with_a_sentence(
     assert not hub.refs(REPO)
 
 
-def test_the_example_of_a_pushed_card_loads_it_from_the_hub(
-    hub: Hub, sft_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_the_example_of_a_pushed_card_loads_it_from_the_hub(hub: Hub, sft_checkpoint: Path, tmp_path: Path) -> None:
     assert push(sft_checkpoint).exit_code == 0
     counts = load_again(hub.url, REPO, sft_checkpoint, tmp_path)
     assert counts.keys() == {"tensors", "processor", "answer", "decoding loop"}
