@@ -47,7 +47,7 @@ class FutureL1Chat(lmms):
         pretrained: str,
         device: str | None = None,
         batch_size: int | str = 1,
-        max_batch_size: int | None = None,
+        max_batch_size: int | None = None,  # the harness hands it over; the token budget is the bound
         max_new_tokens: int = 4096,
         max_frames: int = 32,
         video_tokens: int = 768,
@@ -58,9 +58,8 @@ class FutureL1Chat(lmms):
         self.accelerator = Accelerator()  # one process a GPU, as `accelerate launch` starts them
         several = self.accelerator.num_processes > 1
         self.device = self.accelerator.device if several or device is None else torch.device(device)
-        folder = checkpoint_folder(
-            Path(pretrained) if Path(pretrained).is_dir() else Path(snapshot_download(pretrained))
-        )
+        local = pretrained if Path(pretrained).is_dir() else snapshot_download(pretrained)
+        folder = checkpoint_folder(Path(local))
         generation = checkpoint_generation(folder, max_new_tokens=max_new_tokens, batch_size=int(batch_size))
         self.bundle = load(folder, self.device, torch.bfloat16 if self.device.type == "cuda" else torch.float32)
         self.vision = self.bundle.vision()
