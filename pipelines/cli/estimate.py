@@ -127,7 +127,7 @@ def _tables(result: ProfileEstimate) -> Iterable[Table]:
         lines.append(["all", *(_gib(sum(phase.values())) for phase in memory.values())])
         yield _table(f"Memory of one device, GiB: {', '.join(names)}", ("", *memory), lines)
     machine = [(f"disk: {title}", brief(size, "B")) for title, size in result.disk.items()]
-    machine.append(("host memory of a training", f"{bounds(*result.host_gib)} GiB"))
+    machine.append(("host memory of a training, on all machines", f"{bounds(*result.host_gib)} GiB"))
     machine.append(("judge calls, of curation and RL", bounds(*result.judge_calls)))
     yield _table("Machine and judge", ("", ""), machine)
     yield _table("Assumptions", ("", "value", "from"), result.assumptions)

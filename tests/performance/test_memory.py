@@ -49,7 +49,7 @@ def peak(device: FakeDevice, training: FakeRl | FakeSft, name: str, rows: int, a
     return device.peak
 
 
-@pytest.mark.parametrize("processes", [1, 8, 64])
+@pytest.mark.parametrize("processes", [1, 4, 8, 64])
 @pytest.mark.parametrize(("kind", "rows", "answer"), [(FakeRl, 4, 2048), (FakeSft, 1, 500)])
 def test_the_estimate_is_what_a_step_of_the_8b_model_takes(
     kind: type[FakeRl | FakeSft],
@@ -76,7 +76,7 @@ def test_the_estimate_is_what_a_step_of_the_8b_model_takes(
     table(title, head, [[name, *(f"{n / GIB:.1f}" for n in values)] for name, values in lines.items()])
     assert estimated == pytest.approx(fake, rel=0.05)
     if processes > 1:
-        assert max(fake[2], fake[-1]) < 0.9 * 80e9
+        assert max(fake[2], fake[-1]) < 0.9 * 80e9  # V1-33K's rows at full size need not fit
 
 
 def test_the_estimate_is_what_adapters_on_the_8b_model_take(
