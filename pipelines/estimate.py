@@ -285,11 +285,13 @@ def _assumed(trainings: Sequence[TrainingEstimate], run: TrainingRun, device: De
         ("rounds of a rollout batch", bounds(*ROUNDS), "assumed, of at most the recipe's max_resample_rounds"),
         ("training", f"{rates} TFLOP/s", measured),
         ("decoding step in RL", f"{bounds(1000 * low, 1000 * high)} ms", measured),
+        ("host memory", f"{bounds(*PROCESS_GIB)} GiB a process", f"a guess; {bounds(*WORKER_GIB)} a loader's worker"),
+        ("disk while a training runs", f"{KEPT_CHECKPOINTS} checkpoints", "weights in fp32 and Adam's state"),
         ("not estimated", "benchmarks, reports", "nor memory on CPUs and under ZeRO"),
     ]
     if any(training.memory for training in trainings):
         rows += [
-            ("memory", "within 5 %", "of fake tensors of the trainers' own steps"),
+            ("memory of updates", "within 5 %", "of fake tensors of the trainers' own steps; other phases by formula"),
             ("cache in RL", "one prompt's answers", "the least; decoding takes most of what is free"),
             ("reserve", f"{RESERVE:.0%} of a device", "NCCL's buffers, CUDA's context, the allocator's fragments"),
         ]
