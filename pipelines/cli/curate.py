@@ -39,7 +39,7 @@ from training.storage.artifacts import checkpoint_folder
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for one attempt of a request.")
 @click.option("--image-factor", type=click.IntRange(4, 256), metavar="PX", help="Pixels a side of a vision token.")
 @click.option("--retry-refused", is_flag=True, help="Send refused prompts again, such as those of unreadable frames.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Where the tables go.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="The data set's folder.")
 def curate(out: Path | None, trajectories: str | None, **options: Any) -> None:
     """Curate your own shards into --out; without options, the profile's up to the sets to train on.
 
