@@ -11,7 +11,7 @@ export FUTURE_L1_HOME ?= $(CURDIR)/.future-l1
 export FUTURE_L1_PROFILE ?= demo
 export SEED
 
-.PHONY: setup demo test ui check audit fuzz bench kills interop regenerate pictures clean
+.PHONY: setup demo test ui check audit fuzz bench gpu kills interop regenerate pictures clean
 
 $(STAMP): constraints.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -62,6 +62,10 @@ pictures: $(STAMP)
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m pytest -q tests/performance
+
+# nothing is installed: PYTHON where it is given, else the environment where there is one
+gpu:
+	$(if $(filter command environment,$(origin PYTHON)),$(PYTHON),$(firstword $(wildcard $(VENV)/bin/python) python3)) -m tests.gpu $(GPU)
 
 clean:
 	rm -rf $(FUTURE_L1_HOME)
