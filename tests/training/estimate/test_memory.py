@@ -21,15 +21,15 @@ from training.tiny import BASE
 
 
 def config(tied: bool, vocabulary: int) -> dict[str, Any]:
-    """A narrow Qwen3-VL: D 320, A 512, K 128, I 1216, four layers."""
+    """A narrow Qwen3-VL: D 320, A 512, K 128, I 1216, three layers."""
     text = QWEN3_VL_8B["text_config"] | {
-        "vocab_size": vocabulary, "hidden_size": 320, "intermediate_size": 1216, "num_hidden_layers": 4,
+        "vocab_size": vocabulary, "hidden_size": 320, "intermediate_size": 1216, "num_hidden_layers": 3,
         "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "tie_word_embeddings": tied,
     }  # fmt: skip
     text["rope_parameters"] = text["rope_parameters"] | {"mrope_section": [12, 10, 10]}
     vision = QWEN3_VL_8B["vision_config"] | {
-        "depth": 3, "hidden_size": 96, "intermediate_size": 320, "num_heads": 2, "out_hidden_size": 320,
-        "deepstack_visual_indexes": [0, 1, 2],
+        "depth": 1, "hidden_size": 96, "intermediate_size": 320, "num_heads": 2, "out_hidden_size": 320,
+        "deepstack_visual_indexes": [0],
     }  # fmt: skip
     return {"text_config": text, "vision_config": vision, "tie_word_embeddings": tied}
 
