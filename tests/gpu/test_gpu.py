@@ -12,7 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from packaging.requirements import Requirement
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tests.biased_logits import biased_logits, spans_at
 from tests.gpu import decoding
 from tests.gpu.__main__ import main, parts
 from tests.gpu.agreement import Agreement, compare
@@ -23,6 +25,7 @@ from tests.gpu.rows import ArrayReader, random_rows
 from tests.gpu.shapes import QWEN3_VL_2B, SHAPES, latent_config
 from tests.midsize import random_model
 from training.estimate.shape import ModelShape
+from training.model.placement import learn_in_fp32
 from training.runtime.project import PROJECT
 
 CPU = torch.device("cpu")
@@ -167,6 +170,24 @@ def test_on_cuda_memory_is_bounded_and_measured(monkeypatch: pytest.MonkeyPatch)
     machine.free()
     assert calls == [CARD_GIB / 140, "emptied", "reset"] and machine.peak_gib() == 3
     assert (machine.facts()["device"], machine.facts()["device_gib"]) == ("NVIDIA H200", 140)
+
+
+@pytest.mark.parametrize("name", ["2B", "8B"])
+def test_large_models_are_made_on_the_card_and_their_logits_are_biased_there(name: str) -> None:
+    """On fake CUDA tensors, which need neither a card nor memory: nothing on the CPU meets what is on the card."""
+    config = SHAPES["qwen3-vl"].models[name]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        bundle = random_model(config, latent_config(64), device="cuda", dtype=torch.bfloat16)
+        learn_in_fp32(bundle.model)
+        tensors = [*bundle.model.parameters(), *bundle.model.buffers()]
+        states = torch.zeros(2, 5, config["text_config"]["hidden_size"], device="cuda")
+        positions = torch.zeros(3, 2, 5, device="cuda").long()
+        for bias in (spans_at(bundle, [0]), decoding.text_alone(bundle)):
+            with biased_logits(bundle, bias):
+                read = bundle.model.model.language_model(inputs_embeds=states, position_ids=positions, use_cache=False)
+                logits = bundle.model.lm_head(read.last_hidden_state)
+            assert logits.shape == (2, 5, 151936)
+        assert {tensor.device.type for tensor in (*tensors, logits)} == {"cuda"}
 
 
 def test_the_2b_shape_is_the_published_one() -> None:
