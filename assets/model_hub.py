@@ -26,11 +26,15 @@ from training.storage.artifacts import MODEL, Artifact
 from training.storage.files import read_json
 
 MODEL_HUB = "checkpoints/model_hub"
+DECODING_LOOP = "custom_generate/generate.py"
 FILES = (
-    "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*.json",
-    "vocab.json", "merges.txt", "*processor_config.json", "chat_template.jinja", "custom_generate/*.py", PROVENANCE,
+    "config.json", "generation_config.json", "model.safetensors", "model-?????-of-?????.safetensors",
+    "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+    "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "chat_template.jinja",
+    DECODING_LOOP, PROVENANCE,
 )  # fmt: skip
-"""The files of a checkpoint; nothing else in its folder is pushed."""
+"""The files of a checkpoint; nothing else in its folder is pushed.  No pattern has `*`: on a hub that matches `/`, too,
+and files of other folders would be deleted."""
 NO_REPORTS = RunReports(curation={}, futurebench={})
 
 
@@ -128,6 +132,6 @@ def _checked(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                          f"of training.sft or training.rl, with future_l1 in config.json and {PROVENANCE}")  # fmt: skip
     index = folder / "model.safetensors.index.json"
     weights = set(read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    if missing := [name for name in sorted(weights) if not (folder / name).is_file()]:
-        raise ValueError(f"{folder} lacks weights, {missing[0]} first: save the checkpoint again")
+    if missing := [name for name in (*sorted(weights), DECODING_LOOP) if not (folder / name).is_file()]:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}: save the checkpoint again")
     return provenance, latent_config.model_dump(mode="json")
