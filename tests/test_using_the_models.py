@@ -14,10 +14,12 @@ from training.data.keyframes import key_frame_number
 from training.data.video import read_frames
 from training.model.checkpoint import FutureL1
 from training.model.tokens import LATENT
+from training.runtime.model_card import CARD
 from training.runtime.project import PROJECT
 
 PAGE = (PROJECT / "docs" / "using-the-models.md").read_text()
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SNIPPETS = EXAMPLE.findall(PAGE)
 
 
 def test_the_snippets_for_transformers_answer_as_predict_does(
@@ -43,6 +45,9 @@ def test_the_snippets_for_transformers_answer_as_predict_does(
     assert capsys.readouterr().out == expected + "<|im_end|>\n"
     exec(SNIPPETS[1], names)
     assert len(capsys.readouterr().out.splitlines()) == 8
+    (example,) = EXAMPLE.findall((sft_checkpoint / CARD).read_text())
+    exec(example.replace('"What happens next?"', repr(question)).replace("PATH/OF/THIS/FOLDER", "checkpoint"), {})
+    assert capsys.readouterr().out == expected + "<|im_end|>\n", "the card's example"
 
 
 def test_links_of_the_page_lead_somewhere() -> None:

@@ -35,6 +35,7 @@ from assets.framework.settings import SeedConfig
 from assets.framework.store import AssetStore, StoreParam
 from assets.hub import HubSettings, push_folder
 from assets.trajectories.assets import TRAJECTORIES
+from training.runtime.printable import model_label
 from training.storage.artifacts import Artifact
 from training.storage.hashing import file_digest
 from training.storage.parquet import read_parquet, scan_parquet
@@ -95,8 +96,7 @@ def _model_name(settings: CurationSettings, base: Path) -> str | None:
     """The name of the model that answered, never a path; None where the source has the counts."""
     if settings.use_source_counts:
         return None
-    served = settings.endpoint.model if settings.endpoint else base.name
-    return Path(served).name if Path(served).is_absolute() else served  # some servers call a model by its folder
+    return model_label(settings.endpoint.model if settings.endpoint else base.name)
 
 
 def _check_scored_for(rule: SelectionSettings, scored: Mapping[str, Artifact]) -> None:

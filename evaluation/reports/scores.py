@@ -10,6 +10,7 @@ from evaluation.benchmarks.twiffbench import MARK_LABELS, MARKS
 from evaluation.reports.parts import DASH, Cell, Row, Section, Table, mean, p_value, percent, plot, points, row
 from evaluation.reports.run_reports import ModelOrigin, RunReports, holm
 from evaluation.statistics import Proportion
+from training.runtime.printable import model_label
 
 PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
 COUNTERPARTS = {
@@ -156,7 +157,7 @@ def judge_sentences(reports: Iterable[Mapping[str, Any]]) -> str:
             inputs.append(f"{judge['ground_truth']} ground truth")
         if judge.get("judge_samples", 1) > 1:
             inputs.append(f"{judge['judge_samples']} judgements an item")
-        sentences.append(f"Judge: {judge['model']} ({', '.join(inputs)}).")
+        sentences.append(f"Judge: {model_label(judge['model'])} ({', '.join(inputs)}).")
     return " ".join(dict.fromkeys(sentences))
 
 

@@ -19,7 +19,7 @@ from assets.benchmarks.latents import INTERVENED, NECESSITY
 from assets.checkpoints.assets import BASE, RL, SFT
 from assets.framework.partitions import Checkpoints
 from assets.framework.store import AssetStore
-from assets.model_hub import FILES, model_hub_asset, push_checkpoint
+from assets.model_hub import DECODING_LOOP, FILES, model_hub_asset, push_checkpoint
 from evaluation.reports.parts import percent
 from evaluation.reports.run_reports import RunReports
 from tests.evaluation import made_reports
@@ -146,6 +146,13 @@ def test_texts_of_a_report_are_no_markup(hub: Hub, tmp_path: Path) -> None:
     assert "<img" not in card.replace("\\<img", "")
 
 
+def test_a_judge_that_is_called_by_its_folder_has_its_name_on_the_card(hub: Hub, tmp_path: Path) -> None:
+    judged = made_reports.twiffbench("la_dapo") | {"judge": {"model": "/srv/models/Qwen3-VL", "prompt": "p"}}
+    reports = RunReports(curation={}, futurebench={}, twiffbench={"x": judged})
+    _, card = push_checkpoint(write_checkpoint(tmp_path / "model"), REPO, FIELDS, reports)
+    assert "Judge: Qwen3-VL (prompt p)" in card and "/srv" not in card
+
+
 def test_pushing_a_version_again_changes_nothing(hub: Hub, store: AssetStore) -> None:
     assert push(store).success
     refs, uploads = hub.refs(REPO), hub.uploads()
@@ -174,13 +181,14 @@ def test_a_push_that_broke_off_goes_on_with_the_weights_that_are_missing(
 def test_files_of_another_shape_of_the_checkpoint_go_and_those_of_others_stay(hub: Hub, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model")
     push_checkpoint(folder, REPO, FIELDS)
-    hub.change(REPO, "main", {"LICENSE": b"of the owner", "old.safetensors": b"of others"})
+    others = {"LICENSE", "old.safetensors", "model-int8/model.safetensors", "int8/processor_config.json"}
+    hub.change(REPO, "main", dict.fromkeys(others, b"of the owner"))
     for shard in (*SHARDS, "model.safetensors.index.json"):
         (folder / shard).unlink()
     (folder / "model.safetensors").write_bytes(b"whole")
     push_checkpoint(folder, REPO, FIELDS)
     files = pulled(hub, tmp_path / "pulled").keys()
-    assert {"LICENSE", "old.safetensors", "model.safetensors"} < files
+    assert {*others, "model.safetensors"} < files
     assert not files & {*SHARDS, "model.safetensors.index.json"}
 
 
@@ -215,7 +223,8 @@ def spoil(folder: Path, **changes: Any) -> None:
         (lambda folder: (folder / "provenance.json").write_text("[" * 100_000), "is a base model, or was trained"),
         (lambda folder: spoil(folder, recipe=["name"]), "is a base model, or was trained"),
         (lambda folder: spoil(folder, base={"name": "x", "hash": "y", "provenance": {}}), "is a base model, or was"),
-        (lambda folder: (folder / SHARDS[1]).unlink(), f"lacks weights, {SHARDS[1]} first"),
+        (lambda folder: (folder / SHARDS[1]).unlink(), f"lacks {SHARDS[1]}: save"),
+        (lambda folder: (folder / DECODING_LOOP).unlink(), f"lacks {DECODING_LOOP}: save"),
     ],
 )
 def test_what_is_no_checkpoint_of_ours_is_refused_before_anything_is_sent(

@@ -105,7 +105,7 @@ def _training(provenance: Mapping[str, Any]) -> dict[str, str]:
             "precision": provenance["dtype"],
             "processes": provenance["processes"],
             "code": f"future-l1 {code['version']}{commit}",
-            "libraries": ", ".join(f"{name} {version}" for name, version in provenance["packages"].items()),
+            "libraries": ", ".join(f"{name} {version}" for name, version in provenance["packages"].items() if version),
         }
     )
 

@@ -1,6 +1,7 @@
 """Text of data, models and servers, made fit for a terminal, a log line or a page."""
 
 import re
+from pathlib import Path
 
 _MARKDOWN = re.compile(r"([\\`*|<>\[\]])")
 
@@ -17,3 +18,8 @@ def printable(text: object, keep: str = "") -> str:
 def escaped(text: object) -> str:
     """`text` on one line without live Markdown or HTML."""
     return _MARKDOWN.sub(r"\\\1", " ".join(printable(text).split()))
+
+
+def model_label(name: str) -> str:
+    """A model's name as it is published: some servers call a model by its folder, and a path is of one machine."""
+    return Path(name).name if Path(name).is_absolute() else name

@@ -42,6 +42,7 @@ def test_what_is_known_at_training_time_is_on_the_card() -> None:
         "| optimiser steps | 900 |",
         "| seed | 7 |",
         "| code | future-l1 0.1.0, commit c0ffee |",
+        "| libraries | torch 2.14.1 |",
         "| loss | 0.1235 |",
         "| num_generations | 4 |",
         "| max_latents | 4 |",
