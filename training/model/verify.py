@@ -3,6 +3,7 @@ with teacher-forced latents."""
 
 import gc
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,26 @@ def verify(
     _free_memory(device)
     bundle = load(out / CHECKPOINT, device, dtype)
     assert bundle.latent_config is not None, out
-    with_future = [row for row in rows if row["future"]]  # multiple-choice rows of RL have nothing to imagine
-    usable = Rows(with_future or rows, RowReader(bundle.encoder(bundle.latent_config), keep=False), skipped)
-    dialogue = usable.dialogue(0, spans=True) if with_future else None
-    row, prompt = usable.prompt(0)  # of the same row: what cannot be read as a dialogue is passed over here too
+    row, prompt, dialogue = _first_usable(rows, RowReader(bundle.encoder(bundle.latent_config), keep=False), skipped)
     tokens = 2 * (len(dialogue.ids) - len(prompt.ids)) if dialogue else MAX_NEW_TOKENS
     vision = bundle.vision()
     facts |= {"row_id": row["row_id"]}
     facts |= _decoded(bundle, vision, prompt, tokens) | _teacher_forced(bundle, vision, dialogue or prompt)
     unusable = {record["row_id"] for record in AppendLog(skipped).records()}
     return {"skipped": len(unusable), "verified": facts}
+
+
+def _first_usable(rows: Sequence[Row], reader: RowReader, skipped: Path) -> tuple[Row, Encoded, Encoded | None]:
+    """The first usable row with future frames, its prompt and its dialogue.
+
+    Where there is none the first usable row, and no dialogue: multiple-choice rows of RL have nothing to imagine.
+    """
+    if with_future := [row for row in rows if row["future"]]:
+        usable = Rows(with_future, reader, skipped)
+        with suppress(ValueError):  # none can be used
+            dialogue = usable.dialogue(0, spans=True)
+            return *usable.prompt(0), dialogue  # of the same row: what is no dialogue is passed over here, too
+    return *Rows(rows, reader, skipped).prompt(0), None
 
 
 def _free_memory(device: torch.device) -> None:

@@ -92,6 +92,15 @@ def test_what_cannot_be_used_is_listed_and_training_goes_on(eight: list[dict[str
     assert "gone.mp4" in skipped[1]["reason"]
 
 
+def test_plain_answers_are_trained_on_where_no_row_with_future_frames_can_be_used(
+    eight: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    rows = [{**eight[0], "video": "gone.mp4"}, *({**row, "reasoning": [""], "future": []} for row in eight[1:])]
+    result, _ = trained(to_lines(rows, tmp_path), Path(eight[0]["path"]).parent, tmp_path / "out")
+    assert (result["rows"], result["skipped"]) == (8, 1)
+    assert result["verified"]["row_id"] == "1" and result["verified"]["states_finite"]
+
+
 def test_rl_trains_on_questions_with_answers(
     eight: list[dict[str, Any]], sft_checkpoint: Path, tmp_path: Path
 ) -> None:
