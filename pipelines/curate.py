@@ -56,7 +56,7 @@ def curate(profile: Profile, out: Path, console: Console) -> tuple[dict[str, Any
     where the endpoint or the judge would never answer, and StepFailedError where a step fails; started again, it goes
     on.
     """
-    if (out / CARD).exists() and not (out / WORK).exists():
+    if (out / CARD).exists() and not AssetStore(profile.home).has(CURATED):
         raise ValueError(f"{out} has a {CARD} that no curation wrote: name another folder, the set's card goes there")
     from training.chat.connection import preflight  # imports openai
 

@@ -78,6 +78,8 @@ def write_publication(curated: Artifact, folder: Path, license_id: str | None) -
             content = str(card).encode()
         with atomic_write(folder / name) as fresh:
             fresh.write_bytes(content)
+    if CHANGE not in curated.manifest["files"]:
+        (folder / CHANGE).unlink(missing_ok=True)  # another version's
 
 
 def export_json(rows: pl.DataFrame, target: Path) -> None:

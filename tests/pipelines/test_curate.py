@@ -95,10 +95,11 @@ def test_the_folder_is_a_data_set_and_says_nothing_of_this_machine(
 
 def test_a_readme_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "work").mkdir()
     ran = run("curate", "--trajectories", "x", "--clips", "y", "--base", "z", "--out", str(tmp_path))
     assert ran.returncode == 1
     assert "has a README.md that no curation wrote: name another folder" in ran.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == {"README.md", "work"}
 
 
 def test_what_the_model_can_answer_decides_which_rows_are_kept_and_how_often_they_are_sampled(alone: Path) -> None:

@@ -18,7 +18,7 @@ from huggingface_hub import DatasetCard
 from assets.curation.contamination import benchmark_index
 from assets.curation.dataset_card import CARD, CURATED_TABLE, PUBLIC_COLUMNS, SIZES, Origin, SourceShards
 from assets.curation.local_clips import LOCAL_CLIPS, training_rows
-from assets.curation.publication import EXPORT, UNPUBLISHED, publish, write_publication
+from assets.curation.publication import CHANGE, EXPORT, UNPUBLISHED, publish, write_publication
 from assets.curation.selection import SelectionSettings
 from tests.assets.curation.public_release import FEATURES, ROW, write_release
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
@@ -71,6 +71,7 @@ def test_a_published_folder_is_a_data_set_whatever_lies_beside_it(
 
 
 def test_nothing_that_is_published_says_where_clips_lie(artifact: Artifact, tmp_path: Path) -> None:
+    (tmp_path / CHANGE).write_text("of a version that was published here before")
     write_publication(artifact, tmp_path, None)
     assert {path.name for path in tmp_path.rglob("*")} == artifact.manifest["files"].keys() - UNPUBLISHED
     for path in tmp_path.iterdir():
