@@ -281,7 +281,8 @@ def overlaid(profile: Profile, overlay: Mapping[str, Any]) -> Profile:
     """The profile with other values: tables are overlaid key by key, everything else, and a table of another `kind`,
     is replaced.
 
-    `[sft.NAME]` and `[rl.NAME]` overlay the run of the recipe NAME; `[[sft]]` and `[[rl]]` replace all runs.
+    `[sft.NAME]` and `[rl.NAME]` overlay the run of the recipe NAME, and `NAME = false` in `[sft]` or `[rl]` leaves it
+    out; `[[sft]]` and `[[rl]]` replace all runs.
     """
     return Profile.model_validate(_merged(profile.model_dump(), overlay))
 
@@ -322,11 +323,13 @@ def _same_kind(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> bool:
 
 
 def _runs(base: Sequence[Mapping[str, Any]], overlay: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
-    """The runs, those that `overlay` names by their recipes' names with other values."""
+    """The runs, those that `overlay` names by their recipes' names with other values, or not at all."""
     names = [run["recipe"]["name"] for run in base]
     if unknown := set(overlay) - set(names):
         raise ValueError(f"[{kind}.{min(unknown)}]: the preset has {', '.join(names)}")
     for name, values in overlay.items():
-        if not isinstance(values, Mapping):
-            raise ValueError(f"{kind}.{name}: a table of the run's fields, as [{kind}.{name}.recipe]; found {values!r}")
-    return [_merged(run, overlay.get(name, {})) for name, run in zip(names, base, strict=True)]
+        if values is not False and not isinstance(values, Mapping):
+            raise ValueError(f"{kind}.{name}: a table of the run's fields, as [{kind}.{name}.recipe], or false to "
+                             f"leave it out; found {values!r}")  # fmt: skip
+    chosen = [(run, overlay.get(name, {})) for name, run in zip(names, base, strict=True)]
+    return [_merged(run, values) for run, values in chosen if values is not False]

@@ -1,6 +1,7 @@
 """The arguments of TRL's trainers, the same for SFT and RL."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,9 +22,11 @@ MIN_REPORTS = 40
 class Preparation:
     """The facts of a training before its model is loaded.
 
-    micro_batch: rows that a device takes at once, `accumulation` times an optimiser step.
+    model: the folder of the model that it starts from.  micro_batch: rows that a device takes at once, `accumulation`
+    times an optimiser step.
     """
 
+    model: Path
     rows: list[dict[str, Any]]
     device: torch.device
     dtype: torch.dtype

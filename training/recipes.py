@@ -5,7 +5,7 @@ A recipe is data: what the program reads, how long it trains and with which loss
 """
 
 from math import gcd
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -16,6 +16,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    model_validator,
 )
 
 from training.model.latent_config import PAPER, ImageTokens, LatentConfig
@@ -35,12 +36,29 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(_increasing)]
 
 
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
+
+
+class LoraSettings(BaseModel):
+    """Adapters of rank r on projections of the language model, by default all, scaled by lora_alpha / r, merged before
+    saving."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    r: PositiveInt = 64
+    lora_alpha: PositiveFloat = 128.0
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[Projection, ...] = Field(default=PROJECTIONS, min_length=1)
+
+
 class TrainingRecipe(BaseModel):
     """The fields of SFT and RL alike, under the names of TRL's and transformers' arguments.
 
     AdamW with warm-up for `warmup_ratio` of the steps; min_lr_rate: the final share of the learning rate under the
     cosine.  max_steps: optimiser steps; None: the epochs decide.  per_device_train_batch_size: the most rows that a
     device takes at once.  cache_gib: memory for decoded rows and vision features, where rows are read more than once.
+    lora: adapters instead of all weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,24 +76,14 @@ class TrainingRecipe(BaseModel):
     per_device_train_batch_size: PositiveInt = 1
     save_steps: PositiveInt = 50
     cache_gib: float = 0.0
-
-
-class LoraSettings(BaseModel):
-    """Adapters of rank r on every projection of the language model, scaled by lora_alpha / r, merged before saving."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    r: PositiveInt = 64
-    lora_alpha: float = 128.0
-    lora_dropout: Fraction = 0.0
+    lora: LoraSettings | None = None
 
 
 class SftRecipe(TrainingRecipe):
     """Supervised fine-tuning: L = CE + latent_weight * MSE (paper Eq. 1, both terms means as in the release).
 
     loss_reduction: the mean over tokens and over latents, or over rows (training/sft/trainer.py).
-    supervise_span_length: the loss covers the decision to continue a span, not only the one to end it.  lora: adapters
-    instead of all weights.
+    supervise_span_length: the loss covers the decision to continue a span, not only the one to end it.
 
     latent_keep_prob: the probability that a row with one, two, three or more future frames keeps its latent spans; else
     it is the same text without spans (all zeros: the text-only control).  scheduled_sampling: (start, end), the shares
@@ -89,7 +97,6 @@ class SftRecipe(TrainingRecipe):
     latent_weight: float = 0.1
     loss_reduction: Literal["sample", "token"] = "sample"
     supervise_span_length: bool = False
-    lora: LoraSettings | None = None
     latent_keep_prob: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)
     scheduled_sampling: FractionRange | None = None
     group_by_length: bool = False
@@ -136,6 +143,17 @@ class RlRecipe(TrainingRecipe):
     max_batch_tokens: PositiveInt | None = None
     max_resample_rounds: PositiveInt = 20
     dynamic_sampling_range: FractionRange = (0.1, 0.9)
+
+    @model_validator(mode="after")
+    def _replay_is_what_was_sampled(self) -> "RlRecipe":
+        if self.lora and self.lora.lora_dropout:
+            raise ValueError("RL's adapters have no lora_dropout: a replay would not be what was sampled; set it to 0")
+        return self
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss compares the policy with the model that it started from."""
+        return self.beta > 0 or self.latent_anchor_coef > 0
 
     @property
     def global_batch_size(self) -> int:

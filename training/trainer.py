@@ -15,14 +15,15 @@ from transformers.integrations import (
     get_available_reporting_integrations,
 )
 
+from training.adapters import adapter_weights, merged, shard_adapted
 from training.arguments import Preparation
 from training.data.training_set import read_training_set
-from training.model.checkpoint import FutureL1
+from training.model.checkpoint import FutureL1, load
 from training.model.latent_config import LatentConfig
 from training.model.placement import placement, reduce_in_fp32
 from training.model.rows import SKIPPED
 from training.model.verify import verify
-from training.recipes import RlRecipe, SftRecipe, micro_batches
+from training.recipes import RlRecipe, SftRecipe, TrainingRecipe, micro_batches
 from training.runtime.callbacks import MaxStepsReachedError, StopAtMaxSteps, checkpoint_on_interrupt, last_checkpoint
 from training.runtime.errors import PermanentError
 from training.runtime.model_card import CARD, model_card
@@ -53,7 +54,7 @@ def run_training(
     device, dtype = placement(config.device)
     fields = recipe.model_dump(mode="json")
     provenance = provenance_of(program, config.data, config.card.data_version, len(rows), model, fields, config.seed)
-    preparation = Preparation(rows, device, dtype, micro_batch, accumulation, provenance)
+    preparation = Preparation(model, rows, device, dtype, micro_batch, accumulation, provenance)
     result = {"rows": len(rows), "recipe": recipe.name, **train_model(preparation)}  # frees the trainer's model
     return result | verify(config.out, rows, device, dtype, reporter)
 
@@ -95,6 +96,7 @@ def train(trainer: Trainer, every: int = 1, needs: Sequence[str] = ()) -> str | 
     resume = last_checkpoint(steps, needs)
     trainer.add_callback(StopAtMaxSteps())
     reduce_in_fp32(trainer.accelerator)
+    shard_adapted(trainer.model, trainer.accelerator)
     with checkpoint_on_interrupt(trainer, every), suppress(MaxStepsReachedError):
         trainer.train(resume_from_checkpoint=resume)
     return resume and Path(resume).name
@@ -105,17 +107,22 @@ def save_checkpoint(
     bundle: FutureL1,
     latent_config: LatentConfig,
     config: TrainingConfig,
+    recipe: TrainingRecipe,
     preparation: Preparation,
     steps: int,
 ) -> None:
     """Writes the model as `config.out`/checkpoint, whole or not at all, and ends the trainer; every process must call
     this.
 
-    The first process writes, also the provenance and the card; sharded weights are gathered to its memory.
+    The first process writes, also the provenance and the card; sharded weights are gathered to its memory, and adapters
+    are merged there.
     """
     accelerator, dtype = trainer.accelerator, preparation.dtype
-    weights = accelerator.get_state_dict(bundle.model)
+    weights = adapter_weights(trainer.model) if recipe.lora else accelerator.get_state_dict(bundle.model)
     if accelerator.is_main_process:
+        if recipe.lora:
+            bundle = merged(load(preparation.model, "cpu", dtype, config.seed), recipe.lora, weights)
+            weights = bundle.model.state_dict()
         tied = bundle.model.all_tied_weights_keys
         whole = {name: weight.to("cpu", dtype) for name, weight in weights.items() if name not in tied}
         with atomic_replace_dir(config.out / CHECKPOINT) as folder:

@@ -43,7 +43,7 @@ from training.recipes import LoraSettings, paper_rl, paper_sft
 from training.rl.metrics import Stopwatch
 from training.rl.rollouts import Rollout
 from training.rl.trainer import LatentGRPOTrainer
-from training.sft.__main__ import freeze_vision, peft_config
+from training.sft.__main__ import freeze_vision
 from training.sft.trainer import LatentSFTTrainer, _RunningMeans
 
 TOKENS = Tokens(latent=10, latent_start=11, latent_end=12, image=13, video=14, end_of_turn=15, pad=16)
@@ -197,7 +197,7 @@ def dialogue(frames: Sequence[Patches], answer: int) -> Encoded:
 def with_adapters(model: Qwen3VLForConditionalGeneration, lora: LoraSettings) -> PeftModel:
     """The model with PEFT's adapters; all are on one device, and fake parameters cannot be moved."""
     with patch.object(torch.nn.Module, "to", lambda module, *_args, **_options: module):
-        return get_peft_model(model, peft_config(lora, SimpleNamespace(tokens=TOKENS, model=model)))
+        return add_adapters(SimpleNamespace(tokens=TOKENS, model=model), lora, seed=0)
 
 
 class FakeTraining:

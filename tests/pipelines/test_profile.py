@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from assets.framework.partitions import Checkpoints
 from assets.launching.ray import RaySettings
 from pipelines.cli import common
 from pipelines.cli import demo as demo_command
@@ -75,6 +76,9 @@ def test_the_reduced_demo_is_an_overlay_too(tmp_path: Path) -> None:
         ('extends = "demo"\n[sft.futur_l1.recipe]\nmax_steps = 7\n', "the preset has text_only, future_l1"),
         ('extends = ["demo"]\n', r"`extends` must be one of .* found \['demo'\]$"),
         ('extends = "demo"\n[sft]\nfuture_l1 = 5\n', "sft.future_l1: a table of the run's fields"),
+        ('extends = "demo"\n[sft]\nfuture_l1 = false\n', "starts from 'future_l1', which is no SFT recipe"),
+        ('extends = "demo"\n[rl.la_dapo.recipe.lora]\nr = 0\n', "recipe.lora.r: .* greater than 0"),
+        ('extends = "demo"\n[rl.la_dapo.recipe.lora]\ntarget_modules = ["qkv"]\n', "0: .* be 'q_proj', .*'qkv'"),
         ('extends = "demo"\n[launch.max_parallel]\n"evaluation.answer" = 2\n', "max_parallel: 'evaluation.answer'"),
         ('extends = "paper"\n[launch.num_processes]\n"training.sft" = 7\n', "into 7 processes: start 4 or 8"),
         ('extends = "paper"\n[launch.num_processes]\n"training.rl" = 48\n', "into 48 processes: start 32 or 64"),
@@ -130,6 +134,27 @@ def test_check_reads_the_profile_of_the_environment(tmp_path: Path, monkeypatch:
     assert checked.exit_code == 0 and checked.output.count("mine.toml") == 1 and "paper" not in checked.output
     refused = invoke("check", "--profile", "nonesuch")
     assert refused.exit_code == 1 and "Error: no profile 'nonesuch'" in refused.output
+
+
+def test_runs_are_left_out_by_false(tmp_path: Path) -> None:
+    text = 'extends = "paper"\n[rl]\ngrpo = false\nla_dapo = { data = "twiff_5k" }\n[sft]\nrandom = false\n'
+    changed, preset = load_profile(overlay(tmp_path, text), tmp_path), paper(tmp_path)
+    assert changed.sft == tuple(run for run in preset.sft if run.recipe.name != "random")
+    others = [run for run in preset.rl if run.recipe.name not in ("grpo", "la_dapo")]
+    assert [run for run in changed.rl if run.recipe.name != "la_dapo"] == others
+    assert next(run for run in changed.rl if run.recipe.name == "la_dapo").data == "twiff_5k"
+
+
+@pytest.mark.parametrize(("name", "gpus"), [("one-gpu", 1), ("four-gpus", 4)])
+def test_few_gpus_train_the_two_stages_with_adapters_and_the_papers_batches(
+    name: str, gpus: int, tmp_path: Path
+) -> None:
+    profile, preset = load_profile(str(PROJECT / "profiles" / f"{name}.toml"), tmp_path), paper(tmp_path)
+    assert profile.checkpoints == Checkpoints(sft=("future_l1",), rl={"la_dapo": "future_l1"})
+    for run, program in ((profile.sft[0], "training.sft"), (profile.rl[0], "training.rl")):
+        same = next(other for other in (*preset.sft, *preset.rl) if other.recipe.name == run.recipe.name)
+        assert run.recipe.lora and run.recipe.global_batch_size == same.recipe.global_batch_size
+        assert profile.launch.num_processes[program] == gpus
 
 
 def test_an_unknown_profile_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOConfig
 
+from training.adapters import add_adapters
 from training.arguments import Preparation, trainer_arguments
 from training.grading.judge import Judge, JudgeSettings
 from training.model.checkpoint import load
@@ -46,14 +47,16 @@ def _train(config: RlConfig, reporter: Reporter, preparation: Preparation) -> di
     if bundle.latent_config is None:
         raise ValueError(f"{config.sft} has no latent configuration: RL starts from an SFT checkpoint")
     bundle.model.model.visual.requires_grad_(False)
-    reference = copy.deepcopy(bundle.model).requires_grad_(False).eval()
-    learn_in_fp32(bundle.model)
+    whole_reference = recipe.has_reference and not recipe.lora
+    reference = copy.deepcopy(bundle.model).requires_grad_(False).eval() if whole_reference else None
+    model = add_adapters(bundle, recipe.lora, config.seed) if recipe.lora else bundle.model
+    learn_in_fp32(model)
     images = {"image_tokens": recipe.image_tokens} if recipe.image_tokens else {}
     encoder = bundle.encoder(bundle.latent_config.model_copy(update=images))
     steps = recipe.max_steps or len(rows) // recipe.prompts_per_batch * recipe.updates_per_batch
     judge = Judge(config.judge, on_outage="raise") if config.judge else None
     trainer = LatentGRPOTrainer(
-        model=bundle.model,
+        model=model,
         args=GRPOConfig(
             **trainer_arguments(config, recipe, steps, preparation),
             steps_per_generation=recipe.updates_per_batch * preparation.accumulation,
@@ -76,7 +79,7 @@ def _train(config: RlConfig, reporter: Reporter, preparation: Preparation) -> di
         vision=bundle.vision(int(recipe.cache_gib * 2**30), apart=is_sharded()),
     )
     resumed_from = train(trainer, every=recipe.updates_per_batch, needs=[FILE])
-    save_checkpoint(trainer, bundle, bundle.latent_config, config, preparation, steps)
+    save_checkpoint(trainer, bundle, bundle.latent_config, config, recipe, preparation, steps)
     return {"steps": steps, "resumed_from": resumed_from}
 
 

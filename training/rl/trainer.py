@@ -12,6 +12,7 @@ and the composition of each optimiser step are those of a single process.
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,12 +22,13 @@ from accelerate.utils import broadcast, gather_object
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
+from training.adapters import adapters_off
 from training.model.checkpoint import FutureL1
 from training.model.placement import shard_frozen, whole_weights
 from training.model.randomness import derived_seed
 from training.model.rows import Rows
 from training.model.sampling import Sampling
-from training.model.splice import inputs_of, spliced_forward
+from training.model.splice import inputs_of, spliced_forward, unwrapped
 from training.model.token_budget import TokenBudget
 from training.model.vision import FrozenVision
 from training.recipes import RlRecipe
@@ -48,21 +50,26 @@ def shuffled(answers: int) -> torch.Tensor:
 
 
 class LatentGRPOTrainer(GRPOTrainer):
-    """Trains on a dataset of {"prompt", "row"}."""
+    """Trains on a dataset of {"prompt", "row"}.
+
+    reference: the model that training starts from; None where nothing is compared with it, and for a policy with
+    adapters, which is that model while they are off.
+    """
 
     def __init__(
         self,
         *args: Any,
         recipe: RlRecipe,
         bundle: FutureL1,
-        reference: Any,
+        reference: torch.nn.Module | None,
         rows: Rows,
         vision: FrozenVision,
         grader: RolloutGrader,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, reward_funcs=[rollout_rewards], **kwargs)  # TRL wants one, and never calls it here
-        shard_frozen(reference, self.accelerator)
+        if reference is not None:
+            shard_frozen(reference, self.accelerator)
         self.recipe, self.bundle, self.reference = recipe, bundle, reference
         self.rows, self.vision, self.grader = rows, vision, grader
         self._process, self._processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -164,7 +171,7 @@ class LatentGRPOTrainer(GRPOTrainer):
 
     def _roll_out(self, prompts: Sequence[int], turn: int) -> list[Rollout]:
         """This process's part of the answers to a round of prompts: as many as another's, or one prompt's more."""
-        recipe, model = self.recipe, self.accelerator.unwrap_model(self.model)
+        recipe, model = self.recipe, unwrapped(self.model)
         first, last = (len(prompts) * p // self._processes for p in (self._process, self._process + 1))
         read = [self.rows.prompt(i) for i in prompts[first:last]]
         rows, encoded = [row for row, _ in read], [prompt for _, prompt in read]
@@ -174,7 +181,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         model.eval()
         tokens, spans = self.bundle.tokens, self.bundle.spans
         rollouts: dict[int, list[Rollout]] = {}
-        with self.accelerator.autocast(), whole_weights(model):  # what the replay computes with
+        with self.accelerator.autocast(), whole_weights(self.model):  # what the replay computes with
             for i, decoded in self.budget.decode(model, self.vision, tokens, encoded, sampling, spans, seeds):
                 rollouts[i] = unpack([rows[i]], [encoded[i]], [seeds[i]], decoded, tokens, self.processing_class)
                 self.grader.start(rollouts[i])  # beside the decoding of others
@@ -234,9 +241,9 @@ class LatentGRPOTrainer(GRPOTrainer):
         log_ratio = log_probs - replay.log_probs
         clip = Clip(recipe.epsilon, recipe.epsilon_high, recipe.delta)
         terms = policy_loss(log_ratio, advantages[replay.sampled], clip)
-        if recipe.latent_anchor_coef > 0 or recipe.beta > 0:
-            with torch.no_grad():
-                reference, reference_log_probs = replayed(self.reference)
+        if recipe.has_reference:
+            with torch.no_grad(), nullcontext() if self.reference else adapters_off(model):
+                reference, reference_log_probs = replayed(self.reference or model)
             divergence = k3(log_probs, reference_log_probs)
             terms = terms + recipe.beta * divergence
             self._track({"kl": divergence.mean().item()})

@@ -5,21 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import LoraConfig
 from trl import SFTConfig as TrlConfig
 
+from training.adapters import add_adapters
 from training.arguments import Preparation, trainer_arguments
-from training.model.checkpoint import FutureL1, load
+from training.model.checkpoint import load
 from training.model.placement import is_sharded, learn_in_fp32
 from training.model.rows import SKIPPED, RowReader, Rows
-from training.recipes import LoraSettings, SftRecipe
+from training.recipes import SftRecipe
 from training.runtime.callbacks import Reporting
 from training.runtime.programs import Reporter, TrainingConfig, run_program
 from training.sft.sampler import sample_rows
 from training.sft.trainer import Collator, LatentSFTTrainer
 from training.trainer import run_training, save_checkpoint, train
-
-PROJECTIONS = r".*\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
 
 class SftConfig(TrainingConfig):
@@ -31,8 +29,6 @@ class SftConfig(TrainingConfig):
 
 def main(config: SftConfig, reporter: Reporter) -> dict[str, Any]:
     """Trains, resuming from what `out` holds, and leaves `out/checkpoint`, verified by the first process."""
-    if config.recipe.lora and is_sharded():
-        raise ValueError("LoRA is merged into whole weights: launch it without FSDP, with the model in each process")
     train_model = partial(_train, config, reporter)
     return run_training(train_model, config, config.recipe, "training.sft", config.base, reporter)
 
@@ -41,14 +37,14 @@ def _train(config: SftConfig, reporter: Reporter, preparation: Preparation) -> d
     recipe, rows = config.recipe, preparation.rows
     bundle = load(config.base, preparation.device, preparation.dtype, config.seed)
     freeze_vision(bundle.model)
-    if not recipe.lora:
-        learn_in_fp32(bundle.model)
+    model = add_adapters(bundle, recipe.lora, config.seed) if recipe.lora else bundle.model
+    learn_in_fp32(model)
     encoder = bundle.encoder(recipe.latent_config, supervise_span_length=recipe.supervise_span_length)
     usable = Rows(rows, RowReader(encoder, keep=recipe.cache_gib > 0), config.out / SKIPPED)
     samples = sample_rows([len(row["future"]) for row in rows], recipe, config.seed)
     steps = len(samples) // recipe.global_batch_size
     trainer = LatentSFTTrainer(
-        model=bundle.model,
+        model=model,
         args=TrlConfig(
             **trainer_arguments(config, recipe, steps, preparation),
             dataloader_num_workers=recipe.dataloader_num_workers,
@@ -60,36 +56,18 @@ def _train(config: SftConfig, reporter: Reporter, preparation: Preparation) -> d
         data_collator=Collator(usable),
         processing_class=bundle.processor.tokenizer,
         callbacks=[Reporting(reporter, "SFT")],
-        peft_config=peft_config(recipe.lora, bundle) if recipe.lora else None,
         bundle=bundle,
         recipe=recipe,
         vision=bundle.vision(int(recipe.cache_gib * 2**30), apart=is_sharded()),
     )
     resumed_from = train(trainer)
-    if recipe.lora:
-        bundle.model = trainer.model.merge_and_unload()
-    save_checkpoint(trainer, bundle, recipe.latent_config, config, preparation, steps)
+    save_checkpoint(trainer, bundle, recipe.latent_config, config, recipe, preparation, steps)
     return {"steps": steps, "resumed_from": resumed_from}
 
 
 def freeze_vision(model: Any) -> None:
     """Freezes the tower, its merger and DeepStack's mergers: latent targets are constants (paper, Table 8)."""
     model.model.visual.requires_grad_(False)
-
-
-def peft_config(settings: LoraSettings, bundle: FutureL1) -> LoraConfig:
-    """PEFT's config: adapters on the language model's projections, merged before the checkpoint is saved.
-
-    The embedding and head rows of the three latent tokens are new, so they are trained themselves, without an adapter.
-    """
-    t = bundle.tokens
-    new = [t.latent, t.latent_start, t.latent_end]
-    tied = bundle.model.config.tie_word_embeddings
-    return LoraConfig(
-        **settings.model_dump(),
-        target_modules=PROJECTIONS,
-        trainable_token_indices={"embed_tokens": new} if tied else {"embed_tokens": new, "lm_head": new},
-    )
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from peft import get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
+from training.adapters import add_adapters
 from training.model import splice
 from training.model.checkpoint import FutureL1
 from training.model.encoding import IGNORE, Batch, Encoder, collate
@@ -17,7 +17,6 @@ from training.model.rows import RowReader
 from training.model.splice import inputs_of, splice_latents, spliced_forward
 from training.recipes import LoraSettings
 from training.rl.rollouts import token_log_probs
-from training.sft.__main__ import peft_config
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +94,7 @@ def test_trls_fused_head_sees_the_latents(bundle: FutureL1, batch: Batch, plain:
 def test_fresh_adapters_change_nothing_and_merged_ones_all_that_they_learned(
     bundle: FutureL1, batch: Batch, plain: Any
 ) -> None:
-    adapted = get_peft_model(bundle.model, peft_config(LoraSettings(r=4, lora_alpha=8.0), bundle))
+    adapted = add_adapters(bundle, LoraSettings(r=4, lora_alpha=8.0), seed=0)
     learning = {name for name, p in adapted.named_parameters() if p.requires_grad}
     assert all("lora_" in name or "trainable_tokens" in name for name in learning)
     assert not any("visual" in name for name in learning)
@@ -127,7 +126,7 @@ def test_log_probabilities_in_chunks_and_their_gradients_are_the_whole_ones(
     bundle: FutureL1, batch: Batch, lora: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vocabulary = bundle.model.config.text_config.vocab_size
-    model = get_peft_model(bundle.model, peft_config(LoraSettings(r=4), bundle)) if lora else bundle.model
+    model = add_adapters(bundle, LoraSettings(r=4), seed=0) if lora else bundle.model
     latent, labelled = batch.ids == bundle.tokens.latent, batch.labels != IGNORE
     words = batch.labels[labelled]
     reduce = partial(token_log_probs, tokens=bundle.tokens, temperature=0.7)

@@ -18,7 +18,7 @@ from training.data.video import UnreadableVideo
 from training.grading.form import REPETITIVE, repetition
 from training.grading.parsers import answer_text, normalised
 from training.model.checkpoint import FutureL1, load
-from training.recipes import RlRecipe
+from training.recipes import LoraSettings, RlRecipe
 from training.rl import trainer as trainer_module
 from training.rl.__main__ import main
 from training.rl.groups import record_of
@@ -91,8 +91,9 @@ def test_the_replay_begins_at_the_decoders_probabilities(
         assert fourth.abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("lora", [None, LoraSettings(r=4)], ids=["all weights", "adapters"])
 def test_in_bf16_what_learns_is_fp32_and_the_replay_begins_near_the_decoders_probabilities(
-    data: Path, sft_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lora: LoraSettings | None, data: Path, sft_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU under the autocast of a GPU.  bf16 logits of 8 and more are 0.06 apart: rare words may differ so much,
     the others do not.  Decoding in fp32 has a mean of 3e-3."""
@@ -101,11 +102,12 @@ def test_in_bf16_what_learns_is_fp32_and_the_replay_begins_near_the_decoders_pro
     def watch(self: LatentGRPOTrainer, name: str, log_ratio: torch.Tensor) -> None:
         ratios[name] = log_ratio
         assert {p.dtype for p in self.model.parameters() if p.requires_grad} == {torch.float32}
-        assert {p.dtype for p in self.reference.parameters()} == {torch.bfloat16} == {self.vision.tower.dtype}
+        frozen = [p for p in self.model.parameters() if not p.requires_grad] if lora else self.reference.parameters()
+        assert {p.dtype for p in frozen} == {torch.bfloat16} == {self.vision.tower.dtype}
 
     monkeypatch.setattr(LatentGRPOTrainer, "_track_ratio", watch)
     monkeypatch.setattr("training.trainer.placement", lambda _: (torch.device("cpu"), torch.bfloat16))
-    recipe = rl_recipe(max_steps=1, updates_per_batch=1, temperature=1.3, latent_std=0.2)
+    recipe = rl_recipe(max_steps=1, updates_per_batch=1, temperature=1.3, latent_std=0.2, beta=0.01, lora=lora)
     main(config(tmp_path, data, sft_checkpoint, recipe), Reporter(tmp_path, quiet=True))
     for log_ratio in ratios.values():
         assert 0 < log_ratio.abs().max() < 0.1

@@ -69,7 +69,7 @@ def test_fsdp_shards_each_decoder_layer_and_the_tower(environment: Any) -> None:
 def test_under_fsdp_gradients_are_averaged_in_fp32_at_every_micro_batch(environment: Any, tmp_path: Path) -> None:
     """accelerate's way keeps a step's gradients whole in every process, and adds the processes' in bf16."""
     config = TrainingConfig(out=tmp_path, data=tmp_path)
-    preparation = Preparation([], torch.device("cpu"), torch.float32, 1, 8, {})
+    preparation = Preparation(tmp_path, [], torch.device("cpu"), torch.float32, 1, 8, {})
 
     def gradient_accumulation() -> Any:
         arguments = trainer_arguments(config, paper_sft("future_l1"), 10, preparation)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from trl import SFTConfig as TrlConfig
 
 from tests.toy import LATENT_CONFIG, sft_recipe, toy_rows
+from training.adapters import add_adapters
 from training.arguments import Preparation, trainer_arguments
 from training.model.checkpoint import load
 from training.model.encoding import IGNORE, Encoded, collate
@@ -19,7 +20,7 @@ from training.model.rows import RowReader, Rows
 from training.model.splice import inputs_of, spliced_forward
 from training.recipes import LoraSettings, SftRecipe
 from training.runtime.programs import TrainingConfig
-from training.sft.__main__ import freeze_vision, peft_config
+from training.sft.__main__ import freeze_vision
 from training.sft.trainer import Collator, LatentSFTTrainer
 from training.tiny import BASE
 
@@ -37,11 +38,11 @@ def build(rows: list[dict[str, Any]], tmp_path: Path) -> Build:
             freeze_vision(bundle.model)
         encoder = bundle.encoder(recipe.latent_config, supervise_span_length=recipe.supervise_span_length)
         config = TrainingConfig(out=tmp_path, data=tmp_path)
-        alone = Preparation(rows, torch.device("cpu"), torch.float32, recipe.global_batch_size, 1, provenance={})
+        alone = Preparation(BASE, rows, torch.device("cpu"), torch.float32, recipe.global_batch_size, 1, provenance={})
         total = (recipe.max_steps or 1) * recipe.global_batch_size
         draws = [{"row": i % len(rows), "spans": True, "counts": True} for i in range(total)]
         return LatentSFTTrainer(
-            model=bundle.model,
+            model=add_adapters(bundle, recipe.lora, seed=0) if recipe.lora else bundle.model,
             args=TrlConfig(
                 **{**trainer_arguments(config, recipe, recipe.max_steps or 1, alone), "save_strategy": "no"},
                 dataset_kwargs={"skip_prepare_dataset": True}, max_length=None,
@@ -49,7 +50,6 @@ def build(rows: list[dict[str, Any]], tmp_path: Path) -> Build:
             train_dataset=Dataset.from_list(draws),
             data_collator=Collator(Rows(rows, RowReader(encoder, keep=True), tmp_path / "skipped.jsonl")),
             processing_class=bundle.processor.tokenizer,
-            peft_config=peft_config(recipe.lora, bundle) if recipe.lora else None,
             bundle=bundle,
             recipe=recipe,
             vision=bundle.vision(2**24),
