@@ -22,7 +22,7 @@ import torch.distributed as dist
 from accelerate.utils import FullyShardedDataParallelPlugin, fsdp2_prepare_model
 from accelerate.utils.launch import prepare_multi_gpu_env
 from accelerate.utils.operations import convert_outputs_to_fp32
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from torch._guards import active_fake_mode
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -35,6 +35,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from tests.training.sft.test_launch_configs import launched
+from training.adapters import adapters_off, add_adapters
 from training.model.encoding import IGNORE, Encoded, collate
 from training.model.placement import learn_in_fp32, reduce_in_fp32, shard_frozen
 from training.model.tokens import Tokens
@@ -216,7 +217,7 @@ class FakeTraining:
         mended: bool = True,
         lora: LoraSettings | None = None,
     ) -> None:
-        self.config, self.sharded = config, mesh.size() > 1
+        self.config, self.sharded, self.lora = config, mesh.size() > 1, lora
         self.accelerator: Any = SimpleNamespace(
             state=SimpleNamespace(fsdp_plugin=plugin), torch_device_mesh=mesh, mixed_precision="bf16",
             parallelism_config=SimpleNamespace(fsdp_dim_names=mesh.mesh_dim_names), device=torch.device("cpu"),
@@ -248,7 +249,8 @@ class FakeTraining:
             reduce_in_fp32(self.accelerator)
         else:
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = ["Qwen3VLTextDecoderLayer"]
-        fsdp2_prepare_model(self.accelerator, self.policy)
+        with adapters_off(self.policy):
+            fsdp2_prepare_model(self.accelerator, self.policy)
 
     def make_gradients(self) -> None:
         """Those of the micro-batches before."""
@@ -278,11 +280,12 @@ class FakeSft(FakeTraining):
 
 
 class FakeRl(FakeTraining):
-    """RL's own loss, with the reference.  `mended`: False keeps that whole, too."""
+    """RL's own loss, with the reference, which is the policy where that has adapters.  `mended`: False keeps it whole,
+    too."""
 
     def prepare(self, mended: bool) -> None:
-        self.reference = self.model().requires_grad_(False).eval()
-        if mended:
+        self.reference = None if self.lora else self.model().requires_grad_(False).eval()
+        if mended and self.reference:
             shard_frozen(self.reference, self.accelerator)
         super().prepare(mended)
 

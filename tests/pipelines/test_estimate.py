@@ -66,7 +66,7 @@ def test_a_warning_says_what_does_not_fit_and_what_would() -> None:
     ran = run("--profile", "paper", "--gpus", 1, "--device", "h100-80gb")
     sft, rl = [" ".join(line.split()) for line in ran.output.splitlines() if line.startswith("!")]
     assert sft.startswith("! future_l1, text_only, random: 1 x h100-80gb do not suffice: 140.6 GiB each in the phase")
-    assert sft.endswith("what would do: lora, or 2 GPUs") and rl.endswith("what would do: 4 GPUs")
+    assert sft.endswith("what would do: lora, or 2 GPUs") and rl.endswith("what would do: lora, or 4 GPUs")
     eight = estimated("--profile", "paper", "--device", "a100-40gb")
     assert [of(eight, name)["fits"] for name in ("future_l1", "la_dapo")] == [True, False]
     [warning] = eight["warnings"]
@@ -92,6 +92,28 @@ def test_a_change_that_would_do_does(tmp_path: Path, data: str, recipe: str, cha
         )
         training = of(estimated("--profile", path, "--device", 60), "la_dapo")
         assert (training["fits"], change in training["changes"]) == (fits, not fits), training["changes"]
+
+
+@pytest.mark.parametrize("device", ["h100-80gb", "l40s-48gb"])
+@pytest.mark.parametrize(("name", "gpus"), [("one-gpu", 1), ("four-gpus", 4)])
+def test_the_profiles_of_few_gpus_fit_cards_of_80_and_of_48_gb(name: str, gpus: int, device: str) -> None:
+    result = estimated("--profile", PROJECT / "profiles" / f"{name}.toml", "--device", device)
+    assert [(one["name"], one["gpus"], one["fits"]) for one in result["trainings"]] == [
+        ("future_l1", gpus, True), ("la_dapo", gpus, True)
+    ]  # fmt: skip
+    assert result["warnings"] == []
+
+
+def test_adapters_have_gradients_of_their_own_alone_and_no_second_model(tmp_path: Path) -> None:
+    overlay = tmp_path / "lora.toml"
+    overlay.write_text('extends = "paper"\n[rl.la_dapo.recipe]\nlora = { r = 64 }\n[rl.grpo.recipe]\nbeta = 0.0\n')
+    result = estimated("--profile", overlay, "--gpus", 1)
+    adapters, whole = (of(result, name)["memory"]["updates"] for name in ("la_dapo", "dapo"))
+    assert 0 < adapters["gradients"] < whole["gradients"] / 20
+    assert "reference" in whole and "reference" not in adapters
+    assert "reference" not in of(result, "grpo")["memory"]["updates"], "nothing is compared with it"
+    rollouts = of(result, "la_dapo")["memory"]["rollouts"]["gathered weights"]
+    assert 0 < rollouts < of(result, "dapo")["memory"]["rollouts"]["gathered weights"] / 10
 
 
 def test_rows_with_sixteen_frames_take_more(tmp_path: Path) -> None:

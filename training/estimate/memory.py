@@ -36,7 +36,7 @@ Phase = Literal["loading", "rollouts", "updates"]
 class Layout:
     """Where a training's weights lie: devices, whether FSDP2 shards them, and whether RL's reference is there.
 
-    lora_rank: adapters on whole, frozen bf16 weights; None: all weights of the language model learn.
+    lora_rank: adapters on all projections of a frozen bf16 base; None: all weights of the language model learn.
     """
 
     devices: int
@@ -171,9 +171,11 @@ def _loading(model: ModelShape, layout: Layout) -> Parts:
 
 
 def _rollouts(model: ModelShape, layout: Layout, answers: BatchShape) -> Parts:
+    # a frozen bf16 base is decoded with as it is, but for a copy of the embedding or the head with its new rows
+    gathered = 2 * model.language_parameters if layout.sharded or not layout.lora_rank else 0
     return {
         **states(model, layout),
-        "gathered weights": 2 * model.language_parameters,
+        "gathered weights": gathered + (2 * model.embedding_parameters if layout.lora_rank else 0),
         "cache": _cache(model, answers),
         "logits": SORT_BYTES * answers.rows * model.vocabulary,
         "vision features": _features(model, answers) / answers.rows,

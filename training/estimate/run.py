@@ -54,9 +54,13 @@ class TrainingRun:
 
     @property
     def layout(self) -> Layout:
-        lora = self.recipe.lora if isinstance(self.recipe, SftRecipe) else None
-        sharded = self.sharding == "fsdp2" and self.gpus > 1
-        return Layout(self.gpus, sharded, isinstance(self.recipe, RlRecipe), lora.r if lora else None)
+        lora, sharded = self.recipe.lora, self.sharding == "fsdp2" and self.gpus > 1
+        return Layout(self.gpus, sharded, self.has_reference and lora is None, lora.r if lora else None)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether each step also computes what the model that RL started from would have."""
+        return isinstance(self.recipe, RlRecipe) and self.recipe.has_reference
 
     @property
     def steps(self) -> int:
@@ -109,7 +113,7 @@ class TrainingRun:
         do together, [] where nothing does."""
         images = [(f"image_tokens of at most {most}", self._with_images(most)) for most in SMALLER_IMAGES]
         ways = [[("per_device_train_batch_size = 1", self._with_recipe(per_device_train_batch_size=1))], images]
-        if isinstance(self.recipe, SftRecipe) and not self.layout.sharded:
+        if not self.recipe.lora and not self.layout.sharded:
             ways.append([("lora", self._with_recipe(lora=LoraSettings()))])
         if isinstance(self.recipe, RlRecipe) and self.recipe.max_batch_tokens:
             ways.append([("no max_batch_tokens", self._with_recipe(max_batch_tokens=None))])
@@ -145,7 +149,7 @@ class TrainingRun:
     def _update_seconds(self, device: Device, end: int) -> float:
         usual = self.batch(1, usual=True)
         passes = 3 if device.is_cpu else 4  # on GPUs activations are computed again in the backward pass
-        flops = (passes + self.layout.reference) * forward_flops(self.model, usual) + vision_flops(self.model, usual)
+        flops = (passes + self.has_reference) * forward_flops(self.model, usual) + vision_flops(self.model, usual)
         return seconds(self.steps * self.recipe.global_batch_size / self.gpus * flops, device)[end]
 
     def _rollout_seconds(self, device: Device, end: int) -> float:
