@@ -53,7 +53,7 @@ def make_gpu(packages: Path, *arguments: str, folder: Path) -> subprocess.Comple
 def test_it_runs_with_nothing_but_its_packages(tmp_path: Path) -> None:
     """In an environment of links to these packages and to what they require: neither polars nor Dagster nor a decoder
     of clips is there."""
-    packages, out = tmp_path / "site-packages", tmp_path / "out" / "gpu.json"
+    packages, out = tmp_path / "site-packages", tmp_path / "out" / "gpu.json"  # dill goes by a folder of this name
     packages.mkdir()
     for name in required(LEAST):
         distribution = importlib.metadata.distribution(name)
