@@ -76,14 +76,17 @@ def test_the_estimate_is_what_a_step_takes(
     assert total(updates(model, layout, batch)) == pytest.approx(peak, rel=0.05)
 
 
-@pytest.mark.parametrize(("vocabulary", "rows"), [(2048, 4), (40_000, 1)])  # a layer is the most, or the head
+@pytest.mark.parametrize(
+    ("kind", "vocabulary", "rows"),
+    [(FakeSft, 2048, 4), (FakeSft, 40_000, 1), (FakeRl, 2048, 4)],  # a layer is the most, or the head
+)
 def test_the_estimate_is_what_a_step_of_adapters_takes(
-    vocabulary: int, rows: int, plugin: FullyShardedDataParallelPlugin
+    kind: type[FakeRl | FakeSft], vocabulary: int, rows: int, plugin: FullyShardedDataParallelPlugin
 ) -> None:
     narrow, lora = config(False, vocabulary), LoraSettings(r=16)
     model, layout = ModelShape.of(narrow), Layout(1, sharded=False, reference=False, lora_rank=lora.r)
     with fake_machine(1) as (device, mesh):
-        training = FakeSft(narrow, plugin, mesh, lora=lora)
+        training = kind(narrow, plugin, mesh, lora=lora)
         placed = device.live
         training.make_gradients()
         device.peak = device.live
