@@ -26,10 +26,11 @@ from training.storage.artifacts import MODEL, Artifact
 from training.storage.files import read_json
 
 MODEL_HUB = "checkpoints/model_hub"
+INDEX = "model.safetensors.index.json"
 DECODING_LOOP = "custom_generate/generate.py"
 FILES = (
     "config.json", "generation_config.json", "model.safetensors", "model-?????-of-?????.safetensors",
-    "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+    INDEX, "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
     "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "chat_template.jinja",
     DECODING_LOOP, PROVENANCE,
 )  # fmt: skip
@@ -121,17 +122,20 @@ def _checked(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The provenance and the latent configuration of a checkpoint that can be pushed."""
     if (folder / "adapter_config.json").exists():
         raise ValueError(f"{folder} holds an adapter: merge it into its base, and push that folder")
+    index, weights = folder / INDEX, {"model.safetensors"}
     try:
         config = read_json(folder / "config.json")
         latent_config = config.get("future_l1") and LatentConfig(**config["future_l1"])
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{folder} is no checkpoint, its config.json cannot be used: {error}") from error
+        if index.is_file():
+            weights = {str(name) for name in read_json(index)["weight_map"].values()}
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{folder} is no checkpoint, its config.json or {INDEX} cannot be used: {type(error).__name__}: {error}"
+        ) from error
     provenance = read_provenance(folder)
     if not latent_config or not provenance:
         raise ValueError(f"{folder} is a base model, or was trained elsewhere or by an earlier version: push a folder "
                          f"of training.sft or training.rl, with future_l1 in config.json and {PROVENANCE}")  # fmt: skip
-    index = folder / "model.safetensors.index.json"
-    weights = set(read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
     if missing := [name for name in (*sorted(weights), DECODING_LOOP) if not (folder / name).is_file()]:
         raise ValueError(f"{folder} lacks {', '.join(missing)}: save the checkpoint again")
     return provenance, latent_config.model_dump(mode="json")

@@ -19,7 +19,7 @@ from assets.benchmarks.latents import INTERVENED, NECESSITY
 from assets.checkpoints.assets import BASE, RL, SFT
 from assets.framework.partitions import Checkpoints
 from assets.framework.store import AssetStore
-from assets.model_hub import DECODING_LOOP, FILES, model_hub_asset, push_checkpoint
+from assets.model_hub import DECODING_LOOP, FILES, INDEX, model_hub_asset, push_checkpoint
 from evaluation.reports.parts import percent
 from evaluation.reports.run_reports import RunReports
 from tests.evaluation import made_reports
@@ -216,6 +216,10 @@ def spoil(folder: Path, **changes: Any) -> None:
         (lambda folder: shutil.rmtree(folder), "is no checkpoint"),
         (lambda folder: (folder / "config.json").write_text("[]"), "is no checkpoint"),
         (lambda folder: (folder / "config.json").write_text("{"), "is no checkpoint"),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000), "is no checkpoint"),
+        (lambda folder: (folder / INDEX).write_text("{}"), "is no checkpoint"),
+        (lambda folder: (folder / INDEX).write_text("[]"), "is no checkpoint"),
+        (lambda folder: (folder / INDEX).write_text('{"weight_map": {"a": null}}'), "lacks None"),
         (lambda folder: (folder / "config.json").write_text('{"future_l1": {"max_latents": 4}}'), "is no checkpoint"),
         (lambda folder: (folder / "config.json").write_text("{}"), "is a base model, or was trained elsewhere"),
         (lambda folder: (folder / "provenance.json").unlink(), "is a base model, or was trained elsewhere"),
