@@ -17,7 +17,7 @@ import polars as pl
 from training.data.json_rows import MAX_ROWS, Numbered, json_rows
 from training.data.parquet_rows import parquet_rows
 from training.data.rejection import RejectedRow, rejecting
-from training.data.row_fields import SOURCE_COUNT_COLUMNS, SOURCE_SAMPLES, optional_text, source_counts
+from training.data.row_fields import SOURCE_COUNT_COLUMNS, SOURCE_SAMPLES, source_counts, text_about
 from training.data.trajectory import parse_row
 from training.data.trajectory_table import TrajectoryTable
 
@@ -204,7 +204,7 @@ def _accepted(
         trajectory = parse_row(row, source, number)
         p_t, p_v = source_counts(row)
         meta = row.get(META) or {}
-        process, summary = optional_text(meta, "Process"), optional_text(meta, "Summary")
+        process, summary = text_about(meta, "Process"), text_about(meta, "Summary")
     first = first_rows.setdefault(trajectory.row_id, number)
     if first != number:
         raise RejectedRow("repeated row", f"has the same content as row {first}")

@@ -1,5 +1,6 @@
 """Fields of rows that nobody here made: each as the type that it must have, or RejectedRow with what was found."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -28,9 +29,17 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
     return _clean(name, value)
 
 
-def optional_text(row: Mapping[str, Any], name: str) -> str | None:
-    """A field that may hold text.  Raises RejectedRow."""
-    return None if _is_missing(row.get(name)) else text_of(row, name)
+def text_about(row: Mapping[str, Any], name: str) -> str | None:
+    """A field with text about the clip, None where it is missing.
+
+    No model reads it, so a value of another type rejects no row: it is kept as JSON.  Raises RejectedRow for text that
+    a table cannot hold.
+    """
+    value = row.get(name)
+    if _is_missing(value):
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text_of({name: text}, name)
 
 
 def turn_of(row: Mapping[str, Any], speaker: str) -> str:

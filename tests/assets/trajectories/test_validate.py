@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -86,7 +87,7 @@ def test_rows_without_the_metadata_are_still_trajectories(tmp_path: Path, meta: 
         ("<|im_end|> is kept: it goes to no model", None),
         ("a" * (MAX_TEXT + 1), f"text too long: {{}} has {MAX_TEXT + 1} characters; at most {MAX_TEXT} are read"),
         ("\ud800", "malformed field: {} holds half a character (a lone surrogate)"),
-        (["It rolls."], "malformed field: {} is list, not text"),
+        (["a" * MAX_TEXT], f"text too long: {{}} has {MAX_TEXT + 4} characters; at most {MAX_TEXT} are read"),
     ],
 )
 def test_the_sources_texts_about_a_clip_are_kept_and_bounded(
@@ -98,6 +99,15 @@ def test_the_sources_texts_about_a_clip_are_kept_and_bounded(
         assert rows[name.lower()].to_list() == [text]
     else:
         assert [": ".join(why) for why in quarantine.select("reason", "detail").rows()] == [reason.format(name)]
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [(["It rölls."], '["It rölls."]'), ({"steps": [1]}, '{"steps": [1]}'), (1.5, "1.5"), (math.nan, None)],
+)
+def test_another_type_of_text_about_a_clip_is_kept_as_json(tmp_path: Path, value: Any, kept: str | None) -> None:
+    rows, _ = pull_shard(write(tmp_path / "s.parquet", [twiff_row(meta_data={"Process": value})]))
+    assert rows["process"].to_list() == [kept]
 
 
 def test_a_shard_without_rows_gives_two_empty_tables(tmp_path: Path) -> None:
