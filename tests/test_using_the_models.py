@@ -41,13 +41,15 @@ def test_the_snippets_for_transformers_answer_as_predict_does(
     (pixels,) = read_frames(row["path"], [key_frame_number(row["frame_count"], 1)], row["reader"])
     Image.fromarray(pixels).save("frame.png")
     names: dict[str, Any] = {}
+    of_card: dict[str, Any] = {}
     exec(SNIPPETS[0].replace('"What happens next?"', repr(question)), names)
     assert capsys.readouterr().out == expected + "<|im_end|>\n"
     exec(SNIPPETS[1], names)
     assert len(capsys.readouterr().out.splitlines()) == 8
     (example,) = EXAMPLE.findall((sft_checkpoint / CARD).read_text())
-    exec(example.replace('"What happens next?"', repr(question)).replace("PATH/OF/THIS/FOLDER", "checkpoint"), {})
+    exec(example.replace('"What happens next?"', repr(question)).replace("PATH/OF/THIS/FOLDER", "checkpoint"), of_card)
     assert capsys.readouterr().out == expected + "<|im_end|>\n", "the card's example"
+    assert of_card["inputs"]["input_ids"].tolist() == names["inputs"]["input_ids"].tolist()
 
 
 def test_links_of_the_page_lead_somewhere() -> None:
