@@ -49,13 +49,15 @@ def peak(device: FakeDevice, training: FakeRl | FakeSft, name: str, rows: int, a
     return device.peak
 
 
-@pytest.mark.parametrize("processes", [1, 4, 8, 64])
-@pytest.mark.parametrize(("kind", "rows", "answer"), [(FakeRl, 4, 2048), (FakeSft, 1, 500)])
+@pytest.mark.parametrize(
+    ("kind", "processes", "rows", "answer"),
+    [(FakeRl, 1, 4, 2048), (FakeRl, 8, 4, 2048), (FakeRl, 64, 4, 2048), (FakeSft, 8, 1, 500)],
+)
 def test_the_estimate_is_what_a_step_of_the_8b_model_takes(
     kind: type[FakeRl | FakeSft],
+    processes: int,
     rows: int,
     answer: int,
-    processes: int,
     plugin: FullyShardedDataParallelPlugin,
     table: Table,
 ) -> None:
@@ -97,13 +99,12 @@ def test_the_estimate_is_what_adapters_on_the_8b_model_take(
     assert estimated == pytest.approx(fake, rel=0.05)
 
 
-@pytest.mark.parametrize("processes", [8, 64])
 def test_without_the_mends_v1_33k_does_not_fit(
-    processes: int, plugin: FullyShardedDataParallelPlugin, table: Table, monkeypatch: pytest.MonkeyPatch
+    plugin: FullyShardedDataParallelPlugin, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gradients whole until a step's last micro-batch, a whole reference, all logits at once, frames at full size."""
     monkeypatch.setattr(splice, "MAX_LOGITS", 2**40)
-    with fake_machine(processes) as (device, mesh):
+    with fake_machine(8) as (device, mesh):
         rl = FakeRl(QWEN3_VL_8B, plugin, mesh, mended=False)
         placed = device.live
         rl.micro_batch([[frame(2, 2, 0)]], 16, synchronised=False)
@@ -114,5 +115,5 @@ def test_without_the_mends_v1_33k_does_not_fit(
             rl.micro_batch(frames_of(name, 4), 2048, synchronised=False)
             peaks.append(device.peak)
     head = ["weights, reference, Adam", "gradients", "peak, TwiFF", "peak, V1-33K"]
-    table(f"{processes} GPUs, GiB on each", head, [[f"{n / GIB:.1f}" for n in (placed, whole_gradients, *peaks)]])
+    table("8 GPUs, GiB on each", head, [[f"{n / GIB:.1f}" for n in (placed, whole_gradients, *peaks)]])
     assert peaks[1] > 80e9
