@@ -33,6 +33,7 @@ from training.rl.rollouts import Rollout
 from training.rl.trainer import LatentGRPOTrainer
 from training.sft.sampler import sample_rows
 from training.sft.trainer import Collator, LatentSFTTrainer
+from training.tiny import BASE
 
 STEPS = 2
 """The second has the optimiser's state from its start, and warm kernels: it is the one that is timed."""
@@ -154,7 +155,7 @@ def _prepared(machine: Machine, shapes: Shapes, recipe: SftRecipe | RlRecipe) ->
     learn_in_fp32(bundle.model)
     micro_batch, accumulation = micro_batches(recipe, processes=1)
     rows = random_rows(2, shapes.frame)
-    return bundle, Preparation(rows, machine.device, dtype, micro_batch, accumulation, provenance={})
+    return bundle, Preparation(BASE, rows, machine.device, dtype, micro_batch, accumulation, provenance={})
 
 
 def _arguments(folder: Path, recipe: SftRecipe | RlRecipe, preparation: Preparation) -> dict[str, Any]:
