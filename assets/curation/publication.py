@@ -16,8 +16,8 @@ from assets.curation.dataset_card import (
     dataset_card,
     markdown_table,
 )
-from assets.curation.local_clips import LOCAL_CLIPS, write_local_clips
-from assets.curation.previews import GAIN_FIGURE, REJECTED, STORYBOARDS, TOP_ROWS, gain_figure
+from assets.curation.local_clips import write_local_clips
+from assets.curation.previews import GAIN_FIGURE, gain_figure
 from assets.curation.selection import CuratedTable, SelectionSettings, select
 from training.storage.artifacts import Artifact
 from training.storage.files import atomic_write
@@ -26,8 +26,10 @@ from training.storage.parquet import read_parquet, write_parquet
 EXPORT = "future_l1_50k.json"
 POOL_TABLE, EXCLUDED_TABLE = "pool.parquet", "excluded.parquet"
 CHANGE = "CHANGE.md"
-UNPUBLISHED = {STORYBOARDS, TOP_ROWS, REJECTED, LOCAL_CLIPS}
-"""Files that stay here: they show clips, which are no part of the set, or say where they are."""
+PUBLISHED = (
+    CARD, CURATED_TABLE, POOL_TABLE, EXCLUDED_TABLE, EXPORT, GAIN_FIGURE, COMPOSITION_FIGURE, CHANGE,
+)  # fmt: skip
+"""The other files of the artifact stay here: they show clips, which are no part of the set, or say where they are."""
 
 
 def publish(
@@ -68,9 +70,7 @@ def write_publication(curated: Artifact, folder: Path, license_id: str | None) -
     """Writes the data set as it is published: a folder for `datasets.load_dataset`, whose card names the license."""
     from huggingface_hub import DatasetCard
 
-    for name in curated.manifest["files"]:
-        if name in UNPUBLISHED:
-            continue
+    for name in curated.manifest["files"].keys() & PUBLISHED:
         content = curated.file(name).read_bytes()
         if name == CARD and license_id:
             card = DatasetCard(content.decode())

@@ -17,6 +17,7 @@ from training.data.records import FIELDS, name_of, record_row
 from training.data.rejection import RejectedRow
 from training.data.row_clips import clip_path
 from training.data.row_fields import bounded_text, unique_id
+from training.data.trajectory import has_words
 from training.runtime.errors import PermanentError
 from training.storage.parquet import column_names, read_parquet
 
@@ -47,10 +48,8 @@ def read_training_set(path: Path, clips: Path | None) -> TrainingSet:
     if not path.name.endswith(SUFFIXES):
         raise PermanentError(f"data is {path}, and a training set is a file {', '.join(f'*{s}' for s in SUFFIXES)}")
     try:
-        if clips is None and path.suffix == ".parquet" and set(column_names(path)) >= PROBED_COLUMNS:
-            training_set = TrainingSet(read_parquet(path).to_dicts(), [])
-        else:
-            training_set = _read_records(path, clips)
+        training_set = _read_probed(path) if clips is None else None
+        training_set = training_set or _read_records(path, clips)
     except (ValueError, FileNotFoundError) as error:
         raise PermanentError(str(error)) from error
     if not training_set.rows:
@@ -59,6 +58,16 @@ def read_training_set(path: Path, clips: Path | None) -> TrainingSet:
             raise PermanentError(f"{path} holds no rows: curate first")
         raise PermanentError(f"{path}: none of {len(rejected)} rows is usable; the first: {rejected[0]['reason']}")
     return training_set
+
+
+def _read_probed(path: Path) -> TrainingSet | None:
+    """The rows of a table of ours; None where a file is none."""
+    if path.suffix != ".parquet" or not set(column_names(path)) >= PROBED_COLUMNS:
+        return None
+    table = read_parquet(path)
+    if any(table.select(PROBED_COLUMNS).null_count().row(0)):
+        return None
+    return TrainingSet(table.to_dicts(), [])
 
 
 def _read_records(path: Path, clips: Path | None) -> TrainingSet:
@@ -98,6 +107,8 @@ def _row(record: dict[str, Any] | RejectedRow, number: int, folder: Path, clips:
     row = record_row({name: value for name, value in record.items() if value is not None}, number, folder, clips)
     user_pieces(row["question"], len(row["frames"] or row["observed"]))
     assistant_pieces(row["reasoning"], row["answer"])
+    if not has_words(row["question"]):
+        raise RejectedRow("empty question", "training needs one")
     if not row["answer"].strip():
         raise RejectedRow("empty answer", "training needs one")
     return row

@@ -117,13 +117,18 @@ def _conversation_content(row: Mapping[str, Any]) -> _Content:
     )
 
 
+def has_words(question: str) -> bool:
+    """Whether a question is more than its frames and their labels."""
+    return bool(_FRAME_LABEL.sub("", question.replace(IMAGE, "")).strip())
+
+
 def _trajectory(row: Mapping[str, Any], source: str, content: _Content) -> Trajectory:
     video, answer, observed, future = text_of(row, "video"), content.answer.strip(), content.observed, content.future
     question = marked(content.question.strip(), len(observed))
     pieces = text_pieces(content.reasoning)
     if not video.strip():
         raise RejectedRow("malformed field", "video is empty")
-    if not _FRAME_LABEL.sub("", question.replace(IMAGE, "")).strip():
+    if not has_words(question):
         raise RejectedRow("empty question", f"no words in {_brief(question)}")
     if not answer:
         raise RejectedRow("empty answer", "nothing inside the answer")

@@ -18,7 +18,8 @@ from huggingface_hub import DatasetCard
 from assets.curation.contamination import benchmark_index
 from assets.curation.dataset_card import CARD, CURATED_TABLE, PUBLIC_COLUMNS, SIZES, Origin, SourceShards
 from assets.curation.local_clips import LOCAL_CLIPS, training_rows
-from assets.curation.publication import CHANGE, EXPORT, UNPUBLISHED, publish, write_publication
+from assets.curation.previews import REJECTED, STORYBOARDS, TOP_ROWS
+from assets.curation.publication import CHANGE, EXPORT, PUBLISHED, publish, write_publication
 from assets.curation.selection import SelectionSettings
 from tests.assets.curation.public_release import FEATURES, ROW, write_release
 from tests.assets.curation.scored_rows import scored_of, trajectory, write_shards
@@ -36,7 +37,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     workspace = store.workspace("curation/future_l1_50k", "v1")
     origin = Origin([SourceShards("lab/twiff", "0123abcd", 1, 4)], "lab/model-8b", 8)
     publish(workspace, shards, SelectionSettings(), benchmark_index({}), None, origin)
-    for name in UNPUBLISHED - {LOCAL_CLIPS}:
+    for name in (STORYBOARDS, TOP_ROWS, REJECTED):
         (workspace / name).write_text("frames of clips")
     return store.publish("curation/future_l1_50k", "v1", workspace, {})
 
@@ -73,7 +74,7 @@ def test_a_published_folder_is_a_data_set_whatever_lies_beside_it(
 def test_nothing_that_is_published_says_where_clips_lie(artifact: Artifact, tmp_path: Path) -> None:
     (tmp_path / CHANGE).write_text("of a version that was published here before")
     write_publication(artifact, tmp_path, None)
-    assert {path.name for path in tmp_path.rglob("*")} == artifact.manifest["files"].keys() - UNPUBLISHED
+    assert {path.name for path in tmp_path.rglob("*")} == set(PUBLISHED) - {CHANGE}
     for path in tmp_path.iterdir():
         is_table = path.suffix == ".parquet"
         content = repr(pl.read_parquet(path).to_dicts()).encode() if is_table else path.read_bytes()

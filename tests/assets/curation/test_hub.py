@@ -16,7 +16,9 @@ from huggingface_hub import DatasetCard, HfApi
 from assets.curation.assets import CURATED
 from assets.curation.contamination import benchmark_index
 from assets.curation.dataset_card import CARD, CURATED_TABLE, Origin
-from assets.curation.publication import CHANGE, UNPUBLISHED, publish
+from assets.curation.local_clips import LOCAL_CLIPS
+from assets.curation.previews import REJECTED, STORYBOARDS, TOP_ROWS
+from assets.curation.publication import CHANGE, PUBLISHED, publish
 from assets.curation.selection import SelectionSettings
 from assets.curation.set_assets import dataset_hub_asset
 from assets.framework.store import AssetStore
@@ -50,7 +52,7 @@ def publications(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder.mkdir()
         previous = (before, folders[before] / CURATED_TABLE) if before else None
         publish(folder, files, SelectionSettings(top=9), benchmark_index({}), previous, Origin([], None, 8))
-        for name in UNPUBLISHED:
+        for name in (STORYBOARDS, TOP_ROWS, REJECTED, LOCAL_CLIPS):
             (folder / name).write_text("for this machine alone")
     return folders
 
@@ -88,7 +90,7 @@ def pulled(hub: Hub, folder: Path, revision: str = "main") -> dict[str, bytes]:
 
 def content(artifact: Artifact) -> dict[str, bytes]:
     """What is pushed of an artifact: its published files, with the license in the card's front matter."""
-    files = {name: (artifact.path / name).read_bytes() for name in artifact.manifest["files"].keys() - UNPUBLISHED}
+    files = {name: (artifact.path / name).read_bytes() for name in artifact.manifest["files"].keys() & PUBLISHED}
     return files | {CARD: files[CARD].replace(b"\n---\n", f"\nlicense: {LICENSE}\n---\n".encode(), 1)}
 
 

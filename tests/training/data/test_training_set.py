@@ -59,6 +59,7 @@ def test_bad_records_are_named_and_the_others_stay(tmp_path: Path) -> None:
         {"video": CLIP.name},
         [3],
         RELEASE | {"id": "good"},
+        {"id": "blank", "video": CLIP.name, "question": "frame_1\n", "observed": [1], "answer": "a"},
     ]
     path = written(tmp_path, "rows.jsonl", values)
     path.write_bytes(path.read_bytes() + b"{half\n")
@@ -72,9 +73,17 @@ def test_bad_records_are_named_and_the_others_stay(tmp_path: Path) -> None:
         ("4", "rows.jsonl, row 4: the question has 2 <image> markers for 1 observed frames"),
         ("5", "rows.jsonl, row 5: missing field: question is absent"),
         ("6", "rows.jsonl, row 6: unreadable row: line 7 holds a list, not a record"),
-        ("8", training_set.rejected[-1]["reason"]),
+        ("blank", "rows.jsonl, row 8: empty question: training needs one"),
+        ("9", training_set.rejected[-1]["reason"]),
     ]  # fmt: skip
-    assert "rows.jsonl, row 8: unreadable row: line 9: " in training_set.rejected[-1]["reason"]
+    assert "rows.jsonl, row 9: unreadable row: line 10: " in training_set.rejected[-1]["reason"]
+
+
+def test_a_table_of_ours_with_holes_is_read_as_records(tmp_path: Path) -> None:
+    row = {"row_id": "a", **ROW, "path": str(CLIP), "frame_count": None, "reader": "seek"}
+    training_set = read_training_set(written(tmp_path, "rows.parquet", [row, row | {"answer": None}]), None)
+    assert [with_clip(row)["frame_count"] for row in training_set.rows] == [64]
+    assert [r["reason"] for r in training_set.rejected] == ["rows.parquet, row 1: empty answer: training needs one"]
 
 
 @pytest.mark.parametrize(
