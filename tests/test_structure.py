@@ -125,3 +125,10 @@ def test_names_are_nouns_of_the_field() -> None:
     definitions = [(file, line, name) for file in files for name, line in defined(ast.parse(file.read_text()))]
     wrong = [f"{file.relative_to(PROJECT)}:{line}: {name}" for file, line, name in definitions if banned(name)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_page_that_a_source_names_is_there() -> None:
+    pages = re.compile(r"docs/[\w-]+\.md")
+    named = {(module, page) for module, file in SOURCES.items() for page in pages.findall(file.read_text())}
+    assert named
+    assert not [(module, page) for module, page in sorted(named) if not (PROJECT / page).is_file()]

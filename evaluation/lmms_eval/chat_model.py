@@ -35,9 +35,9 @@ class FutureL1Chat(lmms):
     """`--model future_l1`.
 
     pretrained: a checkpoint's folder, or a repository of the Hugging Face hub.  System prompt and frame sizes are those
-    of its training, as `future-l1 evaluate` takes them.  max_new_tokens: where a task names none.  max_frames,
-    video_tokens: of a video, and of each of its pairs of frames.  max_batch_tokens: as in GenerationConfig.  seed: of
-    sampled answers.
+    of `checkpoint_generation`, as `future-l1 evaluate` takes them.  max_new_tokens: where a task names none.
+    max_frames, video_tokens: of a video, and of each of its pairs of frames.  max_batch_tokens: as in GenerationConfig.
+    seed: of sampled answers.
     """
 
     is_simple = False

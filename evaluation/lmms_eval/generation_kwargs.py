@@ -10,10 +10,12 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "top_k": (None, 0, -1),
     "min_p": (None, 0),
     "repetition_penalty": (None, 1),
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
     "no_repeat_ngram_size": (None, 0),
 }
-"""Settings of transformers that would change the answers, and that the decoder does not have: values that change
-nothing."""
+"""Settings of transformers and of servers that would change the answers, and that the decoder does not have: values
+that change nothing."""
 DEFAULT_STOP = "\n\n"
 """The harness's own stop for tasks that name none.  No chat model of the harness stops there: reasoning has
 paragraphs."""

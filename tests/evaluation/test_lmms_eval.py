@@ -157,7 +157,11 @@ def test_generation_kwargs_are_those_of_our_sampling(kwargs: dict[str, Any], wan
     assert sampling(kwargs, 64) == wanted
 
 
-@pytest.mark.parametrize("kwargs", [{"num_beams": 4}, {"top_k": 20}, {"repetition_penalty": 1.1}])
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"num_beams": 4}, {"top_k": 20}, {"repetition_penalty": 1.1}, {"presence_penalty": 1.5},
+     {"frequency_penalty": 0.5}],
+)  # fmt: skip
 def test_a_setting_that_would_change_the_answers_is_refused(kwargs: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(kwargs))):
         sampling(kwargs, 64)

@@ -16,7 +16,7 @@ from evaluation.benchmarks.futurebench import FutureBench
 from evaluation.generation.requests import with_images
 from tests.interop.demo import Demo
 from tests.interop.table import Check
-from training.data.prompts import Part
+from training.data.parts import Part
 from training.data.video import FrameCache
 
 ITEMS = 200

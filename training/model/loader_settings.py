@@ -14,7 +14,7 @@ def set_generation_config(model: Qwen3VLForConditionalGeneration, tokens: Tokens
     """Sets the tokens that end an answer, and a ban on spans.
 
     A loader that runs no code of the folder would embed `<|latent|>` as a word and answer worse than in text alone
-    (docs/elsewhere.md has figures), so it is kept to text; `custom_generate/generate.py` lifts the ban.
+    (docs/using-the-models.md has figures), so it is kept to text; `custom_generate/generate.py` lifts the ban.
     """
     config = model.generation_config
     config.eos_token_id, config.pad_token_id = [tokens.end_of_turn, tokens.pad], tokens.pad

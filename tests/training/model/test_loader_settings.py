@@ -1,6 +1,8 @@
 """What other loaders read of a checkpoint makes prompts as this project does, and keeps to text who cannot do more."""
 
+import ast
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLProc
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from transformers.video_utils import VideoMetadata
 
+from evaluation.benchmarks.futurebench_items import video_frame_numbers
 from tests.training.model.test_template import messages
 from training.data.images import fit_grid
 from training.model.checkpoint import FutureL1, load
 from training.model.encoding import Encoded, Encoder
 from training.model.latent_config import PAPER
+from training.runtime.project import PROJECT
 
 QUESTION = "Where does it go next?"
 SYSTEM = PAPER.system_prompt
@@ -89,9 +93,23 @@ def test_a_video_has_the_times_and_sizes_of_training(
     assert_alike(theirs, ours, "pixel_values_videos")
 
 
+@pytest.mark.parametrize("frames", [32, 33, 95])
+def test_the_pages_settings_of_a_video_are_futurebenchs_layout(
+    processor: Qwen3VLProcessor, encoder: Encoder, frames: int
+) -> None:
+    page = (PROJECT / "docs" / "using-the-models.md").read_text()
+    (options,) = re.findall(r'`processor_kwargs=(\{"num_frames.*?\})`', page)
+    clip = np.random.default_rng(0).integers(0, 256, (frames, 64, 64, 3), dtype=np.uint8)
+    metadata = VideoMetadata(total_num_frames=frames, fps=29.97, frames_indices=list(range(frames)))
+    video = {"type": "video", "video": clip}
+    theirs = prompt(processor, video, QUESTION, video_metadata=[[metadata]], **ast.literal_eval(options))
+    numbers = video_frame_numbers(frames)
+    ours = encoder.prompt([*encoder.patch_video(list(clip[numbers]), numbers, 29.97, 4, 16), QUESTION])
+    assert_alike(theirs, ours, "pixel_values_videos")
+
+
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 64), st.integers(0, 2000), st.sampled_from([16, 32]))
 def test_a_grid_is_qwens_but_for_strips(height: int, width: int, low: int, more: int, tile: int) -> None:
-    rows, columns = (max(1, round(side / tile)) for side in (height, width))
     if max(height, width) > 200 * min(height, width) or min(height, width) * 2 < tile:
         return  # Qwen's refuses the first, and takes the second for an image without pixels
     theirs = smart_resize(height, width, tile, low * tile**2, (low + more) * tile**2)
