@@ -181,7 +181,7 @@ def _cost(rows: int, rule: GainRule, assumptions: Assumptions) -> dict[str, floa
         "prompt tokens": prompt,
         "completion tokens": completion,
         "GPU-hours": seconds / 3600,
-        f"hours on {per['gpus']:g} GPUs": seconds / 3600 / per["gpus"],
+        f"hours on {per['gpus']:g} GPU{'s' * (per['gpus'] != 1)}": seconds / 3600 / per["gpus"],
         "judge calls": calls,
         "judge prompt tokens": judge_in,
         "judge completion tokens": judge_out,

@@ -13,16 +13,10 @@ from assets.curation.estimate import STATED, Assumptions, Quantity, bounds, brie
 from assets.curation.scored import gain_tables, scored_shards, verdict_tables
 from assets.framework.store import AssetStore
 from pipelines.cli.common import CONSOLE, current_profile
-from pipelines.estimate import (
-    ProfileEstimate,
-    TrainingEstimate,
-    curation_assumptions,
-    estimate_profile,
-    source_rows,
-    training_runs,
-)
+from pipelines.estimate.costs import ProfileEstimate, TrainingEstimate, estimate_profile
+from pipelines.estimate.inputs import curation_assumptions, source_rows, training_runs
 from pipelines.profile import Profile, load_profile
-from training.estimate.devices import DEVICES, device_of
+from training.estimate.devices import DEVICES, Range, device_of
 from training.estimate.run import usable_gib
 from training.estimate.shape import model_shape
 from training.storage.parquet import scan_parquet
@@ -120,7 +114,10 @@ def _tables(result: ProfileEstimate) -> Iterable[Table]:
     yield _table(f"Curation: {result.curation.rows.value:,.0f} rows", ("", ""), result.curation.lines())
     usable = "" if result.device.is_cpu else f", {usable_gib(result.device):.1f} GiB of each can be used"
     heads = ("model", "rows", "steps", "hours", "devices", "peak GiB", "fits")
-    yield _table(f"Training on {result.device.name}{usable}", heads, [_row(one) for one in result.trainings])
+    lines = [_row(one) for one in result.trainings]
+    low, high = (sum(one.hours[end] for one in result.trainings) for end in (0, 1))
+    lines.append(["all, one after another", "", "", _hours((low, high)), "", "", ""])
+    yield _table(f"Training on {result.device.name}{usable}", heads, lines)
     for names, memory in _distinct(result.trainings):
         parts = dict.fromkeys(part for phase in memory.values() for part in phase)
         lines = [[part, *(_gib(phase.get(part)) for phase in memory.values())] for part in parts]
@@ -135,9 +132,13 @@ def _tables(result: ProfileEstimate) -> Iterable[Table]:
 
 def _row(training: TrainingEstimate) -> list[str]:
     fits = {True: "yes", False: "no", None: "-"}[training.fits]
-    hours = " – ".join(dict.fromkeys(f"{hours:.2g}" for hours in training.hours))
     devices = f"{training.gpus} ({training.layout})"
-    return [training.name, f"{training.rows:,}", f"{training.steps:,}", hours, devices, _gib(training.peak_gib), fits]
+    numbers = [f"{training.rows:,}", f"{training.steps:,}", _hours(training.hours)]
+    return [training.name, *numbers, devices, _gib(training.peak_gib), fits]
+
+
+def _hours(hours: Range) -> str:
+    return " – ".join(dict.fromkeys(f"{end:.2g}" for end in hours))
 
 
 def _gib(size: float | None) -> str:
@@ -157,9 +158,9 @@ def _distinct(trainings: Sequence[TrainingEstimate]) -> list[tuple[list[str], di
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", show_header=any(heads))
     for place, head in enumerate(heads):
-        table.add_column(head, no_wrap=place == 0)
+        table.add_column(head, no_wrap=place == 0, overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     return table

@@ -85,7 +85,7 @@ def test_the_estimate_is_what_adapters_on_the_8b_model_take(
     plugin: FullyShardedDataParallelPlugin, table: Table
 ) -> None:
     lora = LoraSettings()
-    layout = Layout(1, sharded=False, reference=False, lora_rank=lora.r)
+    layout = Layout(1, sharded=False, reference=False, lora=lora)
     with fake_machine(1) as (device, mesh):
         training = FakeSft(QWEN3_VL_8B, plugin, mesh, lora=lora)
         fake = [device.live]

@@ -70,7 +70,36 @@ def test_a_warning_says_what_does_not_fit_and_what_would() -> None:
     eight = estimated("--profile", "paper", "--device", "a100-40gb")
     assert [of(eight, name)["fits"] for name in ("future_l1", "la_dapo")] == [True, False]
     [warning] = eight["warnings"]
+    assert "49.0 GiB each in the phase 'loading'" in warning and warning.endswith("what would do: lora")
+    _, warning = estimated("--profile", "paper", "--device", 16)["warnings"]
     assert "weights are whole while they are loaded, 49.0 GiB: take a larger device or a smaller base" in warning
+
+
+def test_adapters_take_less_time_disk_and_host_memory(tmp_path: Path) -> None:
+    overlay, results = tmp_path / "mine.toml", []
+    for lora in ("", "lora = { r = 64 }"):
+        recipe = f"[sft.future_l1.recipe]\n{lora}\n[rl.la_dapo.recipe]\n{lora}\n"
+        overlay.write_text(
+            'extends = "paper"\n[sft]\ntext_only = false\nrandom = false\n[rl]\ngrpo = false\ndapo = false\n'
+            "dapo_ctr = false\ndapo_div = false\ngrpo_text_only = false\ndapo_text_only = false\nla_dapo_5k = false\n"
+            f"la_dapo_20k = false\n{recipe}"
+        )
+        results.append(estimated("--profile", overlay))
+    whole, adapters = results
+    assert of(adapters, "future_l1")["hours"][0] == pytest.approx(of(whole, "future_l1")["hours"][0] * 0.75, rel=0.05)
+    assert adapters["disk"]["checkpoints"] == whole["disk"]["checkpoints"], "they are merged"
+    # weights in fp32 and Adam's state of 175 million: what `steps/` holds of adapters
+    assert adapters["disk"]["while a training runs"] == pytest.approx(3 * 12 * 174.6e6, rel=0.01)
+    assert adapters["host_gib"][0] == pytest.approx(whole["host_gib"][0] - 4 * 8.767e9 / 2**30, rel=0.01)
+
+
+def test_a_layout_of_some_projections_has_their_adapters_alone(tmp_path: Path) -> None:
+    overlay = tmp_path / "mine.toml"
+    overlay.write_text(
+        'extends = "paper"\n[rl.la_dapo.recipe]\nlora = { r = 64, target_modules = ["q_proj", "v_proj"] }\n'
+    )
+    masters = of(estimated("--profile", overlay, "--gpus", 1), "la_dapo")["memory"]["loading"]["fp32 masters"]
+    assert masters == pytest.approx(4 * 64 * 36 * (4096 + 4096 + 4096 + 1024) / 2**30)
 
 
 QUESTIONS = '[curation.multiple_choice_set]\nname = "v1"\nfiles = ["v1.jsonl"]\nvideos = ["v1"]\n'

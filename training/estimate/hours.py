@@ -8,6 +8,8 @@ import math
 from training.estimate.devices import Device, Range
 from training.estimate.shape import BatchShape, ModelShape
 
+ADAPTED_STEP = 1.8
+"""Operations of a decoding step with adapters on all projections beside those of one without: each is a launch."""
 MAX_STEPS = 512
 """Intervals of the numeric integral over an answer's length."""
 
@@ -30,10 +32,10 @@ def seconds(flops: float, device: Device) -> Range:
     return flops / device.flops[1], flops / device.flops[0]
 
 
-def step_seconds(model: ModelShape, device: Device) -> Range:
+def step_seconds(model: ModelShape, device: Device, adapters: bool = False) -> Range:
     """Of a decoding step, whatever its rows: each layer's launches, and one reading of the weights."""
-    reading = 2 * model.language_parameters / device.bandwidth
-    low, high = (model.layers * layer + reading for layer in device.layer_seconds)
+    reading, launches = 2 * model.language_parameters / device.bandwidth, ADAPTED_STEP if adapters else 1
+    low, high = (model.layers * launches * layer + reading for layer in device.layer_seconds)
     return low, high
 
 

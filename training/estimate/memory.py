@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.estimate.shape import BatchShape, ModelShape
+from training.recipes import LoraSettings
 
 GIB = 2**30
 MAX_LOGITS = 2**27
@@ -34,39 +35,56 @@ Phase = Literal["loading", "rollouts", "updates"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a training's weights lie: devices, whether FSDP2 shards them, and whether RL's reference is there.
+    """Where a training's weights lie: devices, whether FSDP2 shards them, and whether RL compares with its start.
 
-    lora_rank: adapters on all projections of a frozen bf16 base; None: all weights of the language model learn.
+    lora: adapters on a frozen bf16 base, which is the reference where they are off; None: all weights of the language
+    model learn, and a reference is a second model.
     """
 
     devices: int
     sharded: bool
     reference: bool
-    lora_rank: int | None = None
+    lora: LoraSettings | None = None
 
     @property
     def shards(self) -> int:
         return self.devices if self.sharded else 1
 
+    @property
+    def second_model(self) -> bool:
+        return self.reference and not self.lora
+
+
+def learning_parameters(model: ModelShape, lora: LoraSettings | None) -> int:
+    """Weights that learn: the language model's, or the adapters'."""
+    if lora is None:
+        return model.language_parameters
+    queries, keys, inside = (model.hidden + width for width in (model.queries, model.keys, model.intermediate))
+    widths = {
+        "q_proj": queries, "k_proj": keys, "v_proj": keys, "o_proj": queries,
+        "gate_proj": inside, "up_proj": inside, "down_proj": inside,
+    }  # fmt: skip
+    return lora.r * model.layers * sum(widths[name] for name in lora.target_modules)
+
 
 def states(model: ModelShape, layout: Layout) -> Parts:
     """Bytes that a training keeps from its first step to its last."""
-    learning = _learning(model, layout)
-    frozen = model.parameters - (0 if layout.lora_rank else learning)
+    learning = learning_parameters(model, layout.lora)
+    frozen = model.parameters - (0 if layout.lora else learning)
     # sharded, the frozen tower is there twice: in shards that nobody gathers, and whole
     weights = 2 * frozen / layout.shards + (2 * model.vision_parameters if layout.sharded else 0)
     return {
         "weights": weights,
         "fp32 masters": 4 * learning / layout.shards,
         "optimiser": 8 * learning / layout.shards,
-        "reference": 2 * model.parameters / layout.shards if layout.reference else 0,
+        "reference": 2 * model.parameters / layout.shards if layout.second_model else 0,
     }
 
 
 def gradients(model: ModelShape, layout: Layout) -> float:
     """Bytes of a step's gradients; DDP has a copy of them in its buckets."""
     buckets = 2 if layout.devices > 1 and not layout.sharded else 1
-    return buckets * 4 * _learning(model, layout) / layout.shards
+    return buckets * 4 * learning_parameters(model, layout.lora) / layout.shards
 
 
 def phases(model: ModelShape, layout: Layout, batch: BatchShape, answers: BatchShape | None) -> dict[Phase, Parts]:
@@ -85,7 +103,7 @@ def total(parts: Parts) -> float:
 
 def updates(model: ModelShape, layout: Layout, batch: BatchShape) -> Parts:
     """Bytes by part at the worst moment of a micro-batch that is not a step's first."""
-    moments_of = _sharded_moments if layout.sharded else _adapter_moments if layout.lora_rank else _whole_moments
+    moments_of = _sharded_moments if layout.sharded else _adapter_moments if layout.lora else _whole_moments
     worst = max(moments_of(model, layout, batch), key=total)
     return {**states(model, layout), "gradients": gradients(model, layout), **worst}
 
@@ -140,7 +158,8 @@ def _whole_moments(model: ModelShape, layout: Layout, batch: BatchShape) -> list
 def _adapter_moments(model: ModelShape, layout: Layout, batch: BatchShape) -> list[Parts]:
     """On a frozen bf16 base: of its weights only the embedding and the head are copied, in which new rows learn."""
     tokens, embedding, logits = batch.rows * batch.tokens, 2 * model.embedding_parameters, _logits(model, batch)
-    width = _layer_width(model, batch, norms=14) + model.intermediate + 2 * model.head + 9 * (layout.lora_rank or 0)
+    rank = layout.lora.r if layout.lora else 0
+    width = _layer_width(model, batch, norms=14) + model.intermediate + 2 * model.head + 9 * rank
     head_width = (model.layers + 3) * model.hidden + batch.tokens / 2 + 2 * model.head
     return [
         {"activations": 2 * tokens * (model.layers * model.hidden + width)},
@@ -148,7 +167,7 @@ def _adapter_moments(model: ModelShape, layout: Layout, batch: BatchShape) -> li
         {
             "gathered weights": embedding,
             "activations": 2 * tokens * head_width,
-            "logits": 12 * logits,
+            "logits": (14 if layout.reference and logits < MAX_LOGITS else 12) * logits,
             "vision features": _features(model, batch),
         },
     ]
@@ -161,21 +180,21 @@ def _layer_width(model: ModelShape, batch: BatchShape, norms: int) -> float:
 
 def _loading(model: ModelShape, layout: Layout) -> Parts:
     """Weights are read whole, and sharded after."""
-    learning = _learning(model, layout)
-    frozen = model.parameters - (0 if layout.lora_rank else learning)
+    learning = learning_parameters(model, layout.lora)
+    frozen = model.parameters - (0 if layout.lora else learning)
     return {
         "weights": 2 * frozen + (2 * model.vision_parameters if layout.sharded else 0),
         "fp32 masters": 4 * learning,
-        "reference": 2 * model.parameters if layout.reference else 0,
+        "reference": 2 * model.parameters if layout.second_model else 0,
     }
 
 
 def _rollouts(model: ModelShape, layout: Layout, answers: BatchShape) -> Parts:
     # a frozen bf16 base is decoded with as it is, but for a copy of the embedding or the head with its new rows
-    gathered = 2 * model.language_parameters if layout.sharded or not layout.lora_rank else 0
+    gathered = 2 * model.language_parameters if layout.sharded or not layout.lora else 0
     return {
         **states(model, layout),
-        "gathered weights": gathered + (2 * model.embedding_parameters if layout.lora_rank else 0),
+        "gathered weights": gathered + (2 * model.embedding_parameters if layout.lora else 0),
         "cache": _cache(model, answers),
         "logits": SORT_BYTES * answers.rows * model.vocabulary,
         "vision features": _features(model, answers) / answers.rows,
@@ -185,13 +204,6 @@ def _rollouts(model: ModelShape, layout: Layout, answers: BatchShape) -> Parts:
 def _cache(model: ModelShape, answers: BatchShape) -> int:
     """Keys and values of the answers to one prompt, which counts as one answer more while it is prefilled."""
     return (answers.rows + 1) * answers.tokens * model.cache_bytes
-
-
-def _learning(model: ModelShape, layout: Layout) -> int:
-    if layout.lora_rank is None:
-        return model.language_parameters
-    widths = 2 * (model.hidden + model.queries) + 2 * (model.hidden + model.keys)
-    return layout.lora_rank * model.layers * (widths + 3 * (model.hidden + model.intermediate))
 
 
 def _logits(model: ModelShape, batch: BatchShape) -> int:

@@ -54,8 +54,8 @@ class TrainingRun:
 
     @property
     def layout(self) -> Layout:
-        lora, sharded = self.recipe.lora, self.sharding == "fsdp2" and self.gpus > 1
-        return Layout(self.gpus, sharded, self.has_reference and lora is None, lora.r if lora else None)
+        sharded = self.sharding == "fsdp2" and self.gpus > 1
+        return Layout(self.gpus, sharded, self.has_reference, self.recipe.lora)
 
     @property
     def has_reference(self) -> bool:
@@ -113,7 +113,7 @@ class TrainingRun:
         do together, [] where nothing does."""
         images = [(f"image_tokens of at most {most}", self._with_images(most)) for most in SMALLER_IMAGES]
         ways = [[("per_device_train_batch_size = 1", self._with_recipe(per_device_train_batch_size=1))], images]
-        if not self.recipe.lora and not self.layout.sharded:
+        if not self.recipe.lora:
             ways.append([("lora", self._with_recipe(lora=LoraSettings()))])
         if isinstance(self.recipe, RlRecipe) and self.recipe.max_batch_tokens:
             ways.append([("no max_batch_tokens", self._with_recipe(max_batch_tokens=None))])
@@ -148,7 +148,8 @@ class TrainingRun:
 
     def _update_seconds(self, device: Device, end: int) -> float:
         usual = self.batch(1, usual=True)
-        passes = 3 if device.is_cpu else 4  # on GPUs activations are computed again in the backward pass
+        # on GPUs activations are computed again in the backward pass; frozen weights have no gradients
+        passes = 4 - device.is_cpu - (self.recipe.lora is not None)
         flops = (passes + self.has_reference) * forward_flops(self.model, usual) + vision_flops(self.model, usual)
         return seconds(self.steps * self.recipe.global_batch_size / self.gpus * flops, device)[end]
 
@@ -166,7 +167,7 @@ class TrainingRun:
             at_once = max(recipe.num_generations, tokens // group.tokens - 1)
         steps = decoding_steps(answers, at_once, self.gpus, self.shape.rl_answer[end], recipe.max_new_tokens)
         rounds = self.rollouts[end] / (recipe.prompts_per_batch * recipe.num_generations)
-        return rounds * (prefill + steps * step_seconds(self.model, device)[end])
+        return rounds * (prefill + steps * step_seconds(self.model, device, recipe.lora is not None)[end])
 
 
 def usable_gib(device: Device) -> float:

@@ -3,18 +3,25 @@
 import math
 import random
 import statistics
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from tests.performance.test_hours import TOKEN_BYTES, lengths, steps_as_scheduled
 from tests.training.estimate.test_memory import config
+from training.adapters import add_adapters
 from training.estimate.devices import device_of
-from training.estimate.hours import decoding_steps, forward_flops, step_seconds, vision_flops
+from training.estimate.hours import ADAPTED_STEP, decoding_steps, forward_flops, step_seconds, vision_flops
 from training.estimate.shape import QWEN3_VL_8B, BatchShape, ModelShape
+from training.model.checkpoint import load
+from training.model.placement import learn_in_fp32
 from training.model.token_budget import FREE_SHARE
+from training.recipes import LoraSettings
+from training.tiny import BASE
 
 
 def test_a_forward_pass_has_the_operations_that_torch_counts() -> None:
@@ -64,3 +71,29 @@ def test_a_device_is_one_of_the_table_or_has_so_many_gib() -> None:
     for wrong in ("h100", "0", "nan", "inf", "-1", ""):
         with pytest.raises(ValueError, match=r"no device .*: choose from h100-80gb"):
             device_of(wrong)
+
+
+class LaunchCount(TorchDispatchMode):
+    """Counts operations that are no views: each is a launch on a GPU."""
+
+    launches = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.launches += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_adapters_make_more_launches_of_a_decoding_step() -> None:
+    bundle = load(BASE, dtype=torch.bfloat16)
+
+    def launches() -> int:
+        token = torch.ones(1, 1, dtype=torch.long)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            bundle.model(input_ids=token)  # autocast keeps its copies of weights for all steps
+            with LaunchCount() as count:
+                bundle.model(input_ids=token)
+        return count.launches
+
+    before = launches()
+    learn_in_fp32(add_adapters(bundle, LoraSettings(), seed=0))
+    assert launches() / before == pytest.approx(ADAPTED_STEP, rel=0.1)

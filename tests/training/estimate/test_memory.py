@@ -77,14 +77,14 @@ def test_the_estimate_is_what_a_step_takes(
 
 
 @pytest.mark.parametrize(
-    ("kind", "vocabulary", "rows"),
-    [(FakeSft, 2048, 4), (FakeSft, 40_000, 1), (FakeRl, 2048, 4)],  # a layer is the most, or the head
+    ("kind", "tied", "vocabulary", "rows"),  # a layer is the most, or the head
+    [(FakeSft, False, 2048, 4), (FakeSft, True, 40_000, 1), (FakeRl, False, 2048, 4), (FakeRl, True, 40_000, 1)],
 )
 def test_the_estimate_is_what_a_step_of_adapters_takes(
-    kind: type[FakeRl | FakeSft], vocabulary: int, rows: int, plugin: FullyShardedDataParallelPlugin
+    kind: type[FakeRl | FakeSft], tied: bool, vocabulary: int, rows: int, plugin: FullyShardedDataParallelPlugin
 ) -> None:
-    narrow, lora = config(False, vocabulary), LoraSettings(r=16)
-    model, layout = ModelShape.of(narrow), Layout(1, sharded=False, reference=False, lora_rank=lora.r)
+    narrow, lora = config(tied, vocabulary), LoraSettings(r=16)
+    model, layout = ModelShape.of(narrow), Layout(1, sharded=False, reference=kind is FakeRl, lora=lora)
     with fake_machine(1) as (device, mesh):
         training = kind(narrow, plugin, mesh, lora=lora)
         placed = device.live

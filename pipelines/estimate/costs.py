@@ -1,30 +1,17 @@
-"""What a profile costs before anything runs: curation, the training of each model, disk and host memory.
+"""What a profile costs before anything runs: curation, the training of each model, disk and host memory."""
 
-The arithmetic is in assets.curation.estimate and training.estimate; here the profile's settings meet it, with one size
-of frames for all parts.
-"""
-
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from assets.checkpoints.assets import RL_PROGRAM, SFT_PROGRAM
-from assets.checkpoints.settings import RlRun, SftRun
-from assets.curation.estimate import Assumptions, Estimate, Quantity, bounds
-from pipelines.profile import GENERATION_PROGRAM, Profile
+from assets.curation.estimate import Estimate, bounds
+from pipelines.profile import Profile
 from training.estimate.devices import Device, Range
 from training.estimate.hours import step_seconds
-from training.estimate.memory import GIB, RESERVE
-from training.estimate.run import ROUNDS, RowShape, TrainingRun, peak_gib, usable_gib
-from training.estimate.shape import ModelShape
+from training.estimate.memory import GIB, RESERVE, learning_parameters
+from training.estimate.run import ROUNDS, TrainingRun, peak_gib, usable_gib
 from training.recipes import RlRecipe, SftRecipe
-from training.tiny.world import SIDE
 
-FRAME = (720, 1280)
-"""Of clips, where nothing else is stated."""
-TWIFF_ROWS = 2_708_318
-V1_33K_FRAMES = 16
 KEPT_CHECKPOINTS = 3
 """Of a training that runs: two, and the one that is being written."""
 PROCESS_GIB: Range = (4.0, 8.0)
@@ -92,101 +79,6 @@ class ProfileEstimate:
         }
 
 
-def training_runs(
-    profile: Profile, model: ModelShape, frame: tuple[int, int] | None, gpus: int | None
-) -> dict[str, tuple[str, TrainingRun]]:
-    """The program and the run of each training of a profile, by its model's name, in order."""
-    latent_configs = {run.recipe.name: run.recipe.latent_config for run in profile.sft}
-    questions = profile.curation.multiple_choice_set
-    runs: dict[str, tuple[str, TrainingRun]] = {}
-    all_runs: list[SftRun | RlRun] = [*profile.sft, *profile.rl]
-    for run in all_runs:
-        program = SFT_PROGRAM if isinstance(run, SftRun) else RL_PROGRAM
-        shape, rows = row_shape(profile, frame), profile.curation.selection.top
-        if isinstance(run, RlRun) and questions and run.data == questions.name:
-            shape, rows = replace(shape, observed=(V1_33K_FRAMES, V1_33K_FRAMES)), questions.rows
-        elif isinstance(run, RlRun):
-            rows = profile.curation.rl_sets[run.data]
-        runs[run.recipe.name] = (
-            program,
-            TrainingRun(
-                recipe=run.recipe,
-                latent_config=latent_configs[run.start if isinstance(run, RlRun) else run.recipe.name],
-                rows=rows,
-                shape=shape,
-                model=model,
-                gpus=gpus or profile.launch.num_processes.get(program, 1),
-                sharding=_sharding(profile, program),
-            ),
-        )
-    return runs
-
-
-def row_shape(profile: Profile, frame: tuple[int, int] | None) -> RowShape:
-    """The shape of the rows of a profile's source, with frames of another (height, width) where one is stated."""
-    if profile.toyworld is None:
-        return RowShape(frame or FRAME)
-    return RowShape(frame or (SIDE, SIDE), (1, 1), future=(2, 3), text=40, answer=(20, 30), rl_answer=(20, 35))
-
-
-def source_rows(profile: Profile) -> Quantity:
-    if sizes := profile.toyworld:
-        return Quantity(value=sizes.shards * sizes.rows_per_shard, source="profile: toyworld")
-    return Quantity(value=TWIFF_ROWS, source="assumed: all of TwiFF-2.7M")
-
-
-def curation_assumptions(
-    profile: Profile, model: ModelShape, device: Device, frame: tuple[int, int] | None
-) -> Assumptions:
-    """Those of the profile's model, rows and backend."""
-    shape, settings = row_shape(profile, frame), profile.curation
-    observed = shape.frame_tokens(settings.answers.image_tokens, model.tile)
-    hint = min(observed, settings.prompts.hint_tokens or observed)
-    plain = shape.observed[0] * observed + shape.text // 2  # half of a training's text is its system prompt
-    size = f"{shape.frame[1]}x{shape.frame[0]}, {observed} merged tokens"
-    values = {
-        "plain_tokens": Quantity(value=plain, source=f"assumed: one observed frame of {size}, and text"),
-        "hint_tokens": Quantity(
-            value=plain + shape.future[0] * hint, source=f"assumed: the same and {shape.future[0]:g} future frames"
-        ),
-        "prefill_per_second": Quantity(
-            value=device.flops[1] / (2 * model.parameters),
-            source=f"assumed: prompt tokens at {device.flops[1] / 1e12:.3g} TFLOP/s",
-        ),
-        "decode_per_second": _decode_rate(profile, device),
-        "gpus": _curation_gpus(profile),
-        "clip_bytes": Quantity(
-            value=7e5 * shape.frame[0] * shape.frame[1] / (360 * 640),
-            source="assumed: by pixels from Panda-70M at 360 px, 1.6 TB for 2.4 M clips; at most one a row",
-        ),
-    }
-    if profile.toyworld:
-        most = settings.answers.max_new_tokens
-        values["answer_tokens"] = Quantity(value=most, source="profile: curation.answers.max_new_tokens; at most")
-        values["judge_share"] = Quantity(value=0, source="profile: multiple choice, which the rule settles")
-    if settings.use_source_counts:
-        values["answers_per_row"] = Quantity(value=0, source="profile: curation.use_source_counts")
-    if profile.judge and profile.judge.price_per_million:
-        prices = zip(("price_in", "price_out"), profile.judge.price_per_million, strict=True)
-        values |= {name: Quantity(value=price, source="profile: judge.price_per_million") for name, price in prices}
-    return Assumptions().model_copy(update=values)
-
-
-def _decode_rate(profile: Profile, device: Device) -> Quantity:
-    if profile.curation.endpoint:
-        return Quantity(value=5_000, source="assumed: a GPU that serves an 8B model; not measured")
-    if device.is_cpu:
-        return Quantity(value=2_500, most=6_500, source="measured: the demo, a core")
-    return Assumptions().decode_per_second
-
-
-def _curation_gpus(profile: Profile) -> Quantity:
-    if profile.curation.endpoint:
-        return Quantity(value=len(profile.curation.endpoint.base_urls), source="profile: a GPU behind each base_url")
-    devices = profile.launch.max_parallel.get(GENERATION_PROGRAM, 1)
-    return Quantity(value=devices, source="profile: launch.max_parallel")
-
-
 def estimate_profile(
     profile: Profile, curation: Estimate, runs: dict[str, tuple[str, TrainingRun]], device: Device, shape_source: str
 ) -> ProfileEstimate:
@@ -204,7 +96,7 @@ def estimate_profile(
         judge_calls=(calls + in_rl[0], calls + in_rl[1]),
         disk=_disk(curation, every),
         host_gib=_host(every),
-        assumptions=[*curation.assumed(), *_assumed(trainings, every[0], device, shape_source)],
+        assumptions=[*curation.assumed(), *_assumed(trainings, every, device, shape_source)],
     )
 
 
@@ -243,35 +135,41 @@ def _shortage(training: TrainingEstimate, device: Device) -> str:
 def _disk(curation: Estimate, runs: Sequence[TrainingRun]) -> dict[str, float]:
     """Bytes: what stays, and the checkpoints to go on from of the largest training while it runs."""
     model = runs[0].model
+    learning = max(learning_parameters(model, run.recipe.lora) for run in runs)
+    frozen = 0 if all(run.recipe.lora for run in runs) else 2 * model.vision_parameters  # adapters are saved alone
     stays = {title.removeprefix("disk: "): size or 0 for title, size in curation.cost.items() if "disk" in title}
-    resumable = 12 * model.language_parameters + 2 * model.vision_parameters
     return {
         **stays,
         "checkpoints": len(runs) * 2 * model.parameters,
-        "while a training runs": KEPT_CHECKPOINTS * resumable,
+        "while a training runs": KEPT_CHECKPOINTS * (12 * learning + frozen),
     }
 
 
 def _host(runs: Sequence[TrainingRun]) -> Range:
-    """GiB of the machine that the largest training runs on: its processes, and the weights that the first gathers."""
-    ends = []
-    for end in (0, 1):
-        of_runs = [
+    """GiB of the machines of the largest training: its processes, and the weights that the first gathers, in fp32 and
+    in bf16, or into which it merges adapters, in bf16."""
+    low, high = (
+        max(
             run.gpus * (PROCESS_GIB[end] + _workers(run.recipe) * WORKER_GIB[end] + run.recipe.cache_gib)
+            + (2 if run.recipe.lora else 6) * run.model.parameters / GIB
             for run in runs
-        ]
-        ends.append(max(of_runs) + 6 * runs[0].model.parameters / GIB)
-    return ends[0], ends[1]
+        )
+        for end in (0, 1)
+    )
+    return low, high
 
 
 def _workers(recipe: SftRecipe | RlRecipe) -> int:
     return recipe.dataloader_num_workers if isinstance(recipe, SftRecipe) else 0
 
 
-def _assumed(trainings: Sequence[TrainingEstimate], run: TrainingRun, device: Device, shape_source: str) -> list[Row]:
+def _assumed(
+    trainings: Sequence[TrainingEstimate], runs: Sequence[TrainingRun], device: Device, shape_source: str
+) -> list[Row]:
+    run, adapters = runs[0], any(isinstance(one.recipe, RlRecipe) and one.recipe.lora for one in runs)
     shape = run.shape
     rates = " – ".join(f"{flops / 1e12:.3g}" for flops in device.flops)
-    low, high = step_seconds(run.model, device)
+    low, high = step_seconds(run.model, device, adapters)
     measured = "measured: the demo" if device.is_cpu else f"assumed of {device.name}; not measured"
     rows: list[Row] = [
         ("base", f"{run.model.parameters / 1e9:.3g} G weights", shape_source),
@@ -286,7 +184,7 @@ def _assumed(trainings: Sequence[TrainingEstimate], run: TrainingRun, device: De
         ("training", f"{rates} TFLOP/s", measured),
         ("decoding step in RL", f"{bounds(1000 * low, 1000 * high)} ms", measured),
         ("host memory", f"{bounds(*PROCESS_GIB)} GiB a process", f"a guess; {bounds(*WORKER_GIB)} a loader's worker"),
-        ("disk while a training runs", f"{KEPT_CHECKPOINTS} checkpoints", "weights in fp32 and Adam's state"),
+        ("disk while a training runs", f"{KEPT_CHECKPOINTS} checkpoints", "what learns, in fp32, and Adam's state"),
         ("not estimated", "benchmarks, reports", "nor memory on CPUs and under ZeRO"),
     ]
     if any(training.memory for training in trainings):
@@ -296,9 +194,3 @@ def _assumed(trainings: Sequence[TrainingEstimate], run: TrainingRun, device: De
             ("reserve", f"{RESERVE:.0%} of a device", "NCCL's buffers, CUDA's context, the allocator's fragments"),
         ]
     return rows
-
-
-def _sharding(profile: Profile, program: str) -> Literal["whole", "fsdp2", "zero"]:
-    file = profile.launch.accelerate_config.get(program)
-    kind = re.search(r"^distributed_type: *(\w+)", file.read_text(), re.MULTILINE) if file else None
-    return {"FSDP": "fsdp2", "DEEPSPEED": "zero"}.get(kind[1], "whole") if kind else "whole"  # type: ignore[return-value]
