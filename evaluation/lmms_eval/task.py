@@ -19,6 +19,7 @@ from evaluation.benchmarks.options import LETTERS, grade_answer
 from evaluation.benchmarks.twiffbench_items import TwiffBenchItems, TwiffBenchSettings
 from evaluation.lmms_eval.items import messages, usable_items
 from evaluation.lmms_eval.judge import PREFIX, judge_settings
+from training.chat.endpoint import EndpointRefusesError
 from training.grading.judge import Judge, JudgeSettings
 
 NO_ANSWER = "[LMMS_EVAL_"
@@ -102,7 +103,11 @@ class TwiffBenchTask(BenchmarkTask):
         judge = self._judge(self.judge_settings)
         payload = list(self.benchmark.payload({**row, "text": answer}, judge))
         samples = range(self.benchmark.settings.judge_samples)
-        judgements = [self.benchmark.ask(judge, [payload], number)[0] for number in samples]
+        try:
+            judgements = [self.benchmark.ask(judge, [payload], number)[0] for number in samples]
+        except EndpointRefusesError as error:  # the harness stores answers after all grades
+            logger.error(f"{self.benchmark.name}, item {row['id']} has no mark: {error}")
+            return {"judged": 0.0}
         if not any(judgements):
             return {"judged": 0.0}
         by_mark = zip(self.benchmark.marks, zip(*filter(None, judgements), strict=True), strict=True)
