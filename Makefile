@@ -52,7 +52,8 @@ $(LMMS_STAMP): tests/interop/requirements.txt
 
 interop: $(STAMP) $(LMMS_STAMP)
 	test -e $(FUTURE_L1_HOME)/summary.json || $(VENV)/bin/future-l1 demo
-	$(VENV)/bin/python -m tests.interop $(LMMS_VENV)/bin/python
+	HF_HUB_DISABLE_PROGRESS_BARS=1 HF_DATASETS_DISABLE_PROGRESS_BARS=1 \
+		$(VENV)/bin/python -m tests.interop $(LMMS_VENV)/bin/python
 
 regenerate: $(STAMP)
 	$(VENV)/bin/python -m tests.frozen

@@ -90,7 +90,9 @@ def curation_assumptions(
     if profile.toyworld:
         most = settings.answers.max_new_tokens
         values["answer_tokens"] = Quantity(value=most, source="profile: curation.answers.max_new_tokens; at most")
-        values["judge_share"] = Quantity(value=0, source="profile: multiple choice, which the rule settles")
+        values["judge_share"] = Quantity(
+            value=0.01, source="assumed: of multiple choice, the answers that name no option"
+        )
     if settings.use_source_counts:
         values["answers_per_row"] = Quantity(value=0, source="profile: curation.use_source_counts")
     if profile.judge and profile.judge.price_per_million:

@@ -61,11 +61,12 @@ def jpeg(pixels: np.ndarray) -> bytes:
 
 
 def fit_grid(height: int, width: int, low: int, high: int, tile: int, strict: bool = True) -> tuple[int, int]:
-    """The merged grid (rows, columns) of an image of height x width px, with low <= rows * columns <= high.
+    """The merged grid (rows, columns) of an image of height x width px: rows * columns <= high.
 
-    `tile` is the side of one merged token in px.  The aspect ratio is kept as well as whole tokens allow; `high` wins
-    over `low` and over the aspect ratio, whatever the image's shape (a strip of 3000x300 px never exceeds the cap), but
-    not where `strict` is off: Qwen's own rule lets a strip exceed it.
+    `tile` is the side of one merged token in px.  The aspect ratio is kept as well as whole tokens allow, before `low`:
+    between close bounds a grid may have fewer tokens, as by Qwen's own rule.  `high` wins over the aspect ratio,
+    whatever the image's shape (a strip of 3000x300 px never exceeds the cap), but not where `strict` is off: Qwen's
+    rule lets a strip exceed it.
     """
     if min(height, width) < 1 or not 1 <= low <= high:
         raise ValueError(f"cannot fit an image of {height}x{width} px into {low}..{high} tokens")
