@@ -18,12 +18,14 @@ from evaluation.evaluate import ANSWERS, GRADED, REPORT
 from evaluation.lmms_eval.items import ITEM_TABLE
 from tests.interop.demo import Demo
 from tests.interop.table import Check
+from tests.served import served
 from training.grading import toy_judge
 from training.storage.files import read_json, write_json
 from training.storage.parquet import read_parquet
 
 PROGRAM = "lmms-eval 0.7.3"
 BATCH = "16"
+PAID_VERDICTS = 20
 ODD_REQUESTS = Path(__file__).with_name("odd_requests.py")
 
 
@@ -62,6 +64,11 @@ def checks(demo: Demo, work: Path) -> Iterator[Check]:
                 yield Check(f"{title}: answers token for token", PROGRAM, *_same_answers(ours, samples))
                 yield Check(f"{title}: marks of each item", PROGRAM, *_same_marks(task, ours, samples))
                 yield Check(f"{title}: scores", PROGRAM, *_same_scores(task, read_json(ours / REPORT), results))
+                if task.benchmark == "twiffbench":
+                    samples = _with_an_empty_account(demo.python, source, task, checkpoint, folder / "broke")
+                    yield Check(f"{title}, judge's account empty: answers", PROGRAM, *_same_answers(ours, samples))
+                    marked = sum("cot" in sample for sample in samples)
+                    yield Check(f"{title}, judge's account empty: marks until then", PROGRAM, marked, PAID_VERDICTS)
             odd = json.loads(_run([demo.python, ODD_REQUESTS, checkpoint], cwd=work).splitlines()[-1])
             yield Check(f"{model}, odd requests: refused, the others answered", PROGRAM, sum(odd.values()), len(odd))
 
@@ -96,6 +103,17 @@ def _harness(
     (results,) = out.glob("*/*_results.json")
     samples = [json.loads(line) for line in log.read_text().splitlines()]
     return sorted(samples, key=lambda sample: sample["doc_id"]), read_json(results)["results"][task.name]
+
+
+def _with_an_empty_account(python: Path, source: Path, task: Task, checkpoint: Path, out: Path) -> list[dict[str, Any]]:
+    """The harness's log of each item where the judge's account runs empty in the middle."""
+    empty = (402, b'{"error": {"message": "Insufficient Balance"}}')
+    with served(
+        lambda *_: '{"reasoning": "as asked", "score": [3, 4]}',
+        models=(toy_judge.MODEL,),
+        script=lambda number, _: empty if number >= PAID_VERDICTS else None,
+    ) as judge:
+        return _harness(python, source, task, checkpoint, out, judge.url)[0]
 
 
 def _source(demo: Demo, task: Task, folder: Path) -> Path:
