@@ -62,7 +62,7 @@ pictures: $(STAMP)
 	$(VENV)/bin/python -m tests.pipelines.screenshots $(FUTURE_L1_HOME) $(FUTURE_L1_PROFILE)
 
 bench: $(STAMP)
-	$(VENV)/bin/python -m pytest -q tests/performance
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests/performance
 
 # nothing is installed: PYTHON where it is given, else the environment where there is one
 gpu:
