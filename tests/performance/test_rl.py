@@ -25,6 +25,7 @@ from training.rl.trainer import LatentGRPOTrainer
 from training.runtime.programs import Reporter, read_metrics
 
 PROMPTS, GROUP, NEW = 4, 8, 40
+ROLLED_OUT = 2  # of these prompts, where each answer is also decoded alone
 GROUPS, LENGTHS = (2, 8), (24, 96)
 PARTS = ("rollout", "rewards", "replay", "update")
 
@@ -40,9 +41,9 @@ def test_rollouts_in_groups_against_one_at_a_time(subject: Subject, compare: Com
     """Whole rollouts, from prompts and known features to tokens: a batch of groups, one prefill for each, against a
     prefill and a decoding for every answer."""
     model, reader = subject.model, RowReader(subject.encoder, keep=True)
-    prompts = [reader.prompt(row) for row in subject.rows[:PROMPTS]]
+    prompts = [reader.prompt(row) for row in subject.rows[:ROLLED_OUT]]
     vision, sampling = model.vision(cache_bytes=2**28), Sampling(NEW, temperature=1.0, latent_std=0.1)
-    seeds = [[GROUP * i + k for k in range(GROUP)] for i in range(PROMPTS)]
+    seeds = [[GROUP * i + k for k in range(GROUP)] for i in range(ROLLED_OUT)]
 
     def roll_out(prompts: list[Any], seeds: list[list[int]]) -> Decoded:
         with two_spans(model, NEW):
@@ -56,7 +57,7 @@ def test_rollouts_in_groups_against_one_at_a_time(subject: Subject, compare: Com
 
     together, alone = in_groups(), one_at_a_time()
     assert torch.equal(together.ids, torch.cat([decoded.ids for decoded in alone]))
-    answers = PROMPTS * GROUP
+    answers = ROLLED_OUT * GROUP
     compare(f"{subject.name}, rollouts one at a time against groups of {GROUP}", one_at_a_time, in_groups, answers)
     rates = [answers * NEW / sum(d.prefill_seconds + d.decode_seconds for d in way) for way in (alone, [together])]
     table(
