@@ -26,9 +26,8 @@ from pipelines.profile import Profile, profile_from_environment
 from pipelines.sensors import failed_runs, new_shards, recurate_weekly
 from training.runtime.processes import exit_if_parent_died
 
-# Backfill policies and partitioned checks are what Dagster calls beta and preview; the pin on dagster answers for them.
+# Backfill policies are what Dagster calls beta; the pin on dagster answers for them.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
-warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 
 def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.Definitions:

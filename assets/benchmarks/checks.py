@@ -64,7 +64,7 @@ def every_item_is_answered(store: AssetStore, key: str, models: Sequence[str], i
     usable = set(items.filter(pl.col("problem").is_null())["id"])
     missing = {}
     for model in models:
-        answered = read_parquet(store.current(key, model).file(ANSWER_TABLE))["prompt_id"]
+        answered = read_parquet(store.current(key, model).file(ANSWER_TABLE), columns=["prompt_id"])["prompt_id"]
         missing[model] = len(usable.symmetric_difference(answered)) + len(answered) - answered.n_unique()
     return CheckOutcome(
         passed=not any(missing.values()),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import dagster as dg
@@ -9,7 +10,7 @@ import dataframely as dy
 
 from assets.framework.partitions import Partitioning, key_of
 from assets.framework.retries import no_retry_on_permanent_errors
-from assets.framework.store import StoreParam
+from assets.framework.store import AssetStore, StoreParam
 
 OWNERS = {
     "inputs": "team:data",
@@ -83,7 +84,7 @@ class CheckOutcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Check:
-    """A check of assets: a function of the store, the asset's key and, where it has some, the run's partitions."""
+    """A check of assets: a function of the store, the asset's key and, where it has some, names of its partitions."""
 
     function: Callable[..., CheckOutcome]
     name: str
@@ -96,18 +97,23 @@ class Check:
     def of(
         self, key: str, partitions: dg.PartitionsDefinition | None = None, deps: Sequence[str] = (), **arguments: Any
     ) -> dg.AssetChecksDefinition:
-        """The check of one asset, whose function gets these arguments, too; `deps` are other assets that it reads."""
+        """The check of one asset, whose function gets these arguments, too; `deps` are other assets that it reads.
+
+        A partitioned asset has one result about all its `partitions` that were made, whichever of them a run makes: so
+        it can be executed by itself, and the failure of one is not hidden by the next run of another. (Dagster's checks
+        by partition show as skipped after a run of several, and cannot be executed by themselves.)
+        """
 
         @dg.asset_check(
             asset=key_of(key),
             name=self.name,
             description=self.description,
-            partitions_def=partitions,
             blocking=self.blocking,
             additional_deps=[key_of(dep) for dep in deps],
         )
         def asset_check(context: dg.AssetCheckExecutionContext, store: StoreParam) -> dg.AssetCheckResult:
-            outcome = self.function(store, key, *([context.partition_keys] if partitions else []), **arguments)
+            evaluate = partial(self.function, store, key, **arguments)
+            outcome = evaluate() if partitions is None else _outcome(context, store, key, partitions, evaluate)
             return dg.AssetCheckResult(
                 passed=outcome.passed,
                 description=outcome.description if outcome.passed else f"{outcome.description}: {self.remedy}",
@@ -116,6 +122,28 @@ class Check:
             )
 
         return asset_check
+
+
+def _outcome(
+    context: dg.AssetCheckExecutionContext,
+    store: AssetStore,
+    key: str,
+    partitions: dg.PartitionsDefinition,
+    evaluate: Callable[[Sequence[str]], CheckOutcome],
+) -> CheckOutcome:
+    """The outcome for all partitions that were made; a warning where those of the run pass, so that only they block it.
+
+    Raises Failure where none was made.
+    """
+    names, made = partitions.get_partition_keys(dynamic_partitions_store=context.instance), set(store.partitions(key))
+    if not made.intersection(names):
+        raise dg.Failure(f"no partition of {key} is materialised: materialise some first", allow_retries=False)
+    outcome = evaluate([name for name in names if name in made])
+    if outcome.passed or not context.op_execution_context.has_partitions:
+        return outcome
+    run = context.partition_key_range
+    of_run = evaluate(names[names.index(run.start) : names.index(run.end) + 1])
+    return outcome._replace(severity=dg.AssetCheckSeverity.WARN if of_run.passed else of_run.severity)
 
 
 def check(

@@ -61,8 +61,7 @@ def _asset(node: Any) -> dict[str, Any]:
 
 
 def _check(node: Any) -> str:
-    partitions = _partitions(node.partitions_def)
-    return ("blocking" if node.blocking else "not blocking") + (f", by {partitions}" if partitions else "")
+    return "blocking" if node.blocking else "not blocking"
 
 
 def _job(job: dg.JobDefinition) -> dict[str, Any]:
