@@ -11,6 +11,8 @@ from assets.framework.settings import Settings
 from assets.trajectories.hub import hub_access
 from training.runtime.model_card import CardFields
 
+HUB = "hub"
+"""The group of the assets that push: a model's card needs its reports, so it comes after the group `reports`."""
 PUBLISHED_SETS = ("future_l1", "text_only")
 """The SFT sets that have the rows of Future-L1-50K."""
 REPOSITORY = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$", re.ASCII)

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from assets.benchmarks.assets import FUTURE_REPORT, REPORT, TWIFF_REPORT
-from assets.benchmarks.latents import NECESSITY
+from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import RL, SFT
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
@@ -16,7 +16,7 @@ from assets.framework.metadata import batch_result
 from assets.framework.partitions import BASE, Checkpoints, key_of
 from assets.framework.retries import retry_on_outage
 from assets.framework.store import AssetStore, StoreParam, name_of
-from assets.hub import push_folder
+from assets.hub import HUB, push_folder
 from evaluation.reports.model_card import eval_results, scores
 from evaluation.reports.run_reports import RunReports
 from training.model.latent_config import LatentConfig
@@ -53,6 +53,7 @@ def model_hub_asset(
         partitions=checkpoints.model_partitioning(),
         links={"model": MODEL},
         retry_policy=retry_on_outage(),
+        group=HUB,
     )
 
     @asset(declared)

@@ -7,7 +7,8 @@ import dagster as dg
 from assets.benchmarks.assets import benchmark_assets, benchmark_runs
 from assets.benchmarks.checks import benchmark_checks
 from assets.benchmarks.comparison import comparison_asset
-from assets.benchmarks.latents import latent_retrieval_asset, necessity_asset
+from assets.benchmarks.latents import latent_retrieval_asset
+from assets.benchmarks.necessity import necessity_assets
 from assets.checkpoints.assets import checkpoint_assets
 from assets.checkpoints.checks import checkpoint_checks
 from assets.curation.assets import curation_assets
@@ -35,7 +36,8 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
     progress = progress or LogProgress()
     checkpoints, seed, device = profile.checkpoints, profile.seed, profile.device
     upstream = (TOYWORLD,) if profile.toyworld else ()
-    benchmarks = benchmark_runs(profile.benchmarks, profile.source)
+    benchmarks, examined = benchmark_runs(profile.benchmarks, profile.source), profile.benchmarks.necessity.models
+    max_latents = profile.sft[0].recipe.latent_config.max_latents
     return dg.Definitions(
         assets=[
             *(toyworld_assets(profile.toyworld, seed) if profile.toyworld else []),
@@ -55,8 +57,8 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
                 profile.cards,
             ),
             *benchmark_assets(benchmarks, checkpoints, upstream, seed, device),
-            latent_retrieval_asset(checkpoints, profile.sft[0].recipe.latent_config.max_latents, seed, device),
-            necessity_asset(profile.benchmarks, checkpoints, seed, device),
+            latent_retrieval_asset(examined, checkpoints, max_latents, seed, device),
+            *necessity_assets(profile.benchmarks, checkpoints, seed, device),
             comparison_asset(checkpoints, published_data=profile.published_data),
             *(
                 [model_hub_asset(profile.hub.models, checkpoints, profile.cards, profile.published_data)]
@@ -69,7 +71,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
             *source_checks(profile.source),
             *curation_checks(profile.curation),
             *checkpoint_checks(checkpoints),
-            *benchmark_checks(benchmarks, checkpoints),
+            *benchmark_checks(benchmarks, checkpoints, examined),
         ],
         jobs=build_jobs(profile),
         schedules=[recurate_weekly(profile.source)],

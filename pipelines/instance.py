@@ -59,6 +59,11 @@ def dagster_home(home: Path) -> Path:
     return folder
 
 
+def home_of(instance: dg.DagsterInstance) -> Path:
+    """The home folder of an instance: `dagster_home` reversed."""
+    return Path(instance.root_directory).resolve().parent
+
+
 def _sqlite_safe(folder: Path) -> Path:
     """A path that Dagster can write into SQLite's URLs, in which `?` and `%` are syntax: the folder (created), or
     a link to it in the user's cache folder."""

@@ -20,7 +20,8 @@ from assets.benchmarks.assets import (
     TWIFF_ITEMS,
     TWIFF_REPORT,
 )
-from assets.benchmarks.latents import LATENT_RETRIEVAL, NECESSITY
+from assets.benchmarks.latents import LATENT_RETRIEVAL
+from assets.benchmarks.necessity import INTERVENED, NECESSITY
 from assets.checkpoints.assets import BASE, RL, RL_PROGRAM, SFT, SFT_PROGRAM
 from assets.curation.assets import ANSWERS, CURATED, RL_SETS, SFT_SETS
 from assets.curation.scored import GAIN
@@ -59,7 +60,11 @@ EVALUATE = Stage(
     (FUTURE_ANSWERS, TWIFF_ANSWERS, FUTURE_REPORT, TWIFF_REPORT),
     "answering and scoring the benchmarks",
 )
-INTERVENE = Stage("intervene", (LATENT_RETRIEVAL, NECESSITY), "future-frame retrieval by latents, and latent necessity")
+INTERVENE = Stage(
+    "intervene",
+    (LATENT_RETRIEVAL, INTERVENED, NECESSITY),
+    "future-frame retrieval by latents, and latent necessity",
+)
 COMPARE = Stage("compare", (COMPARISON,), "comparing all models")
 RECURATE = "recurate"
 
@@ -116,7 +121,7 @@ def stages(profile: Profile) -> list[Stage]:
 def plan(profile: Profile) -> list[Step]:
     """Everything in order."""
     checkpoints, max_parallel = profile.checkpoints, profile.launch.max_parallel
-    sft, rl = checkpoints.sft, tuple(checkpoints.rl)
+    sft, rl, examined = checkpoints.sft, tuple(checkpoints.rl), profile.benchmarks.necessity.models
     return [
         *([Step(WRITE_SOURCE)] if profile.toyworld else []),
         Step(OBSERVE),
@@ -127,7 +132,7 @@ def plan(profile: Profile) -> list[Step]:
         *(Step(TRAIN_SFT, names) for names in ranges(sft, sft, max_parallel.get(SFT_PROGRAM, 1))),
         *(Step(TRAIN_RL, names) for names in ranges(rl, rl, max_parallel.get(RL_PROGRAM, 1))),
         Step(evaluate(profile), checkpoints.models),
-        *(Step(INTERVENE, names) for names in ranges(checkpoints.models, profile.benchmarks.necessity.models)),
+        *([Step(INTERVENE, tuple(name for name in checkpoints.models if name in examined))] if examined else []),
         Step(COMPARE),
     ]
 

@@ -28,6 +28,8 @@ from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipelines.instance import home_of
+from pipelines.pages import pages
 from training.runtime.interrupts import exiting
 from training.runtime.project import WORKSPACE
 
@@ -60,8 +62,9 @@ def main(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bool) 
 
 
 def application(context: WorkspaceProcessContext, host: str, allowed_hosts: tuple[str, ...] = ()) -> Starlette:
-    """Dagster's ASGI application behind the same-origin check."""
+    """Dagster's ASGI application, with pages of ours, behind the same-origin check."""
     app = create_app_from_workspace_process_context(context)
+    app.router.routes[:0] = pages(home_of(context.instance))  # before Dagster's, whose last one takes every address
     app.add_middleware(SameOriginMiddleware, host=host, allowed_hosts=allowed_hosts)
     return app
 

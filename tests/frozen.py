@@ -1,7 +1,7 @@
 """Files that are generated from code: `make regenerate` writes them, and tests compare.
 
-The README's picture of the lineage, the record of the graph (tests/pipelines/graph.json), and the tables of
-docs/data-contracts.md.
+The README's picture of the lineage, the record of the graph (tests/pipelines/graph.json), the tables of
+docs/data-contracts.md, and the sections of docs/checks.md.
 """
 
 import importlib
@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -19,9 +20,11 @@ from pipelines.sensors import WEBHOOK_VARIABLE
 from tests.pipelines import graph
 from training.runtime.project import PROJECT
 
-README, CONTRACTS = PROJECT / "README.md", PROJECT / "docs" / "data-contracts.md"
+README, DOCS = PROJECT / "README.md", PROJECT / "docs"
+CONTRACTS, CHECKS = DOCS / "data-contracts.md", DOCS / "checks.md"
 
 _PICTURE = re.compile(r"(?<=```mermaid\n).*?(?=```)", re.DOTALL)
+_SECTIONS = re.compile(r"(<!-- checks -->\n).*?(<!-- end -->)", re.DOTALL)
 _BLOCK = re.compile(r"(<!-- (?P<schema>[\w.]+:\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -51,6 +54,20 @@ def with_schemas(page: str) -> str:
     Raises AttributeError for a schema that is no more.
     """
     return _BLOCK.sub(lambda block: f"{block[1]}\n{_table(block['schema'])}\n\n{block[3]}", page)
+
+
+def with_checks(page: str) -> str:
+    """The page with a section for each check of the demo: its assets, whether it blocks, and its description."""
+    checks: dict[str, list[Any]] = {}
+    for node in build_definitions(demo(Path("/home"))).resolve_asset_graph().asset_check_nodes:
+        checks.setdefault(node.key.name, []).append(node)
+    lines: list[str] = []
+    for name, nodes in sorted(checks.items()):
+        assets = ", ".join(f"`{key}`" for key in sorted(node.key.asset_key.to_user_string() for node in nodes))
+        kind = "blocks what follows" if nodes[0].blocking else "blocks nothing"
+        lines += [f"### {name}", f"{assets}; {kind}.", "", str(nodes[0].description), ""]
+    text = "\n".join(lines)
+    return _SECTIONS.sub(lambda block: f"{block[1]}\n{text}\n{block[2]}", page)
 
 
 def schemas_on(page: str) -> set[str]:
@@ -83,6 +100,7 @@ def _row(cells: Sequence[str]) -> str:
 FROZEN: dict[Path, Callable[[str], str]] = {
     README: with_picture,
     CONTRACTS: with_schemas,
+    CHECKS: with_checks,
     graph.RECORDED: lambda _: graph.as_text(),
 }
 """The files, and what makes the new text from the old."""

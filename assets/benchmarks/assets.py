@@ -1,6 +1,6 @@
 """Benchmarks of every model, from one factory: items, answers by one program for all that is missing, and reports."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -17,10 +17,12 @@ from assets.checkpoints.assets import BASE, RL, SFT
 from assets.curation.set_assets import items_key
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
+from assets.framework.display import NAME, table
 from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import Checkpoints
 from assets.framework.resources import JudgeAccess, JudgeParam
 from assets.framework.retries import retry_on_outage
+from assets.framework.settings import refuse_unknown_names
 from assets.framework.store import AssetStore, StoreParam
 from assets.generation import AnswerWork, generate_answers
 from assets.launching.launcher import LauncherParam
@@ -28,6 +30,7 @@ from assets.trajectories.settings import SourceSettings
 from evaluation.benchmarks import choice, futurebench, seedbench, twiffbench
 from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers
 from evaluation.benchmarks.futurebench import FutureBench
+from evaluation.benchmarks.judged import JudgedBenchmark
 from evaluation.benchmarks.seedbench import SeedBench
 from evaluation.benchmarks.twiffbench import TwiffBench
 from evaluation.generation.config import GenerationConfig
@@ -203,15 +206,23 @@ def _answers(runs: list[BenchmarkRun], checkpoints: Checkpoints, seed: int, devi
         pool="gpu",
         name="benchmarks__answers",
         description="Every model answers the benchmarks, greedily.",
+        config=AnswersConfig(
+            max_new_tokens={run.benchmark.name: run.answers.max_new_tokens for run in runs},
+            batch_size={run.benchmark.name: run.answers.batch_size for run in runs},
+        ),
     )
     def answer_benchmarks(
         context: dg.AssetExecutionContext, config: AnswersConfig, store: StoreParam, launcher: LauncherParam
     ) -> Iterator[dg.MaterializeResult[None]]:
         prompts = {run.answers_key: cache(partial(_prompts, store, run)) for run in runs}
-        wanted = {}
+        limits, wanted = config.values(), {}
+        for field, by_name in limits.items():
+            refuse_unknown_names(field, by_name, [run.benchmark.name for run in runs])
         for run, model in product(runs, context.partition_keys):
             checkpoint = store.current(*checkpoints.artifact(model))
-            generation = run.answers.model_copy(update=config.values())
+            name = run.benchmark.name
+            chosen = {field: by_name[name] for field, by_name in limits.items() if name in by_name}
+            generation = run.answers.model_copy(update=chosen)
             ledger = {"model": checkpoint.version, "sampling": generation.sampling(), "seed": seed}
             job = partial(
                 AnswerJob,
@@ -219,7 +230,7 @@ def _answers(runs: list[BenchmarkRun], checkpoints: Checkpoints, seed: int, devi
                 generation=generation,
                 seed=seed,
                 keep_latents=True,
-                ledger=store.ledger("benchmarks", ledger) / f"{run.benchmark.name}.jsonl",
+                ledger=store.ledger("benchmarks", ledger) / f"{name}.jsonl",
             )
             inputs = {run.items_key: store.current(run.items_key), "checkpoint": checkpoint}
             values = {"answers": generation.model_dump(mode="json"), "seed": seed}
@@ -238,7 +249,8 @@ def _prompts(store: AssetStore, run: BenchmarkRun) -> pl.DataFrame:
 
 
 def _report(run: BenchmarkRun, checkpoints: Checkpoints) -> dg.AssetsDefinition:
-    judged = run.benchmark.judged
+    benchmark = run.benchmark
+    judged = isinstance(benchmark, JudgedBenchmark)
     storyboards = ("evaluation.reports.storyboards",) if run.storyboards else ()
     declared = Asset(
         run.report_key,
@@ -253,22 +265,21 @@ def _report(run: BenchmarkRun, checkpoints: Checkpoints) -> dg.AssetsDefinition:
         links={"report": REPORT},
         retry_policy=retry_on_outage() if judged else None,
     )
-    if not judged:
+    if not isinstance(benchmark, JudgedBenchmark):
 
         @asset(declared)
         def parsed_report(context: dg.AssetExecutionContext, store: StoreParam) -> dg.MaterializeResult[None]:
-            return _score_models(context, store, declared, run)
+            return _score_models(context, store, declared, run, checkpoints)
 
         return parsed_report
 
-    @asset(declared)
+    @asset(declared, config=JudgeConfig(judge_samples=benchmark.settings.judge_samples))
     def judged_report(
         context: dg.AssetExecutionContext, config: JudgeConfig, store: StoreParam, judge: JudgeParam
     ) -> dg.MaterializeResult[None]:
-        settings = run.benchmark.settings.model_copy(update=config.values())
-        return _score_models(
-            context, store, declared, replace(run, benchmark=replace(run.benchmark, settings=settings)), judge
-        )
+        settings = benchmark.settings.model_copy(update=config.values())
+        judged_run = replace(run, benchmark=replace(benchmark, settings=settings))
+        return _score_models(context, store, declared, judged_run, checkpoints, judge)
 
     return judged_report
 
@@ -278,6 +289,7 @@ def _score_models(
     store: AssetStore,
     declared: Asset,
     run: BenchmarkRun,
+    checkpoints: Checkpoints,
     access: JudgeAccess | None = None,
 ) -> dg.MaterializeResult[None]:
     items = store.current(run.items_key)
@@ -306,7 +318,21 @@ def _score_models(
         inputs = {run.items_key: items, run.answers_key: answers}
         work = store.work(run.report_key, inputs, config, str(declared.code_version), model)
         reports[model] = work.do(partial(score, model=model, answers=answers))
-    return batch_result(context, store, declared, reports)
+    return batch_result(context, store, declared, reports, {"all_models": _all_models(store, run, checkpoints)})
+
+
+def _all_models(store: AssetStore, run: BenchmarkRun, checkpoints: Checkpoints) -> dg.MetadataValue[Any]:
+    """The scores of every model that has a report, so that any partition's page shows them side by side."""
+    reported = [model for model in checkpoints.models if store.has(run.report_key, model)]
+    counts = {model: store.current(run.report_key, model).provenance["counts"] for model in reported}
+    return table([{NAME: model, **_scores(one)} for model, one in counts.items()])
+
+
+def _scores(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """Accuracy by split and on average, or the marks of a judge."""
+    if "average" in counts:
+        return {**counts["splits"], "average": counts["average"]}
+    return {mark: counts[mark] for mark in ("cot", "answer") if mark in counts}
 
 
 def _report_counts(report: dict[str, Any]) -> dict[str, Any]:

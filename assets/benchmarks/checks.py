@@ -8,8 +8,10 @@ import numpy as np
 import polars as pl
 
 from assets.benchmarks.assets import ANSWER_TABLE, ITEM_TABLE, REPORT, BenchmarkRun
-from assets.benchmarks.latents import LATENT_RETRIEVAL, NECESSITY
+from assets.benchmarks.latents import LATENT_RETRIEVAL
+from assets.benchmarks.necessity import NECESSITY
 from assets.framework.define import CheckOutcome, check
+from assets.framework.display import line
 from assets.framework.metadata import COMPARISON
 from assets.framework.partitions import Checkpoints
 from assets.framework.store import AssetStore
@@ -20,8 +22,11 @@ from training.storage.parquet import read_parquet
 UNREADABLE_LIMIT = 0.01
 
 
-def benchmark_checks(runs: list[BenchmarkRun], checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition]:
-    models = checkpoints.model_partitions
+def benchmark_checks(
+    runs: list[BenchmarkRun], checkpoints: Checkpoints, examined: tuple[str, ...]
+) -> list[dg.AssetChecksDefinition]:
+    """`examined`: the models with reports on their latents."""
+    models, latents = checkpoints.model_partitions, checkpoints.model_partitioning(examined).definition
     return [
         *(items_are_usable.of(run.items_key) for run in runs),
         *(every_item_is_answered.of(run.answers_key, models, items_key=run.items_key) for run in runs),
@@ -29,8 +34,8 @@ def benchmark_checks(runs: list[BenchmarkRun], checkpoints: Checkpoints) -> list
             (every_answer_is_judged if run.benchmark.judged else splits_add_up).of(run.report_key, models)
             for run in runs
         ),
-        mean_can_be_fed.of(LATENT_RETRIEVAL, models),
-        latents_matter.of(NECESSITY, models),
+        mean_can_be_fed.of(LATENT_RETRIEVAL, latents),
+        latents_matter.of(NECESSITY, latents),
         rl_is_not_worse_than_its_sft.of(COMPARISON, starts=checkpoints.rl),
     ]
 
@@ -68,7 +73,7 @@ def every_item_is_answered(store: AssetStore, key: str, models: Sequence[str], i
         missing[model] = len(usable.symmetric_difference(answered)) + len(answered) - answered.n_unique()
     return CheckOutcome(
         passed=not any(missing.values()),
-        description=f"missing or repeated answers to {len(usable)} items, by model: {missing}; the reasons are in "
+        description=f"missing or repeated answers to {len(usable)} items: {line(missing)}; the reasons are in "
         "answers.failed beside each model's answers",
         metadata={"items": len(usable), "missing_or_repeated": missing},
     )
@@ -88,7 +93,7 @@ def splits_add_up(store: AssetStore, key: str, models: Sequence[str]) -> CheckOu
     return CheckOutcome(
         passed=not wrong,
         description=f"sums that differ between the splits and the average: {wrong or 'none'}",
-        metadata={"wrong": wrong or "none"},
+        metadata={},
     )
 
 
@@ -101,7 +106,7 @@ def every_answer_is_judged(store: AssetStore, key: str, models: Sequence[str]) -
     judged = {model: f"{one['judged']} of {one['answered']}" for model, one in coverage.items()}
     return CheckOutcome(
         passed=all(one["judged"] == one["answered"] for one in coverage.values()),
-        description=f"answers that the judge marked, by model: {judged}",
+        description=f"answers that the judge marked: {line(judged)}",
         metadata={"coverage": coverage},
     )
 
@@ -121,7 +126,7 @@ def mean_can_be_fed(store: AssetStore, key: str, models: Sequence[str]) -> Check
     }
     return CheckOutcome(
         passed=all(finite.values()),
-        description=f"whether {MEAN_FILE} holds finite numbers, by model: {finite}",
+        description=f"whether {MEAN_FILE} holds finite numbers: {line(finite)}",
         metadata={"finite": finite},
     )
 
@@ -152,7 +157,7 @@ def rl_is_not_worse_than_its_sft(store: AssetStore, key: str, starts: Mapping[st
     texts = {model: f"{row['difference']:+.1%} on {row['n']} items" for model, row in changes.items()}
     return CheckOutcome(
         passed=all(row["interval"][1] >= 0 for row in changes.values()),
-        description=f"change of accuracy by RL: {texts or 'no RL model'}",
+        description=f"change of accuracy by RL: {line(texts)}",
         metadata=texts,
     )
 

@@ -6,7 +6,8 @@ from typing import Any
 import dagster as dg
 
 from assets.benchmarks.assets import ANSWER_TABLE, FUTURE_ANSWERS, FUTURE_REPORT, GRADED_TABLE, REPORT, TWIFF_REPORT
-from assets.benchmarks.latents import LATENT_RETRIEVAL, NECESSITY
+from assets.benchmarks.latents import LATENT_RETRIEVAL
+from assets.benchmarks.necessity import NECESSITY
 from assets.checkpoints.assets import BASE
 from assets.curation.assets import CURATED
 from assets.framework.code import code_of

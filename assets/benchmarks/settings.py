@@ -31,7 +31,7 @@ class NecessitySettings(Settings):
     """The latent-necessity experiment: interventions on latents, and controls, on `n` FutureBench items (None: all)."""
 
     models: tuple[str, ...]
-    """The models of the plan; others can be materialised by hand."""
+    """The models whose latents are examined: the partitions of latent retrieval, intervened answers and necessity."""
     interventions: tuple[InterventionName, ...]
     controls: tuple[ControlName, ...] = ()
     n: PositiveInt | None
@@ -52,12 +52,10 @@ class AnswersConfig(RunOverrides):
 
     minimum: ClassVar[dict[str, int]] = {"max_new_tokens": 1, "batch_size": 1}
 
-    max_new_tokens: int | None = Field(
-        default=None, description="The longest answer, in tokens; a longer one is cut. Empty: the profile's."
+    max_new_tokens: dict[str, int] = Field(
+        description="The longest answer, in tokens, by benchmark; a longer one is cut."
     )
-    batch_size: int | None = Field(
-        default=None, description="Answers whose prompts are read at a time. Empty: the profile's."
-    )
+    batch_size: dict[str, int] = Field(description="Answers whose prompts are read at a time, by benchmark.")
 
 
 class JudgeConfig(RunOverrides):
@@ -65,17 +63,12 @@ class JudgeConfig(RunOverrides):
 
     minimum: ClassVar[dict[str, int]] = {"judge_samples": 1}
 
-    judge_samples: int | None = Field(
-        default=None, description="Judgements of each answer, whose mean is its mark. Empty: the profile's."
-    )
+    judge_samples: int = Field(description="Judgements of each answer, whose mean is its mark.")
 
 
 class NecessityConfig(RunOverrides):
     """Run config of latent necessity: fewer items, for a first look, or more than the profile takes."""
 
-    minimum: ClassVar[dict[str, int]] = {"n": 1}
+    minimum: ClassVar[dict[str, int]] = {"n": 0}
 
-    n: int | None = Field(
-        default=None,
-        description="FutureBench items to answer again, at most all. Empty: the profile's.",
-    )
+    n: int = Field(description="FutureBench items to answer again; 0: all of them.")

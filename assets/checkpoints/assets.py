@@ -18,6 +18,7 @@ from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import Checkpoints
 from assets.framework.resources import JudgeAccess, JudgeParam
+from assets.framework.settings import refuse_unknown_names
 from assets.framework.store import AssetStore, StoreParam, Work, name_of
 from assets.launching.launcher import Launcher, LauncherParam
 from training.runtime.launch import Start
@@ -134,12 +135,14 @@ class _Training:
     ) -> dg.MaterializeResult[None]:
         """Trains the recipes of the run's partitions, each from its model."""
         sets = store.current(self.sets)
-        works, configs = {}, {}
+        values, works, configs = overrides.values(), {}, {}
+        refuse_unknown_names("max_steps", values["max_steps"], self.runs)
         for name in context.partition_keys:
             run, model = self.runs[name], store.current(*self.models[name])
-            values = overrides.values()
-            recipe = run.recipe.model_copy(update={"max_steps": values.pop("max_steps", run.recipe.max_steps)})
-            config = {"recipe": recipe.model_dump(mode="json"), **self.config, **values}
+            recipe = run.recipe.model_copy(
+                update={"max_steps": values["max_steps"].get(name, run.recipe.max_steps)}
+            )
+            config = {"recipe": recipe.model_dump(mode="json"), **self.config, "seed": values["seed"]}
             inputs = {
                 name_of(*self.models[name]): model.version,
                 # a set's own bytes: another set of the same artifact changes nothing here
@@ -167,9 +170,11 @@ class _Training:
 
 
 def _trained(training: _Training, judged: bool = False) -> dg.AssetsDefinition:
+    steps = {name: run.recipe.max_steps for name, run in training.runs.items() if run.recipe.max_steps is not None}
+    define = asset(training.asset, pool="gpu", config=RecipeConfig(seed=training.config["seed"], max_steps=steps))
     if judged:
 
-        @asset(training.asset, pool="gpu")
+        @define
         def start_judged(
             context: dg.AssetExecutionContext,
             config: RecipeConfig,
@@ -181,7 +186,7 @@ def _trained(training: _Training, judged: bool = False) -> dg.AssetsDefinition:
 
         return start_judged
 
-    @asset(training.asset, pool="gpu")
+    @define
     def start(
         context: dg.AssetExecutionContext, config: RecipeConfig, store: StoreParam, launcher: LauncherParam
     ) -> dg.MaterializeResult[None]:

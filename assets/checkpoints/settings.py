@@ -28,8 +28,7 @@ class RecipeConfig(SeedConfig):
 
     minimum: ClassVar[dict[str, int]] = {"max_steps": 1, "seed": 0}
 
-    max_steps: int | None = Field(
-        default=None,
-        description="Optimiser steps, for a trial run: its checkpoint is the current one until the recipe is "
-        "materialised again without this. Empty: the recipe's.",
+    max_steps: dict[str, int] = Field(
+        description="Optimiser steps by recipe; a recipe that is not listed has its own, or its epochs decide. After a "
+        "trial run of fewer steps its checkpoint is current until the recipe is materialised with its own steps again."
     )

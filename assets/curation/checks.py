@@ -14,6 +14,7 @@ from assets.curation.scored import GAIN, GAIN_TABLE
 from assets.curation.set_assets import index_of, items_of
 from assets.curation.settings import CurationSettings
 from assets.framework.define import CheckOutcome, check
+from assets.framework.display import line
 from assets.framework.partitions import SHARDS
 from assets.framework.store import AssetStore
 from assets.trajectories.usable import usable_rows
@@ -129,8 +130,8 @@ def sft_rows_can_be_read(store: AssetStore, key: str) -> CheckOutcome:
     gone = [path for path in paths if not Path(path).is_file()]
     return CheckOutcome(
         passed=all(rows.values()) and not any(repeated.values()) and not gone,
-        description=f"rows by set: {rows}; repeated: {sum(repeated.values())}; {len(gone)} of {len(paths)} clips are "
-        f"gone{f', {gone[0]} first' if gone else ''}",
+        description=f"rows by set: {line(rows)}; repeated: {sum(repeated.values())}; {len(gone)} of {len(paths)} clips "
+        f"are gone{f', {gone[0]} first' if gone else ''}",
         metadata={"rows": rows, "repeated": repeated, "clips": len(paths), "gone": len(gone), "first": gone[:10]},
     )
 
@@ -149,7 +150,7 @@ def rl_clips_are_new(store: AssetStore, key: str) -> CheckOutcome:
     shared = {name: int(videos.is_in(sft_clips.implode()).sum()) for name, videos in clips.items()}
     return CheckOutcome(
         passed=all(rows.values()) and not (artifact.provenance["config"]["avoid_sft"] and any(shared.values())),
-        description=f"rows by set: {rows}; of them on clips of the SFT set: {shared} ({artifact.path})",
+        description=f"rows by set: {line(rows)}; of them on clips of the SFT set: {line(shared)} ({artifact.path})",
         metadata={"rows": rows, "on_sft_clips": shared},
     )
 

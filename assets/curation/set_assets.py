@@ -33,7 +33,7 @@ from assets.framework.metadata import metadata_of, result_of
 from assets.framework.retries import retry_on_outage
 from assets.framework.settings import SeedConfig
 from assets.framework.store import AssetStore, StoreParam
-from assets.hub import HubSettings, push_folder
+from assets.hub import HUB, HubSettings, push_folder
 from assets.trajectories.assets import TRAJECTORIES
 from training.runtime.printable import model_label
 from training.storage.artifacts import Artifact
@@ -127,10 +127,10 @@ def _future_l1_50k(settings: CurationSettings, base: Path) -> dg.AssetsDefinitio
         links={"card": CARD, "pool": POOL_TABLE, "excluded": EXCLUDED_TABLE},
     )
 
-    @asset(declared)
+    @asset(declared, config=SelectionConfig(**settings.selection.model_dump()))
     def curation_future_l1_50k(config: SelectionConfig, store: StoreParam) -> dg.MaterializeResult[None]:
         scored, items = scored_shards(store), items_of(settings, store)
-        rule = config.over(settings.selection, settings.rule.samples)
+        rule = config.thresholds(settings.rule.samples)
         _check_scored_for(rule, scored)
 
         def make(workspace: Path) -> dict[str, Any]:
@@ -217,10 +217,10 @@ def _training_sets(
     """Sets that `write` makes of the scored tables, Future-L1-50K, the benchmarks' items and a seed; `values` and
     `files` are part of their version."""
 
-    @asset(declared)
+    @asset(declared, config=SeedConfig(seed=seed))
     def training_sets(config: SeedConfig, store: StoreParam) -> dg.MaterializeResult[None]:
         scored, curated, items = scored_shards(store), store.current(CURATED), items_of(settings, store)
-        sampling = {"seed": seed} | config.values()
+        sampling = config.values()
         inputs = {CURATED: curated} | _by_key(scored, items) | {path.name: file_digest(path) for path in files}
         work = store.work(declared.key, inputs, {**sampling, **values}, str(declared.code_version))
         tables = gain_tables(scored)
@@ -242,6 +242,7 @@ def dataset_hub_asset(repository: str, license_id: str | None) -> dg.AssetsDefin
         columns=(CuratedTable,),
         links={"card": CARD},
         retry_policy=retry_on_outage(),
+        group=HUB,
     )
 
     @asset(declared)

@@ -77,21 +77,18 @@ class SelectionConfig(RunOverrides):
 
     minimum: ClassVar[dict[str, int]] = {"top": 1, "max_p_t": 0}
 
-    top: int | None = Field(default=None, description="How many rows to publish at most. Empty: the profile's.")
-    max_p_t: int | None = Field(
-        default=None,
+    top: int = Field(description="How many rows to publish at most.")
+    max_p_t: int = Field(
         description="Keep rows with at most so many right answers without the hint (the paper: 6 of 8). Not more than "
-        "the rows were scored for. Empty: the profile's.",
+        "the rows were scored for."
     )
-    min_gain: int | None = Field(
-        default=None,
+    min_gain: int = Field(
         description="Keep rows that the hint gains at least so many right answers (the paper: 2). Not fewer than the "
-        "rows were scored for. Empty: the profile's.",
+        "rows were scored for."
     )
 
-    def over(self, settings: SelectionSettings, samples: int) -> SelectionSettings:
-        """The profile's thresholds with these.  Raises ValueError where no row of `samples` answers could be kept."""
-        chosen = settings.model_copy(update=self.values())
-        if chosen.min_gain > samples:
-            raise ValueError(f"run config: min_gain is {chosen.min_gain}, and a row has {samples} answers a condition")
-        return chosen
+    def thresholds(self, samples: int) -> SelectionSettings:
+        """Raises ValueError where no row of `samples` answers could be kept."""
+        if self.min_gain > samples:
+            raise ValueError(f"run config: min_gain is {self.min_gain}, and a row has {samples} answers a condition")
+        return SelectionSettings(**self.values())

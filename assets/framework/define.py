@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 import dagster as dg
 import dataframely as dy
 
+from assets.framework.display import displayed
+from assets.framework.links import check_url
 from assets.framework.partitions import Partitioning, key_of
 from assets.framework.retries import no_retry_on_permanent_errors
+from assets.framework.settings import RunOverrides
 from assets.framework.store import AssetStore, StoreParam
 
 OWNERS = {
@@ -20,7 +23,7 @@ OWNERS = {
     "benchmarks": "team:evaluation",
     "reports": "team:evaluation",
 }
-"""The owner of assets by their group, the first part of their keys."""
+"""The owner of assets by their stage, the first part of their keys."""
 
 Function = Callable[..., Any]
 
@@ -53,17 +56,19 @@ class Asset:
     """For assets that call remote services (`retries`); all others fail at once."""
     automation_condition: dg.AutomationCondition | None = None
     freshness_policy: dg.FreshnessPolicy | None = None
+    group: str | None = None
+    """None: the first part of its key."""
 
     @property
     def spec(self) -> dg.AssetSpec:
-        group = self.key.partition("/")[0]
+        stage = self.key.partition("/")[0]
         mappings = self.partitions.mappings if self.partitions else {}
         return dg.AssetSpec(
             key_of(self.key),
             deps=[dg.AssetDep(key_of(key), partition_mapping=mappings.get(key)) for key in self.deps],
             description=self.description,
-            group_name=group,
-            owners=[OWNERS[group]],
+            group_name=self.group or stage,
+            owners=[OWNERS[stage]],
             kinds=set(self.kinds),
             code_version=self.code_version,
             partitions_def=self.partitions.definition if self.partitions else None,
@@ -107,7 +112,7 @@ class Check:
         @dg.asset_check(
             asset=key_of(key),
             name=self.name,
-            description=self.description,
+            description=f"{self.description} If it fails: {self.remedy}.",
             blocking=self.blocking,
             additional_deps=[key_of(dep) for dep in deps],
         )
@@ -117,7 +122,7 @@ class Check:
             return dg.AssetCheckResult(
                 passed=outcome.passed,
                 description=outcome.description if outcome.passed else f"{outcome.description}: {self.remedy}",
-                metadata=outcome.metadata,
+                metadata=displayed(outcome.metadata) | {"docs": dg.MetadataValue.url(check_url(self.name))},
                 severity=outcome.severity or self.severity,
             )
 
@@ -157,17 +162,24 @@ def check(
 
 
 def asset(
-    *declared: Asset, pool: str | None = None, name: str | None = None, description: str | None = None
+    *declared: Asset,
+    pool: str | None = None,
+    name: str | None = None,
+    description: str | None = None,
+    config: RunOverrides | None = None,
 ) -> Callable[[Function], dg.AssetsDefinition]:
     """The assets that a function makes in one op.
 
     Partitions and retries are those of the first asset, and so are the op's name and description where no other is
-    given; `pool` limits how many of these ops run at a time.
+    given; `pool` limits how many of these ops run at a time. `config`: the defaults of the function's argument of that
+    name, which the Launchpad shows.
     """
     first = declared[0]
     partitions = first.partitions
 
     def define(function: Function) -> dg.AssetsDefinition:
+        if config is not None:
+            function.__annotations__["config"] = config.as_defaults()
         return dg.multi_asset(
             specs=[one.spec for one in declared],
             name=name or key_of(first.key).to_python_identifier(),

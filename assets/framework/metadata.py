@@ -9,10 +9,12 @@ import dataframely as dy
 import polars as pl
 
 from assets.framework.define import Asset
+from assets.framework.display import displayed
+from assets.framework.links import COMPARISON_URL
 from assets.framework.partitions import key_of
 from assets.framework.store import AssetStore
 from evaluation.reports.run_reports import command
-from training.storage.artifacts import CURRENT, Artifact
+from training.storage.artifacts import Artifact
 from training.storage.hashing import digest
 from training.storage.parquet import scan_parquet
 
@@ -38,14 +40,14 @@ def metadata_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dict[str
         else:
             metadata[name.removesuffix(".md")] = dg.MetadataValue.md(content.decode())
     metadata |= {
-        **provenance["counts"],
+        **displayed(provenance["counts"]),
         "seconds": provenance["seconds"],
         "folder": artifact.path,
         **{name: path for name, file in asset.links.items() if (path := artifact.path / file).exists()},
         "version": artifact.version,
         "provenance": {name: provenance[name] for name in ("inputs", "config", "code")},
         "lineage": dg.MetadataValue.md(f"`{command(artifact.version)}`"),
-        "lineage_page": store.artifacts.root / COMPARISON / CURRENT / PAGE,
+        "comparison_page": dg.MetadataValue.url(COMPARISON_URL),
     }
     if asset.table is not None:
         path = artifact.file(asset.table)
@@ -64,17 +66,22 @@ def result_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dg.Materia
 
 
 def batch_result(
-    context: dg.AssetExecutionContext, store: AssetStore, asset: Asset, artifacts: Mapping[str, Artifact]
+    context: dg.AssetExecutionContext,
+    store: AssetStore,
+    asset: Asset,
+    artifacts: Mapping[str, Artifact],
+    shared: Mapping[str, Any] | None = None,
 ) -> dg.MaterializeResult[None]:
     """The result of an asset that made several partitions in one run.
 
-    Each partition has its metadata. Dagster has one data version for all partitions of a run: the hash of theirs, or
-    the version of the only one.
+    Each partition has its metadata, after what they share. Dagster has one data version for all partitions of a run:
+    the hash of theirs, or the version of the only one.
     """
     key = key_of(asset.key)
     versions = {partition: artifact.version for partition, artifact in artifacts.items()}
     for partition, artifact in artifacts.items():
-        context.add_asset_metadata(metadata_of(store, asset, artifact), asset_key=key, partition_key=partition)
+        metadata = {**(shared or {}), **metadata_of(store, asset, artifact)}
+        context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
     version = digest(versions) if len(versions) > 1 else next(iter(versions.values()))
     return dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(version))
 

@@ -4,7 +4,7 @@ A partition is a batch of trajectories; a single trajectory is a row of a table.
 """
 
 import sys
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
@@ -82,10 +82,11 @@ class Checkpoints:
     def model_partitions(self) -> dg.StaticPartitionsDefinition:
         return dg.StaticPartitionsDefinition(list(self.models))
 
-    def model_partitioning(self) -> Partitioning:
-        """One model a partition, made from its own checkpoint; one run takes all models."""
-        mappings = {"checkpoints/sft": _same(self.sft), "checkpoints/rl": _same(self.rl)}
-        return Partitioning(self.model_partitions, None, mappings)
+    def model_partitioning(self, models: Collection[str] | None = None) -> Partitioning:
+        """One model a partition, of all or of these, made from its own checkpoint; one run takes all of them."""
+        names = [name for name in self.models if models is None or name in models]
+        mappings = {"checkpoints/sft": _same(self.sft, names), "checkpoints/rl": _same(self.rl, names)}
+        return Partitioning(dg.StaticPartitionsDefinition(names), None, mappings)
 
     def sft_partitioning(self, max_partitions_per_run: int) -> Partitioning:
         """One SFT recipe a partition."""
@@ -108,6 +109,6 @@ class Checkpoints:
         raise ValueError(f"no model {model!r} in this profile; it has {', '.join(self.models)}")
 
 
-def _same(names: Iterable[str]) -> dg.StaticPartitionMapping:
+def _same(recipes: Iterable[str], models: Container[str]) -> dg.StaticPartitionMapping:
     """The mapping of recipes to the models of the same names."""
-    return dg.StaticPartitionMapping({name: name for name in names})
+    return dg.StaticPartitionMapping({name: name for name in recipes if name in models})

@@ -1,9 +1,10 @@
 """The bases of what decides a run: a stage's settings, which a profile holds, and values for one run."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 
 class Settings(BaseModel):
@@ -13,9 +14,9 @@ class Settings(BaseModel):
 
 
 class RunOverrides(dg.Config):
-    """Run config of an asset (the Launchpad's form): values for one run; None is the profile's.
+    """Run config of an asset (the Launchpad's form): values for one run, by default the profile's.
 
-    An override enters the artifact's config, and so its version: the run makes an artifact beside the one before it,
+    Another value enters the artifact's config, and so its version: the run makes an artifact beside the one before it,
     and the current one until the asset is materialised again without it, which finds that one at once.  Values are
     checked when they are used, not by the fields: what a field refuses, Dagster would try again.
     """
@@ -24,13 +25,28 @@ class RunOverrides(dg.Config):
     """The least value of a field, by its name."""
 
     def values(self) -> dict[str, Any]:
-        """The fields that are set.  Raises ValueError for a value below its minimum."""
+        """The fields.  Raises ValueError for a value below its minimum."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
-        values = {name: value for name, value in fields.items() if value is not None}
-        for name, value in values.items():
-            if name in self.minimum and value < self.minimum[name]:
-                raise ValueError(f"run config: {name} must be at least {self.minimum[name]}; found {value}")
-        return values
+        for name, least in self.minimum.items():
+            for value in fields[name].values() if isinstance(fields[name], Mapping) else (fields[name],):
+                if value < least:
+                    raise ValueError(f"run config: {name} must be at least {least}; found {value}")
+        return fields
+
+    def as_defaults(self) -> "type[RunOverrides]":
+        """The class with these values as the defaults of its fields, which the Launchpad shows."""
+        fields = type(self).model_fields.items()
+        defaults: dict[str, Any] = {
+            name: (field.annotation, Field(default=getattr(self, name), description=field.description))
+            for name, field in fields
+        }
+        return create_model(type(self).__name__, __base__=type(self), **defaults)
+
+
+def refuse_unknown_names(field: str, values: Iterable[str], names: Iterable[str]) -> None:
+    """Raises ValueError for a name in a field of values by name that is none of `names`."""
+    if unknown := set(values).difference(names):
+        raise ValueError(f"run config: {field} has {min(unknown)!r}; it may have {', '.join(names)}")
 
 
 class SeedConfig(RunOverrides):
@@ -38,4 +54,4 @@ class SeedConfig(RunOverrides):
 
     minimum: ClassVar[dict[str, int]] = {"seed": 0}
 
-    seed: int | None = Field(default=None, description="Seed of the training or the sample. Empty: the profile's.")
+    seed: int = Field(description="Seed of the training or the sample.")

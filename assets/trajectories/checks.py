@@ -36,7 +36,7 @@ def shards_can_be_read(store: AssetStore, key: str, shards: Sequence[str]) -> Ch
         passed=not broken and not empty,
         severity=dg.AssetCheckSeverity.ERROR if none_left else dg.AssetCheckSeverity.WARN,
         description=shard_faults_text(broken, empty) or f"{len(shards)} shards hold rows",
-        metadata={"broken": dg.MetadataValue.json(broken), "empty": dg.MetadataValue.json(empty)},
+        metadata={"broken": broken, "empty": empty},
     )
 
 

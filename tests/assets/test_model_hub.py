@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import http_backoff
 
 from assets.benchmarks.assets import FUTURE_ANSWERS, FUTURE_REPORT, TWIFF_ANSWERS, TWIFF_REPORT
-from assets.benchmarks.latents import INTERVENED, NECESSITY
+from assets.benchmarks.necessity import INTERVENED, NECESSITY
 from assets.checkpoints.assets import BASE, RL, SFT
 from assets.framework.partitions import Checkpoints
 from assets.framework.store import AssetStore

@@ -173,6 +173,24 @@ def test_a_backfill_is_shown_with_its_shards(page: "Page", backfill: str) -> Non
     expect(page.get_by_text("100% completed").first).to_be_visible()
 
 
+def test_checks_of_several_shards_show_as_passed_and_can_be_executed_alone(
+    page: "Page", served: Ui, backfill: str
+) -> None:
+    from playwright.sync_api import expect
+
+    page.goto("/assets/trajectories/twiff_clips?view=lineage")
+    expect(page.get_by_text("1 / 1 Passed").first).to_be_visible()
+    page.goto("/assets/trajectories/twiff_clips?view=checks")
+    before = {run["runId"] for run in served.runs()}
+    page.get_by_role("button", name="Execute", exact=True).click()
+    (run,) = until(lambda: {run["runId"] for run in served.runs()} - before, "the run is known")
+    assert served.finished(run) == "SUCCESS", served.errors(run)
+    page.reload()
+    expect(page.get_by_text("Succeeded", exact=True).first).to_be_visible()
+    page.goto(str(page.get_by_role("link", name="checks.md#clips_can_be_read").get_attribute("href")))
+    expect(page.get_by_role("heading", name="clips_can_be_read")).to_be_visible()
+
+
 def materialised(served: Ui, asset: str) -> list[dict[str, Any]]:
     """An asset's materialisations, the newest first."""
     query = """query($path: [String!]!) {assetNodeOrError(assetKey: {path: $path}) {... on AssetNode {

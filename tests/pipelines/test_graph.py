@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import dagster as dg
@@ -82,6 +84,14 @@ def test_a_model_is_made_from_its_own_checkpoint_and_rl_from_its_sft(nodes: dict
     assert set(upstream.partitions_subset.get_partition_keys()) == {"future_l1"}
 
 
+def test_latents_are_examined_of_the_models_that_the_profile_names(nodes: dict, tmp_path: Path) -> None:
+    for key in ("latent_retrieval", "intervened_answers", "latent_necessity"):
+        assert nodes[f"reports/{key}"].partitions_def.get_partition_keys() == ["future_l1", "la_dapo"]
+    none = overlaid(demo(tmp_path), {"benchmarks": {"necessity": {"models": ()}}})
+    dg.Definitions.validate_loadable(build_definitions(none))
+    assert "intervene" not in [step.stage.job for step in plan(none)]
+
+
 def test_the_plan_makes_every_asset_once_it_can_be_made(profile: Profile, nodes: dict) -> None:
     made: set[str] = set()
     for step in plan(profile):
@@ -128,7 +138,12 @@ def test_pushes_are_jobs_where_the_profile_names_repositories(tmp_path: Path, no
     dg.Definitions.validate_loadable(definitions)
     graph = definitions.resolve_asset_graph()
     models = graph.get(dg.AssetKey(["checkpoints", "model_hub"]))
-    assert models.partitions_def == profile.checkpoints.model_partitions and models.group_name == "checkpoints"
+    assert models.partitions_def == profile.checkpoints.model_partitions and models.group_name == "hub"
+    before: dict[str, set[str]] = defaultdict(set)
+    for node in graph.asset_nodes:
+        before[str(node.group_name)] |= {str(graph.get(key).group_name) for key in node.parent_keys}
+    order = TopologicalSorter({group: groups - {group} for group, groups in before.items()}).static_order()
+    assert next(iter(order)) == "inputs", "groups have no cycle"
     for key, job in pushes.items():
         made = definitions.resolve_job_def(job).asset_layer.executable_asset_keys
         assert {one.to_user_string() for one in made} == {key}

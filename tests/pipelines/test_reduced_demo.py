@@ -197,8 +197,6 @@ def test_every_asset_was_materialised_with_its_artifacts_version(home: Path, mon
     with driver_instance(home) as instance:
         for name, artifact in AssetStore(home).everything().items():
             stage, noun, *partition = name.split("/")
-            if noun == "intervened_answers":  # part of latent necessity
-                continue
             records = instance.fetch_materializations(
                 dg.AssetRecordsFilter(dg.AssetKey([stage, noun]), asset_partitions=partition or None), limit=1
             ).records
@@ -239,7 +237,7 @@ def test_every_asset_page_has_its_metadata(home: Path, monkeypatch: pytest.Monke
         "reports/latent_necessity", "reports/comparison",
     }  # fmt: skip
     for key, page in pages.items():
-        assert {"folder", "seconds", "version", "provenance", "lineage", "lineage_page"} <= set(page.metadata), key
+        assert {"folder", "seconds", "version", "provenance", "lineage", "comparison_page"} <= set(page.metadata), key
         assert page.tags["dagster/data_version"], key
         linked = [one.value for one in page.metadata.values() if isinstance(one, dg.PathMetadataValue)]
         assert len(linked) > 1 and all(Path(path).exists() for path in linked), key

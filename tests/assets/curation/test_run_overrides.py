@@ -11,11 +11,9 @@ import pytest
 
 from assets.checkpoints.settings import RecipeConfig
 from assets.curation.assets import CURATED, RL_SETS, SFT_SETS
-from assets.curation.selection import SelectionSettings
 from assets.curation.set_assets import _model_name
-from assets.curation.settings import SelectionConfig
 from assets.framework.partitions import SHARDS, range_tags
-from assets.framework.settings import SeedConfig
+from assets.framework.settings import SeedConfig, refuse_unknown_names
 from assets.framework.store import AssetStore
 from pipelines.definitions import build_definitions
 from pipelines.profile import demo, overlaid
@@ -96,7 +94,7 @@ def test_other_thresholds_make_another_artifact_and_the_profiles_find_the_first(
     assert result.success and curated.rows() == [(0, 8), (1, 6)]
     assert overridden.provenance["config"] == {"max_p_t": 1, "min_gain": 2, "top": 2}
     obeys = next(one for one in result.get_asset_check_evaluations() if one.check_name == "rows_obey_the_rule")
-    assert obeys.passed and obeys.metadata["rule"].value == overridden.provenance["config"]  # not what the profile says
+    assert obeys.passed and obeys.metadata["rule"].value == "max_p_t: 1, min_gain: 2, top: 2"  # not the profile's
     assert curated.select().success
     assert curated.store.current(CURATED).version == first.version != overridden.version
     assert len(curated.store.artifacts.versions(CURATED)) == 2
@@ -169,12 +167,37 @@ def test_rows_that_were_cut_short_cannot_be_kept_by_a_looser_rule(curated: Curat
         manifest.write_text(whole)
 
 
-def test_what_is_left_out_is_the_profiles() -> None:
-    settings = SelectionSettings(top=50_000)
-    assert SelectionConfig().over(settings, 8) == settings
-    assert SelectionConfig(top=10).over(settings, 8) == SelectionSettings(top=10)
-    assert RecipeConfig(max_steps=3).values() == {"max_steps": 3}
-    with pytest.raises(ValueError, match="steps must be at least 1"):
-        RecipeConfig(max_steps=0).values()
-    with pytest.raises(ValueError, match="seed must be at least 0"):
+def test_the_launchpad_shows_the_profiles_values_typed_and_described(tmp_path: Path) -> None:
+    profile = overlaid(demo(tmp_path), {"benchmarks": {"necessity": {"n": 7}}})
+    definitions, defaults = build_definitions(profile), {}
+    for job in ("select", "train_sft", "train_rl", "evaluate", "intervene"):
+        graph = definitions.resolve_job_def(job).graph
+        for name, op in ((node.name, node.definition) for node in graph.nodes):
+            for field, schema in getattr(op.config_schema.config_type, "fields", {}).items():
+                assert schema.description and schema.description.endswith("."), (name, field)
+                defaults[name, field] = schema.default_value
+    assert defaults == {
+        ("curation__future_l1_50k", "top"): 2400,
+        ("curation__future_l1_50k", "max_p_t"): 6,
+        ("curation__future_l1_50k", "min_gain"): 2,
+        ("curation__sft_sets", "seed"): 0,
+        ("curation__rl_sets", "seed"): 0,
+        ("checkpoints__sft", "seed"): 0,
+        ("checkpoints__sft", "max_steps"): {"text_only": 900, "future_l1": 900},
+        ("checkpoints__rl", "seed"): 0,
+        ("checkpoints__rl", "max_steps"): {"la_dapo": 48},
+        ("benchmarks__answers", "max_new_tokens"): {"futurebench": 48, "twiffbench": 48},
+        ("benchmarks__answers", "batch_size"): {"futurebench": 256, "twiffbench": 256},
+        ("benchmarks__twiffbench_report", "judge_samples"): 1,
+        ("reports__latent_retrieval", "seed"): 0,
+        ("reports__intervened_answers", "n"): 7,
+    }
+
+
+def test_a_value_below_its_least_or_of_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="seed must be at least 0; found -1"):
         SeedConfig(seed=-1).values()
+    with pytest.raises(ValueError, match="max_steps must be at least 1; found 0"):
+        RecipeConfig(seed=0, max_steps={"text_only": 5, "future_l1": 0}).values()
+    with pytest.raises(ValueError, match="max_steps has 'futur_l1'; it may have text_only, future_l1"):
+        refuse_unknown_names("max_steps", {"futur_l1": 3}, ["text_only", "future_l1"])

@@ -1,0 +1,148 @@
+"""`reports/intervened_answers` and `reports/latent_necessity`: whether answers need their latents."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from assets.benchmarks.assets import ANSWER_TABLE, FUTURE_ANSWERS, FUTURE_ITEMS, ITEM_TABLE, REPORT
+from assets.benchmarks.latents import LATENT_RETRIEVAL
+from assets.benchmarks.settings import BenchmarkSettings, NecessityConfig
+from assets.framework.code import code_of
+from assets.framework.define import Asset, asset
+from assets.framework.metadata import batch_result
+from assets.framework.partitions import BASE, Checkpoints
+from assets.framework.store import StoreParam
+from assets.generation import AnswerWork, generate_answers
+from assets.launching.launcher import LauncherParam
+from evaluation.benchmarks.benchmark import StoredAnswers, sample_items
+from evaluation.benchmarks.futurebench import FutureBench
+from evaluation.generation.jobs import AnswerJob
+from evaluation.generation.program import PROGRAM
+from evaluation.latents.necessity import necessity_report
+from evaluation.latents.retrieval_report import MEAN_FILE
+from training.storage.artifacts import MODEL, Artifact
+from training.storage.files import write_json
+from training.storage.parquet import read_parquet
+
+INTERVENED, NECESSITY = "reports/intervened_answers", "reports/latent_necessity"
+FIGURES = ("interventions.png", "controls.png")
+
+INTERVENED_CODE = code_of(FutureBench.__module__, PROGRAM)
+NECESSITY_CODE = code_of(FutureBench.__module__, "evaluation.latents.necessity", "evaluation.drawing.latent_plots")
+
+
+def necessity_assets(
+    settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, device: str
+) -> list[dg.AssetsDefinition]:
+    return [_intervened_answers(settings, checkpoints, seed, device), _latent_necessity(settings, checkpoints)]
+
+
+def _intervened_answers(
+    settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, device: str
+) -> dg.AssetsDefinition:
+    benchmark, generation = FutureBench(settings.futurebench.recipe), settings.futurebench.answers
+    models = settings.necessity.models
+    declared = Asset(
+        INTERVENED,
+        "FutureBench, answered again with replaced latents (interventions) and from changed prompts (controls).",
+        kinds=("torch", "parquet"),
+        code_version=INTERVENED_CODE,
+        deps=(FUTURE_ITEMS, *dict.fromkeys(checkpoints.artifact(model)[0] for model in models), LATENT_RETRIEVAL),
+        partitions=checkpoints.model_partitioning(models),
+    )
+
+    @asset(declared, pool="gpu", config=NecessityConfig(n=settings.necessity.n or 0))
+    def answer_with_interventions(
+        context: dg.AssetExecutionContext, config: NecessityConfig, store: StoreParam, launcher: LauncherParam
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        chosen = settings.necessity.model_copy(update={"n": config.values()["n"] or None})
+        values = chosen.model_dump(mode="json", exclude={"models"})
+        values |= {"answers": generation.model_dump(mode="json"), "seed": seed}
+        items = store.current(FUTURE_ITEMS)
+        prompts = partial(benchmark.prompts, _sampled(items, chosen.n))
+        wanted = {}
+        for model in context.partition_keys:
+            checkpoint, means = store.current(*checkpoints.artifact(model)), store.current(LATENT_RETRIEVAL, model)
+            inputs = {FUTURE_ITEMS: items, "checkpoint": checkpoint, LATENT_RETRIEVAL: means}
+            work = store.work(INTERVENED, inputs, values, INTERVENED_CODE, model)
+            job = partial(AnswerJob, checkpoint=checkpoint.folder(MODEL), generation=generation, seed=seed)
+            mean = {"mean": means.file(MEAN_FILE)}
+            jobs: dict[str, partial[AnswerJob]] = {
+                name: partial(job, intervention=name, reference_latents=mean.get(name))
+                for name in (() if model == BASE else chosen.interventions)  # a base model has no latents
+            }
+            jobs |= {name: partial(job, control=name) for name in chosen.controls}
+            wanted[model] = AnswerWork(work, prompts, jobs)
+        yield batch_result(context, store, declared, generate_answers(context, store, launcher, device, wanted))
+
+    return answer_with_interventions
+
+
+def _latent_necessity(settings: BenchmarkSettings, checkpoints: Checkpoints) -> dg.AssetsDefinition:
+    benchmark = FutureBench(settings.futurebench.recipe)
+    declared = Asset(
+        NECESSITY,
+        "What replaced latents cost: accuracy with each intervention and control, paired with the original answers.",
+        kinds=("polars", "json"),
+        code_version=NECESSITY_CODE,
+        deps=(FUTURE_ITEMS, FUTURE_ANSWERS, INTERVENED),
+        partitions=checkpoints.model_partitioning(settings.necessity.models),
+        previews=FIGURES,
+        links={"report": REPORT},
+    )
+
+    @asset(declared)
+    def compare_interventions(context: dg.AssetExecutionContext, store: StoreParam) -> dg.MaterializeResult[None]:
+        items = store.current(FUTURE_ITEMS)
+
+        def compare(workspace: Path, model: str, original: Artifact, changed: Artifact) -> dict[str, Any]:
+            chosen = changed.provenance["config"]
+            table = _sampled(items, chosen["n"])
+
+            def graded(answers: Artifact, file: str, control: str = "none") -> pl.DataFrame:
+                return benchmark.grade(table, StoredAnswers(read_parquet(answers.file(file)), control))
+
+            interventions = () if model == BASE else chosen["interventions"]
+            report = necessity_report(
+                graded(original, ANSWER_TABLE),
+                {name: graded(changed, f"{name}.parquet") for name in interventions},
+                {name: graded(changed, f"{name}.parquet", name) for name in chosen["controls"]},
+                read_parquet(original.file(ANSWER_TABLE)),
+            )
+            write_json(workspace / REPORT, report)
+            for name, figure in _figures(model, report).items():
+                (workspace / name).write_bytes(figure)
+            rows = report["interventions"] | report["controls"]
+            return {
+                "verdict": report["verdict"],
+                "original_accuracy": report["original"]["accuracy"],
+                **{f"accuracy_{name}": row["accuracy"]["accuracy"] for name, row in rows.items()},
+                "n": report["original"]["n"],
+            }
+
+        reports = {}
+        for model in context.partition_keys:
+            original, changed = store.current(FUTURE_ANSWERS, model), store.current(INTERVENED, model)
+            inputs = {INTERVENED: changed, FUTURE_ANSWERS: original}
+            work = store.work(NECESSITY, inputs, {"parser": benchmark.settings.parser}, NECESSITY_CODE, model)
+            reports[model] = work.do(partial(compare, model=model, original=original, changed=changed))
+        return batch_result(context, store, declared, reports)
+
+    return compare_interventions
+
+
+def _sampled(items: Artifact, n: int | None) -> pl.DataFrame:
+    """`n` of the usable items, or all."""
+    return sample_items(read_parquet(items.file(ITEM_TABLE)).filter(pl.col("problem").is_null()), n)
+
+
+def _figures(model: str, report: Mapping[str, Any]) -> dict[str, bytes]:
+    """Changes of accuracy with intervals, by file name; a base model has no interventions."""
+    from evaluation.drawing.latent_plots import controls, interventions
+
+    figures = zip(FIGURES, ("interventions", "controls"), (interventions, controls), strict=True)
+    return {name: draw({model: report}) for name, part, draw in figures if report[part]}
