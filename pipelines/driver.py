@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from assets.framework.partitions import SHARDS, key_of, range_tags
 from pipelines.definitions import build_definitions
+from pipelines.heartbeat import set_activity
 from pipelines.instance import DRIVER_TAG, driver_instance
 from pipelines.jobs import Step
 from pipelines.profile import Profile
@@ -30,19 +31,23 @@ class StepFailedError(RuntimeError):
 
 
 class Screen(Progress):
-    """Two progress bars: the step of the plan, and the work inside the step."""
+    """Two progress bars: the step of the plan, and the work inside the step; the heartbeat has both in words."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._step = "starting"
         self._plan = self.add_task("starting", total=None)
         self._work = self.add_task("", total=None, visible=False)
 
     def step(self, number: int, total: int, title: str) -> None:
+        self._step = f"step {number + 1} of {total}, {title}"
+        set_activity(self._step)
         self.update(self._plan, description=title, completed=number, total=total)
         self.reset(self._work, visible=False)
 
     def __call__(self, done: int, total: int, what: str) -> None:
+        set_activity(f"{self._step}: {what}, {done} of {total}")
         self.update(self._work, description=f"  {what}", completed=done, total=total, visible=True)
 
 

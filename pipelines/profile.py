@@ -294,7 +294,10 @@ def profile_from_environment(default: str = "demo") -> Profile:
     seed = os.environ.get(SEED_VARIABLE) or "0"
     if not seed.isdecimal():
         raise ValueError(f"{SEED_VARIABLE} is a whole number from 0 on; found {seed!r}")
-    return load_profile(os.environ.get(PROFILE_VARIABLE) or default, home, int(seed))
+    try:
+        return load_profile(os.environ.get(PROFILE_VARIABLE) or default, home, int(seed))
+    except ValueError as error:
+        raise ValueError(f"{PROFILE_VARIABLE}: {error}") from error
 
 
 def make_environment_absolute(home: Path) -> None:

@@ -21,14 +21,7 @@ SUMMARY = "summary.json"
 
 
 def summarise(profile: Profile, reports: RunReports) -> dict[str, Any]:
-    """The content of `summary.json`: counts and intervals, no number without its n.
-
-    Models have the names of their parts: `rl` is the first RL run, `sft` the run that it starts from.
-    """
-    parts = {model: model for model in profile.checkpoints.models}
-    for rl, start in list(profile.checkpoints.rl.items())[:1]:
-        parts |= {start: "sft", rl: "rl"}
-    futurebench = {parts[model]: report for model, report in reports.futurebench.items()}
+    """The content of `summary.json`: counts and intervals, no number without its n."""
     counts = ("scored", "kept", "rejected", "fully_sampled", "gain_histogram")
     return {
         "profile": profile.name,
@@ -39,16 +32,17 @@ def summarise(profile: Profile, reports: RunReports) -> dict[str, Any]:
                 **{split: _counted(report["splits"][split]) for split in SPLITS},
                 "average": _counted(report["average"]),
             }
-            for model, report in futurebench.items()
+            for model, report in reports.futurebench.items()
         },
-        "futurebench_among_options": {model: _counted(report["among_parsed"]) for model, report in futurebench.items()},
+        "futurebench_among_options": {
+            model: _counted(report["among_parsed"]) for model, report in reports.futurebench.items()
+        },
         "spans": {
-            model: {split: report["spans"][split]["mean"] for split in SPLITS} for model, report in futurebench.items()
+            model: {split: report["spans"][split]["mean"] for split in SPLITS}
+            for model, report in reports.futurebench.items()
         },
-        "twiffbench": {
-            parts[model]: {mark: report[mark] for mark in MARKS} for model, report in reports.twiffbench.items()
-        },
-        "latent_necessity": {parts[model]: report for model, report in reports.necessity.items()},
+        "twiffbench": {model: {mark: report[mark] for mark in MARKS} for model, report in reports.twiffbench.items()},
+        "latent_necessity": reports.necessity,
         "seconds": {**reports.seconds, "total": sum(reports.seconds.values())},
     }
 

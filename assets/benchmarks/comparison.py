@@ -15,9 +15,12 @@ from assets.framework.define import Asset, asset
 from assets.framework.metadata import COMPARISON, PAGE, result_of
 from assets.framework.partitions import Checkpoints
 from assets.framework.store import AssetStore, StoreParam, name_of
-from assets.lineage import Lineage, asset_of, lineage_report
+from assets.lineage.report import lineage_report, trace_storyboard
+from assets.lineage.trace import Lineage
 from evaluation.latents.geometry import latent_map
 from evaluation.latents.retrieval_report import PICTURE_FILE, REPORT_FILE
+from evaluation.reports.edges import asset_of
+from evaluation.reports.lineage import ROWS
 from evaluation.reports.report import build_page
 from evaluation.reports.run_reports import ModelOrigin, RunReports, paired_rows
 from evaluation.reports.storyboards import BOARDS
@@ -31,8 +34,8 @@ TEXT = "report.md"
 MAIN_FIGURES = ("accuracy_by_hop", "interventions", "latent_retrieval", "spans_by_hop")
 
 CODE = code_of(
-    "assets.lineage", "evaluation.latents.geometry", "evaluation.latents.retrieval_report", "evaluation.reports.report",
-    "evaluation.reports.storyboards",
+    "assets.lineage.report", "evaluation.latents.geometry", "evaluation.latents.retrieval_report",
+    "evaluation.reports.report", "evaluation.reports.storyboards",
 )  # fmt: skip
 
 
@@ -58,7 +61,8 @@ def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.Asset
         def write(workspace: Path) -> dict[str, Any]:
             answers = {m: store.current(FUTURE_ANSWERS, m).file(ANSWER_TABLE) for m in reports.futurebench}
             points = latent_map({model: read_parquet(path) for model, path in answers.items()})
-            complete = reports.model_copy(update={"latent_map": points})
+            pictures = reports.pictures | _row_storyboards(store, reports, workspace)
+            complete = reports.model_copy(update={"latent_map": points, "pictures": pictures})
             page = build_page(complete, "Future-L1: comparison", f"Models: {', '.join(reports.futurebench)}")
             (workspace / PAGE).write_text(page.html())
             (workspace / TEXT).write_text(page.markdown())
@@ -88,7 +92,6 @@ def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: boo
     everything = store.everything()
     checkpoint_names = {model: name_of(*checkpoints.artifact(model)) for model in future}
     lineage = Lineage({name: artifact for name, artifact in everything.items() if name != COMPARISON})
-    best = max(future, key=lambda model: future[model]["average"]["accuracy"] or 0.0, default="")
     seconds: dict[str, float] = {}
     for name, artifact in everything.items():
         seconds[asset_of(name)] = seconds.get(asset_of(name), 0.0) + artifact.provenance["seconds"]
@@ -104,9 +107,19 @@ def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: boo
         paired=paired_rows({model: read_parquet(path) for model, path in tables.items()}, checkpoints.rl),
         seconds=seconds,
         provenance={name: artifact.version for name, artifact in everything.items()},
-        lineage=lineage_report(lineage, checkpoint_names, best),
+        lineage=lineage_report(lineage, checkpoint_names),
         on_published_data=published_data,
     )
+
+
+def _row_storyboards(store: AssetStore, reports: RunReports, folder: Path) -> dict[str, Path]:
+    """Draws the rows of the page's lineage into a folder."""
+    lineage, pictures = Lineage(store.everything()), {}
+    for number, trace in enumerate(reports.lineage.rows if reports.lineage else ()):
+        if png := trace_storyboard(lineage, trace):
+            pictures[f"{ROWS}/{trace.id}"] = folder / f"row_{number}.png"
+            pictures[f"{ROWS}/{trace.id}"].write_bytes(png)
+    return pictures
 
 
 def _pictures(store: AssetStore, checkpoints: Checkpoints) -> dict[str, Path]:

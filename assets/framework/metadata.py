@@ -13,6 +13,7 @@ from assets.framework.display import displayed
 from assets.framework.links import COMPARISON_URL
 from assets.framework.partitions import key_of
 from assets.framework.store import AssetStore
+from evaluation.reports.edges import inputs_in_words
 from evaluation.reports.run_reports import command
 from training.storage.artifacts import Artifact
 from training.storage.hashing import digest
@@ -46,7 +47,8 @@ def metadata_of(store: AssetStore, asset: Asset, artifact: Artifact) -> dict[str
         **{name: path for name, file in asset.links.items() if (path := artifact.path / file).exists()},
         "version": artifact.version,
         "provenance": {name: provenance[name] for name in ("inputs", "config", "code")},
-        "lineage": dg.MetadataValue.md(f"`{command(artifact.version)}`"),
+        "made_from": inputs_in_words(artifact.manifest["name"], provenance["inputs"]),
+        "lineage": command(artifact.version),
         "comparison_page": dg.MetadataValue.url(COMPARISON_URL),
     }
     if asset.table is not None:

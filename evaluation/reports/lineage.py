@@ -3,9 +3,25 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.reports.parts import DASH, Cell, Chain, Link, Row, Section, Table, row, shortened
-from evaluation.reports.run_reports import RunReports, TableRows, Trace, command
+from evaluation.reports.edges import KINDS, asset_of
+from evaluation.reports.parts import (
+    DASH,
+    Cell,
+    Chain,
+    Link,
+    Row,
+    Section,
+    Table,
+    anchor,
+    chain_anchor,
+    picture,
+    row,
+    shortened,
+)
+from evaluation.reports.run_reports import Edge, LineageReport, RunReports, TableRows, Trace, command
 
+ROWS = "rows"
+"""Storyboards of rows are under this name in `RunReports.pictures`."""
 GROUPS = ("benchmarks", "checkpoints", "curation", "trajectories", "inputs")
 """The steps of a chain: groups of assets, from the reports back to the inputs."""
 OUTDATED = "not current any more"
@@ -20,37 +36,58 @@ def lineage(reports: RunReports, figures: bool) -> Section | None:
     if (report := reports.lineage) is None:
         return None
     text = (
-        "Every number above goes back to the clips, and every clip on to the numbers: a report was made from answers,"
-        " these by a checkpoint, that from a set, whose rows come from shards of a revision. The command shows, both"
-        " ways, what is not on this page: for an artifact's name or version, a row's or an item's id, or a clip's name."
+        "Every number above leads to the chain of its model here, a set in a chain to rows that were trained on, and"
+        " their storyboards. A report scores answers, a model gave these, it was trained on a set, whose rows come from"
+        " shards of a revision; an excluded benchmark is one whose items were kept out. The command shows, both ways,"
+        " what is not on this page: for an asset, a partition, an artifact's version, a row's or an item's id, or a"
+        " clip's name."
     )
-    chains = {model: _chain(trace) for model, trace in report.models.items()}
-    examples = (
-        (report.rows, f"Rows that {report.best} was trained on: the first of each of its sets by visual gain"),
-        (report.items, "Benchmark items that models disagree on, with their answers"),
-    )
-    tables = [_commands(chains), *(_examples(traces, caption) for traces, caption in examples if traces)]
-    return Section("Lineage", text=text, chains=chains, tables=tables)
+    pictured = [trace.id for trace in report.rows if figures and f"{ROWS}/{trace.id}" in reports.pictures]
+    boards = {row_id: anchor("storyboard", str(number)) for number, row_id in enumerate(pictured)}
+    chains = {model: _chain(trace, report, boards) for model, trace in report.models.items()}
+    tables = [_commands(chains)]
+    if report.rows:
+        caption = "Rows that models were trained on: the first of each set by visual gain"
+        tables.append(_examples(report.rows, caption, boards))
+    if report.items:
+        tables.append(_examples(report.items, "Benchmark items that models disagree on, with their answers", {}))
+    pictures = [picture(f"{ROWS}/{row_id}", reports.pictures[f"{ROWS}/{row_id}"], at) for row_id, at in boards.items()]
+    return Section("Lineage", text=text, chains=chains, figures=pictures, tables=tables)
 
 
-def _chain(trace: Trace) -> Chain:
+def chain_link(reports: RunReports, model: str) -> str:
+    """The anchor of a model's chain, where the page has it."""
+    return chain_anchor(model) if reports.lineage and model in reports.lineage.models else ""
+
+
+def _chain(trace: Trace, report: LineageReport, boards: Mapping[str, str]) -> Chain:
     """The artifacts upstream by the groups of their assets, several partitions of an asset as one link."""
     links: dict[str, list[Link]] = {group: [] for group in GROUPS}
     partitions: dict[str, list[str]] = {}
     versions = trace.artifacts | trace.upstream
     for name in versions:
-        partitions.setdefault("/".join(name.split("/")[:2]), []).append(name)
+        partitions.setdefault(asset_of(name), []).append(name)
     for asset, names in partitions.items():
         notes = list(dict.fromkeys(note for name in names if (note := trace.notes.get(name))))
+        edges = [edge for edge in trace.made_from if edge.input in names]
+        kinds = ", ".join(dict.fromkeys(KINDS[edge.kind].upstream for edge in edges))
+        rows = _rows_of(edges, report, boards)
         if len(names) > 1:
             revisions = [note for note in notes if note.startswith("revision")]  # not the counts of one partition
-            link = Link(asset, note=", ".join([f"{len(names)} partitions", *revisions]))
+            link = Link(asset, "", ", ".join([f"{len(names)} partitions", *revisions]), kinds, rows)
         else:
-            link = Link(names[0], versions[names[0]], ", ".join(notes))
+            link = Link(names[0], versions[names[0]], ", ".join(notes), kinds, rows)
         links.setdefault(asset.partition("/")[0], []).append(link)
     for name, version in trace.outdated.items():
         links.setdefault(name.partition("/")[0], []).append(Link(name, version[:16], OUTDATED))
     return {group: members for group, members in links.items() if members}
+
+
+def _rows_of(edges: Sequence[Edge], report: LineageReport, boards: Mapping[str, str]) -> str:
+    """The anchor of the first storyboard of a row in the sets that these edges come from."""
+    sets = {(edge.input, edge.file) for edge in edges if edge.file}
+    rows = (one for one in report.rows if any((table.artifact, table.file) in sets for table in one.tables))
+    return next((boards[one.id] for one in rows if one.id in boards), "")
 
 
 def _commands(chains: Mapping[str, Chain]) -> Table:
@@ -59,14 +96,16 @@ def _commands(chains: Mapping[str, Chain]) -> Table:
         rows.append(row(model))
         for link in (link for links in chain.values() for link in links):
             follow = Cell(command(link.version), code=True) if link.version and link.note != OUTDATED else DASH
-            rows.append(row(link.artifact, link.version or DASH, link.note or DASH, follow))
-    return Table(["artifact", "version", "what it holds", "command"], rows, "The chains in full", True, words=True)
+            rows.append(row(link.artifact, link.version or DASH, link.kinds or DASH, link.note or DASH, follow))
+    head = ["artifact", "version", "how it was used", "what it holds", "command"]
+    return Table(head, rows, "The chains in full", True, words=True)
 
 
-def _examples(traces: Sequence[Trace], caption: str) -> Table:
+def _examples(traces: Sequence[Trace], caption: str, boards: Mapping[str, str]) -> Table:
     rows = []
     for trace in traces:
-        rows.append(row(Cell(trace.id, note=f"follow it with: {command(trace.id)}")))
+        note = f"follow it with: {command(trace.id)}"
+        rows.append(row(Cell(trace.id, note, link=boards.get(trace.id, ""))))
         rows += [_table_row(table) for table in trace.tables]
         if trace.checkpoints:
             rows.append(row("trained on it", DASH, ", ".join(trace.checkpoints)))

@@ -24,6 +24,8 @@ class Cell:
     note: str = ""
     code: bool = False
     """A command or a name, in a monospaced font."""
+    link: str = ""
+    """The anchor on this page that its value leads to."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class FigureImage:
     alt: str
     png: bytes
     caption: str = ""
+    anchor: str = ""
     density: float = 1.45
     """Pixels of the file for one of the page, so that letters have one size whatever the figure's width."""
 
@@ -80,6 +83,10 @@ class Link:
     artifact: str
     version: str = ""
     note: str = ""
+    kinds: str = ""
+    """What the artifacts before it in the chain did with it."""
+    link: str = ""
+    """The anchor of its rows on this page."""
 
 
 Chain = Mapping[str, Sequence[Link]]
@@ -99,7 +106,20 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+        return anchor(self.title)
+
+    def chain_anchor(self, model: str) -> str:
+        return chain_anchor(model)
+
+
+def anchor(*names: str) -> str:
+    """The id of an element of the page: of a section by its title."""
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(names).lower()).strip("-")
+
+
+def chain_anchor(model: str) -> str:
+    """The id of the chain of a model's reports."""
+    return anchor("lineage of", model)
 
 
 def plot(wanted: bool, module: str, name: str, alt: str, *data: Any) -> list[FigureImage]:
@@ -112,7 +132,7 @@ def plot(wanted: bool, module: str, name: str, alt: str, *data: Any) -> list[Fig
     return [FigureImage(name, alt, getattr(modules[module], name)(*data))]
 
 
-def picture(name: str, path: Path) -> FigureImage:
+def picture(name: str, path: Path, anchor: str = "") -> FigureImage:
     """A PNG file as a figure under its name; raises ValueError for anything else."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
@@ -120,7 +140,7 @@ def picture(name: str, path: Path) -> FigureImage:
     except (OSError, SyntaxError) as error:
         raise ValueError(f"picture {name!r}: {path} is no whole PNG: {error}") from error
     caption = " · ".join(name.split("/")[1:] or [name])
-    return FigureImage(name, f"{name.split('/')[0]}: {caption}", path.read_bytes(), caption, density=2.0)
+    return FigureImage(name, f"{name.split('/')[0]}: {caption}", path.read_bytes(), caption, anchor, 2.0)
 
 
 def percent(score: Mapping[str, Any]) -> Cell:
@@ -165,7 +185,7 @@ def markdown_lines(section: Section) -> list[str]:
 def _markdown_chain(model: str, chain: Chain) -> str:
     steps = []
     for group, links in chain.items():
-        names = [f"{link.artifact} {link.version}".strip() for link in links]
+        names = [" ".join(filter(None, (link.kinds, link.artifact, link.version))) for link in links]
         steps.append(f"{group} {', '.join(names)}")
     return f"**{escaped(model)}**: {escaped(' ← '.join(steps))}"
 

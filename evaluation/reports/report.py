@@ -72,6 +72,7 @@ def _tiles(reports: RunReports) -> list[Cell]:
     for name in average:
         if name in best or name == next(iter(average)):
             score = percent(average[name])
-            tiles.append(Cell(score.value, f"{name} on FutureBench ({score.note})"))
+            note = f"{name} on FutureBench ({score.note})"
+            tiles.append(Cell(score.value, note, link=lineage.chain_link(reports, name)))
     kept = f"{reports.curation['kept']:,}"
     return [*tiles, Cell(kept, f"rows kept of {reports.curation['scored']:,} scored")]

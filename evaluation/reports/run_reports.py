@@ -26,30 +26,63 @@ class TableRows(_Frozen):
     revision: str | None = None
 
 
+class Edge(_Frozen):
+    """One input of an artifact.
+
+    kind: one of `edges.KINDS`.  input: the name of the artifact that it is or was a file of, else the recorded name, as
+    a file's.  version: the input's, or the digest of its file.  file: the table, where it is one of several.  direct:
+    an end of the edge is what was traced.
+    """
+
+    artifact: str
+    kind: str
+    input: str
+    version: str
+    file: str = ""
+    direct: bool = False
+
+
+class TrainingSet(_Frozen):
+    """A table that a checkpoint was trained on: its path, its size, and its first rows by visual gain."""
+
+    artifact: str
+    path: str
+    rows: int
+    shards: int
+    clips: int
+    examples: list[dict[str, Any]]
+
+
 class Trace(_Frozen):
     """Upstream and downstream of an id; artifacts are names with versions.
 
-    artifacts: those that the id names; else `tables` has its rows.  upstream: the nearest first.  outdated: recorded
-    inputs that are no current artifact.  checkpoints: those trained on it.  reports: those that it is in, or that were
-    made of these checkpoints.  notes: counts of artifacts, and of artifacts upstream, by name.
+    artifacts: those that the id names; else `tables` has its rows.  upstream: the nearest first, without what was
+    excluded alone.  made_from, used_by: the edges upstream and downstream, the nearest first.  outdated: recorded
+    inputs that are no current artifact.  training_sets: those of checkpoints among the artifacts or upstream.
+    checkpoints: those trained on it, or started from one that was.  reports: those that it is in, or that were made of
+    these checkpoints.  notes: what artifacts hold or report, by name.  folders: those of files that inputs were read
+    from, by name.
     """
 
     id: str
     artifacts: dict[str, str] = {}
     tables: list[TableRows] = []
     upstream: dict[str, str] = {}
+    made_from: list[Edge] = []
+    used_by: list[Edge] = []
     outdated: dict[str, str] = {}
+    training_sets: list[TrainingSet] = []
     checkpoints: dict[str, str] = {}
     reports: dict[str, str] = {}
     notes: dict[str, str] = {}
+    folders: dict[str, str] = {}
 
 
 class LineageReport(_Frozen):
-    """The traces on the report's page: of each model's reports, of rows that the best model was trained on, and of
-    benchmark items that models disagree on."""
+    """The traces on the report's page: of each model's reports, of rows that models were trained on, and of benchmark
+    items that models disagree on."""
 
     models: dict[str, Trace]
-    best: str = ""
     rows: list[Trace] = []
     items: list[Trace] = []
 
@@ -67,7 +100,8 @@ class RunReports(_Frozen):
 
     curves: lines of `training.runtime.programs.read_metrics` by model.  latent_map:
     `evaluation.latents.geometry.latent_map`.
-    pictures: PNG files by name; `retrieved_frames/...` are of future-frame retrieval, the others are storyboards.
+    pictures: PNG files by name; `retrieved_frames/...` are of future-frame retrieval, `rows/...` of rows that models
+    were trained on, the others are storyboards of answers.
     on_published_data: our rows are of the very benchmarks that the published rows are of, never so in the demo.
     """
 

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evaluation.benchmarks.futurebench_items import SPLIT_LABELS, SPLITS
 from evaluation.benchmarks.twiffbench import MARK_LABELS, MARKS
+from evaluation.reports.lineage import chain_link
 from evaluation.reports.parts import DASH, Cell, Row, Section, Table, mean, p_value, percent, plot, points, row
-from evaluation.reports.run_reports import ModelOrigin, RunReports, holm
+from evaluation.reports.run_reports import RunReports, holm
 from evaluation.statistics import Proportion
 from training.runtime.printable import model_label
 
@@ -36,7 +38,7 @@ def comparison(reports: RunReports, figures: bool) -> Section:
     """FutureBench: our rows with their origin, then the published rows, marked as such."""
     models = reports.futurebench
     head = ["model", *SPLIT_LABELS.values(), "average", "unparsed", "checkpoint"]
-    rows = [_model_row(name, report, reports.models.get(name)) for name, report in models.items()]
+    rows = [_model_row(name, report, reports) for name, report in models.items()]
     beside, others = _published_futurebench([COUNTERPARTS.get(name, "") for name in models])
     there = f"FutureBench itself{_other_data(reports)}"
     banner = row(f"Published (arXiv 2606.05769), not ours: Qwen3-VL-8B on {there}", published=True)
@@ -88,7 +90,8 @@ def judged(reports: RunReports, figures: bool) -> Section | None:
         coverage = report["coverage"]
         reason = f"{report['status']}: {report['reason']}" if report.get("reason") else report["status"]
         state = Cell(f"{coverage['judged']} of {coverage['items']}", reason)
-        rows.append(row(name, *(mean(report[mark]) for mark in MARKS), state))
+        link = chain_link(reports, name)
+        rows.append(row(name, *(replace(mean(report[mark]), link=link) for mark in MARKS), state))
         for category, means in report["splits"].items():
             categories.append(row(name, category, *(mean(means[mark]) for mark in MARKS)))
         for mark, agreement in (report.get("agreement") or {}).items():
@@ -126,13 +129,15 @@ def _other_data(reports: RunReports) -> str:
     return "" if reports.on_published_data else ", other data than our rows"
 
 
-def _model_row(name: str, report: Mapping[str, Any], origin: ModelOrigin | None) -> Row:
-    scores = [*(report["splits"][split] for split in SPLITS), report["average"]]
+def _model_row(name: str, report: Mapping[str, Any], reports: RunReports) -> Row:
+    origin, link = reports.models.get(name), chain_link(reports, name)
+    proportions = [*(report["splits"][split] for split in SPLITS), report["average"]]
+    scores = [replace(percent(proportion), link=link) for proportion in proportions]
     unparsed = Cell(str(report["unparsed"]["count"]), f"of {report['unparsed']['n']}")
     if origin is None:
-        return row(name, *map(percent, scores), unparsed, DASH)
+        return row(name, *scores, unparsed, DASH)
     checkpoint = Cell(origin.checkpoint[:16], f"data {origin.dataset[:16]}" if origin.dataset else "")
-    return row(Cell(name, origin.stage), *map(percent, scores), unparsed, checkpoint)
+    return row(Cell(name, origin.stage), *scores, unparsed, checkpoint)
 
 
 def _parsers(models: Mapping[str, Mapping[str, Any]]) -> Table:

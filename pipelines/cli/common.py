@@ -14,7 +14,7 @@ from evaluation.benchmarks.registry import BENCHMARKS
 from pipelines.curate import check_usable_rows
 from pipelines.driver import run_plan
 from pipelines.jobs import Step
-from pipelines.profile import PROFILE_VARIABLE, Profile, profile_from_environment
+from pipelines.profile import Profile, profile_from_environment
 from training.runtime.printable import printable
 from training.storage.artifacts import MODEL
 
@@ -28,10 +28,7 @@ SYSTEM_PROMPT = click.option("--system-prompt", type=FILE, metavar="FILE", help=
 
 
 def current_profile(seed: int | None = None, default: str = "demo") -> Profile:
-    try:
-        profile = profile_from_environment(default)
-    except ValueError as error:
-        raise click.ClickException(f"{PROFILE_VARIABLE}: {error}") from error
+    profile = profile_from_environment(default)
     return profile if seed is None else profile.model_copy(update={"seed": seed})
 
 

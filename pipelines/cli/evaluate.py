@@ -17,6 +17,7 @@ from evaluation.generation.config import checkpoint_generation
 from evaluation.generation.controls import CONTROLS
 from evaluation.generation.jobs import INTERVENTIONS, AnswerJob
 from pipelines.cli.common import BENCHMARK, CHECKPOINT, CONSOLE, FILE, FOLDER, POSITIVE, read_text
+from pipelines.heartbeat import set_activity
 from training.grading.judge import Judge, JudgeSettings
 from training.runtime.printable import printable
 from training.storage.artifacts import checkpoint_folder
@@ -121,7 +122,9 @@ def evaluate(
             system_prompt=read_text(system_prompt),
         )
         job = partial(AnswerJob, checkpoint=checkpoint.absolute(), generation=generation, **options)
+        set_activity(f"generating answers to {name}")
         evaluation.answer(chosen, data_dir, job, out, limit, device, retry_refused, latency_samples)
+    set_activity(f"scoring answers to {name}")
     report = evaluation.score(chosen, out, client)
     _show(report)
     click.echo(f"Tables   {out}")

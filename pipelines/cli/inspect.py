@@ -20,6 +20,7 @@ from pipelines.cli.common import (
     report_entries,
     write_json_lines,
 )
+from pipelines.heartbeat import set_activity
 from training.data.records import load_records
 from training.storage.artifacts import DamagedArtifactError
 
@@ -101,6 +102,7 @@ def inspect(verify: bool, **options: Any) -> None:
         CONSOLE.print(f"{escape(name)}  [dim]{artifact.version}  {escape(str(artifact.path))}[/]", soft_wrap=True,
                       highlight=False)  # fmt: skip
         if verify:
+            set_activity(f"verifying {name}")
             try:
                 artifact.verify()
             except DamagedArtifactError as error:

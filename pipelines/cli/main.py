@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
 from evaluation.generation.program import GenerationFailedError
+from pipelines.cli.common import CONSOLE
 from pipelines.cli.curate import curate
 from pipelines.cli.demo import check, demo, steps, train
 from pipelines.cli.estimate import estimate_cost
@@ -19,6 +20,7 @@ from pipelines.cli.push import push
 from pipelines.cli.score import score
 from pipelines.cli.ui import UnhealthyError, serve_ui
 from pipelines.driver import StepFailedError
+from pipelines.heartbeat import heartbeat
 from training.runtime.errors import OutageError, validation_message
 from training.runtime.interrupts import exiting
 from training.runtime.printable import printable
@@ -29,6 +31,8 @@ ERRORS = (ValueError, OutageError, StepFailedError, GenerationFailedError, Unhea
 library is among them.  All others are defects, and have a traceback."""
 RESUMED = {"demo", "curate", "train", "evaluate", "push"}
 """The commands that keep what they have done until then."""
+SERVERS = {"ui"}
+"""The commands that wait for requests, and so are never done."""
 
 
 class Commands(click.Group):
@@ -71,6 +75,8 @@ def main(context: click.Context) -> None:
     """
     goes_on = context.invoked_subcommand in RESUMED
     context.with_resource(exiting(f"the same command {'goes on from here' if goes_on else 'starts over'}"))
+    if not CONSOLE.is_terminal and context.invoked_subcommand not in SERVERS:
+        context.with_resource(heartbeat(f"future-l1 {context.invoked_subcommand}"))
 
 
 for command in (

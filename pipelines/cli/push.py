@@ -10,6 +10,7 @@ from assets.hub import REPOSITORY
 from assets.model_hub import NO_REPORTS, current_reports, push_checkpoint
 from evaluation.reports.run_reports import RunReports
 from pipelines.cli.common import CHECKPOINT, current_profile
+from pipelines.heartbeat import set_activity
 from pipelines.profile import Profile
 from training.runtime.errors import OutageError
 from training.runtime.model_card import CardFields
@@ -36,6 +37,7 @@ def push(checkpoint: Path | None, repo: str) -> None:
         raise click.BadParameter(f"{repo!r} is not ORG/NAME", param_hint="--repo")
     folder = checkpoint_folder(checkpoint)
     fields, reports = _of_profile(current_profile(), folder)
+    set_activity(f"pushing {folder} to {repo}")
     try:
         commit, _ = push_checkpoint(folder, repo, fields, reports)
     except Exception as error:

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from assets.framework.store import AssetStore
-from assets.lineage import Lineage
+from assets.lineage.trace import Lineage
+from evaluation.reports.edges import KINDS, kind_of
 from evaluation.reports.run_reports import Trace
 from training.storage.artifacts import Artifact
 
@@ -29,8 +30,8 @@ def store(tmp_path: Path) -> AssetStore:
         return store.work(key, inputs, {}, "code", partition).do(write)
 
     rows = {
-        "a": {"row_id": GREEN, "video": "green.mp4", "row": 3},
-        "b": {"row_id": BLUE, "video": "blue.mp4", "row": 5},
+        "a": {"row_id": GREEN, "video": "green.mp4", "row": 3, "source": "a"},
+        "b": {"row_id": BLUE, "video": "blue.mp4", "row": 5, "source": "b"},
     }
     gains = {}
     base = made("inputs/base_model", {})
@@ -41,11 +42,11 @@ def store(tmp_path: Path) -> AssetStore:
         clip = {"video": row["video"], "path": f"/clips/{row['video']}", "frames": 16}
         clips = made("trajectories/twiff_clips", {"trajectories/twiff_rows": source}, shard, clips=[clip])
         gain = {"row_id": row["row_id"], "p_t": 0, "p_v": 8}
-        inputs = {"trajectories/twiff_rows": source, "trajectories/twiff_clips": clips, "inputs/base_model": base}
+        inputs = {"trajectories/twiff_rows": source, "trajectories/twiff_clips": clips, "model": base}
         gains[shard] = made("curation/visual_gain", inputs, shard, visual_gain=[gain])
-    sets = made("curation/sft_sets", {f"curation/visual_gain/{s}": g for s, g in gains.items()},
-                chosen=[rows["a"]], all=[*rows.values()])  # fmt: skip
-    items = made("inputs/futurebench_items", {}, items=[{"id": "hop1-7", "video": "red.mp4"}])
+    items = made("inputs/futurebench_items", {"futurebench.json": "0123"}, items=[{"id": "hop1-7", "video": "red.mp4"}])
+    scored = {f"curation/visual_gain/{s}": g for s, g in gains.items()} | {"inputs/futurebench_items": items}
+    sets = made("curation/sft_sets", scored | {"verdicts": "4567"}, chosen=[rows["a"]], all=[*rows.values()])
     for name, file in (("small", "chosen"), ("large", "all")):
         inputs = {
             "inputs/base_model": base,
@@ -109,6 +110,86 @@ def test_an_artifact_by_name_and_by_version(store: AssetStore) -> None:
     assert set(by_name.reports) == {"benchmarks/futurebench_report/small"}
 
 
+def test_items_that_a_selection_excluded_were_trained_on_by_nobody(store: AssetStore) -> None:
+    trace = traced(store, "inputs/futurebench_items")
+    assert trace.checkpoints == {}
+    assert {(edge.artifact, edge.kind) for edge in trace.used_by if edge.direct} == {
+        ("curation/sft_sets", "excluded by"),
+        *((f"benchmarks/futurebench_{noun}/{model}", "evaluated on") for noun in ("answers", "report")
+          for model in ("small", "large")),
+    }  # fmt: skip
+    assert not [edge for edge in trace.used_by if edge.artifact.startswith("checkpoints/")]
+    (file,) = trace.made_from
+    assert (file.kind, file.input, file.version) == ("read by", "futurebench.json", "0123")
+    assert set(trace.reports) == {"benchmarks/futurebench_report/large", "benchmarks/futurebench_report/small"}
+
+
+def test_the_kinds_of_a_models_inputs_and_which_are_direct(store: AssetStore) -> None:
+    trace = traced(store, "checkpoints/sft/small")
+    direct = {(edge.kind, edge.input, edge.file) for edge in trace.made_from if edge.direct}
+    assert direct == {("started from", "inputs/base_model", ""), ("trained on", "curation/sft_sets", "chosen.parquet")}
+    further = {(edge.artifact, edge.kind, edge.input) for edge in trace.made_from if not edge.direct}
+    assert ("curation/sft_sets", "excluded by", "inputs/futurebench_items") in further
+    assert ("trajectories/twiff_rows/a", "read by", "inputs/twiff_source") in further
+    assert not [edge for edge in further if edge[2] in ("futurebench.json", "verdicts")], "what was kept out ends there"
+    (rows,) = trace.training_sets
+    assert (rows.rows, rows.shards, rows.clips, rows.examples[0]["row_id"]) == (1, 1, 1, GREEN)
+
+
+def test_who_answered_or_selected_rows_is_not_what_a_model_was_trained_on(store: AssetStore) -> None:
+    """The base model scored the rows: the checkpoints started from it, and are trained on none of its."""
+    trace = traced(store, "inputs/base_model")
+    assert trace.checkpoints == {}
+    assert {edge.artifact for edge in trace.used_by if edge.kind == "started from"} == {
+        "checkpoints/sft/small", "checkpoints/sft/large",
+    }  # fmt: skip
+    assert set(traced(store, "trajectories/twiff_clips/b").checkpoints) == {
+        "checkpoints/sft/small", "checkpoints/sft/large",
+    }, "of a shard, every set that was selected from it"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "artifacts"),
+    [
+        ("curation/visual_gain", {"curation/visual_gain/a", "curation/visual_gain/b"}),
+        ("curation / visual_gain / a", {"curation/visual_gain/a"}),
+        ("curation / sft_sets", {"curation/sft_sets"}),
+        ("a", {f"{key}/a" for key in ("trajectories/twiff_rows", "trajectories/twiff_clips", "curation/visual_gain")}),
+        ("small", {"benchmarks/futurebench_answers/small", "benchmarks/futurebench_report/small",
+                   "checkpoints/sft/small"}),
+        ("inputs/twiff_source", set()),
+    ],
+)  # fmt: skip
+def test_names_as_the_ui_shows_them(store: AssetStore, name: str, artifacts: set[str]) -> None:
+    trace = traced(store, name)
+    assert set(trace.artifacts) == artifacts and trace.tables == []
+    if name == "inputs/twiff_source":
+        users = {edge.artifact for edge in trace.used_by if edge.direct}
+        assert users == {"trajectories/twiff_rows/a", "trajectories/twiff_rows/b"}
+
+
+def test_every_name_that_is_recorded_has_a_kind_and_no_kind_is_unused() -> None:
+    """The graph's own edges, in `KINDS`."""
+    edges = [
+        ("checkpoints/sft/future_l1", "curation/sft_sets/future_l1", "trained on"),
+        ("checkpoints/rl/la_dapo", "checkpoints/sft/future_l1", "started from"),
+        ("curation/future_l1_50k", "inputs/twiffbench_items", "excluded by"),
+        ("curation/gain_answers/a", "model", "answered by"),
+        ("curation/gain_answers/a", "trajectories/twiff_clips", "answered in"),
+        ("curation/visual_gain/a", "curation/gain_answers", "scored by"),
+        ("curation/rl_sets", "curation/future_l1_50k", "selected by"),
+        ("benchmarks/futurebench_answers/base", "checkpoint", "answered by"),
+        ("benchmarks/futurebench_answers/base", "inputs/futurebench_items", "evaluated on"),
+        ("benchmarks/futurebench_report/base", "benchmarks/futurebench_answers", "scored by"),
+        ("reports/latent_retrieval/base", "curation/sft_sets", "fitted on"),
+        ("reports/latent_necessity/base", "reports/intervened_answers", "scored by"),
+        ("reports/comparison", "benchmarks/futurebench_report/base", "reported by"),
+        ("inputs/futurebench_items", "futurebench.json", "read by"),
+    ]
+    assert [kind_of(artifact, name) for artifact, name, _ in edges] == [kind for *_, kind in edges]
+    assert {kind for *_, kind in edges} == set(KINDS)
+
+
 def test_an_unknown_id_is_an_error(store: AssetStore) -> None:
-    with pytest.raises(ValueError, match="'nobody' is no artifact's name or version, and no table has it"):
+    with pytest.raises(ValueError, match="'nobody' is no asset, no partition, no artifact's name or version, and no"):
         traced(store, "nobody")

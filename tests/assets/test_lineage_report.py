@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from assets.framework.store import AssetStore
-from assets.lineage import Lineage, lineage_report
+from assets.lineage.report import lineage_report
+from assets.lineage.trace import Lineage
 from evaluation.reports.run_reports import LineageReport
 from training.storage.artifacts import Artifact
 
@@ -86,19 +87,21 @@ def store(tmp_path: Path) -> Store:
             for name, right in (("x", True), ("y", model == "rl"), ("z", model == "base"))
         ]
         inputs = {"benchmarks/futurebench_answers": answers, "inputs/futurebench_items": items}
-        store.made(f"benchmarks/futurebench_report/{model}", inputs, {"average": {"n": 3}}, graded=graded)
+        correct = sum(row["correct"] for row in graded)
+        counts = {"accuracy": correct / 3, "average": {"correct": correct, "n": 3, "accuracy": correct / 3}}
+        store.made(f"benchmarks/futurebench_report/{model}", inputs, counts, graded=graded)
     return store
 
 
-def report(store: AssetStore, best: str = "rl") -> LineageReport:
-    return lineage_report(Lineage(store.everything()), MODELS, best)
+def report(store: AssetStore) -> LineageReport:
+    return lineage_report(Lineage(store.everything()), MODELS)
 
 
 def test_a_report_goes_back_through_both_trainings_to_the_shards_and_their_revision(store: AssetStore) -> None:
     trace = report(store).models["rl"]
     assert list(trace.artifacts) == ["benchmarks/futurebench_report/rl"]
     assert {name: trace.notes.get(name, "") for name in (*trace.artifacts, *trace.upstream)} == {
-        "benchmarks/futurebench_report/rl": "n = 3",
+        "benchmarks/futurebench_report/rl": "66.7 % correct (2 of 3)",
         "benchmarks/futurebench_answers/rl": "3 answers",
         "inputs/futurebench_items": "",
         "checkpoints/rl/rl": "",
@@ -124,9 +127,9 @@ def test_a_model_that_was_trained_on_none_of_our_sets_ends_with_its_checkpoint(s
 
 
 def test_examples_of_rows_have_their_numbers_and_the_models_that_were_trained_on_them(store: AssetStore) -> None:
-    rl_b, rl_c, sft_a, sft_b = report(store).rows
-    assert [one.id for one in (rl_b, rl_c, sft_a, sft_b)] == ["row-b", "row-c", "row-a", "row-b"]
-    for trace in (sft_a, rl_b):
+    sft_a, row_b, rl_c = report(store).rows
+    assert [one.id for one in (sft_a, row_b, rl_c)] == ["row-a", "row-b", "row-c"], "the first of each set, once"
+    for trace in (sft_a, row_b):
         assert set(trace.checkpoints) == {"checkpoints/sft/sft", "checkpoints/rl/rl"}, "the RL model started from it"
     tables = {one.artifact: one.rows for one in sft_a.tables}
     assert [row["verdict"] for row in tables["curation/visual_gain/a"]] == [
@@ -149,7 +152,7 @@ def test_a_set_that_was_curated_again_is_outdated(store: Store) -> None:
     before = report(store)
     fewer = {"curation/visual_gain/a": store.current("curation/visual_gain", "a")}
     store.sets(fewer, [row("row-a", "a", 7, 1), row("row-d", "a", 6, 2)])
-    after = report(store, best="sft")
+    after = report(store)
     trace = after.models["sft"]
     assert list(trace.outdated) == ["curation/sft_sets/chosen"]
     assert not [name for name in trace.upstream if name.startswith(("curation/", "trajectories/"))], "none is known"

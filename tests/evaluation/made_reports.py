@@ -138,6 +138,10 @@ def curation() -> dict[str, Any]:
     }
 
 
+ROW = "8287ce9d3ff84d0c"
+"""A row that models were trained on."""
+
+
 def lineage() -> dict[str, Any]:
     """The traces of two models' reports, of a row and of an item."""
     models = {
@@ -146,22 +150,39 @@ def lineage() -> dict[str, Any]:
             "artifacts": {f"benchmarks/futurebench_report/{model}": f"report-of-{model}"},
             "upstream": {
                 f"checkpoints/rl/{model}": f"{model}-0123456789",
+                "curation/rl_sets": "rl-sets",
                 "trajectories/twiff_rows/a": "a-rows",
                 "trajectories/twiff_rows/b": "b-rows",
             },
             "outdated": {"curation/sft_sets/chosen": "0123456789abcdef0123"},
+            "made_from": [
+                {
+                    "artifact": f"benchmarks/futurebench_report/{model}",
+                    "kind": "answered by",
+                    "input": f"checkpoints/rl/{model}",
+                    "version": f"{model}-0123456789",
+                },
+                {
+                    "artifact": f"checkpoints/rl/{model}",
+                    "kind": "trained on",
+                    "input": "curation/rl_sets",
+                    "version": "0123",
+                    "file": "twiff.parquet",
+                },
+            ],
             "notes": {f"trajectories/twiff_rows/{shard}": "revision 57364a4b" for shard in "ab"},
         }
         for model in ("future_l1", "la_dapo")
     }
-    gain = {"row_id": "8287ce9d3ff84d0c", "p_t": 1, "p_v": 8, "status": None, "path": "/clips/a.mp4"}
+    gain = {"row_id": ROW, "p_t": 1, "p_v": 8, "status": None, "path": "/clips/a.mp4"}
     table = {
         "artifact": "curation/visual_gain/a",
         "version": "gain-of-a",
         "file": "visual_gain.parquet",
         "rows": [gain],
     }
-    row = {"id": "8287ce9d3ff84d0c", "tables": [table], "checkpoints": {"checkpoints/rl/la_dapo": "la_dapo-0123456789"}}
+    chosen = {"artifact": "curation/rl_sets", "version": "rl-sets", "file": "twiff.parquet", "rows": [gain]}
+    row = {"id": ROW, "tables": [table, chosen], "checkpoints": {"checkpoints/rl/la_dapo": "la_dapo-0123456789"}}
     answers = {
         "artifact": "benchmarks/futurebench_report/la_dapo",
         "version": "report-of-la_dapo",
@@ -169,7 +190,7 @@ def lineage() -> dict[str, Any]:
     }
     graded = {"id": "-hop1", "parsed": "A", "correct": True, "text": "It rolls on. " * 40}
     item = {"id": "-hop1", "tables": [answers | {"rows": [graded, graded]}]}
-    return {"models": models, "best": "la_dapo", "rows": [row], "items": [item]}
+    return {"models": models, "rows": [row], "items": [item]}
 
 
 def everything() -> dict[str, Any]:

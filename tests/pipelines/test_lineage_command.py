@@ -9,6 +9,7 @@ import pytest
 
 from assets.framework.store import AssetStore
 from tests.invoke import invoke
+from training.storage.artifacts import Artifact
 
 HOSTILE = "\x1b[31mred\x1b[0m [bold]loud[/] \x07\u202e"
 CLIP = "-w5n_0.mp4"
@@ -46,8 +47,57 @@ def test_an_artifact_is_traced_by_its_version_as_json(version: str) -> None:
     assert json.loads(ran.output)["artifacts"] == {"trajectories/twiff_rows/shard": version}
 
 
+def test_only_h_and_help_are_no_ids(version: str) -> None:
+    for arguments in (("-h",), ("--help",), ("--json", "-h")):
+        ran = lineage(*arguments)
+        assert ran.exit_code == 0 and "Usage: " in ran.output and "Follow an id both ways" in ran.output
+    assert "'-h' is no asset" in lineage("--", "-h").output
+
+
+def test_long_paths_and_names_stay_on_one_line(tmp_path: Path, version: str) -> None:
+    path = f"/clips/{'folder ' * 40}/{CLIP}"
+
+    def write(workspace: Path) -> dict[str, object]:
+        clip = {"video": CLIP, "path": path, "frames": 16, "reason": "x" * 300}
+        pl.DataFrame([clip]).write_parquet(workspace / "clips.parquet")
+        return {}
+
+    inputs = {"trajectories/twiff_rows": version}
+    AssetStore(tmp_path).work("trajectories/twiff_clips", inputs, {}, "code", "shard").do(write)
+    lines = lineage(CLIP).output.splitlines()
+    assert any(line.endswith(f"path {path}") for line in lines)
+    assert "x" * 119 + "…" in "\n".join(lines) and "x" * 120 not in "\n".join(lines)
+
+
+def test_partitions_are_summed_up_and_direct_inputs_are_the_first_level(tmp_path: Path, version: str) -> None:
+    store = AssetStore(tmp_path)
+    scored: dict[str, Artifact | str] = {}
+    for number in range(70):
+        inputs = {"trajectories/twiff_rows": version}
+        gain = store.work("curation/visual_gain", inputs, {}, "code", f"shard-{number:02}").do(lambda workspace: {})
+        scored[f"curation/visual_gain/shard-{number:02}"] = gain
+    curated = store.work("curation/future_l1_50k", scored, {}, "code").do(lambda workspace: {"kept": 3, "scored": 7})
+    lines = lineage("curation/future_l1_50k").output.splitlines()
+    assert lines[:5] == [
+        f"curation/future_l1_50k {curated.version}, 3 of 7 scored rows",
+        f"  in {curated.path}",
+        "made from",
+        "  selects from curation/visual_gain (70: shard-00 … shard-69)",
+        f"    scores trajectories/twiff_rows/shard {version}, revision 57364a4b",
+    ]
+    (direct,) = {edge["direct"] for edge in json.loads(lineage("curation/future_l1_50k", "--json").output)["made_from"]
+                 if edge["artifact"] == "curation/future_l1_50k"}  # fmt: skip
+    assert direct
+
+
+def test_a_storyboard_is_drawn_of_what_has_one(tmp_path: Path, version: str) -> None:
+    out = tmp_path / "storyboard.png"
+    ran = lineage(version, "--out", out)
+    assert ran.exit_code == 1 and "there is no storyboard of" in ran.output and not out.exists()
+
+
 @pytest.mark.parametrize("identifier", ["nobody", "-0aBcDeFgHi_3.mp4", "-hAbCdEfGhI_1.mp4", "--AbCdEfGhI_1.mp4"])
 def test_an_unknown_id_is_an_error_and_no_traceback(version: str, identifier: str) -> None:
     ran = lineage(identifier)
     assert ran.exit_code == 1
-    assert ran.output.startswith(f"Error: '{identifier}' is no artifact's name or version, and no table has it")
+    assert ran.output.startswith(f"Error: '{identifier}' is no asset, no partition, no artifact's name or version, ")

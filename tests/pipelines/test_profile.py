@@ -172,8 +172,13 @@ def test_the_examples_in_the_repository_load(tmp_path: Path) -> None:
 def test_a_seed_that_is_no_number_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUTURE_L1_HOME", str(tmp_path))
     monkeypatch.setenv("SEED", "seven")
-    with pytest.raises(ValueError, match="SEED is a whole number from 0 on; found 'seven'"):
+    with pytest.raises(ValueError, match=r"^SEED is a whole number from 0 on; found 'seven'"):
         profile_from_environment()
+    assert invoke("steps").output == "Error: SEED is a whole number from 0 on; found 'seven'\n"
+    monkeypatch.setenv("SEED", "7")
+    monkeypatch.setenv("FUTURE_L1_PROFILE", "nobodys")
+    for output in (invoke("steps").output, invoke("predict", "--checkpoint", "la_dapo", "--question", "?").output):
+        assert output.startswith("Error: FUTURE_L1_PROFILE: no profile 'nobodys'")
 
 
 def test_where_programs_run_is_another_kind_of_table(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from assets.framework.store import AssetStore
-from assets.lineage import Lineage
+from assets.lineage.report import trace_storyboard
+from assets.lineage.trace import Lineage
 from assets.trajectories.usable import UsableTable
 from evaluation.benchmarks.choice import GradedTable
 from pipelines.definitions import build_definitions
@@ -95,7 +96,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_model_is_scored_with_counts_and_intervals(home: Path) -> None:
     summary = json.loads((home / "summary.json").read_text())
-    assert set(summary["futurebench"]) == set(summary["twiffbench"]) == {"base", "text_only", "sft", "rl"}
+    assert set(summary["futurebench"]) == set(summary["twiffbench"]) == {"base", "text_only", "future_l1", "la_dapo"}
     for splits in summary["futurebench"].values():
         assert {name: score["n"] for name, score in splits.items()} == {
             "hop1": 8, "hop2": 8, "hop3": 8, "hop5": 8, "average": 32,
@@ -104,7 +105,7 @@ def test_every_model_is_scored_with_counts_and_intervals(home: Path) -> None:
                    for low, high in [score["interval"]])  # fmt: skip
     for marks in summary["twiffbench"].values():
         assert {name: mark["n"] for name, mark in marks.items()} == {"cot": 12, "answer": 12, "average": 12}
-    assert set(summary["latent_necessity"]) == {"sft", "rl"}
+    assert set(summary["latent_necessity"]) == {"future_l1", "la_dapo"}
     necessity = reduced_demo(home).benchmarks.necessity
     for report in summary["latent_necessity"].values():
         done = {*report["interventions"], *report["controls"], *report["untested"]}
@@ -140,6 +141,25 @@ def test_a_row_is_followed_to_the_report_and_an_item_back_to_the_source(home: Pa
     item = pl.read_parquet(store.current("inputs/futurebench_items").file("items.parquet"))["id"][0]
     back = lineage.trace(item)
     assert {"checkpoints/rl/la_dapo", "curation/future_l1_50k", "inputs/toyworld_source"} <= set(back.upstream)
+
+
+def test_no_model_is_trained_on_what_was_kept_out_of_its_rows(home: Path) -> None:
+    lineage = Lineage(AssetStore(home).everything())
+    items = lineage.trace("inputs/futurebench_items")
+    assert items.checkpoints == {}
+    assert {(edge.artifact, edge.kind) for edge in items.used_by if edge.direct} == {
+        *((f"curation/{name}", "excluded by") for name in ("future_l1_50k", "rl_sets", "sft_sets")),
+        *((f"benchmarks/futurebench_{noun}/{model}", "evaluated on") for noun in ("answers", "report")
+          for model in ("base", "text_only", "future_l1", "la_dapo")),
+        *((f"reports/intervened_answers/{model}", "evaluated on") for model in ("future_l1", "la_dapo")),
+    }  # fmt: skip
+    assert [(edge.kind, edge.input) for edge in items.made_from] == [("read by", "inputs/toyworld_source")]
+    number = lineage.trace("la_dapo")
+    assert "correct (" in number.notes["benchmarks/futurebench_report/la_dapo"]
+    assert {Path(one.path).name for one in number.training_sets} == {"twiff.parquet", "future_l1.parquet"}
+    (row, *_) = [row for one in number.training_sets for row in one.examples]
+    assert row["observed"] and row["future"] and Path(row["path"]).is_file()
+    assert trace_storyboard(lineage, lineage.trace(row["row_id"])) is not None
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,8 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
     Ends with status 2 on a config that does not validate and on a PermanentError, 75 on an OutageError, 130 when
     interrupted and 143 when terminated.  Whatever `main` left in `out` is there for the next start.
     """
-    config = _parse(config_type)
+    name = _name(main)
+    config = _parse(config_type, name)
     sys.excepthook = _print_error
     if os.environ.get(TETHERED):
         die_with_parent()
@@ -180,7 +181,7 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
     try:
         with exiting(sentence), _pipes(first) as pipes, _lock(config.out, first), _device(config.device) as device:
             reporter = Reporter(config.out, pipes, quiet=not first)
-            reporter.log(f"{main.__module__} on {device} in {config.out}")
+            reporter.log(f"{name} on {device} in {config.out}")
             result = main(config, reporter)
             if first:
                 write_json(config.out / RESULT, dict(result), sort_keys=True, allow_nan=True)
@@ -197,11 +198,17 @@ def _print_error(kind: type[BaseException], error: BaseException, trace: Traceba
     print(printable(text, keep="\n"), file=sys.stderr, flush=True)
 
 
-def _parse(config_type: type[Config]) -> Config:
+def _name(main: Callable[..., Any]) -> str:
+    """The program's name as `python -m` takes it (`training.sft`), or the file of a script."""
+    spec = sys.modules[main.__module__].__spec__
+    return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).name
+
+
+def _parse(config_type: type[Config], name: str) -> Config:
     configs = [c for c in config_type.__mro__ if issubclass(c, ProgramConfig)]
     description = "\n\n".join(inspect.cleandoc(c.__doc__ or "") for c in configs)
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE.json")
     path = parser.parse_args().config

@@ -36,7 +36,7 @@ by_asset = {n.key.to_user_string(): roots[n.code_version] for n in graph.asset_n
 by_module = {module: [r for m, roots, _ in calls if m == module for r in roots] for module, *_ in calls}
 print(json.dumps([by_asset, by_module]))
 """
-BESIDE_THE_ROOMS = {"assets.lineage", "training.adapters", "training.arguments", "training.trainer"}
+BESIDE_THE_ROOMS = {"training.adapters", "training.arguments", "training.trainer"}
 """Modules in no room of their own that count; what runs programs and keeps work is in NEVER_COUNT."""
 OF_NO_VERSION = {
     "assets.benchmarks.necessity": {"evaluation.latents.retrieval_report"},  # a file's name

@@ -19,6 +19,7 @@ from assets.launching.ray import LEASE, RaySettings, submission
 from pipelines.driver import run_plan
 from pipelines.jobs import INGEST, OBSERVE, PREPARE, WRITE_SOURCE, Step, score
 from pipelines.profile import overlaid
+from tests.assets.launching.counting import PROGRAM
 from tests.assets.launching.ray_cluster import ray_cluster
 from tests.assets.launching.steps import counting, run, start_step, working_in
 from tests.evaluation.jobs import UNTIMED
@@ -141,7 +142,8 @@ def test_a_failed_program_is_named_and_no_submission_has_a_secret(
     failure = run(launch(address, environment={"ADDED": "here"}), *starts).failure
     assert f"ended with status 1 in {tmp_path / 'fail'}" in failure
     assert "the third number is broken" in failure
-    assert f"- checkpoint - __main__ on cpu in {tmp_path / 'go on'}" in capfd.readouterr().err, "logged through Pipes"
+    logged = f"- checkpoint - {PROGRAM} on cpu in {tmp_path / 'go on'}"
+    assert logged in capfd.readouterr().err, "logged through Pipes"
     result = json.loads((tmp_path / "go on" / "result.json").read_text())
     assert result["environment"] == {"ADDED": "here", "FUTURE_L1_JUDGE_API_KEY": None}, "no key was sent"
     submitted = "\n".join(str(job) for job in client.list_jobs())

@@ -19,7 +19,7 @@ from evaluation.reports.parts import picture
 from evaluation.reports.report import Page, build_page
 from evaluation.reports.run_reports import RunReports, command
 from evaluation.reports.runs import scaled
-from tests.evaluation.made_reports import ACCURACY, everything
+from tests.evaluation.made_reports import ACCURACY, ROW, everything
 
 HOSTILE = (
     """"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>|`$\\frac{1$[x](javascript:0)\n# h"""
@@ -70,6 +70,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> str:
     pictures = {
         "retrieved_frames/la_dapo": str(folder / "retrieved_frames.png"),
         "storyboards/la_dapo/right": str(folder / "right.png"),
+        f"rows/{ROW}": str(folder / "right.png"),
     }
     return json.dumps(everything() | {"pictures": pictures})
 
@@ -125,7 +126,7 @@ def test_the_page_asks_for_nothing_from_elsewhere(pages: tuple[str, str]) -> Non
 
 def test_every_image_of_the_page_decodes(pages: tuple[str, str]) -> None:
     sources = Elements(pages[0]).values("src")
-    assert len(sources) == 13  # eleven figures and two pictures
+    assert len(sources) == 14  # eleven figures and three pictures
     for source in sources:
         Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2], validate=True))).load()
 
@@ -199,8 +200,8 @@ def test_numbers_are_traced_to_the_source_and_rows_and_items_to_the_numbers(page
     html, text = pages
     assert (
         "**la_dapo**: benchmarks benchmarks/futurebench_report/la_dapo report-of-la_dapo ← checkpoints"
-        " checkpoints/rl/la_dapo la_dapo-0123456789 ← curation curation/sft_sets/chosen 0123456789abcdef ←"
-        " trajectories trajectories/twiff_rows" in text
+        " answered by checkpoints/rl/la_dapo la_dapo-0123456789 ← curation trained on curation/rl_sets rl-sets,"
+        " curation/sft_sets/chosen 0123456789abcdef ← trajectories trajectories/twiff_rows" in text
     )
     assert '<code title="la_dapo-0123456789">la_dapo-</code>' in html, "short, and in full for whoever points at it"
     assert "<small>2 partitions, revision 57364a4b</small>" in html and "<small>not current any more</small>" in html
@@ -212,6 +213,20 @@ def test_numbers_are_traced_to_the_source_and_rows_and_items_to_the_numbers(page
     assert "-hop1 (follow it with: future-l1 lineage -- -hop1)" in text
     answer = row_of(text, "benchmarks/futurebench_report/la_dapo (report-of-la_dapo)")
     assert answer.endswith("… (and 1 more rows) |") and len(answer) < 350
+
+
+def test_five_clicks_lead_from_a_number_to_a_storyboard(run: dict[str, Any], pages: tuple[str, str]) -> None:
+    """A number of a model, the set in the chain of this model, and the storyboard of a row in the set: two clicks."""
+    page = Elements(pages[0])
+    targets = set(page.values("id"))
+    links = [href for href in page.values("href") if href.startswith("#")]
+    assert {href[1:] for href in links} <= targets, "no link leads nowhere"
+    assert pages[0].count('<a href="#lineage-of-la-dapo">') == 1 + 5 + 3, "a tile, FutureBench's, and TwiFF-Bench's"
+    chain = pages[0].partition('id="lineage-of-la-dapo"')[2].partition("</ol>")[0]
+    assert '<i>trained on</i> <a href="#storyboard-0">curation/rl_sets</a>' in chain
+    assert '<figure id="storyboard-0">' in pages[0] and f'<a href="#storyboard-0">{ROW}</a>' in pages[0]
+    without = Elements(build_page(RunReports(**run | {"lineage": None}), "Demo", "").html())
+    assert not [href for href in without.values("href") if href.startswith(("#lineage-of", "#storyboard-"))]
 
 
 def test_a_command_takes_any_id_as_one_argument_and_never_as_an_option() -> None:

@@ -1,0 +1,228 @@
+"""The lineage of an id through the current artifacts: what it was made from, and what was made of it.
+
+An artifact's manifest names the versions, or the files' digests, that it was made from; a row is found in every table
+that has it, by row id, prompt id, item id or clip.  Nothing is kept for this beside the artifacts themselves.
+"""
+
+import re
+from collections import defaultdict, deque
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from assets.lineage.inputs import Input, inputs_of
+from assets.lineage.notes import folder_of, note_of
+from evaluation.reports.edges import CARRY_ROWS, EXCLUDED, KINDS, STARTED, TRAINED, asset_of
+from evaluation.reports.run_reports import Edge, TableRows, Trace, TrainingSet
+from training.storage.artifacts import Artifact, DamagedArtifactError
+from training.storage.parquet import scan_parquet
+
+KEYS = ("row_id", "prompt_id", "id", "item_id", "video", "alias")
+"""Columns by which a table knows a row, an item, or a clip."""
+COLUMNS = (
+    "row", "source", "path", "start", "end", "observed", "future", "frame_count", "frames", "sha256", "n_correct_plain",
+    "n_graded_plain", "n_correct_hint", "n_graded_hint", "p_t", "p_v", "gain", "status", "rank", "condition", "sample",
+    "verdict", "graded_by", "reason", "benchmark", "detail", "question_type", "answer", "parsed", "correct", "spans",
+    "cot", "text",
+)  # fmt: skip
+"""Columns of a row that a trace has; images and questions are in the tables themselves."""
+EXAMPLE = ("row_id", "source", "video", "path", "observed", "future", "gain")
+"""Columns of a training set's examples."""
+EXAMPLES = 3
+REPORTS, CLIPS = ("_report/", "reports/"), "trajectories/twiff_clips/"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The current artifacts by name (`AssetStore.everything`)."""
+
+    artifacts: Mapping[str, Artifact]
+    damaged: dict[Path, str] = field(default_factory=dict)
+    """Errors of tables that could not be read."""
+
+    def trace(self, identifier: str, searched: Iterable[str] | None = None) -> Trace:
+        """Traces a name of artifacts (`names`), a row's, prompt's or item's id, or a clip's name.
+
+        searched: the artifacts whose tables may have the id; None: all.  Raises ValueError for an unknown id.
+        """
+        named = self.names(identifier)
+        tables = [] if named else self._rows_of(identifier, self.artifacts if searched is None else searched)
+        if not named and not tables:
+            raise ValueError(f"{identifier!r} is no asset, no partition, no artifact's name or version, and no table "
+                             "has it as row_id, prompt_id, id or video")  # fmt: skip
+        return self.trace_of(identifier, named, tables)
+
+    def names(self, identifier: str) -> list[str]:
+        """The artifacts of a name: an artifact's or its version, all partitions of an asset, or all of a partition.
+
+        An asset's name may have blanks around its slashes, as the UI shows it.
+        """
+        name = re.sub(r"\s*/\s*", "/", identifier.strip())
+        exact = [one for one, artifact in self.artifacts.items() if name in (one, artifact.version)]
+        several = [one for one in self.artifacts if one == f"{asset_of(one)}/{name}" or one.startswith(f"{name}/")]
+        return exact or several or ([name] if name in self._edges["input"] else [])
+
+    def trace_of(self, identifier: str, named: Sequence[str], tables: Sequence[TableRows] = ()) -> Trace:
+        """The trace of artifacts by their names, or of rows in tables."""
+        holders = named or list(dict.fromkeys(table.artifact for table in tables))
+        made_from = self._walk(holders, "input", self._other_shards(holders, tables))
+        used = dict.fromkeys(edge.input for edge in made_from if edge.kind != EXCLUDED)
+        upstream = [name for name in used if name not in holders]
+        training = self._training(named, tables)
+        started = self._walk([edge.artifact for edge in training], "artifact", kinds={STARTED})
+        trained = list(dict.fromkeys(edge.artifact for edge in (*training, *started)))
+        used_by = self._walk(named, "artifact") if named else self._uses_of_rows(training, trained, holders)
+        downstream = [edge.artifact for edge in used_by if edge.kind != EXCLUDED]
+        reports = [name for name in dict.fromkeys((*holders, *downstream)) if is_report(name) and name not in named]
+        mentioned = self._versions(dict.fromkeys((*named, *upstream, *downstream, *reports)))
+        return Trace(
+            id=identifier,
+            artifacts=self._versions(named),
+            tables=list(tables),
+            upstream=self._versions(upstream),
+            made_from=made_from,
+            used_by=used_by,
+            outdated={i.key: i.value for n in (*named, *upstream) for i in self.inputs.get(n, []) if i.is_outdated},
+            training_sets=list(self._training_sets((*named, *upstream))) if named else [],
+            checkpoints=self._versions(trained),
+            reports=self._versions(reports),
+            notes={name: note for name in mentioned if (note := note_of(self.artifacts[name]))},
+            folders={name: folder for name in mentioned if (folder := folder_of(self.artifacts[name]))},
+        )
+
+    def sets_of(self, checkpoint: str) -> list[Input]:
+        """The current tables that a checkpoint was trained on."""
+        return [one for one in self.inputs.get(checkpoint, []) if one.is_current_set]
+
+    @cached_property
+    def inputs(self) -> dict[str, list[Input]]:
+        return inputs_of(self.artifacts)
+
+    @cached_property
+    def _edges(self) -> dict[str, dict[str, list[Edge]]]:
+        """All edges by the name at either end: `artifact` or `input`."""
+        ends: dict[str, dict[str, list[Edge]]] = {"artifact": defaultdict(list), "input": defaultdict(list)}
+        for edge in (one.edge(name) for name, inputs in self.inputs.items() for one in inputs):
+            ends["artifact"][edge.artifact].append(edge)
+            ends["input"][edge.input].append(edge)
+        return ends
+
+    def _training(self, named: Sequence[str], tables: Sequence[TableRows]) -> list[Edge]:
+        """The edges to checkpoints by which rows of these artifacts, or rows in these tables, were trained on."""
+        if named:
+            walked = self._walk(named, "artifact", kinds={*CARRY_ROWS, TRAINED})
+            return [edge for edge in walked if edge.kind == TRAINED]
+        return [edge for table in tables for edge in self._users_of_file(table)]
+
+    def _users_of_file(self, table: TableRows) -> Iterator[Edge]:
+        """Edges from exactly this file of an artifact: of several sets a checkpoint reads one."""
+        digest = self.artifacts[table.artifact].manifest["files"][table.file]["sha256"]
+        for edge in self._edges["input"].get(table.artifact, []):
+            if edge.version == digest:
+                yield edge.model_copy(update={"direct": True})
+
+    def _uses_of_rows(self, training: list[Edge], trained: list[str], holders: Iterable[str]) -> list[Edge]:
+        """The edges on from rows: to the models that were trained on them, and from these and the reports of them."""
+        further = self._walk([*trained, *filter(is_report, holders)], "artifact")
+        return list(dict.fromkeys([*training, *(edge.model_copy(update={"direct": False}) for edge in further)]))
+
+    def _other_shards(self, holders: Iterable[str], tables: Iterable[TableRows]) -> set[str]:
+        """A trajectory's row was made from its own shard, whatever else is in the set that it is in."""
+        if not any("row_id" in row for table in tables for row in table.rows):
+            return set()
+        assets = {asset_of(name) for name in holders}
+        return {name for name in self.artifacts if asset_of(name) in assets} - set(holders)
+
+    def _walk(
+        self,
+        begun: Iterable[str],
+        far: Literal["input", "artifact"],
+        without: Container[str] = (),
+        kinds: Container[str] = KINDS,
+    ) -> list[Edge]:
+        """The edges of these kinds from here on, the nearest first; it goes on at their `far` ends.
+
+        An edge of an exclusion is the last one: behind it lies what was kept out.
+        """
+        near: Literal["input", "artifact"] = "artifact" if far == "input" else "input"
+        start = set(begun)
+        reached, queue, walked = set(start), deque(begun), []
+        while queue:
+            for edge in self._edges[near].get(queue.popleft(), []):
+                name = getattr(edge, far)
+                if edge.kind not in kinds or name in without:
+                    continue
+                walked.append(edge.model_copy(update={"direct": getattr(edge, near) in start}))
+                if name not in reached and edge.kind != EXCLUDED:
+                    reached.add(name)
+                    queue.append(name)
+        return walked
+
+    def _versions(self, names: Iterable[str]) -> dict[str, str]:
+        return {name: self.artifacts[name].version for name in names if name in self.artifacts}
+
+    def _training_sets(self, names: Iterable[str]) -> Iterator[TrainingSet]:
+        for one in dict.fromkeys(one for name in names for one in self.sets_of(name)):
+            name, _, table = one.key.rpartition("/")
+            if (path := self._file(name, f"{table}.parquet")) is None:
+                continue
+            rows = by_gain(path)
+            columns = [column for column in EXAMPLE if column in rows.collect_schema()]
+            sizes = rows.select(pl.len(), pl.col("source", "video").n_unique()).collect().row(0)
+            examples = rows.select(columns).head(EXAMPLES).collect().to_dicts()
+            yield TrainingSet(artifact=name, path=str(path), rows=sizes[0], shards=sizes[1], clips=sizes[2],
+                              examples=examples)  # fmt: skip
+
+    def _file(self, name: str, file: str) -> Path | None:
+        """An artifact's file; None for one that cannot be read, which is then among the damaged ones."""
+        artifact = self.artifacts[name]
+        try:
+            return artifact.file(file)
+        except DamagedArtifactError as error:
+            self.damaged[artifact.path / file] = str(error)
+            return None
+
+    def _rows_of(self, identifier: str, searched: Iterable[str]) -> list[TableRows]:
+        """The rows that an id names, in the order in which things are made; of a trajectory's row, its clip too."""
+        names = list(searched)
+        tables = [table for name in names for table in self._rows_in(name, identifier)]
+        rows = [row for table in tables for row in table.rows]
+        clips = {row["video"] for row in rows if "row_id" in row and row.get("video")} - {identifier}
+        unread = [name for name in names if name.startswith(CLIPS) and not any(one.artifact == name for one in tables)]
+        tables += [table for clip in sorted(clips) for name in unread for table in self._rows_in(name, clip)]
+        return sorted(tables, key=lambda table: (len(self._walk([table.artifact], "input")), table.artifact))
+
+    def _rows_in(self, name: str, identifier: str) -> Iterator[TableRows]:
+        """The rows in the tables of an artifact; files in its folders are a source's own."""
+        artifact = self.artifacts[name]
+        for file in sorted(artifact.manifest["files"]):
+            if not file.endswith(".parquet") or "/" in file or (path := self._file(name, file)) is None:
+                continue
+            table = scan_parquet(path)
+            schema = table.collect_schema()
+            keys = [column for column in KEYS if schema.get(column) == pl.String]
+            if not keys:
+                continue
+            matches = [pl.col(column) == identifier for column in keys]
+            matches += [pl.col("prompt_id").str.starts_with(f"{identifier}/")] if "prompt_id" in keys else []
+            columns = dict.fromkeys(column for column in (*keys, *COLUMNS) if column in schema)
+            rows = table.filter(pl.any_horizontal(matches)).select(list(columns)).collect().to_dicts()
+            if rows:
+                revision = artifact.provenance["counts"].get("revision")
+                yield TableRows(artifact=name, version=artifact.version, file=file, rows=rows, revision=revision)
+
+
+def is_report(name: str) -> bool:
+    """Whether an artifact reports numbers; the answers that some reports are made from do not."""
+    return any(part in name for part in REPORTS) and not asset_of(name).endswith("_answers")
+
+
+def by_gain(path: Path) -> pl.LazyFrame:
+    """A set's rows, those of the highest visual gain first."""
+    table = scan_parquet(path)
+    order = [column for column in ("gain", "rank", "row_id") if column in table.collect_schema()]
+    return table.sort(order, descending=[column == "gain" for column in order])
