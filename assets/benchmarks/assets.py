@@ -18,6 +18,7 @@ from assets.curation.set_assets import items_key
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.display import NAME, table
+from assets.framework.links import COMPARISON_URL
 from assets.framework.metadata import batch_result, result_of
 from assets.framework.partitions import Checkpoints
 from assets.framework.resources import JudgeAccess, JudgeParam
@@ -37,6 +38,7 @@ from evaluation.generation.config import GenerationConfig
 from evaluation.generation.jobs import AnswerJob
 from evaluation.generation.ledger import keyed
 from evaluation.generation.program import PROGRAM
+from evaluation.reports.parts import percent
 from evaluation.reports.storyboards import BOARDS, write_storyboards
 from training.data.prompts import BenchmarkAnswerTable
 from training.grading.judge import Judge
@@ -318,7 +320,11 @@ def _score_models(
         inputs = {run.items_key: items, run.answers_key: answers}
         work = store.work(run.report_key, inputs, config, str(declared.code_version), model)
         reports[model] = work.do(partial(score, model=model, answers=answers))
-    return batch_result(context, store, declared, reports, {"all_models": _all_models(store, run, checkpoints)})
+    shared = {
+        "all_models": _all_models(store, run, checkpoints),
+        "comparison_page": dg.MetadataValue.url(COMPARISON_URL),
+    }
+    return batch_result(context, store, declared, reports, shared)
 
 
 def _all_models(store: AssetStore, run: BenchmarkRun, checkpoints: Checkpoints) -> dg.MetadataValue[Any]:
@@ -329,9 +335,9 @@ def _all_models(store: AssetStore, run: BenchmarkRun, checkpoints: Checkpoints) 
 
 
 def _scores(counts: Mapping[str, Any]) -> dict[str, Any]:
-    """Accuracy by split and on average, or the marks of a judge."""
+    """Accuracy on average and, short enough for one row, by split; or the marks of a judge."""
     if "average" in counts:
-        return {**counts["splits"], "average": counts["average"]}
+        return {"average": counts["average"]} | {name: percent(one).value for name, one in counts["splits"].items()}
     return {mark: counts[mark] for mark in ("cot", "answer") if mark in counts}
 
 

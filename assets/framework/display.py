@@ -1,19 +1,21 @@
 """How Dagster's pages show results: numbers rounded, scores with their interval and n, and tables in place of JSON."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import dagster as dg
+
+from evaluation.reports.parts import DASH, mean, percent
 
 MAX_LINE = 80
 """The most characters of a mapping or a list that is shown as text on one line."""
 MAX_ROWS = 50
 """The most rows of a table; every result keeps its tables in the event log."""
 DIGITS = 4
-"""The significant digits of a number."""
+"""The significant digits of a number below 1,000; larger ones are whole."""
 NAME = "name"
 """The column of a row's name."""
-DASH = "–"
 
 
 def displayed(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,8 +26,6 @@ def displayed(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def line(value: Any) -> str:
     """A value on one line: names with their values, numbers rounded, a score with its interval and n."""
     if _is_score(value):
-        from evaluation.reports.parts import mean, percent
-
         cell = percent(value) if "accuracy" in value else mean(value)
         return f"{cell.value} ({cell.note})"
     if isinstance(value, Mapping):
@@ -77,4 +77,6 @@ def _cell(value: Any) -> Any:
 
 
 def _rounded(value: Any) -> Any:
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+    if not isinstance(value, float) or not isfinite(value):
+        return value
+    return float(f"{value:.{DIGITS}g}") if abs(value) < 1000 else round(value)

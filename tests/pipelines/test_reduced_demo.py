@@ -254,9 +254,11 @@ def test_every_asset_page_has_its_metadata(home: Path, monkeypatch: pytest.Monke
     }
     assert set(pages) - set(real) == {
         "inputs/toyworld_source", "inputs/base_model", "checkpoints/sft", "checkpoints/rl", "reports/latent_retrieval",
-        "reports/latent_necessity", "reports/comparison",
+        "reports/intervened_answers", "reports/latent_necessity", "reports/comparison",
     }  # fmt: skip
     for key, page in pages.items():
+        as_json = {name for name, value in page.metadata.items() if isinstance(value, dg.JsonMetadataValue)}
+        assert as_json == {"provenance"}, key
         assert {"folder", "seconds", "version", "provenance", "lineage", "comparison_page"} <= set(page.metadata), key
         assert page.tags["dagster/data_version"], key
         linked = [one.value for one in page.metadata.values() if isinstance(one, dg.PathMetadataValue)]

@@ -15,6 +15,7 @@ from assets.benchmarks.assets import (
     SEED_REPORT,
     SPLITS_FIGURE,
 )
+from assets.framework.links import COMPARISON_URL
 from assets.framework.partitions import key_of
 from assets.framework.store import AssetStore
 from pipelines.definitions import build_definitions
@@ -67,10 +68,17 @@ def test_seed_bench_is_read_graded_once_and_reported_by_level(profile: Profile) 
     counts = store.current(SEED_ITEMS).provenance["counts"]
     assert (counts["items"], counts["unusable"], counts["by_level"]) == (4, 1, {"L1": 2, "L3": 2})
     answers = answer_table({"L1-1": "<answer>B</answer>", "L1-2": "<answer>A</answer>", "L3-1": "<answer>B</answer>"})
-    store.work(SEED_ANSWERS, {}, {}, "code", "base").do(
-        lambda folder: answers.write_parquet(folder / ANSWER_TABLE) or {}
-    )
-    assert materialised(profile, "evaluate", SEED_REPORT, "base").success
+    for model in ("base", "text_only"):
+        store.work(SEED_ANSWERS, {}, {}, "code", model).do(
+            lambda folder: answers.write_parquet(folder / ANSWER_TABLE) or {}
+        )
+        result = materialised(profile, "evaluate", SEED_REPORT, model)
+        assert result.success
+    [event] = [event for event in result.all_events if event.is_step_materialization]
+    metadata = event.step_materialization_data.materialization.metadata
+    assert [record.data["name"] for record in metadata["all_models"].records] == ["base", "text_only"]
+    assert metadata["all_models"].records[0].data["average"] == "66.7 % (20.8–93.9, n = 3)"
+    assert metadata["comparison_page"].value == COMPARISON_URL
     artifact = store.current(SEED_REPORT, "base")
     report = read_json(artifact.file(REPORT))
     assert {level: score["correct"] for level, score in report["splits"].items()} == {"L1": 1, "L2": 0, "L3": 1}

@@ -114,7 +114,7 @@ def test_a_figure_is_shown_beside_the_counts_that_it_draws(store: AssetStore) ->
     artifact = store.work("curation/rows", {}, {}, "code").do(draw)
     previews = ("histogram.png", "top_rows.md", "not_there.md")
     metadata = metadata_of(store, Asset("curation/rows", DESCRIPTION, ("parquet",), previews=previews), artifact)
-    assert metadata["histogram"] == {"8": 2}
+    assert metadata["histogram"] == "8: 2"
     assert metadata["histogram_figure"].value == "![histogram.png](data:image/png;base64,UE5H)"
     assert metadata["top_rows"].value == "| rank |"
     assert "not_there" not in metadata
