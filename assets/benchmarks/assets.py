@@ -28,7 +28,7 @@ from assets.framework.store import AssetStore, StoreParam
 from assets.generation import AnswerWork, generate_answers
 from assets.launching.launcher import LauncherParam
 from assets.trajectories.settings import SourceSettings
-from evaluation.benchmarks import choice, futurebench, seedbench, twiffbench
+from evaluation.benchmarks import choice, twiffbench
 from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers
 from evaluation.benchmarks.futurebench import FutureBench
 from evaluation.benchmarks.judged import JudgedBenchmark
@@ -72,7 +72,6 @@ class BenchmarkRun:
     title: str
     items_description: str
     report_description: str
-    item_table: type[dy.Schema]
     graded_table: type[dy.Schema]
     storyboards: bool = False
 
@@ -103,7 +102,6 @@ def benchmark_runs(settings: BenchmarkSettings, source: SourceSettings) -> list[
             "FutureBench",
             "FutureBench's four-way items with the clips of their observed parts.",
             "FutureBench accuracy by split and on average with counts and intervals, spans by depth, and cost.",
-            futurebench.ItemTable,
             choice.GradedTable,
             storyboards=True,
         ),
@@ -114,7 +112,6 @@ def benchmark_runs(settings: BenchmarkSettings, source: SourceSettings) -> list[
             "TwiFF-Bench",
             "TwiFF-Bench's items with their embedded images and reference reasoning.",
             "TwiFF-Bench's CoT and answer marks with counts and intervals, by category; coverage of the judge.",
-            twiffbench.ItemTable,
             twiffbench.ScoreTable,
         ),
     ]
@@ -127,7 +124,6 @@ def benchmark_runs(settings: BenchmarkSettings, source: SourceSettings) -> list[
         "SEED-Bench-R1",
         "SEED-Bench-R1's four-way items with their observations and videos.",
         "SEED-Bench-R1 accuracy by level and on average with counts and intervals, spans by level, and cost.",
-        seedbench.ItemTable,
         choice.GradedTable,
     )
     return [*runs, seed_bench]
@@ -152,7 +148,7 @@ def _items(run: BenchmarkRun, upstream: tuple[str, ...]) -> dg.AssetsDefinition:
         code_version=code,
         deps=upstream,
         table=ITEM_TABLE,
-        columns=(run.item_table,),
+        columns=(run.benchmark.item_table,),
     )
 
     @asset(declared)
@@ -262,7 +258,7 @@ def _report(run: BenchmarkRun, checkpoints: Checkpoints) -> dg.AssetsDefinition:
         deps=(run.items_key, run.answers_key),
         partitions=checkpoints.model_partitioning(),
         table=GRADED_TABLE,
-        columns=(run.item_table, run.graded_table),
+        columns=(run.benchmark.item_table, run.graded_table),
         previews=(SPLITS_FIGURE, *(BOARDS if run.storyboards else ())),
         links={"report": REPORT},
         retry_policy=retry_on_outage() if judged else None,

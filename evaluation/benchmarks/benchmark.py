@@ -6,11 +6,12 @@ plugs in as a subclass of `Benchmark`: most of it comes from `choice.MultipleCho
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import dataframely as dy
 import polars as pl
 from pydantic import BaseModel
 
@@ -48,6 +49,9 @@ class Benchmark(ABC):
     """The column of items and graded answers by which scores are split."""
     splits: ClassVar[tuple[str, ...]] = ()
     """Empty: whatever splits the items have."""
+    item_table: ClassVar[type[dy.Schema]]
+    """The table of items: `id` (unique), the split column, `problem` (why an item is unusable, else null) and whatever
+    else the other methods need."""
     judged: ClassVar[bool]
     """Whether a judge gives the marks."""
 
@@ -56,12 +60,16 @@ class Benchmark(ABC):
         """The files that hold the items.  Raises ValueError where the folder `source` has none."""
 
     @abstractmethod
-    def items(self, source: Path) -> pl.DataFrame:
-        """All items of the folder `source`: `id` (unique), the split column, `problem` (why an item is unusable,
-        else null) and whatever else the other methods need.
+    def rows(self, source: Path) -> Iterator[dict[str, Any]]:
+        """The items of the folder `source` one by one, as rows of `item_table`.
 
         Raises ValueError or OSError, naming the file, where the folder does not hold this benchmark.
         """
+
+    def items(self, source: Path) -> pl.DataFrame:
+        """All items of the folder `source`.  Raises as `rows` does."""
+        schema = self.item_table.create_empty().schema
+        return self.item_table.validate(pl.DataFrame(list(self.rows(source)), schema=schema))
 
     @abstractmethod
     def content(self, row: Mapping[str, Any]) -> list[Part]:

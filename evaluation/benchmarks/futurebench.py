@@ -4,7 +4,6 @@ Scoring is that of `choice`.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import dataframely as dy
 import polars as pl
@@ -37,6 +36,4 @@ class ItemTable(dy.Schema):
 @dataclass(frozen=True)
 class FutureBench(FutureBenchItems, MultipleChoice):
     settings: FutureBenchSettings
-
-    def items(self, source: Path) -> pl.DataFrame:
-        return ItemTable.validate(pl.DataFrame(self.rows(source), schema=ItemTable.create_empty().schema))
+    item_table = ItemTable

@@ -28,18 +28,23 @@ _INLINE = (re.compile(r"\bA\)\s"), re.compile(r"\bD\)\s"))
 class FutureBenchSettings(ChoiceSettings):
     """The settings of FutureBench: the layout of an item's prompt, and the parser of its answer.
 
-    `keyframes` shows the first observed frame as an image, as SFT rendered questions; `video32` is the paper's layout,
-    up to `video_frames` frames of the observed part as one video before the text, each frame pair at most
-    `video_tokens` merged tokens.  The release bounds video frames by 768 * 32 * 32 px from above, and from below like
-    images (reference/evaluation.md 1.4).
+    The release bounds video frames by 768 * 32 * 32 px from above, and from below like images (reference/evaluation.md
+    1.4).
     """
 
     layout: Literal["keyframes", "video32"] = "video32"
+    """`keyframes`: the first observed frame as an image, as SFT rendered questions; `video32`: the paper's layout, the
+    observed part as one video before the text."""
     videos: str = "first_part_video"
+    """The folder of the observed parts in the benchmark's folder."""
     video_frames: int = 32
+    """The most frames of a video."""
     video_tokens: int = 768
+    """The most merged tokens of a video's frame pair."""
     prefix: str = ""
+    """Text before the question."""
     suffix: str = "Reply with the letter of the one best option only, inside <answer> </answer>."
+    """Text after the options."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +60,13 @@ class FutureBenchItems:
             raise ValueError(f"no {FILE} in {source}: is that FutureBench's folder?")
         return [source / FILE]
 
-    def rows(self, source: Path) -> list[dict[str, Any]]:
+    def rows(self, source: Path) -> Iterator[dict[str, Any]]:
         """The items of `source/futurebench.json`; clips are looked up in the folder of observed parts."""
         ids: Counter[str] = Counter()
-        rows = []
         for number, record in json_rows(self.files(source)[0]):
             name = str(number) if isinstance(record, RejectedRow) else str(bounded_text(record.get("id", number)))
             pieces = _pieces(record, self.settings, source / self.settings.videos)
-            rows.append({"id": unique_id(name, ids)} | read_item(BLANK, pieces))
-        return rows
+            yield {"id": unique_id(name, ids)} | read_item(BLANK, pieces)
 
     def content(self, row: Mapping[str, Any]) -> list[Part]:
         """The prompt of an item."""

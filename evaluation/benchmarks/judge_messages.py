@@ -32,7 +32,9 @@ class JudgedSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layout: str
+    """How an item is shown."""
     judge_sees_images: bool = True
+    """Whether the judge gets the item's images."""
     judge_samples: int = Field(default=1, ge=1)
     """Judgements of an item; its mark is their mean, and the report has their agreement."""
 

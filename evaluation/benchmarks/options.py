@@ -21,7 +21,9 @@ class ChoiceSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layout: str
+    """How an item is shown."""
     parser: ParserName = "strict"
+    """The parser of answers."""
 
 
 def check_question(question: str, options: Sequence[str], answer: str) -> None:

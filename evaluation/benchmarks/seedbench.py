@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import dataframely as dy
-import polars as pl
 
 from evaluation.benchmarks import judged
 from evaluation.benchmarks.choice import MultipleChoice
@@ -44,25 +43,30 @@ _OBSERVATION = re.compile(r"\bobservation\b", re.IGNORECASE)
 
 
 class SeedBenchSettings(ChoiceSettings):
-    """The multiple-choice recipe.
-
-    `observation` shows the current observation alone, labelled as a first frame, as TwiFF does; `video` shows the
-    progress so far as a video of up to `video_frames` frames, where the item has one, and then the observation.
-    """
+    """The multiple-choice recipe."""
 
     layout: Literal["observation", "video"] = "video"
+    """`observation`: the current observation alone, as TwiFF does; `video`: before it the progress so far as a video,
+    where the item has one."""
     video_frames: int = 32
+    """The most frames of a video."""
     video_tokens: int = 768
+    """The most merged tokens of a video's frame pair."""
     suffix: str = "Reply with the letter of the one best option only, inside <answer> </answer>."
+    """Text after the options."""
 
 
 class SeedBenchOpenSettings(JudgedSettings):
     """The open-ended recipe; layouts as in `SeedBenchSettings`."""
 
     layout: Literal["observation", "video"] = "video"
+    """As in `SeedBenchSettings`."""
     video_frames: int = 32
+    """The most frames of a video."""
     video_tokens: int = 768
+    """The most merged tokens of a video's frame pair."""
     suffix: str = "Give the final answer inside <answer> </answer>."
+    """Text after the question."""
 
 
 Recipe = SeedBenchSettings | SeedBenchOpenSettings
@@ -101,6 +105,7 @@ class _SeedItems:
     settings: Recipe
     split_column = "level"
     splits: ClassVar[tuple[str, ...]] = LEVELS
+    item_table = ItemTable
 
     def files(self, source: Path) -> list[Path]:
         """The files of all levels.  Raises ValueError where `source` holds no annotations."""
@@ -109,10 +114,9 @@ class _SeedItems:
             raise ValueError(f"no annotations/validation_L*.jsonl and no Seed-Bench-R1.jsonl in {source}")
         return files
 
-    def items(self, source: Path) -> pl.DataFrame:
+    def rows(self, source: Path) -> Iterator[dict[str, Any]]:
         """The items of all levels; ids are `{level}-{sample_id}`.  A line that is no item is one with a problem."""
         ids: Counter[str] = Counter()
-        rows = []
         for file in self.files(source):
             file_level = _LEVEL.search(file.name)
             for number, record in json_rows(file):
@@ -120,8 +124,7 @@ class _SeedItems:
                 level = str(bounded_text(fields.get("task_level") or (file_level.group() if file_level else None)))
                 name = f"{level}-{bounded_text(fields.get('sample_id', f'line{number + 1}'))}".replace("/", "_")
                 item = read_item(BLANK, _pieces(record, level, self.settings, source))
-                rows.append({"id": unique_id(name, ids), "level": level} | item)
-        return ItemTable.validate(pl.DataFrame(rows, schema=ItemTable.create_empty().schema))
+                yield {"id": unique_id(name, ids), "level": level} | item
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ images travel as they are embedded, and the model's two texts are JSON strings (
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import dataframely as dy
-import polars as pl
 
 from evaluation.benchmarks import judged
 from evaluation.benchmarks.judge_messages import Marks
@@ -54,12 +52,10 @@ class ScoreTable(dy.Schema):
 @dataclass(frozen=True)
 class TwiffBench(TwiffBenchItems, JudgedBenchmark):
     settings: TwiffBenchSettings
+    item_table = ItemTable
     judge_prompt = SCORE_PROMPT
     score_table = ScoreTable
     reference_column = "answer"
-
-    def items(self, source: Path) -> pl.DataFrame:
-        return ItemTable.validate(pl.DataFrame(self.rows(source), schema=ItemTable.create_empty().schema))
 
     def read_reply(self, reply: str, parser: ParserName) -> Marks | None:
         return release_scores(reply) if parser == "release" else read_scores(reply)

@@ -35,19 +35,19 @@ MAX_ITEM_BYTES = 2**28
 
 
 class TwiffBenchSettings(JudgedSettings):
-    """The settings of TwiFF-Bench: the layout of an item's prompt, and of the judge's.
-
-    `interleaved` puts each image at its marker, as SFT rendered questions; `images_first` is the release's layout:
-    images, then the preamble, then the question.
-    """
+    """The settings of TwiFF-Bench: the layout of an item's prompt, and of the judge's."""
 
     layout: Literal["interleaved", "images_first"] = "images_first"
+    """`interleaved`: each image at its marker, as SFT rendered questions; `images_first`: the release's, images, then
+    the preamble, then the question."""
     preamble: str = ""
+    """Text between the images and the question of `images_first`."""
     frames: Literal["embedded", "clip"] = "embedded"
     """The source of an item's frames: its row, or its clip's key frames, for tables without images."""
     clips: str = "clips"
     """The folder of clips in the benchmark's folder."""
     ground_truth: Literal["short", "whole"] = "short"
+    """What the judge compares with: the short answer, or the source's whole text."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,19 @@ class TwiffBenchItems:
             raise ValueError(f"no test-*.parquet in {source}: is that TwiFF-Bench's folder?")
         return shards
 
-    def rows(self, source: Path) -> list[dict[str, Any]]:
+    def rows(self, source: Path) -> Iterator[dict[str, Any]]:
         """The items of all `test-*.parquet` shards in `source`; ids are row numbers over the shards in order."""
         clips = source / self.settings.clips if self.settings.frames == "clip" else None
         shards = self.files(source)
         read = partial(parquet_rows, columns=lambda table: table.names, longest=MAX_ITEM_BYTES)
         records = (record for shard in shards for _, record in read(shard))
         limit = left = most_unpacked(sum(shard.stat().st_size for shard in shards)) if clips is None else math.inf
-        rows = []
         for n, record in enumerate(records):
-            rows.append({"id": f"{n:05d}"} | read_item({}, _pieces(record, n, clips)))
-            left -= sum(len(image) for name in IMAGES for image in rows[-1].get(name) or [])
+            item = {"id": f"{n:05d}"} | read_item({}, _pieces(record, n, clips))
+            left -= sum(len(image) for name in IMAGES for image in item.get(name) or [])
             if left < 0:
                 raise ValueError(f"{source}: the images unpack to more than {limit} bytes, far more than images would")
-        return rows
+            yield item
 
     def content(self, row: Mapping[str, Any]) -> list[Part]:
         """The prompt of an item."""

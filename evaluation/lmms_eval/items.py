@@ -28,7 +28,7 @@ def usable_items(benchmark: FutureBenchItems | TwiffBenchItems) -> list[dict[str
     Raises ValueError, naming the variable, where there are none.
     """
     folder = _folder(f"FUTURE_L1_{benchmark.name.upper()}_DIR")
-    rows = _stored(folder / ITEM_TABLE, benchmark) if (folder / ITEM_TABLE).is_file() else benchmark.rows(folder)
+    rows = _stored(folder / ITEM_TABLE, benchmark) if (folder / ITEM_TABLE).is_file() else list(benchmark.rows(folder))
     problems = {row["id"]: row["problem"] for row in rows if row.get("problem") is not None}
     for item, problem in problems.items():
         _log.warning("%s, item %s is left out: %s", benchmark.name, item, problem)
