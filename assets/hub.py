@@ -27,9 +27,11 @@ class HubSettings(Settings):
     dataset: Repository | None = None
     """The dataset repository of Future-L1-50K."""
     dataset_license: License | None = None
+    """The set's license, by the hub's identifier."""
     models: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.-]*/[\w.-]*\{model\}[\w.-]*$")
     """The model repositories, with `{model}` for the model's name: ORG/future-l1-{model}."""
     model_license: License | None = None
+    """The models' license, by the hub's identifier."""
     base_model: Repository | None = None
     """The repository of the base model, which the cards of models link."""
 

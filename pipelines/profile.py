@@ -59,23 +59,35 @@ class Profile(Settings):
     """Everything that a run of the lineage depends on, besides the code."""
 
     name: str
+    """The profile's name; of an overlay, its file's."""
     home: Path
+    """The folder of all that is made; FUTURE_L1_HOME."""
     seed: int = Field(default=0, ge=0)
+    """Of worlds, samples and trainings; SEED."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models run: `auto` takes a GPU where there is one."""
     source: SourceSettings
+    """The places of the sources."""
     toyworld: SourceSizes | None = None
     """The sizes of the demo's source; None where the source is a real one."""
     base: Path
     """The base model's folder, as transformers writes it."""
     curation: CurationSettings
+    """How Future-L1-50K is made."""
     sft: tuple[SftRun, ...] = Field(min_length=1)
+    """The SFT checkpoints."""
     rl: tuple[RlRun, ...]
+    """The RL checkpoints."""
     benchmarks: BenchmarkSettings
+    """How models are evaluated."""
     judge: JudgeSettings | None = None
+    """The judge's server; None: without a judge."""
     toy_judge: bool = False
     """Serve the demo's deterministic judge on loopback, in place of the judge's own address."""
     launch: LaunchSettings = Field(default_factory=LaunchSettings)
+    """How programs are started, and where."""
     hub: HubSettings = Field(default_factory=HubSettings)
+    """Where data sets and models are pushed to, by hand."""
     report_to: tuple[str, ...] = ()
     """Trackers of training metrics beside metrics.jsonl, by transformers' names: trackio, wandb, tensorboard, ..."""
     retrain: bool = False

@@ -1,7 +1,7 @@
 """Files that are generated from code: `make regenerate` writes them, and tests compare.
 
 The README's picture of the lineage, the record of the graph (tests/pipelines/graph.json), the tables of
-docs/data-contracts.md, and the sections of docs/checks.md.
+docs/data-contracts.md and docs/operations/profile.md, and the sections of docs/checks.md.
 """
 
 import importlib
@@ -18,13 +18,15 @@ from pipelines.definitions import build_definitions
 from pipelines.profile import demo
 from pipelines.sensors import WEBHOOK_VARIABLE
 from tests.pipelines import graph
+from tests.profile_fields import fields_table, models_table
 from training.runtime.project import PROJECT
 
 README, DOCS = PROJECT / "README.md", PROJECT / "docs"
-CONTRACTS, CHECKS = DOCS / "data-contracts.md", DOCS / "checks.md"
+CONTRACTS, CHECKS, PROFILE = DOCS / "data-contracts.md", DOCS / "checks.md", DOCS / "operations" / "profile.md"
 
 _PICTURE = re.compile(r"(?<=```mermaid\n).*?(?=```)", re.DOTALL)
 _SECTIONS = re.compile(r"(<!-- checks -->\n).*?(<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- (?P<name>fields|models) -->\n).*?(<!-- end -->)", re.DOTALL)
 _BLOCK = re.compile(r"(<!-- (?P<schema>[\w.]+:\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -70,6 +72,12 @@ def with_checks(page: str) -> str:
     return _SECTIONS.sub(lambda block: f"{block[1]}\n{text}\n{block[2]}", page)
 
 
+def with_profile_tables(page: str) -> str:
+    """The page with the tables between `<!-- fields -->` or `<!-- models -->` and `<!-- end -->`."""
+    tables = {"fields": fields_table, "models": models_table}
+    return _TABLE.sub(lambda block: f"{block[1]}\n{_lines(tables[block['name']]())}\n\n{block[3]}", page)
+
+
 def schemas_on(page: str) -> set[str]:
     """The schemas that the page shows, as `module:Name`."""
     return {block["schema"] for block in _BLOCK.finditer(page)}
@@ -88,8 +96,14 @@ def _table(name: str) -> str:
             [f"`{column.name}`", str(column.dtype), constraints_and_null(column), str(column.description)]
             for column in schema.columns().values()
         ]
-    lines = [_row(head), "|" + "---|" * len(head), *map(_row, rows)]
-    return "\n".join(lines + (["", *(f"- {rule.replace('_', ' ')}" for rule in rules)] if rules else []))
+    return "\n".join([_lines([head, *rows]), *(["", *(f"- {rule.replace('_', ' ')}" for rule in rules)] if rules else
+    [])])
+
+
+def _lines(table: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, of its head and its rows."""
+    head, *rows = table
+    return "\n".join([_row(head), "|" + "---|" * len(head), *map(_row, rows)])
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -101,6 +115,7 @@ FROZEN: dict[Path, Callable[[str], str]] = {
     README: with_picture,
     CONTRACTS: with_schemas,
     CHECKS: with_checks,
+    PROFILE: with_profile_tables,
     graph.RECORDED: lambda _: graph.as_text(),
 }
 """The files, and what makes the new text from the old."""

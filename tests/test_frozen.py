@@ -2,14 +2,24 @@
 
 import ast
 import importlib
+import re
+from collections.abc import Iterator, Mapping
 from difflib import unified_diff
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipelines.profile import RUNS, demo, paper
 from pipelines.sensors import WEBHOOK_VARIABLE
 from tests.frozen import CONTRACTS, FROZEN, schemas_on, with_schemas
+from tests.profile_fields import profile_fields
 from training.runtime.project import PROJECT
+
+TABLES_OF_VALUES = {"curation.rl_sets"} | {
+    f"launch.{name}" for name in ("num_processes", "accelerate_config", "max_parallel", "environment", "timeout")
+}
+"""Fields of a profile whose keys are names, and no fields."""
 
 
 def schemas() -> set[str]:
@@ -44,6 +54,27 @@ def test_every_column_has_a_description(name: str) -> None:
     module, schema = name.split(":")
     columns = getattr(importlib.import_module(module), schema).columns().values()
     assert [column.name for column in columns if not column.description] == []
+
+
+def test_every_field_of_a_profile_is_in_the_table_and_has_a_meaning() -> None:
+    fields = {field.path: field for field in profile_fields()}
+    assert [path for path, field in fields.items() if not field.meaning] == []
+    assert len(fields) == len(profile_fields()) > 150
+    assert {leaf for preset in (demo, paper) for leaf in leaves(preset(Path("/home")).model_dump(mode="json"))} <= {
+        re.sub(r" \(\w+\)", "", path) for path in fields
+    }
+
+
+def leaves(table: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """The paths of the values in a profile's dump; a run's name is NAME."""
+    for name, value in table.items():
+        here = f"{path}.{name}".lstrip(".")
+        if here in RUNS:
+            yield from (leaf for run in value for leaf in leaves(run, f"{here}.NAME"))
+        elif isinstance(value, Mapping) and here not in TABLES_OF_VALUES:
+            yield from leaves(value, here)
+        else:
+            yield here
 
 
 def test_a_stale_block_is_rewritten_and_the_prose_is_kept() -> None:

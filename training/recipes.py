@@ -47,102 +47,130 @@ class LoraSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     r: PositiveInt = 64
+    """The rank of the adapters."""
     lora_alpha: PositiveFloat = 128.0
+    """The adapters' scale is `lora_alpha / r`."""
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout of the adapters' inputs; none in RL."""
     target_modules: tuple[Projection, ...] = Field(default=PROJECTIONS, min_length=1)
+    """The projections that have adapters."""
 
 
 class TrainingRecipe(BaseModel):
     """The fields of SFT and RL alike, under the names of TRL's and transformers' arguments.
 
-    AdamW with warm-up for `warmup_ratio` of the steps; min_lr_rate: the final share of the learning rate under the
-    cosine.  max_steps: optimiser steps; None: the epochs decide.  per_device_train_batch_size: the most rows that a
-    device takes at once.  cache_gib: memory for decoded rows and vision features, where rows are read more than once.
-    lora: adapters instead of all weights.
+    The optimiser is AdamW.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=NAME)
+    """The model's name."""
     learning_rate: float = Field(ge=0, allow_inf_nan=False)
+    """The highest learning rate."""
     lr_scheduler_type: Literal["cosine_with_min_lr", "constant_with_warmup"] = "constant_with_warmup"
+    """After the warm-up: down a cosine to `min_lr_rate`, or constant."""
     min_lr_rate: Fraction = 0.0
+    """The final share of the learning rate under the cosine."""
     warmup_ratio: Fraction = 0.0
+    """The share of the steps that warm up."""
     adam_beta1: float = 0.9
+    """AdamW's decay of the mean of gradients."""
     adam_beta2: float = 0.95
+    """AdamW's decay of the mean of their squares."""
     weight_decay: float = 0.0
+    """AdamW's decay of weights."""
     max_grad_norm: float = 1.0
+    """The norm that gradients are clipped to."""
     max_steps: PositiveInt | None = None
+    """Optimiser steps; None: the epochs decide."""
     per_device_train_batch_size: PositiveInt = 1
+    """The most rows that a device takes at once."""
     save_steps: PositiveInt = 50
+    """Steps between two checkpoints to go on from."""
     cache_gib: float = 0.0
+    """Memory for decoded rows and vision features, where rows are read more than once."""
     lora: LoraSettings | None = None
+    """Adapters instead of all weights."""
 
 
 class SftRecipe(TrainingRecipe):
-    """Supervised fine-tuning: L = CE + latent_weight * MSE (paper Eq. 1, both terms means as in the release).
-
-    loss_reduction: the mean over tokens and over latents, or over rows (training/sft/trainer.py).
-    supervise_span_length: the loss covers the decision to continue a span, not only the one to end it.
-
-    latent_keep_prob: the probability that a row with one, two, three or more future frames keeps its latent spans; else
-    it is the same text without spans (all zeros: the text-only control).  scheduled_sampling: (start, end), the shares
-    of the run between which the latent inputs change from the true frames' features to the model's own predictions.
-    group_by_length: micro-batches of rows with the same number of future frames, without padding.
-    """
+    """Supervised fine-tuning: L = CE + latent_weight * MSE (paper Eq. 1, both terms means as in the release)."""
 
     latent_config: LatentConfig
-    global_batch_size: PositiveInt  # rows of an optimiser step, over all devices
+    """The span budget and the frame sizes, stored in the checkpoint."""
+    global_batch_size: PositiveInt
+    """Rows of an optimiser step, over all devices."""
     num_train_epochs: PositiveInt = 1
+    """Epochs, where `max_steps` is None."""
     latent_weight: float = 0.1
+    """The weight λ of the latent loss."""
     loss_reduction: Literal["sample", "token"] = "sample"
+    """The mean over rows, or over tokens and over latents."""
     supervise_span_length: bool = False
+    """The loss covers the decision to continue a span, not only the one to end it."""
     latent_keep_prob: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)
+    """The probability that a row with one, two, three or more future frames keeps its latent spans; else it is the same
+    text without spans (all zeros: the text-only control)."""
     scheduled_sampling: FractionRange | None = None
+    """(start, end), the shares of the run between which the latent inputs change from the true frames' features to the
+    model's own predictions."""
     group_by_length: bool = False
+    """Micro-batches of rows with the same number of future frames, without padding."""
     dataloader_num_workers: NonNegativeInt = 0
+    """Processes that prepare rows; 0: the training's own."""
 
 
 class RlRecipe(TrainingRecipe):
-    """LA-DAPO (paper Eq. 4-7, Table 9) and its ablations; without max_steps, one epoch.
+    """LA-DAPO (paper Eq. 4-7, Table 9) and its ablations; without max_steps, one epoch."""
 
-    reward_weights: accuracy, format, R_ctr, R_div.  tau_ctr: the temperature of R_ctr.  centred: R_ctr contrasts
-    latents minus their group's mean at each step.
-    latent_std: sigma of the Gaussian around the hidden state; 0 makes latents deterministic, without a ratio.
-    latent_anchor_coef: weight of the mean square between the latent-producing states of the policy and of the SFT model
-    on the same rollouts.
-    epsilon, epsilon_high, delta: the clip of the ratio and of bad answers' loss; latent_epsilon: of the latent ratio.
-    dynamic_sampling_range: the mean accuracies between which a group is mixed.  max_resample_rounds: rollout rounds to
-    fill a batch with mixed groups; 1: no dynamic sampling.
-    mask_truncated_completions: answers cut by max_new_tokens carry no loss (DAPO's overlong filtering).
-    image_tokens: least and most merged tokens of an observed frame; None: the checkpoint's.
-    max_batch_tokens: the most tokens that a device decodes at once, as TokenBudget counts them; None: what its free
-    memory holds.
-    """
-
-    prompts_per_batch: PositiveInt = 64  # a rollout batch, over all devices
+    prompts_per_batch: PositiveInt = 64
+    """Prompts of a rollout batch, over all devices."""
     num_generations: PositiveInt = 8
+    """Answers to a prompt: a group."""
     image_tokens: ImageTokens | None = None
-    updates_per_batch: PositiveInt = 2  # optimiser steps on a rollout batch
+    """The least and the most merged tokens of an observed frame; None: the checkpoint's."""
+    updates_per_batch: PositiveInt = 2
+    """Optimiser steps on a rollout batch."""
     max_new_tokens: PositiveInt = 2048
+    """The longest answer, in tokens."""
     mask_truncated_completions: bool = False
+    """Answers cut by max_new_tokens carry no loss (DAPO's overlong filtering)."""
     temperature: PositiveFloat = 0.9
+    """The temperature of rollouts."""
     top_p: float = Field(default=0.99, gt=0, le=1)
+    """The probability mass that rollouts are sampled from."""
     latent_std: NonNegativeFloat = 0.0
+    """Sigma of the Gaussian around the hidden state; 0: deterministic latents, without a ratio."""
     reward_weights: tuple[float, float, float, float] = (0.9, 0.1, 0.2, 0.1)
+    """The weights of the rewards: accuracy, format, R_ctr, R_div."""
     tau_ctr: PositiveFloat = 0.5
+    """The temperature of R_ctr."""
     centred: bool = False
+    """R_ctr contrasts latents minus their group's mean at each step."""
     min_spans: NonNegativeInt = 1
+    """The fewest spans that the format asks for."""
     parser: Literal["strict", "option_text"] = "strict"
+    """The parser of answers."""
     epsilon: float = 0.2
+    """The clip of the ratio below 1."""
     epsilon_high: float = 0.28
+    """The clip of the ratio above 1."""
     delta: float = 3.0
+    """The clip of bad answers' loss."""
     latent_epsilon: float = 0.1
+    """The clip of the latent ratio."""
     beta: float = 1e-2
+    """The weight of the KL divergence from the SFT model."""
     latent_anchor_coef: float = 0.0
+    """The weight of the mean square between the latent-producing states of the policy and of the SFT model on the same
+    rollouts."""
     max_batch_tokens: PositiveInt | None = None
+    """The most tokens that a device decodes at once, as TokenBudget counts them; None: what its free memory holds."""
     max_resample_rounds: PositiveInt = 20
+    """Rollout rounds to fill a batch with mixed groups; 1: no dynamic sampling."""
     dynamic_sampling_range: FractionRange = (0.1, 0.9)
+    """The mean accuracies between which a group is mixed."""
 
     @model_validator(mode="after")
     def _replay_is_what_was_sampled(self) -> "RlRecipe":

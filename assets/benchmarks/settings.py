@@ -19,7 +19,9 @@ class AnsweredBenchmark(Settings, Generic[Recipe]):
     """A benchmark: its recipe (layout, and parser or judge), and how answers are generated."""
 
     recipe: Recipe
+    """How its items are shown, and how answers are parsed or judged."""
     answers: GenerationConfig
+    """How answers are generated."""
 
 
 FutureBenchRun = AnsweredBenchmark[FutureBenchSettings]
@@ -33,18 +35,24 @@ class NecessitySettings(Settings):
     models: tuple[str, ...]
     """The models whose latents are examined: the partitions of latent retrieval, intervened answers and necessity."""
     interventions: tuple[InterventionName, ...]
+    """What is put in the latents' place."""
     controls: tuple[ControlName, ...] = ()
+    """What is changed of the prompt."""
     n: PositiveInt | None
+    """How many FutureBench items are answered again; None: all."""
 
 
 class BenchmarkSettings(Settings):
     """All benchmarks of a profile."""
 
     futurebench: FutureBenchRun
+    """FutureBench."""
     twiffbench: TwiffBenchRun
+    """TwiFF-Bench."""
     seedbench: SeedBenchRun
     """Where the source names its folder."""
     necessity: NecessitySettings
+    """The latent-necessity experiment."""
 
 
 class AnswersConfig(RunOverrides):

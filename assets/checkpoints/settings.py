@@ -12,15 +12,20 @@ class SftRun(Settings):
     """One SFT checkpoint: its recipe, and which of `curation/sft_sets` it trains on."""
 
     recipe: SftRecipe
+    """How it is trained."""
     data: str
+    """The set of `curation/sft_sets` that it is trained on."""
 
 
 class RlRun(Settings):
     """One RL checkpoint: its recipe, which of `curation/rl_sets` it trains on, and the SFT run it starts from."""
 
     recipe: RlRecipe
+    """How it is trained."""
     data: str
+    """The set of `curation/rl_sets` that it is trained on."""
     start: str
+    """The SFT run that it starts from."""
 
 
 class RecipeConfig(SeedConfig):

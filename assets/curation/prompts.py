@@ -30,7 +30,9 @@ class PromptSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     hint_tokens: int | None = None
+    """The most merged vision tokens of each hint frame; None: those of an observed frame."""
     instruction: str = ""
+    """Words that follow the question."""
 
 
 def answer_prompts(rows: pl.DataFrame, settings: PromptSettings) -> pl.DataFrame:

@@ -37,8 +37,11 @@ class SelectionSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_p_t: int = Field(default=6, ge=0)
+    """Rows with at most so many correct answers without the hint are kept."""
     min_gain: int = 2
+    """Rows that the hint gains at least so many correct answers are kept."""
     top: int = Field(default=50_000, ge=1)
+    """The most rows to publish, by gain."""
 
 
 class CuratedTable(TrajectoryTable):

@@ -21,20 +21,28 @@ class MultipleChoiceSet(Settings):
     """V1-33K: its files of rows, the folders with the observed parts of its videos, and how many rows to sample."""
 
     name: SetName = "v1_33k_2k"
+    """The name of the RL set."""
     files: tuple[Path, ...]
+    """V1-33K's files of rows: JSON, JSON lines or parquet."""
     videos: tuple[Path, ...]
+    """The folders with the observed parts of its videos."""
     rows: int = Field(default=2_000, ge=1)
+    """How many rows are sampled."""
 
 
 class CurationSettings(Settings):
     """The settings of Future-L1-50K's curation."""
 
     prompts: PromptSettings
+    """The prompts that rows become."""
     answers: GenerationConfig
+    """How answers are generated, and how many for a row and condition."""
     endpoint: EndpointSettings | None = None
     """An OpenAI-compatible server that has the base model; None: it is loaded here."""
     parser: ParserName
+    """The parser of answers to multiple choice."""
     selection: SelectionSettings
+    """The thresholds, and the size of the set."""
     samples_per_round: int = Field(default=4, ge=1)
     """Answers of a row and condition that are generated in one round."""
     full_sampling_fraction: float = Field(default=0.01, ge=0, le=1)

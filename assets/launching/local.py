@@ -50,6 +50,7 @@ class LocalSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["local"] = "local"
+    """This machine."""
     devices: tuple[str, ...] | None = None
     """The GPUs, by UUID (`nvidia-smi -L`), that programs may have, and MIG's parts of them; None: all that are visible
     here, and on a machine without any no program needs one."""

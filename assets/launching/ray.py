@@ -45,6 +45,7 @@ class RaySettings(ClusterSettings):
     """Programs run as jobs of a Ray cluster."""
 
     kind: Literal["ray"] = "ray"
+    """A Ray cluster."""
     address: str = "http://127.0.0.1:8265"
     """The URL of Ray's dashboard; its token, if it needs one, is RAY_AUTH_TOKEN of Dagster's environment."""
     resources: Mapping[str, float] = {}

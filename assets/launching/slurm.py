@@ -50,10 +50,13 @@ class SlurmSettings(ClusterSettings):
     """Programs run as jobs of a Slurm cluster, submitted over SSH."""
 
     kind: Literal["slurm"] = "slurm"
+    """A Slurm cluster."""
     host: str
     """A node where sbatch, squeue, scancel and scontrol are."""
     user: str
+    """The user on the host."""
     port: int = 22
+    """Of SSH on the host."""
     key: Path | None = None
     """The private SSH key; None: what ssh finds by itself (its agent, its own configuration)."""
     ssh_known_hosts: Path | None = None
@@ -61,8 +64,11 @@ class SlurmSettings(ClusterSettings):
     folder: Path
     """On the shared file system: scripts and logs of jobs; those of failed jobs stay until the next start."""
     partition: str = ""
+    """Of sbatch; empty: the cluster's default."""
     account: str | None = None
+    """Of sbatch."""
     qos: str | None = None
+    """Of sbatch."""
     time_limit: str = "24:00:00"
     """HH:MM:SS or D-HH:MM:SS; shortly before, a program is ended, and the next start goes on from its checkpoint."""
     poll_interval: float = Field(default=5.0, ge=1)

@@ -46,11 +46,17 @@ class SourceSizes:
     """Numbers of shards and rows, the mix of row kinds, broken rows of a kind and shard, benchmark items."""
 
     shards: PositiveInt = 3
+    """The number of shards."""
     rows_per_shard: PositiveInt = 1700
+    """Rows of a shard."""
     mix: Mix = field(default_factory=Mix)
+    """The shares of rows of each kind."""
     faults_per_shard: NonNegativeInt = 1
+    """Broken rows of each kind in a shard."""
     futurebench_per_split: PositiveInt = 200
+    """FutureBench items of a split."""
     twiffbench: PositiveInt = 180
+    """TwiFF-Bench items."""
 
 
 def write_source(

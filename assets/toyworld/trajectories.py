@@ -50,9 +50,13 @@ class Mix:
     """Shares of the training rows: easy, ambiguous, with a later event in words, without options."""
 
     easy: float = 0.08
+    """Rows whose observed frame holds the answer."""
     ambiguous: float = 0.08
+    """Rows whose future frames lie in fog."""
     interpolation: float = 0.15
+    """Rows that state a later event in words."""
     open_ended: float = 0.10
+    """Rows without options."""
 
 
 @dataclass(frozen=True)

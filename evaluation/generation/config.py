@@ -13,23 +13,26 @@ RELEASE_IMAGE_TOKENS = (196, 1568)
 
 
 class GenerationConfig(BaseModel):
-    """The sampling of answers, and their number for a prompt.
-
-    `image_tokens`: fewest and most merged tokens of an image without its own cap, and of a video's frame pair;
-    `batch_size`: answers whose prompts are read at a time, among which donors of latents are; `max_batch_tokens`: the
-    most tokens that are decoded at once, as TokenBudget counts them (None: what the GPU's free memory holds).
-    """
+    """The sampling of answers, and their number for a prompt."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     samples: PositiveInt = 1
+    """Answers to a prompt."""
     temperature: NonNegativeFloat = 0.0
+    """Of sampling; 0: the likeliest token."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """The probability mass that tokens are sampled from."""
     max_new_tokens: PositiveInt
+    """The longest answer, in tokens."""
     batch_size: PositiveInt
+    """Answers whose prompts are read at a time, among which donors of latents are."""
     max_batch_tokens: PositiveInt | None = None
+    """The most tokens that are decoded at once, as TokenBudget counts them; None: what the GPU's free memory holds."""
     image_tokens: ImageTokens
+    """The fewest and most merged tokens of an image without its own cap, and of a video's frame pair."""
     system_prompt: str | None = None
+    """The system turn; None: without one."""
 
     def sampling(self) -> dict[str, Any]:
         """The settings that each answer depends on, as JSON: all but the number of samples and the batches."""

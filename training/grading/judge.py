@@ -72,14 +72,23 @@ class JudgeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base_url: BaseUrl
+    """The address of its server."""
     model: str
+    """The name by which the server serves it."""
     concurrency: int = Field(default=32, ge=1)
-    timeout: float = Field(default=120.0, gt=0)  # seconds for one attempt
+    """Requests in flight."""
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds for one attempt."""
     retries: int = Field(default=5, ge=0)
+    """Further attempts of a request."""
     max_tokens: int = Field(default=1024, ge=16)
-    answer_limit: int = Field(default=4_000, ge=1)  # characters of a model's text that the judge sees
+    """The longest reply, in tokens."""
+    answer_limit: int = Field(default=4_000, ge=1)
+    """Characters of a model's text that the judge sees."""
     cache: Path | None = None
-    price_per_million: tuple[float, float] | None = None  # of prompt and of completion tokens, in any currency
+    """The file of stored replies; a profile leaves it to the assets."""
+    price_per_million: tuple[float, float] | None = None
+    """The price of a million prompt and completion tokens, in any currency."""
 
 
 class JudgeItem(NamedTuple):

@@ -22,20 +22,20 @@ ImageTokens = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ascendi
 
 
 class LatentConfig(BaseModel):
-    """The span budget and the frame sizes of a checkpoint, stored in its config: the defaults of decoding.
-
-    image_tokens: least and most merged tokens of an observed frame.  max_latents: the cap L_max of a span.  span_end:
-    whether the model's end token or the full budget ends a span.  system_prompt: None for no system turn.  release_cap:
-    decode spans of up to twice L_max, as the public release does, though the model never saw such spans.
-    """
+    """The span budget and the frame sizes of a checkpoint, stored in its config: the defaults of decoding."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_tokens: ImageTokens
+    """The least and the most merged tokens of an observed frame."""
     max_latents: int
+    """The cap L_max of a span."""
     span_end: Literal["model", "fixed"]
+    """What ends a span: the model's end token, or the full budget."""
     system_prompt: str | None
+    """The system turn; None: without one."""
     release_cap: bool = False
+    """Decode spans of up to twice L_max, as the public release does, though the model never saw such spans."""
 
     @property
     def cap(self) -> int:
