@@ -21,7 +21,6 @@ from assets.curation.v1_33k import choices
 from assets.trajectories.validate import read_shard
 from evaluation.benchmarks.registry import make_benchmark
 from evaluation.score import score_file
-from pipelines.cli.main import main as future_l1
 from tests.evaluation.benchmarks.test_futurebench import clip
 from tests.served import served
 from training.chat.completion import ChatCompletion
@@ -265,17 +264,3 @@ def test_the_judge_is_as_on_the_page() -> None:
     (request,) = server.requests
     assert set(request) == {"model", "messages", "temperature", "max_tokens", "response_format"}
     assert [message["role"] for message in request["messages"]] == ["system", "user"]
-
-
-def test_commands_and_options_of_the_page_exist() -> None:
-    used = re.findall(r"future-l1\s+(\w+)((?:\s+--[a-z-]+(?:\s+[A-Z]+)?)*)", PAGE)
-    assert len(used) > 10
-    for command, options in used:
-        available = {name for param in future_l1.commands[command].params for name in param.opts}
-        assert set(re.findall(r"--[a-z-]+", options)) <= available, command
-
-
-def test_links_of_the_page_lead_somewhere() -> None:
-    anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"(?m)^#+ (.*)$", PAGE)}
-    for target in re.findall(r"\]\(([^)]+)\)", PAGE):
-        assert target.removeprefix("#") in anchors if target.startswith("#") else (PROJECT / "docs" / target).is_file()

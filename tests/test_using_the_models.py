@@ -52,11 +52,6 @@ def test_the_snippets_for_transformers_answer_as_predict_does(
     assert of_card["inputs"]["input_ids"].tolist() == names["inputs"]["input_ids"].tolist()
 
 
-def test_links_of_the_page_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
-        assert (PROJECT / "docs" / target).is_file(), target
-
-
 def test_a_checkpoint_holds_what_the_page_lists(sft_checkpoint: Path) -> None:
     section = PAGE.partition("## What a latent checkpoint holds")[2].partition("\n## ")[0]
     files = set(re.findall(r"`([\w/]+\.(?:safetensors|json|py|jinja|md))`", section))

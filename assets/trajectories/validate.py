@@ -84,11 +84,11 @@ Batch = tuple[dy.DataFrame[PulledTable], dy.DataFrame[Quarantine]]
 def read_rows(path: Path, first: int = 0) -> Iterator[Numbered]:
     """The rows of a file from number `first` on.  Raises ValueError, naming the file, if it is no shard or corrupt."""
     if path.name.endswith(".parquet"):
-        return parquet_rows(path, partial(_columns, path), MAX_ROW_BYTES, first)
+        return parquet_rows(path, partial(shard_columns, path), MAX_ROW_BYTES, first)
     return json_rows(path, first)
 
 
-def _columns(path: Path, schema: "pa.Schema") -> list[str]:
+def shard_columns(path: Path, schema: "pa.Schema") -> list[str]:
     """The columns to read, of `meta_data` only META_FIELDS.  Raises ValueError if they make no layout."""
     import pyarrow as pa
 

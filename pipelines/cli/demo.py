@@ -1,18 +1,13 @@
-"""`future-l1 demo`, `steps`, `train` and `check`: the plan, whole or in part."""
-
-import os
+"""`future-l1 demo`, `steps` and `train`: the plan, whole or in part."""
 
 import click
-import dagster as dg
-from rich.markup import escape
 
 from evaluation.generation.controls import CONTROLS
 from evaluation.generation.jobs import INTERVENTIONS
 from pipelines.cli.common import CONSOLE, current_profile, fail_if, run_steps
 from pipelines.curate import broken_shards
-from pipelines.definitions import build_definitions
 from pipelines.jobs import TRAIN_RL, TRAIN_SFT, Step, plan
-from pipelines.profile import PROFILE_VARIABLE, load_profile, overlaid
+from pipelines.profile import overlaid
 from pipelines.summary import finish
 
 
@@ -64,20 +59,3 @@ def train(recipes: tuple[str, ...]) -> None:
     if unknown:
         raise click.BadParameter(f"{', '.join(unknown)}: this profile has {', '.join(stages)}", param_hint="RECIPES")
     run_steps(profile, [Step(stages[name], (name,)) for name in recipes])
-
-
-@click.command()
-@click.option("--profile", "names", multiple=True, metavar="NAME",
-              help="A preset or a TOML overlay; repeatable [FUTURE_L1_PROFILE, else demo and paper].")  # fmt: skip
-def check(names: tuple[str, ...]) -> None:
-    """Check that profiles and their definitions can be loaded.
-
-    \b
-    Example:
-      future-l1 check --profile demo
-    """
-    home = current_profile().home
-    from_environment = os.environ.get(PROFILE_VARIABLE)
-    for name in names or ([from_environment] if from_environment else ["demo", "paper"]):
-        dg.Definitions.validate_loadable(build_definitions(load_profile(name, home)))
-        CONSOLE.print(f"[green]✓[/] the definitions of {escape(name)} load", soft_wrap=True)

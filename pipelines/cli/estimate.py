@@ -12,10 +12,10 @@ from assets.curation.assets import ANSWER_TABLE, ANSWERS
 from assets.curation.estimate import STATED, Assumptions, Quantity, bounds, brief, estimate
 from assets.curation.scored import gain_tables, scored_shards, verdict_tables
 from assets.framework.store import AssetStore
-from pipelines.cli.common import CONSOLE, current_profile
+from pipelines.cli.common import CONSOLE, PROFILE, named_profile
 from pipelines.estimate.costs import ProfileEstimate, TrainingEstimate, estimate_profile
 from pipelines.estimate.inputs import curation_assumptions, source_rows, training_runs
-from pipelines.profile import Profile, load_profile
+from pipelines.profile import Profile
 from training.estimate.devices import DEVICES, Range, device_of
 from training.estimate.run import usable_gib
 from training.estimate.shape import model_shape
@@ -37,7 +37,7 @@ class FrameSize(click.ParamType[tuple[int, int]]):
 
 
 @click.command(name="estimate")
-@click.option("--profile", "name", metavar="NAME", help="A preset or a TOML overlay [FUTURE_L1_PROFILE, else demo].")
+@PROFILE
 @click.option(
     "--device", metavar="DEVICE", help=f"{', '.join(DEVICES)}, or GiB [the first; cpu where the profile says so]."
 )
@@ -75,7 +75,7 @@ def estimate_cost(
     Example:
       future-l1 estimate --profile paper --device h100-80gb --gpus 8
     """
-    profile = load_profile(name, current_profile().home) if name else current_profile()
+    profile = named_profile(name)
     card = device_of(device or ("cpu" if profile.device == "cpu" else next(iter(DEVICES))))
     model, shape_source = model_shape(profile.base)
     assumptions = curation_assumptions(profile, model, card, frame)

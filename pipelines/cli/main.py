@@ -8,9 +8,11 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
 from evaluation.generation.program import GenerationFailedError
+from pipelines.cli.check import check
 from pipelines.cli.common import CONSOLE
 from pipelines.cli.curate import curate
-from pipelines.cli.demo import check, demo, steps, train
+from pipelines.cli.demo import demo, steps, train
+from pipelines.cli.env import env
 from pipelines.cli.estimate import estimate_cost
 from pipelines.cli.evaluate import evaluate
 from pipelines.cli.inspect import inspect
@@ -80,6 +82,6 @@ def main(context: click.Context) -> None:
 
 
 for command in (
-    demo, steps, estimate_cost, curate, train, inspect, score, lineage, predict, evaluate, push, serve_ui, check,
+    demo, steps, check, estimate_cost, curate, train, inspect, score, lineage, predict, evaluate, push, serve_ui, env,
 ):  # fmt: skip
     main.add_command(command)

@@ -127,15 +127,6 @@ def test_a_secret_in_an_overlay_is_refused_and_not_repeated(
     assert "SECRET" not in str(error.value)
 
 
-def test_check_reads_the_profile_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FUTURE_L1_HOME", str(tmp_path))
-    monkeypatch.setenv("FUTURE_L1_PROFILE", overlay(tmp_path, 'extends = "demo"\nname = "my_own"\n'))
-    checked = invoke("check")
-    assert checked.exit_code == 0 and checked.output.count("mine.toml") == 1 and "paper" not in checked.output
-    refused = invoke("check", "--profile", "nonesuch")
-    assert refused.exit_code == 1 and "Error: no profile 'nonesuch'" in refused.output
-
-
 def test_runs_are_left_out_by_false(tmp_path: Path) -> None:
     text = 'extends = "paper"\n[rl]\ngrpo = false\nla_dapo = { data = "twiff_5k" }\n[sft]\nrandom = false\n'
     changed, preset = load_profile(overlay(tmp_path, text), tmp_path), paper(tmp_path)

@@ -64,12 +64,7 @@ def visible() -> tuple[str, ...]:
     order), and what follows an unknown entry is not visible, as with CUDA. Raises subprocess.TimeoutExpired if the
     driver hangs.
     """
-    command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NVIDIA_SMI_TIMEOUT)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return ()
-    present = answer.stdout.split()
+    present = _nvidia_smi("uuid")
     if VISIBLE not in os.environ:
         return tuple(present)
     named: list[str] = []
@@ -79,6 +74,22 @@ def visible() -> tuple[str, ...]:
             break
         named.append(device)
     return tuple(named)
+
+
+def memory_gib() -> dict[str, float]:
+    """The memory of this machine's GPUs by UUID, in GiB, as the driver reports it; {} without nvidia-smi."""
+    rows = [line.split(", ") for line in _nvidia_smi("uuid,memory.total")]
+    return {uuid: int(mib) / 1024 for uuid, mib in rows if mib.isdecimal()}
+
+
+def _nvidia_smi(fields: str) -> list[str]:
+    """A line for each of this machine's GPUs, of these fields without units; [] without nvidia-smi."""
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NVIDIA_SMI_TIMEOUT)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return []
+    return answer.stdout.splitlines()
 
 
 def _device_of(entry: str, present: Sequence[str]) -> str | None:

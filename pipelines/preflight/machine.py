@@ -1,0 +1,119 @@
+"""Disk, memory and GPUs of this machine, beside what `future-l1 estimate` says that the profile needs.
+
+Nodes of a cluster are not looked at.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+
+from assets.curation.estimate import Quantity, brief, estimate
+from assets.launching.local import LocalSettings
+from assets.trajectories.locations import any_remote
+from assets.trajectories.sources import LocalSource, count_rows, open_source
+from pipelines.estimate.costs import ProfileEstimate, estimate_profile
+from pipelines.estimate.inputs import curation_assumptions, source_rows, training_runs
+from pipelines.profile import PROGRAMS, Profile
+from training.estimate.devices import CPU, Device, device_of
+from training.estimate.memory import GIB
+from training.estimate.shape import model_shape
+from training.runtime.devices import check_enough, memory_gib, visible
+
+CLIPS = "clips"
+"""The estimate's title of the clips' disk."""
+COUNTING_SECONDS = 15.0
+
+
+def disk_problems(profile: Profile) -> Iterator[str]:
+    """A home that cannot be written, and disk that does not suffice for what it does not yet hold."""
+    home = profile.home
+    existing = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        yield f"{existing} may not be written: choose another home (FUTURE_L1_HOME)"
+    try:
+        rows = _rows(profile)
+    except ValueError:  # no file can be read, which is another check's problem
+        return
+    if (result := _estimate(profile, CPU, rows)) is None:
+        return
+    parts = {title: size for title, size in result.disk.items() if title != CLIPS or any_remote(*profile.source.clips)}
+    needed, held, free = sum(parts.values()), _bytes_in(home), shutil.disk_usage(existing).free
+    if needed > held + free:
+        titles = ", ".join(f"{title} {brief(size, 'B')}" for title, size in parts.items())
+        yield (f"{home} may come to hold {brief(needed, 'B')} ({titles}); it holds {brief(held, 'B')}, and "
+               f"{brief(free, 'B')} are free: make room, or take a home on a larger disk (FUTURE_L1_HOME)")  # fmt: skip
+
+
+def memory_problems(profile: Profile) -> Iterator[str]:
+    """Memory of this machine that does not suffice for the processes of a training."""
+    if _is_elsewhere(profile) or profile.device == "cpu" or (result := _estimate(profile, CPU)) is None:
+        return
+    there = psutil.virtual_memory().total / GIB
+    if result.host_gib[0] > there:
+        yield (f"the processes of a training need {result.host_gib[0]:.0f} GiB of host memory or more, and this "
+               f"machine has {there:.0f}: take a larger one, or fewer processes (launch.num_processes)")  # fmt: skip
+
+
+def gpu_problems(profile: Profile) -> Iterator[str]:
+    """Too few GPUs for a program, or GPUs with too little memory for a training."""
+    if _is_elsewhere(profile) or profile.device == "cpu":
+        return
+    backend = profile.launch.backend
+    names = (isinstance(backend, LocalSettings) and backend.devices) or visible()
+    if not names and profile.device == "auto":
+        return
+    check_enough(names, max(profile.launch.num_processes.get(program, 1) for program in PROGRAMS))
+    sizes = memory_gib()
+    if least := min((sizes[name] for name in names if name in sizes), default=None):
+        result = _estimate(profile, device_of(f"{least:.1f}"))
+        yield from result.warnings if result else ()
+
+
+def _is_elsewhere(profile: Profile) -> bool:
+    return not isinstance(profile.launch.backend, LocalSettings)
+
+
+def _estimate(profile: Profile, device: Device, rows: Quantity | None = None) -> ProfileEstimate | None:
+    """The estimate; None without a model to estimate from, which is another check's problem."""
+    try:
+        model, source = model_shape(profile.base)
+    except ValueError:
+        return None
+    curation = estimate(
+        rows or source_rows(profile), profile.curation.rule, curation_assumptions(profile, model, device, None)
+    )
+    return estimate_profile(profile, curation, training_runs(profile, model, None, None), device, source)
+
+
+def _rows(profile: Profile) -> Quantity | None:
+    """The rows of the source: counted for COUNTING_SECONDS, the rest by the files' bytes.
+
+    None, for the estimate's own number, where counting would be a download.  Raises ValueError where none is readable.
+    """
+    if profile.toyworld:
+        return None
+    source = open_source(profile.source.trajectories)
+    files = list(source.listing().files.values())
+    if not isinstance(source, LocalSource) and not all(file.path.endswith(".parquet") for file in files):
+        return None
+    rows = size = 0
+    deadline = time.monotonic() + COUNTING_SECONDS
+    with TemporaryDirectory() as scratch:
+        for file in files:
+            with suppress(ValueError):
+                rows, size = rows + count_rows(source, file, Path(scratch)), size + file.bytes
+            if time.monotonic() > deadline:
+                break
+    if not rows:
+        raise ValueError(f"no file in {profile.source.trajectories} has rows that can be counted")
+    return Quantity(value=rows * max(1.0, sum(file.bytes for file in files) / max(1, size)), source="counted")
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())

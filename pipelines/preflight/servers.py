@@ -1,0 +1,40 @@
+"""The endpoint and the judge: whether each server answers, with a key that it takes, and has the model."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from pipelines.profile import Profile
+from training.chat.endpoint import ENDPOINT_KEYS, JUDGE_KEYS, EndpointDownError, EndpointRefusesError, api_key
+
+
+def endpoint_problems(profile: Profile) -> Iterator[str]:
+    if endpoint := profile.curation.endpoint:
+        for url in endpoint.base_urls:
+            yield from _server_problems(url, endpoint.model, ENDPOINT_KEYS, "endpoint")
+
+
+def judge_problems(profile: Profile) -> Iterator[str]:
+    if profile.judge and not profile.toy_judge:
+        yield from _server_problems(profile.judge.base_url, profile.judge.model, JUDGE_KEYS, "judge")
+
+
+def _server_problems(url: str, model: str, variables: Sequence[str], what: str) -> Iterator[str]:
+    """The preflight's problem, or that the server takes connections and sends nothing, which a run would wait for."""
+    import openai
+
+    from training.chat.connection import PREFLIGHT_SECONDS, preflight, served_models
+
+    try:
+        preflight((url,), model, variables, what)
+    except (EndpointRefusesError, EndpointDownError) as error:
+        yield str(error)
+        return
+    try:
+        asyncio.run(served_models(url, api_key(variables, url, what)))
+    except (openai.APIConnectionError, TimeoutError):
+        yield (f"the {what} {model!r} at {url} takes connections and sends no answer within {PREFLIGHT_SECONDS:g} s: "
+               "is it still loading its model?")  # fmt: skip
+    except openai.InternalServerError as error:
+        yield f"the {what} {model!r} at {url} answers with status {error.status_code}: look at its log"
+    except Exception:  # it answers, and does not list its models
+        return
