@@ -1,9 +1,11 @@
-"""The README's pictures of the UI, from a finished home: `python -m tests.pipelines.screenshots HOME PROFILE`.
+"""The pictures of the UI in the README and in docs/operations, from a finished home: `python -m
+tests.pipelines.screenshots HOME PROFILE`.
 
 It shows the home of `make demo`; a home that another code made shows as out of date.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -17,6 +19,7 @@ from training.runtime.project import PROJECT
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+DOCS = PROJECT / "docs"
 GROUPS = ("inputs", "trajectories", "curation", "checkpoints", "benchmarks", "reports")
 MILLISECONDS = 120_000
 MILLISECONDS_TO_STATUSES = 15_000
@@ -24,19 +27,23 @@ MILLISECONDS_TO_STATUSES = 15_000
 MARGIN = 4
 COLOURS = 128
 """A picture's palette, which keeps its file small."""
+SIZE = (1400, 900)
+
+Take = Callable[["Page", Ui, Path], None]
 
 
 def main(home: Path, profile: str) -> None:
-    """Writes docs/lineage.png and docs/asset.png. Ends with a message where there is no browser."""
+    """Writes the pictures. Ends with a message where there is no browser."""
     path = browser_path()
     if path is None:
         sys.exit(MISSING)
     with ui(home, profile, "--read-only") as served, chromium(path) as browser:
         page = browser.new_page(device_scale_factor=1.25)
         page.set_default_timeout(MILLISECONDS)
-        for take, picture in ((lineage, PROJECT / "docs" / "lineage.png"), (asset, PROJECT / "docs" / "asset.png")):
-            take(page, served, picture)
-            Image.open(picture).quantize(COLOURS).save(picture, optimize=True)
+        for picture, take in PICTURES.items():
+            page.set_viewport_size({"width": SIZE[0], "height": SIZE[1]})
+            take(page, served, DOCS / picture)
+            Image.open(DOCS / picture).quantize(COLOURS).save(DOCS / picture, optimize=True)
 
 
 def lineage(page: "Page", served: Ui, picture: Path) -> None:
@@ -59,14 +66,32 @@ def lineage(page: "Page", served: Ui, picture: Path) -> None:
     page.screenshot(path=picture, clip={"x": left, "y": top, "width": right - left, "height": bottom - top})
 
 
-def asset(page: "Page", served: Ui, picture: Path) -> None:
-    """The curated set's page."""
-    page.set_viewport_size({"width": 1400, "height": 900})
-    page.goto(f"{served.url}/assets/curation/future_l1_50k")
-    page.get_by_text("gain_histogram", exact=True).first.wait_for()
-    page.wait_for_timeout(MILLISECONDS_TO_STATUSES)
-    page.screenshot(path=picture)
+def whole_page(path: str, text: str) -> Take:
+    """The picture of the page at a path of the UI, once it shows a text."""
 
+    def take(page: "Page", served: Ui, picture: Path) -> None:
+        page.goto(f"{served.url}{path}")
+        page.get_by_text(text, exact=True).first.wait_for()
+        page.wait_for_timeout(MILLISECONDS_TO_STATUSES)
+        page.screenshot(path=picture)
+
+    return take
+
+
+def latest_run(page: "Page", served: Ui, picture: Path) -> None:
+    """The page of the last run, with its steps and their log."""
+    whole_page(f"/runs/{served.runs()[0]['runId']}", "Timestamp")(page, served, picture)
+
+
+PICTURES: dict[str, Take] = {
+    "lineage.png": lineage,
+    "asset.png": whole_page("/assets/curation/future_l1_50k", "gain_histogram"),
+    "operations/runs.png": whole_page("/runs", "Created date"),
+    "operations/run.png": latest_run,
+    "operations/automation.png": whole_page("/automation", "recurate_weekly"),
+    "operations/pools.png": whole_page("/deployment/concurrency", "gpu"),
+}
+"""The pictures by their place in docs/."""
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]).resolve(), sys.argv[2])
