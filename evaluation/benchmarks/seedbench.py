@@ -105,7 +105,7 @@ class _SeedItems:
     settings: Recipe
     split_column = "level"
     splits: ClassVar[tuple[str, ...]] = LEVELS
-    item_table = ItemTable
+    item_table: ClassVar[type[dy.Schema]] = ItemTable
 
     def files(self, source: Path) -> list[Path]:
         """The files of all levels.  Raises ValueError where `source` holds no annotations."""

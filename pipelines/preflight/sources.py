@@ -4,10 +4,11 @@ Of each a sample is read.  The demo's own world is written by its plan, so there
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -151,7 +152,7 @@ def _lookup(root: str) -> Callable[[str], Path]:
     return look_up
 
 
-def _has_clip(row: dict[str, str | None], lookups: list[Callable[[str], Path]]) -> bool:
+def _has_clip(row: Mapping[str, Any], lookups: list[Callable[[str], Path]]) -> bool:
     times = {name: row[name] for name in ("start", "end")} if row["start"] and row["end"] else None
     for look_up in lookups:
         try:
