@@ -27,7 +27,7 @@ MILLISECONDS_TO_STATUSES = 15_000
 MARGIN = 4
 COLOURS = 128
 """A picture's palette, which keeps its file small."""
-SIZE = (1400, 900)
+WIDTH, HEIGHT = 1400, 900
 
 Take = Callable[["Page", Ui, Path], None]
 
@@ -41,7 +41,6 @@ def main(home: Path, profile: str) -> None:
         page = browser.new_page(device_scale_factor=1.25)
         page.set_default_timeout(MILLISECONDS)
         for picture, take in PICTURES.items():
-            page.set_viewport_size({"width": SIZE[0], "height": SIZE[1]})
             take(page, served, DOCS / picture)
             Image.open(DOCS / picture).quantize(COLOURS).save(DOCS / picture, optimize=True)
 
@@ -66,10 +65,11 @@ def lineage(page: "Page", served: Ui, picture: Path) -> None:
     page.screenshot(path=picture, clip={"x": left, "y": top, "width": right - left, "height": bottom - top})
 
 
-def whole_page(path: str, text: str) -> Take:
+def view(path: str, text: str, height: int = HEIGHT) -> Take:
     """The picture of the page at a path of the UI, once it shows a text."""
 
     def take(page: "Page", served: Ui, picture: Path) -> None:
+        page.set_viewport_size({"width": WIDTH, "height": height})
         page.goto(f"{served.url}{path}")
         page.get_by_text(text, exact=True).first.wait_for()
         page.wait_for_timeout(MILLISECONDS_TO_STATUSES)
@@ -78,18 +78,19 @@ def whole_page(path: str, text: str) -> Take:
     return take
 
 
-def latest_run(page: "Page", served: Ui, picture: Path) -> None:
-    """The page of the last run, with its steps and their log."""
-    whole_page(f"/runs/{served.runs()[0]['runId']}", "Timestamp")(page, served, picture)
+def training_run(page: "Page", served: Ui, picture: Path) -> None:
+    """The page of the last run of RL: its steps, and their log."""
+    run = next(run["runId"] for run in served.runs() if "train_rl" in run["jobName"])
+    view(f"/runs/{run}", "RUN_SUCCESS")(page, served, picture)
 
 
 PICTURES: dict[str, Take] = {
     "lineage.png": lineage,
-    "asset.png": whole_page("/assets/curation/future_l1_50k", "gain_histogram"),
-    "operations/runs.png": whole_page("/runs", "Created date"),
-    "operations/run.png": latest_run,
-    "operations/automation.png": whole_page("/automation", "recurate_weekly"),
-    "operations/pools.png": whole_page("/deployment/concurrency", "gpu"),
+    "asset.png": view("/assets/curation/future_l1_50k", "gain_histogram"),
+    "operations/runs.png": view("/runs", "Created at"),
+    "operations/run.png": training_run,
+    "operations/automation.png": view("/automation", "recurate_weekly", height=480),
+    "operations/pools.png": view("/deployment/concurrency", "gpu", height=360),
 }
 """The pictures by their place in docs/."""
 
