@@ -81,7 +81,7 @@ def _lines(trace: Trace, current: Lineage) -> Lines:
     for table in trace.tables:
         yield from _table(table)
     if trace.made_from:
-        yield 0, "made from"
+        yield 0, "made from, directly at the first level"
         yield from _tree(trace, trace.made_from, "input")
     if trace.outdated:
         yield 0, "made from, not current any more"

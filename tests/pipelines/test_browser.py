@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 
+from evaluation.reports.report import build_page
+from evaluation.reports.run_reports import RunReports
+from tests.evaluation.made_reports import ROW, everything
 from tests.kills.matrix import Place, prepare
 from tests.loopback import file_server
 from tests.pipelines.chromium import MISSING, browser_path, chromium
@@ -111,6 +115,24 @@ def test_materialising_from_the_page_runs_to_success(page: "Page", served: Ui) -
     (run,) = until(lambda: {run["runId"] for run in served.runs()} - before, "the run is known")
     assert served.finished(run) == "SUCCESS", served.errors(run)
     assert materialised(served, "inputs/base_model")[0]["runId"] == run
+
+
+def test_two_clicks_lead_from_a_number_of_the_comparison_to_a_clips_storyboard(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    Image.new("RGB", (40, 20)).save(tmp_path / "row.png")
+    reports = RunReports(**everything() | {"pictures": {f"rows/{ROW}": tmp_path / "row.png"}})
+    (tmp_path / "report.html").write_text(build_page(reports, "Comparison", "").html())
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    page.get_by_role("row").filter(has_text="la_dapo").first.get_by_role("link").last.click()
+    chain = page.locator("h3", has_text="la_dapo").locator("xpath=following-sibling::ol[1]")
+    expect(chain).to_be_in_viewport()
+    chain.get_by_role("link", name="curation/rl_sets").click()
+    expect(page.locator("figure", has_text=ROW).get_by_role("img")).to_be_in_viewport()
+    page.close()
 
 
 ANOTHER_SITE = """<!doctype html><title>another site</title>

@@ -81,7 +81,7 @@ def test_partitions_are_summed_up_and_direct_inputs_are_the_first_level(tmp_path
     assert lines[:5] == [
         f"curation/future_l1_50k {curated.version}, 3 of 7 scored rows",
         f"  in {curated.path}",
-        "made from",
+        "made from, directly at the first level",
         "  selects from curation/visual_gain (70: shard-00 … shard-69)",
         f"    scores trajectories/twiff_rows/shard {version}, revision 57364a4b",
     ]

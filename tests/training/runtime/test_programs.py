@@ -56,16 +56,18 @@ def test_a_program_leaves_its_result_metrics_and_progress(tmp_path: Path) -> Non
 
 
 def test_a_program_is_called_by_its_name(tmp_path: Path) -> None:
-    """As a module, as a package's `__main__`, and as a file; in the log, and in the help."""
-    for path, module in (("count.py", "counting.count"), ("__main__.py", "counting")):
-        (tmp_path / "counting").mkdir(exist_ok=True)
-        (tmp_path / "counting" / path).write_text(PROGRAM)
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-        config = command(tmp_path, steps=1)[-1]
-        for arguments, name in ((["-m", module], module), ([str(tmp_path / "counting" / path)], path)):
-            ran = subprocess.run([sys.executable, *arguments, "--config", config], env=environment, capture_output=True,
-                                 text=True, timeout=120, check=True)  # fmt: skip
-            assert ran.stdout.splitlines()[0] == f"{name} on cpu in {tmp_path / 'out'}"
+    """As a module, as a package's `__main__`, and as a file; in its first line."""
+    (tmp_path / "counting").mkdir()
+    for file in ("count.py", "__main__.py"):
+        (tmp_path / "counting" / file).write_text(PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    options = command(tmp_path, steps=1)[-2:]
+    file = str(tmp_path / "counting" / "count.py")
+    for arguments, name in ((["-m", "counting.count"], "counting.count"), (["-m", "counting"], "counting"),
+                        ([file], "count.py")):  # fmt: skip
+        ran = subprocess.run([sys.executable, *arguments, *options], env=environment, capture_output=True, text=True,
+                             timeout=120, check=True)  # fmt: skip
+        assert ran.stdout.splitlines()[0] == f"{name} on cpu in {tmp_path / 'out'}"
 
 
 def test_an_unknown_field_ends_it_before_it_starts(tmp_path: Path) -> None:
