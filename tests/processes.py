@@ -1,6 +1,7 @@
 """Commands of the project in processes of their own, run from the source tree as a person runs them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,11 @@ def environment(**variables: str) -> dict[str, str]:
     """An environment with none of the project's variables but these, and with one core."""
     plain = {name: value for name, value in os.environ.items() if name != "SEED" and not name.startswith("FUTURE_L1_")}
     return plain | python_variables() | {"OMP_NUM_THREADS": "1"} | variables
+
+
+def messages(stderr: str) -> list[str]:
+    """The lines of a command's standard error but those that only say that it is still working."""
+    return [line for line in stderr.splitlines() if not re.match(r"future-l1 \S+, \d+:\d\d:\d\d: ", line)]
 
 
 def run(*arguments: object, folder: Path = PROJECT, **variables: str) -> subprocess.CompletedProcess[str]:

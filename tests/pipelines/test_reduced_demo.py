@@ -24,7 +24,7 @@ from pipelines.definitions import build_definitions
 from pipelines.driver import LOG_LEVEL
 from pipelines.instance import driver_instance
 from pipelines.jobs import plan
-from tests.processes import environment
+from tests.processes import environment, messages
 from tests.reduced import reduced_demo, write_overlay
 from training.data.prompts import AnswerTable, BenchmarkAnswerTable
 from training.runtime.programs import read_metrics
@@ -315,7 +315,7 @@ def test_interrupted_at_every_stage_it_ends_with_the_same_numbers(home: Path, tm
             assert psutil.wait_procs(left, timeout=60)[1] == []
         else:
             assert ran.returncode == 128 + number, (stage, ran.stdout, ran.stderr)
-            assert ran.stderr == f"stopped by {number.name}: the same command goes on from here\n"
+            assert messages(ran.stderr) == [f"stopped by {number.name}: the same command goes on from here"]
             assert left == []
         assert not (ended / "summary.json").exists()
     ran = drive(ended)
