@@ -332,9 +332,9 @@ def _all_models(store: AssetStore, run: BenchmarkRun, checkpoints: Checkpoints) 
 
 def _scores(counts: Mapping[str, Any]) -> dict[str, Any]:
     """Accuracy on average and, short enough for one row, by split; or the marks of a judge."""
-    if "average" in counts:
+    if "unparsed" in counts:
         return {"average": counts["average"]} | {name: percent(one).value for name, one in counts["splits"].items()}
-    return {mark: counts[mark] for mark in ("cot", "answer") if mark in counts}
+    return {mark: counts[mark] for mark in ("cot", "answer", "average") if mark in counts}
 
 
 def _report_counts(report: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from assets.benchmarks.assets import (
     SEED_ITEMS,
     SEED_REPORT,
     SPLITS_FIGURE,
+    _scores,
 )
 from assets.framework.links import COMPARISON_URL
 from assets.framework.partitions import key_of
@@ -85,6 +86,12 @@ def test_seed_bench_is_read_graded_once_and_reported_by_level(profile: Profile) 
     assert (report["status"], report["average"]["n"], artifact.provenance["counts"]["unparsed"]) == ("partial", 3, 0)
     assert pl.read_parquet(artifact.file(GRADED_TABLE))["correct"].to_list() == [True, False, True]
     assert artifact.file(SPLITS_FIGURE).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_judged_report_is_beside_the_others_with_its_marks() -> None:
+    mean = {"mean": 4.0, "n": 3, "interval": [3.0, 5.0]}
+    counts = {"cot": mean, "answer": mean, "average": mean, "splits": {"camera": {"cot": mean}}, "coverage": {}}
+    assert _scores(counts) == {"cot": mean, "answer": mean, "average": mean}
 
 
 def test_a_folder_without_the_benchmark_says_what_to_do(tmp_path: Path) -> None:
