@@ -45,7 +45,7 @@ def _intervened_answers(
     settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, device: str
 ) -> dg.AssetsDefinition:
     benchmark, generation = FutureBench(settings.futurebench.recipe), settings.futurebench.answers
-    models = settings.necessity.models
+    necessity, models = settings.necessity, settings.necessity.models
     declared = Asset(
         INTERVENED,
         "FutureBench, answered again with replaced latents (interventions) and from changed prompts (controls).",
@@ -53,13 +53,14 @@ def _intervened_answers(
         code_version=INTERVENED_CODE,
         deps=(FUTURE_ITEMS, *dict.fromkeys(checkpoints.artifact(model)[0] for model in models), LATENT_RETRIEVAL),
         partitions=checkpoints.model_partitioning(models),
+        links={name: f"{name}.parquet" for name in (*necessity.interventions, *necessity.controls)},
     )
 
-    @asset(declared, pool="gpu", config=NecessityConfig(n=settings.necessity.n or 0))
+    @asset(declared, pool="gpu", config=NecessityConfig(n=necessity.n or 0))
     def answer_with_interventions(
         context: dg.AssetExecutionContext, config: NecessityConfig, store: StoreParam, launcher: LauncherParam
     ) -> Iterator[dg.MaterializeResult[None]]:
-        chosen = settings.necessity.model_copy(update={"n": config.values()["n"] or None})
+        chosen = necessity.model_copy(update={"n": config.values()["n"] or None})
         values = chosen.model_dump(mode="json", exclude={"models"})
         values |= {"answers": generation.model_dump(mode="json"), "seed": seed}
         items = store.current(FUTURE_ITEMS)

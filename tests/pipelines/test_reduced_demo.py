@@ -283,13 +283,14 @@ def test_a_trial_of_one_step_is_a_checkpoint_beside_that_of_the_recipe(
     regular = store.current("checkpoints/sft", "text_only")
     job = build_definitions(reduced_demo(home)).resolve_job_def("train_sft")
     with driver_instance(home) as instance:
-        for config, succeeds in (({"max_steps": 1, "seed": 5}, True), ({"max_steps": 0}, False), ({}, True)):
+        steps = [{"max_steps": {"text_only": number}} for number in (1, 0)]
+        for config, succeeds in (({**steps[0], "seed": 5}, True), (steps[1], False), ({}, True)):
             ran = job.execute_in_process(
                 instance=instance, partition_key="text_only", raise_on_error=False,
                 run_config=LOG_LEVEL | {"ops": {"checkpoints__sft": {"config": config}}},
             )  # fmt: skip
             assert ran.success is succeeds
-            if config.get("max_steps"):
+            if "seed" in config:
                 trial = store.current("checkpoints/sft", "text_only")
     assert trial.version != regular.version == store.current("checkpoints/sft", "text_only").version
     config = trial.provenance["config"]
