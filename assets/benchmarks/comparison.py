@@ -20,9 +20,9 @@ from assets.lineage.trace import Lineage
 from evaluation.latents.geometry import latent_map
 from evaluation.latents.retrieval_report import PICTURE_FILE, REPORT_FILE
 from evaluation.reports.edges import asset_of
-from evaluation.reports.lineage import ROWS
+from evaluation.reports.lineage import EXAMPLES
 from evaluation.reports.report import build_page
-from evaluation.reports.run_reports import ModelOrigin, RunReports, paired_rows
+from evaluation.reports.run_reports import LineageReport, ModelOrigin, RunReports, paired_rows
 from evaluation.reports.storyboards import BOARDS
 from training.runtime.programs import read_metrics
 from training.storage.files import read_json, write_json
@@ -61,7 +61,7 @@ def comparison_asset(checkpoints: Checkpoints, published_data: bool) -> dg.Asset
         def write(workspace: Path) -> dict[str, Any]:
             answers = {m: store.current(FUTURE_ANSWERS, m).file(ANSWER_TABLE) for m in reports.futurebench}
             points = latent_map({model: read_parquet(path) for model, path in answers.items()})
-            pictures = reports.pictures | _row_storyboards(store, reports, workspace)
+            pictures = reports.pictures | _example_storyboards(store, reports.lineage, workspace)
             complete = reports.model_copy(update={"latent_map": points, "pictures": pictures})
             page = build_page(complete, "Future-L1: comparison", f"Models: {', '.join(reports.futurebench)}")
             (workspace / PAGE).write_text(page.html())
@@ -112,13 +112,13 @@ def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: boo
     )
 
 
-def _row_storyboards(store: AssetStore, reports: RunReports, folder: Path) -> dict[str, Path]:
-    """Draws the rows of the page's lineage into a folder."""
+def _example_storyboards(store: AssetStore, report: LineageReport | None, folder: Path) -> dict[str, Path]:
+    """Draws the rows and the items of the page's lineage into a folder."""
     lineage, pictures = Lineage(store.everything()), {}
-    for number, trace in enumerate(reports.lineage.rows if reports.lineage else ()):
+    for number, trace in enumerate((*report.rows, *report.items) if report else ()):
         if png := trace_storyboard(lineage, trace):
-            pictures[f"{ROWS}/{trace.id}"] = folder / f"row_{number}.png"
-            pictures[f"{ROWS}/{trace.id}"].write_bytes(png)
+            pictures[f"{EXAMPLES}/{trace.id}"] = folder / f"example_{number}.png"
+            pictures[f"{EXAMPLES}/{trace.id}"].write_bytes(png)
     return pictures
 
 

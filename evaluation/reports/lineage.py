@@ -1,6 +1,6 @@
 """The page's lineage: each model's reports back to the source, and examples of rows and items."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any
 
 from evaluation.reports.edges import KINDS, asset_of
@@ -18,10 +18,10 @@ from evaluation.reports.parts import (
     row,
     shortened,
 )
-from evaluation.reports.run_reports import Edge, LineageReport, RunReports, TableRows, Trace, command
+from evaluation.reports.run_reports import LineageReport, RunReports, TableRows, Trace, command
 
-ROWS = "rows"
-"""Storyboards of rows are under this name in `RunReports.pictures`."""
+EXAMPLES = "examples"
+"""Storyboards of rows and items are under this name in `RunReports.pictures`."""
 GROUPS = ("benchmarks", "checkpoints", "curation", "trajectories", "inputs")
 """The steps of a chain: groups of assets, from the reports back to the inputs."""
 OUTDATED = "not current any more"
@@ -36,22 +36,23 @@ def lineage(reports: RunReports, figures: bool) -> Section | None:
     if (report := reports.lineage) is None:
         return None
     text = (
-        "Every number above leads to the chain of its model here, a set in a chain to rows that were trained on, and"
-        " their storyboards. A report scores answers, a model gave these, it was trained on a set, whose rows come from"
-        " shards of a revision; an excluded benchmark is one whose items were kept out. The command shows, both ways,"
-        " what is not on this page: for an asset, a partition, an artifact's version, a row's or an item's id, or a"
-        " clip's name."
+        "Every number above leads to the chain of its model here, and what is underlined in a chain to the storyboard"
+        " of a row or an item in it. A report scores answers, a model gave these, it was trained on a set, whose rows"
+        " come from shards of a revision; an excluded benchmark is one whose items were kept out. The command shows,"
+        " both ways, what is not on this page: for an asset, a partition, an artifact's version, a row's or an item's"
+        " id, or a clip's name."
     )
-    pictured = [trace.id for trace in report.rows if figures and f"{ROWS}/{trace.id}" in reports.pictures]
-    boards = {row_id: anchor("storyboard", str(number)) for number, row_id in enumerate(pictured)}
+    ids = [trace.id for trace in (*report.rows, *report.items) if figures]
+    names = {identifier: name for identifier in ids if (name := f"{EXAMPLES}/{identifier}") in reports.pictures}
+    boards = {identifier: anchor("storyboard", str(number)) for number, identifier in enumerate(names)}
     chains = {model: _chain(trace, report, boards) for model, trace in report.models.items()}
     tables = [_commands(chains)]
     if report.rows:
         caption = "Rows that models were trained on: the first of each set by visual gain"
         tables.append(_examples(report.rows, caption, boards))
     if report.items:
-        tables.append(_examples(report.items, "Benchmark items that models disagree on, with their answers", {}))
-    pictures = [picture(f"{ROWS}/{row_id}", reports.pictures[f"{ROWS}/{row_id}"], at) for row_id, at in boards.items()]
+        tables.append(_examples(report.items, "Benchmark items that models disagree on, with their answers", boards))
+    pictures = [picture(name, reports.pictures[name], boards[identifier]) for identifier, name in names.items()]
     return Section("Lineage", text=text, chains=chains, figures=pictures, tables=tables)
 
 
@@ -71,23 +72,27 @@ def _chain(trace: Trace, report: LineageReport, boards: Mapping[str, str]) -> Ch
         notes = list(dict.fromkeys(note for name in names if (note := trace.notes.get(name))))
         edges = [edge for edge in trace.made_from if edge.input in names]
         kinds = ", ".join(dict.fromkeys(KINDS[edge.kind].upstream for edge in edges))
-        rows = _rows_of(edges, report, boards)
+        board = _board_in(names, {edge.file for edge in edges}, report, boards)
         if len(names) > 1:
             revisions = [note for note in notes if note.startswith("revision")]  # not the counts of one partition
-            link = Link(asset, "", ", ".join([f"{len(names)} partitions", *revisions]), kinds, rows)
+            link = Link(asset, "", ", ".join([f"{len(names)} partitions", *revisions]), kinds, board)
         else:
-            link = Link(names[0], versions[names[0]], ", ".join(notes), kinds, rows)
+            link = Link(names[0], versions[names[0]], ", ".join(notes), kinds, board)
         links.setdefault(asset.partition("/")[0], []).append(link)
     for name, version in trace.outdated.items():
         links.setdefault(name.partition("/")[0], []).append(Link(name, version[:16], OUTDATED))
     return {group: members for group, members in links.items() if members}
 
 
-def _rows_of(edges: Sequence[Edge], report: LineageReport, boards: Mapping[str, str]) -> str:
-    """The anchor of the first storyboard of a row in the sets that these edges come from."""
-    sets = {(edge.input, edge.file) for edge in edges if edge.file}
-    rows = (one for one in report.rows if any((table.artifact, table.file) in sets for table in one.tables))
-    return next((boards[one.id] for one in rows if one.id in boards), "")
+def _board_in(
+    names: Container[str], files: Collection[str], report: LineageReport, boards: Mapping[str, str]
+) -> str:
+    """The anchor of the first storyboard of an example in these artifacts, and in these files where some are named."""
+    for trace in (*report.rows, *report.items):
+        tables = (table for table in trace.tables if "" in files or table.file in files or not files)
+        if trace.id in boards and any(table.artifact in names for table in tables):
+            return boards[trace.id]
+    return ""
 
 
 def _commands(chains: Mapping[str, Chain]) -> Table:

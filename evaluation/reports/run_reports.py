@@ -100,8 +100,8 @@ class RunReports(_Frozen):
 
     curves: lines of `training.runtime.programs.read_metrics` by model.  latent_map:
     `evaluation.latents.geometry.latent_map`.
-    pictures: PNG files by name; `retrieved_frames/...` are of future-frame retrieval, `rows/...` of rows that models
-    were trained on, the others are storyboards of answers.
+    pictures: PNG files by name; `retrieved_frames/...` are of future-frame retrieval, `examples/...` of the
+    lineage's rows and items, the others are storyboards of answers.
     on_published_data: our rows are of the very benchmarks that the published rows are of, never so in the demo.
     """
 

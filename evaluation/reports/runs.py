@@ -6,7 +6,7 @@ from typing import Any
 
 from evaluation.benchmarks.twiffbench import MARK_LABELS, MARKS
 from evaluation.reports.latents import PICTURES
-from evaluation.reports.lineage import ROWS
+from evaluation.reports.lineage import EXAMPLES
 from evaluation.reports.parts import DASH, Cell, Row, Section, Table, mean, percent, picture, plot, row
 from evaluation.reports.run_reports import RunReports
 from evaluation.reports.scores import PUBLISHED, cost_rows
@@ -116,7 +116,7 @@ def rewards(reports: RunReports, figures: bool) -> Section | None:
 
 def storyboards(reports: RunReports, figures: bool) -> Section | None:
     """Storyboards of answers; None on a page without figures."""
-    chosen = {name: path for name, path in reports.pictures.items() if name.split("/")[0] not in (PICTURES, ROWS)}
+    chosen = {name: path for name, path in reports.pictures.items() if name.split("/")[0] not in (PICTURES, EXAMPLES)}
     if not chosen or not figures:
         return None
     return Section("Storyboards", figures=[picture(name, path) for name, path in chosen.items()])

@@ -123,7 +123,7 @@ def test_two_clicks_lead_from_a_number_of_the_comparison_to_a_clips_storyboard(
     from playwright.sync_api import expect
 
     Image.new("RGB", (40, 20)).save(tmp_path / "row.png")
-    reports = RunReports(**everything() | {"pictures": {f"rows/{ROW}": tmp_path / "row.png"}})
+    reports = RunReports(**everything() | {"pictures": {f"examples/{ROW}": tmp_path / "row.png"}})
     (tmp_path / "report.html").write_text(build_page(reports, "Comparison", "").html())
     page = browser.new_page()
     page.goto((tmp_path / "report.html").as_uri())

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from assets.framework.store import AssetStore
-from assets.lineage.report import trace_storyboard
+from assets.lineage.report import lineage_report, trace_storyboard
 from assets.lineage.trace import Lineage
 from assets.trajectories.usable import UsableTable
 from evaluation.benchmarks.choice import GradedTable
@@ -144,7 +144,8 @@ def test_a_row_is_followed_to_the_report_and_an_item_back_to_the_source(home: Pa
 
 
 def test_no_model_is_trained_on_what_was_kept_out_of_its_rows(home: Path) -> None:
-    lineage = Lineage(AssetStore(home).everything())
+    store = AssetStore(home)
+    lineage = Lineage(store.everything())
     items = lineage.trace("inputs/futurebench_items")
     assert items.checkpoints == {}
     assert {(edge.artifact, edge.kind) for edge in items.used_by if edge.direct} == {
@@ -159,7 +160,12 @@ def test_no_model_is_trained_on_what_was_kept_out_of_its_rows(home: Path) -> Non
     assert {Path(one.path).name for one in number.training_sets} == {"twiff.parquet", "future_l1.parquet"}
     (row, *_) = [row for one in number.training_sets for row in one.examples]
     assert row["observed"] and row["future"] and Path(row["path"]).is_file()
-    assert trace_storyboard(lineage, lineage.trace(row["row_id"])) is not None
+    report = lineage_report(lineage, {"base": "inputs/base_model", "la_dapo": "checkpoints/rl/la_dapo"})
+    assert report.rows and report.items
+    for trace in (lineage.trace(row["row_id"]), *report.rows, *report.items):
+        assert (trace_storyboard(lineage, trace) or b"").startswith(b"\x89PNG")
+    page = store.current("reports/comparison").file("report.html").read_text()
+    assert page.count('<figure id="storyboard-') >= len(report.rows) + len(report.items)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> str:
     pictures = {
         "retrieved_frames/la_dapo": str(folder / "retrieved_frames.png"),
         "storyboards/la_dapo/right": str(folder / "right.png"),
-        f"rows/{ROW}": str(folder / "right.png"),
+        f"examples/{ROW}": str(folder / "right.png"),
     }
     return json.dumps(everything() | {"pictures": pictures})
 
