@@ -32,7 +32,7 @@ COLUMNS = (
 """Columns of a row that a trace has; images and questions are in the tables themselves."""
 EXAMPLE = ("row_id", "source", "video", "path", "observed", "future", "gain")
 """Columns of a training set's examples."""
-EXAMPLES = 3
+EXAMPLES, SHORT = 3, 8
 REPORTS, CLIPS = ("_report/", "reports/"), "trajectories/twiff_clips/"
 
 
@@ -59,10 +59,12 @@ class Lineage:
     def names(self, identifier: str) -> list[str]:
         """The artifacts of a name: an artifact's or its version, all partitions of an asset, or all of a partition.
 
-        An asset's name may have blanks around its slashes, as the UI shows it.
+        An asset's name may have blanks around its slashes, as the UI shows it, and a version its first SHORT characters
+        alone, as the page does.
         """
         name = re.sub(r"\s*/\s*", "/", identifier.strip())
-        exact = [one for one, artifact in self.artifacts.items() if name in (one, artifact.version)]
+        exact = [one for one, artifact in self.artifacts.items()
+                 if name in (one, artifact.version, artifact.version[:SHORT])]  # fmt: skip
         several = [one for one in self.artifacts if one == f"{asset_of(one)}/{name}" or one.startswith(f"{name}/")]
         return exact or several or ([name] if name in self._edges["input"] else [])
 

@@ -105,6 +105,7 @@ def test_an_artifact_by_name_and_by_version(store: AssetStore) -> None:
     version = store.current("checkpoints/sft", "small").version
     by_name, by_version = traced(store, "checkpoints/sft/small"), traced(store, version)
     assert by_name.artifacts == by_version.artifacts == {"checkpoints/sft/small": version}
+    assert traced(store, version[:8]).artifacts == by_name.artifacts, "as the page shows it"
     assert list(by_name.upstream)[:2] == ["curation/sft_sets", "inputs/base_model"], "the nearest first"
     assert "checkpoints/sft/large" not in by_name.upstream, "models share files that are no data"
     assert set(by_name.reports) == {"benchmarks/futurebench_report/small"}

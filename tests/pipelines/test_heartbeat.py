@@ -60,7 +60,7 @@ def test_lines_that_nobody_reads_end_and_the_command_goes_on() -> None:
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_every_command_but_servers_has_the_lines(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the command does, as long as it is a command of the group."""
-    beating = []
+    beating: list[str] = []
 
     def callback(**options: object) -> None:
         beating.extend(thread.name for thread in threading.enumerate())
@@ -69,3 +69,6 @@ def test_every_command_but_servers_has_the_lines(name: str, monkeypatch: pytest.
     assert invoke(name).exit_code == 0
     assert ("heartbeat" in beating) is (name not in SERVERS)
     assert "heartbeat" not in [thread.name for thread in threading.enumerate()]
+    beating.clear()
+    monkeypatch.setattr("pipelines.cli.main.CONSOLE", Console(force_terminal=True))
+    assert invoke(name).exit_code == 0 and beating and "heartbeat" not in beating, "a terminal has progress bars"
