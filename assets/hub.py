@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import dagster as dg
 from pydantic import Field
 
 from assets.framework.settings import Settings
@@ -39,6 +40,13 @@ class HubSettings(Settings):
         """The fields of the card of a model that was trained on an SFT set, or of one that was trained by hand."""
         dataset = self.dataset if sft_set in PUBLISHED_SETS else None
         return CardFields(license=self.model_license, base_model=self.base_model, dataset=dataset)
+
+
+def refuse_to_push_with_others(context: dg.AssetExecutionContext) -> None:
+    """Raises ValueError in a backfill that makes other assets, too: "Materialize all" publishes nothing."""
+    backfill = context.instance.get_backfill(context.run.tags.get("dagster/backfill", ""))
+    if backfill and len(backfill.asset_selection or ()) > 1:
+        raise ValueError("nothing is pushed together with other assets: materialise this one by itself")
 
 
 def push_folder(

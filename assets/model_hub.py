@@ -16,7 +16,7 @@ from assets.framework.metadata import batch_result
 from assets.framework.partitions import BASE, Checkpoints, key_of
 from assets.framework.retries import retry_on_outage
 from assets.framework.store import AssetStore, StoreParam, name_of
-from assets.hub import HUB, push_folder
+from assets.hub import HUB, push_folder, refuse_to_push_with_others
 from evaluation.reports.model_card import eval_results, scores
 from evaluation.reports.run_reports import RunReports
 from training.model.latent_config import LatentConfig
@@ -58,6 +58,7 @@ def model_hub_asset(
 
     @asset(declared)
     def push_models(context: dg.AssetExecutionContext, store: StoreParam) -> Iterator[dg.MaterializeResult[None]]:
+        refuse_to_push_with_others(context)
         pushed = {}
         for model in context.partition_keys:
             if model == BASE:

@@ -25,7 +25,7 @@ from assets.trajectories.usable import quarantined_rows
 from assets.trajectories.validate import Quarantine
 from evaluation.generation.image_factor import unknown_factor
 from pipelines.driver import StepFailedError, run_plan
-from pipelines.jobs import INGEST, OBSERVE, PREPARE, SELECT, Step, score
+from pipelines.jobs import INGEST, LIST_SOURCE, PREPARE, SELECT, Step, score
 from pipelines.profile import Profile
 from training.chat.endpoint import ENDPOINT_KEYS, JUDGE_KEYS
 from training.storage.files import atomic_write, write_json
@@ -41,7 +41,7 @@ def curation_steps(profile: Profile) -> list[Step]:
     local = not settings.use_source_counts and settings.endpoint is None
     needed = (*([BASE] if local else []), *(items_key(name) for name in settings.disjoint_from))
     return [
-        Step(OBSERVE),
+        Step(LIST_SOURCE),
         *([Step(PREPARE, only=needed)] if needed else []),
         Step(INGEST, shards=True),
         Step(score(profile), shards=True),

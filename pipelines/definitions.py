@@ -24,6 +24,7 @@ from assets.trajectories.assets import source_assets
 from assets.trajectories.checks import source_checks
 from pipelines.jobs import build_jobs
 from pipelines.profile import Profile, profile_from_environment
+from pipelines.retraining import retrain
 from pipelines.sensors import failed_runs, new_shards, recurate_weekly
 from training.runtime.processes import exit_if_parent_died
 
@@ -38,6 +39,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
     upstream = (TOYWORLD,) if profile.toyworld else ()
     benchmarks, examined = benchmark_runs(profile.benchmarks, profile.source), profile.benchmarks.necessity.models
     max_latents = profile.sft[0].recipe.latent_config.max_latents
+    jobs = build_jobs(profile)
     return dg.Definitions(
         assets=[
             *(toyworld_assets(profile.toyworld, seed) if profile.toyworld else []),
@@ -52,7 +54,6 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
                 seed,
                 device,
                 profile.launch.max_parallel,
-                profile.retrain,
                 profile.report_to,
                 profile.cards,
             ),
@@ -73,9 +74,9 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
             *checkpoint_checks(checkpoints),
             *benchmark_checks(benchmarks, checkpoints, examined),
         ],
-        jobs=build_jobs(profile),
+        jobs=jobs,
         schedules=[recurate_weekly(profile.source)],
-        sensors=[new_shards(profile.source), failed_runs()],
+        sensors=[new_shards(profile.source), retrain(profile, jobs), failed_runs()],
         resources={
             "store": AssetStore(profile.home),
             "launcher": Launcher(profile.launch, progress),

@@ -24,6 +24,7 @@ without it they are in SQLite."""
 POOLS = {"gpu": 1, "endpoint": 1}
 """Pools and their default limits, which the UI can change; devices have locks of their own."""
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+QUEUED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
 
 
 class UnusableHomeError(ValueError):

@@ -23,6 +23,7 @@ from assets.benchmarks.assets import (
 from assets.benchmarks.latents import LATENT_RETRIEVAL
 from assets.benchmarks.necessity import INTERVENED, NECESSITY
 from assets.checkpoints.assets import BASE, RL, RL_PROGRAM, SFT, SFT_PROGRAM
+from assets.checkpoints.current_sets import trained_on_current_sets
 from assets.curation.assets import ANSWERS, CURATED, RL_SETS, SFT_SETS
 from assets.curation.scored import GAIN
 from assets.curation.set_assets import DATASET_HUB
@@ -39,15 +40,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """One job: its name, the assets that it makes, and a description."""
+    """One job: its name, the assets that it makes, a description, and checks of other assets that it executes."""
 
     job: str
     assets: tuple[str, ...]
     description: str
+    checks: tuple[dg.AssetCheckKey, ...] = ()
 
 
 WRITE_SOURCE = Stage("write_source", (TOYWORLD,), "writing the toy world's clips, shards and benchmarks")
-OBSERVE = Stage("observe_source", (SOURCE,), "listing the source's shards")
+LIST_SOURCE = Stage("list_source", (SOURCE,), "listing the source's shards")
 PREPARE = Stage("prepare", (BASE, FUTURE_ITEMS, TWIFF_ITEMS), "resolving the base model and reading the benchmarks")
 INGEST = Stage("ingest", (TRAJECTORIES, CLIPS), "validating rows and probing clips")
 SELECT = Stage("select", (CURATED, SFT_SETS, RL_SETS), "selecting by visual gain, and sampling the training sets")
@@ -88,7 +90,8 @@ def score(profile: Profile) -> Stage:
 def recurate(profile: Profile) -> Stage:
     """Everything from a shard to the sets in one run, for the schedule and the sensor."""
     made = (*INGEST.assets, *score(profile).assets, *SELECT.assets)
-    return Stage(RECURATE, made, "curating again from new and changed shards")
+    checks = tuple(dg.AssetCheckKey(key_of(key), trained_on_current_sets.name) for key in (SFT, RL, COMPARISON))
+    return Stage(RECURATE, made, "curating again from new and changed shards", checks)
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def stages(profile: Profile) -> list[Stage]:
     """The stages that this profile has."""
     return [
         *([WRITE_SOURCE] if profile.toyworld else []),
-        *(OBSERVE, prepare(profile), INGEST, score(profile), SELECT, recurate(profile)),
+        *(LIST_SOURCE, prepare(profile), INGEST, score(profile), SELECT, recurate(profile)),
         *([PUBLISH] if profile.hub.dataset else []),
         *(TRAIN_SFT, TRAIN_RL, evaluate(profile), INTERVENE, COMPARE),
         *([PUBLISH_MODELS] if profile.hub.models else []),
@@ -124,7 +127,7 @@ def plan(profile: Profile) -> list[Step]:
     sft, rl, examined = checkpoints.sft, tuple(checkpoints.rl), profile.benchmarks.necessity.models
     return [
         *([Step(WRITE_SOURCE)] if profile.toyworld else []),
-        Step(OBSERVE),
+        Step(LIST_SOURCE),
         Step(prepare(profile)),
         Step(INGEST, shards=True),
         Step(score(profile), shards=True),
@@ -142,7 +145,7 @@ def build_jobs(profile: Profile) -> "list[UnresolvedAssetJobDefinition]":
     return [
         dg.define_asset_job(
             stage.job,
-            dg.AssetSelection.assets(*(key_of(key) for key in stage.assets)),
+            dg.AssetSelection.assets(*(key_of(key) for key in stage.assets)) | dg.AssetSelection.checks(*stage.checks),
             description=stage.description[0].upper() + stage.description[1:],
         )
         for stage in stages(profile)

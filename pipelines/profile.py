@@ -90,8 +90,6 @@ class Profile(Settings):
     """Where data sets and models are pushed to, by hand."""
     report_to: tuple[str, ...] = ()
     """Trackers of training metrics beside metrics.jsonl, by transformers' names: trackio, wandb, tensorboard, ..."""
-    retrain: bool = False
-    """Checkpoints may follow their data: an automation condition that fires when a data version really changed."""
 
     @property
     def checkpoints(self) -> Checkpoints:

@@ -12,17 +12,18 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 from dagster._utils.error import SerializableErrorInfo
 
 from assets.curation.scored import GAIN
-from assets.framework.partitions import SHARDS, SHARDS_PER_RUN, range_tags, ranges
+from assets.framework.partitions import SHARDS, SHARDS_PER_RUN, partitions_of, range_tags, ranges
 from assets.framework.store import AssetStore, StoreParam
 from assets.trajectories.assets import TRAJECTORIES, follow_source
 from assets.trajectories.settings import SourceSettings
 from assets.trajectories.sources import source_shards
+from pipelines.instance import QUEUED, UNFINISHED
 from pipelines.jobs import RECURATE
 from training.storage.hashing import digest
 
@@ -76,20 +77,30 @@ def source_requests(
     """A run for each range of neighbouring stale shards, once the partitions are the source's; or why there is none.
 
     A run's key is made of the shards' stamps, so the same files are one run, and of `once_per`, the period after which
-    a failed run is requested again.
+    a failed run is requested again.  Shards of a run that has not ended are left to it: the schedule and the sensor may
+    both be on.
     """
     try:
         _, _, shards = source_shards(settings, store.scratch)
     except ValueError as error:  # it is empty
         return dg.SkipReason(str(error))
     follow_source(instance, store, list(shards))
-    stale = {name for name, shard in shards.items() if _is_stale(store, name, shard.stamp)}
+    partitions = instance.get_dynamic_partitions(str(SHARDS.name))
+    runs = instance.get_runs(dg.RunsFilter(job_name=RECURATE, statuses=[*UNFINISHED, *QUEUED]))
+    in_work = {name for run in runs for name in partitions_of(run.tags, partitions)}
+    stale = {name for name, shard in shards.items() if name not in in_work and _is_stale(store, name, shard.stamp)}
     requests = []
-    for names in ranges(instance.get_dynamic_partitions(str(SHARDS.name)), stale, SHARDS_PER_RUN):
+    for names in ranges(partitions, stale, SHARDS_PER_RUN):
         key = digest({"once_per": once_per, **{name: shards[name].stamp for name in names}})
-        partition = names[0] if len(names) == 1 else None
-        requests.append(dg.RunRequest(run_key=key, partition_key=partition, tags=range_tags(names)))
-    return requests or dg.SkipReason(f"no new or changed shard in {settings.trajectories}")
+        requests.append(request(key, names))
+    unfinished = f" besides the {len(in_work)} that are curated now" if in_work else ""
+    return requests or dg.SkipReason(f"no new or changed shard in {settings.trajectories}{unfinished}")
+
+
+def request(key: str, partitions: Sequence[str], job: str | None = None) -> dg.RunRequest:
+    """The request of a run over neighbouring partitions, none for an asset without partitions."""
+    partition = partitions[0] if len(partitions) == 1 else None
+    return dg.RunRequest(key, job_name=job, partition_key=partition, tags=range_tags(partitions))
 
 
 def _is_stale(store: AssetStore, shard: str, stamp: str) -> bool:

@@ -10,6 +10,7 @@ import polars as pl
 from assets.benchmarks.assets import ANSWER_TABLE, ITEM_TABLE, REPORT, BenchmarkRun
 from assets.benchmarks.latents import LATENT_RETRIEVAL
 from assets.benchmarks.necessity import NECESSITY
+from assets.checkpoints.current_sets import current_sets_check
 from assets.framework.define import CheckOutcome, check
 from assets.framework.display import line
 from assets.framework.metadata import COMPARISON
@@ -37,6 +38,7 @@ def benchmark_checks(
         mean_can_be_fed.of(LATENT_RETRIEVAL, latents),
         latents_matter.of(NECESSITY, latents),
         rl_is_not_worse_than_its_sft.of(COMPARISON, starts=checkpoints.rl),
+        current_sets_check(COMPARISON, checkpoints),
     ]
 
 

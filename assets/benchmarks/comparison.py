@@ -108,6 +108,7 @@ def run_reports(store: AssetStore, checkpoints: Checkpoints, published_data: boo
         seconds=seconds,
         provenance={name: artifact.version for name, artifact in everything.items()},
         lineage=lineage_report(lineage, checkpoint_names),
+        outdated={model: inputs for model, name in checkpoint_names.items() if (inputs := lineage.outdated(name))},
         on_published_data=published_data,
     )
 

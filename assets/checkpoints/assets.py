@@ -32,14 +32,6 @@ SFT_PROGRAM, RL_PROGRAM = "training.sft", "training.rl"
 
 BASE_CODE = code_of("assets.checkpoints.base")
 
-# A new data version of what is trained on; materialising the same version again does not count.
-RETRAIN = (
-    dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed()).since_last_handled()
-    & ~dg.AutomationCondition.any_deps_missing()
-    & ~dg.AutomationCondition.in_progress()
-    & dg.AutomationCondition.all_deps_blocking_checks_passed()
-).with_label("what it is trained on really changed")
-
 
 def checkpoint_assets(
     base: Path,
@@ -49,20 +41,16 @@ def checkpoint_assets(
     seed: int,
     device: str,
     max_parallel: Mapping[str, int],
-    retrain: bool,
     report_to: Sequence[str],
     cards: Mapping[str, CardFields],
 ) -> list[dg.AssetsDefinition]:
     """`max_parallel`: for each program, the number of recipes that one run trains side by side.  `cards`: the fields of
     each model's card.
-
-    With `retrain`, checkpoints follow their data by themselves, once automation is turned on in the UI.
     """
     shared: dict[str, Any] = {
         "kinds": ("torch", "safetensors"),
         "previews": (CURVES,),
         "links": {"model": MODEL, "card": f"{MODEL}/{CARD}", "metrics": METRICS},
-        "automation_condition": RETRAIN if retrain else None,
     }
     sft_asset = Asset(
         SFT,

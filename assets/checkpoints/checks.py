@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from assets.checkpoints.assets import BASE, RL, SFT
+from assets.checkpoints.current_sets import current_sets_check
 from assets.framework.define import Check, CheckOutcome, check
 from assets.framework.partitions import Checkpoints
 from assets.framework.store import AssetStore
@@ -45,6 +46,7 @@ def checkpoint_checks(checkpoints: Checkpoints) -> list[dg.AssetChecksDefinition
         base_is_complete.of(BASE),
         *(one.check.of(SFT, checkpoints.sft_partitions) for one in (*of_both, loss_went_down)),
         *(one.check.of(RL, checkpoints.rl_partitions) for one in (*of_both, *of_rl)),
+        *(current_sets_check(key, checkpoints) for key in (SFT, RL)),
     ]
 
 

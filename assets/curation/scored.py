@@ -33,7 +33,7 @@ def verdict_tables(scored: Mapping[str, Artifact]) -> list[Path]:
 def scan(scored: Sequence[Path]) -> pl.LazyFrame:
     """All scored shards as one table.  Raises ValueError without any."""
     if not scored:
-        raise ValueError("no scored shards: materialise curation/visual_gain first")
+        raise ValueError("no scored shards: materialise inputs/twiff_source (the list) and curation/visual_gain")
     return scan_parquet(*scored, extra_columns="ignore")
 
 

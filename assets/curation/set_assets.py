@@ -33,7 +33,7 @@ from assets.framework.metadata import metadata_of, result_of
 from assets.framework.retries import retry_on_outage
 from assets.framework.settings import SeedConfig
 from assets.framework.store import AssetStore, StoreParam
-from assets.hub import HUB, HubSettings, push_folder
+from assets.hub import HUB, HubSettings, push_folder, refuse_to_push_with_others
 from assets.trajectories.assets import TRAJECTORIES
 from training.runtime.printable import model_label
 from training.storage.artifacts import Artifact
@@ -246,7 +246,8 @@ def dataset_hub_asset(repository: str, license_id: str | None) -> dg.AssetsDefin
     )
 
     @asset(declared)
-    def push_dataset(store: StoreParam) -> dg.MaterializeResult[None]:
+    def push_dataset(context: dg.AssetExecutionContext, store: StoreParam) -> dg.MaterializeResult[None]:
+        refuse_to_push_with_others(context)
         curated = store.current(CURATED)
         if license_id is None:
             raise ValueError(f"pushing dataset {repository} needs its license: name one as hub.dataset_license in the "

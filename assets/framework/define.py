@@ -54,7 +54,6 @@ class Asset:
     """Files and folders that are linked, by their names on the page."""
     retry_policy: dg.RetryPolicy | None = None
     """For assets that call remote services (`retries`); all others fail at once."""
-    automation_condition: dg.AutomationCondition | None = None
     freshness_policy: dg.FreshnessPolicy | None = None
     group: str | None = None
     """None: the first part of its key."""
@@ -72,7 +71,6 @@ class Asset:
             kinds=set(self.kinds),
             code_version=self.code_version,
             partitions_def=self.partitions.definition if self.partitions else None,
-            automation_condition=self.automation_condition,
             freshness_policy=self.freshness_policy,
         )
 

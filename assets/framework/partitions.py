@@ -12,6 +12,8 @@ import dagster as dg
 SHARDS = dg.DynamicPartitionsDefinition(name="twiff_shards")
 SHARDS_PER_RUN = 32
 BASE = "base"
+PARTITION = "dagster/partition"
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 def key_of(name: str) -> dg.AssetKey:
@@ -53,9 +55,13 @@ def ranges(ordered: Sequence[str], wanted: Container[str], size: int = sys.maxsi
 
 def range_tags(partitions: Sequence[str]) -> dict[str, str]:
     """The tags of a run over neighbouring partitions; none for fewer than two: one is the run's partition key."""
-    if len(partitions) < 2:
-        return {}
-    return {"dagster/asset_partition_range_start": partitions[0], "dagster/asset_partition_range_end": partitions[-1]}
+    return {RANGE_START: partitions[0], RANGE_END: partitions[-1]} if len(partitions) > 1 else {}
+
+
+def partitions_of(tags: Mapping[str, str], ordered: Sequence[str]) -> Sequence[str]:
+    """The partitions of a run with these tags, of those that still exist."""
+    first, last = (tags.get(PARTITION, tags.get(end)) for end in (RANGE_START, RANGE_END))
+    return ordered[ordered.index(first) : ordered.index(last) + 1] if first in ordered and last in ordered else ()
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,11 @@ class AssetStore:
         write_json(folder / "ABOUT.json", dict(about))
         return folder
 
+    def current_artifacts(self, *keys: str) -> dict[str, Artifact]:
+        """The current artifacts of these assets and of their partitions, by name."""
+        names = [(key, partition) for key in keys for partition in (None, *self.partitions(key))]
+        return {name_of(*name): self.current(*name) for name in names if self.has(*name)}
+
     def everything(self) -> dict[str, Artifact]:
         """Every current artifact by its name, in order of name, without those whose manifest is broken (`damaged`)."""
         return {name: one for name, one in self._everything() if isinstance(one, Artifact)}

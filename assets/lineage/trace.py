@@ -100,6 +100,14 @@ class Lineage:
         """The current tables that a checkpoint was trained on."""
         return [one for one in self.inputs.get(checkpoint, []) if one.is_current_set]
 
+    def outdated(self, name: str) -> list[str]:
+        """The inputs of an artifact, and of the models that it was made from, that are not current any more."""
+        inputs = self.inputs.get(name, [])
+        renewed = [one for one in inputs if one.artifact is None and one.key in self.artifacts]
+        outdated = [one.key for one in inputs if one.is_outdated or one in renewed]
+        models = [one.artifact for one in inputs if one.artifact and one.artifact.startswith("checkpoints/")]
+        return [*outdated, *(key for model in models for key in self.outdated(model))]
+
     @cached_property
     def inputs(self) -> dict[str, list[Input]]:
         return inputs_of(self.artifacts)

@@ -12,6 +12,7 @@ from assets.framework.metadata import result_of
 from assets.framework.store import AssetStore, StoreParam
 from assets.launching.launcher import ProgressParam
 from assets.toyworld.source import REPORT, SourceSizes, write_source
+from assets.trajectories.shards import SourceFile, cut_into_shards, shard_name
 
 SOURCE = "inputs/toyworld_source"
 CODE = code_of("assets.toyworld.source")
@@ -37,6 +38,14 @@ def toyworld_assets(sizes: SourceSizes, seed: int) -> list[dg.AssetsDefinition]:
         return result_of(store, declared, work.do(write))
 
     return [toyworld_source]
+
+
+def toyworld_shards(sizes: SourceSizes, rows_per_partition: int) -> list[str]:
+    """The names of the shards that the source will have, before it is written."""
+    paths = [f"train-{number:05d}-of-{sizes.shards:05d}.parquet" for number in range(sizes.shards)]
+    files = [SourceFile(shard_name(path), path, stamp="", bytes=0) for path in paths]
+    rows = {file.name: sizes.rows_per_shard for file in files}
+    return list(cut_into_shards(files, rows, rows_per_partition, SOURCE))
 
 
 def toyworld_checks() -> list[dg.AssetChecksDefinition]:

@@ -1,6 +1,6 @@
 """`inputs/twiff_source`, `trajectories/twiff_rows` and `trajectories/twiff_clips`: the source's shards, validated."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,6 +31,7 @@ ROWS = "trajectories.parquet"
 CLIP_TABLE = "clips.parquet"
 QUARANTINE = "quarantine.parquet"
 
+SOURCE_CODE = code_of("assets.trajectories.sources")
 TRAJECTORIES_CODE = code_of("assets.trajectories.validate")
 CLIPS_CODE = code_of("assets.trajectories.clips")
 
@@ -66,19 +67,20 @@ def source_assets(settings: SourceSettings, upstream: tuple[str, ...]) -> list[d
 def _source(settings: SourceSettings, upstream: tuple[str, ...]) -> dg.AssetsDefinition:
     declared = Asset(
         SOURCE,
-        "The TwiFF shards of the source; observing them registers new shards.",
+        "The list of the source's TwiFF shards; materialising it registers new shards and removes those that left.",
         kinds=("parquet",),
+        code_version=SOURCE_CODE,
         deps=upstream,
+        retry_policy=retry_on_outage() if any_remote(settings.trajectories) else None,
     )
 
-    @dg.multi_observable_source_asset(specs=[declared.spec])
-    def twiff_source(context: dg.AssetExecutionContext, store: StoreParam) -> Iterator[dg.ObserveResult]:
+    @asset(declared)
+    def twiff_source(context: dg.AssetExecutionContext, store: StoreParam) -> dg.MaterializeResult[None]:
         source, revision, shards = list_source(settings, store)
         follow_source(context.instance, store, list(shards))
         files = {shard.file for shard in shards.values()}
         versions = {name: shard.version(source.version(shard.file)) for name, shard in shards.items()}
-        yield dg.ObserveResult(
-            asset_key=declared.spec.key,
+        return dg.MaterializeResult(
             data_version=dg.DataVersion(digest(versions)),
             metadata={
                 "source": settings.trajectories,

@@ -125,7 +125,7 @@ def _in_range(path: Path, rows: range, is_last: bool) -> Iterator[Numbered]:
             yield number, row
         elif is_last:
             deque(numbered, maxlen=0)  # a file that could not be counted says here why
-            raise ValueError(f"{path} has more than the {rows.stop} rows that were counted: observe the source again")
+            raise ValueError(f"{path} has more than the {rows.stop} rows that were counted: list the source again")
         else:
             return
 

@@ -102,6 +102,7 @@ class RunReports(_Frozen):
     `evaluation.latents.geometry.latent_map`.
     pictures: PNG files by name; `retrieved_frames/...` are of future-frame retrieval, `examples/...` of the
     lineage's rows and items, the others are storyboards of answers.
+    outdated: the inputs of a model that are not current any more, of each model that has some.
     on_published_data: our rows are of the very benchmarks that the published rows are of, never so in the demo.
     """
 
@@ -118,6 +119,7 @@ class RunReports(_Frozen):
     seconds: dict[str, float] = {}
     provenance: dict[str, str] = {}
     lineage: LineageReport | None = None
+    outdated: dict[str, list[str]] = {}
     on_published_data: bool = False
 
 

@@ -60,8 +60,10 @@ def comparison(reports: RunReports, figures: bool) -> Section:
         _parsers(models),
     ]
     plots = plot(figures, "scores", "accuracy_by_hop", "Accuracy by depth with intervals", models)
-    text = "" if reports.on_published_data else text
-    return Section("FutureBench", text=text, tables=tables, figures=plots, note=note)
+    earlier = [f"{model} ({', '.join(inputs)})" for model, inputs in reports.outdated.items()]
+    notes = [] if reports.on_published_data else [text]
+    notes += [f"Not trained on the current sets, but on an earlier version: {'; '.join(earlier)}."] if earlier else []
+    return Section("FutureBench", text=" ".join(notes), tables=tables, figures=plots, note=note)
 
 
 def paired(reports: RunReports, figures: bool) -> Section | None:

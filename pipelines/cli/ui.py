@@ -15,6 +15,7 @@ import click
 from pipelines.cli.common import current_profile
 from pipelines.instance import exclusive_ui, initialize_instance
 from pipelines.profile import make_environment_absolute
+from pipelines.shards import register_shards
 from training.runtime.launch import supervised
 from training.runtime.project import PROJECT, WORKSPACE
 from training.runtime.supervisor import Deadlines, request_stop
@@ -54,14 +55,17 @@ def serve_ui(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bo
 
         split_host(name)
     _raise_if_port_in_use(host, port)
-    home = current_profile().home
+    profile = current_profile()
+    home = profile.home
     make_environment_absolute(home)
     initialize_instance(home)
+    if reason := register_shards(profile):
+        print(reason, flush=True)
     names = [option for name in allowed_hosts for option in ("--allowed-host", name)]
     mode = ["--read-only"] if read_only else []
     commands = [
         ["-m", "pipelines.webserver", "--host", host, "--port", str(port), *names, *mode],
-        ["-m", "dagster._daemon", "run", "-w", str(WORKSPACE)],
+        ["-m", "pipelines.daemon", "run", "-w", str(WORKSPACE)],
     ]
     children: list[subprocess.Popen[str]] = []
     with exclusive_ui(home) as lock, ExitStack() as stack:

@@ -30,7 +30,7 @@ When = Literal["before", "during", "after"]
 RECIPE = "future_l1"
 STEPS = 24
 """Of the training; a checkpoint every second one."""
-PARTS = {"daemon": "dagster._daemon", "webserver": "pipelines.webserver"}
+PARTS = {"daemon": "pipelines.daemon", "webserver": "pipelines.webserver"}
 
 
 @dataclass(frozen=True)

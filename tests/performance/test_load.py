@@ -26,7 +26,7 @@ from assets.framework.partitions import SHARDS, range_tags
 from assets.launching.launcher import Progress
 from pipelines.definitions import build_definitions
 from pipelines.instance import driver_instance
-from pipelines.jobs import INGEST, OBSERVE
+from pipelines.jobs import INGEST, LIST_SOURCE
 from pipelines.profile import Profile, demo
 from tests.assets.trajectories.shard_rows import twiff_row, write
 from tests.performance.conftest import Table
@@ -198,7 +198,7 @@ def test_one_run_over_200_partitions_against_runs_of_one(shards: Profile, tmp_pa
         f'extends = "demo"\n[source]\ntrajectories = "{shards.source.trajectories}"\nquarantine_limit = 1.0\n'
     )
     with home_of(shards.home), driver_instance(shards.home) as instance:
-        observe = build_definitions(shards, quiet()).resolve_job_def(OBSERVE.job)
+        observe = build_definitions(shards, quiet()).resolve_job_def(LIST_SOURCE.job)
         assert observe.execute_in_process(instance=instance).success
         names = instance.get_dynamic_partitions(str(SHARDS.name))
         history = shards.home / "dagster" / "history"

@@ -44,7 +44,6 @@ def graph(profile: str) -> dict[str, Any]:
 
 
 def _asset(node: Any) -> dict[str, Any]:
-    condition = node.automation_condition
     fields = {
         "deps": _listed(_name(key) for key in node.parent_keys),
         "group": node.group_name,
@@ -53,7 +52,6 @@ def _asset(node: Any) -> dict[str, Any]:
         "pool": _listed(node.pools),
         "partitions": _partitions(node.partitions_def),
         "partitions per run": _backfill(node.backfill_policy),
-        "automation condition": condition.get_label() or str(condition) if condition else None,
         "freshness policy": _freshness(node.freshness_policy),
         "max retries": _max_retries(node),
     }

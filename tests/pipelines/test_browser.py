@@ -5,18 +5,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import polars as pl
 import pytest
 from PIL import Image
 
 from evaluation.reports.report import build_page
 from evaluation.reports.run_reports import RunReports
+from pipelines.definitions import build_definitions
+from pipelines.profile import load_profile
 from tests.evaluation.made_reports import ROW, everything
-from tests.kills.matrix import Place, prepare
 from tests.loopback import file_server
 from tests.pipelines.chromium import MISSING, browser_path, chromium
 from tests.pipelines.test_ui import LAUNCH
 from tests.pipelines.ui_server import Ui, ui
 from tests.processes import until
+from tests.reduced import write_reduced_overlay
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -31,17 +34,19 @@ STAGES = {
     "benchmarks": ["futureben…_answers", "twiffbench_answers", "futurebench_report", "twiffbench_report"],
     "reports": ["latent_retrieval", "latent_necessity", "comparison"],
 }
+UP_TO_DATE = "every model and every report is made from the current sets"
 SHARDS = ["train-00000-of-00003", "train-00001-of-00003", "train-00002-of-00003"]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return prepare(tmp_path_factory.mktemp("browser"))
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("browser") / "home"
 
 
 @pytest.fixture(scope="module")
-def served(place: Place) -> Iterator[Ui]:
-    with ui(place.home, place.profile) as served:
+def served(home: Path) -> Iterator[Ui]:
+    """A UI in whose home nothing was made."""
+    with ui(home, str(write_reduced_overlay(home.parent / "reduced.toml", steps=2))) as served:
         yield served
 
 
@@ -88,6 +93,33 @@ def test_the_lineage_shows_every_stage_and_its_assets(page: "Page") -> None:
     for nouns in STAGES.values():
         for noun in nouns:
             expect(page.get_by_text(noun, exact=True).last).to_be_visible()
+
+
+def test_materialize_all_makes_everything_in_order(page: "Page", served: Ui, home: Path) -> None:
+    page.goto("/asset-groups")
+    page.get_by_role("button", name="Materialize all").click()
+    page.get_by_role("button", name="Launch backfill").click()
+    (backfill,) = until(served.backfills, "the backfill is launched")
+    until(
+        lambda: served.backfill_status(backfill) not in ("REQUESTED", "FAILING"), "the backfill has ended", 1200.0, 1.0
+    )
+    runs = {run["runId"]: run["status"] for run in served.runs()}
+    assert set(runs.values()) == {"SUCCESS"}, [
+        served.errors(run) for run, status in runs.items() if status == "FAILURE"
+    ]
+    assert served.backfill_status(backfill) == "COMPLETED_SUCCESS"
+    graph = build_definitions(load_profile(str(home.parent / "reduced.toml"), home)).resolve_asset_graph()
+    made = {node.key.to_user_string(): materialised(served, node.key.to_user_string()) for node in graph.asset_nodes}
+    for node in graph.asset_nodes:
+        key = node.key.to_user_string()
+        partitions = {event["partition"] for event in made[key]}
+        assert partitions == (set(served.partitions(key)) or {None}), key
+        for parent in node.parent_keys:  # a model needs only its own checkpoint
+            assert min(event["timestamp"] for event in made[parent.to_user_string()]) <= min(
+                event["timestamp"] for event in made[key]
+            ), (parent, key)
+    newest = max((int(event["timestamp"]), key) for key, events in made.items() for event in events)
+    assert newest[1] == "reports/comparison"
 
 
 def test_an_assets_page_has_its_words_columns_figures_and_checks(page: "Page") -> None:
@@ -170,29 +202,28 @@ def test_a_page_of_another_site_starts_nothing(browser: "Browser", served: Ui, t
     assert served.runs() == before
 
 
-@pytest.fixture(scope="module")
-def backfill(served: Ui) -> str:
-    """Three shards of two light assets, to the end."""
-    backfill = served.backfill(["trajectories/twiff_rows", "trajectories/twiff_clips"], SHARDS)
-    until(lambda: served.backfill_status(backfill) == "COMPLETED_SUCCESS", "the backfill has ended well", interval=1.0)
-    return backfill
-
-
-def test_a_backfill_over_three_shards_makes_each_of_them(served: Ui, backfill: str) -> None:
-    runs = [run for run in served.runs() if {"key": "dagster/backfill", "value": backfill} in run["tags"]]
-    assert [run["status"] for run in runs] == ["SUCCESS"], "one run for all shards"
-    for asset in ("trajectories/twiff_rows", "trajectories/twiff_clips"):
-        made = [event for event in materialised(served, asset) if event["runId"] == runs[0]["runId"]]
-        assert sorted(event["partition"] for event in made) == SHARDS
-
-
-def test_a_backfill_is_shown_with_its_shards(page: "Page", backfill: str) -> None:
+def test_of_a_changed_shard_everything_is_made_again_once(page: "Page", served: Ui, home: Path) -> None:
+    """Schedule and sensors turned on together, with the daemon's own time."""
     from playwright.sync_api import expect
 
-    page.goto(f"/runs/b/{backfill}")
-    for text in ("Succeeded", *SHARDS):
-        expect(page.get_by_text(text, exact=True).first).to_be_visible()
-    expect(page.get_by_text("100% completed").first).to_be_visible()
+    before = {run["runId"] for run in served.runs()}
+    page.goto("/assets/checkpoints/sft?view=checks")
+    expect(page.get_by_text("trained_on_current_sets", exact=True).first).to_be_visible()
+    shard = home / "artifacts" / "inputs" / "toyworld_source" / "current" / "twiff" / f"{SHARDS[1]}.parquet"
+    pl.read_parquet(shard)[::2].write_parquet(shard)
+    served.turn_on(sensors=["new_shards", "retrain"], schedules=["recurate_weekly"])
+
+    def made() -> list[tuple[str, str]]:
+        return [(run["jobName"], run["status"]) for run in reversed(served.runs()) if run["runId"] not in before]
+
+    until(lambda: made()[:1] == [("recurate", "SUCCESS")], "the shard is curated", interval=0.5)
+    page.reload()
+    expect(page.get_by_text("Warning").first).to_be_visible()
+    until(lambda: served.skip_reason("retrain") == UP_TO_DATE, "all has followed", 900.0, 1.0)
+    stages = ("recurate", "train_sft", "train_rl", "evaluate", "intervene", "compare")
+    assert made() == [(job, "SUCCESS") for job in stages]
+    page.reload()
+    expect(page.get_by_text("Passed").first).to_be_visible()
 
 
 def test_checks_of_several_shards_show_as_passed_and_can_be_executed_alone(
@@ -216,5 +247,5 @@ def test_checks_of_several_shards_show_as_passed_and_can_be_executed_alone(
 def materialised(served: Ui, asset: str) -> list[dict[str, Any]]:
     """An asset's materialisations, the newest first."""
     query = """query($path: [String!]!) {assetNodeOrError(assetKey: {path: $path}) {... on AssetNode {
-        assetMaterializations(limit: 20) {runId partition}}}}"""
+        assetMaterializations(limit: 20) {runId partition timestamp}}}}"""
     return served.query(query, path=asset.split("/"))["assetNodeOrError"]["assetMaterializations"]

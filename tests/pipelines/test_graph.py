@@ -64,13 +64,6 @@ def test_every_stage_has_a_check_that_reads_as_a_sentence(definitions: dg.Defini
     assert checked == {node.group_name for node in nodes.values()}
 
 
-def test_checkpoints_follow_their_data_where_the_profile_says_so(profile: Profile) -> None:
-    graph = build_definitions(profile.model_copy(update={"retrain": True})).resolve_asset_graph()
-    following = {node.key.to_user_string(): node.automation_condition for node in graph.asset_nodes}
-    labels = {key: condition.get_label() for key, condition in following.items() if condition}
-    assert labels == dict.fromkeys(("checkpoints/sft", "checkpoints/rl"), "what it is trained on really changed")
-
-
 def test_a_model_is_made_from_its_own_checkpoint_and_rl_from_its_sft(nodes: dict, profile: Profile) -> None:
     checkpoints = profile.checkpoints
     rl = checkpoints.rl_partitions.get_partition_keys()

@@ -145,7 +145,7 @@ def test_a_read_only_webserver_refuses_mutations(web: Web) -> None:
     with webserver(instance, read_only=True) as viewer:
         assert len(viewer.query(NODES)["assetNodes"]) > 15
         with pytest.raises(AssertionError, match="UnauthorizedError"):
-            viewer.launch("observe_source")
+            viewer.launch("list_source")
         with pytest.raises(AssertionError, match="UnauthorizedError"):
             viewer.backfill(["trajectories/twiff_clips"], ["any"])
         start = f'mutation {{startSensor(sensorSelector: {{{SELECTOR}, sensorName: "new_shards"}}) {{__typename}}}}'

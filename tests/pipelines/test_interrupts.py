@@ -15,7 +15,7 @@ from rich.console import Console
 
 from assets.curation.assets import ANSWERS
 from pipelines.driver import run_plan
-from pipelines.jobs import INGEST, OBSERVE, WRITE_SOURCE, Step
+from pipelines.jobs import INGEST, LIST_SOURCE, WRITE_SOURCE, Step
 from pipelines.profile import overlaid
 from tests.loopback import file_server
 from tests.pipelines.served_shards import Model, judge, write_shards
@@ -95,7 +95,7 @@ def test_terminate_in_the_ui_cancels_a_run_that_waits_for_a_server(
             },
         )
         monkeypatch.setenv("DAGSTER_HOME", "")  # what a plan sets goes with the test
-        run_plan(profile, [Step(WRITE_SOURCE), Step(OBSERVE), Step(INGEST, shards=True)], Console())
+        run_plan(profile, [Step(WRITE_SOURCE), Step(LIST_SOURCE), Step(INGEST, shards=True)], Console())
         with ui(home, str(write_overlay(tmp_path / "served.toml", profile))) as dagster:
             run = dagster.launch("score", [ANSWERS], "train-00000-of-00003", checks=False)
             until(holding(model, 2), "the server has requests")

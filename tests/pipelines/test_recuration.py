@@ -1,4 +1,4 @@
-"""Schedule, sensor and automation condition, tick by tick: new and changed shards are curated, and no others."""
+"""Schedule and sensor, tick by tick: new and changed shards are curated once, and no others."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -7,11 +7,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.test_utils import create_run_for_test
 
 from assets.framework.partitions import SHARDS
 from pipelines.cli.curate import curation_profile
 from pipelines.definitions import build_definitions
-from pipelines.profile import Profile, demo, overlaid, paper
+from pipelines.profile import Profile, overlaid, paper
 from tests.pipelines.served_shards import Model, judge, write_shards
 from tests.served import Served, served
 
@@ -55,6 +56,8 @@ class Place:
         assert {e.asset_key.to_user_string() for e in ran.get_asset_materialization_events()} >= {
             "curation/future_l1_50k", "curation/sft_sets", "trajectories/twiff_rows",
         }  # fmt: skip
+        checks = {(e.asset_key.to_user_string(), e.check_name) for e in ran.get_asset_check_evaluations()}
+        assert checks >= {(key, "trained_on_current_sets") for key in ("checkpoints/sft", "reports/comparison")}
         return {str(event.partition) for event in materialised}
 
 
@@ -102,45 +105,24 @@ def test_ticks_curate_what_is_new_or_changed(place: Place) -> None:
     assert {request.run_key for request in monday}.isdisjoint({request.run_key})
 
 
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
+def test_shards_of_a_run_that_has_not_ended_are_left_to_it(place: Place, status: dg.DagsterRunStatus) -> None:
+    for seed in (1, 2, 3):
+        place.add(seed)
+    (request,) = place.tick()  # type: ignore[misc]
+    tags = {"dagster/asset_partition_range_start": "part-1-0", "dagster/asset_partition_range_end": "part-2-0"}
+    run = create_run_for_test(place.instance, job_name="recurate", status=status, tags=tags)
+    for requests in (place.tick(), place.weekly(23)):
+        assert [request.partition_key for request in requests] == ["part-3-0"]  # type: ignore[union-attr]
+    create_run_for_test(place.instance, job_name="recurate", status=status, tags={"dagster/partition": "part-3-0"})
+    for reason in (place.tick(), place.weekly(23)):
+        assert isinstance(reason, dg.SkipReason) and "besides the 3 that are curated now" in str(reason.skip_message)
+    place.instance.report_run_failed(run)
+    (monday,) = place.weekly(30)  # type: ignore[misc]
+    assert monday.tags == request.tags | tags, "what failed is requested again"
+
+
 def test_a_vanished_source_is_a_reason_to_skip_and_not_a_failure(place: Place) -> None:
     result = place.tick()
     assert isinstance(result, dg.SkipReason)
     assert str(place.folder / "twiff") in str(result.skip_message)
-
-
-def test_training_follows_only_a_really_changed_data_version(tmp_path: Path) -> None:
-    definitions = build_definitions(overlaid(demo(tmp_path), {"retrain": True}))
-    sets, sft, base = (dg.AssetKey(k.split("/")) for k in ("curation/sft_sets", "checkpoints/sft", "inputs/base_model"))
-
-    checks = {base: "base_is_complete", sets: "sft_rows_can_be_read"}
-
-    def publish(instance: dg.DagsterInstance, key: dg.AssetKey, version: str) -> None:
-        tags = {"dagster/data_version": version}
-        instance.report_runless_asset_event(dg.AssetMaterialization(key, tags=tags))
-        passed = dg.AssetCheckEvaluation(key, checks[key], passed=True, metadata={}, blocking=True)
-        instance.report_runless_asset_event(passed)
-
-    def fired(instance: dg.DagsterInstance, cursor: Any) -> tuple[set[str], Any]:
-        result = dg.evaluate_automation_conditions(definitions, instance, cursor=cursor)
-        return {str(key) for key in result.get_requested_partitions(sft)}, result.cursor
-
-    with dg.DagsterInstance.ephemeral() as instance:
-        publish(instance, base, "base")
-        result, cursor = fired(instance, None)
-        assert result == set(), "nothing to train on yet"
-        publish(instance, sets, "one")
-        result, cursor = fired(instance, cursor)
-        assert result == {"text_only", "future_l1"}
-        result, cursor = fired(instance, cursor)
-        assert result == set()
-        publish(instance, sets, "one")
-        result, cursor = fired(instance, cursor)
-        assert result == set(), "the same version again is no news"
-        publish(instance, sets, "two")
-        result, cursor = fired(instance, cursor)
-        assert result == {"text_only", "future_l1"}
-
-
-def test_without_the_option_nothing_trains_by_itself(tmp_path: Path) -> None:
-    definitions = build_definitions(demo(tmp_path))
-    assert all(node.automation_condition is None for node in definitions.resolve_asset_graph().asset_nodes)

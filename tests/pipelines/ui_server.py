@@ -58,9 +58,34 @@ class Dagster:
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
         return launched["backfillId"]
 
+    def backfills(self) -> list[str]:
+        query = "{partitionBackfillsOrError {... on PartitionBackfills {results {id}}}}"
+        return [backfill["id"] for backfill in self.query(query)["partitionBackfillsOrError"]["results"]]
+
+    def partitions(self, asset: str) -> list[str]:
+        query = (
+            "query($path: [String!]!) {assetNodeOrError(assetKey: {path: $path}) {... on AssetNode {partitionKeys}}}"
+        )
+        return self.query(query, path=asset.split("/"))["assetNodeOrError"]["partitionKeys"]
+
     def backfill_status(self, backfill: str) -> str:
         query = "query($id: String!) {partitionBackfillOrError(backfillId: $id) {... on PartitionBackfill {status}}}"
         return self.query(query, id=backfill)["partitionBackfillOrError"]["status"]
+
+    def turn_on(self, sensors: Sequence[str], schedules: Sequence[str]) -> None:
+        for kind, names in {"sensor": sensors, "schedule": schedules}.items():
+            query = f"""mutation($selector: {kind.title()}Selector!) {{
+                start{kind.title()}({kind}Selector: $selector) {{__typename}}}}"""
+            for name in names:
+                started = self.query(query, selector=REPOSITORY | {f"{kind}Name": name})[f"start{kind.title()}"]
+                assert started["__typename"] in ("Sensor", "ScheduleStateResult"), started
+
+    def skip_reason(self, sensor: str) -> str | None:
+        """Why the last tick of a sensor requested nothing."""
+        query = """query($selector: SensorSelector!) {sensorOrError(sensorSelector: $selector) {... on Sensor {
+            sensorState {ticks(limit: 1) {skipReason}}}}}"""
+        ticks = self.query(query, selector=REPOSITORY | {"sensorName": sensor})["sensorOrError"]["sensorState"]["ticks"]
+        return ticks[0]["skipReason"] if ticks else None
 
     def terminate(self, run: str) -> None:
         query = """mutation($id: String!) {terminateRun(runId: $id) {__typename ... on PythonError {message}}}"""
@@ -105,7 +130,7 @@ class Ui(Dagster):
             return json.load(answer)
 
     def part(self, module: str) -> psutil.Process:
-        """The webserver (`pipelines.webserver`) or the daemon (`dagster._daemon`)."""
+        """The webserver (`pipelines.webserver`) or the daemon (`pipelines.daemon`)."""
         (process,) = (one for one in processes_of(self.home) if one.cmdline()[1:3] == ["-m", module])
         return process
 

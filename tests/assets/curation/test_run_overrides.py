@@ -52,7 +52,7 @@ class Curated:
         )
         self.store, self.definitions = AssetStore(profile.home), build_definitions(profile)
         self.instance = dg.DagsterInstance.ephemeral()
-        self.run("observe_source")
+        self.run("list_source")
         shards = self.instance.get_dynamic_partitions(str(SHARDS.name))
         for job in ("ingest", "score"):
             assert self.run(job, partition_key=shards[0], tags=range_tags(shards)).success

@@ -79,7 +79,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_shard_on_a_server_that_fails_twice_is_pulled_at_the_third_try(folder: Path) -> None:
     with file_server(folder / "twiff") as server:
         runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
-        assert runs.run("observe_source") == (True, Counter())
+        assert runs.run("list_source") == (True, Counter())
         server.failing = 2
         assert runs.run("ingest") == (True, Counter({"trajectories__twiff_rows": 2}))
         assert server.failing == 0 and runs.store.current(TRAJECTORIES, "part").provenance["counts"]["rows"] == 1
@@ -88,7 +88,7 @@ def test_a_shard_on_a_server_that_fails_twice_is_pulled_at_the_third_try(folder:
 def test_retries_of_a_server_that_stays_away_end(folder: Path) -> None:
     with file_server(folder / "twiff") as server:
         runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
-        runs.run("observe_source")
+        runs.run("list_source")
         server.failing = 1000
         server.requests.clear()
         assert runs.run("ingest") == (False, Counter({"trajectories__twiff_rows": MAX_RETRIES}))
@@ -102,7 +102,7 @@ def test_a_hub_that_is_busy_twice_is_pulled_from_at_the_third_try(
         monkeypatch.setenv("HF_ENDPOINT", there.url)
         there.commit("lab/twiff", folder / "twiff")
         runs = Runs(sourced(folder, "hf://datasets/lab/twiff@main"))
-        assert runs.run("observe_source")[0]
+        assert runs.run("list_source")[0]
         there.busy = 2
         assert runs.run("ingest") == (True, Counter({"trajectories__twiff_rows": 2}))
 
@@ -110,7 +110,7 @@ def test_a_hub_that_is_busy_twice_is_pulled_from_at_the_third_try(
 def test_a_local_shard_that_is_no_shard_is_read_once(folder: Path) -> None:
     (folder / "twiff" / "part.parquet").write_bytes(b"not parquet")
     runs = Runs(sourced(folder, folder / "twiff"))
-    runs.run("observe_source")
+    runs.run("list_source")
     assert runs.run("ingest") == (False, Counter())
 
 
@@ -118,7 +118,7 @@ def test_a_shard_on_a_server_that_is_no_shard_is_pulled_once(folder: Path) -> No
     (folder / "twiff" / "part.parquet").write_bytes(b"not parquet")
     with file_server(folder / "twiff") as server:
         runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
-        runs.run("observe_source")
+        runs.run("list_source")
         assert runs.run("ingest") == (False, Counter())
 
 
@@ -156,7 +156,7 @@ class Scored:
         )
         self.replies = profile.home / "judge" / "curation" / "visual_gain" / "part-4-0.jsonl"
         self.runs = Runs(profile)
-        for job in ("observe_source", "ingest"):
+        for job in ("list_source", "ingest"):
             assert self.runs.run(job)[0]
 
     def _fault(self, name: str, number: int, request: dict[str, Any]) -> tuple[int, bytes] | None:

@@ -17,7 +17,7 @@ from assets.launching.backend import Deadlines, Program
 from assets.launching.launcher import LaunchSettings, backend_for
 from assets.launching.ray import LEASE, RaySettings, submission
 from pipelines.driver import run_plan
-from pipelines.jobs import INGEST, OBSERVE, PREPARE, WRITE_SOURCE, Step, score
+from pipelines.jobs import INGEST, LIST_SOURCE, PREPARE, WRITE_SOURCE, Step, score
 from pipelines.profile import overlaid
 from tests.assets.launching.counting import PROGRAM
 from tests.assets.launching.ray_cluster import ray_cluster
@@ -65,7 +65,7 @@ def test_a_scoring_partition_has_the_answers_that_this_machine_gives(address: st
     sizes = {"shards": 1, "rows_per_shard": 30, "futurebench_per_split": 1, "twiffbench": 1}
     here = overlaid(reduced_demo(tmp_path / "here"), {"toyworld": sizes})
     shard = ("train-00000-of-00001",)
-    steps = [Step(WRITE_SOURCE), Step(OBSERVE), Step(PREPARE, only=("inputs/base_model",)), Step(INGEST, shard)]
+    steps = [Step(WRITE_SOURCE), Step(LIST_SOURCE), Step(PREPARE, only=("inputs/base_model",)), Step(INGEST, shard)]
     run_plan(here, steps, Console(quiet=True))
     shutil.copytree(here.home, tmp_path / "there", symlinks=True)
     there = here.model_copy(update={"home": tmp_path / "there", "launch": launch(address)})

@@ -34,21 +34,21 @@ class Room:
             assets=source_assets(settings, []),
             asset_checks=source_checks(settings),
             jobs=[
-                dg.define_asset_job("observe", [dg.AssetKey(["inputs", "twiff_source"])]),
+                dg.define_asset_job("list_source", [dg.AssetKey(["inputs", "twiff_source"])]),
                 dg.define_asset_job("ingest", [dg.AssetKey(key.split("/")) for key in (TRAJECTORIES, CLIPS)]),
             ],
             resources={"store": self.store, "progress": lambda done, total, what: None},
         )
         self.instance = dg.DagsterInstance.ephemeral()
 
-    def observe(self) -> Any:
-        """The observation's metadata."""
-        result = self.definitions.resolve_job_def("observe").execute_in_process(
+    def list_source(self) -> Any:
+        """The data version of the list of shards, and its metadata."""
+        result = self.definitions.resolve_job_def("list_source").execute_in_process(
             instance=self.instance, run_config=QUIET
         )
-        (event,) = result.get_asset_observation_events()
-        observation = event.asset_observation_data.asset_observation
-        return observation.data_version, {name: value.value for name, value in observation.metadata.items()}
+        (event,) = result.get_asset_materialization_events()
+        listed = event.step_materialization_data.materialization
+        return listed.tags["dagster/data_version"], {name: value.value for name, value in listed.metadata.items()}
 
     def ingest(self) -> dict[str, str]:
         """Every shard's pulled version."""
@@ -90,15 +90,15 @@ def room(tmp_path: Path, source: Path, clips: Path) -> Room:
     return Room(tmp_path / "home", source, clips, quarantine_limit=0.5)
 
 
-def test_observing_registers_what_appeared_and_forgets_what_vanished(room: Room, source: Path) -> None:
-    version, metadata = room.observe()
+def test_listing_registers_what_appeared_and_forgets_what_vanished(room: Room, source: Path) -> None:
+    version, metadata = room.list_source()
     assert room.shards == ["a", "b", "c"]
     assert metadata["shards"] == 3 and metadata["source"] == str(source)
-    assert room.observe()[0] == version
+    assert room.list_source()[0] == version
     room.ingest()
     (source / "a.parquet").unlink()
     write(source / "d.jsonl", [twiff_row()])
-    assert room.observe()[0] != version
+    assert room.list_source()[0] != version
     assert room.shards == ["b", "c", "d"]
     assert not room.store.has(TRAJECTORIES, "a") and not room.store.has(CLIPS, "a")
     assert repeats_of_earlier_shards(room.store, ["b", "c"]).is_empty()  # what is gone repeats nothing
@@ -107,15 +107,15 @@ def test_observing_registers_what_appeared_and_forgets_what_vanished(room: Room,
 def test_a_source_that_is_followed_half_way_is_followed_by_the_next(
     room: Room, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room.observe()
+    room.list_source()
     room.ingest()
     (source / "a.parquet").unlink()
     write(source / "d.jsonl", [twiff_row()])
     with monkeypatch.context() as patched:
         patched.setattr(AssetStore, "everything", lambda self: (_ for _ in ()).throw(OSError("the daemon was killed")))
         with pytest.raises(OSError, match="killed"):
-            room.observe()
-    room.observe()
+            room.list_source()
+    room.list_source()
     assert room.shards == ["b", "c", "d"]
     assert not room.store.has(TRAJECTORIES, "a") and not room.store.has(CLIPS, "a")
 
@@ -123,7 +123,7 @@ def test_a_source_that_is_followed_half_way_is_followed_by_the_next(
 def test_a_shard_is_pulled_once_and_says_what_it_holds(room: Room, source: Path) -> None:
     with (source / "b.jsonl").open("a") as lines:
         lines.write("{\n")
-    room.observe()
+    room.list_source()
     versions = room.ingest()
     assert room.counts(TRAJECTORIES, "b") | {"revision": "", "stamp": ""} == {
         "rows": 2,
@@ -145,18 +145,18 @@ def test_a_shard_is_pulled_once_and_says_what_it_holds(room: Room, source: Path)
 
 
 def test_only_a_shard_whose_content_changed_is_pulled_again(room: Room, source: Path) -> None:
-    room.observe()
+    room.list_source()
     before = room.ingest()
     (source / "a.parquet").touch()
     write(source / "b.jsonl", [twiff_row(video="AAAAAAAAAAA_3.mp4")])
-    room.observe()
+    room.list_source()
     after = room.ingest()
     assert {shard for shard in before if before[shard] != after[shard]} == {"b"}
 
 
 def test_a_row_that_several_shards_have_belongs_to_the_first_of_them(room: Room) -> None:
     assert repeats_of_earlier_shards(room.store, ["a"]).is_empty()
-    room.observe()
+    room.list_source()
     room.ingest()
     ids = {
         (shard, row["video"]): row["row_id"]
@@ -181,23 +181,23 @@ def test_a_file_of_many_rows_is_pulled_in_shards_that_follow_it_as_it_grows_and_
 ) -> None:
     room = Room(tmp_path / "home", source, clips, rows_per_partition=2)
     numbered(source / "c.jsonl", range(5))
-    assert room.observe()[1]["shards"] == 5
+    assert room.list_source()[1]["shards"] == 5
     versions = room.ingest()
     assert room.shards == ["a", "b", "c", "c--rows-00000002", "c--rows-00000004"]
     assert [room.counts(TRAJECTORIES, shard)["rows"] for shard in room.shards] == [2, 2, 2, 2, 1]
     rows = pl.read_parquet(room.store.current(TRAJECTORIES, "c--rows-00000004").file(ROWS))
     assert rows.select("source", "row", "answer").rows() == [("c--rows-00000004", 4, "4")]
-    room.observe()
+    room.list_source()
     assert room.ingest() == versions
     numbered(source / "c.jsonl", range(7))
-    room.observe()
+    room.list_source()
     room.ingest()
     assert room.shards[-1] == "c--rows-00000006"
     assert [room.counts(CLIPS, shard)["clips"] for shard in room.shards[2:]] == [1] * 4
     numbered(source / "c.jsonl", range(2))
     with pytest.raises(dg.Failure, match="has no shard 'c--rows-00000002' any more"):
         room.ingest()
-    room.observe()
+    room.list_source()
     room.ingest()
     assert room.shards == ["a", "b", "c"]
     assert not room.store.has(TRAJECTORIES, "c--rows-00000002") and not room.store.has(CLIPS, "c--rows-00000006")
@@ -207,7 +207,7 @@ def test_a_row_that_two_shards_of_a_file_have_belongs_to_the_first_of_them(
     tmp_path: Path, source: Path, clips: Path
 ) -> None:
     room = Room(tmp_path / "home", source, clips, rows_per_partition=1)
-    room.observe()
+    room.list_source()
     room.ingest()
     repeated = repeats_of_earlier_shards(room.store, room.shards)
     assert repeated.select("shard", "first").rows() == [("b", "a--rows-00000001"), ("c--rows-00000001", "a")]
@@ -217,7 +217,7 @@ def test_a_pull_that_ends_between_shards_of_a_file_goes_on_with_those_that_are_m
     tmp_path: Path, source: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = Room(tmp_path / "home", numbered(source / "c.jsonl", range(6)), clips, rows_per_partition=2)
-    room.observe()
+    room.list_source()
     pulls: list[str] = []
 
     def interrupted(path: Path, source: str, *files: Any) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def test_a_pull_that_ends_between_shards_of_a_file_goes_on_with_those_that_are_m
     assert [room.counts(TRAJECTORIES, shard)["rows"] for shard in room.shards] == [2, 2, 2]
 
 
-def test_a_source_on_a_hub_is_observed_at_its_commit_and_pulled_without_being_downloaded_again(
+def test_a_source_on_a_hub_is_listed_at_its_commit_and_pulled_without_being_downloaded_again(
     tmp_path: Path, source: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serve(tmp_path / "hub") as hub:
@@ -247,14 +247,14 @@ def test_a_source_on_a_hub_is_observed_at_its_commit_and_pulled_without_being_do
         monkeypatch.delenv("HF_TOKEN", raising=False)
         commit = hub.commit("lab/twiff", source)
         room = Room(tmp_path / "home", "hf://datasets/lab/twiff@main", clips)
-        version, metadata = room.observe()
+        version, metadata = room.list_source()
         assert (metadata["revision"], room.shards) == (commit, ["a", "b", "c"])
         versions = room.ingest()
         counts = room.counts(TRAJECTORIES, "a")
         assert (counts["repository"], counts["revision"]) == ("lab/twiff", commit)
         write(source / "d.jsonl", [twiff_row()])
         assert hub.commit("lab/twiff", source) != commit
-        assert room.observe()[0] != version
+        assert room.list_source()[0] != version
         again = room.ingest()
         assert {shard: again[shard] for shard in versions} == versions
         assert len(hub.downloads()) == 1  # of the parquet file
@@ -263,7 +263,7 @@ def test_a_source_on_a_hub_is_observed_at_its_commit_and_pulled_without_being_do
 def test_a_fault_of_a_source_is_reported_and_not_retried(tmp_path: Path, clips: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(dg.Failure, match="no shard") as caught:
-        Room(tmp_path / "home", tmp_path / "empty", clips).observe()
+        Room(tmp_path / "home", tmp_path / "empty", clips).list_source()
     assert caught.value.allow_retries is False
 
 
@@ -271,7 +271,7 @@ def test_a_broken_shard_is_left_out_alone_and_an_empty_one_is_reported(room: Roo
     (source / "b.jsonl").write_text("")
     whole = (source / "a.parquet").read_bytes()
     (source / "a.parquet").write_bytes(whole[: len(whole) // 2])
-    room.observe()
+    room.list_source()
     job = room.definitions.resolve_job_def("ingest")
     ran = job.execute_in_process(instance=room.instance, tags=range_tags(room.shards), run_config=QUIET)
     assert ran.success
@@ -282,7 +282,7 @@ def test_a_broken_shard_is_left_out_alone_and_an_empty_one_is_reported(room: Roo
     assert room.counts(TRAJECTORIES, "a")["reasons"] == {"broken shard": 1}
     assert [room.counts(CLIPS, shard)["usable"] for shard in "abc"] == [0, 0, 2]
     (source / "a.parquet").write_bytes(whole)
-    room.observe()
+    room.list_source()
     assert room.ingest() and room.counts(TRAJECTORIES, "a")["rows"] == 2
 
 
@@ -293,7 +293,7 @@ def test_a_file_that_may_not_be_read_is_one_broken_shard(room: Room, monkeypatch
         return open(path, *mode, **options)  # noqa: PTH123 - what Path.open is
 
     monkeypatch.setattr(Path, "open", opened)
-    room.observe()
+    room.list_source()
     job = room.definitions.resolve_job_def("ingest")
     assert job.execute_in_process(instance=room.instance, tags=range_tags(room.shards), run_config=QUIET).success
     assert "Permission denied" in room.counts(TRAJECTORIES, "b")["broken"]
@@ -303,7 +303,7 @@ def test_a_file_that_may_not_be_read_is_one_broken_shard(room: Room, monkeypatch
 def test_a_check_that_stops_a_run_says_the_count_the_reason_and_the_file(room: Room, source: Path, clips: Path) -> None:
     for clip in clips.iterdir():
         clip.unlink()
-    room.observe()
+    room.list_source()
     job = room.definitions.resolve_job_def("ingest")
     ran = job.execute_in_process(instance=room.instance, partition_key="a", run_config=QUIET, raise_on_error=False)
     assert not ran.success

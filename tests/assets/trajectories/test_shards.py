@@ -205,7 +205,7 @@ def test_a_file_with_more_rows_than_were_counted_is_a_broken_shard(tmp_path: Pat
     with path.open("a") as lines:
         lines.write("\n" + json.dumps(twiff_row(video="new.mp4")))
     counts = write_shard(path, last.name, tmp_path / "rows", tmp_path / "quarantine", last.rows, last.is_last)
-    assert "s.jsonl has more than the 12 rows that were counted: observe the source again" in counts["broken"]
+    assert "s.jsonl has more than the 12 rows that were counted: list the source again" in counts["broken"]
     assert pl.read_parquet(tmp_path / "quarantine")["row"].to_list() == [6]
 
 
