@@ -161,11 +161,11 @@ def test_no_model_is_trained_on_what_was_kept_out_of_its_rows(home: Path) -> Non
     (row, *_) = [row for one in number.training_sets for row in one.examples]
     assert row["observed"] and row["future"] and Path(row["path"]).is_file()
     report = lineage_report(lineage, {"base": "inputs/base_model", "la_dapo": "checkpoints/rl/la_dapo"})
-    assert report.rows and report.items
-    for trace in (lineage.trace(row["row_id"]), *report.rows, *report.items):
+    item = pl.read_parquet(store.current("inputs/futurebench_items").file("items.parquet"))["id"][0]
+    for trace in (lineage.trace(row["row_id"]), lineage.trace(item), *report.rows, *report.items):
         assert (trace_storyboard(lineage, trace) or b"").startswith(b"\x89PNG")
     page = store.current("reports/comparison").file("report.html").read_text()
-    assert page.count('<figure id="storyboard-') >= len(report.rows) + len(report.items)
+    assert report.rows and page.count('<figure id="storyboard-') >= len(report.rows) + len(report.items)
 
 
 @pytest.mark.parametrize(
