@@ -89,7 +89,7 @@ def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, 
         raise KeyboardInterrupt
     failed = [evaluation for evaluation in result.get_asset_check_evaluations() if not evaluation.passed]
     if not result.success:
-        raise StepFailedError(f"{step.description} failed: {_cause(result, failed)}\nthe log is {log}")
+        raise StepFailedError(f"job {step.stage.job} failed: {_cause(result, failed)}\nthe log is {log}")
     return [_message(evaluation) for evaluation in failed]
 
 

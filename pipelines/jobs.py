@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """One job: its name, the assets that it makes, a description, and checks of other assets that it executes."""
+    """One job: its name, the assets that it makes, a sentence, and checks of other assets that it executes.
+
+    The jobs of the plan are numbered in its order, in which the UI then lists them.
+    """
 
     job: str
     assets: tuple[str, ...]
@@ -48,26 +51,28 @@ class Stage:
     checks: tuple[dg.AssetCheckKey, ...] = ()
 
 
-WRITE_SOURCE = Stage("write_source", (TOYWORLD,), "writing the toy world's clips, shards and benchmarks")
-LIST_SOURCE = Stage("list_source", (SOURCE,), "listing the source's shards")
-PREPARE = Stage("prepare", (BASE, FUTURE_ITEMS, TWIFF_ITEMS), "resolving the base model and reading the benchmarks")
-INGEST = Stage("ingest", (TRAJECTORIES, CLIPS), "validating rows and probing clips")
-SELECT = Stage("select", (CURATED, SFT_SETS, RL_SETS), "selecting by visual gain, and sampling the training sets")
-PUBLISH = Stage("publish", (DATASET_HUB,), "pushing Future-L1-50K to the hub")
-PUBLISH_MODELS = Stage("publish_models", (MODEL_HUB,), "pushing checkpoints to the hub")
-TRAIN_SFT = Stage("train_sft", (SFT,), "SFT")
-TRAIN_RL = Stage("train_rl", (RL,), "RL")
+WRITE_SOURCE = Stage("00_write_source", (TOYWORLD,), "Writes the toy world's clips, shards and benchmarks")
+LIST_SOURCE = Stage("01_list_source", (SOURCE,), "Lists the source's shards, which become partitions")
+PREPARE = Stage(
+    "02_prepare", (BASE, FUTURE_ITEMS, TWIFF_ITEMS), "Resolves the base model, and reads the benchmarks' items"
+)
+INGEST = Stage("03_ingest", (TRAJECTORIES, CLIPS), "Validates the rows of shards, and probes their clips")
+SELECT = Stage("05_select", (CURATED, SFT_SETS, RL_SETS), "Selects rows by visual gain, and samples the training sets")
+TRAIN_SFT = Stage("06_train_sft", (SFT,), "Trains SFT recipes, each from the base model")
+TRAIN_RL = Stage("07_train_rl", (RL,), "Trains RL recipes, each from its SFT checkpoint")
 EVALUATE = Stage(
-    "evaluate",
+    "08_evaluate",
     (FUTURE_ANSWERS, TWIFF_ANSWERS, FUTURE_REPORT, TWIFF_REPORT),
-    "answering and scoring the benchmarks",
+    "Lets models answer the benchmarks, and scores their answers",
 )
 INTERVENE = Stage(
-    "intervene",
+    "09_intervene",
     (LATENT_RETRIEVAL, INTERVENED, NECESSITY),
-    "future-frame retrieval by latents, and latent necessity",
+    "Examines models' latents: the frames that they resemble, and whether answers need them",
 )
-COMPARE = Stage("compare", (COMPARISON,), "comparing all models")
+COMPARE = Stage("10_compare", (COMPARISON,), "Puts the reports of all models on one page")
+PUBLISH = Stage("publish", (DATASET_HUB,), "Pushes Future-L1-50K to the dataset hub")
+PUBLISH_MODELS = Stage("publish_models", (MODEL_HUB,), "Pushes models' checkpoints to the model hub")
 RECURATE = "recurate"
 
 
@@ -83,15 +88,15 @@ def evaluate(profile: Profile) -> Stage:
 def score(profile: Profile) -> Stage:
     """Visual gain, from answers or from the counts that the source brings."""
     if profile.curation.use_source_counts:
-        return Stage("score", (GAIN,), "visual gain from the source's counts")
-    return Stage("score", (ANSWERS, GAIN), "answering with and without the hint, and judging")
+        return Stage("04_score", (GAIN,), "Takes the visual gain from the source's counts")
+    return Stage("04_score", (ANSWERS, GAIN), "Answers rows with and without the hint, and judges what the hint gains")
 
 
 def recurate(profile: Profile) -> Stage:
     """Everything from a shard to the sets in one run, for the schedule and the sensor."""
     made = (*INGEST.assets, *score(profile).assets, *SELECT.assets)
     checks = tuple(dg.AssetCheckKey(key_of(key), trained_on_current_sets.name) for key in (SFT, RL, COMPARISON))
-    return Stage(RECURATE, made, "curating again from new and changed shards", checks)
+    return Stage(RECURATE, made, "Curates new and changed shards, from their rows to the training sets", checks)
 
 
 @dataclass(frozen=True)
@@ -105,9 +110,9 @@ class Step:
 
     @property
     def description(self) -> str:
-        """The stage's description, with the recipes that are trained."""
-        is_training = self.stage in (TRAIN_SFT, TRAIN_RL)
-        return f"{self.stage.description} {', '.join(self.partitions)}" if is_training else self.stage.description
+        """The stage's sentence, with the recipes that are trained."""
+        names = f" ({', '.join(self.partitions)})" if self.stage in (TRAIN_SFT, TRAIN_RL) else ""
+        return self.stage.description + names
 
 
 def stages(profile: Profile) -> list[Stage]:
@@ -146,7 +151,7 @@ def build_jobs(profile: Profile) -> "list[UnresolvedAssetJobDefinition]":
         dg.define_asset_job(
             stage.job,
             dg.AssetSelection.assets(*(key_of(key) for key in stage.assets)) | dg.AssetSelection.checks(*stage.checks),
-            description=stage.description[0].upper() + stage.description[1:],
+            description=f"{stage.description}.",
         )
         for stage in stages(profile)
     ]

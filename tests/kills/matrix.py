@@ -129,7 +129,7 @@ class Killed:
 
 def kill(place: Place, ui: Ui, who: Who, when: When) -> Killed:
     """Start a training, and end `who` with SIGKILL at the moment."""
-    run = ui.launch("train_sft", [SFT], RECIPE, checks=False)
+    run = ui.launch("06_train_sft", [SFT], RECIPE, checks=False)
     workers = until(lambda: family(place), "the program has started", interval=0.02)
     parts = {who: [ui.part(PARTS[who])]} if who in PARTS else {}
     until(

@@ -74,7 +74,7 @@ def test_nothing_is_lost_and_nothing_left(serving: Serving, table: list[str], wh
     assert_nothing_is_left(place, killed.workers)
     if when == "after":
         trained(place)
-    again = serving.ui().launch("train_sft", [SFT], RECIPE, checks=False)
+    again = serving.ui().launch("06_train_sft", [SFT], RECIPE, checks=False)
     assert serving.ui().finished(again) == "SUCCESS", serving.ui().errors(again)
     artifact = trained(place)
     resumed = artifact.provenance["counts"]["resumed_from"]

@@ -80,7 +80,7 @@ def view(path: str, text: str, height: int = HEIGHT) -> Take:
 
 def training_run(page: "Page", served: Ui, picture: Path) -> None:
     """The page of the last run of RL: its steps, and their log."""
-    run = next(run["runId"] for run in served.runs() if "train_rl" in run["jobName"])
+    run = next(run["runId"] for run in served.runs() if "07_train_rl" in run["jobName"])
     view(f"/runs/{run}", "RUN_SUCCESS")(page, served, picture)
 
 

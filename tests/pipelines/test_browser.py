@@ -221,7 +221,7 @@ def test_of_a_changed_shard_everything_is_made_again_once(page: "Page", served: 
     page.reload()
     expect(page.get_by_text("Warning").first).to_be_visible()
     until(lambda: served.skip_reason("retrain") == UP_TO_DATE, "all has followed", 900.0, 1.0)
-    stages = ("recurate", "train_sft", "train_rl", "evaluate", "intervene", "compare")
+    stages = ("recurate", "06_train_sft", "07_train_rl", "08_evaluate", "09_intervene", "10_compare")
     assert made() == [(job, "SUCCESS") for job in stages]
     page.reload()
     expect(page.get_by_text("Passed").first).to_be_visible()

@@ -48,9 +48,9 @@ def test_every_asset_has_a_description_and_an_owner(nodes: dict) -> None:
 
 
 def test_an_op_and_its_assets_have_separate_descriptions(definitions: dg.Definitions, nodes: dict) -> None:
-    op = definitions.resolve_job_def("train_sft").graph.node_named("checkpoints__sft").definition
+    op = definitions.resolve_job_def("06_train_sft").graph.node_named("checkpoints__sft").definition
     assert op.description == nodes["checkpoints/sft"].description
-    both = definitions.resolve_job_def("evaluate").graph.node_named("benchmarks__answers").definition
+    both = definitions.resolve_job_def("08_evaluate").graph.node_named("benchmarks__answers").definition
     assert both.description == "Every model answers the benchmarks, greedily."
     assert "FutureBench" in nodes["benchmarks/futurebench_answers"].description
     assert "TwiFF-Bench" in nodes["benchmarks/twiffbench_answers"].description
@@ -82,7 +82,7 @@ def test_latents_are_examined_of_the_models_that_the_profile_names(nodes: dict, 
         assert nodes[f"reports/{key}"].partitions_def.get_partition_keys() == ["future_l1", "la_dapo"]
     none = overlaid(demo(tmp_path), {"benchmarks": {"necessity": {"models": ()}}})
     dg.Definitions.validate_loadable(build_definitions(none))
-    assert "intervene" not in [step.stage.job for step in plan(none)]
+    assert "09_intervene" not in [step.stage.job for step in plan(none)]
 
 
 def test_the_plan_makes_every_asset_once_it_can_be_made(profile: Profile, nodes: dict) -> None:

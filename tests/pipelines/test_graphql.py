@@ -145,7 +145,7 @@ def test_a_read_only_webserver_refuses_mutations(web: Web) -> None:
     with webserver(instance, read_only=True) as viewer:
         assert len(viewer.query(NODES)["assetNodes"]) > 15
         with pytest.raises(AssertionError, match="UnauthorizedError"):
-            viewer.launch("list_source")
+            viewer.launch("01_list_source")
         with pytest.raises(AssertionError, match="UnauthorizedError"):
             viewer.backfill(["trajectories/twiff_clips"], ["any"])
         start = f'mutation {{startSensor(sensorSelector: {{{SELECTOR}, sensorName: "new_shards"}}) {{__typename}}}}'
@@ -154,7 +154,7 @@ def test_a_read_only_webserver_refuses_mutations(web: Web) -> None:
 
 
 def test_a_launched_job_is_queued_started_and_materialises(web: Web, nodes: dict[str, Any]) -> None:
-    run = web.launch("write_source")
+    run = web.launch("00_write_source")
     assert web.status(run) == "QUEUED"
     web.start_queued_runs()
     assert web.finished(run) == "SUCCESS", web.errors(run)

@@ -97,7 +97,7 @@ def test_terminate_in_the_ui_cancels_a_run_that_waits_for_a_server(
         monkeypatch.setenv("DAGSTER_HOME", "")  # what a plan sets goes with the test
         run_plan(profile, [Step(WRITE_SOURCE), Step(LIST_SOURCE), Step(INGEST, shards=True)], Console())
         with ui(home, str(write_overlay(tmp_path / "served.toml", profile))) as dagster:
-            run = dagster.launch("score", [ANSWERS], "train-00000-of-00003", checks=False)
+            run = dagster.launch("04_score", [ANSWERS], "train-00000-of-00003", checks=False)
             until(holding(model, 2), "the server has requests")
             dagster.terminate(run)
             assert dagster.finished(run) == "CANCELED"

@@ -25,7 +25,7 @@ def served(place: Place) -> Iterator[Ui]:
 
 
 def test_a_cancelled_training_leaves_nothing_behind_and_the_next_goes_on(served: Ui, place: Place) -> None:
-    run = served.launch("train_sft", [SFT], RECIPE, checks=False)
+    run = served.launch("06_train_sft", [SFT], RECIPE, checks=False)
     workers = until(lambda: family(place), "the program has started", interval=0.02)
     until(place.checkpoint, "the program has saved a checkpoint", interval=0.02)
     served.terminate(run)
@@ -45,6 +45,6 @@ def test_killed_at_work_it_goes_on_from_its_checkpoint(served: Ui, place: Place,
 
 
 def assert_the_next_goes_on(served: Ui, place: Place) -> None:
-    again = served.launch("train_sft", [SFT], RECIPE, checks=False)
+    again = served.launch("06_train_sft", [SFT], RECIPE, checks=False)
     assert served.finished(again) == "SUCCESS", served.errors(again)
     assert trained(place).provenance["counts"]["resumed_from"].startswith("checkpoint-")

@@ -209,8 +209,8 @@ def test_everything_is_one_run_for_each_step_of_the_plan(home: Path, monkeypatch
     monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
     jobs = [step.stage.job for step in plan(reduced_demo(home))]
     assert jobs == [
-        "write_source", "list_source", "prepare", "ingest", "score", "select", "train_sft", "train_rl", "evaluate",
-        "intervene", "compare",
+        "00_write_source", "01_list_source", "02_prepare", "03_ingest", "04_score", "05_select", "06_train_sft",
+        "07_train_rl", "08_evaluate", "09_intervene", "10_compare",
     ]  # fmt: skip
     with driver_instance(home) as instance:
         runs = list(reversed(instance.get_runs()))[: len(jobs)]  # another test runs everything again
@@ -288,7 +288,7 @@ def test_a_trial_of_one_step_is_a_checkpoint_beside_that_of_the_recipe(
     monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
     store = AssetStore(home)
     regular = store.current("checkpoints/sft", "text_only")
-    job = build_definitions(reduced_demo(home)).resolve_job_def("train_sft")
+    job = build_definitions(reduced_demo(home)).resolve_job_def("06_train_sft")
     with driver_instance(home) as instance:
         steps = [{"max_steps": {"text_only": number}} for number in (1, 0)]
         for config, succeeds in (({**steps[0], "seed": 5}, True), (steps[1], False), ({}, True)):

@@ -19,7 +19,7 @@ from tests.assets.test_lineage_report import Store, table_of
 
 SETS, CHECK = dg.AssetKey(["curation", "sft_sets"]), "sft_rows_can_be_read"
 MODELS = ("text_only", "future_l1", "la_dapo")
-EVERYTHING = ["train_sft", "train_rl", "evaluate", "intervene", "compare"]
+EVERYTHING = ["06_train_sft", "07_train_rl", "08_evaluate", "09_intervene", "10_compare"]
 
 
 class Room:
@@ -58,10 +58,11 @@ class Room:
                        for end in ("start", "end"))  # fmt: skip
         partitions = order[order.index(first) : order.index(last) + 1] if first and last else ()
         for name in partitions:
-            {"train_sft": self._sft, "train_rl": self._rl, "evaluate": self._evaluate, "intervene": self._intervene}[
-                str(request.job_name)
-            ](name)
-        if request.job_name == "compare":
+            {
+                "06_train_sft": self._sft, "07_train_rl": self._rl, "08_evaluate": self._evaluate,
+                "09_intervene": self._intervene,
+            }[str(request.job_name)](name)  # fmt: skip
+        if request.job_name == "10_compare":
             parts = {name: one for name, one in self.store.everything().items() if asset_of(name) in PARTS}
             self.store.made(COMPARISON, parts, {})
         return list(partitions)
@@ -113,11 +114,11 @@ def test_everything_follows_the_sets_in_the_order_of_the_plan(room: Room) -> Non
     assert room.reason().startswith("there is nothing to train on yet: materialise inputs/base_model, ")
     room.select("one", "two")
     assert room.follow() == [
-        ("train_sft", ["text_only", "future_l1"]),
-        ("train_rl", ["la_dapo"]),
-        ("evaluate", ["base", *MODELS]),
-        ("intervene", ["future_l1", "la_dapo"]),
-        ("compare", []),
+        ("06_train_sft", ["text_only", "future_l1"]),
+        ("07_train_rl", ["la_dapo"]),
+        ("08_evaluate", ["base", *MODELS]),
+        ("09_intervene", ["future_l1", "la_dapo"]),
+        ("10_compare", []),
     ]
     assert room.reason() == "every model and every report is made from the current sets"
 
@@ -128,14 +129,14 @@ def test_of_changed_sets_models_and_their_reports_follow_and_the_base_does_not(r
     room.select("one", "three")  # whether the sensor was on does not matter: it looks at artifacts
     made = room.follow()
     assert [job for job, _ in made] == EVERYTHING
-    assert ("evaluate", list(MODELS)) in made
+    assert ("08_evaluate", list(MODELS)) in made
 
 
 def test_other_versions_of_the_same_sets_train_nothing(room: Room) -> None:
     room.select("one", "two")
     room.follow()
     room.select("one", "two", note="again")
-    assert room.follow() == [("compare", [])], "the page has the selection's numbers"
+    assert room.follow() == [("10_compare", [])], "the page has the selection's numbers"
 
 
 def test_a_failed_run_is_requested_again_when_something_changed(room: Room) -> None:
@@ -157,7 +158,7 @@ def test_it_waits_for_runs_and_for_blocking_checks(room: Room) -> None:
         room.instance.report_runless_asset_event(result)
         if not passed:
             assert room.reason() == f"waits until these checks pass: {CHECK} of curation/sft_sets"
-    assert [request.job_name for request in room.tick()] == ["train_sft"]
+    assert [request.job_name for request in room.tick()] == ["06_train_sft"]
 
 
 def test_a_model_is_trained_on_the_current_sets_until_they_change(room: Room) -> None:
@@ -190,7 +191,7 @@ def test_a_model_is_trained_on_the_current_sets_until_they_change(room: Room) ->
         "la_dapo was trained with an earlier curation/rl_sets/twiff and curation/sft_sets/future_l1: materialise "
     )
     for job, made in [(request.job_name, room.make(request)) for request in room.tick()]:
-        assert job == "train_sft" and made
+        assert job == "06_train_sft" and made
     assert results()["checkpoints/sft"][0]
     assert "checkpoints/sft/future_l1" in results()["checkpoints/rl"][1], "RL started from another model"
 

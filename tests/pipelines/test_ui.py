@@ -19,7 +19,7 @@ from tests.processes import run, until
 from training.runtime.project import PROJECT
 
 LAUNCH = """mutation {launchRun(executionParams: {runConfigData: {}, selector: {repositoryName: "__repository__",
-    repositoryLocationName: "future-l1", jobName: "write_source"}}) {__typename}}"""
+    repositoryLocationName: "future-l1", jobName: "00_write_source"}}) {__typename}}"""
 WEB_SOCKET = {
     "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "graphql-ws",
@@ -60,7 +60,7 @@ def test_another_sites_page_starts_nothing_over_http_or_websocket(tmp_path: Path
             assert status(served, "GET", {"query": NODES}, headers) == 200
             assert status(served, "GET", {}, headers | WEB_SOCKET) == 101
         assert status(served, "POST", launch, proxied) == 200
-        assert [run["jobName"] for run in served.runs()] == ["write_source"]
+        assert [run["jobName"] for run in served.runs()] == ["00_write_source"]
 
 
 def status(served: Ui, method: str, parameters: dict[str, str], headers: dict[str, str]) -> int:
@@ -80,7 +80,7 @@ def test_a_read_only_ui_has_a_healthy_daemon_and_refuses_mutations(tmp_path: Pat
         assert all(required.values())
         assert served.query(NODES)["assetNodes"]
         with pytest.raises(AssertionError, match="UnauthorizedError"):
-            served.launch("write_source")
+            served.launch("00_write_source")
         assert served.runs() == []
         refused = run("ui", "--port", free_port(), FUTURE_L1_HOME=str(tmp_path))
         assert refused.returncode == 1 and f"another `future-l1 ui` serves {tmp_path}" in refused.stderr

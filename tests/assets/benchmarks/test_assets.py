@@ -63,7 +63,7 @@ def materialised(profile: Profile, job: str, key: str, model: str | None = None)
 
 
 def test_seed_bench_is_read_graded_once_and_reported_by_level(profile: Profile) -> None:
-    checked = materialised(profile, "prepare", SEED_ITEMS).get_asset_check_evaluations()
+    checked = materialised(profile, "02_prepare", SEED_ITEMS).get_asset_check_evaluations()
     assert [(check.check_name, check.passed) for check in checked] == [("items_are_usable", False)]
     store = AssetStore(profile.home)
     counts = store.current(SEED_ITEMS).provenance["counts"]
@@ -73,7 +73,7 @@ def test_seed_bench_is_read_graded_once_and_reported_by_level(profile: Profile) 
         store.work(SEED_ANSWERS, {}, {}, "code", model).do(
             lambda folder: answers.write_parquet(folder / ANSWER_TABLE) or {}
         )
-        result = materialised(profile, "evaluate", SEED_REPORT, model)
+        result = materialised(profile, "08_evaluate", SEED_REPORT, model)
         assert result.success
     [event] = [event for event in result.all_events if event.is_step_materialization]
     metadata = event.step_materialization_data.materialization.metadata
@@ -96,7 +96,7 @@ def test_a_judged_report_is_beside_the_others_with_its_marks() -> None:
 
 def test_a_folder_without_the_benchmark_says_what_to_do(tmp_path: Path) -> None:
     profile = overlaid(demo(tmp_path / "home"), {"source": {"seedbench": tmp_path}})
-    failed = materialised(profile, "prepare", SEED_ITEMS)
+    failed = materialised(profile, "02_prepare", SEED_ITEMS)
     assert not failed.success
     [event] = [event for event in failed.all_events if event.is_step_failure]
     assert "download SEED-Bench-R1" in str(event.step_failure_data.user_failure_data.description)

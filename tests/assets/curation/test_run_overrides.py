@@ -52,9 +52,9 @@ class Curated:
         )
         self.store, self.definitions = AssetStore(profile.home), build_definitions(profile)
         self.instance = dg.DagsterInstance.ephemeral()
-        self.run("list_source")
+        self.run("01_list_source")
         shards = self.instance.get_dynamic_partitions(str(SHARDS.name))
-        for job in ("ingest", "score"):
+        for job in ("03_ingest", "04_score"):
             assert self.run(job, partition_key=shards[0], tags=range_tags(shards)).success
 
     def run(self, job: str, config: dict[str, Any] | None = None, **more: Any) -> dg.ExecuteInProcessResult:
@@ -65,7 +65,7 @@ class Curated:
         )
 
     def select(self, **config: Any) -> dg.ExecuteInProcessResult:
-        return self.run("select", {SELECT: config})
+        return self.run("05_select", {SELECT: config})
 
     def rows(self) -> list[tuple[int, int]]:
         """p_t and gain of the rows that are published now, in order of rank."""
@@ -125,7 +125,7 @@ def test_another_seed_draws_other_sets_of_the_same_selection(curated: Curated) -
     assert curated.select().success
     before = {key: curated.store.current(key).version for key in (CURATED, SFT_SETS, RL_SETS)}
     overrides = {"curation__sft_sets": {"seed": 7}, "curation__rl_sets": {"seed": 7}}
-    assert curated.run("select", overrides).success
+    assert curated.run("05_select", overrides).success
     assert curated.store.current(CURATED).version == before[CURATED]
     for key in (SFT_SETS, RL_SETS):
         assert curated.store.current(key).provenance["config"]["seed"] == 7
@@ -170,7 +170,7 @@ def test_rows_that_were_cut_short_cannot_be_kept_by_a_looser_rule(curated: Curat
 def test_the_launchpad_shows_the_profiles_values_typed_and_described(tmp_path: Path) -> None:
     profile = overlaid(demo(tmp_path), {"benchmarks": {"necessity": {"n": 7}}})
     definitions, defaults = build_definitions(profile), {}
-    for job in ("select", "train_sft", "train_rl", "evaluate", "intervene"):
+    for job in ("05_select", "06_train_sft", "07_train_rl", "08_evaluate", "09_intervene"):
         graph = definitions.resolve_job_def(job).graph
         for name, op in ((node.name, node.definition) for node in graph.nodes):
             for field, schema in getattr(op.config_schema.config_type, "fields", {}).items():

@@ -39,6 +39,7 @@ print(json.dumps([by_asset, by_module]))
 BESIDE_THE_ROOMS = {"training.adapters", "training.arguments", "training.trainer"}
 """Modules in no room of their own that count; what runs programs and keeps work is in NEVER_COUNT."""
 OF_NO_VERSION = {
+    "assets.benchmarks.assets": {"evaluation.reports.parts"},  # the format of a score in metadata
     "assets.benchmarks.necessity": {"evaluation.latents.retrieval_report"},  # a file's name
     "assets.checkpoints.assets": {"evaluation.drawing.run_plots"},  # curves: another picture trains nothing again
     "assets.curation.set_assets": {"assets.curation.visual_gain"},  # a schema

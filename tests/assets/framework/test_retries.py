@@ -53,7 +53,7 @@ class Runs:
         shards = self.instance.get_dynamic_partitions(str(SHARDS.name))
         result = self.definitions.resolve_job_def(job).execute_in_process(
             instance=self.instance, run_config=QUIET, raise_on_error=False,
-            partition_key=shards[0] if shards and job in ("ingest", "score") else None,
+            partition_key=shards[0] if shards and job in ("03_ingest", "04_score") else None,
         )  # fmt: skip
         again = [event.step_key for event in result.all_events if event.event_type_value == "STEP_UP_FOR_RETRY"]
         return result.success, Counter(again)
@@ -79,19 +79,19 @@ def folder(tmp_path: Path) -> Path:
 def test_a_shard_on_a_server_that_fails_twice_is_pulled_at_the_third_try(folder: Path) -> None:
     with file_server(folder / "twiff") as server:
         runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
-        assert runs.run("list_source") == (True, Counter())
+        assert runs.run("01_list_source") == (True, Counter())
         server.failing = 2
-        assert runs.run("ingest") == (True, Counter({"trajectories__twiff_rows": 2}))
+        assert runs.run("03_ingest") == (True, Counter({"trajectories__twiff_rows": 2}))
         assert server.failing == 0 and runs.store.current(TRAJECTORIES, "part").provenance["counts"]["rows"] == 1
 
 
 def test_retries_of_a_server_that_stays_away_end(folder: Path) -> None:
     with file_server(folder / "twiff") as server:
         runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
-        runs.run("list_source")
+        runs.run("01_list_source")
         server.failing = 1000
         server.requests.clear()
-        assert runs.run("ingest") == (False, Counter({"trajectories__twiff_rows": MAX_RETRIES}))
+        assert runs.run("03_ingest") == (False, Counter({"trajectories__twiff_rows": MAX_RETRIES}))
         assert len(server.requests) >= MAX_RETRIES + 1
 
 
@@ -102,24 +102,24 @@ def test_a_hub_that_is_busy_twice_is_pulled_from_at_the_third_try(
         monkeypatch.setenv("HF_ENDPOINT", there.url)
         there.commit("lab/twiff", folder / "twiff")
         runs = Runs(sourced(folder, "hf://datasets/lab/twiff@main"))
-        assert runs.run("list_source")[0]
+        assert runs.run("01_list_source")[0]
         there.busy = 2
-        assert runs.run("ingest") == (True, Counter({"trajectories__twiff_rows": 2}))
+        assert runs.run("03_ingest") == (True, Counter({"trajectories__twiff_rows": 2}))
 
 
 def test_a_local_shard_that_is_no_shard_is_read_once(folder: Path) -> None:
     (folder / "twiff" / "part.parquet").write_bytes(b"not parquet")
     runs = Runs(sourced(folder, folder / "twiff"))
-    runs.run("list_source")
-    assert runs.run("ingest") == (False, Counter())
+    runs.run("01_list_source")
+    assert runs.run("03_ingest") == (False, Counter())
 
 
 def test_a_shard_on_a_server_that_is_no_shard_is_pulled_once(folder: Path) -> None:
     (folder / "twiff" / "part.parquet").write_bytes(b"not parquet")
     with file_server(folder / "twiff") as server:
         runs = Runs(sourced(folder, f"{server.url}/part.parquet"))
-        runs.run("list_source")
-        assert runs.run("ingest") == (False, Counter())
+        runs.run("01_list_source")
+        assert runs.run("03_ingest") == (False, Counter())
 
 
 def test_nobody_pushes_again_without_a_token(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ class Scored:
         )
         self.replies = profile.home / "judge" / "curation" / "visual_gain" / "part-4-0.jsonl"
         self.runs = Runs(profile)
-        for job in ("list_source", "ingest"):
+        for job in ("01_list_source", "03_ingest"):
             assert self.runs.run(job)[0]
 
     def _fault(self, name: str, number: int, request: dict[str, Any]) -> tuple[int, bytes] | None:
@@ -171,14 +171,14 @@ def test_outages_of_the_model_and_of_the_judge_pass_and_nothing_is_paid_twice(tm
     with served(Model(rows)) as endpoint, served(judge) as judging:
         scored = Scored(tmp_path, endpoint, judging)
         scored.failing["endpoint"] = 2 * OUTAGE
-        assert scored.runs.run("score") == (True, Counter({"curation__gain_answers": 2}))
+        assert scored.runs.run("04_score") == (True, Counter({"curation__gain_answers": 2}))
         answers = scored.runs.store.everything()[f"{ANSWERS}/part-4-0"]
         assert endpoint.choices == answers.provenance["counts"]["answers"]
         before = scored.runs.store.everything()[f"{GAIN}/part-4-0"].version
         assert scored.replies.stat().st_size > 0
         scored.replies.unlink()
         scored.failing["judge"] = 2 * OUTAGE
-        assert scored.runs.run("score") == (True, Counter({"curation__visual_gain": 2}))
+        assert scored.runs.run("04_score") == (True, Counter({"curation__visual_gain": 2}))
         assert scored.runs.store.everything()[f"{GAIN}/part-4-0"].version == before
 
 
@@ -191,7 +191,7 @@ def test_a_program_that_crashes_is_started_once(tmp_path: Path) -> None:
         library.write_text("raise RuntimeError('a broken library')")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", str(library.parent))
-            assert scored.runs.run("score") == (False, Counter())
+            assert scored.runs.run("04_score") == (False, Counter())
         assert endpoint.requests == []
 
 
@@ -199,7 +199,7 @@ def test_a_model_that_the_endpoint_does_not_have_is_requested_once(tmp_path: Pat
     rows = write_shards(tmp_path, shards=1, rows=6, faults=0)
     with served(Model(rows)) as endpoint, served(judge) as judging:
         scored = Scored(tmp_path, endpoint, judging, model="another")
-        assert scored.runs.run("score") == (False, Counter())
+        assert scored.runs.run("04_score") == (False, Counter())
         assert endpoint.requests == []
 
 
