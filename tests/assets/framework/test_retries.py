@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
 from assets.curation.assets import ANSWERS
 from assets.curation.scored import GAIN
@@ -129,6 +130,26 @@ def test_nobody_pushes_again_without_a_token(folder: Path, monkeypatch: pytest.M
     runs.store.work("curation/future_l1_50k", {}, {}, "code").do(lambda workspace: {})
     assert runs.run("publish") == (False, Counter())
     assert DATASET_HUB in {node.key.to_user_string() for node in runs.definitions.resolve_asset_graph().asset_nodes}
+
+
+def test_nothing_is_pushed_together_with_other_assets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    hub_settings = HubSettings(dataset="lab/set", dataset_license="cc-by-4.0")
+    runs = Runs(sourced(folder, folder / "twiff").model_copy(update={"hub": hub_settings}))
+    runs.store.work("curation/future_l1_50k", {}, {}, "code").do(lambda workspace: {})
+    pushed = dg.AssetKey(DATASET_HUB.split("/"))
+    errors = []
+    for number, keys in enumerate(([dg.AssetKey(["curation", "future_l1_50k"]), pushed], [pushed])):
+        tags = {"dagster/backfill": f"backfill-{number}"}
+        backfill = PartitionBackfill(*tags.values(), BulkActionStatus.REQUESTED, False, {}, 0.0, asset_selection=keys)
+        runs.instance.add_backfill(backfill)
+        ran = runs.definitions.resolve_job_def("publish").execute_in_process(
+            instance=runs.instance, run_config=QUIET, raise_on_error=False, tags=tags
+        )
+        errors += [str(event.step_failure_data.user_failure_data) for event in ran.all_events if event.is_step_failure]
+    together, alone = errors
+    assert "nothing is pushed together with other assets: materialise this one by itself" in together
+    assert "needs a token" in alone
 
 
 class Scored:
