@@ -16,9 +16,10 @@ import psutil
 from assets.curation.estimate import Quantity, brief, estimate
 from assets.launching.local import LocalSettings
 from assets.trajectories.locations import any_remote
-from assets.trajectories.sources import LocalSource, count_rows, open_source
+from assets.trajectories.sources import LocalSource, count_rows
 from pipelines.estimate.costs import ProfileEstimate, estimate_profile
 from pipelines.estimate.inputs import curation_assumptions, source_rows, training_runs
+from pipelines.preflight.sources import source_files
 from pipelines.profile import PROGRAMS, Profile
 from training.estimate.devices import CPU, Device, device_of
 from training.estimate.memory import GIB
@@ -98,8 +99,7 @@ def _rows(profile: Profile) -> Quantity | None:
     """
     if profile.toyworld:
         return None
-    source = open_source(profile.source.trajectories)
-    files = list(source.listing().files.values())
+    source, files = source_files(profile.source)
     if not isinstance(source, LocalSource) and not all(file.path.endswith(".parquet") for file in files):
         return None
     rows = size = 0

@@ -82,7 +82,7 @@ def benchmark_problems(profile: Profile) -> Iterator[str]:
         try:
             items = list(islice(run.benchmark.rows(run.folder), ITEMS))
         except (ValueError, OSError) as error:
-            yield f"{run.title}: {error}; download it, and name its folder as source.{name}; {LAYOUTS}"
+            yield f"{run.title}: {error} (download it, and name its folder as source.{name}; {LAYOUTS})"
             continue
         if problems := [item["problem"] for item in items if item.get("problem")]:
             yield (f"{run.title}: of the first {len(items)} items {len(problems)} cannot be used ({problems[0]}); is "
@@ -100,10 +100,22 @@ def multiple_choice_problems(profile: Profile) -> Iterator[str]:
                     yield f"there is no {path}: curation.multiple_choice_set.{field} names V1-33K's {field}"
 
 
+def source_files(settings: SourceSettings) -> tuple[Source, list[SourceFile]]:
+    """The source, and its files.  Raises ValueError where it has none, or cannot be listed."""
+    try:
+        source = open_source(settings.trajectories)
+        return source, list(source.listing().files.values())
+    except ValueError:
+        raise
+    except Exception as error:  # of the hub's client, and of fsspec's file systems: each has errors of its own
+        raise ValueError(
+            f"{settings.trajectories} cannot be listed ({type(error).__name__}: {error}): is the network up?"
+        ) from error
+
+
 def _sampled_files(settings: SourceSettings) -> tuple[Source, list[SourceFile]]:
-    """The source, and FILES of its files, evenly spaced.  Raises ValueError where it has none."""
-    source = open_source(settings.trajectories)
-    files = list(source.listing().files.values())
+    """The source, and FILES of its files, evenly spaced.  Raises ValueError as `source_files` does."""
+    source, files = source_files(settings)
     return source, files[:: -(-len(files) // FILES)]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import polars as pl
 import pytest
 
@@ -164,6 +165,26 @@ def test_a_problem_of_the_inputs_says_what_is_wrong_and_what_to_do(
     assert list(by_title) == [title]
     for word in words:
         assert word in " ".join(by_title[title])
+
+
+def test_a_source_elsewhere_is_looked_at_without_a_download(profile: Profile, data: Path) -> None:
+    fs = fsspec.filesystem("memory")
+    for folder in ("twiff", "clips"):
+        fs.put(f"{data}/{folder}", f"/check/{folder}", recursive=True)
+    elsewhere = {"trajectories": "memory://check/twiff", "clips": ("memory://check/clips",)}
+    assert problems(profile, source=elsewhere) == {}
+    other_columns(data)
+    fs.put(f"{data}/twiff/train-00000-of-00002.parquet", "/check/twiff/train-00000-of-00002.parquet")
+    [wrong] = problems(profile, source=elsewhere)["trajectories"]
+    assert "is not a TwiFF shard: it has columns ['text']" in wrong
+    fs.rm("/check", recursive=True)
+
+
+def test_a_source_that_cannot_be_reached_is_one_problem(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", closed_url())
+    by_title = problems(profile, source={"trajectories": "hf://datasets/ORG/NAME@main"})
+    assert list(by_title) == ["trajectories"]
+    assert "hf://datasets/ORG/NAME@main cannot be listed (ConnectError: " in by_title["trajectories"][0]
 
 
 def test_files_of_v1_33k_that_are_missing_are_named(profile: Profile, data: Path) -> None:
