@@ -10,17 +10,20 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from assets.framework.metadata import COMPARISON
+from assets.toyworld.source import SourceSizes
 from evaluation.reports.report import build_page
 from evaluation.reports.run_reports import RunReports
 from pipelines.definitions import build_definitions
-from pipelines.profile import load_profile
+from pipelines.jobs import COMPARE, INTERVENE, RECURATE, TRAIN_SFT, evaluate
+from pipelines.profile import Profile
 from tests.evaluation.made_reports import ROW, everything
 from tests.loopback import file_server
 from tests.pipelines.chromium import MISSING, browser_path, chromium
 from tests.pipelines.test_ui import LAUNCH
 from tests.pipelines.ui_server import Ui, ui
 from tests.processes import until
-from tests.reduced import write_reduced_overlay
+from tests.reduced import smallest_demo, write_overlay
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -36,7 +39,7 @@ STAGES = {
     "reports": ["latent_retrieval", "latent_necessity", "comparison"],
 }
 UP_TO_DATE = "every model and every report is made from the current sets"
-SHARDS = ["train-00000-of-00003", "train-00001-of-00003", "train-00002-of-00003"]
+SHARD = "train-00001-of-00002"
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +47,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("browser") / "home"
 
 
+def profile_of(home: Path) -> Profile:
+    """Two shards, two steps of SFT, no RL, few items: each run of the UI starts a process for each step."""
+    profile = smallest_demo(home)
+    world = SourceSizes(shards=2, rows_per_shard=40, futurebench_per_split=2, twiffbench=4)
+    return profile.model_copy(update={"toyworld": world})
+
+
 @pytest.fixture(scope="module")
 def served(home: Path) -> Iterator[Ui]:
     """A UI in whose home nothing was made."""
-    with ui(home, str(write_reduced_overlay(home.parent / "reduced.toml", steps=2))) as served:
+    with ui(home, str(write_overlay(home.parent / "small.toml", profile_of(home)))) as served:
         yield served
 
 
@@ -109,18 +119,12 @@ def test_materialize_all_makes_everything_in_order(page: "Page", served: Ui, hom
         served.errors(run) for run, status in runs.items() if status == "FAILURE"
     ]
     assert served.backfill_status(backfill) == "COMPLETED_SUCCESS"
-    graph = build_definitions(load_profile(str(home.parent / "reduced.toml"), home)).resolve_asset_graph()
+    graph = build_definitions(profile_of(home)).resolve_asset_graph()
     made = {node.key.to_user_string(): materialised(served, node.key.to_user_string()) for node in graph.asset_nodes}
-    for node in graph.asset_nodes:
-        key = node.key.to_user_string()
-        partitions = {event["partition"] for event in made[key]}
-        assert partitions == (set(served.partitions(key)) or {None}), key
-        for parent in node.parent_keys:  # a model needs only its own checkpoint
-            assert min(event["timestamp"] for event in made[parent.to_user_string()]) <= min(
-                event["timestamp"] for event in made[key]
-            ), (parent, key)
-    newest = max((int(event["timestamp"]), key) for key, events in made.items() for event in events)
-    assert newest[1] == "reports/comparison"
+    assert made.pop("checkpoints/rl") == [], "this profile has no RL"
+    for key, events in made.items():
+        assert {event["partition"] for event in events} == (set(served.partitions(key)) or {None}), key
+    assert max((int(event["timestamp"]), key) for key, events in made.items() for event in events)[1] == COMPARISON
 
 
 def test_an_assets_page_has_its_words_columns_figures_and_checks(page: "Page") -> None:
@@ -203,33 +207,7 @@ def test_a_page_of_another_site_starts_nothing(browser: "Browser", served: Ui, t
     assert served.runs() == before
 
 
-def test_of_a_changed_shard_everything_is_made_again_once(page: "Page", served: Ui, home: Path) -> None:
-    """Schedule and sensors turned on together, with the daemon's own time."""
-    from playwright.sync_api import expect
-
-    before = {run["runId"] for run in served.runs()}
-    page.goto("/assets/checkpoints/sft?view=checks")
-    expect(page.get_by_text("trained_on_current_sets", exact=True).first).to_be_visible()
-    shard = home / "artifacts" / "inputs" / "toyworld_source" / "current" / "twiff" / f"{SHARDS[1]}.parquet"
-    pl.read_parquet(shard)[::2].write_parquet(shard)
-    served.turn_on(sensors=["new_shards", "retrain"], schedules=["recurate_weekly"])
-
-    def made() -> list[tuple[str, str]]:
-        return [(run["jobName"], run["status"]) for run in reversed(served.runs()) if run["runId"] not in before]
-
-    until(lambda: made()[:1] == [("recurate", "SUCCESS")], "the shard is curated", interval=0.5)
-    page.reload()
-    expect(page.get_by_text("Warning").first).to_be_visible()
-    until(lambda: served.skip_reason("retrain") == UP_TO_DATE, "all has followed", 900.0, 1.0)
-    stages = ("recurate", "06_train_sft", "07_train_rl", "08_evaluate", "09_intervene", "10_compare")
-    assert made() == [(job, "SUCCESS") for job in stages]
-    page.reload()
-    expect(page.get_by_text("Passed").first).to_be_visible()
-
-
-def test_checks_of_several_shards_show_as_passed_and_can_be_executed_alone(
-    page: "Page", served: Ui, backfill: str
-) -> None:
+def test_checks_of_several_shards_show_as_passed_and_can_be_executed_alone(page: "Page", served: Ui) -> None:
     from playwright.sync_api import expect
 
     page.goto("/assets/trajectories/twiff_clips?view=lineage")
@@ -243,6 +221,30 @@ def test_checks_of_several_shards_show_as_passed_and_can_be_executed_alone(
     expect(page.get_by_text("Succeeded", exact=True).first).to_be_visible()
     page.goto(str(page.get_by_role("link", name="checks.md#clips_can_be_read").get_attribute("href")))
     expect(page.get_by_role("heading", name="clips_can_be_read")).to_be_visible()
+
+
+def test_of_a_changed_shard_everything_is_made_again_once(page: "Page", served: Ui, home: Path) -> None:
+    """Schedule and sensors turned on together, with the daemon's own time."""
+    from playwright.sync_api import expect
+
+    before = {run["runId"] for run in served.runs()}
+    page.goto("/assets/checkpoints/sft?view=checks")
+    expect(page.get_by_text("trained_on_current_sets", exact=True).first).to_be_visible()
+    shard = home / "artifacts" / "inputs" / "toyworld_source" / "current" / "twiff" / f"{SHARD}.parquet"
+    pl.read_parquet(shard)[::2].write_parquet(shard)
+    served.turn_on(sensors=["new_shards", "retrain"], schedules=["recurate_weekly"])
+
+    def made() -> list[tuple[str, str]]:
+        return [(run["jobName"], run["status"]) for run in reversed(served.runs()) if run["runId"] not in before]
+
+    until(lambda: made()[:1] == [(RECURATE, "SUCCESS")], "the shard is curated", interval=0.5)
+    page.reload()
+    expect(page.get_by_text("Warning").first).to_be_visible()
+    until(lambda: served.skip_reason("retrain") == UP_TO_DATE, "all has followed", 900.0, 1.0)
+    stages = (TRAIN_SFT, evaluate(profile_of(home)), INTERVENE, COMPARE)
+    assert made() == [(job, "SUCCESS") for job in (RECURATE, *(stage.job for stage in stages))]
+    page.reload()
+    expect(page.get_by_text("Passed").first).to_be_visible()
 
 
 def materialised(served: Ui, asset: str) -> list[dict[str, Any]]:
