@@ -88,6 +88,8 @@ class Profile(Settings):
     """How programs are started, and where."""
     hub: HubSettings = Field(default_factory=HubSettings)
     """Where data sets and models are pushed to, by hand."""
+    vllm_python: Path = Path(".venv-vllm/bin/python")
+    """The interpreter of the environment with vLLM, for `future-l1 serve`; in the project, if it is relative."""
     report_to: tuple[str, ...] = ()
     """Trackers of training metrics beside metrics.jsonl, by transformers' names: trackio, wandb, tensorboard, ..."""
 

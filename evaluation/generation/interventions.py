@@ -18,9 +18,8 @@ from evaluation.generation.jobs import InterventionName
 from evaluation.generation.requests import Request
 from training.model.checkpoint import FutureL1
 from training.model.completions import Decoded
-from training.model.decode import Intervention
+from training.model.interventions import Intervention, constant, first_repeated, noise, zeros
 from training.model.modes import Spans
-from training.model.randomness import INTERVENTION, normal
 from training.model.tokens import Tokens
 
 NONE = -1  # an answer without a donor
@@ -71,28 +70,6 @@ def intervene(
     return draw(spans=replace(spans, may_open=False), scripts=scripts), {}
 
 
-def zeros() -> Intervention:
-    """Every latent is the zero vector."""
-    return lambda vectors, _span, _slot, _rows: torch.zeros_like(vectors)
-
-
-def noise(seeds: torch.Tensor) -> Intervention:
-    """Gaussian noise with the norm of the latent that it replaces; it depends on the answer's seed (`seeds` [B], on the
-    model's device) and on the span and the place in it, whatever text comes before."""
-
-    def replaced(vectors: torch.Tensor, span: torch.Tensor, slot: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        place = (span << 24) + slot  # spans are far shorter
-        gaussian = normal(seeds[rows], INTERVENTION, place, vectors.shape[-1]).to(vectors.dtype)
-        return gaussian * (vectors.norm(dim=-1, keepdim=True) / gaussian.norm(dim=-1, keepdim=True))
-
-    return replaced
-
-
-def constant(vector: torch.Tensor) -> Intervention:
-    """Every latent is this vector [D]."""
-    return lambda vectors, _span, _slot, _rows: vector.to(vectors).expand_as(vectors)
-
-
 def read_mean(path: Path, width: int, device: torch.device) -> torch.Tensor:
     """The tensor `mean` [width] of a safetensors file, on the device.  Raises ValueError where it is not there."""
     tensors = load_file(path, device=str(device))
@@ -100,20 +77,6 @@ def read_mean(path: Path, width: int, device: torch.device) -> torch.Tensor:
         shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
         raise ValueError(f"{path}: the model needs a tensor `mean` of [{width}]; found {shapes}")
     return tensors["mean"]
-
-
-def first_repeated(answers: int) -> Intervention:
-    """Every latent of a span is the span's first one, which is the model's own; `answers`: rows of the whole batch."""
-    kept = torch.empty(0)
-
-    def replaced(vectors: torch.Tensor, _span: torch.Tensor, slot: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        nonlocal kept
-        if not len(kept):
-            kept = vectors.new_zeros(answers, vectors.shape[-1])
-        kept[rows] = torch.where((slot == 0).unsqueeze(-1), vectors, kept[rows])
-        return kept[rows]
-
-    return replaced
 
 
 def _borrowed(

@@ -17,8 +17,8 @@ from training.data.parts import Part
 from training.data.video import FrameCache, UnreadableVideo, frame_rate
 from training.model.checkpoint import FutureL1, load
 from training.model.completions import Decoded, joined
-from training.model.decode import Intervention
 from training.model.encoding import Encoded, Encoder
+from training.model.interventions import Intervention
 from training.model.modes import Spans
 from training.model.sampling import Sampling
 from training.model.token_budget import TokenBudget

@@ -20,7 +20,9 @@ from pipelines.cli.lineage import lineage
 from pipelines.cli.predict import predict
 from pipelines.cli.push import push
 from pipelines.cli.score import score
-from pipelines.cli.ui import UnhealthyError, serve_ui
+from pipelines.cli.serve import serve
+from pipelines.cli.servers import UnhealthyError
+from pipelines.cli.ui import serve_ui
 from pipelines.driver import StepFailedError
 from pipelines.heartbeat import heartbeat
 from training.runtime.errors import OutageError, validation_message
@@ -82,6 +84,7 @@ def main(context: click.Context) -> None:
 
 
 for command in (
-    demo, steps, check, estimate_cost, curate, train, inspect, score, lineage, predict, evaluate, push, serve_ui, env,
+    demo, steps, check, estimate_cost, curate, train, inspect, score, lineage, predict, evaluate, serve, push, serve_ui,
+    env,
 ):  # fmt: skip
     main.add_command(command)

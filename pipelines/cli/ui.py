@@ -1,7 +1,6 @@
 """`future-l1 ui`: start, health check and end of Dagster's webserver and daemon together."""
 
 import json
-import socket
 import subprocess
 import time
 import urllib.error
@@ -13,6 +12,7 @@ from typing import Any
 import click
 
 from pipelines.cli.common import current_profile
+from pipelines.cli.servers import UnhealthyError, raise_if_ended, raise_if_port_in_use, url_of
 from pipelines.instance import exclusive_ui, initialize_instance
 from pipelines.profile import make_environment_absolute
 from pipelines.shards import register_shards
@@ -28,10 +28,6 @@ HEALTH_QUERY = """{
 }"""
 DEADLINES = Deadlines(sigint_grace=7.0, sigterm_grace=2.0)
 """Grace periods of servers and runs; the programs of runs, which may save a checkpoint, have the profile's."""
-
-
-class UnhealthyError(RuntimeError):
-    """The webserver or the daemon did not become healthy, or ended by itself."""
 
 
 @click.command(name="ui")
@@ -54,7 +50,7 @@ def serve_ui(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bo
         from pipelines.webserver import split_host  # slow: dagster-webserver
 
         split_host(name)
-    _raise_if_port_in_use(host, port)
+    raise_if_port_in_use(host, port)
     profile = current_profile()
     home = profile.home
     make_environment_absolute(home)
@@ -72,28 +68,15 @@ def serve_ui(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bo
         try:
             for command in commands:  # each holds the home's lock until it has ended
                 children.append(stack.enter_context(supervised(command, DEADLINES, {}, cwd=PROJECT, pass_fds=(lock,))))
-            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            url = url_of(host, port)
             _wait_for_health(f"{url}/graphql", children)
             print(f"Dagster is on {url} (Ctrl-C ends it)", flush=True)
             while True:
-                _raise_if_ended(children)
+                raise_if_ended(children)
                 time.sleep(1.0)
         finally:
             for child in children:
                 request_stop(child)
-
-
-def _raise_if_port_in_use(host: str, port: int) -> None:
-    """Bind the address once: the webserver itself would fail only after it has loaded the definitions."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise UnhealthyError(
-            f"cannot serve on {host}:{port}: {error.strerror}; another --port (PORT= of make ui) may do"
-        ) from error
 
 
 def _wait_for_health(url: str, children: Sequence[subprocess.Popen[str]]) -> None:
@@ -105,7 +88,7 @@ def _wait_for_health(url: str, children: Sequence[subprocess.Popen[str]]) -> Non
     )
     missing = "no answer"
     while time.monotonic() < deadline:
-        _raise_if_ended(children)
+        raise_if_ended(children)
         try:
             with urllib.request.urlopen(request, timeout=5) as answer:
                 missing = _missing(json.load(answer)["data"])
@@ -125,9 +108,3 @@ def _missing(health: Mapping[str, Any]) -> str:
     daemons = health["instance"]["daemonHealth"]["allDaemonStatuses"]
     silent = [daemon["daemonType"] for daemon in daemons if daemon["required"] and not daemon["healthy"]]
     return f"no heartbeat from the daemons {', '.join(silent)}" if silent else ""
-
-
-def _raise_if_ended(children: Sequence[subprocess.Popen[str]]) -> None:
-    for child in children:
-        if child.poll() is not None:
-            raise UnhealthyError(f"{child.args!r} ended with status {child.returncode}; its last lines are above")

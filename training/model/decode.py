@@ -7,13 +7,14 @@ that it is decoded in (but for rounding, which decides ties).  Names: B rows, S 
 """
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 from transformers import Qwen3VLForConditionalGeneration
 
 from training.model.completions import Decoded, Record, joined
 from training.model.encoding import Encoded
+from training.model.interventions import Intervention
 from training.model.modes import ModeMachine, Spans
 from training.model.prefill import prefill
 from training.model.randomness import LATENTS, normal
@@ -29,11 +30,6 @@ MIN_ROWS = 16
 rounded otherwise."""
 MIN_DONE = 1 / 8
 """The least share of the rows that leave at once: the cache of the others is copied."""
-
-# Replaces the vectors about to be fed: (vectors [b,D], index of the span [b], of the latent in it [b], place of the row
-# in the whole batch [b]) -> [b,D], for the b rows that are left; rows in text mode have -1 for the latent, and what is
-# returned for them is ignored
-Intervention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def decode(

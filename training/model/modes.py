@@ -1,7 +1,7 @@
 """The mode of each row of a batch that is decoded: text, in a latent span, or done.  Names: B rows, V vocabulary."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -27,6 +27,37 @@ class Spans:
         return self.latents > 0 if self.may_open is None else self.may_open
 
 
+class Step(NamedTuple):
+    """What rows emit in one step: ids [B], which of them were the model's own choice [B], and the state after it,
+    `slot` and `open` [B] as ModeMachine has them."""
+
+    ids: torch.Tensor
+    sampled: torch.Tensor
+    slot: torch.Tensor
+    open: torch.Tensor
+
+
+def next_step(
+    tokens: Tokens,
+    budget: int | torch.Tensor,
+    model_ends: bool | torch.Tensor,
+    slot: torch.Tensor,
+    is_open: torch.Tensor,
+    picked: torch.Tensor,
+) -> Step:
+    """The rules of spans, for every engine: what a row emits that has picked `picked` [B].
+
+    `budget`: the most latents of a span; `model_ends`: whether the model's `<|latent_end|>` ends it; both may differ by
+    row [B].  Whatever else is picked inside a span goes on with it.
+    """
+    wants_out = is_open & (picked == tokens.latent_end) & model_ends
+    closing = wants_out | (is_open & (slot >= budget))
+    feeding = is_open & ~closing
+    ids = torch.where(feeding, tokens.latent, torch.where(closing, tokens.latent_end, picked))
+    entering = ~is_open & (ids == tokens.latent_start)
+    return Step(ids, ~is_open | wants_out, torch.where(feeding, slot + 1, 0), feeding | entering)
+
+
 class ModeMachine:
     """The modes of all rows.
 
@@ -47,19 +78,13 @@ class ModeMachine:
 
     def advance(self, picked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The tokens that are really emitted [B], and which of them were the model's own choice [B]."""
-        t = self.tokens
-        wants_out = self.open & (picked == t.latent_end) & (self.spans.end == "model")
-        closing = wants_out | (self.open & (self.slot >= self.spans.latents))
-        feeding = self.open & ~closing
-        text = ~self.open & ~self.done
-        ids = torch.where(feeding, t.latent, torch.where(closing, t.latent_end, picked))
-        ids = torch.where(self.done, t.pad, ids)
-        entering = text & (ids == t.latent_start)
-        self.slot = torch.where(feeding, self.slot + 1, 0)
-        self.span = self.span + entering.long()
-        self.open = feeding | entering
-        self.done = self.done | (text & ((ids == t.end_of_turn) | (ids == t.pad)))
-        return ids, text | wants_out
+        t, running = self.tokens, ~self.done
+        is_open, picked = self.open & running, picked.where(running, t.pad)
+        step = next_step(t, self.spans.latents, self.spans.end == "model", self.slot, is_open, picked)
+        self.span = self.span + (step.open & (step.slot == 0)).long()
+        self.done = self.done | (~is_open & ((step.ids == t.end_of_turn) | (step.ids == t.pad)))
+        self.slot, self.open = step.slot, step.open
+        return step.ids, step.sampled & running
 
     def select(self, index: torch.Tensor) -> None:
         """The rows with these numbers, in this order."""

@@ -8,8 +8,9 @@ import torch
 from transformers import Qwen3VLForConditionalGeneration
 
 from training.model.completions import Decoded
-from training.model.decode import Intervention, decode_stream
+from training.model.decode import decode_stream
 from training.model.encoding import Encoded
+from training.model.interventions import Intervention
 from training.model.modes import Spans
 from training.model.sampling import Sampling
 from training.model.scheduler import Scheduler

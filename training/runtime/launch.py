@@ -41,15 +41,19 @@ class Start:
 
 @contextmanager
 def supervised(
-    arguments: Sequence[str], deadlines: supervisor.Deadlines, environment: Mapping[str, str], **options: Any
+    arguments: Sequence[str],
+    deadlines: supervisor.Deadlines,
+    environment: Mapping[str, str],
+    python: str = sys.executable,
+    **options: Any,
 ) -> Iterator[subprocess.Popen[str]]:
     """The supervisor of a Python process; the process and all that it started have ended when the context ends.
 
-    arguments: of the Python interpreter.  environment: variables besides this process's.  options: for
+    arguments: of the interpreter `python`.  environment: variables besides this process's.  options: for
     subprocess.Popen.
     """
     variables = {**os.environ, **environment, **program_variables(deadlines)}
-    process = supervisor.start([sys.executable, *arguments], deadlines, env=variables, **options)
+    process = supervisor.start([python, *arguments], deadlines, env=variables, **options)
     try:
         yield process
     finally:

@@ -14,8 +14,9 @@ from evaluation.generation.jobs import INTERVENTIONS, InterventionName
 from evaluation.generation.requests import Request
 from training.model.checkpoint import FutureL1
 from training.model.completions import Decoded
-from training.model.decode import Intervention, decode
+from training.model.decode import decode
 from training.model.encoding import Encoder
+from training.model.interventions import Intervention
 from training.model.modes import Spans
 from training.model.rows import RowReader
 from training.model.sampling import Sampling

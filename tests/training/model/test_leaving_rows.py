@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from evaluation.generation.interventions import first_repeated, noise
 from tests.reference_decoding import reference_decode
 from training.model.checkpoint import FutureL1
 from training.model.completions import Decoded
 from training.model.decode import MIN_ROWS, decode, rows_left
 from training.model.encoding import Encoded, Encoder
+from training.model.interventions import first_repeated, noise
 from training.model.modes import Spans
 from training.model.rows import RowReader
 from training.model.sampling import Sampling

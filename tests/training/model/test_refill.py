@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.generation.interventions import first_repeated, noise
 from training.model.checkpoint import FutureL1
 from training.model.completions import Decoded
 from training.model.decode import decode, decode_stream
 from training.model.encoding import Encoded, Encoder
+from training.model.interventions import first_repeated, noise
 from training.model.modes import Spans
 from training.model.rows import RowReader
 from training.model.sampling import Sampling

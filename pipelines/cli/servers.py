@@ -1,0 +1,31 @@
+"""Servers that a command starts and waits for: their address, their health and their end."""
+
+import socket
+import subprocess
+from collections.abc import Sequence
+
+
+class UnhealthyError(RuntimeError):
+    """A server did not become healthy, or ended by itself."""
+
+
+def url_of(host: str, port: int) -> str:
+    """The address of a server, without a path."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def raise_if_port_in_use(host: str, port: int) -> None:
+    """Bind the address once: a server itself would fail only after it has loaded what it serves."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise UnhealthyError(f"cannot serve on {host}:{port}: {error.strerror}; another --port may do") from error
+
+
+def raise_if_ended(children: Sequence[subprocess.Popen[str]]) -> None:
+    for child in children:
+        if child.poll() is not None:
+            raise UnhealthyError(f"{child.args!r} ended with status {child.returncode}; its last lines are above")

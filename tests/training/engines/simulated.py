@@ -1,0 +1,83 @@
+"""vLLM's runners without vLLM: requests come, are preempted, prefilled again and go, and a step is one pass of
+transformers over all that a request has."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from training.model.checkpoint import FutureL1
+from training.model.completions import Completion
+from training.model.decode import decode
+from training.model.encoding import Encoded, Encoder, collate
+from training.model.modes import Spans
+from training.model.rows import RowReader
+from training.model.sampling import Sampling
+from training.model.splice import inputs_of, spliced_forward
+
+
+@dataclass
+class Params:
+    """What our code reads of vLLM's SamplingParams."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    extra_args: dict[str, Any] | None = None
+    max_tokens: int = 40
+
+
+@dataclass
+class Running:
+    """A request as the runner has it."""
+
+    prompt: Encoded
+    params: Params
+    output: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt.ids + self.output
+
+    @property
+    def encoded(self) -> Encoded:
+        """The prompt and its output so far."""
+        start, n = int(self.prompt.positions.max()) + 1, len(self.output)
+        positions = torch.cat([self.prompt.positions, torch.arange(start, start + n).expand(3, -1)], 1)
+        return replace(self.prompt, ids=self.ids, labels=[-100] * len(self.ids), positions=positions)
+
+    def is_done(self, bundle: FutureL1) -> bool:
+        ends = (bundle.tokens.end_of_turn, bundle.tokens.pad)
+        return len(self.output) == self.params.max_tokens or (bool(self.output) and self.output[-1] in ends)
+
+
+@torch.no_grad()
+def forward(
+    bundle: FutureL1, running: list[Running], latents: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [B,V] and hidden states [B,D] of the last tokens; `latents` [n,D] are fed at all placeholders."""
+    batch = collate([request.encoded for request in running], bundle.tokens.pad)
+    last = torch.zeros_like(batch.ids, dtype=torch.bool)
+    last[torch.arange(len(running)), batch.mask.sum(1) - 1] = True
+    inputs = inputs_of(batch, bundle.vision(), bundle.model.device)
+    states, logits = spliced_forward(bundle.model, inputs, batch.ids == bundle.tokens.latent, latents, last)
+    return logits, states[last]
+
+
+def begun(encoder: Encoder, rows: list[dict[str, Any]]) -> list[Encoded]:
+    """Prompts of different lengths, two of them in the middle of an answer, where a span is likely."""
+    reader = RowReader(encoder, keep=True)
+    short = {**rows[1], "question": rows[1]["question"].split("\nA.")[0]}
+    prompts = [reader.prompt(row) for row in (rows[0], short, rows[2], rows[3])]
+    text = encoder.tokenizer("<reason>First it rolls on.</reason>\n", add_special_tokens=False)["input_ids"]
+    return [*prompts[:2], *(Running(prompt, Params(), text).encoded for prompt in prompts[2:])]
+
+
+def ours(
+    bundle: FutureL1, prompts: list[Encoded], sampling: Sampling, spans: Spans, seeds: list[int], **options: Any
+) -> list[Completion]:
+    """The same answers by our own decoder, without padding."""
+    decoded = decode(bundle.model, bundle.vision(), bundle.tokens, prompts, sampling, spans,
+                     [[seed] for seed in seeds], **options)  # fmt: skip
+    return list(decoded.completions(bundle.tokens))

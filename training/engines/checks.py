@@ -1,0 +1,48 @@
+"""What vLLM may not do with latents, as sentences; no vLLM here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from training.engines import PROCESSOR
+
+
+def check_config(config: Any) -> None:
+    """Raises ValueError for a vLLM config under which latents would not be fed, or fed wrongly."""
+    parallel, scheduler, hf_config = config.parallel_config, config.scheduler_config, config.model_config.hf_config
+    v1 = not config.use_v2_model_runner
+    refused = (
+        (not hasattr(hf_config, "future_l1"),
+         "config.json has no `future_l1`: this is no checkpoint with latents of Future-L1; serve it as Qwen3-VL"),
+        (parallel.pipeline_parallel_size > 1,
+         "a latent is the last stage's hidden state and the first stage's next input: leave out "
+         "--pipeline-parallel-size; --tensor-parallel-size splits the model, too"),
+        (config.speculative_config is not None,
+         "a latent is known only when the one before was fed, so that nothing can be speculated: leave out "
+         "--speculative-config"),
+        (parallel.enable_batch_sharded_sampling,
+         "each rank must see all hidden states: leave out --enable-batch-sharded-sampling"),
+        (not str(scheduler.scheduler_cls).startswith("training.engines."),
+         "generated blocks must stay out of the shared prefix cache: add the scheduler_cls of "
+         "training.engines.engine_arguments"),
+        (v1 and config.device_config.device_type != "cpu",
+         "on a GPU latents are fed by vLLM's V2 model runner: set VLLM_USE_V2_MODEL_RUNNER=1, or leave it unset"),
+        (v1 and scheduler.async_scheduling,
+         "the V1 model runner must know a token before it schedules the next: add --no-async-scheduling"),
+        (v1 and PROCESSOR not in (config.model_config.logits_processors or ()),
+         f"the V1 model runner needs {PROCESSOR} among its --logits-processors"),
+    )  # fmt: skip
+    if reasons := [reason for is_wrong, reason in refused if is_wrong]:
+        raise ValueError("; ".join(reasons))
+
+
+def read_config(checkpoint: Path) -> dict[str, Any]:
+    """A model's config.json.  Raises ValueError where the folder holds no model, or latents in the release's form."""
+    try:
+        config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{checkpoint} is no model's folder: {error}") from error
+    if "latent_id" in config and "future_l1" not in config:
+        raise ValueError(f"{checkpoint}: its latents are in the public release's form: load it with "
+                         "training.model.checkpoint, and serve what that saves")  # fmt: skip
+    return config

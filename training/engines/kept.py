@@ -1,0 +1,78 @@
+"""Requests that left the batch but may come back, and those whose latents somebody will take.
+
+vLLM's runners say of a finished request what they say of a preempted one: that it leaves.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any, Generic, Protocol, TypeVar
+
+from training.engines.options import LatentOptions
+from training.model.tokens import LATENT
+
+LATENTS_IN_PROMPT = f"a prompt holds {LATENT}, whose vectors are gone: leave out the spans of earlier answers"
+PARKED = 4
+"""Requests that left are kept until this many times as many as the batch holds have left after them: vLLM resumes
+preempted ones before it admits others."""
+MAX_RETURNS = 1024
+"""Keys whose latents nobody takes; then the oldest are dropped."""
+
+
+class SamplingParams(Protocol):
+    """What is read of vLLM's."""
+
+    temperature: float
+    top_p: float
+    seed: int | None
+    max_tokens: int
+    extra_args: dict[str, Any] | None
+
+
+class WithOptions(Protocol):
+    """A request of either runner."""
+
+    options: LatentOptions
+
+
+RequestType = TypeVar("RequestType", bound=WithOptions)
+
+
+class KeptRequests(Generic[RequestType]):
+    """Requests that are not in the batch, by what identifies them as long as they live."""
+
+    def __init__(self, max_rows: int) -> None:
+        self._limit = PARKED * max_rows
+        self._parked: OrderedDict[Hashable, RequestType] = OrderedDict()
+        self._returns: OrderedDict[str, list[RequestType]] = OrderedDict()
+
+    def park(self, name: Hashable, request: RequestType) -> None:
+        """A request leaves the batch."""
+        self._parked[name] = request
+        if len(self._parked) > self._limit:
+            self._parked.popitem(last=False)
+
+    def resume(self, name: Hashable) -> RequestType | None:
+        """A request comes (back) into the batch; None for a new one."""
+        return self._parked.pop(name, None)
+
+    def expect(self, request: RequestType) -> RequestType:
+        """A new request, whose latents may be taken later."""
+        if key := request.options.return_key:
+            self._returns.setdefault(key, []).append(request)
+            if len(self._returns) > MAX_RETURNS:
+                self._returns.popitem(last=False)
+        return request
+
+    def take(self, key: str) -> list[RequestType]:
+        """The requests whose latents are to be returned under a key; a second time none."""
+        return self._returns.pop(key, [])
+
+
+def check_new(latent: int, prompt: Any, output: Any) -> None:
+    """Raises ValueError for a new request with latents in its prompt, and RuntimeError for one that is not new: its
+    latents were dropped."""
+    if latent in prompt:
+        raise ValueError(LATENTS_IN_PROMPT)
+    if latent in output:
+        raise RuntimeError("a request comes back whose latents were dropped: let fewer requests run at once, or give "
+                           "the cache more memory, so that fewer are preempted")  # fmt: skip

@@ -1,0 +1,109 @@
+"""What a request says about its latents, and how latents travel.
+
+A chat request has the fields of `LatentOptions` in `vllm_xargs` (vLLM's SamplingParams: `extra_args`), each with
+PREFIX before its name.  Names: n latents of a span, D hidden size.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.model.interventions import Intervention, first_repeated, noise, replayed, zeros
+
+PREFIX = "future_l1_"
+"""Other plug-ins have their own fields beside ours."""
+MAX_SPANS = 4096
+"""The most spans that a request may bring."""
+
+
+class LatentOptions(BaseModel):
+    """The latents of a request.
+
+    latents: what is fed: the model's own; zeros; noise of the same norm (of `noise_seed`, counted on for each of `n`
+    answers); the span's first one, repeated; or the `vectors`, spans as `encode_span` writes them.  A further span is
+    their last one again, a further latent its span's last one: one vector is a mean.  max_latents: the budget of a
+    span, if not the checkpoint's.  may_open: whether the model may open spans.  return_key: the answers' latents are
+    kept under it until they are taken; of `n` answers, which have seeds that count on, the first has `first_seed`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    latents: Literal["own", "zeros", "noise", "first_repeated", "vectors"] = "own"
+    noise_seed: int = Field(default=0, ge=0, lt=2**62)
+    vectors: tuple[str, ...] = Field(default=(), max_length=MAX_SPANS)
+    max_latents: int | None = Field(default=None, ge=0)
+    may_open: bool = True
+    return_key: str | None = None
+    first_seed: int | None = None
+
+    @model_validator(mode="after")
+    def _vectors_only_where_they_are_fed(self) -> "LatentOptions":
+        if (self.latents == "vectors") != bool(self.vectors):
+            raise ValueError('`vectors` are for latents = "vectors", which needs them')
+        return self
+
+    def answer_number(self, seed: int | None) -> int:
+        """Which of the `n` answers of a request has this seed."""
+        return 0 if seed is None or self.first_seed is None else seed - self.first_seed
+
+    def intervention(self, width: int, number: int, device: torch.device) -> Intervention | None:
+        """What replaces the latents of the answer with this number, on a device; None for the model's own.
+
+        Raises ValueError for vectors that are none of this width (D).
+        """
+        match self.latents:
+            case "own":
+                return None
+            case "zeros":
+                return zeros()
+            case "noise":
+                return noise(torch.tensor([self.noise_seed + number], device=device))
+            case "first_repeated":
+                return first_repeated(1)
+            case "vectors":
+                return replayed([decode_span(span, width).to(device) for span in self.vectors])
+
+
+def latent_options(extra_args: Mapping[str, Any] | None) -> LatentOptions:
+    """The options among a request's extra arguments.  Raises ValueError, naming the field."""
+    fields = {name.removeprefix(PREFIX): value for name, value in (extra_args or {}).items() if name.startswith(PREFIX)}
+    try:
+        return LatentOptions.model_validate(fields)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        name = "".join(f"{PREFIX}{field}: " for field in problem["loc"][:1])
+        raise ValueError(f"vllm_xargs: {name}{problem['msg'].removeprefix('Value error, ')}") from None
+
+
+def encode_span(latents: torch.Tensor) -> str:
+    """Latents [n,D] as base64 of float16, little-endian, row-major; "" for an empty span.
+
+    Raises ValueError for values that float16 does not hold.
+    """
+    small = latents.to("cpu", torch.float16)
+    if not bool(small.isfinite().all()):
+        raise ValueError(f"latents are not finite in float16: the largest is {latents.abs().max():.3g}")
+    return base64.b64encode(small.numpy().astype("<f2").tobytes()).decode()
+
+
+def decode_span(span: str, width: int) -> torch.Tensor:
+    """Latents [n,D] in float32, at least one.  Raises ValueError for what `encode_span` did not write."""
+    try:
+        values = np.frombuffer(base64.b64decode(span, validate=True), "<f2").astype(np.float32)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"a span of latents is base64 of float16: {error}") from None
+    if not len(values) or len(values) % width or not np.isfinite(values).all():
+        raise ValueError(f"a span of latents has vectors of {width} finite numbers; found {len(values)} numbers")
+    return torch.from_numpy(values).view(-1, width)
+
+
+def split_spans(latents: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[str]:
+    """An answer's latents by span, encoded; a span may be empty."""
+    remaining = iter(latents)
+    spans = [[next(remaining) for _ in range(size)] for size in sizes]
+    return [encode_span(torch.stack(span)) if span else "" for span in spans]

@@ -1,0 +1,158 @@
+"""The requests of vLLM's V1 runner, in the order of its batch: which latents are fed, and what may come next.
+
+The mode of a row is read off its output, which vLLM keeps: so a request that is preempted goes on where it was.  Its
+latents are kept here.  Names: R rows of the batch, T tokens of a step, V vocabulary, D hidden size.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+
+from training.engines.kept import KeptRequests, SamplingParams, check_new
+from training.engines.options import latent_options, split_spans
+from training.model.modes import Spans, next_step
+from training.model.sampling import BANNED_LOGIT, Sampling, banned, pick
+from training.model.tokens import Tokens
+
+
+class Request:
+    """A request in the batch, or preempted.  latents: a vector [D] for each placeholder of the output, as it is fed."""
+
+    def __init__(self, params: SamplingParams, prompt: Sequence[int], output: list[int], width: int) -> None:
+        self.options = latent_options(params.extra_args)
+        self.number = self.options.answer_number(params.seed)
+        self.sampling = Sampling(1, params.temperature, params.top_p)
+        self.seed = torch.randint(2**62, (1,)) if params.seed is None else torch.tensor([params.seed])
+        self.intervention = self.options.intervention(width, self.number, torch.device("cpu"))
+        self.prompt_length, self.output = len(prompt), output
+        self.latents: list[torch.Tensor] = []
+
+
+class Rows:
+    """All requests of one worker.  `spans`: those of the checkpoint."""
+
+    def __init__(self, tokens: Tokens, spans: Spans, width: int, max_rows: int) -> None:
+        self.tokens, self.spans, self.width = tokens, spans, width
+        self._rows: dict[int, Request] = {}
+        self._kept: KeptRequests[Request] = KeptRequests(max_rows)
+        self._forced: dict[int, int] = {}
+
+    # ---- who is in the batch
+
+    def remove(self, row: int) -> None:
+        """A request leaves: it is finished or preempted, which the runner does not say."""
+        if request := self._rows.pop(row, None):
+            self._kept.park(id(request.output), request)  # the list is the request's as long as it lives
+
+    def add(self, row: int, params: SamplingParams, prompt: Sequence[int], output: list[int]) -> None:
+        """A request comes, for the first time or again; `output` is the list to which the runner appends its tokens.
+
+        Raises ValueError for a prompt with latents and for options that are none, and RuntimeError where the latents of
+        a request are lost.
+        """
+        self.remove(row)
+        request = self._kept.resume(id(output))
+        if request is None:
+            check_new(self.tokens.latent, prompt, output)
+            request = self._kept.expect(Request(params, prompt, output, self.width))
+        self._rows[row] = request
+
+    def move(self, source: int, target: int, swap: bool) -> None:
+        """A request changes its row, and whose row it was leaves; or two change places."""
+        if not swap:
+            self.remove(target)
+        request, other = self._rows.pop(source), self._rows.pop(target, None)
+        self._rows[target] = request
+        if other is not None:
+            self._rows[source] = other
+
+    # ---- one step
+
+    def feed(
+        self, input_ids: torch.Tensor, embeddings: torch.Tensor, starts: Sequence[int], lengths: Sequence[int]
+    ) -> torch.Tensor:
+        """The inputs [T,D] of a step with latents in the place of the placeholders' embeddings.
+
+        Row r has the tokens starts[r]:starts[r + 1], the last ones of its first lengths[r] tokens, prompt included: one
+        new token, or all over again after a preemption.
+        """
+        latent = input_ids == self.tokens.latent
+        if not bool(latent.any()):
+            return embeddings
+        embeddings = embeddings.clone()
+        for row, (start, end) in enumerate(pairwise(starts)):
+            places = start + latent[start:end].nonzero()[:, 0]
+            if len(places):
+                request = self._rows[row]
+                before = max(0, lengths[row] - (end - start) - request.prompt_length)
+                first = request.output[:before].count(self.tokens.latent)
+                vectors = request.latents[first : first + len(places)]
+                assert len(vectors) == len(places), f"{len(vectors)} latents for {len(places)} placeholders"
+                embeddings[places] = torch.stack(vectors).to(embeddings.dtype)
+        return embeddings
+
+    def constrain(self, logits: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [R,V] after the bans, from the hidden states [R,D] that they are of.
+
+        Inside a span the token is decided here: its row has this token alone, or, where the model has chosen to end the
+        span, the end's own log-probability, so that what vLLM reports is 0 for tokens that nobody chose.
+        """
+        t, rows = self.tokens, [self._rows[row] for row in range(len(logits))]
+        slots = [open_slot(request.output, t) for request in rows]
+        slot = torch.tensor([max(0, s) for s in slots], device=logits.device)
+        is_open = torch.tensor([s >= 0 for s in slots], device=logits.device)
+        logits = banned(logits.float(), t, is_open, self.spans.opened)
+        self._forced = {}
+        for row, request in enumerate(rows):
+            if not request.options.may_open:
+                logits[row, [t.latent_start, t.latent_end]] = BANNED_LOGIT
+            if slots[row] < 0:
+                continue
+            of_row = slice(row, row + 1)
+            picked, _ = pick(logits[of_row], request.sampling, request.seed, len(request.output))
+            budget = self.spans.latents if request.options.max_latents is None else request.options.max_latents
+            step = next_step(t, budget, self.spans.end == "model", slot[of_row], is_open[of_row], picked)
+            token = self._forced[row] = int(step.ids)
+            if token == t.latent:
+                self._keep(request, hidden[of_row], slots[row])
+            log_prob = logits[row].log_softmax(-1)[t.latent_end] if bool(step.sampled) else torch.zeros(())
+            logits[row] = BANNED_LOGIT
+            logits[row, t.latent] = (-log_prob.exp()).log1p()
+            logits[row, token] = log_prob
+        return logits
+
+    def force(self, logits: torch.Tensor) -> torch.Tensor:
+        """The logits of rows inside spans with the decided token alone."""
+        for row, token in self._forced.items():
+            logits[row] = BANNED_LOGIT
+            logits[row, token] = 0.0
+        return logits
+
+    def _keep(self, request: Request, vector: torch.Tensor, slot: int) -> None:
+        """Keeps what the next placeholder is fed [1,D].
+
+        Also called while the request is prefilled again chunk by chunk: the last call, of the last chunk, counts.
+        """
+        del request.latents[request.output.count(self.tokens.latent) :]
+        if request.intervention is not None:
+            span = request.output.count(self.tokens.latent_start) - 1
+            place = (torch.tensor([value], device=vector.device) for value in (span, slot, 0))
+            vector = request.intervention(vector, *place)
+        request.latents.append(vector[0].clone())
+
+    # ---- latents for the caller
+
+    def take(self, key: str) -> dict[int, list[str]]:
+        """The latents kept under a key, by the number of the answer and by span (options.encode_span); they are kept no
+        longer."""
+        sizes = self.tokens.span_sizes
+        return {r.number: split_spans(r.latents, sizes(r.output)) for r in self._kept.take(key)}
+
+
+def open_slot(output: Sequence[int], tokens: Tokens) -> int:
+    """Latents that the open span at the end of an output has; -1 where none is open."""
+    at = len(output) - 1
+    while at >= 0 and output[at] == tokens.latent:
+        at -= 1
+    return len(output) - 1 - at if at >= 0 and output[at] == tokens.latent_start else -1

@@ -1,0 +1,192 @@
+"""The requests of vLLM's V2 runner, whose tokens stay on the device: each has a slot, and its rows come and go.
+
+A step does not wait for the device: what was emitted and fed is read from it in every COLLECT_EVERY-th step, and when
+somebody wants it.  Names: R slots, B rows of a step, T tokens of a step, V vocabulary, D hidden size.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+import torch
+
+from training.engines.kept import KeptRequests, SamplingParams, check_new
+from training.engines.options import latent_options, split_spans
+from training.engines.rows import open_slot
+from training.model.modes import Spans, next_step
+from training.model.sampling import BANNED_LOGIT, banned
+from training.model.tokens import Tokens
+
+COLLECT_EVERY = 16
+
+
+class Request:
+    """A request in the batch, or preempted.
+
+    output, latents: its tokens as far as they are read, and a vector [D] for each placeholder among them.  prompt: its
+    length.  prefilled: the places of placeholders that are prefilled again, after a preemption.
+    """
+
+    def __init__(self, params: SamplingParams, prompt: int, width: int, device: torch.device) -> None:
+        self.options = latent_options(params.extra_args)
+        self.number = self.options.answer_number(params.seed)
+        self.intervention = self.options.intervention(width, self.number, device)
+        self.prompt, self.max_tokens = prompt, params.max_tokens
+        self.output: list[int] = []
+        self.latents: list[torch.Tensor] = []
+        self.prefilled: list[int] = []
+
+    def resume(self, ids: Sequence[int], tokens: Tokens) -> None:
+        """The request is prefilled again with these tokens, all that counted until it was preempted."""
+        self.output = list(ids[self.prompt :])
+        latents = self.output.count(tokens.latent)
+        assert latents <= len(self.latents), f"{len(self.latents)} latents for {latents} placeholders"
+        del self.latents[latents:]
+        self.prefilled = [place for place, token in enumerate(ids) if token == tokens.latent]
+
+    def answer(self, tokens: Tokens) -> list[int]:
+        """The output as the caller gets it: vLLM may have begun a step more than it needed."""
+        for at, token in enumerate(self.output):
+            if token in (tokens.end_of_turn, tokens.pad):
+                return self.output[:at]
+        return self.output[: self.max_tokens]
+
+
+class Slots:
+    """All requests of one worker.  `spans`: those of the checkpoint.
+
+    slot, open [R]: as in ModeMachine; span [R]: starts so far, less one; fed [R,D]: what the next placeholder is fed.
+    """
+
+    def __init__(
+        self, tokens: Tokens, spans: Spans, rows: int, width: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.tokens, self.spans, self.device = tokens, spans, device
+        self.slot = torch.zeros(rows, dtype=torch.long, device=device)
+        self.span, self.budget = torch.full_like(self.slot, -1), torch.full_like(self.slot, spans.latents)
+        self.open = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.may_open = torch.full_like(self.open, spans.opened)
+        self.fed = torch.zeros(rows, width, dtype=dtype, device=device)
+        self._requests: dict[str, Request] = {}
+        self._kept: KeptRequests[Request] = KeptRequests(rows)
+        self._steps: list[tuple[list[Request], torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    # ---- who is there
+
+    def start(self, slot: int, name: str, params: SamplingParams, prompt: int, ids: Sequence[int]) -> None:
+        """A request gets a slot, for the first time or after a preemption; `ids` are all its tokens, the first `prompt`
+        of them its prompt.
+
+        Raises ValueError for a prompt with latents and for options that are none, and RuntimeError where the latents of
+        a request are lost.
+        """
+        if request := self._kept.resume(name):
+            self._collect()
+            request.resume(ids, self.tokens)
+        else:
+            check_new(self.tokens.latent, ids[:prompt], ids[prompt:])
+            request = self._kept.expect(Request(params, prompt, self.fed.shape[1], self.device))
+        self._requests[name] = request
+        at = open_slot(request.output, self.tokens)
+        options, budget = request.options, request.options.max_latents
+        self.slot[slot], self.open[slot] = max(0, at), at >= 0
+        self.span[slot] = request.output.count(self.tokens.latent_start) - 1
+        self.budget[slot] = self.spans.latents if budget is None else budget
+        self.may_open[slot] = self.spans.opened and options.may_open
+        if at > 0:
+            self.fed[slot] = request.latents[-1]
+
+    def remove(self, name: str) -> None:
+        """A request leaves: it is finished or preempted, which the runner does not say."""
+        if request := self._requests.pop(name, None):
+            self._kept.park(name, request)
+
+    # ---- one step
+
+    def feed(
+        self,
+        input_ids: torch.Tensor,
+        embeddings: torch.Tensor,
+        slots: torch.Tensor,
+        last: torch.Tensor,
+        names: Sequence[str],
+        starts: Sequence[int],
+        computed: Sequence[int],
+    ) -> None:
+        """Puts latents in the place of the placeholders' embeddings [T,>=D], where they are.
+
+        slots, last [B]: each row's slot, and the place of its last token among the T.  Row r has the tokens
+        starts[r]:starts[r + 1], computed[r] of its tokens came before.
+        """
+        width = self.fed.shape[1]
+        feeding = (input_ids[last] == self.tokens.latent) & (self.slot[slots] > 0)
+        embeddings[last, :width] = torch.where(
+            feeding.unsqueeze(-1), self.fed[slots].to(embeddings.dtype), embeddings[last, :width]
+        )
+        for row, name in enumerate(names):
+            request = self._requests[name]
+            begin, end = (bisect_left(request.prefilled, computed[row] + n) for n in (0, starts[row + 1] - starts[row]))
+            if begin < end:
+                places = [starts[row] + place - computed[row] for place in request.prefilled[begin:end]]
+                embeddings[places, :width] = torch.stack(request.latents[begin:end]).to(embeddings.dtype)
+
+    def forbid(self, logits: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+        """Logits [B,V] after the bans; inside a span the model may continue it or end it."""
+        logits = banned(logits, self.tokens, self.open[slots])
+        for marker in (self.tokens.latent_start, self.tokens.latent_end):
+            logits[:, marker] = logits[:, marker].where(self.may_open[slots], BANNED_LOGIT)
+        return logits
+
+    def advance(
+        self,
+        picked: torch.Tensor,
+        hidden: torch.Tensor,
+        slots: torch.Tensor,
+        is_real: torch.Tensor,
+        names: Sequence[str],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens that are really emitted [B], and which of them were the model's own choice [B].
+
+        hidden [B,D]: the states that `picked` [B] were chosen from; is_real [B]: whether the row has a new token at all
+        (a prompt of which a part is left has none).
+        """
+        slot, is_open = self.slot[slots], self.open[slots]
+        step = next_step(self.tokens, self.budget[slots], self.spans.end == "model", slot, is_open, picked)
+        span = self.span[slots] + (step.open & (step.slot == 0)).long()
+        requests = [self._requests[name] for name in names]
+        vectors = hidden.to(self.fed.dtype, copy=True)
+        for row, request in enumerate(requests):
+            if request.intervention is not None:
+                of_row = slice(row, row + 1)
+                place = torch.zeros_like(slot[of_row])
+                vectors[of_row] = request.intervention(vectors[of_row], span[of_row], step.slot[of_row] - 1, place)
+        self.slot[slots] = step.slot.where(is_real, slot)
+        self.open[slots] = step.open.where(is_real, is_open)
+        self.span[slots] = span.where(is_real, self.span[slots])
+        self.fed[slots] = vectors.where(is_real.unsqueeze(-1), self.fed[slots])
+        self._steps.append((requests, step.ids, is_real, vectors))
+        if len(self._steps) == COLLECT_EVERY:
+            self._collect()
+        return step.ids, step.sampled
+
+    # ---- latents for the caller
+
+    def take(self, key: str) -> dict[int, list[str]]:
+        """The latents kept under a key, by the number of the answer and by span (options.encode_span); they are kept no
+        longer."""
+        self._collect()
+        sizes = self.tokens.span_sizes
+        return {r.number: split_spans(r.latents, sizes(r.answer(self.tokens))) for r in self._kept.take(key)}
+
+    def _collect(self) -> None:
+        """Reads the steps since the last time from the device, which it waits for."""
+        if not self._steps:
+            return
+        steps, self._steps = self._steps, []
+        ids = torch.cat([ids.where(is_real, -1) for _, ids, is_real, _ in steps]).tolist()
+        rows = ((request, vectors, row) for requests, _, _, vectors in steps for row, request in enumerate(requests))
+        for token, (request, vectors, row) in zip(ids, rows, strict=True):
+            if token < 0:
+                continue
+            request.output.append(token)
+            if token == self.tokens.latent:
+                request.latents.append(vectors[row].clone())
