@@ -6,6 +6,8 @@ VENV := .venv
 STAMP := $(VENV)/.complete
 LMMS_VENV := .venv-lmms
 LMMS_STAMP := $(LMMS_VENV)/.complete
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.complete
 
 export FUTURE_L1_HOME ?= $(CURDIR)/.future-l1
 export FUTURE_L1_PROFILE ?= demo
@@ -49,10 +51,15 @@ $(LMMS_STAMP): tests/interop/requirements.txt
 	$(LMMS_VENV)/bin/python -m pip install --quiet --requirement tests/interop/requirements.txt
 	touch $(LMMS_STAMP)
 
-interop: $(STAMP) $(LMMS_STAMP)
+$(VLLM_STAMP): tests/interop/requirements-vllm.txt
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --requirement tests/interop/requirements-vllm.txt
+	touch $(VLLM_STAMP)
+
+interop: $(STAMP) $(LMMS_STAMP) $(VLLM_STAMP)
 	test -e $(FUTURE_L1_HOME)/summary.json || $(VENV)/bin/future-l1 demo
 	HF_HUB_DISABLE_PROGRESS_BARS=1 HF_DATASETS_DISABLE_PROGRESS_BARS=1 \
-		$(VENV)/bin/python -m tests.interop $(LMMS_VENV)/bin/python
+		$(VENV)/bin/python -m tests.interop $(LMMS_VENV)/bin/python $(VLLM_VENV)/bin/python
 
 regenerate: $(STAMP)
 	$(VENV)/bin/python -m tests.frozen

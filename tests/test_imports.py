@@ -1,7 +1,8 @@
 """What runs outside our own environment asks for little: each entry point with the packages that our modules import for
 it, while those of the tables and of the workflow are not there at all.
 
-`evaluation.lmms_eval` runs in an environment with lmms-eval, without our dependencies; the trainers, on a machine with
+`evaluation.lmms_eval` and `training.engines` run in environments with lmms-eval and vLLM, without our dependencies; the
+trainers, on a machine with
 torch, transformers, accelerate and TRL.  What those packages themselves import is theirs to declare.
 """
 
@@ -60,6 +61,7 @@ decode(bundle.model, bundle.vision(), bundle.tokens, [prompt], Sampling(2), bund
 """
 
 
+ENGINES = PROJECT / "training" / "engines"
 LMMS_EVAL = PROJECT / "evaluation" / "lmms_eval"
 READ_ITEM = """
 import os
@@ -96,6 +98,20 @@ def test_an_entry_point_needs_these_packages_and_no_others(
     modules: tuple[str, ...], script: str, needed: tuple[str, ...]
 ) -> None:
     assert packages(modules, script) == set(needed)
+
+
+def test_the_vllm_plugin_needs_these_packages_and_these_modules_of_ours() -> None:
+    """Its parts that import vLLM itself run in `make interop`; here, all that they import of ours."""
+    files = [file for file in ENGINES.glob("*.py") if "from vllm" not in file.read_text()]
+    modules = {f"training.engines.{file.stem}" for file in files} - {"training.engines.__init__"}
+    sources = [ast.parse(file.read_text()) for file in ENGINES.glob("*.py")]
+    imports = [node.module for source in sources for node in ast.walk(source) if isinstance(node, ast.ImportFrom)]
+    ours = {module for module in imports if module and module.startswith(ROOMS)} - modules
+    assert len(modules) > 5
+    assert {module for module in ours if not module.startswith("training.engines")} == {
+        f"training.model.{name}" for name in ("interventions", "modes", "sampling", "tokens")
+    }
+    assert packages(tuple(modules)) == {"numpy", "pydantic", "torch", "transformers"}
 
 
 def test_lmms_eval_needs_these_packages_of_ours(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict
@@ -131,7 +131,7 @@ class LocalBackend:
                 **session.get_bootstrap_env_vars(),
             }
             last_lines: deque[str] = deque(maxlen=LINES_KEPT * program.num_processes)
-            options = {"pass_fds": claim.descriptors, "stderr": subprocess.PIPE, "errors": "replace"}
+            options: dict[str, Any] = {"pass_fds": claim.descriptors, "stderr": subprocess.PIPE, "errors": "replace"}
             with (
                 ThreadPoolExecutor(1) as copier,
                 supervised(program.arguments, self.deadlines, environment, **options) as process,

@@ -35,7 +35,7 @@ ERRORS = (ValueError, OutageError, StepFailedError, GenerationFailedError, Unhea
 library is among them.  All others are defects, and have a traceback."""
 RESUMED = {"demo", "curate", "train", "evaluate", "push"}
 """The commands that keep what they have done until then."""
-SERVERS = {"ui"}
+SERVERS = {"serve", "ui"}
 """The commands that wait for requests, and so are never done."""
 
 

@@ -1,11 +1,11 @@
 """`make interop`: what the demo made, in the programs of its users, and one table of what came out.
 
-    python -m tests.interop PYTHON [STAGE ...]
+    python -m tests.interop PYTHON VLLM_PYTHON [STAGE ...]
 
-PYTHON is the interpreter of an environment with tests/interop/requirements.txt, into which our wheel is installed
-without its dependencies.  The demo is the one of FUTURE_L1_HOME and FUTURE_L1_PROFILE.  Each stage is a module with a
-function `checks` that takes the demo and a folder to work in, and yields the rows of the table.  Exits with 1 where a
-row is not what it must be.
+They are the interpreters of environments with tests/interop/requirements.txt and requirements-vllm.txt, into which our
+wheel is installed without its dependencies.  The demo is the one of FUTURE_L1_HOME and FUTURE_L1_PROFILE.  Each stage
+is a module with a function `checks` that takes the demo and a folder to work in, and yields the rows of the table.
+Exits with 1 where a row is not what it must be.
 
 It takes minutes and gigabytes, and the installed packages are those of others: CI does not run it.
 """
@@ -16,22 +16,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.profile import profile_from_environment
-from tests.interop import dataset, harness, plain_transformers, pushed
+from tests.interop import dataset, harness, plain_transformers, pushed, vllm_engine
 from tests.interop.demo import Demo
 from tests.interop.table import show, timed
 from tests.wheel import build_wheel, install_wheel
 
-STAGES = {"transformers": plain_transformers, "dataset": dataset, "lmms_eval": harness, "pushed": pushed}
+STAGES = {"transformers": plain_transformers, "dataset": dataset, "lmms_eval": harness, "pushed": pushed,
+          "vllm": vllm_engine}  # fmt: skip
 
 
-def main(python: Path, stages: Sequence[str]) -> bool:
+def main(python: Path, vllm: Path, stages: Sequence[str]) -> bool:
     """Whether every row is what it must be."""
-    demo = Demo(profile_from_environment("demo"), python.absolute())
+    demo = Demo(profile_from_environment("demo"), python.absolute(), vllm.absolute())
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         wheels = Path(folder) / "wheel"
         wheels.mkdir()
-        install_wheel(build_wheel(wheels), demo.python)
+        wheel = build_wheel(wheels)
+        for interpreter in (demo.python, demo.vllm):
+            install_wheel(wheel, interpreter)
         for name in stages or STAGES:
             work = Path(folder) / name
             work.mkdir()
@@ -41,4 +44,4 @@ def main(python: Path, stages: Sequence[str]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main(Path(sys.argv[1]), sys.argv[2:]) else 1)
+    sys.exit(0 if main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]) else 1)

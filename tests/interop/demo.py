@@ -22,6 +22,8 @@ class Demo:
     profile: Profile
     python: Path
     """The interpreter of the environment that has lmms-eval and transformers, and our wheel without what it needs."""
+    vllm: Path
+    """The interpreter of the environment that has vLLM, and our wheel."""
 
     @cached_property
     def store(self) -> AssetStore:

@@ -5,7 +5,7 @@ import torch
 from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from training.engines.model import rows_of
+from training.engines.config import rows_of
 
 
 class SpanProcessor(LogitsProcessor):

@@ -11,7 +11,7 @@ from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 from vllm.v1.worker.gpu.states import RequestState
 
-from training.engines.model import tokens_and_spans
+from training.engines.config import tokens_and_spans
 from training.engines.slots import Slots
 
 

@@ -1,0 +1,47 @@
+"""Answers of a checkpoint in `vllm.LLM`, with their latents: a program for the environment of vLLM.
+
+`python vllm_answers.py CHECKPOINT PROMPTS OUT MAX_NEW_TOKENS OPTIONS`: PROMPTS has an object with `id` and `messages` a
+line, OPTIONS are further arguments of LLM as JSON.  OUT gets one with `id`, `tokens` and `latents` by span a line, and
+at last one with vLLM's version and how many requests were preempted.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from training.engines import engine_arguments
+from training.engines.options import PREFIX
+
+os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+               "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # fmt: skip
+PREEMPTIONS = "vllm:num_preemptions"
+
+
+def main(checkpoint: str, prompts: str, out: str, max_new_tokens: str, options: str) -> None:
+    import vllm
+
+    arguments = engine_arguments(cpu=True)
+    if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1":
+        del arguments["logits_processors"]
+    llm = vllm.LLM(checkpoint, dtype="float32", enforce_eager=True, generation_config="vllm", max_num_seqs=16,
+                   disable_log_stats=False, **arguments, **json.loads(options))  # fmt: skip
+    rows = [json.loads(line) for line in Path(prompts).read_text().splitlines()]
+    params = [
+        vllm.SamplingParams(
+            temperature=0.0, max_tokens=int(max_new_tokens), extra_args={f"{PREFIX}return_key": row["id"]}
+        )
+        for row in rows
+    ]
+    answers = llm.chat([row["messages"] for row in rows], params, use_tqdm=False)
+    lines = []
+    for row, answer in zip(rows, answers, strict=True):
+        (taken,) = llm.collective_rpc("take_latents", args=(row["id"],))
+        lines.append({"id": row["id"], "tokens": list(answer.outputs[0].token_ids), "latents": taken[0]})
+    preemptions = sum(metric.value for metric in llm.get_metrics() if metric.name == PREEMPTIONS)
+    lines.append({"vllm": vllm.__version__, "preemptions": preemptions})
+    Path(out).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
