@@ -228,8 +228,8 @@ def test_of_a_changed_shard_everything_is_made_again_once(page: "Page", served: 
     from playwright.sync_api import expect
 
     before = {run["runId"] for run in served.runs()}
-    page.goto("/assets/checkpoints/sft?view=checks")
-    expect(page.get_by_text("trained_on_current_sets", exact=True).first).to_be_visible()
+    page.goto("/assets/checkpoints/sft?view=checks&checkDetail=trained_on_current_sets")
+    expect(page.get_by_text("trained on the current sets: text_only, future_l1")).to_be_visible()
     shard = home / "artifacts" / "inputs" / "toyworld_source" / "current" / "twiff" / f"{SHARD}.parquet"
     pl.read_parquet(shard)[::2].write_parquet(shard)
     served.turn_on(sensors=["new_shards", "retrain"], schedules=["recurate_weekly"])
@@ -239,12 +239,12 @@ def test_of_a_changed_shard_everything_is_made_again_once(page: "Page", served: 
 
     until(lambda: made()[:1] == [(RECURATE, "SUCCESS")], "the shard is curated", interval=0.5)
     page.reload()
-    expect(page.get_by_text("Warning").first).to_be_visible()
+    expect(page.get_by_text("was trained with an earlier curation/sft_sets/")).to_be_visible()
     until(lambda: served.skip_reason("retrain") == UP_TO_DATE, "all has followed", 900.0, 1.0)
     stages = (TRAIN_SFT, evaluate(profile_of(home)), INTERVENE, COMPARE)
     assert made() == [(job, "SUCCESS") for job in (RECURATE, *(stage.job for stage in stages))]
     page.reload()
-    expect(page.get_by_text("Passed").first).to_be_visible()
+    expect(page.get_by_text("trained on the current sets: text_only, future_l1")).to_be_visible()
 
 
 def materialised(served: Ui, asset: str) -> list[dict[str, Any]]:
