@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from training.engines import engine_arguments
 from training.engines.options import PREFIX
@@ -16,6 +17,14 @@ from training.engines.options import PREFIX
 os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
                "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # fmt: skip
 PREEMPTIONS = "vllm:num_preemptions"
+
+
+def trial_run(worker: Any) -> None:
+    """What the V2 runner does on a GPU before it knows of any request."""
+    import torch
+
+    width = worker.model_runner.model_config.hf_config.text_config.hidden_size
+    worker.model_runner._dummy_sampler_run(torch.zeros(2, width))
 
 
 def main(checkpoint: str, prompts: str, out: str, max_new_tokens: str, options: str) -> None:
@@ -26,6 +35,8 @@ def main(checkpoint: str, prompts: str, out: str, max_new_tokens: str, options: 
         del arguments["logits_processors"]
     llm = vllm.LLM(checkpoint, dtype="float32", enforce_eager=True, generation_config="vllm", max_num_seqs=16,
                    disable_log_stats=False, **arguments, **json.loads(options))  # fmt: skip
+    if "logits_processors" not in arguments:
+        llm.collective_rpc(trial_run)
     rows = [json.loads(line) for line in Path(prompts).read_text().splitlines()]
     params = [
         vllm.SamplingParams(

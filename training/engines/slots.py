@@ -100,6 +100,10 @@ class Slots:
         if request := self._requests.pop(name, None):
             self._kept.park(name, request)
 
+    def know(self, names: Sequence[str]) -> bool:
+        """Whether all of these are requests here."""
+        return all(name in self._requests for name in names)
+
     # ---- one step
 
     def feed(

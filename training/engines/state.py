@@ -65,6 +65,8 @@ class LatentSampler:
         setattr(self._sampler, name, value)
 
     def __call__(self, logits: torch.Tensor, input_batch: InputBatch) -> SamplerOutput:
+        if not self._slots.know(input_batch.req_ids):  # vLLM's trial run, before it measures the GPU's memory
+            return self._sampler(logits, input_batch)
         slots = input_batch.idx_mapping[: input_batch.num_reqs].long()
         output = self._sampler(self._slots.forbid(logits, slots), input_batch)
         picked = output.sampled_token_ids[:, 0]

@@ -174,7 +174,9 @@ def test_latents_are_taken_once_by_answer_and_span(sft_model: FutureL1, prompts:
         torch.testing.assert_close(torch.cat([torch.empty(0, width), *spans]), answer.latents, atol=2e-3, rtol=0)
 
 
-def test_a_prompt_with_latents_is_refused(sft_model: FutureL1) -> None:
+def test_a_prompt_with_latents_is_refused_and_a_trial_run_has_no_requests(sft_model: FutureL1) -> None:
     slots = Slots(sft_model.tokens, FIXED, 1, 2, torch.float32, torch.device("cpu"))
     with pytest.raises(ValueError, match="whose vectors are gone: leave out the spans"):
         slots.start(0, "a", Params(), 2, [1, sft_model.tokens.latent])
+    slots.start(0, "b", Params(), 1, [1])
+    assert slots.know(["b"]) and not slots.know(["b", "of a trial run"])
