@@ -128,7 +128,7 @@ class Profile(Settings):
 
     @model_validator(mode="after")
     def _programs_exist_and_batches_divide(self) -> "Profile":
-        for field in ("num_processes", "accelerate_config", "max_parallel", "timeout"):
+        for field in ("num_processes", "nodes", "accelerate_config", "max_parallel", "timeout"):
             if unknown := set(getattr(self.launch, field)) - set(PROGRAMS):
                 raise ValueError(f"launch.{field}: {min(unknown)!r} is no program; there are {', '.join(PROGRAMS)}")
         for program, runs in ((SFT_PROGRAM, self.sft), (RL_PROGRAM, self.rl)):

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import Trainer
 from transformers.integrations import (
     INTEGRATION_TO_CALLBACK,
@@ -93,7 +94,8 @@ def train(trainer: Trainer, every: int = 1, needs: Sequence[str] = ()) -> str | 
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):  # by default below `steps`, which goes in the end
             callback.logging_dir = callback.logging_dir or str(steps.parent / "runs")
-    resume = last_checkpoint(steps, needs)
+    # The first process looks for all: another node may not see yet what was written last to a shared file system.
+    (resume,) = broadcast_object_list([last_checkpoint(steps, needs)])
     trainer.add_callback(StopAtMaxSteps())
     reduce_in_fp32(trainer.accelerator)
     shard_adapted(trainer.model, trainer.accelerator)

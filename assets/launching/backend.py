@@ -35,8 +35,10 @@ Reply = TypeVar("Reply")
 class Program:
     """One program to run: `arguments` follow the Python interpreter.
 
-    out: its working folder, where progress, figures and the result will be.  processes: how many it starts of itself,
-    each with a device of its own where `on_gpu`.  environment: variables besides those of the process that starts it.
+    out: its working folder, where progress, figures and the result will be.  num_processes: how many it starts of
+    itself on all nodes, each with a device of its own where `on_gpu`.  environment: variables besides those of the
+    process that starts it.  nodes: over how many its processes are spread; on each, the same arguments are started,
+    with that node's values (`training.runtime.launch.on_node`).
     """
 
     module: str
@@ -45,6 +47,11 @@ class Program:
     num_processes: int
     on_gpu: bool
     environment: Mapping[str, str]
+    nodes: int = 1
+
+    @property
+    def processes_per_node(self) -> int:
+        return self.num_processes // self.nodes
 
 
 Watch = Callable[[Sequence[Program]], None]
@@ -94,16 +101,16 @@ class ClusterSettings(BaseModel):
     """For each process of a program; None: whatever the cluster gives."""
 
     def gpus_for(self, program: Program) -> int:
-        """For all its processes."""
-        return self.gpus * program.num_processes if program.on_gpu else 0
+        """For all its processes on a node."""
+        return self.gpus * program.processes_per_node if program.on_gpu else 0
 
     def cpus_for(self, program: Program) -> int:
-        """For all its processes."""
-        return self.cpus * program.num_processes
+        """For all its processes on a node."""
+        return self.cpus * program.processes_per_node
 
     def gib_for(self, program: Program) -> int | None:
-        """For all its processes."""
-        return None if self.memory_gib is None else math.ceil(self.memory_gib * program.num_processes)
+        """For all its processes on a node."""
+        return None if self.memory_gib is None else math.ceil(self.memory_gib * program.processes_per_node)
 
     def command_for(self, program: Program, deadlines: Deadlines) -> list[str]:
         """A program under a supervisor, which on INT or TERM ends it and all that it started, with our deadlines."""

@@ -5,19 +5,29 @@ Where they run is the backend's business (`assets.launching`); what they report 
 
 import json
 import multiprocessing
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import dagster as dg
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from assets.launching.backend import Backend, Context, Deadlines, Program
 from assets.launching.local import LocalBackend, LocalSettings
 from assets.launching.ray import RayBackend, RaySettings
 from assets.launching.slurm import SlurmBackend, SlurmSettings
-from training.runtime.launch import Start
+from training.runtime.launch import NodeWord, Start
 from training.runtime.programs import RESULT, last_report_time, read_progress
 from training.runtime.project import PROJECT
 
@@ -42,10 +52,14 @@ class LaunchSettings(BaseModel):
     backend: LocalSettings | RaySettings | SlurmSettings = Field(default=LocalSettings(), discriminator="kind")
     """The place where programs run: this machine, or a cluster."""
     num_processes: Mapping[str, PositiveInt] = {}
-    """Processes per program (`{"training.sft": 8}`); more than one are started by `accelerate launch`."""
+    """Processes per program (`{"training.sft": 8}`), on all its nodes; more than one are started by `accelerate
+    launch`."""
+    nodes: Mapping[str, PositiveInt] = {}
+    """Nodes of a cluster per program, over which its processes are spread evenly; 1 where nothing is said."""
     accelerate_config: Mapping[str, Annotated[Path, AfterValidator(_project_file)]] = {}
-    """The file per program for `accelerate launch --config_file`: FSDP or ZeRO, precision, machines. Relative to the
-    project; without one, several processes hold a whole model each (DDP)."""
+    """The file per program for `accelerate launch --config_file`: FSDP or ZeRO, precision. Relative to the project;
+    without one, several processes hold a whole model each (DDP). Its processes, machines, address and port do not
+    count."""
     max_parallel: Mapping[str, PositiveInt] = {}
     """Programs that one step runs at the same time (`{"evaluation.generate": 8}`), where it has work for several."""
     environment: Mapping[str, str] = {}
@@ -67,6 +81,30 @@ class LaunchSettings(BaseModel):
                 raise ValueError(f"{name} looks like a secret, and job scripts hold these variables: set it in the "
                                  "environment that Dagster starts in, or on the nodes")  # fmt: skip
         return environment
+
+    @model_validator(mode="after")
+    def _processes_divide_over_nodes(self) -> "LaunchSettings":
+        for program, nodes in self.nodes.items():
+            processes = self.num_processes.get(program, 1)
+            if nodes > 1 and isinstance(self.backend, LocalSettings):
+                raise ValueError(
+                    f"nodes: {program} cannot run on {nodes}, because launch.backend is this machine alone: choose "
+                    "ray or slurm there, or start each node by hand (docs/training.md)"
+                )
+            if rest := processes % nodes:
+                fitting = [n for n in (processes - rest, processes - rest + nodes) if n]
+                raise ValueError(
+                    f"nodes: the processes of {program}, {processes}, do not divide over {nodes} nodes: start "
+                    f"{' or '.join(map(str, fitting))} (launch.num_processes), or change launch.nodes"
+                )
+        for program, file in self.accelerate_config.items():
+            machines = re.search(r"^num_machines: *(\d+)", file.read_text(), re.MULTILINE)
+            if machines and int(machines[1]) not in (1, nodes := self.nodes.get(program, 1)):
+                raise ValueError(
+                    f"accelerate_config: {file} has num_machines {machines[1]}, and launch.nodes {nodes} for "
+                    f"{program}: the profile's number counts; delete the file's, or make both alike"
+                )
+        return self
 
     @property
     def deadlines(self) -> Deadlines:
@@ -112,14 +150,26 @@ def backend_for(settings: LaunchSettings) -> Backend:
 
 def program_of(settings: LaunchSettings, start: Start) -> Program:
     """The program of a start, its config written: under `accelerate launch` where it has several processes."""
-    num_processes, arguments = settings.num_processes.get(start.module, 1), start.arguments()
+    num_processes, nodes = settings.num_processes.get(start.module, 1), settings.nodes.get(start.module, 1)
+    arguments = start.arguments()
     if num_processes > 1:
         file = settings.accelerate_config.get(start.module)
-        options = ["--config_file", str(file)] if file else []
+        options = ["--config_file", str(file)] if file else ["--multi_gpu"]  # also where a node has one GPU
         launch = ["-m", "accelerate.commands.launch", "--num_processes", str(num_processes)]
-        arguments = [*launch, *options, *arguments]
+        arguments = [*launch, *_machine_options(nodes), *options, *arguments]
     on_gpu = start.config.get("device", "auto") != "cpu"
-    return Program(start.module, start.out, arguments, num_processes, on_gpu, settings.environment)
+    return Program(start.module, start.out, arguments, num_processes, on_gpu, settings.environment, nodes)
+
+
+def _machine_options(nodes: int) -> list[str]:
+    """The options of `accelerate launch` about machines, before which no file's count."""
+    if nodes == 1:
+        return ["--num_machines", "1", "--main_process_port", "0"]  # any free one: two programs do not meet
+    return [
+        *("--num_machines", str(nodes), "--machine_rank", NodeWord.RANK),
+        *("--main_process_ip", NodeWord.MAIN_ADDRESS, "--main_process_port", NodeWord.MAIN_PORT),
+        *("--deepspeed_multinode_launcher", "standard"),  # its default would start the other nodes by ssh
+    ]
 
 
 class _Watch:

@@ -1,4 +1,4 @@
-"""Programs as jobs of a Ray cluster: each on one node that has room for it.
+"""Programs as jobs of a Ray cluster: each on a node that has room for it, or on several (`assets.launching.ray_nodes`).
 
 Ray stops a job by a signal to each of its processes, and by KILL after a time that the job may choose; so a program is
 ended by its own supervisor, as on this machine.
@@ -8,7 +8,7 @@ import shlex
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +29,7 @@ from assets.launching.backend import (
     wait_until,
     with_retries,
 )
+from assets.launching.ray_nodes import NODES, Parts
 from training.runtime.interrupts import defer_interrupts
 from training.runtime.project import PROJECT
 
@@ -49,7 +50,7 @@ class RaySettings(ClusterSettings):
     address: str = "http://127.0.0.1:8265"
     """The URL of Ray's dashboard; its token, if it needs one, is RAY_AUTH_TOKEN of Dagster's environment."""
     resources: Mapping[str, float] = {}
-    """Ray's custom resources for each program (`{"h100": 1}`)."""
+    """Ray's custom resources for each program, on each of its nodes (`{"h100": 1}`)."""
     unreachable_timeout: float = Field(default=300.0, gt=0)
     """A dashboard that does not answer for so long fails the step."""
 
@@ -81,6 +82,7 @@ class RayBackend:
         lease = program.out / LEASE
         lease.write_text(name + "\n")
         cluster.end_earlier_jobs(program)
+        (program.out / NODES).unlink(missing_ok=True)
         with dg.open_pipes_session(
             context=context,
             context_injector=dg.PipesEnvContextInjector(),
@@ -101,16 +103,18 @@ def submission(
     settings: RaySettings, deadlines: Deadlines, program: Program, name: str, pipes: Mapping[str, str]
 ) -> dict[str, Any]:
     """Arguments of Ray's `submit_job`.  pipes: the variables of the program's Pipes session."""
-    gib = settings.gib_for(program)
     lease, project = shlex.quote(str(program.out / LEASE)), shlex.quote(str(PROJECT))
-    command = shlex.join(settings.command_for(program, deadlines))
+    command, resources = settings.command_for(program, deadlines), _resources(settings, program)
+    if program.nodes > 1:  # the job itself needs nothing
+        parts = Parts(program.nodes, resources, command, str(PROJECT), str(program.out))
+        command, resources = [settings.python, *parts.arguments()], {}
     return {
         "submission_id": name,
-        "entrypoint": f"grep -qx {name} {lease} && cd {project} && exec {command}",
-        "entrypoint_num_cpus": settings.cpus_for(program),
-        "entrypoint_num_gpus": settings.gpus_for(program),
-        **({} if gib is None else {"entrypoint_memory": gib * 2**30}),
-        "entrypoint_resources": dict(settings.resources),
+        "entrypoint": f"grep -qx {name} {lease} && cd {project} && exec {shlex.join(command)}",
+        "entrypoint_num_cpus": resources.pop("CPU", None),
+        "entrypoint_num_gpus": resources.pop("GPU", None),
+        "entrypoint_memory": resources.pop("memory", None),
+        "entrypoint_resources": resources,
         "metadata": {FOLDER: str(program.out)},
         "runtime_env": {
             "env_vars": {
@@ -120,6 +124,17 @@ def submission(
                 "RAY_JOB_STOP_WAIT_TIME_S": str(seconds_to_end(deadlines)),
             }
         },
+    }
+
+
+def _resources(settings: RaySettings, program: Program) -> dict[str, float]:
+    """What a program needs on each of its nodes, by Ray's names."""
+    gpus, gib = settings.gpus_for(program), settings.gib_for(program)
+    return {
+        "CPU": settings.cpus_for(program),
+        **({"GPU": gpus} if gpus else {}),
+        **({"memory": gib * 2**30} if gib else {}),
+        **settings.resources,
     }
 
 
@@ -183,8 +198,13 @@ class _Job:
     program: Program
     session: dg.PipesSession
     cluster: _Cluster
-    has_started: bool = False
+    is_read: bool = False
     """Whether a node runs it, or did, and its messages are read; until then nothing can be read."""
+
+    @property
+    def has_started(self) -> bool:
+        """Whether it has all its nodes, or had."""
+        return self.is_read and (self.program.nodes == 1 or (self.program.out / NODES).exists())
 
     def has_ended(self) -> bool:
         """Whether it has; from its first moment on a node its messages are read."""
@@ -192,10 +212,10 @@ class _Job:
         from ray.job_submission import JobStatus
 
         status = self.cluster.details(self.name).status
-        if not self.has_started and status != JobStatus.PENDING:
+        if not self.is_read and status != JobStatus.PENDING:
             address = {PIPES_LAUNCHED_EXTRAS_RAY_ADDRESS_KEY: self.cluster.client.get_address()}
             self.session.report_launched({"extras": {**address, PIPES_LAUNCHED_EXTRAS_RAY_JOB_ID_KEY: self.name}})
-            self.has_started = True
+            self.is_read = True
         return bool(status.is_terminal())
 
     def raise_if_failed(self) -> None:
@@ -203,6 +223,10 @@ class _Job:
         from ray.job_submission import JobStatus
 
         details = self.cluster.details(self.name)
-        if details.status != JobStatus.SUCCEEDED:
-            output = details.message or f"Ray's job {self.name} was stopped, but not by its step"
-            raise failure(self.program, details.driver_exit_code, last_lines(output))
+        if details.status == JobStatus.SUCCEEDED:
+            return
+        output = details.message or f"Ray's job {self.name} was stopped, but not by its step"
+        if details.driver_exit_code is not None:  # the message has ten lines
+            with suppress(OSError, RuntimeError):
+                output = self.cluster.client.get_job_logs(self.name)
+        raise failure(self.program, details.driver_exit_code, last_lines(output))

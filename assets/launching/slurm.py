@@ -7,11 +7,10 @@ was submitted for another one (it would go by the asset, not by the partition).
 
 import os
 import select
-import shlex
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,8 +32,8 @@ from assets.launching.backend import (
     wait_until,
 )
 from assets.launching.slurm_queue import Queue
+from assets.launching.slurm_script import lines_of_failed_node, script_of
 from training.runtime.interrupts import defer_interrupts
-from training.runtime.project import PROJECT
 from training.storage.hashing import digest
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def compute(settings: SlurmSettings, deadlines: Deadlines, program: Program) -> 
         qos=settings.qos,
         time_limit=settings.time_limit,
         signal_before_timeout=f"INT@{seconds_to_end(deadlines)}",
-        num_nodes=1,
+        num_nodes=program.nodes,
         cpus=settings.cpus_for(program),
         gpus_per_node=settings.gpus_for(program),
         mem=None,
@@ -162,17 +161,6 @@ def launcher(settings: SlurmSettings, deadlines: Deadlines, program: Program) ->
             return ExecutionPlan(RuntimeVariant.SHELL, script, environment=pipes_context, resources={})
 
     return ProgramLauncher()
-
-
-def script_of(settings: SlurmSettings, deadlines: Deadlines, program: Program, pipes: Mapping[str, str]) -> list[str]:
-    """The lines of the job's script.  pipes: the variables of the program's Pipes session."""
-    variables = {**settings.environment_for(program, deadlines), **pipes}
-    return [
-        "#!/bin/bash",
-        *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
-        f"cd {shlex.quote(str(PROJECT))} || exit",
-        f"exec {shlex.join(settings.command_for(program, deadlines))}",
-    ]
 
 
 @dataclass
@@ -279,4 +267,4 @@ class _Job:
         logs = [Path(last.folder) / f"slurm-{last.number}.{stream}" for stream in ("out", "err")]
         output = "\n".join(log.read_text(errors="replace") for log in logs if log.is_file())
         why = [] if last.state == "FAILED" else [f"Slurm's job {last.number}: {last.state}"]
-        return failure(self.program, self.queue.status(last.number), [*why, *last_lines(output)])
+        return failure(self.program, self.queue.status(last.number), [*why, *last_lines(lines_of_failed_node(output))])

@@ -124,7 +124,7 @@ def _tables(result: ProfileEstimate) -> Iterable[Table]:
         lines.append(["all", *(_gib(sum(phase.values())) for phase in memory.values())])
         yield _table(f"Memory of one device, GiB: {', '.join(names)}", ("", *memory), lines)
     machine = [(f"disk: {title}", brief(size, "B")) for title, size in result.disk.items()]
-    machine.append(("host memory of a training, on all machines", f"{bounds(*result.host_gib)} GiB"))
+    machine.append(("host memory of a training, on its first node", f"{bounds(*result.host_gib)} GiB"))
     machine.append(("judge calls, of curation and RL", bounds(*result.judge_calls)))
     yield _table("Machine and judge", ("", ""), machine)
     yield _table("Assumptions", ("", "value", "from"), result.assumptions)
@@ -132,7 +132,7 @@ def _tables(result: ProfileEstimate) -> Iterable[Table]:
 
 def _row(training: TrainingEstimate) -> list[str]:
     fits = {True: "yes", False: "no", None: "-"}[training.fits]
-    devices = f"{training.gpus} ({training.layout})"
+    devices = f"{training.gpus} ({training.layout}{f', {training.nodes} nodes' if training.nodes > 1 else ''})"
     numbers = [f"{training.rows:,}", f"{training.steps:,}", _hours(training.hours)]
     return [training.name, *numbers, devices, _gib(training.peak_gib), fits]
 

@@ -33,6 +33,7 @@ class TrainingEstimate:
     program: str
     rows: int
     gpus: int
+    nodes: int
     layout: str
     steps: int
     hours: Range
@@ -109,6 +110,7 @@ def _training(name: str, program: str, run: TrainingRun, device: Device) -> Trai
         program=program,
         rows=run.rows,
         gpus=run.gpus,
+        nodes=run.nodes,
         layout="FSDP2" if run.layout.sharded else "ZeRO" if run.sharding == "zero" and run.gpus > 1 else "whole",
         steps=run.steps,
         hours=run.hours(device),
@@ -146,11 +148,12 @@ def _disk(curation: Estimate, runs: Sequence[TrainingRun]) -> dict[str, float]:
 
 
 def _host(runs: Sequence[TrainingRun]) -> Range:
-    """GiB of the machines of the largest training: its processes, and the weights that the first gathers, in fp32 and
-    in bf16, or into which it merges adapters, in bf16."""
+    """GiB of the first node of the largest training: its processes there, and the weights that the first gathers, in
+    fp32 and in bf16, or into which it merges adapters, in bf16."""
     low, high = (
         max(
-            run.gpus * (PROCESS_GIB[end] + _workers(run.recipe) * WORKER_GIB[end] + run.recipe.cache_gib)
+            -(-run.gpus // run.nodes)
+            * (PROCESS_GIB[end] + _workers(run.recipe) * WORKER_GIB[end] + run.recipe.cache_gib)
             + (2 if run.recipe.lora else 6) * run.model.parameters / GIB
             for run in runs
         )
@@ -187,6 +190,8 @@ def _assumed(
         ("disk while a training runs", f"{KEPT_CHECKPOINTS} checkpoints", "what learns, in fp32, and Adam's state"),
         ("not estimated", "benchmarks, reports", "nor memory on CPUs and under ZeRO"),
     ]
+    if any(training.nodes > 1 for training in trainings):
+        rows.append(("between nodes", "nothing more", "assumed: a network as fast as within a node"))
     if any(training.memory for training in trainings):
         rows += [
             ("memory of updates", "within 5 %", "of fake tensors of the trainers' own steps; other phases by formula"),

@@ -44,6 +44,7 @@ def training_runs(
                 model=model,
                 gpus=gpus or profile.launch.num_processes.get(program, 1),
                 sharding=_sharding(profile, program),
+                nodes=profile.launch.nodes.get(program, 1),
             ),
         )
     return runs

@@ -93,6 +93,18 @@ def test_adapters_take_less_time_disk_and_host_memory(tmp_path: Path) -> None:
     assert adapters["host_gib"][0] == pytest.approx(whole["host_gib"][0] - 4 * 8.767e9 / 2**30, rel=0.01)
 
 
+def test_host_memory_is_that_of_a_node(tmp_path: Path) -> None:
+    overlay = tmp_path / "mine.toml"
+    overlay.write_text(
+        'extends = "paper"\n[launch]\nnum_processes = { "training.sft" = 16, "training.rl" = 16 }\n'
+        'nodes = { "training.sft" = 2, "training.rl" = 2 }\n[launch.backend]\nkind = "ray"\n'
+    )
+    one, two = estimated("--profile", "paper"), estimated("--profile", overlay)
+    assert two["host_gib"] == one["host_gib"]
+    assert (of(two, "la_dapo")["gpus"], of(two, "la_dapo")["nodes"]) == (16, 2)
+    assert "between nodes" in run("--profile", overlay).output, "an assumption"
+
+
 def test_a_layout_of_some_projections_has_their_adapters_alone(tmp_path: Path) -> None:
     overlay = tmp_path / "mine.toml"
     overlay.write_text(

@@ -20,6 +20,8 @@ from tests.invoke import invoke
 from tests.reduced import reduced_demo, write_reduced_overlay
 from training.runtime.project import PROJECT
 
+RAY = '[launch.backend]\nkind = "ray"\n'
+
 
 def overlay(tmp_path: Path, text: str) -> str:
     path = tmp_path / "mine.toml"
@@ -82,6 +84,9 @@ def test_the_reduced_demo_is_an_overlay_too(tmp_path: Path) -> None:
         ('extends = "demo"\n[launch.max_parallel]\n"evaluation.answer" = 2\n', "max_parallel: 'evaluation.answer'"),
         ('extends = "paper"\n[launch.num_processes]\n"training.sft" = 7\n', "into 7 processes: start 4 or 8"),
         ('extends = "paper"\n[launch.num_processes]\n"training.rl" = 48\n', "into 48 processes: start 32 or 64"),
+        ('extends = "paper"\n[launch.nodes]\n"training.rl" = 2\n', "launch.*training.rl cannot run on 2, because"),
+        (f'extends = "paper"\n{RAY}[launch.nodes]\n"training.rl" = 3\n', "training.rl, 8, do .* 3 nodes: start 6 or 9"),
+        (f'extends = "paper"\n{RAY}[launch.nodes]\n"training.rll" = 1\n', "launch.nodes: 'training.rll' is no program"),
         ('extends = "demo"\n[rl.la_dapo.recipe]\nupdates_per_batch = 7\n', "not divisible by updates_per_batch, 7"),
         ('extends = "demo"\n[launch.num_processes]\n"training.sft" = 0\n', "training.sft: .* greater than 0"),
         ('extends = "demo"\nsft = []\nrl = []\n[benchmarks.necessity]\nmodels = []\n', "sft: .* at least 1 item"),

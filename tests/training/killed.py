@@ -32,8 +32,8 @@ def kill_at(module: str, config: ProgramConfig, step: int) -> None:
 class Interrupting(Reporter):
     """Sends INT to this process after a step, once."""
 
-    def __init__(self, out: Path, step: int) -> None:
-        super().__init__(out)
+    def __init__(self, out: Path, step: int, quiet: bool = False) -> None:
+        super().__init__(out, quiet=quiet)
         self.step = step
 
     def progress(self, done: int, total: int, what: str) -> None:

@@ -1,51 +1,55 @@
-"""A training program in several gloo processes: with a whole model each, or with a sharded one."""
+"""A training program in several gloo processes, on one machine or on two, started by the lines that backends start."""
 
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from assets.launching.launcher import LaunchSettings, program_of
+from assets.launching.ray import RaySettings
+from tests.loopback import free_port
+from tests.training import fsdp_on_cpu
+from training.runtime.launch import Start, on_node
 from training.runtime.programs import ProgramConfig
+from training.runtime.project import PROJECT, python_variables
 
-ROOT = Path(__file__).parents[2]
-
-
-def with_whole_models(module: str, config: ProgramConfig, processes: int = 2) -> Path:
-    """The working folder of `accelerate launch -m MODULE`, after all processes ended well."""
-    options = f"--multi_gpu --num_processes {processes} --num_machines 1 --mixed_precision no --dynamo_backend no"
-    command = ["accelerate.commands.launch", *options.split(), "--main_process_port", "0", "-m", module]
-    return _ended(config, command, [{}])
+FSDP = PROJECT / "profiles" / "accelerate" / "fsdp2.yaml"
 
 
-def with_shards(module: str, config: ProgramConfig) -> Path:
-    """The same in two processes under the project's own FSDP file, in fp32."""
-    from tests.training.sft.test_launch_configs import launched, prepare_multi_gpu_env
+def in_processes(
+    module: str,
+    config: ProgramConfig,
+    processes: int = 2,
+    nodes: int = 1,
+    sharded: bool = False,
+    interrupt: bool = False,
+) -> Path:
+    """The working folder of a program when all its processes have ended, with a whole model each or a sharded one.
 
-    arguments = launched("fsdp2.yaml")
-    arguments.mixed_precision = "no"
-    fsdp = {name: value for name, value in prepare_multi_gpu_env(arguments).items() if os.environ.get(name) != value}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    ranks = [{**fsdp, **place, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    return _ended(config, ["tests.training.fsdp_on_cpu", module], ranks)
-
-
-def _ended(config: ProgramConfig, command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> Path:
-    path = config.out.with_suffix(".json")
-    path.write_text(config.model_dump_json())
-    processes = [
+    nodes: each is a launcher of its own, on loopback.  sharded: under the project's own FSDP file, in fp32; then
+    `interrupt` sends INT to the last process, alone, after its first step.
+    """
+    launch: dict[str, Any] = {"num_processes": {module: processes}, "nodes": {module: nodes}}
+    if sharded:
+        file = config.out.with_suffix(".yaml")
+        file.write_text(FSDP.read_text().replace("mixed_precision: bf16", "mixed_precision: 'no'"))
+        launch["accelerate_config"] = {module: file}
+    start = Start(module, config.out, config.model_dump(mode="json", exclude={"out"}))
+    arguments = [*program_of(LaunchSettings(backend=RaySettings(), **launch), start).arguments]
+    if sharded:
+        arguments.insert(arguments.index(module), fsdp_on_cpu.__name__)
+    port, variables = free_port(), {fsdp_on_cpu.INTERRUPTED: str(processes - 1)} if interrupt else {}
+    launchers = [
         subprocess.Popen(
-            [sys.executable, "-m", *command, "--config", str(path)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+            [sys.executable, *on_node(arguments, rank, "127.0.0.1", port)],
+            env={**os.environ, **python_variables(), "OMP_NUM_THREADS": "1", **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for environment in environments
+        for rank in range(nodes)
     ]
-    output = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(output)
+    output = [launcher.communicate(timeout=300)[0] for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [int(interrupt)] * nodes, "\n".join(output)
     return config.out

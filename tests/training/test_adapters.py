@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from tests.toy import rl_recipe, sft_recipe
-from tests.training.several_processes import with_shards, with_whole_models
+from tests.training.several_processes import in_processes
 from training.adapters import adapter_weights, adapters_off, add_adapters, merged
 from training.model.checkpoint import FutureL1, load
 from training.model.encoding import collate
@@ -59,7 +59,7 @@ def run(way: str, config: SftConfig | RlConfig) -> Path:
     """The working folder of a program: in this process, or in two with whole or with sharded models."""
     if way != "alone":
         module = "training.sft" if isinstance(config, SftConfig) else "training.rl"
-        return with_whole_models(module, config) if way == "whole" else with_shards(module, config)
+        return in_processes(module, config, sharded=way == "sharded")
     config.out.mkdir(exist_ok=True)
     reporter = Reporter(config.out)
     sft.main(config, reporter) if isinstance(config, SftConfig) else rl.main(config, reporter)

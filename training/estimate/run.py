@@ -39,7 +39,7 @@ class RowShape:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training on so many rows and GPUs.
+    """A training on so many rows and GPUs, which are on so many nodes.
 
     sharding: what the launch config of several processes says.  latent_config: that of the SFT that RL starts from.
     """
@@ -51,6 +51,7 @@ class TrainingRun:
     model: ModelShape
     gpus: int
     sharding: Literal["whole", "fsdp2", "zero"]
+    nodes: int = 1
 
     @property
     def layout(self) -> Layout:

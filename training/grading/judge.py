@@ -11,7 +11,6 @@ chat template's control tokens.
 import asyncio
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from training.chat.completion import ChatCompletion, Choice, MalformedError, Usage, one_line, plain_text
 from training.chat.endpoint import JUDGE_KEYS, BaseUrl, EndpointDownError, EndpointSettings
 from training.grading.replies import AnswerReply, Reply, ScoreReply, Scores, Verdict, VerdictReply, last_object
+from training.storage.files import on_this_machine
 from training.storage.keyed_log import KeyedLog
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Judge:
     def __init__(self, settings: JudgeSettings, on_outage: Literal["raise", "unjudged"] = "unjudged") -> None:
         self.settings, self.on_outage = settings, on_outage
         self.counts: Counter[str] = Counter()
-        self._log = KeyedLog(_on_this_machine(settings.cache)) if settings.cache else None
+        self._log = KeyedLog(on_this_machine(settings.cache)) if settings.cache else None
         self._unstored: dict[str, _Judged] = {}  # without a file, replies are kept here
         self._used: set[int] = set()
         self._used_tokens = [0, 0]
@@ -308,12 +308,6 @@ class Judge:
 
     def _about(self, kind: Kind) -> dict[str, str]:
         return {"model": self.settings.model, "prompt": prompt_hash(kind.system)}
-
-
-def _on_this_machine(cache: Path) -> Path:
-    """The file of this machine: on a network file system, what several of a training's append could mix."""
-    machine = os.environ.get("GROUP_RANK", "0")  # torchrun's number of it
-    return cache if machine == "0" else cache.with_name(f"{cache.stem}.{machine}{cache.suffix}")
 
 
 def prompt_hash(prompt: str) -> str:

@@ -11,7 +11,7 @@ from training.data.keyframes import key_frame_number
 from training.data.row_clips import with_clip
 from training.data.video import UnreadableVideo, read_frames
 from training.model.encoding import Encoded, Encoder
-from training.storage.files import AppendLog
+from training.storage.files import AppendLog, on_this_machine
 
 SKIPPED = "skipped.jsonl"
 """The file of rows that a program could not use: {"row_id", "reason"} a line; several processes may repeat a row."""
@@ -86,7 +86,7 @@ class Rows:
 
     def __init__(self, rows: Sequence[Row], reader: RowReader, skipped: Path) -> None:
         self.rows, self.reader = rows, reader
-        self._log = AppendLog(skipped)
+        self._log = AppendLog(on_this_machine(skipped))
         self._unusable: dict[str, str] = {}
 
     def __len__(self) -> int:

@@ -46,8 +46,17 @@ def verify(
     vision = bundle.vision()
     facts |= {"row_id": row["row_id"]}
     facts |= _decoded(bundle, vision, prompt, tokens) | _teacher_forced(bundle, vision, dialogue or prompt)
-    unusable = {record["row_id"] for record in AppendLog(skipped).records()}
-    return {"skipped": len(unusable), "verified": facts}
+    return {"skipped": len(skipped_ids(skipped)), "verified": facts}
+
+
+def skipped_ids(skipped: Path) -> set[str]:
+    """The ids of all rows that were skipped; what other machines of the training recorded is moved to `skipped`."""
+    log = AppendLog(skipped)
+    for other in skipped.parent.glob(f"{skipped.stem}.*{skipped.suffix}"):
+        for record in AppendLog(other).records():
+            log.append(record)
+        other.unlink()
+    return {record["row_id"] for record in log.records()}
 
 
 def _first_usable(rows: Sequence[Row], reader: RowReader, skipped: Path) -> tuple[Row, Encoded, Encoded | None]:

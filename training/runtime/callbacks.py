@@ -51,6 +51,8 @@ def checkpoint_on_interrupt(trainer: Trainer, every: int = 1) -> Iterator[None]:
     try:
         with patience():
             yield
+            if interrupt.stopped and dist.is_initialized():
+                dist.barrier()  # where the first to leave fails its node, a cluster ends the others, who may still save
     finally:
         if here:
             signal.signal(signal.SIGINT, before)

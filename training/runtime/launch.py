@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,23 @@ class Start:
         path = self.out / "config.json"
         write_json(path, {"out": str(self.out), **self.config}, allow_nan=True)
         return ["-m", self.module, "--config", str(path.absolute())]
+
+
+class NodeWord(StrEnum):
+    """A word of a command in place of which each node has a value of its own: its number, and the address and the port
+    of the first node, where all processes meet."""
+
+    RANK = "{node_rank}"
+    MAIN_ADDRESS = "{main_address}"
+    MAIN_PORT = "{main_port}"
+
+
+def on_node(command: Sequence[str], rank: int, address: str, port: int) -> list[str]:
+    """A command as one node starts it."""
+    values: dict[str, str] = {
+        NodeWord.RANK: str(rank), NodeWord.MAIN_ADDRESS: address, NodeWord.MAIN_PORT: str(port),
+    }  # fmt: skip
+    return [values.get(word, word) for word in command]
 
 
 @contextmanager

@@ -52,6 +52,12 @@ def atomic_replace_dir(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def on_this_machine(path: Path) -> Path:
+    """The file of this machine of a training: on a network file system, what several append to one could mix."""
+    machine = os.environ.get("GROUP_RANK", "0")  # torchrun's number of it
+    return path if machine == "0" else path.with_name(f"{path.stem}.{machine}{path.suffix}")
+
+
 class AppendLog:
     """One record a line.  A line torn by a crash is passed over; several processes of one machine may append to a file.
 

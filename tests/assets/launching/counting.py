@@ -31,7 +31,7 @@ class Config(ProgramConfig):
 
 def main(config: Config, reporter: Reporter) -> dict[str, Any]:
     """The last number, the number from which it resumed, its devices, and some of its environment."""
-    checkpoint, rank = config.out / "count", os.environ.get("LOCAL_RANK", "0")
+    checkpoint, rank = config.out / "count", os.environ.get("RANK", "0")
     resumed_from = int(checkpoint.read_text()) if is_first() and checkpoint.is_file() else 0
     (config.out / f"rank_{rank}.json").write_text(json.dumps(_devices()))
     for count in range(resumed_from + 1, 5):
@@ -66,7 +66,7 @@ def _misbehave(config: Config) -> None:
     pids = [os.getpid(), _stubborn_child(), _daemon()]
     with config.pids.open("a") as file:
         file.write(" ".join(map(str, pids)) + "\n")
-    if config.behaviour == "run out of memory" and os.environ.get("LOCAL_RANK") != "0":
+    if config.behaviour == "run out of memory" and os.environ.get("RANK") != "0":
         os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does
     time.sleep(FOREVER)
 

@@ -1,4 +1,4 @@
-"""A Ray cluster of one node on this machine, which ends with the process that started it."""
+"""A Ray cluster of two nodes on this machine, which ends with the process that started it."""
 
 import os
 import subprocess
@@ -12,20 +12,20 @@ import psutil
 
 CLUSTER = """
 import sys
-import ray
+from ray.cluster_utils import Cluster
 
-context = ray.init(
-    address="local", num_cpus=2, num_gpus=0, object_store_memory=80_000_000, include_dashboard=True, dashboard_port=0,
-    dashboard_host="127.0.0.1", _node_ip_address="127.0.0.1", _temp_dir=sys.argv[1], log_to_driver=False,
-)
-print(context.dashboard_url, flush=True)
+node = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80_000_000, "node_ip_address": "127.0.0.1"}
+dashboard = {"include_dashboard": True, "dashboard_port": 0, "dashboard_host": "127.0.0.1", "temp_dir": sys.argv[1]}
+cluster = Cluster(initialize_head=True, head_node_args=node | dashboard)
+cluster.add_node(**node)
+print(cluster.webui_url, flush=True)
 sys.stdin.read()
 """
 
 
 @contextmanager
 def ray_cluster(token: str) -> Iterator[str]:
-    """The address of its dashboard, which requires the token; the cluster has two CPUs and no GPU."""
+    """The address of its dashboard, which requires the token.  Each node has a CPU, and a GPU that is only a number."""
     timeouts = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240", "RAY_gcs_server_port_wait_time_s": "240"}  # on a busy machine
     access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
     environment = {**os.environ, **timeouts, **access}

@@ -61,3 +61,9 @@ def test_a_program_gets_its_settings_and_no_other_variable_of_our_environment(
         "/shared/python", "-m", "training.runtime.supervisor", "119.5", "15", "/shared/python", "-m", "training.sft",
     ]  # fmt: skip
     assert (settings.cpus_for(program), settings.gpus_for(program), settings.gib_for(program)) == (8, 2, None)
+
+
+def test_a_node_needs_what_its_part_of_the_processes_needs(tmp_path: Path) -> None:
+    program = Program("training.sft", tmp_path, [], 16, True, {}, nodes=4)
+    settings = ClusterSettings(cpus=8, memory_gib=1.6)
+    assert (settings.cpus_for(program), settings.gpus_for(program), settings.gib_for(program)) == (32, 4, 7)

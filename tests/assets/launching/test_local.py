@@ -8,14 +8,17 @@ from typing import Any
 import dagster as dg
 import psutil
 import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 
 from assets.launching.backend import Deadlines, Program
 from assets.launching.launcher import LaunchSettings, program_of
 from assets.launching.local import LocalBackend, LocalSettings
+from assets.launching.ray import RaySettings
 from tests.assets.launching.counting import PROGRAM
 from tests.assets.launching.steps import counting, run
 from training.runtime.devices import try_claim
-from training.runtime.launch import Start
+from training.runtime.launch import Start, on_node
 from training.runtime.project import PROJECT
 
 
@@ -166,3 +169,18 @@ def test_several_processes_go_through_accelerate_and_one_does_not(tmp_path: Path
     assert "accelerate.commands.launch" not in one
     for arguments in (many, one):
         assert arguments[-2:] == ["--config", str(tmp_path / "config.json")]
+
+
+def test_a_node_starts_its_part_whatever_machines_a_file_names(tmp_path: Path) -> None:
+    settings = LaunchSettings(
+        backend=RaySettings(), nodes={PROGRAM: 2}, num_processes={PROGRAM: 4},
+        accelerate_config={PROGRAM: Path("profiles/accelerate/fsdp2.yaml")},
+    )  # fmt: skip
+    program = program_of(settings, Start(PROGRAM, tmp_path, {}))
+    command = on_node(program.arguments, 1, "10.0.0.1", 20_001)
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(command[2:]))
+    prepare_multi_gpu_env(arguments)
+    assert (arguments.nnodes, arguments.nproc_per_node, arguments.node_rank) == ("2", "2", 1)
+    assert arguments.rdzv_endpoint == "10.0.0.1:20001"
+    assert arguments.deepspeed_multinode_launcher == "standard", "not by ssh from the first node"
+    assert arguments.training_script_args == ["--config", str(tmp_path / "config.json")]

@@ -1,6 +1,7 @@
-"""The same programs as jobs of a Ray cluster; the cluster is real, of one node on this machine."""
+"""The same programs as jobs of a Ray cluster; the cluster is real, of two nodes on this machine."""
 
 import json
+import shlex
 import shutil
 import signal
 from collections.abc import Iterator
@@ -8,14 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import psutil
 import pytest
+import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from assets.curation.assets import ANSWERS
 from assets.framework.store import AssetStore
 from assets.launching.backend import Deadlines, Program
 from assets.launching.launcher import LaunchSettings, backend_for
 from assets.launching.ray import LEASE, RaySettings, submission
+from assets.launching.ray_nodes import Parts
 from pipelines.driver import run_plan
 from pipelines.jobs import INGEST, LIST_SOURCE, PREPARE, WRITE_SOURCE, Step, score
 from pipelines.profile import overlaid
@@ -27,11 +32,13 @@ from tests.processes import until
 from tests.reduced import reduced_demo
 from tests.toy import sft_recipe
 from training.runtime.launch import Start
+from training.runtime.programs import Reporter
 from training.runtime.project import PROJECT
+from training.sft.__main__ import SftConfig, main
 from training.tiny import BASE
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 CANARY = "sk-canary-0f1e2d"
 TOKEN = "canary-token-3c4b5a69788796a5"
@@ -61,14 +68,23 @@ def launch(address: str, **changes: Any) -> LaunchSettings:
     )
 
 
-def test_a_scoring_partition_has_the_answers_that_this_machine_gives(address: str, tmp_path: Path) -> None:
+def jobs_below(client: "JobSubmissionClient", folder: Path) -> "list[JobDetails]":
+    """The jobs of programs whose working folders lie there."""
+    return [job for job in client.list_jobs() if str((job.metadata or {}).get("future_l1_out")).startswith(str(folder))]
+
+
+def test_a_scoring_partition_has_the_answers_that_this_machine_gives(
+    address: str, client: "JobSubmissionClient", tmp_path: Path
+) -> None:
+    """A job for each condition, each on a node of its own."""
     sizes = {"shards": 1, "rows_per_shard": 30, "futurebench_per_split": 1, "twiffbench": 1}
     here = overlaid(reduced_demo(tmp_path / "here"), {"toyworld": sizes})
     shard = ("train-00000-of-00001",)
     steps = [Step(WRITE_SOURCE), Step(LIST_SOURCE), Step(PREPARE, only=("inputs/base_model",)), Step(INGEST, shard)]
     run_plan(here, steps, Console(quiet=True))
     shutil.copytree(here.home, tmp_path / "there", symlinks=True)
-    there = here.model_copy(update={"home": tmp_path / "there", "launch": launch(address)})
+    parallel = launch(address, max_parallel={"evaluation.generate": 2})
+    there = here.model_copy(update={"home": tmp_path / "there", "launch": parallel})
     tables = []
     for profile in (here, there):
         run_plan(profile, [Step(score(profile), shard, only=(ANSWERS,))], Console(quiet=True))
@@ -76,25 +92,23 @@ def test_a_scoring_partition_has_the_answers_that_this_machine_gives(address: st
         tables.append(pl.read_parquet(answers).select(UNTIMED))
     assert tables[0].height > 0
     assert tables[0].equals(tables[1])
+    assert len({job.driver_node_id for job in jobs_below(client, tmp_path / "there")}) == 2
 
 
-def test_two_processes_train_are_cancelled_and_go_on(
+def test_two_nodes_train_are_cancelled_and_go_on_as_one_process_does(
     address: str, client: "JobSubmissionClient", data: Path, tmp_path: Path
 ) -> None:
-    accelerate = tmp_path / "gloo.yaml"  # "MULTI_GPU" is what starts two processes; on CPUs they speak over gloo
-    accelerate.write_text("distributed_type: MULTI_GPU\nnum_machines: 1\nmain_process_port: 0\nmixed_precision: 'no'\n")
-    settings = launch(address, num_processes={"training.sft": 2}, accelerate_config={"training.sft": accelerate})
-    recipe = sft_recipe(max_steps=40, global_batch_size=2, save_steps=2).model_dump(mode="json")
-    config = {"device": "cpu", "recipe": recipe, "data": str(data), "base": str(BASE)}
-    training = Start("training.sft", tmp_path / "out", config)
+    settings = launch(address, num_processes={"training.sft": 2}, nodes={"training.sft": 2})
+    recipe = sft_recipe(max_steps=40, global_batch_size=2, save_steps=2)
+    alone = SftConfig(out=tmp_path / "alone", device="cpu", recipe=recipe, data=data, base=BASE)
+    training = Start("training.sft", tmp_path / "out", alone.model_dump(mode="json", exclude={"out"}))
 
     step = start_step(settings, training)
     checkpoint = training.out / "steps" / "checkpoint-2" / "trainer_state.json"
     until(checkpoint.exists, "the first checkpoint", process=step)
-    (job,) = [job for job in client.list_jobs() if (job.metadata or {}).get("future_l1_out") == str(training.out)]
-    assert len([line for line in working_in(training.out) if "training.sft" in line]) >= 3, (
-        "accelerate and two processes"
-    )
+    (job,) = jobs_below(client, training.out)
+    launchers = [line for line in working_in(training.out) if "accelerate.commands.launch" in line[:3]]
+    assert {line[line.index("--machine_rank") + 1] for line in launchers} == {"0", "1"}
     step.send_signal(signal.SIGINT)
     step.wait(timeout=120)
     assert working_in(training.out) == []
@@ -105,14 +119,30 @@ def test_two_processes_train_are_cancelled_and_go_on(
     assert result["steps"] == 40 and result["resumed_from"] is not None
     provenance = json.loads((training.out / "checkpoint" / "provenance.json").read_text())
     assert provenance["processes"] == 2
+    alone.out.mkdir()
+    main(alone, Reporter(alone.out))
+    expected, weights = (load_file(out / "checkpoint" / "model.safetensors") for out in (alone.out, training.out))
+    for name, weight in expected.items():
+        torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=0)
+
+
+def test_when_one_node_fails_the_other_is_ended_and_the_next_start_goes_on(address: str, tmp_path: Path) -> None:
+    """The second node's process is killed as for want of memory."""
+    pids = tmp_path / "pids"
+    settings = launch(address, num_processes={PROGRAM: 2}, nodes={PROGRAM: 2}, sigint_grace=1, sigterm_grace=1)
+    failure = run(settings, counting(tmp_path / "out", "run out of memory", pids=str(pids))).failure
+    assert "node 1 (127.0.0.1) ended with status 1; its last lines:" in failure and "Signal 9 (SIGKILL)" in failure
+    assert not any(psutil.pid_exists(int(pid)) for pid in pids.read_text().split())
+    (result,) = run(settings, counting(tmp_path / "out")).results
+    assert result["resumed_from"] == 2
 
 
 def test_a_job_outlives_a_killed_step_and_ends_when_its_program_is_started_again(
     address: str, client: "JobSubmissionClient", tmp_path: Path
 ) -> None:
-    """One program runs and one waits for a GPU, which this cluster has not."""
+    """One program runs and one waits for two GPUs, which no node of this cluster has."""
     runs, waits = counting(tmp_path / "runs", "wait"), counting(tmp_path / "waits", device="auto")
-    settings = launch(address)
+    settings = launch(address, backend=RaySettings(address=address, gpus=2))
 
     step = start_step(settings, runs, waits)
     count = runs.out / "count"
@@ -138,14 +168,16 @@ def test_a_job_outlives_a_killed_step_and_ends_when_its_program_is_started_again
 def test_a_failed_program_is_named_and_no_submission_has_a_secret(
     address: str, client: "JobSubmissionClient", tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    starts = [counting(tmp_path / behaviour, behaviour) for behaviour in ("go on", "fail")]
+    starts = [counting(tmp_path / behaviour, behaviour, device="auto") for behaviour in ("go on", "fail")]
     failure = run(launch(address, environment={"ADDED": "here"}), *starts).failure
     assert f"ended with status 1 in {tmp_path / 'fail'}" in failure
     assert "the third number is broken" in failure
-    logged = f"- checkpoint - {PROGRAM} on cpu in {tmp_path / 'go on'}"
+    logged = f"- checkpoint - {PROGRAM} on auto in {tmp_path / 'go on'}"
     assert logged in capfd.readouterr().err, "logged through Pipes"
     result = json.loads((tmp_path / "go on" / "result.json").read_text())
     assert result["environment"] == {"ADDED": "here", "FUTURE_L1_JUDGE_API_KEY": None}, "no key was sent"
+    assert result["devices"]["CUDA_VISIBLE_DEVICES"] == "0", "the only one of its node"
+    assert len({job.driver_node_id for job in jobs_below(client, tmp_path)}) == 2
     submitted = "\n".join(str(job) for job in client.list_jobs())
     assert str(tmp_path / "go on") in submitted
     assert CANARY not in submitted and TOKEN not in submitted
@@ -171,6 +203,19 @@ def test_a_submission_requests_what_the_programs_processes_need(tmp_path: Path) 
     assert (variables["RAY_JOB_STOP_SIGNAL"], variables["RAY_JOB_STOP_WAIT_TIME_S"]) == ("SIGINT", "150")
     assert (variables["ADDED"], variables["DAGSTER_PIPES_CONTEXT"]) == ("here", "context")
     assert variables["OMP_NUM_THREADS"] == "4"
+
+
+def test_a_program_on_several_nodes_requests_its_part_of_each(tmp_path: Path) -> None:
+    settings = RaySettings(python="/opt/env/bin/python", cpus=4, memory_gib=1.5, resources={"h100": 1})
+    program = Program("training.rl", tmp_path, ["-m", "training.rl"], 16, True, {}, nodes=2)
+    job = submission(settings, Deadlines(120, 15), program, "job-1", {})
+    words = shlex.split(job["entrypoint"])
+    assert words[-4:-1] == ["/opt/env/bin/python", "-m", "assets.launching.ray_nodes"]
+    parts = Parts(**json.loads(words[-1]))
+    assert (parts.nodes, parts.bundle) == (2, {"CPU": 32, "GPU": 8, "memory": 12 * 2**30, "h100": 1})
+    assert parts.command[:3] == ["/opt/env/bin/python", "-m", "training.runtime.supervisor"]
+    needs = ("entrypoint_num_cpus", "entrypoint_num_gpus", "entrypoint_memory", "entrypoint_resources")
+    assert not any(job[name] for name in needs), "it starts, and waits for its nodes"
 
 
 def test_an_unreachable_dashboard_fails_at_once(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from assets.launching.backend import Deadlines, Program
-from assets.launching.launcher import LaunchSettings
-from assets.launching.slurm import SlurmSettings, compute, connection, folder_of, script_of
+from assets.launching.launcher import LaunchSettings, program_of
+from assets.launching.slurm import SlurmSettings, compute, connection, folder_of
+from assets.launching.slurm_script import lines_of_failed_node, script_of
 from tests.assets.launching.counting import PROGRAM
 from tests.assets.launching.steps import counting, run
 
@@ -46,6 +47,13 @@ def test_a_program_on_the_cpu_requests_no_gpu_and_the_clusters_default_memory(tm
     assert words[words.index("-c") + 1] == "2"
 
 
+def test_a_job_on_several_nodes_requests_what_each_of_them_needs(tmp_path: Path) -> None:
+    program = Program("training.rl", tmp_path, [], 16, True, {}, nodes=2)
+    words = sbatch(settings(tmp_path, cpus=4), program)
+    assert "--gres=gpu:8" in words
+    assert (words[words.index("-N") + 1], words[words.index("-c") + 1]) == ("2", "32")
+
+
 def test_a_time_limit_leaves_time_to_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be shorter than time_limit"):
         compute(settings(tmp_path, time_limit="00:02:00"), DEADLINES, Program("training.rl", tmp_path, [], 1, True, {}))
@@ -73,6 +81,47 @@ def test_the_script_starts_the_program_under_its_supervisor(tmp_path: Path, monk
     assert ran.returncode == 0
     result = json.loads((out / "result.json").read_text())
     assert result["environment"] == {"ADDED": "two words", "FUTURE_L1_JUDGE_API_KEY": None}
+
+
+SRUN = """#!/bin/bash
+printf '%s\\n' "$@" > "$0.arguments"
+while [[ $1 == --* ]]; do shift; done
+for id in 0 1; do (SLURM_NODEID=$id "$@" 2>&1 | sed "s/^/$id: /"; exit "${PIPESTATUS[0]}") & done
+wait -n && wait -n
+"""
+"""Starts both nodes' tasks on this machine."""
+
+
+def test_the_script_starts_each_nodes_part_under_a_supervisor(tmp_path: Path) -> None:
+    """As bash runs it, with a stand-in for srun."""
+    out = tmp_path / "it's out"
+    launch = LaunchSettings(backend=settings(tmp_path, cpus=3), nodes={PROGRAM: 2}, num_processes={PROGRAM: 2})
+    program = program_of(launch, counting(out))
+    script = "\n".join(script_of(settings(tmp_path, cpus=3), DEADLINES, program, {}))
+    for name, text in (("srun", SRUN), ("scontrol", '#!/bin/bash\necho "$*" > "$0.arguments"; echo localhost; echo b')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "123456789", "SLURM_JOB_NODELIST": "localhost,b"}
+    ran = subprocess.run(["bash", "-c", script], env=variables, stdin=subprocess.DEVNULL, cwd="/", capture_output=True)
+    assert ran.returncode == 0, ran.stdout
+    assert json.loads((out / "result.json").read_text())["counted"] == 4
+    assert {file.name for file in out.glob("rank_*")} == {"rank_0.json", "rank_1.json"}
+    assert (tmp_path / "scontrol.arguments").read_text() == "show hostnames localhost,b\n"
+    words = (tmp_path / "srun.arguments").read_text()
+    assert words.startswith("--nodes=2\n--ntasks=2\n--ntasks-per-node=1\n--cpus-per-task=3\n")
+    assert {"--kill-on-bad-exit=1", "--wait=0", "--disable-status", "--label"} <= set(words.splitlines())
+    assert '--machine_rank "$SLURM_NODEID" --main_process_ip "$MAIN_ADDRESS"' in words
+
+
+def test_a_failure_has_the_lines_of_the_node_that_failed_first() -> None:
+    output = "\n".join([
+        "0: Connection closed by peer", "1: CUDA out of memory", "0: and many lines", "1: Traceback",
+        "srun: error: n2: task 1: Exited with exit code 1", "srun: error: n1: task 0: Killed",
+    ])  # fmt: skip
+    assert lines_of_failed_node(output).splitlines() == [
+        "1: CUDA out of memory", "1: Traceback", "srun: error: n2: task 1: Exited with exit code 1",
+    ]  # fmt: skip
+    assert lines_of_failed_node("one node's output") == "one node's output"
 
 
 def test_the_host_is_reached_without_a_password(tmp_path: Path) -> None:

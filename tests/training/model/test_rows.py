@@ -1,10 +1,14 @@
 """Rows become prompts of the frames that they name: key frames, or frame numbers of their own."""
 
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from training.data.keyframes import key_frame_number
 from training.model.encoding import Encoder
-from training.model.rows import RowReader
+from training.model.rows import RowReader, Rows
+from training.model.verify import skipped_ids
 
 
 def test_a_row_may_name_frames_by_their_numbers(encoder: Encoder, rows: list[dict[str, Any]]) -> None:
@@ -28,3 +32,18 @@ def test_a_dialogue_may_observe_frames_by_their_numbers(encoder: Encoder, rows: 
     assert one.ids == other.ids
     for kind in ("observed", "future"):
         assert [p.key for p in getattr(other, kind)] == [p.key for p in getattr(one, kind)] != []
+
+
+def test_each_machine_records_what_it_skipped_and_the_first_gathers_it(
+    encoder: Encoder, rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machines of a training must not append to one file of a network file system."""
+    skipped, broken = tmp_path / "skipped.jsonl", tmp_path / "no.mp4"
+    for machine in ("0", "1"):
+        monkeypatch.setenv("GROUP_RANK", machine)
+        unreadable = {**rows[0], "row_id": f"of machine {machine}", "path": str(broken)}
+        Rows([unreadable, rows[1]], RowReader(encoder, keep=False), skipped).prompt(0)
+    assert {file.name for file in tmp_path.iterdir()} == {"skipped.jsonl", "skipped.1.jsonl"}
+    assert skipped_ids(skipped) == {"of machine 0", "of machine 1"}
+    assert [file.name for file in tmp_path.iterdir()] == ["skipped.jsonl"]
+    assert skipped_ids(skipped) == {"of machine 0", "of machine 1"}

@@ -1,4 +1,4 @@
-"""Two and four gloo processes, with a whole policy each, and two with a sharded one, learn what one process learns.
+"""Two gloo processes, four on two machines, and two on two machines with a sharded policy, learn what one learns.
 
 Two optimiser steps on each of two rollout batches, with rounds of fresh prompts, and a surplus from the first to the
 second: all that could depend on the number of processes.
@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.toy import rl_recipe
-from tests.training.several_processes import with_shards, with_whole_models
+from tests.training.several_processes import in_processes
 from training.model.checkpoint import load
 from training.rl.__main__ import RlConfig, main
 from training.runtime.programs import Reporter, read_metrics
@@ -44,20 +44,21 @@ def alone(data: Path, sft_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def whole(data: Path, sft_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes by `accelerate launch`, each with the whole policy."""
-    return with_whole_models("training.rl", run_config(tmp_path_factory.mktemp("whole") / "out", data, sft_checkpoint))
+    return in_processes("training.rl", run_config(tmp_path_factory.mktemp("whole") / "out", data, sft_checkpoint))
 
 
 @pytest.fixture(scope="module")
 def four(data: Path, sft_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four processes, each with the whole policy."""
+    """Two processes on each of two machines, each with the whole policy."""
     out = tmp_path_factory.mktemp("four") / "out"
-    return with_whole_models("training.rl", run_config(out, data, sft_checkpoint), processes=4)
+    return in_processes("training.rl", run_config(out, data, sft_checkpoint), processes=4, nodes=2)
 
 
 @pytest.fixture(scope="module")
 def sharded(data: Path, sft_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two processes with a part of the policy each."""
-    return with_shards("training.rl", run_config(tmp_path_factory.mktemp("sharded") / "out", data, sft_checkpoint))
+    """A process on each of two machines, with a part of the policy each."""
+    out = tmp_path_factory.mktemp("sharded") / "out"
+    return in_processes("training.rl", run_config(out, data, sft_checkpoint), nodes=2, sharded=True)
 
 
 @pytest.mark.parametrize("way", ["whole", "sharded", "four"])

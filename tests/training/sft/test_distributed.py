@@ -1,4 +1,4 @@
-"""Two and four gloo processes, with a whole model each, and two with a sharded one, train as one process does.
+"""Two gloo processes, four on two machines, and two on two machines with a sharded model, train as one process does.
 
 What is trained on is uneven on purpose: a last step that is not full, rows with and without latents, and the model's
 own states as latents from the third step on.
@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.toy import sft_recipe, write_rows
-from tests.training.several_processes import with_shards, with_whole_models
+from tests.training.several_processes import in_processes
 from training.model.checkpoint import load
 from training.runtime.programs import Reporter, read_metrics
 from training.sft.__main__ import SftConfig, main
@@ -48,20 +48,23 @@ def alone(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes by `accelerate launch`, each with the whole model."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    return with_whole_models("training.sft", run_config(out, uneven))
+    return in_processes("training.sft", run_config(out, uneven))
 
 
 @pytest.fixture(scope="module")
 def four(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four processes, each with the whole model."""
-    return with_whole_models("training.sft", run_config(tmp_path_factory.mktemp("four") / "out", uneven), processes=4)
+    """Two processes on each of two machines, each with the whole model."""
+    out = tmp_path_factory.mktemp("four") / "out"
+    return in_processes("training.sft", run_config(out, uneven), processes=4, nodes=2)
 
 
 @pytest.fixture(scope="module")
 def sharded(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two processes with a part of the model each."""
-    out = tmp_path_factory.mktemp("sharded") / "out"
-    return with_shards("training.sft", run_config(out, uneven))
+    """A process on each of two machines, with a part of the model each; one is interrupted, and both go on."""
+    config = run_config(tmp_path_factory.mktemp("sharded") / "out", uneven)
+    in_processes("training.sft", config, nodes=2, sharded=True, interrupt=True)
+    assert [folder.name for folder in (config.out / "steps").glob("checkpoint-*")] == ["checkpoint-1"]
+    return in_processes("training.sft", config, nodes=2, sharded=True)
 
 
 @pytest.mark.parametrize("way", ["whole", "sharded", "four"])
@@ -80,7 +83,7 @@ def test_several_processes_train_as_one_does(alone: Path, way: str, request: pyt
 
 def test_three_processes_are_refused(uneven: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="rows of an optimiser step do not divide into 3 processes: start 2 or 4"):
-        with_whole_models("training.sft", run_config(tmp_path / "out", uneven), processes=3)
+        in_processes("training.sft", run_config(tmp_path / "out", uneven), processes=3)
 
 
 def test_a_sharded_model_was_really_sharded_and_is_whole_when_saved(sharded: Path) -> None:
