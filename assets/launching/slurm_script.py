@@ -37,12 +37,13 @@ def _on_each_node(settings: ClusterSettings, program: Program, command: Sequence
 
     The step may last longer on one node than on another (`--wait=0`), unless it fails there; INT goes to all at once
     (`--disable-status`; otherwise srun would want a second one); each line of output begins with its node's number.
+    srun gives each a pipe that is at its end, which a supervisor would obey: so it reads /dev/null.
     """
     words = (f'"${NODE_VARIABLES[word]}"' if word in NODE_VARIABLES else shlex.quote(word) for word in command)
     srun = [
         *("srun", f"--nodes={program.nodes}", f"--ntasks={program.nodes}", "--ntasks-per-node=1"),
         *(f"--cpus-per-task={settings.cpus_for(program)}", "--wait=0", "--kill-on-bad-exit=1"),
-        *("--disable-status", "--label", "bash", "-c", f"exec {' '.join(words)}"),
+        *("--disable-status", "--label", "bash", "-c", f"exec {' '.join(words)} < /dev/null"),
     ]
     return [
         'MAIN_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',

@@ -86,10 +86,10 @@ def test_the_script_starts_the_program_under_its_supervisor(tmp_path: Path, monk
 SRUN = """#!/bin/bash
 printf '%s\\n' "$@" > "$0.arguments"
 while [[ $1 == --* ]]; do shift; done
-for id in 0 1; do (SLURM_NODEID=$id "$@" 2>&1 | sed "s/^/$id: /"; exit "${PIPESTATUS[0]}") & done
+for id in 0 1; do (: | SLURM_NODEID=$id "$@" 2>&1 | sed "s/^/$id: /"; exit "${PIPESTATUS[1]}") & done
 wait -n && wait -n
 """
-"""Starts both nodes' tasks on this machine."""
+"""Starts both nodes' tasks on this machine, with the standard input that srun gives them."""
 
 
 def test_the_script_starts_each_nodes_part_under_a_supervisor(tmp_path: Path) -> None:
