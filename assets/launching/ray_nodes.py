@@ -138,12 +138,12 @@ def _actors(parts: Parts, signals: Sequence[int]) -> "Sequence[Any] | None":
     while not group.wait(1):
         if signals:
             return None
-    own = dict(parts.bundle)
+    resources = dict(parts.bundle)
     options = {
-        "num_cpus": own.pop("CPU"),
-        "num_gpus": own.pop("GPU", 0),
-        "memory": own.pop("memory", None),
-        "resources": own,
+        "num_cpus": resources.pop("CPU"),
+        "num_gpus": resources.pop("GPU", 0),
+        "memory": resources.pop("memory", None),
+        "resources": resources,
         "max_concurrency": 2,  # `stop` while `run` runs
         # Ray's way would KILL the supervisor, in place of letting go of its leash.
         "runtime_env": {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "false"}},

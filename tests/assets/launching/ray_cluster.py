@@ -12,10 +12,12 @@ import psutil
 
 CLUSTER = """
 import sys
+from pathlib import Path
 from ray.cluster_utils import Cluster
 
 node = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80_000_000, "node_ip_address": "127.0.0.1"}
-dashboard = {"include_dashboard": True, "dashboard_port": 0, "dashboard_host": "127.0.0.1", "temp_dir": sys.argv[1]}
+dashboard = {"include_dashboard": True, "dashboard_port": 0, "dashboard_host": "127.0.0.1"}
+Path(sys.argv[1], "ray").mkdir()
 cluster = Cluster(initialize_head=True, head_node_args=node | dashboard)
 cluster.add_node(**node)
 print(cluster.webui_url, flush=True)
@@ -35,7 +37,7 @@ def ray_cluster(token: str) -> Iterator[str]:
         errors = Path(folder) / "errors"
         head = subprocess.Popen(
             [sys.executable, "-c", CLUSTER, folder],
-            env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=environment | {"RAY_TMPDIR": folder}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=stack.enter_context(errors.open("w")),
         )  # fmt: skip
         assert head.stdin is not None and head.stdout is not None
