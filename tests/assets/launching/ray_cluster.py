@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 from ray.cluster_utils import Cluster
 
-node = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80_000_000, "node_ip_address": "127.0.0.1"}
+node = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80_000_000}
 dashboard = {"include_dashboard": True, "dashboard_port": 0, "dashboard_host": "127.0.0.1"}
 Path(sys.argv[1], "ray").mkdir()
-cluster = Cluster(initialize_head=True, head_node_args=node | dashboard)
-cluster.add_node(**node)
+cluster = Cluster(initialize_head=True, head_node_args=node | dashboard | {"node_ip_address": "127.0.0.2"})
+cluster.add_node(**node, node_ip_address="127.0.0.3")  # Ray takes 127.0.0.1 for a name of the machine's own address
 print(cluster.webui_url, flush=True)
 sys.stdin.read()
 """
