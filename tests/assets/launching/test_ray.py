@@ -73,22 +73,22 @@ def jobs_below(client: "JobSubmissionClient", folder: Path) -> "list[JobDetails]
     return [job for job in client.list_jobs() if str((job.metadata or {}).get("future_l1_out")).startswith(str(folder))]
 
 
-def test_a_scoring_partition_has_the_answers_that_this_machine_gives(
+def test_shards_have_the_answers_that_this_machine_gives(
     address: str, client: "JobSubmissionClient", tmp_path: Path
 ) -> None:
-    """A job for each condition, each on a node of its own."""
-    sizes = {"shards": 1, "rows_per_shard": 30, "futurebench_per_split": 1, "twiffbench": 1}
+    """A job for each, each on a node of its own."""
+    sizes = {"shards": 2, "rows_per_shard": 15, "futurebench_per_split": 1, "twiffbench": 1}
     here = overlaid(reduced_demo(tmp_path / "here"), {"toyworld": sizes})
-    shard = ("train-00000-of-00001",)
-    steps = [Step(WRITE_SOURCE), Step(LIST_SOURCE), Step(PREPARE, only=("inputs/base_model",)), Step(INGEST, shard)]
+    shards = ("train-00000-of-00002", "train-00001-of-00002")
+    steps = [Step(WRITE_SOURCE), Step(LIST_SOURCE), Step(PREPARE, only=("inputs/base_model",)), Step(INGEST, shards)]
     run_plan(here, steps, Console(quiet=True))
     shutil.copytree(here.home, tmp_path / "there", symlinks=True)
     parallel = launch(address, max_parallel={"evaluation.generate": 2})
     there = here.model_copy(update={"home": tmp_path / "there", "launch": parallel})
     tables = []
     for profile in (here, there):
-        run_plan(profile, [Step(score(profile), shard, only=(ANSWERS,))], Console(quiet=True))
-        answers = AssetStore(profile.home).current(ANSWERS, shard[0]).path / "answers.parquet"
+        run_plan(profile, [Step(score(profile), shards, only=(ANSWERS,))], Console(quiet=True))
+        answers = [AssetStore(profile.home).current(ANSWERS, shard).path / "answers.parquet" for shard in shards]
         tables.append(pl.read_parquet(answers).select(UNTIMED))
     assert tables[0].height > 0
     assert tables[0].equals(tables[1])
