@@ -123,7 +123,7 @@ def test_two_nodes_train_are_cancelled_and_go_on_as_one_process_does(
     main(alone, Reporter(alone.out))
     expected, weights = (load_file(out / "checkpoint" / "model.safetensors") for out in (alone.out, training.out))
     for name, weight in expected.items():
-        torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=0)
+        torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0)  # 40 steps of Adam amplify rounding
 
 
 def test_when_one_node_fails_the_other_is_ended_and_the_next_start_goes_on(address: str, tmp_path: Path) -> None:
