@@ -122,8 +122,8 @@ def main(argument: str) -> int:
         return 128 + signals[0]
     if failed is None:
         return 0
-    print(f"node {failed.rank} ({failed.address}) {describe_status(failed.status)}; its last lines:")
-    print(*failed.last_lines, sep="\n", flush=True)
+    last = f"node {failed.rank} ({failed.address}) {describe_status(failed.status)}, the first of {parts.nodes}"
+    print(*failed.last_lines, last, sep="\n", flush=True)
     return failed.status if failed.status and failed.status > 0 else 1
 
 

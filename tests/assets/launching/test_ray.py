@@ -131,7 +131,7 @@ def test_when_one_node_fails_the_other_is_ended_and_the_next_start_goes_on(addre
     pids = tmp_path / "pids"
     settings = launch(address, num_processes={PROGRAM: 2}, nodes={PROGRAM: 2}, sigint_grace=1, sigterm_grace=1)
     failure = run(settings, counting(tmp_path / "out", "run out of memory", pids=str(pids))).failure
-    assert "node 1 (127.0.0.3) ended with status 1; its last lines:" in failure and "Signal 9 (SIGKILL)" in failure
+    assert "node 1 (127.0.0.3) ended with status 1, the first of 2" in failure and "Signal 9 (SIGKILL)" in failure
     assert not any(psutil.pid_exists(int(pid)) for pid in pids.read_text().split())
     (result,) = run(settings, counting(tmp_path / "out")).results
     assert result["resumed_from"] == 2
