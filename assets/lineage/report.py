@@ -32,10 +32,32 @@ def lineage_report(lineage: Lineage, models: Mapping[str, str]) -> LineageReport
     sets = dict.fromkeys(one for checkpoint in models.values() for one in lineage.sets_of(checkpoint))
     rows = {trace.id: trace for one in sets for trace in _best_rows(lineage, one)}
     return LineageReport(
-        models={model: lineage.trace_of(model, _reports(lineage, model)) for model in models},
-        rows=list(rows.values()),
-        items=[lineage.trace(item, _answered(lineage, models)) for item in _disputed_items(lineage, models)],
+        models={model: summed_up(lineage.trace_of(model, _reports(lineage, model))) for model in models},
+        rows=[summed_up(trace) for trace in rows.values()],
+        items=[summed_up(lineage.trace(item, _answered(lineage, models))) for item in _disputed_items(lineage, models)],
     )
+
+
+def summed_up(trace: Trace) -> Trace:
+    """The trace with several partitions of an asset upstream, of which there may be thousands, as one."""
+    partitions: dict[str, list[str]] = {}
+    for name in trace.upstream:
+        partitions.setdefault(asset_of(name), []).append(name)
+    assets = {name: asset for asset, names in partitions.items() if len(names) > 1 for name in names}
+    edges = dict.fromkeys(
+        edge.model_copy(update={
+            "artifact": assets.get(edge.artifact, edge.artifact),
+            "input": assets.get(edge.input, edge.input),
+            "version": "" if {edge.artifact, edge.input} & assets.keys() else edge.version,
+        })
+        for edge in trace.made_from
+    )  # fmt: skip
+    notes = {name: note for name, note in trace.notes.items() if name not in assets}
+    for asset in dict.fromkeys(assets.values()):
+        revisions = [note for name in partitions[asset] if (note := trace.notes.get(name, "")).startswith("revision")]
+        notes[asset] = ", ".join(dict.fromkeys([f"{len(partitions[asset])} partitions", *revisions]))
+    upstream = {assets.get(name, name): "" if name in assets else version for name, version in trace.upstream.items()}
+    return trace.model_copy(update={"upstream": upstream, "made_from": list(edges), "notes": notes})
 
 
 def trace_storyboard(lineage: Lineage, trace: Trace) -> bytes | None:

@@ -6,7 +6,7 @@ that has it, by row id, prompt id, item id or clip.  Nothing is kept for this be
 
 import re
 from collections import defaultdict, deque
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import polars as pl
 
 from assets.lineage.inputs import Input, inputs_of
 from assets.lineage.notes import folder_of, note_of
-from evaluation.reports.edges import CARRY_ROWS, EXCLUDED, KINDS, STARTED, TRAINED, asset_of
+from evaluation.reports.edges import CARRY_ROWS, EXCLUDED, KINDS, STARTED, TRAINED, asset_of, partition_of
 from evaluation.reports.run_reports import Edge, TableRows, Trace, TrainingSet
 from training.storage.artifacts import Artifact, DamagedArtifactError
 from training.storage.parquet import scan_parquet
@@ -59,14 +59,14 @@ class Lineage:
     def names(self, identifier: str) -> list[str]:
         """The artifacts of a name: an artifact's or its version, all partitions of an asset, or all of a partition.
 
-        An asset's name may have blanks around its slashes, as the UI shows it, and a version its first SHORT characters
-        alone, as the page does.
+        An asset's name may have blanks around its slashes, or be its last part alone, as the UI shows it, and a version
+        its first SHORT characters alone, as the page does.
         """
         name = re.sub(r"\s*/\s*", "/", identifier.strip())
         exact = [one for one, artifact in self.artifacts.items()
                  if name in (one, artifact.version, artifact.version[:SHORT])]  # fmt: skip
-        several = [one for one in self.artifacts if one == f"{asset_of(one)}/{name}" or one.startswith(f"{name}/")]
-        return exact or several or ([name] if name in self._edges["input"] else [])
+        several = [one for one in self.artifacts if f"/{name}/" in f"/{one}/"]
+        return exact or several or [end for end in self._edges["input"] if name in (end, end.rpartition("/")[2])]
 
     def trace_of(self, identifier: str, named: Sequence[str], tables: Sequence[TableRows] = ()) -> Trace:
         """The trace of artifacts by their names, or of rows in tables."""
@@ -74,10 +74,11 @@ class Lineage:
         made_from = self._walk(holders, "input", self._other_shards(holders, tables))
         used = dict.fromkeys(edge.input for edge in made_from if edge.kind != EXCLUDED)
         upstream = [name for name in used if name not in holders]
-        training = self._training(named, tables)
+        training, others = self._training(named, tables)
         started = self._walk([edge.artifact for edge in training], "artifact", kinds={STARTED})
         trained = list(dict.fromkeys(edge.artifact for edge in (*training, *started)))
-        used_by = self._walk(named, "artifact") if named else self._uses_of_rows(training, trained, holders)
+        used_by = (self._walk(named, "artifact", passed=others) if named
+                   else self._uses_of_rows(training, trained, holders))  # fmt: skip
         downstream = [edge.artifact for edge in used_by if edge.kind != EXCLUDED]
         reports = [name for name in dict.fromkeys((*holders, *downstream)) if is_report(name) and name not in named]
         mentioned = self._versions(dict.fromkeys((*named, *upstream, *downstream, *reports)))
@@ -121,12 +122,34 @@ class Lineage:
             ends["input"][edge.input].append(edge)
         return ends
 
-    def _training(self, named: Sequence[str], tables: Sequence[TableRows]) -> list[Edge]:
-        """The edges to checkpoints by which rows of these artifacts, or rows in these tables, were trained on."""
-        if named:
-            walked = self._walk(named, "artifact", kinds={*CARRY_ROWS, TRAINED})
-            return [edge for edge in walked if edge.kind == TRAINED]
-        return [edge for table in tables for edge in self._users_of_file(table)]
+    def _training(self, named: Sequence[str], tables: Sequence[TableRows]) -> tuple[list[Edge], list[Edge]]:
+        """The edges to checkpoints by which rows of these artifacts, or rows in these tables, were trained on.
+
+        And those from sets that were selected from these artifacts, and have none of their rows.
+        """
+        if not named:
+            return [edge for table in tables for edge in self._users_of_file(table)], []
+        walked = self._walk(named, "artifact", kinds={*CARRY_ROWS, TRAINED})
+        edges = [edge for edge in walked if edge.kind == TRAINED]
+        training = [edge for edge in edges if edge.input in named or self._has_rows_of(edge, named)]
+        return training, [edge for edge in edges if edge not in training]
+
+    def _has_rows_of(self, edge: Edge, named: Sequence[str]) -> bool:
+        """Whether the set of a training has rows of these artifacts: by their shard, or by a table's row ids."""
+        if not edge.file or (path := self._file(edge.input, edge.file)) is None:
+            return True
+        rows, shards, same = scan_parquet(path), [], []
+        for name in named:
+            table = f"{name.rpartition('/')[2]}.parquet"
+            if shard := partition_of(name):
+                shards.append(shard)
+            elif name in self.artifacts and table in self.artifacts[name].manifest["files"]:
+                if whole := self._file(name, table):
+                    same.append(rows.join(scan_parquet(whole), on="row_id", how="semi"))
+            else:
+                return True
+        same.append(rows.filter(pl.col("source").is_in(shards)))
+        return any(table.head(1).collect().height for table in same)
 
     def _users_of_file(self, table: TableRows) -> Iterator[Edge]:
         """Edges from exactly this file of an artifact: of several sets a checkpoint reads one."""
@@ -153,8 +176,10 @@ class Lineage:
         far: Literal["input", "artifact"],
         without: Container[str] = (),
         kinds: Container[str] = KINDS,
+        passed: Collection[Edge] = (),
     ) -> list[Edge]:
-        """The edges of these kinds from here on, the nearest first; it goes on at their `far` ends.
+        """The edges of these kinds from here on, the nearest first, but those `passed` over; it goes on at their `far`
+        ends.
 
         An edge of an exclusion is the last one: behind it lies what was kept out.
         """
@@ -164,9 +189,9 @@ class Lineage:
         while queue:
             for edge in self._edges[near].get(queue.popleft(), []):
                 name = getattr(edge, far)
-                if edge.kind not in kinds or name in without:
+                if edge.kind not in kinds or name in without or edge in passed:
                     continue
-                walked.append(edge.model_copy(update={"direct": getattr(edge, near) in start}))
+                walked.append(edge.model_copy(update={"direct": True}) if getattr(edge, near) in start else edge)
                 if name not in reached and edge.kind != EXCLUDED:
                     reached.add(name)
                     queue.append(name)
@@ -199,12 +224,18 @@ class Lineage:
     def _rows_of(self, identifier: str, searched: Iterable[str]) -> list[TableRows]:
         """The rows that an id names, in the order in which things are made; of a trajectory's row, its clip too."""
         names = list(searched)
-        tables = [table for name in names for table in self._rows_in(name, identifier)]
+        tables = [table for name in names if not partition_of(name) for table in self._rows_in(name, identifier)]
+        rows = [row for table in tables for row in table.rows]
+        shards = {row.get("source") for row in rows if row.get("row_id") == identifier}
+        partitions = [name for name in names if partition_of(name)]
+        names = [name for name in partitions if partition_of(name) in shards] or partitions  # there may be thousands
+        tables += [table for name in names for table in self._rows_in(name, identifier)]
         rows = [row for table in tables for row in table.rows]
         clips = {row["video"] for row in rows if "row_id" in row and row.get("video")} - {identifier}
         unread = [name for name in names if name.startswith(CLIPS) and not any(one.artifact == name for one in tables)]
         tables += [table for clip in sorted(clips) for name in unread for table in self._rows_in(name, clip)]
-        return sorted(tables, key=lambda table: (len(self._walk([table.artifact], "input")), table.artifact))
+        depths = {name: len(self._walk([name], "input")) for name in {table.artifact for table in tables}}
+        return sorted(tables, key=lambda table: (depths[table.artifact], table.artifact))
 
     def _rows_in(self, name: str, identifier: str) -> Iterator[TableRows]:
         """The rows in the tables of an artifact; files in its folders are a source's own."""

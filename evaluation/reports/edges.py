@@ -67,6 +67,11 @@ def asset_of(name: str) -> str:
     return "/".join(name.split("/")[:2])
 
 
+def partition_of(name: str) -> str:
+    """The partition that an artifact is; empty for the only artifact of an asset."""
+    return "/".join(name.split("/")[2:])
+
+
 def inputs_in_words(artifact: str, recorded: Iterable[str]) -> str:
     """An artifact's inputs with their kinds, the partitions of an asset as one: `scores curation/gain_answers (4)`."""
     names = Counter((kind_of(artifact, name), asset_of(name)) for name in recorded if name not in DIGESTS)

@@ -1,6 +1,6 @@
 """The page's lineage: each model's reports back to the source, and examples of rows and items."""
 
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evaluation.reports.edges import KINDS, asset_of
@@ -62,35 +62,25 @@ def chain_link(reports: RunReports, model: str) -> str:
 
 
 def _chain(trace: Trace, report: LineageReport, boards: Mapping[str, str]) -> Chain:
-    """The artifacts upstream by the groups of their assets, several partitions of an asset as one link."""
+    """The artifacts upstream by the groups of their assets."""
     links: dict[str, list[Link]] = {group: [] for group in GROUPS}
-    partitions: dict[str, list[str]] = {}
-    versions = trace.artifacts | trace.upstream
-    for name in versions:
-        partitions.setdefault(asset_of(name), []).append(name)
-    for asset, names in partitions.items():
-        notes = list(dict.fromkeys(note for name in names if (note := trace.notes.get(name))))
-        edges = [edge for edge in trace.made_from if edge.input in names]
+    for name, version in (trace.artifacts | trace.upstream).items():
+        edges = [edge for edge in trace.made_from if edge.input == name]
         kinds = ", ".join(dict.fromkeys(KINDS[edge.kind].upstream for edge in edges))
-        board = _board_in(names, {edge.file for edge in edges}, report, boards)
-        if len(names) > 1:
-            revisions = [note for note in notes if note.startswith("revision")]  # not the counts of one partition
-            link = Link(asset, "", ", ".join([f"{len(names)} partitions", *revisions]), kinds, board)
-        else:
-            link = Link(names[0], versions[names[0]], ", ".join(notes), kinds, board)
-        links.setdefault(asset.partition("/")[0], []).append(link)
+        board = _board_in(name, {edge.file for edge in edges}, report, boards)
+        link = Link(name, version, trace.notes.get(name, ""), kinds, board)
+        links.setdefault(name.partition("/")[0], []).append(link)
     for name, version in trace.outdated.items():
         links.setdefault(name.partition("/")[0], []).append(Link(name, version[:16], OUTDATED))
     return {group: members for group, members in links.items() if members}
 
 
-def _board_in(
-    names: Container[str], files: Collection[str], report: LineageReport, boards: Mapping[str, str]
-) -> str:
-    """The anchor of the first storyboard of an example in these artifacts, and in these files where some are named."""
+def _board_in(name: str, files: Collection[str], report: LineageReport, boards: Mapping[str, str]) -> str:
+    """The anchor of the first storyboard of an example in an artifact, or in a partition of an asset, and in these
+    files where some are named."""
     for trace in (*report.rows, *report.items):
         tables = (table for table in trace.tables if "" in files or table.file in files or not files)
-        if trace.id in boards and any(table.artifact in names for table in tables):
+        if trace.id in boards and any(name in (table.artifact, asset_of(table.artifact)) for table in tables):
             return boards[trace.id]
     return ""
 

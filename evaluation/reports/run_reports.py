@@ -3,6 +3,7 @@
 import itertools
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,16 @@ class Trace(_Frozen):
     notes: dict[str, str] = {}
     folders: dict[str, str] = {}
 
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """The versions of all artifacts and inputs that it names."""
+        recorded = {edge.input: edge.version[:16] for edge in self.made_from}
+        return recorded | self.artifacts | self.upstream | self.checkpoints | self.reports
+
 
 class LineageReport(_Frozen):
     """The traces on the report's page: of each model's reports, of rows that models were trained on, and of benchmark
-    items that models disagree on."""
+    items that models disagree on; several partitions of an asset upstream are one, without a version."""
 
     models: dict[str, Trace]
     rows: list[Trace] = []

@@ -16,6 +16,7 @@ from evaluation.reports.lineage import in_a_line
 from evaluation.reports.parts import shortened
 from evaluation.reports.run_reports import Edge, TableRows, Trace, TrainingSet, command
 from pipelines.cli.common import NEW_FILE, current_profile, make_room
+from pipelines.heartbeat import set_activity
 from training.runtime.printable import printable
 
 MAX_ROWS, MAX_LENGTH, MAX_NAMES = 6, 120, 60
@@ -49,6 +50,7 @@ def lineage(id_: str, as_json: bool, out: Path | None) -> None:
     store = AssetStore(current_profile().home)
     current = Lineage(store.everything())
     make_room(out)
+    set_activity(f"looking for it in {len(current.artifacts):,} artifacts")
     try:
         trace = current.trace(id_)
         picture = trace_storyboard(current, trace) if out else None
@@ -73,9 +75,16 @@ Lines = Iterator[tuple[int, str]]
 
 
 def _lines(trace: Trace, current: Lineage) -> Lines:
+    partitions: defaultdict[str, list[str]] = defaultdict(list)
     for name in trace.artifacts:
-        yield 0, _named(trace, name)
-        yield 1, f"in {current.artifacts[name].path}"
+        partitions[asset_of(name)].append(name)
+    for asset, members in partitions.items():
+        if len(members) > MAX_ROWS:
+            yield 0, _several(asset, members)
+            continue
+        for name in members:
+            yield 0, _named(trace, name)
+            yield 1, f"in {current.artifacts[name].path}"
     if not trace.artifacts:
         yield 0, trace.id
     for table in trace.tables:
@@ -119,7 +128,7 @@ def _tree(trace: Trace, edges: Sequence[Edge], far: Literal["input", "artifact"]
             fresh = [name for name in names if name not in expanded]
             words = getattr(KINDS[kind], "upstream" if far == "input" else "downstream")
             if len(names) > 1:
-                one = f"{asset} ({len(names)}: {_from_to([name.removeprefix(f'{asset}/') for name in names])})"
+                one = _several(asset, names)
             else:
                 one = _named(trace, names[0], with_note=bool(fresh) and not file and kind != EXCLUDED)
             yield depth, f"{words} {one}" + (f", {file}" if file else "")
@@ -130,18 +139,18 @@ def _tree(trace: Trace, edges: Sequence[Edge], far: Literal["input", "artifact"]
     yield from branches([edge for edge in edges if edge.direct], 1)
 
 
-def _from_to(names: Sequence[str]) -> str:
-    text = ", ".join(names)
-    return text if len(text) <= MAX_NAMES else f"{names[0]} … {names[-1]}"
+def _several(asset: str, names: Sequence[str]) -> str:
+    """Partitions of an asset, or files, on one line."""
+    partitions = [name.removeprefix(f"{asset}/") for name in names]
+    text = ", ".join(partitions)
+    return f"{asset} ({len(names)}: {text if len(text) <= MAX_NAMES else f'{partitions[0]} … {partitions[-1]}'})"
 
 
 def _named(trace: Trace, name: str, with_note: bool = True) -> str:
     """A name with its version, and what it holds or reports."""
-    recorded = {edge.input: edge.version[:16] for edge in trace.made_from}
-    version = (recorded | trace.artifacts | trace.upstream | trace.checkpoints | trace.reports).get(name, "")
     folder = f"read from files in {trace.folders[name]}" if name in trace.folders else ""
     notes = (trace.notes.get(name), folder) if with_note else ()
-    return ", ".join(filter(None, (f"{name} {version}".strip(), *notes)))
+    return ", ".join(filter(None, (f"{name} {trace.versions.get(name, '')}".strip(), *notes)))
 
 
 def _table(table: TableRows) -> Lines:

@@ -144,9 +144,27 @@ def test_who_answered_or_selected_rows_is_not_what_a_model_was_trained_on(store:
     assert {edge.artifact for edge in trace.used_by if edge.kind == "started from"} == {
         "checkpoints/sft/small", "checkpoints/sft/large",
     }  # fmt: skip
-    assert set(traced(store, "trajectories/twiff_clips/b").checkpoints) == {
-        "checkpoints/sft/small", "checkpoints/sft/large",
-    }, "of a shard, every set that was selected from it"  # fmt: skip
+
+
+def test_of_a_shard_only_models_whose_set_has_rows_of_it_were_trained_on_it(store: AssetStore) -> None:
+    """Both sets are in one artifact, which was selected from both shards; one of them has no row of the second."""
+    for key in ("trajectories/twiff_clips", "curation/visual_gain"):
+        trace = traced(store, f"{key}/b")
+        assert set(trace.checkpoints) == {"checkpoints/sft/large"}
+        assert set(trace.reports) == {"benchmarks/futurebench_report/large"}
+        assert "checkpoints/sft/small" not in {edge.artifact for edge in trace.used_by}
+        assert set(traced(store, key).checkpoints) == {"checkpoints/sft/small", "checkpoints/sft/large"}
+
+
+def test_a_row_of_a_set_is_looked_for_in_its_own_shard_alone(store: AssetStore) -> None:
+    """There may be thousands of the others, which are read whole."""
+    other = store.current("curation/visual_gain", "a")
+    (other.path / "visual_gain.parquet").write_bytes(b"")
+    lineage = Lineage(store.everything())
+    assert {table.artifact for table in lineage.trace(BLUE).tables} > {"curation/visual_gain/b"}
+    assert lineage.damaged == {}
+    lineage.trace("hop1-7")
+    assert list(lineage.damaged) == [other.path / "visual_gain.parquet"]
 
 
 @pytest.mark.parametrize(
@@ -155,16 +173,20 @@ def test_who_answered_or_selected_rows_is_not_what_a_model_was_trained_on(store:
         ("curation/visual_gain", {"curation/visual_gain/a", "curation/visual_gain/b"}),
         ("curation / visual_gain / a", {"curation/visual_gain/a"}),
         ("curation / sft_sets", {"curation/sft_sets"}),
+        ("sft_sets", {"curation/sft_sets"}),
+        ("futurebench_report", {"benchmarks/futurebench_report/small", "benchmarks/futurebench_report/large"}),
+        ("sft / small", {"checkpoints/sft/small"}),
         ("a", {f"{key}/a" for key in ("trajectories/twiff_rows", "trajectories/twiff_clips", "curation/visual_gain")}),
         ("small", {"benchmarks/futurebench_answers/small", "benchmarks/futurebench_report/small",
                    "checkpoints/sft/small"}),
         ("inputs/twiff_source", set()),
+        ("twiff_source", set()),
     ],
 )  # fmt: skip
 def test_names_as_the_ui_shows_them(store: AssetStore, name: str, artifacts: set[str]) -> None:
     trace = traced(store, name)
     assert set(trace.artifacts) == artifacts and trace.tables == []
-    if name == "inputs/twiff_source":
+    if not artifacts:
         users = {edge.artifact for edge in trace.used_by if edge.direct}
         assert users == {"trajectories/twiff_rows/a", "trajectories/twiff_rows/b"}
 

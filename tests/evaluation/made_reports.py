@@ -151,8 +151,7 @@ def lineage() -> dict[str, Any]:
             "upstream": {
                 f"checkpoints/rl/{model}": f"{model}-0123456789",
                 "curation/rl_sets": "rl-sets",
-                "trajectories/twiff_rows/a": "a-rows",
-                "trajectories/twiff_rows/b": "b-rows",
+                "trajectories/twiff_rows": "",
             },
             "outdated": {"curation/sft_sets/chosen": "0123456789abcdef0123"},
             "made_from": [
@@ -170,7 +169,7 @@ def lineage() -> dict[str, Any]:
                     "file": "twiff.parquet",
                 },
             ],
-            "notes": {f"trajectories/twiff_rows/{shard}": "revision 57364a4b" for shard in "ab"},
+            "notes": {"trajectories/twiff_rows": "2 partitions, revision 57364a4b"},
         }
         for model in ("future_l1", "la_dapo")
     }

@@ -85,6 +85,9 @@ def test_partitions_are_summed_up_and_direct_inputs_are_the_first_level(tmp_path
         "  selects from curation/visual_gain (70: shard-00 … shard-69)",
         f"    scores trajectories/twiff_rows/shard {version}, revision 57364a4b",
     ]
+    assert lineage("visual_gain").output.splitlines()[:2] == [
+        "curation/visual_gain (70: shard-00 … shard-69)", "made from, directly at the first level",
+    ]  # fmt: skip
     (direct,) = {edge["direct"] for edge in json.loads(lineage("curation/future_l1_50k", "--json").output)["made_from"]
                  if edge["artifact"] == "curation/future_l1_50k"}  # fmt: skip
     assert direct
