@@ -3,12 +3,15 @@
 Nodes of a cluster are not looked at.
 """
 
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
 
 import psutil
@@ -16,11 +19,13 @@ import psutil
 from assets.curation.estimate import Quantity, brief, estimate
 from assets.launching.local import LocalSettings
 from assets.trajectories.locations import any_remote
-from assets.trajectories.sources import LocalSource, count_rows
+from assets.trajectories.shards import SourceFile
+from assets.trajectories.sources import LocalSource, Source, count_rows
 from pipelines.estimate.costs import ProfileEstimate, estimate_profile
 from pipelines.estimate.inputs import curation_assumptions, source_rows, training_runs
 from pipelines.preflight.sources import source_files
 from pipelines.profile import PROGRAMS, Profile
+from training.data.json_rows import json_rows
 from training.estimate.devices import CPU, Device, device_of
 from training.estimate.memory import GIB
 from training.estimate.shape import model_shape
@@ -29,6 +34,9 @@ from training.runtime.devices import check_enough, memory_gib, visible
 CLIPS = "clips"
 """The estimate's title of the clips' disk."""
 COUNTING_SECONDS = 15.0
+COUNTED_JSON_BYTES = 2**28
+"""A larger file of JSON, which takes longer to read than the check may, has rows of the size of its first."""
+SAMPLED_ROWS = 1000
 
 
 def disk_problems(profile: Profile) -> Iterator[str]:
@@ -102,12 +110,12 @@ def _rows(profile: Profile) -> Quantity | None:
     source, files = source_files(profile.source)
     if not isinstance(source, LocalSource) and not all(file.path.endswith(".parquet") for file in files):
         return None
-    rows = size = 0
+    rows, size = 0.0, 0
     deadline = time.monotonic() + COUNTING_SECONDS
     with TemporaryDirectory() as scratch:
         for file in files:
             with suppress(ValueError):
-                rows, size = rows + count_rows(source, file, Path(scratch)), size + file.bytes
+                rows, size = rows + _rows_of(source, file, Path(scratch)), size + file.bytes
             if time.monotonic() > deadline:
                 break
     if not rows:
@@ -115,5 +123,17 @@ def _rows(profile: Profile) -> Quantity | None:
     return Quantity(value=rows * max(1.0, sum(file.bytes for file in files) / max(1, size)), source="counted")
 
 
+def _rows_of(source: Source, file: SourceFile, scratch: Path) -> float:
+    path = Path(file.path)
+    if file.bytes <= COUNTED_JSON_BYTES or path.suffix not in (".json", ".jsonl"):
+        return count_rows(source, file, scratch)
+    rows = (row for _, row in islice(json_rows(path), SAMPLED_ROWS) if isinstance(row, dict))
+    return file.bytes / mean(len(json.dumps(row, ensure_ascii=False)) for row in rows)
+
+
 def _bytes_in(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a run beside this one deletes some
+            size += 0 if path.is_dir() else path.lstat().st_size
+    return size

@@ -1,5 +1,6 @@
 """The base model: whether its folder holds all files of a Qwen3-VL.  No weight is read."""
 
+import json
 from collections.abc import Iterator
 
 from pipelines.profile import Profile
@@ -20,8 +21,14 @@ def base_problems(profile: Profile) -> Iterator[str]:
         yield f"no model at {base}: `base` names the folder of a Qwen3-VL, with its config.json"
         return
     for names in FILES:
-        if not any((base / name).is_file() for name in names):
+        files = [base / name for name in names if (base / name).is_file()]
+        if not files:
             yield f"{base} has no {' or '.join(names)}: {REMEDY}"
+        for file in files:
+            try:
+                json.loads(file.read_bytes())
+            except (OSError, ValueError, RecursionError) as error:
+                yield f"{file} is no JSON ({error}): {REMEDY}"
     try:
         shape, _ = model_shape(base)
         check_weights(base, shape.parameters)

@@ -19,7 +19,7 @@ def judge_problems(profile: Profile) -> Iterator[str]:
 
 
 def _server_problems(url: str, model: str, variables: Sequence[str], what: str) -> Iterator[str]:
-    """The preflight's problem, or that the server takes connections and sends nothing, which a run would wait for."""
+    """The preflight's problem, or that the server sends nothing, which a run would wait for."""
     import openai
 
     from training.chat.connection import PREFLIGHT_SECONDS, preflight, served_models
@@ -32,8 +32,8 @@ def _server_problems(url: str, model: str, variables: Sequence[str], what: str) 
     try:
         asyncio.run(served_models(url, api_key(variables, url, what)))
     except (openai.APIConnectionError, TimeoutError):
-        yield (f"the {what} {model!r} at {url} takes connections and sends no answer within {PREFLIGHT_SECONDS:g} s: "
-               "is it still loading its model?")  # fmt: skip
+        yield (f"the {what} {model!r} at {url} sends no answer within {PREFLIGHT_SECONDS:g} s: is it still loading its "
+               "model, and can it be reached from here?")  # fmt: skip
     except openai.InternalServerError as error:
         yield f"the {what} {model!r} at {url} answers with status {error.status_code}: look at its log"
     except Exception:  # it answers, and does not list its models

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from assets.toyworld.source import SourceSizes, write_source
-from pipelines.preflight import checks
+from pipelines.preflight import checks, machine
 from pipelines.preflight.checks import run_checks
 from pipelines.profile import Profile, overlaid, paper
 from tests.assets.trajectories.shard_rows import twiff_row
@@ -110,6 +110,16 @@ def cut_weights(data: Path) -> None:
     os.truncate(weights, weights.stat().st_size // 2)
 
 
+def a_header_of_the_wrong_kind(data: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": ["0", "8"]}}).encode()
+    (data / "base" / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+
+
+def half_a_tokenizer(data: Path) -> None:
+    tokenizer = data / "base" / "tokenizer.json"
+    os.truncate(tokenizer, tokenizer.stat().st_size // 2)
+
+
 def a_shard_is_missing(data: Path) -> None:
     (data / "base" / "model.safetensors").rename(data / "base" / "model-00001-of-00002.safetensors")
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
@@ -124,6 +134,22 @@ def changed_config(data: Path, change: Callable[[dict[str, Any]], None]) -> None
 
 def another_kind(data: Path) -> None:
     changed_config(data, lambda config: config.pop("vision_config"))
+
+
+def a_mixture_of_experts(data: Path) -> None:
+    changed_config(data, lambda config: config.update(model_type="qwen3_vl_moe"))
+
+
+def a_size_that_is_text(data: Path) -> None:
+    changed_config(data, lambda config: config["text_config"].update(num_hidden_layers="4"))
+
+
+def no_heads(data: Path) -> None:
+    changed_config(data, lambda config: config["text_config"].update(num_attention_heads=0, head_dim=None))
+
+
+def a_config_without_end(data: Path) -> None:
+    (data / "base" / "config.json").write_text("[" * 100_000)
 
 
 def more_layers(data: Path) -> None:
@@ -150,9 +176,15 @@ def an_adapter(data: Path) -> None:
         ("base model", without("base"), ["no model at", "`base` names the folder of a Qwen3-VL"]),
         ("base model", without("base", "tokenizer.json"), ["has no tokenizer.json or vocab.json: download it again"]),
         ("base model", without("base", "model.safetensors"), ["has no weights (model.safetensors, or its index"]),
-        ("base model", cut_weights, ["model.safetensors has", "bytes, and its header is for", "download it again"]),
-        ("base model", a_shard_is_missing, ["weights that cannot be read", "model-00002-of-00002.safetensors"]),
+        ("base model", cut_weights, ["model.safetensors is incomplete or damaged (", "download it again"]),
+        ("base model", a_header_of_the_wrong_kind, ["model.safetensors is incomplete or damaged (", "download it"]),
+        ("base model", half_a_tokenizer, ["tokenizer.json is no JSON (", "download it again"]),
+        ("base model", a_shard_is_missing, ["there is no", "model-00002-of-00002.safetensors, which the index names"]),
         ("base model", another_kind, ["is no Qwen3-VL's: 'vision_config' is absent"]),
+        ("base model", a_mixture_of_experts, ["is no Qwen3-VL's: its model_type is 'qwen3_vl_moe'"]),
+        ("base model", a_size_that_is_text, ["is no Qwen3-VL's: layers is '4', and no positive whole number"]),
+        ("base model", no_heads, ["is no Qwen3-VL's: integer division", "download it again"]),
+        ("base model", a_config_without_end, ["no config.json that can be read", "download it again"]),
         ("base model", more_layers, ["weights, and its config is for"]),
         ("base model", an_adapter, ["holds an adapter: merge it into its base"]),
     ],
@@ -215,6 +247,9 @@ def test_a_refused_key_is_not_repeated(profile: Profile, monkeypatch: pytest.Mon
     with served(key="another") as server:
         [refused] = problems(profile, judge={"base_url": server.url})["judge"]
     assert "check its key" in refused and KEY not in refused
+    with served(models=(f"model of {KEY}",)) as server:
+        [lacks] = problems(profile, judge={"base_url": server.url})["judge"]
+    assert "it serves 'model of [key]'" in lacks
     monkeypatch.delenv("FUTURE_L1_JUDGE_API_KEY")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     [missing] = problems(profile, judge={"base_url": "https://judge.invalid/v1"})["judge"]
@@ -226,7 +261,8 @@ def test_a_server_that_takes_connections_and_does_not_answer_is_named(
     profile: Profile, monkeypatch: pytest.MonkeyPatch, silent: bool
 ) -> None:
     """A run that has begun goes on after such a fault; before it there is time to look."""
-    monkeypatch.setattr(connection, "PREFLIGHT_SECONDS", 0.3)
+    if silent:
+        monkeypatch.setattr(connection, "PREFLIGHT_SECONDS", 0.3)
     with served() as server:
 
         def nothing() -> Iterator[bytes]:
@@ -235,7 +271,7 @@ def test_a_server_that_takes_connections_and_does_not_answer_is_named(
 
         server.models = [200, nothing] if silent else [503, b'{"error": "loading"}']
         [problem] = problems(profile, judge={"base_url": server.url})["judge"]
-    words = "takes connections and sends no answer within" if silent else "answers with status 503: look at its log"
+    words = "sends no answer within" if silent else "answers with status 503: look at its log"
     assert words in problem
 
 
@@ -247,6 +283,18 @@ def test_disk_and_memory_that_do_not_suffice_are_named(profile: Profile, data: P
     assert "GiB of host memory or more, and this machine has" in memory and "launch.num_processes" in memory
     (data / "file").write_text("")
     assert problems(profile, home=data / "file" / "home")["disk"][0].startswith(f"{data / 'file'} may not be written")
+
+
+def test_rows_of_a_large_json_file_are_estimated_from_its_first(
+    profile: Profile, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not read to its end, which may take minutes: here that is no text."""
+    path = data / "rows.jsonl"
+    path.write_bytes((json.dumps(twiff_row()) + "\n").encode() * 200 + b"\xff")
+    monkeypatch.setattr(machine, "COUNTED_JSON_BYTES", 1000)
+    monkeypatch.setattr(machine, "SAMPLED_ROWS", 50)
+    rows = machine._rows(overlaid(profile, {"source": {"trajectories": path}}))
+    assert rows is not None and rows.value == pytest.approx(200, rel=0.02) and rows.value != 201
 
 
 def test_gpus_that_are_too_few_or_too_small_are_named(

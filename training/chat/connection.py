@@ -121,11 +121,11 @@ async def _is_closed(base_url: str, key: str, model: str, what: str) -> bool:
             if type(error.__cause__).__name__ != "ConnectError":
                 return False
         except RedirectedError as error:
-            raise refuses(str(error)) from None
+            raise refuses(one_line(str(error), [key])) from None
         except (openai.APIError, UnusableReplyError, TimeoutError, ValueError, KeyError, TypeError, RecursionError):
             return False
         else:
             if names and not any(name in (model, f"{model}:latest", f"models/{model}") for name in names):
-                raise refuses(f"it serves {one_line(', '.join(map(repr, names[:20])))}; check its model name")
+                raise refuses(f"it serves {one_line(', '.join(map(repr, names[:20])), [key])}; check its model name")
             return False
     return True

@@ -26,6 +26,9 @@ QWEN3_VL_8B: dict[str, Any] = {
 }  # fmt: skip
 """The config.json of Qwen/Qwen3-VL-8B-Instruct."""
 
+KIND = "qwen3_vl"
+"""The `model_type` of a config."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -112,12 +115,20 @@ def model_shape(base: Path) -> tuple[ModelShape, str]:
         return ModelShape.of(QWEN3_VL_8B), f"the published config of Qwen3-VL-8B-Instruct: there is no {file} yet"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{base} has no config.json that can be read, and so no shape: {error}") from error
     try:
-        return ModelShape.of(config), str(file)
-    except (KeyError, TypeError, AttributeError) as error:
+        kind, shape = config.get("model_type", KIND), ModelShape.of(config)
+    except KeyError as error:
         raise ValueError(f"{file} is no Qwen3-VL's: {error} is absent") from error
+    except (TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{file} is no Qwen3-VL's: {error}") from error
+    if kind != KIND:
+        raise ValueError(f"{file} is no Qwen3-VL's: its model_type is {kind!r}")
+    for name, value in vars(shape).items():
+        if name not in ("tied", "levels") and not (type(value) is int and value > 0):
+            raise ValueError(f"{file} is no Qwen3-VL's: {name} is {value!r}, and no positive whole number")
+    return shape, str(file)
 
 
 def _vision_parameters(vision: Mapping[str, Any]) -> int:
