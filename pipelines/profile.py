@@ -299,13 +299,18 @@ def overlaid(profile: Profile, overlay: Mapping[str, Any]) -> Profile:
     return Profile.model_validate(_merged(profile.model_dump(), overlay))
 
 
-def profile_from_environment(default: str = "demo") -> Profile:
+def profile_from_environment(default: str = "demo", name: str | None = None) -> Profile:
     """The profile that FUTURE_L1_PROFILE, FUTURE_L1_HOME and SEED name; without them `default`, 0, and `.future-l1` in
-    the checkout, or in the current folder where the project is installed."""
+    the checkout, or in the current folder where the project is installed.
+
+    name: a profile in place of FUTURE_L1_PROFILE's.
+    """
     home = Path(os.environ.get(HOME_VARIABLE) or (PROJECT if IS_CHECKOUT else Path()) / ".future-l1").resolve()
     seed = os.environ.get(SEED_VARIABLE) or "0"
     if not seed.isdecimal():
         raise ValueError(f"{SEED_VARIABLE} is a whole number from 0 on; found {seed!r}")
+    if name:
+        return load_profile(name, home, int(seed))
     try:
         return load_profile(os.environ.get(PROFILE_VARIABLE) or default, home, int(seed))
     except ValueError as error:

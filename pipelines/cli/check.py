@@ -4,9 +4,10 @@ import click
 import dagster as dg
 from rich.markup import escape
 
-from pipelines.cli.common import CONSOLE, PROFILE, named_profile
+from pipelines.cli.common import CONSOLE, PROFILE
 from pipelines.definitions import build_definitions
 from pipelines.preflight.checks import run_checks
+from pipelines.profile import profile_from_environment
 
 
 @click.command()
@@ -21,7 +22,7 @@ def check(context: click.Context, name: str | None) -> None:
     Example:
       future-l1 check --profile my.toml
     """
-    profile = named_profile(name)
+    profile = profile_from_environment(name=name)
     dg.Definitions.validate_loadable(build_definitions(profile))
     failed = False
     for title, problems in run_checks(profile):

@@ -14,7 +14,7 @@ from evaluation.benchmarks.registry import BENCHMARKS
 from pipelines.curate import check_usable_rows
 from pipelines.driver import run_plan
 from pipelines.jobs import Step
-from pipelines.profile import Profile, load_profile, profile_from_environment
+from pipelines.profile import Profile, profile_from_environment
 from training.runtime.printable import printable
 from training.storage.artifacts import MODEL
 
@@ -32,11 +32,6 @@ SYSTEM_PROMPT = click.option("--system-prompt", type=FILE, metavar="FILE", help=
 def current_profile(seed: int | None = None, default: str = "demo") -> Profile:
     profile = profile_from_environment(default)
     return profile if seed is None else profile.model_copy(update={"seed": seed})
-
-
-def named_profile(name: str | None) -> Profile:
-    """The profile that `--profile` names, in the environment's home; without a name the environment's."""
-    return load_profile(name, current_profile().home) if name else current_profile()
 
 
 class CheckpointFolder(click.Path):

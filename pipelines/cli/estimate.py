@@ -12,10 +12,10 @@ from assets.curation.assets import ANSWER_TABLE, ANSWERS
 from assets.curation.estimate import STATED, Assumptions, Quantity, bounds, brief, estimate
 from assets.curation.scored import gain_tables, scored_shards, verdict_tables
 from assets.framework.store import AssetStore
-from pipelines.cli.common import CONSOLE, PROFILE, named_profile
+from pipelines.cli.common import CONSOLE, PROFILE
 from pipelines.estimate.costs import ProfileEstimate, TrainingEstimate, estimate_profile
 from pipelines.estimate.inputs import curation_assumptions, source_rows, training_runs
-from pipelines.profile import Profile
+from pipelines.profile import Profile, profile_from_environment
 from training.estimate.devices import DEVICES, Range, device_of
 from training.estimate.run import usable_gib
 from training.estimate.shape import model_shape
@@ -75,7 +75,7 @@ def estimate_cost(
     Example:
       future-l1 estimate --profile paper --device h100-80gb --gpus 8
     """
-    profile = named_profile(name)
+    profile = profile_from_environment(name=name)
     card = device_of(device or ("cpu" if profile.device == "cpu" else next(iter(DEVICES))))
     model, shape_source = model_shape(profile.base)
     assumptions = curation_assumptions(profile, model, card, frame)

@@ -352,7 +352,7 @@ def test_the_command_prints_all_problems_of_the_environments_profile(
         ]  # fmt: skip
         assert {"✓ trajectories", "✓ clips"} <= set(lines)
     assert not (tmp_path / "home").exists()
-    monkeypatch.setenv("FUTURE_L1_PROFILE", "demo")
-    assert invoke("check").exit_code == 0
+    monkeypatch.setenv("FUTURE_L1_PROFILE", "nobodys")
+    assert invoke("check", "--profile", "demo").exit_code == 0, "the option counts, not the variable"
     refused = invoke("check", "--profile", "nonesuch")
     assert refused.exit_code == 1 and "Error: no profile 'nonesuch'" in refused.output
