@@ -11,22 +11,26 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus as Status
+from dagster._core.storage.tags import SENSOR_NAME_TAG
 
 from assets.benchmarks.comparison import PARTS
 from assets.framework.metadata import COMPARISON
-from assets.framework.partitions import ranges
+from assets.framework.partitions import PARTITION, ranges
 from assets.framework.store import AssetStore, StoreParam, name_of
 from assets.lineage.trace import Lineage
 from evaluation.reports.edges import asset_of
 from pipelines.instance import QUEUED, UNFINISHED
 from pipelines.jobs import SELECT, Step, plan, prepare
 from pipelines.profile import Profile
-from pipelines.sensors import Requests, request
+from pipelines.sensors import NEW_SHARDS, Requests, request, upcoming_shards
 from training.storage.hashing import digest
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+RETRAIN = "retrain"
+MADE_FROM = "future-l1/made_from"
+"""The tag of a run with a hash of all that was made before it."""
 MIN_INTERVAL = 30
 """Seconds between two looks at the artifacts."""
 
@@ -38,7 +42,7 @@ def retrain(profile: Profile, jobs: "Sequence[UnresolvedAssetJobDefinition]") ->
     names = {step.stage.job for step in following}
 
     @dg.sensor(
-        name="retrain",
+        name=RETRAIN,
         jobs=[job for job in jobs if job.name in names],
         minimum_interval_seconds=MIN_INTERVAL,
         description="Trains, evaluates and compares again, stage by stage, what is not made from the current sets.",
@@ -47,7 +51,10 @@ def retrain(profile: Profile, jobs: "Sequence[UnresolvedAssetJobDefinition]") ->
         assert context.repository_def is not None
         checks = [node.key for node in context.repository_def.asset_graph.asset_check_nodes if node.blocking]
         made_before = (*prepare(profile).assets, *SELECT.assets)
-        return stage_requests(context.instance, store, following, made_before, checks)
+        requests = stage_requests(context.instance, store, following, made_before, checks)
+        if isinstance(requests, list) and upcoming_shards(context.instance, store, profile.source):
+            return dg.SkipReason(f"waits until {NEW_SHARDS} has curated new and changed shards")
+        return requests
 
     return sensor
 
@@ -61,7 +68,8 @@ def stage_requests(
 ) -> Requests:
     """The runs of the first stage that has outdated partitions; or why there are none.
 
-    A run's key is made of all that was made before it, so a failed run is requested again when some of it changes.
+    What a run that ended was requested for is requested again when something that was made before it changes.  (With
+    Dagster's run keys, sets that are current once more, as after a selection with other settings, would train nothing.)
     """
     if work := _work_in_progress(instance):
         return dg.SkipReason(f"waits for {work}")
@@ -72,14 +80,16 @@ def stage_requests(
             return dg.SkipReason(f"waits until these checks pass: {', '.join(failed)}")
         upstream = store.current_artifacts(*made_before)
         lineage = Lineage(upstream | store.current_artifacts(*stage.assets))
-        versions = {name: artifact.version for name, artifact in upstream.items()}
-        requests = [
-            request(digest({"job": stage.job, "partitions": names, "made_from": versions}), names, stage.job)
-            for step in of_stage
-            for names in _outdated(step, lineage)
-        ]
-        if requests:
+        made_from = {MADE_FROM: digest({name: artifact.version for name, artifact in upstream.items()})}
+        wanted = [request(None, n, stage.job, made_from) for step in of_stage for n in _outdated(step, lineage)]
+        ended = [_ended_run(instance, one) for one in wanted]
+        if requests := [one for one, run in zip(wanted, ended, strict=True) if run is None]:
             return requests
+        if runs := [f"{run.run_id[:8]} ({run.status.value})" for run in ended if run is not None]:
+            return dg.SkipReason(
+                f"{stage.job} ended, and nothing that it is made from has changed since; materialise it by hand after "
+                f"a look at run {', '.join(runs)}"
+            )
         made_before = (*made_before, *stage.assets)
     return dg.SkipReason("every model and every report is made from the current sets")
 
@@ -109,6 +119,16 @@ def _work_in_progress(instance: dg.DagsterInstance) -> str | None:
         return f"run {run.run_id[:8]} of {run.job_name}"
     for backfill in instance.get_backfills(BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]), limit=1):
         return f"backfill {backfill.backfill_id}"
+    return None
+
+
+def _ended_run(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.DagsterRun | None:
+    """The sensor's last run of the request's job and partitions, if all that was made before it is as it was."""
+    partition = {PARTITION: request.partition_key} if request.partition_key else {}
+    tags = {SENSOR_NAME_TAG: RETRAIN, **request.tags, **partition}
+    tags.pop(MADE_FROM)
+    for run in instance.get_runs(dg.RunsFilter(job_name=request.job_name, tags=tags), limit=1):
+        return run if run.tags.get(MADE_FROM) == request.tags[MADE_FROM] else None
     return None
 
 

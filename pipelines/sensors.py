@@ -15,6 +15,8 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
+from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
+from dagster._core.storage.tags import RUN_KEY_TAG
 from dagster._utils.error import SerializableErrorInfo
 
 from assets.curation.scored import GAIN
@@ -27,6 +29,7 @@ from pipelines.instance import QUEUED, UNFINISHED
 from pipelines.jobs import RECURATE
 from training.storage.hashing import digest
 
+NEW_SHARDS = "new_shards"
 MIN_POLL_INTERVAL = 300
 """Seconds between two listings of the source by the sensor."""
 Requests = list[dg.RunRequest] | dg.SkipReason
@@ -44,7 +47,7 @@ def new_shards(source: SourceSettings) -> dg.SensorDefinition:
     """The sensor that follows the source's shards with partitions and runs."""
 
     @dg.sensor(
-        name="new_shards",
+        name=NEW_SHARDS,
         job_name=RECURATE,
         minimum_interval_seconds=MIN_POLL_INTERVAL,
         description="Registers shards that appeared in the source, and curates again from new and changed ones.",
@@ -97,10 +100,25 @@ def source_requests(
     return requests or dg.SkipReason(f"no new or changed shard in {settings.trajectories}{unfinished}")
 
 
-def request(key: str, partitions: Sequence[str], job: str | None = None) -> dg.RunRequest:
+def upcoming_shards(instance: dg.DagsterInstance, store: AssetStore, settings: SourceSettings) -> bool:
+    """Whether `new_shards` is on and will request runs at its next tick; what failed it requests once."""
+    on = instance.all_instigator_state(
+        instigator_type=InstigatorType.SENSOR, instigator_statuses={InstigatorStatus.RUNNING}
+    )
+    if all(state.instigator_name != NEW_SHARDS for state in on):
+        return False
+    requests = source_requests(instance, store, settings)
+    return isinstance(requests, list) and any(
+        not instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: str(one.run_key)}), limit=1) for one in requests
+    )
+
+
+def request(
+    key: str | None, partitions: Sequence[str], job: str | None = None, tags: Mapping[str, str] | None = None
+) -> dg.RunRequest:
     """The request of a run over neighbouring partitions, none for an asset without partitions."""
     partition = partitions[0] if len(partitions) == 1 else None
-    return dg.RunRequest(key, job_name=job, partition_key=partition, tags=range_tags(partitions))
+    return dg.RunRequest(key, job_name=job, partition_key=partition, tags={**range_tags(partitions), **(tags or {})})
 
 
 def _is_stale(store: AssetStore, shard: str, stamp: str) -> bool:

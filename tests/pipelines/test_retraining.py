@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, InstigatorType
+from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
 from dagster._core.test_utils import create_run_for_test
 
 from assets.benchmarks.comparison import PARTS
 from assets.framework.metadata import COMPARISON
+from assets.framework.partitions import PARTITION, RANGE_END
 from assets.framework.store import name_of
 from evaluation.reports.edges import asset_of
 from pipelines.definitions import build_definitions
@@ -40,6 +45,19 @@ class Room:
         skipped = self.tick()
         assert isinstance(skipped, dg.SkipReason), skipped
         return str(skipped.skip_message)
+
+    def run(self, request: dg.RunRequest, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+        """The run that the daemon makes of a request, ended."""
+        key = {RUN_KEY_TAG: request.run_key} if request.run_key else {}
+        partition = {PARTITION: request.partition_key} if request.partition_key else {}
+        tags = {SENSOR_NAME_TAG: "retrain", **request.tags, **key, **partition}
+        return create_run_for_test(self.instance, job_name=str(request.job_name), status=status, tags=tags)
+
+    def turn_on(self, sensor: str) -> None:
+        location = RegisteredCodeLocationOrigin("future-l1")
+        origin = RemoteRepositoryOrigin(location, "__repository__").get_instigator_origin(sensor)
+        state = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING)
+        self.instance.add_instigator_state(state)
 
     def select(self, *row_ids: str, note: str = "") -> None:
         """Publishes everything before the trainings; `note` makes another version of the same sets."""
@@ -139,13 +157,43 @@ def test_other_versions_of_the_same_sets_train_nothing(room: Room) -> None:
     assert room.follow() == [("10_compare", [])], "the page has the selection's numbers"
 
 
-def test_a_failed_run_is_requested_again_when_something_changed(room: Room) -> None:
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])
+def test_what_ended_in_vain_is_requested_again_when_something_changed(
+    room: Room, status: dg.DagsterRunStatus
+) -> None:
     room.select("one", "two")
-    (first,), (same,) = room.tick(), room.tick()
-    assert first.run_key == same.run_key
+    (first,) = room.tick()
+    run = room.run(first, status)
+    assert run.run_id[:8] in room.reason() and status.value in room.reason()
     room.select("one", "three")
     (other,) = room.tick()
-    assert other.run_key != first.run_key
+    assert (other.job_name, other.tags[RANGE_END]) == (first.job_name, first.tags[RANGE_END])
+    room.select("one", "two")
+    assert run.run_id[:8] in room.reason(), "the sets are those of the failed run"
+
+
+def test_sets_that_are_current_once_more_are_trained_on_again(room: Room) -> None:
+    for rows in (("one", "two"), ("one", "three")) * 2:  # as after a selection with other settings, and without them
+        room.select(*rows)
+        (sft,) = room.tick()
+        assert sft.job_name == "06_train_sft" and sft.run_key is None, "Dagster makes one run for a key, ever"
+        room.run(sft, dg.DagsterRunStatus.SUCCESS)
+        room.make(sft)
+
+
+def test_it_waits_while_new_shards_will_curate_a_shard(room: Room) -> None:
+    room.select("one", "two")
+    folder = room.profile.home / "artifacts" / "inputs" / "toyworld_source" / "current" / "twiff"
+    folder.mkdir(parents=True)
+    pl.DataFrame({"row": [1]}).write_parquet(folder / "a.parquet")
+    (first,) = room.tick()
+    assert first.job_name == "06_train_sft", "nobody will curate it"
+    room.turn_on("new_shards")
+    assert room.reason() == "waits until new_shards has curated new and changed shards"
+    with dg.build_sensor_context(instance=room.instance, resources={"store": room.store}) as context:
+        (shard,) = room.definitions.resolve_sensor_def("new_shards")(context)  # type: ignore[misc]
+    room.run(shard, dg.DagsterRunStatus.FAILURE)
+    assert room.tick() == [first], "it failed, and will not be requested again"
 
 
 def test_it_waits_for_runs_and_for_blocking_checks(room: Room) -> None:
