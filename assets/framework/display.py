@@ -77,6 +77,8 @@ def _cell(value: Any) -> Any:
 
 
 def _rounded(value: Any) -> Any:
-    if not isinstance(value, float) or not isfinite(value):
+    if not isinstance(value, float):
         return value
+    if not isfinite(value):
+        return str(value)  # a table's rows are JSON to the browser, which has no NaN
     return float(f"{value:.{DIGITS}g}") if abs(value) < 1000 else round(value)

@@ -25,7 +25,7 @@ def display_of(value: Any) -> Any:
         (0.123456, 0.1235),
         (123456, 123456),
         (12345.678, 12346),
-        (float("inf"), float("inf")),
+        (float("inf"), "inf"),
         (None, "–"),
         ({}, "–"),
         ([], "–"),
@@ -44,6 +44,7 @@ def test_what_fits_on_a_line_is_a_line(value: Any, text: Any) -> None:
 def test_longer_mappings_are_tables() -> None:
     assert display_of({f"name {n}": n / 3 for n in range(9)})[1] == {"name": "name 1", "value": 0.3333}
     splits = {f"hop{n}": PROPORTION for n in (1, 2, 3)}
+    assert display_of({f"metric {n} of a long name": float("nan") for n in range(9)})[0]["value"] == "nan"
     assert display_of(splits)[0] == {"name": "hop1", "value": "78.3 % (75.2–81.0, n = 800)"}
 
 
