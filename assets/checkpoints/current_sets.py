@@ -15,8 +15,8 @@ from assets.lineage.trace import Lineage
 def current_sets_check(key: str, checkpoints: Checkpoints) -> dg.AssetChecksDefinition:
     """The check of an asset about its own models, or about all models where it is no checkpoint."""
     names = {model: name_of(*checkpoints.artifact(model)) for model in (*checkpoints.sft, *checkpoints.rl)}
-    of_asset = {model: name for model, name in names.items() if name.startswith(f"{key}/")}
-    return trained_on_current_sets.of(key, deps=(SFT_SETS, RL_SETS), models=of_asset or names)
+    models = {model: name for model, name in names.items() if key not in (SFT, RL) or name.startswith(f"{key}/")}
+    return trained_on_current_sets.of(key, deps=(SFT_SETS, RL_SETS), models=models)
 
 
 @check(

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
+from assets.checkpoints.assets import RL, SFT
 from assets.checkpoints.checks import (
     answers_stay_well_formed,
     groups_were_mixed,
@@ -17,6 +19,10 @@ from assets.checkpoints.checks import (
     rows_were_readable,
     skipped_rows,
 )
+from assets.checkpoints.current_sets import current_sets_check
+from assets.framework.metadata import COMPARISON
+from assets.framework.partitions import Checkpoints
+from assets.framework.store import AssetStore
 from training.storage.artifacts import Artifact
 
 SOUND = {
@@ -63,6 +69,19 @@ def test_what_others_would_stumble_over_is_named(facts: dict[str, Any], sentence
 )
 def test_vectors_that_are_not_finite_are_problems(name: str, sentence: str) -> None:
     assert latents_are_finite.problems(checkpoint(**{name: False})) == [f"{sentence} over row r1 are not finite"]
+
+
+@pytest.mark.parametrize(("key", "models"), [(SFT, "sft"), (RL, "no model yet"), (COMPARISON, "sft")])
+def test_a_stage_is_checked_for_its_own_models_and_the_comparison_for_all(
+    tmp_path: Path, key: str, models: str
+) -> None:
+    store = AssetStore(tmp_path)
+    store.work(SFT, {}, {}, "code", "sft").do(lambda folder: {})
+    checks = [current_sets_check(key, Checkpoints(sft=("sft",), rl={}))]
+    job = dg.define_asset_job("checks", dg.AssetSelection.all_asset_checks())
+    definitions = dg.Definitions(asset_checks=checks, jobs=[job], resources={"store": store})
+    (outcome,) = definitions.resolve_job_def("checks").execute_in_process().get_asset_check_evaluations()
+    assert outcome.description == f"trained on the current sets: {models}"
 
 
 def test_one_row_in_a_hundred_may_be_unreadable_and_no_more() -> None:
