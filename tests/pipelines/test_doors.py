@@ -69,6 +69,7 @@ def test_dg_dev_serves_the_home_with_its_runs_and_its_pools(shell: dict[str, str
         assert until(runs, "dg dev serves the home's runs", process=process) == {materialised: "SUCCESS"}
         limits = served.query("{instance {concurrencyLimits {concurrencyKey slotCount}}}")["instance"]
         assert {pool["concurrencyKey"]: pool["slotCount"] for pool in limits["concurrencyLimits"]} == POOLS
+        assert served.partitions("trajectories/twiff_rows"), "or Materialize all would leave them out"
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=EXIT_TIMEOUT)
 
