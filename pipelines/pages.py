@@ -23,6 +23,7 @@ HEADERS = {
     "Cache-Control": "no-cache",  # the same address has a new page after each run
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; base-uri 'none'; "
     "form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
 }
 STYLE = """body {font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem}
 table {border-collapse: collapse} td, th {border: 1px solid #ccc; padding: .2rem .6rem; text-align: left}

@@ -32,8 +32,10 @@ def test_the_comparison_is_the_homes_current_one(client: TestClient, tmp_path: P
 
 
 def test_no_page_may_run_a_script(client: TestClient) -> None:
-    policy = client.get(f"{DOCS_URL}/checks.md").headers["content-security-policy"]
+    headers = client.get(f"{DOCS_URL}/checks.md").headers
+    policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy and "script-src" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.parametrize("page", ["", "none.md", "..%2Fpyproject.toml", "..%2FREADME.md", "%2Fetc%2Fpasswd", "a%00.md"])

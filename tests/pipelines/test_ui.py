@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import psutil
 import pytest
 
+from assets.framework.links import COMPARISON_URL
 from tests.loopback import free_port
 from tests.pipelines.ui_server import Ui, processes_of, ui
 from tests.processes import run, until
@@ -54,20 +55,24 @@ def test_another_sites_page_starts_nothing_over_http_or_websocket(tmp_path: Path
             assert status(served, "GET", {"query": NODES}, headers) == 403
             assert status(served, "POST", launch, headers) == 403
             assert status(served, "GET", {}, headers | WEB_SOCKET) == 403
+            assert status(served, "GET", {}, headers, COMPARISON_URL) == 403
         assert status(served, "GET", launch, {}) == status(served, "GET", launch, same_origin) == 405
         assert served.runs() == []
         for headers in ({}, same_origin, proxied):
             assert status(served, "GET", {"query": NODES}, headers) == 200
             assert status(served, "GET", {}, headers | WEB_SOCKET) == 101
+            assert status(served, "GET", {}, headers, COMPARISON_URL) == 404, "there is none yet"
         assert status(served, "POST", launch, proxied) == 200
         assert [run["jobName"] for run in served.runs()] == ["00_write_source"]
 
 
-def status(served: Ui, method: str, parameters: dict[str, str], headers: dict[str, str]) -> int:
-    """How GraphQL's address answers a request with its query string."""
+def status(
+    served: Ui, method: str, parameters: dict[str, str], headers: dict[str, str], path: str = "/graphql"
+) -> int:
+    """How an address, GraphQL's by default, answers a request with its query string."""
     connection = HTTPConnection(served.url.removeprefix("http://"), timeout=60)
     with closing(connection):
-        connection.request(method, f"/graphql?{urlencode(parameters)}", headers=headers)
+        connection.request(method, f"{path}?{urlencode(parameters)}", headers=headers)
         return connection.getresponse().status
 
 

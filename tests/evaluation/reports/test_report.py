@@ -196,6 +196,16 @@ def test_hostile_text_is_shown_and_never_live(run: dict[str, Any], tmp_path: Pat
     assert len(heads) == 2 and "\n# h" not in text
 
 
+def test_models_that_were_trained_on_earlier_sets_are_named_above_the_table(run: dict[str, Any]) -> None:
+    begins = "Not trained on the current sets"
+    assert begins not in markdown(run)
+    run["outdated"] = {"future_l1": ["curation/sft_sets/future_l1"], HOSTILE: ["inputs/base_model", HOSTILE]}
+    text = markdown(run)
+    assert f"{begins}, but on an earlier version: future_l1 (curation/sft" in text.replace("\\", "")
+    assert text.index(begins) < text.index("| model | 1 hop") and not re.search(r"(?<!\\)<", text)
+    assert "script" not in {tag for tag, _ in Elements(build_page(RunReports(**run), "Demo", "").html()).elements}
+
+
 def test_numbers_are_traced_to_the_source_and_rows_and_items_to_the_numbers(pages: tuple[str, str]) -> None:
     html, text = pages
     assert (
