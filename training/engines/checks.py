@@ -25,6 +25,8 @@ def check_config(config: Any) -> None:
         (not str(scheduler.scheduler_cls).startswith("training.engines."),
          "generated blocks must stay out of the shared prefix cache: add the scheduler_cls of "
          "training.engines.engine_arguments"),
+        (scheduler.policy != "fcfs",
+         "a preempted request whose turn never comes would lose its latents: leave out --scheduling-policy"),
         (v1 and config.device_config.device_type != "cpu",
          "on a GPU latents are fed by vLLM's V2 model runner: set VLLM_USE_V2_MODEL_RUNNER=1, or leave it unset"),
         (v1 and scheduler.async_scheduling,

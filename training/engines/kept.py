@@ -1,13 +1,18 @@
-"""Requests that left the batch but may come back, and those whose latents somebody will take.
+"""What the requests of both runners have in common; those that left the batch but may come back, and those whose
+latents somebody will take.
 
 vLLM's runners say of a finished request what they say of a preempted one: that it leaves.
 """
 
+import logging
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from training.engines.options import LatentOptions
+import torch
+
+from training.engines.options import LatentOptions, latent_options
+from training.model.interventions import Intervention
 from training.model.tokens import LATENT
 
 LATENTS_IN_PROMPT = f"a prompt holds {LATENT}, whose vectors are gone: leave out the spans of earlier answers"
@@ -15,7 +20,8 @@ PARKED = 4
 """Requests that left are kept until this many times as many as the batch holds have left after them: vLLM resumes
 preempted ones before it admits others."""
 MAX_RETURNS = 1024
-"""Keys whose latents nobody takes; then the oldest are dropped."""
+"""Keys whose latents nobody takes; then the oldest are dropped, but none of a request that may be in the batch."""
+_LOGGER = logging.getLogger(__name__)
 
 
 class SamplingParams(Protocol):
@@ -28,13 +34,31 @@ class SamplingParams(Protocol):
     extra_args: dict[str, Any] | None
 
 
-class WithOptions(Protocol):
-    """A request of either runner."""
+class LatentRequest:
+    """What a request of either runner asks for.
 
-    options: LatentOptions
+    is_refused: its prompt holds latents, or its options are none.  It gets an empty answer, and the log the reason: an
+    error in a worker would end the engine, and a client can get past the server's own checks (a placeholder that the
+    chat template puts together from parts).
+    """
+
+    def __init__(
+        self, params: SamplingParams, prompt: Sequence[int], latent: int, width: int, device: torch.device
+    ) -> None:
+        self.options, self.number, self.is_refused = LatentOptions(), 0, False
+        self.intervention: Intervention | None = None
+        try:
+            self.options = latent_options(params.extra_args)
+            self.number = self.options.answer_number(params.seed)
+            self.intervention = self.options.intervention(width, self.number, device)
+            if latent in prompt:
+                raise ValueError(LATENTS_IN_PROMPT)
+        except ValueError as error:
+            self.is_refused = True
+            _LOGGER.warning("a request gets an empty answer: %s", error)
 
 
-RequestType = TypeVar("RequestType", bound=WithOptions)
+RequestType = TypeVar("RequestType", bound=LatentRequest)
 
 
 class KeptRequests(Generic[RequestType]):
@@ -59,7 +83,7 @@ class KeptRequests(Generic[RequestType]):
         """A new request, whose latents may be taken later."""
         if key := request.options.return_key:
             self._returns.setdefault(key, []).append(request)
-            if len(self._returns) > MAX_RETURNS:
+            if len(self._returns) > max(MAX_RETURNS, self._limit):
                 self._returns.popitem(last=False)
         return request
 
@@ -68,11 +92,8 @@ class KeptRequests(Generic[RequestType]):
         return self._returns.pop(key, [])
 
 
-def check_new(latent: int, prompt: Any, output: Any) -> None:
-    """Raises ValueError for a new request with latents in its prompt, and RuntimeError for one that is not new: its
-    latents were dropped."""
-    if latent in prompt:
-        raise ValueError(LATENTS_IN_PROMPT)
+def check_new(latent: int, output: Sequence[int]) -> None:
+    """Raises RuntimeError for a request that is not new: its latents were dropped."""
     if latent in output:
         raise RuntimeError("a request comes back whose latents were dropped: let fewer requests run at once, or give "
                            "the cache more memory, so that fewer are preempted")  # fmt: skip

@@ -7,6 +7,7 @@ of its choices, `latents`: a string for each span, as `options.encode_span` writ
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 RETURN = "return_latents"
+CHAT = "/v1/chat/completions"
 JSON = ((b"content-type", b"application/json"),)
 
 
@@ -44,7 +46,7 @@ class LatentMiddleware:
             return
         engine = scope["app"].state.engine_client
         try:
-            key = _prepare(request, engine.model_config.hf_config)
+            key = _prepare(request, scope["path"], engine.model_config.hf_config)
         except ValueError as error:
             await _respond(send, 400, _error(str(error)))
             return
@@ -61,20 +63,25 @@ class LatentMiddleware:
         await _respond(send, answered.status, body, answered.headers)
 
 
-def _prepare(request: dict[str, Any], config: Any) -> str | None:
+def _prepare(request: dict[str, Any], path: str, config: Any) -> str | None:
     """Checks a request and, where its latents are to be returned, adds the key under which they are kept.
 
-    `config` is the checkpoint's.  Raises ValueError with what is wrong: an error in a worker would end the engine.
+    `config` is the checkpoint's.  Raises ValueError with what is wrong; what gets past it gets an empty answer.
     """
     if _holds_latents(request, config.latent_id):
         raise ValueError(LATENTS_IN_PROMPT)
-    xargs = request.get("vllm_xargs")
+    if request.get("use_beam_search"):
+        raise ValueError("a beam is a new request, whose prompt would hold latents: leave out use_beam_search")
+    params = request.get("sampling_params")  # of vLLM's own requests with token ids
+    xargs = request.get("vllm_xargs", params.get("extra_args") if isinstance(params, dict) else None)
     options = latent_options(xargs if isinstance(xargs, dict) else None)
     if options.return_key is not None or options.first_seed is not None:
         raise ValueError(f"{PREFIX}return_key and {PREFIX}first_seed are the server's own: ask with {RETURN}")
     options.intervention(config.text_config.hidden_size, 0, torch.device("cpu"))
     if not request.pop(RETURN, False):
         return None
+    if not path.endswith(CHAT):
+        raise ValueError(f"{RETURN} is for {CHAT}")
     if request.get("stream"):
         raise ValueError(f"{RETURN} and stream exclude each other: latents come with the whole answer")
     key, fields = secrets.token_hex(16), {}
@@ -86,15 +93,17 @@ def _prepare(request: dict[str, Any], config: Any) -> str | None:
 
 
 def _holds_latents(request: dict[str, Any], latent: int) -> bool:
-    """Whether a prompt has a latent's placeholder, as text anywhere or as a token."""
-    pending = [request.get(field) for field in ("messages", "prompt", "input")]
+    """Whether a request has a latent's placeholder, as text anywhere (tools and more are in prompts, too) or as a token
+    of a prompt."""
+    pending: list[Any] = [request]
     while pending:
         value = pending.pop()
         if isinstance(value, str) and LATENT in value:
             return True
         pending += value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
-    prompts = request.get("prompt")
-    return isinstance(prompts, list) and any(latent in p if isinstance(p, list) else p == latent for p in prompts)
+    prompts = [request.get(field) for field in ("prompt", "token_ids")]
+    lists = [prompt for prompt in prompts if isinstance(prompt, list)]
+    return any(latent in p if isinstance(p, list) else p == latent for p in chain(*lists))
 
 
 def _merged(of_workers: list[dict[int, list[str]]]) -> dict[int, list[str]]:

@@ -36,7 +36,7 @@ class LatentOptions(BaseModel):
     latents: Literal["own", "zeros", "noise", "first_repeated", "vectors"] = "own"
     noise_seed: int = Field(default=0, ge=0, lt=2**62)
     vectors: tuple[str, ...] = Field(default=(), max_length=MAX_SPANS)
-    max_latents: int | None = Field(default=None, ge=0)
+    max_latents: int | None = Field(default=None, ge=0, lt=2**31)
     may_open: bool = True
     return_key: str | None = None
     first_seed: int | None = None

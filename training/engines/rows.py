@@ -9,22 +9,23 @@ from itertools import pairwise
 
 import torch
 
-from training.engines.kept import KeptRequests, SamplingParams, check_new
-from training.engines.options import latent_options, split_spans
+from training.engines.kept import KeptRequests, LatentRequest, SamplingParams, check_new
+from training.engines.options import split_spans
 from training.model.modes import Spans, next_step
 from training.model.sampling import BANNED_LOGIT, Sampling, banned, pick
 from training.model.tokens import Tokens
 
 
-class Request:
+class Request(LatentRequest):
     """A request in the batch, or preempted.  latents: a vector [D] for each placeholder of the output, as it is fed."""
 
-    def __init__(self, params: SamplingParams, prompt: Sequence[int], output: list[int], width: int) -> None:
-        self.options = latent_options(params.extra_args)
-        self.number = self.options.answer_number(params.seed)
+    def __init__(
+        self, params: SamplingParams, prompt: Sequence[int], latent: int, output: list[int], width: int
+    ) -> None:
+        super().__init__(params, prompt, latent, width, torch.device("cpu"))
         self.sampling = Sampling(1, params.temperature, params.top_p)
-        self.seed = torch.randint(2**62, (1,)) if params.seed is None else torch.tensor([params.seed])
-        self.intervention = self.options.intervention(width, self.number, torch.device("cpu"))
+        # vLLM counts the seeds of `n` answers on beyond what a tensor holds.
+        self.seed = torch.randint(2**62, (1,)) if params.seed is None else torch.tensor([params.seed % 2**63])
         self.prompt_length, self.output = len(prompt), output
         self.latents: list[torch.Tensor] = []
 
@@ -48,14 +49,13 @@ class Rows:
     def add(self, row: int, params: SamplingParams, prompt: Sequence[int], output: list[int]) -> None:
         """A request comes, for the first time or again; `output` is the list to which the runner appends its tokens.
 
-        Raises ValueError for a prompt with latents and for options that are none, and RuntimeError where the latents of
-        a request are lost.
+        Raises RuntimeError where the latents of a request are lost.
         """
         self.remove(row)
         request = self._kept.resume(id(output))
         if request is None:
-            check_new(self.tokens.latent, prompt, output)
-            request = self._kept.expect(Request(params, prompt, output, self.width))
+            check_new(self.tokens.latent, output)
+            request = self._kept.expect(Request(params, prompt, self.tokens.latent, output, self.width))
         self._rows[row] = request
 
     def move(self, source: int, target: int, swap: bool) -> None:
@@ -83,8 +83,7 @@ class Rows:
         embeddings = embeddings.clone()
         for row, (start, end) in enumerate(pairwise(starts)):
             places = start + latent[start:end].nonzero()[:, 0]
-            if len(places):
-                request = self._rows[row]
+            if len(places) and not (request := self._rows[row]).is_refused:
                 before = max(0, lengths[row] - (end - start) - request.prompt_length)
                 first = request.output[:before].count(self.tokens.latent)
                 vectors = request.latents[first : first + len(places)]
@@ -105,6 +104,9 @@ class Rows:
         logits = banned(logits.float(), t, is_open, self.spans.opened)
         self._forced = {}
         for row, request in enumerate(rows):
+            if request.is_refused:
+                self._forced[row] = t.end_of_turn
+                continue
             if not request.options.may_open:
                 logits[row, [t.latent_start, t.latent_end]] = BANNED_LOGIT
             if slots[row] < 0:
@@ -123,7 +125,9 @@ class Rows:
         return logits
 
     def force(self, logits: torch.Tensor) -> torch.Tensor:
-        """The logits of rows inside spans with the decided token alone."""
+        """The logits of rows inside spans with the decided token alone; of others without `<|latent|>`, which would be
+        left where a request allows no other token."""
+        logits[:, self.tokens.latent] = -torch.inf
         for row, token in self._forced.items():
             logits[row] = BANNED_LOGIT
             logits[row, token] = 0.0

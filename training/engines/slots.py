@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from training.engines.kept import KeptRequests, SamplingParams, check_new
-from training.engines.options import latent_options, split_spans
+from training.engines.kept import KeptRequests, LatentRequest, SamplingParams, check_new
+from training.engines.options import split_spans
 from training.engines.rows import open_slot
 from training.model.modes import Spans, next_step
 from training.model.sampling import BANNED_LOGIT, banned
@@ -19,18 +19,18 @@ from training.model.tokens import Tokens
 COLLECT_EVERY = 16
 
 
-class Request:
+class Request(LatentRequest):
     """A request in the batch, or preempted.
 
     output, latents: its tokens as far as they are read, and a vector [D] for each placeholder among them.  prompt: its
     length.  prefilled: the places of placeholders that are prefilled again, after a preemption.
     """
 
-    def __init__(self, params: SamplingParams, prompt: int, width: int, device: torch.device) -> None:
-        self.options = latent_options(params.extra_args)
-        self.number = self.options.answer_number(params.seed)
-        self.intervention = self.options.intervention(width, self.number, device)
-        self.prompt, self.max_tokens = prompt, params.max_tokens
+    def __init__(
+        self, params: SamplingParams, prompt: Sequence[int], latent: int, width: int, device: torch.device
+    ) -> None:
+        super().__init__(params, prompt, latent, width, device)
+        self.prompt, self.max_tokens = len(prompt), params.max_tokens
         self.output: list[int] = []
         self.latents: list[torch.Tensor] = []
         self.prefilled: list[int] = []
@@ -41,7 +41,7 @@ class Request:
         latents = self.output.count(tokens.latent)
         assert latents <= len(self.latents), f"{len(self.latents)} latents for {latents} placeholders"
         del self.latents[latents:]
-        self.prefilled = [place for place, token in enumerate(ids) if token == tokens.latent]
+        self.prefilled = [self.prompt + place for place, token in enumerate(self.output) if token == tokens.latent]
 
     def answer(self, tokens: Tokens) -> list[int]:
         """The output as the caller gets it: vLLM may have begun a step more than it needed."""
@@ -64,7 +64,7 @@ class Slots:
         self.slot = torch.zeros(rows, dtype=torch.long, device=device)
         self.span, self.budget = torch.full_like(self.slot, -1), torch.full_like(self.slot, spans.latents)
         self.open = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.may_open = torch.full_like(self.open, spans.opened)
+        self.may_open, self.is_refused = torch.full_like(self.open, spans.opened), torch.zeros_like(self.open)
         self.fed = torch.zeros(rows, width, dtype=dtype, device=device)
         self._requests: dict[str, Request] = {}
         self._kept: KeptRequests[Request] = KeptRequests(rows)
@@ -76,15 +76,15 @@ class Slots:
         """A request gets a slot, for the first time or after a preemption; `ids` are all its tokens, the first `prompt`
         of them its prompt.
 
-        Raises ValueError for a prompt with latents and for options that are none, and RuntimeError where the latents of
-        a request are lost.
+        Raises RuntimeError where the latents of a request are lost.
         """
         if request := self._kept.resume(name):
             self._collect()
             request.resume(ids, self.tokens)
         else:
-            check_new(self.tokens.latent, ids[:prompt], ids[prompt:])
-            request = self._kept.expect(Request(params, prompt, self.fed.shape[1], self.device))
+            latent, width = self.tokens.latent, self.fed.shape[1]
+            check_new(latent, ids[prompt:])
+            request = self._kept.expect(Request(params, ids[:prompt], latent, width, self.device))
         self._requests[name] = request
         at = open_slot(request.output, self.tokens)
         options, budget = request.options, request.options.max_latents
@@ -92,6 +92,7 @@ class Slots:
         self.span[slot] = request.output.count(self.tokens.latent_start) - 1
         self.budget[slot] = self.spans.latents if budget is None else budget
         self.may_open[slot] = self.spans.opened and options.may_open
+        self.is_refused[slot] = request.is_refused
         if at > 0:
             self.fed[slot] = request.latents[-1]
 
@@ -154,6 +155,7 @@ class Slots:
         (a prompt of which a part is left has none).
         """
         slot, is_open = self.slot[slots], self.open[slots]
+        picked = picked.masked_fill(self.is_refused[slots], self.tokens.end_of_turn)
         step = next_step(self.tokens, self.budget[slots], self.spans.end == "model", slot, is_open, picked)
         span = self.span[slots] + (step.open & (step.slot == 0)).long()
         requests = [self._requests[name] for name in names]

@@ -52,11 +52,11 @@ def replayed(spans: Sequence[torch.Tensor]) -> Intervention:
     """Every latent is that of these spans [n,D] at the same span and place; a further span is the last one again, a
     further latent its span's last one."""
     lengths = torch.tensor([len(span) for span in spans], device=spans[0].device)
-    store = torch.nn.utils.rnn.pad_sequence(list(spans), batch_first=True)
+    store, firsts = torch.cat(list(spans)), lengths.cumsum(0) - lengths
 
     def replaced(vectors: torch.Tensor, span: torch.Tensor, slot: torch.Tensor, _rows: torch.Tensor) -> torch.Tensor:
         which = span.clamp(0, len(spans) - 1)
         at = torch.minimum(slot, lengths[which] - 1).clamp(min=0)
-        return store[which, at].to(vectors)
+        return store[firsts[which] + at].to(vectors)
 
     return replaced

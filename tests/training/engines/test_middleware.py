@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.engines.middleware import RETURN, LatentMiddleware
+from training.engines.middleware import CHAT, RETURN, LatentMiddleware
 from training.engines.options import PREFIX, encode_span
 
 LATENT_ID, WIDTH = 7, 2
@@ -41,7 +41,7 @@ class Served:
         await send({"type": "http.response.body", "body": reply[:3], "more_body": True})
         await send({"type": "http.response.body", "body": reply[3:]})
 
-    def post(self, body: bytes | dict[str, Any], method: str = "POST") -> tuple[int, Any]:
+    def post(self, body: bytes | dict[str, Any], method: str = "POST", path: str = CHAT) -> tuple[int, Any]:
         """Status and body of the response, whose length must be the one that its headers say."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         parts = [{"body": content[:5], "more_body": True}, {"body": content[5:], "more_body": False}]
@@ -53,7 +53,8 @@ class Served:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        scope = {"type": "http", "method": method, "app": SimpleNamespace(state=SimpleNamespace(engine_client=self))}
+        app = SimpleNamespace(state=SimpleNamespace(engine_client=self))
+        scope = {"type": "http", "method": method, "path": path, "app": app}
         asyncio.run(LatentMiddleware(self.app)(scope, receive, send))
         answer = b"".join(message["body"] for message in sent[1:])
         assert dict(sent[0]["headers"])[b"content-length"] == str(len(answer)).encode()
@@ -108,6 +109,10 @@ def test_an_error_passes_and_leaves_nothing_behind(served: Served) -> None:
         {"prompt": [1, LATENT_ID]},
         {"prompt": [[1], [1, LATENT_ID]]},
         {"input": [{"role": "user", "content": "<|latent|>"}]},
+        {"input": "a", "instructions": "<|latent|>"},
+        {"messages": MESSAGES, "system": "<|latent|>"},
+        {"messages": MESSAGES, "tools": [{"type": "function", "function": {"description": "<|latent|>"}}]},
+        {"token_ids": [1, LATENT_ID]},
     ],
 )
 def test_a_prompt_with_latents_is_refused(served: Served, prompt: dict[str, Any]) -> None:
@@ -120,6 +125,8 @@ def test_a_prompt_with_latents_is_refused(served: Served, prompt: dict[str, Any]
     ("fields", "message"),
     [
         ({RETURN: True, "stream": True}, "latents come with the whole answer"),
+        ({"use_beam_search": True}, "a beam is a new request"),
+        ({"sampling_params": {"extra_args": {f"{PREFIX}latents": "ones"}}}, "future_l1_latents: Input should be"),
         ({"vllm_xargs": {f"{PREFIX}latents": "ones"}}, "future_l1_latents: Input should be"),
         ({"vllm_xargs": {f"{PREFIX}return_key": "of another"}}, "are the server's own: ask with return_latents"),
         ({"vllm_xargs": {f"{PREFIX}latents": "vectors", f"{PREFIX}vectors": [encode_span(torch.ones(1, 3))]}},
@@ -132,6 +139,12 @@ def test_a_wrong_option_is_refused_before_the_engine_sees_it(
     status, answer = served.post({"messages": MESSAGES} | fields)
     assert (status, served.requests) == (400, [])
     assert message in answer["error"]["message"]
+
+
+def test_latents_come_back_with_chat_alone(served: Served) -> None:
+    status, answer = served.post({"prompt": ["a", "b"], RETURN: True}, path="/v1/completions")
+    assert (status, served.requests) == (400, [])
+    assert answer["error"]["message"] == "return_latents is for /v1/chat/completions"
 
 
 def test_other_methods_are_not_read(served: Served) -> None:

@@ -19,6 +19,7 @@ def test_fields_of_other_plugins_are_left_alone() -> None:
         ({"latent": "zeros"}, "future_l1_latent: Extra inputs are not permitted"),
         ({"latents": "ones"}, "future_l1_latents: Input should be 'own'"),
         ({"max_latents": -1}, "future_l1_max_latents: Input should be greater"),
+        ({"max_latents": 2**63}, "future_l1_max_latents: Input should be less"),
         ({"latents": "vectors"}, "`vectors` are for latents"),
         ({"vectors": ["AAA="]}, "`vectors` are for latents"),
         ({"latents": "vectors", "vectors": ["AAA="] * (MAX_SPANS + 1)}, "future_l1_vectors: Tuple should have at most"),

@@ -1,5 +1,6 @@
 """The V1 runner's rows: whatever happens to a request, its answer is that of our own decoder."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -182,10 +183,45 @@ def test_latents_are_taken_once_by_answer_and_span(sft_model: FutureL1, prompts:
         torch.testing.assert_close(torch.cat([torch.empty(0, width), *spans]), answer.latents, atol=2e-3, rtol=0)
 
 
-def test_what_would_be_wrong_is_refused(sft_model: FutureL1) -> None:
+BAD_OPTIONS = ({f"{PREFIX}latents": "ones"}, {f"{PREFIX}latents": "vectors", f"{PREFIX}vectors": ["AAA="]})
+
+
+def test_a_refused_request_has_an_empty_answer_and_ends_no_other(
+    sft_model: FutureL1, prompts: list[Encoded], caplog: pytest.LogCaptureFixture
+) -> None:
+    t, runner = sft_model.tokens, V1(sft_model, FIXED)
+    latent = replace(prompts[0], ids=[*prompts[0].ids[:-1], t.latent])
+    arguments = {f"{PREFIX}return_key": "a"}
+    refused = [Running(latent, Params(extra_args=arguments)), *(Running(prompts[1], Params(extra_args=o))
+                                                                for o in BAD_OPTIONS)]  # fmt: skip
+    (other,) = requests(prompts[2:3])
+    for request in (*refused, other):
+        runner.add(request)
+    embeddings = torch.ones(len(latent.ids), runner.rows.width)
+    ids = torch.tensor(latent.ids)
+    assert torch.equal(runner.rows.feed(ids, embeddings, [0, len(ids)], [len(ids)]), embeddings)
+    logits = torch.zeros(4, len(sft_model.processor.tokenizer))
+    forced = runner.rows.force(runner.rows.constrain(logits, torch.zeros(4, runner.rows.width)))
+    assert forced[:3].argmax(-1).tolist() == [t.end_of_turn] * 3 and int(forced[3].argmax()) != t.end_of_turn
+    assert runner.rows.take("a") == {0: []}
+    assert "whose vectors are gone: leave out the spans" in caplog.text
+    assert "future_l1_latents: Input should be" in caplog.text and "numbers; found 1 numbers" in caplog.text
+
+
+def test_no_request_gets_a_latent_outside_a_span(sft_model: FutureL1) -> None:
     t, rows = sft_model.tokens, Rows(sft_model.tokens, FIXED, 2, 1)
-    with pytest.raises(ValueError, match="whose vectors are gone: leave out the spans"):
-        rows.add(0, Params(), [1, t.latent], [])
+    rows.add(0, Params(), [1], [])
+    logits = torch.full((1, len(sft_model.processor.tokenizer)), -torch.inf)
+    logits[0, t.latent] = 0.0  # `allowed_token_ids`
+    assert int(rows.force(rows.constrain(logits, torch.zeros(1, 2)))[0].argmax()) != t.latent
+
+
+def test_seeds_that_vllm_counts_on_beyond_a_tensors_numbers(sft_model: FutureL1) -> None:
+    Rows(sft_model.tokens, FIXED, 2, 1).add(0, Params(seed=2**63), [1], [])
+
+
+def test_latents_that_were_dropped_are_missed(sft_model: FutureL1) -> None:
+    t, rows = sft_model.tokens, Rows(sft_model.tokens, FIXED, 2, 1)
     outputs = [[t.latent_start, t.latent] for _ in range(PARKED + 2)]
     for output in outputs:
         tokens = output.copy()

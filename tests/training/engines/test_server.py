@@ -101,6 +101,7 @@ def config(**changes: Any) -> SimpleNamespace:
     values: dict[str, Any] = {
         "hf": {"future_l1": {}}, "stages": 1, "speculative": None, "v2": True, "device": "cuda", "asynchronous": True,
         "scheduler": "training.engines.scheduler.LatentAsyncScheduler", "processors": None, "sharded": None,
+        "policy": "fcfs",
     } | changes  # fmt: skip
     return SimpleNamespace(
         model_config=SimpleNamespace(hf_config=SimpleNamespace(**values["hf"]), logits_processors=values["processors"]),
@@ -110,7 +111,9 @@ def config(**changes: Any) -> SimpleNamespace:
         speculative_config=values["speculative"],
         use_v2_model_runner=values["v2"],
         device_config=SimpleNamespace(device_type=values["device"]),
-        scheduler_config=SimpleNamespace(async_scheduling=values["asynchronous"], scheduler_cls=values["scheduler"]),
+        scheduler_config=SimpleNamespace(
+            async_scheduling=values["asynchronous"], scheduler_cls=values["scheduler"], policy=values["policy"]
+        ),
     )
 
 
@@ -125,6 +128,7 @@ V1 = {"v2": False, "device": "cpu", "asynchronous": False, "processors": [PROCES
         ({"speculative": object()}, "leave out --speculative-config"),
         ({"sharded": True}, "leave out --enable-batch-sharded-sampling"),
         ({"scheduler": None}, "generated blocks must stay out of the shared prefix cache"),
+        ({"policy": "priority"}, "leave out --scheduling-policy"),
         (V1 | {"device": "cuda"}, "set VLLM_USE_V2_MODEL_RUNNER=1, or leave it unset"),
         (V1 | {"asynchronous": True}, "add --no-async-scheduling"),
         (V1 | {"processors": None}, "among its --logits-processors"),

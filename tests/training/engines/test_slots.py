@@ -174,9 +174,16 @@ def test_latents_are_taken_once_by_answer_and_span(sft_model: FutureL1, prompts:
         torch.testing.assert_close(torch.cat([torch.empty(0, width), *spans]), answer.latents, atol=2e-3, rtol=0)
 
 
-def test_a_prompt_with_latents_is_refused_and_a_trial_run_has_no_requests(sft_model: FutureL1) -> None:
-    slots = Slots(sft_model.tokens, FIXED, 1, 2, torch.float32, torch.device("cpu"))
-    with pytest.raises(ValueError, match="whose vectors are gone: leave out the spans"):
-        slots.start(0, "a", Params(), 2, [1, sft_model.tokens.latent])
-    slots.start(0, "b", Params(), 1, [1])
+def test_a_refused_request_has_an_empty_answer_and_a_trial_run_has_no_requests(sft_model: FutureL1) -> None:
+    t, slots = sft_model.tokens, Slots(sft_model.tokens, FIXED, 2, 2, torch.float32, torch.device("cpu"))
+    for _ in range(2):  # preempted before its answer began
+        slots.start(0, "a", Params(extra_args={f"{PREFIX}return_key": "k"}), 2, [1, t.latent])
+        slots.start(1, "b", Params(), 1, [1])
+        slots.feed(torch.tensor([1, t.latent, 1]), torch.ones(3, 2), torch.arange(2), torch.tensor([1, 2]), ["a", "b"],
+                   [0, 2, 3], [0, 0])  # fmt: skip
+        picked = torch.tensor([5, 5])
+        ids, _ = slots.advance(picked, torch.ones(2, 2), torch.arange(2), torch.ones(2, dtype=torch.bool), ["a", "b"])
+        assert ids.tolist() == [t.end_of_turn, 5]
+        slots.remove("a")
+    assert slots.take("k") == {0: []}
     assert slots.know(["b"]) and not slots.know(["b", "of a trial run"])
