@@ -22,8 +22,8 @@ COLLECT_EVERY = 16
 class Request(LatentRequest):
     """A request in the batch, or preempted.
 
-    output, latents: its tokens as far as they are read, and a vector [D] for each placeholder among them.  prompt: its
-    length.  prefilled: the places of placeholders that are prefilled again, after a preemption.
+    output, latents: its tokens as far as they are read, and a vector [D] for each placeholder among them, on the CPU.
+    prompt: its length.  prefilled: the places of placeholders that are prefilled again, after a preemption.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Slots:
             begin, end = (bisect_left(request.prefilled, computed[row] + n) for n in (0, starts[row + 1] - starts[row]))
             if begin < end:
                 places = [starts[row] + place - computed[row] for place in request.prefilled[begin:end]]
-                embeddings[places, :width] = torch.stack(request.latents[begin:end]).to(embeddings.dtype)
+                embeddings[places, :width] = torch.stack(request.latents[begin:end]).to(embeddings)
 
     def forbid(self, logits: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
         """Logits [B,V] after the bans; inside a span the model may continue it or end it."""
@@ -188,11 +188,12 @@ class Slots:
         if not self._steps:
             return
         steps, self._steps = self._steps, []
-        ids = torch.cat([ids.where(is_real, -1) for _, ids, is_real, _ in steps]).tolist()
-        rows = ((request, vectors, row) for requests, _, _, vectors in steps for row, request in enumerate(requests))
-        for token, (request, vectors, row) in zip(ids, rows, strict=True):
+        tokens = torch.cat([ids.where(is_real, -1) for _, ids, is_real, _ in steps]).tolist()
+        fed = [vectors[(ids == self.tokens.latent) & is_real] for _, ids, is_real, vectors in steps]
+        latents = iter(torch.cat(fed).cpu())  # vLLM has the device's memory for itself
+        for token, request in zip(tokens, (request for requests, *_ in steps for request in requests), strict=True):
             if token < 0:
                 continue
             request.output.append(token)
             if token == self.tokens.latent:
-                request.latents.append(vectors[row].clone())
+                request.latents.append(next(latents).clone())
