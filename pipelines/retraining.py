@@ -133,11 +133,18 @@ def _ended_run(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.Dagst
 
 
 def _failed_checks(instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]) -> list[str]:
-    """The checks whose last result is an error."""
-    records = (instance.get_latest_asset_check_evaluation_record(check) for check in checks)
-    failed = (record.evaluation for record in records if record and record.status is Status.FAILED)
-    errors = [one for one in failed if one and one.severity == dg.AssetCheckSeverity.ERROR]
-    return [f"{one.check_name} of {one.asset_key.to_user_string()}" for one in errors]
+    """The checks whose last result is an error, and those that the run that made their asset did not come to."""
+    failed = []
+    for check in checks:
+        record = instance.get_latest_asset_check_evaluation_record(check)
+        if record and record.status is Status.PLANNED:
+            made = instance.get_latest_materialization_event(check.asset_key)
+            is_failed = made is not None and made.run_id == record.run_id
+        else:
+            result = record.evaluation if record and record.status is Status.FAILED else None
+            is_failed = result is not None and result.severity == dg.AssetCheckSeverity.ERROR
+        failed += [f"{check.name} of {_key(check)}"] if is_failed else []
+    return failed
 
 
 def _key(check: dg.AssetCheckKey) -> str:

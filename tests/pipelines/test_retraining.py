@@ -7,6 +7,8 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
+from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, InstigatorType
 from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
@@ -207,6 +209,24 @@ def test_it_waits_for_runs_and_for_blocking_checks(room: Room) -> None:
         if not passed:
             assert room.reason() == f"waits until these checks pass: {CHECK} of curation/sft_sets"
     assert [request.job_name for request in room.tick()] == ["06_train_sft"]
+
+
+def test_it_waits_for_a_blocking_check_that_the_run_of_its_asset_did_not_come_to(room: Room) -> None:
+    room.select("one", "two")
+    planned = AssetCheckEvaluationPlanned(asset_key=SETS, check_name=CHECK)
+    materialised = StepMaterializationData(dg.AssetMaterialization(SETS))
+    for made in (False, True):
+        run = create_run_for_test(room.instance, job_name="05_select", status=dg.DagsterRunStatus.STARTED)
+        events: dict[DagsterEventType, Any] = {DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED: planned}
+        if made:
+            events[DagsterEventType.ASSET_MATERIALIZATION] = materialised
+        for kind, data in events.items():
+            event = DagsterEvent(kind.value, "05_select", event_specific_data=data)
+            room.instance.report_dagster_event(event, run.run_id)
+        room.instance.report_run_canceled(run)
+        if not made:
+            assert isinstance(room.tick(), list), "it is about what another run made"
+    assert room.reason() == f"waits until these checks pass: {CHECK} of curation/sft_sets"
 
 
 def test_a_model_is_trained_on_the_current_sets_until_they_change(room: Room) -> None:
