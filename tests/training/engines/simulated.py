@@ -4,16 +4,27 @@ transformers over all that a request has."""
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 import torch
 
+from training.engines.options import PREFIX, encode_span
 from training.model.checkpoint import FutureL1
 from training.model.completions import Completion
-from training.model.decode import decode
+from training.model.decode import Intervention, decode
 from training.model.encoding import Encoded, Encoder, collate
+from training.model.interventions import noise, replayed, zeros
 from training.model.modes import Spans
 from training.model.rows import RowReader
 from training.model.sampling import Sampling
 from training.model.splice import inputs_of, spliced_forward
+
+FIXED, BY_MODEL = Spans(4, "fixed"), Spans(3, "model")
+DRAWS = pytest.mark.parametrize(
+    ("temperature", "top_p", "spans"),
+    [(0.0, 1.0, FIXED), (1.0, 1.0, BY_MODEL), (1.5, 0.9, BY_MODEL)],
+    ids=["greedy", "sampled", "warm, with top-p"],
+)
+INTERVENTIONS = pytest.mark.parametrize("name", ["zeros", "noise", "vectors"])
 
 
 @dataclass
@@ -81,3 +92,17 @@ def ours(
     decoded = decode(bundle.model, bundle.vision(), bundle.tokens, prompts, sampling, spans,
                      [[seed] for seed in seeds], **options)  # fmt: skip
     return list(decoded.completions(bundle.tokens))
+
+
+def requests(prompts: list[Encoded], **params: Any) -> list[Running]:
+    """A request for each prompt, with its number as its seed."""
+    return [Running(prompt, Params(seed=seed, **params)) for seed, prompt in enumerate(prompts)]
+
+
+def intervention(name: str, width: int) -> tuple[dict[str, Any], Intervention]:
+    """An intervention as a request's arguments, and as our decoder has it; seeds are those of four answers."""
+    spans = [torch.ones(2, width) / 4, torch.ones(1, width) / 2]
+    fields: dict[str, Any] = {"noise": {"noise_seed": 7}, "vectors": {"vectors": list(map(encode_span, spans))}}
+    options = {"latents": name, **fields.get(name, {})}
+    wanted = {"zeros": zeros(), "noise": noise(torch.full((4,), 7)), "vectors": replayed(spans)}[name]
+    return {f"{PREFIX}{field}": value for field, value in options.items()}, wanted

@@ -6,17 +6,26 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.engines.simulated import Params, Running, begun, forward, ours
+from tests.training.engines.simulated import (
+    BY_MODEL,
+    DRAWS,
+    FIXED,
+    INTERVENTIONS,
+    Params,
+    Running,
+    begun,
+    forward,
+    intervention,
+    ours,
+    requests,
+)
 from training.engines.kept import PARKED
-from training.engines.options import PREFIX, decode_span, encode_span
+from training.engines.options import PREFIX, decode_span
 from training.engines.rows import Rows
 from training.model.checkpoint import FutureL1
 from training.model.encoding import Encoded, Encoder
-from training.model.interventions import noise, replayed, zeros
 from training.model.modes import Spans
 from training.model.sampling import Sampling, pick
-
-FIXED, BY_MODEL = Spans(4, "fixed"), Spans(3, "model")
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +98,7 @@ class V1:
                     self.preempt(row)
 
 
-def requests(prompts: list[Encoded], **params: Any) -> list[Running]:
-    return [Running(prompt, Params(seed=seed, **params)) for seed, prompt in enumerate(prompts)]
-
-
-@pytest.mark.parametrize(
-    ("temperature", "top_p", "spans"),
-    [(0.0, 1.0, FIXED), (1.0, 1.0, BY_MODEL), (1.5, 0.9, BY_MODEL)],
-    ids=["greedy", "sampled", "warm, with top-p"],
-)
+@DRAWS
 def test_answers_are_those_of_our_decoder(
     sft_model: FutureL1, prompts: list[Encoded], temperature: float, top_p: float, spans: Spans
 ) -> None:
@@ -133,15 +134,11 @@ def test_the_end_that_the_model_chooses_has_its_log_probability(sft_model: Futur
     assert reported[t.latent_end].item() == 0.0
 
 
-@pytest.mark.parametrize("name", ["zeros", "noise", "vectors"])
+@INTERVENTIONS
 def test_interventions_are_those_of_our_decoder(sft_model: FutureL1, prompts: list[Encoded], name: str) -> None:
-    width = sft_model.model.config.text_config.hidden_size
-    spans = [torch.ones(2, width) / 4, torch.ones(1, width) / 2]
-    fields: dict[str, Any] = {"noise": {"noise_seed": 7}, "vectors": {"vectors": list(map(encode_span, spans))}}
-    options = {"latents": name, **fields.get(name, {})}
-    wanted = {"zeros": zeros(), "noise": noise(torch.full((4,), 7)), "vectors": replayed(spans)}[name]
+    arguments, wanted = intervention(name, sft_model.model.config.text_config.hidden_size)
     runner = V1(sft_model, FIXED)
-    running = requests(prompts, extra_args={f"{PREFIX}{field}": value for field, value in options.items()})
+    running = requests(prompts, extra_args=arguments)
     for request in running:
         runner.add(request)
     runner.run()

@@ -5,16 +5,24 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.engines.simulated import Params, Running, begun, forward, ours
-from training.engines.options import PREFIX, decode_span, encode_span
+from tests.training.engines.simulated import (
+    DRAWS,
+    FIXED,
+    INTERVENTIONS,
+    Params,
+    Running,
+    begun,
+    forward,
+    intervention,
+    ours,
+    requests,
+)
+from training.engines.options import PREFIX, decode_span
 from training.engines.slots import Slots
 from training.model.checkpoint import FutureL1
 from training.model.encoding import Encoded, Encoder
-from training.model.interventions import noise, replayed, zeros
 from training.model.modes import Spans
 from training.model.sampling import Sampling, pick
-
-FIXED, BY_MODEL = Spans(4, "fixed"), Spans(3, "model")
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +116,7 @@ class V2:
             number += 1
 
 
-def requests(prompts: list[Encoded], **params: Any) -> list[Running]:
-    return [Running(prompt, Params(seed=seed, **params)) for seed, prompt in enumerate(prompts)]
-
-
-@pytest.mark.parametrize(
-    ("temperature", "top_p", "spans"),
-    [(0.0, 1.0, FIXED), (1.0, 1.0, BY_MODEL), (1.5, 0.9, BY_MODEL)],
-    ids=["greedy", "sampled", "warm, with top-p"],
-)
+@DRAWS
 def test_answers_are_those_of_our_decoder(
     sft_model: FutureL1, prompts: list[Encoded], temperature: float, top_p: float, spans: Spans
 ) -> None:
@@ -130,14 +130,10 @@ def test_answers_are_those_of_our_decoder(
         assert request.log_probs[: len(wanted)] == pytest.approx(wanted, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["zeros", "noise", "vectors"])
+@INTERVENTIONS
 def test_interventions_are_those_of_our_decoder(sft_model: FutureL1, prompts: list[Encoded], name: str) -> None:
-    width = sft_model.model.config.text_config.hidden_size
-    spans = [torch.ones(2, width) / 4, torch.ones(1, width) / 2]
-    fields: dict[str, Any] = {"noise": {"noise_seed": 7}, "vectors": {"vectors": list(map(encode_span, spans))}}
-    options = {"latents": name, **fields.get(name, {})}
-    wanted = {"zeros": zeros(), "noise": noise(torch.full((4,), 7)), "vectors": replayed(spans)}[name]
-    running = requests(prompts, extra_args={f"{PREFIX}{field}": value for field, value in options.items()})
+    arguments, wanted = intervention(name, sft_model.model.config.text_config.hidden_size)
+    running = requests(prompts, extra_args=arguments)
     V2(sft_model, FIXED, running).run()
     answers = ours(sft_model, prompts, Sampling(40), FIXED, [0] * 4, intervention=wanted)
     assert [request.output for request in running] == [answer.ids for answer in answers]
