@@ -7,7 +7,7 @@ that it is decoded in (but for rounding, which decides ties).  Names: B rows, S 
 """
 
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import torch
 from transformers import Qwen3VLForConditionalGeneration
@@ -24,6 +24,9 @@ from training.model.scheduler import Scheduler
 from training.model.tokens import Tokens
 from training.model.vision import FrozenVision
 
+Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
+"""Takes what each step emits: the ids [b] of the b rows that are left, the vectors [b,D] that are fed where the id is a
+latent, and the place of each row in the whole batch [b].  What it raises ends the batch."""
 MODEL_CHOICE = -1  # in a script: no token is forced here
 MIN_ROWS = 16
 """Rows that a batch keeps, done ones among them: with fewer a step costs as much, and a CPU's matrix products are
@@ -43,13 +46,14 @@ def decode(
     groups: Sequence[Hashable] | None = None,
     intervention: Intervention | None = None,
     scripts: Sequence[Sequence[int]] | None = None,
+    observer: Observer | None = None,
 ) -> Decoded:
     """An answer for each seed (63 bits) of each prompt, in their order, all in one batch.
 
     Arguments and errors are those of `Scheduler` and `decode_stream`.
     """
     scheduler = Scheduler(prompts, seeds, groups, sampling.max_new_tokens)
-    parts = dict(decode_stream(model, vision, tokens, scheduler, sampling, spans, intervention, scripts))
+    parts = dict(decode_stream(model, vision, tokens, scheduler, sampling, spans, intervention, scripts, observer))
     return joined([parts[number] for number in range(len(prompts))], tokens.pad)
 
 
@@ -63,6 +67,7 @@ def decode_stream(
     spans: Spans,
     intervention: Intervention | None = None,
     scripts: Sequence[Sequence[int]] | None = None,
+    observer: Observer | None = None,
 ) -> Iterator[tuple[int, Decoded]]:
     """The answers to each of the scheduler's prompts with the prompt's number, as soon as its last one is done.
 
@@ -74,7 +79,8 @@ def decode_stream(
     and is not recorded.  A span cut by `max_new_tokens` stays open.
 
     `scripts`: the first tokens of each answer, which are forced; they are not `sampled`.
-    The latents of a script's spans are the model's own hidden states, and a span longer than the budget ends there.
+    The latents of a script's spans are the model's own hidden states, and a span longer than the budget ends there; its
+    `<|latent_end|>` ends a span also where spans are fixed.
 
     Raises ValueError for scripts of another number than the answers.
     """
@@ -101,7 +107,7 @@ def decode_stream(
         if script is not None:
             forced = script[record.rows, record.step.clamp(max=script.shape[1] - 1)]
             picked = torch.where(forced == MODEL_CHOICE, picked, forced)
-        ids, sampled = machine.advance(picked)
+        ids, sampled = machine.advance(picked, None if forced is None else forced == tokens.latent_end)
         if forced is not None:
             sampled = sampled & (forced == MODEL_CHOICE)
         vectors, noise = hidden, torch.zeros(len(hidden), device=device)
@@ -112,6 +118,8 @@ def decode_stream(
             vectors = intervention(vectors, machine.span, machine.slot - 1, record.rows)
         position = batch.prefilled.position + record.step
         record.add(ids, torch.where(sampled, log_prob, 0.0), sampled, vectors, noise)
+        if observer is not None:
+            observer(ids, vectors, record.rows)
         machine.done = machine.done | (record.step == longest)
         step += 1
         if step == end or (step - 1) % look_every == 0:

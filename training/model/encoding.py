@@ -144,6 +144,15 @@ class Encoder:
         return rope_positions(ids, (self.tokens.image, self.tokens.video), [p.merged_grid for p in observed])
 
 
+def continued(prompt: Encoded, answer: Sequence[int]) -> Encoded:
+    """A prompt and the tokens of its answer as one dialogue without labels, for a replay: positions go on by one for
+    every token."""
+    start = int(prompt.positions[0, -1]) + 1
+    positions = torch.arange(start, start + len(answer)).expand(3, -1)
+    ids = [*prompt.ids, *answer]
+    return Encoded(ids, [IGNORE] * len(ids), torch.cat([prompt.positions, positions], 1), prompt.observed)
+
+
 def rope_positions(ids: Sequence[int], pads: tuple[int, int], grids: Sequence[tuple[int, int]]) -> torch.Tensor:
     """Qwen3-VL's interleaved M-RoPE positions [3,T] (t, h, w) of one row.
 

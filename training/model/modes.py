@@ -76,11 +76,19 @@ class ModeMachine:
         """Logits [B,V] after the bans; inside a span the model may continue it or end it."""
         return banned(logits, self.tokens, self.open, self.spans.opened)
 
-    def advance(self, picked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tokens that are really emitted [B], and which of them were the model's own choice [B]."""
+    def advance(
+        self, picked: torch.Tensor, forced_end: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens that are really emitted [B], and which of them were the model's own choice [B].
+
+        `forced_end` [B]: where a script ends the open span, whatever else may end it.
+        """
         t, running = self.tokens, ~self.done
         is_open, picked = self.open & running, picked.where(running, t.pad)
-        step = next_step(t, self.spans.latents, self.spans.end == "model", self.slot, is_open, picked)
+        ends: bool | torch.Tensor = self.spans.end == "model"
+        if forced_end is not None:
+            ends = forced_end | ends
+        step = next_step(t, self.spans.latents, ends, self.slot, is_open, picked)
         self.span = self.span + (step.open & (step.slot == 0)).long()
         self.done = self.done | (~is_open & ((step.ids == t.end_of_turn) | (step.ids == t.pad)))
         self.slot, self.open = step.slot, step.open

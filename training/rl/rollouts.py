@@ -8,7 +8,7 @@ import torch
 
 from training.grading.form import SPAN, Runs
 from training.model.completions import Completion, Decoded
-from training.model.encoding import IGNORE, Encoded, collate
+from training.model.encoding import Encoded, collate, continued
 from training.model.sampling import banned
 from training.model.tokens import Tokens
 from training.model.vision import Patches
@@ -81,14 +81,11 @@ def replayed(rollout: Rollout, tokens: Tokens) -> Encoded:
 
     Raises ValueError, naming the row, when there is not one recorded latent for each latent position.
     """
-    prompt, places = rollout.prompt, rollout.ids.count(tokens.latent)
+    places = rollout.ids.count(tokens.latent)
     if len(rollout.latents) != places:
         raise ValueError(f"row {rollout.row.get('row_id')}, the answer of seed {rollout.seed}: "
                          f"{len(rollout.latents)} latents recorded for {places} latent positions")  # fmt: skip
-    start = int(prompt.positions[0, -1]) + 1
-    positions = torch.arange(start, start + len(rollout.ids)).expand(3, -1)
-    ids = prompt.ids + rollout.ids
-    return Encoded(ids, [IGNORE] * len(ids), torch.cat([prompt.positions, positions], 1), prompt.observed)
+    return continued(rollout.prompt, rollout.ids)
 
 
 @dataclass(frozen=True)

@@ -216,6 +216,43 @@ def test_an_answers_own_beginning_as_a_script_changes_nothing(
     assert again.sampled[0].equal(plain.sampled[0]) and not again.sampled[2, :10].any()
 
 
+@pytest.mark.parametrize("end", ["fixed", "model"])
+@pytest.mark.parametrize("size", [0, 2])
+def test_a_scripts_end_ends_its_span(
+    answer: Any, prompts: list[Encoded], sft_model: FutureL1, end: Any, size: int
+) -> None:
+    t = sft_model.tokens
+    span = [t.latent_start, *[t.latent] * size, t.latent_end]
+    with prefers(sft_model, t.latent_start, t.latent):
+        batch = answer(Sampling(12), Spans(4, end), scripts=[span])
+    own = [t.latent_start, *[t.latent] * 4, t.latent_end]
+    assert batch.ids[0].tolist() == [*span, *own, *own][:12], "the model's own spans are as before"
+
+
+def test_an_observer_gets_what_each_answer_emits_and_may_end_the_batch(
+    answer: Any, prompts: list[Encoded], sft_model: FutureL1
+) -> None:
+    steps: list[tuple[list[int], torch.Tensor, list[int]]] = []
+
+    def observe(ids: torch.Tensor, vectors: torch.Tensor, rows: torch.Tensor) -> None:
+        steps.append((ids.tolist(), vectors, rows.tolist()))
+
+    batch = answer(requests=prompts, observer=observe)
+    latents = []
+    for row, completion in enumerate(batch.completions(sft_model.tokens)):
+        emitted = [(ids[rows.index(row)], vectors[rows.index(row)]) for ids, vectors, rows in steps if row in rows]
+        assert [token for token, _ in emitted][: len(completion.ids)] == completion.ids
+        latents += [vector for token, vector in emitted if token == sft_model.tokens.latent]
+    torch.testing.assert_close(torch.stack(latents), batch.latents)
+
+    def leave(ids: torch.Tensor, vectors: torch.Tensor, rows: torch.Tensor) -> None:
+        steps.clear()
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        answer(observer=leave)
+
+
 def test_each_answer_needs_its_script(answer: Any, prompts: list[Encoded]) -> None:
     with pytest.raises(ValueError, match="1 for 2 answers"):
         answer(requests=prompts[:2], scripts=[[1]])
