@@ -15,6 +15,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from training.model.completions import Decoded, Record, joined
 from training.model.encoding import Encoded
 from training.model.interventions import Intervention
+from training.model.masking import MaskedBatch, Masking
 from training.model.modes import ModeMachine, Spans
 from training.model.prefill import prefill
 from training.model.randomness import LATENTS, normal
@@ -46,6 +47,7 @@ def decode(
     groups: Sequence[Hashable] | None = None,
     intervention: Intervention | None = None,
     scripts: Sequence[Sequence[int]] | None = None,
+    masking: Masking | None = None,
     observer: Observer | None = None,
 ) -> Decoded:
     """An answer for each seed (63 bits) of each prompt, in their order, all in one batch.
@@ -53,7 +55,10 @@ def decode(
     Arguments and errors are those of `Scheduler` and `decode_stream`.
     """
     scheduler = Scheduler(prompts, seeds, groups, sampling.max_new_tokens)
-    parts = dict(decode_stream(model, vision, tokens, scheduler, sampling, spans, intervention, scripts, observer))
+    of_prompts = decode_stream(
+        model, vision, tokens, scheduler, sampling, spans, intervention, scripts, masking, observer
+    )
+    parts = dict(of_prompts)
     return joined([parts[number] for number in range(len(prompts))], tokens.pad)
 
 
@@ -67,6 +72,7 @@ def decode_stream(
     spans: Spans,
     intervention: Intervention | None = None,
     scripts: Sequence[Sequence[int]] | None = None,
+    masking: Masking | None = None,
     observer: Observer | None = None,
 ) -> Iterator[tuple[int, Decoded]]:
     """The answers to each of the scheduler's prompts with the prompt's number, as soon as its last one is done.
@@ -81,6 +87,7 @@ def decode_stream(
     `scripts`: the first tokens of each answer, which are forced; they are not `sampled`.
     The latents of a script's spans are the model's own hidden states, and a span longer than the budget ends there; its
     `<|latent_end|>` ends a span also where spans are fixed.
+    `masking`: what later tokens do not attend to.
 
     Raises ValueError for scripts of another number than the answers.
     """
@@ -88,7 +95,9 @@ def decode_stream(
     seeds = torch.tensor([seed for of_prompt in scheduler.seeds for seed in of_prompt], device=device)
     script = None if scripts is None else _padded(scripts, len(seeds), device)
     machine, record = ModeMachine(tokens, spans, 0, device), Record(len(seeds), longest, tokens, device)
-    batch, embed = RunningBatch(machine, record, longest), model.get_input_embeddings()
+    embed, batch = model.get_input_embeddings(), RunningBatch(machine, record, longest)
+    if masking is not None:
+        batch = MaskedBatch(machine, record, longest, masking, scheduler.prompts)
     look_every = 1 if device.type == "cpu" else 16  # looking at `done` waits for the device
     admitted, step, end = scheduler.admit([]), 0, 0
     start, prefill_seconds = now(device), 0.0
@@ -140,7 +149,7 @@ def decode_stream(
             latent = (ids == tokens.latent).unsqueeze(-1)
             batch.prefilled.hidden = model.model.language_model(
                 inputs_embeds=torch.where(latent, vectors.to(hidden.dtype), embed(ids)).unsqueeze(1),
-                attention_mask=None if batch.bias is None else batch.bias[..., : batch.slots + 1],
+                attention_mask=batch.attention_mask(ids),
                 position_ids=position.expand(3, -1).unsqueeze(-1),
                 past_key_values=batch.prefilled.cache,
                 use_cache=True,

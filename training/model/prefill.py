@@ -38,13 +38,13 @@ class Prefilled:
 
     def drop(self, slots: int) -> None:
         """Without the first slots."""
-        self.mask = self._whole_mask()[:, slots:]
+        self.mask = self.whole_mask()[:, slots:]
         for layer in self.cache.layers:
             layer.drop(slots)
 
     def join(self, other: "Prefilled", index: torch.Tensor) -> None:
         """The rows of another with these numbers behind the own ones; the shorter ones are padded on the left."""
-        masks = self._whole_mask(), other._whole_mask()[index]
+        masks = self.whole_mask(), other.whole_mask()[index]
         width = max(mask.shape[1] for mask in masks)
         self.mask = torch.cat([pad(mask, (width - mask.shape[1], 0)) for mask in masks])
         self.hidden = torch.cat([self.hidden, other.hidden[index]])
@@ -52,7 +52,7 @@ class Prefilled:
         for layer, joining in zip(self.cache.layers, other.cache.layers, strict=True):
             layer.join(joining, index)
 
-    def _whole_mask(self) -> torch.Tensor:
+    def whole_mask(self) -> torch.Tensor:
         """The mask of all slots."""
         slots, mask = self.cache.get_seq_length(), self.mask
         if mask is None:

@@ -70,6 +70,10 @@ class RunningBatch:
             self.bias = None if self.bias is None else self.bias[index]
         return index
 
+    def attention_mask(self, _ids: torch.Tensor) -> torch.Tensor | None:
+        """The additive attention mask [B,1,1,slots+1] of the step that feeds these tokens [B]; None without padding."""
+        return None if self.bias is None else self.bias[..., : self.slots + 1]
+
     def trim(self) -> None:
         """Drops the first slots as far as no answer that goes on has anything there."""
         unused = min(self._first_slot.values())

@@ -11,6 +11,7 @@ from training.model.completions import Decoded
 from training.model.decode import decode_stream
 from training.model.encoding import Encoded
 from training.model.interventions import Intervention
+from training.model.masking import Masking
 from training.model.modes import Spans
 from training.model.sampling import Sampling
 from training.model.scheduler import Scheduler
@@ -46,6 +47,7 @@ class TokenBudget:
         groups: Sequence[Hashable] | None = None,
         intervention: Intervention | None = None,
         scripts: Sequence[Sequence[int]] | None = None,
+        masking: Masking | None = None,
     ) -> Iterator[tuple[int, Decoded]]:
         """The answers to each prompt with the prompt's number, in the order in which they finish.
 
@@ -60,7 +62,7 @@ class TokenBudget:
             scheduler = Scheduler(prompts, seeds, groups, sampling.max_new_tokens, limit, waiting)
             try:
                 for number, decoded in decode_stream(
-                    model, vision, tokens, scheduler, sampling, spans, intervention, scripts
+                    model, vision, tokens, scheduler, sampling, spans, intervention, scripts, masking
                 ):
                     waiting.remove(number)
                     yield number, decoded
