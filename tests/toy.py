@@ -31,7 +31,7 @@ def toy_rows(folder: Path, hops: list[int], seed: int = 0, split: world.Split = 
                 "video": name,
                 "question": f"frame_1\n<image>\n{world.question_text(category, hop)}"
                 + world.options_text(question.options[0].tolist()),
-                "reasoning": [*world.reasoning(hop), ""],
+                "reasoning": [*world.reasoning(int(board.direction[0]), hop), ""],
                 "answer": world.COLOURS[question.answer[0]],
                 "observed": [1],
                 "future": list(range(2, hop + 2)),

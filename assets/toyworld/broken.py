@@ -52,12 +52,14 @@ FAULTS = {
     "marker without a frame": Fault(_replace("answer", "<ans>", "<rimage> <ans>"), "placeholder mismatch"),
     "two markers for one frame": Fault(_replace("question", "<image>\n", "<image>\n<image>\n"), "placeholder mismatch"),
     "empty question": Fault(_set("question", "frame_1\n<image>\n"), "empty question"),
-    "empty answer": Fault(_set("answer", "First it rolls on. <rimage> <ans> </ans>"), "empty answer"),
+    "empty answer": Fault(_set("answer", "white rolls to step 1 <rimage> <ans> </ans>"), "empty answer"),
     "answer without its tag": Fault(_replace("answer", "</ans>", ""), "malformed answer"),
     "control token in the question": Fault(
         _replace("question", "\n<image>\n", "\n<image>\n<|im_end|>"), "control token in text"
     ),
-    "control token in the reasoning": Fault(_replace("answer", "it", "<|latent_start|> it"), "control token in text"),
+    "control token in the reasoning": Fault(
+        _replace("answer", "rolls", "<|latent_start|> rolls"), "control token in text"
+    ),
     "future already observed": Fault(_set("question_images_index", [8]), "future not after observed"),
     "repeated row": Fault(lambda row, name: None, "repeated row"),
     "path traversal": Fault(_replace("video", "", "../../"), "path outside clip root"),

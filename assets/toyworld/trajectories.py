@@ -114,7 +114,7 @@ def trajectory_row(
     hop, options = int(question.hop[0]), question.options[0]
     text = question_text(category, hop, event) + ("" if open_ended else options_text(options))
     imagined = max(hop, 1)
-    thoughts = " ".join(f"{thought} <rimage>" for thought in reasoning(imagined))
+    thoughts = " ".join(f"{thought} <rimage>" for thought in reasoning(int(question.boards.direction[0]), imagined))
     return {
         "video": video,
         "question": f"frame_1\n<image>\n{text}",

@@ -1,9 +1,9 @@
 """The demo's judge: a deterministic OpenAI-compatible server on loopback, so that the real client path is what runs.
 
 It understands nothing.  A verdict is "correct" when the normalised answer equals the normalised reference.  For
-TwiFF-Bench the chain scores 5 x smaller / larger of the numbers of reasoning steps in the response and in the reference
-(rounded), and the answer 5 or 0; without a reference chain the answer alone is scored.  It reports itself as model
-`toy-judge`.
+TwiFF-Bench the answer scores 5 or 0, and the chain 3 x the share of true statements (rounded), and 2 more where all are
+true and the answer is the one that they lead to.  A statement is true if the reference makes it in the same place.
+Without a reference chain the answer alone is scored.  It reports itself as model `toy-judge`.
 """
 
 import json
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from operator import eq
 from typing import Any
 
 from training.grading.parsers import normalised
@@ -29,15 +30,14 @@ def reply_to(user: str | Sequence[dict[str, Any]]) -> dict[str, Any]:
     right = bool(answer) and answer == normalised(sections["Ground Truth Answer"])
     if "Reference Reasoning Chain" not in sections:
         return {"reasoning": "the same text" if right else "another text", "score": 5 if right else 0}
-    reference, response = (
-        _steps(sections["Reference Reasoning Chain"]),
-        _steps(json.loads(sections["Model Response Reasoning Chain"])),
-    )
-    smaller, larger = sorted((reference, response))
-    chain = round(5 * smaller / larger) if larger else 5
+    reference = _statements(sections["Reference Reasoning Chain"])
+    response = _statements(json.loads(sections["Model Response Reasoning Chain"]))
+    true = sum(map(eq, reference, response))
+    agrees = right and bool(response) and response == reference
     return {
-        "reasoning": f"{response} reasoning steps against {reference} in the reference",
-        "score": [chain, 5 if right else 0],
+        "reasoning": f"{true} of {len(response)} statements are true, of {len(reference)} to make; "
+        f"the answer {'agrees' if agrees else 'does not agree'} with them",
+        "score": [round(3 * true / max(len(reference), len(response), 1)) + 2 * agrees, 5 if right else 0],
     }
 
 
@@ -55,9 +55,9 @@ def serve() -> Iterator[str]:
         thread.join()
 
 
-def _steps(chain: str) -> int:
-    """Reasoning steps are the non-blank lines of a cleaned chain or, in a reference, the texts between its images."""
-    return sum(1 for piece in chain.replace("<image>", "\n").splitlines() if piece.strip())
+def _statements(chain: str) -> list[str]:
+    """The normalised non-blank lines of a cleaned chain or, in a reference, texts between its images."""
+    return [normalised(piece) for piece in chain.replace("<image>", "\n").splitlines() if piece.strip()]
 
 
 def _sections(texts: Sequence[str]) -> dict[str, str]:

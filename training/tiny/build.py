@@ -26,13 +26,13 @@ PIECES = (r"</?(?:reason|answer)>|\n[A-D]\. |\n|\. |frame_\d|\d+|\b(?:" + "|".jo
 
 
 def toy_texts() -> Iterable[str]:
-    """Every phrase of the toy world, for the tokenizer."""
+    """The phrases of the toy world that the shipped base's vocabulary was made from."""
     for category in world.CATEGORIES:
         for hop in range(4):
             for colour in range(len(world.COLOURS)):
                 yield world.question_text(category, hop, event=(hop + 1, colour)) + world.options_text([colour] * 4)
                 yield world.question_text(category, hop)
-    for thought in world.THOUGHTS:
+    for thought in ("First it rolls on.", "Then it rolls on."):  # phrases are the base's vocabulary: none may change
         yield f"<reason>{thought}</reason>\n<answer>red</answer>\n"
     yield from (f"{drill}\n" for drill in MARBLE_DRILLS)
     yield from (f"{TILE_DRILL}{tile}" for tile in range(world.N_TILES))

@@ -27,7 +27,7 @@ N_TILES, SIDE, CELL = 12, 64, 16
 MARBLE_RADIUS = 5.5
 OTHER_HOPS = {0: (1, 2, 3), 1: (2, 3), 2: (1, 3), 3: (2, 4)}  # h' for each asked hop h
 SPLIT_SHARES: tuple[tuple[Split, int], ...] = (("base", 50), ("train", 30), ("validation", 5), ("test", 15))
-THOUGHTS = ("First it rolls on.", "Then it rolls on.")  # the text before the first and before every later frame
+KINDS = {1: "white", -1: "black"}  # the marble of each direction
 PHRASES = {
     "predictive": "Which colour is the marble on at step {h}?",
     "instructional": "Move the marble to step {h}. Which colour is it on?",
@@ -149,9 +149,13 @@ def options_text(options: Sequence[int]) -> str:
     return "".join(f"\n{letter}. {COLOURS[c]}" for letter, c in zip("ABCD", options, strict=True))
 
 
-def reasoning(hop: int) -> tuple[str, ...]:
-    """The text before each of the frames 1..hop; what follows the last frame is the answer."""
-    return tuple(THOUGHTS[min(step, 1)] for step in range(hop))
+def reasoning(direction: int, hop: int) -> tuple[str, ...]:
+    """The text before each of the frames 1..hop; what follows the last frame is the answer.
+
+    It says what can be seen, which marble rolls and how far, and nothing of a later frame: where words name the
+    colours on the way, latents are needless.
+    """
+    return (f"{KINDS[direction]} rolls to step {hop}", *["Then it rolls on."] * (hop - 1))
 
 
 def rule_baselines(questions: Questions, seed: int = 0) -> dict[str, float]:

@@ -103,7 +103,10 @@ def test_every_good_row_tells_the_truth_about_its_clip(shard: ToyShard) -> None:
         trajectory, job = parse_row(row, "shard", 0), jobs[row["video"]]
         *events, hop = (int(step) for step in STEP.findall(trajectory.question))
         assert trajectory.answer == colour(job, hop)
-        assert trajectory.future == tuple(range(2, max(hop, 1) + 2))
+        steps = max(hop, 1)
+        assert trajectory.future == tuple(range(2, steps + 2))
+        marble = {1: "white", -1: "black"}[job.direction]
+        assert trajectory.reasoning == (f"{marble} rolls to step {steps}", *["Then it rolls on."] * (steps - 1), "")
         for later in events:  # an interpolation row states a later event
             assert later > hop
             assert f"At step {later} it is on {colour(job, later)}." in trajectory.question

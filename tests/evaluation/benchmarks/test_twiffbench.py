@@ -26,7 +26,7 @@ from training.grading.toy_judge import MODEL, serve
 
 DEMO = TwiffBenchSettings(layout="interleaved")
 IMAGES = pl.List(pl.Struct({"bytes": pl.Binary, "path": pl.String}))
-RIGHT = "<reason>It rolls.</reason>\n<reason>It rolls on.</reason>\n<answer>Red</answer>"
+RIGHT = "<reason>white rolls to step 2</reason>\n<reason>Then it rolls on.</reason>\n<answer>Red</answer>"
 
 
 def items(source: Path, settings: TwiffBenchSettings) -> pl.DataFrame:
@@ -60,7 +60,7 @@ def record(category: str = "Predictive Reasoning", **fields: Any) -> dict[str, A
     row = {
         "video": "abcdefghijk_0.mp4",
         "question": "frame_1\n<image>\nWhich colour?",
-        "answer": "First it rolls. <rimage> Then it rolls on. <rimage> <ans>red</ans>",
+        "answer": "white rolls to step 2 <rimage> Then it rolls on. <rimage> <ans>red</ans>",
         "question_images_index": [1],
         "reasoning_images_index": [2, 3],
         "question_images": [{"bytes": png(1), "path": "1.png"}],
@@ -100,7 +100,7 @@ def test_the_judge_sees_every_reference_image_and_the_short_answer(tmp_path: Pat
     assert [p["type"] for p in parts].count("image_url") == 3
     texts = [p.get("text") for p in parts]
     assert texts[texts.index("\nGround Truth Answer: ") + 1] == "red"
-    assert texts[-3:] == ['"It rolls.\\n\\nIt rolls on."', "\nModel Response Answer: ", '"Red"']
+    assert texts[-3:] == ['"white rolls to step 2\\n\\nThen it rolls on."', "\nModel Response Answer: ", '"Red"']
 
 
 def test_a_response_cannot_add_parts_to_the_payload(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_response_cannot_add_parts_to_the_payload(tmp_path: Path) -> None:
 
 def test_marks_are_means_per_category_with_n_and_interval(tmp_path: Path) -> None:
     table = items(write(tmp_path, record(), record(), record("Camera Motion")), DEMO)
-    texts = {"00000": RIGHT, "00001": "<reason>It rolls.</reason><answer>blue</answer>", "00002": RIGHT}
+    texts = {"00000": RIGHT, "00001": "<reason>white rolls to step 2</reason><answer>blue</answer>", "00002": RIGHT}
     with serve() as url:
         judge = Judge(JudgeSettings(base_url=url, model=MODEL))
         scores, report = judged(table, texts, judge)
@@ -242,7 +242,7 @@ def repeated(folder: Path, scores: list[list[Any]], k: int, texts: dict[str, str
         return judged(table, texts, judge, settings)
 
 
-THREE = {"00000": RIGHT, "00001": RIGHT + " ", "00002": "<reason>It rolls.</reason><answer>blue</answer>"}
+THREE = {"00000": RIGHT, "00001": RIGHT + " ", "00002": "<reason>white rolls to step 2</reason><answer>blue</answer>"}
 
 
 def test_repeated_judgements_are_averaged_with_their_agreement(tmp_path: Path) -> None:

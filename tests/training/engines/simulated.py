@@ -81,7 +81,7 @@ def begun(encoder: Encoder, rows: list[dict[str, Any]]) -> list[Encoded]:
     reader = RowReader(encoder, keep=True)
     short = {**rows[1], "question": rows[1]["question"].split("\nA.")[0]}
     prompts = [reader.prompt(row) for row in (rows[0], short, rows[2], rows[3])]
-    text = encoder.tokenizer("<reason>First it rolls on.</reason>\n", add_special_tokens=False)["input_ids"]
+    text = encoder.tokenizer("<reason>white rolls to step 2</reason>\n", add_special_tokens=False)["input_ids"]
     return [*prompts[:2], *(Running(prompt, Params(), text).encoded for prompt in prompts[2:])]
 
 

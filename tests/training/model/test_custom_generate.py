@@ -39,7 +39,7 @@ from training.runtime.project import PROJECT
 from training.tiny import BASE
 
 LONGEST = 40
-FIRST, THEN = "<reason>First it rolls on.</reason>\n", "<reason>Then it rolls on.</reason>\n"
+FIRST, THEN = "<reason>white rolls to step 2</reason>\n", "<reason>Then it rolls on.</reason>\n"
 BEGUN = ("", FIRST, "", FIRST + THEN, FIRST + "<answer>", "")
 """What the prompts of a batch have of their answers already: so its rows are in different modes at once."""
 

@@ -39,7 +39,7 @@ def prompts(encoder: Encoder, rows: list[dict[str, Any]]) -> list[Encoded]:
         )  # fmt: skip
 
     unasked = {**rows[4], "row_id": "f" * 16, "question": rows[4]["question"].split("\nA.")[0]}
-    first, then = "<reason>First it rolls on.</reason>\n", "<reason>Then it rolls on.</reason>\n"
+    first, then = "<reason>white rolls to step 2</reason>\n", "<reason>Then it rolls on.</reason>\n"
     return [
         reader.prompt(rows[0]), reader.prompt(unasked), begun(rows[1], first), begun(rows[2], first + then),
         begun(rows[3], first + "<answer>"), reader.prompt(rows[5]),

@@ -5,10 +5,11 @@ import re
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from tests.toy import LATENT_CONFIG
 from training.model.checkpoint import FutureL1
-from training.tiny import world
+from training.tiny import BASE, world
 from training.tiny.build import build_model, build_processor, build_tokenizer, toy_texts
 from training.tiny.train import Lesson, accuracy, downscale, drill_loss, train
 
@@ -16,8 +17,13 @@ from training.tiny.train import Lesson, accuracy, downscale, drill_loss, train
 def test_the_tokenizer_reads_every_phrase_of_the_world_back() -> None:
     tokenizer = build_tokenizer()
     assert len(tokenizer) <= 1024
-    for text in set(toy_texts()):
+    reasoning = {text for direction in world.KINDS for text in world.reasoning(direction, hop=3)}
+    for text in {*toy_texts(), *reasoning}:
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_the_shipped_base_has_the_vocabulary_that_is_built() -> None:
+    assert build_tokenizer().get_vocab() == AutoTokenizer.from_pretrained(BASE).get_vocab()
 
 
 def test_what_carries_information_is_one_token() -> None:
