@@ -243,17 +243,18 @@ RL_NAMES = {
 def demo_sft(name: str) -> SftRecipe:
     """The demo: 64x64 frames, four latents a span, always full.
 
-    A mixture of chains and text-only rows, more text the deeper the question: RL then has something to discover.  CE
-    never vanishes in a mixture and drowns 0.1 * MSE: with weight 3 the latents' error falls fastest, and CE loses
-    nothing.  Scheduled sampling comes late, when the model's own latents are good; without it free-running answers stay
-    near chance.
+    A mixture of chains and text-only rows, more text the deeper the question: RL then has something to discover.  Just
+    below half the deepest keep their spans: a greedy answer to them has none, and the latents get as many examples as
+    that leaves, for it is they that limit accuracy (docs/demo-numbers.md).  CE never vanishes in a mixture and drowns
+    0.1 * MSE: with weight 3 the latents' error falls fastest, and CE loses nothing.  Scheduled sampling comes late,
+    when the model's own latents are good; without it free-running answers stay near chance.
     """
     latent_config = LatentConfig(image_tokens=(4, 16), max_latents=4, span_end="fixed", system_prompt=None)
     recipe = SftRecipe(
         name="future_l1", latent_config=latent_config, learning_rate=3e-3, lr_scheduler_type="cosine_with_min_lr",
         min_lr_rate=0.03, warmup_ratio=0.03, adam_beta2=0.98, weight_decay=0.01, global_batch_size=32,
-        per_device_train_batch_size=32, max_steps=900, latent_weight=3.0, loss_reduction="token",
-        latent_keep_prob=(0.8, 0.6, 0.25), scheduled_sampling=(0.5, 0.8), group_by_length=True, cache_gib=2.0,
+        per_device_train_batch_size=32, max_steps=1300, latent_weight=3.0, loss_reduction="token",
+        latent_keep_prob=(0.9, 0.8, 0.4), scheduled_sampling=(0.5, 0.8), group_by_length=True, cache_gib=2.0,
         save_steps=150,
     )  # fmt: skip
     return _pick(name, {"future_l1": {}, "text_only": {"latent_keep_prob": (0.0, 0.0, 0.0)}}, recipe)
@@ -284,7 +285,7 @@ def demo_rl(name: str) -> RlRecipe:
     """
     recipe = RlRecipe(
         name="la_dapo", learning_rate=2e-4, adam_beta2=0.98, max_steps=48, prompts_per_batch=24,
-        per_device_train_batch_size=96, max_new_tokens=44, temperature=1.0, top_p=1.0, min_spans=0,
+        per_device_train_batch_size=96, max_new_tokens=48, temperature=1.0, top_p=1.0, min_spans=0,
         parser="option_text", beta=0.0, latent_anchor_coef=1.0, max_resample_rounds=2,
         dynamic_sampling_range=(0.0, 1.0), cache_gib=2.0, save_steps=16,
     )  # fmt: skip
