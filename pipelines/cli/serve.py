@@ -10,7 +10,7 @@ import click
 
 from pipelines.cli.common import CHECKPOINT, current_profile
 from pipelines.cli.servers import raise_if_ended, raise_if_port_in_use, url_of
-from training.engines.checks import read_config
+from training.engines.checks import check_options, read_config
 from training.runtime.launch import supervised
 from training.runtime.project import PROJECT
 from training.runtime.supervisor import Deadlines
@@ -41,6 +41,7 @@ def serve(checkpoint: Path | None, host: str, port: int, python: Path | None, op
         raise click.UsageError("give --checkpoint, the model to serve")
     checkpoint = checkpoint_folder(checkpoint).absolute()
     read_config(checkpoint)
+    check_options(options)
     python = python.absolute() if python else PROJECT / current_profile().vllm_python
     if not python.is_file():
         raise ValueError(f"there is no {python}: the environment with vLLM is made as docs/using-the-models.md says, "

@@ -28,4 +28,4 @@ def raise_if_port_in_use(host: str, port: int) -> None:
 def raise_if_ended(children: Sequence[subprocess.Popen[str]]) -> None:
     for child in children:
         if child.poll() is not None:
-            raise UnhealthyError(f"{child.args!r} ended with status {child.returncode}; its last lines are above")
+            raise UnhealthyError(f"the server ended with status {child.returncode}; its last lines are above")

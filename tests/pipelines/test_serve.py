@@ -76,7 +76,7 @@ def test_the_server_is_waited_for_and_ended(python: Path) -> None:
 def test_a_server_that_ends_is_an_error(python: Path) -> None:
     ended = run("serve", "--checkpoint", BASE, "--port", free_port(), "--python", python, "--", "--ends")
     assert ended.returncode == 1
-    assert "vLLM has no such option" in ended.stderr and "ended with status 1" in ended.stderr
+    assert "vLLM has no such option" in ended.stderr and "the server ended with status 1" in ended.stderr
 
 
 def test_what_cannot_be_served_is_a_sentence(python: Path, tmp_path: Path) -> None:
@@ -88,8 +88,11 @@ def test_what_cannot_be_served_is_a_sentence(python: Path, tmp_path: Path) -> No
     assert f"there is no {tmp_path / 'lost'}: the environment with vLLM" in named.stderr
     no_model = run("serve", "--checkpoint", tmp_path, "--python", python)
     assert f"{tmp_path} is no model's folder" in no_model.stderr
+    keyed = run("serve", "--checkpoint", BASE, "--python", python, "--", "--api_key=s3cret")
+    assert "--api-key: everybody on this machine can read a command's options" in keyed.stderr
+    assert "set VLLM_API_KEY in the environment" in keyed.stderr and "s3cret" not in keyed.stderr
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         used = run("serve", "--checkpoint", BASE, "--port", port, "--python", python)
     assert f"cannot serve on 127.0.0.1:{port}: Address already in use" in used.stderr
-    assert [ended.returncode for ended in (missing, named, no_model, used)] == [1] * 4
+    assert [ended.returncode for ended in (missing, named, no_model, keyed, used)] == [1] * 5

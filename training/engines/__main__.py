@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from training.engines import VLLM, engine_arguments
-from training.engines.checks import read_config
+from training.engines.checks import check_options, read_config
 
 SERVER = "vllm.entrypoints.openai.api_server"
 MIDDLEWARE = "training.engines.middleware.LatentMiddleware"
@@ -42,8 +42,8 @@ def server_arguments(checkpoint: Path, cpu: bool) -> list[str]:
     """
     options = ["--model", str(checkpoint), "--generation-config", "vllm"]
     options += ["--dtype", "float32", "--enforce-eager"] if cpu else ["--dtype", "bfloat16"]
+    options += ["--middleware", MIDDLEWARE, "--trust-request-mm-kwargs"]  # of which the middleware lets little pass
     if "future_l1" in read_config(checkpoint):
-        options += ["--middleware", MIDDLEWARE]
         for name, value in engine_arguments(cpu).items():
             text = value if isinstance(value, str) else json.dumps(value) if isinstance(value, dict) else value[0]
             options += [f"--{name.replace('_', '-')}", text]
@@ -54,6 +54,7 @@ def main(arguments: list[str]) -> None:
     """Becomes the server.  Exits with a sentence where it cannot be."""
     try:
         checkpoint, *options = arguments
+        check_options(options)
         cpu = vllm_version().endswith("+cpu")
         command = [sys.executable, "-m", SERVER, *server_arguments(Path(checkpoint), cpu), *options]
     except ValueError as error:

@@ -1,6 +1,7 @@
 """What vLLM may not do with latents, as sentences; no vLLM here."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,24 @@ def check_config(config: Any) -> None:
          "the V1 model runner must know a token before it schedules the next: add --no-async-scheduling"),
         (v1 and PROCESSOR not in (config.model_config.logits_processors or ()),
          f"the V1 model runner needs {PROCESSOR} among its --logits-processors"),
+        (not v1 and PROCESSOR in (config.model_config.logits_processors or ()),
+         f"{PROCESSOR} is of the V1 model runner, and this is the V2: leave out --logits-processors"),
     )  # fmt: skip
     if reasons := [reason for is_wrong, reason in refused if is_wrong]:
         raise ValueError("; ".join(reasons))
+
+
+SECRETS = {"api-key": "VLLM_API_KEY", "hf-token": "HF_TOKEN"}
+"""Options of vLLM's that hold a key, and the variables that do the same."""
+
+
+def check_options(options: Sequence[str]) -> None:
+    """Raises ValueError for a key among the options of a server."""
+    for option in options:
+        name = option.partition("=")[0].removeprefix("--").replace("_", "-")
+        if option.startswith("--") and name in SECRETS:
+            raise ValueError(f"--{name}: everybody on this machine can read a command's options: leave it out, and set "
+                             f"{SECRETS[name]} in the environment")  # fmt: skip
 
 
 def read_config(checkpoint: Path) -> dict[str, Any]:

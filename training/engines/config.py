@@ -4,19 +4,16 @@ from vllm.config import VllmConfig
 from vllm.tokenizers import cached_tokenizer_from_config
 
 from training.engines import ARCHITECTURE
+from training.engines.latent_model import LatentModel, latent_model
 from training.engines.rows import Rows
-from training.model.modes import Spans
-from training.model.tokens import Tokens, lookup
 
 _ROWS: list[tuple[VllmConfig, Rows]] = []
 """The requests of the V1 runners in this process, by their config: vLLM makes the logits processor before the model."""
 
 
-def tokens_and_spans(config: VllmConfig) -> tuple[Tokens, Spans]:
-    """Those of the checkpoint."""
-    hf_config = config.model_config.hf_config
-    tokens = lookup(cached_tokenizer_from_config(config.model_config))
-    return tokens, Spans(hf_config.latent_cap, hf_config.future_l1["span_end"])
+def latent_model_of(config: VllmConfig) -> LatentModel:
+    """The one of the checkpoint."""
+    return latent_model(config.model_config.hf_config, cached_tokenizer_from_config(config.model_config))
 
 
 def rows_of(config: VllmConfig) -> Rows | None:
@@ -26,7 +23,6 @@ def rows_of(config: VllmConfig) -> Rows | None:
     for other, rows in _ROWS:
         if other is config:
             return rows
-    width = config.model_config.hf_config.text_config.hidden_size
-    rows = Rows(*tokens_and_spans(config), width, config.scheduler_config.max_num_seqs)
+    rows = Rows(latent_model_of(config), config.scheduler_config.max_num_seqs)
     _ROWS.append((config, rows))
     return rows

@@ -11,14 +11,15 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from training.engines.latent_model import LatentModel
 from training.engines.options import LatentOptions, latent_options
 from training.model.interventions import Intervention
 from training.model.tokens import LATENT
 
 LATENTS_IN_PROMPT = f"a prompt holds {LATENT}, whose vectors are gone: leave out the spans of earlier answers"
-PARKED = 4
+PARKED = 2
 """Requests that left are kept until this many times as many as the batch holds have left after them: vLLM resumes
-preempted ones before it admits others."""
+preempted ones before it admits others.  So latents of those that are finished take no more memory than two batches."""
 MAX_RETURNS = 1024
 """Keys whose latents nobody takes; then the oldest are dropped, but none of a request that may be in the batch."""
 _LOGGER = logging.getLogger(__name__)
@@ -43,15 +44,16 @@ class LatentRequest:
     """
 
     def __init__(
-        self, params: SamplingParams, prompt: Sequence[int], latent: int, width: int, device: torch.device
+        self, params: SamplingParams, prompt: Sequence[int], model: LatentModel, device: torch.device
     ) -> None:
         self.options, self.number, self.is_refused = LatentOptions(), 0, False
         self.intervention: Intervention | None = None
         try:
             self.options = latent_options(params.extra_args)
             self.number = self.options.answer_number(params.seed)
-            self.intervention = self.options.intervention(width, self.number, device)
-            if latent in prompt:
+            self.intervention = self.options.intervention(model.width, self.number, device)
+            self.options.check_script(model)
+            if model.tokens.latent in prompt:
                 raise ValueError(LATENTS_IN_PROMPT)
         except ValueError as error:
             self.is_refused = True

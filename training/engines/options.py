@@ -7,18 +7,22 @@ PREFIX before its name.  Names: n latents of a span, D hidden size.
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from training.engines.latent_model import LatentModel
 from training.model.interventions import Intervention, first_repeated, noise, replayed, zeros
+from training.model.modes import Spans, next_step
 
 PREFIX = "future_l1_"
 """Other plug-ins have their own fields beside ours."""
 MAX_SPANS = 4096
 """The most spans that a request may bring."""
+MAX_SCRIPT = 2**14
+"""The most tokens that a request may force."""
 
 
 class LatentOptions(BaseModel):
@@ -26,18 +30,20 @@ class LatentOptions(BaseModel):
 
     latents: what is fed: the model's own; zeros; noise of the same norm (of `noise_seed`, counted on for each of `n`
     answers); the span's first one, repeated; or the `vectors`, spans as `encode_span` writes them.  A further span is
-    their last one again, a further latent its span's last one: one vector is a mean.  max_latents: the budget of a
-    span, if not the checkpoint's.  may_open: whether the model may open spans.  return_key: the answers' latents are
-    kept under it until they are taken; of `n` answers, which have seeds that count on, the first has `first_seed`.
+    their last one again, a further latent its span's last one: one vector is a mean; an empty span is a zero vector.
+    max_latents: the budget of a span, if not the checkpoint's.  may_open: whether the model may open spans.  script:
+    the answer's first tokens, which are forced.  return_key: the answers' latents are kept under it until they are
+    taken; of `n` answers, which have seeds that count on, the first has `first_seed`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     latents: Literal["own", "zeros", "noise", "first_repeated", "vectors"] = "own"
-    noise_seed: int = Field(default=0, ge=0, lt=2**62)
+    noise_seed: int = Field(default=0, ge=0, lt=2**63)
     vectors: tuple[str, ...] = Field(default=(), max_length=MAX_SPANS)
     max_latents: int | None = Field(default=None, ge=0, lt=2**31)
     may_open: bool = True
+    script: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(default=(), max_length=MAX_SCRIPT)
     return_key: str | None = None
     first_seed: int | None = None
 
@@ -62,11 +68,36 @@ class LatentOptions(BaseModel):
             case "zeros":
                 return zeros()
             case "noise":
-                return noise(torch.tensor([self.noise_seed + number], device=device))
+                return noise(torch.tensor([(self.noise_seed + number) % 2**63], device=device))
             case "first_repeated":
                 return first_repeated(1)
             case "vectors":
-                return replayed([decode_span(span, width).to(device) for span in self.vectors])
+                spans = [decode_span(span, width) if span else torch.zeros(1, width) for span in self.vectors]
+                return replayed([span.to(device) for span in spans])
+
+    def budget(self, spans: Spans) -> int:
+        """The most latents of a span; `spans`: those of the checkpoint."""
+        return spans.latents if self.max_latents is None else self.max_latents
+
+    def check_script(self, model: LatentModel) -> None:
+        """Raises ValueError for a script that is no beginning of an answer: unknown tokens, placeholders outside of
+        spans, other tokens in them, or more latents than the budget."""
+        if not self.script:
+            return
+        states, slot, is_open = [], 0, False
+        for token in self.script:
+            states.append((slot, is_open))
+            slot = slot + 1 if is_open and token == model.tokens.latent else 0
+            is_open = token != model.tokens.latent_end if is_open else token == model.tokens.latent_start
+        script, (slots, opens) = torch.tensor(self.script), map(torch.tensor, zip(*states, strict=True))
+        ids = next_step(model.tokens, self.budget(model.spans), True, slots, opens, script).ids
+        misplaced = ~opens & torch.isin(script, torch.tensor(model.tokens.placeholders))
+        wrong = ((script != ids) | misplaced | (script >= model.vocabulary)).nonzero()
+        if len(wrong):
+            at = int(wrong[0])
+            raise ValueError(f"vllm_xargs: {PREFIX}script: token {self.script[at]} cannot stand at {at}: ids are below "
+                             f"{model.vocabulary}, placeholders stand in spans alone, which have at most "
+                             f"{self.budget(model.spans)} of them and nothing else")  # fmt: skip
 
 
 def latent_options(extra_args: Mapping[str, Any] | None) -> LatentOptions:
@@ -102,8 +133,15 @@ def decode_span(span: str, width: int) -> torch.Tensor:
     return torch.from_numpy(values).view(-1, width)
 
 
-def split_spans(latents: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[str]:
-    """An answer's latents by span, encoded; a span may be empty."""
+Returned = dict[str, Any]
+"""The fields that a choice of a response gets: `latents`, or `latents_error`."""
+
+
+def returned(latents: Sequence[torch.Tensor], sizes: Sequence[int]) -> Returned:
+    """An answer's latents by span, encoded; a span may be empty.  A sentence where they cannot be encoded."""
     remaining = iter(latents)
     spans = [[next(remaining) for _ in range(size)] for size in sizes]
-    return [encode_span(torch.stack(span)) if span else "" for span in spans]
+    try:
+        return {"latents": [encode_span(torch.stack(span)) if span else "" for span in spans]}
+    except ValueError as error:
+        return {"latents_error": str(error)}

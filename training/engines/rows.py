@@ -10,8 +10,9 @@ from itertools import pairwise
 import torch
 
 from training.engines.kept import KeptRequests, LatentRequest, SamplingParams, check_new
-from training.engines.options import split_spans
-from training.model.modes import Spans, next_step
+from training.engines.latent_model import LatentModel
+from training.engines.options import Returned, returned
+from training.model.modes import next_step
 from training.model.sampling import BANNED_LOGIT, Sampling, banned, pick
 from training.model.tokens import Tokens
 
@@ -20,21 +21,27 @@ class Request(LatentRequest):
     """A request in the batch, or preempted.  latents: a vector [D] for each placeholder of the output, as it is fed."""
 
     def __init__(
-        self, params: SamplingParams, prompt: Sequence[int], latent: int, output: list[int], width: int
+        self, params: SamplingParams, prompt: Sequence[int], output: list[int], model: LatentModel
     ) -> None:
-        super().__init__(params, prompt, latent, width, torch.device("cpu"))
+        super().__init__(params, prompt, model, torch.device("cpu"))
         self.sampling = Sampling(1, params.temperature, params.top_p)
         # vLLM counts the seeds of `n` answers on beyond what a tensor holds.
         self.seed = torch.randint(2**62, (1,)) if params.seed is None else torch.tensor([params.seed % 2**63])
         self.prompt_length, self.output = len(prompt), output
         self.latents: list[torch.Tensor] = []
 
+    @property
+    def forced(self) -> int | None:
+        """The next token of its script; None where the model chooses."""
+        script = self.options.script
+        return script[len(self.output)] if len(self.output) < len(script) else None
+
 
 class Rows:
-    """All requests of one worker.  `spans`: those of the checkpoint."""
+    """All requests of one worker."""
 
-    def __init__(self, tokens: Tokens, spans: Spans, width: int, max_rows: int) -> None:
-        self.tokens, self.spans, self.width = tokens, spans, width
+    def __init__(self, model: LatentModel, max_rows: int) -> None:
+        self.model, self.tokens, self.spans = model, model.tokens, model.spans
         self._rows: dict[int, Request] = {}
         self._kept: KeptRequests[Request] = KeptRequests(max_rows)
         self._forced: dict[int, int] = {}
@@ -55,7 +62,7 @@ class Rows:
         request = self._kept.resume(id(output))
         if request is None:
             check_new(self.tokens.latent, output)
-            request = self._kept.expect(Request(params, prompt, self.tokens.latent, output, self.width))
+            request = self._kept.expect(Request(params, prompt, output, self.model))
         self._rows[row] = request
 
     def move(self, source: int, target: int, swap: bool) -> None:
@@ -94,8 +101,9 @@ class Rows:
     def constrain(self, logits: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [R,V] after the bans, from the hidden states [R,D] that they are of.
 
-        Inside a span the token is decided here: its row has this token alone, or, where the model has chosen to end the
-        span, the end's own log-probability, so that what vLLM reports is 0 for tokens that nobody chose.
+        Inside a span and a script the token is decided here: its row has this token alone, or, where the model has
+        chosen to end the span, the end's own log-probability, so that what vLLM reports is 0 for tokens that nobody
+        chose.
         """
         t, rows = self.tokens, [self._rows[row] for row in range(len(logits))]
         slots = [open_slot(request.output, t) for request in rows]
@@ -109,25 +117,29 @@ class Rows:
                 continue
             if not request.options.may_open:
                 logits[row, [t.latent_start, t.latent_end]] = BANNED_LOGIT
-            if slots[row] < 0:
+            if slots[row] < 0 and request.forced is None:
                 continue
             of_row = slice(row, row + 1)
             picked, _ = pick(logits[of_row], request.sampling, request.seed, len(request.output))
-            budget = self.spans.latents if request.options.max_latents is None else request.options.max_latents
-            step = next_step(t, budget, self.spans.end == "model", slot[of_row], is_open[of_row], picked)
+            if request.forced is not None:
+                picked = torch.full_like(picked, request.forced)
+            may_end = self.spans.end == "model" or request.forced == t.latent_end
+            budget = request.options.budget(self.spans)
+            step = next_step(t, budget, may_end, slot[of_row], is_open[of_row], picked)
             token = self._forced[row] = int(step.ids)
             if token == t.latent:
                 self._keep(request, hidden[of_row], slots[row])
-            log_prob = logits[row].log_softmax(-1)[t.latent_end] if bool(step.sampled) else torch.zeros(())
+            is_chosen = bool(step.sampled) and request.forced is None
+            log_prob = logits[row].log_softmax(-1)[t.latent_end] if is_chosen else torch.zeros(())
             logits[row] = BANNED_LOGIT
             logits[row, t.latent] = (-log_prob.exp()).log1p()
             logits[row, token] = log_prob
         return logits
 
     def force(self, logits: torch.Tensor) -> torch.Tensor:
-        """The logits of rows inside spans with the decided token alone; of others without `<|latent|>`, which would be
-        left where a request allows no other token."""
-        logits[:, self.tokens.latent] = -torch.inf
+        """The logits of rows whose token is decided, with this token alone.  A row where all that a request allows is
+        banned ends its turn: the likeliest of its tokens would be a banned one."""
+        logits[(logits <= BANNED_LOGIT).all(-1), self.tokens.end_of_turn] = 0.0
         for row, token in self._forced.items():
             logits[row] = BANNED_LOGIT
             logits[row, token] = 0.0
@@ -147,11 +159,11 @@ class Rows:
 
     # ---- latents for the caller
 
-    def take(self, key: str) -> dict[int, list[str]]:
+    def take(self, key: str) -> dict[int, Returned]:
         """The latents kept under a key, by the number of the answer and by span (options.encode_span); they are kept no
         longer."""
         sizes = self.tokens.span_sizes
-        return {r.number: split_spans(r.latents, sizes(r.output)) for r in self._kept.take(key)}
+        return {r.number: returned(r.latents, sizes(r.output)) for r in self._kept.take(key)}
 
 
 def open_slot(output: Sequence[int], tokens: Tokens) -> int:

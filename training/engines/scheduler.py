@@ -1,15 +1,11 @@
-"""vLLM's schedulers, with generated blocks out of the shared prefix cache.
+"""vLLM's schedulers, with generated blocks out of the shared prefix cache (training.engines.blocks)."""
 
-A block of the cache is found by its tokens, and all `<|latent|>` are one token: without this, a request that comes back
-after a preemption could go on with the latents of another one that wrote the same text.  Prompts are shared as ever.
-"""
-
-import hashlib
-from collections.abc import Callable
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
+
+from training.engines.blocks import keep_generated_blocks_apart
 
 
 class LatentScheduler(Scheduler):
@@ -26,11 +22,3 @@ class LatentAsyncScheduler(AsyncScheduler):
     def add_request(self, request: Any) -> None:
         keep_generated_blocks_apart(request)
         super().add_request(request)
-
-
-def keep_generated_blocks_apart(request: Any) -> None:
-    """From now on, a block's hash has the request's name in it: vLLM 0.32 has hashed the prompt's blocks by then."""
-    hashes: Callable[[Any], list[bytes]] | None = request._block_hasher
-    if hashes is not None:
-        name = request.request_id.encode()
-        request._block_hasher = lambda r: [hashlib.sha256(name + block).digest() for block in hashes(r)]

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import torch
 
 from training.engines.kept import KeptRequests, LatentRequest, SamplingParams, check_new
-from training.engines.options import split_spans
+from training.engines.latent_model import LatentModel
+from training.engines.options import Returned, returned
 from training.engines.rows import open_slot
-from training.model.modes import Spans, next_step
-from training.model.sampling import BANNED_LOGIT, banned
+from training.model.modes import MODEL_CHOICE, next_step
+from training.model.sampling import BANNED_LOGIT, banned, is_banned
 from training.model.tokens import Tokens
 
 COLLECT_EVERY = 16
@@ -27,9 +28,9 @@ class Request(LatentRequest):
     """
 
     def __init__(
-        self, params: SamplingParams, prompt: Sequence[int], latent: int, width: int, device: torch.device
+        self, params: SamplingParams, prompt: Sequence[int], model: LatentModel, device: torch.device
     ) -> None:
-        super().__init__(params, prompt, latent, width, device)
+        super().__init__(params, prompt, model, device)
         self.prompt, self.max_tokens = len(prompt), params.max_tokens
         self.output: list[int] = []
         self.latents: list[torch.Tensor] = []
@@ -52,20 +53,20 @@ class Request(LatentRequest):
 
 
 class Slots:
-    """All requests of one worker.  `spans`: those of the checkpoint.
+    """All requests of one worker.
 
-    slot, open [R]: as in ModeMachine; span [R]: starts so far, less one; fed [R,D]: what the next placeholder is fed.
+    slot, open [R]: as in ModeMachine; span [R]: starts so far, less one; fed [R,D]: what the next placeholder is fed;
+    script [R,P]: the tokens that are forced, MODEL_CHOICE behind them; step [R]: tokens so far.
     """
 
-    def __init__(
-        self, tokens: Tokens, spans: Spans, rows: int, width: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        self.tokens, self.spans, self.device = tokens, spans, device
-        self.slot = torch.zeros(rows, dtype=torch.long, device=device)
-        self.span, self.budget = torch.full_like(self.slot, -1), torch.full_like(self.slot, spans.latents)
+    def __init__(self, model: LatentModel, rows: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.model, self.tokens, self.spans, self.device = model, model.tokens, model.spans, device
+        self.slot, self.step = torch.zeros(2, rows, dtype=torch.long, device=device)
+        self.span, self.budget = torch.full_like(self.slot, -1), torch.full_like(self.slot, model.spans.latents)
+        self.script = torch.full((rows, 1), MODEL_CHOICE, device=device)
         self.open = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.may_open, self.is_refused = torch.full_like(self.open, spans.opened), torch.zeros_like(self.open)
-        self.fed = torch.zeros(rows, width, dtype=dtype, device=device)
+        self.may_open, self.is_refused = torch.full_like(self.open, model.spans.opened), torch.zeros_like(self.open)
+        self.fed = torch.zeros(rows, model.width, dtype=dtype, device=device)
         self._requests: dict[str, Request] = {}
         self._kept: KeptRequests[Request] = KeptRequests(rows)
         self._steps: list[tuple[list[Request], torch.Tensor, torch.Tensor, torch.Tensor]] = []
@@ -82,16 +83,16 @@ class Slots:
             self._collect()
             request.resume(ids, self.tokens)
         else:
-            latent, width = self.tokens.latent, self.fed.shape[1]
-            check_new(latent, ids[prompt:])
-            request = self._kept.expect(Request(params, ids[:prompt], latent, width, self.device))
+            check_new(self.tokens.latent, ids[prompt:])
+            request = self._kept.expect(Request(params, ids[:prompt], self.model, self.device))
         self._requests[name] = request
         at = open_slot(request.output, self.tokens)
-        options, budget = request.options, request.options.max_latents
-        self.slot[slot], self.open[slot] = max(0, at), at >= 0
+        options = request.options
+        self.slot[slot], self.open[slot], self.step[slot] = max(0, at), at >= 0, len(request.output)
         self.span[slot] = request.output.count(self.tokens.latent_start) - 1
-        self.budget[slot] = self.spans.latents if budget is None else budget
+        self.budget[slot] = options.budget(self.spans)
         self.may_open[slot] = self.spans.opened and options.may_open
+        self._write_script(slot, options.script)
         self.is_refused[slot] = request.is_refused
         if at > 0:
             self.fed[slot] = request.latents[-1]
@@ -100,6 +101,13 @@ class Slots:
         """A request leaves: it is finished or preempted, which the runner does not say."""
         if request := self._requests.pop(name, None):
             self._kept.park(name, request)
+
+    def _write_script(self, slot: int, script: Sequence[int]) -> None:
+        missing = len(script) + 1 - self.script.shape[1]
+        if missing > 0:
+            self.script = torch.nn.functional.pad(self.script, (0, missing), value=MODEL_CHOICE)
+        self.script[slot] = MODEL_CHOICE
+        self.script[slot, : len(script)] = torch.tensor(script, dtype=torch.long, device=self.device)
 
     def know(self, names: Sequence[str]) -> bool:
         """Whether all of these are requests here."""
@@ -155,8 +163,13 @@ class Slots:
         (a prompt of which a part is left has none).
         """
         slot, is_open = self.slot[slots], self.open[slots]
+        only_banned = is_banned(picked, self.tokens, is_open, self.may_open[slots])  # all that the request allows
+        picked = picked.masked_fill(only_banned, self.tokens.end_of_turn)
+        forced = self.script[slots, self.step[slots].clamp(max=self.script.shape[1] - 1)]
+        picked = picked.where(forced == MODEL_CHOICE, forced)
         picked = picked.masked_fill(self.is_refused[slots], self.tokens.end_of_turn)
-        step = next_step(self.tokens, self.budget[slots], self.spans.end == "model", slot, is_open, picked)
+        may_end = (forced == self.tokens.latent_end) | (self.spans.end == "model")
+        step = next_step(self.tokens, self.budget[slots], may_end, slot, is_open, picked)
         span = self.span[slots] + (step.open & (step.slot == 0)).long()
         requests = [self._requests[name] for name in names]
         vectors = hidden.to(self.fed.dtype, copy=True)
@@ -168,20 +181,21 @@ class Slots:
         self.slot[slots] = step.slot.where(is_real, slot)
         self.open[slots] = step.open.where(is_real, is_open)
         self.span[slots] = span.where(is_real, self.span[slots])
+        self.step[slots] += is_real
         self.fed[slots] = vectors.where(is_real.unsqueeze(-1), self.fed[slots])
         self._steps.append((requests, step.ids, is_real, vectors))
         if len(self._steps) == COLLECT_EVERY:
             self._collect()
-        return step.ids, step.sampled
+        return step.ids, step.sampled & (forced == MODEL_CHOICE)
 
     # ---- latents for the caller
 
-    def take(self, key: str) -> dict[int, list[str]]:
+    def take(self, key: str) -> dict[int, Returned]:
         """The latents kept under a key, by the number of the answer and by span (options.encode_span); they are kept no
         longer."""
         self._collect()
         sizes = self.tokens.span_sizes
-        return {r.number: split_spans(r.latents, sizes(r.answer(self.tokens))) for r in self._kept.take(key)}
+        return {r.number: returned(r.latents, sizes(r.answer(self.tokens))) for r in self._kept.take(key)}
 
     def _collect(self) -> None:
         """Reads the steps since the last time from the device, which it waits for."""

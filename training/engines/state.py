@@ -11,7 +11,7 @@ from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 from vllm.v1.worker.gpu.states import RequestState
 
-from training.engines.config import tokens_and_spans
+from training.engines.config import latent_model_of
 from training.engines.slots import Slots
 
 
@@ -22,8 +22,7 @@ class LatentModelState(DefaultModelState):
         self, vllm_config: VllmConfig, model: Any, encoder_cache: EncoderCache | None, device: torch.device
     ) -> None:
         super().__init__(vllm_config, model, encoder_cache, device)
-        width = self.model_config.hf_config.text_config.hidden_size
-        self.slots = Slots(*tokens_and_spans(vllm_config), self.max_num_reqs, width, self.dtype, device)
+        self.slots = Slots(latent_model_of(vllm_config), self.max_num_reqs, self.dtype, device)
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
         super().add_request(req_index, new_req_data)

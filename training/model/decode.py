@@ -16,7 +16,7 @@ from training.model.completions import Decoded, Record, joined
 from training.model.encoding import Encoded
 from training.model.interventions import Intervention
 from training.model.masking import MaskedBatch, Masking
-from training.model.modes import ModeMachine, Spans
+from training.model.modes import MODEL_CHOICE, ModeMachine, Spans
 from training.model.prefill import prefill
 from training.model.randomness import LATENTS, normal
 from training.model.running_batch import RunningBatch
@@ -28,7 +28,6 @@ from training.model.vision import FrozenVision
 Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
 """Takes what each step emits: the ids [b] of the b rows that are left, the vectors [b,D] that are fed where the id is a
 latent, and the place of each row in the whole batch [b].  What it raises ends the batch."""
-MODEL_CHOICE = -1  # in a script: no token is forced here
 MIN_ROWS = 16
 """Rows that a batch keeps, done ones among them: with fewer a step costs as much, and a CPU's matrix products are
 rounded otherwise."""

@@ -8,6 +8,8 @@ import torch
 from training.model.sampling import banned
 from training.model.tokens import Tokens
 
+MODEL_CHOICE = -1  # in a script: no token is forced here
+
 
 @dataclass(frozen=True)
 class Spans:

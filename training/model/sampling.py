@@ -66,3 +66,16 @@ def banned(logits: torch.Tensor, tokens: Tokens, in_span: torch.Tensor, spans: b
         logits[:, token].fill_(BANNED_LOGIT)  # a list of ids as an index would be copied to the device each time
     logits[:, tokens.latent] = latent
     return logits
+
+
+def is_banned(
+    picked: torch.Tensor, tokens: Tokens, in_span: torch.Tensor, spans: torch.Tensor
+) -> torch.Tensor:
+    """Which of these tokens [n] are banned, although the likeliest where an engine allows no other; in_span, spans [n]
+    as in `banned`."""
+    is_placeholder, is_marker = torch.zeros_like(in_span), torch.zeros_like(in_span)
+    for token in tokens.placeholders:
+        is_placeholder |= (picked == token) & ~(in_span & (token == tokens.latent))
+    for token in (tokens.latent_start, tokens.latent_end):
+        is_marker |= (picked == token) & ~in_span
+    return is_placeholder | (is_marker & ~spans)

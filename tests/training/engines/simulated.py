@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from training.engines.latent_model import LatentModel
 from training.engines.options import PREFIX, encode_span
 from training.model.checkpoint import FutureL1
 from training.model.completions import Completion
@@ -23,6 +24,9 @@ DRAWS = pytest.mark.parametrize(
     ("temperature", "top_p", "spans"),
     [(0.0, 1.0, FIXED), (1.0, 1.0, BY_MODEL), (1.5, 0.9, BY_MODEL)],
     ids=["greedy", "sampled", "warm, with top-p"],
+)
+ALLOWED = pytest.mark.parametrize(
+    ("name", "may_open"), [("latent", True), ("image", True), ("video", True), ("latent_start", False)]
 )
 INTERVENTIONS = pytest.mark.parametrize("name", ["zeros", "noise", "vectors"])
 
@@ -61,6 +65,12 @@ class Running:
     def is_done(self, bundle: FutureL1) -> bool:
         ends = (bundle.tokens.end_of_turn, bundle.tokens.pad)
         return len(self.output) == self.params.max_tokens or (bool(self.output) and self.output[-1] in ends)
+
+
+def latent_model(bundle: FutureL1, spans: Spans) -> LatentModel:
+    """What the engine knows of a model."""
+    text = bundle.model.config.text_config
+    return LatentModel(bundle.tokens, spans, text.hidden_size, text.vocab_size)
 
 
 @torch.no_grad()
@@ -106,3 +116,12 @@ def intervention(name: str, width: int) -> tuple[dict[str, Any], Intervention]:
     options = {"latents": name, **fields.get(name, {})}
     wanted = {"zeros": zeros(), "noise": noise(torch.full((4,), 7)), "vectors": replayed(spans)}[name]
     return {f"{PREFIX}{field}": value for field, value in options.items()}, wanted
+
+
+def scripts(bundle: FutureL1) -> list[list[int]]:
+    """Forced beginnings of four answers: text, two spans of which one is shorter than FIXED's, one that the script
+    leaves open, and none."""
+    t = bundle.tokens
+    text = bundle.processor.tokenizer("First it rolls on.", add_special_tokens=False)["input_ids"]
+    full, short = ([t.latent_start, *[t.latent] * size, t.latent_end] for size in (4, 2))
+    return [text, [*text, *full, *short], [t.latent_start, t.latent], []]

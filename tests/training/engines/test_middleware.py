@@ -9,11 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from training.engines.middleware import CHAT, RETURN, LatentMiddleware
+from training.engines import middleware
+from training.engines.middleware import LatentMiddleware
 from training.engines.options import PREFIX, encode_span
+from training.engines.requests import CHAT, RETURN
 
-LATENT_ID, WIDTH = 7, 2
-CONFIG = SimpleNamespace(latent_id=LATENT_ID, text_config=SimpleNamespace(hidden_size=WIDTH))
+VOCABULARY = ("<|latent|>", "<|latent_start|>", "<|latent_end|>", "<|image_pad|>", "<|video_pad|>", "<|im_end|>",
+              "<|endoftext|>", "a")  # fmt: skip
+LATENT_ID, START, END, WIDTH = 0, 1, 2, 2
+TOKENIZER = SimpleNamespace(get_vocab=lambda: {token: number for number, token in enumerate(VOCABULARY)})
+CONFIG = SimpleNamespace(latent_cap=3, future_l1={"span_end": "model"},
+                         text_config=SimpleNamespace(hidden_size=WIDTH, vocab_size=len(VOCABULARY)))  # fmt: skip
+BASE = SimpleNamespace(text_config=CONFIG.text_config)
 MESSAGES = [{"role": "user", "content": [{"type": "text", "text": "Which colour?"}]}]
 
 
@@ -23,16 +30,31 @@ class Served:
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self.taken: list[str] = []
+        self.read = 0
         self.status = 200
+        self.is_guarded, self.raises = False, True
         self.model_config = SimpleNamespace(hf_config=CONFIG)
+        self.renderer = SimpleNamespace(get_tokenizer=lambda: TOKENIZER)
+        self.latents: list[dict[int, dict[str, Any]]] = [{0: {"latents": ["zero"]}}, {1: {"latents": ["one", ""]}}]
 
-    async def collective_rpc(self, method: str, args: tuple[str]) -> list[dict[int, list[str]]]:
+    async def collective_rpc(self, method: str, args: tuple[str]) -> list[dict[int, dict[str, Any]]]:
         assert method == "take_latents"
         self.taken += args
-        return [{0: ["zero"]}, {1: ["one", ""]}]
+        return self.latents
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
-        body = (await receive())["body"]
+        if self.is_guarded:
+            reply = b'{"error": "Unauthorized"}'
+            headers = [(b"content-length", str(len(reply)).encode())]
+            await send({"type": "http.response.start", "status": 401, "headers": headers})
+            await send({"type": "http.response.body", "body": reply})
+            return
+        try:
+            body = (await receive())["body"]
+        except ValueError:
+            if self.raises:
+                raise
+            body = b"an error while the body was read"
         self.requests.append(json.loads(body) if body.startswith(b"{") else body)
         choices = [{"index": index} for index in range(2)]
         reply = json.dumps({"choices": choices} if self.status == 200 else {"error": "full"}).encode()
@@ -48,6 +70,7 @@ class Served:
         sent: list[Any] = []
 
         async def receive() -> Any:
+            self.read += 1
             return {"type": "http.request"} | parts.pop(0)
 
         async def send(message: Any) -> None:
@@ -94,6 +117,70 @@ def test_a_seed_of_the_caller_stays(served: Served) -> None:
     assert served.requests[0]["seed"] == 11 and "seed" not in served.requests[1]
 
 
+def test_latents_that_cannot_be_had_are_a_sentence(served: Served) -> None:
+    served.latents = [{0: {"latents_error": "latents are not finite in float16"}}]
+    _, answer = served.post({"messages": MESSAGES, RETURN: True})
+    assert answer["choices"] == [
+        {"index": 0, "latents_error": "latents are not finite in float16"},
+        {"index": 1, "latents_error": "the latents of this answer were dropped"},
+    ]
+
+
+def test_nothing_is_read_of_a_request_that_vllm_does_not_let_in(served: Served) -> None:
+    served.is_guarded = True
+    assert served.post({"messages": [{"role": "user", "content": "<|latent|>"}]}) == (401, {"error": "Unauthorized"})
+    assert served.read == 0
+
+
+def test_a_body_has_a_limit(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "MAX_BODY", 2**20)
+    status, answer = served.post({"messages": MESSAGES, "user": "a" * 2**20})
+    assert (status, served.requests, answer["error"]["code"]) == (413, [], 413)
+    assert answer["error"]["message"] == "the request is larger than 1 MiB: send smaller or fewer pictures"
+
+
+def test_the_sentence_stands_also_where_vllm_has_caught_the_error(served: Served) -> None:
+    served.raises = False
+    status, answer = served.post({"prompt": "a <|latent|>"})
+    assert status == 400 and "a prompt holds <|latent|>" in answer["error"]["message"]
+
+
+FRAMES = {"video": {"num_frames": -1, "fps": 8.0, "frames_indices": [0, 4], "total_num_frames": 5}}
+
+
+def test_pictures_at_their_final_size_and_times_of_frames_pass(served: Served) -> None:
+    request = {"messages": MESSAGES, "mm_processor_kwargs": {"do_resize": False}, "media_io_kwargs": FRAMES}
+    assert served.post(request)[0] == 200
+    assert served.requests == [request]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mm_processor_kwargs": {"do_resize": True}}, "mm_processor_kwargs is"),
+        ({"mm_processor_kwargs": {"do_resize": False, "size": {"longest_edge": 10**9}}}, "mm_processor_kwargs is"),
+        ({"media_io_kwargs": {"video": {"video_backend": "torchcodec"}}}, "media_io_kwargs is"),
+        ({"media_io_kwargs": {"image": {"image_mode": None}}}, "media_io_kwargs is"),
+        ({"media_io_kwargs": [1]}, "media_io_kwargs is"),
+        ({"media_io_kwargs": {"video": [1]}}, "media_io_kwargs is"),
+    ],
+)
+@pytest.mark.parametrize("config", [CONFIG, BASE], ids=["latents", "base"])
+def test_other_settings_of_media_are_refused(
+    served: Served, config: Any, fields: dict[str, Any], message: str
+) -> None:
+    served.model_config.hf_config = config
+    status, answer = served.post({"messages": MESSAGES} | fields)
+    assert (status, served.requests) == (400, []) and message in answer["error"]["message"]
+
+
+def test_a_model_without_latents_has_none_to_return(served: Served) -> None:
+    served.model_config.hf_config = BASE
+    assert served.post({"messages": [{"role": "user", "content": "<|latent|>"}]})[0] == 200
+    status, answer = served.post({"messages": MESSAGES, RETURN: True})
+    assert (status, answer["error"]["message"]) == (400, "return_latents: this checkpoint has no latents")
+
+
 def test_an_error_passes_and_leaves_nothing_behind(served: Served) -> None:
     served.status = 503
     assert served.post({"messages": MESSAGES, RETURN: True}) == (503, {"error": "full"})
@@ -131,6 +218,7 @@ def test_a_prompt_with_latents_is_refused(served: Served, prompt: dict[str, Any]
         ({"vllm_xargs": {f"{PREFIX}return_key": "of another"}}, "are the server's own: ask with return_latents"),
         ({"vllm_xargs": {f"{PREFIX}latents": "vectors", f"{PREFIX}vectors": [encode_span(torch.ones(1, 3))]}},
          "has vectors of 2 finite numbers; found 3"),
+        ({"vllm_xargs": {f"{PREFIX}script": [7, LATENT_ID]}}, "future_l1_script: token 0 cannot stand at 1"),
     ],
 )  # fmt: skip
 def test_a_wrong_option_is_refused_before_the_engine_sees_it(

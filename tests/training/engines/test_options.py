@@ -5,7 +5,22 @@ import base64
 import pytest
 import torch
 
-from training.engines.options import MAX_SPANS, PREFIX, LatentOptions, decode_span, encode_span, latent_options
+from training.engines.latent_model import LatentModel
+from training.engines.options import (
+    MAX_SCRIPT,
+    MAX_SPANS,
+    PREFIX,
+    LatentOptions,
+    decode_span,
+    encode_span,
+    latent_options,
+    returned,
+)
+from training.model.modes import Spans
+from training.model.tokens import Tokens
+
+LATENT, START, END, IMAGE, VIDEO, TEXT = range(6)
+TOKENS = Tokens(LATENT, START, END, IMAGE, VIDEO, end_of_turn=6, pad=7)
 
 
 def test_fields_of_other_plugins_are_left_alone() -> None:
@@ -23,6 +38,9 @@ def test_fields_of_other_plugins_are_left_alone() -> None:
         ({"latents": "vectors"}, "`vectors` are for latents"),
         ({"vectors": ["AAA="]}, "`vectors` are for latents"),
         ({"latents": "vectors", "vectors": ["AAA="] * (MAX_SPANS + 1)}, "future_l1_vectors: Tuple should have at most"),
+        ({"script": [1] * (MAX_SCRIPT + 1)}, "future_l1_script: Tuple should have at most"),
+        ({"script": [-1]}, "future_l1_script: Input should be greater"),
+        ({"script": [2**63]}, "future_l1_script: Input should be less"),
     ],
 )
 def test_a_wrong_field_is_named(fields: dict[str, object], message: str) -> None:
@@ -46,3 +64,55 @@ def test_latents_travel_as_float16() -> None:
 def test_a_span_that_is_none_is_refused(span: str) -> None:
     with pytest.raises(ValueError, match="a span of latents"):
         decode_span(span, 4)
+
+
+def test_latents_that_float16_does_not_hold_are_a_sentence() -> None:
+    assert returned([torch.ones(2), torch.ones(2)], [2, 0]) == {"latents": [encode_span(torch.ones(2, 2)), ""]}
+    assert returned([torch.full((2,), 1e6)], [1]) == {
+        "latents_error": "latents are not finite in float16: the largest is 1e+06"
+    }
+
+
+def test_an_empty_span_may_be_sent_back_and_feeds_zeros() -> None:
+    options = LatentOptions(latents="vectors", vectors=("", encode_span(torch.ones(1, 2))))
+    intervention = options.intervention(2, 0, torch.device("cpu"))
+    assert intervention is not None
+    fed = intervention(torch.full((2, 2), 5.0), torch.tensor([0, 1]), torch.zeros(2, dtype=torch.long), torch.arange(2))
+    assert fed.tolist() == [[0.0, 0.0], [1.0, 1.0]]
+
+
+MODEL_ENDS, FIXED = (LatentModel(TOKENS, Spans(2, end), 2, 8) for end in ("model", "fixed"))
+
+
+@pytest.mark.parametrize(
+    ("model", "script"),
+    [
+        (MODEL_ENDS, [TEXT, START, END, TEXT, START, LATENT, END, START, LATENT, LATENT, END, START]),
+        (FIXED, [START, LATENT, LATENT, END, TEXT, START, LATENT, END, START, LATENT]),
+    ],
+)
+def test_a_script_may_hold_the_spans_that_the_checkpoint_has(model: LatentModel, script: list[int]) -> None:
+    LatentOptions(script=tuple(script)).check_script(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "script", "at"),
+    [
+        (FIXED, [TEXT, LATENT], 1),
+        (FIXED, [IMAGE], 0),
+        (FIXED, [TEXT, 8], 1),
+        (FIXED, [START, LATENT, LATENT, LATENT], 3),
+        (FIXED, [START, LATENT, TEXT], 2),
+        (MODEL_ENDS, [START, LATENT, LATENT, TEXT], 3),
+        (MODEL_ENDS, [START, START], 1),
+    ],
+)
+def test_a_script_that_no_answer_begins_with_is_refused(model: LatentModel, script: list[int], at: int) -> None:
+    with pytest.raises(ValueError, match=f"future_l1_script: token {script[at]} cannot stand at {at}: ids are below 8"):
+        LatentOptions(script=tuple(script)).check_script(model)
+
+
+def test_the_spans_of_a_script_are_of_the_budget_of_its_request() -> None:
+    LatentOptions(script=(START, *[LATENT] * 3, END), max_latents=3).check_script(FIXED)
+    with pytest.raises(ValueError, match="which have at most 1 of them"):
+        LatentOptions(script=(START, LATENT, LATENT, END), max_latents=1).check_script(FIXED)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.training.engines.simulated import (
+    ALLOWED,
     BY_MODEL,
     DRAWS,
     FIXED,
@@ -16,8 +17,10 @@ from tests.training.engines.simulated import (
     begun,
     forward,
     intervention,
+    latent_model,
     ours,
     requests,
+    scripts,
 )
 from training.engines.kept import PARKED
 from training.engines.options import PREFIX, decode_span
@@ -38,7 +41,7 @@ class V1:
 
     def __init__(self, bundle: FutureL1, spans: Spans, max_rows: int = 4) -> None:
         self.bundle, self.batch = bundle, list[Running]()
-        self.rows = Rows(bundle.tokens, spans, bundle.model.config.text_config.hidden_size, max_rows)
+        self.rows = Rows(latent_model(bundle, spans), max_rows)
 
     def add(self, request: Running) -> None:
         self.rows.add(len(self.batch), request.params, request.prompt.ids, request.output)
@@ -74,7 +77,7 @@ class V1:
 
     def _latents(self, row: int) -> torch.Tensor:
         """The latents of a row, fed in two chunks as after a preemption."""
-        ids, width = self.batch[row].ids, self.rows.width
+        ids, width = self.batch[row].ids, self.rows.model.width
         cut, fed = len(ids) - 2, []
         for begin, end in ((0, cut), (cut, len(ids))):
             starts, lengths = [0] * (row + 1) + [end - begin], [0] * row + [end]
@@ -118,7 +121,7 @@ def test_answers_are_those_of_our_decoder(
 
 def test_the_end_that_the_model_chooses_has_its_log_probability(sft_model: FutureL1) -> None:
     t = sft_model.tokens
-    rows = Rows(t, BY_MODEL, 2, 4)
+    rows = Rows(replace(latent_model(sft_model, BY_MODEL), width=2), 4)
     output = [5, t.latent_start]
     rows.add(0, Params(), [1, 2], output)
     logits = torch.zeros(1, len(sft_model.processor.tokenizer))
@@ -163,6 +166,20 @@ def test_spans_may_be_shorter_or_forbidden(sft_model: FutureL1, prompts: list[En
         assert [request.output for request in running] == [answer.ids for answer in answers]
 
 
+def test_scripts_are_those_of_our_decoder(sft_model: FutureL1, prompts: list[Encoded]) -> None:
+    forced = scripts(sft_model)
+    for may_open, spans in ((True, FIXED), (False, replace(FIXED, may_open=False))):
+        runner, running = V1(sft_model, FIXED), requests(prompts)
+        for request, script in zip(running, forced, strict=True):
+            request.params.extra_args = {f"{PREFIX}script": script, f"{PREFIX}may_open": may_open}
+            runner.add(request)
+        runner.run()
+        answers = ours(sft_model, prompts, Sampling(40), spans, [0] * 4, scripts=forced)
+        assert [request.output for request in running] == [answer.ids for answer in answers]
+        for answer, request in zip(answers, running, strict=True):
+            assert request.log_probs == pytest.approx(answer.log_probs.tolist(), abs=1e-4)
+
+
 def test_latents_are_taken_once_by_answer_and_span(sft_model: FutureL1, prompts: list[Encoded]) -> None:
     runner, width = V1(sft_model, FIXED), sft_model.model.config.text_config.hidden_size
     arguments = {f"{PREFIX}return_key": "a", f"{PREFIX}first_seed": 5}
@@ -175,7 +192,7 @@ def test_latents_are_taken_once_by_answer_and_span(sft_model: FutureL1, prompts:
     answers = ours(sft_model, [prompts[2]] * 3, Sampling(40, 1.0), FIXED, [5, 6, 7])
     assert any(len(answer.latents) for answer in answers)
     for number, answer in enumerate(answers):
-        spans = [decode_span(span, width) for span in taken[number]]
+        spans = [decode_span(span, width) for span in taken[number]["latents"]]
         assert [len(span) for span in spans] == sft_model.tokens.span_sizes(answer.ids)
         torch.testing.assert_close(torch.cat([torch.empty(0, width), *spans]), answer.latents, atol=2e-3, rtol=0)
 
@@ -194,31 +211,34 @@ def test_a_refused_request_has_an_empty_answer_and_ends_no_other(
     (other,) = requests(prompts[2:3])
     for request in (*refused, other):
         runner.add(request)
-    embeddings = torch.ones(len(latent.ids), runner.rows.width)
+    embeddings = torch.ones(len(latent.ids), runner.rows.model.width)
     ids = torch.tensor(latent.ids)
     assert torch.equal(runner.rows.feed(ids, embeddings, [0, len(ids)], [len(ids)]), embeddings)
     logits = torch.zeros(4, len(sft_model.processor.tokenizer))
-    forced = runner.rows.force(runner.rows.constrain(logits, torch.zeros(4, runner.rows.width)))
+    forced = runner.rows.force(runner.rows.constrain(logits, torch.zeros(4, runner.rows.model.width)))
     assert forced[:3].argmax(-1).tolist() == [t.end_of_turn] * 3 and int(forced[3].argmax()) != t.end_of_turn
-    assert runner.rows.take("a") == {0: []}
+    assert runner.rows.take("a") == {0: {"latents": []}}
     assert "whose vectors are gone: leave out the spans" in caplog.text
     assert "future_l1_latents: Input should be" in caplog.text and "numbers; found 1 numbers" in caplog.text
 
 
-def test_no_request_gets_a_latent_outside_a_span(sft_model: FutureL1) -> None:
-    t, rows = sft_model.tokens, Rows(sft_model.tokens, FIXED, 2, 1)
-    rows.add(0, Params(), [1], [])
-    logits = torch.full((1, len(sft_model.processor.tokenizer)), -torch.inf)
-    logits[0, t.latent] = 0.0  # `allowed_token_ids`
-    assert int(rows.force(rows.constrain(logits, torch.zeros(1, 2)))[0].argmax()) != t.latent
+@ALLOWED
+def test_a_turn_ends_where_all_that_is_allowed_is_banned(sft_model: FutureL1, name: str, may_open: bool) -> None:
+    t, rows = sft_model.tokens, Rows(replace(latent_model(sft_model, FIXED), width=2), 1)
+    rows.add(0, Params(extra_args={f"{PREFIX}may_open": may_open}), [1], [])
+    logits = rows.constrain(torch.zeros(1, len(sft_model.processor.tokenizer)), torch.zeros(1, 2))
+    allowed = logits[0, getattr(t, name)].clone()
+    logits[:] = -torch.inf  # as vLLM does for `allowed_token_ids`
+    logits[0, getattr(t, name)] = allowed
+    assert int(rows.force(logits)[0].argmax()) == t.end_of_turn
 
 
 def test_seeds_that_vllm_counts_on_beyond_a_tensors_numbers(sft_model: FutureL1) -> None:
-    Rows(sft_model.tokens, FIXED, 2, 1).add(0, Params(seed=2**63), [1], [])
+    Rows(replace(latent_model(sft_model, FIXED), width=2), 1).add(0, Params(seed=2**63), [1], [])
 
 
 def test_latents_that_were_dropped_are_missed(sft_model: FutureL1) -> None:
-    t, rows = sft_model.tokens, Rows(sft_model.tokens, FIXED, 2, 1)
+    t, rows = sft_model.tokens, Rows(replace(latent_model(sft_model, FIXED), width=2), 1)
     outputs = [[t.latent_start, t.latent] for _ in range(PARKED + 2)]
     for output in outputs:
         tokens = output.copy()

@@ -85,7 +85,16 @@ def test_the_classes_that_vllm_is_to_import_are_there(latent_folder: Path, cpu: 
 
 
 def test_a_base_model_is_served_as_it_is() -> None:
-    assert not {"--hf-overrides", "--middleware"} & set(server.server_arguments(BASE, False))
+    arguments = server.server_arguments(BASE, False)
+    assert not {"--hf-overrides", "--worker-extension-cls", "--scheduler-cls"} & set(arguments)
+
+
+@pytest.mark.parametrize("option", ["--api-key", "--api_key=s3cret", "--hf-token", "--hf_token=s3cret"])
+def test_a_key_is_no_option(latent_folder: Path, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    installed(monkeypatch, [PLUGIN], vllm="0.32.0")
+    with pytest.raises(SystemExit, match=r"everybody on this machine .* set (VLLM_API_KEY|HF_TOKEN) in") as stopped:
+        server.main([str(latent_folder), option, "s3cret"])
+    assert "s3cret" not in str(stopped.value)
 
 
 def test_a_folder_that_is_no_checkpoint_of_ours_is_named(tmp_path: Path) -> None:
@@ -132,6 +141,7 @@ V1 = {"v2": False, "device": "cpu", "asynchronous": False, "processors": [PROCES
         (V1 | {"device": "cuda"}, "set VLLM_USE_V2_MODEL_RUNNER=1, or leave it unset"),
         (V1 | {"asynchronous": True}, "add --no-async-scheduling"),
         (V1 | {"processors": None}, "among its --logits-processors"),
+        ({"processors": [PROCESSOR]}, "is of the V1 model runner, and this is the V2: leave out --logits-processors"),
     ],
 )
 def test_a_config_under_which_answers_would_be_wrong_is_refused(changes: dict[str, Any], message: str) -> None:

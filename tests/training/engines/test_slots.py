@@ -1,11 +1,13 @@
 """The V2 runner's slots: whatever happens to a request, its answer is that of our own decoder."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from tests.training.engines.simulated import (
+    ALLOWED,
     DRAWS,
     FIXED,
     INTERVENTIONS,
@@ -14,8 +16,10 @@ from tests.training.engines.simulated import (
     begun,
     forward,
     intervention,
+    latent_model,
     ours,
     requests,
+    scripts,
 )
 from training.engines.options import PREFIX, decode_span
 from training.engines.slots import Slots
@@ -38,8 +42,7 @@ class V2:
 
     def __init__(self, bundle: FutureL1, spans: Spans, requests: list[Running]) -> None:
         self.bundle, self.requests = bundle, requests
-        width = bundle.model.config.text_config.hidden_size
-        self.slots = Slots(bundle.tokens, spans, len(requests), width, torch.float32, torch.device("cpu"))
+        self.slots = Slots(latent_model(bundle, spans), len(requests), torch.float32, torch.device("cpu"))
         self.computed = dict.fromkeys(range(len(requests)), 0)
         self.place = {number: number for number in self.computed}
         for number in self.computed:
@@ -151,6 +154,33 @@ def test_spans_may_be_shorter_or_forbidden(sft_model: FutureL1, prompts: list[En
         assert request.output == answer.ids
 
 
+def test_scripts_are_those_of_our_decoder(sft_model: FutureL1, prompts: list[Encoded]) -> None:
+    forced = scripts(sft_model)
+    for may_open, spans in ((True, FIXED), (False, replace(FIXED, may_open=False))):
+        running = requests(prompts)
+        for request, script in zip(running, forced, strict=True):
+            request.params.extra_args = {f"{PREFIX}script": script, f"{PREFIX}may_open": may_open}
+        V2(sft_model, FIXED, running).run()
+        answers = ours(sft_model, prompts, Sampling(40), spans, [0] * 4, scripts=forced)
+        assert [request.output for request in running] == [answer.ids for answer in answers]
+        for answer, request in zip(answers, running, strict=True):
+            assert request.log_probs == pytest.approx(answer.log_probs.tolist(), abs=1e-4)
+
+
+def two_slots(bundle: FutureL1) -> Slots:
+    """For two requests, with latents of two numbers."""
+    return Slots(replace(latent_model(bundle, FIXED), width=2), 2, torch.float32, torch.device("cpu"))
+
+
+@ALLOWED
+def test_a_turn_ends_where_all_that_is_allowed_is_banned(sft_model: FutureL1, name: str, may_open: bool) -> None:
+    t, slots = sft_model.tokens, two_slots(sft_model)
+    slots.start(0, "a", Params(extra_args={f"{PREFIX}may_open": may_open}), 1, [1])
+    picked = torch.tensor([getattr(t, name)])
+    ids, _ = slots.advance(picked, torch.ones(1, 2), torch.tensor([0]), torch.tensor([True]), ["a"])
+    assert ids.tolist() == [t.end_of_turn]
+
+
 def test_latents_are_taken_once_by_answer_and_span(sft_model: FutureL1, prompts: list[Encoded]) -> None:
     width = sft_model.model.config.text_config.hidden_size
     arguments = {f"{PREFIX}return_key": "a", f"{PREFIX}first_seed": 5}
@@ -165,13 +195,13 @@ def test_latents_are_taken_once_by_answer_and_span(sft_model: FutureL1, prompts:
     answers = ours(sft_model, [prompts[2]] * 3, Sampling(40, 1.0), FIXED, [5, 6, 7])
     assert any(len(answer.latents) for answer in answers)
     for number, answer in enumerate(answers):
-        spans = [decode_span(span, width) for span in taken[number]]
+        spans = [decode_span(span, width) for span in taken[number]["latents"]]
         assert [len(span) for span in spans] == sft_model.tokens.span_sizes(answer.ids)
         torch.testing.assert_close(torch.cat([torch.empty(0, width), *spans]), answer.latents, atol=2e-3, rtol=0)
 
 
 def test_a_refused_request_has_an_empty_answer_and_a_trial_run_has_no_requests(sft_model: FutureL1) -> None:
-    t, slots = sft_model.tokens, Slots(sft_model.tokens, FIXED, 2, 2, torch.float32, torch.device("cpu"))
+    t, slots = sft_model.tokens, two_slots(sft_model)
     for _ in range(2):  # preempted before its answer began
         slots.start(0, "a", Params(extra_args={f"{PREFIX}return_key": "k"}), 2, [1, t.latent])
         slots.start(1, "b", Params(), 1, [1])
@@ -181,5 +211,5 @@ def test_a_refused_request_has_an_empty_answer_and_a_trial_run_has_no_requests(s
         ids, _ = slots.advance(picked, torch.ones(2, 2), torch.arange(2), torch.ones(2, dtype=torch.bool), ["a", "b"])
         assert ids.tolist() == [t.end_of_turn, 5]
         slots.remove("a")
-    assert slots.take("k") == {0: []}
+    assert slots.take("k") == {0: {"latents": []}}
     assert slots.know(["b"]) and not slots.know(["b", "of a trial run"])
