@@ -41,7 +41,7 @@ CURATED_ROWS = 200
 def checks(demo: Demo, work: Path) -> Iterator[Check]:
     artifact = demo.store.current(CURATED).path
     yield from _loaded(demo, work, "an artifact's folder", str(artifact), artifact)
-    curated = _curate(demo, work)
+    curated = curate(demo, work, CURATED_ROWS, "--base", demo.profile.base)
     yield from _loaded(demo, work, "the folder of curate --out", str(curated), curated)
     with serve(work / "hub") as hub, pytest.MonkeyPatch.context() as patch:
         let_push(hub, TOKEN, patch)
@@ -62,15 +62,15 @@ def _loaded(demo: Demo, work: Path, what: str, name: str, folder: Path) -> Itera
     yield Check(f"{what}: with the public layout", PROGRAM, int(printed.stdout), RELEASE_ROWS + len(table))
 
 
-def _curate(demo: Demo, work: Path) -> Path:
-    """`future-l1 curate` on rows of the demo's source, answered by its base model; the folder."""
+def curate(demo: Demo, work: Path, rows: int, *options: str) -> Path:
+    """`future-l1 curate` on so many rows of the demo's source; the folder.  `options` name the model that answers."""
     source, out = demo.profile.source, work / "curated"
     shard = sorted(Path(source.trajectories).glob("*.parquet"))[0]
-    (work / "shards").mkdir()
-    read_parquet(shard).head(CURATED_ROWS).write_parquet(work / "shards" / "rows.parquet")
+    (work / "shards").mkdir(parents=True)
+    read_parquet(shard).head(rows).write_parquet(work / "shards" / "rows.parquet")
     with toy_judge.serve() as judge:
         command = [sys.executable, "-m", "pipelines", "curate", "--trajectories", work / "shards",
-                   *(f"--clips={clips}" for clips in source.clips), "--base", demo.profile.base, "--judge", judge,
+                   *(f"--clips={clips}" for clips in source.clips), *options, "--judge", judge,
                    "--judge-model", toy_judge.MODEL, "--out", out]  # fmt: skip
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return out

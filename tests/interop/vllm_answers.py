@@ -1,13 +1,14 @@
 """Answers of a checkpoint in `vllm.LLM`, with their latents: a program for the environment of vLLM.
 
-`python vllm_answers.py CHECKPOINT PROMPTS OUT MAX_NEW_TOKENS OPTIONS`: PROMPTS has an object with `id` and `messages` a
-line, OPTIONS are further arguments of LLM as JSON.  OUT gets one with `id`, `tokens` and `latents` by span a line, and
-at last one with vLLM's version and how many requests were preempted.
+`python vllm_answers.py CHECKPOINT PROMPTS OUT MAX_NEW_TOKENS OPTIONS`: PROMPTS has an object with `messages` and
+the request's `options` a line, OPTIONS are further arguments of LLM as JSON.  OUT gets one with `tokens` and `latents`
+by span a line, and at last one with vLLM's version, how many requests were preempted, and the CPU's time.
 """
 
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from training.engines.options import PREFIX
 os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
                "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # fmt: skip
 PREEMPTIONS = "vllm:num_preemptions"
+AS_THEY_ARE = {"do_resize": False}
+"""Pictures come at their final size."""
 
 
 def trial_run(worker: Any) -> None:
@@ -40,17 +43,21 @@ def main(checkpoint: str, prompts: str, out: str, max_new_tokens: str, options: 
     rows = [json.loads(line) for line in Path(prompts).read_text().splitlines()]
     params = [
         vllm.SamplingParams(
-            temperature=0.0, max_tokens=int(max_new_tokens), extra_args={f"{PREFIX}return_key": row["id"]}
+            temperature=0.0,
+            max_tokens=int(max_new_tokens),
+            extra_args={**row["options"], f"{PREFIX}return_key": str(number)},
         )
-        for row in rows
+        for number, row in enumerate(rows)
     ]
-    answers = llm.chat([row["messages"] for row in rows], params, use_tqdm=False)
+    start = time.process_time()
+    answers = llm.chat([row["messages"] for row in rows], params, use_tqdm=False, mm_processor_kwargs=AS_THEY_ARE)
+    cpu_seconds = time.process_time() - start
     lines = []
-    for row, answer in zip(rows, answers, strict=True):
-        (taken,) = llm.collective_rpc("take_latents", args=(row["id"],))
-        lines.append({"id": row["id"], "tokens": list(answer.outputs[0].token_ids), "latents": taken[0]})
+    for number, answer in enumerate(answers):
+        (taken,) = llm.collective_rpc("take_latents", args=(str(number),))
+        lines.append({"tokens": list(answer.outputs[0].token_ids), **taken[0]})
     preemptions = sum(metric.value for metric in llm.get_metrics() if metric.name == PREEMPTIONS)
-    lines.append({"vllm": vllm.__version__, "preemptions": preemptions})
+    lines.append({"vllm": vllm.__version__, "preemptions": preemptions, "cpu_seconds": cpu_seconds})
     Path(out).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
