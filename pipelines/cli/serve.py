@@ -52,14 +52,14 @@ def serve(checkpoint: Path | None, host: str, port: int, python: Path | None, op
         _wait_for_health(f"{url_of(host, port)}/health", server)
         print(f"{checkpoint} is served on {url_of(host, port)}/v1 (Ctrl-C ends it)", flush=True)
         while True:
-            raise_if_ended([server])
+            raise_if_ended({"vLLM's server": server})
             time.sleep(POLL_INTERVAL)
 
 
 def _wait_for_health(url: str, server: subprocess.Popen[str]) -> None:
     """Wait until the server answers; a large model takes minutes, and one that cannot be served ends its server."""
     while True:
-        raise_if_ended([server])
+        raise_if_ended({"vLLM's server": server})
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return

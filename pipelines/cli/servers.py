@@ -2,7 +2,7 @@
 
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 
 class UnhealthyError(RuntimeError):
@@ -25,7 +25,8 @@ def raise_if_port_in_use(host: str, port: int) -> None:
         raise UnhealthyError(f"cannot serve on {host}:{port}: {error.strerror}; another --port may do") from error
 
 
-def raise_if_ended(children: Sequence[subprocess.Popen[str]]) -> None:
-    for child in children:
+def raise_if_ended(children: Mapping[str, subprocess.Popen[str]]) -> None:
+    """Raises UnhealthyError with the name of a process that has ended; its options may be nobody's business."""
+    for name, child in children.items():
         if child.poll() is not None:
-            raise UnhealthyError(f"the server ended with status {child.returncode}; its last lines are above")
+            raise UnhealthyError(f"{name} ended with status {child.returncode}; its last lines are above")

@@ -5,7 +5,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -63,11 +63,12 @@ def serve_ui(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bo
         ["-m", "pipelines.webserver", "--host", host, "--port", str(port), *names, *mode],
         ["-m", "pipelines.daemon", "run", "-w", str(WORKSPACE)],
     ]
-    children: list[subprocess.Popen[str]] = []
+    children: dict[str, subprocess.Popen[str]] = {}
     with exclusive_ui(home) as lock, ExitStack() as stack:
         try:
             for command in commands:  # each holds the home's lock until it has ended
-                children.append(stack.enter_context(supervised(command, DEADLINES, {}, cwd=PROJECT, pass_fds=(lock,))))
+                child = supervised(command, DEADLINES, {}, cwd=PROJECT, pass_fds=(lock,))
+                children[command[1]] = stack.enter_context(child)
             url = url_of(host, port)
             _wait_for_health(f"{url}/graphql", children)
             print(f"Dagster is on {url} (Ctrl-C ends it)", flush=True)
@@ -75,11 +76,11 @@ def serve_ui(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bo
                 raise_if_ended(children)
                 time.sleep(1.0)
         finally:
-            for child in children:
-                request_stop(child)
+            for process in children.values():
+                request_stop(process)
 
 
-def _wait_for_health(url: str, children: Sequence[subprocess.Popen[str]]) -> None:
+def _wait_for_health(url: str, children: Mapping[str, subprocess.Popen[str]]) -> None:
     """Wait until the webserver answers and has loaded the definitions (until then, and after a failure to load them, it
     serves an empty workspace), and until every required daemon has sent a heartbeat."""
     deadline = time.monotonic() + STARTUP_TIMEOUT

@@ -76,7 +76,7 @@ def test_the_server_is_waited_for_and_ended(python: Path) -> None:
 def test_a_server_that_ends_is_an_error(python: Path) -> None:
     ended = run("serve", "--checkpoint", BASE, "--port", free_port(), "--python", python, "--", "--ends")
     assert ended.returncode == 1
-    assert "vLLM has no such option" in ended.stderr and "the server ended with status 1" in ended.stderr
+    assert "vLLM has no such option" in ended.stderr and "vLLM's server ended with status 1" in ended.stderr
 
 
 def test_what_cannot_be_served_is_a_sentence(python: Path, tmp_path: Path) -> None:
