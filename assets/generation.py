@@ -7,7 +7,7 @@ killed run had finished is not either.
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,9 @@ import polars as pl
 from assets.framework.store import AssetStore, Work
 from assets.launching.backend import Context
 from assets.launching.launcher import Launcher
-from evaluation.generation.jobs import AnswerJob, GenerateConfig
+from evaluation.generation.jobs import SERVED_ENGINE, AnswerJob, GenerateConfig
 from evaluation.generation.program import PROGRAM, start_of
-from training.chat.endpoint import EndpointSettings
+from training.chat.endpoint import EndpointSettings, ServerSettings
 from training.grading.judge import JudgeSettings
 from training.storage.artifacts import Artifact
 from training.storage.hashing import digest
@@ -40,15 +40,28 @@ class AnswerWork:
     jobs: Mapping[str, partial[AnswerJob]]
 
 
-def next_work(of: Callable[[Mapping[str, str]], Work], retry_refused: bool) -> Work:
+def engine_of(model: str, endpoints: Mapping[str, ServerSettings]) -> dict[str, str]:
+    """What a version says of the engine of a model's answers: nothing of our own; another one's rounding differs."""
+    return {"engine": SERVED_ENGINE} if model in endpoints else {}
+
+
+def answers_pool(models: Iterable[str], endpoints: Mapping[str, ServerSettings]) -> str:
+    """The pool of the step that generates the answers of these models."""
+    return "endpoint" if endpoints.keys() >= set(models) else "gpu"
+
+
+Inputs = Mapping[str, Artifact | str]
+
+
+def next_work(of: Callable[[Inputs], Work], inputs: Inputs, retry_refused: bool = False) -> Work:
     """The work that holds the answers now, or the one to do next where prompts were left without an answer.
 
-    `of` makes the work from further inputs.  Pending prompts are sent again at each start, refused ones where that is
+    `of` makes the work from its inputs.  Pending prompts are sent again at each start, refused ones where that is
     wanted; each time makes a version of its own, which names the one before.
     """
-    work = of({})
+    work = of(inputs)
     while (made := work.published()) is not None:
-        following, left = of({"retry_of": made.version}), made.provenance["counts"]
+        following, left = of({**inputs, "retry_of": made.version}), made.provenance["counts"]
         wanted = left["refused"] if retry_refused else left.get("pending", 0)
         if not wanted and following.published() is None:
             break
@@ -67,17 +80,16 @@ def generate_answers(
 ) -> dict[str, Artifact]:
     """The artifacts that are wanted, by their names; what is missing is made in one go.
 
-    `endpoint`: the server of the jobs without a checkpoint; `judge`: for the jobs that score visual gain.
+    `endpoint`: the server of the jobs without a checkpoint; `judge`: for the jobs that score visual gain.  Served
+    models leave this machine's devices alone.
     """
     artifacts = {name: answers.work.reuse() for name, answers in wanted.items()}
     missing = {name: answers for name, answers in wanted.items() if artifacts[name] is None}
     if missing:
         folder = store.scratch / "answers" / digest({name: answers.work.version for name, answers in wanted.items()})
         jobs = [job for name, answers in missing.items() for job in _jobs(folder, name, answers)]
-        seconds = _run(context, launcher, folder, partial(
-            GenerateConfig, answers=folder / "answers", endpoint=endpoint, judge=judge,
-            device="cpu" if endpoint else device,  # a served model leaves this machine's devices alone
-        ), jobs)  # fmt: skip
+        config = partial(GenerateConfig, answers=folder / "answers", endpoint=endpoint, judge=judge)
+        seconds = _run(context, launcher, folder, config, jobs, device)
         artifacts |= {name: _publish(answers, folder, name, seconds) for name, answers in missing.items()}
         shutil.rmtree(folder)
     return {name: artifact for name, artifact in artifacts.items() if artifact is not None}
@@ -92,17 +104,18 @@ def _jobs(folder: Path, name: str, answers: AnswerWork) -> list[AnswerJob]:
 
 
 def _run(
-    context: Context, launcher: Launcher, folder: Path, config: partial[GenerateConfig], jobs: list[AnswerJob]
+    context: Context,
+    launcher: Launcher,
+    folder: Path,
+    config: partial[GenerateConfig],
+    jobs: list[AnswerJob],
+    device: str,
 ) -> dict[str, float]:
     """Runs the jobs; the seconds of each, which share the programs' time out as their answers took it."""
     (folder / "answers").mkdir(exist_ok=True)
-    jobs.sort(key=lambda job: (str(job.checkpoint or ""), job.name))  # a program loads few checkpoints
-    served = any(job.checkpoint is None for job in jobs)
-    parallel = 1 if served else launcher.max_parallel(PROGRAM)  # a server's one client knows how much it can take
-    size = -(-len(jobs) // parallel)
     starts = [
-        start_of(config(out=folder / "programs" / str(number), jobs=jobs[first : first + size]))
-        for number, first in enumerate(range(0, len(jobs), size))
+        start_of(config(out=folder / "programs" / str(number), jobs=share, device="cpu" if served else device))
+        for number, (share, served) in enumerate(_shares(jobs, launcher.max_parallel(PROGRAM)))
     ]
     started = time.monotonic()
     results = launcher.run_parallel(context, starts)
@@ -110,6 +123,19 @@ def _run(
     answering = {name: counts["seconds"] for result in results for name, counts in result.items()}
     total = sum(answering.values()) or 1.0
     return {name: elapsed * seconds / total for name, seconds in answering.items()}
+
+
+def _shares(jobs: list[AnswerJob], parallel: int) -> Iterator[tuple[list[AnswerJob], bool]]:
+    """The jobs of each program, and whether servers have their models: those of the same servers are one program's,
+    since a server's one client knows how much it can take."""
+    jobs = sorted(jobs, key=lambda job: (str(job.checkpoint or ""), job.name))  # a program loads few checkpoints
+    local = [job for job in jobs if job.checkpoint is not None and job.endpoint is None]
+    served = [job for job in jobs if job not in local]
+    for endpoint in dict.fromkeys(job.endpoint for job in served):
+        yield [job for job in served if job.endpoint == endpoint], True
+    size = -(-len(local) // parallel)
+    for first in range(0, len(local), size or 1):
+        yield local[first : first + size], False
 
 
 def _publish(answers: AnswerWork, folder: Path, name: str, seconds: Mapping[str, float]) -> Artifact:

@@ -81,7 +81,8 @@ def answer(
         }
         with atomic_write(out / ITEMS) as fresh:
             table.write_parquet(fresh)
-        if (stored := read_about(out)) is None or stored | {"settings": about["settings"]} != about:
+        stored = read_about(out)
+        if stored is None or stored | {"settings": about["settings"]} != about or _any_pending(out / REFUSED):
             (out / ABOUT).unlink(missing_ok=True)
             (out / LEDGER).mkdir(exist_ok=True)
             write_json(out / LEDGER / f"{digest(run)}.json", run)
@@ -140,6 +141,11 @@ def read_about(out: Path) -> dict[str, Any] | None:
     """The content of the folder's evaluation.json; None where it has none."""
     path = out / ABOUT
     return read_json(path) if path.is_file() else None
+
+
+def _any_pending(refused: Path) -> bool:
+    """Whether a server is to blame for a prompt without an answer: it is sent again at each start."""
+    return refused.is_file() and bool(read_parquet(refused)["pending"].any())
 
 
 def _generate(job: AnswerJob, ledger: Path, prompts: pl.DataFrame, out: Path, device: str, timed: int) -> None:

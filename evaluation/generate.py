@@ -1,17 +1,18 @@
 """`python -m evaluation.generate --config answer.json`: tables of prompts in, tables of answers out.
 
 One start answers any number of jobs, since loading the libraries takes longer than many a job, with a model on this
-machine (`generation.local`) or one behind an OpenAI-compatible endpoint (`generation.endpoint`).  Every answer goes to
-the job's ledger as it arrives; a killed run generates only what the ledger lacks, and an answer's random stream depends
-on the job's seed, the prompt and the answer's number alone, so it ends with the same answers.  Where answers borrow
-latents from each other, it generates all again, in the same batches, and takes what the ledger lacks.
+machine (`generation.local`), served by vLLM (`generation.served`), or behind an OpenAI-compatible endpoint that has a
+model of its own (`generation.endpoint`).  Every answer goes to the job's ledger as it arrives; a killed run generates
+only what the ledger lacks, and an answer's random stream depends on the job's seed, the prompt and the answer's number
+alone, so it ends with the same answers.  Where answers borrow latents from each other, it generates all again, in the
+same batches, and takes what the ledger lacks.
 
 A job that scores visual gain goes in rounds, and generates no answer that cannot change whether its row is kept
 (`generation.curtailment`); answers are graded while the engine goes on, the last ones between rounds.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from evaluation.generation.grader import Grader
 from evaluation.generation.jobs import DONOR_INTERVENTIONS, AnswerJob, GenerateConfig
 from evaluation.generation.ledger import Ledger
 from evaluation.generation.requests import Engine, LedgerSummary, Prompts, Refusal, Request
+from training.chat.endpoint import ServerSettings
 from training.grading.judge import Judge, JudgeSettings
 from training.runtime.programs import Reporter, run_program
 from training.storage.files import atomic_write
@@ -38,11 +40,11 @@ def main(config: GenerateConfig, reporter: Reporter) -> dict[str, Any]:
     where it is gone; the ledger keeps what was answered.
     """
     result: dict[str, Any] = {}
-    engine = cache(lambda: _engine(config))  # what the ledgers hold needs no model
+    engine = cache(partial(_engine, config))  # what the ledgers hold needs no model
     for job in sorted(config.jobs, key=lambda j: (str(j.checkpoint), j.name)):
         target = (config.answers or config.out) / f"{job.name}.parquet"
         if not target.exists():
-            _answer(job, engine, config.judge, target, reporter)
+            _answer(job, partial(engine, job.endpoint), config.judge, target, reporter)
         times = read_parquet(target, columns=("prefill_seconds", "decode_seconds"))
         seconds = float(times.sum().sum_horizontal().item())
         refused = read_parquet(target.with_suffix(".failed")).height
@@ -50,16 +52,21 @@ def main(config: GenerateConfig, reporter: Reporter) -> dict[str, Any]:
     return result
 
 
-def _engine(config: GenerateConfig) -> Engine:
-    """The engine, and the judge between rounds: both checked before any work."""
+def _engine(config: GenerateConfig, servers: ServerSettings | None) -> Engine:
+    """The engine, and the judge between rounds: both checked before any work; `servers`: those of a checkpoint."""
     if config.judge and any(job.gain for job in config.jobs):
         Judge(config.judge).preflight()
+    frames_cache_bytes = int(config.frames_cache_gib * 2**30)
     if config.endpoint is not None:
         from evaluation.generation.endpoint import EndpointEngine
 
-        served = EndpointEngine(config.endpoint, int(config.frames_cache_gib * 2**30))
-        served.preflight()
-        return served
+        endpoint = EndpointEngine(config.endpoint, frames_cache_bytes)
+        endpoint.preflight()
+        return endpoint
+    if servers is not None:
+        from evaluation.generation.served import ServedEngine  # imports torch
+
+        return ServedEngine(servers, frames_cache_bytes)
     from evaluation.generation.local import LocalEngine  # imports torch
 
     return LocalEngine(config.device, config.vision_cache_gib, config.frames_cache_gib)
@@ -71,8 +78,8 @@ def _answer(
     prompts = Prompts(job.prompts, job.control)
     default_ledger = target.with_suffix(".ledger.jsonl")
     refusals: dict[str, Refusal] = {}
-    samples, served = job.generation.samples, job.checkpoint is None
-    with Ledger(job.ledger or default_ledger, prompts.by_key, samples, job.keep_latents, served) as ledger:
+    samples, is_text = job.generation.samples, job.checkpoint is None
+    with Ledger(job.ledger or default_ledger, prompts.by_key, samples, job.keep_latents, is_text) as ledger:
         grader = Grader(job.gain, prompts, ledger, judge) if job.gain else None
         if grader:
             rounds = _gain_rounds(job, grader, prompts, ledger, refusals)
@@ -80,7 +87,7 @@ def _answer(
             rounds = _single_round(job, prompts, ledger, refusals)
         for requests, done, total in rounds:
             before, dropped = len(ledger), len(refusals)
-            answered = ledger.any() if served else None
+            answered = ledger.any() if is_text or job.endpoint else None
             summary = LedgerSummary(len(ledger), prompts.request(answered, (0,), job.seed) if answered else None)
             for reply in engine().generate(job, requests, summary):
                 if isinstance(reply, Refusal):

@@ -38,6 +38,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
     checkpoints, seed, device = profile.checkpoints, profile.seed, profile.device
     upstream = (TOYWORLD,) if profile.toyworld else ()
     benchmarks, examined = benchmark_runs(profile.benchmarks, profile.source), profile.benchmarks.necessity.models
+    endpoints = profile.generation.endpoint
     max_latents = profile.sft[0].recipe.latent_config.max_latents
     jobs = build_jobs(profile)
     return dg.Definitions(
@@ -57,9 +58,9 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
                 profile.report_to,
                 profile.cards,
             ),
-            *benchmark_assets(benchmarks, checkpoints, upstream, seed, device),
+            *benchmark_assets(benchmarks, checkpoints, upstream, seed, device, endpoints),
             latent_retrieval_asset(examined, checkpoints, max_latents, seed, device),
-            *necessity_assets(profile.benchmarks, checkpoints, seed, device),
+            *necessity_assets(profile.benchmarks, checkpoints, seed, device, endpoints),
             comparison_asset(checkpoints, published_data=profile.published_data),
             *(
                 [model_hub_asset(profile.hub.models, checkpoints, profile.cards, profile.published_data)]

@@ -19,7 +19,14 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from assets.benchmarks.latents import RETRIEVAL_PROGRAM
-from assets.benchmarks.settings import BenchmarkSettings, FutureBenchRun, NecessitySettings, SeedBenchRun, TwiffBenchRun
+from assets.benchmarks.settings import (
+    BenchmarkSettings,
+    FutureBenchRun,
+    GenerationSettings,
+    NecessitySettings,
+    SeedBenchRun,
+    TwiffBenchRun,
+)
 from assets.checkpoints.assets import RL_PROGRAM, SFT_PROGRAM
 from assets.checkpoints.settings import RlRun, SftRun
 from assets.curation.prompts import PromptSettings
@@ -36,7 +43,7 @@ from evaluation.benchmarks.seedbench import SeedBenchSettings
 from evaluation.benchmarks.twiffbench_items import TwiffBenchSettings
 from evaluation.generation.config import GenerationConfig
 from evaluation.generation.controls import CONTROLS
-from evaluation.generation.jobs import INTERVENTIONS
+from evaluation.generation.jobs import INTERVENTIONS, check_served_intervention
 from evaluation.generation.program import PROGRAM as GENERATION_PROGRAM
 from training import recipes, tiny
 from training.grading import toy_judge
@@ -80,6 +87,8 @@ class Profile(Settings):
     """The RL checkpoints."""
     benchmarks: BenchmarkSettings
     """How models are evaluated."""
+    generation: GenerationSettings = GenerationSettings()
+    """The engine by which models answer benchmarks."""
     judge: JudgeSettings | None = None
     """The judge's server; None: without a judge."""
     toy_judge: bool = False
@@ -124,6 +133,11 @@ class Profile(Settings):
         unknown = set(self.benchmarks.necessity.models) - set(models)
         if unknown:
             raise ValueError(f"latent necessity names models that are not made: {sorted(unknown)}")
+        if unknown := set(self.generation.endpoint) - set(models):
+            raise ValueError(f"generation.endpoint: {min(unknown)!r} is no model; there are {', '.join(models)}")
+        if set(self.generation.endpoint) & set(self.benchmarks.necessity.models):
+            for intervention in self.benchmarks.necessity.interventions:
+                check_served_intervention(intervention)
         return self
 
     @model_validator(mode="after")

@@ -58,7 +58,8 @@ def _fields(
         yield ProfileField(here, "table", "" if any(_is_there(value) for value in values.values()) else "none", meaning)
         for variant in inner:
             kind = variant["properties"].get("kind", {}).get("const")
-            label = f"{here}.NAME" if here in RUNS else f"{here} ({kind})" if kind and len(inner) > 1 else here
+            by_name = here in RUNS or "additionalProperties" in spec
+            label = f"{here}.NAME" if by_name else f"{here} ({kind})" if kind and len(inner) > 1 else here
             there = {
                 preset: _example(here, value) if not kind or (_is_there(value) and value["kind"] == kind) else ABSENT
                 for preset, value in values.items()
@@ -71,13 +72,17 @@ def _is_there(value: Any) -> bool:
 
 
 def _example(path: str, value: Any) -> Any:
-    return value[EXAMPLES[path]] if path in RUNS and _is_there(value) else value
+    """One of a table by name: a run's, ABSENT where there is none."""
+    if path in RUNS and _is_there(value):
+        return value[EXAMPLES[path]]
+    return ABSENT if value == {} else value
 
 
 def _parts(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A field's schema, or its alternatives; of a list its items'."""
+    """A field's schema, or its alternatives; of a list or a table by name its items'."""
     alternatives = spec.get("anyOf") or spec.get("oneOf") or [spec]
-    return [part.get("items", part) if "$ref" in part.get("items", {}) else part for part in alternatives]
+    items = [(part, part.get("items") or part.get("additionalProperties") or {}) for part in alternatives]
+    return [item if isinstance(item, dict) and "$ref" in item else part for part, item in items]
 
 
 def _kind(spec: Mapping[str, Any]) -> str:

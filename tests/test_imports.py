@@ -109,7 +109,8 @@ def test_the_vllm_plugin_needs_these_packages_and_these_modules_of_ours() -> Non
     ours = {module for module in imports if module and module.startswith(ROOMS)} - modules
     assert len(modules) > 5
     assert {module for module in ours if not module.startswith("training.engines")} == {
-        f"training.model.{name}" for name in ("interventions", "modes", "sampling", "tokens")
+        *(f"training.model.{name}" for name in ("interventions", "modes", "sampling", "tokens")),
+        "training.storage.hashing",
     }
     assert packages(tuple(modules)) == {"numpy", "pydantic", "torch", "transformers"}
 

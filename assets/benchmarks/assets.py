@@ -12,7 +12,7 @@ import dagster as dg
 import dataframely as dy
 import polars as pl
 
-from assets.benchmarks.settings import AnswersConfig, BenchmarkSettings, JudgeConfig
+from assets.benchmarks.settings import AnswersConfig, BenchmarkSettings, Endpoints, JudgeConfig
 from assets.checkpoints.assets import BASE, RL, SFT
 from assets.curation.set_assets import items_key
 from assets.framework.code import code_of
@@ -25,7 +25,7 @@ from assets.framework.resources import JudgeAccess, JudgeParam
 from assets.framework.retries import retry_on_outage
 from assets.framework.settings import refuse_unknown_names
 from assets.framework.store import AssetStore, StoreParam
-from assets.generation import AnswerWork, generate_answers
+from assets.generation import AnswerWork, answers_pool, engine_of, generate_answers, next_work
 from assets.launching.launcher import LauncherParam
 from assets.trajectories.settings import SourceSettings
 from evaluation.benchmarks import choice, twiffbench
@@ -130,11 +130,16 @@ def benchmark_runs(settings: BenchmarkSettings, source: SourceSettings) -> list[
 
 
 def benchmark_assets(
-    runs: list[BenchmarkRun], checkpoints: Checkpoints, upstream: tuple[str, ...], seed: int, device: str
+    runs: list[BenchmarkRun],
+    checkpoints: Checkpoints,
+    upstream: tuple[str, ...],
+    seed: int,
+    device: str,
+    endpoints: Endpoints,
 ) -> list[dg.AssetsDefinition]:
     return [
         *(_items(run, upstream) for run in runs),
-        _answers(runs, checkpoints, seed, device),
+        _answers(runs, checkpoints, seed, device, endpoints),
         *(_report(run, checkpoints) for run in runs),
     ]
 
@@ -182,7 +187,9 @@ def _item_counts(items: pl.DataFrame, split_column: str) -> dict[str, Any]:
     }
 
 
-def _answers(runs: list[BenchmarkRun], checkpoints: Checkpoints, seed: int, device: str) -> dg.AssetsDefinition:
+def _answers(
+    runs: list[BenchmarkRun], checkpoints: Checkpoints, seed: int, device: str, endpoints: Endpoints
+) -> dg.AssetsDefinition:
     """All benchmarks in one op: what any model still has to answer is answered by one start of the program."""
     codes = {run.answers_key: code_of(run.module, PROGRAM) for run in runs}
     declared = {
@@ -195,13 +202,14 @@ def _answers(runs: list[BenchmarkRun], checkpoints: Checkpoints, seed: int, devi
             partitions=checkpoints.model_partitioning(),
             table=ANSWER_TABLE,
             columns=(BenchmarkAnswerTable,),
+            retry_policy=retry_on_outage() if endpoints else None,
         )
         for run in runs
     }
 
     @asset(
         *declared.values(),
-        pool="gpu",
+        pool=answers_pool(checkpoints.models, endpoints),
         name="benchmarks__answers",
         description="Every model answers the benchmarks, greedily.",
         config=AnswersConfig(
@@ -221,19 +229,23 @@ def _answers(runs: list[BenchmarkRun], checkpoints: Checkpoints, seed: int, devi
             name = run.benchmark.name
             chosen = {field: by_name[name] for field, by_name in limits.items() if name in by_name}
             generation = run.answers.model_copy(update=chosen)
-            ledger = {"model": checkpoint.version, "sampling": generation.sampling(), "seed": seed}
+            engine = engine_of(model, endpoints)
+            ledger = {"model": checkpoint.version, "sampling": generation.sampling(), "seed": seed, **engine}
             job = partial(
                 AnswerJob,
                 checkpoint=checkpoint.folder(MODEL),
+                endpoint=endpoints.get(model),
                 generation=generation,
                 seed=seed,
                 keep_latents=True,
                 ledger=store.ledger("benchmarks", ledger) / f"{name}.jsonl",
             )
             inputs = {run.items_key: store.current(run.items_key), "checkpoint": checkpoint}
-            values = {"answers": generation.model_dump(mode="json"), "seed": seed}
-            work = store.work(run.answers_key, inputs, values, codes[run.answers_key], model)
-            wanted[f"{run.answers_key}/{model}"] = AnswerWork(work, prompts[run.answers_key], {"answers": job})
+            values = {"answers": generation.model_dump(mode="json"), "seed": seed, **engine}
+            work = partial(store.work, run.answers_key, config=values, code=codes[run.answers_key], partition=model)
+            wanted[f"{run.answers_key}/{model}"] = AnswerWork(
+                next_work(work, inputs), prompts[run.answers_key], {"answers": job}
+            )
         artifacts = generate_answers(context, store, launcher, device, wanted)
         for key, declaration in declared.items():
             by_model = {model: artifacts[f"{key}/{model}"] for model in context.partition_keys}

@@ -10,13 +10,14 @@ import polars as pl
 
 from assets.benchmarks.assets import ANSWER_TABLE, FUTURE_ANSWERS, FUTURE_ITEMS, ITEM_TABLE, REPORT
 from assets.benchmarks.latents import LATENT_RETRIEVAL
-from assets.benchmarks.settings import BenchmarkSettings, NecessityConfig
+from assets.benchmarks.settings import BenchmarkSettings, Endpoints, NecessityConfig
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
 from assets.framework.partitions import BASE, Checkpoints
+from assets.framework.retries import retry_on_outage
 from assets.framework.store import StoreParam
-from assets.generation import AnswerWork, generate_answers
+from assets.generation import AnswerWork, answers_pool, engine_of, generate_answers, next_work
 from assets.launching.launcher import LauncherParam
 from evaluation.benchmarks.benchmark import StoredAnswers, sample_items
 from evaluation.benchmarks.futurebench import FutureBench
@@ -36,13 +37,16 @@ NECESSITY_CODE = code_of(FutureBench.__module__, "evaluation.latents.necessity",
 
 
 def necessity_assets(
-    settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, device: str
+    settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, device: str, endpoints: Endpoints
 ) -> list[dg.AssetsDefinition]:
-    return [_intervened_answers(settings, checkpoints, seed, device), _latent_necessity(settings, checkpoints)]
+    return [
+        _intervened_answers(settings, checkpoints, seed, device, endpoints),
+        _latent_necessity(settings, checkpoints),
+    ]
 
 
 def _intervened_answers(
-    settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, device: str
+    settings: BenchmarkSettings, checkpoints: Checkpoints, seed: int, device: str, endpoints: Endpoints
 ) -> dg.AssetsDefinition:
     benchmark, generation = FutureBench(settings.futurebench.recipe), settings.futurebench.answers
     necessity, models = settings.necessity, settings.necessity.models
@@ -54,9 +58,10 @@ def _intervened_answers(
         deps=(FUTURE_ITEMS, *dict.fromkeys(checkpoints.artifact(model)[0] for model in models), LATENT_RETRIEVAL),
         partitions=checkpoints.model_partitioning(models),
         links={name: f"{name}.parquet" for name in (*necessity.interventions, *necessity.controls)},
+        retry_policy=retry_on_outage() if endpoints else None,
     )
 
-    @asset(declared, pool="gpu", config=NecessityConfig(n=necessity.n or 0))
+    @asset(declared, pool=answers_pool(models, endpoints), config=NecessityConfig(n=necessity.n or 0))
     def answer_with_interventions(
         context: dg.AssetExecutionContext, config: NecessityConfig, store: StoreParam, launcher: LauncherParam
     ) -> Iterator[dg.MaterializeResult[None]]:
@@ -69,15 +74,22 @@ def _intervened_answers(
         for model in context.partition_keys:
             checkpoint, means = store.current(*checkpoints.artifact(model)), store.current(LATENT_RETRIEVAL, model)
             inputs = {FUTURE_ITEMS: items, "checkpoint": checkpoint, LATENT_RETRIEVAL: means}
-            work = store.work(INTERVENED, inputs, values, INTERVENED_CODE, model)
-            job = partial(AnswerJob, checkpoint=checkpoint.folder(MODEL), generation=generation, seed=seed)
+            config_values = values | engine_of(model, endpoints)
+            work = partial(store.work, INTERVENED, config=config_values, code=INTERVENED_CODE, partition=model)
+            job = partial(
+                AnswerJob,
+                checkpoint=checkpoint.folder(MODEL),
+                endpoint=endpoints.get(model),
+                generation=generation,
+                seed=seed,
+            )
             mean = {"mean": means.file(MEAN_FILE)}
             jobs: dict[str, partial[AnswerJob]] = {
                 name: partial(job, intervention=name, reference_latents=mean.get(name))
                 for name in (() if model == BASE else chosen.interventions)  # a base model has no latents
             }
             jobs |= {name: partial(job, control=name) for name in chosen.controls}
-            wanted[model] = AnswerWork(work, prompts, jobs)
+            wanted[model] = AnswerWork(next_work(work, inputs), prompts, jobs)
         yield batch_result(context, store, declared, generate_answers(context, store, launcher, device, wanted))
 
     return answer_with_interventions

@@ -1,5 +1,6 @@
 """Settings of the benchmarks: recipes, generation of answers, and the latent-necessity experiment."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, Field, PositiveInt
@@ -11,8 +12,19 @@ from evaluation.benchmarks.twiffbench_items import TwiffBenchSettings
 from evaluation.generation.config import GenerationConfig
 from evaluation.generation.controls import ControlName
 from evaluation.generation.jobs import InterventionName
+from training.chat.endpoint import ServerSettings
 
 Recipe = TypeVar("Recipe", bound=BaseModel)
+Endpoints = Mapping[str, ServerSettings]
+"""The servers of models, by the models' names."""
+
+
+class GenerationSettings(Settings):
+    """The engine by which models answer benchmarks."""
+
+    endpoint: Endpoints = Field(default_factory=dict)
+    """By a model's name: the vLLM servers that have its checkpoint (`future-l1 serve`). Other models are loaded
+    here."""
 
 
 class AnsweredBenchmark(Settings, Generic[Recipe]):

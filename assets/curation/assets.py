@@ -118,7 +118,7 @@ def _answers(settings: CurationSettings, seed: int, device: str, base: Path) -> 
             )  # fmt: skip
             work = partial(store.work, ANSWERS, config=config, code=ANSWERS_CODE, partition=shard)
             return AnswerWork(
-                next_work(lambda more: work(inputs | dict(more)), settings.retry_refused),
+                next_work(work, inputs, settings.retry_refused),
                 lambda: answer_prompts(usable_rows(store, shard), settings.prompts),
                 {"answers": job},
             )

@@ -28,6 +28,8 @@ NEVER_COUNT = (
     "training.runtime", "training.storage",
     # The plug-in of lmms-eval, which no asset runs.
     "evaluation.lmms_eval",
+    # The plug-in of vLLM, whose server has its own copy of it.
+    "training.engines",
     # How artifacts are pushed to a hub.
     "assets.hub",
     # How requests are sent and retried.

@@ -9,9 +9,9 @@ import base64
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
@@ -26,49 +26,56 @@ from training.grading.parsers import answer_text
 JPEG_QUALITY = 95
 BROKEN_OFF = ("abort", "error", "content_filter")
 """Finish reasons of replies that the server, not the model, ended."""
+Rendered = TypeVar("Rendered")
 _TAGS = re.compile(r"</?(?:answer|ans|reason)>")
 
 
-class Renderer:
-    """Prompts to chat messages, in a few threads; prompts of one group share a thread and the frames that it read."""
+class Renderer(Generic[Rendered]):
+    """Renders prompts in a few threads; prompts of one group share a thread and the frames that it read."""
 
-    def __init__(self, generation: GenerationConfig, frames_cache_bytes: int, factor: int) -> None:
-        self._generation, self._factor = generation, factor
+    def __init__(self, render: Callable[[Request, FrameCache], Rendered], frames_cache_bytes: int) -> None:
+        self._render = render
         count = min(4, os.cpu_count() or 1)
         self._threads = [(ThreadPoolExecutor(1), FrameCache(frames_cache_bytes // count)) for _ in range(count)]
 
-    def __enter__(self) -> "Renderer":
+    def __enter__(self) -> "Renderer[Rendered]":
         return self
 
     def __exit__(self, *_: object) -> None:
         for thread, _frame_cache in self._threads:
             thread.shutdown(cancel_futures=True)
 
-    async def messages(self, request: Request) -> list[dict[str, Any]]:
-        """The system prompt, if there is one, and the user turn.
-
-        Raises ValueError (UnreadableVideo among them) or OSError where its frames or images cannot be read.
-        """
+    async def __call__(self, request: Request) -> Rendered:
+        """Raises ValueError (UnreadableVideo among them) or OSError where its frames or images cannot be read."""
         thread, frame_cache = self._threads[hash(request.group) % len(self._threads)]
-        content = await asyncio.get_running_loop().run_in_executor(thread, self._content, request.content, frame_cache)
-        prompt = self._generation.system_prompt
-        system = [] if prompt is None else [{"role": "system", "content": prompt}]
-        return [*system, {"role": "user", "content": content}]
+        return await asyncio.get_running_loop().run_in_executor(thread, self._render, request, frame_cache)
 
-    def _content(self, parts: Sequence[Part], frame_cache: FrameCache) -> list[dict[str, Any]]:
-        """Text and images in order; texts that follow each other are one, so that no server puts a break between."""
-        content: list[dict[str, Any]] = []
-        for part, images in with_images(parts, frame_cache):
-            if part["type"] == "text":
-                if content and content[-1]["type"] == "text":
-                    content[-1]["text"] += part["text"]
-                else:
-                    content.append({"type": "text", "text": part["text"]})
+
+def chat_messages(
+    generation: GenerationConfig, factor: int, parts: Sequence[Part], frame_cache: FrameCache
+) -> list[dict[str, Any]]:
+    """The system prompt, if there is one, and the user turn; `factor`: pixels a side of a merged vision token.
+
+    Texts that follow each other are one, so that no server puts a break between.  Raises as Renderer does.
+    """
+    content: list[dict[str, Any]] = []
+    for part, images in with_images(parts, frame_cache):
+        if part["type"] == "text":
+            if content and content[-1]["type"] == "text":
+                content[-1]["text"] += part["text"]
             else:
-                high = part["max_tokens"] or self._generation.image_tokens[1]
-                low = min(self._generation.image_tokens[0], high)
-                content += [_image_url(Image.fromarray(image), low, high, self._factor) for image in images]
-        return content
+                content.append({"type": "text", "text": part["text"]})
+        else:
+            high = part["max_tokens"] or generation.image_tokens[1]
+            low = min(generation.image_tokens[0], high)
+            content += [_image_url(Image.fromarray(image), low, high, factor) for image in images]
+    return [*system_turn(generation), {"role": "user", "content": content}]
+
+
+def system_turn(generation: GenerationConfig) -> list[dict[str, Any]]:
+    """The system prompt as a message; none without one."""
+    prompt = generation.system_prompt
+    return [] if prompt is None else [{"role": "system", "content": prompt}]
 
 
 def _image_url(image: Image.Image, low: int, high: int, factor: int) -> dict[str, Any]:

@@ -82,20 +82,33 @@ def read_mean(path: Path, width: int, device: torch.device) -> torch.Tensor:
 def _borrowed(
     name: InterventionName, draw: Draw, requests: Sequence[Request], tokens: Tokens, budget: int
 ) -> tuple[Decoded, dict[str, str]]:
-    """Other items' latents.  A prompt is not answered where one of its answers has latents and finds no donor."""
-    owners = [request for request in requests for _ in request.samples]
+    """Other items' latents."""
+    check_references(name, requests)
+    plain = draw()
+    donor_of, alone = lenders(name, requests, (plain.ids == tokens.latent).any(1).tolist())
+    return draw(lent(plain, tokens.latent, budget, donor_of)), alone
+
+
+def check_references(name: InterventionName, requests: Sequence[Request]) -> None:
+    """Raises ValueError for prompts without a reference, where donors depend on it."""
     without = [request.prompt_id for request in requests if request.reference is None]
     if name != "other_item" and without:
         raise ValueError(f"intervention {name!r} needs the column `reference`; prompt {without[0]!r} has none")
-    plain = draw()
-    used = (plain.ids == tokens.latent).any(1).tolist()
-    lenders = donors(name, owners, used)
+
+
+def lenders(
+    name: InterventionName, requests: Sequence[Request], used: Sequence[bool]
+) -> tuple[list[int], dict[str, str]]:
+    """The donor of each answer of a batch, as `donors` has it, and the prompts that are not answered, with the reason:
+    one of their answers has latents (`used`) and finds no donor."""
+    owners = [request for request in requests for _ in request.samples]
+    donor_of = donors(name, owners, used)
     alone = {
         owner.prompt_id: f"{name}: no other item of its batch of {len(requests)} can lend it latents"
-        for owner, has, lender in zip(owners, used, lenders, strict=True)
-        if has and lender == NONE
+        for owner, has, donor in zip(owners, used, donor_of, strict=True)
+        if has and donor == NONE
     }
-    return draw(lent(plain, tokens.latent, budget, lenders)), alone
+    return donor_of, alone
 
 
 def donors(name: InterventionName, owners: Sequence[Request], used: Sequence[bool]) -> list[int]:
@@ -158,20 +171,20 @@ def forced_spans(plain: Decoded, tokens: Tokens, tokenizer: Any, wanted: int, bu
     of its own, as SFT renders a frame without text before it, and as long as the answer's last span (the budget, if it
     has none).
     """
+    return [forced_script(answer.ids, tokens, tokenizer, wanted, budget) for answer in plain.completions(tokens)]
+
+
+def forced_script(ids: list[int], tokens: Tokens, tokenizer: Any, wanted: int, budget: int) -> list[int]:
+    """Those of one answer, whose tokens are `ids`."""
+    inside = tokens.inside_span(ids)
+    ends = [at + 1 for at, token in enumerate(ids) if inside[at] and token == tokens.latent_end]
+    if len(ends) >= wanted:
+        return ids[: ends[wanted - 1]]
     newline = tokenizer.encode("\n", add_special_tokens=False)
-    scripts = []
-    for completion in plain.completions(tokens):
-        ids = completion.ids
-        inside = tokens.inside_span(ids)
-        ends = [at + 1 for at, token in enumerate(ids) if inside[at] and token == tokens.latent_end]
-        if len(ends) >= wanted:
-            scripts.append(ids[: ends[wanted - 1]])
-            continue
-        begun = ids[: max([_before_answer(ids, tokenizer), *ends])]
-        size = tokens.span_sizes(begun)[-1] if ends else 0
-        span = [tokens.latent_start, *[tokens.latent] * (size or budget), tokens.latent_end, *newline]
-        scripts.append(begun + span * (wanted - len(ends)))
-    return scripts
+    begun = ids[: max([_before_answer(ids, tokenizer), *ends])]
+    size = tokens.span_sizes(begun)[-1] if ends else 0
+    span = [tokens.latent_start, *[tokens.latent] * (size or budget), tokens.latent_end, *newline]
+    return begun + span * (wanted - len(ends))
 
 
 def _before_answer(ids: Sequence[int], tokenizer: Any) -> int:

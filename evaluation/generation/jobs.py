@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from evaluation.generation.config import GenerationConfig
 from evaluation.generation.controls import ControlName
 from evaluation.generation.curtailment import GainRule
-from training.chat.endpoint import EndpointSettings
+from training.chat.endpoint import EndpointSettings, ServerSettings
 from training.grading.judge import JudgeSettings
 from training.grading.parsers import ParserName
 from training.runtime.programs import ProgramConfig
-from training.storage.hashing import digest, file_digest
+from training.storage.hashing import digest, file_digest, model_digest
 
 InterventionName = Literal[
     "none", "zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated", "markers_only",
@@ -24,6 +24,11 @@ InterventionName = Literal[
 INTERVENTIONS: tuple[InterventionName, ...] = get_args(InterventionName)
 DONOR_INTERVENTIONS: tuple[InterventionName, ...] = ("other_item", "same_answer", "other_answer")
 """The interventions under which an answer depends on other answers of its batch: the donors of latents."""
+LOCAL_INTERVENTIONS: tuple[InterventionName, ...] = ()
+"""The interventions for which a server has no request option."""
+
+SERVED_ENGINE = "vllm"
+"""The engine of served checkpoints, as ledgers and versions name it."""
 
 
 class VisualGainScoring(BaseModel):
@@ -44,7 +49,8 @@ class AnswerJob(BaseModel):
     """One table of prompts for one model; the answers go to `{answers}/{name}.parquet`, the refused prompts to
     `{answers}/{name}.failed`.
 
-    `checkpoint`: a model's folder; None where the endpoint has the model.  `ledger`: where answers are kept for other
+    `checkpoint`: a model's folder; None where the program's endpoint has the model.  `endpoint`: the servers that have
+    the checkpoint (`future-l1 serve`); None: this machine loads it.  `ledger`: where answers are kept for other
     runs, too, of this model, sampling, intervention and control; None: beside the table, for as long as the job is not
     done.  `control`: the change of the prompts (evaluation.generation.controls).  `reference_latents`: the
     safetensors file whose tensor `mean` [D] the intervention "mean" feeds.  `keep_latents`: the table has the column
@@ -55,6 +61,7 @@ class AnswerJob(BaseModel):
 
     name: str
     checkpoint: Path | None
+    endpoint: ServerSettings | None = None
     prompts: Path
     generation: GenerationConfig
     seed: int = 0
@@ -75,10 +82,15 @@ class AnswerJob(BaseModel):
             raise ValueError(f"job {self.name!r}: intervention 'mean' and reference_latents need each other")
         if self.gain and self.control != "none":
             raise ValueError(f"job {self.name!r}: visual gain is scored on prompts as they are, not under a control")
+        if self.endpoint and self.checkpoint is None:
+            raise ValueError(f"job {self.name!r}: the servers of a checkpoint need its folder, too, to compare with")
+        if self.endpoint:
+            check_served_intervention(self.intervention)
         return self
 
     def ledger_contents(self, prompts: pl.DataFrame) -> dict[str, Any]:
-        """The settings that the answers of a ledger share: model, sampling, seed, intervention and control.
+        """The settings that the answers of a ledger share: model, sampling, seed, intervention and control, and the
+        engine where it is not ours, whose rounding differs.
 
         Where latents come from other prompts, those prompts are part of them.  Raises ValueError for a folder without
         weights.
@@ -89,6 +101,8 @@ class AnswerJob(BaseModel):
             "sampling": self.generation.sampling(),
             **self.model_dump(mode="json", include={"seed", "intervention", "control"}),
         }
+        if self.endpoint:
+            contents["engine"] = SERVED_ENGINE
         if self.intervention in DONOR_INTERVENTIONS:
             lenders = prompts.select("key", "reference").sort("key").rows()
             contents |= {"donors": digest(lenders), "batch_size": self.generation.batch_size}
@@ -118,12 +132,8 @@ class GenerateConfig(ProgramConfig):
         return self
 
 
-def model_digest(folder: Path) -> str:
-    """Sixteen hex digits that change with any file of a model's folder that decides what it answers.
-
-    Raises ValueError for a folder without weights.
-    """
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja", ".txt"))
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise ValueError(f"{folder} holds no *.safetensors: want a checkpoint's folder, with its config and tokenizer")
-    return digest({path.name: file_digest(path) for path in files if path.name != "provenance.json"})
+def check_served_intervention(intervention: InterventionName) -> None:
+    """Raises ValueError for an intervention that no server can do."""
+    if intervention in LOCAL_INTERVENTIONS:
+        raise ValueError(f"intervention {intervention!r} needs a model that is loaded here: a server can do "
+                         f"{', '.join(name for name in INTERVENTIONS if name not in LOCAL_INTERVENTIONS)}")  # fmt: skip

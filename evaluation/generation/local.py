@@ -4,7 +4,7 @@ A batch of requests is read at a time, and decoded as many answers at once as th
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from evaluation.generation import interventions
 from evaluation.generation.config import GenerationConfig
 from evaluation.generation.jobs import AnswerJob
+from evaluation.generation.records import answer_record
 from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request, with_images
 from training.data.parts import Part
 from training.data.video import FrameCache, UnreadableVideo, frame_rate
@@ -22,7 +23,7 @@ from training.model.interventions import Intervention
 from training.model.modes import Spans
 from training.model.sampling import Sampling
 from training.model.token_budget import TokenBudget
-from training.model.vision import FrozenVision
+from training.model.vision import FrozenVision, Patches
 
 
 class LocalEngine:
@@ -110,20 +111,33 @@ def encode(encoder: Encoder, content: Sequence[Part], frame_cache: FrameCache) -
 
     Raises UnreadableVideo, ValueError or OSError for frames that cannot be read.
     """
+    return prompt_of(encoder, patched(encoder, content, frame_cache))
+
+
+def patched(
+    encoder: Encoder, content: Sequence[Part], frame_cache: FrameCache
+) -> Iterator[tuple[Part, list[Patches]]]:
+    """A prompt's parts in order, each with its image or its video's frame pairs at their final size (none for text).
+
+    Raises as `encode` does.
+    """
     low, high = encoder.limits.observed
-    pieces = []
     for part, images in with_images(content, frame_cache):
         cap = part["max_tokens"] or high
+        patches: list[Patches] = []
         match part["type"]:
-            case "text":
-                pieces.append(part["text"])
             case "image":
-                pieces.append(encoder.patch(images[0], min(low, cap), cap))
+                patches = [encoder.patch(images[0], min(low, cap), cap)]
             case "video":
                 fps = frame_rate(part["path"])
                 times = sorted(part["frames"])  # they ascend in whatever order the frames are shown
-                pieces += encoder.patch_video(images, times, fps, min(low, cap), cap)
-    return encoder.prompt(pieces)
+                patches = encoder.patch_video(images, times, fps, min(low, cap), cap)
+        yield part, patches
+
+
+def prompt_of(encoder: Encoder, parts: Iterable[tuple[Part, list[Patches]]]) -> Encoded:
+    """The prompt of `patched` parts."""
+    return encoder.prompt([piece for part, patches in parts for piece in (patches or [part["text"]])])
 
 
 def _drawer(
@@ -159,22 +173,12 @@ def _answers(
     prompts = zip(requests, encoded, strict=True)
     names = [(request.prompt_id, sample, len(e.ids)) for request, e in prompts for sample in request.samples]
     for (prompt_id, sample, prompt_tokens), completion in zip(names, decoded.completions(tokens), strict=True):
-        ids = completion.ids
-        latents, control = ids.count(tokens.latent), sum(t in tokens.control for t in ids)
-        yield {
-            "prompt_id": prompt_id,
-            "sample": sample,
-            "text": completion.decoded_text(tokens, bundle.processor.tokenizer),
-            "tokens": ids,
-            "text_tokens": len(ids) - latents - control,
-            "latent_tokens": latents,
-            "control_tokens": control,
-            "spans": tokens.span_sizes(ids),
-            "finished": completion.finished,
-            "prompt_tokens": prompt_tokens,
-            "prefill_seconds": decoded.prefill_seconds / answers,
-            "decode_seconds": decoded.decode_seconds / answers,
-        } | ({"latents": _stored(prompt_id, completion.latents)} if keep_latents else {})
+        answer = answer_record(
+            prompt_id, sample, completion.ids, completion.decoded_text(tokens, bundle.processor.tokenizer), tokens,
+            finished=completion.finished, prompt_tokens=prompt_tokens,
+            prefill_seconds=decoded.prefill_seconds / answers, decode_seconds=decoded.decode_seconds / answers,
+        )  # fmt: skip
+        yield answer | ({"latents": _stored(prompt_id, completion.latents)} if keep_latents else {})
 
 
 def _stored(prompt_id: str, latents: torch.Tensor) -> bytes | None:

@@ -18,6 +18,8 @@ from evaluation.generation.controls import CONTROLS
 from evaluation.generation.jobs import INTERVENTIONS, AnswerJob
 from pipelines.cli.common import BENCHMARK, CHECKPOINT, CONSOLE, FILE, FOLDER, POSITIVE, read_text
 from pipelines.heartbeat import set_activity
+from training.chat.connection import served_folder
+from training.chat.endpoint import ENDPOINT_KEYS, ServerSettings
 from training.grading.judge import Judge, JudgeSettings
 from training.runtime.printable import printable
 from training.storage.artifacts import checkpoint_folder
@@ -38,6 +40,10 @@ DEFAULT_MAX_NEW_TOKENS = 4096
 
 @click.command()
 @CHECKPOINT
+@click.option("--endpoint", multiple=True, metavar="URL",
+              help="A vLLM server that has the checkpoint (`future-l1 serve`); may be repeated. One on this machine "
+                   "says which that is.")  # fmt: skip
+@click.option("--concurrency", type=POSITIVE, metavar="N", help="Requests in flight, at the endpoint [64].")
 @BENCHMARK
 @click.option("--data-dir", type=FOLDER, metavar="DIR", help="The benchmark's folder.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", required=True,
@@ -69,6 +75,8 @@ DEFAULT_MAX_NEW_TOKENS = 4096
 def evaluate(
     context: click.Context,
     checkpoint: Path | None,
+    endpoint: tuple[str, ...],
+    concurrency: int | None,
     benchmark: str | None,
     data_dir: Path | None,
     out: Path,
@@ -86,17 +94,25 @@ def evaluate(
 ) -> None:
     """Answer a benchmark with a checkpoint, and score the answers.
 
-    Each answer is stored in --out at once; started again, the command resumes. Without --checkpoint and --data-dir, the
-    answers in --out are scored again, which needs no model. The judge's key comes from the environment:
-    FUTURE_L1_JUDGE_API_KEY, else OPENAI_API_KEY.
+    Each answer is stored in --out at once; started again, the command resumes. Without --checkpoint or --endpoint, and
+    --data-dir, the answers in --out are scored again, which needs no model. Keys come from the environment:
+    FUTURE_L1_JUDGE_API_KEY, FUTURE_L1_ENDPOINT_API_KEY, else OPENAI_API_KEY.
 
     \b
     Example:
       future-l1 evaluate --checkpoint DIR --benchmark futurebench --data-dir data/futurebench --out results/futurebench
     """
+    if concurrency is not None and not endpoint:
+        raise click.UsageError("--concurrency is that of --endpoint")
+    if endpoint and latency_samples:
+        raise click.UsageError("--latency-samples measures this machine's decoder: leave --endpoint out")
+    pace = {"concurrency": concurrency} if concurrency else {}
+    servers = ServerSettings(base_urls=endpoint, **pace) if endpoint else None
+    if servers is not None and checkpoint is None and data_dir is not None:
+        checkpoint = served_folder(servers.base_urls[0], ENDPOINT_KEYS)
     if (checkpoint is None) != (data_dir is None) or (checkpoint and benchmark is None):
         raise click.UsageError(
-            "--checkpoint, --benchmark and --data-dir go together; without them, --out is scored again"
+            "--checkpoint (or --endpoint), --benchmark and --data-dir go together; without them, --out is scored again"
         )
     if checkpoint is None:
         _refuse_generation_options(context)
@@ -121,7 +137,9 @@ def evaluate(
             image_tokens=image_tokens,
             system_prompt=read_text(system_prompt),
         )
-        job = partial(AnswerJob, checkpoint=checkpoint.absolute(), generation=generation, **options)
+        job = partial(
+            AnswerJob, checkpoint=checkpoint.absolute(), endpoint=servers, generation=generation, **options
+        )
         set_activity(f"generating answers to {name}")
         evaluation.answer(chosen, data_dir, job, out, limit, device, retry_refused, latency_samples)
     set_activity(f"scoring answers to {name}")
@@ -181,11 +199,16 @@ def _cost(report: Mapping[str, Any]) -> list[str]:
     if not cost["n"]:
         return []
     prefilled = "" if cost["prompt_tokens"] is None else f" after {cost['prompt_tokens']:.1f} of its prompt"
+    pace = f"{cost['answers_per_second']:.2f} answers a second"
+    if report["run"].get("engine"):
+        pace = f"served by {report['run']['engine']}: {pace}"
+    else:
+        pace = (f"one device, batches of {report['batch_size']}: {pace}, {cost['prefill_seconds']:.4f} s prefill and"
+                f" {cost['decode_seconds']:.4f} s decoding of each")  # fmt: skip
     lines = [
         f"tokens of an answer: {cost['text_tokens']:.1f} text, {cost['latent_tokens']:.1f} latent,"
         f" {cost['control_tokens']:.1f} control{prefilled}; {cost['cut_short']} of {cost['n']} cut short",
-        f"one device, batches of {report['batch_size']}: {cost['answers_per_second']:.2f} answers a second,"
-        f" {cost['prefill_seconds']:.4f} s prefill and {cost['decode_seconds']:.4f} s decoding of each",
+        pace,
     ]
     latency = cost.get("latency")
     if latency:

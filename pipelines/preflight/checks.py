@@ -6,7 +6,7 @@ from threading import Thread
 
 from pipelines.preflight.machine import disk_problems, gpu_problems, memory_problems
 from pipelines.preflight.models import base_problems
-from pipelines.preflight.servers import endpoint_problems, judge_problems
+from pipelines.preflight.servers import endpoint_problems, judge_problems, served_checkpoint_problems
 from pipelines.preflight.sources import benchmark_problems, clip_problems, multiple_choice_problems, trajectory_problems
 from pipelines.profile import Profile
 from training.runtime.printable import printable
@@ -24,6 +24,7 @@ CHECKS: dict[str, Check] = {
     "multiple-choice set": multiple_choice_problems,
     "base model": base_problems,
     "endpoint": endpoint_problems,
+    "served checkpoints": served_checkpoint_problems,
     "judge": judge_problems,
     "disk": disk_problems,
     "memory": memory_problems,

@@ -1,16 +1,38 @@
-"""The endpoint and the judge: whether each server answers, with a key that it takes, and has the model."""
+"""The endpoints and the judge: whether each server answers, with a key that it takes, and has the model."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
 
+from assets.framework.store import AssetStore
 from pipelines.profile import Profile
 from training.chat.endpoint import ENDPOINT_KEYS, JUDGE_KEYS, EndpointDownError, EndpointRefusesError, api_key
+from training.storage.artifacts import MODEL
+from training.storage.hashing import model_digest
 
 
 def endpoint_problems(profile: Profile) -> Iterator[str]:
     if endpoint := profile.curation.endpoint:
         for url in endpoint.base_urls:
             yield from _server_problems(url, endpoint.model, ENDPOINT_KEYS, "endpoint")
+
+
+def served_checkpoint_problems(profile: Profile) -> Iterator[str]:
+    """Whether the servers of generation.endpoint answer, have our plug-in, and have the checkpoints that are current.
+
+    A checkpoint that is not made yet cannot be served: its servers are not looked for.
+    """
+    from training.chat.connection import checkpoint_name
+
+    store = AssetStore(profile.home)
+    for model, servers in profile.generation.endpoint.items():
+        name, partition = profile.checkpoints.artifact(model)
+        if store.has(name, partition):
+            checkpoint = model_digest(store.current(name, partition).folder(MODEL))
+            for url in servers.base_urls:
+                try:
+                    checkpoint_name((url,), ENDPOINT_KEYS, checkpoint)
+                except (EndpointRefusesError, EndpointDownError) as error:
+                    yield f"{model}: {error}"
 
 
 def judge_problems(profile: Profile) -> Iterator[str]:

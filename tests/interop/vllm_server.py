@@ -55,7 +55,7 @@ class Server:
 @contextmanager
 def served(demo: Demo, checkpoint: Path, work: Path, *options: Any) -> Iterator[Server]:
     """`future-l1 serve`, until the context ends."""
-    port, log, key = free_port(), work / "serve.txt", "of the server"
+    port, log, key = free_port(), work / "serve.txt", "of-the-server"
     command = future_l1("serve", "--checkpoint", checkpoint, "--port", port, "--python", demo.vllm, "--",
                         "--served-model-name", SERVED_NAME, "--max-num-seqs", IN_FLIGHT, *options)  # fmt: skip
     with log.open("w") as lines:

@@ -18,11 +18,16 @@ from click.testing import Result
 
 from assets.toyworld.clips import write_batch
 from assets.toyworld.source import write_futurebench, write_twiffbench
+from evaluation import evaluate as evaluation
+from evaluation.generate import main
 from evaluation.generation.program import GenerationFailedError
 from tests.invoke import invoke
+from tests.latent_server import Reply, latent_server
 from tests.processes import environment, future_l1, until
 from training.data.prompts import ANSWERS
 from training.grading.toy_judge import MODEL, serve
+from training.model.checkpoint import FutureL1
+from training.runtime.programs import Reporter
 from training.runtime.project import PROJECT
 from training.tiny import BASE
 
@@ -104,6 +109,36 @@ def test_the_folder_holds_answers_marks_and_a_report(alone: Path) -> None:
     assert made["cost"]["latency"]["n"] == 2
     assert made["cost"]["latency"]["seconds"]["mean"] > 0
     assert not (alone / "work").exists()
+
+
+def test_a_served_checkpoint_is_evaluated_as_one_that_is_here(
+    alone: Path, source: Path, base: FutureL1, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program runs in this process, where the server is; without --checkpoint, the server names the folder."""
+    monkeypatch.setattr(evaluation, "generate", lambda config: main(config, Reporter(config.out, quiet=True)))
+    out, first = tmp_path / "out", []
+
+    def spoil(reply: Reply) -> None:
+        """No answer to the prompt that comes first."""
+        first.append(reply["prompt_token_ids"])
+        if first[-1] == first[0]:
+            del reply["choices"][0]["token_ids"]
+
+    with latent_server(base, BASE) as (server, http):
+        arguments = options(source, out, "--limit", 6, "--endpoint", http.url, "--concurrency", 2)
+        at = arguments.index("--checkpoint")
+        del arguments[at : at + 2]
+        server.spoil = spoil
+        done(invoke(*arguments))
+        assert 0 < answers(out).height < 6
+        server.spoil = lambda reply: None
+        printed = done(invoke(*arguments))
+        requests = len(http.requests)
+        assert "answered 6 of 6 items" in printed and "served by vllm: " in printed
+        done(invoke(*arguments))
+        assert len(http.requests) == requests, "nothing is pending any more"
+    assert answers(out).equals(answers(alone).join(answers(out), on="prompt_id", how="semi"))
+    assert report(out)["run"]["engine"] == "vllm"
 
 
 def kill_at(arguments: Sequence[str], out: Path, answers: int) -> None:

@@ -12,6 +12,7 @@ import fsspec
 import polars as pl
 import pytest
 
+from assets.framework.store import AssetStore
 from assets.toyworld.source import SourceSizes, write_source
 from pipelines.preflight import checks, machine
 from pipelines.preflight.checks import run_checks
@@ -21,6 +22,9 @@ from tests.evaluation.benchmarks.test_futurebench import record
 from tests.invoke import invoke
 from tests.served import Served, closed_url, served
 from training.chat import connection
+from training.engines.identity import HEADER
+from training.storage.artifacts import MODEL
+from training.storage.hashing import model_digest
 from training.tiny import BASE
 
 KEY = "SECRET-KEY"
@@ -240,6 +244,22 @@ def test_a_judge_or_an_endpoint_that_cannot_be_used_is_named(profile: Profile, m
     assert "the endpoint 'qwen'" in lacks and "it serves 'served'" in lacks
     assert f"no connection to the endpoint 'qwen' at {closed}: is it running?" in down
     assert by_title == {}
+
+
+def test_servers_that_do_not_have_the_current_checkpoint_are_named(profile: Profile) -> None:
+    with served() as server:
+        endpoint = {"future_l1": {"base_urls": [server.url, closed_url()]}}
+        assert problems(profile, generation={"endpoint": endpoint}) == {}, "there is nothing to serve yet"
+        work = AssetStore(profile.home).work("checkpoints/sft", {}, {}, "code", "future_l1")
+        checkpoint = work.do(lambda folder: {"copied": str(shutil.copytree(BASE, folder / MODEL))}).folder(MODEL)
+        for headers, reason in (({}, "without our plug-in"), ({HEADER: "0" * 16}, "it has another checkpoint")):
+            server.models = [200, b'{"data": [{"id": "served"}]}', headers]
+            other, down = problems(profile, generation={"endpoint": endpoint})["served checkpoints"]
+            assert other.startswith(f"future_l1: the endpoint at {server.url} cannot be used: ") and reason in other
+            assert down.startswith("future_l1: no answer from the endpoint at ")
+        server.models = [200, b'{"data": [{"id": "served"}]}', {HEADER: model_digest(checkpoint)}]
+        endpoint["future_l1"]["base_urls"].pop()
+        assert "served checkpoints" not in problems(profile, generation={"endpoint": endpoint})
 
 
 def test_a_refused_key_is_not_repeated(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:

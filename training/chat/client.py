@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any, NamedTuple, TypeVar
 
 from training.chat.completion import ChatCompletion, MalformedError
+from training.chat.connection import ANY_SERVER, ReplyRules
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError, EndpointSettings, api_key
 from training.chat.server import GOES_ON, ChatServer, UnansweredError
 
@@ -58,13 +59,15 @@ class ChatClient:
         what: str,
         counts: Counter[str] | None = None,
         health_check: ChatRequest | None = None,
+        rules: ReplyRules = ANY_SERVER,
     ) -> None:
         self.settings = settings
         self.counts: Counter[str] = Counter() if counts is None else counts
         self._health_check = health_check
         self.who = f"the {what} {settings.model!r} at {', '.join(settings.base_urls)}"
         self._servers = [
-            ChatServer(settings, url, api_key(variables, url, what), what, self.counts) for url in settings.base_urls
+            ChatServer(settings, url, api_key(variables, url, what), what, self.counts, rules)
+            for url in settings.base_urls
         ]
 
     async def run(

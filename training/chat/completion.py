@@ -62,8 +62,13 @@ class Message(BaseModel):
 
 
 class Choice(BaseModel):
+    """One reply; `token_ids` and what follows come from vLLM with our plug-in, and are checked where they are used."""
+
     message: Message
     finish_reason: str | None = None
+    token_ids: Any = None
+    latents: Any = None
+    latents_error: str | None = None
 
 
 def _count_if_any(value: Any) -> int | None:
@@ -84,4 +89,5 @@ class ChatCompletion(BaseModel):
 
     choices: list[Choice] = Field(min_length=1)
     usage: Annotated[Usage | None, BeforeValidator(lambda value: value if isinstance(value, dict) else None)] = None
+    prompt_token_ids: Any = None
     seconds: float = 0.0

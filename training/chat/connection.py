@@ -4,6 +4,8 @@ which checks in seconds, before any work, whether servers can be used."""
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -11,6 +13,7 @@ import openai
 
 from training.chat.completion import one_line
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError, api_key, is_loopback
+from training.engines.identity import HEADER
 
 CONNECT_SECONDS = 10.0
 PREFLIGHT_PAUSE = 0.5  # seconds between tries to connect
@@ -24,22 +27,36 @@ class UnusableReplyError(Exception):
     """A reply that is not read: too long, or encoded."""
 
 
-class RedirectedError(UnusableReplyError):
-    """A redirect to another server, which gets neither key nor request."""
+class WrongServerError(UnusableReplyError):
+    """A server that is not the right one: no further request goes there."""
 
 
-def connect(base_url: str, key: str, timeout: float) -> openai.AsyncOpenAI:
+@dataclass(frozen=True)
+class ReplyRules:
+    """What a reply must be: of at most so many bytes and, with `checkpoint`, from a server with our plug-in
+    (training.engines.identity) that has the checkpoint of this hash."""
+
+    max_bytes: int = MAX_BODY_BYTES
+    checkpoint: str | None = None
+
+
+ANY_SERVER = ReplyRules()
+
+
+def connect(base_url: str, key: str, timeout: float, rules: ReplyRules = ANY_SERVER) -> openai.AsyncOpenAI:
     """A client of one server.  It does not retry: training.chat.client does, at the next server."""
 
     async def stay(request: httpx2.Request) -> None:
         if (to := _origin(request.url)) != at:
-            raise RedirectedError(f"it redirects to {one_line(to)}, which is not followed: give that URL itself")
+            raise WrongServerError(f"it redirects to {one_line(to)}, which is not followed: give that URL itself")
 
     async def bound(response: httpx2.Response) -> None:
         if response.headers.get("content-encoding", "identity") != "identity":
             raise UnusableReplyError("an encoded reply, which the request excludes")
+        if rules.checkpoint is not None and response.is_success:
+            _check_checkpoint(response.headers.get(HEADER), rules.checkpoint)
         assert isinstance(response.stream, httpx2.AsyncByteStream)
-        response.stream = _Bounded(response.stream)
+        response.stream = _Bounded(response.stream, rules.max_bytes)
 
     at = _origin(httpx2.URL(base_url))
     return openai.AsyncOpenAI(
@@ -55,18 +72,27 @@ def connect(base_url: str, key: str, timeout: float) -> openai.AsyncOpenAI:
     )
 
 
-class _Bounded(httpx2.AsyncByteStream):
-    """A reply's body up to MAX_BODY_BYTES."""
+def _check_checkpoint(served: str | None, wanted: str) -> None:
+    if served is None:
+        raise WrongServerError("it does not say which checkpoint it has, as a server that `future-l1 serve` started "
+                               "does: without our plug-in, latents are not fed back")  # fmt: skip
+    if served != wanted:
+        raise WrongServerError(f"it has another checkpoint (hash {one_line(served)}) than the one to answer with "
+                               f"({wanted}): serve that one")  # fmt: skip
 
-    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
-        self._stream = stream
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A reply's body up to a number of bytes."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, max_bytes: int) -> None:
+        self._stream, self._max_bytes = stream, max_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
         async for chunk in self._stream:
             size += len(chunk)
-            if size > MAX_BODY_BYTES:
-                raise UnusableReplyError(f"a reply of more than {MAX_BODY_BYTES >> 20} MiB")
+            if size > self._max_bytes:
+                raise UnusableReplyError(f"a reply of more than {self._max_bytes >> 20} MiB")
             yield chunk
 
     async def aclose(self) -> None:
@@ -95,12 +121,68 @@ def preflight(base_urls: Sequence[str], model: str, variables: Sequence[str], wh
         raise EndpointDownError(f"no connection to the {what} {model!r} at {', '.join(base_urls)}: is it running?")
 
 
-async def served_models(base_url: str, key: str) -> list[dict[str, Any]]:
+def checkpoint_name(base_urls: Sequence[str], variables: Sequence[str], checkpoint: str) -> str:
+    """The name by which all of the servers that answer serve the checkpoint of this hash.
+
+    Raises EndpointRefusesError where a server has another checkpoint, none of ours, or no name in common with the
+    others, and EndpointDownError where none answers.
+    """
+    keys = [api_key(variables, url, "endpoint") for url in base_urls]
+
+    async def listed() -> list[list[dict[str, Any]] | None]:
+        servers = zip(base_urls, keys, strict=True)
+        return await asyncio.gather(*(_models(url, key, ReplyRules(checkpoint=checkpoint)) for url, key in servers))
+
+    at = ", ".join(base_urls)
+    by_server = [[model["id"] for model in models] for models in asyncio.run(listed()) if models is not None]
+    if not by_server:
+        raise EndpointDownError(f"no answer from the endpoint at {at}: does it run, and has it loaded its model?")
+    for name in by_server[0]:
+        if all(name in names for names in by_server):
+            return name
+    raise EndpointRefusesError(f"the servers at {at} have no name of the checkpoint in common: start them with one "
+                               "`-- --served-model-name NAME`")  # fmt: skip
+
+
+def served_folder(base_url: str, variables: Sequence[str]) -> Path:
+    """The checkpoint's folder that a vLLM server on this machine has loaded.
+
+    Raises EndpointRefusesError where it names none that is here, and EndpointDownError where it does not answer.
+    """
+    models = asyncio.run(_models(base_url, api_key(variables, base_url, "endpoint"), ANY_SERVER))
+    if models is None:
+        raise EndpointDownError(f"no answer from the endpoint at {base_url}: does it run, and has it loaded its model?")
+    folder = Path(str(models[0].get("root"))) if models else Path()
+    if not (folder / "config.json").is_file():
+        raise EndpointRefusesError(f"the endpoint at {base_url} names no checkpoint's folder that is on this machine: "
+                                   "give --checkpoint, too, a copy of the one that it serves")  # fmt: skip
+    return folder
+
+
+async def _models(base_url: str, key: str, rules: ReplyRules) -> list[dict[str, Any]] | None:
+    """A server's models, with the names `id`, without adapters; None where it does not answer."""
+    for attempt in range(PREFLIGHT_TRIES):
+        if attempt:
+            await asyncio.sleep(PREFLIGHT_PAUSE)
+        try:
+            models = await served_models(base_url, key, rules)
+            return [model | {"id": str(model["id"])} for model in models if model.get("parent") is None]
+        except (openai.APIConnectionError, openai.InternalServerError, TimeoutError):
+            continue
+        except (openai.APIError, UnusableReplyError) as error:
+            reason = one_line(str(error), [key])
+            raise EndpointRefusesError(f"the endpoint at {base_url} cannot be used: {reason}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise EndpointRefusesError(f"the endpoint at {base_url} does not list its models as vLLM does") from None
+    return None
+
+
+async def served_models(base_url: str, key: str, rules: ReplyRules = ANY_SERVER) -> list[dict[str, Any]]:
     """The models that a server lists: an object with `id` for each, with vLLM `root`, too.
 
     Raises openai's errors, UnusableReplyError, TimeoutError, and others for a list that is none.
     """
-    async with asyncio.timeout(PREFLIGHT_SECONDS), connect(base_url, key, PREFLIGHT_SECONDS) as server:
+    async with asyncio.timeout(PREFLIGHT_SECONDS), connect(base_url, key, PREFLIGHT_SECONDS, rules) as server:
         return list(json.loads(await server.get("/models", cast_to=str))["data"])
 
 
@@ -120,7 +202,7 @@ async def _is_closed(base_url: str, key: str, model: str, what: str) -> bool:
         except openai.APIConnectionError as error:
             if type(error.__cause__).__name__ != "ConnectError":
                 return False
-        except RedirectedError as error:
+        except WrongServerError as error:
             raise refuses(one_line(str(error), [key])) from None
         except (openai.APIError, UnusableReplyError, TimeoutError, ValueError, KeyError, TypeError, RecursionError):
             return False

@@ -35,21 +35,28 @@ def _checked_url(url: str) -> str:
 BaseUrl = Annotated[str, AfterValidator(_checked_url)]
 
 
-class EndpointSettings(BaseModel):
+class ServerSettings(BaseModel):
     """The servers of a model, and limits of requests.  Their key comes from the environment only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base_urls: tuple[BaseUrl, ...] = Field(min_length=1)
     """The servers of one model, which take turns."""
-    model: str
-    """The name by which they serve it."""
     concurrency: int = Field(default=64, ge=1)
     """Requests in flight."""
-    timeout: float = Field(default=120.0, gt=0)
+    timeout: float = Field(default=600.0, gt=0)
     """Seconds for one attempt, the whole reply included."""
     retries: int = Field(default=5, ge=0)
     """Further attempts of a request."""
+
+
+class EndpointSettings(ServerSettings):
+    """The servers of a model that is known by its name alone."""
+
+    model: str
+    """The name by which they serve it."""
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds for one attempt, the whole reply included."""
     image_factor: int | None = Field(default=None, ge=1)
     """Pixels a side of one of the model's merged vision tokens, its processor's patch_size x merge_size (32 for
     Qwen3-VL, 28 for Qwen2.5-VL); None: as evaluation.generation.image_factor finds it."""

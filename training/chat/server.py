@@ -20,7 +20,7 @@ from typing import Any, Literal
 import openai
 
 from training.chat.completion import ChatCompletion, one_line
-from training.chat.connection import RedirectedError, UnusableReplyError, connect
+from training.chat.connection import ANY_SERVER, ReplyRules, UnusableReplyError, WrongServerError, connect
 from training.chat.endpoint import EndpointRefusesError, EndpointSettings
 
 GOES_ON = "what it answered is kept, and the same command goes on from there"
@@ -100,12 +100,20 @@ class Dialect:
 class ChatServer:
     """Sends requests to one base URL; use it as a context.  `counts` as `training.chat.client.ChatClient` has them."""
 
-    def __init__(self, settings: EndpointSettings, base_url: str, key: str, what: str, counts: Counter[str]) -> None:
-        self._settings, self._url, self._key, self._counts = settings, base_url, key, counts
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        base_url: str,
+        key: str,
+        what: str,
+        counts: Counter[str],
+        rules: ReplyRules = ANY_SERVER,
+    ) -> None:
+        self._settings, self._url, self._key, self._counts, self._rules = settings, base_url, key, counts, rules
         self.who = f"the {what} {settings.model!r} at {base_url}"
 
     async def __aenter__(self) -> "ChatServer":
-        self._client = await connect(self._url, self._key, self._settings.timeout).__aenter__()
+        self._client = await connect(self._url, self._key, self._settings.timeout, self._rules).__aenter__()
         return self
 
     async def __aexit__(self, *error: Any) -> None:
@@ -148,7 +156,7 @@ class ChatServer:
             self._counts["unreachable"] += 1
             cause = type(error.__cause__).__name__
             raise UnansweredError("unreachable", f"{self._url}: {error.message} ({cause})") from None
-        except RedirectedError as error:
+        except WrongServerError as error:
             raise EndpointRefusesError(f"{self.who} cannot be used: {error}") from None
         except UnusableReplyError as error:
             raise self._malformed(str(error)) from None

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from training.engines import VLLM, engine_arguments
 from training.engines.checks import check_options, read_config
+from training.engines.identity import VARIABLE
+from training.storage.hashing import model_digest
 
 SERVER = "vllm.entrypoints.openai.api_server"
 MIDDLEWARE = "training.engines.middleware.LatentMiddleware"
+IDENTITY = "training.engines.identity.CheckpointMiddleware"
 CPU_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 """Defaults without a GPU: one GiB of keys and values, and threads that share their cores with other programs."""
 
@@ -43,6 +46,7 @@ def server_arguments(checkpoint: Path, cpu: bool) -> list[str]:
     options = ["--model", str(checkpoint), "--generation-config", "vllm"]
     options += ["--dtype", "float32", "--enforce-eager"] if cpu else ["--dtype", "bfloat16"]
     options += ["--middleware", MIDDLEWARE, "--trust-request-mm-kwargs"]  # of which the middleware lets little pass
+    options += ["--middleware", IDENTITY]
     if "future_l1" in read_config(checkpoint):
         for name, value in engine_arguments(cpu).items():
             text = value if isinstance(value, str) else json.dumps(value) if isinstance(value, dict) else value[0]
@@ -57,9 +61,10 @@ def main(arguments: list[str]) -> None:
         check_options(options)
         cpu = vllm_version().endswith("+cpu")
         command = [sys.executable, "-m", SERVER, *server_arguments(Path(checkpoint), cpu), *options]
+        identity = {VARIABLE: model_digest(Path(checkpoint))}
     except ValueError as error:
         sys.exit(str(error))
-    os.execve(sys.executable, command, {**(CPU_VARIABLES if cpu else {}), **os.environ})
+    os.execve(sys.executable, command, {**(CPU_VARIABLES if cpu else {}), **os.environ, **identity})
 
 
 def _version(distribution: str) -> str | None:

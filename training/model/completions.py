@@ -9,6 +9,14 @@ import torch
 from training.model.tokens import Tokens
 
 
+def decoded_text(ids: Sequence[int], tokens: Tokens, tokenizer: Any) -> str:
+    """The text of an answer's tokens with its special tokens, without the end of the turn."""
+    text: str = tokenizer.decode(
+        tokens.without_end(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    return text
+
+
 @dataclass(frozen=True)
 class Completion:
     """One answer without padding: ids, log_probs [T], sampled [T], latents [n,D], noise [n], finished (see Decoded)."""
@@ -22,8 +30,7 @@ class Completion:
 
     def decoded_text(self, tokens: Tokens, tokenizer: Any) -> str:
         """The text with its special tokens, without the end of the turn."""
-        ids = tokens.without_end(self.ids)
-        return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return decoded_text(self.ids, tokens, tokenizer)
 
 
 @dataclass(frozen=True)

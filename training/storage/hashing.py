@@ -21,6 +21,17 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def model_digest(folder: Path) -> str:
+    """Sixteen hex digits that change with any file of a model's folder that decides what it answers.
+
+    Raises ValueError for a folder without weights.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja", ".txt"))
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise ValueError(f"{folder} holds no *.safetensors: want a checkpoint's folder, with its config and tokenizer")
+    return digest({path.name: file_digest(path) for path in files if path.name != "provenance.json"})
+
+
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file's bytes, in full."""
     with path.open("rb") as file:

@@ -364,9 +364,9 @@ def test_a_slow_reader_is_not_buried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_intervention_or_a_checkpoint_is_not_for_a_served_model() -> None:
-    with pytest.raises(ValueError, match="'zeros' needs a local"):
+    with pytest.raises(ValueError, match="'zeros' needs a checkpoint"):
         generate(engine("http://127.0.0.1:9/v1"), None, GENERATION, "zeros", [])
-    with pytest.raises(ValueError, match="to keep them needs a local"):
+    with pytest.raises(ValueError, match="to keep them needs a checkpoint"):
         generate(engine("http://127.0.0.1:9/v1"), None, GENERATION, "none", [], keep_latents=True)
     with pytest.raises(ValueError, match="serves its own model"):
         generate(engine("http://127.0.0.1:9/v1"), Path("/somewhere"), GENERATION, "none", [])

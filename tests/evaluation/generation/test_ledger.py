@@ -9,11 +9,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from evaluation.generation.jobs import model_digest
 from evaluation.generation.ledger import Ledger, keyed
 from tests.evaluation.answers import answer_table
 from training.data.parts import frame, image, text
 from training.data.prompts import ANSWERS, prompt_frame
+from training.storage.hashing import model_digest
 from training.tiny import BASE
 
 PROMPTS = {"k1": "a", "k2": "b"}

@@ -13,7 +13,9 @@ import pytest
 from training.engines import ARCHITECTURE, PROCESSOR
 from training.engines import __main__ as server
 from training.engines.checks import check_config, read_config
+from training.engines.identity import VARIABLE
 from training.runtime.project import PROJECT
+from training.storage.hashing import model_digest
 from training.tiny import BASE
 
 PLUGIN = EntryPoint("future_l1", "training.engines:register", "vllm.general_plugins")
@@ -22,6 +24,7 @@ PLUGIN = EntryPoint("future_l1", "training.engines:register", "vllm.general_plug
 @pytest.fixture
 def latent_folder(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl", "latent_id": 5, "future_l1": {}}))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
     return tmp_path
 
 
@@ -70,6 +73,7 @@ def test_the_process_becomes_vllms_own_server(
     assert command[-4:] == ["--port", "1", "--dtype", "half"], "the caller's options stand last"
     assert ("float32" in command, "bfloat16" in command, "--enforce-eager" in command) == (cpu, not cpu, cpu)
     assert variables["VLLM_CPU_KVCACHE_SPACE"] == "7"
+    assert variables[VARIABLE] == model_digest(latent_folder)
     assert ("VLLM_CPU_OMP_THREADS_BIND" in variables) == cpu
 
 
@@ -77,7 +81,7 @@ def test_the_process_becomes_vllms_own_server(
 def test_the_classes_that_vllm_is_to_import_are_there(latent_folder: Path, cpu: bool) -> None:
     arguments = server.server_arguments(latent_folder, cpu)
     named = [name.replace(":", ".") for name in arguments if name.startswith("training.engines.")]
-    assert len(named) == (4 if cpu else 3)
+    assert len(named) == (5 if cpu else 4)
     for name in named:
         module, _, class_name = name.rpartition(".")
         assert f"class {class_name}" in (PROJECT / f"{module.replace('.', '/')}.py").read_text()

@@ -1,0 +1,28 @@
+"""Every response names the checkpoint that the server has."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from training.engines.identity import HEADER, VARIABLE, CheckpointMiddleware
+
+
+def test_responses_of_every_kind_have_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "0123456789abcdef")
+    start = {"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"2")]}
+    body = {"type": "http.response.body", "body": b"{}"}
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in (start, body) if scope["type"] == "http" else ({"type": "lifespan.startup.complete"},):
+            await send(dict(message))
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    middleware = CheckpointMiddleware(app)
+    for scope in ("http", "lifespan"):
+        asyncio.run(middleware({"type": scope}, None, send))  # type: ignore[arg-type]
+    headers = [(b"content-length", b"2"), (HEADER.encode(), b"0123456789abcdef")]
+    assert sent == [start | {"headers": headers}, body, {"type": "lifespan.startup.complete"}]
