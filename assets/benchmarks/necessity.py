@@ -140,7 +140,7 @@ def _latent_necessity(settings: BenchmarkSettings, checkpoints: Checkpoints) -> 
         reports = {}
         for model in context.partition_keys:
             original, changed = store.current(FUTURE_ANSWERS, model), store.current(INTERVENED, model)
-            inputs = {INTERVENED: changed, FUTURE_ANSWERS: original}
+            inputs = {FUTURE_ITEMS: items, INTERVENED: changed, FUTURE_ANSWERS: original}
             work = store.work(NECESSITY, inputs, {"parser": benchmark.settings.parser}, NECESSITY_CODE, model)
             reports[model] = work.do(partial(compare, model=model, original=original, changed=changed))
         return batch_result(context, store, declared, reports)

@@ -15,11 +15,13 @@ import polars as pl
 import psutil
 import pytest
 
+from assets.framework.partitions import key_of
 from assets.framework.store import AssetStore
 from assets.lineage.report import lineage_report, trace_storyboard
 from assets.lineage.trace import Lineage
 from assets.trajectories.usable import UsableTable
 from evaluation.benchmarks.choice import GradedTable
+from evaluation.reports.edges import asset_of
 from pipelines.definitions import build_definitions
 from pipelines.driver import LOG_LEVEL
 from pipelines.instance import driver_instance
@@ -203,6 +205,19 @@ def test_every_row_is_accounted_for(home: Path) -> None:
     assert curation["scored"] == usable
     assert curation["kept"] + curation["rejected"] == curation["scored"]
     assert sum(curation["gain_histogram"].values()) == curation["scored"]
+
+
+def test_every_artifact_records_what_its_asset_is_declared_to_be_made_from(home: Path) -> None:
+    """Else it would not be made again when that changes; of checkpoints one is a model's, of items a benchmark's."""
+    graph = build_definitions(reduced_demo(home)).resolve_asset_graph()
+    lineage = Lineage(AssetStore(home).everything())
+    for name in lineage.artifacts:
+        declared = {key.to_user_string() for key in graph.get(key_of(asset_of(name))).parent_keys}
+        recorded = {asset_of(one.artifact or one.key) for one in lineage.inputs.get(name, [])}
+        missing = declared - recorded - {"inputs/base_model", "checkpoints/sft", "checkpoints/rl"}
+        if name.startswith(("benchmarks/futurebench_answers/", "benchmarks/twiffbench_answers/")):
+            missing -= {"inputs/futurebench_items", "inputs/twiffbench_items"}
+        assert not missing, name
 
 
 def test_everything_is_one_run_for_each_step_of_the_plan(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
