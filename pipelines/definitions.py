@@ -22,10 +22,11 @@ from assets.toyworld.assets import SOURCE as TOYWORLD
 from assets.toyworld.assets import toyworld_assets, toyworld_checks
 from assets.trajectories.assets import source_assets
 from assets.trajectories.checks import source_checks
+from pipelines.alerts import failed_runs
 from pipelines.jobs import build_jobs
 from pipelines.profile import Profile, profile_from_environment
+from pipelines.recuration import new_shards, recurate_weekly
 from pipelines.retraining import retrain
-from pipelines.sensors import failed_runs, new_shards, recurate_weekly
 from training.runtime.processes import exit_if_parent_died
 
 # Backfill policies are what Dagster calls beta; the pin on dagster answers for them.
@@ -41,6 +42,13 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
     endpoints = profile.generation.endpoint
     max_latents = profile.sft[0].recipe.latent_config.max_latents
     jobs = build_jobs(profile)
+    checks = [
+        *(toyworld_checks() if profile.toyworld else []),
+        *source_checks(profile.source),
+        *curation_checks(profile.curation),
+        *checkpoint_checks(checkpoints),
+        *benchmark_checks(benchmarks, checkpoints, examined),
+    ]
     return dg.Definitions(
         assets=[
             *(toyworld_assets(profile.toyworld, seed) if profile.toyworld else []),
@@ -68,16 +76,10 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
                 else []
             ),
         ],
-        asset_checks=[
-            *(toyworld_checks() if profile.toyworld else []),
-            *source_checks(profile.source),
-            *curation_checks(profile.curation),
-            *checkpoint_checks(checkpoints),
-            *benchmark_checks(benchmarks, checkpoints, examined),
-        ],
+        asset_checks=checks,
         jobs=jobs,
         schedules=[recurate_weekly(profile.source)],
-        sensors=[new_shards(profile.source), retrain(profile, jobs), failed_runs()],
+        sensors=[new_shards(profile.source, checks), retrain(profile, jobs), failed_runs()],
         resources={
             "store": AssetStore(profile.home),
             "launcher": Launcher(profile.launch, progress),

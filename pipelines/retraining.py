@@ -9,29 +9,24 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus as Status
-from dagster._core.storage.tags import SENSOR_NAME_TAG
 
 from assets.benchmarks.comparison import PARTS
 from assets.framework.metadata import COMPARISON
-from assets.framework.partitions import PARTITION, ranges
+from assets.framework.partitions import ranges
 from assets.framework.store import AssetStore, StoreParam, name_of
 from assets.lineage.trace import Lineage
 from evaluation.reports.edges import asset_of
-from pipelines.instance import QUEUED, UNFINISHED
 from pipelines.jobs import SELECT, Step, plan, prepare
 from pipelines.profile import Profile
-from pipelines.sensors import NEW_SHARDS, Requests, request, upcoming_shards
-from training.storage.hashing import digest
+from pipelines.recuration import NEW_SHARDS, upcoming_shards
+from pipelines.run_requests import Requests, not_ended, run_request, work_in_progress
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 RETRAIN = "retrain"
-MADE_FROM = "future-l1/made_from"
-"""The tag of a run with a hash of all that was made before it."""
-MIN_INTERVAL = 30
+MIN_INTERVAL = 10
 """Seconds between two looks at the artifacts."""
 
 
@@ -66,12 +61,8 @@ def stage_requests(
     made_before: Sequence[str],
     blocking: Sequence[dg.AssetCheckKey],
 ) -> Requests:
-    """The runs of the first stage that has outdated partitions; or why there are none.
-
-    What a run that ended was requested for is requested again when something that was made before it changes.  (With
-    Dagster's run keys, sets that are current once more, as after a selection with other settings, would train nothing.)
-    """
-    if work := _work_in_progress(instance):
+    """The runs of the first stage that has outdated partitions; or why there are none."""
+    if work := work_in_progress(instance):
         return dg.SkipReason(f"waits for {work}")
     if missing := [key for key in made_before if not store.has(key)]:
         return dg.SkipReason(f"there is nothing to train on yet: materialise {', '.join(missing)}")
@@ -80,16 +71,9 @@ def stage_requests(
             return dg.SkipReason(f"waits until these checks pass: {', '.join(failed)}")
         upstream = store.current_artifacts(*made_before)
         lineage = Lineage(upstream | store.current_artifacts(*stage.assets))
-        made_from = {MADE_FROM: digest({name: artifact.version for name, artifact in upstream.items()})}
-        wanted = [request(None, n, stage.job, made_from) for step in of_stage for n in _outdated(step, lineage)]
-        ended = [_ended_run(instance, one) for one in wanted]
-        if requests := [one for one, run in zip(wanted, ended, strict=True) if run is None]:
-            return requests
-        if runs := [f"{run.run_id[:8]} ({run.status.value})" for run in ended if run is not None]:
-            return dg.SkipReason(
-                f"{stage.job} ended, and nothing that it is made from has changed since; materialise it by hand after "
-                f"a look at run {', '.join(runs)}"
-            )
+        made_from = {name: artifact.version for name, artifact in upstream.items()}
+        if requests := [run_request(stage.job, n, made_from) for step in of_stage for n in _outdated(step, lineage)]:
+            return not_ended(instance, requests)
         made_before = (*made_before, *stage.assets)
     return dg.SkipReason("every model and every report is made from the current sets")
 
@@ -111,25 +95,6 @@ def _is_outdated(lineage: Lineage, name: str) -> bool:
         return True
     parts = {part for part in lineage.artifacts if asset_of(part) in PARTS}
     return name == COMPARISON and not parts <= set(artifact.provenance["inputs"])
-
-
-def _work_in_progress(instance: dg.DagsterInstance) -> str | None:
-    """The first run or backfill that has not ended: what it makes may be what is outdated, or what that is made of."""
-    for run in instance.get_runs(dg.RunsFilter(statuses=[*UNFINISHED, *QUEUED]), limit=1):
-        return f"run {run.run_id[:8]} of {run.job_name}"
-    for backfill in instance.get_backfills(BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]), limit=1):
-        return f"backfill {backfill.backfill_id}"
-    return None
-
-
-def _ended_run(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.DagsterRun | None:
-    """The sensor's last run of the request's job and partitions, if all that was made before it is as it was."""
-    partition = {PARTITION: request.partition_key} if request.partition_key else {}
-    tags = {SENSOR_NAME_TAG: RETRAIN, **request.tags, **partition}
-    tags.pop(MADE_FROM)
-    for run in instance.get_runs(dg.RunsFilter(job_name=request.job_name, tags=tags), limit=1):
-        return run if run.tags.get(MADE_FROM) == request.tags[MADE_FROM] else None
-    return None
 
 
 def _failed_checks(instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]) -> list[str]:

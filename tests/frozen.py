@@ -14,9 +14,9 @@ from typing import Any
 import dagster as dg
 
 from assets.framework.metadata import constraints_and_null
+from pipelines.alerts import WEBHOOK_VARIABLE
 from pipelines.definitions import build_definitions
 from pipelines.profile import demo
-from pipelines.sensors import WEBHOOK_VARIABLE
 from tests.pipelines import graph
 from tests.profile_fields import fields_table, models_table
 from training.runtime.project import PROJECT

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from pipelines.alerts import WEBHOOK_VARIABLE
 from pipelines.profile import RUNS, demo, paper
-from pipelines.sensors import WEBHOOK_VARIABLE
 from tests.frozen import CONTRACTS, FROZEN, schemas_on, with_schemas
 from tests.profile_fields import profile_fields
 from training.runtime.project import PROJECT

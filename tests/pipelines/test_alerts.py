@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipelines import sensors
-from pipelines.sensors import UI_VARIABLE, WEBHOOK_VARIABLE, failed_runs
+from pipelines import alerts
+from pipelines.alerts import UI_VARIABLE, WEBHOOK_VARIABLE, failed_runs
 from tests.loopback import Quiet, serving
 
 SECRET = "T0KEN"
@@ -70,7 +70,7 @@ def test_a_webhook_that_does_not_take_it_fails_the_tick_without_its_address(
     webhook: Posts, monkeypatch: pytest.MonkeyPatch, status: int | None, message: str
 ) -> None:
     webhook.status = status or 200
-    monkeypatch.setattr(sensors, "RETRY_DELAYS", (0.0, 0.01))
+    monkeypatch.setattr(alerts, "RETRY_DELAYS", (0.0, 0.01))
     monkeypatch.setenv(WEBHOOK_VARIABLE, webhook.url if status else f"http://127.0.0.1:1/{SECRET}")
     with pytest.raises(Exception, match=message) as caught:
         failed_runs()(failed())

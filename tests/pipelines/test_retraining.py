@@ -195,7 +195,7 @@ def test_it_waits_while_new_shards_will_curate_a_shard(room: Room) -> None:
     with dg.build_sensor_context(instance=room.instance, resources={"store": room.store}) as context:
         (shard,) = room.definitions.resolve_sensor_def("new_shards")(context)  # type: ignore[misc]
     room.run(shard, dg.DagsterRunStatus.FAILURE)
-    assert room.tick() == [first], "it failed, and will not be requested again"
+    assert room.tick() == [first], "it failed, and is not requested again"
 
 
 def test_it_waits_for_runs_and_for_blocking_checks(room: Room) -> None:
