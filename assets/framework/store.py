@@ -148,21 +148,20 @@ class AssetStore:
         return {name_of(*name): self.current(*name) for name in names if self.has(*name)}
 
     def everything(self) -> dict[str, Artifact]:
-        """Every current artifact by its name, in order of name, without those whose manifest is broken (`damaged`)."""
-        return {name: one for name, one in self._everything() if isinstance(one, Artifact)}
+        """Every current artifact by its name, in order of name, without those whose manifest is broken."""
+        return self.read_all()[0]
 
-    def damaged(self) -> dict[str, ValueError]:
-        """The errors of current artifacts that cannot be read, by name."""
-        return {name: one for name, one in self._everything() if isinstance(one, ValueError)}
-
-    def _everything(self) -> Iterator[tuple[str, Artifact | ValueError]]:
+    def read_all(self) -> tuple[dict[str, Artifact], dict[str, ValueError]]:
+        """`everything`, and the errors of the artifacts whose manifest is broken, by name."""
         root = self.artifacts.root
+        artifacts, errors = dict[str, Artifact](), dict[str, ValueError]()
         for pointer in sorted(pointer for pointer in root.rglob(CURRENT) if pointer.is_symlink()):
             name = str(pointer.parent.relative_to(root))
             try:
-                yield name, self.artifacts.current(name)
+                artifacts[name] = self.artifacts.current(name)
             except (DamagedArtifactError, MissingArtifactError) as error:
-                yield name, error
+                errors[name] = error
+        return artifacts, errors
 
     def partitions(self, key: str) -> list[str]:
         """The partitions of an asset that have a current artifact, in order."""

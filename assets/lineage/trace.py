@@ -10,7 +10,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping, 
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -34,6 +34,8 @@ EXAMPLE = ("row_id", "source", "video", "path", "observed", "future", "gain")
 """Columns of a training set's examples."""
 EXAMPLES, SHORT = 3, 8
 REPORTS, CLIPS = ("_report/", "reports/"), "trajectories/twiff_clips/"
+BY_SHARD = ("trajectories/", "curation/")
+"""The stages whose partitions are shards."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Lineage:
             upstream=self._versions(upstream),
             made_from=made_from,
             used_by=used_by,
-            outdated={i.key: i.value for n in (*named, *upstream) for i in self.inputs.get(n, []) if i.is_outdated},
+            outdated={one.key: one.value for name in (*named, *upstream) for one in self._outdated_inputs(name)},
             training_sets=list(self._training_sets((*named, *upstream))) if named else [],
             checkpoints=self._versions(trained),
             reports=self._versions(reports),
@@ -104,9 +106,8 @@ class Lineage:
     def outdated(self, name: str) -> list[str]:
         """The inputs of an artifact, and of the models that it was made from, that are not current any more."""
         inputs = self.inputs.get(name, [])
-        renewed = [one for one in inputs if one.artifact is None and one.key in self.artifacts]
-        outdated = [one.key for one in inputs if one.is_outdated or one in renewed]
         models = [one.artifact for one in inputs if one.artifact and one.artifact.startswith("checkpoints/")]
+        outdated = [one.key for one in self._outdated_inputs(name)]
         return [*outdated, *(key for model in models for key in self.outdated(model))]
 
     @cached_property
@@ -121,6 +122,11 @@ class Lineage:
             ends["artifact"][edge.artifact].append(edge)
             ends["input"][edge.input].append(edge)
         return ends
+
+    def _outdated_inputs(self, name: str) -> list[Input]:
+        """The recorded inputs of an artifact of which there is another version now, or none."""
+        inputs = self.inputs.get(name, [])
+        return [one for one in inputs if one.is_outdated or (one.artifact is None and one.key in self.artifacts)]
 
     def _training(self, named: Sequence[str], tables: Sequence[TableRows]) -> tuple[list[Edge], list[Edge]]:
         """The edges to checkpoints by which rows of these artifacts, or rows in these tables, were trained on.
@@ -222,39 +228,60 @@ class Lineage:
             return None
 
     def _rows_of(self, identifier: str, searched: Iterable[str]) -> list[TableRows]:
-        """The rows that an id names, in the order in which things are made; of a trajectory's row, its clip too."""
+        """The rows that an id names, in the order in which things are made; of a trajectory's row, its clip too.
+
+        The first tables that have it, a set's or those of `trajectories/twiff_rows`, say in which shards it is: there
+        may be thousands, and of the others nothing else is read.
+        """
         names = list(searched)
         tables = [table for name in names if not partition_of(name) for table in self._rows_in(name, identifier)]
-        rows = [row for table in tables for row in table.rows]
-        shards = {row.get("source") for row in rows if row.get("row_id") == identifier}
-        partitions = [name for name in names if partition_of(name)]
-        names = [name for name in partitions if partition_of(name) in shards] or partitions  # there may be thousands
-        tables += [table for name in names for table in self._rows_in(name, identifier)]
+        shards = {row.get("source") for table in tables for row in table.rows if row.get("row_id") == identifier}
+        for asset in sorted({asset_of(name) for name in names if partition_of(name)}, reverse=True):  # twiff_rows first
+            partitions = [name for name in names if name.startswith(f"{asset}/")]
+            if asset.startswith(BY_SHARD) and shards:
+                partitions = [name for name in partitions if partition_of(name) in shards]
+            several = [table for name in partitions for table in self._rows_in(name, identifier)]
+            if asset.startswith(BY_SHARD):
+                shards |= {partition_of(table.artifact) for table in several}
+            tables += several
         rows = [row for table in tables for row in table.rows]
         clips = {row["video"] for row in rows if "row_id" in row and row.get("video")} - {identifier}
-        unread = [name for name in names if name.startswith(CLIPS) and not any(one.artifact == name for one in tables)]
-        tables += [table for clip in sorted(clips) for name in unread for table in self._rows_in(name, clip)]
+        unread = {f"{CLIPS}{shard}" for shard in shards}.intersection(names) - {table.artifact for table in tables}
+        tables += [table for clip in sorted(clips) for name in sorted(unread) for table in self._rows_in(name, clip)]
         depths = {name: len(self._walk([name], "input")) for name in {table.artifact for table in tables}}
         return sorted(tables, key=lambda table: (depths[table.artifact], table.artifact))
 
     def _rows_in(self, name: str, identifier: str) -> Iterator[TableRows]:
-        """The rows in the tables of an artifact; files in its folders are a source's own."""
+        """The rows in the tables of an artifact; files in its folders are a source's own.
+
+        A table's content is checked only where it has some, or cannot be read: there may be thousands.
+        """
         artifact = self.artifacts[name]
         for file in sorted(artifact.manifest["files"]):
-            if not file.endswith(".parquet") or "/" in file or (path := self._file(name, file)) is None:
+            if not file.endswith(".parquet") or "/" in file:
                 continue
-            table = scan_parquet(path)
-            schema = table.collect_schema()
-            keys = [column for column in KEYS if schema.get(column) == pl.String]
-            if not keys:
+            try:
+                rows = _rows_with(identifier, artifact.path / file)
+            except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
+                if self._file(name, file) is not None:
+                    raise
                 continue
-            matches = [pl.col(column) == identifier for column in keys]
-            matches += [pl.col("prompt_id").str.starts_with(f"{identifier}/")] if "prompt_id" in keys else []
-            columns = dict.fromkeys(column for column in (*keys, *COLUMNS) if column in schema)
-            rows = table.filter(pl.any_horizontal(matches)).select(list(columns)).collect().to_dicts()
-            if rows:
+            if rows and self._file(name, file) is not None:
                 revision = artifact.provenance["counts"].get("revision")
                 yield TableRows(artifact=name, version=artifact.version, file=file, rows=rows, revision=revision)
+
+
+def _rows_with(identifier: str, path: Path) -> list[dict[str, Any]]:
+    """The rows of a table that have the id in one of KEYS."""
+    table = scan_parquet(path)
+    schema = table.collect_schema()
+    keys = [column for column in KEYS if schema.get(column) == pl.String]
+    if not keys:
+        return []
+    matches = [pl.col(column) == identifier for column in keys]
+    matches += [pl.col("prompt_id").str.starts_with(f"{identifier}/")] if "prompt_id" in keys else []
+    columns = dict.fromkeys(column for column in (*keys, *COLUMNS) if column in schema)
+    return table.filter(pl.any_horizontal(matches)).select(list(columns)).collect().to_dicts()
 
 
 def is_report(name: str) -> bool:

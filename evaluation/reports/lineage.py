@@ -86,14 +86,14 @@ def _board_in(name: str, files: Collection[str], report: LineageReport, boards: 
 
 
 def _commands(chains: Mapping[str, Chain]) -> Table:
+    """Each artifact of the chains once."""
+    links = [link for chain in chains.values() for members in chain.values() for link in members]
     rows = []
-    for model, chain in chains.items():
-        rows.append(row(model))
-        for link in (link for links in chain.values() for link in links):
-            follow = Cell(command(link.version), code=True) if link.version and link.note != OUTDATED else DASH
-            rows.append(row(link.artifact, link.version or DASH, link.kinds or DASH, link.note or DASH, follow))
-    head = ["artifact", "version", "how it was used", "what it holds", "command"]
-    return Table(head, rows, "The chains in full", True, words=True)
+    for link in {(link.artifact, link.version): link for link in links}.values():
+        follow = Cell(command(link.version), code=True) if link.version and link.note != OUTDATED else DASH
+        rows.append(row(link.artifact, link.version or DASH, link.note or DASH, follow))
+    head = ["artifact", "version", "what it holds", "command"]
+    return Table(head, rows, "The artifacts of the chains", True, words=True)
 
 
 def _examples(traces: Sequence[Trace], caption: str, boards: Mapping[str, str]) -> Table:

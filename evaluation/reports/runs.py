@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.benchmarks.twiffbench import MARK_LABELS, MARKS
+from evaluation.reports.edges import asset_of
 from evaluation.reports.latents import PICTURES
 from evaluation.reports.lineage import EXAMPLES
 from evaluation.reports.parts import DASH, Cell, Row, Section, Table, mean, percent, picture, plot, row
@@ -15,6 +16,8 @@ REWARD = "rewards/accuracy/mean"
 """The metric that only RL runs log."""
 PLAIN_ROWS = 10_000
 """Training rows of a recipe whose name has no number, beside recipes with one (`la_dapo`, `la_dapo_5k`)."""
+MAX_PARTITIONS = 20
+"""Artifacts of an asset whose versions are on the page: a model's are, those of thousands of shards are not."""
 SPENT = (
     "model", "accuracy", "tokens", "text", "latent", "control", "prompt", "prefill s", "decode s", "% per s",
     "truncated",
@@ -131,11 +134,20 @@ def seconds(reports: RunReports, figures: bool) -> Section | None:
 
 
 def provenance(reports: RunReports, figures: bool) -> Section | None:
-    """The version of every artifact; None where there are none."""
+    """The versions of all artifacts, of an asset with many partitions their number; None where there are none."""
     if not reports.provenance:
         return None
-    rows = [row(name, version) for name, version in reports.provenance.items()]
-    return Section("Provenance", tables=[Table(["artifact", "version"], rows, f"{len(rows)} artifacts", folded=True)])
+    versions: dict[str, dict[str, str]] = {}
+    for name, version in reports.provenance.items():
+        versions.setdefault(asset_of(name), {})[name] = version
+    rows = []
+    for asset, of_asset in versions.items():
+        if len(of_asset) > MAX_PARTITIONS:
+            rows.append(row(asset, f"{len(of_asset):,} partitions, in report.json"))
+        else:
+            rows += [row(name, version) for name, version in of_asset.items()]
+    caption = f"{len(reports.provenance):,} artifacts"
+    return Section("Provenance", tables=[Table(["artifact", "version"], rows, caption, folded=True)])
 
 
 def _spent(name: str, report: Mapping[str, Any]) -> Row:

@@ -94,8 +94,8 @@ def inspect(verify: bool, **options: Any) -> None:
         return
     home = current_profile().home
     store = AssetStore(home)
-    damaged = [str(error) for error in store.damaged().values()]
-    artifacts = store.everything()
+    artifacts, errors = store.read_all()
+    damaged = [str(error) for error in errors.values()]
     if not artifacts:
         click.echo(f"no artifacts in {home} (FUTURE_L1_HOME): `future-l1 demo` makes some", err=True)
     for name, artifact in artifacts.items():

@@ -47,15 +47,15 @@ def lineage(id_: str, as_json: bool, out: Path | None) -> None:
     Example:
       future-l1 lineage benchmarks/futurebench_report/la_dapo
     """
-    store = AssetStore(current_profile().home)
-    current = Lineage(store.everything())
+    artifacts, errors = AssetStore(current_profile().home).read_all()
+    current = Lineage(artifacts)
     make_room(out)
-    set_activity(f"looking for it in {len(current.artifacts):,} artifacts")
+    set_activity(f"looking for it in {len(artifacts):,} artifacts")
     try:
         trace = current.trace(id_)
         picture = trace_storyboard(current, trace) if out else None
     finally:
-        for damage in (*store.damaged().values(), *current.damaged.values()):
+        for damage in (*errors.values(), *current.damaged.values()):
             click.echo(f"! {printable(damage)}", err=True)
     if as_json:
         click.echo(json.dumps(trace.model_dump(mode="json"), indent=1))

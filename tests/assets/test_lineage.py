@@ -9,11 +9,13 @@ import pytest
 
 from assets.framework.store import AssetStore
 from assets.lineage.trace import Lineage
-from evaluation.reports.edges import KINDS, kind_of
+from evaluation.reports.edges import KINDS, kind_of, partition_of
 from evaluation.reports.run_reports import Trace
+from training.storage import artifacts
 from training.storage.artifacts import Artifact
+from training.storage.hashing import file_digest
 
-GREEN, BLUE = "0" * 16, "1" * 16
+GREEN, BLUE, REJECTED = "0" * 16, "1" * 16, "2" * 16
 
 
 @pytest.fixture
@@ -36,9 +38,9 @@ def store(tmp_path: Path) -> AssetStore:
     gains = {}
     base = made("inputs/base_model", {})
     for shard, row in rows.items():
-        source = made(
-            "trajectories/twiff_rows", {"inputs/twiff_source": f"digest of {shard}"}, shard, trajectories=[row]
-        )
+        rejected = [row | {"row_id": REJECTED}] if shard == "b" else []
+        source = made("trajectories/twiff_rows", {"inputs/twiff_source": f"digest of {shard}"}, shard,
+                      trajectories=[row, *rejected])  # fmt: skip
         clip = {"video": row["video"], "path": f"/clips/{row['video']}", "frames": 16}
         clips = made("trajectories/twiff_clips", {"trajectories/twiff_rows": source}, shard, clips=[clip])
         gain = {"row_id": row["row_id"], "p_t": 0, "p_v": 8}
@@ -156,15 +158,32 @@ def test_of_a_shard_only_models_whose_set_has_rows_of_it_were_trained_on_it(stor
         assert set(traced(store, key).checkpoints) == {"checkpoints/sft/small", "checkpoints/sft/large"}
 
 
-def test_a_row_of_a_set_is_looked_for_in_its_own_shard_alone(store: AssetStore) -> None:
-    """There may be thousands of the others, which are read whole."""
+@pytest.mark.parametrize("identifier", [BLUE, REJECTED, "blue.mp4"])
+def test_a_row_or_a_clip_is_looked_for_in_its_own_shard_alone(store: AssetStore, identifier: str) -> None:
+    """There may be thousands of the others."""
     other = store.current("curation/visual_gain", "a")
     (other.path / "visual_gain.parquet").write_bytes(b"")
     lineage = Lineage(store.everything())
-    assert {table.artifact for table in lineage.trace(BLUE).tables} > {"curation/visual_gain/b"}
-    assert lineage.damaged == {}
+    shards = {partition_of(table.artifact) for table in lineage.trace(identifier).tables}
+    assert "b" in shards and "a" not in shards and lineage.damaged == {}
     lineage.trace("hop1-7")
-    assert list(lineage.damaged) == [other.path / "visual_gain.parquet"]
+    assert list(lineage.damaged) == [other.path / "visual_gain.parquet"], "a benchmark's item may be anywhere"
+
+
+def test_only_tables_that_have_the_id_are_read_whole(store: AssetStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    digested: list[Path] = []
+    monkeypatch.setattr(artifacts, "file_digest", lambda path: digested.append(path) or file_digest(path))
+    lineage = Lineage(store.everything())
+    tables = lineage.trace("hop1-7").tables
+    assert set(digested) == {lineage.artifacts[table.artifact].path / table.file for table in tables}
+
+
+def test_an_input_that_was_renewed_is_outdated_whoever_asks(store: AssetStore) -> None:
+    """A base model that is not the one that a checkpoint started from."""
+    store.work("inputs/base_model", {}, {"another": True}, "code").do(lambda workspace: {})
+    lineage = Lineage(store.everything())
+    assert lineage.outdated("checkpoints/sft/small") == ["inputs/base_model"]
+    assert "inputs/base_model" in traced(store, "checkpoints/sft/small").outdated
 
 
 @pytest.mark.parametrize(

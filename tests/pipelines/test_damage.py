@@ -13,7 +13,7 @@ from assets.framework.retries import is_transient
 from assets.framework.store import AssetStore
 from tests.invoke import invoke
 from tests.processes import environment, future_l1, messages
-from training.storage.artifacts import Artifact, DamagedArtifactError
+from training.storage.artifacts import Artifact, ArtifactStore, DamagedArtifactError
 from training.storage.parquet import read_parquet
 
 TRAJECTORIES = "trajectories/twiff_rows"
@@ -62,7 +62,8 @@ def test_a_broken_manifest_is_named_and_stops_nothing_else(store: AssetStore, co
             DamagedArtifactError, match=r"manifest\.json is no manifest.*: delete the folder .* and mat"
         ):
             read()
-    assert list(store.everything()) == [f"{TRAJECTORIES}/good"] and list(store.damaged()) == [f"{TRAJECTORIES}/bad"]
+    artifacts, errors = store.read_all()
+    assert list(artifacts) == [f"{TRAJECTORIES}/good"] and list(errors) == [f"{TRAJECTORIES}/bad"]
     listed = invoke("inspect")
     assert listed.exit_code == 1 and f"{TRAJECTORIES}/good" in listed.output and str(manifest) in listed.output
     followed = invoke("lineage", "0123456789abcdef")
@@ -75,6 +76,16 @@ def test_an_artifact_without_a_manifest_is_named_and_stops_nothing_else(store: A
     listed = invoke("inspect")
     assert listed.exit_code == 1 and f"{TRAJECTORIES}/good" in listed.output
     assert f"nothing is published as {TRAJECTORIES}/bad: materialise it first" in " ".join(listed.output.split())
+
+
+def test_each_manifest_is_read_once(store: AssetStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    current = ArtifactStore.current
+    monkeypatch.setattr(ArtifactStore, "current", lambda self, name: read.append(name) or current(self, name))
+    for command in (["inspect"], ["lineage", "0123456789abcdef"]):
+        read.clear()
+        assert invoke(*command).exit_code == 0
+        assert sorted(read) == [f"{TRAJECTORIES}/bad", f"{TRAJECTORIES}/good"]
 
 
 def truncated(path: Path) -> None:

@@ -225,6 +225,22 @@ def test_numbers_are_traced_to_the_source_and_rows_and_items_to_the_numbers(page
     assert answer.endswith("… (and 1 more rows) |") and len(answer) < 350
 
 
+def test_what_several_chains_have_is_in_the_table_of_artifacts_once(page: Page) -> None:
+    (section,) = [section for section in page.sections if section.title == "Lineage"]
+    artifacts = [(row.cells[0].value, row.cells[1].value) for row in section.tables[0].rows]
+    chained = [(link.artifact, link.version or "–") for chain in section.chains.values() for links in chain.values()
+               for link in links]  # fmt: skip
+    assert len(section.chains) == 2 and sorted(artifacts) == sorted(set(chained)) and len(chained) > len(artifacts)
+
+
+def test_of_an_asset_with_thousands_of_shards_the_page_has_their_number(run: dict[str, Any]) -> None:
+    run["provenance"] |= {f"trajectories/twiff_rows/{shard:05}": f"version-{shard}" for shard in range(1200)}
+    run["provenance"] |= {f"checkpoints/rl/{number}": f"rl-{number}" for number in range(12)}
+    text = markdown(run)
+    assert "**1,213 artifacts**" in text and row_of(text, "checkpoints/rl/11") == "| checkpoints/rl/11 | rl-11 |"
+    assert "version-7" not in text and "| trajectories/twiff_rows | 1,200 partitions, in report.json |" in text
+
+
 def test_five_clicks_lead_from_a_number_to_a_storyboard(run: dict[str, Any], pages: tuple[str, str]) -> None:
     """A number of a model, the set in the chain of this model, and the storyboard of a row in the set: two clicks."""
     page = Elements(pages[0])
