@@ -9,6 +9,11 @@ from dagster._daemon.cli import main
 
 BACKFILL_INTERVAL = 5
 
-if __name__ == "__main__":
+
+def shorten_backfill_interval() -> None:
     controller.DEFAULT_DAEMON_INTERVAL_SECONDS = BACKFILL_INTERVAL
+
+
+if __name__ == "__main__":
+    shorten_backfill_interval()
     main()

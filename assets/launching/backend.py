@@ -17,7 +17,7 @@ from dagster_pipes import PIPES_PROTOCOL_VERSION_FIELD
 from pydantic import BaseModel, ConfigDict, Field
 
 from training.runtime.launch import describe_status, program_variables
-from training.runtime.programs import OUTAGE
+from training.runtime.programs import OUTAGE, read_failure
 from training.runtime.supervisor import Deadlines as Deadlines
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
@@ -74,8 +74,9 @@ class Backend(Protocol):
 def failure(program: Program, status: int | None, last_lines: Sequence[str]) -> dg.Failure:
     """The failure of a program, with the last lines of its stderr; retried where a server did not answer it.
 
-    status: negative if a signal ended it.
+    status: negative if a signal ended it; what the program itself has left counts before it.
     """
+    status = read_failure(program.out) or status
     return dg.Failure(
         f"{program.module} {describe_status(status)} in {program.out}:\n" + "\n".join(last_lines),
         allow_retries=status == OUTAGE,

@@ -26,6 +26,8 @@ HEALTH_QUERY = """{
         locationOrLoadError {__typename ... on PythonError {message}}}}}
     instance {daemonHealth {allDaemonStatuses {daemonType required healthy}}}
 }"""
+GRPC_TIMEOUT = {"DAGSTER_GRPC_TIMEOUT_SECONDS": "600"}
+"""Of Dagster's own requests, as to start a run: after its 60 s, runs fail on a machine whose cores are all busy."""
 DEADLINES = Deadlines(sigint_grace=7.0, sigterm_grace=2.0)
 """Grace periods of servers and runs; the programs of runs, which may save a checkpoint, have the profile's."""
 
@@ -67,7 +69,7 @@ def serve_ui(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bo
     with exclusive_ui(home) as lock, ExitStack() as stack:
         try:
             for command in commands:  # each holds the home's lock until it has ended
-                child = supervised(command, DEADLINES, {}, cwd=PROJECT, pass_fds=(lock,))
+                child = supervised(command, DEADLINES, GRPC_TIMEOUT, cwd=PROJECT, pass_fds=(lock,))
                 children[command[1]] = stack.enter_context(child)
             url = url_of(host, port)
             _wait_for_health(f"{url}/graphql", children)

@@ -37,6 +37,7 @@ def test_the_ui_serves_every_asset_and_leaves_nothing_behind(tmp_path: Path, num
         }  # fmt: skip
         family = psutil.Process(served.process.pid).children(recursive=True)
         assert len(family) >= 2
+        assert served.part("pipelines.daemon").environ()["DAGSTER_GRPC_TIMEOUT_SECONDS"] == "600"
         served.process.send_signal(number)
         served.process.wait(timeout=120)
         _, alive = psutil.wait_procs(family, timeout=120)

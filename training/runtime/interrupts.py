@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 
+from training.runtime.streams import open_closed_streams
+
 SECONDS_TO_END = 6.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LAST_STEPS = [(signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0)]
@@ -41,6 +43,7 @@ def received() -> int | None:
 @contextmanager
 def exiting(sentence: str) -> Iterator[None]:
     """A block that the first INT or TERM ends: it prints `sentence`, how to go on, and exits with 130 or 143."""
+    open_closed_streams()
     _State.sentence, _State.stderr = sentence, os.dup(2)
     listen()
     try:

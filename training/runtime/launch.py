@@ -18,7 +18,7 @@ from typing import Any
 
 from training.runtime import supervisor
 from training.runtime.interrupts import defer_interrupts
-from training.runtime.programs import RESULT
+from training.runtime.programs import FAILURE, RESULT
 from training.runtime.project import python_variables
 from training.storage.files import write_json
 
@@ -32,9 +32,10 @@ class Start:
     config: Mapping[str, Any]
 
     def arguments(self) -> list[str]:
-        """The program's arguments of the Python interpreter; its config is written, and an earlier result deleted."""
+        """The program's arguments of the Python interpreter; its config is written, and an earlier end deleted."""
         self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / RESULT).unlink(missing_ok=True)
+        for end in (RESULT, FAILURE):
+            (self.out / end).unlink(missing_ok=True)
         path = self.out / "config.json"
         write_json(path, {"out": str(self.out), **self.config}, allow_nan=True)
         return ["-m", self.module, "--config", str(path.absolute())]

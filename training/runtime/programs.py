@@ -7,6 +7,7 @@ A program is a module whose last lines are `if __name__ == "__main__": run_progr
     progress.json   {"done", "total", "what"}: its current state
     metrics.jsonl   {"step", name: value, ...}: one line a report; after a resumed run the last line of a step counts
     result.json     what `main` returned, written last
+    failure.json    {"status": 2 or 75}, where it ended so: `accelerate launch` makes 1 of every status
 
 Under Dagster its log lines, progress and metrics also travel through Pipes. Each of its processes holds the lock of its
 GPU for as long as it lives (`training.runtime.devices`).
@@ -22,7 +23,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -41,6 +42,7 @@ from training.storage.files import write_json
 PROGRESS = "progress.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+FAILURE = "failure.json"
 CHECKPOINT = "checkpoint"
 """The folder with the model that a training program leaves."""
 CONFIG_ERROR = 2
@@ -154,6 +156,12 @@ def read_progress(out: Path) -> tuple[int, int, str] | None:
     return progress["done"], progress["total"], progress["what"]
 
 
+def read_failure(out: Path) -> int | None:
+    """The status with which a process of the program that worked in `out` ended for a reason of ours; else None."""
+    path = out / FAILURE
+    return json.loads(path.read_text())["status"] if path.is_file() else None
+
+
 def last_report_time(out: Path) -> float:
     """The time of the last report of the program that works in `out`, in seconds since the epoch; else 0."""
     return max((path.stat().st_mtime for name in (PROGRESS, METRICS) if (path := out / name).is_file()), default=0.0)
@@ -187,7 +195,10 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
                 write_json(config.out / RESULT, dict(result), sort_keys=True, allow_nan=True)
     except (PermanentError, OutageError) as error:
         print(printable(error, keep="\n"), file=sys.stderr, flush=True)
-        sys.exit(CONFIG_ERROR if isinstance(error, PermanentError) else OUTAGE)
+        status = CONFIG_ERROR if isinstance(error, PermanentError) else OUTAGE
+        with suppress(OSError):  # the disk may be full, or the folder not to be written
+            write_json(config.out / FAILURE, {"status": status})
+        sys.exit(status)
     finally:
         _end_own_group()
 

@@ -10,7 +10,8 @@ import pytest
 
 from assets.launching.backend import Program, failure
 from assets.launching.launcher import LaunchSettings, _Watch
-from training.runtime.programs import METRICS
+from training.runtime.programs import FAILURE, METRICS
+from training.storage.files import write_json
 
 Clock = Callable[[float], None]
 
@@ -81,3 +82,14 @@ def test_a_failure_names_the_status_or_the_signal(
     failed = failure(program(tmp_path / "out"), status, ["the last line"])
     assert failed.description == f"training.sft {message} in {tmp_path / 'out'}:\nthe last line"
     assert failed.allow_retries == allow_retries
+
+
+@pytest.mark.parametrize(("left", "retried"), [({"status": 75}, True), ({"status": 2}, False), (None, False)])
+def test_what_a_program_left_counts_before_the_status_of_its_launcher(
+    tmp_path: Path, left: dict[str, int] | None, retried: bool
+) -> None:
+    """`accelerate launch` ends with 1 whatever its processes end with."""
+    one = program(tmp_path / "one")
+    if left is not None:
+        write_json(one.out / FAILURE, left)
+    assert failure(one, 1, []).allow_retries is retried

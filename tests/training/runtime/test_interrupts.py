@@ -123,6 +123,23 @@ def test_an_impatient_interrupt_waits_for_the_end_of_what_defers_it() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_process_that_was_started_without_standard_streams_has_them(tmp_path: Path) -> None:
+    """And so has what it starts; no file has the number of one, where messages would go to."""
+    code = """
+with exiting("again"):
+    for number in range(3):
+        os.fstat(number)
+    print("a message", file=sys.stderr, flush=True)
+    with open(sys.argv[1], "w") as file:
+        os.write(2, b"another")
+        subprocess.run([sys.executable, "-c", "import os; [os.fstat(number) for number in range(3)]"], check=True)
+        file.write(str(file.fileno()))
+"""
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command(tmp_path, code)]
+    assert subprocess.run(shell, env=environment(), timeout=60).returncode == 0
+    assert int((tmp_path / "begun").read_text()) > 2
+
+
 def command(tmp_path: Path, code: str) -> list[str]:
     """A process that touches `tmp_path`/begun when it is where it is to be interrupted."""
     return [sys.executable, "-c", PRELUDE + code, str(tmp_path / "begun")]

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from training.runtime.programs import Reporter, read_metrics, read_progress
+from training.runtime.launch import Start
+from training.runtime.programs import Reporter, read_failure, read_metrics, read_progress
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import sys
+from training.runtime.errors import OutageError
 from training.runtime.programs import ProgramConfig, run_program
 
 class Config(ProgramConfig):
@@ -25,6 +27,8 @@ def main(config, reporter):
         reporter.progress(step + 1, config.steps, "counting")
     if config.steps == 13:
         raise ValueError("thirteen")
+    if config.steps == 11:
+        raise OutageError("the judge does not answer")
     if config.steps == 7:
         sys.stdin.read()
     return {"counted": config.steps}
@@ -68,6 +72,15 @@ def test_a_program_is_called_by_its_name(tmp_path: Path) -> None:
         ran = subprocess.run([sys.executable, *arguments, *options], env=environment, capture_output=True, text=True,
                              timeout=120, check=True)  # fmt: skip
         assert ran.stdout.splitlines()[0] == f"{name} on cpu in {tmp_path / 'out'}"
+
+
+def test_an_outage_is_left_for_whoever_does_not_see_its_status(tmp_path: Path) -> None:
+    """As a step that starts several processes by `accelerate launch`, whose status is 1; until the next start."""
+    process = start(tmp_path, steps=11)
+    assert process.returncode == 75 and "the judge does not answer" in process.stderr
+    assert read_failure(tmp_path / "out") == 75
+    Start("training.sft", tmp_path / "out", {}).arguments()
+    assert read_failure(tmp_path / "out") is None
 
 
 def test_an_unknown_field_ends_it_before_it_starts(tmp_path: Path) -> None:
