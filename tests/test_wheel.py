@@ -61,6 +61,11 @@ def test_a_profile_of_the_project_is_named_where_there_is_none(installed: Path, 
     run([*load, *map(str, examples)], tmp_path)
 
 
+def test_the_files_of_the_explorers_page_are_installed(installed: Path) -> None:
+    (folder,) = installed.parent.glob("lib/python*/site-packages/evaluation/explorer")
+    assert {"page.html", "page.css", "page.js"} <= {path.name for path in folder.iterdir()}
+
+
 def test_lmms_eval_is_offered_the_model_and_the_tasks(installed: Path, tmp_path: Path) -> None:
     script = "from importlib.metadata import entry_points as e; print(*(p.load() for p in e(group='lmms_eval.models')))"
     assert "function manifest" in run([str(installed / "python"), "-c", script], tmp_path)

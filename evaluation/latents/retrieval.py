@@ -96,7 +96,7 @@ def score_spans(
             continue
         finally:
             progress(number)
-        _add_to_fit(fit, observed, future, is_held_out(item.clip, seed))
+        add_to_fit(fit, observed, future, is_held_out(item.clip, seed))
         if item.id not in answers:
             result.left_out[UNANSWERED] += 1
             continue
@@ -109,7 +109,8 @@ def score_spans(
     return result
 
 
-def _add_to_fit(fit: ReadoutFit, observed: Sequence[Frame], future: Sequence[Frame], held_out: bool) -> None:
+def add_to_fit(fit: ReadoutFit, observed: Sequence[Frame], future: Sequence[Frame], held_out: bool) -> None:
+    """Adds an item's frames: the observed ones to fit on, or, where its clip is held out, all to judge by."""
     for frame in observed:
         fit.add_observed(frame.features, frame.pixels, frame.grid, held_out)
     if held_out:

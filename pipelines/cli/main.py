@@ -15,6 +15,7 @@ from pipelines.cli.demo import demo, steps, train
 from pipelines.cli.env import env
 from pipelines.cli.estimate import estimate_cost
 from pipelines.cli.evaluate import evaluate
+from pipelines.cli.explore import explore
 from pipelines.cli.inspect import inspect
 from pipelines.cli.lineage import lineage
 from pipelines.cli.predict import predict
@@ -35,7 +36,7 @@ ERRORS = (ValueError, OutageError, StepFailedError, GenerationFailedError, Unhea
 library is among them.  All others are defects, and have a traceback."""
 RESUMED = {"demo", "curate", "train", "evaluate", "push"}
 """The commands that keep what they have done until then."""
-SERVERS = {"serve", "ui"}
+SERVERS = {"explore", "serve", "ui"}
 """The commands that wait for requests, and so are never done."""
 
 
@@ -84,7 +85,7 @@ def main(context: click.Context) -> None:
 
 
 for command in (
-    demo, steps, check, estimate_cost, curate, train, inspect, score, lineage, predict, evaluate, serve, push, serve_ui,
-    env,
+    demo, steps, check, estimate_cost, curate, train, inspect, score, lineage, predict, explore, evaluate, serve, push,
+    serve_ui, env,
 ):  # fmt: skip
     main.add_command(command)

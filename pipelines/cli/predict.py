@@ -24,7 +24,6 @@ from training.data.records import load_records
 from training.runtime.printable import printable
 
 LABELS = {"reason": "reason", "span": "span", "answer": "[bold]answer[/]", "text": "text"}
-PAGES = (".html", ".htm")
 
 
 @click.command()
@@ -34,7 +33,7 @@ PAGES = (".html", ".htm")
 @click.option("--question", metavar="TEXT")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--prompts", type=FILE, metavar="FILE", help="Instead: a JSON file of records or questions, one batch.")
-@click.option("--out", type=NEW_FILE, metavar="FILE", help="Where the JSON or, for a question, the page goes.")
+@click.option("--out", type=NEW_FILE, metavar="FILE", help="Where the JSON of --prompts goes.")
 @click.option("--max-latents", type=POSITIVE, metavar="N", help="The cap on a span (L_max), if not the checkpoint's.")
 @click.option("--release-cap", is_flag=True, help="Twice that cap, as the public release decodes.")
 @click.option("--max-new-tokens", type=POSITIVE, default=1024, show_default=True, metavar="N")
@@ -54,9 +53,8 @@ def predict(
 ) -> None:
     """Answer a question about a clip, greedily, and show the reasoning, the latent spans and the answer.
 
-    With --out PAGE.html also on a page of its own, with the frames of the clip that are nearest to each span and, where
-    enough of the clip was observed, the latents painted.  With --prompts and --out, decode all prompts of a file as one
-    batch into token ids, spans and latents.
+    With --prompts and --out, decode all prompts of a file as one batch into token ids, spans and latents.  `explore
+    --export` makes a page of a question, with what its spans resemble.
 
     \b
     Example:
@@ -64,16 +62,13 @@ def predict(
     """
     if checkpoint is None:
         raise click.UsageError("give --checkpoint, the model that answers")
-    if (question is None) == (prompts is None) or (prompts is not None and out is None):
+    if (question is None) == (prompts is None) or (prompts is None) != (out is None):
         raise click.UsageError("give --question (with --video and --frames), or --prompts and --out")
-    page = out if question is not None else None
-    if out is not None and (out.suffix.lower() in PAGES) != (page is not None):
-        raise click.UsageError("a question's --out is a page, as answer.html; that of --prompts is JSON")
     if (video is None) != (frames is None) or (prompts and (video or as_json)):
         raise click.UsageError("--video and --frames go together, and with --question; so does --json")
     values = load_records(prompts) if prompts else [_prompt(question, video, frames)]
     system = read_text(system_prompt)
-    make_room(out, prompts or video)
+    make_room(out, prompts)
     from evaluation.reports.prediction import predict, with_latent_config
     from training.sft.inspection import open_checkpoint
 
@@ -87,15 +82,6 @@ def predict(
     if "error" in answer:
         raise click.ClickException(answer["error"])
     _show(answer | report, max_new_tokens, as_json)
-    if page is not None:
-        from evaluation.reports.prediction_page import answer_page
-
-        try:
-            html = answer_page(bundle, values[0], answer, report, str(checkpoint))
-        except ValueError as error:
-            raise click.ClickException(f"{page} is not written: {error}") from error
-        page.write_text(html, encoding="utf-8", errors="backslashreplace")
-        click.echo(f"page: {page}", err=True)
 
 
 def _prompt(question: str | None, video: Path | None, frames: str | None) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def serve_ui(host: str, port: int, allowed_hosts: tuple[str, ...], read_only: bo
       future-l1 ui --port 3000
     """
     for name in allowed_hosts:
-        from pipelines.webserver import split_host  # slow: dagster-webserver
+        from pipelines.same_origin import split_host
 
         split_host(name)
     raise_if_port_in_use(host, port)

@@ -1,19 +1,24 @@
-"""The pictures of the UI in the README and in docs/operations, from a finished home: `python -m
+"""The pictures of the UI and of the explorer in the README and in docs, from a finished home: `python -m
 tests.pipelines.screenshots HOME PROFILE`.
 
 It shows the home of `make demo`; a home that another code made shows as out of date.
 """
 
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from PIL import Image
 
+from tests.loopback import free_port
 from tests.pipelines.chromium import MISSING, browser_path, chromium
 from tests.pipelines.ui_server import Ui, ui
+from tests.processes import environment, future_l1
 from training.runtime.project import PROJECT
 
 if TYPE_CHECKING:
@@ -42,7 +47,38 @@ def main(home: Path, profile: str) -> None:
         page.set_default_timeout(MILLISECONDS)
         for picture, take in PICTURES.items():
             take(page, served, DOCS / picture)
-            Image.open(DOCS / picture).quantize(COLOURS).save(DOCS / picture, optimize=True)
+            _shrink(DOCS / picture)
+    with explorer(home, profile) as url, chromium(path) as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_timeout(MILLISECONDS)
+        for picture, state in EXPLORER_STATES.items():
+            page.goto(f"{url}/#{state}")
+            page.wait_for_selector("body[data-state=done]")
+            page.screenshot(path=DOCS / picture, full_page=True)
+            _shrink(DOCS / picture)
+            page.goto("about:blank")
+
+
+def _shrink(picture: Path) -> None:
+    Image.open(picture).quantize(COLOURS).save(picture, optimize=True)
+
+
+@contextmanager
+def explorer(home: Path, profile: str) -> Iterator[str]:
+    """A running `future-l1 explore` of the home's RL model; its address."""
+    port = free_port()
+    process = subprocess.Popen(
+        future_l1("explore", "--checkpoint", "la_dapo", "--port", port), cwd=PROJECT, stdout=subprocess.PIPE, text=True,
+        env=environment(FUTURE_L1_HOME=str(home), FUTURE_L1_PROFILE=profile, PYTHONUNBUFFERED="1"),
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None and "the explorer is on" in process.stdout.readline()
+        yield f"http://127.0.0.1:{port}"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 128 + signal.SIGINT
+    finally:
+        process.kill()
+        process.wait()
 
 
 def lineage(page: "Page", served: Ui, picture: Path) -> None:
@@ -93,6 +129,11 @@ PICTURES: dict[str, Take] = {
     "operations/pools.png": view("/deployment/concurrency", "gpu", height=360),
 }
 """The pictures by their place in docs/."""
+EXPLORER_STATES = {
+    "explorer-before.png": "item=twiffbench/00003",
+    "explorer-after.png": "item=twiffbench/00003&edits=other_item.1",
+}
+"""Of the explorer, the same."""
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]).resolve(), sys.argv[2])

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from pipelines.webserver import SameOriginMiddleware
+from pipelines.webserver import DagsterMiddleware
 
 READS, CHANGES = "query A {version}", "mutation B {launchRun {__typename}}"
 
@@ -22,7 +22,7 @@ class Server:
     """One that listens on `host`, reached at the address `at`, port 3000."""
 
     def __init__(self, host: str = "127.0.0.1", *allowed: str, at: str = "127.0.0.1") -> None:
-        self.middleware, self.at = SameOriginMiddleware(application, host, allowed), at
+        self.middleware, self.at = DagsterMiddleware(application, host, allowed), at
 
     def status(
         self, method: str, headers: list[tuple[str, str]], query: dict[str, Any] | None = None, path: str = "/graphql"
@@ -128,7 +128,7 @@ def test_an_allowed_name_with_a_port_allows_that_port() -> None:
 @pytest.mark.parametrize("name", ["https://future-l1.example.org", "future-l1.example.org/ui", "", "name:port"])
 def test_an_allowed_host_is_a_name(name: str) -> None:
     with pytest.raises(ValueError, match=r"NAME or NAME:PORT|port|Port"):
-        SameOriginMiddleware(application, "127.0.0.1", [name])
+        DagsterMiddleware(application, "127.0.0.1", [name])
 
 
 @pytest.mark.parametrize(

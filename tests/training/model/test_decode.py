@@ -225,8 +225,8 @@ def test_a_scripts_end_ends_its_span(
     span = [t.latent_start, *[t.latent] * size, t.latent_end]
     with prefers(sft_model, t.latent_start, t.latent):
         batch = answer(Sampling(12), Spans(4, end), scripts=[span])
-    own = [t.latent_start, *[t.latent] * 4, t.latent_end]
-    assert batch.ids[0].tolist() == [*span, *own, *own][:12], "the model's own spans are as before"
+    span_of_model = [t.latent_start, *[t.latent] * 4, t.latent_end]
+    assert batch.ids[0].tolist() == [*span, *span_of_model, *span_of_model][:12], "the model's own spans are as before"
 
 
 def test_an_observer_gets_what_each_answer_emits_and_may_end_the_batch(

@@ -1,0 +1,125 @@
+"""From an edit to one decoding: what is forced, what is fed in the latents' place, and whether spans may open.
+
+What stands before the edited span stays as it is, and the answer goes on from there.  The replacements and the forced
+spans are those of the reports (evaluation.generation.interventions, training.model.interventions).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from evaluation.explorer.state import Edit
+from evaluation.generation.interventions import forced_spans
+from training.model.checkpoint import FutureL1
+from training.model.completions import Decoded
+from training.model.encoding import Encoded
+from training.model.interventions import Intervention, noise, replayed, zeros
+from training.model.masking import Masking
+from training.model.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    """script: the first tokens, which are forced; replaced: the interventions by index of their span; may_open as in
+    `Spans`; grey: the prompt's frames are grey; hidden_after: the index of the span after which no token attends to
+    them."""
+
+    script: tuple[int, ...] = ()
+    replaced: Mapping[int, Intervention] = field(default_factory=dict)
+    may_open: bool | None = None
+    grey: bool = False
+    hidden_after: int | None = None
+
+    def intervention(self) -> Intervention | None:
+        """Each replaced span's latents by its own intervention; the others are the model's."""
+        if not self.replaced:
+            return None
+
+        def apply(vectors: torch.Tensor, span: torch.Tensor, slot: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            for number, intervention in self.replaced.items():
+                fed = intervention(vectors, span, slot, rows)
+                vectors = torch.where((span == number).unsqueeze(-1), fed.to(vectors.dtype), vectors)
+            return vectors
+
+        return apply
+
+    def masking(self) -> Masking | None:
+        """What later tokens do not attend to."""
+        return None if self.hidden_after is None else Masking("frames", self.hidden_after + 1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An answer as it was decoded, by its plan, from its prompt."""
+
+    plan: Plan
+    prompt: Encoded
+    decoded: Decoded
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Lenders:
+    """Where replaced latents come from: [n,D] of another item's span or of the true future frame for a span's index,
+    asked for only when they are needed; both raise ValueError where there are none.  seed: of noise."""
+
+    other_item: Callable[[int], torch.Tensor]
+    future: Callable[[int], torch.Tensor]
+    seed: int
+
+
+def span_places(ids: Sequence[int], tokens: Tokens) -> list[tuple[int, int]]:
+    """Of each span of an answer the place of its start token, and the one behind its end (or its last token)."""
+    places, inside = [], tokens.inside_span(ids)
+    for at, token in enumerate(ids):
+        if token == tokens.latent_start and not inside[at]:
+            end = next((t for t in range(at + 1, len(ids)) if ids[t] == tokens.latent_end), len(ids) - 1)
+            places.append((at, end + 1))
+    return places
+
+
+def plan_of(edit: Edit, before: Plan, decoded: Decoded, bundle: FutureL1, lenders: Lenders) -> Plan:
+    """The plan of the answer `decoded` (one row, made by the plan `before`) after an edit.
+
+    Raises ValueError, a sentence for people, for a span that the answer does not have, and as `lenders` do.
+    """
+    tokens, (completion,) = bundle.tokens, decoded.completions(bundle.tokens)
+    ids, spans = completion.ids, bundle.spans
+    if edit.kind == "no_frames":
+        return Plan(grey=True)
+    if not spans.opened:
+        raise ValueError("this checkpoint opens no spans, so there is none to change or to add")
+    places = span_places(ids, tokens)
+    if edit.kind == "add":
+        script = forced_spans(decoded, tokens, bundle.processor.tokenizer, len(places) + 1, spans.latents)[0]
+        return replace(before, script=tuple(script), may_open=False)
+    if edit.span > len(places):
+        has = f"{len(places)} spans" if len(places) != 1 else "one span"
+        raise ValueError(f"the answer has {has}, and no span {edit.span}: choose another edit")
+    index, (start, end) = edit.span - 1, places[edit.span - 1]
+    kept = {number: fed for number, fed in before.replaced.items() if number < index}
+    plan = replace(before, replaced=kept)
+    match edit.kind:
+        case "forbid":
+            return replace(plan, script=tuple(ids[:start]), may_open=False)
+        case "cut":
+            return replace(plan, script=(*ids[: start + 1], tokens.latent_end))
+        case "hide":
+            kept = {number: fed for number, fed in before.replaced.items() if number <= index}
+            return replace(before, script=tuple(ids[:end]), replaced=kept, hidden_after=index)
+    size = end - start - 2 if ids[end - 1] == tokens.latent_end else end - start - 1
+    fed, size = _fed(edit, index, size, lenders, bundle.model.device)
+    span = (tokens.latent_start, *[tokens.latent] * size, tokens.latent_end)
+    return replace(plan, script=(*ids[:start], *span), replaced={**kept, index: fed})
+
+
+def _fed(edit: Edit, index: int, size: int, lenders: Lenders, device: Any) -> tuple[Intervention, int]:
+    """What is fed in a span of `size` latents, and how many latents it has then."""
+    if edit.kind == "zeros":
+        return zeros(), size
+    if edit.kind == "noise":
+        return noise(torch.tensor([lenders.seed], device=device)), size
+    latents = lenders.future(index) if edit.kind == "future" else lenders.other_item(index)
+    return replayed([latents.to(device)]), len(latents)

@@ -1,0 +1,140 @@
+"""One model that answers one question after the other, each answer with its edits, and reports what it did.
+
+Every answer goes through `training.model.decode` with the prompts, the seed and the replacements of the reports.
+Answers and reports of the latest states are kept, so that going back costs nothing.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from cachetools import LRUCache
+
+from evaluation.benchmarks.twiffbench import TwiffBench
+from evaluation.explorer.events import Emit
+from evaluation.explorer.examples import Example, Group
+from evaluation.explorer.imagery import Imagery, ImagerySource
+from evaluation.explorer.plans import Lenders, Plan, Run, plan_of
+from evaluation.explorer.reports import AnswerReport, answer_report, item_report
+from evaluation.explorer.state import State
+from evaluation.explorer.uploads import Uploads
+from evaluation.explorer.watch import Watch
+from evaluation.generation.config import GenerationConfig
+from evaluation.generation.controls import controlled
+from evaluation.generation.local import encode
+from training.data.video import FrameCache
+from training.model.checkpoint import FutureL1
+from training.model.decode import decode
+from training.model.modes import Spans
+from training.model.sampling import Sampling
+from training.storage.hashing import stable_hash
+
+FRAMES_BYTES, FEATURES_BYTES = 2**28, 2**28
+KEPT_STATES = 64
+"""States whose answers and reports are kept."""
+
+
+class Session:
+    """Answers of one checkpoint to the examples of these groups and to uploaded clips.  One thread at a time."""
+
+    def __init__(
+        self, bundle: FutureL1, name: str, groups: Sequence[Group], generation: GenerationConfig, uploads: Uploads,
+        seed: int,
+    ) -> None:  # fmt: skip
+        self.bundle, self.name, self.generation, self.seed = bundle, name, generation, seed
+        self.groups = {group.name: group for group in groups}
+        self.uploads = uploads
+        self.vision = bundle.vision(FEATURES_BYTES)
+        self._encoder = bundle.prompt_encoder(generation.image_tokens, generation.system_prompt)
+        self._frame_cache = FrameCache(FRAMES_BYTES)
+        twiff = next((group.table for group in groups if isinstance(group.benchmark, TwiffBench)), None)
+        self._imagery = ImagerySource(bundle, twiff, seed)
+        self._runs: LRUCache[State, Run] = LRUCache(KEPT_STATES)
+        self._reports: LRUCache[State, AnswerReport] = LRUCache(KEPT_STATES)
+
+    def example(self, key: str) -> Example:
+        """The example of a key.  Raises ValueError, a sentence, for one that is not here."""
+        group = self.groups.get(key.partition("/")[0])
+        return group.example(key) if group else self.uploads.example(key)
+
+    def titles(self) -> list[dict[str, Any]]:
+        """Names, keys and titles of all examples."""
+        groups = {name: group.titles for name, group in self.groups.items()} | {"your clips": self.uploads.titles()}
+        return [{"name": name, "items": list(titles.items())} for name, titles in groups.items() if titles]
+
+    def show(self, state: State, emit: Emit) -> None:
+        """Answers a state: emits `item`; `before` where there are edits, the report on the answer without the last one;
+        `blocks` and `span` while the answer grows; and `report`.
+
+        Raises ValueError or OSError, a sentence, where there is nothing to show; and what `emit` raises.
+        """
+        example = self.example(state.item)
+        imagery = self._imagery.of(example)
+        emit({"event": "item"} | item_report(example, state, self.bundle.spans, imagery))
+        before = None
+        if state.edits:
+            earlier = State(state.item, state.edits[:-1])
+            before = self._report(earlier, example, imagery)
+            emit({"event": "before", "report": before.as_json()})
+        report = self._report(state, example, imagery, Watch(self.bundle, imagery, before, emit))
+        if before is not None:
+            emit({"event": "before", "report": before.marked_against(report).as_json()})
+            report = report.marked_against(before)
+        emit({"event": "report", "report": report.as_json()})
+
+    def _report(self, state: State, example: Example, imagery: Imagery, watch: Watch | None = None) -> AnswerReport:
+        if state not in self._reports:
+            run = self._run(state, example, watch)
+            self._reports[state] = answer_report(self.bundle, self.vision, example, imagery, run)
+        return self._reports[state]
+
+    def _run(self, state: State, example: Example, watch: Watch | None = None) -> Run:
+        if state not in self._runs:
+            plan = Plan()
+            if state.edits:
+                earlier = self._run(State(state.item, state.edits[:-1]), example)
+                plan = plan_of(state.edits[-1], earlier.plan, earlier.decoded, self.bundle, self._lenders(example))
+            self._runs[state] = self._decoded(plan, example, watch)
+        return self._runs[state]
+
+    def _decoded(self, plan: Plan, example: Example, watch: Watch | None) -> Run:
+        content = controlled("no_video" if plan.grey else "none", example.content, example.prompt_id, self.seed, None)
+        prompt = encode(self._encoder, content, self._frame_cache)
+        spans = self.bundle.spans
+        start = time.perf_counter()
+        decoded = decode(
+            self.bundle.model, self.vision, self.bundle.tokens, [prompt], Sampling(self.generation.max_new_tokens),
+            Spans(spans.latents, spans.end, plan.may_open), [[self._answer_seed(example)]],
+            intervention=plan.intervention(), scripts=[plan.script], masking=plan.masking(),
+            observer=watch,
+        )  # fmt: skip
+        return Run(plan, prompt, decoded, time.perf_counter() - start)
+
+    def _answer_seed(self, example: Example) -> int:
+        """That of `evaluation.generation.requests.Prompts`, so that noise is the reports'."""
+        return stable_hash(self.seed, example.prompt_id, 0) >> 1
+
+    def _lenders(self, example: Example) -> Lenders:
+        return Lenders(
+            lambda index: self._other_item(example, index), lambda index: self._future(example, index),
+            self._answer_seed(example),
+        )  # fmt: skip
+
+    def _future(self, example: Example, index: int) -> torch.Tensor:
+        """The features of the true future frame that stands for a span, as SFT aims at."""
+        future = self._imagery.of(example).footage.future
+        if index >= len(future):
+            raise ValueError(f"this item has {len(future)} true future frames, and none for span {index + 1}")
+        return torch.from_numpy(future[index].features)
+
+    def _other_item(self, example: Example, index: int) -> torch.Tensor:
+        """The latents of the next item that answers with latents, at the same span or its last one."""
+        group = self.groups.get(example.key.partition("/")[0], next(iter(self.groups.values()), None))
+        for other in group.after(example.key) if group else ():
+            run = self._run(State(other.key), other)
+            (completion,) = run.decoded.completions(self.bundle.tokens)
+            spans = [s for s in completion.latents.split(self.bundle.tokens.span_sizes(completion.ids)) if len(s)]
+            if spans:
+                return spans[min(index, len(spans) - 1)]
+        raise ValueError("no other item here is answered with latents that it could lend")

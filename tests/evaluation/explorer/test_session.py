@@ -1,0 +1,211 @@
+"""Answers, their edits and what is reported of them."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evaluation.explorer.events import StoppedError
+from evaluation.explorer.probabilities import joints, option_probabilities
+from evaluation.explorer.session import Session
+from evaluation.explorer.state import State, read_edits
+from evaluation.generation.segments import segments
+from evaluation.reports.prediction import predict, with_latent_config
+from training.model.checkpoint import FutureL1
+from training.model.decode import decode
+from training.model.sampling import Sampling, banned
+
+Show = Callable[..., dict[str, Any]]
+
+
+def texts(report: dict[str, Any]) -> list[str]:
+    """The blocks as text, a span as its number of latents."""
+    return [str(b["latents"]) if b["number"] else "".join(text for text, _ in b["pieces"]) for b in report["blocks"]]
+
+
+def test_the_answer_is_that_of_the_decoder_and_grows_block_by_block(session: Session, item: str, show: Show) -> None:
+    session._runs.clear()
+    session._reports.clear()
+    events = show()
+    report, example = events["report"]["report"], session.example(item)
+    prompt = session._decoded(session._runs[State(item)].plan, example, None).prompt
+    decoded = decode(session.bundle.model, session.vision, session.bundle.tokens, [prompt], Sampling(80),
+                     session.bundle.spans, [[0]])  # fmt: skip
+    (completion,) = decoded.completions(session.bundle.tokens)
+    parts = segments(completion.decoded_text(session.bundle.tokens, session.bundle.processor.tokenizer))
+    assert texts(report) == [str(p.latents) if p.kind == "span" else p.text for p in parts]
+    grown: list[Any] = []
+    for event in events["all"]:
+        grown[event["from"] :] = event["blocks"]
+    assert texts({"blocks": grown}) == texts(report) and len(events["all"]) >= len(completion.ids) - 1
+    assert events["span"]["number"] == max(report["spans"]) and events["span"]["nearest"]
+    assert "before" not in events
+
+
+def test_an_item_shows_its_frames_its_options_and_what_is_right(show: Show) -> None:
+    item = show()["item"]
+    assert len(item["frames"]) == 1 and item["frames"][0].startswith("data:image/png;base64,")
+    assert [option["letter"] for option in item["options"]] == list("ABCD")
+    assert item["right"] in "ABCD" and item["future_frames"] >= 1 and item["opens_spans"]
+
+
+def test_a_span_shows_different_real_frames_nearest_first(show: Show) -> None:
+    nearest = show()["report"]["report"]["spans"][1]["nearest"]
+    distances = [frame["distance"] for frame in nearest]
+    assert len(nearest) == 3 and distances == sorted(distances) and len({frame["image"] for frame in nearest}) == 3
+
+
+def test_the_true_future_is_nearest_to_itself(show: Show) -> None:
+    (first, *_) = show("future.1")["report"]["report"]["spans"][1]["nearest"]
+    assert (first["label"], first["unobserved"]) == ("true future frame 1", True)
+    assert first["distance"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["zeros", "noise", "other_item", "future"])
+def test_a_replaced_span_keeps_what_is_before_it_and_holds_the_replacement(
+    session: Session, item: str, show: Show, kind: str
+) -> None:
+    before, after = texts(show()["report"]["report"]), texts(show(f"{kind}.1")["report"]["report"])
+    place = before.index("4")
+    assert after[: place + 1] == before[: place + 1]
+    plain = session._runs[State(item)].decoded.latents[:4]
+    fed = session._runs[State(item, read_edits(f"{kind}.1"))].decoded.latents[:4]
+    assert not torch.allclose(plain, fed)
+    if kind == "zeros":
+        assert not fed.any()
+    if kind == "noise":
+        torch.testing.assert_close(fed[0].norm(), plain[0].norm())
+
+
+def test_a_span_that_is_emptied_closes_at_once_and_forbidden_ones_do_not_open(show: Show) -> None:
+    before = texts(show()["report"]["report"])
+    place = before.index("4")
+    assert texts(show("cut.1")["report"]["report"])[: place + 1] == [*before[:place], "0"]
+    assert "4" not in texts(show("forbid.1")["report"]["report"])
+    assert before[:place] == texts(show("forbid.1")["report"]["report"])[:place]
+
+
+def test_a_span_is_added_before_the_answer(show: Show) -> None:
+    before, after = texts(show()["report"]["report"]), texts(show("add")["report"]["report"])
+    place = before.index("4")
+    assert after.count("4") == before.count("4") + 1 and after[: place + 1] == before[: place + 1]
+
+
+def test_frames_hidden_after_a_span_are_hidden_in_what_follows_and_in_the_replays(show: Show) -> None:
+    plain, hidden = show()["report"]["report"], show("hide.1")["report"]["report"]
+    place = texts(plain).index("4")
+    assert texts(hidden)[: place + 1] == texts(plain)[: place + 1]
+    assert plain["attention"]["frames"] > 0 and hidden["attention"]["frames"] == 0
+    first, last = plain["probabilities"], hidden["probabilities"]
+    assert first[0]["values"] == pytest.approx(last[0]["values"], abs=1e-5), "before the span everything is as it was"
+    assert first[-1]["values"] != pytest.approx(last[-1]["values"], abs=1e-5)
+
+
+def test_the_answers_attention_is_shared_by_spans_frames_and_text(show: Show) -> None:
+    report = show()["report"]["report"]
+    paid = report["attention"]
+    assert set(paid["spans"]) == set(report["spans"]) and all(share > 0 for share in paid["spans"].values())
+    assert sum(paid["spans"].values()) + paid["frames"] + paid["text"] == pytest.approx(1, abs=1e-3)
+
+
+def test_edits_follow_each_other_and_both_answers_are_reported_and_marked(show: Show) -> None:
+    both = show("zeros.1,add")
+    assert texts(both["before"]["report"]) == texts(show("zeros.1")["report"]["report"])
+    assert [edit["label"] for edit in both["item"]["edits"]] == ["span 1: zeros in its place",
+                                                               "one more span before the answer"]  # fmt: skip
+    assert any(block["differs"] for block in both["report"]["report"]["blocks"])
+    assert both["item"]["marks"] == {1: "zeros in its place"}
+
+
+def test_grey_frames_change_the_prompt_and_nothing_else(session: Session, item: str, show: Show) -> None:
+    show("no_frames")
+    plain, grey = session._runs[State(item)].prompt, session._runs[State(item, read_edits("no_frames"))].prompt
+    assert plain.ids == grey.ids and plain.observed[0].key != grey.observed[0].key
+
+
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        ("zeros.9", "and no span 9"),
+        ("future.9", "and no span 9"),
+        ("forbid.1,cut.1", "0 spans, and no span 1"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence(show: Show, state: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        show(state)
+
+
+def test_unknown_items_are_a_sentence(session: Session) -> None:
+    for key in ("twiffbench/none", "clip/0123", "none/1", "x"):
+        with pytest.raises(ValueError, match=r"item|clip"):
+            session.example(key)
+
+
+def test_probabilities_are_the_decoders(session: Session, item: str, show: Show) -> None:
+    """What a parallel replay gives an option is what the decoder gives the same tokens one by one."""
+    show()
+    run, example = session._runs[State(item)], session.example(item)
+    bundle, tokenizer = session.bundle, session.bundle.processor.tokenizer
+    (completion,) = run.decoded.completions(bundle.tokens)
+    places = joints(completion.ids, tokenizer)
+    assert places[0].tokens == 0 and places[-1].spans == len(bundle.tokens.span_sizes(completion.ids))
+    values = option_probabilities(bundle, session.vision, run.prompt, completion, places, example.options)
+    assert all(0 <= sum(of_place.values()) <= 1 + 1e-4 for of_place in values)
+    letter, option = next(iter(example.options.items()))
+    opening = tokenizer("<answer>", add_special_tokens=False)["input_ids"]
+    for place in (places[0], places[-1]):
+        total = 0.0
+        for form in (letter, option):
+            ids = tokenizer(f"<answer>{form}</answer>", add_special_tokens=False)["input_ids"]
+            assert ids[: len(opening)] == opening
+            script = [*completion.ids[: place.tokens], *ids]
+            total += math.exp(_log_prob(session, run.prompt, script, len(ids) - len(opening)))
+        assert values[places.index(place)][letter] == pytest.approx(total, rel=1e-3, abs=1e-6)
+
+
+def _log_prob(session: Session, prompt: Any, script: list[int], count: int) -> float:
+    """The decoder's log-probability of the last `count` tokens of a script."""
+    logits: list[torch.Tensor] = []
+    hook = session.bundle.model.lm_head.register_forward_hook(lambda _module, _args, out: logits.append(out[0]))
+    try:
+        decode(session.bundle.model, session.vision, session.bundle.tokens, [prompt], Sampling(len(script)),
+               session.bundle.spans, [[0]], scripts=[script])  # fmt: skip
+    finally:
+        hook.remove()
+    outside = torch.zeros(count, dtype=torch.bool)
+    allowed = banned(torch.stack(logits[len(script) - count : len(script)]), session.bundle.tokens, outside)
+    return float(allowed.log_softmax(-1).gather(-1, torch.tensor(script[-count:]).unsqueeze(-1)).sum())
+
+
+def test_a_listener_that_has_gone_stops_the_decoding(session: Session, item: str) -> None:
+    session._runs.clear()
+    session._reports.clear()
+    events: list[dict[str, Any]] = []
+
+    def emit(event: dict[str, Any]) -> None:
+        events.append(event)
+        if len(events) > 4:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        session.show(State(item), emit)
+    assert len(events) == 5 and State(item) not in session._runs
+
+
+def test_a_clip_of_ones_own_is_answered_as_predict_does(
+    session: Session, rows: list[dict[str, Any]], sft_model: FutureL1
+) -> None:
+    row = rows[2]
+    question = row["question"].split("<image>\n")[1]
+    example = session.uploads.add(Path(row["path"]).read_bytes(), "my <b>clip</b>.mp4", "1", question)
+    events: list[dict[str, Any]] = []
+    session.show(State(example.key), events.append)
+    prompt = {"video": row["path"], "frames": [1], "question": question}
+    [answer] = predict(with_latent_config(sft_model, None, None, False), [prompt], Path(), 80)["prompts"]
+    expected = [str(s.latents) if s.kind == "span" else s.text for s in segments(answer["text"])]
+    assert texts(events[-1]["report"]) == expected
+    assert events[0]["future_frames"] == 7
