@@ -10,7 +10,7 @@ import polars as pl
 
 from evaluation.benchmarks.benchmark import sample_items
 from evaluation.benchmarks.futurebench import FutureBench
-from tests.interop import vllm_curation, vllm_interventions, vllm_requests, vllm_speed, vllm_videos
+from tests.interop import vllm_curation, vllm_requests, vllm_speed, vllm_videos
 from tests.interop.chats import Answer, Reference, chat
 from tests.interop.demo import Demo
 from tests.interop.table import Check
@@ -20,7 +20,7 @@ from training.data.parts import text
 from training.engines.options import PREFIX
 from training.model.interventions import zeros
 
-ITEMS, INTERVENED, INTERPRETED = 200, 40, 20
+ITEMS, INTERPRETED = 200, 20
 INTERPRETER = Path(__file__).with_name("triton_interpreter")
 TINY_CACHE = {"block_size": 32, "num_gpu_blocks_override": 12, "max_model_len": 256}
 """Twelve blocks for sixteen requests, each of which grows into its third."""
@@ -45,7 +45,6 @@ def checks(demo: Demo, work: Path) -> Iterator[Check]:
             cases = vllm_requests.cases(server, chat(contents[0], reference.encoded(contents[0])))
             yield Check(f"{model}, served: {', '.join(cases)}", "vLLM's server", sum(cases.values()), len(cases))
             yield from vllm_videos.checks(demo, reference, server, f"{model}, served")
-            yield from vllm_interventions.checks(reference, server, f"{model}, served", contents[:INTERVENED])
         for runner in RUNNERS:
             yield from _preempted(demo, checkpoint, model, reference, contents, work, runner)
     with served(demo, Path(demo.profile.base), work) as server:
