@@ -79,7 +79,7 @@ def _answer(
     default_ledger = target.with_suffix(".ledger.jsonl")
     refusals: dict[str, Refusal] = {}
     samples, is_text = job.generation.samples, job.checkpoint is None
-    with Ledger(job.ledger or default_ledger, prompts.by_key, samples, job.keep_latents, is_text) as ledger:
+    with Ledger(job.ledger or default_ledger, prompts.by_key, samples, job.columns, is_text) as ledger:
         grader = Grader(job.gain, prompts, ledger, judge) if job.gain else None
         if grader:
             rounds = _gain_rounds(job, grader, prompts, ledger, refusals)

@@ -42,8 +42,8 @@ from evaluation.benchmarks.futurebench_items import FutureBenchSettings
 from evaluation.benchmarks.seedbench import SeedBenchSettings
 from evaluation.benchmarks.twiffbench_items import TwiffBenchSettings
 from evaluation.generation.config import GenerationConfig
-from evaluation.generation.controls import CONTROLS
-from evaluation.generation.jobs import INTERVENTIONS, check_served_intervention
+from evaluation.generation.controls import CHANGES, CONTROLS
+from evaluation.generation.jobs import INTERVENTIONS
 from evaluation.generation.program import PROGRAM as GENERATION_PROGRAM
 from training import recipes, tiny
 from training.grading import toy_judge
@@ -135,9 +135,6 @@ class Profile(Settings):
             raise ValueError(f"latent necessity names models that are not made: {sorted(unknown)}")
         if unknown := set(self.generation.endpoint) - set(models):
             raise ValueError(f"generation.endpoint: {min(unknown)!r} is no model; there are {', '.join(models)}")
-        if set(self.generation.endpoint) & set(self.benchmarks.necessity.models):
-            for intervention in self.benchmarks.necessity.interventions:
-                check_served_intervention(intervention)
         return self
 
     @model_validator(mode="after")
@@ -185,8 +182,12 @@ def demo(home: Path, seed: int = 0) -> Profile:
             seedbench=SeedBenchRun(recipe=SeedBenchSettings(layout="observation", suffix=""), answers=greedy),
             necessity=NecessitySettings(
                 models=("future_l1", "la_dapo"),
-                interventions=("zeros", "noise", "mean", "other_item", "no_span"),
+                interventions=(
+                    "zeros", "noise", "mean", "other_item", "no_span", "masked_frames", "masked_spans", "kept_1",
+                    "kept_2", "kept_3", "added_noise_50", "added_noise_100", "added_noise_200",
+                ),
                 controls=("no_video", "options_1", "options_2", "options_3"),
+                mediation=("mirrored", "other_frames"),
                 n=300,
             ),
         ),
@@ -239,7 +240,11 @@ def paper(home: Path, seed: int = 0) -> Profile:
             twiffbench=TwiffBenchRun(recipe=TwiffBenchSettings(), answers=long),
             seedbench=SeedBenchRun(recipe=SeedBenchSettings(), answers=long),
             necessity=NecessitySettings(
-                models=("future_l1", "la_dapo"), interventions=INTERVENTIONS[1:], controls=CONTROLS[1:], n=None
+                models=("future_l1", "la_dapo"),
+                interventions=INTERVENTIONS[1:],
+                controls=CONTROLS[1:],
+                mediation=CHANGES,
+                n=None,
             ),
         ),
         judge=JudgeSettings(base_url="http://127.0.0.1:8000/v1", model="judge"),
@@ -266,9 +271,21 @@ def _source(folder: Path, clips: str) -> SourceSettings:
 
 
 def ablation(home: Path, seed: int = 0) -> Profile:
-    """The demo with every RL objective of the paper's Table 4 from its one SFT model."""
+    """The demo with every RL objective of the paper's Table 4 from its one SFT model, and with an SFT model whose
+    spans were trained on noise, which the diagnostics of latents must call unused."""
+    profile = demo(home, seed)
     runs = (RlRun(recipe=recipes.demo_rl(mode), data="twiff", start="future_l1") for mode in recipes.MODES)
-    return demo(home, seed).model_copy(update={"name": "ablation", "rl": tuple(runs)})
+    control = SftRun(recipe=recipes.demo_sft("random_targets"), data="future_l1")
+    models = ("text_only", "future_l1", "random_targets", "la_dapo")
+    necessity = profile.benchmarks.necessity.model_copy(update={"models": models})
+    return profile.model_copy(
+        update={
+            "name": "ablation",
+            "sft": (*profile.sft, control),
+            "rl": tuple(runs),
+            "benchmarks": profile.benchmarks.model_copy(update={"necessity": necessity}),
+        }
+    )
 
 
 def _paper_run(name: str) -> RlRun:

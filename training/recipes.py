@@ -103,6 +103,9 @@ class SftRecipe(TrainingRecipe):
     """Rows of an optimiser step, over all devices."""
     num_train_epochs: PositiveInt = 1
     """Epochs, where `max_steps` is None."""
+    latent_targets: Literal["future_frames", "noise"] = "future_frames"
+    """What spans are trained towards: the features of the true future frames; or, as a control, Gaussian noise of their
+    mean and spread, other noise at each step."""
     latent_weight: float = 0.1
     """The weight λ of the latent loss."""
     loss_reduction: Literal["sample", "token"] = "sample"
@@ -230,7 +233,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 """The RL objectives of Table 4, as changes of the LA-DAPO recipe."""
 
-SFT_NAMES = {"demo": ("future_l1", "text_only"), "paper": ("future_l1", "text_only", "random")}
+SFT_NAMES = {"demo": ("future_l1", "text_only", "random_targets"), "paper": ("future_l1", "text_only", "random")}
 RL_NAMES = {
     "demo": ("la_dapo",),
     "paper": (
@@ -247,7 +250,8 @@ def demo_sft(name: str) -> SftRecipe:
     below half the deepest keep their spans: a greedy answer to them has none, and the latents get as many examples as
     that leaves, for it is they that limit accuracy (docs/demo-numbers.md).  CE never vanishes in a mixture and drowns
     0.1 * MSE: with weight 3 the latents' error falls fastest, and CE loses nothing.  Scheduled sampling comes late,
-    when the model's own latents are good; without it free-running answers stay near chance.
+    when the model's own latents are good; without it free-running answers stay near chance.  `random_targets` is a
+    control, whose spans can hold nothing of the future.
     """
     latent_config = LatentConfig(image_tokens=(4, 16), max_latents=4, span_end="fixed", system_prompt=None)
     recipe = SftRecipe(
@@ -257,7 +261,8 @@ def demo_sft(name: str) -> SftRecipe:
         latent_keep_prob=(0.9, 0.8, 0.4), scheduled_sampling=(0.5, 0.8), group_by_length=True, cache_gib=2.0,
         save_steps=150,
     )  # fmt: skip
-    return _pick(name, {"future_l1": {}, "text_only": {"latent_keep_prob": (0.0, 0.0, 0.0)}}, recipe)
+    changes: dict[str, dict[str, Any]] = {"future_l1": {}, "random_targets": {"latent_targets": "noise"}}
+    return _pick(name, changes | {"text_only": {"latent_keep_prob": (0.0, 0.0, 0.0)}}, recipe)
 
 
 def paper_sft(name: str) -> SftRecipe:

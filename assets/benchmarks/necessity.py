@@ -1,4 +1,5 @@
-"""`reports/intervened_answers` and `reports/latent_necessity`: whether answers need their latents."""
+"""`reports/intervened_answers` and `reports/latent_necessity`: whether answers need their latents, and what these hold.
+"""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -10,7 +11,7 @@ import polars as pl
 
 from assets.benchmarks.assets import ANSWER_TABLE, FUTURE_ANSWERS, FUTURE_ITEMS, ITEM_TABLE, REPORT
 from assets.benchmarks.latents import LATENT_RETRIEVAL
-from assets.benchmarks.settings import BenchmarkSettings, Endpoints, NecessityConfig
+from assets.benchmarks.settings import BenchmarkSettings, Endpoints, NecessityConfig, NecessitySettings
 from assets.framework.code import code_of
 from assets.framework.define import Asset, asset
 from assets.framework.metadata import batch_result
@@ -21,8 +22,10 @@ from assets.generation import AnswerWork, answers_pool, engine_of, generate_answ
 from assets.launching.launcher import LauncherParam
 from evaluation.benchmarks.benchmark import StoredAnswers, sample_items
 from evaluation.benchmarks.futurebench import FutureBench
-from evaluation.generation.jobs import AnswerJob
+from evaluation.generation.jobs import LOCAL_INTERVENTIONS, MEDIATIONS, AnswerJob
 from evaluation.generation.program import PROGRAM
+from evaluation.latents.diagnostics import DiagnosticTables, diagnostics_report
+from evaluation.latents.mediation import EFFECTS
 from evaluation.latents.necessity import necessity_report
 from evaluation.latents.retrieval_report import MEAN_FILE
 from training.storage.artifacts import MODEL, Artifact
@@ -30,10 +33,12 @@ from training.storage.files import write_json
 from training.storage.parquet import read_parquet
 
 INTERVENED, NECESSITY = "reports/intervened_answers", "reports/latent_necessity"
-FIGURES = ("interventions.png", "controls.png")
+FIGURES = ("interventions.png", "controls.png", "doses.png")
+READINGS = "readings"
+"""The job, and the table, of the original answers with what their latents say and the attention that they get."""
 
 INTERVENED_CODE = code_of(FutureBench.__module__, PROGRAM)
-NECESSITY_CODE = code_of(FutureBench.__module__, "evaluation.latents.necessity", "evaluation.drawing.latent_plots")
+NECESSITY_CODE = code_of(FutureBench.__module__, "evaluation.latents.diagnostics", "evaluation.drawing.latent_plots")
 
 
 def necessity_assets(
@@ -52,12 +57,13 @@ def _intervened_answers(
     necessity, models = settings.necessity, settings.necessity.models
     declared = Asset(
         INTERVENED,
-        "FutureBench, answered again with replaced latents (interventions) and from changed prompts (controls).",
+        "FutureBench, answered again with replaced latents (interventions), from changed prompts (controls), and with"
+        " both (mediation).",
         kinds=("torch", "parquet"),
         code_version=INTERVENED_CODE,
         deps=(FUTURE_ITEMS, *dict.fromkeys(checkpoints.artifact(model)[0] for model in models), LATENT_RETRIEVAL),
         partitions=checkpoints.model_partitioning(models),
-        links={name: f"{name}.parquet" for name in (*necessity.interventions, *necessity.controls)},
+        links={name: f"{name}.parquet" for name in (*necessity.interventions, *necessity.controls, READINGS)},
         retry_policy=retry_on_outage() if endpoints else None,
     )
 
@@ -66,15 +72,16 @@ def _intervened_answers(
         context: dg.AssetExecutionContext, config: NecessityConfig, store: StoreParam, launcher: LauncherParam
     ) -> Iterator[dg.MaterializeResult[None]]:
         chosen = necessity.model_copy(update={"n": config.values()["n"] or None})
-        values = chosen.model_dump(mode="json", exclude={"models"})
-        values |= {"answers": generation.model_dump(mode="json"), "seed": seed}
+        values = {"answers": generation.model_dump(mode="json"), "seed": seed}
         items = store.current(FUTURE_ITEMS)
         prompts = partial(benchmark.prompts, _sampled(items, chosen.n))
         wanted = {}
         for model in context.partition_keys:
             checkpoint, means = store.current(*checkpoints.artifact(model)), store.current(LATENT_RETRIEVAL, model)
             inputs = {FUTURE_ITEMS: items, "checkpoint": checkpoint, LATENT_RETRIEVAL: means}
-            config_values = values | engine_of(model, endpoints)
+            wanted_of_model = _for_model(chosen, model, endpoints)
+            config_values = wanted_of_model.model_dump(mode="json", exclude={"models"}) | values
+            config_values |= engine_of(model, endpoints)
             work = partial(store.work, INTERVENED, config=config_values, code=INTERVENED_CODE, partition=model)
             job = partial(
                 AnswerJob,
@@ -86,13 +93,29 @@ def _intervened_answers(
             mean = {"mean": means.file(MEAN_FILE)}
             jobs: dict[str, partial[AnswerJob]] = {
                 name: partial(job, intervention=name, reference_latents=mean.get(name))
-                for name in (() if model == BASE else chosen.interventions)  # a base model has no latents
+                for name in wanted_of_model.interventions
             }
             jobs |= {name: partial(job, control=name) for name in chosen.controls}
+            if model != BASE and model not in endpoints:
+                jobs[READINGS] = partial(job, read_latents=True)
+            for change in wanted_of_model.mediation:
+                jobs[change] = partial(job, control=change, keep_latents=True)
+                for effect, intervention in zip(EFFECTS[1:], MEDIATIONS, strict=True):
+                    jobs[f"{change}.{effect}"] = partial(job, control=change, intervention=intervention)
             wanted[model] = AnswerWork(next_work(work, inputs), prompts, jobs)
         yield batch_result(context, store, declared, generate_answers(context, store, launcher, device, wanted))
 
     return answer_with_interventions
+
+
+def _for_model(chosen: NecessitySettings, model: str, endpoints: Endpoints) -> NecessitySettings:
+    """What can be done to a model: a base model has no latents, and a server has not all interventions."""
+    if model == BASE:
+        return chosen.model_copy(update={"interventions": (), "mediation": ()})
+    if model in endpoints:
+        served = tuple(name for name in chosen.interventions if name not in LOCAL_INTERVENTIONS)
+        return chosen.model_copy(update={"interventions": served, "mediation": ()})
+    return chosen
 
 
 def _latent_necessity(settings: BenchmarkSettings, checkpoints: Checkpoints) -> dg.AssetsDefinition:
@@ -119,13 +142,22 @@ def _latent_necessity(settings: BenchmarkSettings, checkpoints: Checkpoints) -> 
             def graded(answers: Artifact, file: str, control: str = "none") -> pl.DataFrame:
                 return benchmark.grade(table, StoredAnswers(read_parquet(answers.file(file)), control))
 
-            interventions = () if model == BASE else chosen["interventions"]
-            report = necessity_report(
-                graded(original, ANSWER_TABLE),
-                {name: graded(changed, f"{name}.parquet") for name in interventions},
-                {name: graded(changed, f"{name}.parquet", name) for name in chosen["controls"]},
-                read_parquet(original.file(ANSWER_TABLE)),
-            )
+            answers, first = read_parquet(original.file(ANSWER_TABLE)), graded(original, ANSWER_TABLE)
+            changes, read = chosen["mediation"], f"{READINGS}.parquet"
+            replaced = {name: graded(changed, f"{name}.parquet") for name in chosen["interventions"]}
+            names = dict.fromkeys((*chosen["controls"], *changes))
+            controls = {name: graded(changed, f"{name}.parquet", name) for name in names}
+            report = necessity_report(first, replaced, controls, answers)
+            report |= diagnostics_report(report, DiagnosticTables(
+                items=table, original=first, changed=replaced,
+                effects={change: {"total": controls[change]} | {
+                    effect: graded(changed, f"{change}.{effect}.parquet") for effect in EFFECTS[1:]
+                } for change in changes},
+                latents={"original": answers}
+                | {change: read_parquet(changed.file(f"{change}.parquet")) for change in changes},
+                readings=read_parquet(changed.file(read)) if read in changed.manifest["files"] else None,
+            ))  # fmt: skip
+            report["cost"] = _cost(changed)
             write_json(workspace / REPORT, report)
             for name, figure in _figures(model, report).items():
                 (workspace / name).write_bytes(figure)
@@ -134,6 +166,7 @@ def _latent_necessity(settings: BenchmarkSettings, checkpoints: Checkpoints) -> 
                 "verdict": report["verdict"],
                 "original_accuracy": report["original"]["accuracy"],
                 **{f"accuracy_{name}": row["accuracy"]["accuracy"] for name, row in rows.items()},
+                **{f"outcome: {label}": row["outcome"] for label, row in report["diagnostics"].items()},
                 "n": report["original"]["n"],
             }
 
@@ -148,14 +181,25 @@ def _latent_necessity(settings: BenchmarkSettings, checkpoints: Checkpoints) -> 
     return compare_interventions
 
 
+def _cost(changed: Artifact) -> dict[str, dict[str, float]]:
+    """Of each table of answers, their number and the seconds of the device that they took."""
+    costs = {}
+    for name in sorted(file for file in changed.manifest["files"] if file.endswith(".parquet")):
+        table = read_parquet(changed.file(name), columns=("prefill_seconds", "decode_seconds"))
+        seconds = float(table.sum().sum_horizontal().item())
+        costs[name.removesuffix(".parquet")] = {"answers": table.height, "seconds": seconds}
+    return costs
+
+
 def _sampled(items: Artifact, n: int | None) -> pl.DataFrame:
     """`n` of the usable items, or all."""
     return sample_items(read_parquet(items.file(ITEM_TABLE)).filter(pl.col("problem").is_null()), n)
 
 
 def _figures(model: str, report: Mapping[str, Any]) -> dict[str, bytes]:
-    """Changes of accuracy with intervals, by file name; a base model has no interventions."""
-    from evaluation.drawing.latent_plots import controls, interventions
+    """Changes of accuracy with intervals, and curves of doses, by file name; a base model has no interventions."""
+    from evaluation.drawing.latent_plots import controls, doses, interventions
 
-    figures = zip(FIGURES, ("interventions", "controls"), (interventions, controls), strict=True)
+    parts = ("interventions", "controls", "dose")
+    figures = zip(FIGURES, parts, (interventions, controls, doses), strict=True)
     return {name: draw({model: report}) for name, part, draw in figures if report[part]}

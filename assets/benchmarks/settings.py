@@ -10,7 +10,7 @@ from evaluation.benchmarks.futurebench_items import FutureBenchSettings
 from evaluation.benchmarks.seedbench import SeedBenchSettings
 from evaluation.benchmarks.twiffbench_items import TwiffBenchSettings
 from evaluation.generation.config import GenerationConfig
-from evaluation.generation.controls import ControlName
+from evaluation.generation.controls import ChangeName, ControlName
 from evaluation.generation.jobs import InterventionName
 from training.chat.endpoint import ServerSettings
 
@@ -50,6 +50,8 @@ class NecessitySettings(Settings):
     """What is put in the latents' place."""
     controls: tuple[ControlName, ...] = ()
     """What is changed of the prompt."""
+    mediation: tuple[ChangeName, ...] = ()
+    """The changes of the frames whose effect is measured with and without the latents."""
     n: PositiveInt | None
     """How many FutureBench items are answered again; None: all."""
 

@@ -53,6 +53,35 @@ def interventions(models: Reports) -> bytes:
     return _changes(models, "interventions")
 
 
+def doses(models: Reports) -> bytes:
+    """Accuracy by how many latents of a span are kept (left) and by the noise that is added to them (right), a line a
+    model with its intervals; models are reports of `latents.diagnostics`."""
+    tested = {name: report["dose"] for name, report in models.items() if report.get("dose")}
+    styles = style.model_styles(tested)
+    figure, panels = style.canvas(9.4, 3.1, 2, sharey=True)
+    labels = {"kept": "latents kept of each span, the rest noise", "added_noise": "noise added, in norms of the latent"}
+    for axes, (curve, label) in zip(panels, labels.items(), strict=True):
+        axes.set_xlabel(label)
+        style.percent_axis(axes)
+        listed = [[point["dose"] for point in report[curve]["points"]] for report in tested.values() if curve in report]
+        ticks = sorted({dose for of_model in listed for dose in of_model if dose is not None})
+        last = (max(ticks, default=0) + 1) if curve == "kept" else None  # the place of all latents
+        for name, report in tested.items():
+            if points := report.get(curve, {}).get("points"):
+                x = np.array([last if point["dose"] is None else point["dose"] for point in points])
+                y = np.array([point["accuracy"] for point in points])
+                bounds = np.array([point["interval"] for point in points]).T
+                kind = styles[name]
+                axes.errorbar(x, y, np.abs(bounds - y), color=kind.colour, marker=kind.marker, markersize=5, capsize=2,
+                              linewidth=1.4)  # fmt: skip
+        names = [f"{tick:g}" for tick in ticks]
+        axes.set_xticks([*ticks, last] if last else ticks, [*names, "all"] if last else names)
+    handles = [Line2D([], [], color=styles[name].colour, marker=styles[name].marker) for name in tested]
+    panels[0].set_ylabel("right answers, 95 % interval")
+    style.legend(figure, handles, [style.plain(name) for name in tested])
+    return style.png(figure)
+
+
 def controls(models: Reports) -> bytes:
     """Change of accuracy under controls of the input; reports as above."""
     return _changes(models, "controls")

@@ -2,7 +2,9 @@
 
 `no_video`: each frame is mid-grey, in its size and at its time.  `question_only`: frames are left out, the
 text stays as it is.  `shuffled_frames`: the frames in another order, the times of a video's frames where they were.
-`options_k`: the options rotated by k places under the letters A, B, C, D; answers are graded by the item's own letter.
+`mirrored` and `cropped`: each frame mirrored from left to right, or its middle half in each direction enlarged to its
+size.  `other_frames`: the frames of another item.  `options_k`: the options rotated by k places under the letters A, B,
+C, D; answers are graded by the item's own letter.
 
 A control changes a prompt's content and nothing else.  Where it finds nothing to change (a single frame to shuffle), it
 raises ValueError, so that no answer to an unchanged prompt is counted as one to a changed prompt.
@@ -10,9 +12,11 @@ raises ValueError, so that no answer to an unchanged prompt is counted as one to
 
 import io
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, TypeVar, get_args
 
+import numpy as np
 from PIL import Image
 
 from training.data.images import open_image
@@ -20,21 +24,31 @@ from training.data.parts import Part
 from training.data.video import read_frames
 from training.storage.hashing import stable_hash
 
-ControlName = Literal["none", "no_video", "question_only", "shuffled_frames", "options_1", "options_2", "options_3"]
+ControlName = Literal[
+    "none", "no_video", "question_only", "shuffled_frames", "mirrored", "cropped", "other_frames", "options_1",
+    "options_2", "options_3",
+]  # fmt: skip
 CONTROLS: tuple[ControlName, ...] = get_args(ControlName)
+ChangeName = Literal["mirrored", "cropped", "other_frames"]
+"""The controls that show other frames, for which another answer may be right."""
+CHANGES: tuple[ChangeName, ...] = get_args(ChangeName)
 ROTATIONS: tuple[ControlName, ...] = ("options_1", "options_2", "options_3")
 GREY = (128, 128, 128)
 
 _LETTERS = "ABCD"
+TRANSFORM = "transform"
+"""A field of a part under the controls of its frames: the change of the images that are read (`transformed`)."""
 _IMAGE_FIELDS = ("path", "frames", "reader", "data")
 """The fields of a part that name its image; the cap on its tokens stays with the place in the prompt."""
 _Item = TypeVar("_Item")
 
 
 def controlled(
-    control: ControlName, content: Sequence[Part], prompt_id: str, seed: int, options: Sequence[str] | None
-) -> list[Part]:
+    control: ControlName, content: Sequence[Part], prompt_id: str, seed: int, options: Sequence[str] | None,
+    other: Sequence[Part] = (),
+) -> list[Part]:  # fmt: skip
     """A prompt's content under a control; the order of shuffled frames depends on the seed and the prompt's id alone.
+    `other`: the content of another prompt, for `other_frames`.
 
     Raises ValueError where there is nothing to control, or the options are not listed in the prompt's text;
     UnreadableVideo or OSError where a frame's size cannot be read.
@@ -48,6 +62,11 @@ def controlled(
             return [part for part in _with_frames(control, content) if part["type"] == "text"]
         case "shuffled_frames":
             return _shuffled(_with_frames(control, content), random.Random(stable_hash("shuffled", seed, prompt_id)))
+        case "mirrored" | "cropped":
+            return [part if part["type"] == "text" else part | {TRANSFORM: control}
+                    for part in _with_frames(control, content)]  # fmt: skip
+        case "other_frames":
+            return _with_other_frames(_with_frames(control, content), other)
         case "options_1" | "options_2" | "options_3":
             if not options:
                 raise ValueError(f"control {control} needs the prompts' column `options`, and it is empty here")
@@ -85,6 +104,39 @@ def _grey(part: Part) -> Part:
     if part["type"] == "video":
         return part | {"data": encoded.getvalue()}
     return part | dict.fromkeys(_IMAGE_FIELDS) | {"data": encoded.getvalue()}
+
+
+def transformed(part: Part, image: np.ndarray) -> np.ndarray:
+    """An image of a part (uint8 height x width x RGB) as the part's control changes it, in its size."""
+    match part.get(TRANSFORM):
+        case "mirrored":
+            return np.ascontiguousarray(image[:, ::-1])
+        case "cropped":
+            height, width = image.shape[:2]
+            box = width // 4, height // 4, width - width // 4, height - height // 4
+            cropped = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box)
+            return np.asarray(cropped)
+    return image
+
+
+def _with_other_frames(content: Sequence[Part], other: Sequence[Part]) -> list[Part]:
+    """The frames of another prompt in place of the prompt's own, part by part; where it has fewer, from its first on.
+
+    A prompt that shows the same frames, or frames in another way, is no other.
+    """
+    sources = {kind: [part for part in other if part["type"] == kind] for kind in ("image", "video")}
+    places, parts = Counter[str](), []
+    for part in content:
+        if part["type"] != "text":
+            if not (of_kind := sources[part["type"]]):
+                raise ValueError(f"control other_frames: the other item's prompt has no {part['type']}")
+            source = of_kind[places[part["type"]] % len(of_kind)]
+            places[part["type"]] += 1
+            part = part | {field: source[field] for field in _IMAGE_FIELDS}
+        parts.append(part)
+    if parts == list(content):
+        raise ValueError("control other_frames: the other item's prompt shows the same frames")
+    return parts
 
 
 def _shuffled(content: Sequence[Part], rng: random.Random) -> list[Part]:

@@ -1,8 +1,10 @@
 """Interventions: replacements of a model's own latents while it answers, which measure whether the answer needs them.
 
 Most replace the vectors that are fed (zeros, noise, mean, another item's, the span's first); `markers_only` lets spans
-open that close at once, `no_span` lets none open, and `spans_k` forces exactly k (`forced_spans` says where).  Prompt,
-seeds and sampling stay the same.
+open that close at once, `no_span` lets none open, and `spans_k` forces exactly k (`forced_spans` says where).
+`kept_k` puts noise in the place of all latents of a span but the first k, `added_noise_k` adds noise of k per cent of
+their norm; `masked_frames` and `masked_spans` hide frames or spans from what follows a span.  Prompt, seeds and
+sampling stay the same.
 """
 
 from bisect import bisect_right
@@ -14,11 +16,12 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file
 
-from evaluation.generation.jobs import InterventionName
+from evaluation.generation.jobs import InterventionName, MediationName
 from evaluation.generation.requests import Request
 from training.model.checkpoint import FutureL1
 from training.model.completions import Decoded
-from training.model.interventions import Intervention, constant, first_repeated, noise, zeros
+from training.model.interventions import Intervention, added_noise, constant, first_repeated, noise, zeros
+from training.model.masking import Masking
 from training.model.modes import Spans
 from training.model.tokens import Tokens
 
@@ -33,33 +36,50 @@ class Draw(Protocol):
         intervention: Intervention | None = None,
         spans: Spans | None = None,
         scripts: Sequence[Sequence[int]] | None = None,
+        masking: Masking | None = None,
     ) -> Decoded: ...
 
 
 def intervene(
-    name: InterventionName, bundle: FutureL1, draw: Draw, requests: Sequence[Request], mean: torch.Tensor | None
-) -> tuple[Decoded, dict[str, str]]:
+    name: InterventionName | MediationName, bundle: FutureL1, draw: Draw, requests: Sequence[Request],
+    mean: torch.Tensor | None, draw_original: Draw | None = None,
+) -> tuple[Decoded, dict[str, str]]:  # fmt: skip
     """The answers of a batch under an intervention, and the prompts to which it cannot be applied, with the reason.
+
+    `draw_original` decodes the same prompts without their control, for mediation.
 
     Raises ValueError for forced spans of a checkpoint that opens none, and for prompts without a reference where donors
     depend on it.
     """
     tokens, spans = bundle.tokens, bundle.spans
+    seeds = torch.tensor([seed for request in requests for seed in request.seeds], device=bundle.model.device)
     match name:
         case "none":
             return draw(), {}
         case "zeros":
             return draw(zeros()), {}
         case "noise":
-            seeds = [seed for request in requests for seed in request.seeds]
-            return draw(noise(torch.tensor(seeds, device=bundle.model.device))), {}
+            return draw(noise(seeds)), {}
+        case "kept_1" | "kept_2" | "kept_3":
+            return draw(noise(seeds, int(name.removeprefix("kept_")))), {}
+        case "added_noise_25" | "added_noise_50" | "added_noise_100" | "added_noise_200":
+            return draw(added_noise(seeds, int(name.removeprefix("added_noise_")) / 100)), {}
+        case "masked_frames" | "masked_spans":
+            return draw(masking=Masking("frames" if name == "masked_frames" else "spans")), {}
         case "mean":
             assert mean is not None, "the backend reads it before it answers"
             return draw(constant(mean)), {}
         case "first_repeated":
-            return draw(first_repeated(sum(len(request.seeds) for request in requests))), {}
+            return draw(first_repeated(len(seeds))), {}
         case "other_item" | "same_answer" | "other_answer":
             return _borrowed(name, draw, requests, tokens, spans.latents)
+        case "original_latents" | "changed_latents":
+            assert draw_original is not None, "the backend has the prompts without their control, too"
+            lender, borrower = (draw_original, draw) if name == "original_latents" else (draw, draw_original)
+            plain = lender()
+            used = (plain.ids == tokens.latent).any(1).tolist()
+            lenders = [row if has else NONE for row, has in enumerate(used)]
+            return borrower(lent(plain, tokens.latent, spans.latents, lenders)), {}
         case "no_span":
             return draw(spans=Spans(0, spans.end)), {}
     if not spans.opened:

@@ -11,6 +11,7 @@ from evaluation.generation.config import GenerationConfig
 from evaluation.generation.controls import ControlName
 from evaluation.generation.curtailment import GainRule
 from training.chat.endpoint import EndpointSettings, ServerSettings
+from training.data.prompts import LATENTS, READINGS
 from training.grading.judge import JudgeSettings
 from training.grading.parsers import ParserName
 from training.runtime.programs import ProgramConfig
@@ -18,14 +19,22 @@ from training.storage.hashing import digest, file_digest, model_digest
 
 InterventionName = Literal[
     "none", "zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated", "markers_only",
-    "no_span", "spans_1", "spans_2", "spans_3",
+    "no_span", "spans_1", "spans_2", "spans_3", "masked_frames", "masked_spans", "kept_1", "kept_2", "kept_3",
+    "added_noise_25", "added_noise_50", "added_noise_100", "added_noise_200",
 ]  # fmt: skip
 """The replacement of a model's own latents (see evaluation.generation.interventions)."""
 INTERVENTIONS: tuple[InterventionName, ...] = get_args(InterventionName)
 DONOR_INTERVENTIONS: tuple[InterventionName, ...] = ("other_item", "same_answer", "other_answer")
 """The interventions under which an answer depends on other answers of its batch: the donors of latents."""
-LOCAL_INTERVENTIONS: tuple[InterventionName, ...] = ()
-"""The interventions for which a server has no request option."""
+MediationName = Literal["original_latents", "changed_latents"]
+"""The interventions that measure mediation under a control: the prompt under the control with the latents of the answer
+to the prompt as it is, and the other way round."""
+MEDIATIONS: tuple[MediationName, ...] = get_args(MediationName)
+LOCAL_INTERVENTIONS: tuple[InterventionName | MediationName, ...] = (
+    "masked_frames", "masked_spans", "kept_1", "kept_2", "kept_3", "added_noise_25", "added_noise_50",
+    "added_noise_100", "added_noise_200", *MEDIATIONS,
+)  # fmt: skip
+"""The interventions that need local decoding: no server has them."""
 
 SERVED_ENGINE = "vllm"
 """The engine of served checkpoints, as ledgers and versions name it."""
@@ -54,7 +63,8 @@ class AnswerJob(BaseModel):
     runs, too, of this model, sampling, intervention and control; None: beside the table, for as long as the job is not
     done.  `control`: the change of the prompts (evaluation.generation.controls).  `reference_latents`: the
     safetensors file whose tensor `mean` [D] the intervention "mean" feeds.  `keep_latents`: the table has the column
-    `latents`, the vectors as they were fed.
+    `latents`, the vectors as they were fed.  `read_latents`: it has the columns `attention` and `words`
+    (evaluation.generation.readings).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,10 +75,11 @@ class AnswerJob(BaseModel):
     prompts: Path
     generation: GenerationConfig
     seed: int = 0
-    intervention: InterventionName = "none"
+    intervention: InterventionName | MediationName = "none"
     control: ControlName = "none"
     reference_latents: Path | None = None
     keep_latents: bool = False
+    read_latents: bool = False
     ledger: Path | None = None
     gain: VisualGainScoring | None = None
 
@@ -82,11 +93,21 @@ class AnswerJob(BaseModel):
             raise ValueError(f"job {self.name!r}: intervention 'mean' and reference_latents need each other")
         if self.gain and self.control != "none":
             raise ValueError(f"job {self.name!r}: visual gain is scored on prompts as they are, not under a control")
+        if self.intervention in MEDIATIONS and self.control == "none":
+            raise ValueError(f"job {self.name!r}: intervention {self.intervention!r} needs a control, which changes "
+                             "the prompt")  # fmt: skip
         if self.endpoint and self.checkpoint is None:
             raise ValueError(f"job {self.name!r}: the servers of a checkpoint need its folder, too, to compare with")
         if self.endpoint:
             check_served_intervention(self.intervention)
+            if self.read_latents:
+                raise ValueError(f"job {self.name!r}: reading latents needs a model that is loaded here")
         return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The optional columns of its table of answers that every answer must have."""
+        return (*((LATENTS,) if self.keep_latents else ()), *(READINGS if self.read_latents else ()))
 
     def ledger_contents(self, prompts: pl.DataFrame) -> dict[str, Any]:
         """The settings that the answers of a ledger share: model, sampling, seed, intervention and control, and the
@@ -103,6 +124,8 @@ class AnswerJob(BaseModel):
         }
         if self.endpoint:
             contents["engine"] = SERVED_ENGINE
+        if self.control == "other_frames":
+            contents["frames_of"] = digest(sorted(prompts["key"]))
         if self.intervention in DONOR_INTERVENTIONS:
             lenders = prompts.select("key", "reference").sort("key").rows()
             contents |= {"donors": digest(lenders), "batch_size": self.generation.batch_size}
@@ -132,7 +155,7 @@ class GenerateConfig(ProgramConfig):
         return self
 
 
-def check_served_intervention(intervention: InterventionName) -> None:
+def check_served_intervention(intervention: InterventionName | MediationName) -> None:
     """Raises ValueError for an intervention that no server can do."""
     if intervention in LOCAL_INTERVENTIONS:
         raise ValueError(f"intervention {intervention!r} needs a model that is loaded here: a server can do "

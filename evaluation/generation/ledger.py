@@ -8,7 +8,7 @@ holds the place of each, eight bytes.
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -19,19 +19,29 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evaluation.generation.requests import Answer
-from training.data.prompts import ANSWERS, PROMPT_TOKENS
+from training.data.prompts import ANSWERS, LATENTS, PROMPT_TOKENS, READINGS, BenchmarkAnswerTable, ReadingTable
 from training.storage.files import AppendLog, atomic_write
 from training.storage.hashing import file_digest
 from training.storage.keyed_log import encoded, key_of
 
-LATENTS = "latents"
-"""A column that answers have where a job keeps latents: float16, little-endian, row-major [sum(spans), hidden]."""
-OPTIONAL: dict[str, Any] = {PROMPT_TOKENS: pl.Int64, LATENTS: pl.Binary}
+OPTIONAL: dict[str, Any] = {
+    name: column.dtype
+    for table in (BenchmarkAnswerTable, ReadingTable)
+    for name, column in table.columns().items()
+    if name in (PROMPT_TOKENS, LATENTS, *READINGS)
+}
 KEY_DIGITS = 32
 ROW_GROUP = 2_048
 """Answers that are in memory at a time while a table is written."""
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Words(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    nearest: str
+    lens: list[str]
 
 
 class _Stored(BaseModel):
@@ -51,16 +61,18 @@ class _Stored(BaseModel):
     decode_seconds: float
     prompt_tokens: Count | None = None
     latents: str | None = None
+    attention: list[list[list[list[float]]]] | None = None
+    words: list[_Words] = []
 
 
 class Ledger:
     """The answers to some prompts: those that the file holds already, and those that are added."""
 
     def __init__(
-        self, path: Path, prompts: Mapping[str, str], samples: int, keep_latents: bool = False, served: bool = False
+        self, path: Path, prompts: Mapping[str, str], samples: int, columns: Collection[str] = (), served: bool = False
     ) -> None:
-        """`prompts`: ids by key; `samples`: answers of a prompt, by their numbers.  With `keep_latents`, an answer that
-        was stored without its latents is passed over; so is a `served` model's without text, which is a server's fault
+        """`prompts`: ids by key; `samples`: answers of a prompt, by their numbers.  An answer that was stored without
+        one of the optional `columns` is passed over; so is a `served` model's without text, which is a server's fault
         and no answer."""
         self._log = AppendLog(path)
         self._keys = {prompt_id: key for key, prompt_id in prompts.items()}
@@ -74,7 +86,7 @@ class Ledger:
             row = rows.get(key_of(line) or b"")
             if row is None or (stored := _stored(line, served)) is None:
                 continue
-            if keep_latents and LATENTS not in stored.model_fields_set:
+            if not stored.model_fields_set.issuperset(columns):
                 continue
             if stored.sample < samples and self._offsets[row, stored.sample] < 0:
                 self._place(row, stored.sample, offset, stored.model_fields_set)

@@ -5,21 +5,28 @@ A batch of requests is read at a time, and decoded as many answers at once as th
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from evaluation.generation import interventions
 from evaluation.generation.config import GenerationConfig
-from evaluation.generation.jobs import AnswerJob
+from evaluation.generation.jobs import MEDIATIONS, AnswerJob
+from evaluation.generation.readings import read_latents
 from evaluation.generation.records import answer_record
 from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request, with_images
 from training.data.parts import Part
 from training.data.video import FrameCache, UnreadableVideo, frame_rate
 from training.model.checkpoint import FutureL1, load
 from training.model.completions import Decoded, joined
+from training.model.decode import now
 from training.model.encoding import Encoded, Encoder
 from training.model.interventions import Intervention
+from training.model.masking import Masking
 from training.model.modes import Spans
 from training.model.sampling import Sampling
 from training.model.token_budget import TokenBudget
@@ -57,18 +64,30 @@ class LocalEngine:
         encoder = bundle.prompt_encoder(job.generation.image_tokens, job.generation.system_prompt)
         budget = TokenBudget(job.generation.max_batch_tokens)
         for batch in batches(requests, job.generation.batch_size):
-            readable, encoded = [], []
+            readable, encoded, originals = [], [], []
             for request in batch:
                 try:
-                    encoded.append(encode(encoder, request.content, self._frame_cache))
+                    content = encode(encoder, request.content, self._frame_cache)
+                    if job.intervention in MEDIATIONS:
+                        originals.append(encode(encoder, request.original, self._frame_cache))
+                    encoded.append(content)
                     readable.append(request)
                 except (UnreadableVideo, ValueError, OSError) as error:
                     yield Refusal(request.prompt_id, str(error))
             if readable:
-                draw = _drawer(bundle, vision, budget, job.generation, readable, encoded)
-                decoded, left_out = interventions.intervene(job.intervention, bundle, draw, readable, mean)
+                seconds: list[tuple[float, float]] = []
+                drawer = partial(_drawer, bundle, vision, budget, job.generation, readable, seconds=seconds)
+                decoded, left_out = interventions.intervene(
+                    job.intervention, bundle, drawer(encoded), readable, mean, drawer(originals)
+                )
                 yield from (Refusal(*reason) for reason in left_out.items())
-                answers = _answers(bundle, readable, encoded, decoded, job.keep_latents)
+                prompts = originals if job.intervention == "changed_latents" else encoded
+                readings: Iterable[dict[str, Any]] = repeat({})
+                if job.read_latents:
+                    readings = _readings(bundle, vision, readable, prompts, decoded, seconds)
+                prefill, decode = map(sum, zip(*seconds, strict=True))
+                decoded = replace(decoded, prefill_seconds=prefill, decode_seconds=decode)
+                answers = _answers(bundle, readable, prompts, decoded, readings, job.keep_latents)
                 yield from (answer for answer in answers if answer["prompt_id"] not in left_out)
 
     def _load(self, checkpoint: Path) -> tuple[FutureL1, FrozenVision]:
@@ -147,8 +166,10 @@ def _drawer(
     generation: GenerationConfig,
     requests: Sequence[Request],
     encoded: Sequence[Encoded],
+    seconds: list[tuple[float, float]],
 ) -> interventions.Draw:
-    """Decodes the batch as often as an intervention needs it."""
+    """Decodes the batch as often as an intervention needs it; `seconds` gets those of prefill and decoding each time.
+    """
     sampling = Sampling(generation.max_new_tokens, generation.temperature, generation.top_p)
     seeds, groups = [request.seeds for request in requests], [request.group for request in requests]
 
@@ -156,29 +177,46 @@ def _drawer(
         intervention: Intervention | None = None,
         spans: Spans | None = None,
         scripts: Sequence[Sequence[int]] | None = None,
+        masking: Masking | None = None,
     ) -> Decoded:
         parts = dict(budget.decode(
             bundle.model, vision, bundle.tokens, encoded, sampling, spans or bundle.spans, seeds, groups, intervention,
-            scripts,
+            scripts, masking,
         ))  # fmt: skip
-        return joined([parts[number] for number in range(len(encoded))], bundle.tokens.pad)
+        decoded = joined([parts[number] for number in range(len(encoded))], bundle.tokens.pad)
+        seconds.append((decoded.prefill_seconds, decoded.decode_seconds))
+        return decoded
 
     return draw
 
 
+def _readings(
+    bundle: FutureL1, vision: FrozenVision, requests: Sequence[Request], encoded: Sequence[Encoded], decoded: Decoded,
+    seconds: list[tuple[float, float]],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The readings of each answer; `seconds` gets those that they took."""
+    prompts = [prompt for prompt, request in zip(encoded, requests, strict=True) for _ in request.samples]
+    seeds, start = [seed for request in requests for seed in request.seeds], now(bundle.model.device)
+    readings = list(read_latents(bundle, vision, prompts, decoded, seeds))
+    seconds.append((0.0, now(bundle.model.device) - start))
+    return readings
+
+
 def _answers(
-    bundle: FutureL1, requests: Sequence[Request], encoded: Sequence[Encoded], decoded: Decoded, keep_latents: bool
-) -> Iterator[Answer]:
+    bundle: FutureL1, requests: Sequence[Request], encoded: Sequence[Encoded], decoded: Decoded,
+    readings: Iterable[dict[str, Any]], keep_latents: bool,
+) -> Iterator[Answer]:  # fmt: skip
     tokens, answers = bundle.tokens, len(decoded.ids)
     prompts = zip(requests, encoded, strict=True)
     names = [(request.prompt_id, sample, len(e.ids)) for request, e in prompts for sample in request.samples]
-    for (prompt_id, sample, prompt_tokens), completion in zip(names, decoded.completions(tokens), strict=True):
+    completions = zip(names, decoded.completions(tokens), strict=True)
+    for ((prompt_id, sample, prompt_tokens), completion), reading in zip(completions, readings, strict=False):
         answer = answer_record(
             prompt_id, sample, completion.ids, completion.decoded_text(tokens, bundle.processor.tokenizer), tokens,
             finished=completion.finished, prompt_tokens=prompt_tokens,
             prefill_seconds=decoded.prefill_seconds / answers, decode_seconds=decoded.decode_seconds / answers,
         )  # fmt: skip
-        yield answer | ({"latents": _stored(prompt_id, completion.latents)} if keep_latents else {})
+        yield answer | reading | ({"latents": _stored(prompt_id, completion.latents)} if keep_latents else {})
 
 
 def _stored(prompt_id: str, latents: torch.Tensor) -> bytes | None:

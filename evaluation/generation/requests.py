@@ -3,12 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from evaluation.generation.controls import ControlName, controlled
+from evaluation.generation.controls import ControlName, controlled, transformed
 from evaluation.generation.jobs import AnswerJob
 from training.data.images import open_image
 from training.data.parts import Part
@@ -17,8 +18,7 @@ from training.storage.hashing import stable_hash
 from training.storage.parquet import read_parquet
 
 Answer = dict[str, Any]
-"""The columns of training.data.prompts.ANSWERS, and `latents` (evaluation.generation.ledger.LATENTS) where they are
-kept."""
+"""The columns of training.data.prompts.ANSWERS, and those of the optional ones that the job has (AnswerJob.columns)."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Request:
 
     Prompts of one `group` begin with the same parts, so that an engine may process what they share once; they are about
     one item.  `reference`: the item's right answer, for interventions that compare the answers of two items.
+    `original`: the content without the control.
     """
 
     prompt_id: str
@@ -35,6 +36,7 @@ class Request:
     seeds: tuple[int, ...]
     group: str
     reference: str | None = None
+    original: Sequence[Part] = ()
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,18 @@ class Prompts:
     def request(self, prompt_id: str, samples: tuple[int, ...], seed: int) -> Request:
         """A prompt under its control.  Raises ValueError or OSError as `evaluation.generation.controls.controlled`
         does."""
-        content = controlled(self.control, self.content[prompt_id], prompt_id, seed, self._options.get(prompt_id))
+        original = self.content[prompt_id]
+        options, other = self._options.get(prompt_id), self.content[self._next[prompt_id]]
+        content = controlled(self.control, original, prompt_id, seed, options, other)
         seeds = tuple(stable_hash(seed, prompt_id, sample) >> 1 for sample in samples)  # torch takes 63 bits
-        return Request(prompt_id, content, samples, seeds, prompt_id.partition("/")[0], self.references.get(prompt_id))
+        reference, group = self.references.get(prompt_id), prompt_id.partition("/")[0]
+        return Request(prompt_id, content, samples, seeds, group, reference, original)
+
+    @cached_property
+    def _next(self) -> dict[str, str]:
+        """Another prompt for each: the next one in the order of a hash."""
+        order = sorted(self.content, key=lambda name: stable_hash("next", name))
+        return dict(zip(order, order[1:] + order[:1], strict=True))
 
 
 def with_images(parts: Sequence[Part], frame_cache: FrameCache) -> Iterator[tuple[Part, list[np.ndarray]]]:
@@ -127,6 +138,6 @@ def with_images(parts: Sequence[Part], frame_cache: FrameCache) -> Iterator[tupl
         if part["type"] == "text":
             yield part, []
         elif part["data"] is not None:
-            yield part, [open_image(part["data"])] * len(part["frames"] or (1,))
+            yield part, [transformed(part, open_image(part["data"]))] * len(part["frames"] or (1,))
         else:
-            yield part, [frames[part["path"], number] for number in part["frames"]]
+            yield part, [transformed(part, frames[part["path"], number]) for number in part["frames"]]

@@ -2,7 +2,7 @@
 their frames or with their options in another order.
 
 Only items whose original answer has a latent can change under an intervention, so the table counts them; everything is
-paired by item.  Sentences and verdict follow from the numbers by the thresholds below.
+paired by item.  Sentences and verdict follow from the numbers by the thresholds of `latents.outcomes`.
 """
 
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ import polars as pl
 from evaluation.benchmarks.choice import accuracy, accuracy_by
 from evaluation.benchmarks.futurebench import FutureBench
 from evaluation.generation.controls import ROTATIONS
+from evaluation.latents.dose import DOSES
 from evaluation.latents.geometry import latent_statistics
+from evaluation.latents.outcomes import ALPHA, MIN_EFFECT, WITHOUT_SPANS, outcome_of_loss
 from evaluation.statistics import PairedDifference, Proportion, paired_difference
 
-ALPHA = 0.05
-"""The level of significance."""
-MIN_LOSS = 0.02
-"""The smallest loss of accuracy that counts as use of latents, even if a smaller one is significant."""
 REPLACEMENTS = ("zeros", "noise", "mean", "other_item", "other_answer")
 """The interventions that remove the content of latents and nothing else: the verdict follows from these."""
-NEED_SPANS = (*REPLACEMENTS, "same_answer", "first_repeated", "markers_only", "no_span")
+NEED_SPANS = (
+    *REPLACEMENTS, "same_answer", "first_repeated", "markers_only", "no_span", "masked_frames", "masked_spans",
+)  # fmt: skip
 """The interventions that change nothing of an answer without spans."""
 
 _START, _LATENT, _END = "<|latent_start|>", "<|latent|>", "<|latent_end|>"
@@ -31,7 +31,7 @@ _START, _LATENT, _END = "<|latent_start|>", "<|latent|>", "<|latent_end|>"
 
 @dataclass(frozen=True)
 class Phrase:
-    """`subject`: of the sentence; then its end if accuracy is lost, is equal (a loss of MIN_LOSS is excluded), or is
+    """`subject`: of the sentence; then its end if accuracy is lost, is equal (a loss of MIN_EFFECT is excluded), or is
     gained."""
 
     subject: str
@@ -56,7 +56,6 @@ def _rotating(places: str) -> Phrase:
     return Phrase(f"rotating the options by {places}", decides, equal, decides)
 
 
-WITHOUT_LATENTS = "this model's answers have no spans, so nothing was changed"
 PHRASES: dict[str, Phrase] = {
     "zeros": _use("replacing latents by zeros", "these latents"),
     "noise": _use("replacing latents by noise of the same norm", "these latents"),
@@ -72,12 +71,22 @@ PHRASES: dict[str, Phrase] = {
     "first_repeated": _use("repeating the first latent of each span", "the later latents of a span"),
     "markers_only": _use("closing each span as soon as it opens", "what spans hold", plural=False),
     "no_span": _use("allowing no span", "spans"),
+    "masked_frames": Phrase(
+        "masking the frames once the first span has closed",
+        "the frames are used after a span, too",
+        "after a span the frames are not used",
+        "after a span the frames do harm",
+    ),
+    "masked_spans": _use("masking each span once it has closed", "spans"),
     "spans_1": _forcing("1 span"),
     "spans_2": _forcing("2 spans"),
     "spans_3": _forcing("3 spans"),
     "no_video": _use("showing grey frames", "what the frames show", plural=False),
     "question_only": _use("leaving the frames out", "what the frames show", plural=False),
     "shuffled_frames": _use("shuffling the frames", "the order of the frames", plural=False),
+    "mirrored": _use("mirroring the frames", "what the frames show", plural=False),
+    "cropped": _use("cropping the frames", "what the frames show", plural=False),
+    "other_frames": _use("showing another item's frames", "what the frames show", plural=False),
     "options_1": _rotating("1 place"),
     "options_2": _rotating("2 places"),
     "options_3": _rotating("3 places"),
@@ -94,11 +103,13 @@ def necessity_report(
     original ones.
 
     Items missing on either side are left out of that comparison and counted; an intervention that fits no item is
-    listed as untested.  answers: the original answer table; with the column `latents`, their statistics are part.
+    listed as untested, and one that is a dose left to `latents.dose`.  answers: the original answer table; with the
+    column `latents`, their statistics are part.
 
     Raises ValueError for a table that shares no item with the original one.
     """
     controls = controls or {}
+    changed = {name: rows for name, rows in changed.items() if name not in DOSES}
     everything = {**changed, **controls}
     compared = {name: compare(original, rows, name) for name, rows in everything.items() if not rows.is_empty()}
     interventions = {name: row for name, row in compared.items() if name in changed}
@@ -183,7 +194,7 @@ def sentence(name: str, difference: PairedDifference, changed: Proportion, with_
     """The conclusion of one comparison; its numbers decide the words.  with_spans: items whose answer has a span."""
     assert changed.value is not None and changed.interval is not None
     subject = PHRASES[name].subject
-    conclusion = WITHOUT_LATENTS if name in NEED_SPANS and not with_spans else _conclusion(name, difference)
+    conclusion = WITHOUT_SPANS if name in NEED_SPANS and not with_spans else _conclusion(name, difference)
     half = 100 * (changed.interval[1] - changed.interval[0]) / 2
     low, high = (100 * bound for bound in difference.interval)
     return (
@@ -194,14 +205,14 @@ def sentence(name: str, difference: PairedDifference, changed: Proportion, with_
 
 
 def overall_verdict(original: pl.DataFrame, comparisons: Mapping[str, Mapping[str, Any]]) -> str:
-    """One sentence for the model, by the REPLACEMENTS: used, used in part, not used (MIN_LOSS is excluded), no use
+    """One sentence for the model, by the REPLACEMENTS: used, used in part, not used (MIN_EFFECT is excluded), no use
     shown, or no latents."""
     if not int((original["spans"] > 0).sum()):
         return "This model's answers contain no latents: there is nothing to replace."
     decisive = {name: comparisons[name]["difference"] for name in REPLACEMENTS if name in comparisons}
     if not decisive:
         return "No replacement of these latents was tested."
-    lost = [name for name, difference in decisive.items() if _loses(difference)]
+    lost = [name for name, difference in decisive.items() if outcome_of_loss(difference) == "used"]
     if len(lost) == len(decisive):
         return "These latents are used: every replacement costs accuracy."
     if lost:
@@ -211,7 +222,7 @@ def overall_verdict(original: pl.DataFrame, comparisons: Mapping[str, Mapping[st
             f" and does not fall significantly with {', '.join(kept)}."
         )
     worst = min(difference["interval"][0] for difference in decisive.values())
-    if worst > -MIN_LOSS:
+    if worst > -MIN_EFFECT:
         return "These latents are not used: no replacement costs accuracy."
     items = min(difference["n"] for difference in decisive.values())
     return (
@@ -221,16 +232,12 @@ def overall_verdict(original: pl.DataFrame, comparisons: Mapping[str, Mapping[st
 
 
 def _conclusion(name: str, difference: PairedDifference) -> str:
-    phrase = PHRASES[name]
-    if _loses(difference.as_dict()):
+    phrase, outcome = PHRASES[name], outcome_of_loss(difference.as_dict())
+    if outcome == "used":
         return phrase.lost
     if difference.p_value < ALPHA and difference.difference > 0:
         return phrase.gained
-    return phrase.equal if difference.interval[0] > -MIN_LOSS else "no significant loss"
-
-
-def _loses(difference: Mapping[str, Any]) -> bool:
-    return bool(difference["p_value"] < ALPHA and difference["difference"] <= -MIN_LOSS)
+    return phrase.equal if outcome == "not used" else "no significant loss"
 
 
 def _words(text: str) -> list[str]:

@@ -18,7 +18,9 @@ def necessity(reports: RunReports, figures: bool) -> Section | None:
         return None
     changed = figures and any(report["interventions"] for report in models.values())
     plots = plot(changed, "latents", "interventions", "Accuracy lost when latents are replaced", models)
-    tables = _comparisons(models, "interventions", "intervention")
+    dosed = figures and any(report.get("dose") for report in models.values())
+    plots += plot(dosed, "latents", "doses", "Accuracy by dose of true latents and of noise", models)
+    tables = [*_diagnostics(models), *_comparisons(models, "interventions", "intervention")]
     if geometry := [_geometry(name, latents) for name, report in models.items() if (latents := report.get("latents"))]:
         head = ["model", "cosine within an answer", "cosine between answers", "effective rank", "latents"]
         tables.append(Table(head, geometry, "Similarity of latents"))
@@ -125,6 +127,66 @@ def _comparisons(models: Mapping[str, Mapping[str, Any]], part: str, what: str) 
     head = [what, "accuracy", "change (points)", "McNemar p", "answers changed", "text changed"]
     tables = [Table(head, rows), Table(["model", "comparison"], sentences, "In sentences", folded=True)]
     return tables if rows else []
+
+
+def _diagnostics(models: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """The outcome of every diagnostic, a column a model; each model's sentences; attention by layer; and the cost."""
+    outcomes = {name: report["diagnostics"] for name, report in models.items() if report.get("diagnostics")}
+    labels = dict.fromkeys(label for of_model in outcomes.values() for label in of_model)
+    if not labels:
+        return []
+    rows = [row(label, *(_outcome(of_model.get(label)) for of_model in outcomes.values())) for label in labels]
+    sentences = [row(name, sentence) for name in outcomes for sentence in _sentences(models[name])]
+    tables = [
+        Table(["diagnostic", *outcomes], rows, "What the diagnostics say"),
+        Table(["model", "diagnostic"], sentences, "Diagnostics in sentences", folded=True),
+    ]
+    if layers := [cells for name in outcomes for cells in _attention(name, models[name]["attention"])]:
+        head = ["layer", "spans", "noise in their place", "frames", "text", "head groups, spans"]
+        tables.append(Table(head, layers, "Attention of the tokens behind a span", folded=True))
+    words = [cells for name in outcomes for cells in _words(name, models[name]["words"])]
+    if words:
+        head = ["model", "reading", "names the chosen option", "another option", "most frequent words"]
+        tables.append(Table(head, words, "What latents say in words", folded=True))
+    costs = [_cost(name, models[name]["cost"]) for name in outcomes if models[name].get("cost")]
+    if costs:
+        tables.append(Table(["model", "tables", "answers", "seconds"], costs, "Cost of the diagnostics", folded=True))
+    return tables
+
+
+def _outcome(result: Mapping[str, Any] | None) -> Cell:
+    return Cell(result["outcome"], f"{result['value']}, n = {result['n']:,}") if result else Cell(DASH)
+
+
+def _sentences(report: Mapping[str, Any]) -> list[str]:
+    parts = [*(report["dose"] or {}).values(), *report["mediation"].values(), report["attention"], report["words"]]
+    return [part["sentence"] for part in parts if part]
+
+
+def _attention(model: str, attention: Mapping[str, Any] | None) -> list[Row]:
+    """A row a layer: means over head groups, and the spans' share in each group."""
+    rows = []
+    for layer, groups in enumerate(attention["by_layer"] if attention else (), start=1):
+        means = [sum(group[kind] for group in groups) / len(groups) for kind in ("spans", "noise", "frames", "text")]
+        shares = ", ".join(f"{100 * group['spans']:.1f}" for group in groups)
+        rows.append(row(f"{layer}", *(f"{100 * share:.1f} %" for share in means), shares))
+    return [row(model), *rows] if rows else []
+
+
+def _words(model: str, words: Mapping[str, Any] | None) -> list[Row]:
+    if not words:
+        return []
+    names = {"nearest": "nearest token embedding", "lens": "logit lens, all layers"}
+    return [
+        row(model, name, mean(words[key]["chosen_option"]), mean(words[key]["other_option"]),
+            ", ".join(f"{word} ({count})" for word, count in words[key]["most_frequent"].items()))
+        for key, name in names.items()
+    ]  # fmt: skip
+
+
+def _cost(model: str, cost: Mapping[str, Mapping[str, float]]) -> Row:
+    answers, seconds = (sum(part[name] for part in cost.values()) for name in ("answers", "seconds"))
+    return row(model, str(len(cost)), f"{answers:,}", f"{seconds:.1f}")
 
 
 def _geometry(model: str, latents: Mapping[str, Any]) -> Row:

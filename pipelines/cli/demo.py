@@ -2,7 +2,7 @@
 
 import click
 
-from evaluation.generation.controls import CONTROLS
+from evaluation.generation.controls import CHANGES, CONTROLS
 from evaluation.generation.jobs import INTERVENTIONS
 from pipelines.cli.common import CONSOLE, current_profile, fail_if, run_steps
 from pipelines.curate import broken_shards
@@ -24,7 +24,7 @@ def demo(seed: int | None, full_report: bool) -> None:
     profile = current_profile(seed)
     if full_report:
         necessity = {"models": profile.checkpoints.models, "n": None, "interventions": INTERVENTIONS[1:],
-                     "controls": CONTROLS[1:]}  # fmt: skip
+                     "controls": CONTROLS[1:], "mediation": CHANGES}  # fmt: skip
         profile = overlaid(profile, {"benchmarks": {"necessity": necessity}})
     run_steps(profile, plan(profile))
     finish(profile, CONSOLE)

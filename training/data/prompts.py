@@ -5,7 +5,7 @@ them.  Clips stay on disk: a part names the clip and the frame numbers; only ima
 Optional columns: `key` (identifies the prompt in a ledger), `options` (the item's, in order), `question`, and
 `reference` (the item's right answer).
 An answers table has `latents` where they were kept: binary, float16, little-endian,
-row-major [sum(spans), D], null for an answer without any.
+row-major [sum(spans), D], null for an answer without any; and READINGS where latents were read.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,25 @@ class BenchmarkAnswerTable(AnswerTable):
     )
 
 
+class ReadingTable(AnswerTable):
+    """An answer, and how its latents are read."""
+
+    attention = dy.List(
+        dy.List(dy.List(dy.List(dy.Float64()))),
+        nullable=True,
+        description="attention of the tokens behind a span, its shares of text, frames and spans: [as decoded, with "
+        "noise in place of the latents; layers; head groups; 3]",
+    )
+    words = dy.List(
+        dy.Struct({"nearest": dy.String(), "lens": dy.List(dy.String())}),
+        description="words of each latent: the nearest token embedding, and the logit lens of the latent and of the "
+        "state in its place after each layer",
+    )
+
+
 ANSWERS: dict[str, Any] = {column.name: column.dtype for column in AnswerTable.columns().values()}
+LATENTS = "latents"
+READINGS = tuple(name for name in ReadingTable.columns() if name not in AnswerTable.columns())
 PROMPT_TOKENS = "prompt_tokens"
 """An optional column: the tokens that were prefilled, text and vision.  It is written where a prompt has one answer."""
 

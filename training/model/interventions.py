@@ -17,16 +17,28 @@ def zeros() -> Intervention:
     return lambda vectors, _span, _slot, _rows: torch.zeros_like(vectors)
 
 
-def noise(seeds: torch.Tensor) -> Intervention:
-    """Gaussian noise with the norm of the latent that it replaces; it depends on the answer's seed (`seeds` [B], on the
-    model's device) and on the span and the place in it, whatever text comes before."""
+def noise(seeds: torch.Tensor, kept: int = 0) -> Intervention:
+    """Gaussian noise with the norm of the latent that it replaces, but for the first `kept` latents of each span; it
+    depends on the answer's seed (`seeds` [B], on the model's device) and on the span and the place in it, whatever text
+    comes before."""
 
     def replaced(vectors: torch.Tensor, span: torch.Tensor, slot: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        place = (span << 24) + slot  # spans are far shorter
-        gaussian = normal(seeds[rows], INTERVENTION, place, vectors.shape[-1]).to(vectors.dtype)
-        return gaussian * (vectors.norm(dim=-1, keepdim=True) / gaussian.norm(dim=-1, keepdim=True))
+        noisy = _gaussian(vectors, seeds[rows], span, slot)
+        return torch.where((slot < kept).unsqueeze(-1), vectors, noisy)
 
     return replaced
+
+
+def added_noise(seeds: torch.Tensor, norms: float) -> Intervention:
+    """Every latent with Gaussian noise added, of `norms` times its norm; the noise is that of `noise`."""
+    return lambda vectors, span, slot, rows: vectors + norms * _gaussian(vectors, seeds[rows], span, slot)
+
+
+def _gaussian(vectors: torch.Tensor, seeds: torch.Tensor, span: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+    """Noise [b,D] with the norms of the vectors."""
+    place = (span << 24) + slot  # spans are far shorter
+    gaussian = normal(seeds, INTERVENTION, place, vectors.shape[-1]).to(vectors.dtype)
+    return gaussian * (vectors.norm(dim=-1, keepdim=True) / gaussian.norm(dim=-1, keepdim=True))
 
 
 def constant(vector: torch.Tensor) -> Intervention:

@@ -90,6 +90,8 @@ class LatentSFTTrainer(SFTTrainer):
         latent, labelled = ids == self.tokens.latent, labels != IGNORE
         before_latent, before_labelled = latent.roll(-1, 1), labelled.roll(-1, 1)  # a row begins with neither
         targets = self.vision.merged(batch.future)
+        if self.recipe.latent_targets == "noise" and batch.future:
+            targets = targets.mean(0) + targets.std(0, correction=0) * torch.randn_like(targets)
         fed = targets
         if self._feeds_predictions() and (batch.future or self.accelerator.num_processes > 1):
             # several processes go through the same passes, or those that share weights wait for each other for ever

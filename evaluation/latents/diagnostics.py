@@ -1,0 +1,98 @@
+"""All diagnostics of a model's latents, beside the interventions of `latents.necessity`: dose, mediation, attention and
+words, what each cost, and a table of the outcomes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from evaluation.latents.attention import attention_report
+from evaluation.latents.dose import dose_report
+from evaluation.latents.mediation import EFFECTS, mediation_report
+from evaluation.latents.necessity import REPLACEMENTS
+from evaluation.latents.outcomes import outcome_of_loss
+from evaluation.latents.words import words_report
+
+NO_SPANS = "no spans"
+LABELS = {
+    "replaced": "latents replaced, the smallest loss",
+    "masked_spans": "spans masked once they have closed",
+    "masked_frames": "frames masked once a span has closed",
+    "kept": "latents kept, the rest noise",
+    "added_noise": "noise added to latents",
+    "mediation": "mediated effect",
+    "attention": "attention to spans, to noise in their place",
+    "words": "words that name the answer, another option",
+}
+"""The rows of the table of diagnostics; `mediation` has one for each change."""
+
+
+@dataclass(frozen=True)
+class DiagnosticTables:
+    """The graded answers, and answers tables, to the same items.
+
+    original: graded; changed: graded, by intervention; effects: graded, by change and effect (`mediation.EFFECTS`);
+    latents: answers with their latents, by "original" and by change; readings: answers with `attention` and `words`.
+    """
+
+    items: pl.DataFrame
+    original: pl.DataFrame
+    changed: Mapping[str, pl.DataFrame]
+    effects: Mapping[str, Mapping[str, pl.DataFrame]] = field(default_factory=dict)
+    latents: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    readings: pl.DataFrame | None = None
+
+
+def diagnostics_report(necessity: Mapping[str, Any], tables: DiagnosticTables) -> dict[str, Any]:
+    """`dose`, `mediation` by change, `attention`, `words`, and `diagnostics`, the table of all outcomes.
+
+    necessity: the report of `necessity_report` on the same answers.
+    """
+    report: dict[str, Any] = {"dose": dose_report(tables.original, tables.changed), "attention": None, "words": None}
+    report["mediation"] = {
+        change: mediation_report(
+            change, tables.original, effects, {"original": tables.latents["original"], "total": tables.latents[change]}
+        )
+        for change, effects in tables.effects.items()
+    }
+    if tables.readings is not None:
+        report["attention"] = attention_report(tables.readings)
+        report["words"] = words_report(tables.items, tables.original, tables.readings)
+    return report | {"diagnostics": _table(necessity, report)}
+
+
+def _table(necessity: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By label: `outcome`, `value` in a few words, and n."""
+    changed, rows = necessity["interventions"], {}
+    spans = necessity["original"]["with_latents"]
+    replaced = [changed[name] for name in REPLACEMENTS if name in changed]
+    if replaced:
+        least = max(replaced, key=lambda row: row["difference"]["difference"])
+        rows[LABELS["replaced"]] = _loss(least["difference"])
+    for name in ("masked_spans", "masked_frames"):
+        if name in changed:
+            rows[LABELS[name]] = _loss(changed[name]["difference"])
+    for name, curve in (report["dose"] or {}).items():
+        rows[LABELS[name]] = _loss(curve["difference"]) | {"outcome": curve["outcome"]}
+    for change, effects in report["mediation"].items():
+        total, direct, mediated = (100 * effects[name]["answers_changed"]["accuracy"] for name in EFFECTS)
+        value = f"{mediated:.1f} % of answers (total {total:.1f}, direct {direct:.1f})"
+        label = f"{LABELS['mediation']}: {change.replace('_', ' ')}"
+        rows[label] = {"outcome": effects["outcome"], "value": value, "n": effects["n"]}
+    if attention := report["attention"]:
+        value = f"{100 * attention['spans']['mean']:.1f} %, {100 * attention['noise']['mean']:.1f} %"
+        rows[LABELS["attention"]] = {"outcome": attention["outcome"], "value": value, "n": attention["n"]}
+    if words := report["words"]:
+        lens = words["lens"]
+        value = f"{100 * lens['chosen_option']['mean']:.1f} %, {100 * lens['other_option']['mean']:.1f} %"
+        rows[LABELS["words"]] = {"outcome": words["outcome"], "value": value, "n": words["n"]}
+    if spans:
+        return rows
+    rows.setdefault(LABELS["words"], {"n": report["attention"]["n"]}) if report["attention"] else None
+    return {label: row | {"outcome": "not used", "value": NO_SPANS} for label, row in rows.items()}
+
+
+def _loss(difference: Mapping[str, Any]) -> dict[str, Any]:
+    value = f"{100 * difference['difference']:+.1f} points"
+    return {"outcome": outcome_of_loss(difference), "value": value, "n": difference["n"]}

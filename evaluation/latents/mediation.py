@@ -1,0 +1,108 @@
+"""Mediation: a change of the prompt's frames, and how much of its effect on answers passes through the latents.
+
+Four answers to each item: as it was (x, z), to the changed prompt (x', z'), to the changed prompt with the latents of
+the answer to the unchanged one (x', z), and the other way round (x, z').  Against the first, they are the total, the
+direct and the mediated effect (Pearl 2001: natural direct and indirect effects), as in CapImagine (arXiv 2602.22766).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from evaluation.latents.geometry import spans_of
+from evaluation.latents.outcomes import outcome_of_share
+from evaluation.statistics import Proportion, bootstrap_mean, paired_difference
+
+EFFECTS = ("total", "direct", "mediated")
+SUBJECTS = {
+    "mirrored": "Mirroring the frames",
+    "cropped": "Cropping the frames",
+    "other_frames": "Showing another item's frames",
+}
+"""The changes of a prompt by control, as the subject of a sentence."""
+
+
+def mediation_report(
+    change: str, original: pl.DataFrame, effects: Mapping[str, pl.DataFrame], latents: Mapping[str, pl.DataFrame]
+) -> dict[str, Any]:
+    """One change: each effect on answers and on accuracy, how far latents move, the mediated outcome, a sentence.
+
+    original, effects (EFFECTS): graded answers; latents: the answers tables `original` and `total`, with latents.
+    Items that any of them lacks are left out.  Raises ValueError where no item is left.
+    """
+    tables = {"original": original, **effects}
+    ids = set.intersection(*(set(table["id"]) for table in tables.values()))
+    if not ids:
+        raise ValueError(f"{change!r} shares no item with the original answers: answer the same items")
+    rows = {name: table.filter(pl.col("id").is_in(ids)).sort("id") for name, table in tables.items()}
+    first = rows.pop("original")
+    report: dict[str, Any] = {"n": first.height, "with_spans": int((first["spans"] > 0).sum())}
+    for name, table in rows.items():
+        changed = int(first["parsed"].ne_missing(table["parsed"]).sum())
+        difference = paired_difference(first["correct"].to_list(), table["correct"].to_list())
+        report[name] = {
+            "answers_changed": Proportion(changed, first.height).as_dict(), "difference": difference.as_dict(),
+        }  # fmt: skip
+    report["latents_moved"] = bootstrap_mean(
+        latents_moved(latents["original"].filter(pl.col("prompt_id").is_in(ids)), latents["total"])
+    ).as_dict()
+    report["outcome"] = outcome_of_share(report["mediated"]["answers_changed"])
+    return report | {"sentence": _sentence(change, report)}
+
+
+def latents_moved(original: pl.DataFrame, changed: pl.DataFrame) -> list[float]:
+    """How far each answer's latents move: the mean squared distance to those of its changed prompt at the same places,
+    over that between answers to different items; 1 is as far as another item's.
+
+    Answers tables with `latents`.  An answer that has none on either side is left out.
+    """
+    columns = ("prompt_id", "latents", "spans")
+    vectors = [
+        {name: spans_of(data, sizes, name) for name, data, sizes in _first(table).select(columns).iter_rows()}
+        for table in (original, changed)
+    ]
+    before, after = ({name: np.concatenate(spans) for name, spans in of.items() if any(map(len, spans))}
+                     for of in vectors)  # fmt: skip
+    names = sorted(before)
+    apart = [_distance(before[one], before[other]) for one, other in zip(names, names[1:] + names[:1], strict=True)]
+    scale = float(np.mean(apart)) if len(names) > 1 else 0.0
+    return [_distance(before[name], after[name]) / scale for name in names if name in after] if scale else []
+
+
+def _first(answers: pl.DataFrame) -> pl.DataFrame:
+    return answers.filter(pl.col("sample") == 0)
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> float:
+    """The mean squared distance of the latents [n,D] that both have."""
+    n = min(len(one), len(other))
+    return float(np.square(one[:n] - other[:n]).mean(dtype=np.float64))
+
+
+def _sentence(change: str, report: Mapping[str, Any]) -> str:
+    total, direct, mediated = (100 * report[name]["answers_changed"]["accuracy"] for name in EFFECTS)
+    moved = report["latents_moved"]["mean"]
+    moves = "" if moved is None else f"moves latents by {moved:.2f} of the distance between items and "
+    return (
+        f"{SUBJECTS[change]} {moves}changes {total:.1f} % of answers (total); with the latents of the unchanged prompt"
+        f" {direct:.1f} % change (direct), with nothing but the latents of the changed one {mediated:.1f} % (mediated;"
+        f" n = {report['n']}): {_conclusion(report)}."
+    )
+
+
+def _conclusion(report: Mapping[str, Any]) -> str:
+    total, direct, mediated = (outcome_of_share(report[name]["answers_changed"]) for name in EFFECTS)
+    if not report["with_spans"]:
+        return "this model's answers have no spans, so nothing is mediated"
+    if "used" not in (total, direct, mediated):
+        return "it changes too few answers for any of it to be mediated"
+    if "undecided" in (direct, mediated):
+        return "which way its effect takes is undecided"
+    return {
+        ("used", "used"): "it acts through the latents and past them",
+        ("not used", "used"): "it acts through the latents",
+        ("used", "not used"): "it acts past the latents, which are not used",
+        ("not used", "not used"): "it acts only where prompt and latents change together",
+    }[direct, mediated]

@@ -1,0 +1,103 @@
+"""What latents say in words: whether the words nearest to them name the option that the answer chooses.
+
+Two readings of each latent (`training.model.lens`): the token with the nearest embedding, and the logit lens of the
+latent and of the state in its place after each layer.  An option is named where a word stands among the readings of an
+answer's latents that is in this option's text and in no other of the item's.  The item's other options are the
+baseline: those that the answer does not choose.  No torch.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from evaluation.benchmarks.options import LETTERS
+from evaluation.latents.outcomes import outcome_of_mean
+from evaluation.statistics import bootstrap_mean
+
+READINGS = ("nearest", "lens")
+MIN_DIFFERENCE = 0.05
+"""The smallest surplus of answers whose latents name the chosen option, over another option, that counts."""
+MOST_FREQUENT = 8
+
+
+def words_report(items: pl.DataFrame, graded: pl.DataFrame, readings: pl.DataFrame) -> dict[str, Any] | None:
+    """Per reading: how many answers' latents name the chosen option, another one on average, the paired difference,
+    the share of each layer, and the most frequent words; an outcome and a sentence.
+
+    items: id, options; graded: id, parsed; readings: answers with `words`.  None without readings of latents.
+    """
+    table = readings.filter(pl.col("words").list.len() > 0).select("prompt_id", "words")
+    rows = table.join(graded.filter(pl.col("parsed").is_not_null()), left_on="prompt_id", right_on="id")
+    rows = rows.join(items.select("id", "options"), left_on="prompt_id", right_on="id")
+    if rows.is_empty():
+        return None
+    chosen = list(rows.select("words", "parsed", "options").iter_rows())
+    report: dict[str, Any] = {"n": len(chosen)}
+    for reading in READINGS:
+        report[reading] = _reading([([_of(word, reading) for word in words], *rest) for words, *rest in chosen])
+    report["outcome"] = _outcome(report)
+    return report | {"sentence": _sentence(report)}
+
+
+def _of(word: Mapping[str, Any], reading: str) -> list[str]:
+    """A latent's words: one, or one a layer."""
+    value = word[reading]
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _reading(answers: Sequence[tuple[list[list[str]], str, list[str]]]) -> dict[str, Any]:
+    """answers: the words of each latent (one a layer), the letter of the chosen option, and the options."""
+    chosen, other, layers = [], [], [list[bool]() for _ in answers[0][0][0]]
+    frequent = Counter[str]()
+    for latents, letter, options in answers:
+        distinctive, place = distinctive_words(options), LETTERS.index(letter)
+        words = {word for latent in latents for word in map(_word, latent)}
+        named = [bool(of_option & words) for of_option in distinctive]
+        chosen.append(float(named[place]))
+        other.append(sum(named[:place] + named[place + 1 :]) / (len(options) - 1))
+        for layer, hits in enumerate(layers):
+            hits.append(bool(distinctive[place] & {_word(latent[layer]) for latent in latents}))
+        frequent.update(_word(latent[0]) for latent in latents)
+    difference = bootstrap_mean([mine - its for mine, its in zip(chosen, other, strict=True)])
+    return {
+        "chosen_option": bootstrap_mean(chosen).as_dict(),
+        "other_option": bootstrap_mean(other).as_dict(),
+        "difference": difference.as_dict(),
+        "by_layer": [sum(hits) / len(hits) for hits in layers],
+        "most_frequent": dict(frequent.most_common(MOST_FREQUENT)),
+    }
+
+
+def distinctive_words(options: Sequence[str]) -> list[set[str]]:
+    """The words of each option that no other option has."""
+    words = [set(re.findall(r"\w+", option.lower())) for option in options]
+    counts = Counter(word for of_option in words for word in of_option)
+    return [{word for word in of_option if counts[word] == 1} for of_option in words]
+
+
+def _word(token: str) -> str:
+    return token.strip().lower()
+
+
+def _outcome(report: Mapping[str, Any]) -> str:
+    outcomes = {outcome_of_mean(report[reading]["difference"], MIN_DIFFERENCE) for reading in READINGS}
+    return next(outcome for outcome in ("used", "undecided", "not used") if outcome in outcomes)
+
+
+def _sentence(report: Mapping[str, Any]) -> str:
+    shares = [
+        f"{100 * report[name]['chosen_option']['mean']:.1f} % ({100 * report[name]['other_option']['mean']:.1f} %)"
+        for name in READINGS
+    ]
+    conclusion = {
+        "used": "these latents can be read as words",
+        "not used": "these latents say nothing in words",
+        "undecided": "whether these latents say anything in words is undecided",
+    }[report["outcome"]]
+    return (
+        f"The option that the answer chooses (another option of the item) is named by the words nearest to its latents"
+        f" in {shares[0]} and by the logit lens in {shares[1]} of answers (n = {report['n']}): {conclusion}."
+    )
