@@ -1,11 +1,14 @@
 """Reports of four imagined models, in the shapes that the report modules write."""
 
+from dataclasses import replace
 from typing import Any
 
 from evaluation.benchmarks.choice import SPAN_BINS
 from evaluation.benchmarks.futurebench_items import SPLITS
+from evaluation.latents.diagnostics import diagnostics_report
 from evaluation.latents.retrieval_report import SpanScore, retrieval_report
 from evaluation.statistics import Proportion, bootstrap_mean, paired_difference
+from tests.evaluation.latents import graded
 
 ACCURACY = {"base": 0.08, "text_only": 0.25, "future_l1": 0.74, "la_dapo": 0.93}
 SPANS = {"base": [0, 0, 0, 0], "text_only": [0, 0, 0, 0], "future_l1": [1, 2, 0, 1], "la_dapo": [1, 2, 3, 2]}
@@ -66,7 +69,7 @@ def necessity(model: str) -> dict[str, Any]:
         "text_changed": Proportion(right, n).as_dict(),
         "sentence": "Replacing latents changes most answers: these latents are used.",
     }
-    return {
+    report = {
         "original": Proportion(right, n).as_dict() | {"with_latents": n},
         "interventions": dict.fromkeys(("zeros", "noise", "other_item"), row),
         "controls": dict.fromkeys(("no_video", "options_1"), row),
@@ -85,6 +88,9 @@ def necessity(model: str) -> dict[str, Any]:
         "untested": [],
         "verdict": "These latents are used: every replacement costs accuracy.",
     }
+    answers = graded.tables(graded.RIGHT, graded.right(40), of_span=4)
+    answers = replace(answers, readings=graded.readings(0.2, 0.1).with_columns(graded.speaking(["red"] * 60)["words"]))
+    return report | diagnostics_report(report, answers) | {"cost": {"zeros": {"answers": n, "seconds": 1.5}}}
 
 
 def latent_retrieval(hits: int) -> dict[str, Any]:

@@ -256,7 +256,9 @@ def test_the_full_report_does_everything_to_every_model_on_every_item(monkeypatc
     assert plain == demo(Path()).benchmarks.necessity
     assert full.n is None and full.models == runs[1].checkpoints.models
     wanted = paper(Path()).benchmarks.necessity
-    assert (full.interventions, full.controls) == (wanted.interventions, wanted.controls)
+    assert (full.interventions, full.controls, full.mediation) == (
+        wanted.interventions, wanted.controls, wanted.mediation,
+    )  # fmt: skip
     assert runs[0] == runs[1].model_copy(update={"benchmarks": runs[0].benchmarks})
 
 

@@ -21,6 +21,7 @@ from assets.lineage.report import lineage_report, trace_storyboard
 from assets.lineage.trace import Lineage
 from assets.trajectories.usable import UsableTable
 from evaluation.benchmarks.choice import GradedTable
+from evaluation.latents.dose import DOSES
 from evaluation.reports.edges import asset_of
 from pipelines.definitions import build_definitions
 from pipelines.driver import LOG_LEVEL
@@ -111,7 +112,10 @@ def test_every_model_is_scored_with_counts_and_intervals(home: Path) -> None:
     necessity = reduced_demo(home).benchmarks.necessity
     for report in summary["latent_necessity"].values():
         done = {*report["interventions"], *report["controls"], *report["untested"]}
-        assert done == {*necessity.interventions, *necessity.controls}
+        assert done == {*necessity.interventions, *necessity.controls, *necessity.mediation} - {*DOSES}
+        doses = [point["dose"] for curve in report["dose"].values() for point in curve["points"]]
+        assert doses == [0, 1, 2, 3, None, 0, 0.5, 1, 2] and set(report["mediation"]) == {*necessity.mediation}
+        assert report["attention"]["n"] and all(row["outcome"] for row in report["diagnostics"].values())
 
 
 def test_no_secret_is_in_any_file_database_or_line_of_the_run(home: Path) -> None:

@@ -96,6 +96,40 @@ def test_shuffling_never_leaves_all_frames_where_they_were(count: int, prompt_id
     )
 
 
+def test_frames_are_mirrored_or_cropped_as_they_are_read(rows: list[dict[str, Any]]) -> None:
+    row = rows[0]
+    original = [parts.text("frame_1"), parts.frame(row["path"], 0, 4, row["reader"]), parts.image(png(30, 20)),
+                parts.video(row["path"], [0, 3], row["reader"])]  # fmt: skip
+    read = list(with_images(original, FrameCache(0)))
+    for control in ("mirrored", "cropped"):
+        content = changed(control, original)
+        assert content == [original[0], *(part | {"transform": control} for part in original[1:])]
+        result = list(with_images(content, FrameCache(0)))
+        assert result[0] == (original[0], [])
+        for (_, before), (_, after) in zip(read[1:], result[1:], strict=True):
+            assert len(before) == len(after)
+            for image, other in zip(before, after, strict=True):
+                assert image.shape == other.shape
+                if control == "mirrored":
+                    assert (other == image[:, ::-1]).all()
+        middle = result[1][1][0].astype(int)[8:-8, 8:-8]
+        assert control == "mirrored" or np.ptp(middle, axis=(0, 1)).max() < np.ptp(read[1][1][0], axis=(0, 1)).max()
+
+
+def test_another_items_frames_stand_in_the_prompts_own_places() -> None:
+    original = [parts.text("frame_1"), parts.frame("a.mp4", 0, 4), parts.text("and"), parts.frame("a.mp4", 3),
+                parts.text(LISTED)]  # fmt: skip
+    other = [parts.image(png(4, 4)), parts.text("Another question")]
+    result = controlled("other_frames", original, "item", 0, OPTIONS, other)
+    assert [part["data"] for part in result] == [None, other[0]["data"], None, other[0]["data"], None]
+    assert [part["text"] for part in result] == [part["text"] for part in original]
+    assert [part["max_tokens"] for part in result] == [None, 4, None, None, None], "a cap stays at its place"
+    with pytest.raises(ValueError, match="shows the same frames"):
+        controlled("other_frames", original, "item", 0, OPTIONS, original[1:])
+    with pytest.raises(ValueError, match="has no image"):
+        controlled("other_frames", original, "item", 0, OPTIONS, [parts.video("b.mp4", [0, 1])])
+
+
 @pytest.mark.parametrize(
     ("control", "content", "message"),
     [
@@ -103,6 +137,8 @@ def test_shuffling_never_leaves_all_frames_where_they_were(count: int, prompt_id
         ("shuffled_frames", [parts.video("clip.mp4", [0])], "a single frame"),
         ("no_video", [parts.text("?")], "no frames"),
         ("question_only", [parts.text("?")], "no frames"),
+        ("mirrored", [parts.text("?")], "no frames"),
+        ("other_frames", [parts.text("?")], "no frames"),
         ("options_1", [parts.text("Which?\nA. pink")], "does not list"),
         ("options_1", [parts.text("Which?\nA. pink\nC. cyan\nB. a red tile\nD. green")], "does not list"),
     ],

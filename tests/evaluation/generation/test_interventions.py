@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from evaluation.generation import interventions
 from evaluation.generation.interventions import NONE
-from evaluation.generation.jobs import INTERVENTIONS, InterventionName
+from evaluation.generation.jobs import INTERVENTIONS, LOCAL_INTERVENTIONS, MEDIATIONS, InterventionName
 from evaluation.generation.requests import Request
 from training.model.checkpoint import FutureL1
 from training.model.completions import Decoded
@@ -115,6 +115,17 @@ def test_noise_depends_on_the_answers_seed_and_the_latents_place() -> None:
     assert all(not torch.allclose(a, b) for i, a in enumerate(different) for b in different[:i])
 
 
+def test_latents_that_are_kept_come_first_and_noise_is_added_by_its_norm() -> None:
+    vectors, seeds = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+    slots, place = torch.arange(4), (torch.zeros(4).long(), torch.arange(4), torch.arange(4))
+    noisy = interventions.noise(seeds)(vectors, *place)
+    kept = interventions.noise(seeds, 2)(vectors, *place)
+    assert torch.equal(kept[slots < 2], vectors[slots < 2]) and torch.equal(kept[slots >= 2], noisy[slots >= 2])
+    added = interventions.added_noise(seeds, 0.5)(vectors, *place)
+    torch.testing.assert_close(added, vectors + 0.5 * noisy)
+    torch.testing.assert_close((added - vectors).norm(dim=-1), vectors.norm(dim=-1) / 2)
+
+
 def test_the_first_latent_of_each_span_is_repeated() -> None:
     replace = interventions.first_repeated(2)
     slots = [[0, -1], [1, 0], [2, 1], [-1, 2], [0, -1], [1, 0]]  # of two rows that are never in step
@@ -148,11 +159,13 @@ def draw(sft_model: FutureL1, encoder: Encoder, rows: list[dict[str, Any]]) -> i
     reader = RowReader(encoder, keep=False)
     prompts = [reader.prompt(row) for row in rows[:6]]
 
-    def run(intervention: Intervention | None = None, spans: Spans | None = None, scripts: Any = None) -> Decoded:
+    def run(
+        intervention: Intervention | None = None, spans: Spans | None = None, scripts: Any = None, masking: Any = None
+    ) -> Decoded:
         return decode(
             sft_model.model, sft_model.vision(), sft_model.tokens, prompts, Sampling(60), spans or sft_model.spans,
             [[0]] * 6,
-            intervention=intervention, scripts=scripts,
+            intervention=intervention, scripts=scripts, masking=masking,
         )  # fmt: skip
 
     return run
@@ -176,7 +189,9 @@ def under(draw: interventions.Draw, sft_model: FutureL1) -> Callable[..., tuple[
     return run
 
 
-REPLACING = ("zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated")
+REPLACING = (
+    "zeros", "noise", "mean", "other_item", "same_answer", "other_answer", "first_repeated", "added_noise_100",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REPLACING)
@@ -196,6 +211,31 @@ def test_only_what_follows_a_replaced_latent_changes(
     if name == "first_repeated":
         spans = replaced.latents.unflatten(0, (-1, 4))
         torch.testing.assert_close(spans, spans[:, :1].expand_as(spans))
+
+
+@pytest.mark.parametrize("name", MEDIATIONS)
+def test_mediation_feeds_the_latents_of_the_other_prompt(
+    sft_model: FutureL1, draw: interventions.Draw, plain: Decoded, name: str
+) -> None:
+    """The original prompts here are the same in another order, so that each answer's lender is known."""
+    reads, lends = [], {True: plain, False: draw(interventions.zeros())}
+
+    def side(original: bool) -> Any:
+        def run(intervention: Intervention | None = None, **_: Any) -> Decoded:
+            if intervention is None:
+                return lends[original]
+            reads.append(original)
+            return draw(intervention)
+
+        return run
+
+    items = [request(f"item{number}") for number in range(6)]
+    answers, alone = interventions.intervene(name, sft_model, side(False), items, None, side(True))  # type: ignore[arg-type]
+    assert not alone and reads == [name == "changed_latents"], "which prompt is answered"
+    lender = lends[name == "original_latents"]
+    for mine, its in zip(answers.completions(sft_model.tokens), lender.completions(sft_model.tokens), strict=True):
+        if len(its.latents) and len(mine.latents):
+            torch.testing.assert_close(mine.latents[:4], its.latents[:4])
 
 
 def test_borrowed_latents_are_another_answers(sft_model: FutureL1, plain: Decoded, under: Any) -> None:
@@ -270,7 +310,7 @@ def test_spans_cannot_be_forced_on_a_model_that_knows_none(base: FutureL1, draw:
 
 
 def test_every_name_has_an_intervention(under: Any) -> None:
-    assert get_args(InterventionName) == INTERVENTIONS
+    assert get_args(InterventionName) == INTERVENTIONS and set(LOCAL_INTERVENTIONS) < {*INTERVENTIONS, *MEDIATIONS}
     for name in INTERVENTIONS:
         if not name.startswith("spans_"):
             assert len(under(name)[0].ids) == 6, name

@@ -12,7 +12,7 @@ import pytest
 from evaluation.generation.ledger import Ledger, keyed
 from tests.evaluation.answers import answer_table
 from training.data.parts import frame, image, text
-from training.data.prompts import ANSWERS, prompt_frame
+from training.data.prompts import ANSWERS, LATENTS, READINGS, prompt_frame
 from training.storage.hashing import model_digest
 from training.tiny import BASE
 
@@ -31,11 +31,11 @@ def answer(prompt_id: str, **fields: Any) -> dict[str, Any]:
 
 def test_latents_survive_in_the_ledger_and_are_a_column_only_where_they_are_kept(tmp_path: Path) -> None:
     path, latents = tmp_path / "ledger.jsonl", bytes(range(256))
-    with Ledger(path, PROMPTS, 1, keep_latents=True) as ledger:
+    with Ledger(path, PROMPTS, 1, columns=[LATENTS]) as ledger:
         ledger.add(answer("a", latents=latents))
         ledger.add(answer("b", latents=None))
         first = table(ledger)
-    again = table(Ledger(path, PROMPTS, 1, keep_latents=True))
+    again = table(Ledger(path, PROMPTS, 1, columns=[LATENTS]))
     assert again.equals(first)
     assert again["latents"].to_list() == [latents, None]
     with Ledger(tmp_path / "plain.jsonl", PROMPTS, 1) as plain:
@@ -47,11 +47,23 @@ def test_an_answer_without_its_latents_is_missing_where_they_are_wanted(tmp_path
     path = tmp_path / "ledger.jsonl"
     with Ledger(path, PROMPTS, 1) as ledger:
         ledger.add(answer("a", text="without"))
-    with Ledger(path, PROMPTS, 1, keep_latents=True) as ledger:
+    with Ledger(path, PROMPTS, 1, columns=[LATENTS]) as ledger:
         assert ledger.missing("a", [0]) == (0,)
         ledger.add(answer("a", text="with", latents=b"\0\0"))
-    assert table(Ledger(path, PROMPTS, 1, keep_latents=True))["text"].to_list() == ["with"]
+    assert table(Ledger(path, PROMPTS, 1, columns=[LATENTS]))["text"].to_list() == ["with"]
     assert table(Ledger(path, PROMPTS, 1))["text"].to_list() == ["without"]
+
+
+def test_readings_survive_in_the_ledger(tmp_path: Path) -> None:
+    path, readings = tmp_path / "ledger.jsonl", {
+        "attention": [[[[0.5, 0.25, 0.25]]]] * 2, "words": [{"nearest": " red", "lens": ["red", "\ud83d\ude00"]}],
+    }  # fmt: skip
+    with Ledger(path, PROMPTS, 1, columns=READINGS) as ledger:
+        ledger.add(answer("a", **readings))
+        ledger.add(answer("b", attention=None, words=[]))
+    rows = table(Ledger(path, PROMPTS, 1, columns=READINGS)).select(READINGS).to_dicts()
+    assert rows == [readings, {"attention": None, "words": []}]
+    assert Ledger(path, PROMPTS, 1, columns=[LATENTS]).missing("a", [0]) == (0,)
 
 
 def test_prefill_tokens_are_a_column_of_answers_that_count_them(tmp_path: Path) -> None:

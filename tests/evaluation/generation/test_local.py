@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from evaluation.generation import local
 from evaluation.generation.config import GenerationConfig
-from evaluation.generation.jobs import InterventionName
+from evaluation.generation.jobs import MEDIATIONS, AnswerJob, InterventionName, MediationName
 from evaluation.generation.local import LocalEngine, batches
-from evaluation.generation.requests import Answer, Refusal, Request
+from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request
 from tests.evaluation.jobs import generate
 from training.data import parts, video
 from training.data.keyframes import key_frame_number
@@ -192,6 +192,42 @@ def test_an_intervention_changes_what_follows_the_first_latents(
     assert plain.keys() == replaced.keys()
     for key, answer in plain.items():
         assert answer["text"].split("<|latent_end|>")[0] == replaced[key]["text"].split("<|latent_end|>")[0]
+
+
+def test_latents_are_read_beside_the_answers(engine: LocalEngine, pairs: list[Request], sft_checkpoint: Path) -> None:
+    """Attention as decoded and with noise, in each layer and head group, and words for each latent."""
+    plain = by_sample(list(generate(engine, sft_checkpoint, GREEDY, "none", pairs)))
+    job = AnswerJob(name="readings", checkpoint=sft_checkpoint, prompts=Path("none.parquet"), generation=GREEDY,
+                    read_latents=True)  # fmt: skip
+    read = by_sample(list(engine.generate(job, pairs, LedgerSummary())))
+    assert read.keys() == plain.keys() and {bool(answer["latent_tokens"]) for answer in read.values()} == {True, False}
+    for key, answer in read.items():
+        assert answer["text"] == plain[key]["text"]
+        shares = np.array(answer["attention"])
+        assert shares.shape[0] == 2 and shares.shape[-1] == 3
+        np.testing.assert_allclose(shares.sum(-1), 1, atol=1e-4)
+        assert (shares[..., 1] > 0).all(), "frames"
+        assert (shares[..., 2] > 0).any() == bool(answer["latent_tokens"]), "spans"
+        assert np.array_equal(shares[0], shares[1]) != bool(answer["latent_tokens"]), "noise draws other attention"
+        assert len(answer["words"]) == answer["latent_tokens"]
+        assert all(len(word["lens"]) == 1 + shares.shape[1] for word in answer["words"])
+
+
+@pytest.mark.parametrize("intervention", MEDIATIONS)
+def test_a_prompt_without_its_control_is_read_for_mediation(
+    engine: LocalEngine, pairs: list[Request], sft_checkpoint: Path, intervention: MediationName
+) -> None:
+    """The control here is another question; the answers are to the prompt that they are said to be of."""
+    others = [replace(r, content=[*r.content[:-1], parts.text("What else?")], original=r.content) for r in pairs]
+    job = AnswerJob(name="mediated", checkpoint=sft_checkpoint, prompts=Path("none.parquet"), generation=GREEDY,
+                    control="mirrored", intervention=intervention, keep_latents=True)  # fmt: skip
+    answers = by_sample(list(engine.generate(job, others, LedgerSummary())))
+    of_prompt = by_sample(list(generate(engine, sft_checkpoint, GREEDY, "none",
+                                        pairs if intervention == "changed_latents" else others)))  # fmt: skip
+    for key, answer in answers.items():
+        assert answer["prompt_tokens"] == of_prompt[key]["prompt_tokens"]
+        begin = answer["text"].split("<|latent_end|>")[0]
+        assert begin == of_prompt[key]["text"].split("<|latent_end|>")[0]
 
 
 # ---- prompts that cannot be read

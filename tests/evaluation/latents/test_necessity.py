@@ -6,30 +6,10 @@ import pytest
 
 from evaluation.generation.controls import CONTROLS
 from evaluation.generation.jobs import INTERVENTIONS
+from evaluation.latents.dose import DOSES
 from evaluation.latents.necessity import PHRASES, compare, necessity_report, text_differs
 from tests.evaluation.answers import answer_table
-
-SPAN = "<|latent_start|><|latent|><|latent|><|latent_end|>"
-
-
-def graded(
-    right: list[bool], parsed: list[str | None] | None = None, spans: int = 1, texts: list[str] | None = None
-) -> pl.DataFrame:
-    """Answers to items whose right answer is A."""
-    n = len(right)
-    return pl.DataFrame(
-        {
-            "id": [f"{i:03d}" for i in range(n)],
-            "question_type": ["hop1"] * n,
-            "answer": ["A"] * n,
-            "text": texts or [f"It rolls.\n{SPAN * spans}\n<answer>it stops</answer>"] * n,
-            "parsed": parsed or ["A" if r else "B" for r in right],
-            "correct": right,
-            "spans": [spans] * n,
-        },
-        schema_overrides={"parsed": pl.String},
-    )
-
+from tests.evaluation.latents.graded import SPAN, graded
 
 ORIGINAL = graded([True] * 80 + [False] * 20)
 
@@ -186,4 +166,4 @@ def test_latents_of_the_items_that_were_compared_are_described() -> None:
 
 
 def test_everything_that_can_be_done_has_its_words() -> None:
-    assert set(PHRASES) == {*INTERVENTIONS, *CONTROLS} - {"none"}
+    assert set(PHRASES) == {*INTERVENTIONS, *CONTROLS} - {"none", *DOSES}

@@ -28,6 +28,7 @@ PLOTS: dict[str, Callable[[], bytes]] = {
     "cost": lambda: scores.cost_against_accuracy(RUN["futurebench"]),
     "spans": lambda: latents.spans_by_hop(RUN["futurebench"], PUBLISHED["latent_span_usage"]),
     "interventions": lambda: latents.interventions(RUN["necessity"]),
+    "doses": lambda: latents.doses(RUN["necessity"]),
     "latent_retrieval": lambda: latents.latent_retrieval({"la_dapo": RUN["latent_retrieval"]["la_dapo"]}),
     "map": lambda: latents.latent_map(RUN["latent_map"]),
 }

@@ -126,7 +126,7 @@ def test_the_page_asks_for_nothing_from_elsewhere(pages: tuple[str, str]) -> Non
 
 def test_every_image_of_the_page_decodes(pages: tuple[str, str]) -> None:
     sources = Elements(pages[0]).values("src")
-    assert len(sources) == 14  # eleven figures and three pictures
+    assert len(sources) == 15  # twelve figures and three pictures
     for source in sources:
         Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2], validate=True))).load()
 
@@ -331,13 +331,28 @@ def test_latents_controls_and_future_frame_retrieval_are_reported_in_numbers(pag
 
 
 def test_a_model_without_latents_has_controls_and_says_what_was_not_tested(run: dict[str, Any]) -> None:
-    none = {"interventions": {}, "latents": None, "verdict": "no latents", "untested": ["shuffled_frames"]}
+    none = {"interventions": {}, "latents": None, "verdict": "no latents", "untested": ["shuffled_frames"],
+            "dose": None, "diagnostics": {}}  # fmt: skip
     run["necessity"] = {"base": run["necessity"]["la_dapo"] | none}
     sections = {section.title: section for section in build_page(RunReports(**run), "Demo", "").sections}
     latents, controls = sections["Do the latents matter?"], sections["Does the answer need the video?"]
     assert not latents.tables and not latents.figures and latents.quotes == ["base: no latents"]
     assert "No item fits for base: shuffled_frames." in latents.note
     assert controls.tables[0].rows[1].cells[0].value == "no video" and len(controls.figures) == 1
+
+
+def test_every_diagnostic_has_its_outcome_in_a_column_for_each_model(run: dict[str, Any]) -> None:
+    sections = {section.title: section for section in build_page(RunReports(**run), "Demo", "", False).sections}
+    table, *folded = sections["Do the latents matter?"].tables
+    assert [*table.head] == ["diagnostic", *run["necessity"]]
+    cells = {row.cells[0].value: row.cells[-1] for row in table.rows}
+    assert cells["words that name the answer, another option"].value == "used"
+    assert cells["latents replaced, the smallest loss"].note.endswith("n = 300")
+    captions = {part.caption: part for part in folded}
+    assert "these latents are used, and" in captions["Diagnostics in sentences"].rows[0].cells[1].value
+    assert len(captions["Attention of the tokens behind a span"].rows) == 3 * len(run["necessity"])
+    assert captions["What latents say in words"].rows[1].cells[-1].value == "it (60)"
+    assert captions["Cost of the diagnostics"].rows[0].cells[-1].value == "1.5"
 
 
 def test_a_picture_that_is_no_png_is_refused_by_name(tmp_path: Path) -> None:

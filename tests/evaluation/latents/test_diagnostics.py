@@ -1,0 +1,184 @@
+"""Each diagnostic's sentence and outcome follow from its numbers: used, not used, undecided."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from evaluation.latents.attention import attention_report
+from evaluation.latents.diagnostics import LABELS, NO_SPANS, diagnostics_report
+from evaluation.latents.dose import dose_report
+from evaluation.latents.mediation import latents_moved, mediation_report
+from evaluation.latents.necessity import necessity_report
+from evaluation.latents.words import distinctive_words, words_report
+from tests.evaluation.latents.graded import ITEMS, LATENTS, RIGHT, N, graded, readings, right, speaking, stored, tables
+
+# ---- dose
+
+
+def test_accuracy_that_grows_with_the_latents_kept_is_use_of_them() -> None:
+    doses = {"noise": right(40), "kept_1": right(60), "kept_2": right(110), "kept_3": right(170)}
+    report = dose_report(RIGHT, doses | {"zeros": right(10)})
+    assert report is not None and set(report) == {"kept"}, "zeros are no dose"
+    kept = report["kept"]
+    assert [(point["dose"], point["correct"]) for point in kept["points"]] == [
+        (0, 40), (1, 60), (2, 110), (3, 170), (None, 200),
+    ]  # fmt: skip
+    assert kept["outcome"] == "used" and all(point["interval"] for point in kept["points"])
+    assert kept["sentence"] == (
+        "With 0, 1, 2, 3, all latents of each span kept, noise in the place of the rest, 20.0, 30.0, 55.0, 85.0,"
+        " 100.0 % of answers are right (n = 200): these latents are used, and 3 are needed for half of what all give."
+    )
+
+
+def test_noise_that_takes_nothing_is_no_use() -> None:
+    report = dose_report(RIGHT, {"added_noise_50": RIGHT, "added_noise_200": RIGHT})
+    assert report is not None and report["added_noise"]["outcome"] == "not used"
+    assert report["added_noise"]["sentence"] == (
+        "With noise of 0, 0.5, 2 norms added to each latent, 100.0, 100.0, 100.0 % of answers are right (n = 200):"
+        " these latents are not used."
+    )
+    taken = dose_report(RIGHT, {"added_noise_50": right(90), "added_noise_200": right(20)})
+    assert taken is not None and taken["added_noise"]["sentence"].endswith(
+        "these latents are used, and noise of 0.5 norms takes half of what the most takes."
+    )
+
+
+def test_a_few_answers_more_or_less_decide_nothing() -> None:
+    report = dose_report(RIGHT, {"added_noise_200": right(197)})
+    assert report is not None and report["added_noise"]["outcome"] == "undecided"
+    assert report["added_noise"]["sentence"].endswith("no significant loss.")
+
+
+def test_without_a_dose_there_is_no_curve_and_without_spans_nothing_changed() -> None:
+    assert dose_report(RIGHT, {"noise": right(3), "zeros": RIGHT, "kept_1": RIGHT[:0]}) is None
+    bare = graded([True] * N, spans=0)
+    report = dose_report(bare, {"kept_1": bare})
+    assert report is not None and report["kept"]["outcome"] == "not used"
+    assert report["kept"]["sentence"].endswith("have no spans, so nothing was changed.")
+
+
+# ---- mediation
+
+
+def mediation(total: int, direct: int, mediated: int, spans: int = 1) -> dict[str, Any]:
+    """So many of N answers change."""
+    original = graded([True] * N, spans=spans)
+    effects = {"total": right(N - total), "direct": right(N - direct), "mediated": right(N - mediated)}
+    return mediation_report("mirrored", original, effects, {"original": stored(LATENTS), "total": stored(-LATENTS)})
+
+
+@pytest.mark.parametrize(
+    ("changed", "outcome", "end"),
+    [
+        ((150, 0, 148), "used", "it acts through the latents."),
+        ((150, 60, 80), "used", "it acts through the latents and past them."),
+        ((150, 149, 0), "not used", "it acts past the latents, which are not used."),
+        ((150, 0, 0), "not used", "it acts only where prompt and latents change together."),
+        ((150, 140, 5), "undecided", "which way its effect takes is undecided."),
+        ((0, 0, 0), "not used", "it changes too few answers for any of it to be mediated."),
+    ],
+)
+def test_an_effect_is_direct_mediated_or_both(changed: tuple[int, int, int], outcome: str, end: str) -> None:
+    report = mediation(*changed)
+    assert report["outcome"] == outcome and report["sentence"].endswith(end)
+    shares = [report[name]["answers_changed"]["correct"] for name in ("total", "direct", "mediated")]
+    assert tuple(shares) == changed
+    assert report["mediated"]["difference"]["difference"] == pytest.approx(-changed[2] / N)
+    assert f"mediated; n = {N})" in report["sentence"]
+
+
+def test_nothing_is_mediated_without_spans() -> None:
+    assert mediation(100, 100, 0, spans=0)["sentence"].endswith("have no spans, so nothing is mediated.")
+
+
+def test_how_far_latents_move_is_measured_in_distances_between_items() -> None:
+    before = stored(LATENTS)
+    assert latents_moved(before, before) == [0.0] * N
+    other = stored(np.roll(LATENTS, 1, axis=0))
+    assert np.mean(latents_moved(before, other)) == pytest.approx(1.0, abs=1e-6)
+    assert len(latents_moved(before, stored(LATENTS[:50]))) == 50
+    bare = before.with_columns(latents=pl.lit(None, pl.Binary), spans=pl.lit([], pl.List(pl.Int64)))
+    assert latents_moved(before, bare) == latents_moved(bare, bare) == []
+
+
+# ---- attention
+
+
+@pytest.mark.parametrize(
+    ("noise", "outcome", "end"),
+    [
+        (0.1, "used", "what these spans hold draws attention."),
+        (0.2, "not used", "these spans draw no more attention than noise."),
+        (0.3, "not used", "these spans draw no more attention than noise."),
+        (0.19, "undecided", "whether these spans draw more attention than noise is undecided."),
+    ],
+)
+def test_attention_to_a_span_is_compared_with_that_to_noise(noise: float, outcome: str, end: str) -> None:
+    report = attention_report(readings(0.2, noise, n=8 if outcome == "undecided" else 60))
+    assert report is not None and report["outcome"] == outcome and report["sentence"].endswith(end)
+    assert report["spans"]["mean"] == pytest.approx(0.2, abs=0.003)
+    assert report["frames"]["mean"] == pytest.approx(0.3) and len(report["by_layer"]) == 2
+    assert report["by_layer"][1][0]["noise"] == pytest.approx(noise, abs=0.003)
+
+
+def test_answers_without_spans_pay_attention_to_frames_and_text_alone() -> None:
+    report = attention_report(readings(0.0, 0.0, of_span=0))
+    assert report is not None and report["outcome"] == "not used" and "they have no spans" in report["sentence"]
+    assert attention_report(readings(0.1, 0.1).with_columns(attention=None)) is None
+
+
+# ---- words
+
+
+@pytest.mark.parametrize(
+    ("words", "outcome", "end"),
+    [
+        ([" Red"] * 150 + ["of"] * 50, "used", "these latents can be read as words."),
+        (["of"] * 200, "not used", "these latents say nothing in words."),
+        ([" red", "blue", "pink", "12"] * 50, "not used", "these latents say nothing in words."),
+        (["red"] * 3 + ["of"] * 27, "undecided", "whether these latents say anything in words is undecided."),
+    ],
+)
+def test_latents_speak_where_they_name_the_chosen_option(words: list[str], outcome: str, end: str) -> None:
+    report = words_report(ITEMS, RIGHT, speaking(words))
+    assert report is not None and report["outcome"] == outcome and report["sentence"].endswith(end)
+    named = sum(word.strip().lower() == "red" for word in words)
+    assert report["lens"]["chosen_option"]["mean"] == pytest.approx(named / len(words))
+    assert report["lens"]["by_layer"] == pytest.approx([0.0, named / len(words)])
+    assert report["nearest"]["most_frequent"] == {"of": len(words)}
+
+
+def test_words_that_options_share_name_none() -> None:
+    assert distinctive_words(["The red one", "the blue one", "the red pen", "12"]) == [set(), {"blue"}, {"pen"}, {"12"}]
+    assert words_report(ITEMS, RIGHT, speaking(["of"]).clear()) is None
+
+
+# ---- the table
+
+
+def outcomes(original: pl.DataFrame, changed: pl.DataFrame, of_span: int = 4) -> dict[str, Any]:
+    compared = tables(original, changed, of_span)
+    necessity = necessity_report(original, compared.changed)
+    assert set(necessity["interventions"]) == {"zeros", "noise", "masked_spans", "masked_frames"}, "doses are apart"
+    rows: dict[str, Any] = diagnostics_report(necessity, compared)["diagnostics"]
+    return rows
+
+
+def test_the_table_has_the_outcome_of_every_diagnostic() -> None:
+    rows = outcomes(RIGHT, right(50))
+    assert list(rows) == [
+        LABELS["replaced"], LABELS["masked_spans"], LABELS["masked_frames"], LABELS["kept"], LABELS["added_noise"],
+        "mediated effect: mirrored", LABELS["attention"],
+    ]  # fmt: skip
+    assert {row["outcome"] for label, row in rows.items() if label != LABELS["attention"]} == {"used"}
+    assert rows[LABELS["replaced"]] == {"outcome": "used", "value": "-75.0 points", "n": N}
+    assert {row["outcome"] for row in outcomes(RIGHT, RIGHT).values()} == {"not used"}
+
+
+def test_a_model_without_spans_uses_none() -> None:
+    bare = graded([True] * 50 + [False] * 150, spans=0)
+    rows = outcomes(bare, bare, of_span=0)
+    assert {(row["outcome"], row["value"]) for row in rows.values()} == {("not used", NO_SPANS)}
+    assert LABELS["words"] in rows
