@@ -56,7 +56,7 @@ def test_an_answer_without_its_latents_is_missing_where_they_are_wanted(tmp_path
 
 def test_readings_survive_in_the_ledger(tmp_path: Path) -> None:
     path, readings = tmp_path / "ledger.jsonl", {
-        "attention": [[[[0.5, 0.25, 0.25]]]] * 2, "words": [{"nearest": " red", "lens": ["red", "\ud83d\ude00"]}],
+        "attention": [[[[0.5, 0.25, 0.25]]]] * 2, "words": [{"nearest": " red", "lens": ["red", "\U0001f600"]}],
     }  # fmt: skip
     with Ledger(path, PROMPTS, 1, columns=READINGS) as ledger:
         ledger.add(answer("a", **readings))

@@ -137,7 +137,7 @@ def test_answers_without_spans_pay_attention_to_frames_and_text_alone() -> None:
     [
         ([" Red"] * 150 + ["of"] * 50, "used", "these latents can be read as words."),
         (["of"] * 200, "not used", "these latents say nothing in words."),
-        ([" red", "blue", "pink", "12"] * 50, "not used", "these latents say nothing in words."),
+        ([" red", "blue", "pink", "12"] * 50, "undecided", "whether these latents say anything in words is undecided."),
         (["red"] * 3 + ["of"] * 27, "undecided", "whether these latents say anything in words is undecided."),
     ],
 )
