@@ -187,7 +187,7 @@ def demo(home: Path, seed: int = 0) -> Profile:
                     "kept_2", "kept_3", "added_noise_50", "added_noise_100", "added_noise_200",
                 ),
                 controls=("no_video", "options_1", "options_2", "options_3"),
-                mediation=("mirrored", "other_frames"),
+                mediation=("mirrored",),
                 n=300,
             ),
         ),

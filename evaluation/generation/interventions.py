@@ -100,7 +100,7 @@ def read_mean(path: Path, width: int, device: torch.device) -> torch.Tensor:
 
 
 def _borrowed(
-    name: InterventionName, draw: Draw, requests: Sequence[Request], tokens: Tokens, budget: int
+    name: InterventionName | MediationName, draw: Draw, requests: Sequence[Request], tokens: Tokens, budget: int
 ) -> tuple[Decoded, dict[str, str]]:
     """Other items' latents."""
     check_references(name, requests)
@@ -109,7 +109,7 @@ def _borrowed(
     return draw(lent(plain, tokens.latent, budget, donor_of)), alone
 
 
-def check_references(name: InterventionName, requests: Sequence[Request]) -> None:
+def check_references(name: InterventionName | MediationName, requests: Sequence[Request]) -> None:
     """Raises ValueError for prompts without a reference, where donors depend on it."""
     without = [request.prompt_id for request in requests if request.reference is None]
     if name != "other_item" and without:
@@ -117,7 +117,7 @@ def check_references(name: InterventionName, requests: Sequence[Request]) -> Non
 
 
 def lenders(
-    name: InterventionName, requests: Sequence[Request], used: Sequence[bool]
+    name: InterventionName | MediationName, requests: Sequence[Request], used: Sequence[bool]
 ) -> tuple[list[int], dict[str, str]]:
     """The donor of each answer of a batch, as `donors` has it, and the prompts that are not answered, with the reason:
     one of their answers has latents (`used`) and finds no donor."""
@@ -131,7 +131,7 @@ def lenders(
     return donor_of, alone
 
 
-def donors(name: InterventionName, owners: Sequence[Request], used: Sequence[bool]) -> list[int]:
+def donors(name: InterventionName | MediationName, owners: Sequence[Request], used: Sequence[bool]) -> list[int]:
     """The donor of each answer of a batch: the number of the next answer that may lend it latents, else NONE.
 
     A donor used latents itself and is about another item: any (`other_item`), or one with the same or another

@@ -98,6 +98,8 @@ def _conclusion(report: Mapping[str, Any]) -> str:
         return "this model's answers have no spans, so nothing is mediated"
     if "used" not in (total, direct, mediated):
         return "it changes too few answers for any of it to be mediated"
+    if mediated == "used" and direct == "undecided":
+        return "it acts through the latents, and whether past them, too, is undecided"
     if "undecided" in (direct, mediated):
         return "which way its effect takes is undecided"
     return {

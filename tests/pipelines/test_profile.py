@@ -6,7 +6,6 @@ import pytest
 
 from assets.framework.partitions import Checkpoints
 from assets.launching.ray import RaySettings
-from evaluation.generation import jobs as generation_jobs
 from pipelines.cli import common
 from pipelines.cli import demo as demo_command
 from pipelines.profile import (
@@ -262,9 +261,7 @@ def test_the_full_report_does_everything_to_every_model_on_every_item(monkeypatc
     assert runs[0] == runs[1].model_copy(update={"benchmarks": runs[0].benchmarks})
 
 
-def test_servers_are_those_of_models_and_do_what_is_wanted_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_servers_are_those_of_models(tmp_path: Path) -> None:
     def served(model: str) -> Profile:
         servers = {"base_urls": ["http://127.0.0.1:1/v1"]}
         return overlaid(demo(tmp_path), {"generation": {"endpoint": {model: servers}}})
@@ -272,7 +269,3 @@ def test_servers_are_those_of_models_and_do_what_is_wanted_of_them(
     assert served("la_dapo").generation.endpoint["la_dapo"].timeout == 600.0
     with pytest.raises(ValueError, match=r"generation\.endpoint: 'la_dop' is no model; there are base, text_only"):
         served("la_dop")
-    monkeypatch.setattr(generation_jobs, "LOCAL_INTERVENTIONS", ("mean",))
-    with pytest.raises(ValueError, match="'mean' needs a model that is loaded here: a server can do none, zeros"):
-        served("la_dapo")
-    assert served("text_only").generation.endpoint, "whose latents nobody examines"

@@ -73,6 +73,7 @@ def mediation(total: int, direct: int, mediated: int, spans: int = 1) -> dict[st
     ("changed", "outcome", "end"),
     [
         ((150, 0, 148), "used", "it acts through the latents."),
+        ((150, 2, 148), "used", "it acts through the latents, and whether past them, too, is undecided."),
         ((150, 60, 80), "used", "it acts through the latents and past them."),
         ((150, 149, 0), "not used", "it acts past the latents, which are not used."),
         ((150, 0, 0), "not used", "it acts only where prompt and latents change together."),
