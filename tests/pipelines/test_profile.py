@@ -224,7 +224,7 @@ def test_the_papers_numbers_are_the_papers(tmp_path: Path) -> None:
     assert (profile.curation.answers.samples, selection.max_p_t, selection.min_gain, selection.top) == (8, 6, 2, 50_000)
 
 
-def test_the_ablation_is_the_demo_with_every_objective(tmp_path: Path) -> None:
+def test_the_ablation_is_the_demo_with_every_objective_and_a_control_of_the_diagnostics(tmp_path: Path) -> None:
     ablation = load_profile("ablation", tmp_path)
     weights = {run.recipe.name: run.recipe.reward_weights for run in ablation.rl}
     assert weights == {
@@ -234,7 +234,11 @@ def test_the_ablation_is_the_demo_with_every_objective(tmp_path: Path) -> None:
     assert {(run.start, run.data, run.recipe.latent_anchor_coef) for run in ablation.rl} == {
         ("future_l1", "twiff", 1.0)
     }
-    assert ablation.sft == load_profile("demo", tmp_path).sft
+    *sft, control = ablation.sft
+    future_l1 = sft[-1].recipe
+    assert tuple(sft) == load_profile("demo", tmp_path).sft and control.data == sft[-1].data
+    assert control.recipe == future_l1.model_copy(update={"name": "random_targets", "latent_targets": "noise"})
+    assert {"text_only", "random_targets"} < set(ablation.benchmarks.necessity.models)
 
 
 def test_the_papers_objectives_start_where_their_names_say(tmp_path: Path) -> None:
