@@ -266,7 +266,7 @@ def test_max_length_counts_the_prompt(ours: Ours, plain: Plain, some: list[dict[
 # ---- sampled answers are ours, given the same random numbers
 
 
-@pytest.mark.parametrize("sampling", [Sampling(LONGEST, 1.5), Sampling(LONGEST, 0.9, 0.8)])
+@pytest.mark.parametrize("sampling", [Sampling(LONGEST, 1.5), Sampling(LONGEST, 1.2, 0.9)])
 def test_sampling(
     ours: Ours, plain: Plain, some: list[dict[str, Any]], sampling: Sampling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
