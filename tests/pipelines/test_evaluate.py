@@ -20,6 +20,7 @@ from assets.toyworld.clips import write_batch
 from assets.toyworld.source import write_futurebench, write_twiffbench
 from evaluation import evaluate as evaluation
 from evaluation.generate import main
+from evaluation.generation.jobs import GenerateConfig
 from evaluation.generation.program import GenerationFailedError
 from tests.invoke import invoke
 from tests.latent_server import Reply, latent_server
@@ -115,8 +116,11 @@ def test_a_served_checkpoint_is_evaluated_as_one_that_is_here(
     alone: Path, source: Path, base: FutureL1, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The program runs in this process, where the server is; without --checkpoint, the server names the folder."""
-    monkeypatch.setattr(evaluation, "generate", lambda config: main(config, Reporter(config.out, quiet=True)))
     out, first = tmp_path / "out", []
+
+    def generate(config: GenerateConfig) -> None:
+        config.out.mkdir(parents=True)
+        main(config, Reporter(config.out, quiet=True))
 
     def spoil(reply: Reply) -> None:
         """No answer to the prompt that comes first."""
@@ -124,6 +128,7 @@ def test_a_served_checkpoint_is_evaluated_as_one_that_is_here(
         if first[-1] == first[0]:
             del reply["choices"][0]["token_ids"]
 
+    monkeypatch.setattr(evaluation, "generate", generate)
     with latent_server(base, BASE) as (server, http):
         arguments = options(source, out, "--limit", 6, "--endpoint", http.url, "--concurrency", 2)
         at = arguments.index("--checkpoint")
