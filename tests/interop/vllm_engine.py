@@ -10,7 +10,7 @@ import polars as pl
 
 from evaluation.benchmarks.benchmark import sample_items
 from evaluation.benchmarks.futurebench import FutureBench
-from tests.interop import vllm_curation, vllm_requests, vllm_speed, vllm_videos
+from tests.interop import vllm_requests, vllm_videos
 from tests.interop.chats import Answer, Reference, chat
 from tests.interop.demo import Demo
 from tests.interop.table import Check
@@ -47,9 +47,6 @@ def checks(demo: Demo, work: Path) -> Iterator[Check]:
             yield from vllm_videos.checks(demo, reference, server, f"{model}, served")
         for runner in RUNNERS:
             yield from _preempted(demo, checkpoint, model, reference, contents, work, runner)
-    with served(demo, Path(demo.profile.base), work) as server:
-        yield from vllm_curation.checks(demo, server, work)
-    yield from vllm_speed.checks(demo, work)
 
 
 def _served(
