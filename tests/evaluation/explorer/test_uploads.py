@@ -34,7 +34,9 @@ def test_a_clip_is_a_question_about_its_key_frames(clip: bytes, rows: list[dict[
         (b"no clip at all", "1", QUESTION, "clip.mp4 cannot be read as a video: "),
         (b"", "1", QUESTION, "cannot be read as a video"),
         (None, "9", QUESTION, "an integer from 1 to 8; found 9"),
-        (None, "one", QUESTION, "key frames are numbers 1..8"),
+        (None, "one", QUESTION, "key frames are different numbers 1..8"),
+        (None, "1,1", QUESTION, "key frames are different numbers 1..8"),
+        (None, "1", "?" * 8001, "the question has 8001 characters; at most 8000"),
         (None, "1", "  ", "needs a question"),
         (None, "1", "What <|latent|> next?", "control string"),
         (None, "1", "<image> and <image>?", "2 <image> markers for 1 observed"),
@@ -52,6 +54,10 @@ def test_what_cannot_be_taken_is_a_sentence_and_leaves_nothing(
 def test_large_and_long_clips_are_refused(clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_FRAMES", 15)
     with pytest.raises(ValueError, match="has 16 frames; at most 15"):
+        Uploads(tmp_path).add(clip, "clip.mp4", "1", QUESTION)
+    monkeypatch.setattr(module, "MAX_FRAMES", 16)
+    monkeypatch.setattr(module, "MAX_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"has frames of \d+ x \d+ pixels; at most 100"):
         Uploads(tmp_path).add(clip, "clip.mp4", "1", QUESTION)
     monkeypatch.setattr(module, "MAX_BYTES", len(clip) - 1)
     with pytest.raises(ValueError, match="the clip is larger than"):
