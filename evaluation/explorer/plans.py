@@ -22,15 +22,26 @@ from training.model.tokens import Tokens
 
 @dataclass(frozen=True)
 class Plan:
-    """script: the first tokens, which are forced; replaced: the interventions by index of their span; may_open as in
-    `Spans`; grey: the prompt's frames are grey; hidden_after: the index of the span after which no token attends to
-    them."""
+    """script: the first tokens, which are forced; replaced: the interventions by index of their span; closed_from: the
+    index of the span from which none opens that is not forced; grey: the prompt's frames are grey; hidden_after: the
+    index of the span after which no token attends to them."""
 
     script: tuple[int, ...] = ()
     replaced: Mapping[int, Intervention] = field(default_factory=dict)
-    may_open: bool | None = None
+    closed_from: int | None = None
     grey: bool = False
     hidden_after: int | None = None
+
+    def until(self, index: int) -> "Plan":
+        """Without what it changes at the spans after this one, and without what it feeds in this one."""
+        replaced = {number: fed for number, fed in self.replaced.items() if number < index}
+        closed, hidden = (None if at is None or at > index else at for at in (self.closed_from, self.hidden_after))
+        return replace(self, replaced=replaced, closed_from=closed, hidden_after=hidden)
+
+    @property
+    def may_open(self) -> bool | None:
+        """As in `Spans`."""
+        return None if self.closed_from is None else False
 
     def intervention(self) -> Intervention | None:
         """Each replaced span's latents by its own intervention; the others are the model's."""
@@ -94,25 +105,25 @@ def plan_of(edit: Edit, before: Plan, decoded: Decoded, bundle: FutureL1, lender
     places = span_places(ids, tokens)
     if edit.kind == "add":
         script = forced_spans(decoded, tokens, bundle.processor.tokenizer, len(places) + 1, spans.latents)[0]
-        return replace(before, script=tuple(script), may_open=False)
+        return replace(before, script=tuple(script), closed_from=len(places))
     if edit.span > len(places):
         has = f"{len(places)} spans" if len(places) != 1 else "one span"
         raise ValueError(f"the answer has {has}, and no span {edit.span}: choose another edit")
     index, (start, end) = edit.span - 1, places[edit.span - 1]
-    kept = {number: fed for number, fed in before.replaced.items() if number < index}
-    plan = replace(before, replaced=kept)
+    plan = before.until(index)
     match edit.kind:
         case "forbid":
-            return replace(plan, script=tuple(ids[:start]), may_open=False)
+            hidden = None if plan.hidden_after == index else plan.hidden_after
+            return replace(plan, script=tuple(ids[:start]), closed_from=index, hidden_after=hidden)
         case "cut":
             return replace(plan, script=(*ids[: start + 1], tokens.latent_end))
         case "hide":
             kept = {number: fed for number, fed in before.replaced.items() if number <= index}
-            return replace(before, script=tuple(ids[:end]), replaced=kept, hidden_after=index)
+            return replace(plan, script=tuple(ids[:end]), replaced=kept, hidden_after=index)
     size = end - start - 2 if ids[end - 1] == tokens.latent_end else end - start - 1
     fed, size = _fed(edit, index, size, lenders, bundle.model.device)
     span = (tokens.latent_start, *[tokens.latent] * size, tokens.latent_end)
-    return replace(plan, script=(*ids[:start], *span), replaced={**kept, index: fed})
+    return replace(plan, script=(*ids[:start], *span), replaced={**plan.replaced, index: fed})
 
 
 def _fed(edit: Edit, index: int, size: int, lenders: Lenders, device: Any) -> tuple[Intervention, int]:

@@ -55,15 +55,21 @@ class State:
 
 
 def marks(edits: Sequence[Edit]) -> dict[int, str]:
-    """What was done to each span that the answer still has, by its number."""
-    labels: dict[int, str] = {}
+    """What is changed at each span, by its number, without what later edits took back."""
+    kept: list[Edit] = []
     for edit in edits:
-        if edit.kind == "no_frames":
-            labels = {}
-        elif edit.span:
-            labels = {number: label for number, label in labels.items() if number < edit.span}
-            labels[edit.span] = EDIT_LABELS[edit.kind]
-    return labels
+        kept = [] if edit.kind == "no_frames" else [earlier for earlier in kept if not _takes_back(edit, earlier)]
+        kept += [edit] if edit.span else []
+    spans = dict.fromkeys(edit.span for edit in kept)
+    return {span: "; ".join(EDIT_LABELS[edit.kind] for edit in kept if edit.span == span) for span in spans}
+
+
+def _takes_back(edit: Edit, earlier: Edit) -> bool:
+    """Whether an edit of a span takes back one before it.  Hidden frames go with everything else at the same span, if
+    it is there."""
+    if not edit.span or earlier.span != edit.span:
+        return bool(edit.span) and earlier.span > edit.span
+    return (edit.kind == "hide") == (earlier.kind == "hide") or edit.kind == "forbid"
 
 
 def read_state(link: str) -> State:

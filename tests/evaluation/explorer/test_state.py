@@ -43,3 +43,9 @@ def test_an_edit_of_a_span_makes_the_spans_after_it_new() -> None:
     assert marks(read_edits("zeros.1,noise.2")) == {1: "zeros in its place", 2: "noise in its place"}
     assert marks(read_edits("zeros.2,cut.1")) == {1: "nothing in it"}
     assert marks(read_edits("zeros.2,no_frames")) == {}
+    assert marks(read_edits("hide.2,forbid.3,zeros.1")) == {1: "zeros in its place"}
+
+
+def test_hidden_frames_go_with_another_edit_of_the_same_span() -> None:
+    assert marks(read_edits("zeros.1,hide.1,noise.1")) == {1: "frames hidden after it; noise in its place"}
+    assert marks(read_edits("hide.1,forbid.1")) == {1: "no spans from here on"}
