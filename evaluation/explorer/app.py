@@ -65,7 +65,9 @@ def application(session: Session) -> Starlette:
         answers.close()
 
     routes = [Route(path, page) for path in FILES]
-    routes += [Route("/items", items), Route("/show", show), Route("/upload", upload, methods=["POST"])]
+    routes += [Route("/items", items)]
+    # from another site's page a POST comes with its Origin, and is refused; a GET would be answered
+    routes += [Route(path, answer, methods=["POST"]) for path, answer in (("/show", show), ("/upload", upload))]
     return Starlette(routes=routes, lifespan=lifespan)
 
 
@@ -104,14 +106,16 @@ class Answers:
         def put(event: Event | None) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        yield _line({"event": "queued", "ahead": len(self._waiting)})
+        ahead = len(self._waiting)
         self._waiting.add(stopped)
         try:
+            yield _line({"event": "queued", "ahead": ahead})
             self._thread.submit(self._answer, query, put, stopped)
             while (event := await events.get()) is not None:
                 yield _line(event)
         finally:
             stopped.set()
+            self._waiting.discard(stopped)  # a closed tab is before nobody
 
     def _answer(self, query: str, put: Callable[[Event | None], None], stopped: threading.Event) -> None:
         """In the thread: everything about one request; ends with None."""

@@ -185,8 +185,9 @@ function svgNode(name, fields, text) {
 function take(event) {
   if (event.event === "queued") say(event.ahead ? `${event.ahead} before this one: waiting` : "");
   if (event.event === "error") { say(event.message); document.body.dataset.state = "error"; }
+  if (event.event === "earlier") say("Making the answers that this one needs");
+  if (["item", "before", "blocks", "report"].includes(event.event)) say("");
   if (event.event === "item") {
-    say("");
     shown = { item: event, after: { blocks: [], spans: {} } };
     drawPrompt(event);
     drawEdits(event);
@@ -212,7 +213,7 @@ async function play() {
   document.body.dataset.state = "running";
   select(new URLSearchParams(location.hash.slice(1)).get("item"));
   try {
-    const answer = await fetch(`show?${location.hash.slice(1)}`, { signal: current.signal });
+    const answer = await fetch(`show?${location.hash.slice(1)}`, { method: "POST", signal: current.signal });
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let rest = ""; ;) {
       const { value, done } = await reader.read();

@@ -13,7 +13,7 @@ from cachetools import LRUCache
 
 from evaluation.benchmarks.twiffbench import TwiffBench
 from evaluation.explorer.events import Emit
-from evaluation.explorer.examples import Example, Group
+from evaluation.explorer.examples import LENDERS, Example, Group
 from evaluation.explorer.imagery import Imagery, ImagerySource
 from evaluation.explorer.plans import Lenders, Plan, Run, plan_of
 from evaluation.explorer.reports import AnswerReport, answer_report, item_report
@@ -25,7 +25,7 @@ from evaluation.generation.controls import controlled
 from evaluation.generation.local import encode
 from training.data.video import FrameCache
 from training.model.checkpoint import FutureL1
-from training.model.decode import decode
+from training.model.decode import Observer, decode
 from training.model.modes import Spans
 from training.model.sampling import Sampling
 from training.storage.hashing import stable_hash
@@ -65,7 +65,7 @@ class Session:
 
     def show(self, state: State, emit: Emit) -> None:
         """Answers a state: emits `item`; `before` where there are edits, the report on the answer without the last one;
-        `blocks` and `span` while the answer grows; and `report`.
+        `blocks` and `span` while the answer grows; and `report`.  `earlier` are the tokens of answers that it needs.
 
         Raises ValueError or OSError, a sentence, where there is nothing to show; and what `emit` raises.
         """
@@ -73,32 +73,41 @@ class Session:
         imagery = self._imagery.of(example)
         emit({"event": "item"} | item_report(example, state, self.bundle.spans, imagery))
         before = None
+
+        def waits(*_: object) -> None:
+            emit({"event": "earlier"})
+
         if state.edits:
             earlier = State(state.item, state.edits[:-1])
-            before = self._report(earlier, example, imagery)
+            before = self._report(earlier, example, imagery, waits)
             emit({"event": "before", "report": before.as_json()})
-        report = self._report(state, example, imagery, Watch(self.bundle, imagery, before, emit))
+        watch = Watch(self.bundle, imagery, before, emit)
+        report = self._report(state, example, imagery, waits, watch)
         if before is not None:
             emit({"event": "before", "report": before.marked_against(report).as_json()})
             report = report.marked_against(before)
         emit({"event": "report", "report": report.as_json()})
 
-    def _report(self, state: State, example: Example, imagery: Imagery, watch: Watch | None = None) -> AnswerReport:
+    def _report(
+        self, state: State, example: Example, imagery: Imagery, waits: Observer, watch: Watch | None = None
+    ) -> AnswerReport:
         if state not in self._reports:
-            run = self._run(state, example, watch)
+            run = self._run(state, example, waits, watch)
             self._reports[state] = answer_report(self.bundle, self.vision, example, imagery, run)
         return self._reports[state]
 
-    def _run(self, state: State, example: Example, watch: Watch | None = None) -> Run:
+    def _run(self, state: State, example: Example, waits: Observer, watch: Watch | None = None) -> Run:
+        """`waits` observes the answers that this one needs, and this one where nobody watches it."""
         if state not in self._runs:
             plan = Plan()
             if state.edits:
-                earlier = self._run(State(state.item, state.edits[:-1]), example)
-                plan = plan_of(state.edits[-1], earlier.plan, earlier.decoded, self.bundle, self._lenders(example))
-            self._runs[state] = self._decoded(plan, example, watch)
+                earlier = self._run(State(state.item, state.edits[:-1]), example, waits)
+                lenders = self._lenders(example, waits)
+                plan = plan_of(state.edits[-1], earlier.plan, earlier.decoded, self.bundle, lenders)
+            self._runs[state] = self._decoded(plan, example, watch or waits)
         return self._runs[state]
 
-    def _decoded(self, plan: Plan, example: Example, watch: Watch | None) -> Run:
+    def _decoded(self, plan: Plan, example: Example, observer: Observer | None) -> Run:
         content = controlled("no_video" if plan.grey else "none", example.content, example.prompt_id, self.seed, None)
         prompt = encode(self._encoder, content, self._frame_cache)
         spans = self.bundle.spans
@@ -107,7 +116,7 @@ class Session:
             self.bundle.model, self.vision, self.bundle.tokens, [prompt], Sampling(self.generation.max_new_tokens),
             Spans(spans.latents, spans.end, plan.may_open), [[self._answer_seed(example)]],
             intervention=plan.intervention(), scripts=[plan.script], masking=plan.masking(),
-            observer=watch,
+            observer=observer,
         )  # fmt: skip
         return Run(plan, prompt, decoded, time.perf_counter() - start)
 
@@ -115,9 +124,9 @@ class Session:
         """That of `evaluation.generation.requests.Prompts`, so that noise is the reports'."""
         return stable_hash(self.seed, example.prompt_id, 0) >> 1
 
-    def _lenders(self, example: Example) -> Lenders:
+    def _lenders(self, example: Example, waits: Observer) -> Lenders:
         return Lenders(
-            lambda index: self._other_item(example, index), lambda index: self._future(example, index),
+            lambda index: self._other_item(example, index, waits), lambda index: self._future(example, index),
             self._answer_seed(example),
         )  # fmt: skip
 
@@ -128,13 +137,13 @@ class Session:
             raise ValueError(f"this item has {len(future)} true future frames, and none for span {index + 1}")
         return torch.from_numpy(future[index].features)
 
-    def _other_item(self, example: Example, index: int) -> torch.Tensor:
+    def _other_item(self, example: Example, index: int, waits: Observer) -> torch.Tensor:
         """The latents of the next item that answers with latents, at the same span or its last one."""
         group = self.groups.get(example.key.partition("/")[0], next(iter(self.groups.values()), None))
         for other in group.after(example.key) if group else ():
-            run = self._run(State(other.key), other)
+            run = self._run(State(other.key), other, waits)
             (completion,) = run.decoded.completions(self.bundle.tokens)
             spans = [s for s in completion.latents.split(self.bundle.tokens.span_sizes(completion.ids)) if len(s)]
             if spans:
                 return spans[min(index, len(spans) - 1)]
-        raise ValueError("no other item here is answered with latents that it could lend")
+        raise ValueError(f"none of the next {LENDERS} items is answered with latents that it could lend")

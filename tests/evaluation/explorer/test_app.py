@@ -25,12 +25,13 @@ def client(session: Session) -> TestClient:
 
 
 def events(client: TestClient, fragment: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in client.get(f"/show?{fragment}").text.splitlines()]
+    return [json.loads(line) for line in client.post(f"/show?{fragment}").text.splitlines()]
 
 
 def test_the_page_may_load_nothing_from_elsewhere(client: TestClient) -> None:
-    for path in ("/", "/page.js", "/page.css", "/items", "/show?item=x"):
-        headers = client.get(path).headers
+    for method, path in (("GET", "/"), ("GET", "/page.js"), ("GET", "/page.css"), ("GET", "/items"),
+                         ("POST", "/show?item=x")):  # fmt: skip
+        headers = client.request(method, path).headers
         policy = headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; img-src data:;"), path
         assert "unsafe" not in policy and headers["x-content-type-options"] == "nosniff"
@@ -41,8 +42,13 @@ def test_the_page_may_load_nothing_from_elsewhere(client: TestClient) -> None:
 
 def test_an_answer_is_a_stream_of_events(client: TestClient, item: str) -> None:
     names = [event["event"] for event in events(client, f"{State(item).fragment}&edits=cut.1")]
-    assert names[:3] == ["queued", "item", "before"] and names[-2:] == ["before", "report"]
-    assert set(names) <= {"queued", "item", "before", "blocks", "span", "report"}
+    assert names[:2] == ["queued", "item"] and names[-2:] == ["before", "report"]
+    assert set(names) <= {"queued", "item", "earlier", "before", "blocks", "span", "report"}
+
+
+def test_what_takes_time_is_a_post_which_names_its_origin(client: TestClient) -> None:
+    for path in ("/show?item=x", "/upload?name=a"):
+        assert client.get(path).status_code == 405, "another site's page may have it as a picture's address"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +94,7 @@ def test_tabs_wait_for_each_other_in_their_order_and_one_that_left_is_skipped() 
     answers = module.Answers(held)  # type: ignore[arg-type]
 
     async def tabs() -> list[list[Any]]:
-        first, second, third = (answers.lines(f"item={name}") for name in "abc")
+        first, second, third, fourth = (answers.lines(f"item={name}") for name in "abcd")
         assert json.loads(await anext(first)) == {"event": "queued", "ahead": 0}
         begun = asyncio.create_task(anext(first))
         await asyncio.to_thread(held.begun.acquire)
@@ -97,6 +103,10 @@ def test_tabs_wait_for_each_other_in_their_order_and_one_that_left_is_skipped() 
         await asyncio.sleep(0)
         assert json.loads(await anext(third))["ahead"] == 2
         waiting.cancel()  # its tab is closed
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert json.loads(await anext(fourth))["ahead"] == 2
+        await fourth.aclose()
         last = asyncio.create_task(anext(third))
         await asyncio.sleep(0)
         held.go_on.set()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from evaluation.explorer.events import StoppedError
+from evaluation.explorer.plans import Plan
 from evaluation.explorer.probabilities import joints, option_probabilities
 from evaluation.explorer.session import Session
 from evaluation.explorer.state import State, read_edits
@@ -139,6 +140,27 @@ def test_what_cannot_be_done_is_a_sentence(show: Show, state: str, sentence: str
         show(state)
 
 
+@pytest.mark.parametrize("later", ["add", "add,hide.2", "add,forbid.2", "add,zeros.2"])
+def test_a_change_of_a_span_takes_back_those_of_later_spans(
+    session: Session, item: str, show: Show, later: str
+) -> None:
+    def plan(edits: str) -> Plan:
+        show(edits)
+        return session._runs[State(item, read_edits(edits))].plan
+
+    after, alone = plan(f"{later},zeros.1"), plan("zeros.1")
+    assert (after.script, after.may_open, after.masking()) == (alone.script, None, None)
+    assert set(after.replaced) == set(alone.replaced) == {0}
+
+
+def test_a_change_of_a_span_leaves_those_of_earlier_ones(session: Session, item: str, show: Show) -> None:
+    last = max(show("hide.1,zeros.1,add")["report"]["report"]["spans"])
+    edits = f"hide.1,zeros.1,add,zeros.{last}"
+    show(edits)
+    plan = session._runs[State(item, read_edits(edits))].plan
+    assert set(plan.replaced) == {0, last - 1} and plan.hidden_after == 0 and plan.may_open is False
+
+
 def test_unknown_items_are_a_sentence(session: Session) -> None:
     for key in ("twiffbench/none", "clip/0123", "none/1", "x"):
         with pytest.raises(ValueError, match=r"item|clip"):
@@ -194,6 +216,26 @@ def test_a_listener_that_has_gone_stops_the_decoding(session: Session, item: str
     with pytest.raises(StoppedError):
         session.show(State(item), emit)
     assert len(events) == 5 and State(item) not in session._runs
+
+
+@pytest.mark.parametrize("edits", ["cut.1", "other_item.1"])
+def test_a_listener_that_has_gone_stops_the_answers_that_are_needed_first(
+    session: Session, item: str, edits: str
+) -> None:
+    session._runs.clear()
+    session._reports.clear()
+    needed = State(item)
+    if edits == "other_item.1":
+        session.show(needed, lambda event: None)
+        needed = State(next(session.groups["twiffbench"].after(item)).key)
+
+    def emit(event: dict[str, Any]) -> None:
+        if event["event"] == "earlier":
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        session.show(State(item, read_edits(edits)), emit)
+    assert needed not in session._runs
 
 
 def test_a_clip_of_ones_own_is_answered_as_predict_does(
