@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import one_hot, scaled_dot_product_attention
 
 from training.model import attention
 from training.model.attention import attention_mass
@@ -64,6 +65,25 @@ def test_masses_are_the_weights_summed_by_label(
                 torch.testing.assert_close(masses[row][layer, :, :, label], expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(masses[row].sum(-1), torch.ones(layers, groups, queries), atol=1e-5, rtol=0)
         assert not masses[row][..., PADDING].any() and masses[row][..., FRAME].any()
+
+
+@pytest.mark.parametrize("masked", [None, "bool", "bias"])
+def test_heads_that_share_keys_are_a_group(masked: str | None) -> None:
+    """The toy model's heads have keys of their own; here three heads share one, and half of the slots are hidden."""
+    torch.manual_seed(0)
+    query, key, labels = torch.randn(2, 6, 8, 4), torch.randn(2, 2, 8, 4), torch.arange(16).view(2, 8) % 4
+    visible = torch.ones(8, 8, dtype=torch.bool).tril().expand(2, 1, 8, 8).clone()
+    if masked:
+        visible[1, :, :, :3] = False
+        visible[1, :, :3, :3] = torch.eye(3, dtype=torch.bool)
+    bias = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)
+    values = one_hot(labels, 4).float().unsqueeze(1).expand(2, 2, 8, 4)
+    mixed = scaled_dot_product_attention(query, key, values, attn_mask=visible, scale=0.7, enable_gqa=True)
+    masses = attention._Masses([range(5, 8), range(4, 7)], one_hot(labels, 4).float())
+    masses.add(query, key, {None: None, "bool": visible, "bias": bias}[masked], 0.7)
+    for row, at in enumerate((slice(5, 8), slice(4, 7))):
+        expected = mixed[row, :, at].unflatten(0, (2, 3)).mean(1)
+        torch.testing.assert_close(masses.layers[0][row], expected, atol=1e-5, rtol=0)
 
 
 def test_queries_are_taken_a_few_at_a_time(
