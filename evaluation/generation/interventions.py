@@ -46,7 +46,8 @@ def intervene(
 ) -> tuple[Decoded, dict[str, str]]:  # fmt: skip
     """The answers of a batch under an intervention, and the prompts to which it cannot be applied, with the reason.
 
-    `draw_original` decodes the same prompts without their control, for mediation.
+    `draw_original` decodes the same prompts without their control, for mediation; an answer without spans lends
+    nothing, and the other one keeps its own latents.
 
     Raises ValueError for forced spans of a checkpoint that opens none, and for prompts without a reference where donors
     depend on it.

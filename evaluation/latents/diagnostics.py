@@ -15,6 +15,8 @@ from evaluation.latents.outcomes import outcome_of_loss
 from evaluation.latents.words import words_report
 
 NO_SPANS = "no spans"
+IN_PART = "used in part"
+"""The outcome of replacements of which some cost accuracy and others do not, as in the verdict."""
 LABELS = {
     "replaced": "latents replaced, the smallest loss",
     "masked_spans": "spans masked once they have closed",
@@ -66,10 +68,11 @@ def _table(necessity: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str,
     """By label: `outcome`, `value` in a few words, and n."""
     changed, rows = necessity["interventions"], {}
     spans = necessity["original"]["with_latents"]
-    replaced = [changed[name] for name in REPLACEMENTS if name in changed]
+    replaced = [changed[name]["difference"] for name in REPLACEMENTS if name in changed]
     if replaced:
-        least = max(replaced, key=lambda row: row["difference"]["difference"])
-        rows[LABELS["replaced"]] = _loss(least["difference"])
+        outcomes = set(map(outcome_of_loss, replaced))
+        outcome = outcomes.pop() if len(outcomes) == 1 else IN_PART if "used" in outcomes else "undecided"
+        rows[LABELS["replaced"]] = _loss(max(replaced, key=lambda loss: loss["difference"])) | {"outcome": outcome}
     for name in ("masked_spans", "masked_frames"):
         if name in changed:
             rows[LABELS[name]] = _loss(changed[name]["difference"])
@@ -89,7 +92,8 @@ def _table(necessity: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str,
         rows[LABELS["words"]] = {"outcome": words["outcome"], "value": value, "n": words["n"]}
     if spans:
         return rows
-    rows.setdefault(LABELS["words"], {"n": report["attention"]["n"]}) if report["attention"] else None
+    if report["attention"]:
+        rows.setdefault(LABELS["words"], {"n": report["attention"]["n"]})
     return {label: row | {"outcome": "not used", "value": NO_SPANS} for label, row in rows.items()}
 
 

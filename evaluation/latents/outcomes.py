@@ -14,6 +14,9 @@ ALPHA = 0.05
 MIN_EFFECT = 0.02
 """The smallest loss of accuracy, and the smallest share of answers that change, that counts as use of latents, even if
 a smaller one is significant."""
+MIN_ITEMS = 60
+"""The fewest values whose mean decides: the bootstrap of fewer is too narrow, and a point where all are equal (what
+happens in none of 60 may still happen in 5 %)."""
 WITHOUT_SPANS = "this model's answers have no spans, so nothing was changed"
 
 
@@ -31,7 +34,9 @@ def outcome_of_share(proportion: Mapping[str, Any]) -> Outcome:
 
 
 def outcome_of_mean(mean: Mapping[str, Any], least: float) -> Outcome:
-    """Of a mean difference, of which `least` is the smallest that matters."""
+    """Of a mean difference with its bootstrap interval, of which `least` is the smallest that matters."""
+    if mean["n"] < MIN_ITEMS:
+        return "undecided"
     low, high = mean["interval"]
     if low > 0 and mean["mean"] >= least:
         return "used"

@@ -2,12 +2,13 @@
 
 Two readings of each latent (`training.model.lens`): the token with the nearest embedding, and the logit lens of the
 latent and of the state in its place after each layer.  An option is named where a word stands among the readings of an
-answer's latents that is in this option's text and in no other of the item's.  The item's other options are the
-baseline: those that the answer does not choose.  No torch.
+answer's latents that is in this option's text and in no other of the item's.  Two baselines: the item's other options,
+which the answer does not choose; and the latents of the other answers, which name what all latents and all answers
+lean to.  No torch.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,14 +19,16 @@ from evaluation.latents.outcomes import outcome_of_mean
 from evaluation.statistics import bootstrap_mean
 
 READINGS = ("nearest", "lens")
+BASELINES = ("other_option", "other_latents")
 MIN_DIFFERENCE = 0.05
-"""The smallest surplus of answers whose latents name the chosen option, over another option, that counts."""
+"""The smallest surplus of answers whose latents name the chosen option, over each baseline, that counts."""
 MOST_FREQUENT = 8
 
 
 def words_report(items: pl.DataFrame, graded: pl.DataFrame, readings: pl.DataFrame) -> dict[str, Any] | None:
-    """Per reading: how many answers' latents name the chosen option, another one on average, the paired difference,
-    the share of each layer, and the most frequent words; an outcome and a sentence.
+    """Per reading: how many answers' latents name the chosen option, and another one on average; how many of the other
+    answers' latents name the chosen option; the paired differences to both, the share of each layer, and the most
+    frequent words; an outcome and a sentence.
 
     items: id, options; graded: id, parsed; readings: answers with `words`.  None without readings of latents.
     """
@@ -50,22 +53,31 @@ def _of(word: Mapping[str, Any], reading: str) -> list[str]:
 
 def _reading(answers: Sequence[tuple[list[list[str]], str, list[str]]]) -> dict[str, Any]:
     """answers: the words of each latent (one a layer), the letter of the chosen option, and the options."""
-    chosen, other, layers = [], [], [list[bool]() for _ in answers[0][0][0]]
-    frequent = Counter[str]()
-    for latents, letter, options in answers:
+    chosen, layers = [], [list[bool]() for _ in answers[0][0][0]]
+    other: dict[str, list[float]] = {baseline: [] for baseline in BASELINES}
+    frequent, answers_with = Counter[str](), defaultdict[str, set[int]](set)
+    vocabularies = [{word for latent in latents for word in map(_word, latent)} for latents, _, _ in answers]
+    for number, words in enumerate(vocabularies):
+        for word in words:
+            answers_with[word].add(number)
+    for number, ((latents, letter, options), words) in enumerate(zip(answers, vocabularies, strict=True)):
         distinctive, place = distinctive_words(options), LETTERS.index(letter)
-        words = {word for latent in latents for word in map(_word, latent)}
         named = [bool(of_option & words) for of_option in distinctive]
         chosen.append(float(named[place]))
-        other.append(sum(named[:place] + named[place + 1 :]) / (len(options) - 1))
+        other["other_option"].append(sum(named[:place] + named[place + 1 :]) / (len(options) - 1))
+        naming = set[int]().union(*(answers_with.get(word, ()) for word in distinctive[place])) - {number}
+        other["other_latents"].append(len(naming) / max(1, len(answers) - 1))
         for layer, hits in enumerate(layers):
             hits.append(bool(distinctive[place] & {_word(latent[layer]) for latent in latents}))
         frequent.update(_word(latent[0]) for latent in latents)
-    difference = bootstrap_mean([mine - its for mine, its in zip(chosen, other, strict=True)])
+    differences = {
+        baseline: bootstrap_mean([mine - its for mine, its in zip(chosen, values, strict=True)]).as_dict()
+        for baseline, values in other.items()
+    }
     return {
         "chosen_option": bootstrap_mean(chosen).as_dict(),
-        "other_option": bootstrap_mean(other).as_dict(),
-        "difference": difference.as_dict(),
+        **{baseline: bootstrap_mean(values).as_dict() for baseline, values in other.items()},
+        "differences": differences,
         "by_layer": [sum(hits) / len(hits) for hits in layers],
         "most_frequent": dict(frequent.most_common(MOST_FREQUENT)),
     }
@@ -83,21 +95,28 @@ def _word(token: str) -> str:
 
 
 def _outcome(report: Mapping[str, Any]) -> str:
-    outcomes = {outcome_of_mean(report[reading]["difference"], MIN_DIFFERENCE) for reading in READINGS}
-    return next(outcome for outcome in ("used", "undecided", "not used") if outcome in outcomes)
+    """The strongest of the readings; a reading has the weakest of its differences."""
+    order = ("not used", "undecided", "used")
+    of_readings = (
+        min((outcome_of_mean(report[reading]["differences"][baseline], MIN_DIFFERENCE) for baseline in BASELINES),
+            key=order.index)
+        for reading in READINGS
+    )  # fmt: skip
+    return max(of_readings, key=order.index)
 
 
 def _sentence(report: Mapping[str, Any]) -> str:
-    shares = [
-        f"{100 * report[name]['chosen_option']['mean']:.1f} % ({100 * report[name]['other_option']['mean']:.1f} %)"
-        for name in READINGS
-    ]
+    shares = []
+    for name in READINGS:
+        chosen, *others = (100 * report[name][of]["mean"] for of in ("chosen_option", *BASELINES))
+        shares.append(f"{chosen:.1f} % ({', '.join(f'{other:.1f} %' for other in others)})")
     conclusion = {
         "used": "these latents can be read as words",
         "not used": "these latents say nothing in words",
         "undecided": "whether these latents say anything in words is undecided",
     }[report["outcome"]]
     return (
-        f"The option that the answer chooses (another option of the item) is named by the words nearest to its latents"
-        f" in {shares[0]} and by the logit lens in {shares[1]} of answers (n = {report['n']}): {conclusion}."
+        "The option that the answer chooses (another option of the item, the chosen one by another answer's latents) is"
+        f" named by the words nearest to its latents in {shares[0]} and by the logit lens in {shares[1]} of answers"
+        f" (n = {report['n']}): {conclusion}."
     )

@@ -146,7 +146,8 @@ def _diagnostics(models: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         tables.append(Table(head, layers, "Attention of the tokens behind a span", folded=True))
     words = [cells for name in outcomes for cells in _words(name, models[name]["words"])]
     if words:
-        head = ["model", "reading", "names the chosen option", "another option", "most frequent words"]
+        head = ["model", "reading", "names the chosen option", "another option",
+                "the chosen one, by another answer's latents", "most frequent words"]  # fmt: skip
         tables.append(Table(head, words, "What latents say in words", folded=True))
     costs = [_cost(name, models[name]["cost"]) for name in outcomes if models[name].get("cost")]
     if costs:
@@ -178,7 +179,7 @@ def _words(model: str, words: Mapping[str, Any] | None) -> list[Row]:
         return []
     names = {"nearest": "nearest token embedding", "lens": "logit lens, all layers"}
     return [
-        row(model, name, mean(words[key]["chosen_option"]), mean(words[key]["other_option"]),
+        row(model, name, *(mean(words[key][of]) for of in ("chosen_option", "other_option", "other_latents")),
             ", ".join(f"{word} ({count})" for word, count in words[key]["most_frequent"].items()))
         for key, name in names.items()
     ]  # fmt: skip

@@ -88,8 +88,11 @@ def necessity(model: str) -> dict[str, Any]:
         "untested": [],
         "verdict": "These latents are used: every replacement costs accuracy.",
     }
-    answers = graded.tables(graded.RIGHT, graded.right(40), of_span=4)
-    answers = replace(answers, readings=graded.readings(0.2, 0.1).with_columns(graded.speaking(["red"] * 60)["words"]))
+    words = graded.speaking(graded.SAYING[:60])["words"]
+    answers = replace(
+        graded.tables(graded.CHOSEN, graded.graded([False] * graded.N), of_span=4),
+        readings=graded.readings(0.2, 0.1).with_columns(words),
+    )
     return report | diagnostics_report(report, answers) | {"cost": {"zeros": {"answers": n, "seconds": 1.5}}}
 
 

@@ -76,6 +76,11 @@ def speaking(words: list[str]) -> pl.DataFrame:
     return pl.DataFrame({"prompt_id": [f"{i:03d}" for i in range(len(words))], "words": latents})
 
 
+CHOSEN = graded([letter == "A" for letter in "ABCD" * (N // 4)], parsed=list("ABCD" * (N // 4)))
+"""Answers that choose each of OPTIONS in turn; SAYING: the word by which each names its option."""
+SAYING = ["red", " Blue", "pink", "12"] * (N // 4)
+
+
 def tables(original: pl.DataFrame, changed: pl.DataFrame, of_span: int) -> DiagnosticTables:
     names = ("zeros", "noise", "kept_2", "added_noise_100", "masked_spans", "masked_frames")
     effects = dict.fromkeys(("total", "direct", "mediated"), changed)

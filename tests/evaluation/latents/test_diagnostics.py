@@ -12,7 +12,20 @@ from evaluation.latents.dose import dose_report
 from evaluation.latents.mediation import latents_moved, mediation_report
 from evaluation.latents.necessity import necessity_report
 from evaluation.latents.words import distinctive_words, words_report
-from tests.evaluation.latents.graded import ITEMS, LATENTS, RIGHT, N, graded, readings, right, speaking, stored, tables
+from tests.evaluation.latents.graded import (
+    CHOSEN,
+    ITEMS,
+    LATENTS,
+    RIGHT,
+    SAYING,
+    N,
+    graded,
+    readings,
+    right,
+    speaking,
+    stored,
+    tables,
+)
 
 # ---- dose
 
@@ -114,9 +127,11 @@ def test_how_far_latents_move_is_measured_in_distances_between_items() -> None:
         (0.2, "not used", "these spans draw no more attention than noise."),
         (0.3, "not used", "these spans draw no more attention than noise."),
         (0.19, "undecided", "whether these spans draw more attention than noise is undecided."),
+        (0.1, "undecided", "whether these spans draw more attention than noise is undecided."),
     ],
 )
 def test_attention_to_a_span_is_compared_with_that_to_noise(noise: float, outcome: str, end: str) -> None:
+    """Few answers decide nothing."""
     report = attention_report(readings(0.2, noise, n=8 if outcome == "undecided" else 60))
     assert report is not None and report["outcome"] == outcome and report["sentence"].endswith(end)
     assert report["spans"]["mean"] == pytest.approx(0.2, abs=0.003)
@@ -133,22 +148,39 @@ def test_answers_without_spans_pay_attention_to_frames_and_text_alone() -> None:
 # ---- words
 
 
+NAMED = "these latents can be read as words."
+SILENT = "these latents say nothing in words."
+UNCLEAR = "whether these latents say anything in words is undecided."
+
+
 @pytest.mark.parametrize(
-    ("words", "outcome", "end"),
+    ("words", "named", "outcome", "end"),
     [
-        ([" Red"] * 150 + ["of"] * 50, "used", "these latents can be read as words."),
-        (["of"] * 200, "not used", "these latents say nothing in words."),
-        ([" red", "blue", "pink", "12"] * 50, "undecided", "whether these latents say anything in words is undecided."),
-        (["red"] * 3 + ["of"] * 27, "undecided", "whether these latents say anything in words is undecided."),
+        (SAYING[:150] + ["of"] * 50, 0.75, "used", NAMED),
+        (["of"] * N, 0.0, "not used", SILENT),
+        (SAYING[1:] + SAYING[:1], 0.0, "not used", SILENT),
+        (SAYING[:10] + ["of"] * (N - 10), 0.05, "undecided", UNCLEAR),
+        (SAYING[:3] + ["of"] * 27, 0.1, "undecided", UNCLEAR),
+        (["of"] * 59, 0.0, "undecided", UNCLEAR),
     ],
 )
-def test_latents_speak_where_they_name_the_chosen_option(words: list[str], outcome: str, end: str) -> None:
-    report = words_report(ITEMS, RIGHT, speaking(words))
+def test_latents_speak_where_they_name_the_chosen_option(
+    words: list[str], named: float, outcome: str, end: str
+) -> None:
+    report = words_report(ITEMS, CHOSEN, speaking(words))
     assert report is not None and report["outcome"] == outcome and report["sentence"].endswith(end)
-    named = sum(word.strip().lower() == "red" for word in words)
-    assert report["lens"]["chosen_option"]["mean"] == pytest.approx(named / len(words))
-    assert report["lens"]["by_layer"] == pytest.approx([0.0, named / len(words)])
+    assert report["lens"]["chosen_option"]["mean"] == pytest.approx(named)
+    assert report["lens"]["by_layer"] == pytest.approx([0.0, named])
     assert report["nearest"]["most_frequent"] == {"of": len(words)}
+
+
+def test_a_word_that_all_latents_say_names_no_choice() -> None:
+    """Answers that lean to one option, and latents that all say it, know nothing of each other."""
+    report = words_report(ITEMS, RIGHT, speaking(["red"] * N))
+    assert report is not None and report["outcome"] == "not used"
+    lens = report["lens"]
+    assert lens["differences"]["other_option"]["mean"] == lens["other_latents"]["mean"] == 1.0
+    assert lens["differences"]["other_latents"]["mean"] == 0.0
 
 
 def test_words_that_options_share_name_none() -> None:
@@ -176,6 +208,14 @@ def test_the_table_has_the_outcome_of_every_diagnostic() -> None:
     assert {row["outcome"] for label, row in rows.items() if label != LABELS["attention"]} == {"used"}
     assert rows[LABELS["replaced"]] == {"outcome": "used", "value": "-75.0 points", "n": N}
     assert {row["outcome"] for row in outcomes(RIGHT, RIGHT).values()} == {"not used"}
+
+
+def test_replacements_that_disagree_are_use_in_part() -> None:
+    compared = tables(RIGHT, right(50), of_span=4)
+    for noise, outcome in ((RIGHT, "used in part"), (right(197), "used in part"), (right(60), "used")):
+        changed = {"zeros": right(50), "noise": noise}
+        row = diagnostics_report(necessity_report(RIGHT, changed), compared)["diagnostics"][LABELS["replaced"]]
+        assert row["outcome"] == outcome and row["n"] == N
 
 
 def test_a_model_without_spans_uses_none() -> None:
