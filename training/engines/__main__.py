@@ -59,9 +59,10 @@ def main(arguments: list[str]) -> None:
     try:
         checkpoint, *options = arguments
         check_options(options)
+        folder = Path(checkpoint).resolve()  # what is read is what was hashed, also where a link changes meanwhile
         cpu = vllm_version().endswith("+cpu")
-        command = [sys.executable, "-m", SERVER, *server_arguments(Path(checkpoint), cpu), *options]
-        identity = {VARIABLE: model_digest(Path(checkpoint))}
+        command = [sys.executable, "-m", SERVER, *server_arguments(folder, cpu), *options]
+        identity = {VARIABLE: model_digest(folder)}
     except ValueError as error:
         sys.exit(str(error))
     os.execve(sys.executable, command, {**(CPU_VARIABLES if cpu else {}), **os.environ, **identity})

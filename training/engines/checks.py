@@ -46,12 +46,18 @@ SECRETS = {"api-key": "VLLM_API_KEY", "hf-token": "HF_TOKEN"}
 
 
 def check_options(options: Sequence[str]) -> None:
-    """Raises ValueError for a key among the options of a server."""
+    """Raises ValueError for a key among the options of a server, or another model: vLLM takes beginnings of names."""
     for option in options:
         name = option.partition("=")[0].removeprefix("--").replace("_", "-")
-        if option.startswith("--") and name in SECRETS:
-            raise ValueError(f"--{name}: everybody on this machine can read a command's options: leave it out, and set "
-                             f"{SECRETS[name]} in the environment")  # fmt: skip
+        if not option.startswith("--") or not name:
+            continue
+        for secret, variable in SECRETS.items():
+            if secret.startswith(name):
+                raise ValueError(f"--{name}: everybody on this machine can read a command's options: leave it out, and "
+                                 f"set {variable} in the environment")  # fmt: skip
+        if "model".startswith(name):
+            raise ValueError(f"--{name}: the server would have another model than the checkpoint that it names to its "
+                             "clients: leave it out")  # fmt: skip
 
 
 def read_config(checkpoint: Path) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class _Exchange:
         self.key: str | None = None
         self._path, self._model, self._receive, self._send = path, model, receive, send
         self._is_read = False
-        self._status, self._body = 500, b""
+        self._status, self._body = 500, bytearray()
         self._headers: list[tuple[bytes, bytes]] = []
 
     async def receive(self) -> Message:
@@ -80,7 +80,7 @@ class _Exchange:
         if self._is_read:
             return await self._receive()
         self._is_read = True
-        body = b""
+        body = bytearray()  # bytes would be copied whole for each part
         while True:
             message = await self._receive()
             if message["type"] != "http.request":  # the client has gone
@@ -90,7 +90,7 @@ class _Exchange:
                 self.refusal = 413, f"the request is larger than {MAX_BODY >> 20} MiB: send smaller or fewer pictures"
                 raise ValueError(self.refusal)
             if not message.get("more_body", False):
-                return {"type": "http.request", "body": self._prepared(body), "more_body": False}
+                return {"type": "http.request", "body": self._prepared(bytes(body)), "more_body": False}
 
     def _prepared(self, body: bytes) -> bytes:
         try:
@@ -119,9 +119,16 @@ class _Exchange:
         """Sends the response that was held back, if one was, with these latents by the number of the choice."""
         if self.refusal is not None:
             await self._respond(self.refusal[0], _error(*self.refusal), JSON)
+        elif self.key is not None and self._status == 200:
+            response = json.loads(self._body)
+            if not {choice["index"] for choice in response["choices"]} <= latents.keys():
+                await self._respond(503, _error(503, "the latents of an answer were dropped: send it again"), JSON)
+                return
+            for choice in response["choices"]:
+                choice |= latents[choice["index"]]
+            await self._respond(200, json.dumps(response).encode(), self._headers)
         elif self.key is not None:
-            body = _with_latents(self._body, latents) if self._status == 200 else self._body
-            await self._respond(self._status, body, self._headers)
+            await self._respond(self._status, bytes(self._body), self._headers)
 
     async def _respond(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         kept = [(name, value) for name, value in headers if name.lower() != b"content-length"]
@@ -135,13 +142,7 @@ def _merged(of_workers: list[dict[int, Returned]]) -> dict[int, Returned]:
     return {number: fields for of_worker in of_workers for number, fields in of_worker.items()}
 
 
-def _with_latents(body: bytes, latents: dict[int, Returned]) -> bytes:
-    response, lost = json.loads(body), {"latents_error": "the latents of this answer were dropped"}
-    for choice in response["choices"]:
-        choice |= latents.get(choice["index"], lost)
-    return json.dumps(response).encode()
-
-
 def _error(status: int, message: str) -> bytes:
-    error = {"message": message, "type": "BadRequestError", "param": None, "code": status}
+    kind = "BadRequestError" if status < 500 else "InternalServerError"
+    error = {"message": message, "type": kind, "param": None, "code": status}
     return json.dumps({"error": error}).encode()

@@ -118,12 +118,16 @@ def test_a_seed_of_the_caller_stays(served: Served) -> None:
 
 
 def test_latents_that_cannot_be_had_are_a_sentence(served: Served) -> None:
-    served.latents = [{0: {"latents_error": "latents are not finite in float16"}}]
+    lost = {"latents_error": "latents are not finite in float16"}
+    served.latents = [{0: lost, 1: lost}]
     _, answer = served.post({"messages": MESSAGES, RETURN: True})
-    assert answer["choices"] == [
-        {"index": 0, "latents_error": "latents are not finite in float16"},
-        {"index": 1, "latents_error": "the latents of this answer were dropped"},
-    ]
+    assert answer["choices"] == [{"index": 0, **lost}, {"index": 1, **lost}]
+
+
+def test_an_answer_whose_latents_the_server_has_lost_is_a_fault_of_the_server(served: Served) -> None:
+    served.latents.pop()
+    status, answer = served.post({"messages": MESSAGES, RETURN: True})
+    assert status == 503 and "were dropped: send it again" in answer["error"]["message"]
 
 
 def test_nothing_is_read_of_a_request_that_vllm_does_not_let_in(served: Served) -> None:

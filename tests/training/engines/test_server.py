@@ -93,12 +93,28 @@ def test_a_base_model_is_served_as_it_is() -> None:
     assert not {"--hf-overrides", "--worker-extension-cls", "--scheduler-cls"} & set(arguments)
 
 
-@pytest.mark.parametrize("option", ["--api-key", "--api_key=s3cret", "--hf-token", "--hf_token=s3cret"])
+@pytest.mark.parametrize("option", ["--api-key", "--api_key=s3cret", "--api-k", "--hf-token", "--hf_t=s3cret"])
 def test_a_key_is_no_option(latent_folder: Path, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
     installed(monkeypatch, [PLUGIN], vllm="0.32.0")
     with pytest.raises(SystemExit, match=r"everybody on this machine .* set (VLLM_API_KEY|HF_TOKEN) in") as stopped:
         server.main([str(latent_folder), option, "s3cret"])
     assert "s3cret" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("option", ["--model", "--model=other", "--mod"])
+def test_another_model_is_no_option(latent_folder: Path, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    installed(monkeypatch, [PLUGIN], vllm="0.32.0")
+    with pytest.raises(SystemExit, match="another model than the checkpoint that it names to its clients"):
+        server.main([str(latent_folder), option, "other"])
+
+
+def test_a_server_reads_the_folder_that_was_hashed(latent_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, [PLUGIN], vllm="0.32.0")
+    commands: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda program, command, variables: commands.append(command))
+    (latent_folder / "current").symlink_to(latent_folder)
+    server.main([str(latent_folder / "current"), "--model-impl", "vllm"])
+    assert commands[0][commands[0].index("--model") + 1] == str(latent_folder.resolve())
 
 
 def test_a_folder_that_is_no_checkpoint_of_ours_is_named(tmp_path: Path) -> None:
