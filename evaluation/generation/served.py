@@ -49,6 +49,8 @@ class ServedEngine:
         checkpoint, _ = self._load(job.checkpoint)
         if job.intervention in DONOR_INTERVENTIONS:
             interventions.check_references(job.intervention, requests)
+        if job.intervention.startswith("spans_"):
+            _need_spans(job, checkpoint)
         if job.intervention in DONOR_INTERVENTIONS or job.intervention.startswith("spans_"):
             for batch in batches(requests, job.generation.batch_size):
                 yield from self._from_plain_answers(job, batch)

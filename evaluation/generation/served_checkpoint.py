@@ -30,6 +30,7 @@ from training.chat.server import UnansweredError
 from training.data.parts import Part
 from training.data.video import FrameCache, frame_rate
 from training.engines.checks import read_config
+from training.engines.kept import LATENTS_IN_PROMPT
 from training.engines.options import PREFIX, decode_span
 from training.engines.requests import RETURN
 from training.model.completions import decoded_text
@@ -79,6 +80,7 @@ class LatentForm:
         self._last = time.perf_counter()
 
     def chat(self, request: Request, frame_cache: FrameCache) -> "LatentChat":
+        """Implements ChatForm.chat; a prompt that holds latents is a ValueError, too."""
         parts = list(patched(self._encoder, request.content, frame_cache))
         content, media = _content(parts)
         fields: dict[str, Any] = {
@@ -95,7 +97,10 @@ class LatentForm:
                 fields[RETURN] = True
             if options := self._options(request):
                 fields["vllm_xargs"] = {f"{PREFIX}{name}": value for name, value in options.items()}
-        return LatentChat(self, request.prompt_id, prompt_of(self._encoder, parts).ids, fields)
+        prompt = prompt_of(self._encoder, parts).ids
+        if self.checkpoint.tokens.latent in prompt:  # in parts it passes the server, whose engine answers with nothing
+            raise ValueError(LATENTS_IN_PROMPT)
+        return LatentChat(self, request.prompt_id, prompt, fields)
 
     def lap(self) -> float:
         """Seconds since the last answer: what the server gets through, however many requests are in flight."""

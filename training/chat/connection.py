@@ -75,7 +75,8 @@ def connect(base_url: str, key: str, timeout: float, rules: ReplyRules = ANY_SER
 def _check_checkpoint(served: str | None, wanted: str) -> None:
     if served is None:
         raise WrongServerError("it does not say which checkpoint it has, as a server that `future-l1 serve` started "
-                               "does: without our plug-in, latents are not fed back")  # fmt: skip
+                               "does: without our plug-in latents are not fed back; or a proxy takes the header "
+                               f"{HEADER} away")  # fmt: skip
     if served != wanted:
         raise WrongServerError(f"it has another checkpoint (hash {one_line(served)}) than the one to answer with "
                                f"({wanted}): serve that one")  # fmt: skip

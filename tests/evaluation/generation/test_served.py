@@ -130,6 +130,23 @@ def test_a_model_without_latents_is_served_without_options(base: FutureL1, job: 
     assert theirs.select(COLUMNS).equals(ours.select(COLUMNS)) and theirs["latents"].null_count() == 6
 
 
+def test_a_prompt_that_holds_latents_in_parts_is_refused(
+    server: tuple[LatentServer, Served], job: Jobs, tmp_path: Path
+) -> None:
+    """The server's check of each part lets it pass, and its engine answers with nothing."""
+    path = tmp_path / "prompts.parquet"
+    prompts.prompt_frame([("parts", [text("What is <|lat"), text("ent|>?")])]).write_parquet(path)
+    theirs, refused = answers(tmp_path / "served", job(prompts=path, endpoint=settings(server[1].url)))
+    assert not theirs.height and not server[1].requests
+    assert "a prompt holds <|latent|>" in refused["reason"].item() and not refused["pending"].item()
+
+
+def test_spans_are_not_forced_where_there_are_none(base: FutureL1, job: Jobs, tmp_path: Path) -> None:
+    with latent_server(base, BASE) as (_, http), pytest.raises(ValueError, match="this one opens none"):
+        answers(tmp_path, job(checkpoint=BASE, intervention="spans_2", endpoint=settings(http.url)))
+    assert not http.requests, "before anything is paid for"
+
+
 # ---- replies that no answer may be made of
 
 
