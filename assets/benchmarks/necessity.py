@@ -173,12 +173,24 @@ def _latent_necessity(settings: BenchmarkSettings, checkpoints: Checkpoints) -> 
         reports = {}
         for model in context.partition_keys:
             original, changed = store.current(FUTURE_ANSWERS, model), store.current(INTERVENED, model)
+            _check_engines(model, original.provenance["config"], changed.provenance["config"])
             inputs = {FUTURE_ITEMS: items, INTERVENED: changed, FUTURE_ANSWERS: original}
             work = store.work(NECESSITY, inputs, {"parser": benchmark.settings.parser}, NECESSITY_CODE, model)
             reports[model] = work.do(partial(compare, model=model, original=original, changed=changed))
         return batch_result(context, store, declared, reports)
 
     return compare_interventions
+
+
+def _check_engines(model: str, original: Mapping[str, Any], changed: Mapping[str, Any]) -> None:
+    """Raises Failure where the answers that are compared come from two engines, whose rounding differs."""
+    engines = [config.get("engine", "this project's") for config in (original, changed)]
+    if len(set(engines)) > 1:
+        raise dg.Failure(
+            f"{model}: the original answers are of the engine {engines[0]}, the changed ones of {engines[1]}: "
+            f"materialise {FUTURE_ANSWERS} and {INTERVENED} of this model with one generation.endpoint",
+            allow_retries=False,
+        )
 
 
 def _cost(changed: Artifact) -> dict[str, dict[str, float]]:

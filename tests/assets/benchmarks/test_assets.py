@@ -16,6 +16,7 @@ from assets.benchmarks.assets import (
     SPLITS_FIGURE,
     _scores,
 )
+from assets.benchmarks.necessity import _check_engines
 from assets.framework.links import COMPARISON_URL
 from assets.framework.partitions import key_of
 from assets.framework.store import AssetStore
@@ -100,3 +101,11 @@ def test_a_folder_without_the_benchmark_says_what_to_do(tmp_path: Path) -> None:
     assert not failed.success
     [event] = [event for event in failed.all_events if event.is_step_failure]
     assert "download SEED-Bench-R1" in str(event.step_failure_data.user_failure_data.description)
+
+
+def test_answers_of_two_engines_are_not_compared() -> None:
+    local, served = {"seed": 0}, {"seed": 0, "engine": "vllm"}
+    _check_engines("la_dapo", local, local)
+    _check_engines("la_dapo", served, served)
+    with pytest.raises(dg.Failure, match="engine this project's, the changed ones of vllm"):
+        _check_engines("la_dapo", local, served)
