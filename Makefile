@@ -68,7 +68,7 @@ pictures: $(STAMP)
 	$(VENV)/bin/python -m tests.pipelines.screenshots $(FUTURE_L1_HOME) $(FUTURE_L1_PROFILE)
 
 bench: $(STAMP)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests/performance
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --durations=20 tests/performance
 
 # nothing is installed: PYTHON where it is given, else the environment where there is one
 gpu:
