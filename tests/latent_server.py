@@ -53,6 +53,7 @@ class LatentServer:
 
     def answer(self, request: dict[str, Any]) -> Reply:
         assert request.get("n", 1) == 1 and request["return_token_ids"]
+        assert (request["top_k"], request["min_p"], request["repetition_penalty"]) == (0, 0.0, 1.0)
         tokens, tokenizer = self.model.tokens, self.model.processor.tokenizer
         options, spans = latent_options(request.get("vllm_xargs")), self.model.spans
         if options.max_latents is not None:
