@@ -86,7 +86,9 @@ class LatentForm:
         fields: dict[str, Any] = {
             "messages": [*system_turn(self.generation), {"role": "user", "content": content}],
             **sampling(self.generation),
-            **{"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},  # else the server's own, where it has some
+            "top_k": 0,  # these three: else the server's own, where it has some
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
             **media,
             "stop_token_ids": [self.checkpoint.tokens.pad],  # it ends an answer here, too
             "return_token_ids": True,
