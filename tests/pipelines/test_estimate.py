@@ -193,7 +193,7 @@ def test_the_demo_takes_minutes(tmp_path: Path) -> None:
     assert profile.toyworld is not None
     assert result["curation"]["rows"] == profile.toyworld.shards * profile.toyworld.rows_per_shard
     least, most = (60 * sum(one["hours"][end] for one in result["trainings"]) for end in (0, 1))
-    assert 1 < least < 10 < most < 60  # one core, one after the other; both halves together took 8 minutes on two
+    assert 1 < least < 12 < most < 60  # one core, one after the other
     assert 300 < result["judge_calls"][0] <= result["judge_calls"][1] < 1500  # a demo's curation had 631
     assert (result["warnings"], result["device"]["gib"]) == ([], None)
     assert sum(result["disk"].values()) < 1e9

@@ -273,7 +273,7 @@ ARGUMENTS = ["--checkpoint", BASE, "--data-dir", PROJECT / "tests"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--checkpoint", BASE], "--checkpoint, --benchmark and --data-dir go together"),
+        (["--checkpoint", BASE], "--checkpoint (or --endpoint), --benchmark and --data-dir go together"),
         (["--judge", "http://127.0.0.1:9/v1"], "--judge and --judge-model go together"),
         ([], "holds no answers"),
         (["--checkpoint", PROJECT, "--benchmark", "futurebench", "--data-dir", PROJECT], "is no model's folder"),

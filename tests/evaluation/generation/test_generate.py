@@ -135,7 +135,7 @@ def test_more_samples_are_added_to_those_that_are_there(job: Any, tmp_path: Path
 
 def test_a_finished_job_is_not_redone(job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(tmp_path, job())
-    monkeypatch.setattr(program, "_engine", None)
+    monkeypatch.setattr(program, "_engine", lambda *_: pytest.fail("a model is loaded"))
     assert run(tmp_path, job()) == first
 
 

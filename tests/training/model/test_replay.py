@@ -20,7 +20,7 @@ SETTINGS = {
     "sampled": (Sampling(40, temperature=1.3, top_p=0.97), Spans(4, "fixed")),
     "noisy latents": (Sampling(40, temperature=0.8, latent_std=0.25), Spans(4, "fixed")),
     "spans ended by the model": (Sampling(40, temperature=3.0), Spans(3, "model")),
-    "cut short": (Sampling(11, temperature=1.0), Spans(4, "fixed")),
+    "cut short": (Sampling(15, temperature=1.0), Spans(4, "fixed")),
 }
 
 
