@@ -25,15 +25,15 @@ class Footage:
     until_last: list[Frame]
 
 
-def observed_images(example: Example) -> list[np.ndarray]:
+def observed_images(example: Example, frame_cache: FrameCache) -> list[np.ndarray]:
     """The pictures of the prompt in order, uint8 RGB.  Raises ValueError or OSError for one that cannot be read."""
-    return [pixels for _, images in with_images(example.content, FrameCache(0)) for pixels in images]
+    return [pixels for _, images in with_images(example.content, frame_cache) for pixels in images]
 
 
 def read_footage(example: Example, encoder: FrameEncoder) -> Footage:
     """Raises ValueError (UnreadableVideo among them) or OSError where frames cannot be read, and ValueError for a
     prompt without frames."""
-    images = observed_images(example)
+    images = observed_images(example, FrameCache(0))
     if not images:
         raise ValueError("the prompt shows no frames")
     labelled = [(pixels, f"observed frame {k}", False) for k, pixels in enumerate(images, start=1)]

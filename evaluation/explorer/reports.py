@@ -13,13 +13,16 @@ from evaluation.explorer.plans import Run
 from evaluation.explorer.probabilities import Joint, joints, option_probabilities
 from evaluation.explorer.state import State, marks
 from evaluation.generation.segments import Segment, segments
+from training.data.video import FrameCache
 from training.grading.parsers import answer_text, normalised
 from training.model.checkpoint import FutureL1
 from training.model.modes import Spans
 from training.model.vision import FrozenVision
 
 
-def item_report(example: Example, state: State, spans: Spans, imagery: Imagery) -> dict[str, Any]:
+def item_report(
+    example: Example, state: State, spans: Spans, imagery: Imagery, frame_cache: FrameCache
+) -> dict[str, Any]:
     """The item, and what can be done with its answer."""
     return {
         "key": example.key,
@@ -28,7 +31,7 @@ def item_report(example: Example, state: State, spans: Spans, imagery: Imagery) 
         "edits": [{"edit": str(edit), "label": edit.label} for edit in state.edits],
         "marks": marks(state.edits),
         "marks_before": marks(state.edits[:-1]),
-        "frames": [data_url(pixels) for pixels in observed_images(example)],
+        "frames": [data_url(pixels) for pixels in observed_images(example, frame_cache)],
         "question": example.question,
         "options": [{"letter": letter, "text": text} for letter, text in example.options.items()],
         "right": example.right_letter or example.answer,

@@ -71,7 +71,7 @@ class Session:
         """
         example = self.example(state.item)
         imagery = self._imagery.of(example)
-        emit({"event": "item"} | item_report(example, state, self.bundle.spans, imagery))
+        emit({"event": "item"} | item_report(example, state, self.bundle.spans, imagery, self._frame_cache))
         before = None
 
         def waits(*_: object) -> None:

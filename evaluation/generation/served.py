@@ -4,7 +4,6 @@ Each answer is a request of its own with its own seed.  Most interventions are o
 the model's own answers (other items' latents, forced spans), these are generated first, batch by batch.
 """
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -157,8 +156,7 @@ def _spans(answer: Answer, width: int) -> list[str]:
     """An answer's latents by span, as options have them; an empty span lends a zero vector, as it does locally."""
     vectors = torch.frombuffer(bytearray(answer["latents"]), dtype=torch.float16).view(-1, width)
     spans = vectors.split(answer["spans"])
-    return [base64.b64encode((span if len(span) else span.new_zeros(1, width)).numpy().astype("<f2").tobytes()).decode()
-            for span in spans]  # fmt: skip
+    return [encode_span(span if len(span) else span.new_zeros(1, width)) for span in spans]
 
 
 def _scripts(

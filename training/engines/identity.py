@@ -11,6 +11,7 @@ from typing import Any
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 HEADER = "future-l1-checkpoint"
 VARIABLE = "FUTURE_L1_SERVED_CHECKPOINT"
@@ -20,7 +21,7 @@ VARIABLE = "FUTURE_L1_SERVED_CHECKPOINT"
 class CheckpointMiddleware:
     """ASGI middleware; raises KeyError without the variable."""
 
-    def __init__(self, app: Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]) -> None:
+    def __init__(self, app: Application) -> None:
         self._app, self._header = app, (HEADER.encode(), os.environ[VARIABLE].encode())
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:

@@ -7,17 +7,13 @@ of its choices, `latents`: a string for each span, as `options.encode_span` writ
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
+from training.engines.identity import Application, Message, Receive, Send
 from training.engines.latent_model import LatentModel, latent_model
 from training.engines.options import Returned
 from training.engines.requests import prepared
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 JSON = ((b"content-type", b"application/json"),)
 MAX_BODY = 2**28

@@ -1,7 +1,6 @@
 """The V1 runner's rows: whatever happens to a request, its answer is that of our own decoder."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from tests.training.engines.simulated import (
     INTERVENTIONS,
     Params,
     Running,
-    begun,
     forward,
     intervention,
     latent_model,
@@ -26,14 +24,9 @@ from training.engines.kept import PARKED
 from training.engines.options import PREFIX, decode_span
 from training.engines.rows import Rows
 from training.model.checkpoint import FutureL1
-from training.model.encoding import Encoded, Encoder
+from training.model.encoding import Encoded
 from training.model.modes import Spans
 from training.model.sampling import Sampling, pick
-
-
-@pytest.fixture(scope="module")
-def prompts(encoder: Encoder, rows: list[dict[str, Any]]) -> list[Encoded]:
-    return begun(encoder, rows)
 
 
 class V1:

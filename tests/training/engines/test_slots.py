@@ -13,7 +13,6 @@ from tests.training.engines.simulated import (
     INTERVENTIONS,
     Params,
     Running,
-    begun,
     forward,
     intervention,
     latent_model,
@@ -24,14 +23,9 @@ from tests.training.engines.simulated import (
 from training.engines.options import PREFIX, decode_span
 from training.engines.slots import Slots
 from training.model.checkpoint import FutureL1
-from training.model.encoding import Encoded, Encoder
+from training.model.encoding import Encoded
 from training.model.modes import Spans
 from training.model.sampling import Sampling, pick
-
-
-@pytest.fixture(scope="module")
-def prompts(encoder: Encoder, rows: list[dict[str, Any]]) -> list[Encoded]:
-    return begun(encoder, rows)
 
 
 class V2:
