@@ -55,7 +55,7 @@ def application(session: Session) -> Starlette:
         try:
             data = await _body(request)
             example = await run_in_threadpool(session.uploads.add, data, **fields)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             return JSONResponse({"error": str(error)}, 400, HEADERS)
         return JSONResponse({"key": example.key}, headers=HEADERS)
 

@@ -1,5 +1,6 @@
 """The attention that the answer pays to each span, to the frames and to the text."""
 
+from itertools import accumulate
 from typing import Any
 
 from evaluation.explorer.probabilities import OPENING
@@ -19,7 +20,7 @@ def attention_shares(
     """
     tokens, tokenizer = bundle.tokens, bundle.processor.tokenizer
     ids = tokens.without_end(completion.ids)
-    texts = [tokenizer.decode(ids[:count], skip_special_tokens=False) for count in range(1, len(ids) + 1)]
+    texts = accumulate(tokenizer.decode([token], skip_special_tokens=False) for token in ids)
     begin = next((place for place, text in enumerate(texts) if OPENING in text), None)
     if begin is None:
         return None

@@ -46,7 +46,10 @@ class Imagery:
     believe: str
 
     def of_span(self, latents: np.ndarray) -> dict[str, Any]:
-        """The pictures of a span [n,D], n > 0, as JSON."""
+        """The pictures of a span [n,D], n > 0, as JSON.  Raises ValueError for latents that are no finite numbers."""
+        if not np.isfinite(latents).all():
+            raise ValueError("this model's latents are not finite numbers, so there is nothing to show of its answer: "
+                             "its weights are broken, or too large for its precision")  # fmt: skip
         frames = nearest(latents, [*self.footage.candidates, *self.others], self.footage.last)
         painting = None
         if self.readout is not None:

@@ -52,7 +52,7 @@ class Uploads:
     def add(self, data: bytes, name: str, frames: str, question: str) -> Example:
         """A clip with a question about some of its key frames (`frames`, as 1,3).
 
-        Raises ValueError, a sentence, for what cannot be read or is too large.
+        Raises ValueError, a sentence, for what cannot be read or is too large, and OSError where the disk is full.
         """
         if len(data) > MAX_BYTES:
             raise ValueError(too_large())
@@ -65,11 +65,11 @@ class Uploads:
             if key in self._examples:
                 return self._examples[key]
             path = self._folder / key.replace("/", "-")
-            path.write_bytes(data)
             try:
+                path.write_bytes(data)
                 example = self._probed(key, name, path, indices, question)
-            except ValueError:
-                path.unlink()
+            except (ValueError, OSError):
+                path.unlink(missing_ok=True)
                 raise
             self._examples[key] = example
             while len(self._examples) > KEPT:

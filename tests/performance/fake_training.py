@@ -272,7 +272,8 @@ class FakeSft(FakeTraining):
         trainer = object.__new__(LatentSFTTrainer)
         trainer.recipe, trainer.tokens, trainer.vision = paper_sft("future_l1"), TOKENS, self.vision
         trainer.accelerator, trainer.model = self.accelerator, self.policy
-        trainer._means, trainer._mean_feature = _RunningMeans(self.accelerator.device), torch.zeros(1)
+        trainer._means = _RunningMeans(self.accelerator.device)
+        trainer._training_features = torch.zeros(1), torch.ones(1)
         batch = collate([dialogue(of_row, answer) for of_row in frames], TOKENS.pad)
         inputs = {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": batch.labels, "batch": batch}
         loss = partial(trainer.compute_loss, self.policy, inputs, num_items_in_batch=torch.ones(3))

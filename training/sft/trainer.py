@@ -13,6 +13,7 @@ Both terms are means over one optimiser step, whatever its micro-batches, its pr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,8 +28,8 @@ from training.model.splice import inputs_of, spliced_forward
 from training.model.vision import FrozenVision
 from training.recipes import SftRecipe
 
-MEAN_FEATURE_ROWS = 32
-"""The number of rows whose future frames make the mean feature, the baseline of the latent skill."""
+STATISTICS_ROWS = 32
+"""The number of rows whose future frames make the mean feature, the baseline of the latent skill, and the spread."""
 
 
 @dataclass
@@ -60,7 +61,6 @@ class LatentSFTTrainer(SFTTrainer):
         self.loss_is_scaled_for_ga = True  # by `_get_num_items_in_batch`
         self._generator = torch.Generator()
         self._means = _RunningMeans(self.accelerator.device)
-        self._mean_feature: torch.Tensor | None = None
 
     def _get_train_sampler(self, *_args: Any) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
@@ -91,7 +91,8 @@ class LatentSFTTrainer(SFTTrainer):
         before_latent, before_labelled = latent.roll(-1, 1), labelled.roll(-1, 1)  # a row begins with neither
         targets = self.vision.merged(batch.future)
         if self.recipe.latent_targets == "noise" and batch.future:
-            targets = targets.mean(0) + targets.std(0, correction=0) * torch.randn_like(targets)
+            mean, spread = self._training_features
+            targets = (mean + spread * torch.randn_like(targets)).to(targets)
         fed = targets
         if self._feeds_predictions() and (batch.future or self.accelerator.num_processes > 1):
             # several processes go through the same passes, or those that share weights wait for each other for ever
@@ -130,17 +131,20 @@ class LatentSFTTrainer(SFTTrainer):
         self._means.add("ce", nll)
         self._means.add("mean_token_accuracy", correct)
         if batch.future:
-            if self._mean_feature is None:
-                self._mean_feature = self._training_mean()
             self._means.add("latent_mse", errors)
             self._means.add("latent_mse/copy_last_frame", _errors(self.vision.merged(batch.unchanged), targets))
-            self._means.add("latent_mse/training_mean", _errors(self._mean_feature, targets))
+            self._means.add("latent_mse/training_mean", _errors(self._training_features[0], targets))
 
-    def _training_mean(self) -> torch.Tensor:
-        """The mean feature [D] of the first rows' future frames: the same for every process, and after a resume."""
+    @cached_property
+    def _training_features(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation [D] of the features of the first rows' future frames.
+
+        They are the same for every process and after a resume, and say nothing of the row at hand.
+        """
         rows: Rows = self.data_collator.rows
-        first = [rows.dialogue(i, spans=True) for i in range(min(len(rows), MEAN_FEATURE_ROWS))]
-        return self.vision.merged([p for row in first for p in row.future]).float().mean(0)
+        first = [rows.dialogue(i, spans=True) for i in range(min(len(rows), STATISTICS_ROWS))]
+        features = self.vision.merged([p for row in first for p in row.future]).float()
+        return features.mean(0), features.std(0, correction=0)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means since the last log, over all processes, and the latent skill.

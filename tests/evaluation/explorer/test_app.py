@@ -60,7 +60,7 @@ def test_what_cannot_be_shown_is_one_sentence(client: TestClient, query: str) ->
 
 
 def test_clips_are_taken_and_bad_ones_are_a_sentence(
-    client: TestClient, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    client: TestClient, session: Session, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     data, fields = Path(rows[0]["path"]).read_bytes(), {"name": "a.mp4", "frames": "1", "question": "Which?"}
     key = client.post("/upload", params=fields, content=data).json()["key"]
@@ -70,6 +70,10 @@ def test_clips_are_taken_and_bad_ones_are_a_sentence(
     for content, changed in ((b"none", {}), (data, {"frames": "0"}), (data, {"question": ""})):
         answer = client.post("/upload", params=fields | changed, content=content)
         assert answer.status_code == 400 and len(answer.json()["error"]) > 20
+    with monkeypatch.context() as gone:
+        gone.setattr(session.uploads, "_folder", tmp_path / "gone")
+        answer = client.post("/upload", params=fields | {"frames": "2"}, content=data)
+        assert answer.status_code == 400 and "gone" in answer.json()["error"]
     monkeypatch.setattr(module, "MAX_BYTES", 10)
     assert "the clip is larger than" in client.post("/upload", params=fields, content=data).json()["error"]
 

@@ -65,6 +65,14 @@ def test_the_true_future_is_nearest_to_itself(show: Show) -> None:
     assert first["distance"] == pytest.approx(0, abs=1e-6)
 
 
+def test_latents_that_are_no_numbers_are_a_sentence(session: Session, item: str) -> None:
+    imagery = session._imagery.of(session.example(item))
+    latents = session._runs[State(item)].decoded.latents[:4].numpy().copy()
+    latents[1, 3] = math.nan
+    with pytest.raises(ValueError, match="not finite numbers, so there is nothing to show"):
+        imagery.of_span(latents)
+
+
 @pytest.mark.parametrize("kind", ["zeros", "noise", "other_item", "future"])
 def test_a_replaced_span_keeps_what_is_before_it_and_holds_the_replacement(
     session: Session, item: str, show: Show, kind: str

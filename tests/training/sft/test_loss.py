@@ -185,6 +185,26 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     return batches
 
 
+def test_targets_of_noise_say_nothing_of_the_row(
+    trainer: LatentSFTTrainer, student: FutureL1, fed: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = [trainer.vision.merged(collated(trainer, [(row, True)])["batch"].future) for row in (0, 3)]
+    assert true[0].shape == true[1].shape and not torch.allclose(*true, atol=1e-2)
+    monkeypatch.setattr(trainer, "recipe", trainer.recipe.model_copy(update={"latent_targets": "noise"}))
+    trainer.log({})
+    for row in (0, 3):
+        torch.manual_seed(5)
+        with torch.no_grad():
+            trainer.compute_loss(student.model, collated(trainer, [(row, True)]))
+    assert torch.equal(*fed)
+    trainer.log({})
+    figures = trainer.state.log_history[-1]
+    spread = figures["latent_mse/training_mean"]  # of noise around that mean: its variance, about that of true features
+    mean = trainer._training_features[0]
+    assert spread == pytest.approx(float((fed[0] - mean).pow(2).mean()), rel=1e-5)
+    assert 0.5 < spread / float(trainer._training_features[1].pow(2).mean()) < 2
+
+
 def test_own_states_replace_the_latent_inputs_late_and_only_them(
     trainer: LatentSFTTrainer, student: FutureL1, fed: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
