@@ -183,7 +183,7 @@ def test_the_launchpad_shows_the_profiles_values_typed_and_described(tmp_path: P
         ("curation__sft_sets", "seed"): 0,
         ("curation__rl_sets", "seed"): 0,
         ("checkpoints__sft", "seed"): 0,
-        ("checkpoints__sft", "max_steps"): {"text_only": 1100, "future_l1": 1100},
+        ("checkpoints__sft", "max_steps"): {"text_only": 1000, "future_l1": 1000},
         ("checkpoints__rl", "seed"): 0,
         ("checkpoints__rl", "max_steps"): {"la_dapo": 48},
         ("benchmarks__answers", "max_new_tokens"): {"futurebench": 48, "twiffbench": 48},
