@@ -15,8 +15,10 @@ from training.storage.files import atomic_write
 
 PROGRAM = "tests.assets.launching.counting"
 FOREVER = 3600.0
-STUBBORN = "import signal; [signal.signal(s, signal.SIG_IGN) for s in (2, 15)]; print('up', flush=True); signal.pause()"
-DAEMON = f"import os; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0); print(os.getpid()); {STUBBORN}"
+STUBBORN = "import os, signal; [signal.signal(s, signal.SIG_IGN) for s in (2, 15)]; print(os.getpid()); signal.pause()"
+"""Its id is the one thing that it writes, when it is ready: a second line would end it, once nobody reads."""
+DAEMON = f"import os; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0); {STUBBORN}"
+"""A process that left the group and the session, and whose parents have ended."""
 
 
 class Config(ProgramConfig):
@@ -63,7 +65,7 @@ def _misbehave(config: Config) -> None:
         case "ignore signals":
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-    pids = [os.getpid(), _stubborn_child(), _daemon()]
+    pids = [os.getpid(), _start(STUBBORN), _start(DAEMON)]
     with config.pids.open("a") as file:
         file.write(" ".join(map(str, pids)) + "\n")
     if config.behaviour == "run out of memory" and os.environ.get("RANK") != "0":
@@ -71,19 +73,11 @@ def _misbehave(config: Config) -> None:
     time.sleep(FOREVER)
 
 
-def _stubborn_child() -> int:
-    child = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    child.stdout.readline()
-    return child.pid
-
-
-def _daemon() -> int:
-    """A process that left the group and the session, and whose parents have ended."""
-    parent = subprocess.Popen([sys.executable, "-c", DAEMON], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    parent.wait()
-    return int(parent.stdout.readline())
+def _start(code: str) -> int:
+    """The id of the process that ignores signals when it does."""
+    process = subprocess.Popen([sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return int(process.stdout.readline())
 
 
 if __name__ == "__main__":

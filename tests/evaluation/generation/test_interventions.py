@@ -200,8 +200,9 @@ def test_only_what_follows_a_replaced_latent_changes(
 ) -> None:
     replaced, alone = under(name)
     assert not alone
-    for before, after in zip(plain.ids.tolist(), replaced.ids.tolist(), strict=True):
-        begin = before.index(sft_model.tokens.latent_start) if sft_model.tokens.latent_start in before else len(before)
+    t = sft_model.tokens
+    for before, after in zip(*([a.ids for a in b.completions(t)] for b in (plain, replaced)), strict=True):
+        begin = before.index(t.latent_start) if t.latent_start in before else len(before)
         assert before[: begin + 6] == after[: begin + 6], "the text up to the first span, and its fixed length"
     if name in ("zeros", "mean"):
         assert (replaced.latents == (0.0 if name == "zeros" else 0.5)).all()
