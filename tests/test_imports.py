@@ -8,6 +8,7 @@ torch, transformers, accelerate and TRL.  What those packages themselves import 
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,13 @@ def test_lmms_eval_needs_these_packages_of_ours(tmp_path: Path) -> None:
     write(tmp_path, record(0))
     script = READ_ITEM.format(folder=str(tmp_path), base=str(BASE))
     assert packages(("evaluation.lmms_eval", *ours), script) == {*MODEL, "av"}
+
+
+@pytest.mark.parametrize(("choice", "disabled"), [({}, "True"), ({"HF_HUB_DISABLE_TELEMETRY": "0"}, "False")])
+def test_trainings_are_reported_to_nobody_but_by_choice(choice: dict[str, str], disabled: str) -> None:
+    script = "import training, huggingface_hub.constants as constants; print(constants.HF_HUB_DISABLE_TELEMETRY)"
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_TELEMETRY"} | choice
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=PROJECT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == disabled

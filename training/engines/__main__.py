@@ -21,6 +21,10 @@ CPU_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "no
 """Defaults without a GPU: one GiB of keys and values, and threads that share their cores with other programs."""
 
 
+NO_USAGE_STATISTICS = {"VLLM_NO_USAGE_STATS": "1"}
+"""vLLM's server reports its use to vLLM's authors unless this says otherwise, or the user's own environment."""
+
+
 def vllm_version() -> str:
     """The version of the installed vLLM, `+cpu` at its end where it is a build for CPUs.
 
@@ -65,7 +69,8 @@ def main(arguments: list[str]) -> None:
         identity = {VARIABLE: model_digest(folder)}
     except ValueError as error:
         sys.exit(str(error))
-    os.execve(sys.executable, command, {**(CPU_VARIABLES if cpu else {}), **os.environ, **identity})
+    defaults = NO_USAGE_STATISTICS | (CPU_VARIABLES if cpu else {})
+    os.execve(sys.executable, command, {**defaults, **os.environ, **identity})
 
 
 def _version(distribution: str) -> str | None:
