@@ -1,5 +1,6 @@
 """What the explorer answers: items of benchmarks, and clips of the user's own."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,8 @@ LENDERS = 3
 """Items that are tried for latents to lend."""
 TITLE = 100
 """Characters of a question in the list."""
+_FRAMES = re.compile(r"(?:frame_\d{1,3}\s{0,2})?<image>")
+"""The places of frames in a question, with their labels."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class Group:
 
 
 def _title(name: str, question: str) -> str:
-    return f"{name}: {' '.join(question.replace('<image>', ' ').split())}"[:TITLE]
+    return f"{name}: {' '.join(_FRAMES.sub(' ', question).split())}"[:TITLE]
 
 
 def clip_example(key: str, name: str, path: Path, info: VideoInfo, frames: Sequence[int], question: str) -> Example:

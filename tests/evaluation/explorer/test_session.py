@@ -1,6 +1,7 @@
 """Answers, their edits and what is reported of them."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def test_an_item_shows_its_frames_its_options_and_what_is_right(show: Show) -> N
     assert len(item["frames"]) == 1 and item["frames"][0].startswith("data:image/png;base64,")
     assert [option["letter"] for option in item["options"]] == list("ABCD")
     assert item["right"] in "ABCD" and item["future_frames"] >= 1 and item["opens_spans"]
+
+
+def test_titles_are_questions_without_the_places_of_frames(session: Session) -> None:
+    titles = session.groups["twiffbench"].titles
+    assert all(re.match(r"\d{5}: [A-Z][a-z ]+ (?:to|at) step [123]", title) for title in titles.values())
 
 
 def test_a_span_shows_different_real_frames_nearest_first(show: Show) -> None:
