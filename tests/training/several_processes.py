@@ -1,13 +1,18 @@
-"""A training program in several gloo processes, on one machine or on two, started by the lines that backends start."""
+"""A training program in several gloo processes, on one machine or on two, by the lines with which backends start it."""
 
 import os
 import subprocess
 import sys
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
+
 from assets.launching.launcher import LaunchSettings, program_of
 from assets.launching.ray import RaySettings
+from tests.forked import fork
 from tests.loopback import free_port
 from tests.training import fsdp_on_cpu
 from training.runtime.launch import Start, on_node
@@ -15,21 +20,56 @@ from training.runtime.programs import ProgramConfig
 from training.runtime.project import PROJECT, python_variables
 
 FSDP = PROJECT / "profiles" / "accelerate" / "fsdp2.yaml"
+TIMEOUT = 300.0
+HOST = "127.0.0.1"
 
 
-def in_processes(
-    module: str,
-    config: ProgramConfig,
-    processes: int = 2,
-    nodes: int = 1,
-    sharded: bool = False,
-    interrupt: bool = False,
+def launched(
+    module: str, config: ProgramConfig, nodes: int = 1, sharded: bool = False, interrupt: bool = False
 ) -> Path:
-    """The working folder of a program when all its processes have ended, with a whole model each or a sharded one.
+    """The working folder of a program when both its processes have ended, with a whole model each or a sharded one.
 
     nodes: each is a launcher of its own, on loopback.  sharded: under the project's own FSDP file, in fp32; then
     `interrupt` sends INT to the last process, alone, after its first step.
     """
+    arguments, port = _arguments(module, config, 2, nodes, sharded), free_port()
+    variables = {fsdp_on_cpu.INTERRUPTED: "1"} if interrupt else {}
+    launchers = [
+        subprocess.Popen(
+            [sys.executable, *on_node(arguments, rank, HOST, port)],
+            env={**os.environ, **python_variables(), "OMP_NUM_THREADS": "1", **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(nodes)
+    ]
+    output = [launcher.communicate(timeout=TIMEOUT)[0] for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [int(interrupt)] * nodes, "\n".join(output)
+    return config.out
+
+
+def in_processes(module: str, config: ProgramConfig, processes: int = 2, nodes: int = 1, sharded: bool = False) -> Path:
+    """As `launched`, without the launchers: the processes are forks, in the environment that those would give them."""
+    arguments, port = _arguments(module, config, processes, nodes, sharded), free_port()
+    launcher, *_ = _validate_launch_command(launch_command_parser().parse_args(on_node(arguments, 0, HOST, port)[2:]))
+    environment = {**prepare_multi_gpu_env(launcher), **python_variables(), "OMP_NUM_THREADS": "1"}
+    command = ["-m", launcher.training_script, *launcher.training_script_args]
+    output = config.out / "output.txt"
+    forks = [fork(command, environment | _place(rank, processes, nodes, port), output) for rank in range(processes)]
+    try:
+        while living := [one for one in forks if one.is_alive()]:
+            assert connection.wait([one.sentinel for one in living], TIMEOUT), output.read_text()
+            assert all(one.exitcode in (None, 0) for one in forks), output.read_text()
+    finally:
+        for one in forks:
+            one.kill()
+            one.join()
+    return config.out
+
+
+def _arguments(module: str, config: ProgramConfig, processes: int, nodes: int, sharded: bool) -> list[str]:
+    """Those of Python on a node: `accelerate launch` and its options, the module and its config."""
     launch: dict[str, Any] = {"num_processes": {module: processes}, "nodes": {module: nodes}}
     if sharded:
         file = config.out.with_suffix(".yaml")
@@ -39,17 +79,13 @@ def in_processes(
     arguments = [*program_of(LaunchSettings(backend=RaySettings(), **launch), start).arguments]
     if sharded:
         arguments.insert(arguments.index(module), fsdp_on_cpu.__name__)
-    port, variables = free_port(), {fsdp_on_cpu.INTERRUPTED: str(processes - 1)} if interrupt else {}
-    launchers = [
-        subprocess.Popen(
-            [sys.executable, *on_node(arguments, rank, "127.0.0.1", port)],
-            env={**os.environ, **python_variables(), "OMP_NUM_THREADS": "1", **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(nodes)
-    ]
-    output = [launcher.communicate(timeout=300)[0] for launcher in launchers]
-    assert [launcher.returncode for launcher in launchers] == [int(interrupt)] * nodes, "\n".join(output)
-    return config.out
+    return arguments
+
+
+def _place(rank: int, processes: int, nodes: int, port: int) -> dict[str, str]:
+    """The variables by which torchrun gives a process its place among the others."""
+    node, local = divmod(rank, processes // nodes)
+    return {
+        "RANK": str(rank), "LOCAL_RANK": str(local), "GROUP_RANK": str(node), "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes // nodes), "MASTER_ADDR": HOST, "MASTER_PORT": str(port),
+    }  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.toy import sft_recipe, write_rows
-from tests.training.several_processes import in_processes
+from tests.training.several_processes import in_processes, launched
 from training.model.checkpoint import load
 from training.runtime.programs import Reporter, read_metrics
 from training.sft.__main__ import SftConfig, main
@@ -48,7 +48,7 @@ def alone(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes by `accelerate launch`, each with the whole model."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    return in_processes("training.sft", run_config(out, uneven))
+    return launched("training.sft", run_config(out, uneven))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def four(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sharded(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A process on each of two machines, with a part of the model each; one is interrupted, and both go on."""
     config = run_config(tmp_path_factory.mktemp("sharded") / "out", uneven)
-    in_processes("training.sft", config, nodes=2, sharded=True, interrupt=True)
+    launched("training.sft", config, nodes=2, sharded=True, interrupt=True)
     assert [folder.name for folder in (config.out / "steps").glob("checkpoint-*")] == ["checkpoint-1"]
     return in_processes("training.sft", config, nodes=2, sharded=True)
 
