@@ -28,8 +28,10 @@ demo: $(STAMP)
 ui: $(STAMP)
 	$(VENV)/bin/future-l1 ui --port $(PORT)
 
+# compiled once: hundreds of processes would each do it, where PYTHONDONTWRITEBYTECODE is set
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --ignore=tests/performance --ignore=tests/kills --numprocesses 2 --dist loadfile
+	$(VENV)/bin/python -m compileall -q assets evaluation pipelines training tests
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --ignore=tests/performance --ignore=tests/kills --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

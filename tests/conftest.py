@@ -20,6 +20,19 @@ def pytest_configure() -> None:
     settings.load_profile("no clock")
 
 
+LONGEST = (
+    "test_browser", "test_reduced_demo", "test_curate", "test_interrupts", "test_kills", "test_adapters", "test_ray",
+    "test_ui",
+)  # fmt: skip
+"""Files of minutes, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first: the one that is begun last keeps one of two workers waiting for the other."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Twenty-four rows of the training split, hops 1, 2, 3 in turn."""
