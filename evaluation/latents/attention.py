@@ -62,6 +62,6 @@ def _sentence(report: Mapping[str, Any]) -> str:
 
 _CONCLUSIONS = {
     "used": "what these spans hold draws attention",
-    "not used": "these spans draw no more attention than noise",
+    "not used": "what these spans hold draws less than 1 point of attention",
     "undecided": "whether these spans draw more attention than noise is undecided",
 }

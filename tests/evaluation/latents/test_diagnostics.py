@@ -124,8 +124,8 @@ def test_how_far_latents_move_is_measured_in_distances_between_items() -> None:
     ("noise", "outcome", "end"),
     [
         (0.1, "used", "what these spans hold draws attention."),
-        (0.2, "not used", "these spans draw no more attention than noise."),
-        (0.3, "not used", "these spans draw no more attention than noise."),
+        (0.2, "not used", "what these spans hold draws less than 1 point of attention."),
+        (0.3, "not used", "what these spans hold draws less than 1 point of attention."),
         (0.19, "undecided", "whether these spans draw more attention than noise is undecided."),
         (0.1, "undecided", "whether these spans draw more attention than noise is undecided."),
     ],
