@@ -55,13 +55,13 @@ def _sentence(report: Mapping[str, Any]) -> str:
     low, high = (100 * bound for bound in report["difference"]["interval"])
     return (
         f"The tokens after a span pay {spans:.1f} % of their attention to spans, {frames:.1f} % to frames and"
-        f" {text:.1f} % to text; to spans of noise they would pay {noise:.1f} % (the difference is {low:+.1f} to"
-        f" {high:+.1f} points, n = {report['n']}): {_CONCLUSIONS[report['outcome']]}."
+        f" {text:.1f} % to text; to spans of noise they would pay {noise:.1f} % (means over layers and heads; the"
+        f" difference is {low:+.1f} to {high:+.1f} points, n = {report['n']}): {_CONCLUSIONS[report['outcome']]}."
     )
 
 
 _CONCLUSIONS = {
     "used": "what these spans hold draws attention",
-    "not used": "what these spans hold draws less than 1 point of attention",
+    "not used": "what these spans hold draws less than 1 point of attention more than noise",
     "undecided": "whether these spans draw more attention than noise is undecided",
 }

@@ -22,7 +22,7 @@ LABELS = {
     "masked_spans": "spans masked once they have closed",
     "masked_frames": "frames masked once a span has closed",
     "kept": "latents kept, the rest noise",
-    "added_noise": "noise added to latents",
+    "added_noise": "noise added to latents, in norms",
     "mediation": "mediated effect",
     "attention": "attention to spans, to noise in their place",
     "words": "words that name the answer, another option",
@@ -77,18 +77,21 @@ def _table(necessity: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str,
         if name in changed:
             rows[LABELS[name]] = _loss(changed[name]["difference"])
     for name, curve in (report["dose"] or {}).items():
-        rows[LABELS[name]] = _loss(curve["difference"]) | {"outcome": curve["outcome"]}
+        fewest, most = (curve["points"][end]["dose"] for end in (0, -1))
+        loss, of_dose = _loss(curve["difference"]), f"{fewest} kept" if name == "kept" else f"noise {most:g}"
+        rows[LABELS[name]] = loss | {"outcome": curve["outcome"], "value": f"{of_dose}: {loss['value']}"}
     for change, effects in report["mediation"].items():
         total, direct, mediated = (100 * effects[name]["answers_changed"]["accuracy"] for name in EFFECTS)
-        value = f"{mediated:.1f} % of answers (total {total:.1f}, direct {direct:.1f})"
+        low, high = (100 * bound for bound in effects["mediated"]["answers_changed"]["interval"])
+        value = f"{mediated:.1f} % of answers, {low:.1f} to {high:.1f}; total {total:.1f}, direct {direct:.1f}"
         label = f"{LABELS['mediation']}: {change.replace('_', ' ')}"
         rows[label] = {"outcome": effects["outcome"], "value": value, "n": effects["n"]}
     if attention := report["attention"]:
-        value = f"{100 * attention['spans']['mean']:.1f} %, {100 * attention['noise']['mean']:.1f} %"
-        rows[LABELS["attention"]] = {"outcome": attention["outcome"], "value": value, "n": attention["n"]}
+        shares = attention["spans"], attention["noise"], attention["difference"]
+        rows[LABELS["attention"]] = {"outcome": attention["outcome"], "value": _shares(*shares), "n": attention["n"]}
     if words := report["words"]:
-        lens = words["lens"]
-        value = f"{100 * lens['chosen_option']['mean']:.1f} %, {100 * lens['other_option']['mean']:.1f} %"
+        reading = words[words["strongest"]]
+        value = _shares(reading["chosen_option"], reading["other_option"], reading["differences"]["other_option"])
         rows[LABELS["words"]] = {"outcome": words["outcome"], "value": value, "n": words["n"]}
     if spans:
         return rows
@@ -98,5 +101,13 @@ def _table(necessity: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str,
 
 
 def _loss(difference: Mapping[str, Any]) -> dict[str, Any]:
-    value = f"{100 * difference['difference']:+.1f} points"
+    low, high = (100 * bound for bound in difference["interval"])
+    value = f"{100 * difference['difference']:+.1f} points, {low:+.1f} to {high:+.1f}"
     return {"outcome": outcome_of_loss(difference), "value": value, "n": difference["n"]}
+
+
+def _shares(one: Mapping[str, Any], other: Mapping[str, Any], difference: Mapping[str, Any]) -> str:
+    """Two means, and the interval of their difference."""
+    low, high = (100 * bound for bound in difference["interval"])
+    means = (100 * share["mean"] for share in (one, other))
+    return "{:.1f} %, {:.1f} %".format(*means) + f"; difference {low:+.1f} to {high:+.1f} points"

@@ -73,4 +73,5 @@ def _conclusion(name: str, report: Mapping[str, Any]) -> str:
         enough = "all of them are" if first is None else "1 is" if first == 1 else f"{first:g} are"
         return f"these latents are used, and {enough} needed for half of what all give"
     first = next(dose for value, dose in zip(values, doses, strict=True) if value <= half)
-    return f"these latents are used, and noise of {first:g} norms takes half of what the most takes"
+    unit = "norm" if first == 1 else "norms"
+    return f"these latents are used, and noise of {first:g} {unit} takes half of what the most takes"

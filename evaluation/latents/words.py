@@ -18,7 +18,9 @@ from evaluation.benchmarks.options import LETTERS
 from evaluation.latents.outcomes import outcome_of_mean
 from evaluation.statistics import bootstrap_mean
 
-READINGS = ("nearest", "lens")
+READINGS = ("lens", "nearest")
+OUTCOMES = ("not used", "undecided", "used")
+"""From the weakest to the strongest."""
 BASELINES = ("other_option", "other_latents")
 MIN_DIFFERENCE = 0.05
 """The smallest surplus of answers whose latents name the chosen option, over each baseline, that counts."""
@@ -28,7 +30,7 @@ MOST_FREQUENT = 8
 def words_report(items: pl.DataFrame, graded: pl.DataFrame, readings: pl.DataFrame) -> dict[str, Any] | None:
     """Per reading: how many answers' latents name the chosen option, and another one on average; how many of the other
     answers' latents name the chosen option; the paired differences to both, the share of each layer, and the most
-    frequent words; an outcome and a sentence.
+    frequent words; the `strongest` reading, its outcome, and a sentence.
 
     items: id, options; graded: id, parsed; readings: answers with `words`.  None without readings of latents.
     """
@@ -41,7 +43,9 @@ def words_report(items: pl.DataFrame, graded: pl.DataFrame, readings: pl.DataFra
     report: dict[str, Any] = {"n": len(chosen)}
     for reading in READINGS:
         report[reading] = _reading([([_of(word, reading) for word in words], *rest) for words, *rest in chosen])
-    report["outcome"] = _outcome(report)
+    outcomes = {reading: _outcome(report[reading]["differences"]) for reading in READINGS}
+    report["strongest"] = max(READINGS, key=lambda reading: OUTCOMES.index(outcomes[reading]))
+    report["outcome"] = outcomes[report["strongest"]]
     return report | {"sentence": _sentence(report)}
 
 
@@ -94,22 +98,16 @@ def _word(token: str) -> str:
     return token.strip().lower()
 
 
-def _outcome(report: Mapping[str, Any]) -> str:
-    """The strongest of the readings; a reading has the weakest of its differences."""
-    order = ("not used", "undecided", "used")
-    of_readings = (
-        min((outcome_of_mean(report[reading]["differences"][baseline], MIN_DIFFERENCE) for baseline in BASELINES),
-            key=order.index)
-        for reading in READINGS
-    )  # fmt: skip
-    return max(of_readings, key=order.index)
+def _outcome(differences: Mapping[str, Any]) -> str:
+    """A reading has the weakest outcome of its differences."""
+    return min((outcome_of_mean(differences[of], MIN_DIFFERENCE) for of in BASELINES), key=OUTCOMES.index)
 
 
 def _sentence(report: Mapping[str, Any]) -> str:
-    shares = []
+    shares = {}
     for name in READINGS:
         chosen, *others = (100 * report[name][of]["mean"] for of in ("chosen_option", *BASELINES))
-        shares.append(f"{chosen:.1f} % ({', '.join(f'{other:.1f} %' for other in others)})")
+        shares[name] = f"{chosen:.1f} % ({', '.join(f'{other:.1f} %' for other in others)})"
     conclusion = {
         "used": "these latents can be read as words",
         "not used": "these latents say nothing in words",
@@ -117,6 +115,6 @@ def _sentence(report: Mapping[str, Any]) -> str:
     }[report["outcome"]]
     return (
         "The option that the answer chooses (another option of the item, the chosen one by another answer's latents) is"
-        f" named by the words nearest to its latents in {shares[0]} and by the logit lens in {shares[1]} of answers"
-        f" (n = {report['n']}): {conclusion}."
+        f" named by the words nearest to its latents in {shares['nearest']} and by the logit lens in"
+        f" {shares['lens']} of answers (n = {report['n']}): {conclusion}."
     )

@@ -4,12 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluation.benchmarks.futurebench_items import SPLIT_LABELS, SPLITS
+from evaluation.latents.attention import MIN_SHARE
+from evaluation.latents.mediation import EFFECTS
+from evaluation.latents.outcomes import MIN_EFFECT
+from evaluation.latents.words import MIN_DIFFERENCE
 from evaluation.reports.parts import DASH, Cell, Row, Section, Table, mean, p_value, percent, picture, plot, points, row
 from evaluation.reports.run_reports import RunReports
 from evaluation.reports.scores import PUBLISHED
 
 PICTURES = "retrieved_frames"
 """The pictures of future-frame retrieval are under this name in `RunReports.pictures`."""
+DOSES = {"kept": "latents kept of each span, the rest noise", "added_noise": "norms of noise added to each latent"}
 
 
 def necessity(reports: RunReports, figures: bool) -> Section | None:
@@ -28,6 +33,13 @@ def necessity(reports: RunReports, figures: bool) -> Section | None:
         "The same items, paired by item; latents are replaced during decoding. Hollow: the interval holds 0. McNemar's"
         " exact p is of one comparison alone. Text changed: of answers with a span, those with another text after it."
     )
+    if any(report.get("diagnostics") for report in models.values()):
+        note += (
+            f" Used: a significant effect of at least {100 * MIN_EFFECT:.0f} points of accuracy (mediation:"
+            f" {100 * MIN_EFFECT:.0f} % of answers, attention: {100 * MIN_SHARE:.0f} point more than noise, words:"
+            f" {100 * MIN_DIFFERENCE:.0f} % more answers than by each baseline). Not used: the interval excludes one so"
+            " large. With frames masked, it is the frames that are used."
+        )
     untested = [f"{name}: {', '.join(left)}" for name, report in models.items() if (left := report.get("untested"))]
     note += f" No item fits for {'; '.join(untested)}." if untested else ""
     verdicts = [f"{name}: {report['verdict']}" for name, report in models.items()]
@@ -46,7 +58,10 @@ def controls(reports: RunReports, figures: bool) -> Section | None:
         head = ["model", "the same option in all four orders", "correct in all four"]
         rows = [row(name, percent(r["consistent"]), percent(r["correct_in_all"])) for name, r in rotations.items()]
         tables.append(Table(head, rows, "Option order"))
-    note = "The same items, paired by item. Answers to rotated options are parsed in the order of their prompt."
+    note = (
+        "The same items, paired by item. No video: the frames are grey. Options 1 to 3: the options are rotated by so"
+        " many places, and answers are parsed in the order of their prompt."
+    )
     return Section("Does the answer need the video?", tables=tables, figures=plots, note=note)
 
 
@@ -141,17 +156,22 @@ def _diagnostics(models: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         Table(["diagnostic", *outcomes], rows, "What the diagnostics say"),
         Table(["model", "diagnostic"], sentences, "Diagnostics in sentences", folded=True),
     ]
+    if doses := [cells for name in outcomes for cells in _doses(name, models[name]["dose"] or {})]:
+        tables.append(Table(["model", "dose", "amount", "accuracy"], doses, "Dose and accuracy", folded=True))
+    if changes := [cells for name in outcomes for cells in _mediation(name, models[name]["mediation"])]:
+        head = ["model", "frames", "latents moved", *(f"answers changed, {effect}" for effect in EFFECTS)]
+        tables.append(Table(head, changes, "Total, direct and mediated effect", folded=True))
     if layers := [cells for name in outcomes for cells in _attention(name, models[name]["attention"])]:
-        head = ["layer", "spans", "noise in their place", "frames", "text", "head groups, spans"]
+        head = ["layer", "spans", "noise in their place", "frames", "text", "spans, by head group (%)"]
         tables.append(Table(head, layers, "Attention of the tokens behind a span", folded=True))
     words = [cells for name in outcomes for cells in _words(name, models[name]["words"])]
     if words:
         head = ["model", "reading", "names the chosen option", "another option",
-                "the chosen one, by another answer's latents", "most frequent words"]  # fmt: skip
+                "the chosen one, by another answer's latents", "most frequent words of the latents"]  # fmt: skip
         tables.append(Table(head, words, "What latents say in words", folded=True))
     costs = [_cost(name, models[name]["cost"]) for name in outcomes if models[name].get("cost")]
     if costs:
-        tables.append(Table(["model", "tables", "answers", "seconds"], costs, "Cost of the diagnostics", folded=True))
+        tables.append(Table(["model", "changes", "answers", "seconds"], costs, "Cost of the diagnostics", folded=True))
     return tables
 
 
@@ -164,6 +184,22 @@ def _sentences(report: Mapping[str, Any]) -> list[str]:
     return [part["sentence"] for part in parts if part]
 
 
+def _doses(model: str, curves: Mapping[str, Any]) -> list[Row]:
+    return [
+        row(model, DOSES[name], "all" if point["dose"] is None else f"{point['dose']:g}", percent(point))
+        for name, curve in curves.items()
+        for point in curve["points"]
+    ]
+
+
+def _mediation(model: str, changes: Mapping[str, Any]) -> list[Row]:
+    return [
+        row(model, change.replace("_", " "), mean(effects["latents_moved"]),
+            *(percent(effects[effect]["answers_changed"]) for effect in EFFECTS))
+        for change, effects in changes.items()
+    ]  # fmt: skip
+
+
 def _attention(model: str, attention: Mapping[str, Any] | None) -> list[Row]:
     """A row a layer: means over head groups, and the spans' share in each group."""
     rows = []
@@ -171,7 +207,7 @@ def _attention(model: str, attention: Mapping[str, Any] | None) -> list[Row]:
         means = [sum(group[kind] for group in groups) / len(groups) for kind in ("spans", "noise", "frames", "text")]
         shares = ", ".join(f"{100 * group['spans']:.1f}" for group in groups)
         rows.append(row(f"{layer}", *(f"{100 * share:.1f} %" for share in means), shares))
-    return [row(model), *rows] if rows else []
+    return [row(f"{model}, means over {attention['n']:,} answers"), *rows] if attention and rows else []
 
 
 def _words(model: str, words: Mapping[str, Any] | None) -> list[Row]:
@@ -180,7 +216,7 @@ def _words(model: str, words: Mapping[str, Any] | None) -> list[Row]:
     names = {"nearest": "nearest token embedding", "lens": "logit lens, all layers"}
     return [
         row(model, name, *(mean(words[key][of]) for of in ("chosen_option", "other_option", "other_latents")),
-            ", ".join(f"{word} ({count})" for word, count in words[key]["most_frequent"].items()))
+            ", ".join(f"{word or 'blank'} ({count})" for word, count in words[key]["most_frequent"].items()))
         for key, name in names.items()
     ]  # fmt: skip
 

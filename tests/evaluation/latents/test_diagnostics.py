@@ -52,6 +52,12 @@ def test_noise_that_takes_nothing_is_no_use() -> None:
         "With noise of 0, 0.5, 2 norms added to each latent, 100.0, 100.0, 100.0 % of answers are right (n = 200):"
         " these latents are not used."
     )
+    taken = dose_report(
+        RIGHT, {"added_noise_50": right(150), "added_noise_100": right(90), "added_noise_200": right(20)}
+    )
+    assert taken is not None and taken["added_noise"]["sentence"].endswith(
+        "noise of 1 norm takes half of what the most takes."
+    )
     taken = dose_report(RIGHT, {"added_noise_50": right(90), "added_noise_200": right(20)})
     assert taken is not None and taken["added_noise"]["sentence"].endswith(
         "these latents are used, and noise of 0.5 norms takes half of what the most takes."
@@ -124,8 +130,8 @@ def test_how_far_latents_move_is_measured_in_distances_between_items() -> None:
     ("noise", "outcome", "end"),
     [
         (0.1, "used", "what these spans hold draws attention."),
-        (0.2, "not used", "what these spans hold draws less than 1 point of attention."),
-        (0.3, "not used", "what these spans hold draws less than 1 point of attention."),
+        (0.2, "not used", "what these spans hold draws less than 1 point of attention more than noise."),
+        (0.3, "not used", "what these spans hold draws less than 1 point of attention more than noise."),
         (0.19, "undecided", "whether these spans draw more attention than noise is undecided."),
         (0.1, "undecided", "whether these spans draw more attention than noise is undecided."),
     ],
@@ -183,6 +189,14 @@ def test_a_word_that_all_latents_say_names_no_choice() -> None:
     assert lens["differences"]["other_latents"]["mean"] == 0.0
 
 
+def test_the_outcome_is_that_of_the_strongest_reading() -> None:
+    near = [[{"nearest": word, "lens": ["it", "of"]}] for word in SAYING]
+    report = words_report(ITEMS, CHOSEN, speaking(SAYING).with_columns(words=pl.Series(near)))
+    assert report is not None and (report["strongest"], report["outcome"]) == ("nearest", "used")
+    silent = words_report(ITEMS, CHOSEN, speaking(["of"] * N))
+    assert silent is not None and (silent["strongest"], silent["outcome"]) == ("lens", "not used")
+
+
 def test_words_that_options_share_name_none() -> None:
     assert distinctive_words(["The red one", "the blue one", "the red pen", "12"]) == [set(), {"blue"}, {"pen"}, {"12"}]
     assert words_report(ITEMS, RIGHT, speaking(["of"]).clear()) is None
@@ -206,7 +220,11 @@ def test_the_table_has_the_outcome_of_every_diagnostic() -> None:
         "mediated effect: mirrored", LABELS["attention"],
     ]  # fmt: skip
     assert {row["outcome"] for label, row in rows.items() if label != LABELS["attention"]} == {"used"}
-    assert rows[LABELS["replaced"]] == {"outcome": "used", "value": "-75.0 points", "n": N}
+    assert rows[LABELS["replaced"]] == {"outcome": "used", "value": "-75.0 points, -80.4 to -68.1", "n": N}
+    assert rows[LABELS["kept"]]["value"] == "0 kept: -75.0 points, -80.4 to -68.1"
+    assert rows[LABELS["added_noise"]]["value"].startswith("noise 1: -75.0 points, ")
+    assert "% of answers, " in rows["mediated effect: mirrored"]["value"]
+    assert "; difference " in rows[LABELS["attention"]]["value"]
     assert {row["outcome"] for row in outcomes(RIGHT, RIGHT).values()} == {"not used"}
 
 

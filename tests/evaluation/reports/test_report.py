@@ -352,6 +352,10 @@ def test_every_diagnostic_has_its_outcome_in_a_column_for_each_model(run: dict[s
     assert "these latents are used, and" in captions["Diagnostics in sentences"].rows[0].cells[1].value
     assert len(captions["Attention of the tokens behind a span"].rows) == 3 * len(run["necessity"])
     assert captions["What latents say in words"].rows[1].cells[-1].value == "it (60)"
+    notes = [str(cell.note) for row in captions["Dose and accuracy"].rows for cell in row.cells[-1:]]
+    assert notes and all(", n = " in note for note in notes)
+    effects = captions["Total, direct and mediated effect"]
+    assert effects.head[-1] == "answers changed, mediated" and ", n = " in effects.rows[0].cells[-1].note
     assert captions["Cost of the diagnostics"].rows[0].cells[-1].value == "1.5"
 
 
