@@ -215,10 +215,15 @@ def _words(model: str, words: Mapping[str, Any] | None) -> list[Row]:
         return []
     names = {"nearest": "nearest token embedding", "lens": "logit lens, all layers"}
     return [
-        row(model, name, *(mean(words[key][of]) for of in ("chosen_option", "other_option", "other_latents")),
+        row(model, name, *(_share(words[key][of]) for of in ("chosen_option", "other_option", "other_latents")),
             ", ".join(f"{word or 'blank'} ({count})" for word, count in words[key]["most_frequent"].items()))
         for key, name in names.items()
     ]  # fmt: skip
+
+
+def _share(score: Mapping[str, Any]) -> Cell:
+    """A mean of shares as a percentage."""
+    return percent(score | {"accuracy": score["mean"]})
 
 
 def _cost(model: str, cost: Mapping[str, Mapping[str, float]]) -> Row:

@@ -356,6 +356,7 @@ def test_every_diagnostic_has_its_outcome_in_a_column_for_each_model(run: dict[s
     assert notes and all(", n = " in note for note in notes)
     effects = captions["Total, direct and mediated effect"]
     assert effects.head[-1] == "answers changed, mediated" and ", n = " in effects.rows[0].cells[-1].note
+    assert captions["What latents say in words"].rows[1].cells[2].value == "100.0 %"
     assert captions["Cost of the diagnostics"].rows[0].cells[-1].value == "1.5"
 
 
