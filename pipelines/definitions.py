@@ -78,7 +78,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
         ],
         asset_checks=checks,
         jobs=jobs,
-        schedules=[recurate_weekly(profile.source)],
+        schedules=[recurate_weekly(profile.source, checks)],
         sensors=[new_shards(profile.source, checks), retrain(profile, jobs), failed_runs()],
         resources={
             "store": AssetStore(profile.home),

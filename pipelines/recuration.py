@@ -31,9 +31,7 @@ def new_shards(source: SourceSettings, checks: Sequence[dg.AssetChecksDefinition
 
     checks: of them, those of the sets and of what is trained on them are executed after a selection.
     """
-    keys = [key for one in checks for key in one.check_keys]
-    of_selection = [key for key in keys if key.asset_key.to_user_string() in SELECT.assets
-                    or key.name == trained_on_current_sets.name]  # fmt: skip
+    of_selection = _after_selection(checks)
 
     @dg.sensor(
         name=NEW_SHARDS,
@@ -47,8 +45,12 @@ def new_shards(source: SourceSettings, checks: Sequence[dg.AssetChecksDefinition
     return sensor
 
 
-def recurate_weekly(source: SourceSettings) -> dg.ScheduleDefinition:
-    """The schedule that curates new and changed shards and selects again, also what failed in the week before."""
+def recurate_weekly(source: SourceSettings, checks: Sequence[dg.AssetChecksDefinition]) -> dg.ScheduleDefinition:
+    """The schedule that curates new and changed shards and selects again, also what failed in the week before.
+
+    checks: as of `new_shards`.
+    """
+    of_selection = _after_selection(checks)
 
     @dg.schedule(
         name="recurate_weekly",
@@ -57,7 +59,7 @@ def recurate_weekly(source: SourceSettings) -> dg.ScheduleDefinition:
         description="Each Monday at four: curate new and changed shards, and select Future-L1-50K again from all.",
     )
     def schedule(context: dg.ScheduleEvaluationContext, store: StoreParam) -> Requests:
-        requests = source_requests(context.instance, store, source)
+        requests = source_requests(context.instance, store, source, of_selection)
         if isinstance(requests, dg.SkipReason):
             return requests
         return [one.with_replaced_attrs(run_key=one.tags[MADE_FROM]) for one in requests]  # a tick wants them named
@@ -69,7 +71,7 @@ def source_requests(
     instance: dg.DagsterInstance,
     store: AssetStore,
     settings: SourceSettings,
-    checks: Sequence[dg.AssetCheckKey] = (),
+    checks: Sequence[dg.AssetCheckKey],
 ) -> Requests:
     """A run for each range of neighbouring stale shards, once the partitions are the source's; or why there is none.
 
@@ -115,6 +117,13 @@ def _sensor_requests(
     """`source_requests` without those that a run has ended for."""
     requests = source_requests(instance, store, settings, checks)
     return requests if isinstance(requests, dg.SkipReason) else not_ended(instance, requests)
+
+
+def _after_selection(checks: Sequence[dg.AssetChecksDefinition]) -> list[dg.AssetCheckKey]:
+    """The checks of the sets and of what is trained on them."""
+    keys = [key for one in checks for key in one.check_keys]
+    return [key for key in keys if key.asset_key.to_user_string() in SELECT.assets
+            or key.name == trained_on_current_sets.name]  # fmt: skip
 
 
 def _selected(store: AssetStore) -> dict[str, str]:

@@ -204,7 +204,7 @@ def test_of_a_shard_that_left_and_of_a_selection_that_failed_only_the_selection_
     assert job.get_subset(asset_selection=selected, asset_check_selection=checks).name == "recurate"
     with dg.build_schedule_context(instance=room.instance, resources={"store": room.store}) as context:
         (weekly,) = room.definitions.resolve_schedule_def("recurate_weekly")(context)  # type: ignore[misc]
-    assert weekly.asset_selection == request.asset_selection
+    assert (weekly.asset_selection, weekly.asset_check_keys) == (request.asset_selection, request.asset_check_keys)
     other = create_run_for_test(room.instance, job_name="05_select", status=dg.DagsterRunStatus.STARTED)
     assert "no new or changed shard" in tick(room), "what runs may be the selection"
     room.instance.report_run_failed(other)

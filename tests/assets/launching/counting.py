@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from training.runtime.devices import CLAIMED, VISIBLE
+from training.runtime.errors import OutageError
 from training.runtime.programs import ProgramConfig, Reporter, is_first, run_program
 from training.storage.files import atomic_write
 
@@ -27,7 +28,7 @@ class Config(ProgramConfig):
     pids: a file or FIFO for the ids of this process and of those that it started.
     """
 
-    behaviour: Literal["go on", "fail", "wait", "hang", "ignore signals", "run out of memory"] = "go on"
+    behaviour: Literal["go on", "fail", "outage", "wait", "hang", "ignore signals", "run out of memory"] = "go on"
     pids: Path = Path("/dev/null")
 
 
@@ -60,6 +61,10 @@ def _misbehave(config: Config) -> None:
             return
         case "fail":
             raise ValueError("the third number is broken")
+        case "outage":
+            if is_first():
+                raise OutageError("the judge of numbers does not answer")
+            return
         case "wait":
             time.sleep(FOREVER)
         case "ignore signals":

@@ -159,6 +159,15 @@ def test_a_config_that_several_processes_refuse_is_not_tried_again(
     assert step.tries == 1
 
 
+def test_an_outage_in_one_of_several_processes_is_tried_again_and_resumes(
+    tmp_path: Path, devices: Sequence[str], two_processes: dict[str, Path]
+) -> None:
+    settings = on_devices(devices, 2, accelerate_config=two_processes)
+    step = run(settings, counting(tmp_path / "out", "outage", device="auto"), retries=1)
+    assert step.tries == 2
+    assert [result["resumed_from"] for result in step.results] == [2]
+
+
 def test_several_processes_go_through_accelerate_and_one_does_not(tmp_path: Path) -> None:
     fsdp = "profiles/accelerate/fsdp2.yaml"
     settings = LaunchSettings(num_processes={"training.rl": 8}, accelerate_config={"training.rl": Path(fsdp)})
