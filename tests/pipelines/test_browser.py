@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import polars as pl
 import pytest
@@ -36,8 +36,10 @@ STAGES = {
     "checkpoints": ["sft", "rl"],
     # The first one is futurebench_answers, which the UI shortens.
     "benchmarks": ["futureben…_answers", "twiffbench_answers", "futurebench_report", "twiffbench_report"],
-    "reports": ["latent_retrieval", "latent_necessity", "comparison"],
+    "reports": ["latent_retrieval", "intervened_answers", "latent_necessity", "comparison"],
 }
+ALL_ASSETS = "/asset-groups"
+UPSTREAM = '+key:"reports/comparison"'
 UP_TO_DATE = "every model and every report is made from the current sets"
 SHARD = "train-00001-of-00002"
 
@@ -93,7 +95,7 @@ def page(browser: "Browser", served: Ui) -> "Iterator[Page]":
 def test_the_lineage_shows_every_stage_and_its_assets(page: "Page") -> None:
     from playwright.sync_api import expect
 
-    page.goto("/asset-groups")
+    page.goto(ALL_ASSETS)
     for stage in STAGES:
         expect(page.get_by_text(stage, exact=True).first).to_be_visible()
     page.locator("svg").first.wait_for()
@@ -107,8 +109,15 @@ def test_the_lineage_shows_every_stage_and_its_assets(page: "Page") -> None:
 
 
 def test_materialize_all_makes_everything_in_order(page: "Page", served: Ui, home: Path) -> None:
-    page.goto("/asset-groups")
-    page.get_by_role("button", name="Materialize all").click()
+    from playwright.sync_api import expect
+
+    nodes = build_definitions(profile_of(home)).resolve_asset_graph().asset_nodes
+    assets = [node.key.to_user_string() for node in nodes]
+    for selection in ("", UPSTREAM):  # everything is upstream of the comparison
+        page.goto(f"{ALL_ASSETS}~{quote(selection, safe='')}/" if selection else ALL_ASSETS)
+        expect(page.locator(".CodeMirror").first).to_contain_text(selection)
+        page.get_by_role("button", name="Materialize all").click()
+        expect(page.get_by_text(f"Launch runs to materialize {len(assets)} assets")).to_be_visible()
     page.get_by_role("button", name="Launch backfill").click()
     (backfill,) = until(served.backfills, "the backfill is launched")
     until(
@@ -119,8 +128,7 @@ def test_materialize_all_makes_everything_in_order(page: "Page", served: Ui, hom
         served.errors(run) for run, status in runs.items() if status == "FAILURE"
     ]
     assert served.backfill_status(backfill) == "COMPLETED_SUCCESS"
-    graph = build_definitions(profile_of(home)).resolve_asset_graph()
-    made = {node.key.to_user_string(): materialised(served, node.key.to_user_string()) for node in graph.asset_nodes}
+    made = {asset: materialised(served, asset) for asset in assets}
     assert made.pop("checkpoints/rl") == [], "this profile has no RL"
     for key, events in made.items():
         assert {event["partition"] for event in events} == (set(served.partitions(key)) or {None}), key
