@@ -20,7 +20,7 @@ ENOUGH = 5.0
 """Seconds of runs after which a comparison repeats no more."""
 
 Way = Callable[[], object]
-Compare = Callable[..., None]
+Compare = Callable[..., tuple[Any, Any]]
 Table = Callable[[str, Sequence[str], Sequence[Sequence[object]]], None]
 
 
@@ -36,8 +36,9 @@ class Measured:
 Measure = Callable[[Way], Measured]
 
 
-def peak_mib(way: Callable[[], object]) -> float:
-    """Peak of torch's CPU allocator during `way` in MiB, as `torch.cuda.max_memory_allocated` gives it of a GPU.
+def peak_mib(way: Way) -> tuple[float, Any]:
+    """Peak of torch's CPU allocator during `way` in MiB, as `torch.cuda.max_memory_allocated` gives it of a GPU, and
+    the way's result.
 
     It counts activations, caches, gradients and temporaries, not the weights that were there before; `way` must free
     nothing of those.  The allocator reports each allocation to the profiler, so the figure is exact and the same in
@@ -45,39 +46,42 @@ def peak_mib(way: Callable[[], object]) -> float:
     mid-size model it is 655 MiB where a fresh process's VmHWM grows by 684.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        way()
+        result = way()
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()
         peak = max(peak, held)
-    return peak / 2**20
+    return peak / 2**20, result
 
 
-def _seconds(way: Way) -> float:
+def _timed(way: Way) -> tuple[float, Any]:
     started = time.perf_counter()
-    way()
-    return time.perf_counter() - started
+    result = way()
+    return time.perf_counter() - started, result
 
 
 @pytest.fixture
 def compare(capsys: pytest.CaptureFixture[str]) -> Compare:
     """Prints how many times longer the first way takes than the second: the best of three runs each, in turn, or of
-    fewer where these take more than `ENOUGH` seconds.
+    fewer where these take more than `ENOUGH` seconds.  Returns their results, which a benchmark holds to be the same.
 
     With `memory` also the ratio of the peaks of these two ways, which may be parts of the first two: the profiler is
     slow where there are very many operations.
     """
 
-    def run(name: str, slow: Way, fast: Way, n: int, memory: tuple[Way, Way] | None = None) -> None:
-        held = [peak_mib(way) for way in memory or ()]
-        runs = [(_seconds(slow), _seconds(fast))]
+    def run(name: str, slow: Way, fast: Way, n: int, memory: tuple[Way, Way] | None = None) -> tuple[Any, Any]:
+        fast()  # fills caches
+        held = [peak_mib(way)[0] for way in memory or ()]
+        runs = list[tuple[float, float]]()
         while len(runs) < 3 and sum(map(sum, runs)) < ENOUGH:
-            runs.append((_seconds(slow), _seconds(fast)))
+            (a, slow_result), (b, fast_result) = _timed(slow), _timed(fast)
+            runs.append((a, b))
         a, b = (min(times) for times in zip(*runs, strict=True))
         peaks = f"; peak {held[0] / held[1]:.2f} x ({held[0]:.1f} vs {held[1]:.1f} MiB)" if held else ""
         with capsys.disabled():
-            print(f"\n{name}: {a / b:.2f} x ({a:.3f} s vs {b:.3f} s, n={n}){peaks}")
+            print(f"\n{name}: {a / b:.2f} x ({a:.3f} s vs {b:.3f} s, n={n}, best of {len(runs)}){peaks}")
+        return slow_result, fast_result
 
     return run
 
@@ -87,7 +91,7 @@ def measure() -> Measure:
     """Times a way, after one run that counts its memory and warms up."""
 
     def run(way: Way) -> Measured:
-        held = peak_mib(way)
+        held, _ = peak_mib(way)
         started = time.perf_counter()
         result = way()
         return Measured(time.perf_counter() - started, held, result)

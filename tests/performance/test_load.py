@@ -1,4 +1,4 @@
-"""Dagster under load: 3,000 shard partitions against one, and one run over 200 partitions against runs of one.
+"""Dagster under load: 3,000 shard partitions against one, and one run over 100 partitions against runs of one.
 
 Real SQLite instances in homes of their own, each with a code location of its own process as in `make ui`; requests are
 the webserver's, in this process, with the queries that its pages send (`ui_queries.json`).
@@ -32,7 +32,7 @@ from tests.assets.trajectories.shard_rows import twiff_row, write
 from tests.performance.conftest import Table
 from training.runtime.project import PROJECT, WORKSPACE
 
-FEW, MANY, BATCH, ALONE, REPEATS = 1, 3_000, 200, 4, 7
+FEW, MANY, BATCH, ALONE, REPEATS = 1, 3_000, 100, 4, 5
 TRAJECTORIES = dg.AssetKey(["trajectories", "twiff_rows"])
 UI = json.loads((Path(__file__).parent / "ui_queries.json").read_text())
 LOAD = """
@@ -192,7 +192,7 @@ def seconds_of_a_process(profile: Profile, overlay: Path, partition: str) -> flo
     return time.perf_counter() - started
 
 
-def test_one_run_over_200_partitions_against_runs_of_one(shards: Profile, tmp_path: Path, table: Table) -> None:
+def test_one_run_over_100_partitions_against_runs_of_one(shards: Profile, tmp_path: Path, table: Table) -> None:
     overlay = tmp_path / "shards.toml"
     overlay.write_text(
         f'extends = "demo"\n[source]\ntrajectories = "{shards.source.trajectories}"\nquarantine_limit = 1.0\n'
@@ -219,8 +219,8 @@ def test_one_run_over_200_partitions_against_runs_of_one(shards: Profile, tmp_pa
         ["seconds a partition, one run", f"{each:.3f}", "1.0 x", f"{BATCH}"],
         ["... a run each in one process", f"{single:.3f}", f"{single / each:.1f} x", f"{ALONE}"],
         ["... a run each in a process of its own", f"{process:.2f}", f"{process / each:.0f} x", f"{len(processes)}"],
-        ["events, a run of 1 / of 200", f"{rows[0]} / {rows[1]}", events, ""],
-        ["KiB of history, a run of 1 / of 200", f"{grown[0]:.0f} / {grown[1]:.0f}", bytes_, ""],
+        [f"events, a run of 1 / of {BATCH}", f"{rows[0]} / {rows[1]}", events, ""],
+        [f"KiB of history, a run of 1 / of {BATCH}", f"{grown[0]:.0f} / {grown[1]:.0f}", bytes_, ""],
     ]
     table(
         f"One run over {BATCH} partitions of trajectories/twiff_rows (shards of 3 rows)", ["", "", "ratio", "n"], lines

@@ -50,35 +50,38 @@ def peak(device: FakeDevice, training: FakeRl | FakeSft, name: str, rows: int, a
 
 
 @pytest.mark.parametrize(
-    ("kind", "processes", "rows", "answer"),
-    [(FakeRl, 1, 4, 2048), (FakeRl, 8, 4, 2048), (FakeRl, 64, 4, 2048), (FakeSft, 8, 1, 500)],
+    ("kind", "processes", "rows", "answer", "names"),
+    [
+        (FakeRl, 8, 4, 2048, [*FRAMES]),
+        (FakeRl, 64, 4, 2048, ["TwiFF", "V1-33K, image_tokens 64"]),
+        (FakeSft, 8, 1, 500, ["TwiFF"]),
+    ],
 )
 def test_the_estimate_is_what_a_step_of_the_8b_model_takes(
     kind: type[FakeRl | FakeSft],
     processes: int,
     rows: int,
     answer: int,
+    names: list[str],
     plugin: FullyShardedDataParallelPlugin,
     table: Table,
 ) -> None:
-    layout = Layout(processes, sharded=processes > 1, reference=kind is FakeRl)
+    layout = Layout(processes, sharded=True, reference=kind is FakeRl)
     with fake_machine(processes) as (device, mesh):
         training = kind(QWEN3_VL_8B, plugin, mesh)
         assert sum(p.numel() for p in training.policy.parameters()) == PARAMETERS == MODEL.parameters
         placed = device.live
         training.make_gradients()
         fake = [placed, device.live - placed]
-        names = list(FRAMES) if processes == 8 and kind is FakeRl else ["TwiFF", "V1-33K, image_tokens 64"]
         fake += [peak(device, training, name, rows, answer) for name in names]
     estimated = [total(states(MODEL, layout)), gradients(MODEL, layout)]
     estimated += [total(updates(MODEL, layout, batch_of(name, rows, answer))) for name in names]
     head = ["", "weights, Adam", "gradients", *(f"peak, {name}" for name in names)]
     lines = {"fake tensors": fake, "formula": estimated}
-    title = f"{kind.__name__.removeprefix('Fake')}, {processes} GPUs, GiB on each"
+    title = f"{kind.__name__.removeprefix('Fake').upper()}, {processes} GPUs, GiB on each"
     table(title, head, [[name, *(f"{n / GIB:.1f}" for n in values)] for name, values in lines.items()])
     assert estimated == pytest.approx(fake, rel=0.05)
-    if processes > 1:
-        assert max(fake[2], fake[-1]) < 0.9 * 80e9  # V1-33K's rows at full size need not fit
+    assert max(fake[2], fake[-1]) < 0.9 * 80e9  # V1-33K's rows at full size need not fit
 
 
 def test_the_estimate_is_what_adapters_on_the_8b_model_take(
@@ -99,12 +102,13 @@ def test_the_estimate_is_what_adapters_on_the_8b_model_take(
     assert estimated == pytest.approx(fake, rel=0.05)
 
 
+@pytest.mark.parametrize("processes", [8, 64])
 def test_without_the_mends_v1_33k_does_not_fit(
-    plugin: FullyShardedDataParallelPlugin, table: Table, monkeypatch: pytest.MonkeyPatch
+    processes: int, plugin: FullyShardedDataParallelPlugin, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gradients whole until a step's last micro-batch, a whole reference, all logits at once, frames at full size."""
     monkeypatch.setattr(splice, "MAX_LOGITS", 2**40)
-    with fake_machine(8) as (device, mesh):
+    with fake_machine(processes) as (device, mesh):
         rl = FakeRl(QWEN3_VL_8B, plugin, mesh, mended=False)
         placed = device.live
         rl.micro_batch([[frame(2, 2, 0)]], 16, synchronised=False)
@@ -115,5 +119,6 @@ def test_without_the_mends_v1_33k_does_not_fit(
             rl.micro_batch(frames_of(name, 4), 2048, synchronised=False)
             peaks.append(device.peak)
     head = ["weights, reference, Adam", "gradients", "peak, TwiFF", "peak, V1-33K"]
-    table("8 GPUs, GiB on each", head, [[f"{n / GIB:.1f}" for n in (placed, whole_gradients, *peaks)]])
+    line = [f"{n / GIB:.1f}" for n in (placed, whole_gradients, *peaks)]
+    table(f"RL, {processes} GPUs, without the mends, GiB on each", head, [line])
     assert peaks[1] > 80e9

@@ -10,7 +10,7 @@ import pytest
 from tests.assets.trajectories.shard_rows import twiff_row, write
 from training.runtime.project import PROJECT
 
-FEW, ROWS, MANY = 5_000, 10_000, 100_000
+FEW, ROWS, MANY = 5_000, 10_000, 50_000
 PULL = """
 import json, re, sys, time
 from pathlib import Path

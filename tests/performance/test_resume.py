@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,23 +56,23 @@ assert judge.counts["requests"] == 0
 )
 
 
-def write_answers(path: Path, n: int) -> None:
-    """`n` answers of usual length, as a program leaves them."""
+def write_answers(path: Path, numbers: range) -> None:
+    """More answers of usual length, as a program leaves them."""
     text = f"<reason>{'It rolls on and on. ' * 50}</reason>\n<answer>it falls</answer>"
     counts = {"text_tokens": TOKENS, "latent_tokens": 0, "control_tokens": 0, "spans": [], "finished": True}
     answer = {"tokens": list(range(1000, 1000 + TOKENS)), "text": text, "prefill_seconds": 0.1, "decode_seconds": 0.4}
     rest = json.dumps(answer | counts)[1:]
-    with path.open("w") as file:
-        for number in range(n):
+    with path.open("a") as file:
+        for number in numbers:
             row, sample = divmod(number, SAMPLES)
             file.write(f'{{"key": "key{row}", "prompt_id": "row{row}", "sample": {sample}, {rest}\n')
 
 
-def write_replies(path: Path, n: int) -> None:
-    """`n` replies of a judge, as it stores them."""
+def write_replies(path: Path, numbers: range) -> None:
+    """More replies of a judge, as it stores them."""
     judge, log = Judge(JudgeSettings(base_url="http://127.0.0.1:9/v1", model="judge")), KeyedLog(path)
     record = {"model": "judge", "prompt": prompt_hash(VERDICT_PROMPT), "prompt_tokens": 350, "completion_tokens": 10}
-    for number in range(n):
+    for number in numbers:
         payload = judge.verdict_payload(JudgeItem("What happens next?", "it falls", f"it rises {number}"))
         log.append({**record, "reply": {"verdict": "incorrect"}}, key=VERDICTS.key("judge", payload))
     log.close()
@@ -80,16 +81,14 @@ def write_replies(path: Path, n: int) -> None:
 @pytest.mark.parametrize(
     ("what", "write", "program"), [("answers", write_answers, ANSWERS), ("a judge's replies", write_replies, REPLIES)]
 )
-def test_resuming(what: str, write: Callable[[Path, int], None], program: str, tmp_path: Path, table: Table) -> None:
-    lines = []
-    for n in SIZES:
-        path = tmp_path / f"{n}.jsonl"
-        write(path, n)
+def test_resuming(what: str, write: Callable[[Path, range], None], program: str, tmp_path: Path, table: Table) -> None:
+    lines, path = [], tmp_path / "log.jsonl"
+    for stored, n in pairwise((0, *SIZES)):
+        write(path, range(stored, n))
         command = [sys.executable, "-c", program, str(path), str(n)]
         out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT).stdout
         seconds, grown = map(float, out.split())
         lines.append(
             [f"{n:,}", f"{path.stat().st_size / n:.0f}", f"{seconds:.1f}", f"{1e6 * seconds / n:.1f}", f"{grown:.0f}"]
         )
-        path.unlink()
     table(f"resuming {what}", ["stored", "bytes each", "CPU s", "us each", "peak bytes each in memory"], lines)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.biased_logits import biased_logits, spans_at
-from tests.performance.conftest import Compare, Measure, Table
+from tests.performance.conftest import Compare, Table, peak_mib
 from tests.performance.subject import Subject
 from tests.toy import rl_recipe
 from training.grading.judge import JudgeSettings
@@ -24,9 +24,8 @@ from training.rl.__main__ import RlConfig, main
 from training.rl.trainer import LatentGRPOTrainer
 from training.runtime.programs import Reporter, read_metrics
 
-PROMPTS, GROUP, NEW = 4, 8, 40
-ROLLED_OUT = 2  # of these prompts, where each answer is also decoded alone
-GROUPS, LENGTHS = (2, 8), (24, 96)
+PROMPTS, GROUP, NEW = 2, 8, 32
+GROWTH = [(2, 48), (8, 48), (8, 96)]  # answers of a prompt, and their tokens
 PARTS = ("rollout", "rewards", "replay", "update")
 
 
@@ -41,9 +40,9 @@ def test_rollouts_in_groups_against_one_at_a_time(subject: Subject, compare: Com
     """Whole rollouts, from prompts and known features to tokens: a batch of groups, one prefill for each, against a
     prefill and a decoding for every answer."""
     model, reader = subject.model, RowReader(subject.encoder, keep=True)
-    prompts = [reader.prompt(row) for row in subject.rows[:ROLLED_OUT]]
+    prompts = [reader.prompt(row) for row in subject.rows[:PROMPTS]]
     vision, sampling = model.vision(cache_bytes=2**28), Sampling(NEW, temperature=1.0, latent_std=0.1)
-    seeds = [[GROUP * i + k for k in range(GROUP)] for i in range(ROLLED_OUT)]
+    seeds = [[GROUP * i + k for k in range(GROUP)] for i in range(PROMPTS)]
 
     def roll_out(prompts: list[Any], seeds: list[list[int]]) -> Decoded:
         with two_spans(model, NEW):
@@ -55,10 +54,9 @@ def test_rollouts_in_groups_against_one_at_a_time(subject: Subject, compare: Com
     def in_groups() -> Decoded:
         return roll_out(prompts, seeds)
 
-    together, alone = in_groups(), one_at_a_time()
+    name, answers = f"{subject.name}, rollouts one at a time against groups of {GROUP}", PROMPTS * GROUP
+    alone, together = compare(name, one_at_a_time, in_groups, answers)
     assert torch.equal(together.ids, torch.cat([decoded.ids for decoded in alone]))
-    answers = ROLLED_OUT * GROUP
-    compare(f"{subject.name}, rollouts one at a time against groups of {GROUP}", one_at_a_time, in_groups, answers)
     rates = [answers * NEW / sum(d.prefill_seconds + d.decode_seconds for d in way) for way in (alone, [together])]
     table(
         f"{subject.name}, rollout tokens a second", ["one at a time", "in groups"], [[f"{rate:.0f}" for rate in rates]]
@@ -104,7 +102,6 @@ def test_where_a_steps_seconds_go(
 def test_memory_as_groups_and_answers_grow(
     subject: Subject,
     config_of: Callable[..., RlConfig],
-    measure: Measure,
     table: Table,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -112,7 +109,7 @@ def test_memory_as_groups_and_answers_grow(
     trainers: list[LatentGRPOTrainer] = []
     monkeypatch.setattr(LatentGRPOTrainer, "train", lambda self, **_: trainers.append(self))
     lines = []
-    for group, new in [(g, 48) for g in GROUPS] + [(8, n) for n in LENGTHS]:
+    for group, new in GROWTH:
         config = config_of(prompts_per_batch=1, num_generations=group, updates_per_batch=1, max_new_tokens=new)
         main(config, Reporter(config.out, quiet=True))
         trainer = trainers.pop()
@@ -126,11 +123,8 @@ def test_memory_as_groups_and_answers_grow(
             trainer._compute_loss(trainer.model, batch).backward()
             trainer.model.zero_grad(set_to_none=True)
 
-        rollout = measure(partial(roll_out, trainer, new))
+        rollout, batch = peak_mib(partial(roll_out, trainer, new))
         assert [len(one.ids) for one in trainer._rollouts] == [new] * group
-        replayed = measure(partial(replay, trainer, rollout.result))
-        tokens = group * (new + len(trainer._rollouts[0].prompt.ids))
-        rates = [f"{group * new / rollout.seconds:.0f}", f"{tokens / replayed.seconds:.0f}"]
-        lines.append([group, new, f"{rollout.mib:.1f}", f"{replayed.mib:.1f}", *rates])
-    head = ["G", "answer", "rollout peak MiB", "replay peak MiB", "rollout tokens/s", "replay tokens/s"]
-    table(f"{subject.name}, a group of RL", head, lines)
+        replayed, _ = peak_mib(partial(replay, trainer, batch))
+        lines.append([group, new, f"{rollout:.1f}", f"{replayed:.1f}"])
+    table(f"{subject.name}, a group of RL", ["G", "answer", "rollout peak MiB", "replay peak MiB"], lines)

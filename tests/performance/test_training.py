@@ -15,7 +15,7 @@ from training.model.splice import spliced_forward
 from training.sft.trainer import LatentSFTTrainer
 
 WEIGHT = 0.1
-ROWS = {"tiny": 24, "mid-size": 3}
+ROWS = {"tiny": 24, "mid-size": 2}
 
 
 def step(trainer: LatentSFTTrainer, rows: int, together: bool) -> float:
@@ -54,10 +54,6 @@ def test_an_sft_step_against_the_releases_way(subject: Subject, compare: Compare
     def ours(trainer: LatentSFTTrainer, together: bool) -> tuple[float, list[torch.Tensor | None]]:
         return taken(lambda: step(trainer, n, together))
 
-    expected = release()
-    for trainer in (fresh, cached):
-        for together in (True, False):
-            torch.testing.assert_close(ours(trainer, together), expected, rtol=1e-3, atol=1e-5)
     what = f"{subject.name}, an SFT step, the release's way"
     for name, trainer, together in (
         ("one row at a time", fresh, False),
@@ -65,7 +61,8 @@ def test_an_sft_step_against_the_releases_way(subject: Subject, compare: Compare
         ("a batch of cached rows", cached, True),
     ):
         way = partial(ours, trainer, together)
-        compare(f"{what} against {name}", release, way, n, memory=(release, way))
+        theirs, our = compare(f"{what} against {name}", release, way, n, memory=(release, way))
+        torch.testing.assert_close(our, theirs, rtol=1e-3, atol=1e-5)
     draws = [{"row": row, "spans": True, "counts": True} for row in range(n)]
     compare(
         "  the preparing of rows alone",
@@ -76,13 +73,13 @@ def test_an_sft_step_against_the_releases_way(subject: Subject, compare: Compare
 
 
 def test_logits_at_labels_against_everywhere(subject: Subject, compare: Compare) -> None:
-    """The same batch of two dialogues with sixteen frames each, which have no labels; all else alike.
+    """The same dialogue with sixteen frames, which have no labels; all else alike.
 
     Naive: float32 logits at every position, and a cross-entropy that ignores most of them.
     """
     encoder, tokens, model = subject.model.encoder(subject.latent_config), subject.model.tokens, subject.model.model
     model.model.visual.requires_grad_(False)
-    batch = collate([dialogue(encoder, first, 16, 3) for first in range(2)], tokens.pad)
+    batch = collate([dialogue(encoder, 0, 16, 3)], tokens.pad)
     vision = subject.model.vision(2**28)
     latent, labelled = batch.ids == tokens.latent, batch.labels != IGNORE
 
@@ -102,11 +99,11 @@ def test_logits_at_labels_against_everywhere(subject: Subject, compare: Compare)
         model.zero_grad(set_to_none=True)
         return float(loss.detach()), gradient
 
-    torch.testing.assert_close(cross_entropy(True), cross_entropy(False), rtol=1e-3, atol=1e-6)
-    compare(
+    everywhere, at_labels = compare(
         f"{subject.name}, forward and backward, logits at all {labelled.numel()} positions against {labelled.sum()}",
         partial(cross_entropy, True),
         partial(cross_entropy, False),
-        2,
+        1,
         memory=(partial(cross_entropy, True), partial(cross_entropy, False)),
     )
+    torch.testing.assert_close(at_labels, everywhere, rtol=1e-3, atol=1e-6)
