@@ -220,9 +220,9 @@ def before_and_after(subject: Subject, case: Case) -> list[object]:
 
 
 def test_prompts_that_join_a_batch_against_one_batch_after_the_other(subject: Subject, table: Table) -> None:
-    """40 prompts, 16 rows at a time, answers that end anywhere within 64 tokens: forward steps and busy rows."""
+    """24 prompts, 16 rows at a time, answers that end anywhere within 64 tokens: forward steps and busy rows."""
     model, reader, sampling = subject.model, RowReader(subject.encoder, True), Sampling(64, temperature=1.0)
-    prompts, seeds = [reader.prompt(subject.rows[number % 8]) for number in range(40)], [[seed] for seed in range(40)]
+    prompts, seeds = [reader.prompt(subject.rows[number % 8]) for number in range(24)], [[seed] for seed in range(24)]
     limit = 16 * (max(len(prompt.ids) for prompt in prompts) + sampling.max_new_tokens)
     vision = model.vision(cache_bytes=2**28)
 
@@ -244,12 +244,12 @@ def test_prompts_that_join_a_batch_against_one_batch_after_the_other(subject: Su
             f"{time.process_time() - started:.2f}",
         ]
 
-    whole = scheduler(list(range(40)))
+    whole = scheduler(list(range(24)))
     parts = []
     while whole.waiting:
         parts.append(scheduler(whole.admit([])))
     with biased_logits(model, stops(model, 16)):
-        before, now = decoded(*parts), decoded(scheduler(list(range(40))))
+        before, now = decoded(*parts), decoded(scheduler(list(range(24))))
     table(
         f"{subject.name}, prompts join a batch within a budget of 16 rows",
         ["", "steps", "busy", "tokens a step", "CPU seconds"],

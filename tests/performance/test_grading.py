@@ -10,7 +10,7 @@ from evaluation.score import score_file
 from tests.performance.conftest import LATENCY
 from training.grading.judge import Judge, JudgeItem, JudgeSettings
 
-CONCURRENCY, AT_ONCE, ONE_BY_ONE = 32, 1000, 40
+CONCURRENCY, AT_ONCE, ONE_BY_ONE = 32, 500, 20
 ANSWERS = 10_000
 
 

@@ -19,13 +19,13 @@ from training.model.decode import decode
 from training.model.encoding import Encoded, collate
 from training.model.sampling import Sampling
 
-FRAMES, SPANS, BATCH = (1, 4, 16), (0, 3), (1, 4, 8)
+FRAMES, SPANS, BATCH = (1, 4, 16), (0, 3), (1, 2, 4)
 TEXT = 12  # tokens of text in an answer, whatever its spans
 
 
 def settings() -> list[tuple[int, int, int]]:
     """Frames, spans and batch, one of them away from its middle."""
-    triples = [(f, 3, 4) for f in FRAMES] + [(4, s, 4) for s in SPANS] + [(4, 3, b) for b in BATCH]
+    triples = [(f, 3, 2) for f in FRAMES] + [(4, s, 2) for s in SPANS] + [(4, 3, b) for b in BATCH]
     return list(dict.fromkeys(triples))
 
 
@@ -52,8 +52,8 @@ def test_growth_of_decoding(subject: Subject, measure: Measure, table: Table) ->
         rate = batch * new / decoded.decode_seconds
         size = [len(prompts[0].ids), new]
         lines.append([*setting, *size, f"{decoded.prefill_seconds:.3f}", f"{rate:.0f}", f"{cost.mib:.1f}"])
-    assert torch.equal(answers[4, 3, 8].ids[:4], answers[4, 3, 4].ids)
-    assert torch.equal(answers[4, 3, 4].ids[:1], answers[4, 3, 1].ids)
+    assert torch.equal(answers[4, 3, 4].ids[:2], answers[4, 3, 2].ids)
+    assert torch.equal(answers[4, 3, 2].ids[:1], answers[4, 3, 1].ids)
     head = ["frames", "spans", "batch", "prompt", "answer", "prefill s", "tokens/s", "peak MiB"]
     table(f"{subject.name}, decoding", head, lines)
 

@@ -1,4 +1,4 @@
-"""Dagster under load: 3,000 shard partitions against one, and one run over 100 partitions against runs of one.
+"""Dagster under load: 1,000 shard partitions against one, and one run over 100 partitions against runs of one.
 
 Real SQLite instances in homes of their own, each with a code location of its own process as in `make ui`; requests are
 the webserver's, in this process, with the queries that its pages send (`ui_queries.json`).
@@ -32,7 +32,7 @@ from tests.assets.trajectories.shard_rows import twiff_row, write
 from tests.performance.conftest import Table
 from training.runtime.project import PROJECT, WORKSPACE
 
-FEW, MANY, BATCH, ALONE, REPEATS = 1, 3_000, 100, 4, 5
+FEW, MANY, BATCH, ALONE, REPEATS = 1, 1_000, 100, 4, 5
 TRAJECTORIES = dg.AssetKey(["trajectories", "twiff_rows"])
 UI = json.loads((Path(__file__).parent / "ui_queries.json").read_text())
 LOAD = """
@@ -123,7 +123,7 @@ def spent_on(client: TestClient, page: str) -> Spent:
     return best(spent)
 
 
-def test_the_pages_of_3000_partitions(homes: Mapping[int, Path], table: Table) -> None:
+def test_the_pages_of_1000_partitions(homes: Mapping[int, Path], table: Table) -> None:
     spent: dict[str, dict[int, Spent]] = {name: {} for name in ("definitions", *UI["pages"])}
     bytes_sent = {}
     for count, home in homes.items():

@@ -52,8 +52,8 @@ def peak(device: FakeDevice, training: FakeRl | FakeSft, name: str, rows: int, a
 @pytest.mark.parametrize(
     ("kind", "processes", "rows", "answer", "names"),
     [
-        (FakeRl, 8, 4, 2048, [*FRAMES]),
-        (FakeRl, 64, 4, 2048, ["TwiFF", "V1-33K, image_tokens 64"]),
+        (FakeRl, 8, 4, 2048, ["TwiFF", "V1-33K, image_tokens 64"]),
+        (FakeRl, 64, 4, 2048, ["TwiFF"]),
         (FakeSft, 8, 1, 500, ["TwiFF"]),
     ],
 )
@@ -81,7 +81,7 @@ def test_the_estimate_is_what_a_step_of_the_8b_model_takes(
     title = f"{kind.__name__.removeprefix('Fake').upper()}, {processes} GPUs, GiB on each"
     table(title, head, [[name, *(f"{n / GIB:.1f}" for n in values)] for name, values in lines.items()])
     assert estimated == pytest.approx(fake, rel=0.05)
-    assert max(fake[2], fake[-1]) < 0.9 * 80e9  # V1-33K's rows at full size need not fit
+    assert max(fake) < 0.9 * 80e9
 
 
 def test_the_estimate_is_what_adapters_on_the_8b_model_take(
@@ -102,13 +102,12 @@ def test_the_estimate_is_what_adapters_on_the_8b_model_take(
     assert estimated == pytest.approx(fake, rel=0.05)
 
 
-@pytest.mark.parametrize("processes", [8, 64])
 def test_without_the_mends_v1_33k_does_not_fit(
-    processes: int, plugin: FullyShardedDataParallelPlugin, table: Table, monkeypatch: pytest.MonkeyPatch
+    plugin: FullyShardedDataParallelPlugin, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gradients whole until a step's last micro-batch, a whole reference, all logits at once, frames at full size."""
     monkeypatch.setattr(splice, "MAX_LOGITS", 2**40)
-    with fake_machine(processes) as (device, mesh):
+    with fake_machine(8) as (device, mesh):
         rl = FakeRl(QWEN3_VL_8B, plugin, mesh, mended=False)
         placed = device.live
         rl.micro_batch([[frame(2, 2, 0)]], 16, synchronised=False)
@@ -120,5 +119,5 @@ def test_without_the_mends_v1_33k_does_not_fit(
             peaks.append(device.peak)
     head = ["weights, reference, Adam", "gradients", "peak, TwiFF", "peak, V1-33K"]
     line = [f"{n / GIB:.1f}" for n in (placed, whole_gradients, *peaks)]
-    table(f"RL, {processes} GPUs, without the mends, GiB on each", head, [line])
+    table("RL, 8 GPUs, without the mends, GiB on each", head, [line])
     assert peaks[1] > 80e9

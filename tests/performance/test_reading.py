@@ -16,12 +16,13 @@ from training.data.keyframes import key_frame_pool
 from training.data.probe_pool import PROCESSES
 from training.data.video import probe, read_frames
 
+FRAMES = 150
 KINDS = ("real", "toy", "GOPs of 2 s", "MPEG-TS")
 
 
 @pytest.fixture(scope="session")
 def encoded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Path]]:
-    """Clips of 10 s and 720p by kind: what web videos are cut to, and what decord misreads."""
+    """Clips of 6 s and 720p by kind: what web videos are cut to, and what decord misreads."""
     folder, done = tmp_path_factory.mktemp("encoded"), dict[str, list[Path]]()
 
     def clips(kind: str) -> list[Path]:
@@ -31,7 +32,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Pa
             with av.open(str(done[kind][0]), "w") as container:
                 stream = container.add_stream("libx264", rate=25, options=options)
                 stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
-                for number in range(250):
+                for number in range(FRAMES):
                     frame = av.VideoFrame.from_ndarray(picture(number, 1280, 720), format="rgb24")
                     container.mux(stream.encode(frame))
                 container.mux(stream.encode())
@@ -102,7 +103,7 @@ def test_reading_key_frames_against_decord(kind: str, clips: list[Path], compare
 
 @pytest.mark.parametrize("kind", ["GOPs of 2 s"])
 def test_seeking_against_decoding_from_the_beginning(kind: str, clips: list[Path], compare: Compare) -> None:
-    pools = {path: key_frame_pool(250) for path in clips}
+    pools = {path: key_frame_pool(FRAMES) for path in clips}
 
     def read(reader: str) -> list[list[np.ndarray]]:
         return [read_frames(path, pool, reader) for path, pool in pools.items()]

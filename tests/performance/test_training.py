@@ -15,7 +15,7 @@ from training.model.splice import spliced_forward
 from training.sft.trainer import LatentSFTTrainer
 
 WEIGHT = 0.1
-ROWS = {"tiny": 24, "mid-size": 2}
+ROWS = {"tiny": 12, "mid-size": 2}
 
 
 def step(trainer: LatentSFTTrainer, rows: int, together: bool) -> float:
