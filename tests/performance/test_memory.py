@@ -1,10 +1,10 @@
 """Memory of training steps at the paper's size, by the trainers' own losses on fake tensors, and by the formula of
 `future-l1 estimate` (tests/performance/fake_training.py, training/estimate/memory.py).
 
-What is executed: the sharding of accelerate with profiles/accelerate/fsdp2.yaml, or the whole model under autocast, the
-frozen tower, the loss with policy and reference, and its backward pass with activation checkpointing.  Adam's state is
-counted, its step is not.  What is not: decoding, TRL's loop around the loss, NCCL's buffers, and what CUDA's allocator
-loses to fragments.
+What is executed: the sharding of accelerate with profiles/accelerate/fsdp2.yaml, the frozen tower, the loss with policy
+and reference, and its backward pass with activation checkpointing.  Adam's state is counted, its step is not.  What is
+not: decoding, TRL's loop around the loss, NCCL's buffers, and what CUDA's allocator loses to fragments.  One GPU,
+adapters and other shapes: tests/training/estimate/test_memory.py, with narrow models.
 """
 
 import pytest
@@ -16,7 +16,6 @@ from training.estimate.memory import GIB, Layout, gradients, states, total, upda
 from training.estimate.shape import QWEN3_VL_8B, BatchShape, ModelShape
 from training.model import splice
 from training.model.vision import Patches
-from training.recipes import LoraSettings
 
 MODEL = ModelShape.of(QWEN3_VL_8B)
 PARAMETERS = 8_767_123_696
@@ -82,24 +81,6 @@ def test_the_estimate_is_what_a_step_of_the_8b_model_takes(
     table(title, head, [[name, *(f"{n / GIB:.1f}" for n in values)] for name, values in lines.items()])
     assert estimated == pytest.approx(fake, rel=0.05)
     assert max(fake) < 0.9 * 80e9
-
-
-def test_the_estimate_is_what_adapters_on_the_8b_model_take(
-    plugin: FullyShardedDataParallelPlugin, table: Table
-) -> None:
-    lora = LoraSettings()
-    layout = Layout(1, sharded=False, reference=False, lora=lora)
-    with fake_machine(1) as (device, mesh):
-        training = FakeSft(QWEN3_VL_8B, plugin, mesh, lora=lora)
-        fake = [device.live]
-        training.make_gradients()
-        fake += [device.live - fake[0], peak(device, training, "TwiFF", 1, 500)]
-    estimated = [total(states(MODEL, layout)), gradients(MODEL, layout)]
-    estimated.append(total(updates(MODEL, layout, batch_of("TwiFF", 1, 500))))
-    lines = {"fake tensors": fake, "formula": estimated}
-    head = ["", "weights, Adam", "gradients", "peak, TwiFF"]
-    table("SFT by LoRA, GiB", head, [[name, *(f"{n / GIB:.1f}" for n in values)] for name, values in lines.items()])
-    assert estimated == pytest.approx(fake, rel=0.05)
 
 
 def test_without_the_mends_v1_33k_does_not_fit(
