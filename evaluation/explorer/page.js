@@ -132,30 +132,40 @@ function tools(number) {
 
 // ---- the chart: probabilities of the options along the answer
 
+// What stands where on the axis: what only the earlier answer has, behind what it follows there.
+function placesOf(points, earlier) {
+  const places = points.map((point) => point.after);
+  earlier.forEach(({ after }, number) => {
+    if (!places.includes(after)) places.splice(places.indexOf(earlier[number - 1]?.after) + 1, 0, after);
+  });
+  return places;
+}
+
 function drawChart() {
   const { before, after, item } = shown;
   const points = after?.probabilities;
   $("chart").hidden = !points?.length;
   if (!points?.length) return;
   const earlier = item.edits.length && before?.probabilities?.length ? before.probabilities : null;
-  const count = Math.max(points.length, earlier ? earlier.length : 0);
+  const places = placesOf(points, earlier ?? []);
   const [left, top, width, height] = [48, 12, 470, 220];
-  const x = (place) => left + (count < 2 ? width / 2 : (width * place) / (count - 1));
+  const x = ({ after }) =>
+    left + (places.length < 2 ? width / 2 : (width * places.indexOf(after)) / (places.length - 1));
   const y = (value) => top + height * (1 - value);
   const svg = svgNode("svg", { viewBox: "0 0 720 270", role: "img", "aria-label": chartText(after) });
   for (const level of [0, 0.25, 0.5, 0.75, 1]) {
     svg.append(svgNode("line", { class: "grid", x1: left, x2: left + width, y1: y(level), y2: y(level) }),
       svgNode("text", { class: "axis", x: left - 8, y: y(level) + 4, "text-anchor": "end" }, `${100 * level} %`));
   }
-  (points.length >= (earlier?.length ?? 0) ? points : earlier).forEach((point, place) =>
-    svg.append(svgNode("text", { class: "axis", x: x(place), y: top + height + 22, "text-anchor": "middle" }, point.after)));
+  places.forEach((after) =>
+    svg.append(svgNode("text", { class: "axis", x: x({ after }), y: top + height + 22, "text-anchor": "middle" }, after)));
   const line = (list, letter, fields) => svgNode("polyline", {
-    fill: "none", points: list.map((point, place) => `${x(place)},${y(point.values[letter])}`).join(" "), ...fields });
+    fill: "none", points: list.map((point) => `${x(point)},${y(point.values[letter])}`).join(" "), ...fields });
   const ends = after.options.map(({ letter, text }, number) => {
     const colour = COLOURS[number % COLOURS.length];
     if (earlier) svg.append(line(earlier, letter, { stroke: colour, "stroke-width": 1.6, "stroke-dasharray": "4 4", opacity: 0.7 }));
     svg.append(line(points, letter, { stroke: colour, "stroke-width": 2.6 }));
-    points.forEach((point, place) => svg.append(svgNode("circle", { cx: x(place), cy: y(point.values[letter]), r: 3, fill: colour })));
+    points.forEach((point) => svg.append(svgNode("circle", { cx: x(point), cy: y(point.values[letter]), r: 3, fill: colour })));
     const value = points.at(-1).values[letter];
     return { at: y(value), colour, label: `${text === letter ? "" : `${letter}. `}${text}`.slice(0, 22) + ` ${(100 * value).toFixed(0)} %` };
   }).sort((a, b) => a.at - b.at);

@@ -89,6 +89,12 @@ def test_an_item_is_played_changed_and_found_again_by_its_link(page: "Page", ses
     after = page.locator(".answer-card").last.inner_text()
     assert after != before and page.locator(".answer-card").last.locator(".span").count() == 0
     assert page.locator("#chart svg polyline").count() == 8, "before, dashed, and after"
+    with_span, without = (
+        [{"after": after} for after in afters]
+        for afters in (["question", "reason 1", "span 1", "reason 2"], ["question", "reason 1", "reason 2"])
+    )
+    order = page.evaluate("([after, before]) => placesOf(after, before)", [without, with_span])
+    assert order == ["question", "reason 1", "span 1", "reason 2"], "both answers' places, each under its name"
     link = page.url
     assert link.endswith("&edits=forbid.1")
     page.goto("about:blank")
