@@ -223,7 +223,7 @@ def _words(model: str, words: Mapping[str, Any] | None) -> list[Row]:
 
 def _share(score: Mapping[str, Any]) -> Cell:
     """A mean of shares as a percentage."""
-    return percent(score | {"accuracy": score["mean"]})
+    return percent({**score, "accuracy": score["mean"]})
 
 
 def _cost(model: str, cost: Mapping[str, Mapping[str, float]]) -> Row:
