@@ -53,15 +53,18 @@ def _sentence(report: Mapping[str, Any]) -> str:
             " they have no spans."
         )
     low, high = (100 * bound for bound in report["difference"]["interval"])
+    layers = [100 * float(np.mean([group["spans"] - group["noise"] for group in of_layer]))
+              for of_layer in report["by_layer"]]  # fmt: skip
     return (
         f"The tokens after a span pay {spans:.1f} % of their attention to spans, {frames:.1f} % to frames and"
-        f" {text:.1f} % to text; to spans of noise they would pay {noise:.1f} % (means over layers and heads; the"
-        f" difference is {low:+.1f} to {high:+.1f} points, n = {report['n']}): {_CONCLUSIONS[report['outcome']]}."
+        f" {text:.1f} % to text; to spans of noise they would pay {noise:.1f} % (the difference is {low:+.1f} to"
+        f" {high:+.1f} points, n = {report['n']}; from layer to layer {min(layers):+.1f} to {max(layers):+.1f}):"
+        f" {_CONCLUSIONS[report['outcome']]}."
     )
 
 
 _CONCLUSIONS = {
-    "used": "what these spans hold draws attention",
-    "not used": "what these spans hold draws less than 1 point of attention more than noise",
+    "used": "on average over layers, what these spans hold draws attention",
+    "not used": "on average over layers, what these spans hold draws less than 1 point of attention more than noise",
     "undecided": "whether these spans draw more attention than noise is undecided",
 }

@@ -38,7 +38,8 @@ def necessity(reports: RunReports, figures: bool) -> Section | None:
             f" Used: a significant effect of at least {100 * MIN_EFFECT:.0f} points of accuracy (mediation:"
             f" {100 * MIN_EFFECT:.0f} % of answers, attention: {100 * MIN_SHARE:.0f} point more than noise, words:"
             f" {100 * MIN_DIFFERENCE:.0f} % more answers than by each baseline). Not used: the interval excludes one so"
-            " large. With frames masked, it is the frames that are used."
+            " large. With frames masked, it is the frames that are used. Attention and words are what latents draw and"
+            " say, not what answers need."
         )
     untested = [f"{name}: {', '.join(left)}" for name, report in models.items() if (left := report.get("untested"))]
     note += f" No item fits for {'; '.join(untested)}." if untested else ""

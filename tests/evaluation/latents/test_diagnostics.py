@@ -145,6 +145,13 @@ def test_attention_to_a_span_is_compared_with_that_to_noise(noise: float, outcom
     assert report["by_layer"][1][0]["noise"] == pytest.approx(noise, abs=0.003)
 
 
+def test_layers_that_cancel_each_other_are_in_the_sentence() -> None:
+    pair = [[[[0.6, 0.3, 0.1]], [[0.6, 0.3, 0.1]]], [[[0.65, 0.3, 0.05]], [[0.55, 0.3, 0.15]]]]
+    report = attention_report(readings(0.1, 0.1).with_columns(attention=pl.Series([pair] * 60)))
+    assert report is not None and report["outcome"] == "not used"
+    assert "from layer to layer -5.0 to +5.0" in report["sentence"]
+
+
 def test_answers_without_spans_pay_attention_to_frames_and_text_alone() -> None:
     report = attention_report(readings(0.0, 0.0, of_span=0))
     assert report is not None and report["outcome"] == "not used" and "they have no spans" in report["sentence"]

@@ -344,6 +344,7 @@ def test_a_model_without_latents_has_controls_and_says_what_was_not_tested(run: 
 def test_every_diagnostic_has_its_outcome_in_a_column_for_each_model(run: dict[str, Any]) -> None:
     sections = {section.title: section for section in build_page(RunReports(**run), "Demo", "", False).sections}
     table, *folded = sections["Do the latents matter?"].tables
+    assert "at least 2 points of accuracy" in sections["Do the latents matter?"].note
     assert [*table.head] == ["diagnostic", *run["necessity"]]
     cells = {row.cells[0].value: row.cells[-1] for row in table.rows}
     assert cells["words that name the answer, another option"].value == "used"
