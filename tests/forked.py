@@ -15,7 +15,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.launching.backend import Context, Program, Watch, failure, last_lines
+from assets.launching.backend import Context, Program, Watch, failure
 from training.runtime.launch import program_variables
 from training.runtime.supervisor import Deadlines
 
@@ -23,8 +23,8 @@ IMPORTED = "tests.imported"
 POLL_INTERVAL = 0.2
 
 
-def fork(arguments: Sequence[str], environment: Mapping[str, str], output: Path) -> BaseProcess:
-    """A process of Python with these arguments, `-m MODULE ...`, which writes to the file `output`."""
+def fork(arguments: Sequence[str], environment: Mapping[str, str], output: Path | None = None) -> BaseProcess:
+    """A process of Python with these arguments, `-m MODULE ...`, which writes to the end of a file, if one is named."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([IMPORTED])
     process = context.Process(target=_run, args=(tuple(arguments), dict(environment), output))
@@ -32,11 +32,12 @@ def fork(arguments: Sequence[str], environment: Mapping[str, str], output: Path)
     return process
 
 
-def _run(arguments: Sequence[str], environment: Mapping[str, str], output: Path) -> None:
+def _run(arguments: Sequence[str], environment: Mapping[str, str], output: Path | None) -> None:
     assert IMPORTED in sys.modules, "the fork server did not find what it is to import"
-    with output.open("a") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+    if output is not None:
+        with output.open("a") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
     os.environ.clear()
     os.environ.update(environment)
     _, module, *rest = arguments
@@ -55,7 +56,7 @@ class ForkBackend:
                 connection.wait([process.sentinel for _, process in living], POLL_INTERVAL)
         for program, process in started:
             if process.exitcode != 0:
-                raise failure(program, process.exitcode, last_lines(_output(program).read_text()))
+                raise failure(program, process.exitcode, ["its output is where that of the first fork's parent went"])
 
     def _start(self, stack: ExitStack, context: Context, program: Program) -> BaseProcess:
         session = stack.enter_context(
@@ -66,11 +67,7 @@ class ForkBackend:
             )
         )
         variables = {**program_variables(Deadlines(1, 1)), **program.environment, **session.get_bootstrap_env_vars()}
-        process = fork(program.arguments, {**os.environ, **variables}, _output(program))
+        process = fork(program.arguments, {**os.environ, **variables})
         stack.callback(process.join)
         stack.callback(process.kill)
         return process
-
-
-def _output(program: Program) -> Path:
-    return program.out / "output.txt"
