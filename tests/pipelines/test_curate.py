@@ -1,4 +1,7 @@
-"""`future-l1 curate` on somebody's own shards: a faulty endpoint, kills, another shard, and nothing paid for twice."""
+"""`future-l1 curate` on somebody's own shards: a faulty endpoint, kills, another shard, and nothing paid for twice.
+
+The command that meets no fault, and those that are killed, are processes of their own.
+"""
 
 import json
 import os
@@ -13,8 +16,9 @@ import datasets
 import polars as pl
 import pytest
 
+from tests.invoke import run
 from tests.pipelines.served_shards import Model, as_json_lines, judge, kind_of, repeat_row, write_shards
-from tests.processes import environment, future_l1, output, run, until
+from tests.processes import environment, future_l1, output, until
 from tests.served import Served, completion, served, user_text
 from training.runtime.project import PROJECT
 
@@ -30,8 +34,15 @@ def arguments(folder: Path, endpoint: Served, judging: Served, out: Path, *optio
 
 
 def curate(folder: Path, endpoint: Served, judging: Served, out: Path, *options: str) -> dict[str, Any]:
-    output(*arguments(folder, endpoint, judging, out, *options))
+    succeed(*arguments(folder, endpoint, judging, out, *options))
     return json.loads((out / "summary.json").read_text())
+
+
+def succeed(*arguments: str, **variables: str) -> str:
+    """The standard output of `future-l1`."""
+    ran = run(*arguments, **variables)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
 
 
 def paid(out: Path) -> list[tuple[str, int]]:
@@ -56,7 +67,8 @@ def alone(source: tuple[Path, list[dict[str, Any]]], tmp_path_factory: pytest.Te
     out = tmp_path_factory.mktemp("alone") / "out"
     folder, rows = source
     with served(Model(rows)) as endpoint, served(judge) as judging:
-        summary = curate(folder, endpoint, judging, out)
+        output(*arguments(folder, endpoint, judging, out))
+        summary = json.loads((out / "summary.json").read_text())
         assert endpoint.choices == summary["generations"]
         assert judging.choices == summary["judge_calls"] > 0
     # After success nothing is asked: neither server is there any more.
@@ -145,7 +157,7 @@ def test_files_that_are_cut_into_shards_are_curated_to_the_same_set(
     out, profile = tmp_path / "out", tmp_path / "short.toml"
     profile.write_text('extends = "paper"\n[source]\nrows_per_partition = 15\n')
     with served(Model(rows)) as endpoint, served(judge) as judging:
-        output(*arguments(folder, endpoint, judging, out), FUTURE_L1_PROFILE=str(profile))
+        succeed(*arguments(folder, endpoint, judging, out), FUTURE_L1_PROFILE=str(profile))
     cut, whole = (json.loads((place / "summary.json").read_text()) for place in (out, alone))
     assert cut | {"versions": None} == whole | {"versions": None}
     for name, columns in (("visual_gain", COMPARED), ("future_l1_50k", ["rank", *COMPARED[:4]])):
@@ -305,9 +317,8 @@ def test_a_model_that_never_needs_the_hint_keeps_nothing_and_says_so(tmp_path: P
     rows = write_shards(folder, shards=1, rows=12, faults=0, seed=8)
     (folder / "twiff" / "broken.jsonl").write_text('{"video": 3}\n')  # a shard without a usable row
     with served(Model(rows, right="always")) as endpoint, served(judge) as judging:
-        ran = run(*arguments(folder, endpoint, judging, tmp_path / "out", "--full-sampling-fraction", "0"))
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "check rows_obey_the_rule of curation/future_l1_50k: 0 rows are published" in ran.stdout
+        printed = succeed(*arguments(folder, endpoint, judging, tmp_path / "out", "--full-sampling-fraction", "0"))
+    assert "check rows_obey_the_rule of curation/future_l1_50k: 0 rows are published" in printed
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["kept"], summary["scored"], summary["quarantined"]) == (0, 12, 1)
     assert summary["generations"] == 7 * 12

@@ -112,15 +112,22 @@ def test_the_folder_holds_answers_marks_and_a_report(alone: Path) -> None:
     assert not (alone / "work").exists()
 
 
-def test_a_served_checkpoint_is_evaluated_as_one_that_is_here(
-    alone: Path, source: Path, base: FutureL1, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The program runs in this process, where the server is; without --checkpoint, the server names the folder."""
-    out, first = tmp_path / "out", []
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program runs in this process, which has imported torch already."""
 
     def generate(config: GenerateConfig) -> None:
         config.out.mkdir(parents=True)
         main(config, Reporter(config.out, quiet=True))
+
+    monkeypatch.setattr(evaluation, "generate", generate)
+
+
+def test_a_served_checkpoint_is_evaluated_as_one_that_is_here(
+    alone: Path, source: Path, base: FutureL1, tmp_path: Path, in_process: None
+) -> None:
+    """Without --checkpoint, the server names the folder."""
+    out, first = tmp_path / "out", []
 
     def spoil(reply: Reply) -> None:
         """No answer to the prompt that comes first."""
@@ -128,7 +135,6 @@ def test_a_served_checkpoint_is_evaluated_as_one_that_is_here(
         if first[-1] == first[0]:
             del reply["choices"][0]["token_ids"]
 
-    monkeypatch.setattr(evaluation, "generate", generate)
     with latent_server(base, BASE) as (server, http):
         arguments = options(source, out, "--limit", 6, "--endpoint", http.url, "--concurrency", 2)
         at = arguments.index("--checkpoint")
@@ -194,7 +200,9 @@ def test_scoring_again_needs_neither_model_nor_source_nor_torch(alone: Path, sou
     assert ledger(alone) == lines
 
 
-def test_a_larger_sample_asks_only_for_what_is_new(alone: Path, source: Path, tmp_path: Path) -> None:
+def test_a_larger_sample_asks_only_for_what_is_new(
+    alone: Path, source: Path, tmp_path: Path, in_process: None
+) -> None:
     out = tmp_path / "out"
     for limit in (6, 10):
         printed = done(invoke(*options(source, out, "--limit", limit)))
@@ -206,7 +214,7 @@ def test_a_larger_sample_asks_only_for_what_is_new(alone: Path, source: Path, tm
 
 
 def test_answers_under_a_control_stand_apart(
-    alone: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Path, source: Path, tmp_path: Path, in_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     done(invoke(*options(source, out, "--limit", 4)))
@@ -222,12 +230,12 @@ def test_answers_under_a_control_stand_apart(
     def started(*_: Any, **__: Any) -> None:
         raise GenerationFailedError("the program was started")
 
-    monkeypatch.setattr("evaluation.evaluate.generate", started)
+    monkeypatch.setattr(evaluation, "generate", started)
     done(invoke(*shuffled))
     assert "the program was started" in invoke(*shuffled, "--retry-refused").output
 
 
-def test_missing_and_broken_videos_leave_a_partial_score(tmp_path: Path) -> None:
+def test_missing_and_broken_videos_leave_a_partial_score(tmp_path: Path, in_process: None) -> None:
     source = world(tmp_path / "source", 2)
     gone, broken, *_ = sorted((source / "futurebench" / "first_part_video").glob("*.mp4"))
     gone.unlink()
@@ -240,7 +248,7 @@ def test_missing_and_broken_videos_leave_a_partial_score(tmp_path: Path) -> None
     assert "problems: 1 x unreadable video" in printed
 
 
-def test_a_judges_marks_are_kept_and_scored_again_without_it(source: Path, tmp_path: Path) -> None:
+def test_a_judges_marks_are_kept_and_scored_again_without_it(source: Path, tmp_path: Path, in_process: None) -> None:
     out = tmp_path / "out"
     arguments = options(
         source, out, "--benchmark", "twiffbench", "--data-dir", source / "twiffbench", "--layout", "interleaved"
