@@ -21,10 +21,11 @@ from assets.launching.launcher import Launcher
 from evaluation.generation.jobs import SERVED_ENGINE, AnswerJob, GenerateConfig
 from evaluation.generation.program import PROGRAM, start_of
 from training.chat.endpoint import EndpointSettings, ServerSettings
+from training.data.prompts import ENGINE
 from training.grading.judge import JudgeSettings
 from training.storage.artifacts import Artifact
 from training.storage.hashing import digest
-from training.storage.parquet import read_parquet
+from training.storage.parquet import read_parquet, scan_parquet
 
 
 @dataclass(frozen=True)
@@ -142,19 +143,22 @@ def _publish(answers: AnswerWork, folder: Path, name: str, seconds: Mapping[str,
     def collect(workspace: Path) -> dict[str, Any]:
         names = ("answers", "refused", "pending", "unfinished", "latent_tokens", "text_tokens")
         counts: dict[str, Any] = dict.fromkeys(names, 0)
+        engines: set[str] = set()
         for job in answers.jobs:
             path = folder / "answers" / f"{_file(name, job)}.parquet"
             for suffix in (".parquet", ".failed"):
                 shutil.copyfile(path.with_suffix(suffix), workspace / f"{job}{suffix}")
-            table = read_parquet(path, columns=("finished", "latent_tokens", "text_tokens"))
+            columns = ("finished", "latent_tokens", "text_tokens", f"^{ENGINE}$")  # the last one where there is one
+            table = scan_parquet(path).select(columns).collect()
             refused = read_parquet(path.with_suffix(".failed"))
+            engines |= set(table[ENGINE].drop_nulls()) if ENGINE in table.columns else set()
             counts["refused"] += refused.height
             counts["pending"] += int(refused["pending"].sum())
             counts["answers"] += table.height
             counts["unfinished"] += table.height - int(table["finished"].sum())
             counts["latent_tokens"] += int(table["latent_tokens"].sum())
             counts["text_tokens"] += int(table["text_tokens"].sum())
-        return counts
+        return counts | ({"engines": sorted(engines)} if engines else {})
 
     return answers.work.do(collect, spent_before=sum(seconds[_file(name, job)] for job in answers.jobs))
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from tests.served import Served, served
-from training.engines.identity import HEADER
+from training.engines.identity import CHECKPOINT_HEADER, PLUGIN_HEADER
 from training.engines.options import latent_options, returned
 from training.engines.requests import RETURN
 from training.model.checkpoint import FutureL1
@@ -43,7 +43,7 @@ class LatentServer:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        return {} if self.hash is None else {HEADER: self.hash}
+        return {} if self.hash is None else {CHECKPOINT_HEADER: self.hash, PLUGIN_HEADER: "0123"}
 
     def respond(self, number: int, request: dict[str, Any]) -> tuple[int, bytes, Mapping[str, str]]:
         with self.lock:
@@ -77,7 +77,7 @@ class LatentServer:
         }
         if request.get(RETURN):
             choice |= returned(list(completion.latents), tokens.span_sizes(completion.ids))
-        return {"choices": [choice], "prompt_token_ids": prompt.ids}
+        return {"choices": [choice], "prompt_token_ids": prompt.ids, "system_fingerprint": "vllm-0.32.0-89abcdef"}
 
     def prompt(self, request: dict[str, Any]) -> Encoded:
         *system, user = request["messages"]

@@ -40,7 +40,7 @@ from evaluation.generation.ledger import keyed
 from evaluation.generation.program import PROGRAM
 from evaluation.reports.parts import percent
 from evaluation.reports.storyboards import BOARDS, write_storyboards
-from training.data.prompts import BenchmarkAnswerTable
+from training.data.prompts import BenchmarkAnswerTable, ServedAnswerTable
 from training.grading.judge import Judge
 from training.storage.artifacts import MODEL, Artifact
 from training.storage.files import write_json
@@ -201,7 +201,7 @@ def _answers(
             deps=(*(other.items_key for other in runs), BASE, SFT, RL),
             partitions=checkpoints.model_partitioning(),
             table=ANSWER_TABLE,
-            columns=(BenchmarkAnswerTable,),
+            columns=(BenchmarkAnswerTable, ServedAnswerTable),
             retry_policy=retry_on_outage() if endpoints else None,
         )
         for run in runs

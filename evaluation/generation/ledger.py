@@ -19,16 +19,25 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evaluation.generation.requests import Answer
-from training.data.prompts import ANSWERS, LATENTS, PROMPT_TOKENS, READINGS, BenchmarkAnswerTable, ReadingTable
+from training.data.prompts import (
+    ANSWERS,
+    ENGINE,
+    LATENTS,
+    PROMPT_TOKENS,
+    READINGS,
+    BenchmarkAnswerTable,
+    ReadingTable,
+    ServedAnswerTable,
+)
 from training.storage.files import AppendLog, atomic_write
 from training.storage.hashing import file_digest
 from training.storage.keyed_log import encoded, key_of
 
 OPTIONAL: dict[str, Any] = {
     name: column.dtype
-    for table in (BenchmarkAnswerTable, ReadingTable)
+    for table in (BenchmarkAnswerTable, ReadingTable, ServedAnswerTable)
     for name, column in table.columns().items()
-    if name in (PROMPT_TOKENS, LATENTS, *READINGS)
+    if name in (PROMPT_TOKENS, LATENTS, *READINGS, ENGINE)
 }
 KEY_DIGITS = 32
 ROW_GROUP = 2_048
@@ -63,6 +72,7 @@ class _Stored(BaseModel):
     latents: str | None = None
     attention: list[list[list[list[float]]]] | None = None
     words: list[_Words] = []
+    engine: str | None = None
 
 
 class Ledger:

@@ -17,7 +17,7 @@ from evaluation.generation import interventions
 from evaluation.generation.config import GenerationConfig
 from evaluation.generation.jobs import MEDIATIONS, AnswerJob
 from evaluation.generation.readings import read_latents
-from evaluation.generation.records import answer_record
+from evaluation.generation.records import answer_record, stored_latents
 from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request, with_images
 from training.data.parts import Part
 from training.data.video import FrameCache, UnreadableVideo, frame_rate
@@ -216,20 +216,7 @@ def _answers(
             finished=completion.finished, prompt_tokens=prompt_tokens,
             prefill_seconds=decoded.prefill_seconds / answers, decode_seconds=decoded.decode_seconds / answers,
         )  # fmt: skip
-        yield answer | reading | ({"latents": _stored(prompt_id, completion.latents)} if keep_latents else {})
-
-
-def _stored(prompt_id: str, latents: torch.Tensor) -> bytes | None:
-    """Latents [n,D] as the column `latents` holds them (float16, little-endian, row-major); None where there are none.
-
-    Raises ValueError for values that float16 does not hold.
-    """
-    if not len(latents):
-        return None
-    small = latents.to("cpu", torch.float16)
-    if not bool(small.isfinite().all()):
-        raise ValueError(f"latents of {prompt_id!r} are not finite in float16: largest {latents.abs().max():.3g}")
-    return small.numpy().astype("<f2").tobytes()
+        yield answer | reading | ({"latents": stored_latents(prompt_id, completion.latents)} if keep_latents else {})
 
 
 def _length(request: Request) -> tuple[int, int, str]:

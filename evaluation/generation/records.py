@@ -1,6 +1,8 @@
-"""The record of an answer: its columns, from its tokens."""
+"""The record of an answer: its columns, from its tokens and latents."""
 
 from collections.abc import Sequence
+
+import torch
 
 from evaluation.generation.requests import Answer
 from training.model.tokens import Tokens
@@ -34,3 +36,16 @@ def answer_record(
         "prefill_seconds": prefill_seconds,
         "decode_seconds": decode_seconds,
     }
+
+
+def stored_latents(prompt_id: str, latents: torch.Tensor) -> bytes | None:
+    """Latents [n,D] as the column `latents` holds them (float16, little-endian, row-major); None where there are none.
+
+    Raises ValueError for values that float16 does not hold.
+    """
+    if not len(latents):
+        return None
+    small = latents.to("cpu", torch.float16)
+    if not bool(small.isfinite().all()):
+        raise ValueError(f"latents of {prompt_id!r} are not finite in float16: largest {latents.abs().max():.3g}")
+    return small.numpy().astype("<f2").tobytes()

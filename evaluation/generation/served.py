@@ -16,7 +16,7 @@ from evaluation.generation.endpoint import stream_answers
 from evaluation.generation.jobs import DONOR_INTERVENTIONS, AnswerJob
 from evaluation.generation.local import batches
 from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request
-from evaluation.generation.served_checkpoint import LatentForm, Options, ServedCheckpoint
+from evaluation.generation.served_checkpoint import Kept, LatentForm, Options, ServedCheckpoint
 from training.chat.connection import checkpoint_name
 from training.chat.endpoint import ENDPOINT_KEYS, EndpointSettings, ServerSettings
 from training.engines.options import encode_span
@@ -54,43 +54,43 @@ class ServedEngine:
             for batch in batches(requests, job.generation.batch_size):
                 yield from self._from_plain_answers(job, batch)
         else:
-            yield from self._stream(job, requests, _options(job, checkpoint), job.keep_latents, ledger.request)
+            yield from self._stream(job, requests, _options(job, checkpoint), _kept(job), ledger.request)
 
     def _from_plain_answers(self, job: AnswerJob, batch: Sequence[Request]) -> Iterator[Answer | Refusal]:
         """The answers of one batch under an intervention that needs the model's own answers to it."""
         checkpoint, _ = self._load(job.checkpoint)
         plain: dict[Key, Answer] = {}
         refused: dict[str, Refusal] = {}
-        for reply in self._stream(job, batch, lambda _: NO_OPTIONS, True):
+        lent = job.intervention in DONOR_INTERVENTIONS
+        for reply in self._stream(job, batch, lambda _: NO_OPTIONS, "vectors" if lent else "tokens"):
             if isinstance(reply, Refusal):
                 refused[reply.prompt_id] = reply
             else:
                 plain[reply["prompt_id"], reply["sample"]] = reply
-        lent = job.intervention in DONOR_INTERVENTIONS
         if lent and any(refusal.pending for refusal in refused.values()):
             reason = "some answers of its batch are missing, among which its donor may be"
             yield from (Refusal(request.prompt_id, reason, pending=True) for request in batch)
             return
         readable = [request for request in batch if request.prompt_id not in refused]
         if lent:
-            options, alone = _lent(job, readable, plain, checkpoint)
+            options, alone = _lent(job, readable, plain)
             refused |= {prompt_id: Refusal(prompt_id, reason) for prompt_id, reason in alone.items()}
             readable = [request for request in readable if request.prompt_id not in alone]
         else:
             options = _scripts(job, plain, checkpoint)
         yield from refused.values()
-        yield from self._stream(job, readable, lambda request: options[_key(request)], job.keep_latents)
+        yield from self._stream(job, readable, lambda request: options[_key(request)], _kept(job))
 
     def _stream(
         self,
         job: AnswerJob,
         requests: Sequence[Request],
         options: Options,
-        keep_latents: bool,
+        kept: Kept,
         answered: Request | None = None,
     ) -> Iterator[Answer | Refusal]:
         checkpoint, endpoint = self._load(job.checkpoint)
-        form = LatentForm(checkpoint, job.generation, options, keep_latents)
+        form = LatentForm(checkpoint, job.generation, options, kept)
         single = [
             replace(request, samples=(sample,), seeds=(seed,))
             for request in requests
@@ -106,6 +106,10 @@ class ServedEngine:
             name = checkpoint_name(self._settings.base_urls, ENDPOINT_KEYS, checkpoint.hash)
             self._loaded = folder, checkpoint, EndpointSettings(model=name, **self._settings.model_dump())
         return self._loaded[1:]
+
+
+def _kept(job: AnswerJob) -> Kept:
+    return "latents" if job.keep_latents else "tokens"
 
 
 def _key(request: Request) -> Key:
@@ -136,7 +140,7 @@ def _options(job: AnswerJob, checkpoint: ServedCheckpoint) -> Options:
 
 
 def _lent(
-    job: AnswerJob, requests: Sequence[Request], plain: Mapping[Key, Answer], checkpoint: ServedCheckpoint
+    job: AnswerJob, requests: Sequence[Request], plain: Mapping[Key, Answer]
 ) -> tuple[dict[Key, Mapping[str, Any]], dict[str, str]]:
     """The options of each answer of a batch, the latents of its donor; and the prompts without one, with the reason."""
     keys = [(request.prompt_id, sample) for request in requests for sample in request.samples]
@@ -144,19 +148,12 @@ def _lent(
     used = [answer["latent_tokens"] > 0 for answer in answers]
     lenders, alone = interventions.lenders(job.intervention, requests, used)
     options = {
-        key: {"latents": "vectors", "vectors": _spans(answers[lender], checkpoint.width)}
+        key: {"latents": "vectors", "vectors": answers[lender]["vectors"]}
         if lender != interventions.NONE
         else NO_OPTIONS
         for key, lender in zip(keys, lenders, strict=True)
     }
     return options, alone
-
-
-def _spans(answer: Answer, width: int) -> list[str]:
-    """An answer's latents by span, as options have them; an empty span lends a zero vector, as it does locally."""
-    vectors = torch.frombuffer(bytearray(answer["latents"]), dtype=torch.float16).view(-1, width)
-    spans = vectors.split(answer["spans"])
-    return [encode_span(span if len(span) else span.new_zeros(1, width)) for span in spans]
 
 
 def _scripts(

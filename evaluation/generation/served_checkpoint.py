@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers import AutoProcessor
 
 from evaluation.generation.chat_messages import system_turn
 from evaluation.generation.config import GenerationConfig
 from evaluation.generation.local import patched, prompt_of
-from evaluation.generation.records import answer_record
+from evaluation.generation.records import answer_record, stored_latents
 from evaluation.generation.requests import Answer, Request
 from evaluation.generation.text_chat import sampling
 from training.chat.completion import ChatCompletion, Choice, MalformedError, one_line
@@ -28,6 +29,7 @@ from training.chat.connection import MAX_BODY_BYTES, ReplyRules
 from training.chat.endpoint import EndpointRefusesError
 from training.chat.server import UnansweredError
 from training.data.parts import Part
+from training.data.prompts import ENGINE
 from training.data.video import FrameCache, frame_rate
 from training.engines.checks import read_config
 from training.engines.kept import LATENTS_IN_PROMPT
@@ -42,6 +44,9 @@ from training.storage.hashing import model_digest
 
 Options = Callable[[Request], Mapping[str, Any]]
 """The fields of training.engines.options.LatentOptions for a request for one answer."""
+Kept = Literal["tokens", "latents", "vectors"]
+"""What is kept of an answer: no latents; the column `latents`; or, as `vectors`, its spans as options have them, to be
+lent to other answers."""
 
 
 class ServedCheckpoint:
@@ -68,12 +73,11 @@ class LatentForm:
     failure: EndpointRefusesError | None = None
 
     def __init__(
-        self, checkpoint: ServedCheckpoint, generation: GenerationConfig, options: Options, keep_latents: bool
+        self, checkpoint: ServedCheckpoint, generation: GenerationConfig, options: Options, kept: Kept
     ) -> None:
-        self.checkpoint, self.generation, self._options = checkpoint, generation, options
-        self.keep_latents = keep_latents
-        # latents are base64 of two bytes a number
-        longest = MAX_BODY_BYTES + 3 * generation.max_new_tokens * checkpoint.width
+        self.checkpoint, self.generation, self.kept, self._options = checkpoint, generation, kept, options
+        # latents are base64 of four bytes a number
+        longest = MAX_BODY_BYTES + 6 * generation.max_new_tokens * checkpoint.width
         self.rules = ReplyRules(longest, checkpoint.hash)
         limits = FrameLimits(generation.image_tokens, latents=1)
         self._encoder = Encoder(checkpoint.processor, limits, generation.system_prompt)
@@ -96,7 +100,7 @@ class LatentForm:
         if self.generation.temperature > 0:
             (fields["seed"],) = request.seeds
         if self.checkpoint.latent_config is not None:
-            if self.keep_latents:
+            if self.kept != "tokens":
                 fields[RETURN] = True
             if options := self._options(request):
                 fields["vllm_xargs"] = {f"{PREFIX}{name}": value for name, value in options.items()}
@@ -140,9 +144,38 @@ class LatentChat:
             self.prompt_id, sample, ids, decoded_text(ids, tokens, checkpoint.processor.tokenizer), tokens,
             finished=finished, prompt_tokens=len(self.prompt), prefill_seconds=0.0, decode_seconds=self.form.lap(),
         )  # fmt: skip
-        if self.form.keep_latents:
-            answer["latents"] = _latents(choice, answer["spans"], checkpoint.width) if RETURN in self.fields else None
+        answer[ENGINE] = one_line(f"{completion.system_fingerprint}, plug-in {completion.plugin}")
+        if self.form.kept == "latents":
+            answer["latents"] = self._stored(choice, answer["spans"])
+        elif self.form.kept == "vectors":
+            self._latents(choice, answer["spans"])
+            answer["vectors"] = choice.latents
         return [answer]
+
+    def _stored(self, choice: Choice, sizes: Sequence[int]) -> bytes | None:
+        try:
+            return stored_latents(self.prompt_id, self._latents(choice, sizes))
+        except ValueError as error:
+            raise UnansweredError("refused", str(error)) from None
+
+
+    def _latents(self, choice: Choice, sizes: Sequence[int]) -> torch.Tensor:
+        """The latents [n,D] of a reply, which are as many as the answer's placeholders."""
+        width = self.form.checkpoint.width
+        if RETURN not in self.fields:
+            return torch.empty(0, width)
+        spans = choice.latents
+        if choice.latents_error is not None:
+            raise UnansweredError("refused", f"no latents: {one_line(choice.latents_error)}")
+        if not isinstance(spans, list) or [isinstance(span, str) for span in spans] != [True] * len(sizes):
+            raise MalformedError(f"a reply without the latents of its {len(sizes)} spans")
+        try:
+            latents = [decode_span(span, width) if span else torch.empty(0, width) for span in spans]
+        except ValueError as error:
+            raise MalformedError(f"a reply whose latents cannot be read: {error}") from None
+        if (lengths := list(map(len, latents))) != list(sizes):
+            raise MalformedError(f"a reply with latents for spans of {lengths}, whose tokens have {list(sizes)}")
+        return torch.cat(latents) if latents else torch.empty(0, width)
 
     def _check_prompt(self, read: Any) -> None:
         if not isinstance(read, list):
@@ -205,19 +238,3 @@ def _png(frame: np.ndarray) -> str:
     data = io.BytesIO()
     Image.fromarray(frame).save(data, "PNG", compress_level=1)
     return base64.b64encode(data.getvalue()).decode()
-
-
-def _latents(choice: Choice, sizes: Sequence[int], width: int) -> bytes | None:
-    """The column `latents` from those of a reply, which are as many as the answer's placeholders; None without any."""
-    spans = choice.latents
-    if choice.latents_error is not None:
-        raise UnansweredError("refused", f"no latents: {one_line(choice.latents_error)}")
-    if not isinstance(spans, list) or [isinstance(span, str) for span in spans] != [True] * len(sizes):
-        raise MalformedError(f"a reply without the latents of its {len(sizes)} spans")
-    try:
-        lengths = [len(decode_span(span, width)) if span else 0 for span in spans]
-    except ValueError as error:
-        raise MalformedError(f"a reply whose latents cannot be read: {error}") from None
-    if lengths != list(sizes):
-        raise MalformedError(f"a reply with latents for spans of {lengths}, whose tokens have {list(sizes)}")
-    return b"".join(map(base64.b64decode, spans)) or None

@@ -200,8 +200,8 @@ def _cost(report: Mapping[str, Any]) -> list[str]:
         return []
     prefilled = "" if cost["prompt_tokens"] is None else f" after {cost['prompt_tokens']:.1f} of its prompt"
     pace = f"{cost['answers_per_second']:.2f} answers a second"
-    if report["run"].get("engine"):
-        pace = f"served by {report['run']['engine']}: {pace}"
+    if report["engines"]:
+        pace = f"served by {'; '.join(report['engines'])}: {pace}"
     else:
         pace = (f"one device, batches of {report['batch_size']}: {pace}, {cost['prefill_seconds']:.4f} s prefill and"
                 f" {cost['decode_seconds']:.4f} s decoding of each")  # fmt: skip

@@ -82,7 +82,7 @@ def clip_as_it_is(path: Path) -> dict[str, Any]:
 
 def decoded_spans(spans: Sequence[str]) -> np.ndarray:
     """Latents as they come from the engine."""
-    return np.frombuffer(b"".join(map(base64.b64decode, spans)), "<f2").astype("f4")
+    return np.frombuffer(b"".join(map(base64.b64decode, spans)), "<f4")
 
 
 def _url(kind: str, form: str, *data: str) -> dict[str, Any]:

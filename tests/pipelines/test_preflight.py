@@ -22,7 +22,7 @@ from tests.evaluation.benchmarks.test_futurebench import record
 from tests.invoke import invoke
 from tests.served import Served, closed_url, served
 from training.chat import connection
-from training.engines.identity import HEADER
+from training.engines.identity import CHECKPOINT_HEADER
 from training.storage.artifacts import MODEL
 from training.storage.hashing import model_digest
 from training.tiny import BASE
@@ -252,12 +252,13 @@ def test_servers_that_do_not_have_the_current_checkpoint_are_named(profile: Prof
         assert problems(profile, generation={"endpoint": endpoint}) == {}, "there is nothing to serve yet"
         work = AssetStore(profile.home).work("checkpoints/sft", {}, {}, "code", "future_l1")
         checkpoint = work.do(lambda folder: {"copied": str(shutil.copytree(BASE, folder / MODEL))}).folder(MODEL)
-        for headers, reason in (({}, "without our plug-in"), ({HEADER: "0" * 16}, "it has another checkpoint")):
+        another = {CHECKPOINT_HEADER: "0" * 16}
+        for headers, reason in (({}, "without our plug-in"), (another, "it has another checkpoint")):
             server.models = [200, b'{"data": [{"id": "served"}]}', headers]
             other, down = problems(profile, generation={"endpoint": endpoint})["served checkpoints"]
             assert other.startswith(f"future_l1: the endpoint at {server.url} cannot be used: ") and reason in other
             assert down.startswith("future_l1: no answer from the endpoint at ")
-        server.models = [200, b'{"data": [{"id": "served"}]}', {HEADER: model_digest(checkpoint)}]
+        server.models = [200, b'{"data": [{"id": "served"}]}', {CHECKPOINT_HEADER: model_digest(checkpoint)}]
         endpoint["future_l1"]["base_urls"].pop()
         assert "served checkpoints" not in problems(profile, generation={"endpoint": endpoint})
 

@@ -85,9 +85,14 @@ class Usage(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-    """A chat completion (openai's own type validates nothing); seconds: latency of this attempt."""
+    """A chat completion (openai's own type validates nothing).
+
+    plugin: the hash of our plug-in, where the server has it; seconds: latency of this attempt.
+    """
 
     choices: list[Choice] = Field(min_length=1)
     usage: Annotated[Usage | None, BeforeValidator(lambda value: value if isinstance(value, dict) else None)] = None
     prompt_token_ids: Any = None
+    system_fingerprint: Annotated[str | None, BeforeValidator(_text_if_any)] = None
+    plugin: str | None = None
     seconds: float = 0.0

@@ -13,7 +13,7 @@ import openai
 
 from training.chat.completion import one_line
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError, api_key, is_loopback
-from training.engines.identity import HEADER
+from training.engines.identity import CHECKPOINT_HEADER
 
 CONNECT_SECONDS = 10.0
 PREFLIGHT_PAUSE = 0.5  # seconds between tries to connect
@@ -54,7 +54,7 @@ def connect(base_url: str, key: str, timeout: float, rules: ReplyRules = ANY_SER
         if response.headers.get("content-encoding", "identity") != "identity":
             raise UnusableReplyError("an encoded reply, which the request excludes")
         if rules.checkpoint is not None and response.is_success:
-            _check_checkpoint(response.headers.get(HEADER), rules.checkpoint)
+            _check_checkpoint(response.headers.get(CHECKPOINT_HEADER), rules.checkpoint)
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = _Bounded(response.stream, rules.max_bytes)
 
@@ -76,7 +76,7 @@ def _check_checkpoint(served: str | None, wanted: str) -> None:
     if served is None:
         raise WrongServerError("it does not say which checkpoint it has, as a server that `future-l1 serve` started "
                                "does: without our plug-in latents are not fed back; or a proxy takes the header "
-                               f"{HEADER} away")  # fmt: skip
+                               f"{CHECKPOINT_HEADER} away")  # fmt: skip
     if served != wanted:
         raise WrongServerError(f"it has another checkpoint (hash {one_line(served)}) than the one to answer with "
                                f"({wanted}): serve that one")  # fmt: skip

@@ -17,11 +17,13 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
+import httpx2
 import openai
 
 from training.chat.completion import ChatCompletion, one_line
 from training.chat.connection import ANY_SERVER, ReplyRules, UnusableReplyError, WrongServerError, connect
 from training.chat.endpoint import EndpointRefusesError, EndpointSettings
+from training.engines.identity import PLUGIN_HEADER
 
 GOES_ON = "what it answered is kept, and the same command goes on from there"
 
@@ -143,9 +145,10 @@ class ChatServer:
         try:
             async with asyncio.timeout(self._settings.timeout):
                 # not chat.completions.create: that checks and copies a request at the cost of half of all work here
-                text = await self._client.post(
-                    "/chat/completions", body={"model": self._settings.model, **body}, cast_to=str
+                response = await self._client.post(
+                    "/chat/completions", body={"model": self._settings.model, **body}, cast_to=httpx2.Response
                 )
+                text = response.text
         except openai.APIStatusError as error:
             raise self._meaning(error) from None
         except TimeoutError:
@@ -167,7 +170,8 @@ class ChatServer:
         if completion.usage:
             self._counts["prompt_tokens"] += completion.usage.prompt_tokens or 0
             self._counts["completion_tokens"] += completion.usage.completion_tokens or 0
-        return completion.model_copy(update={"seconds": time.perf_counter() - started})
+        plugin = response.headers.get(PLUGIN_HEADER)
+        return completion.model_copy(update={"plugin": plugin, "seconds": time.perf_counter() - started})
 
     def _malformed(self, reason: str) -> UnansweredError:
         self._counts["malformed"] += 1

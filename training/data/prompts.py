@@ -5,7 +5,8 @@ them.  Clips stay on disk: a part names the clip and the frame numbers; only ima
 Optional columns: `key` (identifies the prompt in a ledger), `options` (the item's, in order), `question`, and
 `reference` (the item's right answer).
 An answers table has `latents` where they were kept: binary, float16, little-endian,
-row-major [sum(spans), D], null for an answer without any; and READINGS where latents were read.
+row-major [sum(spans), D], null for an answer without any; READINGS where latents were read; and `engine` where a server
+answered.
 """
 
 from collections.abc import Sequence
@@ -56,6 +57,12 @@ class BenchmarkAnswerTable(AnswerTable):
     )
 
 
+class ServedAnswerTable(AnswerTable):
+    """An answer of a served checkpoint."""
+
+    engine = dy.String(description="the server's system_fingerprint and the hash of its plug-in")
+
+
 class ReadingTable(AnswerTable):
     """An answer, and how its latents are read."""
 
@@ -73,6 +80,7 @@ class ReadingTable(AnswerTable):
 
 
 ANSWERS: dict[str, Any] = {column.name: column.dtype for column in AnswerTable.columns().values()}
+ENGINE = "engine"
 LATENTS = "latents"
 READINGS = tuple(name for name in ReadingTable.columns() if name not in AnswerTable.columns())
 PROMPT_TOKENS = "prompt_tokens"

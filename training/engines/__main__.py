@@ -10,13 +10,13 @@ from importlib import metadata
 from pathlib import Path
 
 from training.engines import VLLM, engine_arguments
-from training.engines.checks import check_options, read_config
-from training.engines.identity import VARIABLE
+from training.engines.checks import check_options, has_chat_template, read_config
+from training.engines.identity import CHECKPOINT_VARIABLE
 from training.storage.hashing import model_digest
 
 SERVER = "vllm.entrypoints.openai.api_server"
 MIDDLEWARE = "training.engines.middleware.LatentMiddleware"
-IDENTITY = "training.engines.identity.CheckpointMiddleware"
+IDENTITY = "training.engines.identity.IdentityMiddleware"
 CPU_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 """Defaults without a GPU: one GiB of keys and values, and threads that share their cores with other programs."""
 
@@ -43,7 +43,8 @@ def vllm_version() -> str:
 
 def server_arguments(checkpoint: Path, cpu: bool) -> list[str]:
     """The server's options by which it answers as our own decoder: float32 on a CPU and bfloat16 on a GPU, no sampling
-    settings but a request's own and, for a checkpoint with latents, what feeds them.
+    settings but a request's own, our chat template for a folder without one and, for a checkpoint with latents, what
+    feeds them.
 
     Raises ValueError as `read_config` does.
     """
@@ -51,6 +52,10 @@ def server_arguments(checkpoint: Path, cpu: bool) -> list[str]:
     options += ["--dtype", "float32", "--enforce-eager"] if cpu else ["--dtype", "bfloat16"]
     options += ["--middleware", MIDDLEWARE, "--trust-request-mm-kwargs"]  # of which the middleware lets little pass
     options += ["--middleware", IDENTITY]
+    if not has_chat_template(checkpoint):
+        from training.model.tokens import CHAT_TEMPLATE  # imports torch
+
+        options += ["--chat-template", CHAT_TEMPLATE]
     if "future_l1" in read_config(checkpoint):
         for name, value in engine_arguments(cpu).items():
             text = value if isinstance(value, str) else json.dumps(value) if isinstance(value, dict) else value[0]
@@ -66,7 +71,7 @@ def main(arguments: list[str]) -> None:
         folder = Path(checkpoint).resolve()  # what is read is what was hashed, also where a link changes meanwhile
         cpu = vllm_version().endswith("+cpu")
         command = [sys.executable, "-m", SERVER, *server_arguments(folder, cpu), *options]
-        identity = {VARIABLE: model_digest(folder)}
+        identity = {CHECKPOINT_VARIABLE: model_digest(folder)}
     except ValueError as error:
         sys.exit(str(error))
     defaults = NO_USAGE_STATISTICS | (CPU_VARIABLES if cpu else {})

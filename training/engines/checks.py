@@ -45,19 +45,34 @@ SECRETS = {"api-key": "VLLM_API_KEY", "hf-token": "HF_TOKEN"}
 """Options of vLLM's that hold a key, and the variables that do the same."""
 
 
+OTHER_ANSWERS = (
+    "model", "model-impl", "model-class-overrides", "model-loader-extra-config", "revision", "code-revision",
+    "hf-config-path", "hf-overrides", "config", "config-format", "load-format", "ignore-patterns", "runner", "convert",
+    "quantization", "quantization-config", "kv-cache-dtype", "enable-lora", "lora-modules", "default-mm-loras",
+    "tokenizer", "tokenizer-mode", "tokenizer-revision", "chat-template", "default-chat-template-kwargs",
+    "interleave-mm-strings", "io-processor-plugin", "mm-processor-kwargs", "mm-encoder-attn-dtype",
+    "mm-device-do-normalize", "media-io-kwargs", "video-pruning-rate", "video-pruning-method", "language-model-only",
+    "generation-config", "override-generation-config", "logits-processors", "watermark-config", "worker-cls",
+    "worker-extension-cls", "scheduler-cls",
+)  # fmt: skip
+"""Options of vLLM's for other weights, another arithmetic, other prompts or another sampling than the checkpoint's."""
+
+
 def check_options(options: Sequence[str]) -> None:
-    """Raises ValueError for a key among the options of a server, or another model: vLLM takes beginnings of names."""
+    """Raises ValueError for a key among the options of a server, and for OTHER_ANSWERS: vLLM takes beginnings of
+    names."""
     for option in options:
-        name = option.partition("=")[0].removeprefix("--").replace("_", "-")
-        if not option.startswith("--") or not name:
+        name = option.partition("=")[0].partition(".")[0].removeprefix("--").replace("_", "-")
+        name = {"-q": "quantization"}.get(option[:2], name)
+        if not option.startswith("-") or not name:
             continue
         for secret, variable in SECRETS.items():
             if secret.startswith(name):
                 raise ValueError(f"--{name}: everybody on this machine can read a command's options: leave it out, and "
                                  f"set {variable} in the environment")  # fmt: skip
-        if "model".startswith(name):
-            raise ValueError(f"--{name}: the server would have another model than the checkpoint that it names to its "
-                             "clients: leave it out")  # fmt: skip
+        if any(other.startswith(name) for other in OTHER_ANSWERS):
+            raise ValueError(f"--{name}: answers would not be those of the checkpoint that the server names to its "
+                             "clients: leave it out, or start `vllm serve` itself, which names none")  # fmt: skip
 
 
 def read_config(checkpoint: Path) -> dict[str, Any]:
@@ -70,3 +85,11 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
         raise ValueError(f"{checkpoint}: its latents are in the public release's form: load it with "
                          "training.model.checkpoint, and serve what that saves")  # fmt: skip
     return config
+
+
+def has_chat_template(checkpoint: Path) -> bool:
+    """Whether a model's folder says how a chat is written."""
+    if any((checkpoint / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    config = checkpoint / "tokenizer_config.json"
+    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))

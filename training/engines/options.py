@@ -112,22 +112,21 @@ def latent_options(extra_args: Mapping[str, Any] | None) -> LatentOptions:
 
 
 def encode_span(latents: torch.Tensor) -> str:
-    """Latents [n,D] as base64 of float16, little-endian, row-major; "" for an empty span.
+    """Latents [n,D] as base64 of float32, little-endian, row-major; "" for an empty span.
 
-    Raises ValueError for values that float16 does not hold.
+    Raises ValueError for values that are not finite.
     """
-    small = latents.to("cpu", torch.float16)
-    if not bool(small.isfinite().all()):
-        raise ValueError(f"latents are not finite in float16: the largest is {latents.abs().max():.3g}")
-    return base64.b64encode(small.numpy().astype("<f2").tobytes()).decode()
+    if not bool(latents.isfinite().all()):
+        raise ValueError("latents are not finite: the model has diverged")
+    return base64.b64encode(latents.to("cpu", torch.float32).numpy().astype("<f4").tobytes()).decode()
 
 
 def decode_span(span: str, width: int) -> torch.Tensor:
     """Latents [n,D] in float32, at least one.  Raises ValueError for what `encode_span` did not write."""
     try:
-        values = np.frombuffer(base64.b64decode(span, validate=True), "<f2").astype(np.float32)
+        values = np.frombuffer(base64.b64decode(span, validate=True), "<f4").astype(np.float32)
     except (binascii.Error, ValueError) as error:
-        raise ValueError(f"a span of latents is base64 of float16: {error}") from None
+        raise ValueError(f"a span of latents is base64 of float32: {error}") from None
     if not len(values) or len(values) % width or not np.isfinite(values).all():
         raise ValueError(f"a span of latents has vectors of {width} finite numbers; found {len(values)} numbers")
     return torch.from_numpy(values).view(-1, width)

@@ -16,6 +16,7 @@ from evaluation.generation import local
 from evaluation.generation.config import GenerationConfig
 from evaluation.generation.jobs import MEDIATIONS, AnswerJob, InterventionName, MediationName
 from evaluation.generation.local import LocalEngine, batches
+from evaluation.generation.records import stored_latents
 from evaluation.generation.requests import Answer, LedgerSummary, Refusal, Request
 from tests.evaluation.jobs import generate
 from training.data import parts, video
@@ -149,7 +150,7 @@ def test_latents_are_kept_as_they_were_fed(
 
 def test_latents_that_float16_does_not_hold_are_an_error() -> None:
     with pytest.raises(ValueError, match="latents of 'item' are not finite in float16: largest 1e\\+05"):
-        local._stored("item", torch.full((2, 3), 1e5))
+        stored_latents("item", torch.full((2, 3), 1e5))
 
 
 def test_a_prompt_without_frames_is_answered(engine: LocalEngine, pairs: list[Request], sft_checkpoint: Path) -> None:

@@ -27,7 +27,8 @@ from training.chat import client as client_module
 from training.chat.endpoint import EndpointDownError, EndpointRefusesError, ServerSettings
 from training.data import prompts
 from training.data.parts import text, video
-from training.engines.identity import HEADER
+from training.engines.identity import CHECKPOINT_HEADER
+from training.engines.options import PREFIX
 from training.engines.requests import RETURN
 from training.model.checkpoint import FutureL1
 from training.storage.hashing import model_digest
@@ -89,7 +90,16 @@ def test_a_server_answers_as_the_local_engine_under_every_intervention(
     assert theirs.select(COLUMNS).equals(ours.select(COLUMNS))
     assert np.abs(floats(theirs) - floats(ours)).max(initial=0.0) <= LATENT_TOLERANCE
     assert also_refused.equals(refused)
+    assert set(theirs["engine"]) == {"vllm-0.32.0-89abcdef, plug-in 0123"} and "engine" not in ours.columns
     assert theirs["latent_tokens"].sum() > 0 or intervention in ("no_span", "markers_only")
+
+
+def test_what_is_lent_is_not_rounded(server: tuple[LatentServer, Served], job: Jobs, tmp_path: Path) -> None:
+    answers(tmp_path, job(intervention="other_item", max_new_tokens=24, endpoint=settings(server[1].url)))
+    options = [request["vllm_xargs"] for request in server[1].requests if "vllm_xargs" in request]
+    lent = [span for option in options for span in option[f"{PREFIX}vectors"] if span]
+    vectors = [np.frombuffer(base64.b64decode(span), "<f4") for span in lent]
+    assert vectors and all((span != span.astype(np.float16)).any() for span in vectors)
 
 
 def test_samples_have_the_local_engines_seeds(
@@ -178,9 +188,9 @@ SPOILED: dict[str, tuple[Callable[[Reply], object], str]] = {
     "latents of no type": (lambda r: choice(r).update(latents=[1]), "latents of its"),
     "a span less": (lambda r: choice(r)["latents"].pop(), "latents of its"),
     "no base64": (lambda r: choice(r)["latents"].__setitem__(0, "!?"), "cannot be read"),
-    "another width": (lambda r: set_latents(r, lambda data: data[:-2]), "cannot be read"),
+    "another width": (lambda r: set_latents(r, lambda data: data[:-4]), "cannot be read"),
     "half a number": (lambda r: set_latents(r, lambda data: data[:-1]), "cannot be read"),
-    "not finite": (lambda r: set_latents(r, lambda data: b"\xff\x7f" + data[2:]), "cannot be read"),
+    "not finite": (lambda r: set_latents(r, lambda data: b"\x00\x00\xc0\x7f" + data[4:]), "cannot be read"),
     "a latent more": (lambda r: set_latents(r, lambda data: data + data[: len(data) // 4]), r"spans of \["),
 }
 
@@ -249,7 +259,8 @@ def test_a_server_of_another_checkpoint_is_refused_before_any_request(
     server: tuple[LatentServer, Served], sft_model: FutureL1, sft_checkpoint: Path, ask: Ask
 ) -> None:
     with latent_server(sft_model, sft_checkpoint) as (_, other):
-        for headers, reason in (({HEADER: "0" * 16}, "another checkpoint .hash 0000"), ({}, "without our plug-in")):
+        another = {CHECKPOINT_HEADER: "0" * 16}
+        for headers, reason in ((another, "another checkpoint .hash 0000"), ({}, "without our plug-in")):
             other.models = [200, other.models[1], headers]
             with pytest.raises(EndpointRefusesError, match=reason):
                 ask(server[1].url, other.url)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from training.engines import ARCHITECTURE, PROCESSOR
+from training.engines import ARCHITECTURE, PROCESSOR, RUNNER
 from training.engines import __main__ as server
-from training.engines.checks import check_config, read_config
-from training.engines.identity import VARIABLE
+from training.engines.checks import check_config, check_options, read_config
+from training.engines.identity import CHECKPOINT_VARIABLE
+from training.model.tokens import CHAT_TEMPLATE
 from training.runtime.project import PROJECT
 from training.storage.hashing import model_digest
 from training.tiny import BASE
@@ -73,7 +74,7 @@ def test_the_process_becomes_vllms_own_server(
     assert command[-4:] == ["--port", "1", "--dtype", "half"], "the caller's options stand last"
     assert ("float32" in command, "bfloat16" in command, "--enforce-eager" in command) == (cpu, not cpu, cpu)
     assert variables["VLLM_CPU_KVCACHE_SPACE"] == "7"
-    assert variables[VARIABLE] == model_digest(latent_folder)
+    assert variables[CHECKPOINT_VARIABLE] == model_digest(latent_folder)
     assert ("VLLM_CPU_OMP_THREADS_BIND" in variables) == cpu
 
 
@@ -88,9 +89,24 @@ def test_the_classes_that_vllm_is_to_import_are_there(latent_folder: Path, cpu: 
     assert json.loads(arguments[arguments.index("--hf-overrides") + 1])["architectures"] == [ARCHITECTURE]
 
 
+def test_a_cpu_gets_the_v2_runner_where_it_is_wanted(latent_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for wanted in ("0", "1"):
+        monkeypatch.setenv(RUNNER, wanted)
+        assert (PROCESSOR in server.server_arguments(latent_folder, True)) == (wanted == "0")
+
+
 def test_a_base_model_is_served_as_it_is() -> None:
     arguments = server.server_arguments(BASE, False)
     assert not {"--hf-overrides", "--worker-extension-cls", "--scheduler-cls"} & set(arguments)
+
+
+def test_a_folder_without_a_chat_template_is_served_with_ours(latent_folder: Path) -> None:
+    assert server.server_arguments(BASE, True)[-2:] == ["--chat-template", CHAT_TEMPLATE]
+    (latent_folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert "--chat-template" not in server.server_arguments(latent_folder, True)
+    (latent_folder / "tokenizer_config.json").unlink()
+    (latent_folder / "chat_template.jinja").write_text("{{ messages }}")
+    assert "--chat-template" not in server.server_arguments(latent_folder, True)
 
 
 @pytest.mark.parametrize("option", ["--api-key", "--api_key=s3cret", "--api-k", "--hf-token", "--hf_t=s3cret"])
@@ -101,11 +117,26 @@ def test_a_key_is_no_option(latent_folder: Path, monkeypatch: pytest.MonkeyPatch
     assert "s3cret" not in str(stopped.value)
 
 
-@pytest.mark.parametrize("option", ["--model", "--model=other", "--mod"])
-def test_another_model_is_no_option(latent_folder: Path, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+@pytest.mark.parametrize(
+    "option",
+    ["--model", "--model=other", "--mod", "--quantization", "-q", "-qfp8", "--generation_config", "--hf-overrides.a=1",
+     "--config=options.yaml", "--load-format"],
+)  # fmt: skip
+def test_what_makes_other_answers_is_no_option(
+    latent_folder: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
     installed(monkeypatch, [PLUGIN], vllm="0.32.0")
-    with pytest.raises(SystemExit, match="another model than the checkpoint that it names to its clients"):
+    with pytest.raises(SystemExit, match="not be those of the checkpoint that the server names to its clients"):
         server.main([str(latent_folder), option, "other"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--max-model-len", "512"], ["-tp", "2"], ["--dtype", "half"], ["--served-model-name=model"],
+     ["--attention-config.backend", "x"], ["--port", "-1"]],
+)  # fmt: skip
+def test_what_makes_no_other_answers_is_an_option(options: list[str]) -> None:
+    check_options(options)
 
 
 def test_a_server_reads_the_folder_that_was_hashed(latent_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +144,7 @@ def test_a_server_reads_the_folder_that_was_hashed(latent_folder: Path, monkeypa
     commands: list[list[str]] = []
     monkeypatch.setattr(os, "execve", lambda program, command, variables: commands.append(command))
     (latent_folder / "current").symlink_to(latent_folder)
-    server.main([str(latent_folder / "current"), "--model-impl", "vllm"])
+    server.main([str(latent_folder / "current")])
     assert commands[0][commands[0].index("--model") + 1] == str(latent_folder.resolve())
 
 
