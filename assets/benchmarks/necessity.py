@@ -24,7 +24,7 @@ from evaluation.benchmarks.benchmark import StoredAnswers, sample_items
 from evaluation.benchmarks.futurebench import FutureBench
 from evaluation.generation.jobs import LOCAL_INTERVENTIONS, MEDIATIONS, AnswerJob
 from evaluation.generation.program import PROGRAM
-from evaluation.latents.diagnostics import DiagnosticTables, diagnostics_report
+from evaluation.latents.diagnostics import DiagnosticTables, diagnostics_report, unexamined
 from evaluation.latents.mediation import EFFECTS
 from evaluation.latents.necessity import necessity_report
 from evaluation.latents.retrieval_report import MEAN_FILE
@@ -102,6 +102,10 @@ def _intervened_answers(
                 jobs[change] = partial(job, control=change, keep_latents=True)
                 for effect, intervention in zip(EFFECTS[1:], MEDIATIONS, strict=True):
                     jobs[f"{change}.{effect}"] = partial(job, control=change, intervention=intervention)
+            if model in endpoints:  # a pending prompt is sent again, and not those that were answered
+                versions = {name: artifact.version for name, artifact in inputs.items()}
+                ledger = store.ledger("interventions", {"inputs": versions, **config_values})
+                jobs = {name: partial(make, ledger=ledger / f"{name}.jsonl") for name, make in jobs.items()}
             wanted[model] = AnswerWork(next_work(work, inputs), prompts, jobs)
         yield batch_result(context, store, declared, generate_answers(context, store, launcher, device, wanted))
 
@@ -119,14 +123,14 @@ def _for_model(chosen: NecessitySettings, model: str, endpoints: Endpoints) -> N
 
 
 def _latent_necessity(settings: BenchmarkSettings, checkpoints: Checkpoints) -> dg.AssetsDefinition:
-    benchmark = FutureBench(settings.futurebench.recipe)
+    benchmark, wanted = FutureBench(settings.futurebench.recipe), settings.necessity
     declared = Asset(
         NECESSITY,
         "What replaced latents cost: accuracy with each intervention and control, paired with the original answers.",
         kinds=("polars", "json"),
         code_version=NECESSITY_CODE,
         deps=(FUTURE_ITEMS, FUTURE_ANSWERS, INTERVENED),
-        partitions=checkpoints.model_partitioning(settings.necessity.models),
+        partitions=checkpoints.model_partitioning(wanted.models),
         previews=FIGURES,
         links={"report": REPORT},
     )
@@ -135,7 +139,9 @@ def _latent_necessity(settings: BenchmarkSettings, checkpoints: Checkpoints) -> 
     def compare_interventions(context: dg.AssetExecutionContext, store: StoreParam) -> dg.MaterializeResult[None]:
         items = store.current(FUTURE_ITEMS)
 
-        def compare(workspace: Path, model: str, original: Artifact, changed: Artifact) -> dict[str, Any]:
+        def compare(
+            workspace: Path, model: str, original: Artifact, changed: Artifact, missing: Mapping[str, Any]
+        ) -> dict[str, Any]:
             chosen = changed.provenance["config"]
             table = _sampled(items, chosen["n"])
 
@@ -157,6 +163,7 @@ def _latent_necessity(settings: BenchmarkSettings, checkpoints: Checkpoints) -> 
                 | {change: read_parquet(changed.file(f"{change}.parquet")) for change in changes},
                 readings=read_parquet(changed.file(read)) if read in changed.manifest["files"] else None,
             ))  # fmt: skip
+            report["diagnostics"] |= missing
             report["cost"] = _cost(changed)
             write_json(workspace / REPORT, report)
             for name, figure in _figures(model, report).items():
@@ -175,8 +182,13 @@ def _latent_necessity(settings: BenchmarkSettings, checkpoints: Checkpoints) -> 
             original, changed = store.current(FUTURE_ANSWERS, model), store.current(INTERVENED, model)
             _check_engines(model, original.provenance["config"], changed.provenance["config"])
             inputs = {FUTURE_ITEMS: items, INTERVENED: changed, FUTURE_ANSWERS: original}
-            work = store.work(NECESSITY, inputs, {"parser": benchmark.settings.parser}, NECESSITY_CODE, model)
-            reports[model] = work.do(partial(compare, model=model, original=original, changed=changed))
+            is_served = "engine" in changed.provenance["config"]
+            missing = unexamined(wanted.interventions, wanted.mediation) if is_served else {}
+            config = {"parser": benchmark.settings.parser, "unexamined": sorted(missing)}
+            work = store.work(NECESSITY, inputs, config, NECESSITY_CODE, model)
+            reports[model] = work.do(
+                partial(compare, model=model, original=original, changed=changed, missing=missing)
+            )
         return batch_result(context, store, declared, reports)
 
     return compare_interventions

@@ -1,12 +1,13 @@
 """All diagnostics of a model's latents, beside the interventions of `latents.necessity`: dose, mediation, attention and
 words, what each cost, and a table of the outcomes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
+from evaluation.generation.jobs import LOCAL_INTERVENTIONS
 from evaluation.latents.attention import attention_report
 from evaluation.latents.dose import dose_report
 from evaluation.latents.mediation import EFFECTS, mediation_report
@@ -64,6 +65,14 @@ def diagnostics_report(necessity: Mapping[str, Any], tables: DiagnosticTables) -
     return report | {"diagnostics": _table(necessity, report)}
 
 
+def unexamined(interventions: Sequence[str], changes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The rows of the table that a served model is without: of these interventions and changes, those that need a model
+    that is loaded here."""
+    kinds = dict.fromkeys(name.rstrip("_0123456789") for name in interventions if name in LOCAL_INTERVENTIONS)
+    labels = [*(LABELS[kind] for kind in kinds), *map(_mediation_label, changes), LABELS["attention"], LABELS["words"]]
+    return {label: {"outcome": "not examined", "value": "served", "n": 0} for label in labels}
+
+
 def _table(necessity: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """By label: `outcome`, `value` in a few words, and n."""
     changed, rows = necessity["interventions"], {}
@@ -84,8 +93,7 @@ def _table(necessity: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str,
         total, direct, mediated = (100 * effects[name]["answers_changed"]["accuracy"] for name in EFFECTS)
         low, high = (100 * bound for bound in effects["mediated"]["answers_changed"]["interval"])
         value = f"{mediated:.1f} % of answers, {low:.1f} to {high:.1f}; total {total:.1f}, direct {direct:.1f}"
-        label = f"{LABELS['mediation']}: {change.replace('_', ' ')}"
-        rows[label] = {"outcome": effects["outcome"], "value": value, "n": effects["n"]}
+        rows[_mediation_label(change)] = {"outcome": effects["outcome"], "value": value, "n": effects["n"]}
     if attention := report["attention"]:
         shares = attention["spans"], attention["noise"], attention["difference"]
         rows[LABELS["attention"]] = {"outcome": attention["outcome"], "value": _shares(*shares), "n": attention["n"]}
@@ -98,6 +106,10 @@ def _table(necessity: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str,
     if report["attention"]:
         rows.setdefault(LABELS["words"], {"n": report["attention"]["n"]})
     return {label: row | {"outcome": "not used", "value": NO_SPANS} for label, row in rows.items()}
+
+
+def _mediation_label(change: str) -> str:
+    return f"{LABELS['mediation']}: {change.replace('_', ' ')}"
 
 
 def _loss(difference: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A benchmark's assets: SEED-Bench-R1 is there where the profile names its folder, and is scored by level."""
 
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -8,7 +9,9 @@ import pytest
 
 from assets.benchmarks.assets import (
     ANSWER_TABLE,
+    FUTURE_ITEMS,
     GRADED_TABLE,
+    ITEM_TABLE,
     REPORT,
     SEED_ANSWERS,
     SEED_ITEMS,
@@ -16,15 +19,19 @@ from assets.benchmarks.assets import (
     SPLITS_FIGURE,
     _scores,
 )
-from assets.benchmarks.necessity import _check_engines
+from assets.benchmarks.latents import LATENT_RETRIEVAL
+from assets.benchmarks.necessity import INTERVENED, _check_engines
 from assets.framework.links import COMPARISON_URL
 from assets.framework.partitions import key_of
 from assets.framework.store import AssetStore
+from assets.generation import AnswerWork
+from evaluation.latents.retrieval_report import MEAN_FILE
 from pipelines.definitions import build_definitions
 from pipelines.jobs import stages
 from pipelines.profile import Profile, demo, overlaid
 from tests.evaluation.answers import answer_table
 from tests.evaluation.benchmarks.test_seedbench import record, write
+from training.storage.artifacts import MODEL
 from training.storage.files import read_json
 
 SEED_KEYS = {SEED_ITEMS, SEED_ANSWERS, SEED_REPORT}
@@ -101,6 +108,30 @@ def test_a_folder_without_the_benchmark_says_what_to_do(tmp_path: Path) -> None:
     assert not failed.success
     [event] = [event for event in failed.all_events if event.is_step_failure]
     assert "download SEED-Bench-R1" in str(event.step_failure_data.user_failure_data.description)
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+def test_the_changed_answers_of_a_served_model_are_kept_for_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_served: bool
+) -> None:
+    """A prompt may be pending; else each job's ledger goes with the job."""
+    endpoint = {"future_l1": {"base_urls": ("http://127.0.0.1:1/v1",)}} if is_served else {}
+    profile = overlaid(demo(tmp_path / "home"), {"generation": {"endpoint": endpoint}})
+    store, items = AssetStore(profile.home), pl.DataFrame({"id": ["1"], "problem": pl.Series([None], dtype=pl.String)})
+    store.work(FUTURE_ITEMS, {}, {}, "code").do(lambda folder: items.write_parquet(folder / ITEM_TABLE) or {})
+    store.work("checkpoints/sft", {}, {}, "code", "future_l1").do(lambda folder: (folder / MODEL).mkdir() or {})
+    store.work(LATENT_RETRIEVAL, {}, {}, "code", "future_l1").do(lambda folder: (folder / MEAN_FILE).touch() or {})
+    wanted: dict[str, AnswerWork] = {}
+
+    def capture(*arguments: Any) -> None:
+        wanted.update(arguments[-1])
+        raise dg.Failure("enough")
+
+    monkeypatch.setattr("assets.benchmarks.necessity.generate_answers", capture)
+    assert not materialised(profile, "09_intervene", INTERVENED, "future_l1").success
+    ledgers = [make.keywords.get("ledger") for make in wanted["future_l1"].jobs.values()]
+    assert len(ledgers) > 2 and len(set(ledgers)) == (len(ledgers) if is_served else 1)
+    assert (None in ledgers) != is_served
 
 
 def test_answers_of_two_engines_are_not_compared() -> None:

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from evaluation.latents.attention import attention_report
-from evaluation.latents.diagnostics import LABELS, NO_SPANS, diagnostics_report
+from evaluation.latents.diagnostics import LABELS, NO_SPANS, diagnostics_report, unexamined
 from evaluation.latents.dose import dose_report
 from evaluation.latents.mediation import latents_moved, mediation_report
 from evaluation.latents.necessity import necessity_report
@@ -248,3 +248,13 @@ def test_a_model_without_spans_uses_none() -> None:
     rows = outcomes(bare, bare, of_span=0)
     assert {(row["outcome"], row["value"]) for row in rows.values()} == {("not used", NO_SPANS)}
     assert LABELS["words"] in rows
+
+
+def test_a_served_model_says_what_it_is_not_examined_for() -> None:
+    interventions = ("zeros", "masked_spans", "kept_1", "kept_2", "added_noise_50", "other_item")
+    rows = unexamined(interventions, ("mirrored", "other_frames"))
+    assert list(rows) == [
+        LABELS["masked_spans"], LABELS["kept"], LABELS["added_noise"], "mediated effect: mirrored",
+        "mediated effect: other frames", LABELS["attention"], LABELS["words"],
+    ]  # fmt: skip
+    assert all((row["outcome"], row["value"]) == ("not examined", "served") for row in rows.values())
