@@ -16,13 +16,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.profile import profile_from_environment
-from tests.interop import dataset, harness, plain_transformers, pushed, served_evaluation, vllm_engine
+from tests.interop import (
+    dataset,
+    harness,
+    plain_transformers,
+    pushed,
+    served_assets,
+    served_evaluation,
+    vllm_curation,
+    vllm_engine,
+    vllm_speed,
+)
 from tests.interop.demo import Demo
 from tests.interop.table import show, timed
 from tests.wheel import build_wheel, install_wheel
 
 STAGES = {"transformers": plain_transformers, "dataset": dataset, "lmms_eval": harness, "pushed": pushed,
-          "vllm": vllm_engine, "served_evaluation": served_evaluation}  # fmt: skip
+          "vllm": vllm_engine, "vllm_curation": vllm_curation, "vllm_speed": vllm_speed,
+          "served_evaluation": served_evaluation, "served_assets": served_assets}  # fmt: skip
 
 
 def main(python: Path, vllm: Path, stages: Sequence[str]) -> bool:

@@ -2,12 +2,13 @@
 
 `python vllm_answers.py CHECKPOINT PROMPTS OUT MAX_NEW_TOKENS OPTIONS`: PROMPTS has an object with `messages` and
 the request's `options` a line, OPTIONS are further arguments of LLM as JSON.  OUT gets one with `tokens` and `latents`
-by span a line, and at last one with vLLM's version and how many requests were preempted.
+by span a line, and at last one with vLLM's version, how many requests were preempted, and the CPU's seconds.
 """
 
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,6 @@ def main(checkpoint: str, prompts: str, out: str, max_new_tokens: str, options: 
     import vllm
 
     arguments = engine_arguments(cpu=True)
-    if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1":
-        del arguments["logits_processors"]
     llm = vllm.LLM(checkpoint, dtype="float32", enforce_eager=True, generation_config="vllm", max_num_seqs=16,
                    disable_log_stats=False, **arguments, **json.loads(options))  # fmt: skip
     if "logits_processors" not in arguments:
@@ -48,13 +47,15 @@ def main(checkpoint: str, prompts: str, out: str, max_new_tokens: str, options: 
         )
         for number, row in enumerate(rows)
     ]
+    start = time.process_time()
     answers = llm.chat([row["messages"] for row in rows], params, use_tqdm=False, mm_processor_kwargs=AS_THEY_ARE)
+    cpu_seconds = time.process_time() - start
     lines = []
     for number, answer in enumerate(answers):
         (taken,) = llm.collective_rpc("take_latents", args=(str(number),))
         lines.append({"tokens": list(answer.outputs[0].token_ids), **taken[0]})
     preemptions = sum(metric.value for metric in llm.get_metrics() if metric.name == PREEMPTIONS)
-    lines.append({"vllm": vllm.__version__, "preemptions": preemptions})
+    lines.append({"vllm": vllm.__version__, "preemptions": preemptions, "cpu_seconds": cpu_seconds})
     Path(out).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

@@ -17,6 +17,7 @@ from tests.interop.table import Check
 from tests.interop.vllm_offline import offline_answers
 from tests.interop.vllm_server import Server, in_flight, served
 from training.data.parts import text
+from training.engines import RUNNER
 from training.engines.options import PREFIX
 from training.model.interventions import zeros
 
@@ -24,9 +25,10 @@ ITEMS, INTERPRETED = 200, 20
 INTERPRETER = Path(__file__).with_name("triton_interpreter")
 TINY_CACHE = {"block_size": 32, "num_gpu_blocks_override": 12, "max_model_len": 256}
 """Twelve blocks for sixteen requests, each of which grows into its third."""
+V2_VARIABLES = {RUNNER: "1", "PYTHONPATH": str(INTERPRETER)}
 RUNNERS: tuple[tuple[str, Mapping[str, str], int], ...] = (
     ("V1", {}, ITEMS),
-    ("V2", {"VLLM_USE_V2_MODEL_RUNNER": "1", "PYTHONPATH": str(INTERPRETER)}, INTERPRETED),
+    ("V2", V2_VARIABLES, INTERPRETED),
 )
 """A runner, the variables that choose it, and how many prompts it answers."""
 FILLER = "The marble rolls on. "

@@ -21,6 +21,7 @@ from training.engines.requests import RETURN
 
 IN_FLIGHT = 16
 SERVED_NAME = "served"
+NO_VARIABLES: Mapping[str, str] = {}
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,13 +54,16 @@ class Server:
 
 
 @contextmanager
-def served(demo: Demo, checkpoint: Path, work: Path, *options: Any) -> Iterator[Server]:
-    """`future-l1 serve`, until the context ends."""
+def served(
+    demo: Demo, checkpoint: Path, work: Path, *options: Any, variables: Mapping[str, str] = NO_VARIABLES
+) -> Iterator[Server]:
+    """`future-l1 serve`, until the context ends; `variables`: more of its environment."""
     port, log, key = free_port(), work / "serve.txt", "of-the-server"
     command = future_l1("serve", "--checkpoint", checkpoint, "--port", port, "--python", demo.vllm, "--",
                         "--served-model-name", SERVED_NAME, "--max-num-seqs", IN_FLIGHT, *options)  # fmt: skip
+    environment = os.environ | {"VLLM_API_KEY": key} | variables
     with log.open("w") as lines:
-        process = subprocess.Popen(command, stdout=lines, stderr=lines, env=os.environ | {"VLLM_API_KEY": key})
+        process = subprocess.Popen(command, stdout=lines, stderr=lines, env=environment)
     try:
         until(lambda: "is served on" in log.read_text(), f"vLLM is healthy ({log})", 600, process=process)
         yield Server(f"http://127.0.0.1:{port}/v1", key)
