@@ -13,6 +13,7 @@ It takes minutes and gigabytes, and the installed packages are those of others: 
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from pipelines.profile import profile_from_environment
@@ -28,7 +29,7 @@ from tests.interop import (
     vllm_speed,
 )
 from tests.interop.demo import Demo
-from tests.interop.table import show, timed
+from tests.interop.table import Timed, show, timed
 from tests.wheel import build_wheel, install_wheel
 
 STAGES = {"transformers": plain_transformers, "dataset": dataset, "lmms_eval": harness, "pushed": pushed,
@@ -39,8 +40,9 @@ STAGES = {"transformers": plain_transformers, "dataset": dataset, "lmms_eval": h
 def main(python: Path, vllm: Path, stages: Sequence[str]) -> bool:
     """Whether every row is what it must be."""
     demo = Demo(profile_from_environment("demo"), python.absolute(), vllm.absolute())
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    rows: list[Timed] = []
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as last:
+        last.callback(show, rows)  # also where a stage fails
         wheels = Path(folder) / "wheel"
         wheels.mkdir()
         wheel = build_wheel(wheels)
@@ -50,7 +52,6 @@ def main(python: Path, vllm: Path, stages: Sequence[str]) -> bool:
             work = Path(folder) / name
             work.mkdir()
             rows += timed(STAGES[name].checks(demo, work))
-    show(rows)
     return all(check.passed for check, _ in rows)
 
 
