@@ -125,7 +125,7 @@ def test_the_changed_answers_of_a_served_model_are_kept_for_the_next_start(
 
     def capture(*arguments: Any) -> None:
         wanted.update(arguments[-1])
-        raise dg.Failure("enough")
+        raise dg.Failure("enough", allow_retries=False)
 
     monkeypatch.setattr("assets.benchmarks.necessity.generate_answers", capture)
     assert not materialised(profile, "09_intervene", INTERVENED, "future_l1").success
