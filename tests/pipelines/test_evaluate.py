@@ -145,7 +145,7 @@ def test_a_served_checkpoint_is_evaluated_as_one_that_is_here(
         server.spoil = lambda reply: None
         printed = done(invoke(*arguments))
         requests = len(http.requests)
-        assert "answered 6 of 6 items" in printed and "served by vllm: " in printed
+        assert "answered 6 of 6 items" in printed and "served by vllm-0.32.0-89abcdef, plug-in 0123: " in printed
         done(invoke(*arguments))
         assert len(http.requests) == requests, "nothing is pending any more"
     assert answers(out).equals(answers(alone).join(answers(out), on="prompt_id", how="semi"))
