@@ -19,8 +19,6 @@ MIDDLEWARE = "training.engines.middleware.LatentMiddleware"
 IDENTITY = "training.engines.identity.IdentityMiddleware"
 CPU_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 """Defaults without a GPU: one GiB of keys and values, and threads that share their cores with other programs."""
-
-
 NO_USAGE_STATISTICS = {"VLLM_NO_USAGE_STATS": "1"}
 """vLLM's server reports its use to vLLM's authors unless this says otherwise, or the user's own environment."""
 
