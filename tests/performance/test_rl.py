@@ -25,6 +25,7 @@ from training.rl.trainer import LatentGRPOTrainer
 from training.runtime.programs import Reporter, read_metrics
 
 PROMPTS, GROUP, NEW = 2, 8, 32
+ROLLED_OUT = {"tiny": (2, 8), "mid-size": (1, 4)}  # prompts and answers of each, also decoded alone
 GROWTH = [(2, 48), (8, 48), (8, 96)]  # answers of a prompt, and their tokens
 PARTS = ("rollout", "rewards", "replay", "update")
 
@@ -39,22 +40,24 @@ def two_spans(model: FutureL1, new: int) -> Iterator[None]:
 def test_rollouts_in_groups_against_one_at_a_time(subject: Subject, compare: Compare, table: Table) -> None:
     """Whole rollouts, from prompts and known features to tokens: a batch of groups, one prefill for each, against a
     prefill and a decoding for every answer."""
-    model, reader = subject.model, RowReader(subject.encoder, keep=True)
-    prompts = [reader.prompt(row) for row in subject.rows[:PROMPTS]]
+    model, reader, (count, group) = subject.model, RowReader(subject.encoder, keep=True), ROLLED_OUT[subject.name]
+    prompts = [reader.prompt(row) for row in subject.rows[:count]]
     vision, sampling = model.vision(cache_bytes=2**28), Sampling(NEW, temperature=1.0, latent_std=0.1)
-    seeds = [[GROUP * i + k for k in range(GROUP)] for i in range(PROMPTS)]
+    seeds = [[group * i + k for k in range(group)] for i in range(count)]
 
     def roll_out(prompts: list[Any], seeds: list[list[int]]) -> Decoded:
         with two_spans(model, NEW):
             return decode(model.model, vision, model.tokens, prompts, sampling, model.spans, seeds)
 
     def one_at_a_time() -> list[Decoded]:
-        return [roll_out([prompt], [[seed]]) for prompt, group in zip(prompts, seeds, strict=True) for seed in group]
+        return [
+            roll_out([prompt], [[seed]]) for prompt, of_prompt in zip(prompts, seeds, strict=True) for seed in of_prompt
+        ]
 
     def in_groups() -> Decoded:
         return roll_out(prompts, seeds)
 
-    name, answers = f"{subject.name}, rollouts one at a time against groups of {GROUP}", PROMPTS * GROUP
+    name, answers = f"{subject.name}, rollouts one at a time against groups of {group}", count * group
     alone, together = compare(name, one_at_a_time, in_groups, answers)
     assert torch.equal(together.ids, torch.cat([decoded.ids for decoded in alone]))
     rates = [answers * NEW / sum(d.prefill_seconds + d.decode_seconds for d in way) for way in (alone, [together])]
