@@ -131,7 +131,7 @@ PICTURES: dict[str, Take] = {
 """The pictures by their place in docs/."""
 EXPLORER_STATES = {
     "explorer-before.png": "item=twiffbench/00003",
-    "explorer-after.png": "item=twiffbench/00003&edits=other_item.1",
+    "explorer-after.png": "item=twiffbench/00003&edits=other_item.3",
 }
 """Of the explorer, the same."""
 
