@@ -19,6 +19,7 @@ from assets.framework.store import AssetStore, Work
 from assets.launching.backend import Context
 from assets.launching.launcher import Launcher
 from evaluation.generation.jobs import SERVED_ENGINE, AnswerJob, GenerateConfig
+from evaluation.generation.ledger import engines_of
 from evaluation.generation.program import PROGRAM, start_of
 from training.chat.endpoint import EndpointSettings, ServerSettings
 from training.data.prompts import ENGINE
@@ -151,7 +152,7 @@ def _publish(answers: AnswerWork, folder: Path, name: str, seconds: Mapping[str,
             columns = ("finished", "latent_tokens", "text_tokens", f"^{ENGINE}$")  # the last one where there is one
             table = scan_parquet(path).select(columns).collect()
             refused = read_parquet(path.with_suffix(".failed"))
-            engines |= set(table[ENGINE].drop_nulls()) if ENGINE in table.columns else set()
+            engines.update(engines_of(table))
             counts["refused"] += refused.height
             counts["pending"] += int(refused["pending"].sum())
             counts["answers"] += table.height

@@ -26,9 +26,8 @@ from evaluation.benchmarks.benchmark import Benchmark, StoredAnswers, sample_ite
 from evaluation.benchmarks.cost import latency
 from evaluation.generate import REFUSALS
 from evaluation.generation.jobs import AnswerJob, GenerateConfig
-from evaluation.generation.ledger import Ledger, keyed
+from evaluation.generation.ledger import Ledger, engines_of, keyed
 from evaluation.generation.program import generate
-from training.data.prompts import ENGINE
 from training.grading.judge import Judge
 from training.storage.files import atomic_write, read_json, write_json
 from training.storage.hashing import digest
@@ -119,7 +118,7 @@ def score(benchmark: Benchmark, out: Path, judge: Judge | None) -> dict[str, Any
         accuracy = report["average"].get("accuracy") if "average" in report else None
         report["cost"] |= {"latency": latency(read_parquet(out / TIMED), accuracy)}
     report |= {name: about[name] for name in ("checkpoint", "run", "batch_size", "limit")}
-    report["engines"] = sorted(answers[ENGINE].drop_nulls().unique()) if ENGINE in answers.columns else []
+    report["engines"] = engines_of(answers)
     with atomic_write(out / GRADED) as fresh:
         graded.write_parquet(fresh)
     write_json(out / REPORT, report)

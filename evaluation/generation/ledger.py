@@ -75,6 +75,11 @@ class _Stored(BaseModel):
     engine: str | None = None
 
 
+def engines_of(answers: pl.DataFrame) -> list[str]:
+    """The engines of served answers, each once; none of answers that were made here."""
+    return sorted(answers[ENGINE].drop_nulls().unique()) if ENGINE in answers.columns else []
+
+
 class Ledger:
     """The answers to some prompts: those that the file holds already, and those that are added."""
 

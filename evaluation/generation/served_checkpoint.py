@@ -158,7 +158,6 @@ class LatentChat:
         except ValueError as error:
             raise UnansweredError("refused", str(error)) from None
 
-
     def _latents(self, choice: Choice, sizes: Sequence[int]) -> torch.Tensor:
         """The latents [n,D] of a reply, which are as many as the answer's placeholders."""
         width = self.form.checkpoint.width
