@@ -32,6 +32,11 @@ from training.runtime.processes import exit_if_parent_died
 # Backfill policies are what Dagster calls beta; the pin on dagster answers for them.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
+# A run's steps are forks of one process that has imported these: by Dagster's default each step would, for seconds.
+# Two are Dagster's own, for its instance; a name that is gone is passed over.
+IMPORTED = [__name__, "dagster._core.storage.sqlite_storage", "dagster._daemon.controller"]
+FORKS = dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": IMPORTED}}}, "forks")
+
 
 def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.Definitions:
     """Every asset, check, job, schedule and sensor of a profile; `progress` is called by long work."""
@@ -77,6 +82,7 @@ def build_definitions(profile: Profile, progress: Progress | None = None) -> dg.
             ),
         ],
         asset_checks=checks,
+        executor=FORKS,
         jobs=jobs,
         schedules=[recurate_weekly(profile.source, checks)],
         sensors=[new_shards(profile.source, checks), retrain(profile, jobs), failed_runs()],

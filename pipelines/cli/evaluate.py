@@ -18,7 +18,6 @@ from evaluation.generation.controls import CONTROLS
 from evaluation.generation.jobs import INTERVENTIONS, AnswerJob
 from pipelines.cli.common import BENCHMARK, CHECKPOINT, CONSOLE, FILE, FOLDER, POSITIVE, read_text
 from pipelines.heartbeat import set_activity
-from training.chat.connection import served_folder
 from training.chat.endpoint import ENDPOINT_KEYS, ServerSettings
 from training.grading.judge import Judge, JudgeSettings
 from training.runtime.printable import printable
@@ -109,6 +108,8 @@ def evaluate(
     pace = {"concurrency": concurrency} if concurrency else {}
     servers = ServerSettings(base_urls=endpoint, **pace) if endpoint else None
     if servers is not None and checkpoint is None and data_dir is not None:
+        from training.chat.connection import served_folder  # imports openai
+
         checkpoint = served_folder(servers.base_urls[0], ENDPOINT_KEYS)
     if (checkpoint is None) != (data_dir is None) or (checkpoint and benchmark is None):
         raise click.UsageError(

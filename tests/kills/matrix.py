@@ -108,7 +108,8 @@ def family(place: Place) -> Family | None:
         try:
             if process.cmdline()[1:3] == ["-m", "training.sft"] and str(place.folder) in process.cmdline()[-1]:
                 supervisor, *parents = process.parents()
-                launcher, run_worker = [one for one in parents if "multiprocessing.spawn" in " ".join(one.cmdline())]
+                # a step is a fork of one process of its run
+                launcher, _, run_worker = [one for one in parents if "multiprocessing" in " ".join(one.cmdline())]
                 return Family(process, supervisor, launcher, run_worker)
         except psutil.NoSuchProcess:
             continue

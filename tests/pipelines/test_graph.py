@@ -5,13 +5,14 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from graphlib import TopologicalSorter
+from importlib.util import find_spec
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from assets.framework.partitions import ranges
-from pipelines.definitions import build_definitions
+from pipelines.definitions import IMPORTED, build_definitions
 from pipelines.jobs import plan
 from pipelines.profile import Profile, demo, overlaid, paper
 from training.runtime.project import PROJECT
@@ -143,7 +144,7 @@ def test_pushes_are_jobs_where_the_profile_names_repositories(tmp_path: Path, no
         assert not any(key in step.stage.assets for step in plan(profile)), "by hand only"
 
 
-def test_the_code_location_loads_without_the_libraries_of_the_programs() -> None:
+def test_the_code_location_and_the_commands_load_without_the_libraries_of_the_programs() -> None:
     heavy = [
         "torch",
         "torchvision",
@@ -161,9 +162,13 @@ def test_the_code_location_loads_without_the_libraries_of_the_programs() -> None
         "huggingface_hub",
         "jinja2",
         "pyarrow",
-        "safetensors",
         "scipy",
     ]
-    code = f"import sys, pipelines.definitions; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, pipelines.cli.main; print([name for name in {heavy} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+def test_what_is_imported_before_steps_are_forked_is_there() -> None:
+    """Python passes over names that are not."""
+    assert [name for name in IMPORTED if find_spec(name) is None] == []

@@ -15,6 +15,7 @@ GPU for as long as it lives (`training.runtime.devices`).
 
 import argparse
 import fcntl
+import gc
 import inspect
 import json
 import os
@@ -201,6 +202,7 @@ def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Ma
         sys.exit(status)
     finally:
         _end_own_group()
+        gc.freeze()  # else the interpreter's end looks for garbage in all that was imported, for seconds
 
 
 def _print_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
