@@ -31,7 +31,7 @@ ui: $(STAMP)
 # compiled once: hundreds of processes would each do it, where PYTHONDONTWRITEBYTECODE is set
 test: $(STAMP)
 	$(VENV)/bin/python -m compileall -q assets evaluation pipelines training tests
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --ignore=tests/performance --ignore=tests/kills --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --ignore=tests/performance --ignore=tests/kills --durations=30 --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

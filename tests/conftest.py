@@ -1,11 +1,15 @@
 """Models and toy rows that several rooms' tests share; libraries are imported by the tests that ask for them."""
 
+import gc
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+from tests.forks import forking
 
 if TYPE_CHECKING:
     from training.model.checkpoint import FutureL1
@@ -31,6 +35,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first: the one that is begun last keeps one of two workers waiting for the other."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported until now is not searched for garbage again and again."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[dict[str, str]]:
+    """The variables with which programs are forks."""
+    with forking() as variables:
+        yield variables
+
+
+@pytest.fixture(scope="module")
+def forks(fork_server: dict[str, str]) -> Iterator[None]:
+    """Programs that are started are forks (`tests.forks`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in fork_server.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -37,9 +37,9 @@ def reduced_demo(home: Path, seed: int = 0, steps: int = 3) -> Profile:
     )
 
 
-def smallest_demo(home: Path) -> Profile:
-    """One shard, two steps of SFT, no RL, few items: every asset that does not need RL."""
-    profile = reduced_demo(home, steps=2)
+def smallest_demo(home: Path, steps: int = 2) -> Profile:
+    """One shard, few steps of SFT, no RL, few items, answered by one program at a time: all assets that need no RL."""
+    profile = reduced_demo(home, steps=steps)
     selection = profile.curation.selection.model_copy(update={"top": 8})
     necessity = profile.benchmarks.necessity.model_copy(update={"models": ("future_l1",), "n": 4})
     return profile.model_copy(
@@ -48,6 +48,9 @@ def smallest_demo(home: Path) -> Profile:
             "source": profile.source.model_copy(update={"quarantine_limit": 1.0}),
             "curation": profile.curation.model_copy(update={"selection": selection, "rl_sets": {"twiff": 4}}),
             "rl": (),
+            "launch": profile.launch.model_copy(
+                update={"max_parallel": {**profile.launch.max_parallel, "evaluation.generate": 1}}
+            ),
             "benchmarks": profile.benchmarks.model_copy(update={"necessity": necessity}),
         }
     )

@@ -28,6 +28,8 @@ from tests.reduced import smallest_demo, write_overlay
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 MILLISECONDS = 60_000
 STAGES = {
     "inputs": ["toyworld_source", "twiff_source", "base_model", "futurebench_items", "twiffbench_items"],

@@ -1,6 +1,6 @@
 """`future-l1 curate` on somebody's own shards: a faulty endpoint, kills, another shard, and nothing paid for twice.
 
-The command that meets no fault, and those that are killed, are processes of their own.
+The command that meets no fault, and those that are killed, are processes of their own, and so are their programs.
 """
 
 import json
@@ -16,11 +16,14 @@ import datasets
 import polars as pl
 import pytest
 
+from tests.forks import forked
 from tests.invoke import run
 from tests.pipelines.served_shards import Model, as_json_lines, judge, kind_of, repeat_row, write_shards
 from tests.processes import environment, future_l1, output, until
 from tests.served import Served, completion, served, user_text
 from training.runtime.project import PROJECT
+
+pytestmark = pytest.mark.usefixtures("forks")
 
 COMPARED = ["row_id", "p_t", "p_v", "gain", "status"]
 
@@ -67,7 +70,7 @@ def alone(source: tuple[Path, list[dict[str, Any]]], tmp_path_factory: pytest.Te
     out = tmp_path_factory.mktemp("alone") / "out"
     folder, rows = source
     with served(Model(rows)) as endpoint, served(judge) as judging:
-        output(*arguments(folder, endpoint, judging, out))
+        output(*arguments(folder, endpoint, judging, out), **forked())
         summary = json.loads((out / "summary.json").read_text())
         assert endpoint.choices == summary["generations"]
         assert judging.choices == summary["judge_calls"] > 0
@@ -178,8 +181,8 @@ def test_killed_at_several_points_it_ends_alike_and_pays_once(
     with served(Model(rows), latency=0.02) as endpoint, served(judge) as judging:
         for choices in (40, 200, 330):
             running = subprocess.Popen(
-                future_l1(*arguments(folder, endpoint, judging, out)), cwd=PROJECT, env=environment(),
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+                future_l1(*arguments(folder, endpoint, judging, out)), cwd=PROJECT, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, env=environment(**forked()), start_new_session=True,
             )  # fmt: skip
             until(lambda n=choices: endpoint.choices >= n, f"{choices} choices", interval=0.005, process=running)
             os.killpg(running.pid, signal.SIGKILL)

@@ -22,6 +22,7 @@ from evaluation import evaluate as evaluation
 from evaluation.generate import main
 from evaluation.generation.jobs import GenerateConfig
 from evaluation.generation.program import GenerationFailedError
+from tests.forks import forked
 from tests.invoke import invoke
 from tests.latent_server import Reply, latent_server
 from tests.processes import environment, future_l1, until
@@ -93,7 +94,7 @@ def untimed(report: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def alone(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(source: Path, forks: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An evaluation that nothing happened to."""
     out = tmp_path_factory.mktemp("alone") / "out"
     printed = done(invoke(*options(source, out, "--latency-samples", 2)))
@@ -155,8 +156,9 @@ def test_a_served_checkpoint_is_evaluated_as_one_that_is_here(
 def kill_at(arguments: Sequence[str], out: Path, answers: int) -> None:
     """Starts the command and sends SIGKILL to it, and to nobody else, when the ledger has so many answers."""
     command = subprocess.Popen(
-        future_l1(*arguments), cwd=PROJECT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+        future_l1(*arguments), cwd=PROJECT, env=environment(**forked()), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     until(lambda: len(ledger(out)) >= answers, f"the ledger has {answers} answers", interval=0.02, process=command)
     children = psutil.Process(command.pid).children(recursive=True)
     os.kill(command.pid, signal.SIGKILL)

@@ -64,7 +64,9 @@ def test_curate_ends_at_every_stage_and_goes_on(tmp_path: Path) -> None:
         assert (tmp_path / "out" / "summary.json").exists()
 
 
-def test_evaluate_ends_while_it_answers_and_while_it_is_judged_and_goes_on(tmp_path: Path) -> None:
+def test_evaluate_ends_while_it_answers_and_while_it_is_judged_and_goes_on(
+    tmp_path: Path, fork_server: dict[str, str]
+) -> None:
     world(tmp_path, 1)
     with served(lambda request, _: reply_to(request["messages"][-1]["content"]), models=(MODEL,)) as judging:
         command = (
@@ -73,9 +75,12 @@ def test_evaluate_ends_while_it_answers_and_while_it_is_judged_and_goes_on(tmp_p
             "--device", "cpu", "--judge", judging.url, "--judge-model", MODEL,
         )  # fmt: skip
         ledger = (tmp_path / "out" / "ledger").glob
-        begun = [lambda: any(path.stat().st_size for path in ledger("*.jsonl")), holding(judging, 2)]
-        for stage, number in zip(begun, (INT, TERM), strict=True):
-            assert GOES_ON in interrupt(future_l1(*command), environment(), stage, number)
+
+        def answering() -> bool:
+            return any(path.stat().st_size for path in ledger("*.jsonl"))
+
+        assert GOES_ON in interrupt(future_l1(*command), environment(), answering, INT)
+        assert GOES_ON in interrupt(future_l1(*command), environment(**fork_server), holding(judging, 2), TERM)
         release(judging)
         output(*command)
         assert (tmp_path / "out" / "report.json").exists()

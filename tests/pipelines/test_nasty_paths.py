@@ -5,14 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 
 from assets.toyworld.clips import write_batch
 from assets.toyworld.source import write_futurebench
+from tests.forks import COMMANDS, PROGRAMS, forked
 from tests.pipelines.served_shards import Model, judge, write_shards
 from tests.processes import output
 from tests.served import served
 from training.storage.artifacts import MODEL
 from training.tiny import BASE
+
+pytestmark = pytest.mark.usefixtures("forks")
 
 NASTY = "-a[1] b?c=%20*{x,y}: 中文 #&'"
 
@@ -20,7 +24,8 @@ NASTY = "-a[1] b?c=%20*{x,y}: 中文 #&'"
 def future_l1(folder: Path, *arguments: object) -> str:
     """Runs a command in a folder, with paths relative to it."""
     cache = str(folder.parent / "cache")
-    return output(*arguments, folder=folder, XDG_CACHE_HOME=cache, COLUMNS="1000", FUTURE_L1_HOME=f"{NASTY} home")
+    variables = {"XDG_CACHE_HOME": cache, "COLUMNS": "1000", "FUTURE_L1_HOME": f"{NASTY} home"}
+    return output(*arguments, folder=folder, **variables, **forked(COMMANDS, *PROGRAMS))
 
 
 def test_curating_and_following(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from tests.pipelines.served_shards import Model, judge, write_shards
 from tests.pipelines.test_retraining import Room
 from tests.served import Served, served
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 AFTER_SELECTION = {
     ("checkpoints/sft", "trained_on_current_sets"), ("reports/comparison", "trained_on_current_sets"),
     ("curation/sft_sets", "sft_rows_can_be_read"),

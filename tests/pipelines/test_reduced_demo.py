@@ -1,7 +1,7 @@
 """The whole lineage, end to end, in a reduced demo: the same code, fewer rows and steps.
 
 Interrupted at every stage and killed in SFT, it goes on where it was and ends with the numbers of a run left alone.
-Where no program is interrupted, they are forks of one process (tests.forked).
+Programs that are not interrupted are forks of one process (tests.forks).
 """
 
 import json
@@ -28,23 +28,24 @@ from pipelines.definitions import build_definitions
 from pipelines.driver import LOG_LEVEL
 from pipelines.instance import driver_instance
 from pipelines.jobs import plan
+from tests import forks
 from tests.processes import environment, messages
 from tests.reduced import reduced_demo, write_overlay
 from training.data.prompts import AnswerTable, BenchmarkAnswerTable
 from training.runtime.programs import read_metrics
 from training.runtime.project import PROJECT
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 DRIVE = """
-if __name__ == "__main__":  # forks import this file
+if __name__ == "__main__":  # processes that encode clips import this file
     import os, sys
     from assets.benchmarks import comparison
-    from assets.launching import launcher
     from pipelines.cli.main import main
     from pipelines.driver import Screen
-    from tests.forked import ForkBackend
 
     def send_signals(*_):
-        for number in map(int, sys.argv[3:]):
+        for number in map(int, sys.argv[2:]):
             os.kill(os.getpid(), number)
 
     def on_progress(screen, done, total, what):
@@ -54,8 +55,6 @@ if __name__ == "__main__":  # forks import this file
     Screen.__call__ = on_progress
     if sys.argv[1] == "reports/comparison":
         comparison.build_page = send_signals
-    if sys.argv[2]:
-        launcher.backend_for = lambda settings: ForkBackend()
     main(["demo"])
 """
 STAGES: dict[str, tuple[signal.Signals, ...]] = {
@@ -67,6 +66,9 @@ STAGES: dict[str, tuple[signal.Signals, ...]] = {
     "reports/comparison": (signal.SIGTERM,),
 }
 """The signals that end the demo early, by the beginning of a progress message or by the asset."""
+INTERRUPTED = {"answers train-": "evaluation.generate", "SFT": "training.sft", "RL": "training.rl",
+               "answers benchmarks.futurebench_answers.": "evaluation.generate"}  # fmt: skip
+"""The program that a stage's signals reach."""
 
 CANARY = "sk-canary-0f1e2d"
 SECRETS = dict.fromkeys(
@@ -74,13 +76,13 @@ SECRETS = dict.fromkeys(
 )
 
 
-def drive(home: Path, stage: str = "", forks: bool = False) -> subprocess.CompletedProcess[str]:
+def drive(home: Path, stage: str = "") -> subprocess.CompletedProcess[str]:
     script = home.parent / "drive.py"
     script.write_text(DRIVE)
     profile = write_overlay(home.parent / "reduced.toml", reduced_demo(home))
-    variables = environment(FUTURE_L1_HOME=str(home), FUTURE_L1_PROFILE=str(profile), **SECRETS)
-    numbers = (str(int(number)) for number in STAGES.get(stage, ()))
-    command = [sys.executable, str(script), stage, "forks" if forks else "", *numbers]
+    others = forks.forked(*(program for program in forks.PROGRAMS if program != INTERRUPTED.get(stage)))
+    variables = environment(FUTURE_L1_HOME=str(home), FUTURE_L1_PROFILE=str(profile), **SECRETS, **others)
+    command = [sys.executable, str(script), stage, *(str(int(number)) for number in STAGES.get(stage, ()))]
     return subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, check=False)
 
 
@@ -99,7 +101,7 @@ def versions(home: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("alone") / "home"
-    ran = drive(home, forks=True)
+    ran = drive(home)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     (home / "output.txt").write_text(ran.stdout + ran.stderr)
     return home
@@ -344,7 +346,7 @@ def test_running_it_again_makes_nothing_new(home: Path) -> None:
 def test_interrupted_at_every_stage_it_ends_with_the_same_numbers(home: Path, tmp_path: Path) -> None:
     ended = tmp_path / "home"
     for stage, numbers_sent in STAGES.items():
-        ran, (number, *_) = drive(ended, stage, forks=stage == "reports/comparison"), numbers_sent
+        ran, (number, *_) = drive(ended, stage), numbers_sent
         left = [process for process in psutil.process_iter(["cmdline"]) if str(ended) in str(process.info["cmdline"])]
         if number == signal.SIGKILL:
             assert ran.returncode == -number

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.forks import COMMANDS, forked
 from tests.loopback import free_port
 from tests.processes import environment, future_l1, run, until
 from training.runtime.project import PROJECT
@@ -73,12 +74,20 @@ def test_the_server_is_waited_for_and_ended(python: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.fixture
+def commands_are_forks(forks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in forked(COMMANDS).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("commands_are_forks")
 def test_a_server_that_ends_is_an_error(python: Path) -> None:
     ended = run("serve", "--checkpoint", BASE, "--port", free_port(), "--python", python, "--", "--ends")
     assert ended.returncode == 1
     assert "vLLM has no such option" in ended.stderr and "vLLM's server ended with status 1" in ended.stderr
 
 
+@pytest.mark.usefixtures("commands_are_forks")
 def test_what_cannot_be_served_is_a_sentence(python: Path, tmp_path: Path) -> None:
     missing = run("serve", "--checkpoint", BASE, "--python", tmp_path / "none")
     assert f"there is no {tmp_path / 'none'}: the environment with vLLM" in missing.stderr

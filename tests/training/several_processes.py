@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from multiprocessing import connection
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 from assets.launching.launcher import LaunchSettings, program_of
 from assets.launching.ray import RaySettings
-from tests.forked import fork
+from tests import forks
 from tests.loopback import free_port
+from tests.processes import until
 from tests.training import fsdp_on_cpu
 from training.runtime.launch import Start, on_node
 from training.runtime.programs import ProgramConfig
@@ -37,7 +38,7 @@ def launched(
     launchers = [
         subprocess.Popen(
             [sys.executable, *on_node(arguments, rank, HOST, port)],
-            env={**os.environ, **python_variables(), "OMP_NUM_THREADS": "1", **variables},
+            env={**os.environ, **forks.forked(), **python_variables(), "OMP_NUM_THREADS": "1", **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -50,21 +51,20 @@ def launched(
 
 
 def in_processes(module: str, config: ProgramConfig, processes: int = 2, nodes: int = 1, sharded: bool = False) -> Path:
-    """As `launched`, without the launchers: the processes are forks, in the environment that those would give them."""
+    """As `launched`, without the launchers, in the environment that those would give; forks where programs are."""
     arguments, port = _arguments(module, config, processes, nodes, sharded), free_port()
     launcher, *_ = _validate_launch_command(launch_command_parser().parse_args(on_node(arguments, 0, HOST, port)[2:]))
-    environment = {**prepare_multi_gpu_env(launcher), **python_variables(), "OMP_NUM_THREADS": "1"}
-    command = ["-m", launcher.training_script, *launcher.training_script_args]
+    environment = {**os.environ, **prepare_multi_gpu_env(launcher), **python_variables(), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", launcher.training_script, *launcher.training_script_args]
     output = config.out / "output.txt"
-    forks = [fork(command, environment | _place(rank, processes, nodes, port), output) for rank in range(processes)]
-    try:
-        while living := [one for one in forks if one.is_alive()]:
-            assert connection.wait([one.sentinel for one in living], TIMEOUT), output.read_text()
-            assert all(one.exitcode in (None, 0) for one in forks), output.read_text()
-    finally:
-        for one in forks:
-            one.kill()
-            one.join()
+    with output.open("a") as log, ExitStack() as stack:
+        started = []
+        for rank in range(processes):
+            variables = environment | _place(rank, processes, nodes, port)
+            started.append(stack.enter_context(subprocess.Popen(command, env=variables, stdout=log, stderr=log)))
+            stack.callback(started[-1].kill)
+        until(lambda: any(one.poll() for one in started) or all(one.poll() == 0 for one in started), "it ends", TIMEOUT)
+        assert [one.wait(TIMEOUT) for one in started] == [0] * processes, output.read_text()
     return config.out
 
 

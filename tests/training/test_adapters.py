@@ -29,6 +29,8 @@ from training.sft import __main__ as sft
 from training.sft.__main__ import SftConfig
 from training.tiny import BASE
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 LORA = LoraSettings(r=4, lora_alpha=8.0)
 STEPS = 4
 CURVES = {

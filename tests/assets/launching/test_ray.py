@@ -1,6 +1,7 @@
 """The same programs as jobs of a Ray cluster; the cluster is real, of two nodes on this machine."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -8,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import polars as pl
 import psutil
@@ -75,9 +77,9 @@ def jobs_below(client: "JobSubmissionClient", folder: Path) -> "list[JobDetails]
 
 
 def test_shards_have_the_answers_that_this_machine_gives(
-    address: str, client: "JobSubmissionClient", tmp_path: Path
+    address: str, client: "JobSubmissionClient", tmp_path: Path, fork_server: dict[str, str]
 ) -> None:
-    """A job for each, each on a node of its own."""
+    """A job for each, each on a node of its own; here they are forks."""
     sizes = {"shards": 2, "rows_per_shard": 30, "futurebench_per_split": 1, "twiffbench": 1}
     here = overlaid(reduced_demo(tmp_path / "here"), {"toyworld": sizes})
     shards = ("train-00000-of-00002", "train-00001-of-00002")
@@ -87,8 +89,9 @@ def test_shards_have_the_answers_that_this_machine_gives(
     parallel = launch(address, max_parallel={"evaluation.generate": 2})
     there = here.model_copy(update={"home": tmp_path / "there", "launch": parallel})
     tables = []
-    for profile in (here, there):
-        run_plan(profile, [Step(score(profile), shards, only=(ANSWERS,))], Console(quiet=True))
+    for profile, variables in ((here, fork_server), (there, {})):
+        with patch.dict(os.environ, variables):
+            run_plan(profile, [Step(score(profile), shards, only=(ANSWERS,))], Console(quiet=True))
         answers = [AssetStore(profile.home).current(ANSWERS, shard).path / "answers.parquet" for shard in shards]
         tables.append(pl.read_parquet(answers).select(UNTIMED))
     assert tables[0].height > 0

@@ -15,6 +15,8 @@ from training.model.checkpoint import load
 from training.rl.__main__ import RlConfig, main
 from training.runtime.programs import Reporter, read_metrics
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 STEPS = 4
 CURVES = ("loss", "grad_norm", "rewards/accuracy/mean", "rewards/r_ctr/mean", "completions/mean_length", "spans")
 

@@ -18,6 +18,8 @@ from training.runtime.programs import Reporter, read_metrics
 from training.sft.__main__ import SftConfig, main
 from training.tiny import BASE
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 CURVES = ("loss", "grad_norm", "ce", "mean_token_accuracy", "latent_mse", "latent_mse/copy_last_frame", "latent_skill")
 
 
