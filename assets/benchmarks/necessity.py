@@ -150,6 +150,7 @@ def _latent_necessity(settings: BenchmarkSettings, checkpoints: Checkpoints) -> 
 
             answers, first = read_parquet(original.file(ANSWER_TABLE)), graded(original, ANSWER_TABLE)
             changes, read = chosen["mediation"], f"{READINGS}.parquet"
+            was_read = read in changed.manifest["files"]
             replaced = {name: graded(changed, f"{name}.parquet") for name in chosen["interventions"]}
             names = dict.fromkeys((*chosen["controls"], *changes))
             controls = {name: graded(changed, f"{name}.parquet", name) for name in names}
@@ -161,7 +162,8 @@ def _latent_necessity(settings: BenchmarkSettings, checkpoints: Checkpoints) -> 
                 } for change in changes},
                 latents={"original": answers}
                 | {change: read_parquet(changed.file(f"{change}.parquet")) for change in changes},
-                readings=read_parquet(changed.file(read)) if read in changed.manifest["files"] else None,
+                readings=read_parquet(changed.file(read)) if was_read else None,
+                repeated=graded(changed, read) if was_read else None,
             ))  # fmt: skip
             report["diagnostics"] |= missing
             report["cost"] = _cost(changed)

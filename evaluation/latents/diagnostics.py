@@ -10,7 +10,7 @@ import polars as pl
 from evaluation.generation.jobs import LOCAL_INTERVENTIONS
 from evaluation.latents.attention import attention_report
 from evaluation.latents.dose import dose_report
-from evaluation.latents.mediation import EFFECTS, mediation_report
+from evaluation.latents.mediation import EFFECTS, REPEATED, UNRELATED, mediation_report
 from evaluation.latents.necessity import REPLACEMENTS
 from evaluation.latents.outcomes import outcome_of_loss
 from evaluation.latents.words import words_report
@@ -36,7 +36,8 @@ class DiagnosticTables:
     """The graded answers, and answers tables, to the same items.
 
     original: graded; changed: graded, by intervention; effects: graded, by change and effect (`mediation.EFFECTS`);
-    latents: answers with their latents, by "original" and by change; readings: answers with `attention` and `words`.
+    latents: answers with their latents, by "original" and by change; readings: answers with `attention` and `words`;
+    repeated: graded, the original prompts decoded once more.
     """
 
     items: pl.DataFrame
@@ -45,6 +46,7 @@ class DiagnosticTables:
     effects: Mapping[str, Mapping[str, pl.DataFrame]] = field(default_factory=dict)
     latents: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     readings: pl.DataFrame | None = None
+    repeated: pl.DataFrame | None = None
 
 
 def diagnostics_report(necessity: Mapping[str, Any], tables: DiagnosticTables) -> dict[str, Any]:
@@ -53,12 +55,12 @@ def diagnostics_report(necessity: Mapping[str, Any], tables: DiagnosticTables) -
     necessity: the report of `necessity_report` on the same answers.
     """
     report: dict[str, Any] = {"dose": dose_report(tables.original, tables.changed), "attention": None, "words": None}
-    report["mediation"] = {
-        change: mediation_report(
-            change, tables.original, effects, {"original": tables.latents["original"], "total": tables.latents[change]}
-        )
-        for change, effects in tables.effects.items()
-    }
+    nulls = {REPEATED: tables.repeated, UNRELATED: tables.changed.get(UNRELATED)}
+    compared = {name: rows for name, rows in nulls.items() if rows is not None and not rows.is_empty()}
+    report["mediation"] = {}
+    for change, effects in tables.effects.items():
+        latents = {"original": tables.latents["original"], "total": tables.latents[change]}
+        report["mediation"][change] = mediation_report(change, tables.original, effects, latents, compared)
     if tables.readings is not None:
         report["attention"] = attention_report(tables.readings)
         report["words"] = words_report(tables.items, tables.original, tables.readings)

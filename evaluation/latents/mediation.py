@@ -3,6 +3,9 @@
 Four answers to each item: as it was (x, z), to the changed prompt (x', z'), to the changed prompt with the latents of
 the answer to the unchanged one (x', z), and the other way round (x, z').  Against the first, they are the total, the
 direct and the mediated effect (Pearl 2001: natural direct and indirect effects), as in CapImagine (arXiv 2602.22766).
+
+Two nulls say how large an effect is without a cause: the same prompts decoded once more, and the unchanged prompts with
+another item's latents, which move answers, too, but not to those of the changed prompts.
 """
 
 from collections.abc import Mapping
@@ -16,6 +19,8 @@ from evaluation.latents.outcomes import outcome_of_share
 from evaluation.statistics import Proportion, bootstrap_mean, paired_difference
 
 EFFECTS = ("total", "direct", "mediated")
+REPEATED, UNRELATED = "repeated", "other_item"
+NULLS = (REPEATED, UNRELATED)
 SUBJECTS = {
     "mirrored": "Mirroring the frames",
     "cropped": "Cropping the frames",
@@ -25,12 +30,15 @@ SUBJECTS = {
 
 
 def mediation_report(
-    change: str, original: pl.DataFrame, effects: Mapping[str, pl.DataFrame], latents: Mapping[str, pl.DataFrame]
-) -> dict[str, Any]:
-    """One change: each effect on answers and on accuracy, how far latents move, the mediated outcome, a sentence.
+    change: str, original: pl.DataFrame, effects: Mapping[str, pl.DataFrame], latents: Mapping[str, pl.DataFrame],
+    nulls: Mapping[str, pl.DataFrame] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """One change: each effect on answers and on accuracy, how far latents move, the mediated outcome, a sentence; and,
+    of each effect and null, how many of the answers that the change changes become the changed prompt's (`new_answer`).
 
-    original, effects (EFFECTS): graded answers; latents: the answers tables `original` and `total`, with latents.
-    Items that any of them lacks are left out.  Raises ValueError where no item is left.
+    original, effects (EFFECTS), nulls (some of NULLS): graded answers; latents: the answers tables `original` and
+    `total`, with latents.  Items that the effects lack are left out, and those that a null lacks of that null.  Raises
+    ValueError where no item is left.
     """
     tables = {"original": original, **effects}
     ids = set.intersection(*(set(table["id"]) for table in tables.values()))
@@ -40,16 +48,29 @@ def mediation_report(
     first = rows.pop("original")
     report: dict[str, Any] = {"n": first.height, "with_spans": int((first["spans"] > 0).sum())}
     for name, table in rows.items():
-        changed = int(first["parsed"].ne_missing(table["parsed"]).sum())
         difference = paired_difference(first["correct"].to_list(), table["correct"].to_list())
-        report[name] = {
-            "answers_changed": Proportion(changed, first.height).as_dict(), "difference": difference.as_dict(),
-        }  # fmt: skip
+        report[name] = _answers(first, table, rows["total"]) | {"difference": difference.as_dict()}
+    report["nulls"] = {name: _answers(first, table, rows["total"]) for name, table in (nulls or {}).items()}
     report["latents_moved"] = bootstrap_mean(
         latents_moved(latents["original"].filter(pl.col("prompt_id").is_in(ids)), latents["total"])
     ).as_dict()
     report["outcome"] = outcome_of_share(report["mediated"]["answers_changed"])
     return report | {"sentence": _sentence(change, report)}
+
+
+def _answers(original: pl.DataFrame, table: pl.DataFrame, total: pl.DataFrame) -> dict[str, Any]:
+    """How many answers of a table are not the original ones; and, where `total` names another option than these do, how
+    many name that one."""
+    named = (rows.select("id", pl.col("parsed").alias(name)) for name, rows in (("now", table), ("changed", total)))
+    rows = original.select("id", "parsed")
+    for column in named:
+        rows = rows.join(column, on="id")
+    moved = rows.filter(pl.col("changed").is_not_null(), pl.col("changed").ne_missing(pl.col("parsed")))
+    changed, same = rows["parsed"].ne_missing(rows["now"]), moved["changed"].eq_missing(moved["now"])
+    return {
+        "answers_changed": Proportion(int(changed.sum()), rows.height).as_dict(),
+        "new_answer": Proportion(int(same.sum()), moved.height).as_dict(),
+    }
 
 
 def latents_moved(original: pl.DataFrame, changed: pl.DataFrame) -> list[float]:
@@ -88,8 +109,25 @@ def _sentence(change: str, report: Mapping[str, Any]) -> str:
     return (
         f"{SUBJECTS[change]} {moves}changes {total:.1f} % of answers (total); with the latents of the unchanged prompt"
         f" {direct:.1f} % change (direct), with nothing but the latents of the changed one {mediated:.1f} % (mediated;"
-        f" n = {report['n']}): {_conclusion(report)}."
+        f" n = {report['n']}): {_conclusion(report)}.{_scale(report)}"
     )
+
+
+def _scale(report: Mapping[str, Any]) -> str:
+    """What the nulls are, in words."""
+    nulls, sentences = report["nulls"], []
+    if REPEATED in nulls:
+        again = 100 * nulls[REPEATED]["answers_changed"]["accuracy"]
+        sentences.append(f" The same prompts decoded once more change {again:.1f} %.")
+    mediated = report["mediated"]["new_answer"]
+    if report["with_spans"] and UNRELATED in nulls and nulls[UNRELATED]["new_answer"]["n"] and mediated["n"]:
+        other = nulls[UNRELATED]["answers_changed"], nulls[UNRELATED]["new_answer"]
+        any_answer, new = (100 * share["accuracy"] for share in other)
+        sentences.append(
+            f" Another item's latents change {any_answer:.1f} %; where the changed prompt has another answer, they lead"
+            f" to it in {new:.1f} %, the mediated latents in {100 * mediated['accuracy']:.1f} %."
+        )
+    return "".join(sentences)
 
 
 def _conclusion(report: Mapping[str, Any]) -> str:

@@ -1,11 +1,12 @@
 """The page's latents: necessity and controls, future-frame retrieval, spans per answer, and the map of spans."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from evaluation.benchmarks.futurebench_items import SPLIT_LABELS, SPLITS
 from evaluation.latents.attention import MIN_SHARE
-from evaluation.latents.mediation import EFFECTS
+from evaluation.latents.mediation import REPEATED, UNRELATED
 from evaluation.latents.outcomes import MIN_EFFECT
 from evaluation.latents.words import MIN_DIFFERENCE
 from evaluation.reports.parts import DASH, Cell, Row, Section, Table, mean, p_value, percent, picture, plot, points, row
@@ -14,6 +15,14 @@ from evaluation.reports.scores import PUBLISHED
 
 PICTURES = "retrieved_frames"
 """The pictures of future-frame retrieval are under this name in `RunReports.pictures`."""
+MEDIATION = {
+    "total": "frames and latents (total)",
+    "direct": "frames, with the latents of the unchanged prompt (direct)",
+    "mediated": "latents alone, to those of the changed prompt (mediated)",
+    UNRELATED: "latents alone, to another item's (null)",
+    REPEATED: "nothing, decoded once more (null)",
+}
+"""The rows of a change of the frames: `mediation.EFFECTS` and `NULLS`."""
 DOSES = {"kept": "latents kept of each span, the rest noise", "added_noise": "norms of noise added to each latent"}
 
 
@@ -160,8 +169,8 @@ def _diagnostics(models: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     if doses := [cells for name in outcomes for cells in _doses(name, models[name]["dose"] or {})]:
         tables.append(Table(["model", "dose", "amount", "accuracy"], doses, "Dose and accuracy", folded=True))
     if changes := [cells for name in outcomes for cells in _mediation(name, models[name]["mediation"])]:
-        head = ["model", "frames", "latents moved", *(f"answers changed, {effect}" for effect in EFFECTS)]
-        tables.append(Table(head, changes, "Total, direct and mediated effect", folded=True))
+        head = ["what is changed", "answers changed", "the changed prompt's answer, where it is another"]
+        tables.append(Table(head, changes, "Total, direct and mediated effect, and nulls", folded=True))
     if layers := [cells for name in outcomes for cells in _attention(name, models[name]["attention"])]:
         head = ["layer", "spans", "noise in their place", "frames", "text", "spans, by head group (%)"]
         tables.append(Table(head, layers, "Attention of the tokens behind a span", folded=True))
@@ -170,6 +179,9 @@ def _diagnostics(models: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         head = ["model", "reading", "names the chosen option", "another option",
                 "the chosen one, by another answer's latents", "most frequent words of the latents"]  # fmt: skip
         tables.append(Table(head, words, "What latents say in words", folded=True))
+        lens = {name: models[name]["words"]["lens"]["by_layer"] for name in outcomes if models[name]["words"]}
+        caption = "Answers whose chosen option the logit lens names, by layer"
+        tables.append(Table(["state", *lens], _by_layer(lens.values()), caption, folded=True))
     costs = [_cost(name, models[name]["cost"]) for name in outcomes if models[name].get("cost")]
     if costs:
         tables.append(Table(["model", "changes", "answers", "seconds"], costs, "Cost of the diagnostics", folded=True))
@@ -194,11 +206,14 @@ def _doses(model: str, curves: Mapping[str, Any]) -> list[Row]:
 
 
 def _mediation(model: str, changes: Mapping[str, Any]) -> list[Row]:
-    return [
-        row(model, change.replace("_", " "), mean(effects["latents_moved"]),
-            *(percent(effects[effect]["answers_changed"]) for effect in EFFECTS))
-        for change, effects in changes.items()
-    ]  # fmt: skip
+    """A row an effect, and a null, of each change."""
+    rows = []
+    for change, effects in changes.items():
+        moved = mean(effects["latents_moved"])
+        rows.append(row(f"{model}, frames {change.replace('_', ' ')}: latents moved by {moved.value} ({moved.note})"))
+        rows += [row(MEDIATION[name], *(percent(shares[of]) for of in ("answers_changed", "new_answer")))
+                 for name in MEDIATION if (shares := effects.get(name) or effects["nulls"].get(name))]  # fmt: skip
+    return rows
 
 
 def _attention(model: str, attention: Mapping[str, Any] | None) -> list[Row]:
@@ -219,6 +234,15 @@ def _words(model: str, words: Mapping[str, Any] | None) -> list[Row]:
         row(model, name, *(_share(words[key][of]) for of in ("chosen_option", "other_option", "other_latents")),
             ", ".join(f"{word or 'blank'} ({count})" for word, count in words[key]["most_frequent"].items()))
         for key, name in names.items()
+    ]  # fmt: skip
+
+
+def _by_layer(models: Iterable[Sequence[float]]) -> list[Row]:
+    """Shares of answers, a column a model: of the latents themselves, and of the states in their places."""
+    return [
+        row(f"after layer {layer}" if layer else "the latent itself",
+            *(DASH if share is None else f"{100 * share:.1f} %" for share in shares))
+        for layer, shares in enumerate(zip_longest(*models))
     ]  # fmt: skip
 
 

@@ -87,5 +87,5 @@ def tables(original: pl.DataFrame, changed: pl.DataFrame, of_span: int) -> Diagn
     latents = stored(LATENTS)
     return DiagnosticTables(
         ITEMS, original, dict.fromkeys(names, changed), {"mirrored": effects},
-        {"original": latents, "mirrored": latents}, readings(0.2, 0.2, of_span=of_span),
+        {"original": latents, "mirrored": latents}, readings(0.2, 0.2, of_span=of_span), original,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Each diagnostic's sentence and outcome follow from its numbers: used, not used, undecided."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,27 @@ def test_an_effect_is_direct_mediated_or_both(changed: tuple[int, int, int], out
     assert tuple(shares) == changed
     assert report["mediated"]["difference"]["difference"] == pytest.approx(-changed[2] / N)
     assert f"mediated; n = {N})" in report["sentence"]
+
+
+def test_a_mediated_effect_stands_beside_what_no_cause_and_an_unrelated_one_change() -> None:
+    """Another item's latents change as many answers, but not to those of the changed prompt."""
+    original, others = graded([True] * N), ["C", "D"] * (N // 2)
+    total = graded([False] * N, parsed=[*["B"] * 150, *["A"] * 40, *[None] * 10])
+    mediated = graded([False] * N, parsed=[*["B"] * 120, *["A"] * 80])
+    nulls = {"repeated": right(N - 1), "other_item": graded([False] * N, parsed=others)[:100]}
+    effects = {"total": total, "direct": original, "mediated": mediated}
+    latents = {"original": stored(LATENTS), "total": stored(-LATENTS)}
+    report = mediation_report("mirrored", original, effects, latents, nulls)
+    counts = {name: (shares["answers_changed"]["correct"], shares["new_answer"]["correct"], shares["new_answer"]["n"])
+              for name, shares in {**{name: report[name] for name in effects}, **report["nulls"]}.items()}  # fmt: skip
+    assert counts == {"total": (160, 150, 150), "direct": (0, 0, 150), "mediated": (120, 120, 150),
+                      "repeated": (1, 0, 150), "other_item": (100, 0, 100)}  # fmt: skip
+    assert report["nulls"]["other_item"]["answers_changed"]["n"] == 100, "items without a donor are left out of it"
+    assert report["sentence"].endswith(
+        "it acts through the latents. The same prompts decoded once more change 0.5 %. Another item's latents"
+        " change 100.0 %; where the changed prompt has another answer, they lead to it in 0.0 %, the mediated"
+        " latents in 80.0 %."
+    )
 
 
 def test_nothing_is_mediated_without_spans() -> None:
@@ -233,6 +255,14 @@ def test_the_table_has_the_outcome_of_every_diagnostic() -> None:
     assert "% of answers, " in rows["mediated effect: mirrored"]["value"]
     assert "; difference " in rows[LABELS["attention"]]["value"]
     assert {row["outcome"] for row in outcomes(RIGHT, RIGHT).values()} == {"not used"}
+
+
+def test_the_nulls_of_mediation_are_what_was_decoded_again_and_another_items_latents() -> None:
+    compared = tables(RIGHT, right(50), of_span=4)
+    with_others = replace(compared, changed={**compared.changed, "other_item": right(20)})
+    for examined, names in ((compared, {"repeated": 0}), (with_others, {"repeated": 0, "other_item": 180})):
+        report = diagnostics_report(necessity_report(RIGHT, examined.changed), examined)["mediation"]["mirrored"]
+        assert {name: null["answers_changed"]["correct"] for name, null in report["nulls"].items()} == names
 
 
 def test_replacements_that_disagree_are_use_in_part() -> None:

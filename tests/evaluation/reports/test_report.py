@@ -355,8 +355,14 @@ def test_every_diagnostic_has_its_outcome_in_a_column_for_each_model(run: dict[s
     assert captions["What latents say in words"].rows[1].cells[-1].value == "it (60)"
     notes = [str(cell.note) for row in captions["Dose and accuracy"].rows for cell in row.cells[-1:]]
     assert notes and all(", n = " in note for note in notes)
-    effects = captions["Total, direct and mediated effect"]
-    assert effects.head[-1] == "answers changed, mediated" and ", n = " in effects.rows[0].cells[-1].note
+    effects = [row.cells for row in captions["Total, direct and mediated effect, and nulls"].rows]
+    assert "latents moved by " in effects[0][0].value and ", n = " in effects[1][1].note
+    assert [cells[0].value.split()[-1] for cells in effects[1:5]] == ["(total)", "(direct)", "(mediated)", "(null)"]
+    layers = captions["Answers whose chosen option the logit lens names, by layer"]
+    assert [*layers.head] == ["state", *run["necessity"]]
+    assert [[cell.value for cell in row.cells[:2]] for row in layers.rows] == [
+        ["the latent itself", "0.0 %"], ["after layer 1", "100.0 %"],
+    ]  # fmt: skip
     assert captions["What latents say in words"].rows[1].cells[2].value == "100.0 %"
     assert captions["Cost of the diagnostics"].rows[0].cells[-1].value == "1.5"
 
