@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from evaluation.explorer.session import Session
 
 HOST = "127.0.0.1"
+MAX_ENTRIES = 5
+"""Entries of a folder that holds no benchmark that its sentence names."""
 SHUTDOWN_TIMEOUT = 3
 """Seconds that answers under way have left when the server is to end."""
 
@@ -111,22 +113,31 @@ def _group_of(data_dir: Path, table: Path) -> "Group":
     """The benchmark that a folder holds, with the profile's settings of it where there are any; its first items become
     a table.
 
-    Raises ValueError where it holds none.
+    Raises ValueError where it holds none, and where none of its items is usable.
     """
     from evaluation.explorer.examples import MAX_ITEMS, Group
 
-    named = {run.benchmark.name: run.benchmark for run in _runs()}
+    named, reasons = {run.benchmark.name: run.benchmark for run in _runs()}, list[str]()
     for name in BENCHMARKS:
         benchmark = named.get(name) or make_benchmark(name, {})
         try:
             benchmark.files(data_dir)
-        except ValueError:
+        except ValueError as error:
+            reasons.append(str(error))
             continue
         rows, schema = islice(benchmark.rows(data_dir), MAX_ITEMS), benchmark.item_table.create_empty().schema
-        pl.DataFrame(list(rows), schema=schema).write_parquet(table)
+        items = pl.DataFrame(list(rows), schema=schema)
+        problems = items["problem"].drop_nulls()
+        click.echo(f"{data_dir} is read as {name}: {items.height - len(problems)} usable items", err=True)
+        if len(problems) == items.height:
+            raise ValueError(f"{data_dir} has no usable item of {name}" + "".join(f": {why}" for why in problems[:1]))
+        items.write_parquet(table)
         return Group(benchmark, table)
-    raise ValueError(f"{data_dir} holds none of the benchmarks {', '.join(BENCHMARKS)}: docs/inputs.md says how each "
-                     "is laid out")  # fmt: skip
+    entries = sorted(path.name for path in data_dir.iterdir())
+    raise ValueError(f"{data_dir} holds none of the benchmarks {', '.join(BENCHMARKS)}. It has "
+                     f"{', '.join(map(repr, entries[:MAX_ENTRIES])) or 'nothing in it'}"
+                     f"{f' and {len(entries) - MAX_ENTRIES} more' if len(entries) > MAX_ENTRIES else ''}; wanted: "
+                     f"{'; '.join(dict.fromkeys(reasons))}. docs/inputs.md has each benchmark's files")  # fmt: skip
 
 
 def _first(

@@ -39,5 +39,21 @@ def test_it_writes_a_page_of_a_question(
     result = run(*model, "--video", bad, "--question", question, *elsewhere)
     assert result.exit_code == 1 and "bad.mp4 cannot be read as a video" in result.output.replace("\n", " ")
     result = run(*model, "--data-dir", tmp_path / "deep", *elsewhere)
-    assert result.exit_code == 1 and "holds none of the benchmarks" in result.output.replace("\n", " ")
+    output = " ".join(result.output.split())
+    assert result.exit_code == 1 and "holds none of the benchmarks futurebench, twiffbench, seedbench" in output
+    assert "It has 'page.html'; wanted: no futurebench.json in" in output and "; no test-*.parquet in" in output
     assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("[]", "no usable item of futurebench"), ('[{"id": "a"}]', "no usable item of futurebench: malformed field")],
+)
+def test_a_folder_says_as_which_benchmark_it_is_read_and_that_no_item_is_usable(
+    content: str, sentence: str, sft_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUTURE_L1_HOME", str(tmp_path / "home"))
+    (tmp_path / "futurebench.json").write_text(content, encoding="utf-8")
+    result = run("--checkpoint", sft_checkpoint, "--data-dir", tmp_path, "--export", tmp_path / "x.html")
+    output = " ".join(result.output.split())
+    assert result.exit_code == 1 and sentence in output and "is read as futurebench: 0 usable items" in output
