@@ -11,7 +11,7 @@ from evaluation.explorer.state import State
 
 HERE = Path(__file__).parent
 STYLE, SCRIPT = '<link rel="stylesheet" href="page.css">', '<script src="page.js" defer></script>'
-FINAL = ("item", "before", "report")
+FINAL = ("item", "before", "changes", "report")
 """The events that a page needs that is not live."""
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cachetools import LRUCache
 from PIL import Image
 
 from evaluation.drawing.sheet import shaped_like
 from evaluation.explorer.examples import Example
 from evaluation.explorer.footage import Footage, read_footage
+from evaluation.explorer.kept import Kept
 from evaluation.latents.frame_pool import FrameEncoder, FramePool, frame_cache, list_items
 from evaluation.latents.nearest_frames import (
     MIN_FIT_FRAMES,
@@ -28,9 +28,8 @@ from training.model.checkpoint import FutureL1
 
 OTHERS = 100
 """Frames of other clips among the candidates, as in reports/latent_retrieval."""
-POOL_BYTES = 2**28
-KEPT = 32
-"""Examples whose frames stay in memory."""
+POOL_BYTES, FOOTAGE_BYTES = 2**28, 2**28
+"""Of the frames of other clips, and of the examples' own frames and read-outs, that stay in memory."""
 PIXELS = 192
 """Of a picture's longer side on the page."""
 
@@ -67,21 +66,28 @@ class ImagerySource:
         self._pool = FramePool(items, list_items(items), OTHERS, seed) if items else None
         self._readout = readout_of_items(self.encoder, items, seed) if items else None
         self._frames = frame_cache(POOL_BYTES)
-        self._kept: LRUCache[str, Imagery] = LRUCache(KEPT)
+        self._kept: Kept[str, tuple[Footage, Readout | None]] = Kept(FOOTAGE_BYTES, _nbytes)
 
     def of(self, example: Example) -> Imagery:
         """Raises ValueError or OSError where the example's frames cannot be read."""
-        if example.key not in self._kept:
-            footage = read_footage(example, self.encoder)
-            others = []
-            if self._pool is not None:
-                frames = self._pool.beside(self.encoder, example.clip_name, footage.last.grid, self._frames)
-                keys = {candidate.frame.key for candidate in footage.candidates}
-                others = [LabelledFrame(frame, "another clip") for frame in frames if frame.key not in keys]
-            readout = self._readout or readout_of_clip(footage.until_last)
-            believe = _believe(readout, "other clips" if self._readout else "this clip up to the last observed one")
-            self._kept[example.key] = Imagery(footage, others, readout, believe)
-        return self._kept[example.key]
+        footage, readout = self._kept.get_or_make(example.key, lambda: self._read(example))
+        others = []
+        if self._pool is not None:
+            frames = self._pool.beside(self.encoder, example.clip_name, footage.last.grid, self._frames)
+            keys = {candidate.frame.key for candidate in footage.candidates}
+            others = [LabelledFrame(frame, "another clip") for frame in frames if frame.key not in keys]
+        believe = _believe(readout, "other clips" if self._readout else "this clip up to the last observed one")
+        return Imagery(footage, others, readout, believe)
+
+    def _read(self, example: Example) -> tuple[Footage, Readout | None]:
+        footage = read_footage(example, self.encoder)
+        return footage, self._readout or readout_of_clip(footage.until_last)
+
+
+def _nbytes(kept: tuple[Footage, Readout | None]) -> int:
+    footage, readout = kept
+    frames = sum(candidate.frame.nbytes for candidate in footage.candidates)
+    return frames + (readout.weights.nbytes if readout else 0)
 
 
 def _believe(readout: Readout | None, source: str) -> str:

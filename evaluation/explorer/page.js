@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d31", "#56b4e9", "#999999", "#e69f00"];
 const TOOLS = [["zeros", "zeros"], ["noise", "noise"], ["other_item", "another item's"], ["future", "the true future"]];
-let shown = {}, request = null, groups = [];
+let shown = {}, request = null, groups = [], pressed = null;
 
 function el(name, fields = {}, ...children) {
   const node = document.createElement(name);
@@ -39,29 +39,36 @@ function drawPrompt(item) {
   $("believe").textContent = `A distance below 1: the latents are nearer to this frame than to the last observed one. ${item.believe}`;
 }
 
-function drawEdits(item) {
-  const bar = $("edits");
+function drawEdits({ item, after }) {
+  const bar = $("edits"), names = item.edits;
   bar.replaceChildren(
-    el("b", {}, item.edits.length ? "Changed:" : "Nothing is changed."),
-    ...item.edits.map((edit) => el("span", { class: "chip" }, edit.label)));
+    names.length && !after?.changes ? "" : el("b", {}, names.length ? "Changed:" : "Nothing is changed."),
+    ...(after?.changes ?? []).map((label) => el("span", { class: "chip" }, label)));
   if (live()) {
-    const names = item.edits.map((edit) => edit.edit);
-    const tool = (label, onclick, disabled) => el("button", { type: "button", onclick, disabled }, label);
+    const tool = (label, onclick, disabled) =>
+      el("button", { type: "button", onclick, disabled, "data-tool": label }, label);
     bar.append(
       tool("Undo", () => go(item.key, names.slice(0, -1)), !names.length),
       tool("Start over", () => go(item.key, []), !names.length),
       tool("Add a span", () => go(item.key, [...names, "add"]), !item.opens_spans),
       tool("Grey out the frames", () => go(item.key, ["no_frames"]), names.includes("no_frames")),
-      tool("Copy link", () => navigator.clipboard.writeText(location.href)));
+      tool("Copy link", copyLink));
   }
   bar.hidden = false;
+}
+
+async function copyLink({ target }) {
+  try {
+    await navigator.clipboard.writeText(location.href);
+    target.textContent = "Link copied";
+  } catch (error) { say("The browser does not let this page copy: take the link from its address bar."); }
 }
 
 function drawAnswers() {
   const { item, before, after } = shown;
   const cards = [];
   if (item.edits.length && before) cards.push(card(before, "Before", false));
-  if (after) cards.push(card(after, item.edits.length ? `After: ${item.edits.at(-1).label}` : "Answer", true));
+  if (after) cards.push(card(after, item.edits.length ? ["After", ...(after.changes ?? []).slice(-1)].join(": ") : "Answer", true));
   $("answers").replaceChildren(...cards);
   $("result").dataset.cards = cards.length;
 }
@@ -72,7 +79,7 @@ function card(answer, title, last) {
   const seconds = answer.seconds == null ? null
     : el("small", {}, `${answer.tokens} tokens in ${answer.seconds.toFixed(2)} s`);
   const paid = answer.attention && el("p", { class: "quiet" }, attentionText(answer.attention));
-  return el("article", { class: "card answer-card" }, el("h2", {}, title, verdict, cut, seconds),
+  return el("article", { class: "card answer-card" }, el("h2", { tabindex: -1 }, title, verdict, cut, seconds),
     ...answer.blocks.map((block) => drawBlock(block, answer, last)), ...(paid ? [paid] : []));
 }
 
@@ -90,13 +97,23 @@ function verdictOf(answer) {
   return el("span", { class: `verdict ${right ? "right" : "wrong"}` }, `${right ? "✓ right" : "✗ not right"}: ${text}`);
 }
 
+// What a screen reader says of an answer that is complete: a page that is read token by token cannot be followed.
+function spoken({ item, before, after }) {
+  const text = ({ blocks }) => blocks.map((block) =>
+    block.number ? `span ${block.number} of ${block.latents} latents` : block.pieces.map(([piece]) => piece).join("")).join("; ");
+  const verdict = after.right == null ? "" : `, ${after.right ? "right" : "not right"}`;
+  const changed = before && item.edits.length
+    ? (text(before) === text(after) ? "The same answer as before the change: " : "Another answer than before the change: ") : "Answer: ";
+  return `${changed}${text(after)}${verdict}.`;
+}
+
 function drawBlock(block, answer, last) {
   if (block.kind !== "span") {
     const pieces = block.pieces.map(([text, differs]) => (differs ? el("mark", {}, text) : text));
     return el("div", { class: `block ${block.kind}` }, el("b", {}, block.kind), ...pieces);
   }
   const squares = Array.from({ length: Math.min(block.latents, 16) }, () => el("i"));
-  const mark = last ? shown.item.marks[block.number] : shown.item.marks_before[block.number];
+  const mark = answer.marks?.[block.number];
   const node = el("div", { class: "block span" },
     el("b", {}, `span ${block.number}`, el("span", { class: "squares" }, ...squares),
       `${block.latents} latent${block.latents === 1 ? "" : "s"}`,
@@ -120,9 +137,8 @@ function drawBlock(block, answer, last) {
 }
 
 function tools(number) {
-  const names = shown.item.edits.map((edit) => edit.edit);
   const tool = (kind, label) => el("button", {
-    type: "button", onclick: () => go(shown.item.key, [...names, `${kind}.${number}`]),
+    type: "button", onclick: () => go(shown.item.key, [...shown.item.edits, `${kind}.${number}`]), "data-tool": `${kind}.${number}`,
     disabled: kind === "future" && number > shown.item.future_frames,
   }, label);
   return el("div", { class: "tools" }, el("small", {}, "Replace by"), ...TOOLS.map(([kind, label]) => tool(kind, label)),
@@ -157,7 +173,8 @@ function drawChart() {
     svg.append(svgNode("line", { class: "grid", x1: left, x2: left + width, y1: y(level), y2: y(level) }),
       svgNode("text", { class: "axis", x: left - 8, y: y(level) + 4, "text-anchor": "end" }, `${100 * level} %`));
   }
-  places.forEach((after) =>
+  const every = Math.ceil(places.length / 8);  // so many labels have room
+  places.forEach((after, place) => place % every ? null :
     svg.append(svgNode("text", { class: "axis", x: x({ after }), y: top + height + 22, "text-anchor": "middle" }, after)));
   const line = (list, letter, fields) => svgNode("polyline", {
     fill: "none", points: list.map((point) => `${x(point)},${y(point.values[letter])}`).join(" "), ...fields });
@@ -194,25 +211,39 @@ function svgNode(name, fields, text) {
 
 function take(event) {
   if (event.event === "queued") say(event.ahead ? `${event.ahead} before this one: waiting` : "");
-  if (event.event === "error") { say(event.message); document.body.dataset.state = "error"; }
+  if (event.event === "error") {
+    if (shown.after && shown.after.finished == null) { shown.after = null; drawAnswers(); }
+    say(event.message);
+    document.body.dataset.state = "error";
+  }
   if (event.event === "earlier") say("Making the answers that this one needs");
   if (["item", "before", "blocks", "report"].includes(event.event)) say("");
   if (event.event === "item") {
     shown = { item: event, after: { blocks: [], spans: {} } };
+    $("chart").hidden = true;  // it is another answer's
     drawPrompt(event);
-    drawEdits(event);
   }
+  if (event.event === "changes") Object.assign(shown.after, event);
+  if (event.event === "item" || event.event === "changes") drawEdits(shown);
   if (event.event === "before") shown.before = event.report;
   if (event.event === "blocks") shown.after.blocks.splice(event.from, Infinity, ...event.blocks);
   if (event.event === "span") shown.after.spans[event.number] = event;
   if (event.event === "report") shown.after = event.report;
   if (["before", "blocks", "span", "report"].includes(event.event)) drawAnswers();
-  if (event.event === "report") { drawChart(); document.body.dataset.state = "done"; }
+  if (event.event === "report") { drawChart(); $("spoken").textContent = spoken(shown); document.body.dataset.state = "done"; }
+  if (event.event === "report" || event.event === "error") refocus();
 }
 
 function say(text) {
   $("message").textContent = text;
   $("message").hidden = !text;
+}
+
+// The button that was pressed has been drawn anew: whoever has no mouse goes on from there.
+function refocus() {
+  const tool = (name) => document.querySelector(`[data-tool="${name}"]:not(:disabled)`);
+  if (pressed && document.activeElement === document.body)
+    (tool(pressed) ?? document.querySelector(".answer-card:last-child h2") ?? tool("Undo"))?.focus({ preventScroll: true });
 }
 
 const live = () => !$("export");
@@ -221,6 +252,7 @@ async function play() {
   request?.abort();
   const current = (request = new AbortController());
   document.body.dataset.state = "running";
+  if (document.activeElement !== document.body) pressed = document.activeElement.dataset.tool;
   select(new URLSearchParams(location.hash.slice(1)).get("item"));
   try {
     const answer = await fetch(`show?${location.hash.slice(1)}`, { method: "POST", signal: current.signal });

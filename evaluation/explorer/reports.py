@@ -1,5 +1,6 @@
 """What the page shows of an item and of an answer, as JSON: blocks, spans, probabilities, attention."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,13 +10,14 @@ from evaluation.explorer.difference import Block, blocks
 from evaluation.explorer.examples import Example
 from evaluation.explorer.footage import observed_images
 from evaluation.explorer.imagery import Imagery, data_url
-from evaluation.explorer.plans import Run
+from evaluation.explorer.plans import Plan, Run
 from evaluation.explorer.probabilities import Joint, joints, option_probabilities
-from evaluation.explorer.state import State, marks
+from evaluation.explorer.state import State
 from evaluation.generation.segments import Segment, segments
 from training.data.video import FrameCache
 from training.grading.parsers import answer_text, normalised
 from training.model.checkpoint import FutureL1
+from training.model.encoding import Encoded
 from training.model.modes import Spans
 from training.model.vision import FrozenVision
 
@@ -28,9 +30,7 @@ def item_report(
         "key": example.key,
         "name": example.name,
         "link": state.fragment,
-        "edits": [{"edit": str(edit), "label": edit.label} for edit in state.edits],
-        "marks": marks(state.edits),
-        "marks_before": marks(state.edits[:-1]),
+        "edits": list(map(str, state.edits)),
         "frames": [data_url(pixels) for pixels in observed_images(example, frame_cache)],
         "question": example.question,
         "options": [{"letter": letter, "text": text} for letter, text in example.options.items()],
@@ -39,6 +39,11 @@ def item_report(
         "opens_spans": spans.opened,
         "believe": imagery.believe,
     }
+
+
+def changes_report(plan: Plan) -> dict[str, Any]:
+    """The changes that an answer is made with, and those of each span by its number."""
+    return {"changes": [edit.label for edit in plan.edits], "marks": plan.marks}
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,11 @@ class AnswerReport:
         """The same, with what the other answer does not have marked."""
         return replace(self, blocks=blocks(self.segments, other.segments))
 
+    @property
+    def nbytes(self) -> int:
+        """Of its pictures and texts."""
+        return len(json.dumps(self.as_json()))
+
     def as_json(self) -> dict[str, Any]:
         return {"blocks": [block_json(block) for block in self.blocks], "spans": self.spans, **self.facts}
 
@@ -70,9 +80,9 @@ def block_json(block: Block) -> dict[str, Any]:
 
 
 def answer_report(
-    bundle: FutureL1, vision: FrozenVision, example: Example, imagery: Imagery, run: Run
+    bundle: FutureL1, vision: FrozenVision, example: Example, imagery: Imagery, prompt: Encoded, run: Run
 ) -> AnswerReport:
-    """The whole report on an answer."""
+    """The whole report on an answer to a prompt."""
     tokens, (completion,) = bundle.tokens, run.decoded.completions(bundle.tokens)
     text = completion.decoded_text(tokens, bundle.processor.tokenizer)
     parts = segments(text)
@@ -82,17 +92,17 @@ def answer_report(
     places = joints(completion.ids, bundle.processor.tokenizer)
     masking = run.plan.masking()
     probabilities = (
-        option_probabilities(bundle, vision, run.prompt, completion, places, options, masking) if options else []
+        option_probabilities(bundle, vision, prompt, completion, places, options, masking) if options else []
     )
     choice = example.choice(text) if example.options else answer_text(text)
     right = example.right_letter or example.answer
-    facts = {
+    facts = changes_report(run.plan) | {
         "finished": completion.finished,
         "choice": choice,
         "right": None if right is None else normalised(choice or "") == normalised(right),
         "seconds": run.seconds,
         "tokens": len(completion.ids),
-        "attention": attention_shares(bundle, vision, run.prompt, completion, masking),
+        "attention": attention_shares(bundle, vision, prompt, completion, masking),
         "options": [{"letter": letter, "text": option} for letter, option in options.items()],
         "probabilities": [{"after": _joint_label(place, earlier), "values": values}
                           for place, earlier, values in zip(places, [None, *places], probabilities, strict=False)],

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from cachetools import LRUCache
 
 from evaluation.benchmarks.twiffbench import TwiffBench
 from evaluation.explorer.events import Emit
 from evaluation.explorer.examples import LENDERS, Example, Group
 from evaluation.explorer.imagery import Imagery, ImagerySource
+from evaluation.explorer.kept import Kept
 from evaluation.explorer.plans import Lenders, Plan, Run, plan_of
-from evaluation.explorer.reports import AnswerReport, answer_report, item_report
+from evaluation.explorer.reports import AnswerReport, answer_report, changes_report, item_report
 from evaluation.explorer.state import State
 from evaluation.explorer.uploads import Uploads
 from evaluation.explorer.watch import Watch
@@ -26,13 +26,14 @@ from evaluation.generation.local import encode
 from training.data.video import FrameCache
 from training.model.checkpoint import FutureL1
 from training.model.decode import Observer, decode
+from training.model.encoding import Encoded
 from training.model.modes import Spans
 from training.model.sampling import Sampling
 from training.storage.hashing import stable_hash
 
 FRAMES_BYTES, FEATURES_BYTES = 2**28, 2**28
-KEPT_STATES = 64
-"""States whose answers and reports are kept."""
+PROMPTS_BYTES, RUNS_BYTES, REPORTS_BYTES = 2**28, 2**28, 2**27
+"""Of prompts, and of the answers and reports of states, that are kept."""
 
 
 class Session:
@@ -50,8 +51,9 @@ class Session:
         self._frame_cache = FrameCache(FRAMES_BYTES)
         twiff = next((group.table for group in groups if isinstance(group.benchmark, TwiffBench)), None)
         self._imagery = ImagerySource(bundle, twiff, seed)
-        self._runs: LRUCache[State, Run] = LRUCache(KEPT_STATES)
-        self._reports: LRUCache[State, AnswerReport] = LRUCache(KEPT_STATES)
+        self._prompts: Kept[tuple[str, bool], Encoded] = Kept(PROMPTS_BYTES, _frame_bytes)
+        self._runs: Kept[State, Run] = Kept(RUNS_BYTES, lambda run: run.nbytes)
+        self._reports: Kept[State, AnswerReport] = Kept(REPORTS_BYTES, lambda report: report.nbytes)
 
     def example(self, key: str) -> Example:
         """The example of a key.  Raises ValueError, a sentence, for one that is not here."""
@@ -65,7 +67,8 @@ class Session:
 
     def show(self, state: State, emit: Emit) -> None:
         """Answers a state: emits `item`; `before` where there are edits, the report on the answer without the last one;
-        `blocks` and `span` while the answer grows; and `report`.  `earlier` are the tokens of answers that it needs.
+        `changes`, those that are in force; `blocks` and `span` while the answer grows; and `report`.  `earlier` are the
+        tokens of answers that it needs.
 
         Raises ValueError or OSError, a sentence, where there is nothing to show; and what `emit` raises.
         """
@@ -81,6 +84,8 @@ class Session:
             earlier = State(state.item, state.edits[:-1])
             before = self._report(earlier, example, imagery, waits)
             emit({"event": "before", "report": before.as_json()})
+        plan = self._plan(state, example, waits)
+        emit({"event": "changes"} | changes_report(plan))
         watch = Watch(self.bundle, imagery, before, emit)
         report = self._report(state, example, imagery, waits, watch)
         if before is not None:
@@ -91,26 +96,35 @@ class Session:
     def _report(
         self, state: State, example: Example, imagery: Imagery, waits: Observer, watch: Watch | None = None
     ) -> AnswerReport:
-        if state not in self._reports:
+        def make() -> AnswerReport:
             run = self._run(state, example, waits, watch)
-            self._reports[state] = answer_report(self.bundle, self.vision, example, imagery, run)
-        return self._reports[state]
+            prompt = self._prompt(example, run.plan.grey)
+            return answer_report(self.bundle, self.vision, example, imagery, prompt, run)
+
+        return self._reports.get_or_make(state, make)
 
     def _run(self, state: State, example: Example, waits: Observer, watch: Watch | None = None) -> Run:
         """`waits` observes the answers that this one needs, and this one where nobody watches it."""
-        if state not in self._runs:
-            plan = Plan()
-            if state.edits:
-                earlier = self._run(State(state.item, state.edits[:-1]), example, waits)
-                lenders = self._lenders(example, waits)
-                plan = plan_of(state.edits[-1], earlier.plan, earlier.decoded, self.bundle, lenders)
-            self._runs[state] = self._decoded(plan, example, watch or waits)
-        return self._runs[state]
+        return self._runs.get_or_make(
+            state, lambda: self._decoded(self._plan(state, example, waits), example, watch or waits)
+        )
+
+    def _plan(self, state: State, example: Example, waits: Observer) -> Plan:
+        if not state.edits:
+            return Plan()
+        earlier = self._run(State(state.item, state.edits[:-1]), example, waits)
+        lenders = self._lenders(example, waits)
+        return plan_of(state.edits[-1], earlier.plan, earlier.decoded, self.bundle, lenders)
+
+    def _prompt(self, example: Example, grey: bool) -> Encoded:
+        def make() -> Encoded:
+            content = controlled("no_video" if grey else "none", example.content, example.prompt_id, self.seed, None)
+            return encode(self._encoder, content, self._frame_cache)
+
+        return self._prompts.get_or_make((example.key, grey), make)
 
     def _decoded(self, plan: Plan, example: Example, observer: Observer | None) -> Run:
-        content = controlled("no_video" if plan.grey else "none", example.content, example.prompt_id, self.seed, None)
-        prompt = encode(self._encoder, content, self._frame_cache)
-        spans = self.bundle.spans
+        prompt, spans = self._prompt(example, plan.grey), self.bundle.spans
         start = time.perf_counter()
         decoded = decode(
             self.bundle.model, self.vision, self.bundle.tokens, [prompt], Sampling(self.generation.max_new_tokens),
@@ -118,7 +132,7 @@ class Session:
             intervention=plan.intervention(), scripts=[plan.script], masking=plan.masking(),
             observer=observer,
         )  # fmt: skip
-        return Run(plan, prompt, decoded, time.perf_counter() - start)
+        return Run(plan, decoded, time.perf_counter() - start)
 
     def _answer_seed(self, example: Example) -> int:
         """That of `evaluation.generation.requests.Prompts`, so that noise is the reports'."""
@@ -134,7 +148,8 @@ class Session:
         """The features of the true future frame that stands for a span, as SFT aims at."""
         future = self._imagery.of(example).footage.future
         if index >= len(future):
-            raise ValueError(f"this item has {len(future)} true future frames, and none for span {index + 1}")
+            frames = f"{len(future)} true future frame{'' if len(future) == 1 else 's'}"
+            raise ValueError(f"this item has {frames}, and none for span {index + 1}")
         return torch.from_numpy(future[index].features)
 
     def _other_item(self, example: Example, index: int, waits: Observer) -> torch.Tensor:
@@ -147,3 +162,7 @@ class Session:
             if spans:
                 return spans[min(index, len(spans) - 1)]
         raise ValueError(f"none of the next {LENDERS} items is answered with latents that it could lend")
+
+
+def _frame_bytes(prompt: Encoded) -> int:
+    return sum(patches.frames.nbytes for patches in prompt.observed)

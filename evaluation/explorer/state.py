@@ -19,14 +19,14 @@ EDIT_LABELS: dict[EditKind, str] = {
     "no_frames": "grey pictures for the frames",
 }
 WHOLE_ANSWER: tuple[EditKind, ...] = ("add", "no_frames")
-"""Edits that are about no span."""
+"""Edits that a link has without a span."""
 MAX_EDITS = 8
 _EDIT = re.compile(r"([a-z_]{1,20})(?:\.([0-9]{1,3}))?")
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One change of an answer; `span` counts from 1, and is 0 where the edit is about no span."""
+    """One change of an answer; `span` counts from 1, and is 0 where the edit is about no span, or adds one."""
 
     kind: EditKind
     span: int = 0
@@ -52,24 +52,6 @@ class State:
         """The state as the part of a link behind `#`; `read_state` reads it."""
         edits = f"&edits={','.join(map(str, self.edits))}" if self.edits else ""
         return f"item={quote(self.item, safe='/:')}{edits}"
-
-
-def marks(edits: Sequence[Edit]) -> dict[int, str]:
-    """What is changed at each span, by its number, without what later edits took back."""
-    kept: list[Edit] = []
-    for edit in edits:
-        kept = [] if edit.kind == "no_frames" else [earlier for earlier in kept if not _takes_back(edit, earlier)]
-        kept += [edit] if edit.span else []
-    spans = dict.fromkeys(edit.span for edit in kept)
-    return {span: "; ".join(EDIT_LABELS[edit.kind] for edit in kept if edit.span == span) for span in spans}
-
-
-def _takes_back(edit: Edit, earlier: Edit) -> bool:
-    """Whether an edit of a span takes back one before it.  Hidden frames go with everything else at the same span, if
-    it is there."""
-    if not edit.span or earlier.span != edit.span:
-        return bool(edit.span) and earlier.span > edit.span
-    return (edit.kind == "hide") == (earlier.kind == "hide") or edit.kind == "forbid"
 
 
 def read_state(link: str) -> State:

@@ -63,6 +63,10 @@ class Frame:
     grid: Grid
     key: str
 
+    @property
+    def nbytes(self) -> int:
+        return self.thumbnail.nbytes + self.pixels.nbytes + self.features.nbytes
+
 
 def list_items(items: Path) -> list[ItemEntry]:
     """The valid items of a TwiFF-Bench table (benchmarks.twiffbench.ItemTable), without their images."""
@@ -153,9 +157,7 @@ class FramePool:
 
 def frame_cache(limit: int) -> "FIFOCache[Grid, list[Frame]]":
     """A cache of one encoder's frames of other clips by grid: at most `limit` bytes, the oldest go first."""
-    return FIFOCache(
-        limit, lambda frames: sum(f.features.nbytes + f.pixels.nbytes + f.thumbnail.nbytes for f in frames)
-    )
+    return FIFOCache(limit, lambda frames: sum(frame.nbytes for frame in frames))
 
 
 def decoded(images: Sequence[bytes]) -> list[np.ndarray]:

@@ -106,6 +106,42 @@ def test_an_item_is_played_changed_and_found_again_by_its_link(page: "Page", ses
     assert "edits" not in page.url
 
 
+def test_a_change_is_made_and_undone_by_keyboard_and_told_to_a_screen_reader(
+    page: "Page", session: Session, url: str
+) -> None:
+    from playwright.sync_api import expect
+
+    focused = "document.activeElement.textContent"
+
+    def press(name: str, key: str = "Tab") -> None:
+        """From where the focus is on, with the keyboard alone."""
+        for _ in range(60):
+            page.keyboard.press(key)
+            if page.evaluate(focused) == name:
+                break
+        assert page.evaluate(focused) == name, "it cannot be reached"
+        page.evaluate("document.body.dataset.state = 'pressed'")
+        page.keyboard.press("Enter")
+        done(page)
+
+    page.goto("about:blank")
+    page.goto(f"{url}/#{State(item_with_spans(session)).fragment}")
+    done(page)
+    status = page.get_by_role("status")
+    expect(status).to_contain_text("Answer: ")
+    press("zeros")
+    assert page.evaluate(focused) == "zeros" and page.evaluate("document.activeElement.dataset.tool") == "zeros.1"
+    expect(page.locator("#edits .chip")).to_have_text(["span 1: zeros in its place"])
+    press("noise")
+    expect(page.locator("#edits .chip")).to_have_text(["span 1: noise in its place"])
+    expect(status).to_contain_text("before the change: ")
+    press("forbid spans from here")
+    assert page.evaluate(focused).startswith("After: span 1: no spans from here on"), "its button is gone"
+    press("Undo", "Shift+Tab")
+    assert page.evaluate(focused) == "Undo"
+    expect(page.locator("#edits .chip")).to_have_text(["span 1: noise in its place"])
+
+
 def test_a_bad_upload_is_a_sentence_and_a_good_one_is_answered(
     page: "Page", url: str, tmp_path: Path, rows: list[dict[str, Any]]
 ) -> None:

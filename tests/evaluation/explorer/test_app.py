@@ -43,7 +43,7 @@ def test_the_page_may_load_nothing_from_elsewhere(client: TestClient) -> None:
 def test_an_answer_is_a_stream_of_events(client: TestClient, item: str) -> None:
     names = [event["event"] for event in events(client, f"{State(item).fragment}&edits=cut.1")]
     assert names[:2] == ["queued", "item"] and names[-2:] == ["before", "report"]
-    assert set(names) <= {"queued", "item", "earlier", "before", "blocks", "span", "report"}
+    assert set(names) <= {"queued", "item", "earlier", "before", "changes", "blocks", "span", "report"}
 
 
 def test_what_takes_time_is_a_post_which_names_its_origin(client: TestClient) -> None:
@@ -133,7 +133,7 @@ def test_an_exported_page_needs_nothing_and_holds_the_state(session: Session, it
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-") and "unsafe" not in policy
     assert "page.css" not in html and "page.js" not in html
     data = json.loads(re.findall(r'<script type="application/json" id="export">(.*?)</script>', html, re.DOTALL)[0])
-    assert [event["event"] for event in data["events"]] == ["item", "before", "report"]
+    assert [event["event"] for event in data["events"]] == ["item", "before", "changes", "report"]
     assert data["model"] == "<b>tiny</b>" and "<b>tiny" not in html
 
 

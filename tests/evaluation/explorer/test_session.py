@@ -33,7 +33,7 @@ def test_the_answer_is_that_of_the_decoder_and_grows_block_by_block(session: Ses
     session._reports.clear()
     events = show()
     report, example = events["report"]["report"], session.example(item)
-    prompt = session._decoded(session._runs[State(item)].plan, example, None).prompt
+    prompt = session._prompt(example, grey=False)
     decoded = decode(session.bundle.model, session.vision, session.bundle.tokens, [prompt], Sampling(80),
                      session.bundle.spans, [[0]])  # fmt: skip
     (completion,) = decoded.completions(session.bundle.tokens)
@@ -129,15 +129,42 @@ def test_the_answers_attention_is_shared_by_spans_frames_and_text(show: Show) ->
 def test_edits_follow_each_other_and_both_answers_are_reported_and_marked(show: Show) -> None:
     both = show("zeros.1,add")
     assert texts(both["before"]["report"]) == texts(show("zeros.1")["report"]["report"])
-    assert [edit["label"] for edit in both["item"]["edits"]] == ["span 1: zeros in its place",
-                                                               "one more span before the answer"]  # fmt: skip
+    added = both["changes"]["changes"][-1]
+    assert re.fullmatch(r"span \d+: one more span before the answer", added)
+    assert both["changes"]["changes"] == ["span 1: zeros in its place", added] == both["report"]["report"]["changes"]
     assert any(block["differs"] for block in both["report"]["report"]["blocks"])
-    assert both["item"]["marks"] == {1: "zeros in its place"}
+    assert both["before"]["report"]["marks"] == {1: "zeros in its place"}
+
+
+@pytest.mark.parametrize(
+    ("edits", "in_force"),
+    [
+        ("zeros.1,noise.1", ["noise.1"]),
+        ("hide.1,zeros.1,cut.1", ["hide.1", "cut.1"]),
+        ("zeros.1,hide.1,noise.1", ["hide.1", "noise.1"]),
+        ("zeros.1,hide.1,forbid.1", ["forbid.1"]),
+        ("zeros.1,add,hide.LAST,zeros.1", ["zeros.1"]),
+        ("zeros.1,hide.1,add,hide.LAST", ["zeros.1", "add.LAST", "hide.LAST"]),
+        ("add,zeros.LAST,noise.LAST", ["add.LAST", "noise.LAST"]),
+        ("zeros.1,no_frames,add", ["no_frames", "add.LAST"]),
+    ],
+)
+def test_the_changes_are_those_that_no_later_one_took_back(
+    session: Session, item: str, show: Show, edits: str, in_force: list[str]
+) -> None:
+    number = 1 + len(show("no_frames" if "no_frames" in edits else "add")["report"]["report"]["spans"])
+    last = str(number if "no_frames" in edits else number - 1)
+    changed = show(edits.replace("LAST", last))
+    plan = session._runs[State(item, read_edits(edits.replace("LAST", last)))].plan
+    assert list(map(str, plan.edits)) == [edit.replace("LAST", last) for edit in in_force]
+    assert changed["changes"]["changes"] == [edit.label for edit in plan.edits]
+    assert plan.hidden_after in (None, *(edit.span - 1 for edit in plan.edits if edit.kind == "hide"))
+    assert set(plan.replaced) <= {edit.span - 1 for edit in plan.edits}
 
 
 def test_grey_frames_change_the_prompt_and_nothing_else(session: Session, item: str, show: Show) -> None:
-    show("no_frames")
-    plain, grey = session._runs[State(item)].prompt, session._runs[State(item, read_edits("no_frames"))].prompt
+    assert show("no_frames")["changes"]["changes"] == ["grey pictures for the frames"]
+    plain, grey = (session._prompt(session.example(item), grey) for grey in (False, True))
     assert plain.ids == grey.ids and plain.observed[0].key != grey.observed[0].key
 
 
@@ -147,6 +174,7 @@ def test_grey_frames_change_the_prompt_and_nothing_else(session: Session, item: 
         ("zeros.9", "and no span 9"),
         ("future.9", "and no span 9"),
         ("forbid.1,cut.1", "0 spans, and no span 1"),
+        ("cut.1,zeros.1", "span 1 is empty"),
     ],
 )
 def test_what_cannot_be_done_is_a_sentence(show: Show, state: str, sentence: str) -> None:
@@ -185,11 +213,12 @@ def test_probabilities_are_the_decoders(session: Session, item: str, show: Show)
     """What a parallel replay gives an option is what the decoder gives the same tokens one by one."""
     show()
     run, example = session._runs[State(item)], session.example(item)
+    prompt = session._prompt(example, grey=False)
     bundle, tokenizer = session.bundle, session.bundle.processor.tokenizer
     (completion,) = run.decoded.completions(bundle.tokens)
     places = joints(completion.ids, tokenizer)
     assert places[0].tokens == 0 and places[-1].spans == len(bundle.tokens.span_sizes(completion.ids))
-    values = option_probabilities(bundle, session.vision, run.prompt, completion, places, example.options)
+    values = option_probabilities(bundle, session.vision, prompt, completion, places, example.options)
     assert all(0 <= sum(of_place.values()) <= 1 + 1e-4 for of_place in values)
     letter, option = next(iter(example.options.items()))
     opening = tokenizer("<answer>", add_special_tokens=False)["input_ids"]
@@ -199,7 +228,7 @@ def test_probabilities_are_the_decoders(session: Session, item: str, show: Show)
             ids = tokenizer(f"<answer>{form}</answer>", add_special_tokens=False)["input_ids"]
             assert ids[: len(opening)] == opening
             script = [*completion.ids[: place.tokens], *ids]
-            total += math.exp(_log_prob(session, run.prompt, script, len(ids) - len(opening)))
+            total += math.exp(_log_prob(session, prompt, script, len(ids) - len(opening)))
         assert values[places.index(place)][letter] == pytest.approx(total, rel=1e-3, abs=1e-6)
 
 

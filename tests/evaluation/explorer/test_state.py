@@ -2,7 +2,7 @@
 
 import pytest
 
-from evaluation.explorer.state import MAX_EDITS, Edit, State, marks, read_edits, read_state
+from evaluation.explorer.state import MAX_EDITS, Edit, State, read_edits, read_state
 
 
 @pytest.mark.parametrize(
@@ -37,15 +37,3 @@ def test_too_many_edits_are_refused() -> None:
     assert len(read_edits(",".join(["add"] * MAX_EDITS))) == MAX_EDITS
     with pytest.raises(ValueError, match="at most 8"):
         read_edits(",".join(["add"] * (MAX_EDITS + 1)))
-
-
-def test_an_edit_of_a_span_makes_the_spans_after_it_new() -> None:
-    assert marks(read_edits("zeros.1,noise.2")) == {1: "zeros in its place", 2: "noise in its place"}
-    assert marks(read_edits("zeros.2,cut.1")) == {1: "nothing in it"}
-    assert marks(read_edits("zeros.2,no_frames")) == {}
-    assert marks(read_edits("hide.2,forbid.3,zeros.1")) == {1: "zeros in its place"}
-
-
-def test_hidden_frames_go_with_another_edit_of_the_same_span() -> None:
-    assert marks(read_edits("zeros.1,hide.1,noise.1")) == {1: "frames hidden after it; noise in its place"}
-    assert marks(read_edits("hide.1,forbid.1")) == {1: "no spans from here on"}
