@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d31", "#56b4e9", "#999999", "#e69f00"];
 const TOOLS = [["zeros", "zeros"], ["noise", "noise"], ["other_item", "another item's"], ["future", "the true future"]];
-let shown = {}, request = null, groups = [], pressed = null;
+let shown = {}, request = null, groups = [], pressed = null, drawing = 0;
 
 function el(name, fields = {}, ...children) {
   const node = document.createElement(name);
@@ -65,6 +65,8 @@ async function copyLink({ target }) {
 }
 
 function drawAnswers() {
+  cancelAnimationFrame(drawing);
+  drawing = 0;
   const { item, before, after } = shown;
   const cards = [];
   if (item.edits.length && before) cards.push(card(before, "Before", false));
@@ -95,6 +97,11 @@ function verdictOf(answer) {
   const named = answer.choice ?? "no option";
   const text = chosen && chosen.text !== answer.choice ? `${answer.choice}. ${chosen.text}` : named;
   return el("span", { class: `verdict ${right ? "right" : "wrong"}` }, `${right ? "✓ right" : "✗ not right"}: ${text}`);
+}
+
+// Tokens may come faster than a long answer is drawn.
+function drawSoon() {
+  drawing ||= requestAnimationFrame(drawAnswers);
 }
 
 // What a screen reader says of an answer that is complete: a page that is read token by token cannot be followed.
@@ -229,7 +236,8 @@ function take(event) {
   if (event.event === "blocks") shown.after.blocks.splice(event.from, Infinity, ...event.blocks);
   if (event.event === "span") shown.after.spans[event.number] = event;
   if (event.event === "report") shown.after = event.report;
-  if (["before", "blocks", "span", "report"].includes(event.event)) drawAnswers();
+  if (event.event === "blocks" || event.event === "span") drawSoon();
+  if (event.event === "before" || event.event === "report") drawAnswers();
   if (event.event === "report") { drawChart(); $("spoken").textContent = spoken(shown); document.body.dataset.state = "done"; }
   if (event.event === "report" || event.event === "error") refocus();
 }

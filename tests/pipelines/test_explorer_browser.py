@@ -106,6 +106,24 @@ def test_an_item_is_played_changed_and_found_again_by_its_link(page: "Page", ses
     assert "edits" not in page.url
 
 
+def test_tokens_that_come_faster_than_they_are_drawn_are_drawn_together(page: "Page", url: str) -> None:
+    page.goto(url)
+    done(page)
+    script = """async () => {
+      let drawn = 0;
+      new MutationObserver(() => drawn++).observe($("answers"), { childList: true });
+      for (let k = 0; k < 50; k++) {
+        const block = { kind: "text", number: 0, latents: 0, pieces: [[`token ${k}`, false]] };
+        take({ event: "blocks", from: 0, blocks: [block] });
+        await null;
+      }
+      await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+      return [drawn, $("answers").textContent.includes("token 49")];
+    }"""
+    drawn, is_last = page.evaluate(script)
+    assert drawn <= 2 and is_last
+
+
 def test_a_change_is_made_and_undone_by_keyboard_and_told_to_a_screen_reader(
     page: "Page", session: Session, url: str
 ) -> None:
