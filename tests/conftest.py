@@ -25,8 +25,8 @@ def pytest_configure() -> None:
 
 
 LONGEST = (
-    "test_browser", "test_reduced_demo", "test_curate", "test_interrupts", "test_kills", "test_adapters", "test_ray",
-    "test_ui",
+    "test_browser", "test_reduced_demo", "test_kills", "test_interrupts", "test_curate", "test_wheel", "test_adapters",
+    "test_ray", "test_ui", "test_evaluate",
 )  # fmt: skip
 """Files of minutes, the longest first."""
 

@@ -5,6 +5,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
@@ -28,43 +29,36 @@ WEB_SOCKET = {
 NODES = "{assetNodes {assetKey {path} groupName}}"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_ui_serves_every_asset_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
-    with ui(tmp_path, "demo") as served:
-        nodes = served.query(NODES)["assetNodes"]
-        assert {node["groupName"] for node in nodes} == {
-            "inputs", "trajectories", "curation", "checkpoints", "benchmarks", "reports",
-        }  # fmt: skip
-        family = psutil.Process(served.process.pid).children(recursive=True)
-        assert len(family) >= 2
-        assert served.part("pipelines.daemon").environ()["DAGSTER_GRPC_TIMEOUT_SECONDS"] == "600"
-        served.process.send_signal(number)
-        served.process.wait(timeout=120)
-        _, alive = psutil.wait_procs(family, timeout=120)
-        assert alive == []
-        assert until(lambda: not processes_of(tmp_path), "nobody works for this home")
-        assert served.process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+    with ui(tmp_path_factory.mktemp("ui"), "demo", "--allowed-host", "future-l1.example.org") as served:
+        yield served
 
 
-def test_another_sites_page_starts_nothing_over_http_or_websocket(tmp_path: Path) -> None:
-    with ui(tmp_path, "demo", "--allowed-host", "future-l1.example.org") as served:
-        launch = {"query": LAUNCH}
-        cross_origin, same_origin = {"Origin": "http://evil.example"}, {"Origin": served.url}
-        rebound = {"Host": "evil.example", "Origin": "http://evil.example"}
-        proxied = {"Host": "future-l1.example.org", "Origin": "https://future-l1.example.org"}
-        for headers in (cross_origin, rebound):
-            assert status(served, "GET", {"query": NODES}, headers) == 403
-            assert status(served, "POST", launch, headers) == 403
-            assert status(served, "GET", {}, headers | WEB_SOCKET) == 403
-            assert status(served, "GET", {}, headers, COMPARISON_URL) == 403
-        assert status(served, "GET", launch, {}) == status(served, "GET", launch, same_origin) == 405
-        assert served.runs() == []
-        for headers in ({}, same_origin, proxied):
-            assert status(served, "GET", {"query": NODES}, headers) == 200
-            assert status(served, "GET", {}, headers | WEB_SOCKET) == 101
-            assert status(served, "GET", {}, headers, COMPARISON_URL) == 404, "there is none yet"
-        assert status(served, "POST", launch, proxied) == 200
-        assert [run["jobName"] for run in served.runs()] == ["00_write_source"]
+@pytest.fixture(scope="module")
+def read_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+    with ui(tmp_path_factory.mktemp("read-only"), "demo", "--read-only") as served:
+        yield served
+
+
+def test_another_sites_page_starts_nothing_over_http_or_websocket(served: Ui) -> None:
+    launch = {"query": LAUNCH}
+    cross_origin, same_origin = {"Origin": "http://evil.example"}, {"Origin": served.url}
+    rebound = {"Host": "evil.example", "Origin": "http://evil.example"}
+    proxied = {"Host": "future-l1.example.org", "Origin": "https://future-l1.example.org"}
+    for headers in (cross_origin, rebound):
+        assert status(served, "GET", {"query": NODES}, headers) == 403
+        assert status(served, "POST", launch, headers) == 403
+        assert status(served, "GET", {}, headers | WEB_SOCKET) == 403
+        assert status(served, "GET", {}, headers, COMPARISON_URL) == 403
+    assert status(served, "GET", launch, {}) == status(served, "GET", launch, same_origin) == 405
+    assert served.runs() == []
+    for headers in ({}, same_origin, proxied):
+        assert status(served, "GET", {"query": NODES}, headers) == 200
+        assert status(served, "GET", {}, headers | WEB_SOCKET) == 101
+        assert status(served, "GET", {}, headers, COMPARISON_URL) == 404, "there is none yet"
+    assert status(served, "POST", launch, proxied) == 200
+    assert [run["jobName"] for run in served.runs()] == ["00_write_source"]
 
 
 def status(
@@ -77,20 +71,39 @@ def status(
         return connection.getresponse().status
 
 
-def test_a_read_only_ui_has_a_healthy_daemon_and_refuses_mutations(tmp_path: Path) -> None:
-    with ui(tmp_path, "demo", "--read-only") as served:
-        health = "{instance {daemonHealth {allDaemonStatuses {daemonType required healthy}}}}"
-        daemons = served.query(health)["instance"]["daemonHealth"]["allDaemonStatuses"]
-        required = {daemon["daemonType"]: daemon["healthy"] for daemon in daemons if daemon["required"]}
-        assert {"SENSOR", "SCHEDULER", "BACKFILL", "MONITORING", "QUEUED_RUN_COORDINATOR"} <= set(required)
-        assert all(required.values())
-        assert served.query(NODES)["assetNodes"]
-        with pytest.raises(AssertionError, match="UnauthorizedError"):
-            served.launch("00_write_source")
-        assert served.runs() == []
-        refused = run("ui", "--port", free_port(), FUTURE_L1_HOME=str(tmp_path))
-        assert refused.returncode == 1 and f"another `future-l1 ui` serves {tmp_path}" in refused.stderr
-        assert served.query(NODES)["assetNodes"], "the first goes on"
+def test_a_read_only_ui_has_a_healthy_daemon_and_refuses_mutations(read_only: Ui) -> None:
+    health = "{instance {daemonHealth {allDaemonStatuses {daemonType required healthy}}}}"
+    daemons = read_only.query(health)["instance"]["daemonHealth"]["allDaemonStatuses"]
+    required = {daemon["daemonType"]: daemon["healthy"] for daemon in daemons if daemon["required"]}
+    assert {"SENSOR", "SCHEDULER", "BACKFILL", "MONITORING", "QUEUED_RUN_COORDINATOR"} <= set(required)
+    assert all(required.values())
+    with pytest.raises(AssertionError, match="UnauthorizedError"):
+        read_only.launch("00_write_source")
+    assert read_only.runs() == []
+    refused = run("ui", "--port", free_port(), FUTURE_L1_HOME=str(read_only.home))
+    assert refused.returncode == 1 and f"another `future-l1 ui` serves {read_only.home}" in refused.stderr
+    assert read_only.query(NODES)["assetNodes"], "the first goes on"
+
+
+@pytest.mark.parametrize(("fixture", "number"), [("served", signal.SIGKILL), ("read_only", signal.SIGTERM)])
+def test_the_ui_serves_every_asset_and_leaves_nothing_behind(
+    request: pytest.FixtureRequest, fixture: str, number: signal.Signals
+) -> None:
+    """Which ends the UI that the tests before had."""
+    served: Ui = request.getfixturevalue(fixture)
+    nodes = served.query(NODES)["assetNodes"]
+    assert {node["groupName"] for node in nodes} == {
+        "inputs", "trajectories", "curation", "checkpoints", "benchmarks", "reports",
+    }  # fmt: skip
+    family = psutil.Process(served.process.pid).children(recursive=True)
+    assert len(family) >= 2
+    assert served.part("pipelines.daemon").environ()["DAGSTER_GRPC_TIMEOUT_SECONDS"] == "600"
+    served.process.send_signal(number)
+    served.process.wait(timeout=120)
+    _, alive = psutil.wait_procs(family, timeout=120)
+    assert alive == []
+    assert until(lambda: not processes_of(served.home), "nobody works for this home")
+    assert served.process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
 
 
 def test_a_port_in_use_is_an_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
