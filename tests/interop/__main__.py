@@ -10,13 +10,14 @@ Exits with 1 where a row is not what it must be.
 It takes minutes and gigabytes, and the installed packages are those of others: CI does not run it.
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from pipelines.profile import profile_from_environment
+from pipelines.profile import PROFILE_VARIABLE, profile_from_environment
 from tests.interop import dataset, harness, plain_transformers, pushed, served_evaluation, vllm_engine, vllm_speed
 from tests.interop.demo import Demo
 from tests.interop.table import Timed, show, timed
@@ -28,6 +29,7 @@ STAGES = {"transformers": plain_transformers, "dataset": dataset, "lmms_eval": h
 
 def main(python: Path, vllm: Path, stages: Sequence[str]) -> bool:
     """Whether every row is what it must be."""
+    os.environ.setdefault(PROFILE_VARIABLE, "demo")  # also for `curate`, whose own default is "paper"
     demo = Demo(profile_from_environment("demo"), python.absolute(), vllm.absolute())
     rows: list[Timed] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as last:
