@@ -188,14 +188,16 @@ def demo(home: Path, seed: int = 0) -> Profile:
                 ),
                 controls=("no_video", "options_1", "options_2", "options_3"),
                 mediation=("mirrored",),
-                n=300,
+                n=200,
             ),
         ),
         judge=JudgeSettings(base_url="http://127.0.0.1", model=toy_judge.MODEL, timeout=30.0),
         toy_judge=True,
         launch=LaunchSettings(
-            # One core each does both halves in less time than one after the other on two cores.
-            max_parallel={"evaluation.generate": 2, "training.sft": 2, "training.rl": 2},
+            # One core each does both halves in less time than one after the other on two cores; the same holds for the
+            # halves of a batch.
+            max_parallel={"evaluation.generate": 2, "training.sft": 2},
+            num_processes={"training.rl": 2},
             # Freed memory stays with the program: a forward pass takes 71 ms instead of 186.
             environment={
                 "MALLOC_MMAP_MAX_": "0",
