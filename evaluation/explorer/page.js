@@ -155,13 +155,23 @@ function tools(number) {
 
 // ---- the chart: probabilities of the options along the answer
 
-// What stands where on the axis: what only the earlier answer has, behind what it follows there.
-function placesOf(points, earlier) {
-  const places = points.map((point) => point.after);
-  earlier.forEach(({ after }, number) => {
-    if (!places.includes(after)) places.splice(places.indexOf(earlier[number - 1]?.after) + 1, 0, after);
-  });
-  return places;
+// The axis of two answers: the shortest list of labels that has those of each in their order, and the places of each there.
+function axisOf(points, earlier) {
+  const [m, n] = [points.length, earlier.length];
+  const same = (i, j) => points[i].after === earlier[j].after;
+  const common = Array.from({ length: m + 1 }, () => new Array(n + 1).fill(0));  // labels that both have, from i and j on
+  for (let i = m - 1; i >= 0; i--)
+    for (let j = n - 1; j >= 0; j--)
+      common[i][j] = same(i, j) ? common[i + 1][j + 1] + 1 : Math.max(common[i + 1][j], common[i][j + 1]);
+  const [labels, places, earlierPlaces] = [[], [], []];
+  for (let i = 0, j = 0; i < m || j < n;) {
+    const both = i < m && j < n && same(i, j);
+    const ours = i < m && (both || j === n || common[i + 1][j] >= common[i][j + 1]);
+    const place = labels.push((ours ? points[i] : earlier[j]).after) - 1;
+    if (ours) places[i++] = place;
+    if (both || !ours) earlierPlaces[j++] = place;
+  }
+  return { labels, places, earlierPlaces };
 }
 
 function drawChart() {
@@ -170,26 +180,25 @@ function drawChart() {
   $("chart").hidden = !points?.length;
   if (!points?.length) return;
   const earlier = item.edits.length && before?.probabilities?.length ? before.probabilities : null;
-  const places = placesOf(points, earlier ?? []);
+  const { labels, places, earlierPlaces } = axisOf(points, earlier ?? []);
   const [left, top, width, height] = [48, 12, 470, 220];
-  const x = ({ after }) =>
-    left + (places.length < 2 ? width / 2 : (width * places.indexOf(after)) / (places.length - 1));
+  const x = (place) => left + (labels.length < 2 ? width / 2 : (width * place) / (labels.length - 1));
   const y = (value) => top + height * (1 - value);
   const svg = svgNode("svg", { viewBox: "0 0 720 270", role: "img", "aria-label": chartText(after) });
   for (const level of [0, 0.25, 0.5, 0.75, 1]) {
     svg.append(svgNode("line", { class: "grid", x1: left, x2: left + width, y1: y(level), y2: y(level) }),
       svgNode("text", { class: "axis", x: left - 8, y: y(level) + 4, "text-anchor": "end" }, `${100 * level} %`));
   }
-  const every = Math.ceil(places.length / 8);  // so many labels have room
-  places.forEach((after, place) => place % every ? null :
-    svg.append(svgNode("text", { class: "axis", x: x({ after }), y: top + height + 22, "text-anchor": "middle" }, after)));
-  const line = (list, letter, fields) => svgNode("polyline", {
-    fill: "none", points: list.map((point) => `${x(point)},${y(point.values[letter])}`).join(" "), ...fields });
+  const every = Math.ceil(labels.length / 8);  // so many labels have room
+  labels.forEach((label, place) => place % every ? null :
+    svg.append(svgNode("text", { class: "axis", x: x(place), y: top + height + 22, "text-anchor": "middle" }, label)));
+  const line = (list, at, letter, fields) => svgNode("polyline", {
+    fill: "none", points: list.map(({ values }, i) => `${x(at[i])},${y(values[letter])}`).join(" "), ...fields });
   const ends = after.options.map(({ letter, text }, number) => {
     const colour = COLOURS[number % COLOURS.length];
-    if (earlier) svg.append(line(earlier, letter, { stroke: colour, "stroke-width": 1.6, "stroke-dasharray": "4 4", opacity: 0.7 }));
-    svg.append(line(points, letter, { stroke: colour, "stroke-width": 2.6 }));
-    points.forEach((point) => svg.append(svgNode("circle", { cx: x(point), cy: y(point.values[letter]), r: 3, fill: colour })));
+    if (earlier) svg.append(line(earlier, earlierPlaces, letter, { stroke: colour, "stroke-width": 1.6, "stroke-dasharray": "4 4", opacity: 0.7 }));
+    svg.append(line(points, places, letter, { stroke: colour, "stroke-width": 2.6 }));
+    points.forEach(({ values }, i) => svg.append(svgNode("circle", { cx: x(places[i]), cy: y(values[letter]), r: 3, fill: colour })));
     const value = points.at(-1).values[letter];
     return { at: y(value), colour, label: `${text === letter ? "" : `${letter}. `}${text}`.slice(0, 22) + ` ${(100 * value).toFixed(0)} %` };
   }).sort((a, b) => a.at - b.at);

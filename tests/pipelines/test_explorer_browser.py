@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 MILLISECONDS = 60_000
+AXES: list[tuple[list[str], list[str], int]] = [
+    (["question", "reason 1", "reason 2"], ["question", "reason 1", "span 1", "reason 2"], 4),
+    (["question", "span 1", "reason 1"], ["question", "reason 1", "span 1", "reason 2"], 5),
+    ([], ["question", "span 1"], 2),
+]
+"""Where the probabilities of an answer and of the one before stand, and how many places hold both in their order."""
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +95,13 @@ def test_an_item_is_played_changed_and_found_again_by_its_link(page: "Page", ses
     after = page.locator(".answer-card").last.inner_text()
     assert after != before and page.locator(".answer-card").last.locator(".span").count() == 0
     assert page.locator("#chart svg polyline").count() == 8, "before, dashed, and after"
-    with_span, without = (
-        [{"after": after} for after in afters]
-        for afters in (["question", "reason 1", "span 1", "reason 2"], ["question", "reason 1", "reason 2"])
-    )
-    order = page.evaluate("([after, before]) => placesOf(after, before)", [without, with_span])
-    assert order == ["question", "reason 1", "span 1", "reason 2"], "both answers' places, each under its name"
+    for now, earlier, size in AXES:
+        axis = page.evaluate(
+            "(both) => axisOf(...both)", [[{"after": name} for name in names] for names in (now, earlier)]
+        )
+        assert len(axis["labels"]) == size
+        for names, places in ((now, axis["places"]), (earlier, axis["earlierPlaces"])):
+            assert [axis["labels"][place] for place in places] == names and places == sorted(set(places))
     link = page.url
     assert link.endswith("&edits=forbid.1")
     page.goto("about:blank")
@@ -110,18 +117,18 @@ def test_tokens_that_come_faster_than_they_are_drawn_are_drawn_together(page: "P
     page.goto(url)
     done(page)
     script = """async () => {
-      let drawn = 0;
-      new MutationObserver(() => drawn++).observe($("answers"), { childList: true });
+      let changes = 0;
+      new MutationObserver(() => changes++).observe($("answers"), { childList: true });
       for (let k = 0; k < 50; k++) {
         const block = { kind: "text", number: 0, latents: 0, pieces: [[`token ${k}`, false]] };
         take({ event: "blocks", from: 0, blocks: [block] });
         await null;
       }
-      await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
-      return [drawn, $("answers").textContent.includes("token 49")];
+      await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+      return [changes, $("answers").textContent.includes("token 49")];
     }"""
-    drawn, is_last = page.evaluate(script)
-    assert drawn <= 2 and is_last
+    changes, is_last = page.evaluate(script)
+    assert changes <= 2 and is_last
 
 
 def test_a_change_is_made_and_undone_by_keyboard_and_told_to_a_screen_reader(
