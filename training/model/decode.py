@@ -106,6 +106,7 @@ def decode_stream(
             of_prompts = [scheduler.prompts[number] for number in admitted]
             prefilled = prefill(model, vision, tokens, of_prompts, groups and [groups[number] for number in admitted])
             prefill_seconds += now(device) - prefill_start
+            scheduler.prefilled(admitted, prefilled.cache.get_seq_length())
             batch.join(admitted, prefilled, scheduler.answers)
             del prefilled
             admitted, end = [], step + longest

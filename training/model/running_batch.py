@@ -65,9 +65,8 @@ class RunningBatch:
         self.machine.select(index)
         self.record.select(index)
         self.owners = [self.owners[row] for row in left]
-        if left:
-            self.prefilled.select(index)
-            self.bias = None if self.bias is None else self.bias[index]
+        self.prefilled.select(index)  # also of no row: what joins next finds the cache's memory free
+        self.bias = None if self.bias is None else self.bias[index]
         return index
 
     def attention_mask(self, _ids: torch.Tensor) -> torch.Tensor | None:

@@ -10,9 +10,10 @@ from training.model.encoding import Encoded
 class Scheduler:
     """Prompts that wait for their turn, each with a seed for each of its answers.
 
-    A batch holds at most `limit` tokens: for each answer those of its prompt and the longest answer, padding counted.
-    A prompt counts as one answer more while it is prefilled.  `waiting`: the numbers of the prompts that wait, in
-    order; None: all.  `running` are the prompts of the batch, and `size` the tokens that it had when some joined last.
+    A batch holds at most `limit` tokens: for each answer those of its prompt and the longest answer, padding counted,
+    also that of a prompt whose longer neighbours have left.  A prompt counts as one answer more while it is prefilled.
+    `waiting`: the numbers of the prompts that wait, in order; None: all.  `running` are the prompts of the batch, and
+    `size` the tokens that it had when some joined last.
 
     Raises ValueError for a prompt without seeds.
     """
@@ -33,6 +34,7 @@ class Scheduler:
         self.waiting = list(range(len(prompts)) if waiting is None else waiting)
         self.running: list[int] = []
         self.size = 0
+        self._lengths = [len(prompt.ids) for prompt in prompts]
         self._max_new_tokens, self._limit = max_new_tokens, limit
         ends = accumulate(map(len, seeds))
         self.answers = [range(end - len(of_prompt), end) for of_prompt, end in zip(seeds, ends, strict=True)]
@@ -49,6 +51,11 @@ class Scheduler:
         if admitted:
             self.size = self._tokens(len(answers) + self._places(admitted), self.running)
         return admitted
+
+    def prefilled(self, prompts: Sequence[int], slots: int) -> None:
+        """These prompts were prefilled together in so many slots, which each has until it leaves."""
+        for number in prompts:
+            self._lengths[number] = slots
 
     def _fitting(self, answers: Sequence[int]) -> int:
         if self._limit == math.inf:
@@ -69,5 +76,5 @@ class Scheduler:
         return len(prompts) + sum(len(self.answers[number]) for number in prompts)
 
     def _tokens(self, places: int, prompts: Sequence[int]) -> int:
-        longest = max((len(self.prompts[number].ids) for number in prompts), default=0)
+        longest = max((self._lengths[number] for number in prompts), default=0)
         return places * (longest + self._max_new_tokens)

@@ -98,13 +98,15 @@ class AppendLog:
     def append(self, record: Mapping[str, Any]) -> int:
         """Hands one record to the operating system, in one write: lines of several processes do not mix.
 
-        Returns its offset.
+        Returns its offset.  Raises OSError where not all of it could be written: the disk is full.
         """
-        if self._file is None:
-            self._file = self._open()
+        file = self._file = self._file or self._open()
         line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-        self._file.write(line)
-        return self._file.tell() - len(line)
+        written = file.write(line)
+        if written < len(line):  # the rest would begin another line where several processes append
+            self.close()
+            raise OSError(errno.ENOSPC, f"only {written} of a record's {len(line)} bytes were written", str(self.path))
+        return file.tell() - len(line)
 
     def close(self) -> None:
         if self._file is not None:

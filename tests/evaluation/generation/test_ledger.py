@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -52,6 +53,18 @@ def test_an_answer_without_its_latents_is_missing_where_they_are_wanted(tmp_path
         ledger.add(answer("a", text="with", latents=b"\0\0"))
     assert table(Ledger(path, PROMPTS, 1, columns=[LATENTS]))["text"].to_list() == ["with"]
     assert table(Ledger(path, PROMPTS, 1))["text"].to_list() == ["without"]
+
+
+def test_memory_holds_the_place_of_an_answer(tmp_path: Path) -> None:
+    path, samples = tmp_path / "ledger.jsonl", 1_000
+    with Ledger(path, PROMPTS, samples) as ledger:
+        for sample in range(samples):
+            ledger.add(answer("a", sample=sample, tokens=list(range(1_000, 1_300))))
+    tracemalloc.start()
+    again = Ledger(path, PROMPTS, samples)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(again) == samples and held < 50 * samples, "an answer of 300 tokens has 10 KB as Python's numbers"
 
 
 def test_readings_survive_in_the_ledger(tmp_path: Path) -> None:

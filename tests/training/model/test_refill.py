@@ -10,12 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.model import decode as decoding
 from training.model.checkpoint import FutureL1
 from training.model.completions import Decoded
 from training.model.decode import decode, decode_stream
 from training.model.encoding import Encoded, Encoder
 from training.model.interventions import first_repeated, noise
 from training.model.modes import Spans
+from training.model.prefill import Prefilled
 from training.model.rows import RowReader
 from training.model.sampling import Sampling
 from training.model.scheduler import Scheduler
@@ -155,3 +157,34 @@ def test_the_cache_of_a_batch_that_is_refilled_forever_does_not_grow(
         refilled(sft_model, Scheduler(many, seeds, None, sampling.max_new_tokens, 8 * most), sampling)
     assert len(steps) > 3 * sampling.max_new_tokens
     assert max(slots for _, slots in steps) <= most + 2
+
+
+def test_a_batch_holds_no_more_tokens_than_its_limit(
+    sft_model: FutureL1, encoder: Encoder, steps: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when a long prompt has left, beside which a short one was padded."""
+    monkeypatch.setattr("training.model.running_batch.SLAB", 1)
+    sampling, short = Sampling(12, temperature=1.0), encoder.prompt(["What next?"])
+    many = [encoder.prompt(["What next? " * 40]), *[short] * 30]
+    scripts = [[sft_model.tokens.end_of_turn], [11] * 12, *[list[int]()] * 29]
+    limit = 4 * (len(many[0].ids) + sampling.max_new_tokens)
+    with stops(sft_model, 8):
+        refilled(sft_model, Scheduler(many, [[n] for n in range(31)], None, 12, limit), sampling, scripts=scripts)
+    assert max(rows * (slots + 1) for rows, slots in steps) <= limit
+    assert max(rows for rows, _ in steps) > 4, "short ones alone are more at a time"
+
+
+def test_the_cache_of_answers_that_are_done_is_free_before_others_are_prefilled(
+    sft_model: FutureL1, prompts: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[Prefilled] = []
+    inner = decoding.prefill
+
+    def prefill(*args: Any) -> Prefilled:
+        assert all(layer.keys.shape[0] == 0 for batch in batches for layer in batch.cache.layers)
+        batches.append(inner(*args))
+        return batches[-1]
+
+    monkeypatch.setattr(decoding, "prefill", prefill)
+    refilled(sft_model, Scheduler(prompts[:3], [[1], [2], [3]], None, 3, limit=1), Sampling(3))
+    assert len(batches) == 3

@@ -63,3 +63,6 @@ def test_padding_counts() -> None:
     longer = scheduler(4 * 12 - 1, lengths=(11, 10))
     longer.waiting = [1]
     assert longer.admit([0]) == []
+    shorter.prefilled([0], 12)  # beside a prompt of twelve tokens, which has left
+    shorter.waiting = [1]
+    assert shorter.admit([0]) == []

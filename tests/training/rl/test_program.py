@@ -13,7 +13,9 @@ from tests.toy import rl_recipe, toy_rows, write_rows
 from tests.training.killed import Interrupting, kill_at
 from tests.training.rl.made import config
 from training.model.checkpoint import load
+from training.rl import trainer as trainer_module
 from training.rl.__main__ import main
+from training.rl.trainer import LatentGRPOTrainer
 from training.runtime.programs import Reporter, read_metrics
 from training.tiny import BASE
 
@@ -42,6 +44,16 @@ def test_it_learns_and_tells(run: Path, sft_checkpoint: Path) -> None:
         6,
         "test",
     )
+
+
+def test_the_reference_is_sharded_as_the_policy_is(
+    data: Path, sft_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainers, sharded = list[LatentGRPOTrainer](), list[torch.nn.Module]()
+    monkeypatch.setattr(LatentGRPOTrainer, "train", lambda self, **_: trainers.append(self))
+    monkeypatch.setattr(trainer_module, "shard_frozen", lambda model, _accelerator: sharded.append(model))
+    main(config(tmp_path, data, sft_checkpoint, rl_recipe(beta=0.1)), Reporter(tmp_path, quiet=True))
+    assert trainers[0].reference is not None and sharded == [trainers[0].reference]
 
 
 def test_killed_at_any_step_it_goes_on_to_the_same_weights(

@@ -111,6 +111,7 @@ def test_zero_clips_as_the_paper_does(environment: Any) -> None:
 
 def test_the_papers_size_is_launched_with_shards(tmp_path: Path) -> None:
     for profile in (paper(tmp_path), load_profile(str(ROOT / "profiles" / "eight-gpus.toml"), tmp_path)):
+        assert profile.launch.environment["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
         for program in ("training.sft", "training.rl"):
             assert profile.launch.num_processes[program] == 8
             assert ROOT / profile.launch.accelerate_config[program] == FILES / "fsdp2.yaml"

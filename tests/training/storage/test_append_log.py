@@ -90,3 +90,28 @@ def test_several_processes_append_to_one_file(tmp_path: Path) -> None:
     assert all(record["text"] == record["who"] * (record["n"] * 50) for record in read)
     for who in "abc":
         assert [record["n"] for record in read if record["who"] == who] == list(range(300))
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from training.storage.files import AppendLog
+log = AppendLog(Path(sys.argv[1]))
+log.append({"n": 1})
+limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20, limit[1]))
+try:
+    log.append({"n": 2, "text": "cut in the middle"})
+except OSError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+print(log.append({"n": 3}))
+"""
+
+
+def test_a_record_that_only_a_part_of_fits_is_an_error_and_spoils_no_other(tmp_path: Path) -> None:
+    """A full disk takes a line's beginning and says nothing."""
+    path = tmp_path / "log"
+    out = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True).stdout
+    assert out == f"[Errno 28] only 11 of a record's 38 bytes were written: {str(path)!r}\n21\n"
+    assert [record["n"] for record in AppendLog(path).records()] == [1, 3]

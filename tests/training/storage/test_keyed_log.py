@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,16 @@ def test_processes_write_at_once_and_a_reader_finds_all(tmp_path: Path) -> None:
         process.communicate()
         assert set(stored(log, *names).items()) <= set(names.items())
     assert stored(log, *names) == names
+
+
+def test_memory_holds_sixteen_bytes_of_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyed_log, "MAX_RECENT", 100)
+    log, n = KeyedLog(tmp_path / "log"), 5_000
+    for number in range(n):
+        log.append({"n": number, "text": "x" * 200}, key=f"{number:064}")
+    log.close()
+    tracemalloc.start()
+    assert stored(log, f"{7:064}") == {f"{7:064}": 7}
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 16 * n <= held < 24 * n
