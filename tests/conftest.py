@@ -42,6 +42,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Libraries that look for what is left when the interpreter ends would find all of it."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[dict[str, str]]:
     """The variables with which programs are forks."""

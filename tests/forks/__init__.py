@@ -43,4 +43,5 @@ def forking() -> Iterator[dict[str, str]]:
             yield {ADDRESS: address, "PYTHONPATH": os.pathsep.join(filter(None, path)), **forked(*PROGRAMS)}
         finally:
             server.stdin.close()
-            assert server.wait() == 0, "programs are left"
+            left = server.stdout.read().decode()
+            assert server.wait() == 0, f"programs are left: {left}"

@@ -10,14 +10,19 @@ import signal
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 
 import tests.forks.imported  # noqa: F401
+
+GRACE = 20.0
+"""Seconds, after standard input has ended, for programs that are ending by themselves."""
 
 
 def serve(address: str) -> list[str]:
     """In a fork, the arguments of Python after `-m`, with which it is to go on."""
     programs: dict[int, socket.socket] = {}
+    names: dict[int, str] = {}
     waking, woken = os.pipe()
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(woken)
@@ -35,13 +40,15 @@ def serve(address: str) -> list[str]:
                 if (pid := os.fork()) == 0:
                     break
                 client.sendall(b"%d\n" % pid)
-                programs[pid] = client
+                programs[pid], names[pid] = client, " ".join(arguments)
                 for stream in streams:
                     os.close(stream)
             elif waking in ready:
                 os.read(waking, 4096)
                 _report(programs)
             elif 0 in ready:
+                _wait(programs, waking)
+                print(*(names[pid] for pid in programs), sep="\n", flush=True)
                 sys.exit(_kill(programs))
             else:
                 _kill({pid: client for pid, client in programs.items() if client in ready})
@@ -65,6 +72,17 @@ def _report(programs: dict[int, socket.socket]) -> None:
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             with programs.pop(ended[0]) as client, suppress(BrokenPipeError):
                 client.sendall(b"%d\n" % os.waitstatus_to_exitcode(ended[1]))
+
+
+def _wait(programs: dict[int, socket.socket], waking: int) -> None:
+    """Until all have ended, but no longer than GRACE."""
+    end = time.monotonic() + GRACE
+    while programs and (rest := end - time.monotonic()) > 0:
+        ready, _, _ = select.select([waking, *programs.values()], [], [], rest)
+        if waking in ready:
+            os.read(waking, 4096)
+        _kill({pid: client for pid, client in programs.items() if client in ready})
+        _report(programs)
 
 
 def _kill(programs: dict[int, socket.socket]) -> int:

@@ -149,14 +149,15 @@ def test_a_program_that_ends_does_not_wait_for_the_judge(tmp_path: Path) -> None
     table = prompt_frame([(name, [text("What next?")]) for name in names])
     table = table.with_columns(key=pl.Series(names), question=pl.lit("What next?"), reference=pl.lit("it falls"))
     table.write_parquet(tmp_path / "prompts.parquet")
-    ended = Event()
+    begun, ended = Event(), Event()
 
     def hanging(*request: Any) -> str:
+        begun.set()
         ended.wait(100)
         return toy_answer(*request)
 
     def outage(number: int, _: Any) -> tuple[int, bytes] | None:
-        return (503, b"") if number >= 30 else None
+        return (503, b"") if number >= 30 and begun.wait(50) else None
 
     with served(lambda *_: "<answer>it rises</answer>", script=outage) as server, served(hanging) as judge:
         rule = GainRule(samples=8, samples_per_round=8, full_sampling_fraction=1)
