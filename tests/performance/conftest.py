@@ -16,7 +16,7 @@ from tests.performance.subject import Subject, footage_rows
 LATENCY = 0.05
 """Seconds that the judge server takes for a verdict."""
 
-ENOUGH = 4.0
+ENOUGH = 2.5
 """Seconds of runs after which a comparison repeats no more."""
 
 Way = Callable[[], object]

@@ -81,7 +81,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def spent_on_loading(home: Path) -> Spent:
     with home_of(home):
         loaded = [
-            subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True) for _ in range(3)
+            subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True) for _ in range(2)
         ]
     return best([Spent(*map(float, one.stdout.split()[-2:])) for one in loaded])
 
