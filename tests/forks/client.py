@@ -2,13 +2,14 @@
 
 import json
 import os
-import resource
 import signal
 import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
+
+from training.runtime.supervisor import exit_like_command
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -31,8 +32,5 @@ def end_as_fork(address: str) -> NoReturn:
                 signal.signal(number, forward)
             status = int(lines.readline())
     if status < 0:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if -status != signal.SIGKILL:
-            signal.signal(-status, signal.SIG_DFL)
-        os.kill(os.getpid(), -status)
-    os._exit(status)
+        exit_like_command(status)
+    os._exit(status)  # sitecustomize may not raise SystemExit

@@ -153,7 +153,7 @@ def _has_children() -> bool:
     return True
 
 
-def _exit_like_command(status: int) -> None:
+def exit_like_command(status: int) -> None:
     """Ends with the status or the signal of the command."""
     if status < 0:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -164,4 +164,4 @@ def _exit_like_command(status: int) -> None:
 
 
 if __name__ == "__main__":
-    _exit_like_command(main(sys.argv[1:]))
+    exit_like_command(main(sys.argv[1:]))
