@@ -32,16 +32,20 @@ def forked(*modules: str) -> dict[str, str]:
 @contextmanager
 def forking() -> Iterator[dict[str, str]]:
     """The variables with which PROGRAMS are forks; an assertion fails where one of them is left at the end."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Path(folder, "errors").open("w+") as errors:
         address, site = f"{folder}/socket", str(Path(__file__).parent / "python")
         path = (str(PROJECT), site, os.environ.get("PYTHONPATH"))
         command = [sys.executable, "-m", "tests.forks.server", address]
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        server = subprocess.Popen(
+            command, start_new_session=True, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+        )  # fmt: skip
         assert server.stdin and server.stdout
         try:
-            assert server.stdout.readline(), "the fork server has ended"
+            assert server.stdout.readline(), Path(errors.name).read_text()
             yield {ADDRESS: address, "PYTHONPATH": os.pathsep.join(filter(None, path)), **forked(*PROGRAMS)}
         finally:
             server.stdin.close()
-            left = server.stdout.read().decode()
-            assert server.wait() == 0, f"programs are left: {left}"
+            left, status = server.stdout.read(), server.wait()
+            assert status == 0, f"the fork server ended with {status}: {Path(errors.name).read_text()}"
+            assert not left, f"programs are left: {left}"

@@ -36,10 +36,14 @@ def serve(address: str) -> list[str]:
             ready, _, _ = select.select([0, waking, listener, *programs.values()], [], [])
             if listener in ready:
                 client, _ = listener.accept()
-                arguments, environment, folder, streams = _request(client)
+                try:
+                    arguments, environment, folder, streams = _request(client)
+                except (OSError, ValueError):  # it was killed before it had said what it wants
+                    client.close()
+                    continue
                 if (pid := os.fork()) == 0:
                     break
-                client.sendall(b"%d\n" % pid)
+                _tell(client, pid)
                 programs[pid], names[pid] = client, " ".join(arguments)
                 for stream in streams:
                     os.close(stream)
@@ -48,8 +52,9 @@ def serve(address: str) -> list[str]:
                 _report(programs)
             elif 0 in ready:
                 _wait(programs, waking)
-                print(*(names[pid] for pid in programs), sep="\n", flush=True)
-                sys.exit(_kill(programs))
+                print(*(f"{names[pid]}\n" for pid in programs), sep="", end="", flush=True)
+                _kill(programs)
+                os._exit(0)  # to take all that was imported apart would take as long as a program, or crash
             else:
                 _kill({pid: client for pid, client in programs.items() if client in ready})
                 _report(programs)
@@ -70,8 +75,13 @@ def _report(programs: dict[int, socket.socket]) -> None:
     """Tells the clients of those that have ended how."""
     with suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            with programs.pop(ended[0]) as client, suppress(BrokenPipeError):
-                client.sendall(b"%d\n" % os.waitstatus_to_exitcode(ended[1]))
+            with programs.pop(ended[0]) as client:
+                _tell(client, os.waitstatus_to_exitcode(ended[1]))
+
+
+def _tell(client: socket.socket, number: int) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):  # it was killed
+        client.sendall(b"%d\n" % number)
 
 
 def _wait(programs: dict[int, socket.socket], waking: int) -> None:
@@ -85,12 +95,11 @@ def _wait(programs: dict[int, socket.socket], waking: int) -> None:
         _report(programs)
 
 
-def _kill(programs: dict[int, socket.socket]) -> int:
-    """Kills programs whose client is gone; returns their number."""
+def _kill(programs: dict[int, socket.socket]) -> None:
+    """Kills programs whose client is gone."""
     for pid in programs:
         os.kill(pid, signal.SIGKILL)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    return len(programs)
 
 
 def _become(environment: dict[str, str], folder: str, streams: list[int]) -> None:
@@ -130,4 +139,4 @@ if __name__ == "__main__":
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # to take all that was imported apart would take as long as a program
+    os._exit(status)  # as above
