@@ -18,13 +18,24 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pipelines.profile import PROFILE_VARIABLE, profile_from_environment
-from tests.interop import dataset, harness, plain_transformers, pushed, served_evaluation, vllm_engine, vllm_speed
+from tests.interop import (
+    dataset,
+    harness,
+    plain_transformers,
+    pushed,
+    served_assets,
+    served_evaluation,
+    vllm_curation,
+    vllm_engine,
+    vllm_speed,
+)
 from tests.interop.demo import Demo
 from tests.interop.table import Timed, show, timed
 from tests.wheel import build_wheel, install_wheel
 
 STAGES = {"transformers": plain_transformers, "dataset": dataset, "lmms_eval": harness, "pushed": pushed,
-          "vllm": vllm_engine, "vllm_speed": vllm_speed, "served_evaluation": served_evaluation}  # fmt: skip
+          "vllm": vllm_engine, "vllm_curation": vllm_curation, "vllm_speed": vllm_speed,
+          "served_evaluation": served_evaluation, "served_assets": served_assets}  # fmt: skip
 
 
 def main(python: Path, vllm: Path, stages: Sequence[str]) -> bool:
