@@ -24,6 +24,8 @@ from training.data.video import FrameCache
 from training.grading.parsers import answer_text
 
 JPEG_QUALITY = 95
+FULL_COLOUR = 0
+"""Pillow's number for a colour of each pixel; with its default, one of four, small coloured things change answers."""
 BROKEN_OFF = ("abort", "error", "content_filter")
 """Finish reasons of replies that the server, not the model, ended."""
 Rendered = TypeVar("Rendered")
@@ -83,7 +85,7 @@ def _image_url(image: Image.Image, low: int, high: int, factor: int) -> dict[str
     if size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     data = io.BytesIO()
-    image.save(data, "JPEG", quality=JPEG_QUALITY)
+    image.save(data, "JPEG", quality=JPEG_QUALITY, subsampling=FULL_COLOUR)
     url = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
     return {"type": "image_url", "image_url": {"url": url}}
 

@@ -95,6 +95,17 @@ def test_the_system_prompt_goes_first() -> None:
     assert server.requests[0]["messages"][0] == {"role": "system", "content": "Think."}
 
 
+def test_every_pixel_keeps_its_colour() -> None:
+    """Where neighbours share one, columns of red and green are both brown."""
+    columns = np.tile(np.array([(250, 10, 20), (10, 250, 20)], np.uint8), (64, 48, 1))
+    encoded = io.BytesIO()
+    Image.fromarray(columns).save(encoded, "PNG")
+    with served(echo) as server:
+        replies(server, request("p", image(encoded.getvalue())))
+    (shown,) = user_turn(server)
+    assert np.abs(shown.astype(int) - columns).mean() < 4
+
+
 def test_a_prompt_is_shown_in_order_with_its_frames() -> None:
     encoded = io.BytesIO()
     Image.new("RGBA", (96, 64), (250, 10, 20, 255)).save(encoded, "PNG")
