@@ -1,6 +1,7 @@
 """Steps of Dagster runs that start programs through a backend: here, or in a process that can be ended."""
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -70,8 +71,19 @@ def run(settings: LaunchSettings, *starts: Start, retries: int = 0) -> StepRun:
 def start_step(settings: LaunchSettings, *starts: Start) -> subprocess.Popen[bytes]:
     """Starts programs in a step of a process of its own."""
     triples = json.dumps([(start.module, str(start.out), dict(start.config)) for start in starts])
-    command = [sys.executable, "-c", STEP, settings.model_dump_json(), triples]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-X", "faulthandler", "-c", STEP, settings.model_dump_json(), triples]
+    return subprocess.Popen(command)
+
+
+def interrupt(step: subprocess.Popen[bytes]) -> None:
+    """Ends a step as Ctrl-C does; where it does not end, the stacks of its threads are on stderr."""
+    step.send_signal(signal.SIGINT)
+    try:
+        step.wait(timeout=120)
+    except subprocess.TimeoutExpired:
+        step.send_signal(signal.SIGABRT)
+        step.wait()
+        raise
 
 
 def working_in(folder: Path) -> list[list[str]]:

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ from pipelines.jobs import INGEST, LIST_SOURCE, PREPARE, WRITE_SOURCE, Step, sco
 from pipelines.profile import overlaid
 from tests.assets.launching.counting import PROGRAM
 from tests.assets.launching.ray_cluster import ray_cluster
-from tests.assets.launching.steps import counting, run, start_step, working_in
+from tests.assets.launching.steps import counting, interrupt, run, start_step, working_in
 from tests.evaluation.jobs import UNTIMED
 from tests.processes import until
 from tests.reduced import reduced_demo
@@ -113,8 +112,7 @@ def test_two_nodes_train_are_cancelled_and_go_on_as_one_process_does(
     (job,) = jobs_below(client, training.out)
     launchers = [line for line in working_in(training.out) if "accelerate.commands.launch" in line[:3]]
     assert {line[line.index("--machine_rank") + 1] for line in launchers} == {"0", "1"}
-    step.send_signal(signal.SIGINT)
-    step.wait(timeout=120)
+    interrupt(step)
     assert working_in(training.out) == []
     assert client.get_job_status(str(job.submission_id)) == "STOPPED"
     assert not (training.out / "result.json").exists()
@@ -161,8 +159,7 @@ def test_a_job_outlives_a_killed_step_and_ends_when_its_program_is_started_again
     step = start_step(settings, runs, waits)
     until((runs.out / "result.json").exists, "the program's result", process=step)
     assert json.loads((runs.out / "result.json").read_text())["resumed_from"] == 2
-    step.send_signal(signal.SIGINT)
-    step.wait(timeout=120)
+    interrupt(step)
     assert working_in(tmp_path) == []
     jobs = [(str((job.metadata or {}).get("future_l1_out")), str(job.status)) for job in client.list_jobs()]
     assert sum(out == str(runs.out) and status in ("STOPPED", "SUCCEEDED") for out, status in jobs) == 2
