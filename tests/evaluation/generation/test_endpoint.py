@@ -102,8 +102,8 @@ def test_every_pixel_keeps_its_colour() -> None:
     Image.fromarray(columns).save(encoded, "PNG")
     with served(echo) as server:
         replies(server, request("p", image(encoded.getvalue())))
-    (shown,) = user_turn(server)
-    assert np.abs(shown.astype(int) - columns).mean() < 4
+    (sent,) = user_turn(server)
+    assert np.abs(sent.astype(int) - columns).mean() < 4
 
 
 def test_a_prompt_is_shown_in_order_with_its_frames() -> None:
