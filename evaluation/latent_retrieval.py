@@ -6,9 +6,11 @@ latents (`latents.readout`).  With several models, `{out}/retrieved_frames.png` 
 before and after a training.  No model decodes anything: only its vision tower encodes the benchmark's images, once.
 
 With `rows`, also the mean latent target of these training rows, `{out}/{name}/mean.safetensors`, which an intervention
-puts in the place of latents.
+puts in the place of latents.  Models that were trained from one base share its frozen tower, and so the mean.
 """
 
+import hashlib
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -83,13 +85,20 @@ def main(config: LatentRetrievalConfig, reporter: Reporter) -> dict[str, Any]:
     """
     result: dict[str, dict[str, Any]] = {job.name: {} for job in config.jobs}
     retrieval = _Retrieval(config, reporter) if config.items else None
+    means: dict[str, str] = {}
     for job in config.jobs:
         (config.out / job.name).mkdir(parents=True, exist_ok=True)
         bundle = load(job.checkpoint, *placement(config.device))
         if config.rows is not None:
             progress = partial(reporter.progress, what=f"mean of {job.name}'s targets")
             target = config.out / job.name / MEAN_FILE
-            result[job.name]["mean"] = _write_mean(bundle, config.rows, config.mean_rows, config.seed, target, progress)
+            same = means.setdefault(_targets_key(bundle), job.name)
+            if same == job.name:
+                counts = _write_mean(bundle, config.rows, config.mean_rows, config.seed, target, progress)
+            else:
+                shutil.copyfile(config.out / same / MEAN_FILE, target)
+                counts = result[same]["mean"]
+            result[job.name]["mean"] = counts
         if retrieval is not None:
             result[job.name] |= retrieval.job(job, bundle)
     if retrieval is not None and len(retrieval.models) > 1:
@@ -122,6 +131,14 @@ class _Retrieval:
         _write_sheet(folder / PICTURE_FILE, {job.name: scores})
         self.reporter.log(f"{job.name}: {report['sentence']}")
         return {"sentence": report["sentence"], "spans": report["n_spans"]}
+
+
+def _targets_key(bundle: FutureL1) -> str:
+    """A hash of what latent targets depend on besides the rows: the tower's weights and the latent configuration."""
+    key = hashlib.sha256(latent_config_of(bundle, None, None).model_dump_json().encode())
+    for weight in bundle.model.model.visual.state_dict().values():
+        key.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())
+    return key.hexdigest()
 
 
 def _write_mean(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from assets.toyworld.source import write_twiffbench
 from evaluation.benchmarks.twiffbench import TwiffBench
@@ -296,6 +297,28 @@ def test_the_mean_is_that_of_all_targets(
     with safe_open(tmp_path / "m" / "mean.safetensors", "pt") as stored:
         torch.testing.assert_close(stored.get_tensor("mean"), targets.mean(0))
     assert result["m"]["mean"] == {"rows": len(rows), "latents": len(targets), "unreadable": 0}
+
+
+def test_models_with_one_tower_and_configuration_share_their_mean(
+    data: Path, sft_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = load(sft_checkpoint)
+    assert changed.latent_config is not None
+    changed.save(tmp_path / "smaller", changed.latent_config.model_copy(update={"max_latents": 1}))
+    changed.model.model.visual.merger.norm.bias.data.add_(1)
+    changed.save(tmp_path / "tower", changed.latent_config)
+    folders = {"first": sft_checkpoint, "second": sft_checkpoint} | {n: tmp_path / n for n in ("smaller", "tower")}
+    jobs = [LatentRetrievalJob(name=name, model_kind="sft", checkpoint=folder) for name, folder in folders.items()]
+    read = []
+    dialogue = RowReader.dialogue
+    monkeypatch.setattr(RowReader, "dialogue", lambda *args, **named: read.append(0) or dialogue(*args, **named))
+    config = LatentRetrievalConfig(out=tmp_path, device="cpu", jobs=jobs, rows=data, mean_rows=4)
+    counts = {name: result["mean"] for name, result in main(config, Reporter(tmp_path, quiet=True)).items()}
+    means = {name: load_file(tmp_path / name / "mean.safetensors")["mean"] for name in folders}
+    assert means["first"].equal(means["second"]) and counts["first"] == counts["second"]
+    assert 4 * counts["smaller"]["latents"] == counts["first"]["latents"]
+    assert not means["first"].allclose(means["tower"])
+    assert len(read) == 3 * 4
 
 
 def test_a_row_that_cannot_be_read_is_counted_and_none_at_all_is_an_error(
