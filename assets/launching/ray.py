@@ -40,6 +40,8 @@ FOLDER = "future_l1_out"
 """The job's metadata that names the working folder."""
 LEASE = "ray_job"
 """The file in a working folder that names the one job that may begin to work in it."""
+REQUEST_TIMEOUT = 60.0
+"""Seconds without a byte from the dashboard after which a request has failed."""
 
 
 class RaySettings(ClusterSettings):
@@ -142,13 +144,19 @@ class _Cluster:
     """Ray's jobs API; a request that fails is sent again for `unreachable_timeout` seconds."""
 
     def __init__(self, settings: RaySettings, deadlines: Deadlines) -> None:
-        from dagster_ray import PipesRayJobClient
+        from ray.job_submission import JobSubmissionClient
+
+        class Client(JobSubmissionClient):
+            """Ray's own would wait for ever."""
+
+            def _do_request(self, *arguments: Any, **options: Any) -> Any:
+                return super()._do_request(*arguments, timeout=REQUEST_TIMEOUT, **options)
 
         self._settings = settings
         self._deadlines = deadlines
         try:
-            self.client = PipesRayJobClient(address=settings.address).client
-        except ConnectionError as error:
+            self.client = Client(settings.address)
+        except OSError as error:
             raise dg.Failure(f"{error} launch.backend.address is where Ray's dashboard answers.") from error
 
     def details(self, name: str) -> "JobDetails":

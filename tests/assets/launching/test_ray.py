@@ -5,7 +5,9 @@ import os
 import re
 import shlex
 import shutil
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -224,3 +226,33 @@ def test_an_unreachable_dashboard_fails_at_once(tmp_path: Path) -> None:
     step = run(launch("http://127.0.0.1:9"), counting(tmp_path))
     assert "Failed to connect to Ray at address: http://127.0.0.1:9" in step.failure
     assert backend_for(launch("http://127.0.0.1:9")), "and not before a program is started"
+
+
+@pytest.mark.parametrize("version", [True, False])
+def test_a_dashboard_that_does_not_answer_fails_the_step(
+    version: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes connections, and says nothing; or its version, and nothing more."""
+    import ray
+
+    class Dashboard(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if version and self.path == "/api/version":
+                body = json.dumps({"ray_version": ray.__version__, "version": "4"}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+            else:
+                ended.wait(60)
+
+    monkeypatch.setattr("assets.launching.ray.REQUEST_TIMEOUT", 0.2)
+    ended = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        threading.Thread(target=server.serve_forever).start()
+        backend = RaySettings(address=f"http://127.0.0.1:{server.server_port}", unreachable_timeout=1)
+        step = run(launch("", backend=backend), counting(tmp_path))
+        server.shutdown()
+        ended.set()
+    assert "Read timed out" in step.failure
+    assert ("has not answered for 1 s" in step.failure) == version
