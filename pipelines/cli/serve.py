@@ -2,15 +2,13 @@
 
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import click
 
 from pipelines.cli.common import CHECKPOINT, current_profile
-from pipelines.cli.servers import raise_if_ended, raise_if_port_in_use, url_of
-from training.engines.checks import check_options, read_config
+from pipelines.cli.servers import ask, raise_if_ended, raise_if_port_in_use, url_of
+from training.engines.checks import check_options, option_names, read_config
 from training.runtime.launch import supervised
 from training.runtime.project import PROJECT
 from training.runtime.supervisor import Deadlines
@@ -18,6 +16,8 @@ from training.storage.artifacts import checkpoint_folder
 
 DEADLINES = Deadlines(sigint_grace=10.0, sigterm_grace=5.0)
 POLL_INTERVAL = 0.5
+ELSEWHERE = ("host", "port", "uds", "ssl-keyfile", "ssl-certfile", "headless")
+"""Options of vLLM's by which its server would not be where it is waited for."""
 
 
 @click.command()
@@ -42,6 +42,9 @@ def serve(checkpoint: Path | None, host: str, port: int, python: Path | None, op
     checkpoint = checkpoint_folder(checkpoint).absolute()
     read_config(checkpoint)
     check_options(options)
+    if moved := [name for name in option_names(options) if any(option.startswith(name) for option in ELSEWHERE)]:
+        raise ValueError(f"--{moved[0]} after `--`: the server is waited for at --host and --port, given before it; "
+                         "for TLS, a socket or no address start `python -m training.engines`")  # fmt: skip
     python = python.absolute() if python else PROJECT / current_profile().vllm_python
     if not python.is_file():
         raise ValueError(f"there is no {python}: the environment with vLLM is made as docs/using-the-models.md says, "
@@ -61,7 +64,7 @@ def _wait_for_health(url: str, server: subprocess.Popen[str]) -> None:
     while True:
         raise_if_ended({"vLLM's server": server})
         try:
-            with urllib.request.urlopen(url, timeout=5):
+            with ask(url):
                 return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
+        except OSError:
             time.sleep(POLL_INTERVAL)

@@ -2,7 +2,9 @@
 
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPResponse
 
 
 class UnhealthyError(RuntimeError):
@@ -12,6 +14,15 @@ class UnhealthyError(RuntimeError):
 def url_of(host: str, port: int) -> str:
     """The address of a server, without a path."""
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def ask(request: urllib.request.Request | str) -> HTTPResponse:
+    """The answer of a server on this machine, within seconds.
+
+    A proxy from the environment would not find it.  Raises OSError where it does not answer, or not with a success.
+    """
+    response: HTTPResponse = urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5)
+    return response
 
 
 def raise_if_port_in_use(host: str, port: int) -> None:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from typing import Any
 import click
 
 from pipelines.cli.common import current_profile
-from pipelines.cli.servers import UnhealthyError, raise_if_ended, raise_if_port_in_use, url_of
+from pipelines.cli.servers import UnhealthyError, ask, raise_if_ended, raise_if_port_in_use, url_of
 from pipelines.instance import exclusive_ui, initialize_instance
 from pipelines.profile import make_environment_absolute
 from pipelines.shards import register_shards
@@ -93,11 +92,11 @@ def _wait_for_health(url: str, children: Mapping[str, subprocess.Popen[str]]) ->
     while time.monotonic() < deadline:
         raise_if_ended(children)
         try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
+            with ask(request) as answer:
                 missing = _missing(json.load(answer)["data"])
             if not missing:
                 return
-        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+        except OSError as error:
             missing = str(error)
         time.sleep(0.3)
     raise UnhealthyError(f"{url} was not healthy within {STARTUP_TIMEOUT:.0f} s: {missing}")

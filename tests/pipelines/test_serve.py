@@ -40,6 +40,10 @@ HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 
 
+NOBODY = "http://127.0.0.1:9"
+"""A proxy that is not there."""
+
+
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
     """A stand-in for the interpreter of an environment with vLLM: it serves /health after two failures."""
@@ -54,7 +58,7 @@ def test_the_server_is_waited_for_and_ended(python: Path) -> None:
     command = future_l1("serve", "--checkpoint", BASE, "--port", port, "--python", python, "--", "--max-num-seqs", 4)
     with log.open("w") as lines:
         process = subprocess.Popen(
-            command, cwd=PROJECT, env=environment(), stdout=lines, stderr=lines,
+            command, cwd=PROJECT, env=environment(HTTP_PROXY=NOBODY, http_proxy=NOBODY), stdout=lines, stderr=lines,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
     try:
@@ -100,8 +104,10 @@ def test_what_cannot_be_served_is_a_sentence(python: Path, tmp_path: Path) -> No
     keyed = run("serve", "--checkpoint", BASE, "--python", python, "--", "--api_key=s3cret")
     assert "--api-key: everybody on this machine can read a command's options" in keyed.stderr
     assert "set VLLM_API_KEY in the environment" in keyed.stderr and "s3cret" not in keyed.stderr
+    moved = run("serve", "--checkpoint", BASE, "--python", python, "--", "--por", "9")
+    assert "--por after `--`: the server is waited for at --host and --port" in moved.stderr
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         used = run("serve", "--checkpoint", BASE, "--port", port, "--python", python)
     assert f"cannot serve on 127.0.0.1:{port}: Address already in use" in used.stderr
-    assert [ended.returncode for ended in (missing, named, no_model, keyed, used)] == [1] * 5
+    assert [ended.returncode for ended in (missing, named, no_model, keyed, moved, used)] == [1] * 6

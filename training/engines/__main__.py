@@ -63,6 +63,8 @@ def server_arguments(checkpoint: Path, cpu: bool) -> list[str]:
 
 def main(arguments: list[str]) -> None:
     """Becomes the server.  Exits with a sentence where it cannot be."""
+    if not arguments:
+        sys.exit("give a checkpoint's folder, and after it options of vLLM's server")
     try:
         checkpoint, *options = arguments
         check_options(options)

@@ -1,7 +1,7 @@
 """What vLLM may not do with latents, as sentences; no vLLM here."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ def check_config(config: Any) -> None:
         (parallel.pipeline_parallel_size > 1,
          "a latent is the last stage's hidden state and the first stage's next input: leave out "
          "--pipeline-parallel-size; --tensor-parallel-size splits the model, too"),
+        (parallel.data_parallel_size > 1,
+         "latents are asked of one replica: leave out --data-parallel-size, and start a server for each"),
         (config.speculative_config is not None,
          "a latent is known only when the one before was fed, so that nothing can be speculated: leave out "
          "--speculative-config"),
@@ -58,14 +60,18 @@ OTHER_ANSWERS = (
 """Options of vLLM's for other weights, another arithmetic, other prompts or another sampling than the checkpoint's."""
 
 
-def check_options(options: Sequence[str]) -> None:
-    """Raises ValueError for a key among the options of a server, and for OTHER_ANSWERS: vLLM takes beginnings of
-    names."""
+def option_names(options: Sequence[str]) -> Iterator[str]:
+    """The names of vLLM's options, or the beginnings that it takes for them."""
     for option in options:
         name = option.partition("=")[0].partition(".")[0].removeprefix("--").replace("_", "-")
         name = {"-q": "quantization"}.get(option[:2], name)
-        if not option.startswith("-") or not name:
-            continue
+        if option.startswith("-") and name:
+            yield name
+
+
+def check_options(options: Sequence[str]) -> None:
+    """Raises ValueError for a key among the options of a server, and for OTHER_ANSWERS."""
+    for name in option_names(options):
         for secret, variable in SECRETS.items():
             if secret.startswith(name):
                 raise ValueError(f"--{name}: everybody on this machine can read a command's options: leave it out, and "
@@ -88,8 +94,11 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
 
 
 def has_chat_template(checkpoint: Path) -> bool:
-    """Whether a model's folder says how a chat is written."""
+    """Whether a model's folder says how a chat is written.  Raises ValueError where that cannot be read."""
     if any((checkpoint / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return True
     config = checkpoint / "tokenizer_config.json"
-    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+    try:
+        return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+    except ValueError as error:
+        raise ValueError(f"{config} is no JSON: {error}") from error

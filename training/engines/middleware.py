@@ -134,7 +134,7 @@ class _Exchange:
 
 
 def _merged(of_workers: list[dict[int, Returned]]) -> dict[int, Returned]:
-    """The workers of one model have the same latents, those of its replicas other requests'."""
+    """The workers of one model have the same latents."""
     return {number: fields for of_worker in of_workers for number, fields in of_worker.items()}
 
 

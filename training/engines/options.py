@@ -102,6 +102,8 @@ class LatentOptions(BaseModel):
 
 def latent_options(extra_args: Mapping[str, Any] | None) -> LatentOptions:
     """The options among a request's extra arguments.  Raises ValueError, naming the field."""
+    if bare := LatentOptions.model_fields.keys() & (extra_args or {}).keys():
+        raise ValueError(f"vllm_xargs: {min(bare)} is {PREFIX}{min(bare)}")
     fields = {name.removeprefix(PREFIX): value for name, value in (extra_args or {}).items() if name.startswith(PREFIX)}
     try:
         return LatentOptions.model_validate(fields)

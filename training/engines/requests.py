@@ -45,10 +45,16 @@ def prepared(request: dict[str, Any], path: str, model: LatentModel | None) -> s
         raise ValueError(f"{RETURN} is for {CHAT}")
     if request.get("stream"):
         raise ValueError(f"{RETURN} and stream exclude each other: latents come with the whole answer")
+    ends = {model.tokens.end_of_turn, model.tokens.pad}
+    if request.get("stop") or request.get("ignore_eos") or not ends.issuperset(request.get("stop_token_ids") or ()):
+        raise ValueError(f"{RETURN}: the engine keeps latents until the turn's own end: leave out stop, ignore_eos and "
+                         f"all of stop_token_ids but {sorted(ends)}")  # fmt: skip
     key, fields = secrets.token_hex(16), {}
     if (request.get("n") or 1) != 1:
         seed = request.get("seed")
-        fields[f"{PREFIX}first_seed"] = request["seed"] = secrets.randbits(62) if seed is None else seed
+        if seed in (None, -1):  # to vLLM -1 is none, too
+            seed = secrets.randbits(62)
+        fields[f"{PREFIX}first_seed"] = request["seed"] = seed
     request["vllm_xargs"] = {**(xargs or {}), f"{PREFIX}return_key": key, **fields}
     return key
 

@@ -35,12 +35,12 @@ class Served:
         self.is_guarded, self.raises = False, True
         self.model_config = SimpleNamespace(hf_config=CONFIG)
         self.renderer = SimpleNamespace(get_tokenizer=lambda: TOKENIZER)
-        self.latents: list[dict[int, dict[str, Any]]] = [{0: {"latents": ["zero"]}}, {1: {"latents": ["one", ""]}}]
+        self.latents: dict[int, dict[str, Any]] = {0: {"latents": ["zero"]}, 1: {"latents": ["one", ""]}}
 
     async def collective_rpc(self, method: str, args: tuple[str]) -> list[dict[int, dict[str, Any]]]:
         assert method == "take_latents"
         self.taken += args
-        return self.latents
+        return [self.latents] * 2  # of two workers of the model
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         if self.is_guarded:
@@ -114,18 +114,20 @@ def test_latents_come_with_the_choices_that_they_are_of(served: Served) -> None:
 def test_a_seed_of_the_caller_stays(served: Served) -> None:
     served.post({"messages": MESSAGES, "n": 2, "seed": 11, RETURN: True})
     served.post({"messages": MESSAGES, RETURN: True})
+    served.post({"messages": MESSAGES, "n": 2, "seed": -1, RETURN: True})
     assert served.requests[0]["seed"] == 11 and "seed" not in served.requests[1]
+    assert served.requests[2]["seed"] == served.requests[2]["vllm_xargs"][f"{PREFIX}first_seed"] >= 0
 
 
 def test_latents_that_cannot_be_had_are_a_sentence(served: Served) -> None:
     lost = {"latents_error": "latents are not finite"}
-    served.latents = [{0: lost, 1: lost}]
+    served.latents = {0: lost, 1: lost}
     _, answer = served.post({"messages": MESSAGES, RETURN: True})
     assert answer["choices"] == [{"index": 0, **lost}, {"index": 1, **lost}]
 
 
 def test_an_answer_whose_latents_the_server_has_lost_is_a_fault_of_the_server(served: Served) -> None:
-    served.latents.pop()
+    del served.latents[1]
     status, answer = served.post({"messages": MESSAGES, RETURN: True})
     assert status == 503 and "were dropped: send it again" in answer["error"]["message"]
 
@@ -216,9 +218,13 @@ def test_a_prompt_with_latents_is_refused(served: Served, prompt: dict[str, Any]
     ("fields", "message"),
     [
         ({RETURN: True, "stream": True}, "latents come with the whole answer"),
+        ({RETURN: True, "stop": ["</reason>"]}, "leave out stop, ignore_eos and all of stop_token_ids but"),
+        ({RETURN: True, "ignore_eos": True}, "leave out stop, ignore_eos"),
+        ({RETURN: True, "stop_token_ids": [7]}, "leave out stop, ignore_eos"),
         ({"use_beam_search": True}, "a beam is a new request"),
         ({"sampling_params": {"extra_args": {f"{PREFIX}latents": "ones"}}}, "future_l1_latents: Input should be"),
         ({"vllm_xargs": {f"{PREFIX}latents": "ones"}}, "future_l1_latents: Input should be"),
+        ({"vllm_xargs": {"latents": "zeros"}}, "vllm_xargs: latents is future_l1_latents"),
         ({"vllm_xargs": {f"{PREFIX}return_key": "of another"}}, "are the server's own: ask with return_latents"),
         ({"vllm_xargs": {f"{PREFIX}latents": "vectors", f"{PREFIX}vectors": [encode_span(torch.ones(1, 3))]}},
          "has vectors of 2 finite numbers; found 3"),

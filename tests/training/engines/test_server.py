@@ -148,12 +148,20 @@ def test_a_server_reads_the_folder_that_was_hashed(latent_folder: Path, monkeypa
     assert commands[0][commands[0].index("--model") + 1] == str(latent_folder.resolve())
 
 
+def test_a_server_of_nothing_is_a_sentence() -> None:
+    with pytest.raises(SystemExit, match="give a checkpoint's folder"):
+        server.main([])
+
+
 def test_a_folder_that_is_no_checkpoint_of_ours_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{tmp_path} is no model's folder"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text('{"latent_id": 5, "max_latent_token": 4}')
     with pytest.raises(ValueError, match="its latents are in the public release's form"):
         read_config(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json is no JSON: Expecting"):
+        server.server_arguments(tmp_path, True)
 
 
 def config(**changes: Any) -> SimpleNamespace:
@@ -161,12 +169,13 @@ def config(**changes: Any) -> SimpleNamespace:
     values: dict[str, Any] = {
         "hf": {"future_l1": {}}, "stages": 1, "speculative": None, "v2": True, "device": "cuda", "asynchronous": True,
         "scheduler": "training.engines.scheduler.LatentAsyncScheduler", "processors": None, "sharded": None,
-        "policy": "fcfs",
+        "policy": "fcfs", "replicas": 1,
     } | changes  # fmt: skip
     return SimpleNamespace(
         model_config=SimpleNamespace(hf_config=SimpleNamespace(**values["hf"]), logits_processors=values["processors"]),
         parallel_config=SimpleNamespace(
-            pipeline_parallel_size=values["stages"], enable_batch_sharded_sampling=values["sharded"]
+            pipeline_parallel_size=values["stages"], enable_batch_sharded_sampling=values["sharded"],
+            data_parallel_size=values["replicas"],
         ),
         speculative_config=values["speculative"],
         use_v2_model_runner=values["v2"],
@@ -185,6 +194,7 @@ V1 = {"v2": False, "device": "cpu", "asynchronous": False, "processors": [PROCES
     [
         ({"hf": {}}, "no checkpoint with latents of Future-L1"),
         ({"stages": 2}, "leave out --pipeline-parallel-size"),
+        ({"replicas": 2}, "leave out --data-parallel-size"),
         ({"speculative": object()}, "leave out --speculative-config"),
         ({"sharded": True}, "leave out --enable-batch-sharded-sampling"),
         ({"scheduler": None}, "generated blocks must stay out of the shared prefix cache"),
