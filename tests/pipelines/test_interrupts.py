@@ -143,7 +143,7 @@ def test_a_command_ends_while_it_is_imported(tmp_path: Path, number: signal.Sign
 
     def is_imported() -> bool:
         living = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
-        mapped = (region.path for child in living for region in child.memory_maps())
+        mapped = (region.path for child in living if "steps" in child.cmdline() for region in child.memory_maps())
         return any("pydantic_core" in path for path in mapped)
 
     message = interrupt(future_l1("steps"), environment(FUTURE_L1_HOME=str(tmp_path)), is_imported, number)

@@ -46,10 +46,12 @@ class Command:
 
 @pytest.fixture(autouse=True)
 def nobody_below() -> Iterator[None]:
-    """A test that failed leaves nobody either."""
+    """A test that failed leaves nobody either; what was there before it stays."""
+    before = psutil.Process().children(recursive=True)
     yield
     for process in psutil.Process().children(recursive=True):
-        process.kill()
+        if process not in before:
+            process.kill()
 
 
 @pytest.mark.parametrize(
