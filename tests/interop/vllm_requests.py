@@ -23,7 +23,7 @@ def cases(server: Server, chat: Mapping[str, Any]) -> dict[str, bool]:
     latent = [entry["logprob"] for entry in entries if entry["token"] == "<|latent|>"]
     ids = dict(zip((entry["token"] for entry in entries), plain["token_ids"], strict=True))
     (ended,) = answers(allowed_token_ids=[ids["<|latent|>"]])
-    sampled = {"n": 4, "temperature": 4, "top_p": 0.99}  # of a model that is sure of its answer
+    sampled = {"n": 4, "temperature": 2, "top_p": 0.99}  # the model is sure of its answer
     four, again, other = (answers(**sampled, seed=seed) for seed in (3, 3, 30))
     (zeros,) = answers(vllm_xargs={f"{PREFIX}latents": "zeros"})
     lent = {f"{PREFIX}latents": "vectors", f"{PREFIX}vectors": zeros["latents"]}
