@@ -22,6 +22,8 @@ from training.runtime.supervisor import Deadlines as Deadlines
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
 POLL_INTERVAL = 1.0
+REQUEST_TIMEOUT = 60.0
+"""Seconds without an answer from a cluster after which a request has failed."""
 SECONDS_TO_KILL = 15
 """From a supervisor's KILL to the cluster's."""
 SECONDS_TO_CONFIRM = 60.0

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from assets.launching.backend import (
     POLL_INTERVAL,
+    REQUEST_TIMEOUT,
     ClusterSettings,
     Context,
     Deadlines,
@@ -40,8 +41,6 @@ FOLDER = "future_l1_out"
 """The job's metadata that names the working folder."""
 LEASE = "ray_job"
 """The file in a working folder that names the one job that may begin to work in it."""
-REQUEST_TIMEOUT = 60.0
-"""Seconds without a byte from the dashboard after which a request has failed."""
 
 
 class RaySettings(ClusterSettings):

@@ -6,7 +6,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from assets.launching.backend import with_retries
+from assets.launching.backend import REQUEST_TIMEOUT, with_retries
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Queue:
     def _run(self, command: str) -> str:
         def run() -> str:
             result = subprocess.run(
-                [*self.ssh, command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+                [*self.ssh, command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=REQUEST_TIMEOUT
             )
             if result.returncode != 0:
                 raise ConnectionError(result.stderr.strip() or f"{command} ended with status {result.returncode}")

@@ -32,7 +32,7 @@ def forked(*modules: str) -> dict[str, str]:
 @contextmanager
 def forking() -> Iterator[dict[str, str]]:
     """The variables with which PROGRAMS are forks; an assertion fails where one of them is left at the end."""
-    with tempfile.TemporaryDirectory() as folder, Path(folder, "errors").open("w+") as errors:
+    with tempfile.TemporaryDirectory() as folder, Path(folder, "errors").open("w") as errors:
         address, site = f"{folder}/socket", str(Path(__file__).parent / "python")
         path = (str(PROJECT), site, os.environ.get("PYTHONPATH"))
         command = [sys.executable, "-m", "tests.forks.server", address]

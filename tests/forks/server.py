@@ -54,7 +54,7 @@ def serve(address: str) -> list[str]:
                 _wait(programs, waking)
                 print(*(f"{names[pid]}\n" for pid in programs), sep="", end="", flush=True)
                 _kill(programs)
-                os._exit(0)  # to take all that was imported apart would take as long as a program, or crash
+                os._exit(0)  # to take all that was imported apart would take as long as a program
             else:
                 _kill({pid: client for pid, client in programs.items() if client in ready})
                 _report(programs)

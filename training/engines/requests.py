@@ -45,10 +45,11 @@ def prepared(request: dict[str, Any], path: str, model: LatentModel | None) -> s
         raise ValueError(f"{RETURN} is for {CHAT}")
     if request.get("stream"):
         raise ValueError(f"{RETURN} and stream exclude each other: latents come with the whole answer")
-    ends = {model.tokens.end_of_turn, model.tokens.pad}
-    if request.get("stop") or request.get("ignore_eos") or not ends.issuperset(request.get("stop_token_ids") or ()):
+    ends, stops = sorted({model.tokens.end_of_turn, model.tokens.pad}), request.get("stop_token_ids") or []
+    others = not isinstance(stops, list) or any(stop not in ends for stop in stops)
+    if others or request.get("stop") or request.get("ignore_eos"):
         raise ValueError(f"{RETURN}: the engine keeps latents until the turn's own end: leave out stop, ignore_eos and "
-                         f"all of stop_token_ids but {sorted(ends)}")  # fmt: skip
+                         f"all of stop_token_ids but {ends}")  # fmt: skip
     key, fields = secrets.token_hex(16), {}
     if (request.get("n") or 1) != 1:
         seed = request.get("seed")

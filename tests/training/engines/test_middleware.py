@@ -221,6 +221,8 @@ def test_a_prompt_with_latents_is_refused(served: Served, prompt: dict[str, Any]
         ({RETURN: True, "stop": ["</reason>"]}, "leave out stop, ignore_eos and all of stop_token_ids but"),
         ({RETURN: True, "ignore_eos": True}, "leave out stop, ignore_eos"),
         ({RETURN: True, "stop_token_ids": [7]}, "leave out stop, ignore_eos"),
+        ({RETURN: True, "stop_token_ids": [[7]]}, "leave out stop, ignore_eos"),
+        ({RETURN: True, "stop_token_ids": 7}, "leave out stop, ignore_eos"),
         ({"use_beam_search": True}, "a beam is a new request"),
         ({"sampling_params": {"extra_args": {f"{PREFIX}latents": "ones"}}}, "future_l1_latents: Input should be"),
         ({"vllm_xargs": {f"{PREFIX}latents": "ones"}}, "future_l1_latents: Input should be"),
