@@ -3,8 +3,10 @@ which checks in seconds, before any work, whether servers can be used."""
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +61,27 @@ def connect(base_url: str, key: str, timeout: float, rules: ReplyRules = ANY_SER
         response.stream = _Bounded(response.stream, rules.max_bytes)
 
     at = _origin(httpx2.URL(base_url))
+    # A proxy from the environment must not see, or break, requests that stay on this machine.
+    trust_env = not is_loopback(base_url)
     return openai.AsyncOpenAI(
         base_url=base_url,
         api_key=key,
         timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
         max_retries=0,
         default_headers={"Accept-Encoding": "identity"},  # what is packed has no bound before it is unpacked
-        # A proxy from the environment must not see, or break, requests that stay on this machine.
         http_client=openai.DefaultAsyncHttpxClient(
-            trust_env=not is_loopback(base_url), event_hooks={"request": [stay], "response": [bound]}
+            trust_env=trust_env,
+            verify=_tls(trust_env),
+            event_hooks={"request": [stay], "response": [bound]},
         ),
     )
+
+
+@cache
+def _tls(trust_env: bool) -> ssl.SSLContext:
+    """The settings of TLS that every connection of this process has: to read the authorities takes longer than many a
+    request."""
+    return httpx2.create_ssl_context(trust_env=trust_env)
 
 
 def _check_checkpoint(served: str | None, wanted: str) -> None:

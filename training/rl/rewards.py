@@ -6,7 +6,7 @@ A rollout's latents are its spans: a list of tensors [K, D].  A group is the G a
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -67,13 +67,16 @@ def contrastive(
     """
     defined: list[float | None] = []
     paid: list[float] = []
-    for i, anchor in enumerate(trajectories):
-        if anchor is None:
+    latent = {i: z for i, z in enumerate(trajectories) if z is not None}
+    exponentials = {
+        frozenset((i, j)): math.exp(similarity(latent[i], latent[j]) / tau) for i, j in combinations(latent, 2)
+    }
+    for i in range(len(trajectories)):
+        if i not in latent:
             defined.append(None)
             paid.append(0.0)
             continue
-        others = [(z, right) for j, (z, right) in enumerate(zip(trajectories, correct, strict=True)) if j != i]
-        weights = [(math.exp(similarity(anchor, z) / tau), right) for z, right in others if z is not None]
+        weights = [(exponentials[frozenset((i, j))], correct[j]) for j in latent if j != i]
         positive = max((w for w, right in weights if right), default=0.0)
         negative = sum(w for w, right in weights if right is False)
         value = positive / (positive + negative) if positive + negative > 0 else 0.0
