@@ -25,7 +25,7 @@ from evaluation.generation.ledger import Ledger
 from evaluation.generation.requests import Engine, LedgerSummary, Prompts, Refusal, Request
 from training.chat.endpoint import ServerSettings
 from training.grading.judge import Judge, JudgeSettings
-from training.runtime.programs import Reporter, run_program
+from training.runtime.programs import Reporter, importing, run_program
 from training.storage.files import atomic_write
 from training.storage.parquet import read_parquet
 
@@ -64,10 +64,12 @@ def _engine(config: GenerateConfig, servers: ServerSettings | None) -> Engine:
         endpoint.preflight()
         return endpoint
     if servers is not None:
-        from evaluation.generation.served import ServedEngine  # imports torch
+        with importing():
+            from evaluation.generation.served import ServedEngine
 
         return ServedEngine(servers, frames_cache_bytes)
-    from evaluation.generation.local import LocalEngine  # imports torch
+    with importing():
+        from evaluation.generation.local import LocalEngine
 
     return LocalEngine(config.device, config.vision_cache_gib, config.frames_cache_gib)
 

@@ -17,22 +17,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from safetensors.torch import save_file
 
-from evaluation.latents.frame_pool import FrameEncoder, FramePool, list_items
-from evaluation.latents.retrieval import SpanScores, read_answers, sample_pictured, score_spans
-from evaluation.latents.retrieval_report import MEAN_FILE, PICTURE_FILE, REPORT_FILE, retrieval_report
-from evaluation.latents.retrieval_sheet import retrieval_sheet
-from training.model.checkpoint import FutureL1, load
-from training.model.placement import placement
-from training.model.rows import RowReader
-from training.runtime.programs import ProgramConfig, Reporter, run_program
-from training.sft.inspection import latent_config_of
+from training.runtime.programs import ProgramConfig, Reporter, importing, run_program
 from training.storage.files import atomic_write, write_json
 from training.storage.hashing import stable_hash
 from training.storage.parquet import scan_parquet
+
+with importing():
+    import torch
+    from safetensors.torch import save_file
+
+    from evaluation.latents.frame_pool import FrameEncoder, FramePool, list_items
+    from evaluation.latents.retrieval import SpanScores, read_answers, sample_pictured, score_spans
+    from evaluation.latents.retrieval_report import MEAN_FILE, PICTURE_FILE, REPORT_FILE, retrieval_report
+    from evaluation.latents.retrieval_sheet import retrieval_sheet
+    from training.model.checkpoint import FutureL1, load
+    from training.model.placement import placement
+    from training.model.rows import RowReader
+    from training.sft.inspection import latent_config_of
 
 
 class LatentRetrievalJob(BaseModel):

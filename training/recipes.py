@@ -119,7 +119,7 @@ class SftRecipe(TrainingRecipe):
     """(start, end), the shares of the run between which the latent inputs change from the true frames' features to the
     model's own predictions."""
     group_by_length: bool = False
-    """Micro-batches of rows with the same number of future frames, without padding."""
+    """Micro-batches of rows with the same number of future frames, which need little padding."""
     dataloader_num_workers: NonNegativeInt = 0
     """Processes that prepare rows; 0: the training's own."""
 
@@ -257,7 +257,7 @@ def demo_sft(name: str) -> SftRecipe:
     recipe = SftRecipe(
         name="future_l1", latent_config=latent_config, learning_rate=3e-3, lr_scheduler_type="cosine_with_min_lr",
         min_lr_rate=0.03, warmup_ratio=0.03, adam_beta2=0.98, weight_decay=0.01, global_batch_size=32,
-        per_device_train_batch_size=32, max_steps=900, latent_weight=3.0, loss_reduction="token",
+        per_device_train_batch_size=32, max_steps=1000, latent_weight=3.0, loss_reduction="token",
         latent_keep_prob=(0.9, 0.8, 0.4), scheduled_sampling=(0.5, 0.8), group_by_length=True, cache_gib=2.0,
         save_steps=150,
     )  # fmt: skip

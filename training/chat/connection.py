@@ -71,16 +71,15 @@ def connect(base_url: str, key: str, timeout: float, rules: ReplyRules = ANY_SER
         default_headers={"Accept-Encoding": "identity"},  # what is packed has no bound before it is unpacked
         http_client=openai.DefaultAsyncHttpxClient(
             trust_env=trust_env,
-            verify=_tls(trust_env),
+            verify=tls_settings(trust_env),
             event_hooks={"request": [stay], "response": [bound]},
         ),
     )
 
 
 @cache
-def _tls(trust_env: bool) -> ssl.SSLContext:
-    """The settings of TLS that every connection of this process has: to read the authorities takes longer than many a
-    request."""
+def tls_settings(trust_env: bool) -> ssl.SSLContext:
+    """The TLS settings of all connections of this process: reading the authorities takes longer than many a request."""
     return httpx2.create_ssl_context(trust_env=trust_env)
 
 

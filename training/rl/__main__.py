@@ -5,22 +5,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from trl import GRPOConfig
-
-from training.adapters import add_adapters
-from training.arguments import Preparation, trainer_arguments
 from training.grading.judge import Judge, JudgeSettings
-from training.model.checkpoint import load
-from training.model.placement import is_sharded, learn_in_fp32
-from training.model.rows import SKIPPED, RowReader, Rows
 from training.recipes import RlRecipe
-from training.rl.grading import RolloutGrader
-from training.rl.surplus import FILE
-from training.rl.trainer import LatentGRPOTrainer
-from training.runtime.callbacks import Reporting
-from training.runtime.programs import Reporter, TrainingConfig, run_program
-from training.trainer import run_training, save_checkpoint, train
+from training.runtime.programs import Reporter, TrainingConfig, importing, run_program
+
+with importing():
+    from datasets import Dataset
+    from trl import GRPOConfig
+
+    from training.adapters import add_adapters
+    from training.arguments import Preparation, trainer_arguments
+    from training.model.checkpoint import load
+    from training.model.placement import is_sharded, learn_in_fp32
+    from training.model.rows import SKIPPED, RowReader, Rows
+    from training.rl.grading import RolloutGrader
+    from training.rl.surplus import FILE
+    from training.rl.trainer import LatentGRPOTrainer
+    from training.runtime.callbacks import Reporting
+    from training.trainer import run_training, save_checkpoint, train
 
 
 class RlConfig(TrainingConfig):

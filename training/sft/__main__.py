@@ -4,20 +4,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from trl import SFTConfig as TrlConfig
-
-from training.adapters import add_adapters
-from training.arguments import Preparation, trainer_arguments
-from training.model.checkpoint import load
-from training.model.placement import is_sharded, learn_in_fp32
-from training.model.rows import SKIPPED, RowReader, Rows
 from training.recipes import SftRecipe
-from training.runtime.callbacks import Reporting
-from training.runtime.programs import Reporter, TrainingConfig, run_program
-from training.sft.sampler import sample_rows
-from training.sft.trainer import Collator, LatentSFTTrainer
-from training.trainer import run_training, save_checkpoint, train
+from training.runtime.programs import Reporter, TrainingConfig, importing, run_program
+
+with importing():
+    from datasets import Dataset
+    from trl import SFTConfig as TrlConfig
+
+    from training.adapters import add_adapters
+    from training.arguments import Preparation, trainer_arguments
+    from training.model.checkpoint import load
+    from training.model.placement import is_sharded, learn_in_fp32
+    from training.model.rows import SKIPPED, RowReader, Rows
+    from training.runtime.callbacks import Reporting
+    from training.sft.sampler import sample_rows
+    from training.sft.trainer import Collator, LatentSFTTrainer
+    from training.trainer import run_training, save_checkpoint, train
 
 
 class SftConfig(TrainingConfig):

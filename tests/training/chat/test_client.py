@@ -4,10 +4,12 @@ process."""
 import asyncio
 import json
 import logging
+import ssl
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from pydantic import ValidationError
 
 from tests.served import Served, closed_url, completion, served, user_text
 from training.chat import client as client_module
+from training.chat import connection
 from training.chat.client import ChatClient
 from training.chat.completion import ChatCompletion, MalformedError, plain_text
 from training.chat.connection import preflight
@@ -56,6 +59,22 @@ def send_all(client: ChatClient, items: Sequence[str]) -> tuple[dict[str, str], 
 
 def words(n: int) -> list[str]:
     return [f"word {i}" for i in range(n)]
+
+
+def test_certificate_authorities_are_read_once(echo: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take tens of milliseconds, and a judge has a client for each group of rollouts."""
+    reads: list[bool] = []
+    create = httpx2.create_ssl_context
+
+    def counted(trust_env: bool) -> ssl.SSLContext:
+        reads.append(trust_env)
+        return create(trust_env=trust_env)
+
+    monkeypatch.setattr(httpx2, "create_ssl_context", counted)
+    connection.tls_settings.cache_clear()
+    for item in words(3):
+        assert send_all(client_of(echo.url), [item]) == ({item: item.upper()}, [])
+    assert reads == [False], "one context, without the environment's: the server is on this machine"
 
 
 def test_every_request_is_answered_once_whatever_a_fifth_of_them_meet() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from training.data.images import fit_grid
 from training.model.checkpoint import FutureL1, load
 from training.model.encoding import Encoder, FrameLimits
-from training.model.vision import FrozenVision, Patcher, Patches, VideoPatcher
+from training.model.vision import FrozenVision, Patcher, Patches, VideoPatcher, pixel_values
 
 PARITY = Path(__file__).parents[2] / "data" / "parity" / "checkpoint"
 SIDES = st.integers(1, 5000)
@@ -125,6 +125,14 @@ def test_the_releases_second_resize_is_the_processors(release: FutureL1) -> None
     expected = release.processor.image_processor(once, return_tensors="pt")
     patches = Encoder(release.processor, FrameLimits((2, 16384), 2, "release"), None).future(frame)
     assert torch.equal(patches.pixels, expected["pixel_values"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_many_frames_at_a_time_have_the_pixels_of_each(base: FutureL1, patcher: Patcher) -> None:
+    """Of two sizes, one of them resized (Pillow's memory is read-only), with frame pairs between."""
+    pairs = VideoPatcher(base.processor.video_processor)([noise(5), noise(6), noise(7)], [0, 1, 2], 1.0, 4, 16)
+    mixed = [patcher(noise(0), 4, 16), patcher(noise(1, 90, 160), 1, 4), *pairs, patcher(noise(2), 4, 16)]
+    assert torch.equal(pixel_values(mixed), torch.cat([patches.pixels for patches in mixed]))
 
 
 def test_frame_pairs_of_a_video_are_what_the_tower_makes_of_the_whole(base: FutureL1) -> None:
