@@ -79,7 +79,7 @@ class Sheet:
     def png(self, colours: int | None = None) -> bytes:
         """The page as a PNG, with a palette of so many colours if given; the same calls give the same bytes."""
         buffer = io.BytesIO()
-        (self._page.quantize(colours) if colours else self._page).save(buffer, "PNG", optimize=True)
+        (self._page.quantize(colours) if colours else self._page).save(buffer, "PNG")
         return buffer.getvalue()
 
 

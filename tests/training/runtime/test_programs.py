@@ -1,5 +1,6 @@
 """A program reads one config, reports, and leaves one result."""
 
+import gc
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from training.runtime.launch import Start
-from training.runtime.programs import Reporter, read_failure, read_metrics, read_progress
+from training.runtime.programs import Reporter, importing, read_failure, read_metrics, read_progress
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
@@ -151,3 +152,26 @@ def test_a_line_cut_by_a_kill_is_not_a_metric_and_a_resumed_step_counts_once(tmp
 def test_one_rank_of_several_speaks(tmp_path: Path) -> None:
     Reporter(tmp_path, quiet=True).progress(1, 2, "training")
     assert read_progress(tmp_path) is None
+
+
+def test_the_garbage_collector_rests_during_imports_and_no_longer() -> None:
+    def collections() -> int:
+        return sum(generation["collections"] for generation in gc.get_stats())
+
+    before = collections()
+    with pytest.raises(ModuleNotFoundError), importing():
+        modules = [[number] for number in range(50_000)]  # so many objects, with which it would begin dozens of times
+        import no_such_module  # type: ignore[import-not-found]  # noqa: F401
+    assert collections() == before
+    assert gc.get_freeze_count() >= len(modules), "nor does it go through them later"
+    assert gc.isenabled()
+    gc.unfreeze()
+
+
+def test_programs_import_their_libraries_without_it() -> None:
+    script = "import gc, training.sft.__main__, training.rl.__main__; print(gc.get_stats()[2]['collections'])"
+    process = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        timeout=120, check=True,
+    )  # fmt: skip
+    assert int(process.stdout) <= 1, "with it, six and more"
