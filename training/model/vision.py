@@ -55,8 +55,8 @@ class Patches:
 
 
 def pixel_values(patches: Sequence[Patches]) -> torch.Tensor:
-    """The tower's input [patches, channels * 2 * patch * patch] of frames in order, by the checkpoint's own processors;
-    these take many frames at a time in a third of the time."""
+    """The tower's input [patches, channels * 2 * patch * patch] of frames in order, by the checkpoint's own processors:
+    many frames at a time take half as long as one after the other."""
     runs = groupby(patches, key=lambda p: p.processor)
     return torch.cat([_processed(processor, list(run)) for processor, run in runs])
 

@@ -178,7 +178,7 @@ def importing() -> Iterator[None]:
     """Context for imports of torch and what stands on it.
 
     They make millions of objects and next to no garbage, for which the collector would search all of them again and
-    again: a quarter of a program's start.
+    again: a fifth of a program's start.
     """
     enabled = gc.isenabled()
     gc.disable()
