@@ -25,7 +25,8 @@ from evaluation.generation.ledger import Ledger
 from evaluation.generation.requests import Engine, LedgerSummary, Prompts, Refusal, Request
 from training.chat.endpoint import ServerSettings
 from training.grading.judge import Judge, JudgeSettings
-from training.runtime.programs import Reporter, importing, run_program
+from training.runtime.imports import importing
+from training.runtime.programs import Reporter, run_program
 from training.storage.files import atomic_write
 from training.storage.parquet import read_parquet
 

@@ -19,7 +19,8 @@ from typing import Any, Literal
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from training.runtime.programs import ProgramConfig, Reporter, importing, run_program
+from training.runtime.imports import importing
+from training.runtime.programs import ProgramConfig, Reporter, run_program
 from training.storage.files import atomic_write, write_json
 from training.storage.hashing import stable_hash
 from training.storage.parquet import scan_parquet

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,25 +54,32 @@ class Patches:
 
 
 def pixel_values(patches: Sequence[Patches]) -> torch.Tensor:
-    """The tower's input [patches, channels * 2 * patch * patch] of frames in order, by the checkpoint's own processors:
-    many frames at a time take half as long as one after the other."""
-    runs = groupby(patches, key=lambda p: p.processor)
-    return torch.cat([_processed(processor, list(run)) for processor, run in runs])
+    """The tower's input [patches, channels * 2 * patch * patch] of frames in order, by the checkpoint's own processors.
+
+    Sizes are settled: nothing is resized.  Images go in together, which takes half the time where they are small; frame
+    pairs one at a time, since together they take twice the memory.
+    """
+    parts: list[torch.Tensor] = []
+    for is_image, group in groupby(patches, key=lambda p: p.seconds is None):
+        run = list(group)
+        parts += [_images(run)] if is_image else map(_frame_pair, run)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _processed(processor: Qwen2VLImageProcessor | Qwen3VLVideoProcessor, run: list[Patches]) -> torch.Tensor:
-    """Sizes are settled: nothing is resized, and no frame is sampled."""
-    options: dict[str, Any] = {"do_resize": False, "input_data_format": "channels_last", "return_tensors": "pt"}
-    if run[0].seconds is None:
-        frames = [p.frames[0].copy() for p in run]  # Pillow's memory is read-only, of which PyTorch warns
-        return processor(frames, **options)["pixel_values"]
-    pair = VideoMetadata(total_num_frames=2, fps=1.0, frames_indices=[0, 1])
-    return processor(
-        [p.frames for p in run],
+def _images(run: list[Patches]) -> torch.Tensor:
+    frames = [p.frames[0].copy() for p in run]  # Pillow's memory is read-only, of which PyTorch warns
+    options = {"do_resize": False, "input_data_format": "channels_last", "return_tensors": "pt"}
+    return run[0].processor(frames, **options)["pixel_values"]
+
+
+def _frame_pair(patches: Patches) -> torch.Tensor:
+    return patches.processor(
+        patches.frames,
+        do_resize=False,
         do_sample_frames=False,
         cap_pixels_per_frame=False,  # unset, the processor warns (transformers 5.23)
-        video_metadata=[pair] * len(run),
-        **options,
+        video_metadata=VideoMetadata(total_num_frames=2, fps=1.0, frames_indices=[0, 1]),
+        return_tensors="pt",
     )["pixel_values_videos"]
 
 

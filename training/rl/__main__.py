@@ -7,7 +7,8 @@ from typing import Any
 
 from training.grading.judge import Judge, JudgeSettings
 from training.recipes import RlRecipe
-from training.runtime.programs import Reporter, TrainingConfig, importing, run_program
+from training.runtime.imports import importing
+from training.runtime.programs import Reporter, TrainingConfig, run_program
 
 with importing():
     from datasets import Dataset

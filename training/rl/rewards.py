@@ -67,7 +67,7 @@ def contrastive(
     """
     defined: list[float | None] = []
     paid: list[float] = []
-    latent = {i: z for i, z in enumerate(trajectories) if z is not None}
+    latent = {i: z for i, (z, _) in enumerate(zip(trajectories, correct, strict=True)) if z is not None}
     exponentials = {
         frozenset((i, j)): math.exp(similarity(latent[i], latent[j]) / tau) for i, j in combinations(latent, 2)
     }

@@ -173,23 +173,6 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-@contextmanager
-def importing() -> Iterator[None]:
-    """Context for imports of torch and what stands on it.
-
-    They make millions of objects and next to no garbage, for which the collector would search all of them again and
-    again: a fifth of a program's start.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if enabled:
-            gc.enable()
-
-
 def run_program(config_type: type[Config], main: Callable[[Config, Reporter], Mapping[str, Any]]) -> None:
     """Parses `--config FILE.json`, runs `main` and writes what it returns to `out/result.json`.
 

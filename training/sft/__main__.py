@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from training.recipes import SftRecipe
-from training.runtime.programs import Reporter, TrainingConfig, importing, run_program
+from training.runtime.imports import importing
+from training.runtime.programs import Reporter, TrainingConfig, run_program
 
 with importing():
     from datasets import Dataset

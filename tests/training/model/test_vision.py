@@ -127,7 +127,7 @@ def test_the_releases_second_resize_is_the_processors(release: FutureL1) -> None
     assert torch.equal(patches.pixels, expected["pixel_values"])
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
 def test_many_frames_at_a_time_have_the_pixels_of_each(base: FutureL1, patcher: Patcher) -> None:
     """Of two sizes, one of them resized (Pillow's memory is read-only), with frame pairs between."""
     pairs = VideoPatcher(base.processor.video_processor)([noise(5), noise(6), noise(7)], [0, 1, 2], 1.0, 4, 16)
