@@ -9,7 +9,6 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -148,18 +147,18 @@ def fake_machine(processes: int) -> Iterator[tuple[FakeDevice, DeviceMesh]]:
         fake_tensor.CONSTANT_NUMEL_LIMIT = limit
 
 
-@dataclass(frozen=True)
-class FakeFrame(Patches):
-    """A frame of a size, without pixels."""
+class FakeProcessor:
+    """Makes frames [rows, columns] of merged tokens into patches of 16 px without pixels."""
 
-    @property
-    def pixels(self) -> torch.Tensor:
-        return torch.empty(4 * self.tokens, 3 * 2 * 16 * 16)
+    merge_size = 2
+
+    def __call__(self, frames: Sequence[np.ndarray], **_options: Any) -> dict[str, torch.Tensor]:
+        return {"pixel_values": torch.empty(sum(4 * frame.size for frame in frames), 3 * 2 * 16 * 16)}
 
 
-def frame(rows: int, columns: int, number: int) -> FakeFrame:
+def frame(rows: int, columns: int, number: int) -> Patches:
     """A frame of so many merged tokens; `number` tells it from others."""
-    return FakeFrame(np.zeros(0), SimpleNamespace(merge_size=2), (rows, columns), str(number))
+    return Patches(np.zeros((1, rows, columns), np.uint8), FakeProcessor(), (rows, columns), str(number))
 
 
 def prompt(frames: Sequence[Patches], text: int = 200) -> Encoded:
