@@ -65,23 +65,18 @@ def contrastive(
     over positives.  Without positives its two terms are left out; with neither positives nor negatives, or without
     latents, 0 is paid.
     """
-    defined: list[float | None] = []
-    paid: list[float] = []
     latent = {i: z for i, (z, _) in enumerate(zip(trajectories, correct, strict=True)) if z is not None}
     exponentials = {
         frozenset((i, j)): math.exp(similarity(latent[i], latent[j]) / tau) for i, j in combinations(latent, 2)
     }
-    for i in range(len(trajectories)):
-        if i not in latent:
-            defined.append(None)
-            paid.append(0.0)
-            continue
+    defined: list[float | None] = [None] * len(trajectories)
+    paid = [0.0] * len(trajectories)
+    for i in latent:
         weights = [(exponentials[frozenset((i, j))], correct[j]) for j in latent if j != i]
         positive = max((w for w, right in weights if right), default=0.0)
         negative = sum(w for w, right in weights if right is False)
-        value = positive / (positive + negative) if positive + negative > 0 else 0.0
-        paid.append(value)
-        defined.append(value if positive else None)
+        paid[i] = positive / (positive + negative) if positive + negative > 0 else 0.0
+        defined[i] = paid[i] if positive else None
     return defined, paid
 
 
