@@ -7,6 +7,7 @@ may be in flight are an outage: what is in flight ends, nothing more is sent.
 
 A server that refuses, or sends useless replies to, several requests in a row is sent a request that was answered
 before.  If it answers that, the requests are to blame, and the work goes on; if not, the server is, and the work ends.
+While nothing was answered yet, the replies that are still to come are waited for: refusals are faster than answers.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ PAUSE = 0.5  # seconds before the second try, twice as long before each further 
 LONGEST_PAUSE = 30.0
 LONGEST_WAIT = 120.0  # seconds; a longer Retry-After is a failure
 MAX_REFUSED = 20
-"""Requests refused in a row (or as many as may be in flight) before the server is checked."""
+"""Requests refused in a row before the server is checked."""
 MAX_MALFORMED = 5
 """Malformed replies in a row before the server is checked."""
 MIN_REFUSED = 3
@@ -84,6 +85,7 @@ class ChatClient:
         self._completions = 0
         self._useless = [0] * len(self._servers)  # requests in a row that each refused or replied nonsense to
         self._checking = asyncio.Lock()
+        self._in_flight, self._returned = 0, asyncio.Event()
         self._refusal: UnansweredError | None = None  # the last
         before = self.counts["refused"]
         async with AsyncExitStack() as stack:
@@ -145,7 +147,7 @@ class ChatClient:
             except MalformedError as error:
                 malformed += 1
                 self.counts["malformed"] += 1
-                failure = UnansweredError("faulty", str(error), wait=0.0)
+                failure = UnansweredError("malformed", str(error), wait=0.0)
                 if malformed == 1:
                     await self._count_useless(number, failure, MAX_MALFORMED)
             except UnansweredError as error:
@@ -159,18 +161,22 @@ class ChatClient:
         if failure.kind == "refused":
             self.counts["refused"] += 1
             self._refusal = failure
-            await self._count_useless(number, failure, max(MAX_REFUSED, self.settings.concurrency))
-        else:
-            self._failed_in_a_row += 1  # each completion resets it, so completions that are not accepted never add up
+            await self._count_useless(number, failure, MAX_REFUSED)
+        elif failure.kind != "malformed":
+            self._failed_in_a_row += 1
             if self._failed_in_a_row >= max(3, self.settings.concurrency):
                 self.end(self._down(failure.reason))
         raise failure
 
     async def _send(self, number: int, body: Mapping[str, Any]) -> ChatCompletion:
+        self._in_flight += 1
         try:
             completion = await self._servers[number].send(body)
         except EndpointRefusesError as error:
             raise self.end(error) from None
+        finally:
+            self._in_flight -= 1
+            self._returned.set()
         self._failed_in_a_row = 0
         self._completions += 1
         return completion
@@ -185,13 +191,16 @@ class ChatClient:
     async def _check(self, number: int, failure: UnansweredError) -> None:
         """Ends the work if the server does not answer what was answered before, or never answered anything."""
         server = self._servers[number]
+        while self._in_flight and self._health_check is None:
+            self._returned.clear()
+            await self._returned.wait()
         for attempt in range(HEALTH_CHECK_TRIES):
             if self._health_check is None:
                 break
             try:
                 self._health_check.accept(await self._send(number, self._health_check.body(attempt)))
             except MalformedError as error:
-                failure = UnansweredError("faulty", str(error))
+                failure = UnansweredError("malformed", str(error))
             except UnansweredError as error:
                 if error.kind == "refused":
                     self.end(self._down(f"it refuses what it answered before: {error.reason}"))

@@ -40,14 +40,14 @@ _DIALECTS: dict[tuple[str, str], "Dialect"] = {}
 """By base URL and model, for as long as this process lives."""
 _LOG = logging.getLogger(__name__)
 
-Kind = Literal["refused", "faulty", "unreachable"]
+Kind = Literal["refused", "malformed", "faulty", "unreachable"]
 
 
 class UnansweredError(Exception):
     """One request that stayed without an answer.
 
-    `refused`: this request never gets one; `faulty`: the server answered it with errors or nonsense; `unreachable`: it
-    had no chance.  `wait`: seconds until it may be tried again, where that is known.
+    `refused`: this request never gets one; `malformed`: its completions could not be read; `faulty`: the server sent
+    errors; `unreachable`: it had no chance.  `wait`: seconds until it may be tried again, where that is known.
     """
 
     def __init__(self, kind: Kind, reason: str, wait: float | None = None) -> None:

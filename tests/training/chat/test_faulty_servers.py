@@ -5,6 +5,7 @@ import asyncio
 import gzip
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -147,7 +148,31 @@ def test_replies_without_use_end_the_work_after_a_few(echo: Served) -> None:
 def test_some_replies_without_use_end_nothing(echo: Served) -> None:
     echo.answer = lambda request, _: "" if "7" in user_text(request) else "told"
     replies, left = send_all(client_of(echo.url, retries=1), words(100))
-    assert len(replies) == 81 and {error.kind for _, error in left} == {"faulty"} and len(left) == 19
+    assert len(replies) == 81 and {error.kind for _, error in left} == {"malformed"} and len(left) == 19
+
+
+@pytest.mark.parametrize(
+    ("reply", "most"),
+    [(error(400, message="too long"), MAX_REFUSED), ((200, completion([None])), MAX_MALFORMED)],
+)
+def test_a_first_answer_that_is_slower_than_useless_replies_is_waited_for(
+    echo: Served, reply: tuple[int, bytes], most: int
+) -> None:
+    useless, answered = threading.Semaphore(0), threading.Event()
+
+    def script(_: int, request: dict[str, Any]) -> tuple[int, bytes] | None:
+        if "word" in user_text(request):
+            useless.release()
+            return reply
+        if not answered.is_set():
+            assert all(useless.acquire(timeout=10) for _ in range(most))
+            time.sleep(0.2)  # the last of them arrives
+            answered.set()
+        return None
+
+    echo.script = script
+    replies, left = send_all(client_of(echo.url, concurrency=4, retries=0, timeout=20.0), ["slow", *words(most + 9)])
+    assert replies == {"slow": "SLOW"} and len(left) == most + 9
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])
