@@ -1,13 +1,13 @@
 """The chat client: many requests at a time to the servers of one model, with retries and an end at an outage.
 
-Temporary faults (429, 5xx, time-outs, lost connections, bodies that are cut or no chat completion) is sent again, at
+Temporary faults (429, 5xx, time-outs, lost connections, bodies that are cut or no chat completion) are sent again, at
 the next base URL where there are several, after growing pauses or as long as Retry-After says.  401, 402, 403, 404 and
 an account in arrears end the work at once; any other 4xx refuses one request.  As many failures in a row as requests
 may be in flight are an outage: what is in flight ends, nothing more is sent.
 
 A server that refuses, or sends useless replies to, several requests in a row is sent a request that was answered
 before.  If it answers that, the requests are to blame, and the work goes on; if not, the server is, and the work ends.
-While nothing was answered yet, the replies that are still to come are waited for: refusals are faster than answers.
+While nothing was answered yet, it waits for what else was begun, as long as a reply may take: refusals are the fastest.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ PAUSE = 0.5  # seconds before the second try, twice as long before each further 
 LONGEST_PAUSE = 30.0
 LONGEST_WAIT = 120.0  # seconds; a longer Retry-After is a failure
 MAX_REFUSED = 20
-"""Requests refused in a row before the server is checked."""
+"""Requests refused in a row (or as many as may be in flight) before the server is checked."""
 MAX_MALFORMED = 5
 """Malformed replies in a row before the server is checked."""
 MIN_REFUSED = 3
@@ -85,7 +85,8 @@ class ChatClient:
         self._completions = 0
         self._useless = [0] * len(self._servers)  # requests in a row that each refused or replied nonsense to
         self._checking = asyncio.Lock()
-        self._in_flight, self._returned = 0, asyncio.Event()
+        self._begun: set[int] = set()  # requests that may still show that a server can be used
+        self._news = asyncio.Event()  # one of them has, or cannot any more
         self._refusal: UnansweredError | None = None  # the last
         before = self.counts["refused"]
         async with AsyncExitStack() as stack:
@@ -134,14 +135,22 @@ class ChatClient:
         `body` is the request without its model, given how many completions were not accepted.  Raises UnansweredError
         after `retries` more tries.
         """
-        first, malformed = next(self._turn), 0
+        turn = next(self._turn)
+        self._begun.add(turn)
+        try:
+            return await self._complete(turn, body, accept)
+        finally:
+            self._settle(turn)
+
+    async def _complete(self, turn: int, body: Body, accept: Callable[[ChatCompletion], Reply]) -> Reply:
+        malformed = 0
         failure = UnansweredError("unreachable", "not sent")
         for attempt in range(self.settings.retries + 1):
             if attempt:
                 await self._pause(attempt, failure.wait)
             if self._ended.is_set():
                 raise EndedError
-            number = (first + attempt) % len(self._servers)
+            number = (turn + attempt) % len(self._servers)
             try:
                 reply = accept(await self._send(number, body(malformed)))
             except MalformedError as error:
@@ -149,6 +158,7 @@ class ChatClient:
                 self.counts["malformed"] += 1
                 failure = UnansweredError("malformed", str(error), wait=0.0)
                 if malformed == 1:
+                    self._settle(turn)
                     await self._count_useless(number, failure, MAX_MALFORMED)
             except UnansweredError as error:
                 failure = error
@@ -161,7 +171,8 @@ class ChatClient:
         if failure.kind == "refused":
             self.counts["refused"] += 1
             self._refusal = failure
-            await self._count_useless(number, failure, MAX_REFUSED)
+            self._settle(turn)
+            await self._count_useless(number, failure, max(MAX_REFUSED, self.settings.concurrency))
         elif failure.kind != "malformed":
             self._failed_in_a_row += 1
             if self._failed_in_a_row >= max(3, self.settings.concurrency):
@@ -169,17 +180,17 @@ class ChatClient:
         raise failure
 
     async def _send(self, number: int, body: Mapping[str, Any]) -> ChatCompletion:
-        self._in_flight += 1
         try:
             completion = await self._servers[number].send(body)
         except EndpointRefusesError as error:
             raise self.end(error) from None
-        finally:
-            self._in_flight -= 1
-            self._returned.set()
         self._failed_in_a_row = 0
         self._completions += 1
         return completion
+
+    def _settle(self, turn: int) -> None:
+        self._begun.discard(turn)
+        self._news.set()
 
     async def _count_useless(self, number: int, failure: UnansweredError, most: int) -> None:
         self._useless[number] += 1
@@ -191,9 +202,13 @@ class ChatClient:
     async def _check(self, number: int, failure: UnansweredError) -> None:
         """Ends the work if the server does not answer what was answered before, or never answered anything."""
         server = self._servers[number]
-        while self._in_flight and self._health_check is None:
-            self._returned.clear()
-            await self._returned.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.timeout):
+                while self._begun and self._health_check is None and not self._ended.is_set():
+                    self._news.clear()
+                    await self._news.wait()
+        if self._ended.is_set() or not self._useless[number]:
+            return
         for attempt in range(HEALTH_CHECK_TRIES):
             if self._health_check is None:
                 break
@@ -224,6 +239,7 @@ class ChatClient:
         """Ends the work with this error, unless it has ended; what is in flight may still be answered."""
         self._error = self._error or error
         self._ended.set()
+        self._news.set()
         return EndedError()
 
     def _down(self, reason: str) -> EndpointDownError:

@@ -47,7 +47,8 @@ class UnansweredError(Exception):
     """One request that stayed without an answer.
 
     `refused`: this request never gets one; `malformed`: its completions could not be read; `faulty`: the server sent
-    errors; `unreachable`: it had no chance.  `wait`: seconds until it may be tried again, where that is known.
+    errors, or what is no completion; `unreachable`: it had no chance.  `wait`: seconds until it may be tried again,
+    where that is known.
     """
 
     def __init__(self, kind: Kind, reason: str, wait: float | None = None) -> None:
