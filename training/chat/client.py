@@ -158,8 +158,7 @@ class ChatClient:
                 self.counts["malformed"] += 1
                 failure = UnansweredError("malformed", str(error), wait=0.0)
                 if malformed == 1:
-                    self._settle(turn)
-                    await self._count_useless(number, failure, MAX_MALFORMED)
+                    await self._count_useless(turn, number, failure, MAX_MALFORMED)
             except UnansweredError as error:
                 failure = error
             else:
@@ -171,8 +170,7 @@ class ChatClient:
         if failure.kind == "refused":
             self.counts["refused"] += 1
             self._refusal = failure
-            self._settle(turn)
-            await self._count_useless(number, failure, max(MAX_REFUSED, self.settings.concurrency))
+            await self._count_useless(turn, number, failure, max(MAX_REFUSED, self.settings.concurrency))
         elif failure.kind != "malformed":
             self._failed_in_a_row += 1
             if self._failed_in_a_row >= max(3, self.settings.concurrency):
@@ -189,10 +187,12 @@ class ChatClient:
         return completion
 
     def _settle(self, turn: int) -> None:
+        """Nobody waits any more for this request to show that a server can be used: it has, or it was no use."""
         self._begun.discard(turn)
         self._news.set()
 
-    async def _count_useless(self, number: int, failure: UnansweredError, most: int) -> None:
+    async def _count_useless(self, turn: int, number: int, failure: UnansweredError, most: int) -> None:
+        self._settle(turn)
         self._useless[number] += 1
         if self._useless[number] >= most:
             async with self._checking:
