@@ -54,7 +54,7 @@ class Screen(Progress):
 def run_plan(
     profile: Profile, steps: Sequence[Step], console: Console, before: Callable[[Step], None] = lambda step: None
 ) -> list[str]:
-    """Run the steps in order; returns the messages of asset checks that failed without stopping the plan.
+    """Run the steps in order; returns the messages of asset checks that failed without stopping the plan, each once.
 
     `before` is called before each step, and may raise StepFailedError.  Raises StepFailedError at the first step that
     fails; the next start goes on from the artifacts of the steps before it.
@@ -72,7 +72,7 @@ def run_plan(
                 before(step)
                 warnings += _run(definitions, instance, step, log)
                 terminal.print(f"[green]✓[/] {step.description}  [dim]{time.monotonic() - started:.1f} s[/]")
-    return warnings
+    return list(dict.fromkeys(warnings))  # a check of several models is executed with each step that makes one
 
 
 def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, log: Path) -> list[str]:

@@ -75,8 +75,9 @@ def _futurebench(summary: Mapping[str, Any]) -> Table:
         named = summary["futurebench_among_options"][model]
         table.add_row(model, *map(_percent, scores.values()), f"{_percent(named)} n {named['n']}")
     table.add_section()
+    table.add_row("[dim]mean spans[/]")
     for model, means in summary["spans"].items():
-        table.add_row(f"[dim]spans, {model}[/]", *(f"[dim]{_number(mean)}[/]" for mean in means.values()))
+        table.add_row(f"[dim]{model}[/]", *(f"[dim]{_number(mean)}[/]" for mean in means.values()))
     return table
 
 

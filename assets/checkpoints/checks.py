@@ -236,7 +236,7 @@ def unmixed_ratio(artifact: Artifact) -> dict[str, float]:
 )
 def groups_were_mixed(artifact: Artifact) -> list[str]:
     share = unmixed_ratio(artifact).get("groups/unmixed_ratio", 0.0)
-    problem = f"{share:.0%} of the groups had no correct and incorrect answers"
+    problem = f"{share:.0%} of the groups were all correct or all incorrect"
     return [problem] if share > MAX_UNMIXED_RATIO else []
 
 

@@ -1,8 +1,16 @@
-"""The error of a plan that ends early: that of the first failed step, or the message of the check that blocked it."""
+"""What a plan says of its checks, and the error of one that ends early: that of the first failed step, or the message
+of the check that blocked it."""
+
+from pathlib import Path
 
 import dagster as dg
+import pytest
+from rich.console import Console
 
-from pipelines.driver import _cause, _message
+from pipelines import driver
+from pipelines.driver import _cause, _message, run_plan
+from pipelines.jobs import plan
+from pipelines.profile import demo
 
 
 def ran(result: dg.AssetCheckResult, fault: str | None = None) -> tuple[dg.ExecuteInProcessResult, list[str], str]:
@@ -41,3 +49,11 @@ def test_a_check_that_only_warns_is_no_cause() -> None:
 def test_a_failed_step_is_its_own_cause() -> None:
     _, messages, cause = ran(dg.AssetCheckResult(passed=True), fault="the benchmark is not at /nowhere")
     assert (messages, cause) == ([], "the benchmark is not at /nowhere")
+
+
+def test_what_a_check_says_after_several_steps_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check of all RL recipes is executed with each step that trains one."""
+    outcomes = iter([["check b of rl: few"], ["check b of rl: few", "check a of rl: many"], ["check b of rl: few"]])
+    monkeypatch.setattr(driver, "_run", lambda *_: next(outcomes))
+    profile = demo(tmp_path)
+    assert run_plan(profile, plan(profile)[:3], Console(quiet=True)) == ["check b of rl: few", "check a of rl: many"]

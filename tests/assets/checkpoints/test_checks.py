@@ -150,4 +150,4 @@ def test_places_without_mixed_groups_are_counted_over_the_run(tmp_path: Path) ->
         return with_metrics(tmp_path, lines)
 
     assert groups_were_mixed.problems(run(0.0, 0.4, 1.0)) == []
-    assert groups_were_mixed.problems(run(0.2, 0.9, 1.0)) == ["70% of the groups had no correct and incorrect answers"]
+    assert groups_were_mixed.problems(run(0.2, 0.9, 1.0)) == ["70% of the groups were all correct or all incorrect"]
