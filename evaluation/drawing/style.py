@@ -4,6 +4,7 @@ Colour never carries a meaning alone: models are named beside their marks, or ha
 """
 
 import io
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from evaluation.drawing.sheet import INK, QUIET
 MODEL_COLOURS = {
     "base": "#bbbbbb", "text_only": "#e69f00", "random": "#d55e00", "future_l1": "#0072b2", "la_dapo": "#009e73",
     "grpo": "#cc79a7", "dapo": "#56b4e9", "dapo_ctr": "#332288", "dapo_div": "#882255", "grpo_text_only": "#ddcc77",
-    "dapo_text_only": "#8c6d31", "la_dapo_5k": "#b8f0dd", "la_dapo_20k": "#003b2b",
+    "dapo_text_only": "#8c6d31", "random_targets": "#661100", "la_dapo_5k": "#b8f0dd", "la_dapo_20k": "#003b2b",
 }  # fmt: skip
 OTHER_COLOURS = ("#cc79a7", "#d55e00", "#56b4e9", "#332288", "#999933", "#000000")
 MARKERS = "osD^vPX<>*"
@@ -35,14 +36,11 @@ class ModelStyle:
 
 def model_styles(models: Iterable[str]) -> dict[str, ModelStyle]:
     """A colour and a marker for each model; a known recipe has the same colour in every figure."""
-    styles: dict[str, ModelStyle] = {}
-    others = 0
-    for number, name in enumerate(models):
-        colour = MODEL_COLOURS.get(name)
-        if colour is None:
-            colour, others = OTHER_COLOURS[others % len(OTHER_COLOURS)], others + 1
-        styles[name] = ModelStyle(colour, MARKERS[number % len(MARKERS)])
-    return styles
+    names = list(models)
+    recipe_colours = {MODEL_COLOURS[name] for name in names if name in MODEL_COLOURS}
+    free_colours = itertools.cycle([colour for colour in OTHER_COLOURS if colour not in recipe_colours])
+    markers = itertools.cycle(MARKERS)
+    return {name: ModelStyle(MODEL_COLOURS.get(name) or next(free_colours), next(markers)) for name in names}
 
 
 def plain(text: str) -> str:

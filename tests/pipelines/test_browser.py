@@ -182,6 +182,20 @@ def test_two_clicks_lead_from_a_number_of_the_comparison_to_a_clips_storyboard(
     page.close()
 
 
+def test_the_reports_tables_need_no_scrolling_on_a_laptop(browser: "Browser", tmp_path: Path) -> None:
+    """The diagnostics' table has a column for each model, with as many as the profile `ablation` examines."""
+    run = everything()
+    models = ("text_only", "future_l1", "random_targets", "la_dapo")
+    necessity = dict.fromkeys(models, run["necessity"]["la_dapo"])
+    (tmp_path / "report.html").write_text(build_page(RunReports(**run | {"necessity": necessity}), "", "").html())
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    page.goto((tmp_path / "report.html").as_uri())
+    wide = "all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText.slice(0, 60))"
+    assert page.locator(".wide:visible").count() > 5
+    assert page.locator(".wide:visible").evaluate_all(wide) == []
+    page.close()
+
+
 ANOTHER_SITE = """<!doctype html><title>another site</title>
 <form method=post enctype=text/plain target=frame><input name=a></form><iframe name=frame></iframe>"""
 ATTACK = """

@@ -190,14 +190,10 @@ def test_published_scores_over_data_have_no_interval(captured: list[Figure]) -> 
     assert [label.get_text() for label in axes.get_xticklabels()] == ["5k", "20k"]
 
 
-def test_models_keep_their_colour_and_differ_in_their_marker() -> None:
-    every = style.model_styles(["base", "mine", "la_dapo", "yours"])
+def test_models_keep_their_colour_and_differ_in_colour_and_marker() -> None:
+    every = style.model_styles(["base", "grpo", "mine", "la_dapo", "yours", "dapo"])
     assert every["la_dapo"].colour == style.model_styles(["la_dapo"])["la_dapo"].colour
-    assert (
-        len({score_spans.colour for score_spans in every.values()})
-        == len({score_spans.marker for score_spans in every.values()})
-        == 4
-    )
+    assert len({each.colour for each in every.values()}) == len({each.marker for each in every.values()}) == 6
 
 
 @pytest.mark.parametrize("sight", SIGHTS)
