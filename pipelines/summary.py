@@ -125,7 +125,7 @@ def _seconds(seconds: Mapping[str, float]) -> Table:
 
 def _table(title: str, first: str, *others: str) -> Table:
     columns = [Column(first, no_wrap=True), *(Column(head, justify="right") for head in others)]
-    return Table(*columns, title=title, title_justify="left")
+    return Table(*columns, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
 
 
 def _counted(score: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ MODEL_COLOURS = {
     "grpo": "#cc79a7", "dapo": "#56b4e9", "dapo_ctr": "#332288", "dapo_div": "#882255", "grpo_text_only": "#ddcc77",
     "dapo_text_only": "#8c6d31", "random_targets": "#661100", "la_dapo_5k": "#b8f0dd", "la_dapo_20k": "#003b2b",
 }  # fmt: skip
-OTHER_COLOURS = ("#cc79a7", "#d55e00", "#56b4e9", "#332288", "#999933", "#000000")
+OTHER_COLOURS = ("#c51b7d", "#7f7fff", "#999933", "#000000", "#2d2dff", "#00ffff")
 MARKERS = "osD^vPX<>*"
 SPAN_COLOURS = {"0": "#e4e4e4", "1": "#c6dbef", "2": "#6baed6", "3": "#2171b5", ">3": "#08306b"}
 FAINT, GRID = "#bbbbbb", "#e8e8e8"
@@ -36,11 +36,8 @@ class ModelStyle:
 
 def model_styles(models: Iterable[str]) -> dict[str, ModelStyle]:
     """A colour and a marker for each model; a known recipe has the same colour in every figure."""
-    names = list(models)
-    recipe_colours = {MODEL_COLOURS[name] for name in names if name in MODEL_COLOURS}
-    free_colours = itertools.cycle([colour for colour in OTHER_COLOURS if colour not in recipe_colours])
-    markers = itertools.cycle(MARKERS)
-    return {name: ModelStyle(MODEL_COLOURS.get(name) or next(free_colours), next(markers)) for name in names}
+    free_colours, markers = itertools.cycle(OTHER_COLOURS), itertools.cycle(MARKERS)
+    return {name: ModelStyle(MODEL_COLOURS.get(name) or next(free_colours), next(markers)) for name in models}
 
 
 def plain(text: str) -> str:

@@ -7,7 +7,7 @@ may be in flight are an outage: what is in flight ends, nothing more is sent.
 
 A server that refuses, or sends useless replies to, several requests in a row is sent a request that was answered
 before.  If it answers that, the requests are to blame, and the work goes on; if not, the server is, and the work ends.
-While nothing was answered yet, it waits for what else was begun, as long as a reply may take: refusals are the fastest.
+Before the first answer the client waits, at most `timeout`, for the other requests: refusals come back the fastest.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ LONGEST_WAIT = 120.0  # seconds; a longer Retry-After is a failure
 MAX_REFUSED = 20
 """Requests refused in a row (or as many as may be in flight) before the server is checked."""
 MAX_MALFORMED = 5
-"""Malformed replies in a row before the server is checked."""
+"""Requests in a row whose first reply is malformed before the server is checked."""
 MIN_REFUSED = 3
 """Fewest refused requests that blame a server which never answered: fewer may be at fault themselves."""
 HEALTH_CHECK_TRIES = 3
@@ -86,7 +86,7 @@ class ChatClient:
         self._useless = [0] * len(self._servers)  # requests in a row that each refused or replied nonsense to
         self._checking = asyncio.Lock()
         self._begun: set[int] = set()  # requests that may still show that a server can be used
-        self._news = asyncio.Event()  # one of them has, or cannot any more
+        self._settled = asyncio.Event()  # one of them has, or cannot any more
         self._refusal: UnansweredError | None = None  # the last
         before = self.counts["refused"]
         async with AsyncExitStack() as stack:
@@ -171,7 +171,7 @@ class ChatClient:
             self.counts["refused"] += 1
             self._refusal = failure
             await self._count_useless(turn, number, failure, max(MAX_REFUSED, self.settings.concurrency))
-        elif failure.kind != "malformed":
+        elif failure.kind != "malformed":  # after a completion the server is there
             self._failed_in_a_row += 1
             if self._failed_in_a_row >= max(3, self.settings.concurrency):
                 self.end(self._down(failure.reason))
@@ -187,14 +187,14 @@ class ChatClient:
         return completion
 
     def _settle(self, turn: int) -> None:
-        """Nobody waits any more for this request to show that a server can be used: it has, or it was no use."""
+        """No check waits any longer for this request to show that a server can be used."""
         self._begun.discard(turn)
-        self._news.set()
+        self._settled.set()
 
     async def _count_useless(self, turn: int, number: int, failure: UnansweredError, most: int) -> None:
-        self._settle(turn)
         self._useless[number] += 1
         if self._useless[number] >= most:
+            self._settle(turn)
             async with self._checking:
                 if self._useless[number] >= most and not self._ended.is_set():
                     await self._check(number, failure)
@@ -205,8 +205,8 @@ class ChatClient:
         with suppress(TimeoutError):
             async with asyncio.timeout(self.settings.timeout):
                 while self._begun and self._health_check is None and not self._ended.is_set():
-                    self._news.clear()
-                    await self._news.wait()
+                    self._settled.clear()
+                    await self._settled.wait()
         if self._ended.is_set() or not self._useless[number]:
             return
         for attempt in range(HEALTH_CHECK_TRIES):
@@ -239,7 +239,6 @@ class ChatClient:
         """Ends the work with this error, unless it has ended; what is in flight may still be answered."""
         self._error = self._error or error
         self._ended.set()
-        self._news.set()
         return EndedError()
 
     def _down(self, reason: str) -> EndpointDownError:

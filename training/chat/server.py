@@ -163,18 +163,18 @@ class ChatServer:
         except WrongServerError as error:
             raise EndpointRefusesError(f"{self.who} cannot be used: {error}") from None
         except UnusableReplyError as error:
-            raise self._malformed(str(error)) from None
+            raise self._no_completion(str(error)) from None
         try:
             completion = ChatCompletion.model_validate(json.loads(text))
         except (ValueError, RecursionError):
-            raise self._malformed(f"not a chat completion but {one_line(text, [self._key])!r}") from None
+            raise self._no_completion(f"not a chat completion but {one_line(text, [self._key])!r}") from None
         if completion.usage:
             self._counts["prompt_tokens"] += completion.usage.prompt_tokens or 0
             self._counts["completion_tokens"] += completion.usage.completion_tokens or 0
         plugin = response.headers.get(PLUGIN_HEADER)
         return completion.model_copy(update={"plugin": plugin, "seconds": time.perf_counter() - started})
 
-    def _malformed(self, reason: str) -> UnansweredError:
+    def _no_completion(self, reason: str) -> UnansweredError:
         self._counts["malformed"] += 1
         return UnansweredError("faulty", f"{self._url}: {reason}")
 

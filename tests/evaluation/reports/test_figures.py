@@ -198,7 +198,7 @@ def test_models_keep_their_colour_and_differ_in_colour_and_marker() -> None:
 
 @pytest.mark.parametrize("sight", SIGHTS)
 def test_colour_blind_readers_tell_all_models_apart(sight: str) -> None:
-    colours = [lab(SIGHTS[sight] @ linear(colour)) for colour in style.MODEL_COLOURS.values()]
+    colours = [lab(SIGHTS[sight] @ linear(each)) for each in (*style.MODEL_COLOURS.values(), *style.OTHER_COLOURS)]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)) > 12  # 2.3 is just noticeable
 
 

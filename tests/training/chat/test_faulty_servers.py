@@ -6,7 +6,7 @@ import gzip
 import itertools
 import json
 import threading
-import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -168,13 +168,24 @@ def test_a_first_answer_that_is_slower_than_useless_replies_is_waited_for(
         if next(tries) == 0:
             if rate_limited:
                 return *error(429, message="later"), {"Retry-After": "1"}
-            while not client._checking.locked() and not echo.closing.is_set():
-                time.sleep(0.01)
+            while not client._checking.locked() and not echo.closing.wait(0.01):
+                pass
         return None
 
     echo.script = script
     replies, left = send_all(client, ["slow", *words(most + 9)])
     assert replies == {"slow": "SLOW"} and len(left) == most + 9
+
+
+def test_requests_whose_first_replies_are_malformed_may_be_answered_by_their_next(echo: Served) -> None:
+    tries: Counter[str] = Counter()
+
+    def script(_: int, request: dict[str, Any]) -> tuple[int, bytes] | None:
+        tries[user_text(request)] += 1
+        return (200, completion([None])) if tries[user_text(request)] == 1 else None
+
+    echo.script, echo.latency = script, 0.1
+    assert len(send_all(client_of(echo.url, concurrency=8), words(16))[0]) == 16
 
 
 @pytest.mark.parametrize(("reply", "most"), USELESS)
@@ -196,11 +207,12 @@ def test_when_the_work_ends_while_a_first_answer_is_waited_for_nothing_more_is_s
     def script(_: int, request: dict[str, Any]) -> tuple[int, bytes] | None:
         if user_text(request) not in ("slow", "key"):
             return 200, completion([None])
-        while not client._checking.locked() and not echo.closing.is_set():
-            time.sleep(0.01)
+        while not client._checking.locked() and not echo.closing.wait(0.01):
+            pass
         if user_text(request) == "key":
             return error(401, message="no such key")
-        time.sleep(0.5)  # the other ends the work
+        while not client._ended.is_set() and not echo.closing.wait(0.01):
+            pass
         return None
 
     echo.script = script
