@@ -196,7 +196,7 @@ class ChatClient:
         if self._useless[number] >= most:
             self._settle(turn)
             async with self._checking:
-                if self._useless[number] >= most and not self._ended.is_set():
+                if self._useless[number] >= most:
                     await self._check(number, failure)
 
     async def _check(self, number: int, failure: UnansweredError) -> None:

@@ -78,13 +78,13 @@ def test_certificate_authorities_are_read_once(echo: Served, monkeypatch: pytest
 
 
 def test_every_request_is_answered_once_whatever_a_fifth_of_them_meet() -> None:
-    with served(lambda request, _: user_text(request).upper(), faults=0.2, hangs=3.0, seed=1) as server:
-        client = client_of(server.url, timeout=1.0, concurrency=16)
+    with served(lambda request, _: user_text(request).upper(), faults=0.2, hangs=5.0, seed=1) as server:
+        client = client_of(server.url, timeout=2.0, concurrency=16)
         replies_by_item, left = send_all(client, words(200))
         assert not left and replies_by_item == {word: word.upper() for word in words(200)}
         assert {"rate", "error", "timeout", "truncated", "malformed", "empty"} <= set(server.fault_counts)
         assert client.counts["requests"] == len(server.requests) >= 200 + sum(server.fault_counts.values())
-        assert 0 < client.counts["malformed"] <= server.fault_counts["malformed"] + server.fault_counts["empty"]
+        assert client.counts["malformed"] == server.fault_counts["malformed"] + server.fault_counts["empty"]
 
 
 def test_no_more_requests_at_a_time_than_the_concurrency(echo: Served) -> None:

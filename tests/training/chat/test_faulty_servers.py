@@ -224,9 +224,9 @@ def test_when_the_work_ends_while_a_first_answer_is_waited_for_nothing_more_is_s
 @pytest.mark.parametrize("status", [200, 400, 500])
 def test_the_time_limit_is_of_the_whole_reply(echo: Served, status: int) -> None:
     echo.script = lambda number, _: (status, drip(echo)) if number == 0 else None
-    client = client_of(echo.url, timeout=0.5)
+    client = client_of(echo.url, timeout=2.0)
     assert send_all(client, ["a"])[0] == {"a": "A"}
-    assert client.counts["unreachable"] >= 1
+    assert client.counts["unreachable"] == 1
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])
